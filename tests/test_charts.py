@@ -61,7 +61,7 @@ def test_a_curve_of_any_length_is_valid_and_bounded(steps: int, chart: Any) -> N
     spec = chart(_frame(steps, validation_every=100), CurveView(), _WORDS)
     _valid(spec)
     drawn = len(_rows(spec, "raw"))
-    assert drawn == len(_rows(spec, "smooth")) and min(steps, charts.MOST_POINTS - 2) <= drawn <= charts.MOST_POINTS
+    assert drawn == len(_rows(spec, "smooth")) and min(steps, charts.MAX_POINTS - 2) <= drawn <= charts.MAX_POINTS
     assert len(_rows(spec, "valid")) == steps // 100
 
 
@@ -213,7 +213,7 @@ def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int,
     values = np.random.default_rng(seed).normal(size=size)
     values[peak], values[size - 1 - pit] = 1e9, -1e9
     kept = charts.thin(pd.DataFrame({"x": np.arange(size), "y": values}), "x", "y")
-    assert len(kept) <= charts.MOST_POINTS
+    assert len(kept) <= charts.MAX_POINTS
     assert {0, size - 1, peak, size - 1 - pit} <= set(kept["x"])
     assert kept["x"].is_monotonic_increasing
 

@@ -341,7 +341,7 @@ def test_the_baseline_is_added_when_it_is_not_among_the_rows(book: PriceBook) ->
 def test_old_rows_say_so(book: PriceBook) -> None:
     lines = {line.key: line for line in compare(book, _TURBO_2023)}
     assert lines[_TURBO_2023].stale
-    assert lines[_TURBO_2023].past and not lines[_TURBO_2023].ended  # its price ended, the model lived on
+    assert lines[_TURBO_2023].price_expired and not lines[_TURBO_2023].ended  # its price ended, the model lived on
     assert lines[_DAVINCI_003].ended
     today = lines["openai", "ft:gpt-4o-mini-2024-07-18"]
     assert not today.stale
@@ -446,7 +446,7 @@ def test_an_amount_that_has_ended_is_shown_as_ended_and_one_of_the_future_waits(
     )
     book = PriceBook.load(home, _NOW)
     past = book.find("p", "past")
-    assert past is not None and book.past(past) and not book.ended(past)
+    assert past is not None and book.price_expired(past) and not book.ended(past)
     assert book.find("p", "next") is None
 
 
@@ -517,7 +517,9 @@ def test_no_texts_have_no_tokens() -> None:
 
 def test_a_data_set_is_measured_by_its_average_example() -> None:
     found = tokens.measure(["hello world"] * 3, ["hello", "hello world", "hello world hello world"], "gpt-4o-mini")
-    assert found == tokens.DatasetTokens(prompt_each=2, completion_each=2, total=13, examples=3, exact=True)
+    assert found == tokens.DatasetTokens(
+        mean_prompt_tokens=2, mean_completion_tokens=2, total=13, examples=3, exact=True
+    )
     with pytest.raises(ValueError, match="at least one"):
         tokens.measure([], [], "gpt-4o-mini")
 

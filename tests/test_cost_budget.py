@@ -310,10 +310,10 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
     if meant is None:
         with pytest.raises(FabulaError):
             _set(store, amount=typed)
-        assert custom_prices.list_own(store) == []
+        assert custom_prices.list_custom(store) == []
     else:
         _set(store, amount=typed)
-        assert custom_prices.list_own(store)[0].amount == Decimal(meant)
+        assert custom_prices.list_custom(store)[0].amount == Decimal(meant)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
 def test_a_name_that_does_not_fit_is_refused_for_its_length(store: Store, name: str, value: str, says: str) -> None:
     with pytest.raises(FabulaError) as refused:
         _set(store, amount="1", **{name: value})
-    assert refused.value.what == says and custom_prices.list_own(store) == []
+    assert refused.value.what == says and custom_prices.list_custom(store) == []
 
 
 def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
@@ -344,7 +344,7 @@ def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> Non
 def test_a_later_price_replaces_an_earlier_one_and_can_be_taken_back(store: Store) -> None:
     _set(store, amount="0.9")
     second = _set(store, amount="0.0008", unit="ktok")
-    assert [(view.amount, view.unit) for view in custom_prices.list_own(store)] == [(Decimal("0.0008"), "ktok")]
+    assert [(view.amount, view.unit) for view in custom_prices.list_custom(store)] == [(Decimal("0.0008"), "ktok")]
     assert cost_of(custom_prices.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.8")
     custom_prices.remove(store, LOCAL, second)
     assert cost_of(custom_prices.book(store), "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")
@@ -385,7 +385,7 @@ def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Stor
     custom_prices.set_machine_hour(store, LOCAL, "0.05")
     custom_prices.set_machine_hour(store, LOCAL, "0.30", "CNY")
     assert custom_prices.machine_hour(store) == (Decimal("0.30"), "CNY")
-    assert custom_prices.list_own(store) == []
+    assert custom_prices.list_custom(store) == []
     assert cost_of(custom_prices.book(store), "engine", "storyteller", 100, 100) == 0
     with pytest.raises(FabulaError):
         _set(store, provider="engine", model="storyteller", amount="1")
@@ -412,7 +412,7 @@ def test_what_cannot_be_a_price_is_refused(store: Store, values: dict[str, str])
     with pytest.raises(FabulaError) as caught:
         _set(store, **values)
     assert caught.value.next_step
-    assert custom_prices.list_own(store) == []
+    assert custom_prices.list_custom(store) == []
 
 
 def test_viewers_look_but_do_not_set(store: Store) -> None:

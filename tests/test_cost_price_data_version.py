@@ -61,7 +61,7 @@ def test_a_newer_edition_is_used_by_books_that_are_open_and_says_when_it_came(
     assert spoken is not None and spoken.speech_per_mchar == 7
     tuned = book.find("openai", "ft:gpt-4o-mini-2024-07-18:x::y")
     assert tuned is not None and tuned.output_per_mtok == Decimal("1.2")  # the studio's own file stays before it
-    price_data_version.forget(LOCAL, home)
+    price_data_version.use_packaged(LOCAL, home)
     assert _output(book) == Decimal("0.6")
 
 
@@ -110,5 +110,5 @@ def test_a_visitor_does_not_fetch(price_address: PriceAddress, home: Path) -> No
     with pytest.raises(FabulaError, match="Viewers"):
         price_data_version.fetch(visitor, datetime.now(UTC), home)
     with pytest.raises(FabulaError, match="Viewers"):
-        price_data_version.forget(visitor, home)
+        price_data_version.use_packaged(visitor, home)
     assert price_address.asked == 0

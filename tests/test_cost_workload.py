@@ -226,9 +226,9 @@ def test_a_stated_rate_brings_candidates_together() -> None:
 )
 def test_absurd_numbers_are_refused(change: dict[str, object]) -> None:
     with pytest.raises(FabulaError) as caught:
-        replace(_WORK, **change).check()  # type: ignore[arg-type]  # a table row
+        replace(_WORK, **change).validate()  # type: ignore[arg-type]  # a table row
     assert caught.value.next_step
-    _WORK.check()
+    _WORK.validate()
 
 
 # --- properties -----------------------------------------------------------------------------------------------------
@@ -310,11 +310,11 @@ def test_where_nothing_pays_back_the_difference_a_month_is_told() -> None:
 
 def test_a_chart_shows_twice_the_crossing_and_a_month_where_the_crossing_is_not_lost_in_it() -> None:
     tuned, base = _both(_WORK)
-    assert workload.horizon([tuned, base], [BreakEven("at", 41_200, None)]) == 82_400
-    assert workload.horizon([tuned, base], [BreakEven("never")]) == 30_000
-    assert workload.horizon([tuned, base], [BreakEven("at", 2_000, None), BreakEven("never")]) == 30_000
-    assert workload.horizon([tuned, base], [BreakEven("at", 100, None)]) == 2_000
-    assert workload.horizon([], []) == 10
+    assert workload.chart_range([tuned, base], [BreakEven("at", 41_200, None)]) == 82_400
+    assert workload.chart_range([tuned, base], [BreakEven("never")]) == 30_000
+    assert workload.chart_range([tuned, base], [BreakEven("at", 2_000, None), BreakEven("never")]) == 30_000
+    assert workload.chart_range([tuned, base], [BreakEven("at", 100, None)]) == 2_000
+    assert workload.chart_range([], []) == 10
 
 
 # --- the worked example of the documentation ------------------------------------------------------------------------

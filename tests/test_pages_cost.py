@@ -338,7 +338,7 @@ def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store)
     )  # fmt: skip
     click(at, "cost_own_set")
     assert "is ambiguous" in trouble(at) and "0.15" in trouble(at)
-    assert custom_prices.list_own(store) == [] and field(at, "cost_own_amount").value == "0,15"
+    assert custom_prices.list_custom(store) == [] and field(at, "cost_own_amount").value == "0,15"
 
 
 def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
@@ -353,10 +353,10 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
     table = at.dataframe[0].value.set_index("model")
     assert table.loc["gpt-4o-mini", "output"] == 0.0009 and "your price" in table.loc["gpt-4o-mini", "note"]
     assert "**gpt-4o-mini** · openai: Output 0.9 USD / 1M tokens" in words(at).replace("\\", "")
-    made = custom_prices.list_own(store)[0]
+    made = custom_prices.list_custom(store)[0]
     click(at, f"cost_own_remove_{made.id}")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.0006
-    assert custom_prices.list_own(store) == []
+    assert custom_prices.list_custom(store) == []
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_what_cannot_be_a_price_is_told_with_what_is_allowed(
     assert hint in _captions(at).replace("\\", "")
     click(at, "cost_own_set")
     assert refused in trouble(at).replace("\\", "")
-    assert custom_prices.list_own(store) == []
+    assert custom_prices.list_custom(store) == []
 
 
 def test_a_broken_price_file_is_told_and_the_other_parts_work(store: Store) -> None:

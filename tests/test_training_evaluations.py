@@ -147,7 +147,7 @@ def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: Evaluation
     told = compare_evaluations(store, tuned, base)
     assert (told.n, told.tuned.value, round(told.base.value, 2)) == (24, 1.0, 0.33)
     assert told.difference.low > 0 and told.p_value is not None and told.p_value < 0.001
-    assert told.sentence == "Fine-tuning helped: 100% correct against 33%, on 24 rows that it never saw."
+    assert told.sentence == "Fine-tuning helped: 100% correct instead of 33%, on 24 held-out rows."
     assert "No clear difference" in compare_evaluations(store, tuned, tuned).sentence
     assert "made it worse" in compare_evaluations(store, base, tuned).sentence
 

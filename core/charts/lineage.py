@@ -1,7 +1,7 @@
-"""A family tree as a picture: who came from whom, from left to right; in the manner of `core.charts.common`.
+"""Lineage graph of models, from left to right, as a Vega-Lite spec. Conventions as in `core.charts.cost`.
 
-Layers by the longest way from a beginning; in a layer, each stands beside what it came from. Enough for trees of
-some dozen members; it does not look for the fewest crossings.
+Nodes are layered by their longest path from a root and placed near their parents. This suits graphs of a few dozen
+nodes; crossings are not minimised.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import altair as alt
 from core.charts.common import Spec, to_spec
 
 OPENED = "member"
-"""Name of the selection that a click on a member makes; its point has the field `id`."""
+"""Name of the selection made by a click on a node; its point has the field `id`."""
 
-_STEP = 58  # px for each row of members
-_COLUMN = 180  # px: seven of them on a laptop's page; the page scrolls what is wider
-_WIDTH = 0.84  # of a column; the rest is for the lines
-_LIMIT = _WIDTH * _COLUMN - 10  # px for the text in a box
-_HALF = 0.36  # of a row
-_LETTERS = 34  # at the most in a line of a box
+_ROW_PX = 58  # px per row
+_COLUMN_PX = 180  # px per column: about seven fit on a laptop; wider graphs scroll
+_BOX_WIDTH = 0.84  # share of a column; the rest is for the edges
+_TEXT_PX = _BOX_WIDTH * _COLUMN_PX - 10  # px for the text in a box
+_HALF_BOX_HEIGHT = 0.36  # share of a row
+_MAX_LINE_CHARS = 34  # per line of a box
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One box: its id, what sort of thing it is (decides the colour; a word for the tooltip), and two lines of text."""
+    """One box of the graph: its id, its kind (decides the colour, shown in the tooltip), and two lines of text."""
 
     id: str
     kind: str
@@ -38,95 +38,109 @@ class Member:
 
 
 def layers(ids: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """The column of each, from 0: one more than that of the furthest it came from. Circles are cut where they close."""
-    before: dict[str, list[str]] = {one: [] for one in ids}
-    for one, other in edges:
-        if one in before and other in before:
-            before[other].append(one)
-    found: dict[str, int] = {}
+    """The column of each node, from 0: one more than the highest column of its parents. Cycles are cut."""
+    parents: dict[str, list[str]] = {node: [] for node in ids}
+    for node, child in edges:
+        if node in parents and child in parents:
+            parents[child].append(node)
+    column_of: dict[str, int] = {}
 
-    def depth(one: str, above: frozenset[str]) -> int:
-        if one not in found:
-            known = [depth(parent, above | {one}) for parent in before[one] if parent not in above and parent != one]
-            found[one] = max(known, default=-1) + 1
-        return found[one]
+    def depth(node: str, above: frozenset[str]) -> int:
+        if node not in column_of:
+            parent_columns = [
+                depth(parent, above | {node}) for parent in parents[node] if parent not in above and parent != node
+            ]
+            column_of[node] = max(parent_columns, default=-1) + 1
+        return column_of[node]
 
-    for one in ids:
-        depth(one, frozenset())
-    return found
+    for node in ids:
+        depth(node, frozenset())
+    return column_of
 
 
 def layout(ids: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, tuple[int, float]]:
-    """Column and row of each; in a column no two share a row."""
-    column = layers(ids, edges)
+    """Column and row of each node. Rows are unique in a column."""
+    column_of = layers(ids, edges)
     rows: dict[str, float] = {}
-    for level in range(max(column.values(), default=-1) + 1):
-        here = [one for one in ids if column[one] == level]
-        wanted = {one: mean(_parents(one, edges, rows) or [0.0]) for one in here}
+    for level in range(max(column_of.values(), default=-1) + 1):
+        in_column = [node for node in ids if column_of[node] == level]
+        preferred_row = {node: mean(_parents(node, edges, rows) or [0.0]) for node in in_column}
         row = -1.0
-        for one in sorted(here, key=lambda one: (wanted[one], ids.index(one))):
-            row = max(row + 1, round(wanted[one]))
-            rows[one] = row
-    return {one: (column[one], rows[one]) for one in ids}
+        for node in sorted(in_column, key=lambda node: (preferred_row[node], ids.index(node))):
+            row = max(row + 1, round(preferred_row[node]))
+            rows[node] = row
+    return {node: (column_of[node], rows[node]) for node in ids}
 
 
 def family(members: Sequence[Member], edges: Sequence[tuple[str, str]], kinds: Mapping[str, str]) -> Spec:
-    """The picture. `kinds` names every sort of thing in the visitor's language, in the order of their colours."""
-    ids = [one.id for one in members]
-    sort = {one.id: kinds.get(one.kind, one.kind) for one in members}
-    at = layout(ids, edges)
+    """The graph. `kinds`: translated name of each kind, in the order of their colours."""
+    ids = [member.id for member in members]
+    kind_names = {member.id: kinds.get(member.kind, member.kind) for member in members}
+    positions = layout(ids, edges)
     boxes = [
         {
-            "id": one.id, "kind": sort[one.id], "label": one.label[:_LETTERS],
-            "detail": one.detail[:_LETTERS], "whole": one.label, "marked": one.marked,
-            "x": at[one.id][0], "x2": at[one.id][0] + _WIDTH, "y": at[one.id][1] - _HALF, "y2": at[one.id][1] + _HALF,
+            "id": member.id,
+            "kind": kind_names[member.id],
+            "label": member.label[:_MAX_LINE_CHARS],
+            "detail": member.detail[:_MAX_LINE_CHARS],
+            "whole": member.label,
+            "marked": member.marked,
+            "x": positions[member.id][0],
+            "x2": positions[member.id][0] + _BOX_WIDTH,
+            "y": positions[member.id][1] - _HALF_BOX_HEIGHT,
+            "y2": positions[member.id][1] + _HALF_BOX_HEIGHT,
         }
-        for one in members
-    ]  # fmt: skip
+        for member in members
+    ]
     lines = [
         {
-            "from": one,
-            "kind": sort[one],
-            "x": at[one][0] + _WIDTH,
-            "y": at[one][1],
-            "x2": at[other][0],
-            "y2": at[other][1],
+            "from": source,
+            "kind": kind_names[source],
+            "x": positions[source][0] + _BOX_WIDTH,
+            "y": positions[source][1],
+            "x2": positions[target][0],
+            "y2": positions[target][1],
         }
-        for one, other in edges
-        if one in at and other in at
+        for source, target in edges
+        if source in positions and target in positions
     ]
-    columns, rows = 1 + max((x for x, _ in at.values()), default=0), 1 + max((y for _, y in at.values()), default=0)
+    columns = 1 + max((column for column, _ in positions.values()), default=0)
+    rows = 1 + max((row for _, row in positions.values()), default=0)
     spec = _family_spec(columns, int(rows), tuple(kinds.values()))
-    return {**spec, "data": {"values": [*boxes, *lines]}, "height": int(rows) * _STEP, "width": columns * _COLUMN}
+    return {**spec, "data": {"values": [*boxes, *lines]}, "height": int(rows) * _ROW_PX, "width": columns * _COLUMN_PX}
 
 
-def _parents(one: str, edges: Sequence[tuple[str, str]], rows: Mapping[str, float]) -> list[float]:
-    return [rows[parent] for parent, child in edges if child == one and parent in rows]
+def _parents(node: str, edges: Sequence[tuple[str, str]], rows: Mapping[str, float]) -> list[float]:
+    return [rows[parent] for parent, child in edges if child == node and parent in rows]
 
 
 @cache
 def _family_spec(columns: int, rows: int, kinds: tuple[str, ...]) -> Spec:
-    across = alt.Scale(domain=[0, columns - 1 + _WIDTH], nice=False)
-    down = alt.Scale(domain=[rows - 0.5, -0.5], nice=False)
-    x, x2 = alt.X("x:Q", scale=across, axis=None), alt.X2("x2:Q")
-    y, y2 = alt.Y("y:Q", scale=down, axis=None), alt.Y2("y2:Q")
+    x_scale = alt.Scale(domain=[0, columns - 1 + _BOX_WIDTH], nice=False)
+    y_scale = alt.Scale(domain=[rows - 0.5, -0.5], nice=False)
+    x, x2 = alt.X("x:Q", scale=x_scale, axis=None), alt.X2("x2:Q")
+    y, y2 = alt.Y("y:Q", scale=y_scale, axis=None), alt.Y2("y2:Q")
     colour = alt.Color("kind:N", scale=alt.Scale(domain=list(kinds)), legend=None)
-    clicked = alt.selection_point(name=OPENED, on="click", fields=["id"], empty=False)
+    selection = alt.selection_point(name=OPENED, on="click", fields=["id"], empty=False)
     base = alt.Chart(alt.NamedData("rows"))
     box = base.transform_filter("isValid(datum.id)").transform_calculate(
         left="datum.x + 0.03", upper="datum.y + 0.24", lower="datum.y + 0.5"
     )
-    told = ("kind", "whole", "detail")
-    tooltip = [alt.Tooltip(f"{name}:N", title=" " * place) for place, name in enumerate(told, 1)]
+    tooltip_fields = ("kind", "whole", "detail")
+    tooltip = [alt.Tooltip(f"{name}:N", title=" " * width) for width, name in enumerate(tooltip_fields, 1)]
     line = base.transform_filter("isValid(datum.from)").mark_rule(strokeWidth=1.5, opacity=0.4)
-    tones = alt.Scale(domain=list(kinds))
+    colours = alt.Scale(domain=list(kinds))
 
     def text(field: str, row: str, size: int, opacity: float) -> alt.Chart:
-        words: alt.Chart = box.mark_text(align="left", baseline="middle", fontSize=size, opacity=opacity, limit=_LIMIT)
-        placed: alt.Chart = words.encode(
-            x=alt.X("left:Q", scale=across, axis=None), y=alt.Y(f"{row}:Q", scale=down, axis=None), text=f"{field}:N"
+        text_mark: alt.Chart = box.mark_text(
+            align="left", baseline="middle", fontSize=size, opacity=opacity, limit=_TEXT_PX
         )
-        return placed
+        encoded: alt.Chart = text_mark.encode(
+            x=alt.X("left:Q", scale=x_scale, axis=None),
+            y=alt.Y(f"{row}:Q", scale=y_scale, axis=None),
+            text=f"{field}:N",
+        )
+        return encoded
 
     return to_spec(
         alt.layer(
@@ -137,12 +151,12 @@ def _family_spec(columns: int, rows: int, kinds: tuple[str, ...]) -> Spec:
                 x2=x2,
                 y=y,
                 y2=y2,
-                fill=alt.Fill("kind:N", scale=tones, legend=None),
-                stroke=alt.Stroke("kind:N", scale=tones, legend=None),
+                fill=alt.Fill("kind:N", scale=colours, legend=None),
+                stroke=alt.Stroke("kind:N", scale=colours, legend=None),
                 strokeWidth=alt.condition("datum.marked", alt.value(3), alt.value(1)),
                 tooltip=tooltip,
             )
-            .add_params(clicked),
+            .add_params(selection),
             text("label", "upper", 13, 1.0).encode(color=colour),
             text("detail", "lower", 11, 0.8).encode(color=colour),
         )

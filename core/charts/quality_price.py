@@ -1,4 +1,4 @@
-"""Quality beside price: what was found of models in, Vega-Lite out, as in `core.charts.cost`."""
+"""Scatter chart of quality by price, as a Vega-Lite spec. Conventions as in `core.charts.cost`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HEIGHT = 320  # px
 
 @dataclass(frozen=True, slots=True)
 class QualityLabels:
-    """Words of the scatter: axes, names in tooltips; `kinds` names votes and evaluations, `free` what costs nothing."""
+    """Translated texts: axis and tooltip titles, `kinds` (votes, evaluations), and `free` for models without a cost."""
 
     cost: str
     quality: str
@@ -27,32 +27,33 @@ class QualityLabels:
     free: str
 
 
-def quality_scatter(found: Sequence[Quality], labels: QualityLabels) -> Spec:
-    """Quality (0 to 1, with its interval) against what a story costs, each point with its model's name.
+def quality_scatter(qualities: Sequence[Quality], labels: QualityLabels) -> Spec:
+    """Quality (0 to 1, with its interval) by cost per story, with the model's name at each point.
 
-    Models whose cost is unknown are left out, and free ones stand at the left edge and say so: a logarithm has no zero.
+    Models with unknown cost are left out. Free models are at the left edge and labelled as free, because a logarithmic
+    axis has no zero.
     """
-    known = [one for one in found if one.cost_usd is not None]
-    least = min((float(one.cost_usd) for one in known if one.cost_usd), default=0.001)
+    known = [quality for quality in qualities if quality.cost_usd is not None]
+    lowest_usd = min((float(quality.cost_usd) for quality in known if quality.cost_usd), default=0.001)
     rows = [
         {
-            "model": one.model,
-            "cost": float(one.cost_usd or 0) or least / 3,
-            "paid": float(one.cost_usd or 0),
-            "share": one.share,
-            "low": one.low,
-            "high": one.high,
-            "n": one.n,
-            "kind": labels.kinds[0] if one.kind == "votes" else labels.kinds[1],
+            "model": quality.model,
+            "cost": float(quality.cost_usd or 0) or lowest_usd / 3,
+            "paid": float(quality.cost_usd or 0),
+            "share": quality.share,
+            "low": quality.low,
+            "high": quality.high,
+            "n": quality.n,
+            "kind": labels.kinds[0] if quality.kind == "votes" else labels.kinds[1],
         }
-        for one in known
+        for quality in known
     ]
-    names: dict[tuple[object, ...], list[str]] = {}  # those that stand in one place share one line of text
+    names: dict[tuple[object, ...], list[str]] = {}  # points in the same place share one label
     for row in rows:
         names.setdefault((row["cost"], row["share"]), []).append(str(row["model"]))
     for row in rows:
-        here = names.pop((row["cost"], row["share"]), [])
-        row["name"] = ", ".join(here) + (f" · {labels.free}" if here and not row["paid"] else "")
+        sharing = names.pop((row["cost"], row["share"]), [])
+        row["name"] = ", ".join(sharing) + (f" · {labels.free}" if sharing and not row["paid"] else "")
     return with_data(_scatter_spec(labels), rows)
 
 

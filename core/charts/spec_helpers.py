@@ -1,4 +1,4 @@
-"""What the charts of the cost page share: rows put into a spec that was made once, and numbers for a phone."""
+"""Helpers shared by the charts of the cost page."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import altair as alt
 
 from core.charts.common import Spec
 
-_NARROW = 480  # px: a phone
+_NARROW_PX = 480  # width of a phone
 
 
 def by_width(narrow: float, wide: float) -> alt.ExprRef:
-    """A number for a phone, and one for anything wider."""
-    return alt.ExprRef(f"width < {_NARROW} ? {narrow} : {wide}")
+    """A number that depends on the chart's width: `narrow` on phones, otherwise `wide`."""
+    return alt.ExprRef(f"width < {_NARROW_PX} ? {narrow} : {wide}")
 
 
 def with_data(spec: Spec, rows: list[dict[str, Any]]) -> Spec:
-    """A copy of a spec that is shared, with its rows inside."""
+    """A copy of a cached spec with its data."""
     return {**spec, "data": {"values": rows}}

@@ -1,4 +1,4 @@
-"""What was spent by day or month: lines of the ledger in, Vega-Lite out, as in `core.charts.cost`."""
+"""Bar chart of spending by day or month, as a Vega-Lite spec. Conventions as in `core.charts.cost`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from core.charts.spec_helpers import by_width, with_data
 from core.cost.spend_history import DayLine
 
 _HEIGHT = 300  # px
-_MOST_MODELS = 6  # told apart by colour; the others together are one more
+_MAX_MODELS = 6  # with their own colour; all others share one
 
 
 @dataclass(frozen=True, slots=True)
 class DayLabels:
-    """Words of the days: axes, names in tooltips, and of the models beyond the dearest few."""
+    """Translated texts: axis and tooltip titles, and `others` for the remaining models."""
 
     day: str
     spent: str
@@ -29,23 +29,23 @@ class DayLabels:
 
 
 def days(lines: Sequence[DayLine], calendar: Sequence[date], labels: DayLabels, *, monthly: bool = False) -> Spec:
-    """US dollars by day or month (UTC), stacked by model: the dearest few by name, the others together.
+    """US dollars by day or month (UTC), stacked by model. The most expensive models are named, the others grouped.
 
     Args:
-        calendar: the days (or first days of months) of the axis, in order; those without a line are empty.
+        calendar: the days (or first days of months) on the x axis, in order, including days without spending.
     """
-    form = "%Y-%m" if monthly else "%m-%d"
+    date_format = "%Y-%m" if monthly else "%m-%d"
     totals: dict[str, Decimal] = {}
     for line in lines:
         totals[line.model] = totals.get(line.model, Decimal(0)) + line.cost_usd
-    named = sorted(totals, key=lambda model: (-totals[model], model))[:_MOST_MODELS]
-    grouped: dict[tuple[str, str], Decimal] = {}
+    top_models = sorted(totals, key=lambda model: (-totals[model], model))[:_MAX_MODELS]
+    amounts: dict[tuple[str, str], Decimal] = {}
     for line in lines:
-        key = (f"{line.day:{form}}", line.model if line.model in named else labels.others)
-        grouped[key] = grouped.get(key, Decimal(0)) + line.cost_usd
-    rows = [{"day": day, "model": model, "spent": float(amount)} for (day, model), amount in grouped.items()]
-    domain = [*named, *([labels.others] if len(totals) > len(named) else [])]
-    return with_data(_day_spec(labels, tuple(domain), tuple(f"{day:{form}}" for day in calendar)), rows)
+        key = (f"{line.day:{date_format}}", line.model if line.model in top_models else labels.others)
+        amounts[key] = amounts.get(key, Decimal(0)) + line.cost_usd
+    rows = [{"day": day, "model": model, "spent": float(amount)} for (day, model), amount in amounts.items()]
+    domain = [*top_models, *([labels.others] if len(totals) > len(top_models) else [])]
+    return with_data(_day_spec(labels, tuple(domain), tuple(f"{day:{date_format}}" for day in calendar)), rows)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Several training jobs in one picture, and how models did on held-out rows; in the manner of `core.charts.common`."""
+"""Charts of several training jobs, and of evaluation results with intervals. Conventions as in `core.charts.common`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from core.training.figures import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
 
-_OVERLAY_POINTS = 4_000  # of all lines together
-_FEWEST_POINTS = 200  # of one line
+_OVERLAY_POINTS = 4_000  # of all lines in total
+_MIN_POINTS = 200  # per line
 _OVERLAY_HEIGHT = 320  # px
-_NAME_ROOM = 0.28  # share of the axis across that is kept free for the names at the ends of the lines
-_NAME_PX = 140  # and what a name takes at the most
-_NAME_APART = 0.065  # of what the lines reach from top to bottom: a line of text, on an axis that ends on round numbers
-_INTERVAL_STEP = 46  # px for each model
+_NAME_SHARE = 0.28  # share of the x axis reserved for names at the ends of lines
+_NAME_PX = 140  # maximum for a name
+_NAME_DISTANCE = 0.065  # minimum distance of names, as a share of the value range: one line of text
+_INTERVAL_STEP = 46  # px per model
 
 
 @dataclass(frozen=True, slots=True)
 class OverlayLabels:
-    """Words of an overlay: titles of its axes, and what a line is called in tooltips."""
+    """Translated texts: axis titles, and the tooltip title of a line."""
 
     x: str
     value: str
@@ -36,7 +36,7 @@ class OverlayLabels:
 
 @dataclass(frozen=True, slots=True)
 class RunCurve:
-    """The curve of one job: the name at its line (each its own), and a frame as for `core.charts.common.loss_chart`."""
+    """The curve of one job: a unique name, and a frame as for `core.charts.common.loss_chart`."""
 
     name: str
     frame: pd.DataFrame
@@ -54,7 +54,7 @@ class IntervalRow:
 
 @dataclass(frozen=True, slots=True)
 class IntervalLabels:
-    """Words of the intervals: title of the axis, and what a row is called in tooltips."""
+    """Translated texts: title of the axis, and tooltip titles."""
 
     value: str
     name: str
@@ -62,29 +62,29 @@ class IntervalLabels:
 
 
 def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: OverlayLabels) -> Spec:
-    """One smoothed line for each job that has this column, in the order of `runs`, its name at its end."""
+    """One smoothed line per job with this column, in the order of `runs`, labelled with its name."""
     percent = column.endswith("accuracy")
-    most = max(_FEWEST_POINTS, _OVERLAY_POINTS // max(1, len(runs)))
+    max_points = max(_MIN_POINTS, _OVERLAY_POINTS // max(1, len(runs)))
     rows: list[dict[str, Any]] = []
     ends: list[dict[str, Any]] = []
     for run in runs:
         line = _line(run.frame, column, view, positive=view.log and not percent)
         if not len(line):
             continue
-        shown = thin(line, "x", "y", most)
+        thinned = thin(line, "x", "y", max_points)
         rows += [
             {"x": x, "y": float(f"{y:.6g}"), "job": run.name}
-            for x, y in zip(shown["x"].tolist(), shown["y"].tolist(), strict=True)
+            for x, y in zip(thinned["x"].tolist(), thinned["y"].tolist(), strict=True)
         ]
         ends.append({**rows[-1], "end": run.name})
-    _spread(ends, [row["y"] for row in rows], log=view.log and not percent)
+    _separate_labels(ends, [row["y"] for row in rows], log=view.log and not percent)
     last = max((row["x"] for row in rows), default=1.0)
     spec = _overlay_spec(labels, view.axis, view.log and not percent, percent, tuple(run.name for run in runs))
-    return with_rows(spec, [*rows, *ends], last, _NAME_ROOM, _NAME_PX)
+    return with_rows(spec, [*rows, *ends], last, _NAME_SHARE, _NAME_PX)
 
 
 def intervals(spans: Sequence[IntervalRow], labels: IntervalLabels) -> Spec:
-    """A point with its interval for each model, in the order of `spans`, the share written above it."""
+    """One point with its interval per model, in the order of `spans`, with the share above it."""
     rows = [
         {
             "name": span.name,
@@ -104,7 +104,7 @@ def intervals(spans: Sequence[IntervalRow], labels: IntervalLabels) -> Spec:
 
 
 def _line(frame: pd.DataFrame, column: str, view: CurveView, *, positive: bool) -> pd.DataFrame:
-    """Where this column is known, over the axis, smoothed (validation is not: it is measured seldom)."""
+    """The known values of a column, smoothed. Validation is not smoothed, because it has few values."""
     if column not in frame or not len(frame):
         return pd.DataFrame({"x": [], "y": []}, dtype="float64")
     line = pd.DataFrame({"x": axis_values(frame, view.axis), "y": frame[column].astype("float64")}).dropna()
@@ -115,28 +115,28 @@ def _line(frame: pd.DataFrame, column: str, view: CurveView, *, positive: bool) 
     return line
 
 
-def _spread(ends: list[dict[str, Any]], values: Sequence[float], *, log: bool) -> None:
-    """Move the names at the ends of lines up and down until none stands on another; each stays as near as it can.
+def _separate_labels(ends: list[dict[str, Any]], values: Sequence[float], *, log: bool) -> None:
+    """Move the labels at the ends of lines up or down, as little as possible, until they do not overlap.
 
     Args:
-        values: of all lines; how far they reach decides what a line of text is worth.
+        values: values of all lines; their range defines the height of a line of text.
     """
     if len(ends) < 2:
         return
-    scale, back = (math.log10, lambda y: 10**y) if log else (float, float)
-    reach = (scale(max(values)) - scale(min(values))) or 1.0
-    apart = reach * min(_NAME_APART, 1 / len(ends))  # many names together are not higher than the lines
-    groups: list[tuple[float, list[dict[str, Any]]]] = []  # the middle of names that stand line on line
-    for end in sorted(ends, key=lambda one: one["y"]):
+    scale, inverse = (math.log10, lambda y: 10**y) if log else (float, float)
+    value_range = (scale(max(values)) - scale(min(values))) or 1.0
+    min_distance = value_range * min(_NAME_DISTANCE, 1 / len(ends))  # many labels must not be higher than the chart
+    groups: list[tuple[float, list[dict[str, Any]]]] = []  # (middle, labels) of groups of adjacent labels
+    for end in sorted(ends, key=lambda label: label["y"]):
         middle, names = scale(end["y"]), [end]
-        while groups and middle - groups[-1][0] < apart * (len(names) + len(groups[-1][1])) / 2:
-            below, lower = groups.pop()
-            middle = (middle * len(names) + below * len(lower)) / (len(names) + len(lower))
-            names = [*lower, *names]
+        while groups and middle - groups[-1][0] < min_distance * (len(names) + len(groups[-1][1])) / 2:
+            lower_middle, lower_names = groups.pop()
+            middle = (middle * len(names) + lower_middle * len(lower_names)) / (len(names) + len(lower_names))
+            names = [*lower_names, *names]
         groups.append((middle, names))
     for middle, names in groups:
-        for place, end in enumerate(names):
-            end["y"] = back(middle + (place - (len(names) - 1) / 2) * apart)
+        for index, end in enumerate(names):
+            end["y"] = inverse(middle + (index - (len(names) - 1) / 2) * min_distance)
 
 
 @cache

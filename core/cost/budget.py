@@ -1,4 +1,4 @@
-"""Budgets: the most that any one run, one person in a month, or everybody in a month may spend. Checked where money is
+"""Budgets: spending limits per run, per person and month, and per month for everyone. They are checked when costs are
 reserved, before a request is sent."""
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from core.message import msg
 
 Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
-"""In place of a run's id: what previews cost counts in a month, and for a person, but they are no run."""
-MOST_USD = Decimal(1_000_000_000)
-LONGEST_SUBJECT = 100
-"""Characters of a person's name, as the ledger holds them."""
+"""Used instead of a run id for previews, which count towards the month and the person but not towards a run."""
+MAX_USD = Decimal(1_000_000_000)
+MAX_SUBJECT_LENGTH = 100
+"""Maximum characters of a person's name (column width in the database)."""
 
 
 @dataclass(frozen=True, slots=True)
 class BudgetView:
-    """A budget and what is left of it. `left_usd` is None for `run`: each run has its own."""
+    """A budget with the amounts spent and left in US dollars. Both are None for `run`, which applies to each run."""
 
     scope: Scope
     subject: str
@@ -39,27 +39,27 @@ class BudgetView:
 
 
 def month_start(now: datetime) -> datetime:
-    """The first moment of the calendar month (UTC)."""
+    """The start of the calendar month (UTC)."""
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | None, subject: str = "") -> None:
-    """Set a budget, or take it away (None). `subject` is the person whose it is; empty for the other scopes.
+    """Set a budget, or remove it (None). `subject`: the person's name for scope `person`, otherwise empty.
 
     Raises:
-        FabulaError: the amount cannot be a budget, or a person is missing; or the actor may not set one.
+        FabulaError: the amount is invalid, the person is missing, or the actor is not an admin.
     """
     if actor.role != "admin":
         raise FabulaError(msg("Only admins can change budgets."), msg("Ask an admin."))
     subject = subject.strip()
     if (scope == "person") != bool(subject):
         raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
-    if (count := len(subject)) > LONGEST_SUBJECT:
+    if (count := len(subject)) > MAX_SUBJECT_LENGTH:
         raise FabulaError(
-            msg("The person's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_SUBJECT),
+            msg("The person's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_SUBJECT_LENGTH),
             msg("Enter the name that the person signs in with."),
         )
-    if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MOST_USD):
+    if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MAX_USD):
         raise FabulaError(
             msg("A budget of {amount_usd} US dollars is not valid.", amount_usd=amount_usd),
             msg("Enter an amount of 0 or more."),
@@ -72,42 +72,39 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
 
 
 def budgets(store: Store) -> list[BudgetView]:
-    """All budgets with what was spent and what is left this month: of everybody, of a run, then of persons."""
+    """All budgets with the amounts spent and left this month, ordered by scope and person."""
     with store.reading() as session:
         rows = session.scalars(select(Budget).order_by(Budget.scope, Budget.subject)).all()
-        persons = spend_totals.of_month(session, utcnow())
-        return [_view(row, persons) for row in rows]
+        spent_by_person = spend_totals.of_month(session, utcnow())
+        return [_view(row, spent_by_person) for row in rows]
 
 
 def remaining(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
-    """US dollars that this person may still spend now, on this run, job or story; None: no budget says anything.
-
-    Never below 0.
-    """
+    """US dollars that this person may still spend on this run, job or story, at least 0; None: no budget applies."""
     with store.reading() as session:
-        return _least(_applying(session, actor, reference))
+        return _lowest_remaining(_applicable_budgets(session, actor, reference))
 
 
 def remaining_in(session: Session, actor: Actor, reference: str | None = None) -> Decimal | None:
-    """As `remaining`, in a transaction that may then reserve so much: nobody else does before it ends."""
-    _hold(session)
-    return _least(_applying(session, actor, reference))
+    """Like `remaining`, with a lock until the end of the transaction, so that the amount can be reserved safely."""
+    _lock_budgets(session)
+    return _lowest_remaining(_applicable_budgets(session, actor, reference))
 
 
 def check(session: Session, actor: Actor, amount: Decimal | None, reference: str | None = None) -> None:
-    """See that `amount` may be reserved now. Call it in the transaction that reserves it, before anything is sent.
+    """Check that `amount` can be reserved. Call this in the transaction that reserves it, before sending.
 
     Args:
-        amount: US dollars at most, None where the price is unknown: then a budget could not be kept.
+        amount: worst case in US dollars; None: the price is unknown, which no budget allows.
         reference: the run, job or story.
 
     Raises:
-        OverBudget: it would go over one; `what` says which.
+        OverBudget: it would exceed a budget; `what` names it.
     """
     if amount == 0:
         return
-    _hold(session)
-    for scope, limit, spent in _applying(session, actor, reference):
+    _lock_budgets(session)
+    for scope, limit, spent in _applicable_budgets(session, actor, reference):
         if amount is None:
             raise OverBudget(
                 msg("Blocked: the price of this model is unknown, so the budget can't be enforced."),
@@ -115,12 +112,12 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
             )
         if spent + amount > limit:
             raise OverBudget(
-                _too_little(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
+                _over_budget_message(scope, f"{spent:,.2f}", f"{limit:,.2f}"),
                 msg("Choose a cheaper model, or ask an admin to raise the budget on the Cost page."),
             )
 
 
-def _too_little(scope: str, spent: str, limit: str) -> str:
+def _over_budget_message(scope: str, spent: str, limit: str) -> str:
     if scope == "run":
         return msg(
             "Blocked: this would exceed the budget per run. ${spent} of ${limit} spent or reserved.",
@@ -141,42 +138,42 @@ def _too_little(scope: str, spent: str, limit: str) -> str:
 
 
 def spent_on(session: Session, reference: str) -> Decimal:
-    """What a run, job or story has spent or reserved; an unknown cost counts as what it can have been at most."""
+    """US dollars spent or reserved by a run, job or story. Unknown costs count with their worst case."""
     return spend_totals.of_reference(session, reference)
 
 
-def _hold(session: Session) -> None:
-    """Two workers must not both reserve the last dollar."""
+def _lock_budgets(session: Session) -> None:
+    """Prevent two workers from reserving the same money."""
     if session.scalar(select(Budget.id).limit(1)) is not None:
         advisory_lock(session, "budgets")
 
 
-def _applying(session: Session, actor: Actor, reference: str | None) -> list[tuple[str, Decimal, Decimal]]:
-    """(scope, limit, spent) of every budget that this person's next request counts against."""
+def _applicable_budgets(session: Session, actor: Actor, reference: str | None) -> list[tuple[str, Decimal, Decimal]]:
+    """(scope, limit, spent) of every budget that applies to this person's next request."""
     rows = session.execute(select(Budget.scope, Budget.subject, Budget.amount_usd))
     limits = {(scope, subject): limit for scope, subject, limit in rows}
-    found = []
+    applicable = []
     if (limit := limits.get(("run", ""))) is not None and reference is not None and reference != PREVIEW:
-        found.append(("run", limit, spend_totals.of_reference(session, reference)))
+        applicable.append(("run", limit, spend_totals.of_reference(session, reference)))
     month, person = limits.get(("month", "")), limits.get(("person", actor.id))
-    persons = {} if month is None and person is None else spend_totals.of_month(session, utcnow())
+    spent_by_person = {} if month is None and person is None else spend_totals.of_month(session, utcnow())
     if month is not None:
-        found.append(("month", month, sum(persons.values(), Decimal(0))))
+        applicable.append(("month", month, sum(spent_by_person.values(), Decimal(0))))
     if person is not None:
-        found.append(("person", person, persons.get(actor.id, Decimal(0))))
-    return found
+        applicable.append(("person", person, spent_by_person.get(actor.id, Decimal(0))))
+    return applicable
 
 
-def _least(applying: Iterable[tuple[str, Decimal, Decimal]]) -> Decimal | None:
-    rests = [limit - spent for _, limit, spent in applying]
-    return max(min(rests), Decimal(0)) if rests else None
+def _lowest_remaining(applicable: Iterable[tuple[str, Decimal, Decimal]]) -> Decimal | None:
+    remaining_amounts = [limit - spent for _, limit, spent in applicable]
+    return max(min(remaining_amounts), Decimal(0)) if remaining_amounts else None
 
 
-def _view(row: Budget, persons: Mapping[str, Decimal]) -> BudgetView:
+def _view(row: Budget, spent_by_person: Mapping[str, Decimal]) -> BudgetView:
     spent = None
     if row.scope == "month":
-        spent = sum(persons.values(), Decimal(0))
+        spent = sum(spent_by_person.values(), Decimal(0))
     elif row.scope == "person":
-        spent = persons.get(row.subject, Decimal(0))
+        spent = spent_by_person.get(row.subject, Decimal(0))
     scope: Scope = row.scope  # type: ignore[assignment]  # only set_budget writes it
     return BudgetView(scope, row.subject, row.amount_usd, spent, None if spent is None else row.amount_usd - spent)

@@ -1,4 +1,4 @@
-"""Prices side by side: in one currency, for one unit of tokens, as multiples of one of them."""
+"""Compares prices: in one currency, per unit of tokens, and as multiples of a baseline."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ Side = Literal["input", "output", "training"]
 
 @dataclass(frozen=True, slots=True)
 class PriceLine:
-    """One line of a comparison. Prices are for `compare`'s unit of tokens; None is unknown.
+    """One line of a comparison. Prices are per `unit` tokens, see `compare`; None: unknown.
 
-    `multiple` is this line's price over the baseline's; None where either is unknown, the baseline is free, or the
-    two are in currencies without a rate between them. `currency` is the comparison's, or the price's own where it
-    could not be converted. `ends_soon`: in less than three months; `ended`: it can no longer be used; `past`: the price
-    holds no longer.
+    Attributes:
+        multiple: price / baseline price; None if either is unknown, the baseline is free, or there is no exchange rate.
+        currency: of the comparison, or of the price if it could not be converted.
+        stale: not checked for three months; ended: the model can no longer be used; ends_soon: in less than three
+            months; price_expired: the price is no longer valid.
     """
 
     model: str
@@ -41,7 +42,7 @@ class PriceLine:
     hosting_per_hour: Decimal | None = None
     currency: str = USD
     ends_soon: bool = False
-    past: bool = False
+    price_expired: bool = False
 
     @property
     def key(self) -> Key:
@@ -58,26 +59,26 @@ def compare(
     currency: str = USD,
     rate: ExchangeRate | None = None,
 ) -> list[PriceLine]:
-    """Prices for `unit` tokens (1,000 or 1,000,000), each with its multiple of the baseline, cheapest first.
+    """Compare prices per `unit` tokens (1,000 or 1,000,000), cheapest first.
 
     Args:
-        baseline: (provider, model) of the line that counts as 1; an unknown one leaves every multiple None.
-        prices: the rows to compare, by default `book.shortlist()`. The baseline is added when it is not among them.
-        side: which price the multiple and the order are about; 2023's prices were the same on both sides.
-        currency: what amounts are given in, as far as `rate` goes; prices in other currencies come last, as they are.
-        rate: between US dollars and another currency; None: nothing is converted.
+        baseline: (provider, model) with multiple 1. If it is unknown, all multiples are None.
+        prices: the prices to compare, by default `book.shortlist()`. The baseline is added if it is missing.
+        side: the price used for the multiple and the order.
+        currency: target currency. Prices that `rate` can't convert come last, in their own currency.
+        rate: between US dollars and another currency; None: no conversion.
     """
     rows = list(book.shortlist() if prices is None else prices)
-    base = next((p for p in rows if p.key == baseline), None)
+    base = next((price for price in rows if price.key == baseline), None)
     if base is None and (base := book.find(*baseline)) is not None:
         rows.append(base)
-    by = _ComparisonBasis(book, base, unit, side, currency, rate)
-    return sorted((by.line(price) for price in rows), key=by.place)
+    basis = _ComparisonBasis(book, base, unit, side, currency, rate)
+    return sorted((basis.line(price) for price in rows), key=basis.sort_key)
 
 
 @dataclass(frozen=True, slots=True)
 class _ComparisonBasis:
-    """What all lines of one comparison have in common."""
+    """Parameters shared by all lines of one comparison."""
 
     book: PriceBook
     base: Price | None
@@ -87,10 +88,10 @@ class _ComparisonBasis:
     rate: ExchangeRate | None
 
     def line(self, price: Price) -> PriceLine:
-        known = [_side(price, "input"), _side(price, "output"), price.training_per_mtok, price.cached_input_per_mtok]
-        there = price.currency == self.currency or convert(Decimal(1), price.currency, self.currency, self.rate)
-        shown = self.currency if there else price.currency
-        per_unit = [self._per(amount, price.currency, shown) for amount in known]
+        amounts = [_side(price, "input"), _side(price, "output"), price.training_per_mtok, price.cached_input_per_mtok]
+        convertible = price.currency == self.currency or convert(Decimal(1), price.currency, self.currency, self.rate)
+        currency = self.currency if convertible else price.currency
+        per_unit = [self._per(amount, price.currency, currency) for amount in amounts]
         return PriceLine(
             model=price.model,
             provider=price.provider,
@@ -103,27 +104,27 @@ class _ComparisonBasis:
             stale=self.book.stale(price),
             ended=self.book.ended(price),
             cached_input=per_unit[3],
-            hosting_per_hour=convert(price.hosting_per_hour, price.currency, shown, self.rate),
-            currency=shown,
+            hosting_per_hour=convert(price.hosting_per_hour, price.currency, currency, self.rate),
+            currency=currency,
             ends_soon=self.book.ends_soon(price),
-            past=self.book.past(price),
+            price_expired=self.book.price_expired(price),
         )
 
-    def place(self, line: PriceLine) -> tuple[bool, bool, Decimal, Key]:
+    def sort_key(self, line: PriceLine) -> tuple[bool, bool, Decimal, Key]:
         amount = getattr(line, self.side)
         return (line.currency != self.currency, amount is None, amount or Decimal(0), line.key)
 
     def _multiple(self, price: Price) -> Decimal | None:
         if self.base is None:
             return None
-        mine, theirs = _side(price, self.side), _side(self.base, self.side)
-        if price.currency != self.base.currency:  # prices in one currency are compared exactly, without a rate
-            mine = convert(mine, price.currency, self.currency, self.rate)
-            theirs = convert(theirs, self.base.currency, self.currency, self.rate)
-        return mine / theirs if mine is not None and theirs else None
+        price_amount, base_amount = _side(price, self.side), _side(self.base, self.side)
+        if price.currency != self.base.currency:  # same currency: compared exactly, without conversion
+            price_amount = convert(price_amount, price.currency, self.currency, self.rate)
+            base_amount = convert(base_amount, self.base.currency, self.currency, self.rate)
+        return price_amount / base_amount if price_amount is not None and base_amount else None
 
-    def _per(self, per_mtok: Decimal | None, currency: str, shown: str) -> Decimal | None:
-        amount = convert(per_mtok, currency, shown, self.rate)
+    def _per(self, per_mtok: Decimal | None, currency: str, target_currency: str) -> Decimal | None:
+        amount = convert(per_mtok, currency, target_currency, self.rate)
         return None if amount is None else amount * self.unit / MTOK
 
 

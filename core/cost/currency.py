@@ -1,4 +1,4 @@
-"""Currencies: one stated rate, with the day it is of. Without a rate nothing is converted, and nothing is compared."""
+"""Currency conversion with one dated exchange rate. Without a rate, amounts are not converted or compared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ USD = "USD"
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRate:
-    """What one US dollar is worth in another currency, on whose word, and of which day.
+    """Units of another currency per US dollar, with source and day.
 
     Raises:
-        ValueError: the amount is not above 0.
+        ValueError: the rate is not positive.
     """
 
     currency: str
@@ -24,21 +24,21 @@ class ExchangeRate:
 
     def __post_init__(self) -> None:
         if not self.per_usd.is_finite() or self.per_usd <= 0:
-            raise ValueError(f"a rate is above 0, not {self.per_usd}")
+            raise ValueError(f"the exchange rate must be above 0, not {self.per_usd}")
 
 
 YUAN = ExchangeRate(
     currency="CNY",
-    # 7.9989 yuan and 1.1761 dollars for one euro on that day
+    # 1 euro = 7.9989 yuan = 1.1761 US dollars on that day
     per_usd=(Decimal("7.9989") / Decimal("1.1761")).quantize(Decimal("0.0001")),
     source="https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml",
     day=date(2026, 5, 8),
 )
-"""Reference rate of the European Central Bank; a person may state another."""
+"""Reference rate of the European Central Bank. Users can set another one."""
 
 
 def convert(amount: Decimal | None, currency: str, to: str, rate: ExchangeRate | None) -> Decimal | None:
-    """`amount` in another currency; None when it is unknown, or when no rate between the two is stated."""
+    """Convert `amount`; None if it is unknown, or if there is no rate between the currencies."""
     if amount is None or currency == to:
         return amount
     if rate is None:

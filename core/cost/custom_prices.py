@@ -1,4 +1,4 @@
-"""Prices that people of this studio have set: they stand before the book's, and are marked wherever they show."""
+"""Custom prices set by users. They override list prices and are marked as such."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from core.actor import Actor
 from core.cost.price_book import PriceBook
-from core.cost.price_csv import ANY, UNITS, PriceEntry, amount_in, most_of
+from core.cost.price_csv import ANY, UNITS, PriceEntry, max_amount, parse_amount
 from core.cost.prices import ENGINE
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import OwnPrice, utcnow
@@ -23,17 +23,17 @@ USES = ("input", "cached_input", "output", "training", "hosting_hour", "batch_fa
 """What a price can be set for."""
 
 CURRENCIES = ("USD", "CNY")
-"""What a price can be set in: those between which a rate is stated."""
+"""Currencies that a price can be set in (those with an exchange rate)."""
 
-LONGEST_MODEL, LONGEST_PROVIDER = 200, 50
-"""Characters of a model's and a provider's name, as the ledger holds them."""
+MAX_MODEL_LENGTH, MAX_PROVIDER_LENGTH = 200, 50
+"""Maximum characters of a model's and a provider's name (column widths in the database)."""
 
 _SOURCE = "set in this studio"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnPriceView:
-    """A price that was set, by whom and when. `amount` is in `unit`: mtok, ktok, hour, factor or mchar."""
+    """A custom price. `what`: see `USES`; `amount` is per `unit`: mtok, ktok, hour, factor or mchar."""
 
     id: str
     provider: str
@@ -59,14 +59,14 @@ def set_price(
     unit: str = "mtok",
     note: str = "",
 ) -> str:
-    """Set one amount; an earlier one for the same use of the same model is replaced. Returns its id.
+    """Set one amount, replacing an earlier one for the same model and use. Returns its id.
 
     Args:
-        model: its id; `ft:<base>` for everything tuned from a base.
-        amount: as typed.
+        model: model id; `ft:<base>` for all models tuned from a base.
+        amount: as typed by the user.
 
     Raises:
-        FabulaError: a name is missing, the amount cannot be one or can be read in two ways, or the actor may only look.
+        FabulaError: a name is missing, the amount is invalid or ambiguous, or the actor is a viewer.
     """
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
@@ -75,14 +75,16 @@ def set_price(
         raise FabulaError(
             msg("A price needs a provider and a model."), msg("Enter both exactly as the provider writes them.")
         )
-    if (count := len(model)) > LONGEST_MODEL:
+    if (count := len(model)) > MAX_MODEL_LENGTH:
         raise FabulaError(
-            msg("The model's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_MODEL),
+            msg("The model's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_MODEL_LENGTH),
             msg("Enter it exactly as the provider writes it."),
         )
-    if (count := len(provider)) > LONGEST_PROVIDER:
+    if (count := len(provider)) > MAX_PROVIDER_LENGTH:
         raise FabulaError(
-            msg("The provider's name has {count} characters; up to {most} fit.", count=count, most=LONGEST_PROVIDER),
+            msg(
+                "The provider's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_PROVIDER_LENGTH
+            ),
             msg("Choose one from the list, or shorten it."),
         )
     if provider == ENGINE and model != ANY:
@@ -93,27 +95,29 @@ def set_price(
         raise FabulaError(
             msg("“{what}” is not priced per “{unit}”.", what=what, unit=unit), msg("Choose another unit.")
         )
-    allowed = msg("Enter a number from 0 to {most}.", most=f"{most_of(what, unit):,}")
+    allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(what, unit):,}")
     if not amount.strip():
-        raise FabulaError(msg("The price has no amount."), allowed)
-    number = typed_number(amount)
+        raise FabulaError(msg("The price has no amount."), allowed_range)
+    normalized = typed_number(amount)
     try:
-        amount_in(number, what, unit, model)
-        parsed = Decimal(number)
+        parse_amount(normalized, what, unit, model)
+        value = Decimal(normalized)
     except BadFile as exc:
-        raise FabulaError(msg("“{amount}” is not a price for {model}.", amount=amount, model=model), allowed) from exc
-    _one_currency(store, provider, model, what, currency)
+        raise FabulaError(
+            msg("“{amount}” is not a price for {model}.", amount=amount, model=model), allowed_range
+        ) from exc
+    _check_currency(store, provider, model, what, currency)
     with store.session() as session:
         advisory_lock(session, "own_prices")
-        same = (OwnPrice.provider == provider, OwnPrice.model == model, OwnPrice.what == what)
+        same_price = (OwnPrice.provider == provider, OwnPrice.model == model, OwnPrice.what == what)
         now = utcnow()
-        session.execute(update(OwnPrice).where(*same, OwnPrice.deleted_at.is_(None)).values(deleted_at=now))
+        session.execute(update(OwnPrice).where(*same_price, OwnPrice.deleted_at.is_(None)).values(deleted_at=now))
         row = OwnPrice(
             id=new_id(),
             provider=provider,
             model=model,
             what=what,
-            amount=parsed,
+            amount=value,
             currency=currency,
             unit=unit,
             note=note.strip(),
@@ -124,11 +128,11 @@ def set_price(
 
 
 def remove(store: Store, actor: Actor, price_id: str) -> None:
-    """Take an own price away: the book's stands again.
+    """Remove a custom price, so that the list price applies again.
 
     Raises:
-        NotFound: it is not there (any more).
-        FabulaError: the actor may only look.
+        NotFound: it does not exist.
+        FabulaError: the actor is a viewer.
     """
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot change prices."), msg("Ask an editor to do it."))
@@ -139,36 +143,36 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
         row.deleted_at = utcnow()
 
 
-def list_own(store: Store) -> list[OwnPriceView]:
-    """All own prices, the newest first; the hourly price of this machine is not among them (see `machine_hour`)."""
+def list_custom(store: Store) -> list[OwnPriceView]:
+    """All custom prices, newest first, without the hourly price of this machine (see `machine_hour`)."""
     return [_view(row) for row in _rows(store) if row.provider != ENGINE]
 
 
 def entries(store: Store) -> list[PriceEntry]:
-    """The own prices as rows of a price file, for `PriceBook.load(own=…)`."""
+    """The custom prices as rows of a price file, for `PriceBook.load(own=…)`."""
     return [_entry(row) for row in _rows(store) if row.provider != ENGINE]
 
 
 def book(store: Store, home: Path | None = None, now: datetime | None = None) -> PriceBook:
-    """The price book as this studio sees it: shipped prices, those of `<home>/prices.csv`, and those set in the page.
+    """The price book with all sources: bundled prices, `<home>/prices.csv`, and custom prices.
 
     Raises:
-        BadFile: a price file cannot be read.
+        BadFile: a price file can't be read.
     """
     return PriceBook.load(home, now, entries(store))
 
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:
-    """What an hour of this machine costs, and in which currency; None: no one has said."""
+    """Cost per hour of this machine, and its currency; None: not set."""
     rows = [row for row in _rows(store) if row.provider == ENGINE and row.what == "hosting_hour"]
     return (rows[0].amount, rows[0].currency) if rows else None
 
 
 def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "USD") -> None:
-    """Say what an hour of this machine costs: electricity, or rent.
+    """Set the cost per hour of this machine: electricity or rent.
 
     Raises:
-        FabulaError: the amount cannot be one, or the actor may only look.
+        FabulaError: the amount is invalid, or the actor is a viewer.
     """
     set_price(
         store, actor, provider=ENGINE, model=ANY, what="hosting_hour", amount=amount, currency=currency, unit="hour"
@@ -181,7 +185,7 @@ def _rows(store: Store) -> list[OwnPrice]:
         return list(session.scalars(query))
 
 
-def _one_currency(store: Store, provider: str, model: str, what: str, currency: str) -> None:
+def _check_currency(store: Store, provider: str, model: str, what: str, currency: str) -> None:
     others = (row for row in _rows(store) if (row.provider, row.model) == (provider, model) and row.what != what)
     for row in others:
         if what != "batch_factor" and row.what != "batch_factor" and row.currency != currency:

@@ -1,4 +1,4 @@
-"""What it will cost, before the button is pressed."""
+"""Cost estimates for runs and training jobs before they start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.cost.price_book import PriceBook, cost_of, training_cost
 
 @dataclass(frozen=True, slots=True)
 class GenerationEstimate:
-    """Tokens and US dollars of a run. `worst_usd` is what must be reserved: every answer as long as it may get."""
+    """Tokens and US dollars of a run. `worst_usd`: the amount to reserve, with all answers at their maximum length."""
 
     requests: int
     prompt_tokens: int
@@ -23,7 +23,7 @@ class GenerationEstimate:
 
 @dataclass(frozen=True, slots=True)
 class TrainingEstimate:
-    """Tokens and US dollars of a job. `last_day` is the last one on which the provider starts training."""
+    """Tokens and US dollars of a job. `last_day`: the last day on which the provider starts training."""
 
     trained_tokens: int
     cost_usd: Decimal | None
@@ -41,13 +41,13 @@ def generation(
     completion_tokens_each: int,
     max_tokens: int,
 ) -> GenerationEstimate:
-    """An estimate for `requests` calls, from what one of them (a preview's, say) took."""
+    """Estimate `requests` calls from the tokens of one call, such as a preview."""
     price = book.find(provider, model)
-    prompt, completion = requests * prompt_tokens_each, requests * completion_tokens_each
+    prompt_tokens, completion_tokens = requests * prompt_tokens_each, requests * completion_tokens_each
     return GenerationEstimate(
         requests=requests,
-        prompt_tokens=prompt,
-        completion_tokens=completion,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
         expected_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, completion_tokens_each)),
         worst_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, max_tokens)),
         local=price is not None and price.local,
@@ -55,7 +55,7 @@ def generation(
 
 
 def training(book: PriceBook, provider: str, base_model: str, *, tokens: int, epochs: int) -> TrainingEstimate:
-    """An estimate for a file of `tokens`, read `epochs` times. OpenAI bills every token of the file, each epoch."""
+    """Estimate a job for a file of `tokens`. OpenAI bills every token in every epoch."""
     price = book.training_price(provider, base_model)
     return TrainingEstimate(
         trained_tokens=tokens * epochs,
@@ -65,6 +65,6 @@ def training(book: PriceBook, provider: str, base_model: str, *, tokens: int, ep
     )
 
 
-def _times(requests: int, each: Decimal | None) -> Decimal | None:
-    """Call by call: what a long prompt costs for each token is not what many short ones cost."""
-    return None if each is None else requests * each
+def _times(requests: int, usd_per_request: Decimal | None) -> Decimal | None:
+    """Multiplies the cost per call, because the price per token can depend on the prompt length."""
+    return None if usd_per_request is None else requests * usd_per_request

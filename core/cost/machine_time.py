@@ -1,7 +1,7 @@
-"""What an hour of this machine buys: the speed of the engine, measured on request, and a price per token from it.
+"""The cost of machine time: the measured speed of the engine, and the price per token that follows from it.
 
-The built-in engine sends no bill. Once an hour of the machine has a price (electricity or rent), the time that writing
-takes has one too: cost per hour ÷ (tokens per second × 3,600).
+The built-in engine has no charge. With a price per hour of the machine (electricity or rent), the price per token is
+cost per hour ÷ (tokens per second × 3,600).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _S_PER_HOUR = 3_600
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """A measured generation speed: tokens per second of one request at a time, of which model, and when (UTC)."""
+    """A measured generation speed: tokens per second with one request at a time, the model, and the time (UTC)."""
 
     tokens_per_s: Decimal
     model: str
@@ -35,7 +35,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class MachineTime:
-    """What an hour of this machine costs, and how fast it writes; `speed` is None until it has been measured."""
+    """Cost per hour of this machine and its generation speed; `speed`: None until it is measured."""
 
     per_hour: Decimal
     currency: str
@@ -43,7 +43,7 @@ class MachineTime:
 
     @property
     def per_mtok(self) -> Decimal | None:
-        """Cost of the time in which a million tokens are written; None while the speed is unknown."""
+        """Cost of generating a million tokens; None: the speed is unknown."""
         if self.per_hour == 0:
             return Decimal(0)
         if self.speed is None or self.speed.tokens_per_s <= 0:
@@ -51,10 +51,10 @@ class MachineTime:
         return self.per_hour * MTOK / (self.speed.tokens_per_s * _S_PER_HOUR)
 
     def priced(self, price: Price, training_tokens_per_s: Decimal | None = None) -> Price:
-        """A local price with the cost of its machine time.
+        """A local price that includes the cost of machine time.
 
         Args:
-            training_tokens_per_s: as finished jobs on this base took; None: no job has shown it, the price is unknown.
+            training_tokens_per_s: measured by finished jobs on this base model; None: unknown, so is the price.
         """
         training = Decimal(0) if self.per_hour == 0 else None
         if training_tokens_per_s:
@@ -64,50 +64,50 @@ class MachineTime:
         )
 
     def call(self, completion_tokens: int | None) -> Decimal | None:
-        """Cost of the time in which so many tokens are written; None where it is unknown."""
-        each = self.per_mtok
-        if each is None or completion_tokens is None:
-            return Decimal(0) if each == 0 else None
-        return each * completion_tokens / MTOK
+        """Cost of generating this many tokens; None: unknown."""
+        per_mtok = self.per_mtok
+        if per_mtok is None or completion_tokens is None:
+            return Decimal(0) if per_mtok == 0 else None
+        return per_mtok * completion_tokens / MTOK
 
 
 def unpriced(price: Price) -> Price:
-    """A local price while nobody has said what an hour of the machine costs: unknown, not 0."""
+    """A local price without a price per machine hour: all amounts are unknown, not 0."""
     return replace(price, input_per_mtok=None, output_per_mtok=None, training_per_mtok=None)
 
 
 def work_usd(
-    hour: tuple[Decimal, str] | None, provider: str, billed_usd: Decimal | None, seconds: float | None
+    machine_hour: tuple[Decimal, str] | None, provider: str, billed_usd: Decimal | None, seconds: float | None
 ) -> Decimal | None:
-    """What a job, run, evaluation or story cost in US dollars: its bill, or on the engine the time of this machine.
+    """The cost of a job, run, evaluation or story in US dollars: the provider's charge, or on the engine machine time.
 
     Args:
-        hour: what an hour of this machine costs, with its currency; None: the engine's work has no price.
-        billed_usd: what the provider asks; the engine sends no bill, so there it does not count.
-        seconds: how long the work took; None: unknown.
+        machine_hour: cost per hour and its currency; None: not set, so the cost on the engine is unknown.
+        billed_usd: the provider's charge; ignored for the engine.
+        seconds: duration; None: unknown.
     """
     if provider != ENGINE:
         return billed_usd
-    if hour is None:
+    if machine_hour is None:
         return None
-    if hour[0] == 0:
+    if machine_hour[0] == 0:
         return Decimal(0)
     if seconds is None:
         return None
-    return convert(hour[0] * Decimal(str(seconds)) / _S_PER_HOUR, hour[1], USD, YUAN)
+    return convert(machine_hour[0] * Decimal(str(seconds)) / _S_PER_HOUR, machine_hour[1], USD, YUAN)
 
 
 def current(store: Store) -> MachineTime | None:
-    """What an hour of this machine costs, with the newest measured speed; None until someone has priced the hour."""
-    hour = custom_prices.machine_hour(store)
-    return None if hour is None else MachineTime(*hour, newest(store))
+    """Cost per hour with the latest measured speed; None: no cost per hour is set."""
+    machine_hour = custom_prices.machine_hour(store)
+    return None if machine_hour is None else MachineTime(*machine_hour, latest_speed(store))
 
 
 def save(store: Store, actor: Actor, speed: Speed) -> None:
-    """Record a measurement; the newest one counts.
+    """Save a measurement; the latest one is used.
 
     Raises:
-        FabulaError: the actor may only look.
+        FabulaError: the actor is a viewer.
     """
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot measure the machine."), msg("Ask an editor to do it."))
@@ -119,8 +119,8 @@ def save(store: Store, actor: Actor, speed: Speed) -> None:
         )
 
 
-def newest(store: Store) -> Speed | None:
-    """The newest measurement; None: none was made yet."""
+def latest_speed(store: Store) -> Speed | None:
+    """The latest measurement; None: not measured yet."""
     query = select(SpeedMeasurement).order_by(SpeedMeasurement.at.desc(), SpeedMeasurement.id.desc()).limit(1)
     with store.reading() as session:
         row = session.scalars(query).first()

@@ -1,4 +1,4 @@
-"""Price files, `data/prices.csv` and the user's own: one amount a row, with its source and the day it was checked."""
+"""Reads price files (`data/prices.csv` and the user's): one amount per row, with source and check date."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.errors import BadFile
 from core.message import msg
 
 ANY = "*"
-"""As a model: the amount holds for every model of the provider that has none of its own."""
+"""As a model name: the amount applies to all models of the provider without their own amount."""
 
 USES = (
     "input",
@@ -29,7 +29,7 @@ USES = (
     "speech",
     "use",
 )
-"""What an amount is for. `use` has none: its `valid_until` is the last day on which the model can be used."""
+"""What an amount is for. `use` has no amount; its `valid_until` is the last day on which the model can be used."""
 
 UNITS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("input", "cached_input", "output", "training", "batch_input", "batch_output"), ("mtok", "ktok")),
@@ -38,21 +38,21 @@ UNITS: Mapping[str, tuple[str, ...]] = {
     "speech": ("mchar",),
     "use": ("",),
 }
-MOST_PER_MTOK = Decimal(100_000)  # a hundred times the dearest price there has been: a slip of the unit, not a price
-MOST_PER_HOUR = Decimal(10_000)
+MAX_PER_MTOK = Decimal(100_000)  # a hundred times the highest known price; more is a wrong unit
+MAX_PER_HOUR = Decimal(10_000)
 
-_NEEDED = ("model", "provider", "what", "amount", "currency", "unit", "source", "checked")
-_NEXT_STEP = msg("Correct the line; data/prices.csv in the project shows the columns and how values are written.")
+_REQUIRED_COLUMNS = ("model", "provider", "what", "amount", "currency", "unit", "source", "checked")
+_NEXT_STEP = msg("Correct the line. For columns and formats, see data/prices.csv in the project.")
 
 
 @dataclass(frozen=True, slots=True)
 class PriceEntry:
-    """One row of a price file: one amount for one use of one model, and from when until when it holds.
+    """One row of a price file: one amount for one use of one model, with its validity.
 
     Attributes:
         amount: per million tokens or characters, per hour, or a factor (see `what`); None for `use`.
-        base_model: of a tuned model: what it was tuned from.
-        where: file and line, for messages.
+        base_model: for a tuned model, the model it was tuned from.
+        where: file and line, for error messages.
     """
 
     model: str
@@ -68,8 +68,8 @@ class PriceEntry:
     note: str = ""
     where: str = ""
 
-    def holds(self, day: date) -> bool:
-        """Whether the amount is the one of this day."""
+    def is_valid_on(self, day: date) -> bool:
+        """Whether the amount is valid on this day."""
         return (self.valid_from is None or self.valid_from <= day) and (
             self.valid_until is None or day <= self.valid_until
         )
@@ -79,65 +79,65 @@ def read_prices(path: Path) -> list[PriceEntry]:
     """The rows of a price file, in order.
 
     Raises:
-        BadFile: not UTF-8; a column or a needed value is missing; a value cannot be read or is absurd; two rows of one
-            model say different things for the same day, or name different currencies. `what` names the line.
+        BadFile: not UTF-8, a required column or value is missing, a value is invalid or out of range, or two rows of a
+            model overlap or have different currencies. `what` names the line.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines)
-            missing = [name for name in _NEEDED if name not in (reader.fieldnames or ())]
+            missing = [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
                 raise BadFile(msg("{name} has no column “{missing}”.", name=path.name, missing=missing[0]), _NEXT_STEP)
-            found = [_entry(row, f"{path.name}, line {reader.line_num}") for row in reader]
+            entries = [_parse_row(row, f"{path.name}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise BadFile(msg("{name} cannot be read: {exc}.", name=path.name, exc=exc), _NEXT_STEP) from exc
-    check_together(found)
-    return found
+        raise BadFile(msg("{name} cannot be read: {reason}.", name=path.name, reason=exc), _NEXT_STEP) from exc
+    check_consistency(entries)
+    return entries
 
 
-def check_together(entries: Iterable[PriceEntry]) -> None:
-    """See that no day has two amounts for one use of a model, and no model two currencies.
+def check_consistency(entries: Iterable[PriceEntry]) -> None:
+    """Check that amounts for the same use do not overlap, and that each model has one currency.
 
     Raises:
-        BadFile: it has; `what` names both rows.
+        BadFile: they do; `what` names both rows.
     """
     ordered = sorted(entries, key=lambda e: (e.provider, e.model, e.what, e.valid_from or date.min))
-    for _, same in groupby(ordered, key=lambda e: (e.provider, e.model, e.what)):
-        rows = list(same)
-        for one, other in pairwise(rows):
-            if one.valid_until is None or other.valid_from is None or other.valid_from <= one.valid_until:
+    for _, group in groupby(ordered, key=lambda e: (e.provider, e.model, e.what)):
+        rows = list(group)
+        for earlier, later in pairwise(rows):
+            if earlier.valid_until is None or later.valid_from is None or later.valid_from <= earlier.valid_until:
                 raise BadFile(
                     msg(
-                        "{where} and {other} give two amounts of “{what}” for {model} at the same time.",
-                        where=one.where,
-                        other=other.where,
-                        what=one.what,
-                        model=one.model,
+                        "{where} and {other_where} give two amounts of “{what}” for {model} at the same time.",
+                        where=earlier.where,
+                        other_where=later.where,
+                        what=earlier.what,
+                        model=earlier.model,
                     ),
                     _NEXT_STEP,
                 )
-    for _, all_of in groupby(ordered, key=lambda e: (e.provider, e.model)):
-        money = [e for e in all_of if e.amount is not None and e.what != "batch_factor"]
-        for entry in money:
-            if entry.currency != money[0].currency:
+    for _, group in groupby(ordered, key=lambda e: (e.provider, e.model)):
+        priced = [e for e in group if e.amount is not None and e.what != "batch_factor"]
+        for entry in priced:
+            if entry.currency != priced[0].currency:
                 raise BadFile(
                     msg(
-                        "{where} and {other} price {model} in {currency} and in {other_currency}.",
-                        where=money[0].where,
-                        other=entry.where,
+                        "{where} and {other_where} price {model} in {currency} and in {other_currency}.",
+                        where=priced[0].where,
+                        other_where=entry.where,
                         model=entry.model,
-                        currency=money[0].currency,
+                        currency=priced[0].currency,
                         other_currency=entry.currency,
                     ),
                     _NEXT_STEP,
                 )
 
 
-def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
-    """An amount as a person writes it, per million tokens or per hour, or as a factor.
+def parse_amount(text: str, what: str, unit: str, where: str) -> Decimal:
+    """Parse an amount: per million tokens or characters, per hour, or a factor. `ktok` is converted to `mtok`.
 
     Raises:
-        BadFile: it is not a number, negative, or too large to be meant.
+        BadFile: not a number, negative, or above `max_amount`.
     """
     try:
         amount = Decimal(text)
@@ -147,26 +147,26 @@ def amount_in(text: str, what: str, unit: str, where: str) -> Decimal:
         ) from exc
     if not amount.is_finite() or amount < 0:
         raise BadFile(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text), _NEXT_STEP)
-    if amount > most_of(what, unit):
+    if amount > max_amount(what, unit):
         raise BadFile(
-            msg("{where}: “{text}” in “amount” is far above any known price; check the unit.", where=where, text=text),
+            msg("{where}: “{text}” in “amount” is far above any known price. Check the unit.", where=where, text=text),
             _NEXT_STEP,
         )
     return amount * 1_000 if unit == "ktok" else amount
 
 
-def most_of(what: str, unit: str) -> Decimal:
-    """The largest amount that is taken for a price, in `unit`."""
-    most = {"hosting_hour": MOST_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MOST_PER_MTOK)
-    return most / 1_000 if unit == "ktok" else most
+def max_amount(what: str, unit: str) -> Decimal:
+    """The largest accepted amount, in `unit`."""
+    limit = {"hosting_hour": MAX_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MAX_PER_MTOK)
+    return limit / 1_000 if unit == "ktok" else limit
 
 
-def _entry(row: dict[str, str | None], where: str) -> PriceEntry:
-    text = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-    what, unit = text["what"], text["unit"]
+def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
+    values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+    what, unit = values["what"], values["unit"]
     optional = ("amount", "currency", "unit") if what == "use" else ("currency",) if what == "batch_factor" else ()
-    for name in _NEEDED:
-        if not text[name] and name not in optional:
+    for name in _REQUIRED_COLUMNS:
+        if not values[name] and name not in optional:
             raise BadFile(msg("{where}: “{name}” is empty.", where=where, name=name), _NEXT_STEP)
     if what not in USES:
         raise BadFile(
@@ -177,40 +177,44 @@ def _entry(row: dict[str, str | None], where: str) -> PriceEntry:
         raise BadFile(
             msg("{where}: “{what}” is not priced per “{unit}”.", where=where, what=what, unit=unit), _NEXT_STEP
         )
-    if text["currency"] and not re.fullmatch(r"[A-Z]{3}", text["currency"]):
+    if values["currency"] and not re.fullmatch(r"[A-Z]{3}", values["currency"]):
         raise BadFile(
-            msg("{where}: “{currency}” in “currency” is not a code like USD.", where=where, currency=text["currency"]),
+            msg(
+                "{where}: “{currency}” in “currency” is not a code like USD.", where=where, currency=values["currency"]
+            ),
             _NEXT_STEP,
         )
-    days = {name: _day(text, name, where) for name in ("checked", "valid_from", "valid_until")}
-    assert days["checked"] is not None  # just seen that it is not empty
-    if days["valid_from"] and days["valid_until"] and days["valid_from"] > days["valid_until"]:
+    dates = {name: _parse_date(values, name, where) for name in ("checked", "valid_from", "valid_until")}
+    assert dates["checked"] is not None  # checked above
+    if dates["valid_from"] and dates["valid_until"] and dates["valid_from"] > dates["valid_until"]:
         raise BadFile(msg("{where}: “valid_from” is after “valid_until”.", where=where), _NEXT_STEP)
-    if what == "use" and (text["amount"] or days["valid_until"] is None):
+    if what == "use" and (values["amount"] or dates["valid_until"] is None):
         raise BadFile(msg("{where}: “use” needs a last day in “valid_until” and no amount.", where=where), _NEXT_STEP)
     return PriceEntry(
-        model=text["model"],
-        provider=text["provider"],
+        model=values["model"],
+        provider=values["provider"],
         what=what,
-        amount=None if what == "use" else amount_in(text["amount"], what, unit, where),
-        currency=text["currency"] or "USD",
-        source=text["source"],
-        checked=days["checked"],
-        base_model=text.get("base_model") or None,
-        valid_from=days["valid_from"],
-        valid_until=days["valid_until"],
-        note=text.get("note", ""),
+        amount=None if what == "use" else parse_amount(values["amount"], what, unit, where),
+        currency=values["currency"] or "USD",
+        source=values["source"],
+        checked=dates["checked"],
+        base_model=values.get("base_model") or None,
+        valid_from=dates["valid_from"],
+        valid_until=dates["valid_until"],
+        note=values.get("note", ""),
         where=where,
     )
 
 
-def _day(text: dict[str, str], name: str, where: str) -> date | None:
-    if not (value := text.get(name, "")):
+def _parse_date(values: dict[str, str], name: str, where: str) -> date | None:
+    if not (text_value := values.get(name, "")):
         return None
     try:
-        return date.fromisoformat(value)
+        return date.fromisoformat(text_value)
     except ValueError as exc:
         raise BadFile(
-            msg("{where}: “{value}” in “{name}” is not a date like 2026-11-21.", where=where, value=value, name=name),
+            msg(
+                "{where}: “{text}” in “{name}” is not a date like 2026-11-21.", where=where, text=text_value, name=name
+            ),
             _NEXT_STEP,
         ) from exc

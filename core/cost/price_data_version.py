@@ -1,7 +1,6 @@
-"""Which edition of genai-prices' data is in use: the packaged one, or a newer one that somebody has fetched.
+"""The version of the genai-prices data in use: the packaged one, or a newer one that a user has fetched.
 
-What was fetched lies in the home folder, so that every process of the studio reads it, after a restart too. Nothing is
-fetched unless a person asks.
+Fetched data is stored in the home folder, for all processes and after restarts. Nothing is fetched automatically.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ if TYPE_CHECKING:
     from genai_prices.types import Provider
 
 PACKAGED = date(2026, 11, 10)
-"""The day genai-prices 0.2.3 was uploaded to PyPI. The least version we accept, so a newer one is only fresher."""
+"""The day genai-prices 0.2.3 was uploaded to PyPI, which is the minimum version required."""
 
 URL = "https://raw.githubusercontent.com/pydantic/genai-prices/refs/heads/main/prices/new_data/v2/data.json"
-"""genai-prices' own DEFAULT_UPDATE_URL; given here so that a test can name another."""
+"""The same as DEFAULT_UPDATE_URL of genai-prices; defined here so that tests can change it."""
 
 FILE = "genai-prices.json"
-"""In FABULA_HOME: what was fetched last, as it came; the file's time is when."""
+"""The last fetched data in FABULA_HOME, unchanged; its modification time is the time of the fetch."""
 
-_NEEDED = "openai"  # an edition without it would turn most prices into "unknown": something else has answered
+_REQUIRED_PROVIDER = "openai"  # data without this provider is not valid price data
 _TIMEOUT_S = 10.0
-_one_at_a_time = threading.Lock()
+_fetch_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class PriceDataVersion:
-    """Price data of one day. `fetched` is when it came from the network (UTC); None: it came with the package."""
+    """Price data of one day. `fetched`: when it was downloaded (UTC); None: packaged data."""
 
     source: str
     day: date
@@ -49,99 +48,101 @@ class PriceDataVersion:
 
 
 def current(home: Path | None) -> PriceDataVersion:
-    """What prices are read from now: what any process of this home has fetched last, else the package."""
-    found = None
+    """The data in use: the last fetched data in this home if it is newer, otherwise the packaged data."""
+    fetched = None
     if home is not None:
         path = home / FILE
         try:
-            seen = path.stat()
+            stat = path.stat()
         except OSError:
             return _packaged()
-        found = _kept(str(path), seen.st_mtime_ns, seen.st_size)
-    return found if found is not None and found.day >= PACKAGED else _packaged()
+        fetched = _load_file(str(path), stat.st_mtime_ns, stat.st_size)
+    return fetched if fetched is not None and fetched.day >= PACKAGED else _packaged()
 
 
 def fetch(actor: Actor, now: datetime, home: Path) -> PriceDataVersion:
-    """Fetch the newest data, and have every process of this home use it from now on.
+    """Fetch the newest data for all processes of this home. If this fails, the data in use does not change.
 
-    Takes 10 seconds at most. When it fails, what is in use stays.
+    Takes at most about 10 seconds.
 
     Raises:
-        Refused: the actor may only look.
-        FabulaError: offline, what came is no price data, or it cannot be kept; `what` says why.
+        Refused: the actor is a viewer.
+        FabulaError: offline, invalid data, or it can't be saved; `what` gives the reason.
     """
-    _may(actor)
-    with _one_at_a_time:
+    _require_editor(actor)
+    with _fetch_lock:
         try:
-            data = _asked_for()
-            _read(data)
+            data = _download()
+            _parse(data)
             home.mkdir(parents=True, exist_ok=True)
             part = home / f"{FILE}.{os.getpid()}.part"
             part.write_bytes(data)
             os.utime(part, (now.timestamp(), now.timestamp()))
             part.replace(home / FILE)
-        except Exception as exc:  # httpx2's and pydantic's errors, and what malformed data makes the library raise
+        except Exception as exc:  # errors of httpx2 and pydantic, and any error of the library on malformed data
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             raise FabulaError(
                 msg("Couldn't fetch newer prices: {reason}.", reason=reason),
-                msg("The prices of {day} stay in use. Try again later.", day=current(home).day),
+                msg("The prices of {day} remain in use. Try again later.", day=current(home).day),
             ) from exc
     return current(home)
 
 
-def forget(actor: Actor, home: Path) -> None:
-    """Go back to the packaged data.
+def use_packaged(actor: Actor, home: Path) -> None:
+    """Delete the fetched data and use the packaged data again.
 
     Raises:
-        Refused: the actor may only look.
+        Refused: the actor is a viewer.
     """
-    _may(actor)
+    _require_editor(actor)
     (home / FILE).unlink(missing_ok=True)
 
 
-def _may(actor: Actor) -> None:
+def _require_editor(actor: Actor) -> None:
     if actor.role == "viewer":
         raise Refused(msg("Viewers cannot fetch prices."), msg("Ask an editor to do it."))
 
 
-def _asked_for() -> bytes:
+def _download() -> bytes:
     import httpx2  # the library's own client
 
-    answer = httpx2.get(URL, timeout=_TIMEOUT_S)
-    answer.raise_for_status()
-    return bytes(answer.content)
+    response = httpx2.get(URL, timeout=_TIMEOUT_S)
+    response.raise_for_status()
+    return bytes(response.content)
 
 
-def _read(data: bytes) -> dict[str, Provider]:
-    """The data by provider, as genai-prices' own updater reads it (it has no public way to read a file).
+def _parse(data: bytes) -> dict[str, Provider]:
+    """Parse the data like the updater of genai-prices, which has no public function for this.
 
     Raises:
-        ValueError: it is something else; also as pydantic's own error.
+        ValueError: not price data; includes pydantic's errors.
     """
     from genai_prices.types import _providers_from_raw
 
     raw = json.loads(data)
     if not isinstance(raw, list):
-        raise ValueError("it is no list of providers")
-    providers = {one.id: one for one in _providers_from_raw(raw)}
-    if _NEEDED not in providers:
-        raise ValueError("there are no prices in it")
+        raise ValueError("it is not a list of providers")
+    providers = {provider.id: provider for provider in _providers_from_raw(raw)}
+    if _REQUIRED_PROVIDER not in providers:
+        raise ValueError("it contains no prices")
     return providers
 
 
 @lru_cache(maxsize=2)
-def _kept(path: str, time_ns: int, size: int) -> PriceDataVersion | None:
-    """What lies in the file, of that time and size; None when it is not to be read, or no price data."""
+def _load_file(path: str, time_ns: int, size: int) -> PriceDataVersion | None:
+    """Load the fetched data; None: unreadable or invalid. Time and size are part of the cache key."""
     try:
-        providers = _read(Path(path).read_bytes())
-    except Exception:  # a file that somebody has changed by hand must not take the packaged prices away
+        providers = _parse(Path(path).read_bytes())
+    except Exception:  # a damaged file must not break the packaged prices
         return None
-    at = datetime.fromtimestamp(time_ns / 1e9, UTC)
-    return PriceDataVersion("genai-prices", at.date(), providers, at)
+    fetched_at = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    return PriceDataVersion("genai-prices", fetched_at.date(), providers, fetched_at)
 
 
 @cache
 def _packaged() -> PriceDataVersion:
-    from genai_prices.data import providers  # 1.6 MB of literals, a quarter of a second: only when asked
+    from genai_prices.data import providers  # imported here: 1.6 MB of literals take a quarter of a second
 
-    return PriceDataVersion(f"genai-prices {version('genai-prices')}", PACKAGED, {one.id: one for one in providers})
+    return PriceDataVersion(
+        f"genai-prices {version('genai-prices')}", PACKAGED, {provider.id: provider for provider in providers}
+    )

@@ -1,4 +1,4 @@
-"""From amounts, one a row, to prices, one a model, as of one day."""
+"""Merges amounts (one per row) into prices (one per model), as of one day."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from core.cost.price_csv import ANY, PriceEntry
 from core.cost.prices import Price, tuned_base
 
 Key = tuple[str, str]
-"""(provider, model): how a row of the book is named."""
+"""(provider, model)."""
 
 _FIELDS = {
     "input": "input_per_mtok",
@@ -23,7 +23,7 @@ _FIELDS = {
     "batch_output": "batch_output_per_mtok",
     "speech": "speech_per_mchar",
 }
-_SPEAKS = (
+_PRIMARY_ORDER = (
     "output",
     "input",
     "training",
@@ -38,12 +38,12 @@ _SPEAKS = (
 
 @dataclass(frozen=True, slots=True)
 class MergedPrices:
-    """What a set of rows says on one day.
+    """The prices from a set of rows on one day.
 
     Attributes:
-        prices: one for each model, in order of first appearance.
-        last_days: last day on which a model can be used, also of models whose price stands elsewhere.
-        batch_factors: provider or (provider, model) → what a batch costs of the live price.
+        prices: one per model, in order of first appearance.
+        last_days: last day on which a model can be used, also for models without a price here.
+        batch_factors: (provider, model or `*`) → batch price / live price.
     """
 
     prices: tuple[Price, ...]
@@ -52,46 +52,46 @@ class MergedPrices:
 
 
 def merge(entries: Iterable[PriceEntry], today: date, *, own: bool = False) -> MergedPrices:
-    """The price of every model on `today`. Amounts that are no longer valid stay until newer ones follow them.
+    """The price of every model on `today`. Expired amounts are used until a newer one is valid.
 
     Args:
-        own: a person of this studio has set them.
+        own: these are custom prices.
     """
     models: dict[Key, list[PriceEntry]] = {}
     for entry in entries:
         models.setdefault((entry.provider, entry.model), []).append(entry)
     prices, last_days, factors = list[Price](), dict[Key, date](), dict[Key, Decimal]()
     for key, rows in models.items():
-        now = _now(rows, today)
-        use, factor = now.get("use"), now.get("batch_factor")
+        current = _rows_on(rows, today)
+        use, factor = current.get("use"), current.get("batch_factor")
         if use is not None and use.valid_until is not None:
             last_days[key] = use.valid_until
         if factor is not None and factor.amount is not None:
             factors[key] = factor.amount
-        if key[1] != ANY and any(what in now for what in _FIELDS):
-            prices.append(_price(key, now, last_days.get(key), own))
+        if key[1] != ANY and any(what in current for what in _FIELDS):
+            prices.append(_price(key, current, last_days.get(key), own))
     return MergedPrices(tuple(prices), last_days, factors)
 
 
-def with_overrides(own: Price, known: Price | None) -> Price:
-    """A price with the amounts that a person has set in place of the known ones.
+def with_overrides(own: Price, listed: Price | None) -> Price:
+    """The listed price with custom amounts in place of the listed ones.
 
-    Amounts in another currency than the known ones stand alone: two currencies never meet in one price.
+    If the currencies differ, only the custom amounts are used, because a price has one currency.
     """
-    if known is None or known.currency != own.currency:
-        return own if known is None else replace(own, valid_until=own.valid_until or known.valid_until)
-    set_by_hand = {name: amount for name in _FIELDS.values() if (amount := getattr(own, name)) is not None}
-    long_prompts = () if {"input_per_mtok", "output_per_mtok"} & set_by_hand.keys() else known.tiers
+    if listed is None or listed.currency != own.currency:
+        return own if listed is None else replace(own, valid_until=own.valid_until or listed.valid_until)
+    overrides = {name: amount for name in _FIELDS.values() if (amount := getattr(own, name)) is not None}
+    tiers = () if {"input_per_mtok", "output_per_mtok"} & overrides.keys() else listed.tiers
     return replace(
-        known, **set_by_hand, own=True, tiers=long_prompts, source=own.source, note=own.note or known.note,
+        listed, **overrides, own=True, tiers=tiers, source=own.source, note=own.note or listed.note,
         price_until=own.price_until,
     )  # fmt: skip
 
 
 def with_batch(price: Price, factors: Mapping[Key, Decimal]) -> Price:
-    """The price with what a batch costs, where a factor is known and no amounts are.
+    """The price with batch amounts computed from a factor, if no batch amounts are known.
 
-    A factor for all models of a provider does not speak of tuned ones: they may have no batches, or at other prices.
+    A provider-wide factor does not apply to tuned models, which may have no batches or other prices.
     """
     if price.batch_input_per_mtok is not None or price.batch_output_per_mtok is not None:
         return price
@@ -107,22 +107,22 @@ def with_batch(price: Price, factors: Mapping[Key, Decimal]) -> Price:
     )
 
 
-def _now(rows: Sequence[PriceEntry], today: date) -> dict[str, PriceEntry]:
-    """For each use the row of today; where there is none, the one that ended last. A row of the future waits."""
-    found: dict[str, PriceEntry] = {}
+def _rows_on(rows: Sequence[PriceEntry], day: date) -> dict[str, PriceEntry]:
+    """The row valid on `day` for each use, otherwise the one that expired last. Future rows are ignored."""
+    by_use: dict[str, PriceEntry] = {}
     for row in sorted(rows, key=lambda entry: entry.valid_from or date.min):
-        if row.valid_from is None or row.valid_from <= today:
-            found[row.what] = row
-    return found
+        if row.valid_from is None or row.valid_from <= day:
+            by_use[row.what] = row
+    return by_use
 
 
-def _price(key: Key, now: dict[str, PriceEntry], last_day: date | None, own: bool) -> Price:
-    speaker = next(now[what] for what in _SPEAKS if what in now)
-    amounts = {field: now[what].amount for what, field in _FIELDS.items() if what in now}
-    ends = [row.valid_until for what in ("input", "output") if (row := now.get(what)) is not None]
-    training = now.get("training")
-    base = next((row.base_model for row in now.values() if row.base_model), None)
-    notes = dict.fromkeys(row.note for row in now.values() if row.note)
+def _price(key: Key, current: dict[str, PriceEntry], last_day: date | None, own: bool) -> Price:
+    primary = next(current[what] for what in _PRIMARY_ORDER if what in current)
+    amounts = {field: current[what].amount for what, field in _FIELDS.items() if what in current}
+    last_price_days = [row.valid_until for what in ("input", "output") if (row := current.get(what)) is not None]
+    training = current.get("training")
+    base = next((row.base_model for row in current.values() if row.base_model), None)
+    notes = dict.fromkeys(row.note for row in current.values() if row.note)
     return Price(
         model=key[1],
         provider=key[0],
@@ -130,11 +130,11 @@ def _price(key: Key, now: dict[str, PriceEntry], last_day: date | None, own: boo
         output_per_mtok=amounts.get("output_per_mtok"),
         training_per_mtok=amounts.get("training_per_mtok"),
         base_model=base or tuned_base(key[1]),
-        currency=speaker.currency,
-        source=speaker.source,
-        checked=min(row.checked for what, row in now.items() if what in _FIELDS),
+        currency=primary.currency,
+        source=primary.source,
+        checked=min(row.checked for what, row in current.items() if what in _FIELDS),
         valid_until=last_day,
-        price_until=min((day for day in ends if day is not None), default=None),
+        price_until=min((day for day in last_price_days if day is not None), default=None),
         training_until=training.valid_until if training is not None else None,
         cached_input_per_mtok=amounts.get("cached_input_per_mtok"),
         batch_input_per_mtok=amounts.get("batch_input_per_mtok"),

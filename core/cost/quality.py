@@ -1,4 +1,4 @@
-"""How good a model was found, beside what a story of it costs: blind votes and evaluations, as far as there are any."""
+"""The quality of models (blind votes and evaluations) together with the cost of a story."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Kind = Literal["votes", "evaluation"]
 Model = tuple[str, str]
 """(provider, model)"""
 
-_MEASURES = ("accuracy", "overlap")  # of an evaluation: of labels, of texts; 0 to 1, more is better
-_NEWEST = 10_000  # rounds and calls looked at: older ones say little about what a model is now
+_MEASURES = ("accuracy", "overlap")  # evaluation metrics: labels, texts; 0 to 1, higher is better
+_MAX_ROWS = 10_000  # newest rounds and evaluations that count
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,11 @@ class Quality:
     """One model's quality by one measure.
 
     Attributes:
-        kind: `votes`: share of the blind rounds with it that it won; `evaluation`: share of right labels, or how near
-            texts come to the expected ones (`measure` names it).
-        share, low, high: 0 to 1, with its 95 % interval.
-        n: rounds, or examples.
-        cost_usd: what a story of it costs on average; None where that is not known.
+        kind: `votes`: share of its blind rounds that it won; `evaluation`: share of correct labels, or similarity to
+            the expected texts (see `measure`).
+        share, low, high: 0 to 1, with the 95 % interval.
+        n: number of rounds or examples.
+        cost_usd: average cost of a story in US dollars; None: not known.
     """
 
     provider: str
@@ -49,7 +49,7 @@ class Quality:
 
     @property
     def usd_per_preferred(self) -> Decimal | None:
-        """What a story that wins its round costs: as many stories as it takes to win one. None: unknown, or no win."""
+        """Cost per winning story: cost per story / win share. None: unknown, or no wins."""
         if self.kind != "votes" or self.cost_usd is None or not self.share:
             return None
         return self.cost_usd / Decimal(str(self.share))
@@ -57,9 +57,11 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The best model by one measure. `rivals` are those whose 95 % interval overlaps the leader's: no clear winner.
+    """The best model by one measure.
 
-    `compared`: how many models were measured in this way; with one there is nothing to be best of.
+    Attributes:
+        rivals: models whose 95 % interval overlaps the leader's, so there is no clear winner.
+        compared: number of models with this measure.
     """
 
     best: Quality
@@ -68,65 +70,67 @@ class Leader:
 
     @property
     def clear(self) -> bool:
-        """Whether the difference to every other model is larger than chance explains."""
+        """Whether the leader is significantly better than all other models."""
         return self.compared > 1 and not self.rivals
 
 
-def leader(found: Sequence[Quality]) -> Leader | None:
-    """The best of the models that share the first one's kind and measure; None where nothing was measured.
+def leader(measured: Sequence[Quality]) -> Leader | None:
+    """The best of the models with the same kind and measure as the first one; None: nothing was measured.
 
-    Two models differ clearly where their 95 % intervals do not overlap, a stricter rule than a test at 5 %.
+    Two models differ clearly if their 95 % intervals do not overlap, which is stricter than a test at 5 %.
     """
-    if not found:
+    if not measured:
         return None
-    alike = [one for one in found if (one.kind, one.measure) == (found[0].kind, found[0].measure)]
-    best = max(alike, key=lambda one: one.share)
-    rivals = tuple(one for one in alike if one is not best and one.high >= best.low)
-    return Leader(best, rivals, len(alike))
+    candidates = [
+        quality for quality in measured if (quality.kind, quality.measure) == (measured[0].kind, measured[0].measure)
+    ]
+    best = max(candidates, key=lambda quality: quality.share)
+    rivals = tuple(quality for quality in candidates if quality is not best and quality.high >= best.low)
+    return Leader(best, rivals, len(candidates))
 
 
 def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None) -> list[Quality]:
-    """Every model that was voted on or evaluated: those with votes first, the best first.
+    """All models with votes or evaluations: votes first, then best first.
 
     Args:
-        machine: what an hour of this machine costs; a story of the engine costs its machine time. None: unknown.
+        machine: for the cost of engine stories; None: unknown.
     """
-    each = _cost_of_a_story(store, book, machine)
-    found = [*_by_votes(store, each), *_by_evaluations(store, each)]
-    return sorted(found, key=lambda q: (q.kind != "votes", -q.share, q.model))
+    cost_per_story = _cost_per_story(store, book, machine)
+    result = [*_by_votes(store, cost_per_story), *_by_evaluations(store, cost_per_story)]
+    return sorted(result, key=lambda q: (q.kind != "votes", -q.share, q.model))
 
 
 def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
-    """(rounds, wins) of every model that was in a blind round with another model; one without a winner nobody won.
+    """(rounds, wins) of every model in blind rounds with other models. Rounds without a winner count as no win.
 
-    What was written counts also after the story was taken out of the library.
+    Stories that were deleted from the library still count.
     """
-    query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_NEWEST)
+    query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_MAX_ROWS)
     with store.reading() as session:
         votes = session.execute(query).all()
         ids = {story for order, _ in votes for story in order}
         models: dict[str, Model] = {}
-        for some in in_chunks(sorted(ids)):
-            rows = session.execute(select(Story.id, Story.provider, Story.model).where(Story.id.in_(some)))
+        for chunk in in_chunks(sorted(ids)):
+            rows = session.execute(select(Story.id, Story.provider, Story.model).where(Story.id.in_(chunk)))
             models.update({key: (provider, model) for key, provider, model in rows})
-    found: dict[Model, tuple[int, int]] = {}
+    result: dict[Model, tuple[int, int]] = {}
     for order, winner in votes:
-        there = {models[story] for story in order if story in models}
-        for model in there if len(there) > 1 else ():
-            rounds, wins = found.get(model, (0, 0))
-            found[model] = (rounds + 1, wins + (models.get(winner or "") == model))
-    return found
+        models_in_round = {models[story] for story in order if story in models}
+        for model in models_in_round if len(models_in_round) > 1 else ():
+            rounds, wins = result.get(model, (0, 0))
+            result[model] = (rounds + 1, wins + (models.get(winner or "") == model))
+    return result
 
 
-def _by_votes(store: Store, each: dict[Model, Decimal | None]) -> Iterable[Quality]:
+def _by_votes(store: Store, cost_per_story: dict[Model, Decimal | None]) -> Iterable[Quality]:
     for model, (rounds, wins) in blind_rounds(store).items():
         low, high = wilson(wins, rounds)
-        yield Quality(*model, "votes", "votes", wins / rounds, low, high, rounds, each.get(model))
+        yield Quality(*model, "votes", "votes", wins / rounds, low, high, rounds, cost_per_story.get(model))
 
 
-def _by_evaluations(store: Store, each: dict[Model, Decimal | None]) -> Iterable[Quality]:
-    """The newest finished evaluation of each model that has a measure from 0 to 1."""
-    query = select(Evaluation).where(Evaluation.state == "done").order_by(Evaluation.created_at.desc()).limit(_NEWEST)
+def _by_evaluations(store: Store, cost_per_story: dict[Model, Decimal | None]) -> Iterable[Quality]:
+    """The newest finished evaluation of each model, if it has a measure from 0 to 1."""
+    query = select(Evaluation).where(Evaluation.state == "done").order_by(Evaluation.created_at.desc()).limit(_MAX_ROWS)
     with store.reading() as session:
         rows = session.scalars(query).all()
     seen: set[Model] = set()
@@ -135,21 +139,21 @@ def _by_evaluations(store: Store, each: dict[Model, Decimal | None]) -> Iterable
         if measured is None or (row.provider, row.model) in seen:
             continue
         seen.add((row.provider, row.model))
-        cost = each.get((row.provider, row.model))
-        yield Quality(row.provider, row.model, "evaluation", *measured, cost)
+        cost_usd = cost_per_story.get((row.provider, row.model))
+        yield Quality(row.provider, row.model, "evaluation", *measured, cost_usd)
 
 
 def _measure(metrics: dict[str, Any] | None) -> tuple[str, float, float, float, int] | None:
-    """Name, value, both ends of its interval, and rows, as `core.training`'s evaluations write them down."""
+    """Name, value, interval and number of rows of the first available measure (see `core.training`)."""
     for name in _MEASURES:
-        found = (metrics or {}).get(name)
-        if isinstance(found, dict) and 0 <= found["low"] <= found["value"] <= found["high"] <= 1:
-            return name, found["value"], found["low"], found["high"], found["n"]
+        interval = (metrics or {}).get(name)
+        if isinstance(interval, dict) and 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1:
+            return name, interval["value"], interval["low"], interval["high"], interval["n"]
     return None
 
 
-def _cost_of_a_story(store: Store, book: PriceBook, machine: MachineTime | None) -> dict[Model, Decimal | None]:
-    """The average call of each model that wrote: by what was paid, or else its average tokens at today's price."""
+def _cost_per_story(store: Store, book: PriceBook, machine: MachineTime | None) -> dict[Model, Decimal | None]:
+    """Average cost per call by model: what was paid, otherwise average tokens at today's price."""
     query = (
         select(
             Spend.provider, Spend.model, Spend.cost_usd, func.count(), func.sum(Spend.prompt_tokens),
@@ -170,9 +174,9 @@ def _average(
 ) -> Decimal | None:
     if key[0] == ENGINE:
         return None if machine is None else _machine_time(machine, groups)
-    known = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
-    if known:
-        return sum((cost * calls for cost, calls in known), Decimal(0)) / sum(calls for _, calls in known)
+    known_costs = [(cost, calls) for cost, calls, _, _ in groups if cost is not None]
+    if known_costs:
+        return sum((cost * calls for cost, calls in known_costs), Decimal(0)) / sum(calls for _, calls in known_costs)
     price, calls = book.find(*key), sum(calls for _, calls, _, _ in groups)
     if price is None or price.currency != "USD" or not calls:
         return None
@@ -181,6 +185,6 @@ def _average(
 
 
 def _machine_time(machine: MachineTime, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
-    """US dollars of this machine's time for an average story; None where it is unknown or in another currency."""
-    calls, written = sum(g[1] for g in groups), sum(g[3] for g in groups)
-    return machine.call(written // calls) if calls and machine.currency == USD else None
+    """Machine time of an average story in US dollars; None: unknown or in another currency."""
+    calls, completion_tokens = sum(g[1] for g in groups), sum(g[3] for g in groups)
+    return machine.call(completion_tokens // calls) if calls and machine.currency == USD else None

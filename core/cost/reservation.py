@@ -1,5 +1,5 @@
-"""The money of one request that is sent on its own (a preview, an answer of an evaluation, a text read aloud):
-reserved before it is sent, and settled when it is known what it cost."""
+"""Reserves the cost of a single request (a preview, an evaluation answer, speech) before it is sent, and settles it
+afterwards."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ T = TypeVar("T")
 
 
 class Reservation:
-    """One line of the spend ledger, for one try of one request.
+    """A spend ledger entry for one attempt of one request.
 
     Args:
-        worst_usd: what it can cost at most; None: the price is unknown, which budgets refuse.
+        worst_usd: worst-case cost; None: the price is unknown, which budgets reject.
 
     Raises:
-        OverBudget: it would go over a budget; nothing is written.
-        StorageFull: the database cannot be written; nothing may be sent.
+        OverBudget: it would exceed a budget; nothing is written.
+        StorageFull: the database can't be written; the request must not be sent.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Reservation:
         worst_usd: Decimal | None,
     ) -> None:
         self._store = store
-        self._line: dict[str, Any] = {
+        self._values: dict[str, Any] = {
             "actor": actor.id, "page": page, "provider": provider, "model": model, "reference": reference,
             "estimated_usd": worst_usd,
         }  # fmt: skip
@@ -56,38 +56,40 @@ class Reservation:
             )  # fmt: skip
 
     def call(self, request: Callable[[], T]) -> T:
-        """`request()`, one try. Where it fails, the reservation ends: see `failed`."""
+        """Call `request()` once. If it raises, the reservation ends; see `failed`."""
         try:
             return request()
         except BaseException as exc:
-            with suppress(StorageFull):  # it is in a rescue file, and the error that is raised matters more
+            with suppress(StorageFull):  # saved in a rescue file; the original error is more important
                 self.failed(exc)
             raise
 
     def failed(self, error: BaseException) -> None:
-        """Give the reservation back where the request was refused or never arrived; else its cost is unknown, and its
-        worst case counts (`spend.cost_usd` None, `estimated_usd` stays).
+        """End the reservation of a failed request.
+
+        If the request was rejected or never arrived, the entry is deleted. Otherwise its cost is unknown and its worst
+        case counts (`cost_usd` None, `estimated_usd` unchanged).
 
         Raises:
-            StorageFull: it could not be written; the line is in a rescue file.
+            StorageFull: the database can't be written; the entry is in a rescue file.
         """
         if getattr(error, "may_be_billed", not isinstance(error, FabulaError)):
             self.settle(None, None, None)
             return
-        entry = {"kind": "spend", "spend": self.entry(0, 0, Decimal(0))}
+        entry = {"kind": "spend", "spend": self.rescue_entry(0, 0, Decimal(0))}
         rescue_files.write_or_rescue(
             self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry
         )
 
     def settle(self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None) -> None:
-        """What it really took.
+        """Record the actual tokens and cost.
 
         Raises:
-            StorageFull: it could not be written; the line is in a rescue file.
+            StorageFull: the database can't be written; the entry is in a rescue file.
         """
-        used = (prompt_tokens, completion_tokens, cost_usd)
-        entry = {"kind": "spend", "spend": self.entry(*used)}
-        rescue_files.write_or_rescue(self._store, lambda session: self.settle_in(session, *used), entry)
+        usage = (prompt_tokens, completion_tokens, cost_usd)
+        entry = {"kind": "spend", "spend": self.rescue_entry(*usage)}
+        rescue_files.write_or_rescue(self._store, lambda session: self.settle_in(session, *usage), entry)
 
     def settle_in(
         self,
@@ -96,14 +98,14 @@ class Reservation:
         completion_tokens: int | None,
         cost_usd: Decimal | None,
     ) -> None:
-        """`settle`, in the caller's transaction."""
+        """Like `settle`, in the caller's transaction."""
         spend.settle(
             session, self._id, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd
         )
 
-    def entry(
+    def rescue_entry(
         self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None
     ) -> dict[str, Any]:
-        """The line as a rescue file has it (see `core.recovery`)."""
-        used = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
-        return {"id": self._id, **self._line, **used}
+        """The entry in the format of a rescue file (see `core.recovery`)."""
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
+        return {"id": self._id, **self._values, **usage}

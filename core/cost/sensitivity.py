@@ -1,4 +1,4 @@
-"""Which inputs of a workload matter most: each a fifth less and a fifth more, all others as they are."""
+"""Sensitivity analysis of a workload: each input 20 % lower and 20 % higher, with all others unchanged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ INPUTS = ("requests_per_day", "prompt_tokens", "completion_tokens", "context_tok
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What happens to the outcome when one input is a fifth lower, and a fifth higher.
+    """The outcome with one input 20 % lower (`lower`) and 20 % higher (`higher`).
 
-    `lower` and `higher` are days until it pays back, or None: it never does. Where it does not pay back as things
-    are, they are the difference in cost per month between the two ways.
+    Days until break-even (None: never). If the unchanged workload does not break even, the difference in monthly cost
+    between the two options.
     """
 
     input: str
@@ -26,26 +26,26 @@ class Effect:
     higher: Decimal | None
 
 
-Both = Callable[[Workload], tuple[Costs, Costs]]
-"""Both ways of doing a workload: the one that has to pay back, and the other."""
+CostPair = Callable[[Workload], tuple[Costs, Costs]]
+"""Computes the costs of two options for a workload: the one with the higher initial cost, and the other."""
 
 
-def effects(workload: Workload, both: Both, most: int = 3) -> tuple[bool, list[Effect]]:
-    """The `most` inputs that move the outcome furthest; and whether the outcome is in days (or else money a month)."""
-    in_days = _meets(both(workload)).outcome == "at"
+def effects(workload: Workload, costs_of: CostPair, limit: int = 3) -> tuple[bool, list[Effect]]:
+    """The `limit` inputs with the largest effect, and whether outcomes are in days (otherwise money per month)."""
+    in_days = _break_even(costs_of(workload)).outcome == "at"
     measure = _days if in_days else _per_month
-    found = []
+    result = []
     for name in INPUTS:
         value = getattr(workload, name)
         if not value:
             continue
-        lower, higher = (measure(both(_with(workload, name, 1 + change))) for change in (-CHANGE, CHANGE))
+        lower, higher = (measure(costs_of(_scale_input(workload, name, 1 + change))) for change in (-CHANGE, CHANGE))
         if lower != higher:
-            found.append(Effect(name, lower, higher))
-    return in_days, sorted(found, key=_spread, reverse=True)[:most]
+            result.append(Effect(name, lower, higher))
+    return in_days, sorted(result, key=_spread, reverse=True)[:limit]
 
 
-def _with(workload: Workload, name: str, factor: Decimal) -> Workload:
+def _scale_input(workload: Workload, name: str, factor: Decimal) -> Workload:
     scaled: Any = getattr(workload, name) * factor
     if name == "cached_share":
         scaled = min(scaled, Decimal(1))
@@ -54,18 +54,18 @@ def _with(workload: Workload, name: str, factor: Decimal) -> Workload:
     return replace(workload, **{name: scaled})
 
 
-def _meets(costs: tuple[Costs, Costs]) -> BreakEven:
+def _break_even(costs: tuple[Costs, Costs]) -> BreakEven:
     return break_even(*costs)
 
 
 def _days(costs: tuple[Costs, Costs]) -> Decimal | None:
-    found = _meets(costs)
-    return Decimal(0) if found.outcome == "at_once" else found.days
+    result = _break_even(costs)
+    return Decimal(0) if result.outcome == "at_once" else result.days
 
 
 def _per_month(costs: tuple[Costs, Costs]) -> Decimal | None:
-    mine, theirs = costs[0].per_month, costs[1].per_month
-    return None if mine is None or theirs is None else mine - theirs
+    first, second = costs[0].per_month, costs[1].per_month
+    return None if first is None or second is None else first - second
 
 
 def _spread(effect: Effect) -> Decimal:

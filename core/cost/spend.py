@@ -1,5 +1,5 @@
-"""The spend ledger: every call that we make, for whom, and what it cost. The calls are written here; who reads how
-much was spent by day, person or run asks `core.cost.spend_history`."""
+"""The spend ledger: every call, its user and its cost. This module writes calls; for spending by day, person or run,
+see `core.cost.spend_history`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from core.db.store import Store
 from core.db.tables import Spend, utcnow
 
 Page = Literal["dataset", "training", "story", "comparison"]
-"""What a call was for: a data set, a training job, a story, or a job's models before and after."""
+"""The purpose of a call: a data set, a training job, a story, or a before/after comparison."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpendLine:
-    """What one model cost on one page. `cost_usd` sums what is known; `unknown` calls are not in it."""
+    """Spending of one model on one page. `cost_usd`: sum of the known costs; `unknown`: calls without one."""
 
     provider: str
     model: str
@@ -36,7 +36,7 @@ class SpendLine:
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What was spent since a point in time, in all and by model, dearest first."""
+    """Total spending since a point in time (UTC), and by model, highest cost first."""
 
     since: datetime
     calls: int
@@ -60,19 +60,19 @@ def record(
     counted_prompt_tokens: int | None = None,
     counted_completion_tokens: int | None = None,
 ) -> int:
-    """Write one call into the ledger, in the caller's transaction, and return its id.
+    """Add one call to the ledger, in the caller's transaction. Returns its id.
 
-    Before a call is sent, give the worst case as `cost_usd` and `settle` it afterwards; `reference` is the run, job
-    or story that it belongs to. A None cost stays "unknown" in every sum.
+    To reserve, pass the worst case as `cost_usd` without token counts before sending, and call `settle` afterwards.
 
     Args:
-        prompt_tokens, completion_tokens: as the provider reports them. Where it does not, our count stands in.
-        cost_usd: what it cost; or, without any token count, the worst case: a reservation, which budgets may refuse.
-        estimated_usd: what was expected; for a reservation, that is the worst case unless something else is given.
-        counted_prompt_tokens, counted_completion_tokens: by our own count; kept beside what the provider reports.
+        reference: the run, job or story that the call belongs to.
+        prompt_tokens, completion_tokens: reported by the provider; if None, the locally counted tokens are used.
+        cost_usd: the cost, or the worst case of a reservation; None: unknown, also in sums.
+        estimated_usd: the estimate; for a reservation, the worst case by default.
+        counted_prompt_tokens, counted_completion_tokens: counted locally, saved in addition.
 
     Raises:
-        OverBudget: the reservation would go over a budget; nothing is written.
+        OverBudget: the reservation would exceed a budget; nothing is written.
     """
     tokens = (prompt_tokens, completion_tokens, counted_prompt_tokens, counted_completion_tokens)
     reserves = page != "training" and cost_usd is not None and all(count is None for count in tokens)
@@ -107,7 +107,7 @@ def settle(
     counted_prompt_tokens: int | None = None,
     counted_completion_tokens: int | None = None,
 ) -> None:
-    """Replace what was reserved for a call by what it really took; what was estimated stays beside it."""
+    """Replace a reservation with the actual tokens and cost. The estimate is kept."""
     row = session.get_one(Spend, spend_id)
     row.prompt_tokens = _reported(prompt_tokens, counted_prompt_tokens)
     row.completion_tokens = _reported(completion_tokens, counted_completion_tokens)
@@ -116,8 +116,8 @@ def settle(
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
-    """What was spent since `since` (UTC), or by one run, job or story (`reference`) since then."""
-    # Amounts are text (SQLite has no decimal type), so SQL only groups equal ones and the sums are made here, exact.
+    """Spending since `since` (UTC), optionally of one run, job or story (`reference`)."""
+    # Amounts are stored as text (SQLite has no decimal type): SQL groups equal amounts, and sums are computed here.
     query = (
         select(
             Spend.provider,
@@ -136,16 +136,16 @@ def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
     lines: dict[tuple[str, str, str], SpendLine] = {}
     with store.reading() as session:
         for provider, model, page, cost, calls, prompt, completion in session.execute(query):
-            old = lines.get((provider, model, page)) or SpendLine(provider, model, page, 0, 0, 0, 0, Decimal(0))
+            line = lines.get((provider, model, page)) or SpendLine(provider, model, page, 0, 0, 0, 0, Decimal(0))
             lines[provider, model, page] = SpendLine(
                 provider=provider,
                 model=model,
                 page=page,
-                calls=old.calls + calls,
-                unknown=old.unknown + (calls if cost is None else 0),
-                prompt_tokens=old.prompt_tokens + int(prompt or 0),
-                completion_tokens=old.completion_tokens + int(completion or 0),
-                cost_usd=old.cost_usd + (Decimal(0) if cost is None else cost * calls),
+                calls=line.calls + calls,
+                unknown=line.unknown + (calls if cost is None else 0),
+                prompt_tokens=line.prompt_tokens + int(prompt or 0),
+                completion_tokens=line.completion_tokens + int(completion or 0),
+                cost_usd=line.cost_usd + (Decimal(0) if cost is None else cost * calls),
             )
     ordered = sorted(lines.values(), key=lambda line: (-line.cost_usd, line.provider, line.model, line.page))
     return Spent(

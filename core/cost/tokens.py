@@ -1,4 +1,4 @@
-"""How many tokens a text has: exact for OpenAI's models, offline; otherwise a stated approximation."""
+"""Token counts: exact and offline for OpenAI's models, otherwise an approximation that is marked as such."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ import toktok
 
 from core.cost.prices import tuned_base
 
-# Which models read with which vocabulary (OpenAI cookbook, "How to count tokens"). First match wins.
+# Encodings by model (OpenAI cookbook, "How to count tokens"). The first match is used.
 _ENCODINGS = (
     (re.compile(r"gpt-oss.*"), "o200k_harmony"),
     (re.compile(r"(gpt-4o|gpt-4\.1|gpt-4\.5|gpt-[5-9]|chatgpt-|o[1-9]).*"), "o200k_base"),
     (re.compile(r"(gpt-3\.5|gpt-35|gpt-4|davinci-002|babbage-002).*"), "cl100k_base"),
 )
-_NEAREST = "o200k_base"  # the widest vocabulary at hand; Gemma's and Qwen's counts for Chinese are within about 20 %
+_NEAREST = "o200k_base"  # largest available vocabulary; within about 20 % of Gemma's and Qwen's counts for Chinese
 
 
 @dataclass(frozen=True, slots=True)
 class TokenCount:
-    """`tokens`, and whether that is what the provider will count (`exact`) or an approximation.
+    """A token count.
 
-    `unanswered`: an approximation only because the model's own tokenizer, a request away, failed; ask again.
+    Attributes:
+        exact: whether the provider will count the same; False: an approximation.
+        unanswered: approximate only because a request to the model's own tokenizer failed; a retry may help.
     """
 
     tokens: int
@@ -32,9 +34,9 @@ class TokenCount:
 
 
 def count(texts: Sequence[str], model: str) -> TokenCount:
-    """Tokens of all `texts` together, as `model` (or the base it was tuned from) reads them.
+    """The total tokens of `texts` for `model`, or for its base model if it is tuned.
 
-    Chat models add a few tokens of markup per message, which are not counted here.
+    The few tokens that chat templates add per message are not counted.
     """
     encoding = encoding_of(model)
     return TokenCount(sum(toktok.batch_count(texts, encoding or _NEAREST)), exact=encoding is not None)
@@ -42,31 +44,35 @@ def count(texts: Sequence[str], model: str) -> TokenCount:
 
 @dataclass(frozen=True, slots=True)
 class DatasetTokens:
-    """Tokens of a data set as one model reads it: an average example's prompt and completion, and all of them."""
+    """Token counts of a data set for one model: means per example, and the total."""
 
-    prompt_each: int
-    completion_each: int
+    mean_prompt_tokens: int
+    mean_completion_tokens: int
     total: int
     examples: int
     exact: bool
 
 
 def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> DatasetTokens:
-    """Count a data set's prompts and completions; averages are rounded to whole tokens.
+    """Count the tokens of a data set. Means are rounded to whole tokens.
 
     Raises:
-        ValueError: there are no examples, or not as many prompts as completions.
+        ValueError: there are no examples, or the lengths differ.
     """
     if not prompts or len(prompts) != len(completions):
-        raise ValueError("a data set has as many prompts as completions, and at least one")
-    read, written = count(prompts, model), count(completions, model)
+        raise ValueError("prompts and completions must have the same length, at least one")
+    prompt_count, completion_count = count(prompts, model), count(completions, model)
     n = len(prompts)
     return DatasetTokens(
-        round(read.tokens / n), round(written.tokens / n), read.tokens + written.tokens, n, read.exact and written.exact
+        round(prompt_count.tokens / n),
+        round(completion_count.tokens / n),
+        prompt_count.tokens + completion_count.tokens,
+        n,
+        prompt_count.exact and completion_count.exact,
     )
 
 
 def encoding_of(model: str) -> str | None:
-    """Name of the model's vocabulary, or None when it is not known."""
+    """The name of the model's encoding; None: not known."""
     name = tuned_base(model) or model
     return next((encoding for pattern, encoding in _ENCODINGS if pattern.fullmatch(name)), None)

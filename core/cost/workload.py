@@ -1,7 +1,7 @@
-"""What a workload costs in each of several ways: a tuned model, a base model with a long prompt, your own machine.
+"""The cost of a workload with different options: a tuned model, a base model with a long prompt, your own machine.
 
-Everything is linear: an amount up front, an amount for each request, an amount for each month. Times are months of 30
-days. Amounts are exact decimals in one currency; None is unknown, and an unknown part makes the whole unknown.
+The model is linear: an initial cost, a cost per request and a cost per month of 30 days. Amounts are exact decimals in
+one currency; None: unknown. If a part is unknown, so is the total.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ HOURS_PER_MONTH = Decimal(24 * 30)
 DAYS_PER_MONTH = Decimal(30)
 _S_PER_HOUR = Decimal(3_600)
 _S_PER_DAY = Decimal(86_400)
-_MOST_REQUESTS = Decimal(1_000_000_000)  # a day: more than any provider serves
-_MOST_TOKENS = 100_000_000  # of one request: no model reads a hundredth of that
-_MOST_TRAINED = 10**15
-_MOST_EPOCHS = 1_000
-_MOST_PAST = 20  # times a crossing: further right it could not be told from the start of a chart
+_MAX_REQUESTS = Decimal(1_000_000_000)  # per day
+_MAX_TOKENS = 100_000_000  # per request
+_MAX_TRAINED_TOKENS = 10**15
+_MAX_EPOCHS = 1_000
+_MAX_RANGE_FACTOR = 20  # chart range / last crossing; beyond this the crossing would not be visible
 
 Way = Literal["tuned", "base", "local"]
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked of a model, day by day.
+    """The daily workload of a model.
 
     Attributes:
-        requests_per_day: one request writes one story.
-        prompt_tokens: of the short prompt, which a tuned model needs.
+        requests_per_day: one request per story.
+        prompt_tokens: of the short prompt for a tuned model.
         completion_tokens: of the answer.
-        context_tokens: examples or retrieved text that an untuned model needs besides, in every prompt.
-        training_tokens: of the training file, read once.
-        epochs: how often training reads it.
-        cached_share: of `context_tokens`, what the provider finds in its cache, 0 to 1.
-        batch: the answers may take a day.
+        context_tokens: additional examples or retrieved text that an untuned model needs in every prompt.
+        training_tokens: of the training file, per epoch.
+        epochs: number of epochs.
+        cached_share: share of `context_tokens` in the provider's cache, 0 to 1.
+        batch: use batches (answers within 24 h).
     """
 
     requests_per_day: Decimal
@@ -52,32 +52,32 @@ class Workload:
     cached_share: Decimal = Decimal(0)
     batch: bool = False
 
-    def check(self) -> None:
-        """See that nothing is negative or absurd.
+    def validate(self) -> None:
+        """Check that all values are in range.
 
         Raises:
-            FabulaError: something is; `what` names it.
+            FabulaError: a value is out of range; `what` names it.
         """
         requests, share = self.requests_per_day, self.cached_share
-        if requests.is_nan() or not 0 <= requests <= _MOST_REQUESTS:
+        if requests.is_nan() or not 0 <= requests <= _MAX_REQUESTS:
             raise FabulaError(
                 msg("{requests} stories a day is out of range.", requests=requests),
                 msg("Enter a number from 0 to 1,000,000,000."),
             )
         for tokens in (self.prompt_tokens, self.completion_tokens, self.context_tokens):
-            if not 0 <= tokens <= _MOST_TOKENS:
+            if not 0 <= tokens <= _MAX_TOKENS:
                 raise FabulaError(
                     msg("{tokens} tokens per prompt or story is out of range.", tokens=tokens),
                     msg("Enter a number from 0 to 100,000,000."),
                 )
-        if not 0 <= self.training_tokens <= _MOST_TRAINED:
+        if not 0 <= self.training_tokens <= _MAX_TRAINED_TOKENS:
             raise FabulaError(
                 msg(
                     "{training_tokens} tokens in a training file is out of range.", training_tokens=self.training_tokens
                 ),
                 msg("Enter a number from 0 to 10^15."),
             )
-        if not 0 <= self.epochs <= _MOST_EPOCHS:
+        if not 0 <= self.epochs <= _MAX_EPOCHS:
             raise FabulaError(
                 msg("{epochs} epochs is out of range.", epochs=self.epochs), msg("Enter a number from 0 to 1,000.")
             )
@@ -89,13 +89,13 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Your own machine: what an hour costs (electricity or rent), and how fast the engine writes and trains on it.
+    """Your own machine: cost per hour (electricity or rent), and the engine's generation and training speed.
 
     Attributes:
-        per_hour: in the currency of the comparison.
-        tokens_per_s: written by one request at a time.
-        always_on: rented by the month, busy or not; otherwise an hour costs only while it works.
-        training_tokens_per_s: as finished jobs took; None: no job has finished, the training speed is unknown.
+        per_hour: cost per hour in the currency of the comparison.
+        tokens_per_s: generation speed with one request at a time.
+        always_on: every hour of the month costs money; otherwise only busy hours.
+        training_tokens_per_s: measured by finished jobs; None: unknown.
     """
 
     per_hour: Decimal
@@ -105,13 +105,13 @@ class Machine:
 
     @property
     def per_mtok(self) -> Decimal | None:
-        """What a million written tokens cost while it works; None when its speed is not known."""
+        """Cost of generating a million tokens; None: the speed is not known."""
         return self.per_hour * MTOK / (self.tokens_per_s * _S_PER_HOUR) if self.tokens_per_s > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to do the work. `price` is None where it is unknown; `machine` is set for the way `local`."""
+    """One option. `price`: None if unknown; `machine`: set for `local`."""
 
     name: str
     way: Way
@@ -121,12 +121,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What one candidate costs. `problem` says in a sentence what is unknown or impossible.
+    """The cost of one option. `problem`: what is unknown or impossible, as a sentence.
 
     Attributes:
-        per_request: for one story, without hosting.
-        upfront: for training.
-        fixed_per_month: for hosting, or a machine that always runs.
+        per_request: per story, without hosting.
+        upfront: training.
+        fixed_per_month: hosting, or a machine that is always on.
         requests_per_month: of the workload.
     """
 
@@ -139,34 +139,36 @@ class Costs:
 
     @property
     def per_thousand(self) -> Decimal | None:
-        """For a thousand stories, without training and hosting."""
+        """Cost per thousand stories, without training and hosting."""
         return None if self.per_request is None else self.per_request * 1_000
 
     @property
     def per_month(self) -> Decimal | None:
-        """For a month's stories and hosting, without training."""
+        """Cost per month for stories and hosting, without training."""
         return None if self.per_request is None else self.per_request * self.requests_per_month + self.fixed_per_month
 
     @property
     def slope(self) -> Decimal | None:
-        """What each further request adds in the long run, hosting shared among a month's requests."""
+        """Cost per request including its share of the monthly hosting."""
         if self.per_request is None or (self.fixed_per_month and not self.requests_per_month):
             return None
         shared = self.fixed_per_month / self.requests_per_month if self.fixed_per_month else Decimal(0)
         return self.per_request + shared
 
     def total(self, requests: Decimal | int) -> Decimal | None:
-        """Training and everything after it, for so many requests."""
+        """Total cost of training and this many requests."""
         slope = self.slope
         return None if slope is None or self.upfront is None else self.upfront + slope * requests
 
 
 @dataclass(frozen=True, slots=True)
 class BreakEven:
-    """When one way has made up for its higher cost at the start.
+    """When one option has compensated for its higher initial cost.
 
-    `outcome`: `at` a number of requests; `at_once`: it is never dearer; `until` a number of requests it is cheaper,
-    then dearer; `never`: it is never cheaper; `unknown`. `days`: at the workload's rate; None without requests.
+    Attributes:
+        outcome: `at`: cheaper from `requests` on; `at_once`: never more expensive; `until`: cheaper up to `requests`;
+            `never`: never cheaper; `unknown`.
+        days: time to reach `requests`; None: the workload has no requests.
     """
 
     outcome: Literal["at", "at_once", "until", "never", "unknown"]
@@ -175,17 +177,19 @@ class BreakEven:
 
 
 def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: ExchangeRate | None = None) -> Costs:
-    """What the workload costs done this way, in `currency`.
+    """The cost of the workload with one option, in `currency`.
 
-    A tuned model gets the short prompt and is trained once; a base gets prompt and context and no training; your own
-    machine gets the short prompt and is trained once, at its measured training speed.
+    A tuned model uses the short prompt and is trained once. A base model uses prompt and context, without training.
+    Your own machine uses the short prompt and is trained once, at its measured speed.
     """
-    month = workload.requests_per_day * DAYS_PER_MONTH
+    requests_per_month = workload.requests_per_day * DAYS_PER_MONTH
     if candidate.way == "local":
-        return _local(workload, candidate, month)
+        return _local(workload, candidate, requests_per_month)
     price = candidate.price
     if price is None:
-        return Costs(candidate, None, None, Decimal(0), month, msg("The price is unknown. Set your own price."))
+        return Costs(
+            candidate, None, None, Decimal(0), requests_per_month, msg("The price is unknown. Set your own price.")
+        )
     tuned = candidate.way == "tuned"
     context = 0 if tuned else workload.context_tokens
     per_request = price.call(
@@ -197,33 +201,48 @@ def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: E
     upfront = _training(price, workload) if tuned else Decimal(0)
     hosting = price.hosting_per_hour or Decimal(0)
     amounts = (per_request, upfront, hosting * HOURS_PER_MONTH)
-    shown = [convert(amount, price.currency, currency, rate) for amount in amounts]
-    problem = _missing(price, workload, per_request, upfront, converted=shown[2] is not None)
-    return Costs(candidate, shown[0], shown[1], shown[2] or Decimal(0), month, problem)
+    converted_amounts = [convert(amount, price.currency, currency, rate) for amount in amounts]
+    problem = _problem(price, workload, per_request, upfront, converted=converted_amounts[2] is not None)
+    return Costs(
+        candidate,
+        converted_amounts[0],
+        converted_amounts[1],
+        converted_amounts[2] or Decimal(0),
+        requests_per_month,
+        problem,
+    )
 
 
 def break_even(dearer_start: Costs, other: Costs) -> BreakEven:
-    """After how many requests the first has cost no more than the second."""
-    mine, theirs = dearer_start.slope, other.slope
-    if mine is None or theirs is None or dearer_start.upfront is None or other.upfront is None:
+    """The number of requests after which the first option has cost no more than the second."""
+    slope, other_slope = dearer_start.slope, other.slope
+    if slope is None or other_slope is None or dearer_start.upfront is None or other.upfront is None:
         return BreakEven("unknown")
-    more = dearer_start.upfront - other.upfront
-    saved = theirs - mine
-    if more <= 0 and saved >= 0:
+    extra_upfront = dearer_start.upfront - other.upfront
+    saved_per_request = other_slope - slope
+    if extra_upfront <= 0 and saved_per_request >= 0:
         return BreakEven("at_once")
-    if more >= 0 and saved <= 0:
+    if extra_upfront >= 0 and saved_per_request <= 0:
         return BreakEven("never")
-    rounding = ROUND_CEILING if more > 0 else ROUND_FLOOR
-    requests = int((more / saved).to_integral_value(rounding))
-    month = dearer_start.requests_per_month
-    return BreakEven("at" if more > 0 else "until", requests, requests * DAYS_PER_MONTH / month if month else None)
+    rounding = ROUND_CEILING if extra_upfront > 0 else ROUND_FLOOR
+    requests = int((extra_upfront / saved_per_request).to_integral_value(rounding))
+    requests_per_month = dearer_start.requests_per_month
+    return BreakEven(
+        "at" if extra_upfront > 0 else "until",
+        requests,
+        requests * DAYS_PER_MONTH / requests_per_month if requests_per_month else None,
+    )
 
 
-def horizon(found: list[Costs], crossings: list[BreakEven]) -> int:
-    """How many requests a chart should show: a month's, where the crossings are neither beyond nor lost in it."""
-    month = max((int(cost.requests_per_month) for cost in found), default=0)
-    last = max((crossing.requests or 0 for crossing in crossings), default=0)
-    return max(min(month, _MOST_PAST * last) if last else month, 2 * last, 10)
+def chart_range(options: list[Costs], crossings: list[BreakEven]) -> int:
+    """The number of requests for the chart's x axis: one month, adjusted so that the crossings are visible."""
+    requests_per_month = max((int(cost.requests_per_month) for cost in options), default=0)
+    last_crossing = max((crossing.requests or 0 for crossing in crossings), default=0)
+    return max(
+        min(requests_per_month, _MAX_RANGE_FACTOR * last_crossing) if last_crossing else requests_per_month,
+        2 * last_crossing,
+        10,
+    )
 
 
 def _training(price: Price, workload: Workload) -> Decimal | None:
@@ -233,25 +252,32 @@ def _training(price: Price, workload: Workload) -> Decimal | None:
     return tokens * price.training_per_mtok / MTOK
 
 
-def _local(workload: Workload, candidate: Candidate, month: Decimal) -> Costs:
+def _local(workload: Workload, candidate: Candidate, requests_per_month: Decimal) -> Costs:
     machine = candidate.machine
     if machine is None or machine.tokens_per_s <= 0:
         return Costs(
-            candidate, None, None, Decimal(0), month, msg("The speed of this machine has not been measured yet.")
+            candidate,
+            None,
+            None,
+            Decimal(0),
+            requests_per_month,
+            msg("The speed of this machine has not been measured yet."),
         )
     busy_s = workload.requests_per_day * workload.completion_tokens / machine.tokens_per_s
     problem = msg("This machine can't write that many stories in a day.") if busy_s > _S_PER_DAY else None
-    each = machine.per_hour / _S_PER_HOUR / machine.tokens_per_s
+    usd_per_token = machine.per_hour / _S_PER_HOUR / machine.tokens_per_s
     if machine.always_on:
-        return Costs(candidate, Decimal(0), Decimal(0), machine.per_hour * HOURS_PER_MONTH, month, problem)
+        return Costs(candidate, Decimal(0), Decimal(0), machine.per_hour * HOURS_PER_MONTH, requests_per_month, problem)
     upfront = _local_training(workload, machine)
     if upfront is None and problem is None:
         problem = msg("The training speed of this machine is unknown until a job has finished on it.")
-    return Costs(candidate, each * workload.completion_tokens, upfront, Decimal(0), month, problem)
+    return Costs(
+        candidate, usd_per_token * workload.completion_tokens, upfront, Decimal(0), requests_per_month, problem
+    )
 
 
 def _local_training(workload: Workload, machine: Machine) -> Decimal | None:
-    """The machine time of training; None where no job has shown how fast it is."""
+    """The cost of machine time for training; None: the training speed is unknown."""
     tokens = workload.training_tokens * workload.epochs
     if tokens == 0 or machine.per_hour == 0:
         return Decimal(0)
@@ -260,10 +286,10 @@ def _local_training(workload: Workload, machine: Machine) -> Decimal | None:
     return machine.per_hour * tokens / (machine.training_tokens_per_s * _S_PER_HOUR)
 
 
-def _missing(
+def _problem(
     price: Price, workload: Workload, per_request: Decimal | None, upfront: Decimal | None, *, converted: bool
 ) -> str | None:
-    """Why an amount is not known, in a sentence; None when all are."""
+    """Why an amount is unknown, as a sentence; None: all are known."""
     if not converted:
         return msg("Its prices are in {currency}, which has no exchange rate here.", currency=price.currency)
     if per_request is None and workload.batch and price.call(1, 1) is not None:

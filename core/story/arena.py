@@ -153,7 +153,7 @@ def validate(entries: Sequence[RoundEntry]) -> None:
     if not entries:
         raise FabulaError(msg("There is no model to write with."), msg("Choose one."))
     if len(entries) > MAX_PANES:
-        raise FabulaError(msg("Up to {value} models can write side by side.", value=MAX_PANES), msg("Leave some out."))
+        raise FabulaError(msg("Up to {limit} models can write side by side.", limit=MAX_PANES), msg("Leave some out."))
     if any(not entry.request.prompt.strip() for entry in entries):
         raise FabulaError(msg("The prompt is empty."), msg("Give every column a value, or write a prompt."))
 

@@ -53,10 +53,10 @@ def _model_missing(store: Store, book: PriceBook, provider: Provider, model: str
         price = None if name is None else book.find(provider.id, name)
         if price is not None and price.valid_until is not None and book.ended(price):
             return msg(
-                "{name} no longer has {model}: {other} was retired after {valid_until}.",
+                "{name} no longer has {model}: {retired} was retired after {valid_until}.",
                 name=provider.name,
                 model=model,
-                other=name,
+                retired=name,
                 valid_until=f"{price.valid_until:%Y-%m-%d}",
             )
     last_used = _last_used(store, provider, model)
@@ -99,7 +99,7 @@ def _suggestion(store: Store, provider: Provider, model: str, base: str | None) 
                 .limit(1)
             )
     if other is not None:
-        return msg("Use {other}, which was trained on the same data set.", other=other)
+        return msg("Use {replacement}, which was trained on the same data set.", replacement=other)
     if job is not None:
         return msg(
             "Use {base_model}, its base, or train on its data set again: the rows and settings are kept.",

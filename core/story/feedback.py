@@ -27,7 +27,7 @@ def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> Non
     """
     if stars is not None and not 1 <= stars <= MAX_STARS:
         raise FabulaError(
-            msg("A story can't have {stars} stars.", stars=stars), msg("Enter 1 to {value}.", value=MAX_STARS)
+            msg("A story can't have {stars} stars.", stars=stars), msg("Enter 1 to {limit}.", limit=MAX_STARS)
         )
     _change(store, actor, story_id, stars=stars)
 
@@ -54,7 +54,7 @@ def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
         if len(text) > MAX_TEXT_LENGTH:
             raise FabulaError(
                 msg("The edited text has {text} characters.", text=f"{len(text):,}"),
-                msg("Keep it below {value}.", value=f"{MAX_TEXT_LENGTH:,}"),
+                msg("Keep it below {limit}.", limit=f"{MAX_TEXT_LENGTH:,}"),
             )
     saved = library.get(store, story_id)
     _change(store, actor, story_id, edited_text=None if saved is not None and text == saved.text else text)
@@ -69,10 +69,10 @@ def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
     clean = list(dict.fromkeys(" ".join(storable(name).split()) for name in tags))
     clean = [name for name in clean if name]
     if len(clean) > MAX_TAGS:
-        raise FabulaError(msg("A story can have up to {value} tags.", value=MAX_TAGS), msg("Leave some out."))
+        raise FabulaError(msg("A story can have up to {limit} tags.", limit=MAX_TAGS), msg("Leave some out."))
     if any(len(name) > MAX_TAG_LENGTH for name in clean):
         raise FabulaError(
-            msg("A tag can have up to {value} characters.", value=MAX_TAG_LENGTH), msg("Choose a shorter one.")
+            msg("A tag can have up to {limit} characters.", limit=MAX_TAG_LENGTH), msg("Choose a shorter one.")
         )
     _change(store, actor, story_id, tags=clean or None)
 

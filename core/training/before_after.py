@@ -167,7 +167,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     text = storable(prompt).strip()
     if not text or len(text) > _MAX_PROMPT_CHARS:
         raise FabulaError(
-            msg("A prompt needs 1 to {value} characters.", value=f"{_MAX_PROMPT_CHARS:,}"),
+            msg("A prompt needs 1 to {limit} characters.", limit=f"{_MAX_PROMPT_CHARS:,}"),
             msg("Change it and try again."),
         )
     comparison_id = start(store, actor, job)
@@ -176,7 +176,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
         comparison = session.get_one(Comparison, comparison_id)
         if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
             raise FabulaError(
-                msg("A job can have {value} prompts.", value=MAX_PROMPTS), msg("Write more on the story page.")
+                msg("A job can have up to {limit} prompts.", limit=MAX_PROMPTS), msg("Write more on the story page.")
             )
         position = next_position(session, comparison_id)
         add_pair(session, comparison_id, position, text, None)

@@ -269,17 +269,17 @@ def _good(results: Results) -> Observation | None:
     before, after = results.first(_ACCURACY), figure(results, _ACCURACY)
     if before is None or after is None:
         sentence = msg(
-            "The model is learning: the training loss went from {first} to {value} (smoothed).",
+            "The model is learning: the training loss went from {first} to {last} (smoothed).",
             first=f"{first:.3f}",
-            value=f"{last.value:.3f}",
+            last=f"{last.value:.3f}",
         )
     else:
         sentence = msg(
-            "The model is learning: the training loss went from {first} to {value} (smoothed), "
-            "the token accuracy from {before} to {now} (smoothed).",
+            "The model is learning: the training loss went from {first} to {last} (smoothed), "
+            "and the token accuracy from {before} to {after} (smoothed).",
             first=f"{first:.3f}",
-            value=f"{last.value:.3f}",
+            last=f"{last.value:.3f}",
             before=f"{before:.1%}",
-            now=f"{after.value:.1%}",
+            after=f"{after.value:.1%}",
         )
     return Observation("good", "good", sentence)

@@ -89,39 +89,39 @@ def _sentence(kind: str, n: int, tuned: Interval, base: Interval, difference: In
     if kind == "label":
         if difference.low > 0:
             return msg(
-                "Fine-tuning helped: {value} correct against {other}, on {n} rows that it never saw.",
-                value=f"{tuned.value:.0%}",
-                other=f"{base.value:.0%}",
+                "Fine-tuning helped: {tuned} correct instead of {base}, on {n} held-out rows.",
+                tuned=f"{tuned.value:.0%}",
+                base=f"{base.value:.0%}",
                 n=f"{n:,}",
             )
         if difference.high < 0:
             return msg(
-                "Fine-tuning made it worse: {value} correct against {other}, on {n} rows that it never saw.",
-                value=f"{tuned.value:.0%}",
-                other=f"{base.value:.0%}",
+                "Fine-tuning made it worse: {tuned} correct instead of {base}, on {n} held-out rows.",
+                tuned=f"{tuned.value:.0%}",
+                base=f"{base.value:.0%}",
                 n=f"{n:,}",
             )
         return msg(
-            "No clear difference: {value} correct against {other}, on {n} rows. Use more rows to find out.",
-            value=f"{tuned.value:.0%}",
-            other=f"{base.value:.0%}",
+            "No clear difference: {tuned} correct, base model {base}, on {n} rows. Use more rows to find out.",
+            tuned=f"{tuned.value:.0%}",
+            base=f"{base.value:.0%}",
             n=f"{n:,}",
         )
     if difference.low > 0:
         return msg(
-            "Fine-tuning helped: its texts are closer to what was expected ({value} against {other}).",
-            value=f"{tuned.value:.2f}",
-            other=f"{base.value:.2f}",
+            "Fine-tuning helped: the texts are closer to the expected ones ({tuned} instead of {base}).",
+            tuned=f"{tuned.value:.2f}",
+            base=f"{base.value:.2f}",
         )
     if difference.high < 0:
         return msg(
-            "Fine-tuning made it worse: its texts are further from what was expected ({value} against {other}).",
-            value=f"{tuned.value:.2f}",
-            other=f"{base.value:.2f}",
+            "Fine-tuning made it worse: the texts are further from the expected ones ({tuned} instead of {base}).",
+            tuned=f"{tuned.value:.2f}",
+            base=f"{base.value:.2f}",
         )
     return msg(
-        "No clear difference: {value} against {other}, on {n} rows. Use more rows to find out.",
-        value=f"{tuned.value:.2f}",
-        other=f"{base.value:.2f}",
+        "No clear difference: {tuned}, base model {base}, on {n} rows. Use more rows to find out.",
+        tuned=f"{tuned.value:.2f}",
+        base=f"{base.value:.2f}",
         n=f"{n:,}",
     )

@@ -36,7 +36,7 @@ def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
         spend_rows = session.execute(
             select(Spend.prompt_tokens, Spend.completion_tokens, Spend.cost_usd).where(Spend.reference == evaluation.id)
         ).all()
-        durations = engine_time.requests_s(session, {evaluation.id: evaluation.finished_at})
+        durations = engine_time.request_seconds(session, {evaluation.id: evaluation.finished_at})
     stop = str(evaluation.settings.get("stop") or "")
     pairs = [(_remove_stop(one.expected, stop), one.text or "") for one in answered]
     labels = [(scoring.normalize_label(expected), scoring.normalize_label(text)) for expected, text in pairs]

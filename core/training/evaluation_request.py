@@ -154,7 +154,7 @@ class EvaluationRequester:
             reservation.settle_in(session, *usage, cost)
             _add(session, values)
 
-        entry = {"kind": "answer", "values": values, "spend": reservation.entry(*usage, cost)}
+        entry = {"kind": "answer", "values": values, "spend": reservation.rescue_entry(*usage, cost)}
         rescue_files.write_or_rescue(self.context.store, write, entry)
 
     @property

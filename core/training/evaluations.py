@@ -75,7 +75,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     """
     if not 1 <= form.limit <= _MAX_ROWS:
         raise FabulaError(
-            msg("The number of rows must be between 1 and {value}.", value=f"{_MAX_ROWS:,}"),
+            msg("The number of rows must be between 1 and {limit}.", limit=f"{_MAX_ROWS:,}"),
             msg("Choose another one."),
         )
     held_out_rows = held_out(store, form.dataset_id, form.version_id)

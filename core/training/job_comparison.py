@@ -172,9 +172,9 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
     winner = by_id.get(best.get("valid_loss", ""))
     if winner is not None and winner.valid_loss is not None:
         return msg(
-            "{name} is best on held-out rows: validation loss {value}.",
+            "{name} is best on held-out rows: validation loss {loss}.",
             name=repr(winner.name),
-            value=f"{winner.valid_loss.value:.3f}",
+            loss=f"{winner.valid_loss.value:.3f}",
         )
     if (winner := by_id.get(best.get("accuracy", ""))) is not None:
         return _by_training(winner, columns)
@@ -186,15 +186,15 @@ def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
     assert winner.accuracy is not None
     if winner.accuracy.definition == "smoothed":
         highest = msg(
-            "{name} has the highest training accuracy: {value} (smoothed).",
+            "{name} has the highest training accuracy: {accuracy} (smoothed).",
             name=repr(winner.name),
-            value=f"{winner.accuracy.value:.1%}",
+            accuracy=f"{winner.accuracy.value:.1%}",
         )
     else:
         highest = msg(
-            "{name} has the highest training accuracy: {value} (last step).",
+            "{name} has the highest training accuracy: {accuracy} (last step).",
             name=repr(winner.name),
-            value=f"{winner.accuracy.value:.1%}",
+            accuracy=f"{winner.accuracy.value:.1%}",
         )
     return sentences(highest, _by_validation(columns))
 

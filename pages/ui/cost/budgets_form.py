@@ -45,9 +45,9 @@ def show(budgets: Sequence[BudgetView]) -> None:
             if scope == "person":
                 state.set_default("cost_budget_person", LOCAL.id)
                 with st.container(gap="xsmall", width=180):
-                    fits(st.text_input(_("Person"), key="cost_budget_person"), budget.LONGEST_SUBJECT)
+                    fits(st.text_input(_("Person"), key="cost_budget_person"), budget.MAX_SUBJECT_LENGTH)
             decimal_field.decimal_field(
-                _("Amount (USD)"), "cost_budget_amount", Decimal(0), budget.MOST_USD, placeholder="20", width=160
+                _("Amount (USD)"), "cost_budget_amount", Decimal(0), budget.MAX_USD, placeholder="20", width=160
             )
             st.button(_("Set budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
         st.caption(_("Requests that would exceed a budget are blocked. Reserved amounts count until released."))
@@ -68,7 +68,7 @@ def _set() -> None:
     scope = state.get("cost_budget_scope")
     subject = str(state.get("cost_budget_person") or "") if scope == "person" else ""
     with cards.keep_errors():
-        amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MOST_USD)
+        amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MAX_USD)
         if amount is None:
             if not str(state.get("cost_budget_amount") or "").strip():
                 raise FabulaError(

@@ -38,7 +38,7 @@ def hour() -> tuple[Decimal, str] | None:
 
 def speed() -> Speed | None:
     """The newest measured speed of the engine; None if not measured yet."""
-    return machine_time.newest(cached.store())
+    return machine_time.latest_speed(cached.store())
 
 
 def training_speed(model: str) -> Decimal | None:

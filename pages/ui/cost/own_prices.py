@@ -9,7 +9,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.cost import custom_prices
 from core.cost.price_book import PriceBook
-from core.cost.price_csv import UNITS, most_of
+from core.cost.price_csv import UNITS, max_amount
 from core.cost.prices import ENGINE
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
@@ -38,7 +38,7 @@ _LONGEST_NOTE = 200  # characters
 
 def show(book: PriceBook) -> None:
     """An expander with the prices that were set, and the form."""
-    mine = custom_prices.list_own(cached.store())
+    mine = custom_prices.list_custom(cached.store())
     title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
     changed = bool(state.get("cost_own_changed"))  # a new title would make a new, closed expander
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
@@ -81,7 +81,7 @@ def _form(book: PriceBook) -> None:
         )  # fmt: skip
         with st.container(gap="xsmall"):
             model = st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14")
-            fits(model, custom_prices.LONGEST_MODEL)
+            fits(model, custom_prices.MAX_MODEL_LENGTH)
         what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
         amount, unit = st.container(), st.container()
         units = UNITS[what or "output"]
@@ -90,7 +90,7 @@ def _form(book: PriceBook) -> None:
         per = unit.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
         with amount:
             decimal_field.decimal_field(
-                _("Amount"), "cost_own_amount", Decimal(0), most_of(what or "output", per or units[0]),
+                _("Amount"), "cost_own_amount", Decimal(0), max_amount(what or "output", per or units[0]),
                 placeholder="0.40",
             )  # fmt: skip
         st.selectbox(_("Currency"), custom_prices.CURRENCIES, key="cost_own_currency")

@@ -245,4 +245,4 @@ def _is(kind: str, price: Price, book: PriceBook) -> bool:
         return price.cached_input_per_mtok is not None
     if kind == "batch":
         return price.batch_output_per_mtok is not None
-    return not book.ended(price) and not book.past(price)
+    return not book.ended(price) and not book.price_expired(price)

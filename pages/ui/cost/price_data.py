@@ -59,6 +59,6 @@ def _fetch() -> None:
 
 def _forget() -> None:
     with cards.keep_errors():
-        price_data_version.forget(LOCAL, cached.settings().home)
+        price_data_version.use_packaged(LOCAL, cached.settings().home)
         state.notify(":material/undo:", _("Now using the bundled prices."))
     cached_cost.forget()

@@ -109,7 +109,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
         own=_("your price"),
         machine=_("machine time"),
         retired=_("retired"),
-        past=_("old price"),
+        price_expired=_("old price"),
     )
     named = [replace(line, provider=names.get(line.provider, line.provider)) for line in shown]
     high = len(shown) > _BARS_IN_SIGHT
@@ -249,7 +249,7 @@ def _note(line: PriceLine) -> str:
         if line.price.training_until is not None and not line.ended
         else "",
         _("machine time") if line.price.local and line.price.own else _("your price") if line.price.own else "",
-        _("last checked over three months ago") if line.stale and not (line.ended or line.past) else "",
+        _("last checked over three months ago") if line.stale and not (line.ended or line.price_expired) else "",
         line.price.note,
     ]
     return " · ".join(note for note in notes if note)

@@ -51,7 +51,7 @@ def show() -> None:
     with left:
         asked = _inputs(book)
     with right:
-        asked.workload.check()
+        asked.workload.validate()
         result(asked.workload, asked.ways, asked.currency, asked.rate)
 
 
@@ -125,8 +125,8 @@ def _measure() -> None:
     measured = cached_cost.measured(dataset_id, datasets.fingerprint(cached.store(), dataset_id), model)
     if measured is None:
         return
-    state.set_value("work_prompt", measured.prompt_each)
-    state.set_value("work_story", measured.completion_each)
+    state.set_value("work_prompt", measured.mean_prompt_tokens)
+    state.set_value("work_story", measured.mean_completion_tokens)
     state.set_value("work_file", measured.total)
     sentence = n_("Measured on {n} example", "Measured on {n} examples", measured.examples)
     exact = _("counted exactly") if measured.exact else _("approximate: counted with a similar tokenizer")

@@ -14,7 +14,7 @@ from core.actor import LOCAL
 from core.cost import custom_prices
 from core.cost.currency import USD
 from core.cost.price_book import Key, PriceBook
-from core.cost.price_csv import MOST_PER_HOUR
+from core.cost.price_csv import MAX_PER_HOUR
 from core.cost.prices import tuned_base
 from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
@@ -118,7 +118,7 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
     state.set_default("work_hour_currency", hour[1] if hour else USD)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         decimal_field.decimal_field(
-            _("Cost per hour"), "work_hour", Decimal(0), MOST_PER_HOUR, placeholder=_("electricity or rent"),
+            _("Cost per hour"), "work_hour", Decimal(0), MAX_PER_HOUR, placeholder=_("electricity or rent"),
             on_change=_say_hour, help=_("A 100 W machine uses 0.1 kWh per hour."),
         )  # fmt: skip
         st.selectbox(
@@ -129,7 +129,7 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
 
 def _say_hour() -> None:
     with cards.keep_errors():
-        typed = decimal_field.read("work_hour", Decimal(0), MOST_PER_HOUR)
+        typed = decimal_field.read("work_hour", Decimal(0), MAX_PER_HOUR)
         if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
             return
         if typed is None:

@@ -126,7 +126,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
             _("{n} stories").format(n=number(one.requests)) if one.requests is not None else "" for one in against
         ),
     )
-    most = workload.horizon(known, list(against))
+    most = workload.chart_range(known, list(against))
     st.vega_lite_chart(
         break_even.break_even(found, against, most, words),
         alt=_("Total cost of {n} options against the number of stories").format(n=len(known)),

@@ -7,7 +7,7 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MOST_USD
+from core.cost.budget import MAX_USD
 from core.dataset import datasets, grid_edit, runs
 from core.dataset.datasets import DatasetSummary
 from core.dataset.recipe import Recipe, parse_values
@@ -54,7 +54,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         cards.hint(error)
     _button(dataset_id, recipe, grown, "values", mode)
     if _priced(recipe):
-        decimal_field.decimal_field(_("Spend at most (US dollars)"), _BUDGET, CENT, MOST_USD, placeholder=_("no limit"))
+        decimal_field.decimal_field(_("Spend at most (US dollars)"), _BUDGET, CENT, MAX_USD, placeholder=_("no limit"))
 
 
 def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
@@ -89,7 +89,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
     if grown is None:
         return
     with cards.keep_errors():
-        budget = decimal_field.read(_BUDGET, CENT, MOST_USD)
+        budget = decimal_field.read(_BUDGET, CENT, MAX_USD)
         growth = grid_edit.grow(cached.store(), LOCAL, dataset_id, grown)
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")

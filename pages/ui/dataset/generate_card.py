@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MOST_USD
+from core.cost.budget import MAX_USD
 from core.dataset import datasets, recipes, runs
 from core.dataset.batch import batch_support
 from core.dataset.generation import request_grouping
@@ -153,7 +153,7 @@ def _budget(guess: Estimate) -> DecimalInput:
         _("Spend at most (US dollars)"),
         "dataset_budget",
         CENT,
-        MOST_USD,
+        MAX_USD,
         placeholder=_("No limit"),
         disabled=guess.usd is None,
         help=_("The run stops before the next row could exceed this. Rows already written are kept."),

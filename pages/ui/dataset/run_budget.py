@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MOST_USD
+from core.cost.budget import MAX_USD
 from core.dataset import runs
 from core.dataset.runs import RunProgress
 from core.errors import FabulaError
@@ -63,7 +63,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     Raises:
         FabulaError: nothing was typed, or what cannot be read as an amount of at least `least`.
     """
-    typed = decimal_field.read(amount, least, MOST_USD)
+    typed = decimal_field.read(amount, least, MAX_USD)
     if typed is None:
         raise FabulaError(msg("No amount entered."), msg("Enter the maximum cost in US dollars."))
     return typed.quantize(CENT)
@@ -71,7 +71,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
     state.set_default(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
-    decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MOST_USD)
+    decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MAX_USD)
 
 
 def _enough(progress: RunProgress) -> Decimal:
