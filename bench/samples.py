@@ -135,7 +135,7 @@ class Untrained:
         pool = Pool(os.cpu_count() or 1)
 
         def encode() -> list[Any]:
-            with pool.borrow(self.base) as tokenize:
+            with pool.tokenizer(self.base) as tokenize:
                 made = []
                 for story in stories:
                     messages = [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]

@@ -87,7 +87,7 @@ async def _encode(base: Any, examples: list[Any]) -> list[Any]:
     pool = Pool(os.cpu_count() or 1)
 
     def encode() -> list[Any]:
-        with pool.borrow(base) as tokenize:
+        with pool.tokenizer(base) as tokenize:
             return [tokens.encode(example, tokenize, base.card.bos, base.card.eos) for example in examples]
 
     try:

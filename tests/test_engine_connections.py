@@ -118,13 +118,13 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
     with running(tmp_path / "home") as engine:
         assert engine.process is not None
         with ExitStack() as stack:
-            for _ in range(connections.MOST - 1):
+            for _ in range(connections.MAX_REQUESTS - 1):
                 _connected(engine, stack).sendall(_HALF["half of JSON"])
             poll(lambda: _status(engine) == 503)
             for _ in range(400):
                 _connected(engine, stack)
             poll(lambda: _status(engine) is None)  # closed unread
-            assert len(list(Path(f"/proc/{engine.process.pid}/fd").iterdir())) < connections.MOST + 200
+            assert len(list(Path(f"/proc/{engine.process.pid}/fd").iterdir())) < connections.MAX_REQUESTS + 200
         poll(lambda: _status(engine) == 200)
         assert engine.client().models.list().data
 

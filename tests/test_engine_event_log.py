@@ -73,26 +73,26 @@ def store(tmp_path: Path) -> EngineStore:
 def test_each_line_is_given_until_it_is_kept_and_then_never_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     tail = JsonlTail(path)
-    assert tail.fresh() == []
+    assert tail.read_new() == []
     _write(path, {"step": 1}, "broken", "[1]", {"step": 2})
     _write(path, '{"step": 3', end="")  # it is still being written
-    assert tail.fresh() == tail.fresh() == [{"step": 1}, {"step": 2}]
-    tail.keep()
+    assert tail.read_new() == tail.read_new() == [{"step": 1}, {"step": 2}]
+    tail.commit()
     _write(path, ', "a": "宋"}')
-    assert tail.fresh() == [{"step": 3, "a": "宋"}]
-    tail.keep()
-    assert tail.fresh() == []
+    assert tail.read_new() == [{"step": 3, "a": "宋"}]
+    tail.commit()
+    assert tail.read_new() == []
 
 
 def test_a_file_that_was_put_in_its_place_is_read_from_its_start(tmp_path: Path) -> None:
     path, beside = tmp_path / "metrics.jsonl", tmp_path / "part"
     _write(path, {"step": 1}, {"step": 2})
     tail = JsonlTail(path)
-    assert len(tail.fresh()) == 2
-    tail.keep()
+    assert len(tail.read_new()) == 2
+    tail.commit()
     _write(beside, {"step": 1}, {"step": 2, "longer": "than before"}, {"step": 3})
     beside.replace(path)
-    assert [row["step"] for row in tail.fresh()] == [1, 2, 3]
+    assert [row["step"] for row in tail.read_new()] == [1, 2, 3]
 
 
 # --- the harvest ------------------------------------------------------------------------------------------------------
@@ -108,11 +108,11 @@ def test_a_harvest_takes_each_step_once_in_the_order_of_events(store: EngineStor
     _write(folder / "state.json", {"total_steps": 4, "tokens_per_s": 9.0})
     _write(folder / "metrics.jsonl", {"step": 1, "at": 10, "training_loss": 2}, {"step": 2, "at": 30})
     _write(folder / "events.jsonl", {"message": "between", "at": 20})
-    assert (harvest.take().step, harvest.take().total_steps) == (2, 4)
+    assert (harvest.collect().step, harvest.collect().total_steps) == (2, 4)
     _write(folder / "part", {"step": 1, "at": 40}, {"step": 2, "at": 50}, {"step": 3, "at": 60})
     (folder / "part").replace(folder / "metrics.jsonl")  # what the trainer does after a kill -9; it repeats steps
-    assert harvest.take().step == 3
-    assert EventCollector(store, "ftjob-1", tmp_path).take().step == 3  # an engine that has started anew
+    assert harvest.collect().step == 3
+    assert EventCollector(store, "ftjob-1", tmp_path).collect().step == 3  # an engine that has started anew
     assert _told(store) == [
         ("metrics", "Step 1/4: training loss=2.00"),
         ("message", "between"),
@@ -134,9 +134,9 @@ def test_what_could_not_be_stored_is_taken_by_the_next_harvest(
 
     with monkeypatch.context() as patched, pytest.raises(sqlite3.OperationalError):
         patched.setattr(store, "update", full)
-        harvest.take()
+        harvest.collect()
     assert _told(store) == []
-    assert harvest.take().step == 1
+    assert harvest.collect().step == 1
     assert len(_told(store)) == 2
 
 
@@ -144,11 +144,11 @@ def test_events_go_on_after_a_power_cut_that_took_some_of_them(store: EngineStor
     path = tmp_path / "jobs" / "ftjob-1" / "events.jsonl"
     harvest = EventCollector(store, "ftjob-1", tmp_path)
     _write(path, {"message": "first", "at": 1}, {"message": "second", "at": 2})
-    harvest.take()
+    harvest.collect()
     path.write_text(path.read_text().splitlines(keepends=True)[0])
-    harvest.take()
+    harvest.collect()
     _write(path, {"message": "third", "at": 3})
-    harvest.take()
+    harvest.collect()
     assert [message for _, message in _told(store)] == ["first", "second", "third"]
 
 

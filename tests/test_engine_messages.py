@@ -12,7 +12,7 @@ from core import i18n, message
 from core.engine import base_config, errors
 from core.engine.models import Model
 from core.engine.serializers import model
-from core.engine.trainer.__main__ import _in_words
+from core.engine.trainer.__main__ import _describe
 from core.engine.trainer.loop import LossDiverged
 from core.message import Message, msg
 from core.providers import generation
@@ -49,7 +49,7 @@ def test_a_body_of_an_error_has_english_words_and_the_message_that_they_are(erro
 
 def _refusal() -> str:
     with pytest.raises(base_config.UntrainableModel) as refused:
-        base_config._Keys("gemma3", {"final_softcap": 3}).refuse_the_rest()
+        base_config._Keys("gemma3", {"final_softcap": 3}).reject_remaining()
     return str(refused.value)
 
 
@@ -77,5 +77,5 @@ def test_an_engine_without_messages_is_read_too(told: dict[str, object]) -> None
     ids=["diverged", "untrainable"],
 )
 def test_why_a_training_has_stopped_is_translated_as_a_whole(error: Exception) -> None:
-    what, next_step = (_CHINESE.translated(said) for said in _in_words(error))
+    what, next_step = (_CHINESE.translated(said) for said in _describe(error))
     assert not any(english in what + next_step for english in ("Training", "the loss", "not known", "Use "))

@@ -21,7 +21,7 @@ from core.dataset.generation.run_store import RunContext
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.engine.llama import too_long
-from core.engine.trainer.__main__ import _in_words
+from core.engine.trainer.__main__ import _describe
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
 from core.providers import Choice, Completion, Provider
@@ -248,13 +248,13 @@ def test_every_end_of_a_batch_has_a_cause() -> None:
 
 
 JOBS = [
-    (" ".join(_in_words(MemoryError())), "out_of_memory"),
+    (" ".join(_describe(MemoryError())), "out_of_memory"),
     ("The trainer ended 3 times: killed, most likely because memory ran out: use a smaller", "out_of_memory"),
     ("The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.", "out_of_memory"),
     ("CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
     ("Training diverged: the loss of step 12 is not a number. Use a smaller learning_rate_multiplier.", "diverged"),
     ("The loss is infinite.", "diverged"),
-    (" ".join(_in_words(OSError(28, "No space left on device"))), "storage"),
+    (" ".join(_describe(OSError(28, "No space left on device"))), "storage"),
     ("The file of 'training_file' has a broken line. It is not JSON: Expecting value, at column 1.", "bad_file"),
     ("The file of 'training_file' was deleted before it was read.", "bad_file"),
     ("Line 3: Its completion is empty.", "bad_file"),

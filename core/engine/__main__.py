@@ -1,7 +1,7 @@
 """`python -m core.engine --host 127.0.0.1 --port 8010 --home DIR`: start the engine.
 
-Exit codes: 0 stopped, 2 wrong arguments or settings, 3 packages are missing, 4 the port is taken, 5 the home is in use
-or cannot be written.
+Exit codes: 0 stopped, 2 invalid arguments or settings, 3 missing packages, 4 port in use, 5 home folder in use or not
+writable.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _PACKAGES = [
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
-    """Parse, check, serve until told to stop."""
+    """Parse the arguments, check the environment, and serve until stopped."""
     env = os.environ if environ is None else environ
     options = _parser().parse_args(arguments)
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        _leave(
+        _exit(
             EXIT_MISSING,
             f"The engine needs packages that are not installed ({', '.join(missing)}). "
             f"Install them: {sys.executable} -m pip install -r requirements-engine.txt",
@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--home", default=".fabula/engine", help="folder for files, jobs and models (%(default)s)")
     parser.add_argument("--threads", type=int, default=0, help="processor threads; 0 uses all (default)")
     parser.add_argument("--no-auth", action="store_true", help="no API key; only with a loopback --host")
-    parser.add_argument("--no-warm-up", action="store_true", help="load the packaged model only when it is asked for")
+    parser.add_argument("--no-warm-up", action="store_true", help="load the packaged model on first use")
     return parser
 
 
@@ -76,10 +76,10 @@ def _token(options: argparse.Namespace, env: Mapping[str, str]) -> str | None:
     token = env.get("FABULA_ENGINE_TOKEN") or None
     if options.no_auth:
         if options.host not in ("127.0.0.1", "localhost", "::1"):
-            _leave(EXIT_USAGE, f"--no-auth is only allowed on a loopback address, not on {options.host}.")
+            _exit(EXIT_USAGE, f"--no-auth is only allowed on a loopback address, not on {options.host}.")
         return None
     if token is None:
-        _leave(
+        _exit(
             EXIT_USAGE,
             "FABULA_ENGINE_TOKEN is not set. Set it to a long random text (clients send it as their API key), "
             "or start with --no-auth, for this machine only.",
@@ -88,22 +88,22 @@ def _token(options: argparse.Namespace, env: Mapping[str, str]) -> str | None:
 
 
 def _lock(home: Path) -> IO[str]:
-    """One engine for one home."""
+    """Lock the home folder: one engine per home."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "engine.lock").touch(mode=0o600)
         lock = (home / "engine.lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        _leave(EXIT_HOME, f"Another engine is using {home}. Stop it, or choose another --home.")
+        _exit(EXIT_HOME, f"Another engine is using {home}. Stop it, or choose another --home.")
     except OSError as exc:
-        _leave(EXIT_HOME, f"The engine cannot write to its home {home}: {exc.strerror}. Choose another with --home.")
+        _exit(EXIT_HOME, f"The engine cannot write to its home {home}: {exc.strerror}. Choose another with --home.")
     return lock
 
 
 def _bind(host: str, port: int) -> socket.socket:
     if not 0 <= port <= _LAST_PORT:
-        _leave(EXIT_USAGE, f"There is no port {port}; choose one from 0 to {_LAST_PORT}.")
+        _exit(EXIT_USAGE, f"There is no port {port}; choose one from 0 to {_LAST_PORT}.")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, kind, protocol)
@@ -112,8 +112,8 @@ def _bind(host: str, port: int) -> socket.socket:
         sock.listen(128)
     except OSError as exc:
         if exc.errno == errno.EADDRINUSE:
-            _leave(EXIT_PORT, f"Port {port} on {host} is taken by another program. Choose another with --port.")
-        _leave(EXIT_PORT, f"The engine cannot listen on {host} port {port}: {exc.strerror or exc}.")
+            _exit(EXIT_PORT, f"Port {port} on {host} is taken by another program. Choose another with --port.")
+        _exit(EXIT_PORT, f"The engine cannot listen on {host} port {port}: {exc.strerror or exc}.")
     return sock
 
 
@@ -132,7 +132,7 @@ def _serve(
     try:
         weights.available(home, env)
     except ValueError as exc:
-        _leave(EXIT_USAGE, str(exc))
+        _exit(EXIT_USAGE, str(exc))
     config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -143,19 +143,19 @@ def _serve(
             timeout_keep_alive=65,
             timeout_graceful_shutdown=5,
             http=connections.ClientConnection,
-            limit_concurrency=connections.MOST,
-            loop="asyncio",  # uvloop, which other packages bring along (Trackio), starts no process with a group
+            limit_concurrency=connections.MAX_REQUESTS,
+            loop="asyncio",  # uvloop, which other packages install (Trackio), cannot start process groups
         )
     )
     address, port = sock.getsockname()[:2]
-    shown = f"[{address}]" if ":" in address else address
-    print(f"Fabula engine {VERSION}: http://{shown}:{port}/v1", flush=True)
+    display_host = f"[{address}]" if ":" in address else address
+    print(f"Fabula engine {VERSION}: http://{display_host}:{port}/v1", flush=True)
     try:
         server.run(sockets=[sock])
     except KeyboardInterrupt:
         return
     if not server.started:
-        _leave(EXIT_HOME, f"The engine cannot use its home {home}; the lines above say why.")
+        _exit(EXIT_HOME, f"The engine cannot use its home {home}; the lines above say why.")
 
 
 def _processors() -> int:
@@ -165,7 +165,7 @@ def _processors() -> int:
         return os.cpu_count() or 1
 
 
-def _leave(code: int, message: str) -> NoReturn:
+def _exit(code: int, message: str) -> NoReturn:
     print(message, file=sys.stderr)
     raise SystemExit(code)
 

@@ -1,4 +1,4 @@
-"""LoRA adapters as GGUF files, the form that llama.cpp serves (general.type=adapter, adapter.type=lora)."""
+"""Reads and writes LoRA adapters as GGUF files, the format of llama.cpp (general.type=adapter, adapter.type=lora)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Matrix = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Adapter:
-    """A low-rank update W + (alpha / rank) · B A for some linear layers.
+    """A low-rank update W + (alpha / rank) · B A of some linear layers.
 
     Attributes:
-        architecture: of the base, llama.cpp's name (`gemma3`).
+        architecture: llama.cpp's name of the base model's architecture (`gemma3`).
         alpha: LoRA's alpha; the scale is alpha / rank.
         layers: transformers module name (`model.layers.0.self_attn.q_proj`) → (A [rank, in], B [out, rank]).
     """
@@ -37,11 +37,11 @@ class Adapter:
 
 
 def write(path: Path, adapter: Adapter, name: str = "") -> None:
-    """Write `adapter` (matrices as float16), beside and renamed: a reader never sees half a file."""
+    """Write `adapter` atomically, with matrices as float16."""
     n_layers = 1 + max(int(module.split(".")[2]) for module in adapter.layers)
     gguf_names = {hf: gguf for gguf, hf in hf_names(adapter.architecture, n_layers).items()}
-    beside = path.with_name(path.name + ".part")
-    writer = GGUFWriter(beside, adapter.architecture)
+    partial = path.with_name(path.name + ".part")
+    writer = GGUFWriter(partial, adapter.architecture)
     writer.add_type("adapter")
     if name:
         writer.add_name(name)
@@ -55,15 +55,15 @@ def write(path: Path, adapter: Adapter, name: str = "") -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    _sync(beside)
-    os.replace(beside, path)
+    _sync(partial)
+    os.replace(partial, path)
 
 
 def read(path: Path) -> Adapter:
     """Read an adapter that `write` (or llama.cpp's converter) wrote.
 
     Raises:
-        ValueError: not a LoRA adapter.
+        ValueError: the file is not a LoRA adapter.
     """
     reader = QuickReader(path)
     if scalar(reader, "adapter.type") != "lora":

@@ -1,4 +1,4 @@
-"""The engine as an ASGI application: routes, errors, and what starts and stops with it."""
+"""The engine as an ASGI application: routes, error handlers, startup and shutdown."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ from core.engine.store import EngineStore, Job
 from core.message import msg
 
 _log = logging.getLogger(__name__)
-_CLIENT_CLOSED = 499  # nginx's status for it; nobody is there to read it
+_CLIENT_CLOSED = 499  # nginx's status code for it; never received
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How an engine is set up.
+    """Configuration of an engine.
 
     Attributes:
-        home: folder of everything the engine keeps; absolute.
-        token: bearer token, None for an engine that answers anyone on this machine.
-        environ: FABULA_ENGINE_MODELS is read from it.
-        threads: processor threads for serving and for training.
-        warm: whether the packaged base is loaded at the start.
+        home: absolute path of the folder with all its data.
+        token: bearer token; None: no authentication, for requests from this machine only.
+        environ: environment variables; FABULA_ENGINE_MODELS is read from them.
+        threads: CPU threads for serving and for training.
+        warm: load the packaged base model at startup.
     """
 
     home: Path
@@ -59,21 +59,26 @@ class Config:
 
 
 class Engine:
-    """The parts of a running engine."""
+    """The components of a running engine."""
 
     def __init__(self, config: Config) -> None:
-        """Opens the store. Raises ValueError for a wrong FABULA_ENGINE_MODELS, OSError and sqlite3.Error."""
+        """Open the store.
+
+        Raises:
+            ValueError: FABULA_ENGINE_MODELS is malformed.
+            OSError, sqlite3.Error: the home folder cannot be used.
+        """
         for folder in ("files", "jobs", "adapters", "models"):
             (config.home / folder).mkdir(parents=True, exist_ok=True)
         self.config = config
         self.store = EngineStore(config.home / "engine.db")
         self.models = ModelCatalogue(config.home, config.environ, self.store)
         self.files = Files(config.home, self.store)
-        self.files.tidy()
+        self.files.remove_leftovers()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
         context = EngineJobContext(
-            config.home, self.store, self.files, self.models, self.pool, config.threads, self._trained
+            config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
         self.runner = JobLoop(context)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
@@ -81,23 +86,23 @@ class Engine:
         self._background: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Take up interrupted jobs and warm up."""
+        """Resume interrupted jobs and warm up."""
         self.runner.start()
         if self.config.warm:
-            self._later(_logged(self._warm(), packaged_models.BASE))
+            self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
     async def stop(self) -> None:
-        """Let a running trainer save, then end every child."""
+        """Let a running trainer save its state, then stop all child processes."""
         for task in self._background:
             task.cancel()
         await run_in_threadpool(self.runner.stop)
         await self.pool.close()
 
     def health(self, request: Request) -> Response:
-        """GET /health: that it is up; to those with a token also what it is doing."""
-        brief = {"status": "ok", "version": VERSION}
-        if not request.state.known:
-            return JSONResponse(brief)
+        """GET /health: whether the engine is up; with a valid token also its models, training and speed."""
+        basic = {"status": "ok", "version": VERSION}
+        if not request.state.authorized:
+            return JSONResponse(basic)
         running = self.store.select(Job, "status = 'running'")
         waiting = self.store.select(Job, "status IN ('validating_files', 'queued')")
         training = None
@@ -112,7 +117,7 @@ class Engine:
             }
         return JSONResponse(
             {
-                **brief,
+                **basic,
                 "models": [model.id for model in self.models.listed()],
                 "training": training,
                 "training_speeds": job_queue.speeds(self.store),
@@ -124,14 +129,14 @@ class Engine:
 
     def list_models(self, request: Request) -> Response:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._told(model) for model in self.models.listed()]})
+        return JSONResponse({"object": "list", "data": [self._model_json(model) for model in self.models.listed()]})
 
     def get_model(self, request: Request) -> Response:
         """GET /v1/models/{id}, checkpoints included."""
-        return JSONResponse(self._told(self.models.find(request.path_params["id"])))
+        return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
 
-    def _told(self, model: Model) -> serializers.Json:
-        return serializers.model(model, self.models.refusal(model), self.models.context(model))
+    def _model_json(self, model: Model) -> serializers.Json:
+        return serializers.model(model, self.models.not_trainable_reason(model), self.models.context(model))
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""
@@ -146,12 +151,12 @@ class Engine:
         if not isinstance(body.get("text"), str):
             raise bad_value("text", msg("'text' must be text."))
         base = await run_in_threadpool(self.models.base, model.base)
-        async with self.pool.counting(base) as backend:
+        async with self.pool.lease_any(base) as backend:
             tokens = await count_tokens(backend, body["text"])
         return JSONResponse({"tokens": tokens})
 
-    def _trained(self, model_id: str) -> None:
-        """From the trainer's thread: have the new model ready before anyone asks."""
+    def _preload(self, model_id: str) -> None:
+        """Load a new model before its first request; called from the trainer's thread."""
         asyncio.run_coroutine_threadsafe(_logged(self._load(model_id), model_id), self._loop)
 
     async def _load(self, model_id: str) -> None:
@@ -163,14 +168,14 @@ class Engine:
         base = await run_in_threadpool(self.models.base, packaged_models.BASE)
         await self.pool.load(base, self.models.newest_adapter(base.name))
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
 
 async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
-    """Load a model that no request waits for: an error has only the log to go to."""
+    """Load a model in the background; errors are only logged."""
     try:
         await loading
     except ApiError as exc:
@@ -180,7 +185,7 @@ async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
 
 
 def create_app(config: Config) -> Starlette:
-    """The application of one engine. It opens its home when it starts serving."""
+    """The ASGI application of one engine. It opens the home folder at startup."""
     opened: list[Engine] = []
 
     @asynccontextmanager
@@ -194,18 +199,18 @@ def create_app(config: Config) -> Starlette:
             opened.clear()
             await engine.stop()
 
-    def to(pick: Callable[[Engine], Callable[[Request], Any]]) -> Callable[[Request], Awaitable[Response]]:
+    def handle(pick: Callable[[Engine], Callable[[Request], Any]]) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             handler = pick(opened[0])
             if asyncio.iscoroutinefunction(handler):
-                answer: Response = await handler(request)
-                return answer
+                response: Response = await handler(request)
+                return response
             return await run_in_threadpool(handler, request)
 
         return endpoint
 
     def route(method: str, path: str, pick: Callable[[Engine], Callable[[Request], Any]]) -> Route:
-        return Route(path, to(pick), methods=[method])
+        return Route(path, handle(pick), methods=[method])
 
     jobs = "/v1/fine_tuning/jobs"
     return Starlette(
@@ -238,7 +243,7 @@ def create_app(config: Config) -> Starlette:
             ApiError: _api_error,
             OSError: _failed,
             sqlite3.Error: _failed,
-            ClientDisconnect: _gone,
+            ClientDisconnect: _client_closed,
         },
         lifespan=lifespan,
     )
@@ -250,20 +255,22 @@ async def _api_error(_: Request, exc: Exception) -> Response:
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
-    """Starlette's own: no such path, or another method."""
+    """Starlette's own errors: unknown path or wrong method."""
     assert isinstance(exc, HTTPException)
-    at = f"{request.method} {request.url.path}"
+    endpoint = f"{request.method} {request.url.path}"
     if exc.status_code == 405:
         error = ApiError(
-            405, msg("Not allowed: {at}. Perhaps you meant another HTTP method.", at=at), code="method_not_allowed"
+            405,
+            msg("Not allowed: {endpoint}. Perhaps you meant another HTTP method.", endpoint=endpoint),
+            code="method_not_allowed",
         )
     else:
-        error = ApiError(exc.status_code, msg("Invalid URL ({at})", at=at), code="unknown_url")
+        error = ApiError(exc.status_code, msg("Invalid URL ({endpoint})", endpoint=endpoint), code="unknown_url")
     return JSONResponse(error.body(), exc.status_code)
 
 
 async def _failed(request: Request, exc: Exception) -> Response:
-    """Anything else: a full disk by its name, the rest as OpenAI words it, with the details in the log only."""
+    """Any other error: a full disk as such, others as OpenAI's generic server error, with details in the log."""
     if is_disk_full(exc):
         error = disk_full()
     else:
@@ -273,5 +280,5 @@ async def _failed(request: Request, exc: Exception) -> Response:
     return JSONResponse(error.body(), error.status)
 
 
-async def _gone(_: Request, exc: Exception) -> Response:
+async def _client_closed(_: Request, exc: Exception) -> Response:
     return Response(status_code=_CLIENT_CLOSED)

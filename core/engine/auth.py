@@ -1,4 +1,4 @@
-"""Who may ask: a bearer token, compared in constant time; and on every answer an id to ask about."""
+"""Authentication by bearer token, compared in constant time; adds a request id to every response."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from core.engine.errors import ApiError
 from core.message import msg
 
-# The whole of a Host header that names this machine. A name that only begins or ends so (`localhost.evil.example`,
-# `x@localhost`) may resolve to this machine, and is how a web page elsewhere would reach the engine (DNS rebinding).
+# A complete Host header that names this machine. A name that only starts or ends like this (`localhost.evil.example`,
+# `x@localhost`) may also resolve to this machine and would let a foreign web page reach the engine (DNS rebinding).
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_OWN_SITE = frozenset({None, "none", "same-origin"})  # Sec-Fetch-Site of what no other page has sent
+_OWN_SITE = frozenset({None, "none", "same-origin"})  # Sec-Fetch-Site of requests that come from no other web site
 
 
 class BearerAuth:
-    """ASGI middleware: 401 without the right token. `/health` answers everyone, and tells more to those with a token.
+    """ASGI middleware: 401 without the right token. `/health` is public, but returns more with a valid token.
 
-    Without a token (`--no-auth`) only requests that name this machine get in, and none that a web page of another
-    address has sent (also one on another port of this machine), so that a page that is open in a browser here cannot
-    use the engine.
+    Without a configured token (`--no-auth`), only requests to a loopback host are accepted, and none from a web page of
+    another origin (including other ports of this machine), so that pages in a local browser cannot use the engine.
     """
 
     def __init__(self, app: ASGIApp, token: str | None) -> None:
@@ -35,27 +34,27 @@ class BearerAuth:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        scope.setdefault("state", {})["known"] = known = self._knows(Headers(scope=scope))
+        scope.setdefault("state", {})["authorized"] = authorized = self._is_authorized(Headers(scope=scope))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message)["x-request-id"] = f"req_{uuid.uuid4().hex}"
             await send(message)
 
-        if known or scope["path"] == "/health":
+        if authorized or scope["path"] == "/health":
             await self._app(scope, receive, send_with_id)
         else:
-            error = self._refusal(Headers(scope=scope))
-            answer = JSONResponse(error.body(), error.status, {"www-authenticate": "Bearer"})
-            await answer(scope, receive, send_with_id)
+            error = self._unauthorized_error(Headers(scope=scope))
+            response = JSONResponse(error.body(), error.status, {"www-authenticate": "Bearer"})
+            await response(scope, receive, send_with_id)
 
-    def _knows(self, headers: Headers) -> bool:
+    def _is_authorized(self, headers: Headers) -> bool:
         if self._expected is None:
-            return _is_from_here(headers)
+            return _is_local(headers)
         given = headers.get("authorization", "").encode("latin-1", "replace")
         return hmac.compare_digest(given, self._expected)
 
-    def _refusal(self, headers: Headers) -> ApiError:
+    def _unauthorized_error(self, headers: Headers) -> ApiError:
         if self._expected is None:
             message = msg(
                 "Without a token the engine answers programs on this machine only, by the name localhost or 127.0.0.1."
@@ -67,8 +66,8 @@ class BearerAuth:
         return ApiError(401, message, code="invalid_api_key")
 
 
-def _is_from_here(headers: Headers) -> bool:
-    """Whether a request names this machine and comes from no web page, or from one of the engine's own address."""
+def _is_local(headers: Headers) -> bool:
+    """Whether a request addresses this machine and was not sent by a web page of another origin."""
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
     if len(hosts) != 1 or _LOOPBACK.fullmatch(hosts[0]) is None or headers.get("sec-fetch-site") not in _OWN_SITE:
         return False

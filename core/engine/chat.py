@@ -1,4 +1,4 @@
-"""Conversations as the text that a model reads. Training files and chat requests go through the same function."""
+"""Renders conversations with a model's chat template, the same way for training files and chat requests."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.engine.training_line import CHATML_MARKS, GEMMA_MARKS, BadLine, ChatMessage, message, without_marks
+from core.engine.training_line import (
+    CHATML_CONTROL_TOKENS,
+    GEMMA_CONTROL_TOKENS,
+    BadLine,
+    ChatMessage,
+    message,
+    without_control_tokens,
+)
 from core.message import msg
 
 Role = Literal["system", "user", "assistant"]
@@ -15,12 +22,12 @@ _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "u
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """How a family of models marks the turns.
+    """The chat template of a model family.
 
     Attributes:
-        start, end: around one turn; `{role}` in `start`.
-        names: what the family calls each role; without a name for the system its text goes in front of the user's.
-        control: texts that mark turns. They are taken out of people's own text, so that no one can forge a turn.
+        start, end: text before and after one turn; `start` contains `{role}`.
+        names: the family's name of each role. Without a system role, system text is put before the user's.
+        control: control tokens. They are removed from messages, so that nobody can inject a turn.
     """
 
     start: str
@@ -30,7 +37,7 @@ class Template:
 
     @property
     def stop(self) -> str:
-        """What ends the model's turn."""
+        """The text that ends the model's turn."""
         return self.end.strip()
 
 
@@ -38,30 +45,30 @@ _GEMMA = Template(
     "<start_of_turn>{role}\n",
     "<end_of_turn>\n",
     {"user": "user", "assistant": "model"},
-    GEMMA_MARKS,
+    GEMMA_CONTROL_TOKENS,
 )
 _CHATML = Template(
     "<|im_start|>{role}\n",
     "<|im_end|>\n",
     {"system": "system", "user": "user", "assistant": "assistant"},
-    CHATML_MARKS,
+    CHATML_CONTROL_TOKENS,
 )
 _TEMPLATES = {"gemma": _GEMMA, "gemma2": _GEMMA, "gemma3": _GEMMA, "qwen2": _CHATML, "qwen3": _CHATML}
 
 
 def template_for(architecture: str) -> Template | None:
-    """The template of a family of models (`general.architecture` of the GGUF); None where we know none."""
+    """The template for an architecture (`general.architecture` of the GGUF); None if there is none."""
     return _TEMPLATES.get(architecture)
 
 
 def prompt(messages: Sequence[ChatMessage], template: Template) -> str:
-    """The text after which the model writes its answer."""
+    """The prompt text, up to the start of the model's turn."""
     text = "".join(text for text, _ in segments(messages, template))
     return text + template.start.format(role=template.names["assistant"])
 
 
 def segments(messages: Sequence[ChatMessage], template: Template) -> tuple[tuple[str, bool], ...]:
-    """(text, trained) pairs of a conversation: the answers and the mark that ends each are what is learned."""
+    """(text, trained) pairs of a conversation: the model is trained on the assistant messages and their end tokens."""
     pairs: list[tuple[str, bool]] = []
     for role, text, trained in _turns(messages, template):
         start = template.start.format(role=template.names[role])
@@ -69,43 +76,43 @@ def segments(messages: Sequence[ChatMessage], template: Template) -> tuple[tuple
             pairs += [(start, False), (text + template.end, True)]
         else:
             pairs.append((start + text + template.end, False))
-    return _joined(pairs)
+    return _merge_untrained(pairs)
 
 
 def _turns(messages: Sequence[ChatMessage], template: Template) -> list[tuple[Role, str, bool]]:
-    """Turns in the template's own roles; where it has none for the system, its text opens the next user turn."""
+    """Turns in the template's roles. Without a system role, system text starts the next user turn."""
     turns: list[tuple[Role, str, bool]] = []
-    waiting = ""
-    for one in messages:
-        role, text = _ROLES[one.role], without_marks(one.text, template.control)
+    pending_system = ""
+    for item in messages:
+        role, text = _ROLES[item.role], without_control_tokens(item.text, template.control)
         if role == "system" and "system" not in template.names:
-            waiting += text + "\n\n"
+            pending_system += text + "\n\n"
             continue
-        if waiting and role != "user":
-            turns.append(("user", waiting.strip(), False))
-            waiting = ""
-        turns.append((role, waiting + text, one.trained))
-        waiting = ""
-    return [*turns, ("user", waiting.strip(), False)] if waiting else turns
+        if pending_system and role != "user":
+            turns.append(("user", pending_system.strip(), False))
+            pending_system = ""
+        turns.append((role, pending_system + text, item.trained))
+        pending_system = ""
+    return [*turns, ("user", pending_system.strip(), False)] if pending_system else turns
 
 
-def _joined(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
-    """Neighbours that are not learned become one segment, so that they are tokenised as a prompt would be."""
-    joined: list[tuple[str, bool]] = []
+def _merge_untrained(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
+    """Merge adjacent untrained segments, so that they are tokenised like a prompt."""
+    merged: list[tuple[str, bool]] = []
     for text, trained in pairs:
-        if joined and not trained and not joined[-1][1]:
-            joined[-1] = (joined[-1][0] + text, False)
+        if merged and not trained and not merged[-1][1]:
+            merged[-1] = (merged[-1][0] + text, False)
         else:
-            joined.append((text, trained))
-    return tuple(joined)
+            merged.append((text, trained))
+    return tuple(merged)
 
 
 def parse(raw: object) -> tuple[ChatMessage, ...]:
-    """Messages of a request, read as those of training files are.
+    """Parse the messages of a request, with the same rules as in training files.
 
     Raises:
-        BadLine: with a sentence that names the message (counted from 1) and what is wrong.
+        BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
     """
     if not isinstance(raw, list) or not raw:
         raise BadLine("shape", msg("It is not a list with messages in it."))
-    return tuple(message(number, one) for number, one in enumerate(raw, start=1))
+    return tuple(message(number, item) for number, item in enumerate(raw, start=1))

@@ -1,4 +1,4 @@
-"""What child processes of the engine are started with."""
+"""Command lines and environment of the engine's child processes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _ROOT = Path(__file__).parents[2]
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Command line of a module of the engine."""
+    """Command line that runs a module of the engine."""
     return [sys.executable, "-m", f"core.engine.{module}", *arguments]
 
 
 def environment() -> dict[str, str]:
-    """What children need of the engine's environment, offline, and able to import the engine from any folder."""
-    kept = engine_environment(os.environ)
-    path = os.pathsep.join(filter(None, (str(_ROOT), kept.get("PYTHONPATH"))))
-    ours = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
-    return {**kept, **ours}
+    """Environment of child processes: without secrets, offline, and able to import the engine from any folder."""
+    inherited = engine_environment(os.environ)
+    path = os.pathsep.join(filter(None, (str(_ROOT), inherited.get("PYTHONPATH"))))
+    overrides = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    return {**inherited, **overrides}

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API words them: a status, a message, a type, a parameter and a code."""
+"""Errors in OpenAI's format: status, message, type, parameter and code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class ApiError(Exception):
-    """An answer other than 200.
+    """An error response.
 
     Attributes:
         status: HTTP status.
-        message: one sentence for people.
-        param: the parameter that is wrong, if one is.
-        code: OpenAI's (or our) short name of the error, for programs.
-        type: OpenAI's class of the error.
+        message: one sentence for the user.
+        param: the invalid parameter, if any.
+        code: OpenAI's (or our) machine-readable error code.
+        type: OpenAI's error type.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class ApiError(Exception):
 
     def body(self) -> dict[str, object]:
         """The JSON body: `{"error": {…}}`."""
-        said = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return {"error": {**said, **extra_fields(self.message)}}
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**fields, **extra_fields(self.message)}}
 
 
 def bad_value(param: str, message: str) -> ApiError:
-    """400: one parameter has a value that cannot be used."""
+    """400: a parameter has an invalid value."""
     return ApiError(400, message, param=param, code="invalid_value")
 
 
@@ -54,12 +54,12 @@ def unknown_model(model: object) -> ApiError:
 
 
 def unknown_file(file_id: str) -> ApiError:
-    """404 for a file that is not, or no longer, there."""
+    """404: there is no such file."""
     return ApiError(404, msg("No such File object: {file_id}", file_id=file_id), param="id", code="file_not_found")
 
 
 def unknown_job(job_id: str) -> ApiError:
-    """404 for a fine-tuning job."""
+    """404: there is no such fine-tuning job."""
     return ApiError(
         404,
         msg("Could not find fine tune: {job_id}", job_id=job_id),
@@ -69,19 +69,19 @@ def unknown_job(job_id: str) -> ApiError:
 
 
 def unavailable(message: str) -> ApiError:
-    """503: something behind the engine does not answer now; a retry may help."""
+    """503: llama.cpp or a model file is unavailable; a retry may help."""
     return ApiError(503, message, type="server_error", code="engine_unavailable")
 
 
 def is_disk_full(exc: BaseException) -> bool:
-    """Whether an OSError or an SQLite error means that nothing more can be stored."""
+    """Whether an OSError or SQLite error means that the disk is full."""
     if isinstance(exc, sqlite3.Error):
         return "disk is full" in str(exc) or "disk I/O error" in str(exc)
     return isinstance(exc, OSError) and exc.errno in _FULL
 
 
 def disk_full() -> ApiError:
-    """507: the engine's disk is full. What was acknowledged before is safe."""
+    """507: the engine's disk is full. Acknowledged data is safe."""
     return ApiError(
         507,
         msg(

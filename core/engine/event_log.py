@@ -1,4 +1,4 @@
-"""A job's log: the engine's own words, and what the trainer writes in the job's folder."""
+"""A job's event log: events of the engine, and those that the trainer writes to the job folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEVELS = frozenset({"info", "warn", "error"})
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An event that is not in the store yet; `at` in unix seconds."""
+    """An event that is not in the store yet; `at` is in Unix seconds."""
 
     at: float
     message: str
@@ -38,50 +38,52 @@ def add_event(store: EngineStore, job_id: str, message: str, *, level: str = "in
 
 
 class EventCollector:
-    """What the trainer of one job writes, taken over into the store: each line once, and only what is new is read."""
+    """Copies what the trainer of one job writes to the store: each line once, reading only new lines."""
 
     def __init__(self, store: EngineStore, job_id: str, home: Path) -> None:
         self._store, self._id, self._home = store, job_id, home
         self._folder = home / "jobs" / job_id
         self._metrics = JsonlTail(self._folder / "metrics.jsonl")
 
-    def take(self, trained_s: float = 0.0) -> Job:
-        """Take over what was written since the last time, and `trained_s` seconds of training; the job as it is now.
+    def collect(self, trained_s: float = 0.0) -> Job:
+        """Store what was written since the last call, add `trained_s` seconds of training time, and return the job.
 
         Raises:
-            OSError, sqlite3.Error: nothing of this round is kept, the next one takes it.
+            OSError, sqlite3.Error: nothing was stored; the next call retries.
         """
         job = self._job()
-        state, rows = state_of(self._folder), self._metrics.fresh()
-        total = _whole(state.get("total_steps")) or job.total_steps
-        events, read = _events(self._folder / "events.jsonl", job.events_read)
+        state, rows = read_state(self._folder), self._metrics.read_new()
+        total = _integer(state.get("total_steps")) or job.total_steps
+        events, offset = _events(self._folder / "events.jsonl", job.events_read)
         metrics, step = _metrics(rows, job.step, total)
         with self._store.transaction():
             for entry in sorted((*metrics, *events), key=lambda entry: entry.at):
                 _add(self._store, job.id, entry)
             _checkpoints(self._store, job, self._folder, self._home)
-            trains = self._job().status == "running"
+            is_running = self._job().status == "running"
             self._store.update(
                 Job,
                 job.id,
-                events_read=read,
+                events_read=offset,
                 training_s=job.training_s + trained_s,
                 step=step,
                 total_steps=total,
                 tokens_per_s=state.get("tokens_per_s"),
-                estimated_finish=_whole(state.get("estimated_finish")) if trains and step >= MEASURED_STEPS else None,
+                estimated_finish=_integer(state.get("estimated_finish"))
+                if is_running and step >= MEASURED_STEPS
+                else None,
             )
-        self._metrics.keep()
+        self._metrics.commit()
         return self._job()
 
     def _job(self) -> Job:
         job = self._store.get(Job, self._id)
-        assert job is not None, "rows of jobs are never taken away"
+        assert job is not None, "rows of jobs are never deleted"
         return job
 
 
-def state_of(folder: Path) -> dict[str, Any]:
-    """The trainer's state.json; empty before there is one."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """The trainer's state.json; empty if it does not exist yet."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -89,32 +91,32 @@ def state_of(folder: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-def keep_adapter(store: EngineStore, job: Job, source: Path, home: Path, step: int | None) -> str:
-    """Make a model of an adapter of the job's folder; its id. The adapter gets a name of its own in HOME/adapters."""
+def register_adapter(store: EngineStore, job: Job, source: Path, home: Path, step: int | None) -> str:
+    """Copy an adapter from the job folder to HOME/adapters and register it as a model; returns the model id."""
     model_id = job.tuned_id if step is None else ids.checkpoint_model(job.tuned_id, step)
     code = job.tuned_id.rpartition(":")[2]
     adapter = Path("adapters") / (f"{code}.gguf" if step is None else f"{code}-step-{step}.gguf")
     (home / "adapters").mkdir(exist_ok=True)
-    part = home / f"{adapter}.part"
-    shutil.copyfile(source, part)
-    with part.open("rb") as file:
+    partial = home / f"{adapter}.partial"
+    shutil.copyfile(source, partial)
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(part, home / adapter)
+    os.replace(partial, home / adapter)
     store.add(TunedModel(model_id, int(time.time()), job.base, str(adapter), job.format, job.id, step))
     return model_id
 
 
-def _events(path: Path, read: int) -> tuple[list[_Entry], int]:
-    """The trainer's own events from where the last round ended, and the new end in bytes."""
+def _events(path: Path, offset: int) -> tuple[list[_Entry], int]:
+    """The trainer's events after byte `offset`, and the new offset."""
     if not path.exists():
-        return [], read
+        return [], offset
     with path.open("rb") as file:
-        read = min(read, os.fstat(file.fileno()).st_size)  # shorter than we know it: the power failed
-        file.seek(read)
-        fresh = file.read()
-    whole = fresh[: fresh.rfind(b"\n") + 1]
+        offset = min(offset, os.fstat(file.fileno()).st_size)  # the file may be shorter after a power failure
+        file.seek(offset)
+        block = file.read()
+    complete = block[: block.rfind(b"\n") + 1]
     entries = []
-    for line in whole.splitlines():
+    for line in complete.splitlines():
         try:
             event = json.loads(line)
             message, level, at = str(event["message"]), event.get("level"), float(event["at"])
@@ -122,22 +124,23 @@ def _events(path: Path, read: int) -> tuple[list[_Entry], int]:
             continue
         level = level if level in _LEVELS else "info"
         entries.append(_Entry(at, message, level, "message", event.get("data") or {}))
-    return entries, read + len(whole)
+    return entries, offset + len(complete)
 
 
 def _metrics(rows: Iterable[Mapping[str, Any]], last: int, total: int | None) -> tuple[list[_Entry], int]:
-    """One event for each step after `last`, and the last step. After a resume the trainer repeats steps: those are
-    known."""
+    """One event for each step after `last`, and the new last step. Steps repeated after a resume are skipped."""
     entries = []
     for row in rows:
-        step = _whole(row.get("step"))
+        step = _integer(row.get("step"))
         if step is None or step <= last:
             continue
         last = step
         loss = row.get("training_loss")
-        shown = f"{loss:.2f}" if isinstance(loss, int | float) else "unknown"
-        message = f"Step {step}/{total}: training loss={shown}" if total else f"Step {step}: training loss={shown}"
-        data = {"step": step, "total_steps": total, **_measured(_metric_names(row))}
+        loss_text = f"{loss:.2f}" if isinstance(loss, int | float) else "unknown"
+        message = (
+            f"Step {step}/{total}: training loss={loss_text}" if total else f"Step {step}: training loss={loss_text}"
+        )
+        data = {"step": step, "total_steps": total, **_finite(_metric_names(row))}
         entries.append(_Entry(float(row.get("at") or time.time()), message, "info", "metrics", data))
     return entries, last
 
@@ -145,12 +148,12 @@ def _metrics(rows: Iterable[Mapping[str, Any]], last: int, total: int | None) ->
 def _checkpoints(store: EngineStore, job: Job, folder: Path, home: Path) -> None:
     known = {row.step for row in store.select(CheckpointRow, "job_id = ?", (job.id,))}
     for row in read_lines(folder / "checkpoints.jsonl"):
-        step, path = _whole(row.get("step")), row.get("path")
+        step, path = _integer(row.get("step")), row.get("path")
         if step is None or step in known or not isinstance(path, str):
             continue
         source = Path(path) if Path(path).is_absolute() else folder / path
-        model = keep_adapter(store, job, source, home, step)
-        metrics = _measured(row.get("metrics") or {})
+        model = register_adapter(store, job, source, home, step)
+        metrics = _finite(row.get("metrics") or {})
         at = int(row.get("at") or time.time())
         store.add(CheckpointRow(ids.new("ftckpt"), job.id, at, step, model, to_json({"step": step, **metrics})))
         add_event(
@@ -164,7 +167,7 @@ def _checkpoints(store: EngineStore, job: Job, folder: Path, home: Path) -> None
 
 
 def _metric_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The trainer's names as OpenAI's events have them."""
+    """The trainer's metrics under the names in OpenAI's events."""
     return {
         "train_loss": row.get("training_loss"),
         "train_mean_token_accuracy": row.get("training_token_accuracy"),
@@ -173,8 +176,8 @@ def _metric_names(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _measured(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what was not measured or is not a number."""
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Only the finite numbers."""
     return {name: value for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
@@ -183,8 +186,8 @@ def _add(store: EngineStore, job_id: str, entry: _Entry) -> None:
     store.add(Event(ids.new("ftevent"), job_id, int(entry.at), entry.level, entry.message, entry.type, data))
 
 
-def _whole(value: object) -> int | None:
-    """A finite number as a whole one; None for anything else."""
+def _integer(value: object) -> int | None:
+    """A finite number as an integer; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value)

@@ -19,47 +19,47 @@ from core.engine.upload import Upload, receive
 from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
-_PAGE = 10_000  # OpenAI's own, both as default and as limit
-SOURCES = ("training_file", "validation_file")  # parameters of a job that name files
-_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's own limits
+_PAGE = 10_000  # OpenAI's default and maximum
+SOURCES = ("training_file", "validation_file")  # job parameters with file ids
+_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits
 
 
 def source_path(folder: Path, param: str) -> Path:
-    """Where the job in `folder` keeps its own copy of the file that the parameter `param` names."""
+    """Path of the copy of a training or validation file (`param`) in a job folder."""
     return folder / f"{param}.source"
 
 
 class Files:
-    """Uploaded files lie in HOME/files/<id>; the results of a job are made from its metrics when asked for."""
+    """The file endpoints. Uploads are stored in HOME/files/<id>; results files are built from a job's metrics."""
 
     def __init__(self, home: Path, store: EngineStore) -> None:
         self._folder, self._jobs, self._store = home / "files", home / "jobs", store
         self._incoming = self._folder / "incoming"
 
-    def tidy(self) -> None:
-        """At the start: forget uploads that were cut, and files whose upload was never acknowledged."""
+    def remove_leftovers(self) -> None:
+        """Delete incomplete and unacknowledged uploads. Call it at startup."""
         self._incoming.mkdir(parents=True, exist_ok=True)
-        for part in self._incoming.iterdir():
-            part.unlink()
-        kept = {file.id for file in self._store.select(File, "deleted_at IS NULL")}
+        for partial in self._incoming.iterdir():
+            partial.unlink()
+        known_ids = {file.id for file in self._store.select(File, "deleted_at IS NULL")}
         for path in self._folder.iterdir():
-            if path.is_file() and path.name not in kept:
+            if path.is_file() and path.name not in known_ids:
                 path.unlink()
 
-    def expire(self) -> None:
-        """Delete the files whose time is over."""
+    def delete_expired(self) -> None:
+        """Delete expired files."""
         for file in self._store.select(File, "deleted_at IS NULL AND expires_at <= ?", (int(time.time()),)):
             self._delete(file.id)
 
     async def create(self, request: Request) -> Response:
         """POST /v1/files."""
         file_id = ids.new("file")
-        part = self._incoming / file_id
+        partial = self._incoming / file_id
         try:
-            upload = await receive(request, part)
-            file = await run_in_threadpool(self._keep, file_id, part, upload)
+            upload = await receive(request, partial)
+            file = await run_in_threadpool(self._store_upload, file_id, partial, upload)
         finally:
-            part.unlink(missing_ok=True)
+            partial.unlink(missing_ok=True)
         return JSONResponse(serializers.file(file, file.bytes))
 
     def list(self, request: Request) -> Response:
@@ -73,7 +73,7 @@ class Files:
             where, values = f"{where} AND purpose = ?", [purpose]
         after = request.query_params.get("after")
         try:
-            rows, more = self._store.page(File, where, values, after=after, limit=limit, newest=order == "desc")
+            rows, more = self._store.page(File, where, values, after=after, limit=limit, newest_first=order == "desc")
         except KeyError as exc:
             raise bad_value("after", msg("No such File object: {after}", after=after)) from exc
         return JSONResponse(serializers.page([serializers.file(row, self._size(row)) for row in rows], more))
@@ -84,7 +84,7 @@ class Files:
         return JSONResponse(serializers.file(file, self._size(file)))
 
     def content(self, request: Request) -> Response:
-        """GET /v1/files/{id}/content. The results of a running job grow from one call to the next."""
+        """GET /v1/files/{id}/content. The results of a running job grow between calls."""
         file = self.find(request.path_params["id"])
         if file.job_id is not None:
             return Response(results.csv_text(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
@@ -97,18 +97,18 @@ class Files:
         return JSONResponse({"id": file.id, "object": "file", "deleted": True})
 
     def find(self, file_id: str) -> File:
-        """The row of a file that is there. Raises ApiError 404."""
+        """The row of an existing file. Raises ApiError 404."""
         file = self._store.get(File, file_id)
         if file is None or file.deleted_at is not None:
             raise unknown_file(file_id)
         return file
 
     def path(self, file_id: str) -> Path:
-        """Where the content of an uploaded file lies."""
+        """Path of an uploaded file's content."""
         return self._folder / file_id
 
-    def _keep(self, file_id: str, part: Path, upload: Upload) -> File:
-        """Move the file to its place, then acknowledge it: a row means that the content is on the disk."""
+    def _store_upload(self, file_id: str, partial: Path, upload: Upload) -> File:
+        """Move the file into place, then add its row: a row guarantees that the content is on disk."""
         purpose = upload.fields.get("purpose")
         if purpose is None:
             raise ApiError(
@@ -117,13 +117,17 @@ class Files:
         if purpose != PURPOSE:
             raise bad_value(
                 "purpose",
-                msg("'{value}' is not a purpose of this engine; use '{purpose}'.", value=purpose[:40], purpose=PURPOSE),
+                msg(
+                    "'{purpose}' is not a purpose of this engine; use '{supported}'.",
+                    purpose=purpose[:40],
+                    supported=PURPOSE,
+                ),
             )
         if upload.size == 0:
             raise bad_value("file", msg("The file is empty."))
         now = int(time.time())
         file = File(file_id, upload.filename or "file", upload.size, purpose, now, _expires_at(upload.fields, now))
-        os.replace(part, self.path(file_id))
+        os.replace(partial, self.path(file_id))
         _sync_folder(self._folder)
         try:
             self._store.add(file)
@@ -137,7 +141,7 @@ class Files:
         self.path(file_id).unlink(missing_ok=True)
 
     def _size(self, file: File) -> int:
-        """Bytes; the results of a job that has not ended have none in their row yet."""
+        """Size in bytes; the row of an unfinished job's results does not contain it yet."""
         if file.bytes or file.job_id is None:
             return file.bytes
         return len(results.csv_text(self._jobs / file.job_id).encode())

@@ -1,4 +1,4 @@
-"""One generation at a llama.cpp server, as pieces of text. Closing the iterator stops the server's work at once."""
+"""One generation on a llama.cpp server, as text chunks. Closing the iterator stops the generation immediately."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ FinishReason = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationEnd:
-    """How a generation ended.
+    """The end of a generation.
 
     Attributes:
-        prompt_tokens, completion_tokens: as llama.cpp counts them, special tokens included.
-        tokens_per_s: of this generation alone, None for a single token.
+        reason: OpenAI's finish reason.
+        prompt_tokens, completion_tokens: llama.cpp's counts, including special tokens.
+        tokens_per_s: speed of this generation; None for a single token.
     """
 
     reason: FinishReason
@@ -35,67 +36,67 @@ class GenerationEnd:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedChunk:
-    """Some text; the last piece carries the end."""
+    """A text chunk; the last one has `end`."""
 
     text: str
     end: GenerationEnd | None = None
 
 
-async def generate_whole(backend: Backend, order: Mapping[str, Any]) -> GeneratedChunk:
-    """The whole answer at once: the same text as its pieces, where llama.cpp's own differs in cut characters."""
+async def generate(backend: Backend, options: Mapping[str, Any]) -> GeneratedChunk:
+    """The complete text, identical to the streamed one (llama.cpp's own differs for split characters)."""
     texts = []
-    async with aclosing(stream_chunks(backend, order)) as parts:
-        async for piece in parts:
-            texts.append(piece.text)
-    return GeneratedChunk("".join(texts), piece.end)
+    async with aclosing(stream_chunks(backend, options)) as chunks:
+        async for chunk in chunks:
+            texts.append(chunk.text)
+    return GeneratedChunk("".join(texts), chunk.end)
 
 
-async def stream_chunks(backend: Backend, order: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
-    """The answer as it is written, up to the first of the stop strings in `order["stop"]`.
+async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
+    """Stream the text, up to the first stop string in `options["stop"]`.
 
-    Every other ending gives out the text that was held back for a stop string, also an error in the middle.
+    Text buffered for a possible stop string is yielded at any other end, including an error.
 
     Raises:
-        ApiError: at the first piece or later.
+        ApiError: at the first chunk or later.
     """
-    stop = StopMatcher(order.get("stop", ()))
+    stop = StopMatcher(options.get("stop", ()))
     async with backend.slots:
         try:
-            blocks = llama_http.post(backend.address, "/completion", {**order, "stop": [], "stream": True})
+            blocks = llama_http.post(backend.address, "/completion", {**options, "stop": [], "stream": True})
             async with aclosing(blocks), aclosing(_events(blocks)) as events:
                 first_at: float | None = None
                 async for event in events:
                     now = time.monotonic()
                     first_at = now if first_at is None else first_at
-                    piece = _piece(event)
-                    text = stop.feed(piece.text)
+                    chunk = _chunk(event)
+                    text = stop.feed(chunk.text)
                     if stop.found:
                         yield GeneratedChunk(text, _end_at_stop(event, now - first_at))
-                        return  # closing the connection ends llama.cpp's work
-                    yield GeneratedChunk(text + stop.flush(), piece.end) if piece.end else GeneratedChunk(text)
+                        return  # closing the connection stops llama.cpp
+                    yield GeneratedChunk(text + stop.flush(), chunk.end) if chunk.end else GeneratedChunk(text)
         except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
-            if held := stop.flush():
-                yield GeneratedChunk(held)
+            if remaining := stop.flush():
+                yield GeneratedChunk(remaining)
             raise _api_error(exc) from exc
 
 
 async def count_tokens(backend: Backend, text: str) -> int:
-    """How many tokens a text has, without the one that starts a sequence. Raises ApiError."""
+    """Number of tokens in a text, without BOS. Raises ApiError."""
     try:
         async with aclosing(
             llama_http.post(backend.address, "/tokenize", {"content": text, "add_special": False})
         ) as blocks:
-            answer = _json(b"".join([block async for block in blocks]))
+            body = _json(b"".join([block async for block in blocks]))
     except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
         raise _api_error(exc) from exc
-    return len(answer["tokens"])
+    return len(body["tokens"])
 
 
 async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[str, Any], None]:
-    """Server-sent events; an `error` event is raised. A stream that is cut before its end is an error too."""
-    waiting = b""
+    """Parse server-sent events. Raises for an `error` event and for a stream that ends early."""
+    buffer = b""
     async for block in blocks:
-        *texts, waiting = (waiting + block).split(b"\n\n")
+        *texts, buffer = (buffer + block).split(b"\n\n")
         for text in texts:
             if text.startswith(b"data: "):
                 event: dict[str, Any] = json.loads(text[6:])
@@ -107,25 +108,25 @@ async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[st
     raise unavailable(msg("The model stopped working in the middle of an answer."))
 
 
-def _piece(event: Mapping[str, Any]) -> GeneratedChunk:
+def _chunk(event: Mapping[str, Any]) -> GeneratedChunk:
     if "error" in event:
         raise as_api_error(int(event["error"].get("code", 500)), dict(event))
     text = str(event.get("content", ""))
     if not event.get("stop"):
         return GeneratedChunk(text)
     timings = event.get("timings") or {}
-    measured = int(event["tokens_predicted"]) > 1
+    has_speed = int(event["tokens_predicted"]) > 1
     end = GenerationEnd(
         reason="length" if event.get("stop_type") == "limit" else "stop",
         prompt_tokens=int(event["tokens_evaluated"]),
         completion_tokens=int(event["tokens_predicted"]),
-        tokens_per_s=float(timings["predicted_per_second"]) if measured and timings else None,
+        tokens_per_s=float(timings["predicted_per_second"]) if has_speed and timings else None,
     )
     return GeneratedChunk(text, end)
 
 
 def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
-    """The end of an answer whose stop string is complete with `event`, `generated_s` after its first token."""
+    """The end of a text whose stop string was completed by `event`, `generated_s` seconds after its first token."""
     tokens = int(event["tokens_predicted"])
     return GenerationEnd(
         reason="stop",
@@ -136,7 +137,7 @@ def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
 
 
 def _api_error(exc: Exception) -> ApiError:
-    """What went wrong between the engine and llama.cpp, for the client."""
+    """Convert an error between the engine and llama.cpp to an API error."""
     if isinstance(exc, ApiError):
         return exc
     if isinstance(exc, llama_http.LlamaRefused):

@@ -1,4 +1,4 @@
-"""Reading GGUF files quickly: `gguf.GGUFReader` builds Python objects for every word of the vocabulary."""
+"""Fast reading of GGUF files: `gguf.GGUFReader` builds Python objects for every vocabulary entry."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import numpy.typing as npt
 from gguf import GGUFReader, GGUFValueType
 
 _NO_TOKEN = 0xFFFFFFFF
-_SHORT = 1024  # numbers: one a layer; longer arrays are vocabularies
+_MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
 
 
 class QuickReader(GGUFReader):
-    """`GGUFReader` that steps over long arrays instead of parsing them; what it gives for one is the length.
+    """A `GGUFReader` that skips long arrays and returns only their length.
 
-    A 262,144-word vocabulary takes the stock reader 12 s; skipping it takes 0.3 s. Scalars and tensors are unchanged.
+    Reading a vocabulary of 262,144 tokens takes the original reader 12 s; skipping it takes 0.3 s. Scalars and tensors
+    are unchanged.
     """
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of the architecture, or empty."""
+        """llama.cpp's name of the architecture, or ""."""
         return str(scalar(self, "general.architecture", ""))
 
     def _get_field_parts(
@@ -32,11 +33,11 @@ class QuickReader(GGUFReader):
             return super()._get_field_parts(orig_offs, raw_type)
         item_type = GGUFValueType(self._get(orig_offs, np.uint32)[0])
         length = int(self._get(orig_offs + 4, np.uint64)[0])
-        if item_type != GGUFValueType.STRING and length <= _SHORT:
+        if item_type != GGUFValueType.STRING and length <= _MAX_ARRAY:
             return super()._get_field_parts(orig_offs, raw_type)
         offs = orig_offs + 12
         if item_type == GGUFValueType.STRING:
-            data = memoryview(self.data)  # type: ignore[arg-type]  # numpy arrays are buffers; their stubs do not say so
+            data = memoryview(self.data)  # type: ignore[arg-type]  # numpy arrays are buffers, but the type stubs lack that
             for _ in range(length):
                 offs += 8 + int.from_bytes(data[offs : offs + 8], "little")
         else:
@@ -47,15 +48,15 @@ class QuickReader(GGUFReader):
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a GGUF says about its model.
+    """Metadata of a GGUF model.
 
     Attributes:
-        architecture: llama.cpp's name of it, e.g. `gemma3`.
+        architecture: llama.cpp's name of the architecture, e.g. `gemma3`.
         context_length: longest sequence, in tokens.
-        vocab_size: number of words in the vocabulary.
-        bos: id of the token that starts a sequence, None where the model has none.
-        eos: id of the token that ends one.
-        size_label: e.g. `270M`, or empty.
+        vocab_size: number of tokens in the vocabulary.
+        bos: id of the beginning-of-sequence token; None: the model has none.
+        eos: id of the end-of-sequence token.
+        size_label: e.g. `270M`, or "".
     """
 
     architecture: str
@@ -67,16 +68,16 @@ class ModelCard:
 
 
 def scalar(reader: GGUFReader, key: str, default: Any = None) -> Any:
-    """The value of one key, or `default` where the file does not have it."""
+    """The value of a key, or `default` if the file does not have it."""
     field = reader.fields.get(key)
     return default if field is None else field.contents()
 
 
 def model_card(path: Path) -> ModelCard:
-    """Read the head of a model file.
+    """Read the metadata of a model file.
 
     Raises:
-        ValueError: not a GGUF model.
+        ValueError: the file is not a GGUF model.
     """
     reader = QuickReader(path)
     architecture = reader.architecture

@@ -1,4 +1,4 @@
-"""Names of things, in OpenAI's manner."""
+"""Ids and model names in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def code(length: int) -> str:
 
 
 def new(kind: str) -> str:
-    """An id such as `file-…`, `ftjob-…`, `ftevent-…`, `ftckpt_…`; 24 characters make collisions impossible."""
+    """An id such as `file-…`, `ftjob-…`, `ftevent-…`, `ftckpt_…`; 24 random characters avoid collisions."""
     return f"{kind}_{code(24)}" if kind == "ftckpt" else f"{kind}-{code(24)}"
 
 
 def tuned_model(base: str, suffix: str | None) -> str:
-    """`ft:gemma-3-270m:fabula:ultraman:AbC123xy`; without a suffix its place stays empty, as at OpenAI."""
+    """`ft:gemma-3-270m:fabula:ultraman:AbC123xy`; without a suffix its field is empty, as at OpenAI."""
     return f"ft:{base}:fabula:{suffix or ''}:{code(8)}"
 
 

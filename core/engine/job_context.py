@@ -1,4 +1,4 @@
-"""What the threads that work on jobs share: where things are, and how a job fails."""
+"""Shared context of the job threads: components, job folders, and how a job fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EngineJobContext:
-    """What both threads work with. `trained` is called with the model id of a finished job."""
+    """Components for the job threads. `on_trained` is called with the model id of a finished job."""
 
     home: Path
     store: EngineStore
@@ -30,37 +30,37 @@ class EngineJobContext:
     models: ModelCatalogue
     pool: Pool
     threads: int
-    trained: Callable[[str], None]
+    on_trained: Callable[[str], None]
 
     def folder(self, job: Job) -> Path:
-        """The job's own folder."""
+        """The job's folder."""
         return self.home / "jobs" / job.id
 
     def source(self, job: Job, param: str) -> Path:
-        """The job's own copy of its training or validation file (`param`), kept until it has been tokenised."""
+        """The job's copy of its training or validation file (`param`), kept until it is tokenised."""
         return source_path(self.folder(job), param)
 
     def status(self, job: Job) -> str:
-        """The job's status now."""
+        """The job's current status."""
         row = self.store.get(Job, job.id)
         return row.status if row else "cancelled"
 
     def oldest(self, status: str) -> Job | None:
-        """The job that has been in this status's queue the longest."""
+        """The oldest job with this status."""
         rows = self.store.select(Job, "status = ?", (status,), "ORDER BY seq LIMIT 1")
         return rows[0] if rows else None
 
     def fail(self, job: Job, failure: JobFailed) -> None:
-        """End a job with a reason, unless it has been cancelled or paused meanwhile."""
+        """Mark a job as failed, unless it was cancelled or paused meanwhile."""
         with self.store.transaction():
-            alive = "status IN ('validating_files', 'queued', 'running')"
-            ended = {"status": "failed", "error": to_json(failure.error()), "finished_at": int(time.time())}
-            if self.store.update(Job, job.id, where=alive, estimated_finish=None, **ended):
+            is_active = "status IN ('validating_files', 'queued', 'running')"
+            values = {"status": "failed", "error": to_json(failure.error()), "finished_at": int(time.time())}
+            if self.store.update(Job, job.id, where=is_active, estimated_finish=None, **values):
                 add_event(self.store, job.id, failure.message, level="error")
 
 
 def describe_error(exc: Exception) -> JobFailed:
-    """Whatever went wrong, as a job's error."""
+    """Convert any exception to a job error."""
     if isinstance(exc, ApiError):
         return JobFailed(exc.message, exc.code or "server_error")
     if is_disk_full(exc):
@@ -70,4 +70,6 @@ def describe_error(exc: Exception) -> JobFailed:
         )
         return JobFailed(message, "insufficient_storage")
     _log.error("A job failed unexpectedly", exc_info=exc)
-    return JobFailed(msg("The engine failed unexpectedly: {exc}. Its log has the details.", exc=exc), "server_error")
+    return JobFailed(
+        msg("The engine failed unexpectedly: {error}. Its log has the details.", error=exc), "server_error"
+    )

@@ -1,7 +1,7 @@
-"""The work on jobs, in two threads: one validates files, one trains, one job at a time.
+"""Processes jobs in two threads: one validates files, the other trains one job at a time.
 
-The status in the store is the truth: the API changes it, the threads act on it. So a kill at any moment loses nothing:
-what is `validating_files`, `queued` or `running` at the next start is simply taken up again.
+The API changes the status in the store, and the threads act on it. So a kill at any time loses nothing: jobs that are
+`validating_files`, `queued` or `running` at the next start are resumed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.engine.validator import Validator
 
 _log = logging.getLogger(__name__)
 
-_IDLE_S = 5.0  # how often the queue is looked at without being told
+_IDLE_S = 5.0  # how often the queue is polled without a wake-up
 
 
 class JobLoop:
@@ -25,42 +25,42 @@ class JobLoop:
 
     def __init__(self, context: EngineJobContext) -> None:
         self._wakes = (threading.Event(), threading.Event())
-        self._leaving = threading.Event()
+        self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True)
             for step, wake, name in (
-                (Validator(context, self._leaving).step, self._wakes[0], "validator"),
-                (TrainingRunner(context, self._leaving, self._wakes[1]).step, self._wakes[1], "trainer"),
+                (Validator(context, self._stopping).step, self._wakes[0], "validator"),
+                (TrainingRunner(context, self._stopping, self._wakes[1]).step, self._wakes[1], "trainer"),
             )
         ]
 
     def start(self) -> None:
-        """Begin with whatever was left by the last engine."""
+        """Start the threads; they resume unfinished jobs."""
         for thread in self._threads:
             thread.start()
 
     def wake(self) -> None:
-        """Something has changed: look now."""
+        """Make the threads check for work now."""
         for wake in self._wakes:
             wake.set()
 
     def stop(self) -> None:
-        """Have a running trainer save and leave; its job goes on at the next start."""
-        self._leaving.set()
+        """Stop the threads. A running trainer saves its state; its job resumes at the next start."""
+        self._stopping.set()
         self.wake()
         for thread in self._threads:
             thread.join()
 
     def _loop(self, step: Callable[[], bool], wake: threading.Event) -> None:
-        """Do `step` for as long as it finds work; a full disk or a locked database is waited out."""
-        while not self._leaving.is_set():
+        """Call `step` repeatedly while it finds work; retry after a full disk or a locked database."""
+        while not self._stopping.is_set():
             wake.clear()
             try:
                 if step():
                     self.wake()
                     continue
             except (OSError, sqlite3.Error) as exc:
-                _log.error("The engine cannot go on with its jobs for now: %s", exc)
+                _log.error("The engine cannot process jobs for now: %s", exc)
             except Exception:
-                _log.exception("Unexpected; trying again")
+                _log.exception("Unexpected error; retrying")
             wake.wait(_IDLE_S)

@@ -1,4 +1,4 @@
-"""The line of jobs that wait for the trainer: each one's place, and when it should start. One job trains at a time."""
+"""The queue of jobs waiting for the trainer: positions and estimated starts. One job trains at a time."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from core.engine.store import EngineStore, Job
 
-_START_S = 10.0  # a trainer's process, its libraries and weights, before the first step
+_STARTUP_S = 10.0  # time for a trainer to start and load libraries and weights
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """A waiting job's place in line.
+    """A waiting job's position in the queue.
 
     Attributes:
-        position: 1 is the next to train, or the job that trains now: behind one running job it is 2.
-        estimated_start: unix seconds; None: a job ahead cannot be estimated yet.
+        position: counted from 1; a running job counts, so the first waiting job behind it has 2.
+        estimated_start: Unix seconds; None: a job ahead cannot be estimated yet.
     """
 
     position: int
@@ -23,33 +23,33 @@ class QueuePosition:
 
 
 def queue_positions(store: EngineStore, now: float) -> dict[str, QueuePosition]:
-    """The place of every job that is validated or queued, by id. `now` in unix seconds."""
-    line = store.select(Job, "status IN ('validating_files', 'queued')")
-    if not line:
+    """Positions of all jobs that are being validated or queued, by job id. `now` is in Unix seconds."""
+    waiting = store.select(Job, "status IN ('validating_files', 'queued')")
+    if not waiting:
         return {}
     running = store.select(Job, "status = 'running'")
-    ends: float | None = now
+    free_at: float | None = now
     for job in running:
-        ends = _end(store, job, ends, now)
-    found: dict[str, QueuePosition] = {}
-    for position, job in enumerate(line, start=len(running) + 1):
-        found[job.id] = QueuePosition(position, None if ends is None else round(ends))
-        ends = _end(store, job, ends, now)
-    return found
+        free_at = _end(store, job, free_at, now)
+    positions: dict[str, QueuePosition] = {}
+    for position, job in enumerate(waiting, start=len(running) + 1):
+        positions[job.id] = QueuePosition(position, None if free_at is None else round(free_at))
+        free_at = _end(store, job, free_at, now)
+    return positions
 
 
-def _end(store: EngineStore, job: Job, begins: float | None, now: float) -> float | None:
-    """When a job ends that begins at `begins`: as its trainer says, else from its tokens and the newest speed."""
+def _end(store: EngineStore, job: Job, starts: float | None, now: float) -> float | None:
+    """When a job that starts at `starts` will end: the trainer's estimate, else tokens / latest speed."""
     if job.status == "running" and job.estimated_finish is not None:
         return max(float(job.estimated_finish), now)
     speed = job.tokens_per_s or speeds(store).get(job.base)
-    if begins is None or speed is None or job.epoch_tokens is None:
+    if starts is None or speed is None or job.epoch_tokens is None:
         return None
     done = min(1.0, job.step / job.total_steps) if job.total_steps else 0.0
-    return begins + _START_S + job.epoch_tokens * job.n_epochs * (1 - done) / speed
+    return starts + _STARTUP_S + job.epoch_tokens * job.n_epochs * (1 - done) / speed
 
 
 def speeds(store: EngineStore) -> dict[str, float]:
-    """Tokens a second by base: of the newest job on it that has timed its steps. The start-up is no part of it."""
+    """Training speed in tokens per second by base model, from the latest job with timed steps; without start-up."""
     newest = "seq IN (SELECT max(seq) FROM jobs WHERE tokens_per_s > 0 GROUP BY base)"
     return {job.base: job.tokens_per_s for job in store.select(Job, newest) if job.tokens_per_s}

@@ -1,4 +1,4 @@
-"""POST /v1/fine_tuning/jobs: what is asked for, checked against OpenAI's rules, with `auto` resolved."""
+"""Parses POST /v1/fine_tuning/jobs with OpenAI's rules, and resolves `auto` hyper-parameters."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _KNOWN = frozenset(
     ]
 )
 _HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
-_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's own
+_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
 
-BASE_LEARNING_RATE = 1e-3  # of the multiplier 1.0; measured on LoRA rank 16 of gemma-3-270m
+BASE_LEARNING_RATE = 1e-3  # for a multiplier of 1.0; tuned for LoRA rank 16 on gemma-3-270m
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedJobRequest:
-    """A request for a job, in good form; None means `auto` for the hyper-parameters."""
+    """A valid job request. A hyper-parameter of None means `auto`."""
 
     model: str
     training_file: str
@@ -49,7 +49,7 @@ class ParsedJobRequest:
 
 
 def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
-    """Check the form of a request. Raises ApiError 400."""
+    """Parse a request body. Raises ApiError 400."""
     reject_unknown(body, _KNOWN)
     if body.get("integrations"):
         message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
@@ -71,12 +71,12 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
 
 
 def auto_epochs(examples: int) -> int:
-    """3; more when there are fewer than 50 examples, up to 8, so that they are seen about 150 times together."""
+    """3 epochs; up to 8 for fewer than 50 examples, so that training sees about 150 examples in total."""
     return min(8, max(3, math.ceil(150 / examples)))
 
 
 def auto_batch(examples: int) -> int:
-    """4; 1 when there are fewer than 16 examples, so that there are steps enough."""
+    """Batch size 4; 1 for fewer than 16 examples, so that there are enough steps."""
     return 1 if examples < 16 else 4
 
 
@@ -92,8 +92,8 @@ def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
     supervised = _object(method, "supervised", "method.")
     reject_unknown(supervised, frozenset({"hyperparameters"}), "method.supervised.")
     new = _object(supervised, "hyperparameters", "method.supervised.")
-    where = "method.supervised.hyperparameters." if new else "hyperparameters."
-    reject_unknown(new or old, _HYPERPARAMETERS, where)
+    prefix = "method.supervised.hyperparameters." if new else "hyperparameters."
+    reject_unknown(new or old, _HYPERPARAMETERS, prefix)
     return new or old
 
 
@@ -101,23 +101,25 @@ def _without_auto(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hyperparameters.items() if value != "auto"}
 
 
-def _object(body: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
+def _object(body: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
     value = body.get(name)
     if is_missing(value):
         return {}
     if not isinstance(value, dict):
-        raise bad_value(where + name, msg("'{where}{name}' must be an object.", where=where, name=name))
-    return {key: each for key, each in value.items() if not is_missing(each)}
+        raise bad_value(prefix + name, msg("'{prefix}{name}' must be an object.", prefix=prefix, name=name))
+    return {key: item for key, item in value.items() if not is_missing(item)}
 
 
 def _suffix(value: object) -> str | None:
     if is_missing(value):
         return None
     if not isinstance(value, str) or not job_rules.is_suffix(value):
-        most = job_rules.LONGEST_SUFFIX
+        maximum = job_rules.MAX_SUFFIX_LENGTH
         raise bad_value(
             "suffix",
-            msg("'suffix' must be 1 to {most} letters (a-z), digits, dots, hyphens or underscores.", most=most),
+            msg(
+                "'suffix' must be 1 to {maximum} letters (a-z), digits, dots, hyphens or underscores.", maximum=maximum
+            ),
         )
     return value
 
@@ -130,8 +132,8 @@ def _metadata(value: object) -> dict[str, str] | None:
             "metadata",
             msg("'metadata' must be an object with at most {max_metadata} pairs.", max_metadata=_MAX_METADATA),
         )
-    kept = {key: text for key, text in value.items() if text is not None}
-    for key, text in kept.items():
+    metadata = {key: text for key, text in value.items() if text is not None}
+    for key, text in metadata.items():
         if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
             raise bad_value(
                 "metadata",
@@ -141,4 +143,4 @@ def _metadata(value: object) -> dict[str, str] | None:
                     max_value=_MAX_VALUE,
                 ),
             )
-    return kept or None
+    return metadata or None

@@ -1,4 +1,4 @@
-"""The new lines of a file that another process writes."""
+"""Reads new lines of a JSONL file that another process writes."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 
 
 class JsonlTail:
-    """A JSONL file, read from where the last kept reading ended.
+    """Reads a JSONL file from where the last committed read ended.
 
-    A file that was put in place of the old one, or that became shorter, is read from its start.
+    A file that was replaced or became shorter is read from its start.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._kept = self._seen = (0, 0)  # which file (its inode), and how many bytes of it
+        self._committed = self._last_read = (0, 0)  # (inode, offset in bytes)
 
-    def fresh(self) -> list[dict[str, Any]]:
-        """Objects of the lines that are new since the last `keep`; a malformed or unfinished line is none."""
+    def read_new(self) -> list[dict[str, Any]]:
+        """Objects of the lines since the last `commit`; malformed and incomplete lines are skipped."""
         try:
             with self._path.open("rb") as file:
                 stat = os.fstat(file.fileno())
-                inode, end = self._kept
+                inode, end = self._committed
                 if inode != stat.st_ino or end > stat.st_size:
                     end = 0
                 file.seek(end)
                 block = file.read()
         except FileNotFoundError:
             return []
-        whole = block[: block.rfind(b"\n") + 1]
-        self._seen = (stat.st_ino, end + len(whole))
-        return [row for line in whole.splitlines() if (row := _object(line)) is not None]
+        complete = block[: block.rfind(b"\n") + 1]
+        self._last_read = (stat.st_ino, end + len(complete))
+        return [row for line in complete.splitlines() if (row := _object(line)) is not None]
 
-    def keep(self) -> None:
-        """What `fresh` has given is taken care of."""
-        self._kept = self._seen
+    def commit(self) -> None:
+        """Mark the lines of the last `read_new` as processed."""
+        self._committed = self._last_read
 
 
 def _object(line: bytes) -> dict[str, Any] | None:

@@ -1,8 +1,8 @@
-"""llama.cpp servers as child processes: one for each model in use, be it a base as it is or with an adapter.
+"""Manages llama.cpp servers as child processes: one per model in use, a base model with or without an adapter.
 
-llama.cpp decodes requests together only where they use the same adapter, and has all others wait until those are done.
-So a base and what was tuned from it get a process each, or they could not write side by side. The weights are mapped
-from one file and are in memory once.
+llama.cpp batches only requests with the same adapter and makes all others wait. So a base model and its tuned models
+each get their own process, and can generate in parallel. The weights are memory-mapped from one file, so they are in
+memory only once.
 """
 
 from __future__ import annotations
@@ -28,22 +28,24 @@ from core.message import msg
 
 _log = logging.getLogger(__name__)
 
-PARALLEL = 4  # requests decoded together; more share the same two cores and only add memory
-CONTEXT = 4096  # tokens of one request, prompt and answer; a story needs about 600
-_AT_ONCE = 5  # models kept loaded, the most recently used: four side by side, and the one that is wanted next
-_CACHE_MIB = 256  # prompts kept for reuse; llama.cpp's own default is 8 GiB
-_SPINS = "1000"  # looks of a waiting thread before it sleeps; with more, two models starve each other (benchmarks.md)
-_START_S = 120.0  # 2 s on a warm disk; a cold, busy one is slower
+PARALLEL = 4  # requests decoded together; more would share the same two cores and only use more memory
+CONTEXT = 4096  # tokens of one request, prompt and completion; a story needs about 600
+_MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
+_CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
+_SPIN_COUNT = (
+    "1000"  # spins of a waiting thread before it sleeps; with more, two models starve each other (benchmarks.md)
+)
+_START_S = 120.0  # takes 2 s from a warm disk cache; more from a cold, busy disk
 _STOP_S = 5.0
-_TOKENIZE_S = 60.0  # one text; a loaded machine may take seconds
+_TOKENIZE_S = 60.0  # for one text; may take seconds on a busy machine
 
 
-_Key = tuple[str, Path | None]  # a base's name, what is laid over it
+_Key = tuple[str, Path | None]  # (name of the base model, adapter)
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model that is ready to serve: its name, its file and what the file says about itself."""
+    """A base model: its name, file and metadata."""
 
     name: str
     gguf: Path
@@ -51,7 +53,7 @@ class BaseModel:
 
     @property
     def context(self) -> int:
-        """Longest request and longest training example, in tokens."""
+        """Maximum length of a request and of a training example, in tokens."""
         return min(CONTEXT, self.card.context_length)
 
 
@@ -60,9 +62,9 @@ class Backend:
     """One running llama.cpp server.
 
     Attributes:
-        adapter: what is laid over the base; None: nothing.
-        slots: as many requests as are decoded together; the others wait here, in order.
-        leases: users; a retired backend ends when the last one leaves.
+        adapter: the LoRA adapter; None: none.
+        slots: limits how many requests are decoded together; the others wait in order.
+        leases: number of users; a retired backend is stopped when the last one releases it.
     """
 
     base: BaseModel
@@ -75,51 +77,52 @@ class Backend:
 
     @property
     def alive(self) -> bool:
+        """Whether the process is running."""
         return self.process.returncode is None
 
 
 class Pool:
-    """The backends. All methods but `borrow` belong to the event loop."""
+    """The pool of backends. All methods except `tokenizer` must be called on the event loop."""
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._current: dict[_Key, Backend] = {}  # the most recently used last
+        self._current: dict[_Key, Backend] = {}  # in LRU order
         self._all: set[Backend] = set()
         self._locks: dict[_Key, asyncio.Lock] = {}
         self._loop = asyncio.get_running_loop()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._stopping_tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[Backend]:
-        """A backend of `base` with `adapter` loaded. It stays up until the block ends.
+        """Lease a backend of `base` with `adapter`; it keeps running until the block ends.
 
         Raises:
             ApiError: 503, the model could not be loaded.
         """
-        async with self._using(await self._with(base, adapter)) as backend:
+        async with self._leased(await self._get_or_start(base, adapter)) as backend:
             yield backend
 
     @asynccontextmanager
-    async def counting(self, base: BaseModel) -> AsyncIterator[Backend]:
-        """Some backend of `base`, whatever lies over it: they all count tokens alike. Raises as `lease` does."""
-        running = (one for one in self._current.values() if one.base.name == base.name and one.alive)
-        async with self._using(next(running, None) or await self._with(base, None)) as backend:
+    async def lease_any(self, base: BaseModel) -> AsyncIterator[Backend]:
+        """Lease any backend of `base`, for counting tokens: the adapter does not matter. Raises like `lease`."""
+        running = (backend for backend in self._current.values() if backend.base.name == base.name and backend.alive)
+        async with self._leased(next(running, None) or await self._get_or_start(base, None)) as backend:
             yield backend
 
     @asynccontextmanager
-    async def _using(self, backend: Backend) -> AsyncIterator[Backend]:
+    async def _leased(self, backend: Backend) -> AsyncIterator[Backend]:
         backend.leases += 1
         try:
             yield backend
         finally:
             backend.leases -= 1
-            self._end_if_unused(backend)
+            self._stop_if_unused(backend)
 
     @contextmanager
-    def borrow(self, base: BaseModel) -> Iterator[Tokenizer]:
-        """From another thread: the tokenizer of `base`."""
+    def tokenizer(self, base: BaseModel) -> Iterator[Tokenizer]:
+        """The tokenizer of `base`; call it from another thread than the event loop's."""
         stack = AsyncExitStack()
-        backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.counting(base)), self._loop).result()
+        backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.lease_any(base)), self._loop).result()
         try:
             address = backend.address
             headers = {"authorization": f"Bearer {address.key}"}
@@ -130,66 +133,68 @@ class Pool:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
 
     async def load(self, base: BaseModel, adapter: Path | None) -> None:
-        """Have this model ready before anyone asks. Raises as `lease` does."""
-        await self._with(base, adapter)
+        """Load a model ahead of its first request. Raises like `lease`."""
+        await self._get_or_start(base, adapter)
 
     @property
     def leases(self) -> int:
-        """Requests that are being answered or wait for their turn."""
+        """Number of requests that are running or waiting."""
         return sum(backend.leases for backend in tuple(self._all))
 
     async def close(self) -> None:
-        """End every backend at once."""
+        """Stop all backends."""
         for backend in list(self._all):
             backend.retired, backend.leases = True, 0
-            self._end_if_unused(backend)
-        await asyncio.gather(*self._ending, return_exceptions=True)
+            self._stop_if_unused(backend)
+        await asyncio.gather(*self._stopping_tasks, return_exceptions=True)
 
-    async def _with(self, base: BaseModel, adapter: Path | None) -> Backend:
+    async def _get_or_start(self, base: BaseModel, adapter: Path | None) -> Backend:
         key = (base.name, adapter)
         async with self._locks.setdefault(key, asyncio.Lock()):
             current = self._current.pop(key, None)
             if current is None or not current.alive:
                 if current is not None:
                     self._retire(current)
-                if adapter is not None and not adapter.exists():  # never answer as the base under a tuned name
+                if (
+                    adapter is not None and not adapter.exists()
+                ):  # never serve the base model under a tuned model's name
                     raise unavailable(
                         msg("The adapter {name} is not in the engine's home any more.", name=adapter.name)
                     )
                 current = await _start(base, adapter, self._threads)
                 self._all.add(current)
             self._current[key] = current
-            for old in list(self._current)[:-_AT_ONCE]:
+            for old in list(self._current)[:-_MAX_LOADED]:
                 self._retire(self._current.pop(old))
             return current
 
     def _retire(self, backend: Backend) -> None:
         backend.retired = True
-        self._end_if_unused(backend)
+        self._stop_if_unused(backend)
 
-    def _end_if_unused(self, backend: Backend) -> None:
+    def _stop_if_unused(self, backend: Backend) -> None:
         if backend.retired and backend.leases == 0 and backend in self._all:
             self._all.discard(backend)
-            task = asyncio.create_task(_end(backend))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            task = asyncio.create_task(_stop(backend))
+            self._stopping_tasks.add(task)
+            task.add_done_callback(self._stopping_tasks.discard)
 
 
 class Tokenizer:
-    """Text → token ids, by the very tokenizer that serves."""
+    """Text → token ids, with the tokenizer that is also used for serving."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self._client = client
 
     def __call__(self, text: str) -> list[int]:
-        answer = self._client.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
-        answer.raise_for_status()
-        return [int(token) for token in answer.json()["tokens"]]
+        response = self._client.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
+        response.raise_for_status()
+        return [int(token) for token in response.json()["tokens"]]
 
 
 async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend:
     key = secrets.token_urlsafe(24)
-    orders = {
+    options = {
         "model": str(base.gguf),
         "adapter": None if adapter is None else str(adapter),
         "key": key,
@@ -202,11 +207,11 @@ async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend
         *child_processes.command("llama_child"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
-        env={**child_processes.environment(), "GOMP_SPINCOUNT": _SPINS},
-        process_group=0,  # Ctrl-C in a terminal is for the engine, which ends its children in order
+        env={**child_processes.environment(), "GOMP_SPINCOUNT": _SPIN_COUNT},
+        process_group=0,  # Ctrl-C in a terminal goes to the engine, which stops its children in order
     )
     try:
-        answer = await asyncio.wait_for(_introduce(process, orders), _START_S)
+        response = await asyncio.wait_for(_handshake(process, options), _START_S)
     except TimeoutError as exc:
         process.kill()
         raise unavailable(
@@ -215,31 +220,31 @@ async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend
     except BaseException:
         process.kill()
         raise
-    if "url" not in answer:
-        _log.error("llama.cpp could not load %s: %s", base.gguf, answer.get("error"))
+    if "url" not in response:
+        _log.error("llama.cpp could not load %s: %s", base.gguf, response.get("error"))
         raise unavailable(
             msg(
-                "The model {name} could not be loaded: {value}.",
+                "The model {name} could not be loaded: {error}.",
                 name=base.name,
-                value=answer.get("error", "llama.cpp ended"),
+                error=response.get("error", "llama.cpp ended"),
             )
         )
-    url = urlsplit(answer["url"])
+    url = urlsplit(response["url"])
     address = ServerAddress(url.hostname or "127.0.0.1", url.port or 80, key)
     return Backend(base, process, address, adapter)
 
 
-async def _introduce(process: asyncio.subprocess.Process, orders: dict[str, Any]) -> dict[str, Any]:
+async def _handshake(process: asyncio.subprocess.Process, options: dict[str, Any]) -> dict[str, Any]:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps(orders).encode() + b"\n")
+    process.stdin.write(json.dumps(options).encode() + b"\n")
     await process.stdin.drain()
     line = await process.stdout.readline()
-    answer: dict[str, Any] = json.loads(line) if line else {}
-    return answer
+    response: dict[str, Any] = json.loads(line) if line else {}
+    return response
 
 
-async def _end(backend: Backend) -> None:
+async def _stop(backend: Backend) -> None:
     if backend.process.stdin is not None:
         backend.process.stdin.close()
     try:
@@ -250,7 +255,7 @@ async def _end(backend: Backend) -> None:
 
 
 def too_long(context: object, tokens: object) -> ApiError:
-    """400: a prompt of so many tokens leaves no room in a context of so many."""
+    """400: a prompt of `tokens` tokens exceeds a context of `context` tokens."""
     return ApiError(
         400,
         msg(
@@ -265,7 +270,7 @@ def too_long(context: object, tokens: object) -> ApiError:
 
 
 def as_api_error(status: int, body: dict[str, Any]) -> ApiError:
-    """llama.cpp's error as OpenAI would word it."""
+    """Convert an error of llama.cpp to OpenAI's format."""
     error = body.get("error") if isinstance(body.get("error"), dict) else {}
     assert isinstance(error, dict)
     if error.get("type") == "exceed_context_size_error":

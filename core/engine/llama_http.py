@@ -1,7 +1,7 @@
-"""One POST to llama.cpp over a plain socket, its answer block by block.
+"""A minimal HTTP client for llama.cpp: one POST over a plain socket, with the response in blocks.
 
-With a general HTTP client the engine takes 0.33 ms of processor time for a token, with this 0.21 ms (measured): time
-on the cores that llama.cpp computes with, whose threads wait for each other.
+Measured: a general HTTP client costs the engine 0.33 ms of CPU time per token, this one 0.21 ms. The engine shares the
+cores with llama.cpp, whose threads wait for each other.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_LIMIT = 1 << 22  # bytes of one block; the last one repeats the prompt
+_MAX_BLOCK_BYTES = 1 << 22  # the last block repeats the prompt
 
 
 class ConnectionBroken(Exception):
-    """The connection failed or ended in the middle."""
+    """The connection failed or was closed early."""
 
 
 class LlamaRefused(Exception):
-    """An answer other than 200, with its body."""
+    """A response with a status other than 200, and its body."""
 
     def __init__(self, status: int, body: bytes) -> None:
         super().__init__(status)
@@ -30,7 +30,7 @@ class LlamaRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a llama.cpp server listens, and its key."""
+    """Address and API key of a llama.cpp server."""
 
     host: str
     port: int
@@ -38,14 +38,14 @@ class ServerAddress:
 
 
 async def post(address: ServerAddress, path: str, body: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-    """The blocks (HTTP chunks) of the answer as they come. Closing the generator closes the connection.
+    """POST `body` as JSON; yields the response in blocks (HTTP chunks). Closing the generator closes the connection.
 
     Raises:
-        LlamaRefused: the server answered with another status than 200.
-        ConnectionBroken: there is no connection, or it ended before the answer did.
+        LlamaRefused: the status is not 200.
+        ConnectionBroken: the connection failed or was closed early.
     """
     try:
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=_LIMIT)
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=_MAX_BLOCK_BYTES)
     except OSError as exc:
         raise ConnectionBroken(str(exc)) from exc
     try:

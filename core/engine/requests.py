@@ -1,4 +1,4 @@
-"""Reading requests: JSON bodies within bounds, and parameters with OpenAI's own limits and error bodies."""
+"""Parses requests: JSON bodies of limited size, and parameters with OpenAI's limits and errors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ T = TypeVar("T")
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request.
+    """Parse the JSON body of a request.
 
     Raises:
-        ApiError: 400 when it is not one, 413 when it is larger than MAX_JSON_BYTES.
+        ApiError: 400 if it is not a JSON object, 413 if it is larger than MAX_JSON_BYTES.
     """
     raw = bytearray()
     async for chunk in request.stream():
@@ -31,31 +31,31 @@ async def json_body(request: Request) -> dict[str, Any]:
         if len(raw) > MAX_JSON_BYTES:
             raise ApiError(
                 413,
-                msg("The request body is larger than {value} MB.", value=MAX_JSON_BYTES >> 20),
+                msg("The request body is larger than {max_mb} MB.", max_mb=MAX_JSON_BYTES >> 20),
                 code="body_too_large",
             )
     try:
         body = json.loads(bytes(raw) or b"{}")
-        json.dumps(body, ensure_ascii=False).encode("utf-8")  # half a surrogate pair cannot be stored or tokenised
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be stored or tokenised
     except (ValueError, RecursionError) as exc:
         raise ApiError(
-            400, msg("We could not parse the JSON body of your request: {exc}.", exc=exc), code="invalid_json"
+            400, msg("We could not parse the JSON body of your request: {error}.", error=exc), code="invalid_json"
         ) from exc
     if not isinstance(body, dict):
         raise ApiError(400, msg("The body of the request must be a JSON object."), code="invalid_json")
     return body
 
 
-def reject_unknown(body: Mapping[str, Any], names: frozenset[str], where: str = "") -> None:
-    """Refuse a parameter that would be silently ignored: usually a slip of the pen. One without a value is none."""
+def reject_unknown(body: Mapping[str, Any], names: frozenset[str], prefix: str = "") -> None:
+    """Raise for an unknown parameter, usually a typo. Null and empty values are allowed."""
     unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))
     if unknown:
-        param = where + unknown[0]
+        param = prefix + unknown[0]
         raise ApiError(400, msg("Unknown parameter: '{param}'.", param=param), param=param, code="unknown_parameter")
 
 
 def required(body: Mapping[str, Any], name: str) -> str:
-    """A text parameter that must be there."""
+    """A required text parameter."""
     value = body.get(name)
     if is_missing(value):
         message = msg("Missing required parameter: '{name}'.", name=name)
@@ -66,7 +66,7 @@ def required(body: Mapping[str, Any], name: str) -> str:
 
 
 def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T) -> int | T:
-    """A whole number within bounds, or `default` where it is missing or null."""
+    """An integer within bounds; `default` if missing or null."""
     value = body.get(name)
     if value is None:
         return default
@@ -74,31 +74,31 @@ def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T)
         raise bad_value(
             name,
             msg(
-                "'{name}' must be a whole number from {low} to {high}; it is {value}.",
+                "'{name}' must be a whole number from {low} to {high}; it is {actual}.",
                 name=name,
                 low=low,
                 high=high,
-                value=_shown(value),
+                actual=_abbreviated(value),
             ),
         )
     return value
 
 
 def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T) -> float | T:
-    """A number within bounds, or `default` where it is missing or null."""
+    """A number within bounds; `default` if missing or null."""
     value = body.get(name)
     if value is None:
         return default
-    fine = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not fine or not low <= value <= high:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
         raise bad_value(
             name,
             msg(
-                "'{name}' must be a number from {low} to {high}; it is {value}.",
+                "'{name}' must be a number from {low} to {high}; it is {actual}.",
                 name=name,
                 low=f"{low:g}",
                 high=f"{high:g}",
-                value=_shown(value),
+                actual=_abbreviated(value),
             ),
         )
     return float(value)
@@ -108,41 +108,43 @@ def boolean(body: Mapping[str, Any], name: str) -> bool:
     """true or false; missing and null are false."""
     value = body.get(name)
     if value not in (None, True, False):
-        raise bad_value(name, msg("'{name}' must be true or false; it is {value}.", name=name, value=_shown(value)))
+        raise bad_value(
+            name, msg("'{name}' must be true or false; it is {actual}.", name=name, actual=_abbreviated(value))
+        )
     return bool(value)
 
 
-def query_limit(request: Request, default: int, most: int) -> int:
-    """`limit` of a list request."""
+def query_limit(request: Request, default: int, maximum: int) -> int:
+    """The `limit` of a list request."""
     raw = request.query_params.get("limit")
     if raw is None:
         return default
-    if not (raw.isascii() and raw.isdigit() and len(raw) < 9 and 1 <= int(raw) <= most):
-        raise bad_value("limit", msg("'limit' must be a whole number from 1 to {most}.", most=most))
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 9 and 1 <= int(raw) <= maximum):
+        raise bad_value("limit", msg("'limit' must be a whole number from 1 to {maximum}.", maximum=maximum))
     return int(raw)
 
 
 async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work` unless the client goes away first; then stop it, and all that it does upstream."""
+    """Run `work`; if the client disconnects first, cancel it and raise ClientDisconnect."""
     task = asyncio.create_task(work)
-    gone = asyncio.create_task(disconnected(request))
+    disconnect = asyncio.create_task(disconnected(request))
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise ClientDisconnect
         return task.result()
     finally:
-        for each in (task, gone):
-            each.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
+        for pending in (task, disconnect):
+            pending.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
 async def disconnected(request: Request) -> None:
-    """Return when the client has closed the connection. The body must have been read."""
+    """Wait until the client disconnects. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _shown(value: object) -> str:
+def _abbreviated(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:40] + "…"

@@ -1,4 +1,4 @@
-"""The results of a job: the trainer's metrics as the CSV that OpenAI's fine-tuning gave."""
+"""A job's results file: the trainer's metrics as CSV in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADER = (
 
 
 def csv_text(job_folder: Path) -> str:
-    """The CSV so far; only the header before the first step. What was not measured is an empty cell."""
+    """The CSV so far; only the header before the first step. Unmeasured values are empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)

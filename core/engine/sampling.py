@@ -1,4 +1,4 @@
-"""OpenAI's sampling parameters as llama.cpp's. What cannot be done is refused, not ignored."""
+"""Converts OpenAI's sampling parameters to llama.cpp's. Unsupported ones are rejected, not ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.message import msg
 _MAX_CHOICES = 128
 _MAX_STOPS = 4
 _MAX_SEED = 2**63 - 1
-_SEEDS = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the last one means "random"
+_SEEDS = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the highest value means "random"
 _COMMON = frozenset(
     [
         "model",
@@ -59,8 +59,8 @@ _CHAT = _COMMON | frozenset(
         "prompt_cache_key",
     ]
 )
-# Parameters that change the answer and that the engine does not have; these values of them change nothing.
-_REFUSED: dict[str, tuple[object, ...]] = {
+# Unsupported parameters that would change the result, with the values that are accepted because they have no effect.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "suffix": (),
     "echo": (False,),
     "logprobs": (False,),
@@ -75,17 +75,19 @@ _REFUSED: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-_ASKED_FOR_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` turns it on
+_ENABLED_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` enables it
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How to generate.
+    """Sampling parameters.
 
     Attributes:
-        n: answers for each prompt.
-        seed: of the first answer (the next ones count up), or None for chance.
-        options: the other parameters, in llama.cpp's names.
+        n: completions per prompt.
+        stream: stream the response.
+        include_usage: end the stream with the usage.
+        seed: for the first completion (incremented for the next ones); None: random.
+        options: the other parameters, under llama.cpp's names.
     """
 
     n: int
@@ -95,21 +97,21 @@ class Sampling:
     options: dict[str, Any]
 
     @property
-    def together(self) -> bool:
-        """Whether several answers may be decoded at the same moment.
+    def is_concurrent(self) -> bool:
+        """Whether several completions may be decoded in parallel.
 
-        Not with a seed: llama.cpp computes what it decodes together as one batch, and batches of another size round
-        differently, so that the same seed would give other texts from call to call.
+        Not with a seed: llama.cpp decodes parallel requests as one batch, and rounding depends on the batch size, so
+        the same seed would give different texts.
         """
         return self.seed is None
 
     def seed_of(self, choice: int) -> int:
-        """llama.cpp's seed of one answer; -1 is chance."""
+        """llama.cpp's seed for one completion; -1 means random."""
         return -1 if self.seed is None else (self.seed + choice) % _SEEDS
 
 
 def of_completion(body: Mapping[str, Any]) -> Sampling:
-    """Parameters of POST /v1/completions (16 tokens unless told otherwise, as at OpenAI). Raises ApiError 400."""
+    """Parameters of POST /v1/completions (by default 16 tokens, as at OpenAI). Raises ApiError 400."""
     reject_unknown(body, _COMPLETION)
     sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
@@ -127,11 +129,11 @@ def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
 
 
 def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
-    for name, harmless in _REFUSED.items():
+    for name, allowed_values in _UNSUPPORTED.items():
         value = body.get(name)
-        if value is None or (is_missing(value) and name not in _ASKED_FOR_BY_EMPTY):
+        if value is None or (is_missing(value) and name not in _ENABLED_BY_EMPTY):
             continue
-        if not any(type(value) is type(allowed) and value == allowed for allowed in harmless):
+        if not any(type(value) is type(allowed) and value == allowed for allowed in allowed_values):
             message = msg("'{name}' is not supported by this engine.", name=name)
             raise ApiError(400, message, param=name, code="unsupported_parameter")
     seed = integer(body, "seed", -_MAX_SEED - 1, _MAX_SEED, None)
@@ -139,14 +141,14 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
         "n_predict": -1 if max_tokens is None else max_tokens,
         "temperature": number(body, "temperature", 0, 2, 1.0),
         "top_p": number(body, "top_p", 0, 1, 1.0),
-        "top_k": 0,  # llama.cpp cuts the tail by default, OpenAI does not
+        "top_k": 0,  # disabled: llama.cpp's default truncates, OpenAI's does not
         "min_p": 0.0,
         "presence_penalty": number(body, "presence_penalty", -2, 2, 0.0),
         "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
         "repeat_last_n": CONTEXT,  # penalties count the whole text, as OpenAI's do
         "stop": _stops(body.get("stop")),
         "logit_bias": _biases(body.get("logit_bias")),
-        # A prompt read from the cache is computed in other batches: equal to the eye, not to the last bit.
+        # Cached prompts are computed in different batches, so the result is not bit-identical.
         "cache_prompt": seed is None,
     }
     stream = boolean(body, "stream")
@@ -188,7 +190,7 @@ def _biases(value: object) -> list[list[float]]:
         if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
             raise bad_value(
                 "logit_bias",
-                msg("'logit_bias' has a key that is not a token id: {value}.", value=repr(str(token)[:40])),
+                msg("'logit_bias' has a key that is not a token id: {key}.", key=repr(str(token)[:40])),
             )
         pairs.append([int(token), number(value, token, -100, 100, 0.0)])
     return pairs

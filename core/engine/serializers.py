@@ -1,4 +1,4 @@
-"""Rows as the JSON objects of OpenAI's API."""
+"""Converts rows to the JSON objects of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def page(items: Sequence[Json], more: bool) -> Json:
 
 
 def file(row: File, size: int) -> Json:
-    """A file object; `size` in bytes now (results grow)."""
+    """A file object; `size` is the current size in bytes (results files grow)."""
     return {
         "id": row.id,
         "object": "file",
@@ -41,8 +41,9 @@ def file(row: File, size: int) -> Json:
     }
 
 
-def job(row: Job, place: QueuePosition | None = None) -> Json:
-    """A fine_tuning.job object; what OpenAI does not tell is under `fabula`. `place`: in line, while it waits."""
+def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
+    """A fine_tuning.job object; fields that OpenAI does not have are under `fabula`. `queue_position` is None unless
+    the job is waiting."""
     hyperparameters = {
         "n_epochs": row.n_epochs,
         "batch_size": row.batch_size,
@@ -72,8 +73,8 @@ def job(row: Job, place: QueuePosition | None = None) -> Json:
         "metadata": json.loads(row.metadata) if row.metadata else None,
         "fabula": {
             "training_seconds": round(row.training_s, 3),
-            "queue_position": place.position if place is not None else None,
-            "estimated_start": place.estimated_start if place is not None else None,
+            "queue_position": queue_position.position if queue_position is not None else None,
+            "estimated_start": queue_position.estimated_start if queue_position is not None else None,
         },
     }
 
@@ -105,7 +106,7 @@ def checkpoint(row: CheckpointRow) -> Json:
 
 
 def model(row: Model, not_trainable: str | None, context: int | None) -> Json:
-    """A model object, with what the engine knows more than OpenAI tells under `fabula`."""
+    """A model object; fields that OpenAI does not have are under `fabula`."""
     return {
         "id": row.id,
         "object": "model",

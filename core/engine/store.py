@@ -1,4 +1,4 @@
-"""engine.db: files, jobs, events, checkpoints and models. What was acknowledged survives kill -9 and power loss."""
+"""engine.db: files, jobs, events, checkpoints and models. Acknowledged data survives kill -9 and power loss."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ CREATE TABLE models (
   adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
 );
 """
-# What brings an older file to the next version. Before 2, the time of a job counted from its start, pauses included.
-_UPGRADES = {
+# Migrations by old version. Before version 2, training time counted from the start of the job, including pauses.
+_MIGRATIONS = {
     1: (
         "ALTER TABLE jobs ADD COLUMN training_s REAL NOT NULL DEFAULT 0",
         "ALTER TABLE jobs ADD COLUMN epoch_tokens INTEGER",
@@ -58,7 +58,7 @@ _UPGRADES = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An uploaded file, or the results of a job (`job_id`). Deleted ones stay as a row, so that paging goes on."""
+    """An uploaded file, or the results of a job (`job_id`). Rows of deleted files are kept for paging."""
 
     id: str
     filename: str
@@ -75,12 +75,12 @@ class Job:
     """A fine-tuning job.
 
     Attributes:
-        model: what training started from, as the client named it; `base` is the base model under it.
-        tuned_id: the id that the finished model will have; `fine_tuned_model` is None until it is there.
+        model: the model that training starts from, as the client named it; `base` is its base model.
+        tuned_id: id of the future model; `fine_tuned_model` is None until it exists.
         metadata, error: JSON text, or None.
-        events_read: bytes of the trainer's events that are in `events` already.
-        training_s: seconds in which a trainer worked on it; waiting and pauses are not among them.
-        epoch_tokens: tokens of the training file, as the base model reads it; None: not counted yet.
+        events_read: bytes of the trainer's events file that are already in `events`.
+        training_s: training time in seconds, without waiting and pauses.
+        epoch_tokens: number of tokens in the training file; None: not counted yet.
     """
 
     id: str
@@ -116,7 +116,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a job's log; `data` is JSON text."""
+    """One event of a job; `data` is JSON text."""
 
     id: str
     job_id: str
@@ -129,7 +129,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """An adapter saved on the way; `model` is its model id, `metrics` JSON text."""
+    """An adapter saved during training; `model` is its model id, `metrics` is JSON text."""
 
     id: str
     job_id: str
@@ -141,7 +141,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
-    """A base model with an adapter on it. `step` is set for checkpoints, None for the end of a job."""
+    """A base model with an adapter on it. `step` is set for checkpoints; None: the final model of a job."""
 
     id: str
     created_at: int
@@ -163,7 +163,7 @@ _TABLES: dict[type, str] = {
 
 
 class EngineStore:
-    """One connection per thread on one SQLite file (WAL, synchronous=FULL)."""
+    """Access to one SQLite file (WAL, synchronous=FULL), with one connection per thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -174,14 +174,14 @@ class EngineStore:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     transaction.execute(statement)
             for older in range(version or _SCHEMA_VERSION, _SCHEMA_VERSION):
-                for statement in _UPGRADES[older]:
+                for statement in _MIGRATIONS[older]:
                     transaction.execute(statement)
             if version < _SCHEMA_VERSION:
                 transaction.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: durable when the block ends, undone when it raises. It may be nested."""
+        """A write transaction: durable when the block ends, rolled back when it raises. May be nested."""
         connection = self._connection()
         if connection.in_transaction:
             yield connection
@@ -196,21 +196,23 @@ class EngineStore:
             raise
 
     def add(self, row: File | Job | Event | CheckpointRow | TunedModel) -> None:
-        """Insert a row. Raises sqlite3.IntegrityError when its id is there already."""
+        """Insert a row. Raises sqlite3.IntegrityError if its id already exists."""
         values = asdict(row)
         names = ", ".join(values)
-        marks = ", ".join("?" * len(values))
+        placeholders = ", ".join("?" * len(values))
         with self.transaction() as transaction:
-            transaction.execute(f"INSERT INTO {_TABLES[type(row)]} ({names}) VALUES ({marks})", tuple(values.values()))
+            transaction.execute(
+                f"INSERT INTO {_TABLES[type(row)]} ({names}) VALUES ({placeholders})", tuple(values.values())
+            )
 
     def update(self, kind: type[Row], row_id: str, *, where: str = "1", **values: object) -> bool:
-        """Set columns of one row if `where` (SQL) holds; whether it did."""
+        """Set columns of one row if `where` (SQL) holds; returns whether it did."""
         assigned = ", ".join(f"{name} = ?" for name in values)
         with self.transaction() as transaction:
-            done = transaction.execute(
+            cursor = transaction.execute(
                 f"UPDATE {_TABLES[kind]} SET {assigned} WHERE id = ? AND ({where})", (*values.values(), row_id)
             )
-            return done.rowcount == 1
+            return cursor.rowcount == 1
 
     def remove(self, kind: type[Row], row_id: str) -> None:
         """Delete one row."""
@@ -218,30 +220,37 @@ class EngineStore:
             transaction.execute(f"DELETE FROM {_TABLES[kind]} WHERE id = ?", (row_id,))
 
     def get(self, kind: type[Row], row_id: str) -> Row | None:
-        """The row of that id."""
+        """The row with this id."""
         found = self.select(kind, "id = ?", (row_id,))
         return found[0] if found else None
 
     def select(self, kind: type[Row], where: str, values: Sequence[Any] = (), tail: str = "ORDER BY seq") -> list[Row]:
-        """Rows for which `where` (SQL with ? marks) holds."""
+        """Rows for which `where` (SQL with ? placeholders) holds."""
         names = ", ".join(field.name for field in fields(kind))
         rows = self._connection().execute(f"SELECT {names} FROM {_TABLES[kind]} WHERE {where} {tail}", values)
         return [kind(*row) for row in rows]
 
     def page(
-        self, kind: type[Row], where: str, values: Sequence[Any], *, after: str | None, limit: int, newest: bool = True
+        self,
+        kind: type[Row],
+        where: str,
+        values: Sequence[Any],
+        *,
+        after: str | None,
+        limit: int,
+        newest_first: bool = True,
     ) -> tuple[list[Row], bool]:
-        """One page of rows and whether more follow; `after` is the id of the last row of the page before.
+        """One page of rows and whether more follow; `after` is the id of the last row of the previous page.
 
         Raises:
             KeyError: there is no row `after`.
         """
-        order = "DESC" if newest else "ASC"
+        order = "DESC" if newest_first else "ASC"
         if after is not None:
             seq = self._connection().execute(f"SELECT seq FROM {_TABLES[kind]} WHERE id = ?", (after,)).fetchone()
             if seq is None:
                 raise KeyError(after)
-            where, values = f"({where}) AND seq {'<' if newest else '>'} ?", (*values, seq[0])
+            where, values = f"({where}) AND seq {'<' if newest_first else '>'} ?", (*values, seq[0])
         rows = self.select(kind, where, (*values, limit + 1), f"ORDER BY seq {order} LIMIT ?")
         return rows[:limit], len(rows) > limit
 
@@ -256,5 +265,5 @@ class EngineStore:
 
 
 def to_json(value: object) -> str:
-    """JSON text as it is kept in a column."""
+    """JSON text for a column."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

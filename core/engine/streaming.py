@@ -1,4 +1,4 @@
-"""Server-sent events that stop their source as soon as the client goes away."""
+"""Server-sent event responses that stop generating as soon as the client disconnects."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from core.engine.requests import disconnected
 class EventStream(Response):
     """A response of server-sent events.
 
-    Starlette's own StreamingResponse notices that the client has gone only when it sends; a generation that waits
-    for its turn would go on.
+    Starlette's StreamingResponse notices a disconnected client only when it sends, so a generation that waits for a
+    slot would continue.
     """
 
     media_type = "text/event-stream"
@@ -29,16 +29,16 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         sending = asyncio.create_task(self._send(send))
-        gone = asyncio.create_task(disconnected(Request(scope, receive)))
+        disconnect = asyncio.create_task(disconnected(Request(scope, receive)))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
         finally:
-            for task in (sending, gone):
+            for task in (sending, disconnect):
                 task.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
-            with contextlib.suppress(RuntimeError):  # already running its own clean-up
+            await asyncio.gather(sending, disconnect, return_exceptions=True)
+            with contextlib.suppress(RuntimeError):  # its cleanup is already running
                 await self._events.aclose()
 
     async def _send(self, send: Send) -> None:

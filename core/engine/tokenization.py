@@ -1,4 +1,4 @@
-"""The validating_files phase: every example is tokenised as it will be served, and measured against the context."""
+"""Tokenises training files in the validating_files phase, and checks each example against the context length."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from core.engine.tokens import Encoded, SegmentedExample
 from core.engine.training_line import BadLine, Conversation, PromptCompletion
 from core.message import extra_fields, msg, sentences
 
-_NAMED = 10  # over-long lines named in one message
-_ASK_EVERY_S = 0.5  # how soon a cancelled job stops being prepared
+_MAX_LISTED = 10  # too long lines that one message lists
+_CANCEL_CHECK_S = 0.5  # how often cancellation is checked
 
 
 class JobFailed(Exception):
-    """A job cannot go on. `code` and `param` as in OpenAI's job errors."""
+    """A job has failed. `code` and `param` as in OpenAI's job errors."""
 
     def __init__(self, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -38,28 +38,30 @@ def prepare(
     target: Path,
     base: BaseModel,
     tokenize: Callable[[str], list[int]],
-    wanted: Callable[[], bool],
+    should_continue: Callable[[], bool],
     param: str,
 ) -> int:
-    """Tokenise the training file `source` into `target`; the number of tokens.
+    """Tokenise the training file `source` into `target`; returns the number of tokens.
 
     Raises:
-        JobFailed: lines that are longer than the context, by number and length; the file is gone or has changed.
-        JobCancelled: `wanted()` became false.
+        JobFailed: lines are longer than the context (the message lists them), or the file was deleted or changed.
+        JobCancelled: `should_continue()` became false.
     """
     too_long: list[str] = []
 
     def encoded() -> Iterator[Encoded]:
-        asked_at = time.monotonic()
+        checked_at = time.monotonic()
         for number, example in validate.examples(source):
-            if time.monotonic() - asked_at > _ASK_EVERY_S:
-                asked_at = time.monotonic()
-                if not wanted():
+            if time.monotonic() - checked_at > _CANCEL_CHECK_S:
+                checked_at = time.monotonic()
+                if not should_continue():
                     raise JobCancelled
-            made = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
-            if len(made.tokens) > base.context:
-                too_long.append(msg("Line {number} has {tokens} tokens.", number=number, tokens=len(made.tokens)))
-            yield made
+            encoded_example = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
+            if len(encoded_example.tokens) > base.context:
+                too_long.append(
+                    msg("Line {number} has {tokens} tokens.", number=number, tokens=len(encoded_example.tokens))
+                )
+            yield encoded_example
 
     try:
         total = tokens.save(target, encoded())
@@ -75,14 +77,14 @@ def prepare(
         ) from exc
     if too_long:
         target.unlink()
-        named = too_long[:_NAMED]
-        if more := len(too_long) - len(named):
-            named.append(msg("{more} more lines are too long.", more=more))
+        listed = too_long[:_MAX_LISTED]
+        if more := len(too_long) - len(listed):
+            listed.append(msg("{more} more lines are too long.", more=more))
         raise JobFailed(
             msg(
                 "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
                 context=base.context,
-                too_long=sentences(*named),
+                too_long=sentences(*listed),
             ),
             "invalid_training_file",
             param,
@@ -91,9 +93,9 @@ def prepare(
 
 
 def as_example(example: PromptCompletion | Conversation, base: BaseModel) -> SegmentedExample:
-    """A line of a training file as the segments that the trainer learns."""
+    """Split a line of a training file into trained and untrained segments."""
     if isinstance(example, PromptCompletion):
         return SegmentedExample(((example.prompt, False), (example.completion, True)), eos=True)
     template = chat.template_for(base.card.architecture)
-    assert template is not None, "checked when the job was made"
+    assert template is not None, "checked when the job was created"
     return SegmentedExample(chat.segments(example.messages, template), eos=False)

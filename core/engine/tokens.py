@@ -1,4 +1,4 @@
-"""Training examples as token ids, with a mask of what is learned. The tokenizer is llama.cpp's: the one that serves."""
+"""Training examples as token ids with a loss mask. The tokenizer is llama.cpp's, which is also used for serving."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class SegmentedExample:
     """One line of a training file.
 
     Attributes:
-        segments: (text, trained) pairs in order; the loss counts the tokens of trained segments only. Text may hold
+        segments: (text, trained) pairs in order; the loss only includes tokens of trained segments. Text may contain
             special tokens such as `<start_of_turn>`.
-        eos: whether the end-of-sequence token follows (and is learned).
+        eos: append the end-of-sequence token and train on it.
     """
 
     segments: tuple[tuple[str, bool], ...]
@@ -29,20 +29,20 @@ class SegmentedExample:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids of one example and, of the same length, whether each is learned."""
+    """Token ids of one example, and a loss mask of the same length."""
 
     tokens: tuple[int, ...]
     trained: tuple[bool, ...]
 
 
 def encode(example: SegmentedExample, tokenize: Callable[[str], list[int]], bos: int | None, eos: int) -> Encoded:
-    """Tokenise one example, segment by segment, so that the border of the prompt is a token border."""
+    """Tokenise one example segment by segment, so that no token spans the end of the prompt."""
     tokens: list[int] = [] if bos is None else [bos]
     trained = [False] * len(tokens)
-    for text, learned in example.segments:
+    for text, is_trained in example.segments:
         ids = tokenize(text)
         tokens += ids
-        trained += [learned] * len(ids)
+        trained += [is_trained] * len(ids)
     if example.eos:
         tokens.append(eos)
         trained.append(True)
@@ -50,7 +50,7 @@ def encode(example: SegmentedExample, tokenize: Callable[[str], list[int]], bos:
 
 
 class EncodedExamples(Sequence[Encoded]):
-    """Examples as they lie in a file: five bytes a token, made into `Encoded` when they are looked at."""
+    """Examples stored compactly, with five bytes per token; converted to `Encoded` on access."""
 
     def __init__(self, lengths: NDArray[np.int64], tokens: NDArray[np.int32], trained: NDArray[np.bool_]) -> None:
         self._ends, self._tokens, self._trained = np.cumsum(lengths), tokens, trained
@@ -66,29 +66,29 @@ class EncodedExamples(Sequence[Encoded]):
 
     def __getitem__(self, index: int | slice) -> Encoded | list[Encoded]:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
-        place = range(len(self))[index]
-        at, end = int(self._ends[place - 1]) if place else 0, int(self._ends[place])
-        return Encoded(tuple(self._tokens[at:end].tolist()), tuple(self._trained[at:end].tolist()))
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        start, end = int(self._ends[position - 1]) if position else 0, int(self._ends[position])
+        return Encoded(tuple(self._tokens[start:end].tolist()), tuple(self._trained[start:end].tolist()))
 
     def __iter__(self) -> Iterator[Encoded]:
         return (self[index] for index in range(len(self)))
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all examples."""
+        """Number of tokens in all examples."""
         return len(self._tokens)
 
 
 def save(path: Path, examples: Iterable[Encoded]) -> int:
-    """Write examples, as they come, as one .npz (no pickle), beside and renamed; the number of tokens."""
+    """Write examples atomically to one .npz file (without pickle); returns the number of tokens."""
     lengths, tokens, trained = array("q"), array("i"), bytearray()
     for example in examples:
         lengths.append(len(example.tokens))
         tokens.extend(example.tokens)
         trained.extend(example.trained)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("wb") as file:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
         np.savez(
             file,
             lengths=np.frombuffer(lengths, dtype=np.int64),
@@ -97,7 +97,7 @@ def save(path: Path, examples: Iterable[Encoded]) -> int:
         )
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(partial, path)
     return len(tokens)
 
 

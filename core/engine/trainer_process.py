@@ -1,4 +1,4 @@
-"""The trainer as a child process."""
+"""Runs the trainer as a child process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from core.engine import child_processes
 
-_LOG_BYTES = 2000  # of the trainer's last words, for the message when it dies
-_NICENESS = 10  # where a system has nothing lower
+_LOG_BYTES = 2000  # of the log's end that is read for the last line
+_NICENESS = 10  # for systems without an idle scheduling class
 
 
 class TrainerProcess:
@@ -29,10 +29,10 @@ class TrainerProcess:
                 env={
                     **child_processes.environment(),
                     "OMP_WAIT_POLICY": "PASSIVE",
-                },  # threads that wait sleep, not spin
-                process_group=0,  # Ctrl-C in a terminal is for the engine, which lets the trainer save
+                },  # waiting threads sleep instead of spinning
+                process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
             )
-        _yield_to_everyone(self._process.pid)
+        _set_idle_priority(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -40,27 +40,27 @@ class TrainerProcess:
 
     @property
     def code(self) -> int | None:
-        """Exit code; None while it runs; negative for a signal."""
+        """Exit code; None while running; negative for a signal."""
         return self._process.poll()
 
-    def ask_to_stop(self) -> None:
-        """Have it save and leave, within a small batch."""
+    def request_stop(self) -> None:
+        """Ask it to save its state and exit; takes about one micro-batch."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """End it now; its last checkpoint stays."""
+        """Kill it; its last saved state is kept."""
         self._process.kill()
         self._process.wait()
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended within the time."""
+        """Wait up to `timeout_s` seconds; returns whether it has ended."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             return False
         return True
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of its log."""
         try:
             with self._log.open("rb") as log:
@@ -71,24 +71,24 @@ class TrainerProcess:
         return lines[-1] if lines else ""
 
 
-def _yield_to_everyone(pid: int) -> None:
-    """Let a process have only the time that nobody else wants. From here, so that its imports yield too.
+def _set_idle_priority(pid: int) -> None:
+    """Let a process run only on idle CPU time. Called by the parent, so that it also applies to the child's imports.
 
-    llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a processor,
-    as it does with nice +10, slows an answer far more than that share. How much has not been measured on quiet cores.
+    llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a core, as
+    with nice +10, slows generation by far more than that share. How much was not measured on quiet cores.
     """
-    with contextlib.suppress(OSError):  # it has ended already, or the system forbids it
+    with contextlib.suppress(OSError):  # the process has ended, or the system does not allow it
         if hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         else:
             os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)
 
 
-def write_job_spec(folder: Path, orders: dict[str, Any]) -> None:
-    """JOBDIR/job.json, beside and renamed."""
-    beside = folder / "job.json.part"
-    with beside.open("w", encoding="utf-8") as file:
-        json.dump(orders, file, ensure_ascii=False, indent=1)
+def write_job_spec(folder: Path, spec: dict[str, Any]) -> None:
+    """Write JOBDIR/job.json atomically."""
+    partial = folder / "job.json.part"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(spec, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, folder / "job.json")
+    os.replace(partial, folder / "job.json")

@@ -1,8 +1,8 @@
-"""One line of a training file, as the engine reads it and as the dashboard checks it. Pure, and it needs no package.
+"""Parses one line of a training file, for the engine and for the checks of the dashboard. Pure, without dependencies.
 
 The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
-fine-tuning"), which Azure and Together share. Keys whose value is null or empty count as missing: tables that are
-written as JSON lines have such keys in every line.
+fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables
+exported as JSON lines have such keys in every line.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from core.message import msg
 
 Format = Literal["chat", "completion"]
 
-MAX_LINE_BYTES = 1 << 20  # far above any context; what keeps memory bounded when a file has no line breaks
-# Texts that mark turns, beginnings and ends for one family of models or another (`core.engine.chat`).
-GEMMA_MARKS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
-CHATML_MARKS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
+MAX_LINE_BYTES = 1 << 20  # far above any context length; bounds memory if a file has no line breaks
+# Control tokens of the chat templates (`core.engine.chat`).
+GEMMA_CONTROL_TOKENS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
+CHATML_CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters, which `str.strip` keeps
 _BOM = b"\xef\xbb\xbf"
 _PAIR_KEYS = frozenset({"prompt", "completion"})
@@ -27,11 +27,11 @@ _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
-_LONGEST_NAME = 40  # characters of a foreign key or role in a sentence
+_MAX_NAME_CHARS = 40  # of an unknown key or role in a message
 
 
 class BadLine(ValueError):
-    """A line that cannot be used. `kind` groups its kind of fault; the message is a sentence for people."""
+    """An invalid line. `kind` is the kind of fault, for grouping; `sentence` is the message for the user."""
 
     def __init__(self, kind: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -49,7 +49,7 @@ class PromptCompletion:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message. `trained` is OpenAI's `weight`: whether training learns this answer."""
+    """One message. `trained` is OpenAI's `weight`: whether the loss includes this message."""
 
     role: str
     text: str
@@ -64,7 +64,7 @@ class Conversation:
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes) of each line; of an over-long one only its first part."""
+    """(number from 1, bytes) of each line; an overlong line is truncated."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -75,25 +75,25 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversation:
-    """One line as an example.
+    """Parse one line.
 
     Args:
-        text_only: whether the provider learns from text alone, as the engine does; OpenAI and Azure also learn tool
-            calls and from images.
+        raw: the bytes of the line.
+        text_only: accept only text, as the engine does; OpenAI and Azure also accept tool calls and images.
 
     Raises:
-        BadLine: what is wrong with it.
+        BadLine: the line is invalid.
     """
     if len(raw) > MAX_LINE_BYTES:
-        raise BadLine("too_long_line", msg("It has more than {value} MiB.", value=MAX_LINE_BYTES >> 20))
+        raise BadLine("too_long_line", msg("It has more than {max_mib} MiB.", max_mib=MAX_LINE_BYTES >> 20))
     record = _record(raw)
-    there = {name: value for name, value in record.items() if not is_missing(value)}
-    if "messages" in there:
-        return _conversation(there, text_only)
-    if _PAIR_KEYS & there.keys():
-        return _pair(record, there)
+    present = {name: value for name, value in record.items() if not is_missing(value)}
+    if "messages" in present:
+        return _conversation(present, text_only)
+    if _PAIR_KEYS & present.keys():
+        return _pair(record, present)
     if "messages" in record:
-        raise BadLine("shape", msg('Its "{what}" is not a list with messages in it.', what="messages"))
+        raise BadLine("shape", msg('Its "{key}" is not a list with messages in it.', key="messages"))
     raise BadLine("shape", msg('It has neither "messages" nor "prompt" and "completion".'))
 
 
@@ -103,15 +103,15 @@ def format_of(example: PromptCompletion | Conversation) -> Format:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value says as much as no value: null, an empty text, list or object."""
+    """Whether a value counts as missing: null, or an empty text, list or object."""
     return value is None or value in ("", [], {})
 
 
 def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
-    """The `number`-th message of a conversation (counted from 1).
+    """Parse message `number` (counted from 1) of a conversation.
 
     Raises:
-        BadLine: it is not one that can be used.
+        BadLine: the message is invalid.
     """
     if not isinstance(raw, dict):
         raise BadLine("shape", msg("Message {number} is not an object in braces.", number=f"{number:,}"))
@@ -122,9 +122,9 @@ def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
         raise BadLine(
             "role",
             msg(
-                "Message {number} has a role that is not valid: {told}.",
+                "Message {number} has a role that is not valid: {role}.",
                 number=f"{number:,}",
-                told=repr(str(role)[:_LONGEST_NAME]),
+                role=repr(str(role)[:_MAX_NAME_CHARS]),
             ),
         )
     if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
@@ -137,15 +137,15 @@ def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
     text = _text(raw.get("content"), text_only)
     if text is None and not calls:
         raise BadLine("shape", msg("Message {number} has no text as content.", number=f"{number:,}"))
-    _encodable(text or "")
+    _check_encodable(text or "")
     return ChatMessage(role, text or "", is_missing(weight) or bool(weight))
 
 
-def without_marks(text: str, marks: tuple[str, ...]) -> str:
-    """`text` without `marks`, so that no one can forge a turn, and without white space around it."""
-    while any(mark in text for mark in marks):  # again: taking one out may join the halves of another
-        for mark in marks:
-            text = text.replace(mark, "")
+def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
+    """`text` without control tokens, so that nobody can inject a turn, and without surrounding white space."""
+    while any(token in text for token in control):  # repeat: removing one may join the halves of another
+        for token in control:
+            text = text.replace(token, "")
     return text.strip()
 
 
@@ -155,53 +155,55 @@ def _record(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as exc:
         if b"\x00" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadLine("not_utf8", msg("It is not UTF-8 but looks like UTF-16: save the file as UTF-8.")) from exc
-        raise BadLine("not_utf8", msg("It is not UTF-8: byte {start} fits no character.", start=exc.start + 1)) from exc
+        raise BadLine(
+            "not_utf8", msg("It is not UTF-8: byte {position} fits no character.", position=exc.start + 1)
+        ) from exc
     except json.JSONDecodeError as exc:
         raise BadLine(
-            "not_json", msg("It is not JSON: {msg}, at column {colno}.", msg=exc.msg, colno=f"{exc.colno:,}")
+            "not_json", msg("It is not JSON: {error}, at column {column}.", error=exc.msg, column=f"{exc.colno:,}")
         ) from exc
-    except (ValueError, RecursionError) as exc:  # a number of 10,000 digits, a million brackets
+    except (ValueError, RecursionError) as exc:  # for example a number of 10,000 digits or a million brackets
         raise BadLine("not_json", msg("It is JSON that cannot be read.")) from exc
     if not isinstance(found, dict):
         raise BadLine("not_object", msg("It is not an object in braces."))
     return found
 
 
-def _pair(record: Mapping[str, Any], there: Mapping[str, Any]) -> PromptCompletion:
-    _only(there, _PAIR_KEYS)
+def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptCompletion:
+    _reject_unknown_keys(present, _PAIR_KEYS)
     for name in ("prompt", "completion"):
         if not isinstance(record.get(name), str):
             raise BadLine("shape", msg('There is no text under "{name}".', name=name))
-        _encodable(record[name])
+        _check_encodable(record[name])
     if _is_blank(record["completion"]):
         raise BadLine("empty", msg("Its completion is empty."))
     return PromptCompletion(record["prompt"], record["completion"])
 
 
-def _conversation(there: Mapping[str, Any], text_only: bool) -> Conversation:
-    _only(there, _CHAT_KEYS)
-    if text_only and _TOOL_KEYS & there.keys():
+def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
+    _reject_unknown_keys(present, _CHAT_KEYS)
+    if text_only and _TOOL_KEYS & present.keys():
         raise BadLine("shape", msg("It has tools, and tools are not supported."))
-    given = there["messages"]
-    if not isinstance(given, list):
-        raise BadLine("shape", msg('Its "{what}" is not a list with messages in it.', what="messages"))
-    messages = [message(number, one, text_only=text_only) for number, one in enumerate(given, 1)]
+    raw_messages = present["messages"]
+    if not isinstance(raw_messages, list):
+        raise BadLine("shape", msg('Its "{key}" is not a list with messages in it.', key="messages"))
+    messages = [message(number, item, text_only=text_only) for number, item in enumerate(raw_messages, 1)]
     if messages[-1].role != "assistant":
         raise BadLine(
             "no_answer", msg("Its last message is the {role}'s, not the assistant's.", role=messages[-1].role)
         )
-    if not any(one.role == "assistant" and one.trained for one in messages):
+    if not any(item.role == "assistant" and item.trained for item in messages):
         raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
-    for number, one in enumerate(messages, 1):
-        if one.role == "assistant" and _is_blank(one.text) and not _calls(given[number - 1]):
+    for number, item in enumerate(messages, 1):
+        if item.role == "assistant" and _is_blank(item.text) and not _calls(raw_messages[number - 1]):
             raise BadLine("empty", msg("Message {number}, from the assistant, is empty.", number=f"{number:,}"))
-    if all(one.role == "assistant" for one in messages):
+    if all(item.role == "assistant" for item in messages):
         raise BadLine("role", msg("There is no message of the user."))
     return Conversation(tuple(messages))
 
 
 def _text(content: object, text_only: bool) -> str | None:
-    """The text of a content, given as text or as a list of parts; None: there is none that can be used."""
+    """The text of a message's content, a string or a list of parts; None: it is invalid."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
@@ -217,19 +219,19 @@ def _calls(raw: Mapping[str, Any]) -> bool:
 
 
 def _is_blank(text: str) -> bool:
-    """Whether nothing is left to learn once the marks of turns are taken out."""
-    return not without_marks(text, GEMMA_MARKS + CHATML_MARKS).strip(_INVISIBLE + " \t\r\n")
+    """Whether a text is empty without control tokens and invisible characters."""
+    return not without_control_tokens(text, GEMMA_CONTROL_TOKENS + CHATML_CONTROL_TOKENS).strip(_INVISIBLE + " \t\r\n")
 
 
-def _only(there: Mapping[str, Any], allowed: frozenset[str]) -> None:
-    if unknown := sorted(there.keys() - allowed):
+def _reject_unknown_keys(present: Mapping[str, Any], allowed: frozenset[str]) -> None:
+    if unknown := sorted(present.keys() - allowed):
         raise BadLine(
             "shape",
-            msg("It has a key that fine-tuning does not take: {unknown}.", unknown=repr(unknown[0][:_LONGEST_NAME])),
+            msg("It has a key that fine-tuning does not take: {unknown}.", unknown=repr(unknown[0][:_MAX_NAME_CHARS])),
         )
 
 
-def _encodable(text: str) -> None:
+def _check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:

@@ -1,4 +1,4 @@
-"""Multipart uploads straight to disk: memory stays at a megabyte, whatever the size of the file."""
+"""Streams multipart uploads to disk, with about one megabyte of memory."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from starlette.requests import Request
 from core.engine.errors import ApiError, disk_full
 from core.message import msg
 
-MAX_FILE_BYTES = 512 << 20  # OpenAI's own limit
-_BLOCK = 1 << 20  # parsed and written at once, in a thread
+MAX_FILE_BYTES = 512 << 20  # OpenAI's limit
+_BLOCK = 1 << 20  # bytes parsed and written per call, in a thread
 _MAX_FIELD_BYTES = 4096
 _MAX_HEADER_BYTES = 8192
 _MAX_PARTS = 16
 
 
 class Upload:
-    """The parts of one form: the file goes to `path`, the other fields are kept.
+    """Parses one form: the file is written to `path`, other fields are collected.
 
     Attributes:
         fields: the form's fields by name.
-        filename: as the client named it, without folders; None until the file's part has come.
-        size: bytes of the file so far.
+        filename: the client's file name without folders; None until the file part arrives.
+        size: size of the file so far, in bytes.
+        ended: the form is complete.
     """
 
     def __init__(self, boundary: bytes, path: Path) -> None:
@@ -43,7 +44,7 @@ class Upload:
         self._parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": self._begin,
+                "on_part_begin": self._part_begin,
                 "on_header_field": lambda data, start, end: self._collect(self._header, data[start:end]),
                 "on_header_value": lambda data, start, end: self._collect(self._header_value, data[start:end]),
                 "on_header_end": self._header_end,
@@ -56,23 +57,23 @@ class Upload:
         self._file: BinaryIO = path.open("wb")
 
     def write(self, data: bytes) -> None:
-        """Take some of the body. Raises ApiError 400 or 413, OSError when it cannot be written."""
+        """Parse a block of the body. Raises ApiError 400 or 413, OSError if the file cannot be written."""
         try:
             self._parser.write(data)
         except FormParserError as exc:
-            raise ApiError(400, msg("The form could not be read: {exc}.", exc=exc), code="invalid_form") from exc
+            raise ApiError(400, msg("The form could not be read: {error}.", error=exc), code="invalid_form") from exc
 
     def finish(self) -> None:
-        """Have the file on the disk for good."""
+        """Sync the file to disk and close it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def _begin(self) -> None:
+    def _part_begin(self) -> None:
         self._parts += 1
         if self._parts > _MAX_PARTS:
             raise ApiError(
@@ -81,9 +82,9 @@ class Upload:
         self._headers, self._value = {}, bytearray()
 
     @staticmethod
-    def _collect(into: bytearray, data: bytes, most: int = _MAX_HEADER_BYTES) -> None:
-        into += data
-        if len(into) > most:
+    def _collect(buffer: bytearray, data: bytes, max_bytes: int = _MAX_HEADER_BYTES) -> None:
+        buffer += data
+        if len(buffer) > max_bytes:
             raise ApiError(400, msg("A field of the form is too long."), code="invalid_form")
 
     def _header_end(self) -> None:
@@ -119,31 +120,31 @@ class Upload:
 
 
 async def receive(request: Request, path: Path) -> Upload:
-    """Read the form of `request`, its file into `path`, and have it durable.
+    """Receive the form of a request and write its file durably to `path`.
 
     Raises:
-        ApiError: 400 for a form that cannot be read, 413 for too large a file, 507 when the disk cannot hold it.
+        ApiError: 400 for a malformed form, 413 for a file that is too large, 507 if the disk is full.
         OSError: writing failed.
-        starlette.requests.ClientDisconnect: the client went away.
+        starlette.requests.ClientDisconnect: the client disconnected.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise ApiError(400, msg("The request must be a form (multipart/form-data)."), code="invalid_form")
-    announced = request.headers.get("content-length", "")
-    if announced.isascii() and announced.isdigit():
-        _check_size(int(announced), path)
+    content_length = request.headers.get("content-length", "")
+    if content_length.isascii() and content_length.isdigit():
+        _check_size(int(content_length), path)
     try:
         upload = Upload(options[b"boundary"], path)
     except FormParserError as exc:
-        raise ApiError(400, msg("The form could not be read: {exc}.", exc=exc), code="invalid_form") from exc
+        raise ApiError(400, msg("The form could not be read: {error}.", error=exc), code="invalid_form") from exc
     try:
-        waiting = bytearray()
+        buffer = bytearray()
         async for chunk in request.stream():
-            waiting += chunk
-            if len(waiting) >= _BLOCK:
-                await run_in_threadpool(upload.write, bytes(waiting))
-                waiting.clear()
-        await run_in_threadpool(upload.write, bytes(waiting))
+            buffer += chunk
+            if len(buffer) >= _BLOCK:
+                await run_in_threadpool(upload.write, bytes(buffer))
+                buffer.clear()
+        await run_in_threadpool(upload.write, bytes(buffer))
         if not upload.ended:
             raise ApiError(400, msg("The form ends in the middle."), code="invalid_form")
         if upload.filename is None:
@@ -156,19 +157,19 @@ async def receive(request: Request, path: Path) -> Upload:
 
 
 def too_large() -> ApiError:
-    """413."""
-    message = msg("The file is larger than {value} MB.", value=MAX_FILE_BYTES >> 20)
+    """413: the file is too large."""
+    message = msg("The file is larger than {max_mb} MB.", max_mb=MAX_FILE_BYTES >> 20)
     return ApiError(413, message, param="file", code="file_too_large")
 
 
-def _check_size(announced: int, path: Path) -> None:
-    if announced > MAX_FILE_BYTES + (1 << 16):
+def _check_size(content_length: int, path: Path) -> None:
+    if content_length > MAX_FILE_BYTES + (1 << 16):
         raise too_large()
-    if announced > shutil.disk_usage(path.parent).free:
+    if content_length > shutil.disk_usage(path.parent).free:
         raise disk_full()
 
 
 def _safe_name(raw: bytes) -> str:
-    """The last part of a path, without control characters. It is shown, never used as a path."""
+    """The last part of a path, without control characters; for display only."""
     name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
     return "".join(character for character in name if character.isprintable())[:255] or "file"

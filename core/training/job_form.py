@@ -13,7 +13,7 @@ from core.message import msg
 FileFormat = Literal["completion", "chat"]
 N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
 LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
-MAX_SUFFIX_LENGTH = job_rules.LONGEST_SUFFIX
+MAX_SUFFIX_LENGTH = job_rules.MAX_SUFFIX_LENGTH
 _MAX_NAME_LENGTH = 200
 MAX_PROJECT_LENGTH = 64
 MAX_MARKER_LENGTH = 50

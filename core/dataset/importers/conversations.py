@@ -122,7 +122,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
     """
     value = _as_list(value)
     if not isinstance(value, list) or not value:
-        raise BrokenJson(msg('Its "{what}" is not a list with messages in it.', what=what))
+        raise BrokenJson(msg('Its "{key}" is not a list with messages in it.', key=what))
     if len(value) > 1 and all(isinstance(item, str) for item in value):
         return [Turn("assistant" if i % 2 else "user", item) for i, item in enumerate(value)]
     if all(_is_pair(item) for item in value):
@@ -194,9 +194,9 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
         raw_role = str(next(message[key] for key in _ROLE_KEYS if key in message))
         raise BrokenJson(
             msg(
-                "Message {number} has a role that is not valid: {told}.",
+                "Message {number} has a role that is not valid: {role}.",
                 number=f"{number:,}",
-                told=repr(raw_role[:_MAX_ROLE]),
+                role=repr(raw_role[:_MAX_ROLE]),
             )
         )
     if keys is not None and _has_media(message.get(keys[1])):

@@ -218,7 +218,7 @@ class _Document:
         column = error.pos - max(self._buffer.rfind("\n", self._position, error.pos), self._line_start - 1)
         self._skip_broken()
         raise BrokenJson(
-            msg("It is not JSON: {msg}, at column {column}.", msg=error.msg, column=f"{column:,}"), line
+            msg("It is not JSON: {error}, at column {column}.", error=error.msg, column=f"{column:,}"), line
         ) from error
 
     def _find_restart(self) -> int | None:

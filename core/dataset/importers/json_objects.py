@@ -119,7 +119,7 @@ def without_trailing_comma(text: str, error: json.JSONDecodeError) -> object:
         return DECODER.decode(_STRING_OR_LAST_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
         raise BrokenJson(
-            msg("It is not JSON: {msg}, at column {colno}.", msg=error.msg, colno=f"{error.colno:,}")
+            msg("It is not JSON: {error}, at column {column}.", error=error.msg, column=f"{error.colno:,}")
         ) from error
 
 

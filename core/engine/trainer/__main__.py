@@ -1,7 +1,7 @@
-"""`python -m core.engine.trainer JOBDIR [ENGINE_PID]`: carry out one job, from wherever it stopped.
+"""`python -m core.engine.trainer JOBDIR [ENGINE_PID]`: run or resume one job.
 
-SIGTERM, or the death of the engine that started it, makes it save and leave, within one small batch. A kill -9 costs
-the steps since the last save. Two trainers never work in one folder.
+On SIGTERM, or when the engine that started it dies, it saves its state and exits within one micro-batch. A kill -9
+loses the steps since the last save. A lock ensures one trainer per folder.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from core.message import msg, sentences, to_json
 
 
 def main(folder: Path, engine_pid: int) -> int:
-    """Train; 0 when finished or paused, 1 when the job failed (state.json says why)."""
+    """Train; returns 0 if finished or paused, 1 if the job failed (state.json has the reason)."""
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # an orphan of a killed engine may still be saving: wait for it
-        asked = _StopRequest(engine_pid)
-        if asked():  # the engine died while we waited: its successor has a trainer of its own
+        fcntl.flock(lock, fcntl.LOCK_EX)  # wait: the trainer of a killed engine may still be saving
+        stop_requested = _StopRequest(engine_pid)
+        if stop_requested():  # the engine died meanwhile; its successor starts its own trainer
             return 0
         journal = Journal(folder)
         try:
-            _train(JobSpec.read(folder), journal, asked)
-        except Exception as exc:  # the engine shows state.json, whatever went wrong
-            message, next_step = _in_words(exc)
-            said = sentences(message, next_step)
-            journal.event(said, level="error")
-            journal.state("failed", now=True, error=message, next_step=next_step, said=to_json(said))
+            _train(JobSpec.read(folder), journal, stop_requested)
+        except Exception as exc:  # any error is reported through state.json
+            error, next_step = _describe(exc)
+            message = sentences(error, next_step)
+            journal.event(message, level="error")
+            journal.state("failed", now=True, error=error, next_step=next_step, message=to_json(message))
             print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
             return 1
     return 0
 
 
-def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
+def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> None:
     journal.state("starting", now=True)
     torch.set_num_threads(spec.threads or os.cpu_count() or 1)
     position = resume.read_position(journal.folder)
@@ -61,7 +61,7 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
     train = tokens.load(spec.train)
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
     if position.step:
-        resume.load(journal.folder, position.step, loop.named, loop.optimizer)
+        resume.load(journal.folder, position.step, loop.parameters, loop.optimizer)
         journal.event(
             msg("Resuming from step {step} of {total_steps}.", step=position.step, total_steps=loop.total_steps)
         )
@@ -74,7 +74,7 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
                 total_steps=loop.total_steps,
             )
         )
-    position = loop.run(position, asked)
+    position = loop.run(position, stop_requested)
     if position.step < loop.total_steps:
         journal.event(
             msg(
@@ -85,17 +85,17 @@ def _train(spec: JobSpec, journal: Journal, asked: _StopRequest) -> None:
         )
         journal.state("paused", now=True, **loop.figures(position))
         return
-    last = journal.folder / "checkpoints" / f"step-{position.step}.gguf"
-    beside = journal.folder / "final.gguf.part"
-    shutil.copyfile(last, beside)
-    os.replace(beside, journal.folder / "final.gguf")
+    checkpoint = journal.folder / "checkpoints" / f"step-{position.step}.gguf"
+    partial = journal.folder / "final.gguf.part"
+    shutil.copyfile(checkpoint, partial)
+    os.replace(partial, journal.folder / "final.gguf")
     journal.state("succeeded", now=True, **loop.figures(position))
 
 
 def _with_dtype(
     spec: JobSpec, position: Position, journal: Journal, choose: Callable[[], tuple[object, float]]
 ) -> Position:
-    """The number format of the whole job: as ordered, as before the interruption, or as measured now."""
+    """Set the dtype for the whole job: the one before the interruption, the one in the spec, or the faster one here."""
     if position.dtype != "auto":
         return position
     if spec.dtype != "auto":
@@ -112,34 +112,36 @@ def _with_dtype(
     return replace(position, dtype=name)
 
 
-def _in_words(exc: Exception) -> tuple[str, str]:
-    """What happened and what to do, for people."""
+def _describe(exc: Exception) -> tuple[str, str]:
+    """What happened and what to do next, for the user."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
         return msg("The disk is full."), msg(
             "Free some space, then resume the job: it continues from its last checkpoint."
         )
-    if isinstance(exc, UntrainableModel):  # the file was another one when the job was created
-        return msg("The base model can be served here, not trained: {exc}.", exc=exc), msg("Use another base model.")
+    if isinstance(exc, UntrainableModel):  # the file was replaced after the job was created
+        return msg("The base model can be served here, not trained: {reason}.", reason=exc), msg(
+            "Use another base model."
+        )
     if isinstance(exc, LossDiverged):
-        return msg("Training diverged: {exc}.", exc=exc), msg("Use a smaller learning_rate_multiplier.")
+        return msg("Training diverged: {reason}.", reason=exc), msg("Use a smaller learning_rate_multiplier.")
     if isinstance(exc, MemoryError):
         return msg("The memory is full."), msg("Use a smaller batch_size or shorter examples.")
-    return msg("Training stopped: {exc}.", exc=exc), msg("The engine's log has the details.")
+    return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")
 
 
 class _StopRequest:
-    """True once SIGTERM arrived or the parent died."""
+    """Returns True once SIGTERM was received or the parent died."""
 
     def __init__(self, engine_pid: int) -> None:
         self._parent = engine_pid
-        self._asked = False
+        self._requested = False
         signal.signal(signal.SIGTERM, self._on_signal)
 
     def _on_signal(self, *_: object) -> None:
-        self._asked = True
+        self._requested = True
 
     def __call__(self) -> bool:
-        return self._asked or os.getppid() != self._parent
+        return self._requested or os.getppid() != self._parent
 
 
 if __name__ == "__main__":

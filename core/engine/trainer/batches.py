@@ -1,4 +1,4 @@
-"""Examples put together for the model: as many at once as memory allows, padded as little as possible."""
+"""Groups examples into micro-batches: as large as memory allows, with little padding."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from core.engine.tokens import Encoded
 
-_MOST_TOKENS = 640  # padded; activations take about 2 MB a token: 1.3 GB, more only for an example that is longer
+_MAX_TOKENS = 640  # with padding; activations take 2 MB per token, so 1.3 GB; only a single longer example takes more
 
 
 def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Groups of like length whose padded size stays within bounds."""
+    """Groups of examples of similar length, with index most `_MAX_TOKENS` padded tokens each."""
     group: list[Encoded] = []
     for example in sorted(examples, key=lambda example: len(example.tokens)):
-        if group and len(example.tokens) * (len(group) + 1) > _MOST_TOKENS:
+        if group and len(example.tokens) * (len(group) + 1) > _MAX_TOKENS:
             yield group
             group = []
         group.append(example)
@@ -25,15 +25,22 @@ def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
 
 
 def tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded ids [n, longest]; flat places that predict a learned token; those tokens; whose they are."""
+    """Tensors of a group of n examples.
+
+    Returns:
+        ids: right-padded token ids, [n, longest].
+        positions: flat positions that predict a trained token, [labels].
+        labels: these tokens, [labels].
+        owners: the index of each label's example, [labels].
+    """
     longest = max(len(example.tokens) for example in group)
     ids = torch.zeros(len(group), longest, dtype=torch.int64)
-    places, labels, owners = [], [], []
+    positions, labels, owners = [], [], []
     for row, example in enumerate(group):
         ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        for at in range(1, len(example.tokens)):
-            if example.trained[at]:
-                places.append(row * longest + at - 1)
-                labels.append(example.tokens[at])
+        for index in range(1, len(example.tokens)):
+            if example.trained[index]:
+                positions.append(row * longest + index - 1)
+                labels.append(example.tokens[index])
                 owners.append(row)
-    return ids, torch.tensor(places), torch.tensor(labels), torch.tensor(owners)
+    return ids, torch.tensor(positions), torch.tensor(labels), torch.tensor(owners)

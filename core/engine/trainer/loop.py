@@ -21,21 +21,21 @@ from core.engine.trainer.model import TunableModel
 from core.engine.trainer.resume import Position
 from core.message import msg
 
-_MAX_GRADIENT_NORM = 1.0  # the usual clip: transformers.TrainingArguments.max_grad_norm
-_SCORED_AT_ONCE = 1024  # held-out examples in memory, where one takes 45 bytes a token
+_MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
+_SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
 
 
 class LossDiverged(ArithmeticError):
-    """The loss is no longer a number."""
+    """The loss became infinite or not a number."""
 
 
 class TrainingStopped(Exception):
-    """Asked to stop in the middle of a pass over examples; nothing of it counts."""
+    """A stop was requested during a pass over examples, which is discarded."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchScore:
-    """Loss (mean over learned tokens, nats), token accuracy and share of wholly right examples (0 to 1)."""
+    """Mean loss over trained tokens in nats, token accuracy, and share of completely correct examples (both 0 to 1)."""
 
     loss: float
     token_accuracy: float
@@ -44,20 +44,22 @@ class BatchScore:
 
 @dataclass(slots=True)
 class _Tally:
-    """What was counted over some examples; `loss` is a sum over learned tokens."""
+    """Sums over some examples; `loss` is summed over trained tokens."""
 
     labels: int = 0
     examples: int = 0
     loss: float = 0.0
-    right: int = 0
-    whole: int = 0
+    correct_tokens: int = 0
+    correct_examples: int = 0
 
     def score(self) -> BatchScore:
-        return BatchScore(self.loss / self.labels, self.right / self.labels, self.whole / self.examples)
+        return BatchScore(
+            self.loss / self.labels, self.correct_tokens / self.labels, self.correct_examples / self.examples
+        )
 
 
 class Loop:
-    """One job, from wherever it was to its end (or to a request to stop)."""
+    """Trains one job from its saved position until its end or a stop request."""
 
     def __init__(
         self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
@@ -66,18 +68,18 @@ class Loop:
         self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
         self.total_steps = self.steps_per_epoch * spec.n_epochs
         self.tokens_total = spec.n_epochs * train.n_tokens
-        self.named = {
+        self.parameters = {
             f"{name}.{matrix}": getattr(layer, matrix)
             for name, layer in model.lora.items()
             for matrix in ("lora_a", "lora_b")
         }
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
-        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for the estimate
-        self._order: tuple[int, Tensor] | None = None  # of the epoch: its number, and the examples as they come
-        self._saved: int | None = None  # the step that is on the disk
+        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for estimates
+        self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
+        self._saved: int | None = None  # the last step saved to disk
 
     def run(self, position: Position, stop: Callable[[], bool]) -> Position:
-        """Train from `position` until the end or until `stop()`; every return is durable.
+        """Train from `position` until the end or until `stop()`; the returned position is saved.
 
         Raises:
             LossDiverged: the loss became infinite or not a number.
@@ -88,7 +90,7 @@ class Loop:
             started = time.monotonic()
             batch = self._batch(step)
             ends_epoch = step % self.steps_per_epoch == 0
-            if ends_epoch and self.valid:  # a long pass follows the step: to leave it, or a kill, costs this one step
+            if ends_epoch and self.valid:  # a long validation pass follows; interrupting it then loses only this step
                 self._save(position)
             try:
                 score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps), stop)
@@ -96,36 +98,36 @@ class Loop:
                     raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
                 held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
             except TrainingStopped:
-                self._save(position)  # nothing was learned since; or, among the held-out examples, it is saved already
+                self._save(position)  # unchanged since the last step; during validation it is already saved
                 break
             tokens = sum(len(example.tokens) for example in batch)
             position = replace(
                 position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
             )
-            self._note(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
-            halt = stop()
-            if ends_epoch or halt or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
+            self._record_step(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
+            stop_now = stop()
+            if ends_epoch or stop_now or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
                 if ends_epoch:
                     self._checkpoint(position, score, held_out)
                 self._save(position)
                 saved_at = time.monotonic()
-            if halt:
+            if stop_now:
                 break
         return position
 
     def score(self, examples: Sequence[Encoded], stop: Callable[[], bool] = lambda: False) -> BatchScore:
-        """Loss and accuracy without learning.
+        """Compute loss and accuracy without training.
 
         Raises:
-            TrainingStopped: `stop()` became true on the way.
+            TrainingStopped: `stop()` became true meanwhile.
         """
         tally = _Tally()
-        for at in range(0, len(examples), _SCORED_AT_ONCE):
-            self._pass(examples[at : at + _SCORED_AT_ONCE], tally, stop, learn=False)
+        for start in range(0, len(examples), _SCORE_CHUNK):
+            self._pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
         return tally.score()
 
     def figures(self, position: Position) -> dict[str, Any]:
-        """Progress for `state.json`; the estimate is None until it is one."""
+        """Progress for `state.json`; speed and estimate are None until enough steps were timed."""
         speed = finish = None
         if len(self._recent) >= MEASURED_STEPS:
             speed = sum(tokens for tokens, _ in self._recent) / sum(seconds for _, seconds in self._recent)
@@ -141,11 +143,11 @@ class Loop:
         }
 
     def _batch(self, step: int) -> list[Encoded]:
-        epoch, place = divmod(step - 1, self.steps_per_epoch)
+        epoch, step_in_epoch = divmod(step - 1, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + epoch)
             self._order = epoch, torch.randperm(len(self.train), generator=generator)
-        chosen = self._order[1][place * self.spec.batch_size : (place + 1) * self.spec.batch_size]
+        chosen = self._order[1][step_in_epoch * self.spec.batch_size : (step_in_epoch + 1) * self.spec.batch_size]
         return [self.train[index] for index in chosen.tolist()]
 
     def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
@@ -163,26 +165,26 @@ class Loop:
         for group in micro_batches(examples):
             if stop():
                 raise TrainingStopped
-            ids, places, labels, owners = tensors(group)
+            ids, positions, labels, owners = tensors(group)
             with torch.set_grad_enabled(learn):
-                hidden = self.model.hidden(ids).flatten(0, 1)[places]
+                hidden = self.model.hidden(ids).flatten(0, 1)[positions]
             result = cross_entropy(hidden.detach(), self.model.head, labels, gradient=learn)
             if learn:
                 hidden.backward(result.gradient / n_labels)
             tally.loss += float(result.loss.sum())
-            tally.right += int(result.correct.sum())
-            tally.whole += len(group) - len(set(owners[~result.correct].tolist()))
+            tally.correct_tokens += int(result.correct.sum())
+            tally.correct_examples += len(group) - len(set(owners[~result.correct].tolist()))
         tally.labels += n_labels
         tally.examples += len(examples)
 
     def _save(self, position: Position) -> None:
-        """Make `position` durable, once."""
+        """Save `position` durably, unless it is saved already."""
         if self._saved != position.step:
             self.journal.sync()
-            resume.save(self.journal.folder, position, self.named, self.optimizer)
+            resume.save(self.journal.folder, position, self.parameters, self.optimizer)
             self._saved = position.step
 
-    def _note(
+    def _record_step(
         self,
         position: Position,
         tokens: int,
@@ -192,7 +194,7 @@ class Loop:
         *,
         timed: bool,
     ) -> None:
-        """Write down one step. The first one of a process is not `timed`: it reads the weights from the disk."""
+        """Record one step. The first one of a process is not `timed`, because it reads the weights from disk."""
         if timed:
             self._recent = [*self._recent[-19:], (tokens, seconds)]
         self.journal.metrics(

@@ -1,6 +1,6 @@
 """Low-rank adaptation of frozen linear layers: W x + (alpha / rank) · B (A x).
 
-Hu et al. 2021, arXiv:2106.09685, section 4.1: A starts random, B at zero, so that training starts at the base model.
+Hu et al. 2021, arXiv:2106.09685, section 4.1: A starts random and B at zero, so training starts from the base model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class LoraLinear(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Kaiming-uniform A as in peft and the paper's code (bound 1/√in), zero B."""
+        """Initialise A with Kaiming-uniform values, as peft and the paper's code do (bound 1/√in), and B with zeros."""
         bound = 1 / math.sqrt(self.lora_a.shape[1])
         with torch.no_grad():
             self.lora_a.uniform_(-bound, bound, generator=generator)
@@ -36,7 +36,7 @@ class LoraLinear(nn.Module):
 
 
 class _FrozenPlusLowRank(torch.autograd.Function):
-    """One node instead of five, and no gradient for the frozen matrix."""
+    """The forward and backward pass as one autograd node instead of five, without a gradient for the frozen matrix."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The base model with its adapter: transformers' layers, our linear layers, our head."""
+"""The base model with its adapter: transformers' layers, with our linear layers and output head."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from core.engine.weights import LINEAR_MODULES
 
 @dataclass(frozen=True)
 class TunableModel:
-    """A frozen body with LoRA layers, and its frozen head.
+    """A frozen decoder with LoRA layers, and its frozen head.
 
     Attributes:
         body: transformers' decoder; takes `inputs_embeds` [batch, length, width] and returns hidden states.
-        embedding: [words, width], in the computing type.
+        embedding: [vocabulary, width], in the compute dtype.
         embedding_scale: factor of the embeddings (Gemma multiplies by √width).
-        head: [words, width]; the same tensor as `embedding` where they are tied.
+        head: [vocabulary, width]; the same tensor as `embedding` if they are tied.
         lora: module name → layer.
         architecture: llama.cpp's name of the architecture.
     """
@@ -38,26 +38,26 @@ class TunableModel:
     architecture: str
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Final hidden states [batch, length, width] of right-padded `ids` [batch, length]. The causal mask keeps
-        padding out of everything before it, so no other mask is needed."""
+        """Final hidden states [batch, length, width] of right-padded `ids` [batch, length]. Padding
+        follows the tokens, so the causal mask is sufficient."""
         embedded = nn.functional.embedding(ids, self.embedding).float() * self.embedding_scale
         out: Tensor = self.body(inputs_embeds=embedded, use_cache=False).last_hidden_state
         return out
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """The trainable ones: A and B of every layer."""
+        """The trainable parameters: A and B of every layer."""
         for layer in self.lora.values():
             yield layer.lora_a
             yield layer.lora_b
 
     def initialise(self, seed: int) -> None:
-        """A fresh adapter; the same one for the same seed."""
+        """Initialise a new adapter, deterministically from `seed`."""
         generator = torch.Generator().manual_seed(seed)
         for layer in self.lora.values():
             layer.initialise(generator)
 
     def adapter(self) -> Adapter:
-        """A copy of the adapter as it is now."""
+        """A copy of the current adapter."""
         layer = next(iter(self.lora.values()))
         matrices = {
             name: (part.lora_a.detach().numpy().copy(), part.lora_b.detach().numpy().copy())
@@ -66,10 +66,10 @@ class TunableModel:
         return Adapter(self.architecture, layer.scale * layer.lora_a.shape[0], matrices)
 
     def load(self, adapter: Adapter) -> None:
-        """Go on from `adapter`.
+        """Start from `adapter`.
 
         Raises:
-            ValueError: its shapes are not those of this base.
+            ValueError: its shapes do not match this base model.
         """
         for name, layer in self.lora.items():
             if name not in adapter.layers:
@@ -83,7 +83,7 @@ class TunableModel:
 
 
 def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> TunableModel:
-    """Build the model from a folder that `core.engine.weights.convert` made; frozen matrices in `dtype`."""
+    """Build the model from a folder created by `core.engine.weights.convert`, with frozen matrices in `dtype`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = json.loads((weights_dir / "config.json").read_text())
@@ -95,13 +95,15 @@ def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> Tuna
     head = weights.pop("lm_head.weight").to(dtype) if "lm_head.weight" in weights else embedding
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
-    body.rotary_emb = type(body.rotary_emb)(config=config)  # its tables are computed, not stored: not on "meta"
+    body.rotary_emb = type(body.rotary_emb)(
+        config=config
+    )  # recreated on the CPU, because its tables are computed and not loaded
     lora = _insert_lora(body, weights, dtype, rank, alpha)
-    rest = {name.removeprefix("model."): value.float() for name, value in weights.items()}
-    body.load_state_dict(rest, strict=False, assign=True)
-    left = [name for name, parameter in body.named_parameters() if parameter.is_meta]
-    if left:
-        raise ValueError(f"the model file lacks {left[:3]}")
+    other_weights = {name.removeprefix("model."): value.float() for name, value in weights.items()}
+    body.load_state_dict(other_weights, strict=False, assign=True)
+    missing = [name for name, parameter in body.named_parameters() if parameter.is_meta]
+    if missing:
+        raise ValueError(f"the model file lacks {missing[:3]}")
     trainable = {id(parameter) for layer in lora.values() for parameter in layer.parameters()}
     for parameter in body.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
@@ -112,7 +114,7 @@ def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> Tuna
 def _insert_lora(
     body: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, rank: int, alpha: float
 ) -> dict[str, LoraLinear]:
-    """Replace every linear layer; takes its matrix out of `weights`."""
+    """Replace every linear layer with a LoRA layer; removes its matrix from `weights`."""
     layers: dict[str, LoraLinear] = {}
     for index, block in enumerate(body.get_submodule("layers").children()):
         for module in LINEAR_MODULES:

@@ -1,6 +1,6 @@
-"""The last durable step: adapter, optimizer, position. A kill -9 costs at most the steps since then.
+"""Saves and restores training: adapter, optimizer, position. A kill -9 loses at most the steps since the last save.
 
-The order of examples and the learning rate follow from seed and step, so no generator state needs to be kept.
+The order of examples and the learning rate follow from seed and step, so no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ FILE = "resume.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the job is.
+    """Progress of a job.
 
     Attributes:
-        step: steps done.
-        tokens: tokens seen, all epochs, prompts included.
-        examples: examples seen, all epochs.
-        dtype: type of the frozen matrices, kept for the whole job.
+        step: completed steps.
+        tokens: tokens seen in all epochs, including prompts.
+        examples: examples seen in all epochs.
+        dtype: dtype of the frozen matrices, fixed for the whole job.
     """
 
     step: int = 0
@@ -35,7 +35,7 @@ class Position:
 
 
 def read_position(folder: Path) -> Position:
-    """Where to go on; the start, for a job that has not got anywhere yet."""
+    """The saved position; the start if nothing was saved yet."""
     if not (folder / FILE).exists():
         return Position()
     with safe_open(folder / FILE, "pt") as file:
@@ -44,7 +44,7 @@ def read_position(folder: Path) -> Position:
 
 
 def save(folder: Path, position: Position, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-    """Write everything beside and rename it, on the disk before this returns."""
+    """Save everything atomically and durably."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
         state = optimizer.state[parameter]
@@ -53,15 +53,15 @@ def save(folder: Path, position: Position, parameters: dict[str, nn.Parameter], 
             if moment in state:
                 tensors[f"{name}.{moment}"] = state[moment]
     meta = {"step": str(position.step), "tokens": str(position.tokens), "examples": str(position.examples)}
-    beside = folder / (FILE + ".part")
-    save_file(tensors, beside, {**meta, "dtype": position.dtype})
-    with beside.open("rb") as file:
+    partial = folder / (FILE + ".part")
+    save_file(tensors, partial, {**meta, "dtype": position.dtype})
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(beside, folder / FILE)
+    os.replace(partial, folder / FILE)
 
 
 def load(folder: Path, step: int, parameters: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-    """Put adapter and optimizer back as `save` found them."""
+    """Restore adapter and optimizer from the last `save`."""
     with safe_open(folder / FILE, "pt") as file, torch.no_grad():
         names = set(file.keys())
         for name, parameter in parameters.items():
