@@ -47,15 +47,15 @@ def data_card() -> None:
 
 def rescued_card() -> None:
     """Rescue files with paid answers that do not belong to this database. Draws nothing if there are none."""
-    for kept in recovery.unrestored_files(cached.settings().home):
+    for rescue_file in recovery.unrestored_files(cached.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers saved outside the database"), anchor=False)
             words = n_(
                 "{n} paid answer does not belong to this database. It is saved in this file:",
                 "{n} paid answers do not belong to this database. They are saved in this file:",
-                kept.lines,
+                rescue_file.lines,
             )
-            st.warning(f"{words} {code(kept.path)}", icon=":material/inventory_2:")
+            st.warning(f"{words} {code(rescue_file.path)}", icon=":material/inventory_2:")
             st.caption(_("Restore the right database and restart: Fabula imports the answers. Or delete the file."))
 
 

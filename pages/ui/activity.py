@@ -32,5 +32,5 @@ def show() -> None:
     now = utcnow()
     st.markdown(_("**Recent activity**"))
     with st.container(gap="xxsmall"):
-        for at, icon, words in sorted(lines, reverse=True)[:_SHOWN]:
-            st.caption(f"{icon} {words} · {ago(at, now)}")
+        for time, icon, words in sorted(lines, reverse=True)[:_SHOWN]:
+            st.caption(f"{icon} {words} · {ago(time, now)}")

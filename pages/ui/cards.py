@@ -103,8 +103,8 @@ def empty(sentence: str, *, icon: str) -> Iterator[None]:
 
 def draw_page_if_left() -> None:
     """In a fragment: rerun the whole page if the last click left a notice or an error (see below)."""
-    held = state.studio()
-    if held.notice is not None or held.problem is not None:
+    studio = state.studio()
+    if studio.notice is not None or studio.problem is not None:
         st.rerun()
 
 
@@ -114,12 +114,12 @@ def show_last_action() -> None:
     The card's place is there without a card too: a page keeps its places, and the card of the run before is gone at
     once, also where this run goes on for as long as a story is written.
     """
-    held, place = state.studio(), st.empty()
-    if held.notice is not None:
-        (icon, sentence), held.notice = held.notice, None
+    studio, place = state.studio(), st.empty()
+    if studio.notice is not None:
+        (icon, sentence), studio.notice = studio.notice, None
         st.toast(sentence, icon=icon)
-    if held.problem is not None:
-        problem, held.problem = held.problem, None
+    if studio.problem is not None:
+        problem, studio.problem = studio.problem, None
         st.toast(as_markdown(problem.what), icon=":material/error:", duration="long")  # the card may be out of view
         with place:
             error_card(problem)

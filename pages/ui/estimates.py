@@ -33,10 +33,10 @@ class Estimate:
 def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
     """The estimate for a recipe that can be run; `batch`: at the price of a batch, which takes up to a day."""
     rows = recipe.rows()
-    seen = _previewed(recipe)
-    if seen:
-        prompt_each = sum(row.prompt_tokens or 0 for row in seen) // len(seen)
-        completion_each = sum(row.completion_tokens or 0 for row in seen) // len(seen)
+    previewed = _previewed(recipe)
+    if previewed:
+        prompt_each = sum(row.prompt_tokens or 0 for row in previewed) // len(previewed)
+        completion_each = sum(row.completion_tokens or 0 for row in previewed) // len(previewed)
     else:
         first = grid.render(recipe.template, grid.cell(recipe, 0).values)
         prompt_each = tokens.count([recipe.system, first], recipe.model).tokens
@@ -57,20 +57,20 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
     return Estimate(
         tokens=guess.prompt_tokens + guess.completion_tokens,
         usd=expected,
-        seconds=None if batch else _seconds(recipe, guess.completion_tokens, seen, local=guess.local),
+        seconds=None if batch else _seconds(recipe, guess.completion_tokens, previewed, local=guess.local),
         local=guess.local,
-        measured=bool(seen),
+        measured=bool(previewed),
     )
 
 
 def _previewed(recipe: Recipe) -> list[PreviewRow]:
-    held = state.studio().preview
-    if held is None or held.subject != recipe:
+    preview = state.studio().preview
+    if preview is None or preview.subject != recipe:
         return []
-    return [row for row in held.gathering.items if row.completion_tokens]
+    return [row for row in preview.gathering.items if row.completion_tokens]
 
 
-def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow], *, local: bool) -> float | None:
+def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[PreviewRow], *, local: bool) -> float | None:
     """Time of the whole run.
 
     On this machine from the speed that the engine measured last; elsewhere, and before it has, from a preview: its
@@ -79,9 +79,9 @@ def _seconds(recipe: Recipe, completion_tokens: int, seen: Sequence[PreviewRow],
     speed = cached.status().engine.tokens_per_s
     if local and speed:
         return completion_tokens / (speed * _SHARED_SPEED)
-    if not seen:
+    if not previewed:
         return None
-    each = sum(row.seconds for row in seen) / len(seen)
+    each = sum(row.seconds for row in previewed) / len(previewed)
     return each * -(
         -recipe.rows() // concurrency.ceiling(recipe.provider)
     )  # in rounds of as many as are in flight at once

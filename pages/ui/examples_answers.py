@@ -86,20 +86,20 @@ def show(job: JobView) -> None:
 def _answers(job: JobView) -> None:
     """Both models' answers to the last prompt, with a remove button."""
     view = before_after.get(cached.store(), job.id)
-    asked = _asked(job, view)
-    if asked is None:
+    tried = _asked(job, view)
+    if tried is None:
         _last_pair(job, view)
-    elif isinstance(asked.outcome, FabulaError):
-        cards.error_card(asked.outcome)
+    elif isinstance(tried.outcome, FabulaError):
+        cards.error_card(tried.outcome)
     else:
         try:
-            _side_by_side(asked.outcome, asked.prompt)
+            _side_by_side(tried.outcome, tried.prompt)
         except StopException:
-            story_visit.wait_for_reload(asked.outcome.stories)
+            story_visit.wait_for_reload(tried.outcome.stories)
             raise
-        _keep(job, asked)
-        if asked.position is not None:
-            before_after_view.remove_button(job.id, asked.position, "home")
+        _keep(job, tried)
+        if tried.position is not None:
+            before_after_view.remove_button(job.id, tried.position, "home")
         else:  # without an answer, or beyond the number of prompts that a job keeps
             st.button(
                 _("Remove"), icon=":material/delete:", type="tertiary", key="home_remove_asked",
@@ -109,15 +109,15 @@ def _answers(job: JobView) -> None:
 
 def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
     """This visitor's last prompt unless removed; after a reload, the answers in progress."""
-    asked: TriedPrompt | None = state.get(_ASKED)
-    if asked is not None and asked.job_id == job.id:
-        there = [] if view is None else [pair.position for pair in view.pairs]
-        return asked if asked.position is None or asked.position in there else None
-    asked = _recent.get(job.id)
-    if asked is None or asked.kept:
+    tried: TriedPrompt | None = state.get(_ASKED)
+    if tried is not None and tried.job_id == job.id:
+        positions = [] if view is None else [pair.position for pair in view.pairs]
+        return tried if tried.position is None or tried.position in positions else None
+    tried = _recent.get(job.id)
+    if tried is None or tried.kept:
         return None
-    state.set_value(_ASKED, asked)
-    return asked
+    state.set_value(_ASKED, tried)
+    return tried
 
 
 def use(job: JobView) -> None:
@@ -154,9 +154,9 @@ def _snippet(job: JobView) -> str:
 
 def _ask(job: JobView, key: str) -> None:
     """Let both models answer; answers in progress are stopped."""
-    asked: TriedPrompt | None = state.get(_ASKED)
-    if asked is not None and isinstance(asked.outcome, Round):
-        asked.outcome.stop()
+    tried: TriedPrompt | None = state.get(_ASKED)
+    if tried is not None and isinstance(tried.outcome, Round):
+        tried.outcome.stop()
     prompt = str(state.get(key) or "").strip()
     try:
         entries = [RoundEntry(job.provider, request) for request in examples.comparison_requests(job, prompt)]
@@ -165,20 +165,20 @@ def _ask(job: JobView, key: str) -> None:
         )
     except FabulaError as problem:
         outcome = problem
-    asked = TriedPrompt(job.id, prompt, outcome)
-    state.set_value(_ASKED, asked)
+    tried = TriedPrompt(job.id, prompt, outcome)
+    state.set_value(_ASKED, tried)
     if isinstance(outcome, Round):
-        _recent.put(job.id, asked)
+        _recent.put(job.id, tried)
 
 
-def _keep(job: JobView, asked: TriedPrompt) -> None:
+def _keep(job: JobView, tried: TriedPrompt) -> None:
     """Store the answers with the job, once both have ended: for its page, its export, and this card after a reload."""
-    if asked.kept or not isinstance(asked.outcome, Round):
+    if tried.kept or not isinstance(tried.outcome, Round):
         return
-    asked.kept = True
-    if any(story.text.strip() for story in asked.outcome.stories):
-        answers = {side: _answer(story) for side, story in zip(SIDES, asked.outcome.stories, strict=True)}
-        asked.position = before_after.add_answered_prompt(cached.store(), LOCAL, job, asked.prompt, answers)
+    tried.kept = True
+    if any(story.text.strip() for story in tried.outcome.stories):
+        answers = {side: _answer(story) for side, story in zip(SIDES, tried.outcome.stories, strict=True)}
+        tried.position = before_after.add_answered_prompt(cached.store(), LOCAL, job, tried.prompt, answers)
 
 
 def _answer(story: StoryStream) -> SideAnswer:
@@ -194,9 +194,9 @@ def _last_pair(job: JobView, view: ComparisonView | None) -> None:
     pair = view.pairs[-1]
     views.prompt(pair.prompt, "home_examples_asked_prompt")
     for side, column in zip(SIDES, st.columns(2, gap="medium"), strict=True):
-        said, model = (pair.base, job.base_model) if side == "base" else (pair.tuned, job.fine_tuned_model or "")
+        answer, model = (pair.base, job.base_model) if side == "base" else (pair.tuned, job.fine_tuned_model or "")
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
-            before_after_view.answer(_(_NAMES[side]), model, said)
+            before_after_view.answer(_(_NAMES[side]), model, answer)
     if pair.finished:
         before_after_view.remove_button(job.id, pair.position, "home")
 

@@ -35,9 +35,9 @@ def _shown() -> JobView | None:
     """The job that this visitor started or saw first, else the newest one; None while the form is open."""
     if examples_form.is_open():
         return None
-    if held := state.get(_JOB):
+    if job_id := state.get(_JOB):
         try:
-            return jobs.get(cached.store(), held, results=False)
+            return jobs.get(cached.store(), job_id, results=False)
         except NotFound:
             state.drop(_JOB)
     found = examples.newest_job(cached.store(), LOCAL)
@@ -56,7 +56,7 @@ def _card(was_active: bool) -> None:
             if job is None:
                 examples_form.show(_start)
             elif not job.finished:
-                _under_way(job)
+                _running_job(job)
             elif job.status == "succeeded" and job.fine_tuned_model is not None:
                 examples_answers.show(job)
                 _next(job)
@@ -82,7 +82,7 @@ def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | No
         cached.refresh()
 
 
-def _under_way(job: JobView) -> None:
+def _running_job(job: JobView) -> None:
     """Phase, steps, time left, and a stop button."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("Training on your examples"), anchor=False)

@@ -214,14 +214,14 @@ def _upload() -> None:
 def _fill(found: pasted_text.Pasted) -> None:
     """Add the pairs to the visitor's own; they replace an unchanged sample."""
     draft = _draft()
-    mine = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
-    if tuple(mine) in [sample.pairs for sample in example_pairs.samples(language())]:
-        mine = []
-    checked = example_pairs.check([*mine, *found.pairs])
+    own_pairs = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
+    if tuple(own_pairs) in [sample.pairs for sample in example_pairs.samples(language())]:
+        own_pairs = []
+    checked = example_pairs.check([*own_pairs, *found.pairs])
     if checked.too_many:
         draft.refused = checked
         return
-    draft.replace([*mine, *found.pairs], draft.suffix if mine else examples.OWN_SUFFIX)
+    draft.replace([*own_pairs, *found.pairs], draft.suffix if own_pairs else examples.OWN_SUFFIX)
     draft.notes = found.notes
 
 

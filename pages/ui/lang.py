@@ -117,10 +117,10 @@ def duration(seconds: float | None) -> str:
     """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min"; None is "unknown"."""
     if seconds is None:
         return _("unknown")
-    whole = max(0, round(seconds))
-    if whole < 90:
-        return _("{n} s").format(n=whole)
-    minutes = round(whole / 60)
+    rounded = max(0, round(seconds))
+    if rounded < 90:
+        return _("{n} s").format(n=rounded)
+    minutes = round(rounded / 60)
     if minutes < 90:
         return _("{n} min").format(n=minutes)
     if minutes % 60 == 0:
@@ -130,10 +130,10 @@ def duration(seconds: float | None) -> str:
 
 def ago(moment: datetime, now: datetime) -> str:
     """How long ago `moment` was, in words."""
-    gone: timedelta = now - moment
-    if gone < timedelta(seconds=45):
+    elapsed: timedelta = now - moment
+    if elapsed < timedelta(seconds=45):
         return _("just now")
-    return _("{time} ago").format(time=duration(gone.total_seconds()))
+    return _("{time} ago").format(time=duration(elapsed.total_seconds()))
 
 
 def clock(moment: datetime, now: datetime | None = None) -> str:
@@ -146,9 +146,9 @@ def clock(moment: datetime, now: datetime | None = None) -> str:
         now: decides what today is; None: the date is always shown.
     """
     zone = _zone()
-    here = moment.astimezone(zone or UTC)
-    today = now is not None and here.date() == now.astimezone(zone or UTC).date()
-    words = f"{here:%H:%M:%S}" if today else f"{here:%Y-%m-%d %H:%M:%S}"
+    local = moment.astimezone(zone or UTC)
+    today = now is not None and local.date() == now.astimezone(zone or UTC).date()
+    words = f"{local:%H:%M:%S}" if today else f"{local:%Y-%m-%d %H:%M:%S}"
     return words if zone is not None else f"{words} UTC"
 
 
@@ -226,15 +226,15 @@ def label(text: Any) -> str:
     An escape or code type would be read aloud, so each sign with a meaning becomes its full-width form.
     """
     shown = _LINKS.sub(_full_width, _MARKUP.sub(_full_width, str(text)))
-    return _AT_LINE_START.sub(lambda start: start[1] + _wide(start[2]), shown)
+    return _AT_LINE_START.sub(lambda start: start[1] + _full_width_sign(start[2]), shown)
 
 
 _LINKS = re.compile(r"(?<=www)\.|@", re.IGNORECASE)
 
 
 def _full_width(sign: re.Match[str]) -> str:
-    return _wide(sign[0])
+    return _full_width_sign(sign[0])
 
 
-def _wide(sign: str) -> str:
+def _full_width_sign(sign: str) -> str:
     return chr(ord(sign) + 0xFEE0)  # the full-width forms follow ASCII's order

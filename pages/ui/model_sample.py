@@ -40,7 +40,7 @@ class ModelSample:
 
 def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
     """The button: Show a sample, with its price if it has one, or Stop while it is written."""
-    sample = _of(info, key)
+    sample = _current_sample(info, key)
     writing = sample is not None and not sample.story.done
     with views.one_of((True, False), writing):
         if sample is not None and writing:
@@ -61,7 +61,7 @@ def button(info: ModelInfo, purpose: Purpose, key: str) -> None:
 
 def show(info: ModelInfo, key: str) -> None:
     """Draw the sample of this model as it arrives; nothing if none was requested."""
-    sample = _of(info, key)
+    sample = _current_sample(info, key)
     if sample is None:
         return
     writing = not sample.story.done
@@ -142,7 +142,7 @@ def _text(sample: ModelSample, was_writing: bool) -> None:
 
 def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
     """Write it, unless one is being written."""
-    before = _of(info, key)
+    before = _current_sample(info, key)
     if before is not None and not before.story.done:  # pressed twice
         return
     with cards.keep_errors():
@@ -153,7 +153,7 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
         state.set_value(_state_key(key), ModelSample(_name(info), story))
 
 
-def _of(info: ModelInfo, key: str) -> ModelSample | None:
+def _current_sample(info: ModelInfo, key: str) -> ModelSample | None:
     """The sample of this picker, if it is of this model; one of another model is stopped and dropped."""
     sample: ModelSample | None = state.get(_state_key(key))
     if sample is None or sample.model == _name(info):

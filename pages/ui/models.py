@@ -39,8 +39,8 @@ def picker(
     """
     found = list(cached.models().found if among is None else among)
     by_id = {f"{info.provider}/{info.id}": info for info in found}
-    if among is None and (made := _made(key, by_id)) is not None:
-        by_id[f"{made.provider}/{made.id}"] = made
+    if among is None and (unlisted := _unlisted_model(key, by_id)) is not None:
+        by_id[f"{unlisted.provider}/{unlisted.id}"] = unlisted
     if not by_id:
         st.selectbox(title, [], key=f"{key}_none", placeholder=_("No model yet"), disabled=True, width=width)
         return None
@@ -62,20 +62,20 @@ def picker(
     return info
 
 
-def _made(key: str, listed: Container[str]) -> ModelInfo | None:
+def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:
     """A requested model that no list contains: a checkpoint, or a model that is a second old."""
-    asked = state.get(key)
-    if asked is None or asked in listed:
-        asked = state.get(f"{key}_made")
-    if asked is None or asked in listed:
+    requested = state.get(key)
+    if requested is None or requested in listed:
+        requested = state.get(f"{key}_made")
+    if requested is None or requested in listed:
         return None
-    provider, _slash, model = str(asked).partition("/")
+    provider, _slash, model = str(requested).partition("/")
     job = cached.job_of(model)
     if job is None or job.provider != provider or provider not in cached.registry().ids():
         return None
-    state.set_value(f"{key}_made", asked)
-    written: Literal["chat", "completion"] = "chat" if job.file_format == "chat" else "completion"
-    return ModelInfo(model, provider, tuned_base(job.base_model) or job.base_model, written, job.finished_at)
+    state.set_value(f"{key}_made", requested)
+    endpoint: Literal["chat", "completion"] = "chat" if job.file_format == "chat" else "completion"
+    return ModelInfo(model, provider, tuned_base(job.base_model) or job.base_model, endpoint, job.finished_at)
 
 
 def none_yet() -> None:
@@ -84,7 +84,7 @@ def none_yet() -> None:
     if engine.state == "missing":
         cards.engine_missing_card()
         return
-    if engine.state != "starting" and (problems := _asked_again().problems):
+    if engine.state != "starting" and (problems := _refreshed_models().problems):
         for problem in problems.values():
             cards.error_card(problem)
         st.button(_("Refresh"), icon=":material/refresh:", key="models_again", on_click=cached.forget_models)
@@ -92,14 +92,14 @@ def none_yet() -> None:
     st.fragment(run_every=_LOOK_S)(_wait)()
 
 
-def _asked_again() -> cached.OfferedModels:
+def _refreshed_models() -> cached.OfferedModels:
     """The current models: the cached ones may be from the engine's start. Reruns the page if they differ."""
     before = cached.models().found
     cached.forget_models()
-    seen = cached.models()
-    if seen.found != before:
+    offered = cached.models()
+    if offered.found != before:
         st.rerun()
-    return seen
+    return offered
 
 
 def _wait() -> None:
@@ -107,8 +107,8 @@ def _wait() -> None:
     st.info(_("The engine is starting; its models appear in a moment."), icon=":material/hourglass_top:")
     if cached.status().engine.state != "starting":
         cached.forget_models()
-        seen = cached.models()
-        if seen.found or seen.problems:  # problems: the engine did not start
+        offered = cached.models()
+        if offered.found or offered.problems:  # problems: the engine did not start
             st.rerun()
 
 

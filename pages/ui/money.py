@@ -55,10 +55,10 @@ def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) 
 
 def total_spent(lines: Sequence[DayLine]) -> str:
     """What calls cost together: the known amounts; "not priced" where all are machine time without a price."""
-    known = spend_history.known_usd(lines) if lines else Decimal(0)
-    if known is None and all(line.provider == ENGINE for line in lines):
+    known_usd = spend_history.known_usd(lines) if lines else Decimal(0)
+    if known_usd is None and all(line.provider == ENGINE for line in lines):
         return local_amount(None)
-    return usd(known)
+    return usd(known_usd)
 
 
 def _hour() -> tuple[Decimal, str] | None:

@@ -110,8 +110,8 @@ def _cost() -> Card:
     lines = cached_cost.by_period((month_start(utcnow()),), cached_cost.tomorrow())
     calls = sum(line.calls for line in lines)
     sentence = n_("{n} call", "{n} calls", calls)
-    here = sum(line.unknown for line in lines if line.provider == ENGINE)
-    if here and here == calls:
+    on_engine = sum(line.unknown for line in lines if line.provider == ENGINE)
+    if on_engine and on_engine == calls:
         sentence = _("{calls}, all of them machine time").format(calls=sentence)
     elif unknown := sum(line.unknown for line in lines):
         sentence = _("{calls}, {unknown} of them without a price").format(calls=sentence, unknown=number(unknown))

@@ -78,19 +78,19 @@ def put(page: str, chosen: DatasetSummary, version: Version | None, marks: Train
             state.set_value(f"{page}_{name}_{_place(chosen, version)}", value.replace("\n", "\\n"))
 
 
-def report(written: TrainingFilePreview) -> None:
+def report(preview: TrainingFilePreview) -> None:
     """Draw checks and changes with reasons, then two lines of the file with separator and stop visible."""
-    found = [finding for finding in written.plan.report if finding.kind not in _WILL]
-    done = [finding for finding in written.plan.report if finding.kind in _WILL]
+    found = [finding for finding in preview.plan.report if finding.kind not in _WILL]
+    done = [finding for finding in preview.plan.report if finding.kind in _WILL]
     for icon, findings in ((":material/check:", found), (":material/edit:", done)):
         for finding in findings:
             why = f" :gray[{as_markdown(finding.why)}]" if finding.why else ""
             st.markdown(f"{icon} {as_markdown(str(finding))}{why}")
-    if written.plan.file_format == "chat":
+    if preview.plan.file_format == "chat":
         st.caption(_("The model reads each row like this: the prompt as the user, the text as the answer."))
     else:
         st.caption(_("The model reads each row like this: the prompt, its separator, the text, its stop."))
-    for line in written.lines:
+    for line in preview.lines:
         st.code(_shortened(line), language=None, wrap_lines=True)
 
 
@@ -98,10 +98,10 @@ def _proposed(chosen: DatasetSummary, version: Version | None) -> TrainingFormat
     """The marks that are free; None when no usual one is, so that they must be given."""
     try:
         version_id = None if version is None else version.id
-        written = cached.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
+        preview = cached.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
     except FabulaError:
         return None
-    return TrainingFormat(written.plan.separator, written.plan.stop) if written is not None else None
+    return TrainingFormat(preview.plan.separator, preview.plan.stop) if preview is not None else None
 
 
 def _place(chosen: DatasetSummary, version: Version | None) -> str:

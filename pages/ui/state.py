@@ -40,29 +40,31 @@ class GridDraft:
 
     @classmethod
     def of(cls, columns: Sequence[tuple[str, Sequence[str]]], preset: str, first_id: int) -> GridDraft:
-        made = tuple(ColumnDraft(first_id + i, name, tuple(values)) for i, (name, values) in enumerate(columns))
-        return cls(columns=made, preset=preset, next_id=first_id + len(made))
+        drafts = tuple(ColumnDraft(first_id + i, name, tuple(values)) for i, (name, values) in enumerate(columns))
+        return cls(columns=drafts, preset=preset, next_id=first_id + len(drafts))
 
     def with_column(self, name: str = "", values: tuple[str, ...] = ()) -> GridDraft:
-        made = ColumnDraft(self.next_id, name, values)
-        return replace(self, columns=(*self.columns, made), next_id=self.next_id + 1, removed=None)
+        draft = ColumnDraft(self.next_id, name, values)
+        return replace(self, columns=(*self.columns, draft), next_id=self.next_id + 1, removed=None)
 
     def with_values(self, column_id: int, values: tuple[str, ...]) -> GridDraft:
         changed = tuple(replace(c, values=values) if c.id == column_id else c for c in self.columns)
         return replace(self, columns=changed)
 
     def without(self, column_id: int) -> GridDraft:
-        at = next((i for i, c in enumerate(self.columns) if c.id == column_id), None)
-        if at is None:
+        index = next((i for i, c in enumerate(self.columns) if c.id == column_id), None)
+        if index is None:
             return self
-        return replace(self, columns=(*self.columns[:at], *self.columns[at + 1 :]), removed=(at, self.columns[at]))
+        return replace(
+            self, columns=(*self.columns[:index], *self.columns[index + 1 :]), removed=(index, self.columns[index])
+        )
 
     def with_removed(self) -> GridDraft:
         """Put the column that was removed last back in its place."""
         if self.removed is None:
             return self
-        at, column = self.removed
-        return replace(self, columns=(*self.columns[:at], column, *self.columns[at:]), removed=None)
+        index, column = self.removed
+        return replace(self, columns=(*self.columns[:index], column, *self.columns[index:]), removed=None)
 
 
 @dataclass
@@ -90,17 +92,17 @@ def studio() -> StudioState:
     """This visitor's state, made on first use."""
     if "studio" not in st.session_state:
         st.session_state["studio"] = StudioState()
-    held: StudioState = st.session_state["studio"]
-    return held
+    visitor: StudioState = st.session_state["studio"]
+    return visitor
 
 
 def get_or_create(name: str, kind: type[T]) -> T:
     """This visitor's object of a page, which `StudioState` keeps under `name`; made on first use."""
-    held = getattr(studio(), name)
-    if not isinstance(held, kind):
-        held = kind()
-        setattr(studio(), name, held)
-    return held
+    stored = getattr(studio(), name)
+    if not isinstance(stored, kind):
+        stored = kind()
+        setattr(studio(), name, stored)
+    return stored
 
 
 def set_value(key: str, value: Any) -> None:

@@ -16,8 +16,8 @@ _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 @st.fragment(run_every=_LOOK_S)
 def strip() -> None:
     """Draw one line: engine and its work, worker, providers."""
-    seen = cached.status()
-    engine, worker = seen.engine, seen.worker
+    status = cached.status()
+    engine, worker = status.engine, status.worker
     badges = [_engine_badge(engine)]
     if engine.models:
         badges.append(_badge("gray", "deployed_code", n_("{n} model", "{n} models", len(engine.models))))
@@ -30,7 +30,7 @@ def strip() -> None:
         badges.append(_badge("blue", "sync", words))
     else:
         badges.append(_badge("green", "check_circle", _("Worker ready")))
-    badges += [_badge("gray", "cloud", plain(p.name)) for p in seen.providers if p.id != ENGINE]
+    badges += [_badge("gray", "cloud", plain(p.name)) for p in status.providers if p.id != ENGINE]
     st.markdown(" ".join(badges))
     _trouble(engine)
     _trouble(worker)
@@ -83,8 +83,8 @@ def providers_card() -> None:
         for provider_id in cached.registry().ids():
             with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
                 st.markdown(f"**{as_markdown(_name(provider_id))}**")
-                asked = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
-            if asked:
+                pressed = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
+            if pressed:
                 _test(provider_id)
         if cached.registry().ids() == [ENGINE]:
             st.caption(

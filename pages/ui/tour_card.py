@@ -51,15 +51,15 @@ def _card(was_active: bool) -> None:
             if progress is None:
                 _invitation()
             elif _active(progress):
-                _under_way(progress)
+                _running_tour(progress)
             else:
                 _ended(progress)
 
 
 def _shown() -> TourProgress | None:
     """The tour that this visitor started or saw first; the newest one to begin with."""
-    held = state.get(_SHOWN)
-    found = tour.progress(cached.store(), tour_id=held) if held else None
+    tour_id = state.get(_SHOWN)
+    found = tour.progress(cached.store(), tour_id=tour_id) if tour_id else None
     found = found or tour.progress(cached.store())
     if found is not None:
         state.set_value(_SHOWN, found.id)
@@ -94,7 +94,7 @@ def _invitation() -> None:
 # --- while it runs -------------------------------------------------------------------------------------------
 
 
-def _under_way(progress: TourProgress) -> None:
+def _running_tour(progress: TourProgress) -> None:
     """The current step, its progress, and its live view."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
@@ -134,8 +134,8 @@ def _steps(progress: TourProgress) -> None:
 def _share(progress: TourProgress) -> float:
     """The share that is done: by time if the time left is known, else by the usual length of the steps."""
     if progress.eta_s is not None:
-        gone = (utcnow() - progress.created_at).total_seconds()
-        return min(1.0, gone / max(1.0, gone + progress.eta_s))
+        elapsed_s = (utcnow() - progress.created_at).total_seconds()
+        return min(1.0, elapsed_s / max(1.0, elapsed_s + progress.eta_s))
     return _USUALLY_DONE[progress.key]
 
 

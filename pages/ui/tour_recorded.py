@@ -35,11 +35,11 @@ def show() -> None:
     views.prompt(recording.prompt, "home_tour_recorded_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
-        said = SideAnswer("done", recording.before, finish_reason=recording.before_finish)
-        before_after_view.answer(_("Before"), recording.base_model, said)
+        answer = SideAnswer("done", recording.before, finish_reason=recording.before_finish)
+        before_after_view.answer(_("Before"), recording.base_model, answer)
     with right:
-        said = SideAnswer("done", recording.after, finish_reason=recording.after_finish)
-        before_after_view.answer(_("After"), recording.tuned_model, said)
+        answer = SideAnswer("done", recording.after, finish_reason=recording.after_finish)
+        before_after_view.answer(_("After"), recording.tuned_model, answer)
 
 
 @st.cache_resource(max_entries=2)

@@ -32,8 +32,8 @@ def show(progress: TourProgress) -> None:
 
 def clock(seconds: float) -> str:
     """A time as a stopwatch shows it: 1:05."""
-    minutes, rest = divmod(max(0, int(seconds)), 60)
-    return f"{minutes}:{rest:02}"
+    minutes, seconds_left = divmod(max(0, int(seconds)), 60)
+    return f"{minutes}:{seconds_left:02}"
 
 
 def _job(progress: TourProgress) -> JobView | None:
@@ -58,12 +58,12 @@ def _what_it_took(progress: TourProgress, job: JobView) -> None:
         facts.append(_("Done in **{time}**").format(time=clock(took)))
     if first is not None and last is not None:
         facts.append(_("token accuracy {start} → {end}").format(start=percent(first), end=percent(last.value)))
-    there = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
+    openai_usd = training_cost(cached.prices(), *_COMPARED, curve.trained_tokens)
     facts.append(
         _("Trained on **{tokens}** tokens: **{here}** here, {there} at OpenAI for {model}.").format(
             tokens=number(curve.trained_tokens),
             here=work_cost(job.provider, job.cost_usd, job.training_s(utcnow())),
-            there=usd(there),
+            there=usd(openai_usd),
             model=_COMPARED[1],
         )
     )

@@ -40,7 +40,7 @@ def _time(guess: JobEstimate) -> str:
 def _tokens(tokens: TokenCount | None, epochs: int) -> str:
     if tokens is None:
         return _("counting tokens")
-    whole = tokens.tokens * epochs
+    total = tokens.tokens * epochs
     if tokens.exact:
-        return n_("{n} token", "{n} tokens", whole)
-    return _("about {tokens} tokens").format(tokens=about(whole))
+        return n_("{n} token", "{n} tokens", total)
+    return _("about {tokens} tokens").format(tokens=about(total))

@@ -35,7 +35,7 @@ def way_back(page: str = "dataset") -> None:
             icon=":material/undo:",
             type="tertiary",
             key=f"{page}_undo",
-            on_click=_take_back,
+            on_click=_undo,
         )
 
 
@@ -44,10 +44,10 @@ def forget() -> None:
     state.studio().undo = None
 
 
-def _take_back() -> None:
-    held = state.studio()
-    last: Undo | None = held.undo
-    held.undo, held.table = None, held.table + 1
+def _undo() -> None:
+    studio = state.studio()
+    last: Undo | None = studio.undo
+    studio.undo, studio.table = None, studio.table + 1
     if last is not None:
         with cards.keep_errors():
             last.act()

@@ -41,11 +41,11 @@ def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     recipe = datasets.recipe(store(), dataset_id)
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
-    seen: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
+    values_by_column: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
     for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
-        for name, values in seen.items():  # no column that is only kept with the row
+        for name, values in values_by_column.items():  # no column that is only kept with the row
             values[row.values.get(name, "")] = None
-    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in seen.items())
+    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
 
 
 @st.cache_data(max_entries=32, ttl=60)
@@ -99,8 +99,8 @@ def _written(
 ) -> BackgroundTask[TrainingFilePreview]:
     chosen = export.Selection(store(), dataset_id, version_id)
 
-    def look(seen: Callable[[], None]) -> TrainingFilePreview:
-        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, on_example=seen)
+    def look(row_seen: Callable[[], None]) -> TrainingFilePreview:
+        plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, on_example=row_seen)
         return TrainingFilePreview(plan, tuple(islice(plan.lines(chosen.examples()), _SHOWN_LINES)))
 
     return BackgroundTask(look, rows)
@@ -114,10 +114,10 @@ def tokens_of(
     While a run adds rows the nearest vocabulary has to do: the engine would be asked 200 times for each new row.
     """
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
-    own = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
-    given = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own, where())
-    job = ("tokens", dataset_id, version_id, marks, model.provider, model.id, own, where())
-    return shared_task(_tokens_of, *given, job=job)
+    own_tokenizer = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
+    arguments = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own_tokenizer, where())
+    job = ("tokens", dataset_id, version_id, marks, model.provider, model.id, own_tokenizer, where())
+    return shared_task(_tokens_of, *arguments, job=job)
 
 
 def _grows(dataset_id: str, version_id: str | None) -> bool:
@@ -137,18 +137,18 @@ def _tokens_of(
     marks: TrainingFormat,
     provider: str,
     model: str,
-    own: bool,
+    own_tokenizer: bool,
     studio: str,
 ) -> BackgroundTask[tokens.TokenCount]:
     chosen = export.Selection(store(), dataset_id, version_id)
-    asked = quick(provider) if own else None
+    tokenizer_client = quick(provider) if own_tokenizer else None
 
-    def count(seen: Callable[[], None]) -> tokens.TokenCount:
+    def count(row_seen: Callable[[], None]) -> tokens.TokenCount:
         plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
-        ask = None if asked is None else partial(asked.count_tokens, model)
-        return export.count_tokens(plan, export.ProgressExamples(chosen.examples(), seen), model, ask)
+        ask = None if tokenizer_client is None else partial(tokenizer_client.count_tokens, model)
+        return export.count_tokens(plan, export.ProgressExamples(chosen.examples(), row_seen), model, ask)
 
-    return BackgroundTask(count, rows, asks=own, provisional=lambda counted: counted.unanswered)
+    return BackgroundTask(count, rows, asks=own_tokenizer, provisional=lambda counted: counted.unanswered)
 
 
 def parts(dataset_id: str) -> dict[str | None, int]:

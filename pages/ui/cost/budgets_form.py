@@ -28,8 +28,8 @@ def show(budgets: Sequence[BudgetView]) -> None:
     """An expander with the budgets, the amounts left, and the form."""
     with st.expander(
         _("Budgets"), icon=":material/account_balance_wallet:", key="cost_budgets", on_change="rerun"
-    ) as at:
-        if not at.open:
+    ) as row:
+        if not row.open:
             return
         for one in budgets:
             _line(one)
@@ -56,8 +56,8 @@ def show(budgets: Sequence[BudgetView]) -> None:
 def _line(one: BudgetView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         name = _(_SCOPES[one.scope]) + (f" · {plain(one.subject)}" if one.subject else "")
-        rest = "" if one.left_usd is None else _(", {left} left").format(left=usd(max(one.left_usd, Decimal(0))))
-        st.markdown(_("{name}: **{amount}**{rest}").format(name=name, amount=usd(one.amount_usd), rest=rest))
+        left = "" if one.left_usd is None else _(", {left} left").format(left=usd(max(one.left_usd, Decimal(0))))
+        st.markdown(_("{name}: **{amount}**{left}").format(name=name, amount=usd(one.amount_usd), left=left))
         st.button(
             _("Remove"), icon=":material/delete:", type="tertiary", key=f"cost_budget_remove_{one.scope}_{one.subject}",
             on_click=_remove, args=(one.scope, one.subject),

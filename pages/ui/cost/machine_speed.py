@@ -15,14 +15,14 @@ from pages.ui.lang import _, number, plain
 
 def show() -> None:
     """One line with the newest measurement, and the button. Call it once on a page."""
-    known, engine = cached_cost.speed(), cached.status().engine
+    speed, engine = cached_cost.speed(), cached.status().engine
     with st.container(horizontal=True, vertical_alignment="center"):
-        if known is None:
+        if speed is None:
             st.caption(_("Speed of this machine: not measured yet"))
         else:
             st.caption(
                 _("Measured on {day}: {rate} tokens/s with {model}").format(
-                    day=f"{known.measured_at:%Y-%m-%d}", rate=number(known.tokens_per_s, 1), model=plain(known.model)
+                    day=f"{speed.measured_at:%Y-%m-%d}", rate=number(speed.tokens_per_s, 1), model=plain(speed.model)
                 )
             )
         pressed = st.button(

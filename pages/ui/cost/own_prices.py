@@ -38,12 +38,12 @@ _LONGEST_NOTE = 200  # characters
 
 def show(book: PriceBook) -> None:
     """An expander with the prices that were set, and the form."""
-    mine = custom_prices.list_custom(cached.store())
-    title = _("Your own prices") if not mine else _("Your own prices ({n})").format(n=len(mine))
+    custom = custom_prices.list_custom(cached.store())
+    title = _("Your own prices") if not custom else _("Your own prices ({n})").format(n=len(custom))
     changed = bool(state.get("cost_own_changed"))  # a new title would make a new, closed expander
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
         if opened.open:
-            for one in mine:
+            for one in custom:
                 _line(one)
             _form(book)
 

@@ -86,7 +86,7 @@ def controls(book: PriceBook) -> PriceChoice:
     names = list_names(book)
     found = rows(book, _lists(names))
     kinds = state.get("cost_kinds") or []
-    prices = tuple(price for price in found if all(_is(kind, price, book) for kind in kinds))
+    prices = tuple(price for price in found if all(_matches(kind, price, book) for kind in kinds))
     keys = [price.key for price in prices or found or book.rows([ARTICLE])]
     if state.get("cost_baseline") not in keys:
         state.set_value("cost_baseline", _first_baseline(keys, prices or found))
@@ -162,8 +162,8 @@ def show_own() -> None:
 
 def _first_baseline(keys: Sequence[Key], prices: Sequence[Price]) -> Key:
     """A well-known model, or else the first that has a price: against a free one there are no multiples."""
-    known = next((key for key in _BASELINES if key in keys), None)
-    return known or next((price.key for price in prices if price.output_per_mtok), keys[0])
+    baseline = next((key for key in _BASELINES if key in keys), None)
+    return baseline or next((price.key for price in prices if price.output_per_mtok), keys[0])
 
 
 def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
@@ -190,10 +190,13 @@ def here(book: PriceBook) -> list[Price]:
 
 def list_names(book: PriceBook) -> dict[str, str]:
     """Every price list with its name, the most requested first."""
-    own = {ENGINE: _("This machine"), ARTICLE: _("OpenAI in 2023"), "openai": _("OpenAI today")}
-    mine = sorted({price.provider for price in book.own})
+    names = {ENGINE: _("This machine"), ARTICLE: _("OpenAI in 2023"), "openai": _("OpenAI today")}
+    custom_providers = sorted({price.provider for price in book.own})
     more = [name for name in cached_cost.providers() if name not in (*_FIRST, *_CHINESE)]
-    return {name: (own | _PROPER).get(name, name) for name in dict.fromkeys((*_FIRST, *_CHINESE, *mine, *more))}
+    return {
+        name: (names | _PROPER).get(name, name)
+        for name in dict.fromkeys((*_FIRST, *_CHINESE, *custom_providers, *more))
+    }
 
 
 def _more() -> tuple[Side, str, ExchangeRate]:
@@ -218,25 +221,25 @@ def currency_choice(page: str) -> tuple[str, ExchangeRate]:
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
     )
     decimal_field.first("cost_rate", YUAN.per_usd)
-    typed = decimal_field.decimal_field(_("Yuan per US dollar"), "cost_rate", *_RATES, persist=True).value
-    if typed is None or typed == YUAN.per_usd:
+    rate = decimal_field.decimal_field(_("Yuan per US dollar"), "cost_rate", *_RATES, persist=True).value
+    if rate is None or rate == YUAN.per_usd:
         st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
         return str(currency), YUAN
-    return str(currency), ExchangeRate(YUAN.currency, typed, _("entered by you"), utcnow().date())
+    return str(currency), ExchangeRate(YUAN.currency, rate, _("entered by you"), utcnow().date())
 
 
 def say_rate(theirs: Iterable[str], currency: str, rate: ExchangeRate) -> None:
     """The exchange rate and its source, where amounts were converted."""
     if any(one != currency and one in (USD, rate.currency) for one in theirs):
-        whose = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
+        source = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
         st.caption(
-            _(":material/currency_exchange: Converted at {rate} yuan per US dollar ({whose}).").format(
-                rate=f"{rate.per_usd:f}", whose=whose if rate is YUAN else _("entered by you")
+            _(":material/currency_exchange: Converted at {rate} yuan per US dollar ({source}).").format(
+                rate=f"{rate.per_usd:f}", source=source if rate is YUAN else _("entered by you")
             )
         )
 
 
-def _is(kind: str, price: Price, book: PriceBook) -> bool:
+def _matches(kind: str, price: Price, book: PriceBook) -> bool:
     if kind == "tuned":
         return price.base_model is not None
     if kind == "trainable":

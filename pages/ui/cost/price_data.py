@@ -32,7 +32,7 @@ def show(stale: int) -> None:
         line = sentences(line, old)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/info: {line}", width="content")
-        asked = st.button(
+        pressed = st.button(
             _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
             help=_("Downloads the price list once. Your own prices and Fabula's price file still override it."),
         )  # fmt: skip
@@ -41,7 +41,7 @@ def show(stale: int) -> None:
                 _("Use the bundled prices"), icon=":material/undo:", type="tertiary", key="cost_packaged",
                 on_click=_forget,
             )  # fmt: skip
-    if asked:
+    if pressed:
         _fetch()
 
 

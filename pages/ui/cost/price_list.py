@@ -69,19 +69,20 @@ def lines(book: PriceBook, choice: PriceChoice) -> list[PriceLine]:
 
 def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
     """The comparison in one sentence: the most expensive model against the baseline."""
-    known = [line for line in found if line.multiple is not None and not line.is_baseline]
+    priced = [line for line in found if line.multiple is not None and not line.is_baseline]
     base = next((line for line in found if line.is_baseline), None)
-    if not known or base is None:
+    if not priced or base is None:
         return
-    dearest = max(known, key=lambda line: line.multiple or Decimal(0))
+    most_expensive = max(priced, key=lambda line: line.multiple or Decimal(0))
     st.markdown(
         _(
-            "**{dearest}** costs **{multiple} ×** as much as **{baseline}**: {price} vs. {base} per {unit} tokens."
+            "**{most_expensive}** costs **{multiple} ×** as much as **{baseline}**: {price} vs. {base} per {unit} "
+            "tokens."
         ).format(
-            dearest=plain(dearest.model),
-            multiple=format_multiple(dearest.multiple).removesuffix(" ×"),
+            most_expensive=plain(most_expensive.model),
+            multiple=format_multiple(most_expensive.multiple).removesuffix(" ×"),
             baseline=plain(choice.baseline[1]),
-            price=money(getattr(dearest, choice.side), dearest.currency),
+            price=money(getattr(most_expensive, choice.side), most_expensive.currency),
             base=money(getattr(base, choice.side), base.currency),
             unit=_(UNITS[choice.unit]),
         )
@@ -222,8 +223,8 @@ def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
     base = book.find(line.provider, line.price.base_model) if line.price.base_model and not line.price.local else None
     if base is None or base.currency != line.price.currency or not base.output_per_mtok:
         return None
-    mine = line.price.output_per_mtok
-    return None if mine is None else mine / base.output_per_mtok
+    tuned_price = line.price.output_per_mtok
+    return None if tuned_price is None else tuned_price / base.output_per_mtok
 
 
 def _speech(line: PriceLine, choice: PriceChoice) -> Decimal | None:

@@ -49,10 +49,10 @@ def show() -> None:
     book = cached.prices()
     left, right = st.columns([2, 5], gap="large")
     with left:
-        asked = _inputs(book)
+        inputs = _inputs(book)
     with right:
-        asked.workload.validate()
-        result(asked.workload, asked.ways, asked.currency, asked.rate)
+        inputs.workload.validate()
+        result(inputs.workload, inputs.ways, inputs.currency, inputs.rate)
 
 
 def _inputs(book: PriceBook) -> WorkloadInput:
@@ -65,7 +65,7 @@ def _inputs(book: PriceBook) -> WorkloadInput:
         help=_("Added to every prompt of an untuned model: few-shot examples or retrieved text"),
     )  # fmt: skip
     _count(_("Tokens in the training file"), "work_file", most=10**12)
-    ways = workload_options.pickers(book)
+    options = workload_options.pickers(book)
     with st.popover(_("More"), icon=":material/tune:", width="stretch"):
         _count(_("Epochs"), "work_epochs", most=1_000)
         st.slider(
@@ -84,7 +84,7 @@ def _inputs(book: PriceBook) -> WorkloadInput:
         cached_share=Decimal(_typed("work_cached")) / 100,
         batch=bool(state.get("work_batch")),
     )
-    return WorkloadInput(workload, ways, currency, rate)
+    return WorkloadInput(workload, options, currency, rate)
 
 
 def _count(label: str, key: str, *, most: int = 10**8, help: str | None = None) -> None:

@@ -92,13 +92,13 @@ def _machine() -> tuple[Machine | None, str | None]:
         if measured is not None and state.get("work_speed_of") != measured.measured_at:  # a new measurement counts
             decimal_field.put("work_speed", round(measured.tokens_per_s, 1))
             state.set_value("work_speed_of", measured.measured_at)
-        typed = decimal_field.decimal_field(
+        cost_per_hour = decimal_field.decimal_field(
             _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
         )
         machine_speed.show()
         rented = st.toggle(_("Rented: also costs when idle"), key="work_rent", persist_state="session")
         measured_speed = measured.tokens_per_s if measured is not None else None
-        writing = None if typed.problem is not None else typed.value or measured_speed
+        writing = None if cost_per_hour.problem is not None else cost_per_hour.value or measured_speed
         machine = None
         if hour is not None and writing:
             machine = Machine(hour[0], writing, rented, cached_cost.training_speed(_engine_base()))
@@ -129,11 +129,11 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
 
 def _say_hour() -> None:
     with cards.keep_errors():
-        typed = decimal_field.read("work_hour", Decimal(0), MAX_PER_HOUR)
-        if typed is None and cached_cost.hour() is None:  # a currency was chosen before an amount
+        amount = decimal_field.read("work_hour", Decimal(0), MAX_PER_HOUR)
+        if amount is None and cached_cost.hour() is None:  # a currency was chosen before an amount
             return
-        if typed is None:
+        if amount is None:
             raise FabulaError(msg("The cost per hour was not changed."), msg("Type 0 if it costs nothing."))
         currency = str(state.get("work_hour_currency") or USD)
-        custom_prices.set_machine_hour(cached.store(), LOCAL, f"{typed:f}", currency)
+        custom_prices.set_machine_hour(cached.store(), LOCAL, f"{amount:f}", currency)
     cached_cost.forget()

@@ -31,10 +31,10 @@ _INPUTS = {
 }
 
 
-def result(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
+def result(work: Workload, options: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
     """Draw the results, to the right of the inputs."""
-    local = _in(ways.local, ways.machine_currency, currency, rate)
-    found = [workload.costs(work, way, currency, rate) for way in (ways.tuned, ways.base, local)]
+    local = _in_currency(options.local, options.machine_currency, currency, rate)
+    found = [workload.costs(work, option, currency, rate) for option in (options.tuned, options.base, local)]
     tuned, base = found[0], found[1]
     against = [workload.break_even(tuned, base), workload.break_even(tuned, found[2])]
     st.markdown(_answer(tuned, base, against[0]))
@@ -43,19 +43,19 @@ def result(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeR
     _last_day(tuned, against[0])
     _chart(found, against, currency)
     _table(found, currency)
-    theirs = [cost.candidate.price.currency for cost in found if cost.candidate.price is not None]
-    say_rate([*theirs, ways.machine_currency or currency], currency, rate)
+    currencies = [cost.candidate.price.currency for cost in found if cost.candidate.price is not None]
+    say_rate([*currencies, options.machine_currency or currency], currency, rate)
     for cost in found:
         if cost.problem is not None and not (cost.candidate.way == "local" and cost.candidate.machine is None):
             st.caption(f":material/help: **{plain(cost.candidate.name)}**: {as_markdown(cost.problem)}")
-    if ways.machine_currency is None:
+    if options.machine_currency is None:
         st.caption(_("Enter the cost per hour of this machine to compare it."))
     elif local.machine is None:
         st.caption(_("Measure the speed of this machine, or enter it, to compare it."))
-    _sensitivity(work, ways, currency, rate)
+    _sensitivity(work, options, currency, rate)
 
 
-def _in(local: Candidate, theirs: str | None, currency: str, rate: ExchangeRate) -> Candidate:
+def _in_currency(local: Candidate, theirs: str | None, currency: str, rate: ExchangeRate) -> Candidate:
     """The machine with its cost per hour in the currency of the comparison."""
     if local.machine is None or theirs is None:
         return local
@@ -71,7 +71,7 @@ def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
                 n=number(crossing.requests), **names
             )
         return _("**{mine}** breaks even with {other} after **{n} stories**: {time} at your rate.").format(
-            n=number(crossing.requests), time=_stretch(crossing.days), **names
+            n=number(crossing.requests), time=_days_in_words(crossing.days), **names
         )
     if crossing.outcome == "until":
         return _("**{mine}** is cheaper than {other} for the first **{n} stories**, then more expensive.").format(
@@ -101,7 +101,7 @@ def _last_day(tuned: Costs, crossing: BreakEven) -> None:
         st.caption(_(":material/event: {name} can be used until {day}.").format(name=name, day=last))
 
 
-def _stretch(days: Decimal) -> str:
+def _days_in_words(days: Decimal) -> str:
     """A number of days in words: "3 weeks"."""
     if days < 2:
         return duration(float(days) * _S_PER_DAY)
@@ -115,8 +115,8 @@ def _stretch(days: Decimal) -> str:
 
 
 def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) -> None:
-    known = [cost for cost in found if cost.total(1) is not None]
-    if not known:
+    priced = [cost for cost in found if cost.total(1) is not None]
+    if not priced:
         return
     words = break_even.BreakEvenLabels(
         requests=_("Stories"),
@@ -126,10 +126,10 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
             _("{n} stories").format(n=number(one.requests)) if one.requests is not None else "" for one in against
         ),
     )
-    most = workload.chart_range(known, list(against))
+    most = workload.chart_range(priced, list(against))
     st.vega_lite_chart(
         break_even.break_even(found, against, most, words),
-        alt=_("Total cost of {n} options against the number of stories").format(n=len(known)),
+        alt=_("Total cost of {n} options against the number of stories").format(n=len(priced)),
         key="work_chart",
     )
 
@@ -163,11 +163,11 @@ def _table(found: Sequence[Costs], currency: str) -> None:
     )
 
 
-def _sensitivity(work: Workload, ways: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
+def _sensitivity(work: Workload, options: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
     def both(changed: Workload) -> tuple[Costs, Costs]:
         return (
-            workload.costs(changed, ways.tuned, currency, rate),
-            workload.costs(changed, ways.base, currency, rate),
+            workload.costs(changed, options.tuned, currency, rate),
+            workload.costs(changed, options.base, currency, rate),
         )
 
     in_days, effects = sensitivity.effects(work, both)
@@ -185,10 +185,10 @@ def _sensitivity(work: Workload, ways: WorkloadOptions, currency: str, rate: Exc
 
 def _outcomes(effect: Effect, in_days: bool, currency: str) -> tuple[str, str]:
     """Both results in words, the smaller one first; never breaking even comes last."""
-    known = sorted(one for one in (effect.lower, effect.higher) if one is not None)
-    said = [_stretch(one) if in_days else money(one, currency) for one in known]
-    said += [_("never")] * (2 - len(said))
-    return said[0], said[1]
+    outcomes = sorted(one for one in (effect.lower, effect.higher) if one is not None)
+    texts = [_days_in_words(one) if in_days else money(one, currency) for one in outcomes]
+    texts += [_("never")] * (2 - len(texts))
+    return texts[0], texts[1]
 
 
 def _float(value: Decimal | None) -> float | None:

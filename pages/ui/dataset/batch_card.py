@@ -49,8 +49,8 @@ def show(progress: RunProgress) -> None:
         for batch in found[:_SHOWN]:
             _one(batch)
         if len(found) > _SHOWN:
-            rest = len(found) - _SHOWN
-            st.caption(n_("and {n} earlier batch, collected", "and {n} earlier batches, collected", rest))
+            earlier = len(found) - _SHOWN
+            st.caption(n_("and {n} earlier batch, collected", "and {n} earlier batches, collected", earlier))
 
 
 def _heading(found: tuple[BatchView, ...], going: bool) -> str:

@@ -59,25 +59,25 @@ def show() -> None:
 
 def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """The columns of the file with their different values, and what was left out; read once per upload."""
-    held = state.studio()
-    if held.columns_read is None or held.columns_read[0] != file_id:
+    studio = state.studio()
+    if studio.columns_read is None or studio.columns_read[0] != file_id:
         read = table_reader.read_table(data, name)
         columns = {str(column): unique_values(read.frame[column].tolist()) for column in read.frame.columns}
-        held.columns_read = (file_id, (columns, read.left_out_summary(_SHOWN_PROBLEMS)))
-    found: tuple[dict[str, tuple[str, ...]], list[str]] = held.columns_read[1]
+        studio.columns_read = (file_id, (columns, read.left_out_summary(_SHOWN_PROBLEMS)))
+    found: tuple[dict[str, tuple[str, ...]], list[str]] = studio.columns_read[1]
     return found
 
 
 def _use(columns: dict[str, tuple[str, ...]]) -> None:
     """A column of the same name gets the values; else an empty, unnamed column; else a new one."""
-    held = state.studio()
+    studio = state.studio()
     for name, values in columns.items():
-        names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in held.grid.columns}
-        same = next((key for key, known in names.items() if known == name), None)
+        names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in studio.grid.columns}
+        same = next((key for key, name_of_key in names.items() if name_of_key == name), None)
         if same is None:
-            same = next((d.id for d in held.grid.columns if not names[d.id].strip() and not d.values), None)
+            same = next((d.id for d in studio.grid.columns if not names[d.id].strip() and not d.values), None)
         if same is None:
-            held.grid = held.grid.with_column(name, values)
+            studio.grid = studio.grid.with_column(name, values)
             continue
         take(same, values, values)
         state.set_value(f"dataset_name_{same}", name)

@@ -32,7 +32,7 @@ def column(draft: ColumnDraft) -> Column:
             args=(draft.id,),
         )
     with right:
-        kept = _chips(draft) if len(draft.values) <= _MOST_CHIPS else _long(draft)
+        values = _chips(draft) if len(draft.values) <= _MOST_CHIPS else _value_summary(draft)
         with st.container(horizontal=True, vertical_alignment="center", gap="xsmall"):
             st.text_input(
                 _("Add values"),
@@ -43,7 +43,7 @@ def column(draft: ColumnDraft) -> Column:
                 args=(draft.id,),
             )
             _list(draft)
-    return Column(name=(name or "").strip(), values=kept)
+    return Column(name=(name or "").strip(), values=values)
 
 
 def _label(name: str) -> str:
@@ -65,8 +65,8 @@ def removed() -> None:
 
 def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> None:
     """Give a column these values, the chosen ones switched on. In a callback only."""
-    held = state.studio()
-    held.grid = held.grid.with_values(column_id, values)
+    studio = state.studio()
+    studio.grid = studio.grid.with_values(column_id, values)
     state.set_value(f"dataset_values_{column_id}", list(chosen))
 
 
@@ -79,7 +79,7 @@ def _chips(draft: ColumnDraft) -> tuple[str, ...]:
     return tuple(value for value in draft.values if value in on)
 
 
-def _long(draft: ColumnDraft) -> tuple[str, ...]:
+def _value_summary(draft: ColumnDraft) -> tuple[str, ...]:
     """Too many values for chips: their number and the first ones. All are used."""
     first = ", ".join(plain(value) for value in draft.values[:_SHOWN])
     count = n_("{n} value", "{n} values", len(draft.values))
@@ -126,29 +126,29 @@ def _add(column_id: int) -> None:
     """Add the typed values, switched on."""
     key = f"dataset_add_{column_id}"
     draft = _draft(column_id)
-    typed = unique_values(parse_values(state.get(key) or ""), draft.values)
-    values = tuple(dict.fromkeys((*draft.values, *typed)))
+    new = unique_values(parse_values(state.get(key) or ""), draft.values)
+    values = tuple(dict.fromkeys((*draft.values, *new)))
     before = state.get(f"dataset_values_{column_id}")
-    chosen = set(draft.values if before is None else before) | set(typed)
+    chosen = set(draft.values if before is None else before) | set(new)
     take(column_id, values, tuple(value for value in values if value in chosen))
     state.set_value(key, "")
     state.drop(f"dataset_pasted_{column_id}")
 
 
 def _remove(column_id: int) -> None:
-    held = state.studio()
+    studio = state.studio()
     draft = replace(_draft(column_id), name=str(state.get(f"dataset_name_{column_id}") or ""))
-    columns = tuple(draft if column.id == column_id else column for column in held.grid.columns)
-    held.grid = replace(held.grid, columns=columns).without(column_id)
+    columns = tuple(draft if column.id == column_id else column for column in studio.grid.columns)
+    studio.grid = replace(studio.grid, columns=columns).without(column_id)
     state.set_value(f"dataset_kept_{column_id}", state.get(f"dataset_values_{column_id}"))
 
 
 def _bring_back() -> None:
-    held = state.studio()
-    if held.grid.removed is None:
+    studio = state.studio()
+    if studio.grid.removed is None:
         return
-    draft = held.grid.removed[1]
-    held.grid = held.grid.with_removed()
+    draft = studio.grid.removed[1]
+    studio.grid = studio.grid.with_removed()
     state.set_value(f"dataset_name_{draft.id}", draft.name)
     chosen = state.get(f"dataset_kept_{draft.id}")
     state.set_value(f"dataset_values_{draft.id}", list(draft.values if chosen is None else chosen))

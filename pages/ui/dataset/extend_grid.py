@@ -38,15 +38,15 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         _button(dataset_id, recipe, grid_edit.more_repeats(recipe, more), "repeats", mode)
     st.divider()
     st.markdown(f"**{_('More values')}**")
-    known = {column.name: column.values for column in recipe.columns}
-    column = str(st.selectbox(_("Column"), list(known), key="dataset_more_column"))
-    typed = st.text_area(
+    values_by_column = {column.name: column.values for column in recipe.columns}
+    column = str(st.selectbox(_("Column"), list(values_by_column), key="dataset_more_column"))
+    text = st.text_area(
         _("New values"),
         placeholder=_("one per line, or separated by commas"),
         height=90,
         key="dataset_more_values",
     )
-    values = parse_values(str(typed), known[column])
+    values = parse_values(str(text), values_by_column[column])
     try:
         grown = grid_edit.with_values(recipe, column, values) if values else None
     except FabulaError as error:
@@ -94,5 +94,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
         state.set_value(_OPEN, False)  # the rows come under it
-        said = n_("{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows)
-        state.notify(":material/add:", said)
+        sentence = n_(
+            "{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows
+        )
+        state.notify(":material/add:", sentence)

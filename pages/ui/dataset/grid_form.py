@@ -81,16 +81,16 @@ def random_cell(recipe: Recipe) -> dict[str, str]:
 
 def draw_random_cell() -> None:
     """Show another cell."""
-    held = state.studio()
-    held.grid = replace(held.grid, draw=held.grid.draw + 1)
+    studio = state.studio()
+    studio.grid = replace(studio.grid, draw=studio.grid.draw + 1)
 
 
 def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", version: str = "") -> None:
     """Put a recipe into the form. In a callback, or before the form is drawn."""
-    held = state.studio()
+    studio = state.studio()
     columns = [(column.name, column.values) for column in recipe.columns] or [("", ())]
-    draft = GridDraft.of(columns, preset, held.grid.next_id)
-    held.grid = replace(draft, draw=held.grid.draw, family=family, version=version)
+    draft = GridDraft.of(columns, preset, studio.grid.next_id)
+    studio.grid = replace(draft, draw=studio.grid.draw, family=family, version=version)
     state.set_value("dataset_preset", preset)
     if preset == SAVED:
         state.set_value("dataset_model", f"{recipe.provider}/{recipe.model}")
@@ -132,27 +132,27 @@ def _presets() -> None:
             icon=":material/undo:",
             type="tertiary",
             key="dataset_back",
-            on_click=_go_back,
+            on_click=_restore_previous,
         )
 
 
 def _change_start() -> None:
     """Replace the form by another preset. Changes can be restored."""
-    held = state.studio()
-    drawn: Recipe | None = held.recipe_drawn
-    start = next((preset.recipe for preset in presets.load() if preset.id == held.grid.preset), None)
-    untouched = drawn is None or not (drawn.template.strip() or any(column.values for column in drawn.columns))
-    if drawn is not None and start is not None:
-        untouched = untouched or drawn == replace(start, provider=drawn.provider, model=drawn.model)
-    held.recipe_before = None if untouched else (drawn, held.grid)
+    studio = state.studio()
+    current: Recipe | None = studio.recipe_drawn
+    start = next((preset.recipe for preset in presets.load() if preset.id == studio.grid.preset), None)
+    untouched = current is None or not (current.template.strip() or any(column.values for column in current.columns))
+    if current is not None and start is not None:
+        untouched = untouched or current == replace(start, provider=current.provider, model=current.model)
+    studio.recipe_before = None if untouched else (current, studio.grid)
     _take_preset(str(state.get("dataset_preset")))
 
 
-def _go_back() -> None:
-    held = state.studio()
-    if held.recipe_before is None:
+def _restore_previous() -> None:
+    studio = state.studio()
+    if studio.recipe_before is None:
         return
-    (recipe, grid), held.recipe_before = held.recipe_before, None
+    (recipe, grid), studio.recipe_before = studio.recipe_before, None
     open_recipe(recipe, preset=grid.preset, family=grid.family, version=grid.version)
 
 
@@ -164,7 +164,7 @@ def _take_preset(preset_id: str) -> None:
 
 def _more() -> dict[str, Any]:
     """Settings that are needed less often."""
-    asked = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
+    formats = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
     state.set_default("dataset_endpoint", "auto")
     return {
         "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session"),
@@ -181,8 +181,8 @@ def _more() -> dict[str, Any]:
         ),
         "endpoint": st.segmented_control(
             _("API format"),
-            list(asked),
-            format_func=asked.__getitem__,
+            list(formats),
+            format_func=formats.__getitem__,
             required=True,
             key="dataset_endpoint",
             persist_state="session",
@@ -191,5 +191,5 @@ def _more() -> dict[str, Any]:
 
 
 def _add_column() -> None:
-    held = state.studio()
-    held.grid = held.grid.with_column()
+    studio = state.studio()
+    studio.grid = studio.grid.with_column()

@@ -43,7 +43,7 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
     with st.container(height=_TALL if scrolls else "content", border=False):
         event: Any = st.vega_lite_chart(
             heat_map.chart(map_, _labels()),
-            alt=_said(map_),
+            alt=_alt_text(map_),
             key=f"dataset_map_{dataset_id}",
             on_select="rerun",
             selection_mode=heat_map.SELECTION,
@@ -130,7 +130,7 @@ def _labels() -> heat_map.MapLabels:
     )
 
 
-def _said(map_: HeatMap) -> str:
+def _alt_text(map_: HeatMap) -> str:
     """The alt text of the map."""
     if map_.kind in ("pairs", "blocks"):
         rows = sum(s.rows for s in map_.squares)

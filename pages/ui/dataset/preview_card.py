@@ -62,10 +62,10 @@ def _preview_now(recipe: Recipe) -> None:
 
 
 def _forget_preview() -> None:
-    held = state.studio()
-    if held.preview is not None:
-        held.preview.gathering.stop()
-        held.preview = None
+    studio = state.studio()
+    if studio.preview is not None:
+        studio.preview.gathering.stop()
+        studio.preview = None
 
 
 def _start_preview(recipe: Recipe) -> Preview:

@@ -82,10 +82,10 @@ def _coverage(report: QualityReport) -> ScoreFigure:
 
 
 def _lengths(report: QualityReport) -> ScoreFigure:
-    odd = _count(report, "lengths")
+    outliers = _count(report, "lengths")
     about = (
-        n_("{n} unusually short or long", "{n} unusually short or long", odd)
-        if odd
+        n_("{n} unusually short or long", "{n} unusually short or long", outliers)
+        if outliers
         else _("none unusually short or long")
     )
     tokens = n_("{n} token", "{n} tokens", report.tokens.median or 0)
@@ -118,8 +118,8 @@ def _remains(report: QualityReport) -> ScoreFigure:
 
 def _endings(report: QualityReport) -> ScoreFigure:
     kinds = [quality_labels.counted(f) for f in report.findings if CARD_OF[f.kind] == "endings"]
-    told = any(one.name for one in report.endings)
-    about = _(", ").join(kinds) or (_("none were cut off") if told else _("all end with a complete sentence"))
+    has_reasons = any(one.name for one in report.endings)
+    about = _(", ").join(kinds) or (_("none were cut off") if has_reasons else _("all end with a complete sentence"))
     return ScoreFigure(
         number(_count(report, "endings")), about, _("Texts that were cut off, or do not end with a complete sentence.")
     )

@@ -53,8 +53,8 @@ class QualityMeasurement:
         with self._lock:
             waits = calm and self._took_s >= _QUICK_S and self.report is not None
             failed = self.error is not None and time.monotonic() - self._failed_at >= unexpected_errors.FAILURE_KEPT_S
-            known = self._asked_for == fingerprint and not failed
-            if self.measuring or (not again and (waits or known)):
+            up_to_date = self._asked_for == fingerprint and not failed
+            if self.measuring or (not again and (waits or up_to_date)):
                 return
             self._asked_for, self.error, self.read, self.total = fingerprint, None, 0, 0
             self._idle.clear()

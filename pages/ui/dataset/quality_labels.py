@@ -77,9 +77,9 @@ def verdict_line(report: QualityReport) -> str:
     """The same verdict as a line of text, for other pages."""
     icon, colour, word = LEVELS[report.verdict.level]
     found = [counted(finding) for finding in report.findings]
-    what = _(", ").join(found) if found else _("no problems found")
-    said = _("{word}:").format(word=_(word))
-    return f":{colour}[{icon} {said}] {what}"
+    findings = _(", ").join(found) if found else _("no problems found")
+    heading = _("{word}:").format(word=_(word))
+    return f":{colour}[{icon} {heading}] {findings}"
 
 
 def basis(report: QualityReport) -> str:
@@ -88,8 +88,10 @@ def basis(report: QualityReport) -> str:
     grave = report.verdict.serious
     if not grave:
         return _("{rows} measured; all are suitable for training.").format(rows=rows)
-    told = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)
-    return _("{rows} measured; {told} ({share}).").format(rows=rows, told=told, share=percent(report.verdict.share))
+    findings = n_("{n} of them should not be trained on", "{n} of them should not be trained on", grave)
+    return _("{rows} measured; {findings} ({share}).").format(
+        rows=rows, findings=findings, share=percent(report.verdict.share)
+    )
 
 
 def cards(report: QualityReport) -> list[str]:

@@ -48,14 +48,14 @@ def _adherence(report: QualityReport) -> None:
         if one.share is None:
             st.markdown(_("{column}: free text, not measured").format(column=column))
         elif not one.literal:
-            said = _(
+            sentence = _(
                 "{column}: {share} contain it. Its values rarely appear as words, so a missing value is not a problem"
             )
-            st.markdown(said.format(column=column, share=percent(one.share, 0)))
+            st.markdown(sentence.format(column=column, share=percent(one.share, 0)))
         else:
             by_chance = _("; {share} of other texts contain it by chance").format(share=percent(one.chance, 0))
-            had = _("{column}: {share} contain it").format(column=column, share=percent(one.share, 0))
-            st.markdown(had + (by_chance if one.chance is not None else ""))
+            contained = _("{column}: {share} contain it").format(column=column, share=percent(one.share, 0))
+            st.markdown(contained + (by_chance if one.chance is not None else ""))
             clicked = _values(one) or clicked
     if not clicked:
         quality_shared.findings("adherence", report)

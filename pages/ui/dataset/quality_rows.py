@@ -83,7 +83,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
         height="content" if len(found) <= _FEW else 400,
         on_select="rerun",
         selection_mode="multi-row",
-        column_order=_narrow(frame) if device.is_phone() else None,
+        column_order=_text_first(frame) if device.is_phone() else None,
         column_config={
             "mark": st.column_config.TextColumn(_("Group"), width="small"),
             "text": st.column_config.TextColumn(_("Text"), width="large"),
@@ -96,7 +96,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
     return [found[place] for place in picked if place < len(found)]
 
 
-def _narrow(frame: pd.DataFrame) -> list[str]:
+def _text_first(frame: pd.DataFrame) -> list[str]:
     """The text first: a phone shows only the first columns; a selected row shows its values."""
     return sorted(map(str, frame.columns), key=lambda name: {"mark": 0, "text": 1}.get(name, 2))
 
@@ -130,7 +130,7 @@ def leave_out(row_ids: Sequence[int], kind: str) -> None:
         changed = curation.exclude(store, LOCAL, row_ids, quality.REASONS.get(kind, quality.REASONS[""]))
         state.studio().table += 1
         if changed:
-            said = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", said, lambda: curation.restore(store, LOCAL, changed))
+            sentence = n_("{n} row left out", "{n} rows left out", len(changed))
+            undo.offer(":material/remove_circle:", sentence, lambda: curation.restore(store, LOCAL, changed))
         else:
             state.notify(":material/info:", _("These rows are already left out."))

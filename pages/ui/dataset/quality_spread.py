@@ -108,11 +108,11 @@ def diversity(report: QualityReport) -> None:
         views.metric(_("Similar within a cell"), "–" if spread.median is None else percent(spread.median, 0))
     views.facts([n_("distinct-n over {n} text", "distinct-n over {n} texts", spread.sampled)])
     ways = {"openings": _("Common openings"), "cells": _("Cells with the most similar texts")}
-    way = st.segmented_control(
+    view = st.segmented_control(
         _("Show"), list(ways), format_func=ways.__getitem__, default="openings", required=True,
         key="dataset_quality_ways", label_visibility="collapsed",
     )  # fmt: skip
-    if way == "openings":
+    if view == "openings":
         quality_shared.shares("openings", [Share(one.text, one.rows) for one in spread.openings], _("How texts begin"))
     else:
         cells = [Share(f"{' · '.join(one.cell)} ({one.highest:.0%})", one.rows) for one in spread.cells]

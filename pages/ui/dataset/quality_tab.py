@@ -24,7 +24,7 @@ def show() -> None:
     if chosen is None:
         return
     with cards.show_errors():
-        going_on = _look(chosen.id, wait=True).in_progress
+        going_on = _current_view(chosen.id, wait=True).in_progress
         st.fragment(run_every=cached.POLL_S if going_on else None)(_watch)(chosen.id, going_on)
 
 
@@ -42,7 +42,7 @@ class _QualityView:
         return self.active or self.measurement.measuring
 
 
-def _look(dataset_id: str, *, wait: bool) -> _QualityView:
+def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
     summary, progress = cached.run_of(dataset_id)
     active = progress is not None and progress.state in _GOING_ON
@@ -56,7 +56,7 @@ def _look(dataset_id: str, *, wait: bool) -> _QualityView:
 def _watch(dataset_id: str, was_going_on: bool) -> None:
     """Progress of the run or measurement. Reruns the page when it starts or ends."""
     with cards.show_errors():
-        now = _look(dataset_id, wait=not was_going_on)
+        now = _current_view(dataset_id, wait=not was_going_on)
         if now.in_progress != was_going_on:
             st.rerun()
         measurement, report = now.measurement, now.measurement.report
@@ -64,10 +64,10 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
             _progress(measurement)
         elif measurement.error is not None:
             cards.error_card(measurement.error)
-            _again(now)
+            _measure_again(now)
         elif report is None or not measurement.fresh(now.fingerprint):
             st.caption(_("Rows have changed since this was measured."))
-            _again(now)
+            _measure_again(now)
         if report is not None:
             _report(report, now)
 
@@ -78,7 +78,7 @@ def _progress(measurement: QualityMeasurement) -> None:
     st.progress(share, text=text if measurement.total else _("Measuring"))
 
 
-def _again(now: _QualityView) -> None:
+def _measure_again(now: _QualityView) -> None:
     if st.button(_("Measure again"), icon=":material/refresh:", key="dataset_quality_again"):
         now.measurement.ask(now.fingerprint, again=True)
         st.rerun()

@@ -53,8 +53,8 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
                 place = _Place(summary.id, recipe, group.rows, group.cause)
                 for remedy in failures.REMEDIES[group.cause]:
                     _button(remedy, place)
-        for said in group.provider_messages:
-            st.caption(plain(failure_labels.quoted(said)))
+        for message in group.provider_messages:
+            st.caption(plain(failure_labels.quoted(message)))
         for reason in group.unknown_reasons:
             st.caption(plain(failure_labels.stored(reason)))
 
@@ -72,7 +72,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if failure.cause == "unknown_price" and progress.budget_usd is not None:
             st.button(
-                _("Resume without a budget"), icon=":material/play_arrow:", key=f"{place.key}_free", on_click=_go_on,
+                _("Resume without a budget"), icon=":material/play_arrow:", key=f"{place.key}_free", on_click=_resume,
                 args=(progress.run_id,),
             )  # fmt: skip
         for remedy in failures.REMEDIES[failure.cause]:
@@ -198,7 +198,7 @@ def _write(place: _Place, change: Change) -> None:
             runs.retry_failed(store, LOCAL, place.dataset_id, ids, budget_usd=budget, mode=mode, change=change)
 
 
-def _go_on(run_id: str) -> None:
+def _resume(run_id: str) -> None:
     with cards.keep_errors():
         runs.raise_budget(cached.store(), LOCAL, run_id, None)
         runs.resume(cached.store(), LOCAL, run_id)

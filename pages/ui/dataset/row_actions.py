@@ -21,8 +21,8 @@ def leave_out(row_ids: Sequence[int]) -> bool:
         store = cached.store()
         changed = curation.exclude(store, LOCAL, row_ids, curation.BY_HAND)
         if changed:
-            said = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", said, lambda: curation.restore(store, LOCAL, changed))
+            sentence = n_("{n} row left out", "{n} rows left out", len(changed))
+            undo.offer(":material/remove_circle:", sentence, lambda: curation.restore(store, LOCAL, changed))
     return bool(changed)
 
 
@@ -33,9 +33,9 @@ def put_back(row_ids: Sequence[int]) -> bool:
         store = cached.store()
         changed = curation.restore(store, LOCAL, row_ids)
         if changed:
-            said = n_("{n} row put back", "{n} rows put back", len(changed))
+            sentence = n_("{n} row put back", "{n} rows put back", len(changed))
             again = curation.BY_HAND
-            undo.offer(":material/add_circle:", said, lambda: curation.exclude(store, LOCAL, changed, again))
+            undo.offer(":material/add_circle:", sentence, lambda: curation.exclude(store, LOCAL, changed, again))
         else:
             state.notify(":material/info:", _("Add a text before you put this row back."))
     return bool(changed)
@@ -48,7 +48,7 @@ def edit(row: ListedRow, text: str) -> bool:
         store = cached.store()
         changed = curation.edit(store, LOCAL, row.id, with_original_whitespace(row.text, text))
         if changed:
-            undo.offer(":material/edit:", _("Text changed"), lambda: _text_again(row))
+            undo.offer(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
 
 
@@ -96,7 +96,7 @@ def with_original_whitespace(before: str, text: str) -> str:
     return before[:start] + text.strip() + before[start + len(bare) :]
 
 
-def _text_again(row: ListedRow) -> None:
+def _restore_text(row: ListedRow) -> None:
     store = cached.store()
     if row.text.strip():
         curation.edit(store, LOCAL, row.id, row.text)

@@ -57,14 +57,16 @@ def _row(dataset_id: str, row: ListedRow) -> None:
         if writable and fitting:
             _button(_("Save the text"), "save", ":material/save:", _save, (row,), primary=True)
         if row.original is not None:
-            _button(_("Original text"), "revert", ":material/history:", _done, (row_actions.as_written, row))
+            _button(_("Original text"), "revert", ":material/history:", _act_and_close, (row_actions.as_written, row))
         if row.state == "excluded":
-            _button(_("Put back"), "back", ":material/add_circle:", _done, (row_actions.put_back, [row.id]))
+            _button(_("Put back"), "back", ":material/add_circle:", _act_and_close, (row_actions.put_back, [row.id]))
         elif row.state != "sent":
-            _button(_("Leave out"), "out", ":material/remove_circle:", _done, (row_actions.leave_out, [row.id]))
+            _button(
+                _("Leave out"), "out", ":material/remove_circle:", _act_and_close, (row_actions.leave_out, [row.id])
+            )
         if row.state == "failed":
             again = (row_actions.write_again, dataset_id, [row.id])
-            _button(_("Write it again"), "again", ":material/replay:", _done, again)
+            _button(_("Write it again"), "again", ":material/replay:", _act_and_close, again)
 
 
 def _button(
@@ -83,6 +85,6 @@ def _save(row: ListedRow) -> None:
     _close()
 
 
-def _done(act: Callable[..., object], *args: object) -> None:
+def _act_and_close(act: Callable[..., object], *args: object) -> None:
     act(*args)
     _close()

@@ -129,13 +129,13 @@ def _label(key: str, rows: int | None) -> str:
 
 def _narrowed(dataset_id: str) -> RowFilter | None:
     """The square that the table is filtered by, and a button to clear it."""
-    held: tuple[str, str, RowFilter] | None = state.studio().rows_of
-    if held is None or held[0] != dataset_id:
+    narrowed: tuple[str, str, RowFilter] | None = state.studio().rows_of
+    if narrowed is None or narrowed[0] != dataset_id:
         return None
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(_("Only **{cell}**").format(cell=plain(held[1])))
-        st.button(_("All rows"), icon=":material/close:", type="tertiary", key="dataset_widen", on_click=_widen)
-    return held[2]
+        st.markdown(_("Only **{cell}**").format(cell=plain(narrowed[1])))
+        st.button(_("All rows"), icon=":material/close:", type="tertiary", key="dataset_widen", on_click=_clear_square)
+    return narrowed[2]
 
 
 def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
@@ -181,16 +181,16 @@ def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
 def _keep(key: str, rows: Sequence[ListedRow]) -> None:
     """Save edits and ticks to the ledger at once. The editor drops an edit when it is saved."""
     edits: Mapping[int, Mapping[str, Any]] = (state.get(key) or {}).get("edited_rows", {})
-    kept = []
+    saved = []
     for place, changed in edits.items():
         row = rows[int(place)]
         if "out" in changed and bool(changed["out"]) != (row.state == "excluded"):
-            kept.append((row_actions.leave_out if changed["out"] else row_actions.put_back)([row.id]))
+            saved.append((row_actions.leave_out if changed["out"] else row_actions.put_back)([row.id]))
         if "text" in changed and str(changed["text"] or "").strip() != row.text.strip():
-            kept.append(row_actions.edit(row, str(changed["text"] or "")))
-    if not all(kept):
+            saved.append(row_actions.edit(row, str(changed["text"] or "")))
+    if not all(saved):
         state.studio().table += 1  # a failed edit is not shown as saved
-    if kept:
+    if saved:
         st.rerun()
 
 
@@ -206,5 +206,5 @@ def _nothing(summary: DatasetSummary, where: RowFilter) -> str:
     return _("No rows match.")
 
 
-def _widen() -> None:
+def _clear_square() -> None:
     state.studio().rows_of = None

@@ -39,7 +39,7 @@ def raise_limit(progress: RunProgress) -> None:
     with popover:
         least = progress.budget_usd
         amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab: start from the new value
-        _amount(amount, _enough(progress) if over else progress.budget_usd, least)
+        _amount(amount, _projected_limit(progress) if over else progress.budget_usd, least)
         st.button(
             _("Resume") if over else _("Set"),
             key="dataset_set_budget",
@@ -63,10 +63,10 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     Raises:
         FabulaError: nothing was typed, or what cannot be read as an amount of at least `least`.
     """
-    typed = decimal_field.read(amount, least, MAX_USD)
-    if typed is None:
+    amount_usd = decimal_field.read(amount, least, MAX_USD)
+    if amount_usd is None:
         raise FabulaError(msg("No amount entered."), msg("Enter the maximum cost in US dollars."))
-    return typed.quantize(CENT)
+    return amount_usd.quantize(CENT)
 
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
@@ -74,11 +74,11 @@ def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
     decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MAX_USD)
 
 
-def _enough(progress: RunProgress) -> Decimal:
+def _projected_limit(progress: RunProgress) -> Decimal:
     """The projected cost of all its rows, rounded up to the next step."""
     budget = progress.budget_usd or Decimal(0)
-    whole = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
-    return (whole / _STEP).to_integral_value(ROUND_CEILING) * _STEP
+    projected = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
+    return (projected / _STEP).to_integral_value(ROUND_CEILING) * _STEP
 
 
 def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:

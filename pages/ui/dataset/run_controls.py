@@ -23,16 +23,16 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
     open_run = progress is not None and (is_active(progress) or progress.state == "paused")
     with st.container(horizontal=True, vertical_alignment="center"):
         if open_run and progress is not None:
-            _hold(progress)
+            _pause_buttons(progress)
         else:
-            _go_on(summary, progress)
+            _write_buttons(summary, progress)
         if summary.source == "recipe":
             extend_grid.show(summary, "live" if progress is None else progress.mode)
         if summary.done:
-            _take_on(summary, ready=not open_run, main=progress is None or not run_budget.is_capped(progress))
+            _use_buttons(summary, ready=not open_run, main=progress is None or not run_budget.is_capped(progress))
 
 
-def _hold(progress: RunProgress) -> None:
+def _pause_buttons(progress: RunProgress) -> None:
     if progress.state == "waiting":
         st.button(
             _("Resume now"), icon=":material/play_arrow:", type="primary", key="dataset_resume", on_click=_act,
@@ -73,7 +73,7 @@ def _hold(progress: RunProgress) -> None:
         run_budget.raise_limit(progress)
 
 
-def _go_on(summary: DatasetSummary, progress: RunProgress | None) -> None:
+def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """One button for missing rows and one for failed rows: they cost different amounts."""
     if progress is None and summary.source != "recipe":
         return
@@ -101,7 +101,7 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
 
 
-def _take_on(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
+def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
     if st.button(
         _("Train on this"),
         icon=":material/model_training:",

@@ -79,9 +79,9 @@ def rate(rows_per_s: float | None) -> str:
     """With the digits that matter: 120 or 3.1 a second, 12 a minute, 5 an hour."""
     if not rows_per_s:
         return ""
-    for each, said in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
+    for each, template in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
         if rows_per_s * each >= 1:
-            return said.format(rate=number(rows_per_s * each, 0 if rows_per_s * each >= 10 else 1))
+            return template.format(rate=number(rows_per_s * each, 0 if rows_per_s * each >= 10 else 1))
     return _("{rate} rows/h").format(rate=number(rows_per_s * 3_600, 0))
 
 

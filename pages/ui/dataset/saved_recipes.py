@@ -83,8 +83,8 @@ def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
 def _opened(one: SavedRecipe) -> None:
     """The recipe that is open: its name and its versions."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        known = recipes.versions(cached.store(), one.family)
-        by_id = {version.id: version for version in known}
+        versions = recipes.versions(cached.store(), one.family)
+        by_id = {version.id: version for version in versions}
         version_key, name_key = f"dataset_version_{one.family}", f"dataset_rename_{one.family}"
         version = state.studio().grid.version
         state.set_value(version_key, version if version in by_id else one.id)
@@ -138,9 +138,9 @@ def _keep(recipe: Recipe, family: str | None) -> None:
     with cards.keep_errors():
         version = recipes.save(cached.store(), LOCAL, recipe, family)
         one = next(one for one in recipes.list_saved(cached.store()) if one.id == version)
-        held = state.studio()
-        held.grid = replace(held.grid, preset=grid_form.SAVED, family=one.family, version=version)
-        held.recipe_deleted = None
+        studio = state.studio()
+        studio.grid = replace(studio.grid, preset=grid_form.SAVED, family=one.family, version=version)
+        studio.recipe_deleted = None
         state.set_value("dataset_preset", grid_form.SAVED)
         state.set_value("dataset_name", one.name)
 

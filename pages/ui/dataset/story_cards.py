@@ -109,7 +109,7 @@ def _set_left_out(row_id: int, left_out: bool) -> None:
 def _buttons(row: ListedRow, place: str) -> None:
     out = row.state == "excluded"
     with st.container(horizontal=True):
-        taken = st.button(
+        pressed = st.button(
             _("Put back") if out else _("Leave out"),
             icon=":material/add_circle:" if out else ":material/remove_circle:",
             type="tertiary",
@@ -126,5 +126,5 @@ def _buttons(row: ListedRow, place: str) -> None:
             on_click=row_actions.open_row,
             args=(row.id,),
         )
-    if taken or opened:
+    if pressed or opened:
         st.rerun()  # the action concerns the whole part, not only this card

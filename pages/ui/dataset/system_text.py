@@ -14,9 +14,9 @@ _HEIGHT = 100  # px
 
 def field(page: str, dataset_id: str) -> None:
     """The text area with the stored text; at first the recipe's system text."""
-    key, held = f"{page}_system_{dataset_id}", datasets.chat_system(cached.store(), dataset_id)
+    key, stored = f"{page}_system_{dataset_id}", datasets.chat_system(cached.store(), dataset_id)
     if state.get(key) is None:
-        state.set_value(key, held)
+        state.set_value(key, stored)
     st.text_area(
         _("System text (optional): begins every conversation of the file"),
         height=_HEIGHT,

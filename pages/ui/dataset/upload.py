@@ -60,23 +60,25 @@ def form(page: str, opened: Callable[[str], None]) -> None:
 
 def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
     """The file as read, once per upload and way to read it."""
-    held = state.studio()
+    studio = state.studio()
     encoding, sheet = state.get(_key(page, "encoding", file), _AUTO), state.get(_key(page, "sheet", file))
     as_table = upload_form.wants_table(_key(page, "form", file))
-    way = f"{file.file_id} {encoding} {as_table}"
-    known = held.imported[1] if held.imported is not None and held.imported[0] == way else None
-    if known is None or (sheet is not None and isinstance(known, table_reader.Imported) and known.sheet != sheet):
+    read_key = f"{file.file_id} {encoding} {as_table}"
+    cached_result = studio.imported[1] if studio.imported is not None and studio.imported[0] == read_key else None
+    if cached_result is None or (
+        sheet is not None and isinstance(cached_result, table_reader.Imported) and cached_result.sheet != sheet
+    ):
         with st.spinner(_("Reading the file"), show_time=True):
             try:
-                known = table_reader.read_table(
+                cached_result = table_reader.read_table(
                     file, file.name, encoding=encoding or None, sheet=sheet, as_table=as_table
                 )
             except BadFile as problem:
-                known = problem  # also kept: a file that cannot be read is not read again at every click
-        held.imported = (way, known)
-    if isinstance(known, BadFile):
-        raise known.with_traceback(None)
-    found: table_reader.Imported = known
+                cached_result = problem  # also kept: a file that cannot be read is not read again at every click
+        studio.imported = (read_key, cached_result)
+    if isinstance(cached_result, BadFile):
+        raise cached_result.with_traceback(None)
+    found: table_reader.Imported = cached_result
     return found
 
 
@@ -152,12 +154,12 @@ def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened
         key=f"{page}_keep",
         disabled=not ready,
         type="primary",
-        on_click=_kept,
+        on_click=_save,
         args=(imported, name or file.name, chosen, opened),
     )
 
 
-def _kept(
+def _save(
     imported: table_reader.Imported, name: str, chosen: column_mapping.ColumnMapping, opened: Callable[[str], None]
 ) -> None:
     with cards.keep_errors():

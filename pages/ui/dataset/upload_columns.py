@@ -83,8 +83,8 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
         )
         return False
     if not chosen.prompts:
-        said = _("Choose at least one prompt column; it can't be the completion column.")
-        st.caption(f":material/info: {said}")
+        message = _("Choose at least one prompt column; it can't be the completion column.")
+        st.caption(f":material/info: {message}")
         return False
     try:
         found = column_mapping.mapping_preview(imported.frame, chosen)
@@ -95,8 +95,8 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
     empty = n_("{n} row without a completion", "{n} rows without a completion", found.empty) if found.empty else ""
     views.facts((n_("{n} example", "{n} examples", found.examples), *parts, empty))
     if system := column_mapping.shared_system(imported.frame, chosen):
-        said = plain(system[:_SHOWN_TEXT])
-        st.caption(_("System text of every conversation: {text}").format(text=said))
+        message = plain(system[:_SHOWN_TEXT])
+        st.caption(_("System text of every conversation: {text}").format(text=message))
     st.caption(_trained_on(chosen))
     if column_mapping.holds_json(imported.frame, chosen.completion):
         st.warning(

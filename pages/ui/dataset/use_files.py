@@ -58,7 +58,7 @@ def _jsonl(
 ) -> None:
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
-        written = cached.written(chosen.id, version_id, rows, marks).get()
+        preview = cached.written(chosen.id, version_id, rows, marks).get()
         work = cached.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
         count = work.get() if work is not None else None
     except FabulaError as problem:
@@ -78,7 +78,7 @@ def _jsonl(
                 f"{name}{ending}.jsonl",
                 "application/jsonl",
                 lambda part=part: _lines(chosen.id, version_id, marks, part),  # type: ignore[misc]  # bound now
-                disabled=written is None,
+                disabled=preview is None,
             )
     if model is not None:
         unknown = _("time: known after the first job")  # shown once, next to the button, not under every file

@@ -42,8 +42,8 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         )
         return
     parts = [(one.id, _share(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
-    whole = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
-    size = None if whole else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MAX_ROWS, 100)
+    all_rows = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
+    size = None if all_rows else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MAX_ROWS, 100)
     seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
     name = text_field(_("Name"), "dataset_mix_name", MAX_NAME, placeholder=_("the names of its data sets"))
     try:
@@ -52,8 +52,8 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
         cards.hint(problem)
         return
     for part in planned:
-        taken = n_("{n} row", "{n} rows", part.rows)
-        st.markdown(f"- {pair(plain(part.name), taken)} · {percent(part.share)}")
+        rows_text = n_("{n} row", "{n} rows", part.rows)
+        st.markdown(f"- {pair(plain(part.name), rows_text)} · {percent(part.share)}")
     count = sum(part.rows for part in planned)
     if st.button(n_("Mix {n} row", "Mix {n} rows", count), icon=":material/join:", key="dataset_mix"):
         with cards.show_errors(), st.spinner(_("Mixing"), show_time=True):
@@ -63,8 +63,8 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
 
 def open_made() -> None:
     """Open the mix that was just made. To be called before the data set is picked."""
-    if (made := state.get(_MADE)) is not None:
-        state.set_value("dataset_open", made)
+    if (mix_id := state.get(_MADE)) is not None:
+        state.set_value("dataset_open", mix_id)
         state.set_value("dataset_mix_others", [])  # the next click is not to mix the mix
         state.set_value(_MADE, None)
 
@@ -72,14 +72,14 @@ def open_made() -> None:
 def _share(one: DatasetSummary) -> float:
     key = f"dataset_mix_share_{one.id}"
     decimal_field.first(key, 1)
-    typed = decimal_field.decimal_field(
+    share = decimal_field.decimal_field(
         _("Share of {name}").format(name=label(one.name)),
         key,
         Decimal(0),
         _LARGEST_SHARE,
         help=_("Shares are relative: 2 and 1 mean two thirds and one third."),
     )
-    return float(typed.value or 0)  # 0 is refused by the plan, with its reason
+    return float(share.value or 0)  # 0 is refused by the plan, with its reason
 
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:

@@ -33,9 +33,9 @@ def show() -> None:
                 marks = preparation.marks("dataset", chosen, version)
                 rows = preparation.rows_of(chosen, version)
                 version_id = None if version is None else version.id
-                written = background_task.wait_for_task(cached.written(chosen.id, version_id, rows, marks))
-                if written is not None:
-                    preparation.report(written)
+                preview = background_task.wait_for_task(cached.written(chosen.id, version_id, rows, marks))
+                if preview is not None:
+                    preparation.report(preview)
     with right:
         with st.container(border=True):
             model, epochs = use_price.show(chosen, version, marks)

@@ -73,8 +73,8 @@ def keep(chosen: DatasetSummary) -> None:
 def _keep(dataset_id: str, share: float, seed: int, note: str) -> None:
     version_id = versions.freeze(cached.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
     state.set_value(_MADE, version_id)
-    kept = versions.get(cached.store(), version_id)
-    state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=kept.number))
+    version = versions.get(cached.store(), version_id)
+    state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=version.number))
 
 
 def _as_now(chosen: DatasetSummary) -> str:

@@ -49,13 +49,13 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
     for other in others:
         entries.append(_entry(other, story_model.prompt_format_of(other), prompt_format, values, prompt, settings))
     with warnings:
-        fits = _fits([info, *others], entries)
-        if fits:
+        all_fit = _fits([info, *others], entries)
+        if all_fit:
             _far_prompts([info, *others], prompt_format, values, prompt)
     _stop_in_prompt(entries)
     with send:
         story_request = StoryRequest(tuple(entries), blind and len(entries) > 1, settings.chain and len(entries) == 1)
-        button(story_request if prompt.strip() and fits else None)
+        button(story_request if prompt.strip() and all_fit else None)
     return prompt_format
 
 
@@ -94,13 +94,13 @@ def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[s
     use_columns = ("story_mode", "columns")
     columns = Remedy(_("From columns"), ":material/view_column:", "story_use_columns", state.set_value, use_columns)
     for number, info in enumerate(found):
-        own = story_model.prompt_format_of(info)
-        fits = bool(values) and all(name in values for name, _suggested in own.columns)
-        if fits and own.template is None:
+        own_format = story_model.prompt_format_of(info)
+        has_values = bool(values) and all(name in values for name, _suggested in own_format.columns)
+        if has_values and own_format.template is None:
             continue  # it is asked as it was trained
         text = first.sentence(values) if values else prompt
-        if fits and own.template is not None:
-            text = fixed_words(own.template)
+        if has_values and own_format.template is not None:
+            text = fixed_words(own_format.template)
         prompt_warning.show(info, text or prompt, "story_model" if number == 0 else None, None if values else columns)
 
 
@@ -120,8 +120,8 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
         return [], False
     key = "story_others"
     names = sorted(found, key=lambda name: (found[name].id != info.base, not found[name].id.startswith("ft:")))
-    kept = [name for name in state.get(key) or () if name in found]
-    state.set_value(key, kept or names[:1])
+    selected = [name for name in state.get(key) or () if name in found]
+    state.set_value(key, selected or names[:1])
     chosen = st.multiselect(
         _("Model"),
         names,

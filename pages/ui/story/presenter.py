@@ -65,46 +65,46 @@ def show() -> None:
         if writers is None:
             models.none_yet()
         else:
-            place.caption(_who(writers))
+            place.caption(_model_names(writers))
             _present(writers, controls)
 
 
 def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
     """The chosen prompt, or what was written for it, and the controls that fit."""
-    prompts, held = presenter_prompts.prompts(writers), _presentation()
-    if not held.opened:
-        held.opened = True
-        _open(held, writers, prompts)
-    held.number = min(held.number, len(prompts) - 1)
-    _keep_in_address(held, writers)
-    prompt = prompts[held.number]
-    round_ = story_session().round if story_session().writing else held.rounds.get(prompt.text)
+    prompts, presentation = presenter_prompts.prompts(writers), _presentation()
+    if not presentation.opened:
+        presentation.opened = True
+        _open(presentation, writers, prompts)
+    presentation.number = min(presentation.number, len(prompts) - 1)
+    _keep_in_address(presentation, writers)
+    prompt = prompts[presentation.number]
+    round_ = story_session().round if story_session().writing else presentation.rounds.get(prompt.text)
     with controls:
         _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
     places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MAX_PANES)]
     with places[kind]:  # a place of its own for each: what was there before is gone at once
         if round_ is None:
-            _invitation(prompts, held.number)
+            _invitation(prompts, presentation.number)
         else:
-            own = round_ is held.rounds.get(prompt.text)  # and not one that the story page has begun
-            presenter_panes.show(round_, prompt.title if own else round_.stories[0].original_request.prompt)
+            is_own = round_ is presentation.rounds.get(prompt.text)  # and not one that the story page has begun
+            presenter_panes.show(round_, prompt.title if is_own else round_.stories[0].original_request.prompt)
 
 
-def _open(held: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
+def _open(presentation: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
     """After a reload: the prompt that the address names, with the story that was written for it."""
     named = str(st.query_params.get(_PROMPT_IN_ADDRESS, ""))
     if not named.isdecimal():
         return
-    held.number = max(0, min(int(named), len(prompts)) - 1)
-    prompt, round_ = prompts[held.number], story_session().round
-    asked = presenter_prompts.order(writers, prompt).entries[0].request
-    if round_ is not None and round_.stories[0].original_request.prompt == asked.prompt:
-        held.rounds[prompt.text] = round_
+    presentation.number = max(0, min(int(named), len(prompts)) - 1)
+    prompt, round_ = prompts[presentation.number], story_session().round
+    request = presenter_prompts.order(writers, prompt).entries[0].request
+    if round_ is not None and round_.stories[0].original_request.prompt == request.prompt:
+        presentation.rounds[prompt.text] = round_
 
 
-def _keep_in_address(held: Presentation, writers: PresenterModels) -> None:
-    query_address.keep(_PROMPT_IN_ADDRESS, str(held.number + 1))
+def _keep_in_address(presentation: Presentation, writers: PresenterModels) -> None:
+    query_address.keep(_PROMPT_IN_ADDRESS, str(presentation.number + 1))
     presenter_prompts.keep_in_address(writers)
 
 
@@ -120,7 +120,7 @@ def _settings() -> PresenterModels | None:
     return writers
 
 
-def _who(writers: PresenterModels) -> str:
+def _model_names(writers: PresenterModels) -> str:
     return " · ".join(code(models.label(info)) for info in writers.writing)
 
 
@@ -141,12 +141,12 @@ def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
         st.caption(_("Press {key}: the model writes, word by word.").format(key=f"`{_('Space')}`"))
     with right, st.container(key="presenter_list", gap="xsmall"):
         first = max(0, min(number - _LISTED // 2, len(prompts) - _LISTED))
-        for at, one in list(enumerate(prompts))[first : first + _LISTED]:
+        for index, one in list(enumerate(prompts))[first : first + _LISTED]:
             st.button(
-                plain(views.shortened(one.title, _LONGEST_LABEL)), key=f"presenter_choose_{at}", width="stretch",
-                on_click=_choose, args=(at, one),
-                icon=":material/arrow_right:" if at == number else ":material/explore:" if one.outside else None,
-                type="secondary" if at == number else "tertiary", disabled=story_session().writing,
+                plain(views.shortened(one.title, _LONGEST_LABEL)), key=f"presenter_choose_{index}", width="stretch",
+                on_click=_choose, args=(index, one),
+                icon=":material/arrow_right:" if index == number else ":material/explore:" if one.outside else None,
+                type="secondary" if index == number else "tertiary", disabled=story_session().writing,
             )  # fmt: skip
 
 
@@ -193,27 +193,27 @@ def _help() -> None:
         "`?`": _("This list"),
     }
     with st.popover(_("Keys"), icon=":material/keyboard:", type="tertiary", key="presenter_help"):
-        st.markdown("\n".join(f"- {key}  {what}" for key, what in keys.items()))
+        st.markdown("\n".join(f"- {key}  {action}" for key, action in keys.items()))
         st.caption(_("The page keys of a presenter remote change the prompt. Stories are kept under Earlier stories."))
 
 
 def _write(writers: PresenterModels) -> None:
     """With the prompt and the number of models of this moment: keys may come faster than the page is drawn."""
     chosen = replace(writers, panes=presenter_prompts.panes())
-    prompts, held, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
-    prompt = prompts[min(held.number, len(prompts) - 1)]
+    prompts, presentation, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
+    prompt = prompts[min(presentation.number, len(prompts) - 1)]
     with cards.keep_errors():
         story_view.write(presenter_prompts.order(chosen, prompt))
     round_ = story_session().round
     if round_ is not None and round_ is not before:
-        held.rounds[prompt.text] = round_
+        presentation.rounds[prompt.text] = round_
 
 
 def _choose(number: int, prompt: PreparedPrompt) -> None:
     """Go to a prompt, and show the story that was written for it."""
-    held = _presentation()
-    held.number = number
-    if (round_ := held.rounds.get(prompt.text)) is not None:
+    presentation = _presentation()
+    presentation.number = number
+    if (round_ := presentation.rounds.get(prompt.text)) is not None:
         story_session().round, story_session().chain = round_, None
 
 

@@ -26,13 +26,13 @@ def show(round_: Round, title: str) -> None:
     named = not round_.names_hidden or arena_vote.vote_of(round_)[0]
     panes = []
     with st.container(key="presenter_stories"):
-        for at, column in enumerate(st.columns(len(round_.displayed), gap="large")):
+        for place, column in enumerate(st.columns(len(round_.displayed), gap="large")):
             with column:
-                panes.append(_Pane(round_.displayed[at], at, named=named, several=len(round_.displayed) > 1))
+                panes.append(_Pane(round_.displayed[place], place, named=named, several=len(round_.displayed) > 1))
     if not round_.done:
         for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
-            for at in changed:
-                panes[at].draw()
+            for place in changed:
+                panes[place].draw()
             if not changed:
                 for pane in panes:
                     pane.measure()
@@ -99,17 +99,17 @@ def _cost(story: StoryStream, used: StoryUsage) -> str:
     """What this story costs so far, and what the same tokens would cost with a paid model."""
     facts, tokens = story.facts, (used.prompt_tokens, used.completion_tokens)
     if story.provider == ENGINE:
-        mine = local_price(facts.duration_s)
+        own_price = local_price(facts.duration_s)
     else:
         price = cached.prices().find(story.provider, facts.model)
         running = price.call(*tokens) if price is not None and price.currency == "USD" else None
-        mine = usd(running if facts.cost_usd is None else facts.cost_usd)
+        own_price = usd(running if facts.cost_usd is None else facts.cost_usd)
     paid = presenter_prompts.paid_price()
     if paid is None:
-        return f"**{mine}**"
+        return f"**{own_price}**"
     other = _("{model} would cost {cost} for the same tokens (list price of {day})").format(
         model=code(paid.model),
         cost=f"**{usd(paid.call(*tokens))}**",
         day=f"{paid.checked:%Y-%m-%d}",
     )
-    return f"**{mine}** · {other}"
+    return f"**{own_price}** · {other}"

@@ -75,8 +75,8 @@ def _from_address() -> None:
     if not asked or state.get("presenter_asked") == asked:
         return
     state.set_value("presenter_asked", asked)
-    known = [f"{info.provider}/{info.id}" for info in cached.models().found]
-    named = [name for name in dict.fromkeys(part.strip() for part in asked.split(",")) if name in known]
+    listed = [f"{info.provider}/{info.id}" for info in cached.models().found]
+    named = [name for name in dict.fromkeys(part.strip() for part in asked.split(",")) if name in listed]
     for key, name in zip(("story_model", "presenter_second"), named, strict=False):
         state.set_value(key, name)
     state.set_value("presenter_panes", min(max(1, len(named)), MOST_PANES))
@@ -115,10 +115,10 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
     entries = []
     for info in who.writing:
         prompt_format = story_model.prompt_format_of(info)
-        asked = story_model.prompt_for(prompt_format, first, prompt.values, prompt.text)
+        prompt_text = story_model.prompt_for(prompt_format, first, prompt.values, prompt.text)
         request = CompletionRequest(
             model=info.id,
-            prompt=asked if prompt.values else asked + prompt_format.separator,
+            prompt=prompt_text if prompt.values else prompt_text + prompt_format.separator,
             system=prompt_format.system,
             endpoint=prompt_format.endpoint or cached.endpoint_of(info),
             temperature=prompt_format.sampling.temperature,

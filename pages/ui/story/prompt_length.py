@@ -24,7 +24,7 @@ def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
         if tokens is None or info.context is None:
             continue
         found = True
-        fits = int(len(request.prompt) * info.context * (1 - _FOR_THE_STORY) / tokens) // 100 * 100
+        characters = int(len(request.prompt) * info.context * (1 - _FOR_THE_STORY) / tokens) // 100 * 100
         words = _(
             "The prompt is too long for {model}: it has {tokens} tokens, and the model's limit for "
             "prompt and answer together is {context}. Shorten it to about {characters} characters, "
@@ -35,7 +35,7 @@ def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
                 model=plain(models.label(info)),
                 tokens=number(tokens),
                 context=number(info.context),
-                characters=number(fits),
+                characters=number(characters),
             ),
             icon=":material/content_cut:",
         )

@@ -31,8 +31,8 @@ _MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a kno
 def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
     """Draw the switch, and the reader that follows the text of pane `number`, sentence by sentence."""
     with st.container(horizontal=True, vertical_alignment="center"):
-        which = _("If there are several stories, the first is read aloud.") if of_several else None
-        on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=which)
+        hint = _("If there are several stories, the first is read aloud.") if of_several else None
+        on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=hint)
         if story.done and story.text.strip():
             with st.popover(_("Download audio"), icon=":material/graphic_eq:", type="tertiary"):
                 sound_file(story.id, story.text, "story_sound")
@@ -138,8 +138,8 @@ def _progress(sound: StorySound, was_reading: bool) -> None:
     if was_reading and sound.reading.done:
         st.rerun()
     if not sound.reading.done:
-        told = _("{done} of {total}").format(done=number(done), total=number(sound.total))
-        st.progress(done / max(1, sound.total), text=f"{_('Reading aloud')} · {told}")
+        progress = _("{done} of {total}").format(done=number(done), total=number(sound.total))
+        st.progress(done / max(1, sound.total), text=f"{_('Reading aloud')} · {progress}")
 
 
 def _sound(sound: StorySound, file_name: str, key: str) -> None:
@@ -149,12 +149,12 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
     if not sound.parts:
         return
     if not sound.whole:
-        told = _("The audio is incomplete: {done} of {total} parts are ready. Resume creates only the rest.")
-        st.caption(told.format(done=number(len(sound.parts)), total=number(sound.total)))
-    heard = b"".join(sound.parts)
-    st.audio(heard, format="audio/mpeg")
+        note = _("The audio is incomplete: {done} of {total} parts are ready. Resume creates only the rest.")
+        st.caption(note.format(done=number(len(sound.parts)), total=number(sound.total)))
+    audio = b"".join(sound.parts)
+    st.audio(audio, format="audio/mpeg")
     st.download_button(
-        _("Download"), heard, file_name, "audio/mpeg", icon=":material/download:",
+        _("Download"), audio, file_name, "audio/mpeg", icon=":material/download:",
         key=f"{key}_download", on_click="ignore",
     )  # fmt: skip
 

@@ -33,15 +33,15 @@ def below(story: StoryStream) -> None:
     text = story.text.strip()
     if not text:
         return
-    kept = None
+    saved = None
     with suppress(FabulaError):  # the database is gone: the words are on the page all the same
-        kept = library.get(cached.store(), story.id)
+        saved = library.get(cached.store(), story.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        if kept is None:
+        if saved is None:
             _copy(story.id, text)
             return
-        rating(kept)
-        _keep_button(kept)
+        rating(saved)
+        _keep_button(saved)
 
 
 def rating(story: SavedStory) -> None:

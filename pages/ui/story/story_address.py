@@ -28,20 +28,20 @@ def follow() -> None:
     query_address.keep(_IN_ADDRESS, session.kept_as)
 
 
-def _open(held: StorySession, key: str) -> None:
+def _open(session: StorySession, key: str) -> None:
     """Show the stories with this id; those of other processes come from the database."""
-    if not key or held.kept_as:
+    if not key or session.kept_as:
         return
     work = _recent.get(key)
     if isinstance(work, Chain):
-        held.chain = work
+        session.chain = work
     elif work is not None:
-        held.round = work
+        session.round = work
     elif (
         library.get(cached.store(), key) is not None or library.search(cached.store(), StoryFilter(round_id=key)).total
     ):
-        held.earlier = key
-    if (order := held.again()) is not None:
+        session.earlier = key
+    if (order := session.again()) is not None:
         _fill_in(order)
 
 
@@ -49,7 +49,7 @@ def _fill_in(order: StoryRequest) -> None:
     """Restore the form that these stories were requested with."""
     names = [f"{entry.provider}/{entry.request.model}" for entry in order.entries]
     first = order.entries[0]
-    given = {
+    values = {
         "model": names[0],
         "compare": len(names) > 1,
         "others": names[1:],
@@ -62,5 +62,5 @@ def _fill_in(order: StoryRequest) -> None:
         "max_tokens": first.request.max_tokens,
         **{f"column_{name}": value for name, value in (first.column_values or {}).items()},
     }
-    for name, value in given.items():
+    for name, value in values.items():
         state.set_default(f"story_{name}", value)

@@ -36,9 +36,9 @@ def show(story: SavedStory) -> None:
                 ago(story.at, utcnow()),
             )
         )
-        _opinion(story)
+        _rating_row(story)
         with st.expander(_("Prompt and settings"), type="compact"):
-            _made(story)
+            _details(story)
 
 
 def _words(story: SavedStory) -> None:
@@ -51,27 +51,27 @@ def _words(story: SavedStory) -> None:
         st.text(text)
 
 
-def _opinion(story: SavedStory) -> None:
+def _rating_row(story: SavedStory) -> None:
     """Rating and actions, in one row."""
     with st.container(horizontal=True, vertical_alignment="center"):
         story_actions.rating(story)
-        _do(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
+        _action_button(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
         with st.popover(_("Tags"), icon=":material/sell:", type="tertiary"):
             _tags(story)
-        _do(_("Delete"), ":material/delete:", f"story_delete_{story.id}", _delete, story)
+        _action_button(_("Delete"), ":material/delete:", f"story_delete_{story.id}", _delete, story)
         if story.partial:
-            _do(_("Continue"), ":material/play_arrow:", f"story_resume_{story.id}", _go_on, story)
+            _action_button(_("Continue"), ":material/play_arrow:", f"story_resume_{story.id}", _continue, story)
 
 
-def _do(label: str, icon: str, key: str, act: Callable[[SavedStory], None], story: SavedStory) -> None:
+def _action_button(label: str, icon: str, key: str, act: Callable[[SavedStory], None], story: SavedStory) -> None:
     st.button(label, icon=icon, type="tertiary", key=key, on_click=act, args=(story,))
 
 
-def _made(story: SavedStory) -> None:
+def _details(story: SavedStory) -> None:
     """Prompt, settings and facts of the story."""
     st.text(story.prompt)
-    given = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
-    rows = {plain(name): code(value) for name, value in given.items()}
+    parameters = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
+    rows = {plain(name): code(value) for name, value in parameters.items()}
     if story.asked_model and story.asked_model != story.model:
         rows[_("Requested model")] = code(story.asked_model)
     rows[_("Provider")] = plain(models.provider_name(story.provider))
@@ -108,7 +108,7 @@ def _edit(story: SavedStory) -> None:
             args=(story.id,),
         )  # fmt: skip
         if story.edited_text is not None:
-            _do(_("Original"), ":material/history:", f"story_unedit_{story.id}", _unedit, story)
+            _action_button(_("Original"), ":material/history:", f"story_unedit_{story.id}", _restore_original, story)
 
 
 def _open(story: SavedStory) -> None:
@@ -126,7 +126,7 @@ def _keep(story_id: str) -> None:
         _close()
 
 
-def _unedit(story: SavedStory) -> None:
+def _restore_original(story: SavedStory) -> None:
     with cards.keep_errors():
         feedback.edit(cached.store(), LOCAL, story.id, None)
         _close()
@@ -135,14 +135,14 @@ def _unedit(story: SavedStory) -> None:
 def _tags(story: SavedStory) -> None:
     key = f"story_tags_{story.id}"
     state.set_default(key, list(story.tags))
-    known = dict.fromkeys([*library.tags(cached.store()), *(state.get(key) or ())])
+    tags = dict.fromkeys([*library.tags(cached.store()), *(state.get(key) or ())])
     st.multiselect(
-        _("Tags"), list(known), key=key, accept_new_options=True, placeholder=_("Type a tag"),
-        on_change=_tagged, args=(story.id,),
+        _("Tags"), list(tags), key=key, accept_new_options=True, placeholder=_("Type a tag"),
+        on_change=_save_tags, args=(story.id,),
     )  # fmt: skip
 
 
-def _tagged(story_id: str) -> None:
+def _save_tags(story_id: str) -> None:
     with cards.keep_errors():
         feedback.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
 
@@ -154,7 +154,7 @@ def _delete(story: SavedStory) -> None:
         story_session().deleted = story.id
 
 
-def _go_on(story: SavedStory) -> None:
+def _continue(story: SavedStory) -> None:
     """Continue the story at the top of the page."""
     with cards.keep_errors():
         round_ = Round(story.id, [], [0])

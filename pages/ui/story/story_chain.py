@@ -55,7 +55,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
         cards.error_card(story.error)
     if chain.done and story.text and (chain.paused_after(name) or story_facts.partial(story.facts)):
         st.button(
-            _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_go_on,
+            _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_continue,
             args=(chain, name),
         )  # fmt: skip
     story_remedies.show_step(chain, name)
@@ -63,7 +63,7 @@ def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:
         story_actions.below(story)
 
 
-def _go_on(chain: Chain, name: StepName) -> None:
+def _continue(chain: Chain, name: StepName) -> None:
     with cards.keep_errors():
         chain.continue_step(name)
 

@@ -29,7 +29,7 @@ def menu(where: StoryFilter, total: int) -> None:
         if story_session().liked is not None:
             st.button(
                 _("Undo: data set of liked stories"), icon=":material/undo:", type="tertiary", key="story_liked_undo",
-                on_click=_take_back,
+                on_click=_undo,
             )  # fmt: skip
 
 
@@ -51,12 +51,12 @@ def train_button() -> None:
 def _train() -> None:
     """A data set of the liked stories, chosen on the training page, which opens."""
     with cards.show_errors():
-        state.set_value("training_dataset", _made())
+        state.set_value("training_dataset", _create_dataset())
         state.set_value("training_part", "new")
         st.switch_page("training.py")
 
 
-def _made() -> str:
+def _create_dataset() -> str:
     """Its id; the same stories as at the last press are the same data set."""
     store = cached.store()
     columns, rows = exports.examples(reversed(library.search(store, StoryFilter(liked=True), limit=_MOST).stories))
@@ -68,15 +68,15 @@ def _made() -> str:
         or all(one.id != session.liked[0] for one in cached.dataset_list())
     ):
         name = _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}")
-        made = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
-        session.liked = (made, stamp)
+        dataset_id = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
+        session.liked = (dataset_id, stamp)
         cached.refresh()
         sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))
         state.notify(":material/model_training:", sentences(sentence, _("You can undo this under Earlier stories.")))
     return session.liked[0]
 
 
-def _take_back() -> None:
+def _undo() -> None:
     session = story_session()
     with cards.keep_errors():
         if session.liked is not None:

@@ -109,8 +109,8 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
     """
     if not values:
         return prompt
-    fits = all(name in values for name, _suggested in own.columns)
-    return own.prompt(values) if fits else (first.sentence(values) or prompt)
+    has_values = all(name in values for name, _suggested in own.columns)
+    return own.prompt(values) if has_values else (first.sentence(values) or prompt)
 
 
 def about(info: ModelInfo) -> None:

@@ -68,17 +68,17 @@ def show_step(chain: Chain, name: StepName) -> None:
                 state.set_value(f"story_{setting}", value)
 
         def with_model(story: StoryStream, info: ModelInfo) -> None:
-            asked = replace(story.original_request, model=info.id, endpoint=cached.endpoint_of(info))
-            _again_in_chain(chain, name, asked, info.provider)
+            request = replace(story.original_request, model=info.id, endpoint=cached.endpoint_of(info))
+            _again_in_chain(chain, name, request, info.provider)
 
         _show(chain.steps[name], _Remedy(f"story_fix_{name}", again, with_model))
 
 
 def asked_to_write() -> bool:
     """Whether a remedy has chosen another model and wants the form written now; once."""
-    asked = bool(state.get(_WRITE_NOW))
+    requested = bool(state.get(_WRITE_NOW))
     state.drop(_WRITE_NOW)
-    return asked
+    return requested
 
 
 def _show(story: StoryStream, way: _Remedy) -> None:
@@ -110,20 +110,20 @@ def _retry_at(story: StoryStream) -> datetime | None:
     return story.ended_at + timedelta(seconds=story.error.retry_after_s)
 
 
-def _countdown(story: StoryStream, way: _Remedy, until: datetime) -> None:
+def _countdown(story: StoryStream, remedy: _Remedy, until: datetime) -> None:
     """Count down and retry while the page is open: without a reader no story is written."""
     session, now = story_session(), utcnow()
     if story not in session.stories or session.writing:
         return
     if now >= until:
-        way.again(story, None, None)
+        remedy.again(story, None, None)
         st.rerun()
     words = _("Tries again automatically at {time}, in {left}, while this page is open.").format(
         time=clock(until, now), left=duration((until - now).total_seconds())
     )
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f":material/schedule: {words}", width="content")
-        if st.button(_("Don't wait"), icon=":material/timer_off:", type="tertiary", key=f"{way.key}_no_wait"):
+        if st.button(_("Don't wait"), icon=":material/timer_off:", type="tertiary", key=f"{remedy.key}_no_wait"):
             session.not_waited_for.add(story.id)
             st.rerun()
 
@@ -156,18 +156,18 @@ def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
             _another_model(story, way)
 
 
-def _another_model(story: StoryStream, way: _Remedy) -> None:
+def _another_model(story: StoryStream, remedy: _Remedy) -> None:
     others = [
         one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.original_request.model)
     ]
-    if not others or way.with_model is None:
+    if not others or remedy.with_model is None:
         return
     other = min(others, key=lambda one: (one.provider != story.provider, one.id.startswith("ft:")))
     st.button(
         _("Write with {model}").format(model=label(models.label(other))),
         icon=":material/swap_horiz:",
-        key=f"{way.key}_model",
-        on_click=way.with_model,
+        key=f"{remedy.key}_model",
+        on_click=remedy.with_model,
         args=(story, other),
     )
 
@@ -194,9 +194,9 @@ def _again_in_round(story: StoryStream, setting: _Setting | None, value: float |
         round_.stories[round_.stories.index(story)] = again
 
 
-def _again_in_chain(chain: Chain, name: StepName, asked: CompletionRequest, provider: str) -> None:
+def _again_in_chain(chain: Chain, name: StepName, request: CompletionRequest, provider: str) -> None:
     with cards.keep_errors():
-        chain.retry(name, asked, cached.client(provider))
+        chain.retry(name, request, cached.client(provider))
 
 
 def _changed(request: CompletionRequest, setting: _Setting | None, value: float | None) -> CompletionRequest:

@@ -86,7 +86,7 @@ class StorySession:
     @property
     def stopping(self) -> bool:
         """True after Stop until writing has ended."""
-        return any(what is not None and what.stopping for what in (self.round, self.chain))
+        return any(writing is not None and writing.stopping for writing in (self.round, self.chain))
 
     def again(self) -> StoryRequest | None:
         """The same prompts, models and settings, with another seed; None where nothing was written."""
@@ -111,9 +111,9 @@ class StorySession:
 
     def stop(self) -> None:
         """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""
-        for what in (self.round, self.chain):
-            if what is not None:
-                what.cancel()
+        for writing in (self.round, self.chain):
+            if writing is not None:
+                writing.cancel()
 
 
 def story_session() -> StorySession:

@@ -74,11 +74,11 @@ def page(prompt_format: PromptFormat | None) -> None:
             story_chain.page(chain, lambda: story_actions.onward(prompt_format, write))
         elif round_ is not None:
             _round(round_, prompt_format)
-        elif not _earlier(session.earlier):
+        elif not _stories_of_address(session.earlier):
             _nothing_yet()
 
 
-def _earlier(key: str) -> bool:
+def _stories_of_address(key: str) -> bool:
     """Stories of the address that the database has, as they are under Earlier stories; whether there are any."""
     if not key:
         return False
@@ -131,7 +131,7 @@ def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
         with column:
             heading = arena_vote.heading(round_, number, winner) if several else ""
             panes.append(StoryPane(places[number], number, named=voted or not round_.names_hidden, heading=heading))
-    after = _room(round_.done)
+    after = _place_below(round_.done)
     with st.container(width=760):
         speech.follow(places[0], 0, of_several=several)
     read_along(panes, round_)
@@ -148,7 +148,7 @@ def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
         story_actions.onward(prompt_format, write)
 
 
-def _room(done: bool) -> DeltaGenerator:
+def _place_below(done: bool) -> DeltaGenerator:
     """A place for what follows a story. Of the story before it is empty at once; of the same story it stays filled."""
     return st.container() if done else st.empty()
 
@@ -183,8 +183,8 @@ class StoryPane:
             with st.container(key=f"story_words_{number}"):
                 self._words = story_words.draw(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
-            self._trouble: DeltaGenerator = _room(story.done)
-        self.below: DeltaGenerator = _room(story.done)
+            self._trouble: DeltaGenerator = _place_below(story.done)
+        self.below: DeltaGenerator = _place_below(story.done)
 
     def draw(self) -> None:
         """The words so far; the facts now and then."""
@@ -220,7 +220,7 @@ class StoryPane:
                     _("Continue"),
                     icon=":material/play_arrow:",
                     key=f"story_go_on_{self._number}",
-                    on_click=_go_on,
+                    on_click=_continue,
                     args=(story,),
                 )
             if self._named:
@@ -237,15 +237,21 @@ class StoryPane:
             )
 
 
-def _go_on(story: StoryStream) -> None:
+def _continue(story: StoryStream) -> None:
     """Continue the story in its pane."""
     with cards.keep_errors():
-        kept = stream.get(cached.store(), story.id)
+        saved = stream.get(cached.store(), story.id)
         round_ = story_session().round
-        if kept is None or round_ is None or story not in round_.stories:
+        if saved is None or round_ is None or story not in round_.stories:
             return
         client = cached.client(story.provider)
         more = stream.continue_story(
-            cached.store(), LOCAL, client, kept, cached.prices(), idle_timeout_s=LEAVE_S, subscribers=round_.subscribers
+            cached.store(),
+            LOCAL,
+            client,
+            saved,
+            cached.prices(),
+            idle_timeout_s=LEAVE_S,
+            subscribers=round_.subscribers,
         )
         round_.stories[round_.stories.index(story)] = more

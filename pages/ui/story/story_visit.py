@@ -30,7 +30,7 @@ def present() -> Iterator[None]:
     writing = session.writing
     with st.container():
         if writing:
-            st.fragment(run_every=_LOOK_AGAIN_S)(_look_again())()
+            st.fragment(run_every=_LOOK_AGAIN_S)(_rerun_after_stop())()
     with ExitStack() as reading:
         for story in session.stories:
             if not story.done:
@@ -50,7 +50,7 @@ def wait_for_reload(stories: Sequence[StoryStream]) -> None:
         story.keep_alive(RELOAD_S)
 
 
-def _look_again() -> Callable[[], None]:
+def _rerun_after_stop() -> Callable[[], None]:
     """A fragment that draws the page once more where its script was ended before the story was.
 
     It is called with the page, and then only while no script runs, and only for a browser that is there: somebody has

@@ -32,10 +32,10 @@ def account(provider: str, model: str) -> Preflight:
     Raises:
         FabulaError: the provider is not set up.
     """
-    found, at = _account(provider, model, where())
-    if not found.answered and time.monotonic() - at >= unexpected_errors.FAILURE_KEPT_S:
+    found, checked_at = _account(provider, model, where())
+    if not found.answered and time.monotonic() - checked_at >= unexpected_errors.FAILURE_KEPT_S:
         _account.clear(provider, model, where())
-        found, at = _account(provider, model, where())
+        found, checked_at = _account(provider, model, where())
     return found
 
 
@@ -84,14 +84,14 @@ def _file_check(
 ) -> BackgroundTask[FileCheck]:
     store = cached.store()
 
-    def look(seen: Callable[[], None]) -> FileCheck:
-        told = 0
+    def look(row_seen: Callable[[], None]) -> FileCheck:
+        reported = 0
 
         def count(lines: int) -> None:
-            nonlocal told
-            while told < min(lines, rows):
-                told += 1
-                seen()
+            nonlocal reported
+            while reported < min(lines, rows):
+                reported += 1
+                row_seen()
 
         return file_checker.check_form(store, _form, on_progress=count)
 

@@ -90,9 +90,9 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         for column in shown:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
-            drawn = cached_curves.cached_chart(key, partial(charts_training.overlay, runs, column, view, labels))
+            chart = cached_curves.cached_chart(key, partial(charts_training.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
-            st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_{column}")
+            st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)
 
 
@@ -126,10 +126,10 @@ def _marked(found: JobComparison, name: str, column: JobColumn, *, alone: bool) 
     """A cell; `alone`: with its definition, as its neighbours have another."""
     value = getattr(column, name)
     priced = value is not None or name not in _COSTS or column.provider != ENGINE
-    written = _written(name, value) if priced else local_amount(None)
+    text = _written(name, value) if priced else local_amount(None)
     if alone and isinstance(value, Figure):
-        written = job_labels.named(written, value)
-    return f"**{written}** ★" if found.best.get(name) == column.job_id else written
+        text = job_labels.named(text, value)
+    return f"**{text}** ★" if found.best.get(name) == column.job_id else text
 
 
 def _written(name: str, value: object) -> str:
@@ -151,9 +151,9 @@ def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)
-        known = datasets if one.name == "dataset_id" else {}
+        names_by_id = datasets if one.name == "dataset_id" else {}
         short = job_labels.model_name if one.name == "base_model" else str
-        values = [_value(short(known.get(value, value))) for value in one.values]
+        values = [_value(short(names_by_id.get(value, value))) for value in one.values]
         rows[f":orange[≠] **{title}**" if one.differs else title] = values
     _table(rows, names, _("Settings"))
 

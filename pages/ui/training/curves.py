@@ -69,8 +69,8 @@ def pair(results: Results, key: str) -> None:
         draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
         words = _labels(which, view.axis, Figures.of(results))
         with place:
-            drawn = RenderedChart.of(draw(results.frame, view, words))
-            st.vega_lite_chart(drawn.rows, drawn.spec, alt=words.description, key=f"{key}_{which}_chart")
+            chart = RenderedChart.of(draw(results.frame, view, words))
+            st.vega_lite_chart(chart.rows, chart.spec, alt=words.description, key=f"{key}_{which}_chart")
 
 
 def charts_only(source: CurveSource, key: str) -> None:
@@ -152,14 +152,14 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
     found: int | None = None
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         words = _labels(which, view.axis, source.figures)
-        drawn = cached_curves.curve_chart(which, source, view, words)
+        chart = cached_curves.curve_chart(which, source, view, words)
         name = f"{key}_{which}_chart"
         with place:
             if not clickable:
-                st.vega_lite_chart(drawn.rows, drawn.spec, alt=words.description, key=name)
+                st.vega_lite_chart(chart.rows, chart.spec, alt=words.description, key=name)
                 continue
             event = st.vega_lite_chart(
-                drawn.rows, drawn.spec, alt=words.description, key=f"{name}_marked", on_select="rerun",
+                chart.rows, chart.spec, alt=words.description, key=f"{name}_marked", on_select="rerun",
                 selection_mode=charts.CHECKPOINT,
             )  # fmt: skip
         found = found if found is not None else _clicked(event)

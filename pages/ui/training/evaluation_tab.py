@@ -35,18 +35,20 @@ def _all(job: JobView, was_running: bool) -> None:
         found = list(evaluations.list_for_job(cached.store(), job))
         if was_running != any(one.active for one in found):
             st.rerun()
-        pairs = _of_this(job, found)
+        pairs = _evaluations_of_job(job, found)
         if pairs:
             _result(*_shown(job, pairs))
         _start(job, running=any(one.active for one in found))
         if len(found) > 1:
-            _earlier(found)
+            _all_evaluations(found)
 
 
-def _of_this(job: JobView, found: list[EvaluationView]) -> list[tuple[EvaluationView, EvaluationView | None]]:
+def _evaluations_of_job(
+    job: JobView, found: list[EvaluationView]
+) -> list[tuple[EvaluationView, EvaluationView | None]]:
     """Evaluations of the job's own models, the newest first, each with that of the base on the same rows."""
     bases = [one for one in found if one.job_id != job.id]
-    return [(one, _beside(one, bases)) for one in found if one.job_id == job.id]
+    return [(one, _base_evaluation(one, bases)) for one in found if one.job_id == job.id]
 
 
 def _shown(
@@ -54,19 +56,19 @@ def _shown(
 ) -> tuple[EvaluationView, EvaluationView | None]:
     """The evaluation that this visitor started or saw first; a button leads to a newer one of another visitor."""
     key, newest = f"{_KEY}_shown_{job.id}", pairs[0][0]
-    held = next((pair for pair in pairs if pair[0].id == state.get(key)), None)
-    if held is None:
+    current = next((pair for pair in pairs if pair[0].id == state.get(key)), None)
+    if current is None:
         state.set_value(key, newest.id)
         return pairs[0]
-    if held[0].id != newest.id:
+    if current[0].id != newest.id:
         st.button(
             _("Show the newer evaluation"), icon=":material/update:", type="tertiary", key=f"{_KEY}_newest",
             on_click=state.set_value, args=(key, newest.id),
         )  # fmt: skip
-    return held
+    return current
 
 
-def _beside(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationView | None:
+def _base_evaluation(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationView | None:
     """The base that answered the same rows: of the same version and as many, nearest in time."""
     alike = [one for one in bases if (one.version_id, one.total) == (tuned.version_id, tuned.total)]
     return min(alike, key=lambda one: abs((one.created_at - tuned.created_at).total_seconds()), default=None)
@@ -75,7 +77,7 @@ def _beside(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationVie
 def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
     both = [one for one in (tuned, base) if one is not None]
     for one in both:
-        _going(one)
+        _progress(one)
     ready = [one for one in both if one.metrics is not None]
     if not ready:
         return
@@ -103,7 +105,7 @@ def _p_value(p: float) -> str:
     return _("p = {p}, McNemar's exact test").format(p=number(p, 4))
 
 
-def _going(one: EvaluationView) -> None:
+def _progress(one: EvaluationView) -> None:
     """The progress bar of a running evaluation, and its stop button."""
     name = plain(job_labels.model_name(one.model))
     if one.active:
@@ -136,9 +138,9 @@ def _chart(ready: list[EvaluationView]) -> None:
     title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
     labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
-    drawn = cached_curves.cached_chart(key, lambda: charts_training.intervals(spans, labels))
+    chart = cached_curves.cached_chart(key, lambda: charts_training.intervals(spans, labels))
     words = "; ".join(pair(span.name, percent(span.value)) for span in spans)
-    st.vega_lite_chart(drawn.rows, drawn.spec, alt=words, key=f"{_KEY}_chart")
+    st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_chart")
 
 
 def _figures(one: EvaluationView) -> None:
@@ -194,15 +196,16 @@ def _start(job: JobView, *, running: bool) -> None:
 
 def _held_out(rows: HeldOut) -> str:
     """What the rows are, in a sentence."""
-    kept = n_("{n} row was not used for training", "{n} rows were not used for training", rows.usable)
+    unseen = n_("{n} row was not used for training", "{n} rows were not used for training", rows.usable)
     if rows.kind == "label":
         shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
-        return _("{kept}. The answers are labels ({labels}), so the share of correct labels is measured.").format(
-            kept=kept, labels=shown
-        )
+        return _(
+            "{unseen_rows}. The answers are labels ({labels}), so the share of correct labels is measured."
+        ).format(unseen_rows=unseen, labels=shown)
     return _(
-        "{kept}. The answers are texts: they are compared with the expected text, and measured like the data set."
-    ).format(kept=kept)
+        "{unseen_rows}. The answers are texts: they are compared with the expected text, and measured like the data "
+        "set."
+    ).format(unseen_rows=unseen)
 
 
 def _judge(job: JobView, limit: int) -> None:
@@ -217,7 +220,7 @@ def _act(what: str, evaluation_id: str) -> None:
         act(cached.store(), LOCAL, evaluation_id)
 
 
-def _earlier(found: list[EvaluationView]) -> None:
+def _all_evaluations(found: list[EvaluationView]) -> None:
     """All evaluations of this job, as a table."""
     with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
         st.table(

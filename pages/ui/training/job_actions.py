@@ -40,7 +40,7 @@ def show(job: JobView) -> None:
             _("Duplicate job"), icon=":material/replay:", key="training_again", on_click=job_dialog.again, args=(job,),
             help=_("Start a new job with the settings of this one."),
         )  # fmt: skip
-        _take_away(job)
+        _export_menu(job)
     if further or again:
         st.rerun()  # the dialog belongs to the whole page
 
@@ -66,7 +66,7 @@ def _request(job_id: str, action: jobs.Request) -> None:
         jobs.request(cached.store(), LOCAL, job_id, action)
 
 
-def _take_away(job: JobView) -> None:
+def _export_menu(job: JobView) -> None:
     """The export menu: the results file, or everything in a zip; each is created when its button is pressed."""
     with st.popover(_("Export"), icon=":material/download:"):
         st.download_button(
@@ -78,8 +78,10 @@ def _take_away(job: JobView) -> None:
             mime="application/zip", key="training_zip", icon=":material/folder_zip:", on_click="ignore",
             width="stretch",
         )  # fmt: skip
-        what = _("Settings, results, events, checkpoints, evaluations, before and after, a model card and the charts.")
-        st.caption(what)
+        contents = _(
+            "Settings, results, events, checkpoints, evaluations, before and after, a model card and the charts."
+        )
+        st.caption(contents)
 
 
 def _zipped(job: JobView) -> Callable[[], bytes]:

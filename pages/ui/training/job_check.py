@@ -115,11 +115,11 @@ def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFo
     """Checks and changes, with two lines of the file."""
     with cards.show_errors():
         rows = preparation.rows_of(chosen, version)
-        written = background_task.wait_for_task(
+        preview = background_task.wait_for_task(
             cached.written(chosen.id, version.id if version is not None else None, rows, marks)
         )
-        if written is not None:
-            preparation.report(written)
+        if preview is not None:
+            preparation.report(preview)
             return True
     return False
 
@@ -152,16 +152,16 @@ def _verdict(found: FileCheck) -> None:
 
 def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
     """The file in one line, with the token count that the next step uses."""
-    whole = job_estimate.epoch_tokens(draft, count)
-    tokens = number(whole) if count.exact else _("about {tokens}").format(tokens=about(whole))
+    epoch_tokens = job_estimate.epoch_tokens(draft, count)
+    tokens = number(epoch_tokens) if count.exact else _("about {tokens}").format(tokens=about(epoch_tokens))
     longest = _("longest example: {n} tokens, line {line}").format(
         n=number(found.longest_tokens), line=number(found.longest_line)
     )
     reads = _("the model's limit is {n}").format(n=number(found.context)) if found.context else ""
-    kept = draft.share or (draft.version is not None and draft.version.n_validation)
+    validation = draft.share or (draft.version is not None and draft.version.n_validation)
     facts = [
         n_("{n} example", "{n} examples", found.examples),
-        _("including those kept for validation") if kept else "",
+        _("including those kept for validation") if validation else "",
         _("{n} MB").format(n=number(max(0.01, found.bytes / _MEGABYTE), 2)),
         _("{tokens} tokens in one epoch").format(tokens=tokens),
         longest,

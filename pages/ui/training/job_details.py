@@ -51,7 +51,7 @@ def settings(job: JobView) -> None:
     """Requested settings, and the outcome next to the estimate."""
     left, right = st.columns(2)
     with left:
-        _table(_("Settings of this job"), _told(job))
+        _table(_("Settings of this job"), _requested_settings(job))
     with right:
         _table(_("Outcome"), _took(job))
         _trackers(job)
@@ -65,7 +65,7 @@ def hyperparameter(job: JobView, name: str) -> str:
     return f"{value:g}" if isinstance(value, int | float) else plain(value)
 
 
-def _told(job: JobView) -> dict[str, str]:
+def _requested_settings(job: JobView) -> dict[str, str]:
     share = _("none") if not job.validation_share else percent(job.validation_share, 0)
     names = {one.id: one.name for one in cached.dataset_list()}
     return {
@@ -129,8 +129,8 @@ def _table(title: str, rows: Mapping[str, str]) -> None:
 
 def _trackers(job: JobView) -> None:
     """The trackers of the job."""
-    for name, known in job.trackers.items():
-        facts = known if isinstance(known, Mapping) else {}
+    for name, logged in job.trackers.items():
+        facts = logged if isinstance(logged, Mapping) else {}
         words = [as_markdown(str(fact)) for fact in (facts.get("error"), facts.get("url")) if fact]
         state = _TRACKED.get(str(facts.get("state") or ""))
         if state is not None and not facts.get("error"):

@@ -117,12 +117,12 @@ def facts(found: JobRequirements) -> None:
             ":gray[:material/help:]",
         )
         account = found.account
-        said = (
+        account_text = (
             (icon, account.reason),
             (":material/arrow_forward:", account.next_step),
             (":material/event:", account.lifetime),
         )
-        for mark, sentence in said:
+        for mark, sentence in account_text:
             if sentence:
                 st.markdown(f"{mark} {as_markdown(sentence)}")
 

@@ -125,8 +125,8 @@ def preserve_inputs() -> None:
 
 
 def _version(chosen: DatasetSummary) -> Version | None:
-    wanted = state.get(f"training_version_{chosen.id}")
-    return next((one for one in cached.version_list(chosen.id) if one.id == wanted), None)
+    version_id = state.get(f"training_version_{chosen.id}")
+    return next((one for one in cached.version_list(chosen.id) if one.id == version_id), None)
 
 
 def form(draft: JobDraft) -> JobForm:
@@ -139,10 +139,10 @@ def form(draft: JobDraft) -> JobForm:
         provider=draft.base.provider,
         base_model=draft.base.id,
         suffix=suffix,
-        n_epochs=_whole(numbers["n_epochs"]),
-        batch_size=_whole(numbers["batch_size"]),
+        n_epochs=_as_int(numbers["n_epochs"]),
+        batch_size=_as_int(numbers["batch_size"]),
         learning_rate_multiplier=numbers["learning_rate_multiplier"],
-        seed=_whole(numbers["seed"]),
+        seed=_as_int(numbers["seed"]),
         file_format=draft.marks.file_format,
         separator=draft.marks.separator,
         stop=draft.marks.stop,
@@ -203,9 +203,9 @@ def forget_problem() -> None:
 def _bases() -> list[ModelInfo]:
     """The trainable models, and the model that was requested with **Train it further**."""
     found = cached.trainable()
-    wanted = state.get(_WANTED)
-    if wanted is not None and wanted not in {(one.provider, one.id) for one in found}:
-        provider, model = wanted
+    requested = state.get(_WANTED)
+    if requested is not None and requested not in {(one.provider, one.id) for one in found}:
+        provider, model = requested
         if provider in cached.registry().ids():
             found.append(ModelInfo(id=model, provider=provider, base=None, format=None, created=None))
     return found
@@ -222,5 +222,5 @@ def _number(key: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _whole(value: float | None) -> int | None:
+def _as_int(value: float | None) -> int | None:
     return None if value is None else int(value)

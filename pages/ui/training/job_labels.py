@@ -68,8 +68,8 @@ def model_name(model: str) -> str:
     if not model.startswith("ft:"):
         return model
     parts = model.split(":")
-    own = " ".join(part for part in parts[3:] if part)
-    return f"{own or model} · {parts[1]}" if len(parts) > 1 else model
+    own_name = " ".join(part for part in parts[3:] if part)
+    return f"{own_name or model} · {parts[1]}" if len(parts) > 1 else model
 
 
 def base_and_chain(chain: Sequence[JobView]) -> str:
@@ -79,5 +79,7 @@ def base_and_chain(chain: Sequence[JobView]) -> str:
 
 def names(jobs: Sequence[JobView]) -> dict[str, str]:
     """A name for each job, by id: its own, with the end of its id where two have the same."""
-    taken = [job.name for job in jobs]
-    return {job.id: job.name if taken.count(job.name) == 1 else f"{job.name} · {job.id[-_SHORT_ID:]}" for job in jobs}
+    all_names = [job.name for job in jobs]
+    return {
+        job.id: job.name if all_names.count(job.name) == 1 else f"{job.name} · {job.id[-_SHORT_ID:]}" for job in jobs
+    }

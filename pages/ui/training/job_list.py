@@ -93,11 +93,11 @@ def _open_now(found: Sequence[JobView]) -> list[JobView]:
 
 def _from_address(found: Sequence[JobView]) -> None:
     """A link opens the jobs that it names; those that are gone are left out."""
-    wanted = st.query_params.get(_ADDRESS)
-    if wanted is None or state.get(OPEN) is not None:
+    address = st.query_params.get(_ADDRESS)
+    if address is None or state.get(OPEN) is not None:
         return
-    known = {job.id for job in found}
-    state.set_value(OPEN, tuple(one for one in wanted.split(",") if one in known))
+    ids = {job.id for job in found}
+    state.set_value(OPEN, tuple(one for one in address.split(",") if one in ids))
 
 
 def _searched(found: Sequence[JobView]) -> list[JobView]:
@@ -108,14 +108,14 @@ def _searched(found: Sequence[JobView]) -> list[JobView]:
         _("Search"), key="training_search", placeholder=_("name, model, state"), label_visibility="collapsed",
         icon=":material/search:", width=320, persist_state="session",
     )  # fmt: skip
-    wanted = (word or "").casefold().strip()
-    if not wanted:
+    query = (word or "").casefold().strip()
+    if not query:
         return list(found)
     return [
         job
         for job in found
         if any(
-            wanted in text.casefold()
+            query in text.casefold()
             for text in (job.name, job.base_model, job.provider, job_labels.status(job), job.fine_tuned_model or "")
         )
     ]
@@ -127,21 +127,21 @@ def _digest(listed: Sequence[JobView]) -> int:
 
 
 def _rows(listed: Sequence[JobView]) -> list[int]:
-    wanted = set(state.get(OPEN) or ())
-    return [row for row, job in enumerate(listed) if job.id in wanted]
+    open_ids = set(state.get(OPEN) or ())
+    return [row for row, job in enumerate(listed) if job.id in open_ids]
 
 
 def _frame(listed: Sequence[JobView]) -> Sendable:
     """The list as a table, cached for all visitors."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
-    seen = hash(
+    version = hash(
         (
             tuple((job.id, job.updated_at, job.status, job.cost_usd) for job in listed),
             tuple(datasets.items()),
             language(),
         )
     )
-    return cached_training.shared_table(seen, lambda: _table(listed, datasets))
+    return cached_training.shared_table(version, lambda: _table(listed, datasets))
 
 
 def _table(listed: Sequence[JobView], datasets: Mapping[str, str]) -> pd.DataFrame:

@@ -149,14 +149,14 @@ def _facts(job: JobView) -> tuple[str, ...]:
     chain = lineage.chain_of(job, cached.job_list())
     tokens = job.trained_tokens or cached_training.summary(job).tokens
     took = job.training_s(utcnow())
-    known = job.finished if job.provider == ENGINE else job.cost_usd is not None
+    has_cost = job.finished if job.provider == ENGINE else job.cost_usd is not None
     expected = _("expected: {price}").format(price=usd(job.estimated_usd)) if job.estimated_usd else ""
     return (
         plain(job.name),
         plain(models.provider_name(job.provider)),
         plain(job_labels.base_and_chain(chain)),
         n_("{n} token", "{n} tokens", tokens) if tokens is not None else "",
-        _("cost: {price}").format(price=work_cost(job.provider, job.cost_usd, took)) if known else expected,
+        _("cost: {price}").format(price=work_cost(job.provider, job.cost_usd, took)) if has_cost else expected,
         _("trained for {time}").format(time=duration(took)) if job.finished and took is not None else "",
     )
 
@@ -167,7 +167,7 @@ def _bar(job: JobView) -> None:
     Time in the queue does not count.
     """
     now = utcnow()
-    gone, left = job.training_s(now), job.eta_s(now)
+    elapsed_s, left = job.training_s(now), job.eta_s(now)
     steps = _steps(job)
     if job.status == "preparing" and job.upload_share is not None:
         share, words = job.upload_share, [_sent(job)]
@@ -175,12 +175,12 @@ def _bar(job: JobView) -> None:
         share = steps[0] / max(1, steps[1])
         words = [_("step {step} of {total}").format(step=number(steps[0]), total=number(steps[1]))]
     else:
-        share, words = (gone / (gone + left) if gone and left else 0.0), []
-    words += [told] if (told := job_labels.time_left(job, now)) else []
-    if job.waiting and not gone:
+        share, words = (elapsed_s / (elapsed_s + left) if elapsed_s and left else 0.0), []
+    words += [left_text] if (left_text := job_labels.time_left(job, now)) else []
+    if job.waiting and not elapsed_s:
         words += [_("waiting for {time}").format(time=duration((now - job.created_at).total_seconds()))]
-    elif gone is not None:
-        words += [_("trained for {time}").format(time=duration(gone))]
+    elif elapsed_s is not None:
+        words += [_("trained for {time}").format(time=duration(elapsed_s))]
     st.progress(min(1.0, share), text=" · ".join(words))
 
 

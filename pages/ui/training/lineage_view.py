@@ -40,17 +40,17 @@ def _tree(family: Family, job: JobView) -> None:
     members = [_member(one, job) for one in family.nodes]
     kinds = {kind: _(title) for kind, title in _KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
-    drawn = cached_curves.cached_chart(key, lambda: charts_family.family(members, family.edges, kinds))
-    with st.container(height=min(_HIGHEST, drawn.spec["height"] + _BAR), border=False):  # so that it can be scrolled
+    chart = cached_curves.cached_chart(key, lambda: charts_family.family(members, family.edges, kinds))
+    with st.container(height=min(_HIGHEST, chart.spec["height"] + _BAR), border=False):  # so that it can be scrolled
         event = st.vega_lite_chart(
-            drawn.rows, drawn.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
+            chart.rows, chart.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
             selection_mode=charts_family.OPENED,
             alt=_("Data sets, jobs, checkpoints and models, and how each was made"),
         )  # fmt: skip
     st.caption(_("Read from left to right: each part was made from the one before. Click another job to open it."))
     hits = event.selection.get(charts_family.OPENED) or []
-    wanted = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
-    if hits and (job_id := wanted.get(str(hits[0].get("id")))) is not None:
+    other_jobs = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
+    if hits and (job_id := other_jobs.get(str(hits[0].get("id")))) is not None:
         job_list.open_jobs(job_id)
         st.rerun()
 
@@ -78,8 +78,8 @@ def _chain(chain: tuple[JobView, ...]) -> None:
         views.metric(_("Jobs"), number(len(chain)))
         views.metric(_("Tokens trained on"), number(cost.tokens))
         if cost.unknown == len(chain):
-            here = all(job.provider == ENGINE for job in chain)
-            views.metric(_("Total cost"), local_amount(None) if here else usd(None))
+            on_engine = all(job.provider == ENGINE for job in chain)
+            views.metric(_("Total cost"), local_amount(None) if on_engine else usd(None))
         else:
             also = unknown if cost.unknown else None
             views.metric(_("Total cost"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")

@@ -32,13 +32,13 @@ def show() -> None:
 
 def _source(file: UploadedFile) -> CurveSource:
     """The file as read, once per upload."""
-    held = state.get(_HELD)
-    if held is None or held[0] != file.file_id:
+    stored = state.get(_HELD)
+    if stored is None or stored[0] != file.file_id:
         with st.spinner(_("Reading the file"), show_time=True):
             text = decoding.decode(file.getvalue(), file.name).text
-            held = (file.file_id, cached_curves.read_file(file.file_id, text))
-        state.set_value(_HELD, held)
-    source: CurveSource = held[1]
+            stored = (file.file_id, cached_curves.read_file(file.file_id, text))
+        state.set_value(_HELD, stored)
+    source: CurveSource = stored[1]
     return source
 
 
