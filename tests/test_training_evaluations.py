@@ -30,6 +30,7 @@ from core.errors import (
     NotFound,
     RateLimited,
     Refused,
+    ServerError,
     Unavailable,
     Unreadable,
 )
@@ -407,6 +408,26 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
     with store.reading() as session:
         lines = session.scalar(select(func.count()).where(Spend.reference == made))
     assert lines == len(writer.asked)  # one line each, whatever came
+
+
+def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
+    store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four rows at once, five tries each: 100 tries for the 20 rows that are left, where nothing ends it."""
+    monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
+    answers = iter(range(4))
+    oops = ServerError("It has a server error (500).", "Wait.", may_be_billed=True)
+    openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
+    writer = ScriptedModel(lambda r: oops if next(answers, None) is None else right(r), openai)
+    made = evaluations.start(store, LOCAL, replace(form, provider="openai"))
+    go(store, made, writer)
+    view = evaluations.get(store, made)
+    assert (view.state, view.answered) == ("failed", 4)
+    assert "got no answer in 5 tries each: It has a server error (500)." in (view.reason or "")
+    assert len(writer.asked) <= 4 + (8 + 4) * 5  # those under way then are asked to their end
+    evaluations.retry(store, LOCAL, made)
+    go(store, made, ScriptedModel(right, openai))
+    assert evaluations.get(store, made).answered == 24
 
 
 def test_an_error_in_place_of_a_text_is_the_reason_of_its_row(store: Store, form: EvaluationForm) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -25,11 +25,15 @@ from core.training.evaluation_context import EvaluationContext
 from core.training.evaluation_types import EvaluationView, HeldOutExample
 
 _REFUSED = frozenset({"refusal", "content_filter"})
-_MAX_BILLED_ATTEMPTS = 5  # per row; each attempt without an answer counts with its worst-case cost
+MAX_BILLED_ATTEMPTS = 5
+"""Per row; each attempt without an answer counts with its worst-case cost."""
+
+RowResult = Literal["answered", "failed", "unanswered"]
+"""`failed`: the provider refused the row; `unanswered`: it was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
 
 
 class _TooManyAttempts(FabulaError):
-    """A row was sent `_MAX_BILLED_ATTEMPTS` times without an answer."""
+    """A row was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
 
     def __init__(self, cause: ProviderError) -> None:
         super().__init__(cause.what, cause.next_step)
@@ -46,8 +50,8 @@ class EvaluationRequester:
     endpoint: Endpoint
     max_tokens: int
 
-    def ask(self, example: HeldOutExample) -> bool:
-        """Send one row and save the answer or the error. Returns whether it was answered.
+    def ask(self, example: HeldOutExample) -> RowResult:
+        """Send one row and save the answer or the error.
 
         Raises:
             FabulaError: all other rows would fail too.
@@ -65,7 +69,7 @@ class EvaluationRequester:
                 ), reservation
             except ProviderError as exc:
                 billed = self.client.provider.kind != "engine"
-                if billed and exc.may_be_billed and next(attempts) >= _MAX_BILLED_ATTEMPTS:
+                if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
                     raise _TooManyAttempts(exc) from exc
                 raise
 
@@ -75,15 +79,15 @@ class EvaluationRequester:
             raise
         except (BadRequest, _TooManyAttempts) as exc:
             self._save_answer(example, None, None, exc.what)
-            return False
+            return "failed" if isinstance(exc, BadRequest) else "unanswered"
         choice = answer.texts[0] if answer.texts else None
         if choice is None or choice.error:
             reason_text = choice.error if choice else ""
             reason = reason_text or msg("The provider answered without a text.")
             self._save_answer(example, None, None, reason, (reservation, answer))
-            return False
+            return "failed"
         self._save_answer(example, choice.text, choice.finish_reason, None, (reservation, answer))
-        return True
+        return "answered"
 
     def _request(self, example: HeldOutExample) -> CompletionRequest:
         settings = self.view.settings

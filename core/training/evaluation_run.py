@@ -19,7 +19,7 @@ from core.providers.schemas import Endpoint
 from core.settings import Settings
 from core.training import holdout
 from core.training.evaluation_context import EvaluationContext, EvaluationStopped
-from core.training.evaluation_request import EvaluationRequester, endpoint_for
+from core.training.evaluation_request import MAX_BILLED_ATTEMPTS, EvaluationRequester, RowResult, endpoint_for
 from core.training.evaluation_types import ACTIVE, EvaluationView, HeldOutExample
 
 UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(Evaluation.id)
@@ -28,6 +28,7 @@ UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(
 _POLL_S = 0.5  # maximum delay before a stop cancels the requests in flight
 _CONCURRENCY = 4  # the number of requests that the engine answers in parallel
 _MAX_INITIAL_FAILURES = 5  # consecutive failures at the start; then all rows would fail
+_MAX_UNANSWERED = 2 * _CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
 _MIN_ANSWER_TOKENS = 16  # enough for a label in any script
 _LENGTH_FACTOR = 1.5  # times the longest expected text
 _MAX_ANSWER_TOKENS = 2_048
@@ -78,25 +79,49 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
     remaining = [row for row in rows if row.key not in answered]
     max_tokens = _max_answer_tokens(view, rows)
     requester = EvaluationRequester(context, client, book, view, endpoint, max_tokens)
-    failures = 0
+    failures = unanswered = 0
     with ExitStack() as stack:
         pool = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
-        pending: set[Future[bool]] = {pool.submit(requester.ask, row) for row in remaining}
+        pending: set[Future[RowResult]] = {pool.submit(requester.ask, row) for row in remaining}
         while pending:
             done, pending = wait(pending, timeout=_POLL_S, return_when=FIRST_COMPLETED)
             for row in done:
-                failures = 0 if row.result() else failures + 1
-            if failures >= _MAX_INITIAL_FAILURES and not context.view.answered:
-                raise FabulaError(
-                    msg(
-                        "The first {failures} rows all failed: {last_reason}",
-                        failures=failures,
-                        last_reason=context.last_reason(),
-                    ),
-                    msg("Fix the problems listed, then retry the missing answers."),
-                )
+                failures = 0 if row.result() == "answered" else failures + 1
+                unanswered = unanswered + 1 if row.result() == "unanswered" else 0
+            _raise_if_hopeless(context, failures, unanswered)
             context.raise_and_cancel_requests()
+
+
+def _raise_if_hopeless(context: EvaluationContext, failures: int, unanswered: int) -> None:
+    """End the evaluation if other rows would fail too.
+
+    Args:
+        failures: consecutive rows without a valid answer.
+        unanswered: consecutive rows that were sent several times without any answer.
+
+    Raises:
+        FabulaError: they would.
+    """
+    if failures >= _MAX_INITIAL_FAILURES and not context.view.answered:
+        raise FabulaError(
+            msg(
+                "The first {failures} rows all failed: {last_reason}",
+                failures=failures,
+                last_reason=context.last_reason(),
+            ),
+            msg("Fix the problems listed, then retry the missing answers."),
+        )
+    if unanswered >= _MAX_UNANSWERED:
+        raise FabulaError(
+            msg(
+                "{rows} rows in a row got no answer in {tries} tries each: {last_reason}",
+                rows=unanswered,
+                tries=MAX_BILLED_ATTEMPTS,
+                last_reason=context.last_reason(),
+            ),
+            msg("Answers so far are kept. Check the provider's status page, then retry the missing answers."),
+        )
 
 
 def _max_answer_tokens(view: EvaluationView, rows: list[HeldOutExample]) -> int:
