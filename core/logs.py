@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import re
+import sys
+from contextlib import suppress
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -20,7 +23,13 @@ def register_secret(value: str) -> None:
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Log to standard error with `LineFormatter`. Existing handlers keep their own format."""
+    """Log to standard error with `LineFormatter`. Existing handlers keep their own format.
+
+    A fatal signal (for example a bus error in a memory-mapped file) logs the stack of each thread, without values.
+    """
+    if sys.__stderr__ is not None:
+        with suppress(OSError, ValueError):  # it has no descriptor, or is closed
+            faulthandler.enable(file=sys.__stderr__)
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     logging.basicConfig(handlers=[handler])
