@@ -56,7 +56,7 @@ class StoryBilling:
         self._worst_case_usd: Decimal | None = None
 
     def reserve(self) -> None:
-        """Reserve the worst-case cost before the request is sent. Free models need no reservation.
+        """Record the worst-case cost before the request is sent. Free models need no reservation.
 
         Raises:
             OverBudget: the request would exceed a budget.
@@ -75,9 +75,8 @@ class StoryBilling:
                     msg("Visitors may write with a paid model only within a budget, and there is none."),
                     msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )
-            if worst_case_usd is None:
+            if worst_case_usd is None:  # `record` checks known amounts
                 budget.check(session, actor, None, reference)
-                return
             self._spend_id = spend.record(
                 session,
                 actor,
