@@ -42,6 +42,7 @@ class AnswerKind:
         whole: a finished text and all of its usage can be read from it, so that one request is enough.
         cut: the connection ends before the body does.
         final: it would stay so however often it is asked.
+        unclear: nothing is charged, but the answer does not prove it: it counts at its worst case.
     """
 
     name: str
@@ -52,6 +53,7 @@ class AnswerKind:
     content_type: str = "application/json"
     cut: bool = False
     final: bool = False
+    unclear: bool = False
 
     @property
     def cost_usd(self) -> Decimal:
@@ -170,18 +172,38 @@ def _broken() -> Iterator[AnswerKind]:
     yield AnswerKind("choices null, no usage", {"model": _MODEL, "choices": None})
     yield AnswerKind("a list", ["A story."])
     yield AnswerKind("a gateway timeout", {"error": {"message": "upstream timed out"}}, status=504)
+    invalid = "Failed to create completion as the model generated invalid Unicode output"  # Azure's words
+    yield AnswerKind("500 after writing", {"error": {"message": invalid}}, status=500)
+    yield AnswerKind(
+        "502 after writing", b"<html><title>502 Bad Gateway</title></html>", status=502, content_type="text/html"
+    )
+    yield AnswerKind(
+        "503 of a proxy, after writing",
+        b"<html><title>Application error</title></html>",
+        status=503,
+        content_type="text/html",
+    )
+    reset = "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+    yield AnswerKind("503 of Envoy, after writing", reset.encode(), status=503, content_type="text/plain")
+    yield AnswerKind("424 after writing", {"error": {"message": "The model failed"}}, status=424)
+    yield AnswerKind("520 after writing", b"error code: 520", status=520, content_type="text/plain")
+    yield AnswerKind("502 inside 200, after writing", {"error": {"message": "Provider returned error", "code": 502}})
+    yield AnswerKind("timeout inside 200, after writing", {"error": {"message": "Upstream request timed out"}})
+    filtered = {"message": "The response was filtered", "code": "content_filter", "status": 400}
+    yield AnswerKind("400 of the content filter", {"error": filtered}, status=400, final=True)
 
 
 def _errors() -> Iterator[AnswerKind]:
     """Not billed."""
 
-    def told(name: str, error: object, status: int = 200, *, final: bool = False) -> AnswerKind:
-        return AnswerKind(name, {"error": error}, None, status=status, final=final)
+    def told(name: str, error: object, status: int = 200, *, final: bool = False, unclear: bool = False) -> AnswerKind:
+        return AnswerKind(name, {"error": error}, None, status=status, final=final, unclear=unclear)
 
     yield told("429", {"message": "Rate limit reached", "code": "rate_limit_exceeded"}, 429)
-    yield told("500", {"message": "oops"}, 500)
+    yield told("500", {"message": "oops"}, 500, unclear=True)
+    yield told("503", {"message": "The engine is currently overloaded", "type": "server_error"}, 503)
     yield told("429 inside 200", {"message": "Rate limit exceeded", "code": 429})
-    yield told("502 inside 200", {"message": "Provider returned error", "code": 502})
+    yield told("502 inside 200", {"message": "Provider returned error", "code": 502}, unclear=True)
     yield told("an error that is a string", "Unexpected endpoint or method. (POST /)", final=True)
     yield told("400", {"message": "Not this one"}, 400, final=True)
     yield told("no credit: insufficient_quota", {"message": "x", "type": "insufficient_quota"}, 429, final=True)

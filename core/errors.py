@@ -99,14 +99,21 @@ class Misconfigured(Refused):
 class BadRequest(ProviderError, ValueError):
     """400, 404, 422: this request fails; others may succeed.
 
-    `refused_parameters`: names of the parameters that the endpoint says this model does not support.
+    `refused_parameters`: names of the parameters that the endpoint says this model does not support. `may_be_billed`:
+    the endpoint processed the prompt before it refused (Azure's content filter).
     """
 
-    def __init__(self, what: str, next_step: str = "", refused_parameters: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        what: str,
+        next_step: str = "",
+        refused_parameters: frozenset[str] = frozenset(),
+        *,
+        may_be_billed: bool = False,
+    ) -> None:
         super().__init__(what, next_step)
         self.refused_parameters = refused_parameters
-
-    may_be_billed = False
+        self.may_be_billed = may_be_billed
 
 
 class PromptTooLong(BadRequest):

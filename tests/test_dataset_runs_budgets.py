@@ -122,6 +122,12 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
     assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)
 
 
+def marks(store: Store) -> list[bool]:
+    """Which lines are marked as sent, those whose cost is unknown first."""
+    lines = sorted(spends(store), key=lambda line: line.cost_usd is not None)
+    return [line.sent_at is not None for line in lines]
+
+
 @pytest.mark.parametrize(
     ("fault", "counts"),
     [
@@ -137,12 +143,12 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
 def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
     store: Store, server: FaultServer, fault: Answer, counts: bool
 ) -> None:
-    """After a kill by the mark in the ledger, and after a stop the same."""
+    """It stays in the ledger at its worst case; its next try has another reservation, which is given back."""
     server.default = fault
     run_id = queue(store, recipe(2))
     with executing(store, server.registry(), run_id, book=book()):
         until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
-        until(lambda: [line.sent_at is not None for line in spends(store)] == [counts] * 2, "the marks")
+        until(lambda: marks(store) == [True, True] * counts + [False, False], "the marks")
         runs.request_stop(store, LOCAL, run_id)
     assert states(store, run_id) == {"pending": 2} and len(server.requests) == 2
     assert [(line.cost_usd, line.estimated_usd) for line in spends(store)] == [(None, _WORST)] * 2 * counts

@@ -27,6 +27,7 @@ from core.errors import (
 )
 from core.logs import MIN_SECRET_CHARS
 from core.message import Message, msg, restored, sentences
+from core.providers.billed_statuses import may_be_billed
 from core.providers.connection_errors import CORE_PATHS, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.endpoint_setup import has_version
 from core.providers.provider_errors import codes_of, message_of, no_credit
@@ -35,7 +36,6 @@ from core.providers.schemas import Provider
 
 _MAX_MESSAGE_CHARS = 300  # of a server's message that a card can show
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # no connection was established
-_NOT_PROCESSED = {409, 425, 498, 503, 529}  # the server did not process the request: locked, too early, overloaded
 _GATEWAY_TIMEOUTS = {408, 504, 524}  # a gateway gave up waiting; the model may still have generated output
 _UPSTREAM_FAILED = {424, 498}  # Bedrock and TGI: the model failed; Groq: no capacity in the flex tier
 _NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
@@ -173,7 +173,7 @@ def _from_status(
             msg("{name} has a server error ({status}): {message}", name=provider.name, status=status, message=message),
             msg("Fabula retries automatically; if it persists, check the provider's status page."),
             _header_wait_s(headers),
-            may_be_billed=status not in _NOT_PROCESSED,
+            may_be_billed=may_be_billed(status, codes, body, headers, provider),
         )
     if _NO_MODEL_CODES.intersection(codes) or (status in (400, 404) and _NO_MODEL.search(message)):
         return ModelNotFound(
@@ -188,12 +188,14 @@ def _from_status(
             msg("{name} does not have it: {message}", name=provider.name, message=message),
             msg("It was deleted, or belongs to another account."),
         )
+    refused = refused_parameters(body)
     return BadRequest(
         msg(
             "{name} could not use the request ({status}): {message}", name=provider.name, status=status, message=message
         ),
         msg("Change it and try again."),
-        refused_parameters(body),
+        refused,
+        may_be_billed=not refused and may_be_billed(status, codes, body, headers, provider),
     )
 
 

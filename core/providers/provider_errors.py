@@ -41,7 +41,7 @@ _ZHIPU = {
     "1120": 503,
     "1211": 404,
     "1230": 500,
-    "1234": 503,
+    "1234": 500,
     "1301": 400,
 }
 _MINIMAX = {"1000": 500, "1001": 504, "1002": 429, "1004": 401, "1008": 402, "1013": 500, "1024": 500, "1039": 429}
@@ -49,15 +49,14 @@ _RATE = (
     r"rate.?limit|(qps|rpm|tpm).{0,12}limit|throttl|too.?many.?requests|resource.?exhausted|slow down|concurrency"
     r"|频繁|速率"
 )
-_OVERLOADED = (
-    r"overload|unavailable|busy|capacity|server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
-    r"|try again|繁忙|稍后"
-)
+_OVERLOADED = r"overload|unavailable|busy|capacity|try again|繁忙|稍后"
+_FAILED = r"server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
 _MAX_RAW_CHARS = 2_000  # of a nested error
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
 # Matched in this order, first against the codes, then against the message.
 _MEANINGS = tuple(
-    (re.compile(pattern, re.I), status) for pattern, status in ((_RATE, 429), (_OVERLOADED, 503), (_KEY, 401))
+    (re.compile(pattern, re.I), status)
+    for pattern, status in ((_RATE, 429), (_OVERLOADED, 503), (_FAILED, 500), (_KEY, 401))
 )
 
 # Codes and types that mean "no credit", reduced to their letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine,
@@ -141,7 +140,8 @@ def http_status_of(error: object) -> int:
     for text in (" ".join(codes), message_of(error)):
         for pattern, status in _MEANINGS:
             if pattern.search(text):
-                return status
+                overloaded = re.search(_OVERLOADED, message_of(error), re.I)
+                return 503 if status == 500 and overloaded else status
     return 400
 
 

@@ -30,11 +30,13 @@ def explain(store: Store, book: PriceBook, provider: Provider, model: str, error
         explained = PromptTooLong(
             msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
             msg("Shorten the prompt, or allow fewer tokens in one story under More."),
+            may_be_billed=error.may_be_billed,
         )
     elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
         explained = BadRequest(
             msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
             msg("Rephrase the prompt, or choose another model."),
+            may_be_billed=error.may_be_billed,
         )
     if explained is None:
         return error

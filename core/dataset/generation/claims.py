@@ -27,13 +27,11 @@ class PendingRequest:
 
     Attributes:
         split: the rows were refused together and are now sent one by one.
-        marked: the rows are durably marked as sent, so the request may go out.
     """
 
     claims: tuple[Claim, ...]
     attempts: RowAttempts = field(default_factory=RowAttempts)
     split: bool = False
-    marked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +123,6 @@ class ClaimQueue:
 
     def refused(self, request: PendingRequest) -> None:
         """The request was refused or never arrived, and costs nothing: clear its mark until it is marked again."""
-        request.marked = False
         self._refused += [claim.spend_id for claim in request.claims]
 
     @property
@@ -157,7 +154,6 @@ class ClaimQueue:
             return
         for request in marked:
             request.claims = tuple(claim for claim in request.claims if claim.spend_id not in missing)
-            request.marked = True
             if request.claims:
                 self.cleared.append(request)
 

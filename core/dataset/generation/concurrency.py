@@ -25,7 +25,10 @@ class RunLimits:
         ceiling: maximum number of requests in flight; None: the provider's (see `ceiling`).
         base_s, cap_s: a row's first wait is at most `base_s`; each further wait at most twice that, up to `cap_s`.
         stall_s: the run ends if there was no answer for this long.
-        max_row_failures: a row that fails this often while others succeed is marked as failed.
+        max_row_failures: a row that fails this often while others succeed, or may have been billed this often, is
+            marked as failed. If no row of the run was answered, the run ends instead.
+        max_lost_requests: after this many requests in a row that may be billed and brought no answer, requests are sent
+            one at a time, with an increasing pause before each.
         max_repeated_failures: this many equal refusals (400, 422, …) in a row end the run before the first success;
             four times as many afterwards.
         max_waiting: rows that may wait for a retry at the same time. At this limit no new rows are started. The limit
@@ -39,6 +42,7 @@ class RunLimits:
     cap_s: float = 20.0
     stall_s: float = 600.0
     max_row_failures: int = 5
+    max_lost_requests: int = 8
     max_repeated_failures: int = 5
     max_waiting: int = 64
     tick_s: float = 0.25
@@ -78,6 +82,11 @@ class ConcurrencyControl:
         """Record a rate limit. Ignored for requests sent before the last decrease: they carry no new information."""
         if sent_at > self._decreased_at and self._record_reply(1):
             self._decreased_at = now
+
+    def restart(self) -> None:
+        """Start again with one request in flight, after an outage."""
+        self._allowed = 1.0
+        self._replies = self._rate_limits = 0
 
     def _record_reply(self, rate_limited: int) -> bool:
         """Count one reply. Returns True if it ended a round that lowered the limit."""

@@ -43,7 +43,7 @@ from core.dataset.generation.run_store import RunContext
 from core.dataset.generation.throughput import Throughput
 from core.db.store import Store
 from core.db.tables import Run, utcnow
-from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError, RateLimited, Unavailable
+from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
 from core.message import msg
 from core.providers import Completion, Registry
 from core.settings import Settings
@@ -182,6 +182,8 @@ class RunExecutor:
         timeout = self._limits.tick_s
         if self._in_flight.next_at is not None and self._free_slots():
             timeout = min(timeout, max(0.0, self._in_flight.next_at - time.monotonic()))
+        elif not self._in_flight and (resume_at := self._retry_policy.resume_at) is not None:
+            timeout = min(timeout, max(0.0, resume_at - time.monotonic()))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), timeout)
         self._wake.clear()
@@ -190,7 +192,7 @@ class RunExecutor:
 
     def _free_slots(self) -> int:
         """Number of free slots. An answer keeps its slot until it is durable, which limits what a crash can lose."""
-        return self._concurrency.available(self._in_flight.weight + self._writer.unrecorded)
+        return self._retry_policy.available(self._in_flight.weight + self._writer.unrecorded, time.monotonic())
 
     def _clearable_count(self) -> int:
         """How many more requests may be marked as sent: no more than there are slots once this group is written.
@@ -200,13 +202,11 @@ class RunExecutor:
         """
         if not self._may_send:
             return 0
-        cleared = self._claim_queue.cleared
+        cleared, now = self._claim_queue.cleared, time.monotonic()
         occupied = (
-            self._in_flight.weight
-            + sum(map(self._in_flight.slots_for, cleared))
-            + self._in_flight.due_count(time.monotonic())
+            self._in_flight.weight + sum(map(self._in_flight.slots_for, cleared)) + self._in_flight.due_count(now)
         )
-        return min(self._concurrency.available(occupied), self._startable_count() - len(cleared))
+        return min(self._retry_policy.available(occupied, now), self._startable_count() - len(cleared))
 
     def _claim_ahead(self) -> None:
         """Claim more rows if needed. Retries that wait hold no slot, but their number is limited."""
@@ -233,11 +233,11 @@ class RunExecutor:
         self._writer.start()
 
     def _next_request(self) -> PendingRequest | None:
-        """The next request to send: due retries first, then new rows. Only requests marked as sent go out."""
+        """The next request to send. Only requests marked as sent go out; due retries are marked before new rows."""
         if not self._may_send or not self._free_slots():
             return None
-        now, request = time.monotonic(), None
-        while (request := self._in_flight.due(now)) is not None and not request.marked:
+        now = time.monotonic()
+        while (request := self._in_flight.due(now)) is not None:
             self._claim_queue.ready.appendleft(request)
         while request is None and self._claim_queue.cleared:
             request = self._claim_queue.cleared.popleft()
@@ -305,7 +305,8 @@ class RunExecutor:
     def _on_error(self, request: PendingRequest, error: FabulaError) -> None:
         """A request has ended with an error."""
         now = time.monotonic()
-        if len(request.claims) > 1 and isinstance(error, BadRequest) and not isinstance(error, ModelNotFound):
+        unbilled = isinstance(error, BadRequest) and not error.may_be_billed
+        if len(request.claims) > 1 and unbilled and not isinstance(error, ModelNotFound):
             self._send_separately(request.claims)
             return
         decision = self._retry_policy.on_error(error, request.attempts, now)
@@ -313,8 +314,7 @@ class RunExecutor:
             if decision.lost:
                 self._settle_lost(request, now + decision.wait_s)
                 return
-            if isinstance(error, ProviderError) and not error.may_be_billed:
-                self._claim_queue.refused(request)
+            self._claim_queue.refused(request)
             self._in_flight.wait(request, now + decision.wait_s)
             self._wake.set()
         elif isinstance(decision, SettleRow):
@@ -348,9 +348,7 @@ class RunExecutor:
 
         If that works, `n` was the problem, and rows no longer share requests in this run.
         """
-        self._claim_queue.cleared.extendleft(
-            PendingRequest((claim,), split=True, marked=True) for claim in reversed(claims)
-        )
+        self._claim_queue.cleared.extendleft(PendingRequest((claim,), split=True) for claim in reversed(claims))
 
     def _record(self, claims: Sequence[Claim], settled: Sequence[SettleRow], costs: Sequence[Decimal | None]) -> None:
         now, outcomes = utcnow(), []
@@ -378,15 +376,10 @@ class RunExecutor:
                 raise error
 
     async def _release(self) -> None:
-        """Release what was not sent.
-
-        Requests that were cancelled, or failed and may be billed, have an unknown cost.
-        """
+        """Release what was not sent. Requests that were cancelled have an unknown cost."""
         unknown = self._request_cost.price(None, None)
-        billed = [*self._in_flight.in_flight_claims(), *self._in_flight.waiting_claims(marked=True)]
-        interrupted = [(claim, unknown) for claim in billed]
-        waiting = self._in_flight.waiting_claims(marked=False)
-        unsent = [*self._unsent, *waiting, *await self._claim_queue.close()]
+        interrupted = [(claim, unknown) for claim in self._in_flight.in_flight_claims()]
+        unsent = [*self._unsent, *self._in_flight.waiting_claims(), *await self._claim_queue.close()]
         claimant = self._context.claimant
         await self._writer.call_until_done(
             lambda session: row_store.release(session, unsent, interrupted, claimant), self._stopping
@@ -399,9 +392,10 @@ class RunExecutor:
             return None
         if not self._connection.open and cause:
             return msg("Waiting for the provider. {cause}", cause=cause)
-        if self._in_flight.next_at is None:
+        next_at = self._retry_policy.resume_at or self._in_flight.next_at
+        if next_at is None:
             return None
-        seconds = max(1, round(self._in_flight.next_at - now))
+        seconds = max(1, round(next_at - now))
         return msg("Waiting {seconds} s. {cause}", seconds=seconds, cause=cause)
 
 

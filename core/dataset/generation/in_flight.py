@@ -77,6 +77,6 @@ class InFlight:
         """The rows in flight."""
         return (claim for request in self._requests for claim in request.claims)
 
-    def waiting_claims(self, *, marked: bool) -> Iterator[Claim]:
-        """The rows waiting for a retry whose last request may be billed (`marked`) or is not billed."""
-        return (claim for _, _, request in self._waiting if request.marked is marked for claim in request.claims)
+    def waiting_claims(self) -> Iterator[Claim]:
+        """The rows waiting for a retry. The retry has a reservation and has not been sent."""
+        return (claim for _, _, request in self._waiting for claim in request.claims)

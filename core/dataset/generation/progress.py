@@ -28,6 +28,7 @@ _WINDOW_S = 60  # long enough for a slow machine, short enough to show changes
 _LONG_WINDOW_S = 600  # used when the last minute has too few rows
 _MIN_ROWS = 5
 _CLOCK_TOLERANCE = timedelta(days=1)  # tolerance for a clock that was set back
+_CallCosts = list[tuple[Decimal | None, int]]  # cost of one call (None: unknown), number of calls with that cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,8 @@ def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunPro
 
 def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
     counts = grid_store.counts(session, [run.dataset_id])[run.dataset_id]
-    calls, tokens, cost, at_most = _usage(session, run)
+    calls, tokens, costs, at_most = _usage(session, run)
+    cost = _sum([None if usd is None else usd * count for usd, count in costs])
     rate = _rows_per_s(session, run, now)
     active = run.state in ACTIVE
     finished = _finished_rows(session, run, None)
@@ -135,7 +137,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         finished_at=run.finished_at,
         mode="batch" if run.mode == "batch" else "live",
         failed_by_cause=failed_rows.by_cause(session, run.dataset_id, counts.failed) if counts.failed else (),
-        projected_usd=None if cost is None or not finished else cost + cost / finished * remaining,
+        projected_usd=_projected_usd(run, costs, cost, at_most, finished, remaining),
         requests=calls + (counts.sent if run.mode == "live" else 0),
         failed_only=failed_only,
         remaining=remaining,
@@ -151,8 +153,21 @@ def _remaining_rows(session: Session, run: Run) -> int:
     return session.scalar(select(func.count()).select_from(Row).where(*conditions)) or 0
 
 
-def _usage(session: Session, run: Run) -> tuple[int, int, Decimal | None, Decimal | None]:
-    """Settled calls of this run, their tokens, their cost, and their maximum cost.
+def _projected_usd(
+    run: Run, costs: _CallCosts, cost: Decimal | None, at_most: Decimal | None, finished: int, remaining: int
+) -> Decimal | None:
+    """Estimated cost at the end; with calls of an unknown cost, at most. None: there is no basis for an estimate."""
+    if cost is not None:
+        return cost + cost / finished * remaining if finished else None
+    known = [(usd, calls) for usd, calls in costs if usd is not None]
+    if at_most is None or not known or run.mode == "batch":  # one call of a batch has many rows
+        return None
+    average = sum((usd * calls for usd, calls in known), Decimal(0)) / sum(calls for _, calls in known)
+    return at_most + average * remaining
+
+
+def _usage(session: Session, run: Run) -> tuple[int, int, _CallCosts, Decimal | None]:
+    """Settled calls of this run, their tokens, their costs, and their maximum cost.
 
     Amounts are stored as text, so SQL groups equal ones and Python adds them up.
     """
@@ -162,13 +177,13 @@ def _usage(session: Session, run: Run) -> tuple[int, int, Decimal | None, Decima
         .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
         .group_by(Spend.cost_usd, MAX_COST)
     )
-    call_count, tokens, costs, max_costs = 0, 0, list[Decimal | None](), list[Decimal | None]()
+    call_count, tokens, costs, max_costs = 0, 0, _CallCosts(), list[Decimal | None]()
     for cost, at_most, calls, prompt, completion in session.execute(query):
         call_count += calls
         tokens += int(prompt or 0) + int(completion or 0)
-        costs.append(None if cost is None else cost * calls)
+        costs.append((cost, calls))
         max_costs.append(None if at_most is None else at_most * calls)
-    return call_count, tokens, _sum(costs), _sum(max_costs)
+    return call_count, tokens, costs, _sum(max_costs)
 
 
 def _sum(amounts: Sequence[Decimal | None]) -> Decimal | None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
+from core.dataset.generation.circuit_breaker import CircuitBreaker
 from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
 from core.dataset.generation.request_grouping import split_completion
 from core.dataset.generation.response_classification import RepeatedFailures, ResponseVerdict, classify
@@ -17,7 +18,6 @@ from core.errors import (
     ProviderError,
     RateLimited,
     Refused,
-    ServerError,
     Unavailable,
     Unreadable,
 )
@@ -25,6 +25,8 @@ from core.message import msg, sentences
 from core.providers import Completion
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
+
+_OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +74,7 @@ class SettleRow(NamedTuple):
 class RetryRow:
     """Send the row again after `wait_s` seconds.
 
-    `lost`: the connection broke, or the answer is unreadable. The request counts at its maximum cost, and the row needs
-    a new reservation.
+    `lost`: the request may be billed. It counts at its maximum cost, and the row needs a new reservation.
     """
 
     wait_s: float
@@ -90,7 +91,7 @@ class RowAttempts:
     """The attempts to generate a row.
 
     Attributes:
-        failures: failures while other rows succeeded (so the row itself is the cause), and lost requests.
+        failures: failures while other rows succeeded (so the row itself is the cause), and requests that may be billed.
         answers_seen: answers of the run at the last counted failure.
         not_before: when the row may be sent again (monotonic seconds).
     """
@@ -114,6 +115,9 @@ class RequestRetryPolicy:
     def __init__(self, limits: RunLimits, concurrency: ConcurrencyControl, max_tokens: int, now: float) -> None:
         self._limits, self._concurrency, self._max_tokens = limits, concurrency, max_tokens
         self._repeated_failures = RepeatedFailures(limits.max_repeated_failures)
+        self._circuit_breaker = CircuitBreaker(
+            limits.max_lost_requests, limits.base_s, _OUTAGE_CAP_FACTOR * limits.cap_s
+        )
         self._answers = 0
         self.last_answer_at = now
         self.cause = ""
@@ -138,9 +142,20 @@ class RequestRetryPolicy:
             self._count_answer(now)
             if self._repeated_failures.failed(error.what):
                 self.end_run(RunEnd("failed", msg("The provider refuses every request. {what}", what=error.what)))
-            return SettleRow(ResponseVerdict("failed", error.what, None, None), 0, 0)
+            return _failed_row(error)
         self.end_run(end_for_error(error))
         return ReleaseRow()
+
+    def available(self, in_flight: int, now: float) -> int:
+        """How many more requests may be sent now."""
+        available = self._concurrency.available(in_flight)
+        limit = self._circuit_breaker.available(in_flight, now)
+        return available if limit is None else min(available, limit)
+
+    @property
+    def resume_at(self) -> float | None:
+        """In an outage, when the next request may be sent (monotonic seconds). None: there is no outage."""
+        return self._circuit_breaker.resume_at
 
     def check_stalled(self, now: float, all_retried: bool) -> None:
         """End the run if there was no answer for too long. After a rate limit, which ends by itself, the run waits
@@ -165,24 +180,38 @@ class RequestRetryPolicy:
     def _count_answer(self, now: float) -> None:
         self._answers += 1
         self.last_answer_at = now
+        if self._circuit_breaker.on_success():
+            self._concurrency.restart()
 
     def _retry(self, error: RateLimited | Unavailable, attempts: RowAttempts, now: float) -> SettleRow | RetryRow:
         self.cause, self._rate_limited = error.what, isinstance(error, RateLimited)
-        lost = error.may_be_billed and not isinstance(error, ServerError)
-        retry_after = retry_after_s(error)
+        lost, retry_after = error.may_be_billed, retry_after_s(error)
         if isinstance(error, RateLimited):
             self._concurrency.rate_limited(attempts.sent_at, now)
         elif self._answers > attempts.answers_seen or lost:
             attempts.failures, attempts.answers_seen = attempts.failures + 1, self._answers
+        if lost or self._circuit_breaker.is_open:
+            self._circuit_breaker.on_failure(attempts.sent_at, now, retry_after)
         if isinstance(error, Unreadable) and self._repeated_failures.failed(error.what):
             self.end_run(RunEnd("failed", msg("None of the answers can be read. {what}", what=error.what)))
         if attempts.failures >= self._limits.max_row_failures:
-            tokens = None if error.may_be_billed else 0
-            return SettleRow(ResponseVerdict("failed", error.what, None, None), tokens, tokens)
+            if self._answers:
+                return _failed_row(error)
+            self.end_run(RunEnd("failed", _nothing_answered(attempts.failures, error)))  # the row stays pending
         if retry_after is not None and retry_after > self._limits.stall_s:
             self.end_run(RunEnd("waiting", error.what, retry_after))
         wait = wait_s(max(1, attempts.count), retry_after, self._limits.base_s, self._limits.cap_s)
         return RetryRow(wait, lost)
+
+
+def _failed_row(error: ProviderError) -> SettleRow:
+    tokens = None if error.may_be_billed else 0
+    return SettleRow(ResponseVerdict("failed", error.what, None, None), tokens, tokens)
+
+
+def _nothing_answered(tries: int, error: ProviderError) -> str:
+    """Why a run ends if one row was tried `tries` times and no row was answered."""
+    return msg("No request was answered, and one row was tried {tries} times. {what}", tries=tries, what=error.what)
 
 
 def end_for_error(error: FabulaError) -> RunEnd:

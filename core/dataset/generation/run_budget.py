@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from decimal import Decimal
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.cost import budget
 from core.dataset.generation.run_store import RunContext
+from core.db.tables import Spend
 from core.errors import OverBudget
 from core.message import msg, sentences
 
+_CENT = Decimal("0.01")
 _MIN_USD = Decimal("1e-12")  # US dollars; less than any request costs
 
 
@@ -50,14 +53,34 @@ def unpriced(
 def exhausted(
     session: Session, context: RunContext, budget_usd: Decimal | None, remaining_usd: Decimal | None
 ) -> str | None:
-    """Which budget ended the run: its own, with `remaining_usd` left, or one of the cost page with less left."""
+    """Which budget ended the run: its own, with `remaining_usd` left, or one of the cost page with less left.
+
+    If part of the run's spending is the worst case of requests with an unknown cost, the reason says how much.
+    """
     page = budget.remaining_in(session, context.actor, context.run_id)
+    reason: str | None
     if remaining_usd is not None and min_limit(remaining_usd, page) == remaining_usd:
-        return msg(
+        reason = msg(
             "The rest of the ${budget_usd} budget may not cover the next row. Raise the budget to continue.",
             budget_usd=budget_usd,
         )
-    return _refusal(session, context, (page or Decimal(0)) + _MIN_USD)
+    else:
+        reason = _refusal(session, context, (page or Decimal(0)) + _MIN_USD)
+    uncertain = _uncertain_usd(session, context.run_id)
+    if reason is None or not uncertain:
+        return reason
+    uncertain_part = msg(
+        "${usd} of it is reserved for requests with an unknown cost: check the provider's usage page for what was "
+        "billed.",
+        usd=f"{uncertain:,.2f}" if uncertain >= _CENT else f"{uncertain.normalize():f}",
+    )
+    return sentences(reason, uncertain_part)
+
+
+def _uncertain_usd(session: Session, run_id: str) -> Decimal:
+    """What the requests of the run with an unknown cost count in total."""
+    query = select(Spend.estimated_usd).where(Spend.reference == run_id, Spend.cost_usd.is_(None))
+    return sum((usd for usd in session.scalars(query) if usd is not None), Decimal(0))
 
 
 def _refusal(session: Session, context: RunContext, amount_usd: Decimal | None) -> str | None:
