@@ -572,7 +572,9 @@ def test_a_stream_is_read_whatever_the_shape_of_its_events(
     assert facts.finish_reason in ("stop", "unknown", "length") and facts.started and facts.model == "writer"
 
 
-@pytest.mark.parametrize(("first", "thought"), [("\n", False), ("<", False), ("<think>\n", False), ("<think>Hm", True)])
+@pytest.mark.parametrize(
+    ("first", "has_thinking"), [("\n", False), ("<", False), ("<think>\n", False), ("<think>Hm", True)]
+)
 def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, has_thinking: bool) -> None:
     server.default = events(*({"choices": [{"delta": {"content": part}}]} for part in (first, "</think>", STORY)))
     stream = Client(server.provider()).stream(CHAT)
