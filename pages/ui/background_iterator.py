@@ -16,11 +16,12 @@ T = TypeVar("T")
 
 
 class BackgroundIterator(Generic[T]):
-    """Items of an iterator as they come: watch `items` and `done` from a fragment, `stop()` it when nobody waits.
+    """Items of an iterator as they arrive: watch `items` and `done` from a fragment, call `stop()` when they are no
+    longer needed.
 
-    `make` gets the event that `stop()` sets, to end what it is waiting for.
+    `make` gets the event that `stop()` sets, so that it can end its own waiting.
 
-    `error` says why it ended early; an error that is none of the family is told as one, and logged.
+    `error` says why it ended early; an unexpected error becomes a `FabulaError` and is logged.
     """
 
     def __init__(self, make: Callable[[threading.Event], Iterator[T]], expected: int) -> None:
@@ -32,7 +33,7 @@ class BackgroundIterator(Generic[T]):
         threading.Thread(target=self._gather, args=(make,), name="background-iterator", daemon=True).start()
 
     def stop(self) -> None:
-        """No more items; what has come stays."""
+        """Stop; items so far are kept."""
         self._stop.set()
 
     def _gather(self, make: Callable[[threading.Event], Iterator[T]]) -> None:

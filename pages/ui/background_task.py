@@ -21,15 +21,15 @@ _PATIENCE_S = 0.4  # a result within this time is drawn without a flicker
 
 
 class BackgroundTask(Generic[T]):
-    """The answer of `make`, which calls what it is given once for each row that it has seen.
+    """The result of `make`, which calls its argument once for each row that it has read.
 
     Args:
-        make: works the answer out.
-        rows: how many it looks at.
-        asks: it asks an endpoint, so that few rows may take long too.
-        provisional: whether an answer is one to make do with for a few seconds only.
+        make: computes the result.
+        rows: how many it reads.
+        asks: it calls an endpoint, so few rows may take long too.
+        provisional: whether a result should be replaced after a few seconds.
 
-    What `make` raises, `get` raises; an error that is none of the family is told as one, and logged.
+    `get` raises what `make` raises; an unexpected error becomes a `FabulaError` and is logged.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class BackgroundTask(Generic[T]):
         """The result; None while it is being computed.
 
         Raises:
-            FabulaError: there is none, and why.
+            FabulaError: why there is no result.
         """
         if self._error is not None:
             raise self._error.with_traceback(None)
@@ -99,10 +99,10 @@ class CachedTask(Protocol[T]):
 
 
 def shared_task(cached: CachedTask[T], *given: Any, job: Hashable = None) -> BackgroundTask[T]:
-    """What a cached function has for these arguments; one that failed is kept for a few seconds only.
+    """The cached task of these arguments; a failed one is kept for a few seconds only.
 
-    `job`: what is worked out, whatever the rows are by now. While that is still going on for earlier rows, it is what
-    everybody gets: rows that come every second must not start a thread every second.
+    `job`: names the computation without its rows. While it still runs for earlier rows, all visitors get that task:
+    rows that arrive every second must not start a thread every second.
     """
     if job is not None and (earlier := _unfinished.get(job)) is not None and not earlier.done:
         return earlier

@@ -111,8 +111,8 @@ def draw_page_if_left() -> None:
 def show_last_action() -> None:
     """Show the notice of the last click as a toast, or the card of its error.
 
-    The card's place is there without a card too: a page keeps its places, and the card of the run before is gone at
-    once, also where this run goes on for as long as a story is written.
+    Its placeholder is drawn without a card too, so that the card of the previous run is cleared at once, also if this
+    run lasts as long as a story is written.
     """
     studio, place = state.studio(), st.empty()
     if studio.notice is not None:

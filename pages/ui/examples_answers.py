@@ -40,7 +40,7 @@ class TriedPrompt:
     Attributes:
         job_id: whose models were asked.
         prompt: as typed.
-        outcome: the answers as they come, or why there are none.
+        outcome: the streamed answers, or the error.
         kept: the answers have been stored with the job.
         position: of the prompt among those of the job; None: it is not stored (yet).
     """
@@ -188,7 +188,7 @@ def _answer(story: StoryStream) -> SideAnswer:
 
 
 def _last_pair(job: JobView, view: ComparisonView | None) -> None:
-    """The answers to the prompt that was asked last, here or on the job's page."""
+    """The answers to the last prompt, from here or from the job's page."""
     if view is None or not view.pairs:
         return
     pair = view.pairs[-1]

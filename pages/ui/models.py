@@ -33,9 +33,9 @@ def picker(
     width: int | Literal["stretch"] = "stretch",
     purpose_in: DeltaGenerator | None = None,
 ) -> ModelInfo | None:
-    """A list to pick a model from, `prefer` or else an untuned one to begin with; None when there is none to pick.
+    """A list to pick a model from, at first `prefer` or an untuned one; None if there is no model.
 
-    What the chosen model is for, and a sample of it, stand under the list, or in `purpose_in`.
+    The model's purpose and the sample button are under the list, or in `purpose_in`.
     """
     found = list(cached.models().found if among is None else among)
     by_id = {f"{info.provider}/{info.id}": info for info in found}

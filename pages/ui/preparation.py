@@ -36,7 +36,7 @@ def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
 def marks(page: str, chosen: DatasetSummary, version: Version | None, only: FileFormat | None = None) -> TrainingFormat:
     """Format, separator and stop; the fields begin with what preparation proposes for these rows.
 
-    `only`: the one format that the model takes; then there is none to choose.
+    `only`: the one format that the model accepts, which cannot be changed.
     """
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"

@@ -85,7 +85,7 @@ class StudioState:
     undo: Any = None  # the pages.ui.undo.Undo of what was last done to rows
     row_open: int | None = None  # the row whose dialog is open
     rows_of: Any = None  # the filter of the row table: (data set, its name, where)
-    table: int = 0  # a new number draws the table of rows anew, without what was typed into it
+    table: int = 0  # a new number redraws the table of rows without unsaved edits
 
 
 def studio() -> StudioState:

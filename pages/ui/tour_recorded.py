@@ -14,7 +14,7 @@ from pages.ui.training import before_after_view, curves
 
 
 def show() -> None:
-    """The recording in the page's language; nothing where there is none."""
+    """Draw the recording in the page's language; nothing if there is none."""
     recording = tour_recording.load(language())
     if recording is None:
         return

@@ -111,7 +111,7 @@ def tokens_of(
 ) -> BackgroundTask[tokens.TokenCount]:
     """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
 
-    While a run adds rows the nearest vocabulary has to do: the engine would be asked 200 times for each new row.
+    While a run adds rows the nearest vocabulary counts: the engine would get 200 requests for each new row.
     """
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
     own_tokenizer = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)

@@ -1,4 +1,4 @@
-"""The grid as a map of states, and beside it the stories: those of the square that was clicked, or the newest."""
+"""The grid as a map of states, next to the stories of the clicked square or the newest ones."""
 
 from __future__ import annotations
 

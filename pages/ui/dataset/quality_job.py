@@ -11,7 +11,7 @@ from core.errors import FabulaError
 from pages.ui import unexpected_errors
 
 Progress = Callable[[int, int], None]
-_QUICK_S = 1.0  # a measurement that took less is made again while a run goes on; a longer one when the run has ended
+_QUICK_S = 1.0  # a shorter measurement is repeated during a run; a longer one when the run has ended
 
 
 class QualityMeasurement:

@@ -32,11 +32,11 @@ def show(
     """The rows as a table, with one click to leave them out.
 
     Args:
-        key: tells tables of one page apart.
+        key: prefix of widget keys, unique on the page.
         row_ids: what to leave out.
         kind: of the finding; says why.
         every: whether leaving out all of them makes sense.
-        marks: a word for some rows, in a column of its own.
+        marks: a word for some rows, in a separate column.
         also: rows shown in place of `row_ids` (of duplicates, those that stay too).
     """
     ids = list(also or row_ids)

@@ -17,7 +17,7 @@ MOST_BARS = 30  # of one chart, and names in one line; more are rare
 
 
 def findings(card: str, report: QualityReport) -> None:
-    """Each finding of a card with its rows; one that it takes a click to see when there are several."""
+    """Each finding of a card with its rows; if there are several, one at a time."""
     found = [finding for finding in report.findings if CARD_OF[finding.kind] == card]
     if not found:
         return

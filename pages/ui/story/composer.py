@@ -18,9 +18,9 @@ from pages.ui.story.story_session import StoryRequest
 
 
 def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
-    """The composer; `button` draws the one that sends, and gets None while there is nothing to send yet.
+    """Draw the composer; `button` draws the send button, and gets None while nothing can be sent.
 
-    Returns how the first model is asked; None while there is no model.
+    Returns the prompt format of the first model; None while there is no model.
     """
     several = bool(state.get("story_compare"))
     with st.container(border=True):
@@ -97,7 +97,7 @@ def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[s
         own_format = story_model.prompt_format_of(info)
         has_values = bool(values) and all(name in values for name, _suggested in own_format.columns)
         if has_values and own_format.template is None:
-            continue  # it is asked as it was trained
+            continue  # it gets the prompt in its training format
         text = first.sentence(values) if values else prompt
         if has_values and own_format.template is not None:
             text = fixed_words(own_format.template)

@@ -1,4 +1,4 @@
-"""The stories of presenter mode, side by side in large type: words as they come, speed, and what they cost."""
+"""The stories of presenter mode, side by side in large type: text as it arrives, speed and cost."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Tit
 
 
 def page(chain: Chain, onward: Callable[[], None]) -> None:
-    """The three sheets; the next step begins when one has ended. `onward` draws what follows the chain."""
+    """Draw the three panes; the next step begins when one has ended. `onward` draws what follows the chain."""
     current = chain.advance()
     panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):

@@ -1,7 +1,6 @@
-"""Remedies for a story that failed or was cut off: buttons next to its error.
-
-A story of a round is written again in its place, and with another model through the form, since that model may want
-another prompt. A step of a chain is written again in the chain, which then goes on from there.
+"""Remedies for a story that failed or was cut off: buttons next to its error. A story of a round is rewritten in its
+pane; another model writes through the form, because it may need another prompt. A step of a chain is rewritten in the
+chain, which then continues from there.
 """
 
 from __future__ import annotations
@@ -38,12 +37,12 @@ _Setting = Literal["temperature", "max_tokens"]
 
 @dataclass(frozen=True, slots=True)
 class _Remedy:
-    """How one story is written again.
+    """How one story is rewritten.
 
     Attributes:
         key: first part of the keys of its buttons.
-        again: writes the same request once more, with another value of one setting (None: as it was).
-        with_model: writes it with another model; None: that is not offered.
+        again: repeats the request, with another value of one setting (None: unchanged).
+        with_model: writes it with another model; None if not offered.
     """
 
     key: str

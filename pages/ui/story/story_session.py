@@ -31,7 +31,7 @@ class StorySound:
         subject: which text, with which model, voice and speed.
         total: how many parts it has.
         before: parts of a reading that ended early.
-        reading: the parts after those, as they come.
+        reading: the later parts, as they arrive.
     """
 
     subject: str

@@ -59,12 +59,12 @@ def _write_button(story_request: StoryRequest | None) -> None:
 
 
 def page(prompt_format: PromptFormat | None) -> None:
-    """The panes on which the stories appear. A visitor who comes back reads on where they are by now.
+    """Draw the panes. A visitor who returns sees the text so far and the rest as it arrives.
 
-    Nothing, a chain, and a round of each size have places of their own: what was there before is gone at once.
+    Nothing, a chain, and a round of each size have separate containers, so that earlier content is cleared at once.
 
     Args:
-        prompt_format: how the chosen model is asked, for the next prompt; None while there is no model.
+        prompt_format: of the chosen model, for the next prompt; None while there is no model.
     """
     session = story_session()
     chain, round_ = session.chain, session.round

@@ -51,10 +51,10 @@ def wait_for_reload(stories: Sequence[StoryStream]) -> None:
 
 
 def _rerun_after_stop() -> Callable[[], None]:
-    """A fragment that draws the page once more where its script was ended before the story was.
+    """A fragment that reruns the page if its script was ended before the story.
 
-    It is called with the page, and then only while no script runs, and only for a browser that is there: somebody has
-    pressed Streamlit's own Stop.
+    It runs with the page, and later only while no script runs and the browser is connected: then Streamlit's own Stop
+    was pressed.
     """
     with_the_page = True
 

@@ -21,11 +21,11 @@ class Place(Protocol):
 
 
 def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
-    """The words so far, or why there are none; returns where they are.
+    """Draw the text so far, or why there is none; returns its container.
 
     Args:
-        place: `st` for a new place, or the place that the first call returned. A new place begins with the words: one
-            that begins empty is seen empty, each time the page is drawn again.
+        place: `st` for a new place, or the place that the first call returned. A new container starts with the text: an
+        empty one would flicker each time the page is drawn.
         story: whose words.
         none: what stands there after the end without a word, and without an error.
     """

@@ -50,7 +50,7 @@ def _mark_now(job_id: str, heard: datetime, where: str) -> _Mark:
 
 
 def source(job: JobView) -> CurveSource:
-    """The curve of one job, with epochs and time where they can be told."""
+    """The curve of one job, with epochs and time if known."""
     return _source(job.id, _mark(job), where(), job)
 
 

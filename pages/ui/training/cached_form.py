@@ -41,7 +41,7 @@ def account(provider: str, model: str) -> Preflight:
 
 @st.cache_resource(ttl=_ACCOUNT_S, max_entries=64)
 def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
-    """What is known of an account, and when it was asked (`time.monotonic()`)."""
+    """The state of an account, and when it was checked (`time.monotonic()`)."""
     found = preflight.preflight(cached.store(), quick(provider), cached.prices(), model, utcnow())
     return found, time.monotonic()
 

@@ -1,7 +1,7 @@
-"""What the training page reads of its jobs, shared between visitors; in the manner of `pages.ui.cached`.
+"""Cached reads of the training page's jobs, shared by all visitors; see `pages.ui.cached`.
 
-Everything about a job is kept by its id and the moment when its provider was last heard, so that a page with many
-jobs reads each of them once. Curves are in `cached_curves`, what a new job needs in `cached_form`.
+The cache key is the job's id and the time of its provider's last answer, so that a page with many jobs reads each of
+them once. Curves are in `cached_curves`, what a new job needs in `cached_form`.
 """
 
 from __future__ import annotations

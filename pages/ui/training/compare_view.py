@@ -117,7 +117,7 @@ def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
 
 
 def _shared(values: Sequence[object]) -> Figure | None:
-    """One of the figures where all have the same definition, which then stands in the title of the row."""
+    """The common definition of a figure, for the title of its row."""
     figures = [value for value in values if isinstance(value, Figure)]
     return figures[0] if len({one.definition for one in figures}) == 1 else None
 

@@ -36,9 +36,9 @@ _ICONS = {
 def show(
     source: CurveSource, key: str, points: Sequence[CheckpointView] = (), missing: str | None = None
 ) -> int | None:
-    """Figures, two charts, how to look at them, and what they say. `key` tells curves on one page apart.
+    """Draw figures, two charts, their controls, and observations. `key` is unique on the page.
 
-    `missing` stands where the curve would be, if there is none and none will come.
+    `missing` is shown in place of a curve that does not exist and will not.
 
     Returns:
         The step of the checkpoint whose mark was clicked, or None.

@@ -40,7 +40,7 @@ def share(interval: Interval | None) -> str:
 
 
 def judged(view: EvaluationView) -> Interval | None:
-    """The share that counts: labels that are right, or, for texts, how near they come to the expected ones."""
+    """The share that counts: of correct labels, or, for texts, of similarity to the expected ones."""
     if view.metrics is None:
         return None
     return view.metrics.accuracy if view.kind == "label" else view.metrics.overlap

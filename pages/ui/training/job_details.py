@@ -58,7 +58,7 @@ def settings(job: JobView) -> None:
 
 
 def hyperparameter(job: JobView, name: str) -> str:
-    """A hyper-parameter as it was chosen."""
+    """A hyperparameter as requested."""
     value = job.hyperparameters.get(name)
     if value in (None, "auto"):
         return _("automatic")

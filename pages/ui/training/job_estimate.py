@@ -113,7 +113,7 @@ def facts(found: JobRequirements) -> None:
         cards.hint(found.problem)
     elif found.account is not None:
         icon = {True: ":green[:material/check_circle:]", False: ":red[:material/block:]"}.get(
-            found.account.may_train,  # type: ignore[arg-type]  # None: nobody knows
+            found.account.may_train,  # type: ignore[arg-type]  # None: unknown
             ":gray[:material/help:]",
         )
         account = found.account

@@ -217,7 +217,7 @@ def _number(key: str) -> float | None:
         return None
     try:
         value = decimal_field.read(key, *RATES) if key == _RATE else state.get(key)
-    except FabulaError:  # the second step does not go on while its text cannot be read
+    except FabulaError:  # the second step does not continue while its text is invalid
         return None
     return None if value is None else float(value)
 

@@ -27,7 +27,7 @@ DEFINITIONS: dict[Definition, str] = {
     "last_step": mark("last step"),
     "held_out": mark("held-out"),
 }
-_SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to tell jobs of one name apart
+_SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to distinguish jobs of one name
 
 
 def status(job: JobView) -> str:
