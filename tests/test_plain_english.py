@@ -1,11 +1,15 @@
-"""Sentences that people read are in plain English: on pages, in messages and in the documents.
+"""Sentences that people read are in plain English: on pages, in messages, in documents and in the code of pages.
 
 A phrase of this table was once on a screen and confused a reader. The second column says what to write in its place.
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -66,13 +70,26 @@ _INSTEAD = {
 
 @cache
 def _sentences() -> list[tuple[str, str]]:
-    """(where, sentence) of every message of the pages and of core, and of every paragraph of the documents."""
+    """(where, text) of every message of pages and core, every paragraph of a document, every docstring of pages."""
     found = [(f"{one.where}:{one.line}", text) for one in collect(_ROOT) for text in (one.message, one.plural) if text]
     for path in [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]:
         if path.name not in _NOT_OURS:
             lines = path.read_text(encoding="utf-8").splitlines()
             found += [(f"{path.name}:{number}", _without_code(line)) for number, line in enumerate(lines, 1)]
+    for path in sorted((_ROOT / "pages").rglob("*.py")):
+        found += [(f"{path.name}:{line}", _without_code(text)) for line, text in _remarks(path)]
     return found
+
+
+def _remarks(path: Path) -> Iterator[tuple[int, str]]:
+    """Docstrings and comments of a file, with their lines."""
+    source = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and (text := ast.get_docstring(node)):
+            yield node.body[0].lineno, text
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
 
 
 def _without_code(line: str) -> str:

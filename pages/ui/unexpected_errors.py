@@ -13,7 +13,7 @@ _log = logging.getLogger("fabula.pages")
 
 
 def as_fabula_error(error: Exception, work: str) -> FabulaError:
-    """`error` for a card: itself where it is one of ours, else a general sentence; `work` names it in the log."""
+    """`error` for a card: unchanged if it is a `FabulaError`, else a general sentence; `work` names it in the log."""
     if isinstance(error, FabulaError):
         return error
     _log.error(work, exc_info=error)

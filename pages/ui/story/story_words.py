@@ -27,7 +27,7 @@ def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
         place: `st` for a new place, or the place that the first call returned. A new container starts with the text: an
         empty one would flicker each time the page is drawn.
         story: whose words.
-        none: what stands there after the end without a word, and without an error.
+        none: shown if the story ended without text and without an error.
     """
     text = story.text.strip()
     if text:
