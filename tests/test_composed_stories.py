@@ -63,3 +63,29 @@ def test_a_line_asks_as_the_data_set_page_asks() -> None:
 @pytest.mark.parametrize(("dynasty", "era"), [("唐", "唐朝"), ("南北朝", "南北朝"), ("五代", "五代")])
 def test_an_era_has_its_suffix_once(dynasty: str, era: str) -> None:
     assert composed_stories._era(dynasty) == era
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        "邓小平",
+        "孙文",
+        "马云",
+        "陈云",
+        "王明",
+        "李安",
+        "赵云",
+        "谢安",
+        "杨勇",
+        "李鹏",
+        "朱德",
+        "林彪",
+        "王小川",
+        "王石",
+        "唐小虎",
+    ],
+)
+def test_no_hero_has_the_name_of_a_well_known_person(known: str) -> None:
+    names = composed_stories._parts("zh")["names"]
+    heroes = {family + given for family in names["family"] for given in (*names["male"], *names["female"])}
+    assert known not in heroes

@@ -46,7 +46,7 @@ class Writer:
 
 WRITERS = {
     "zh": Writer(
-        packaged_models.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 3)
+        packaged_models.writer("zh_CN"), "ultraman", ("ultraman_stories.csv", "ultraman_stories_more.csv"), (3, 2, 4)
     ),
     "en": Writer(packaged_models.writer("en"), "english_stories", ("everyday_heroes.csv",), (3, 2, 2)),
 }
