@@ -79,9 +79,8 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
 def csv_line(cells: Sequence[str]) -> str:
     """One line of CSV, including the line end; formulas are escaped."""
     line = io.StringIO()
-    csv.writer(line).writerow(
-        [safe_cell(c) for c in cells]
-    )  # with "\r\n" as line end it quotes both CR and LF in cells
+    # With "\r\n" as line end it quotes both CR and LF in cells.
+    csv.writer(line).writerow([safe_cell(c) for c in cells])
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 

@@ -111,9 +111,8 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
         "values": dict(values),
         "repeat": repeat,
     }
-    if (
-        recipe.endpoint != "auto"
-    ):  # omitted for `auto`, so that rows written before this setting existed keep their keys
+    # Omitted for `auto`, so that rows written before this setting existed keep their keys.
+    if recipe.endpoint != "auto":
         settings["endpoint"] = recipe.endpoint
     canonical = json.dumps(settings, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()

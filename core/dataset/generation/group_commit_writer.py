@@ -198,10 +198,8 @@ class GroupCommitWriter:
                 async with self._lock:
                     missing = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
-                self._outbox, self._group = (
-                    self._group + self._outbox,
-                    [],
-                )  # they are paid for: keep them after any error
+                # They are paid for: keep them after any error.
+                self._outbox, self._group = self._group + self._outbox, []
                 if not isinstance(exc, StorageFull):
                     self._save_to_rescue_file()
                     raise

@@ -149,8 +149,8 @@ def pending_conditions(
 ) -> tuple[ColumnElement[bool], ...]:
     """SQL conditions for the pending rows of a run. With `failed_only`, only the failed rows that were queued for it.
 
-    The query skips rows that carry the run's id but are already sent or settled. Few pending rows belong to other runs,
-    because the grid is filled in small steps, so skipping them is cheap.
+    Filtering by run id after state is cheap, because few pending rows belong to other runs: the grid is filled in small
+    steps.
     """
     pending = (Row.dataset_id == dataset_id, Row.state == "pending")
     return (*pending, Row.run_id == run_id) if failed_only else pending

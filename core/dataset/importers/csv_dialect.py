@@ -43,9 +43,8 @@ class Dialect:
         """The lines as `csv.reader` expects them."""
         if self.markdown:
             return map(_markdown_to_csv, lines)
-        return (
-            map(_replace_escaped_quotes, lines) if self.backslashed else lines
-        )  # `map` can continue after a line that raised an error
+        # `map` can continue after a line that raised an error.
+        return map(_replace_escaped_quotes, lines) if self.backslashed else lines
 
 
 def _replace_escaped_quotes(line: str) -> str:

@@ -252,9 +252,8 @@ class _Document:
                 self._advance(end - self._position)
                 return
             backslashes = len(self._buffer) - len(self._buffer.rstrip("\\"))
-            self._advance(
-                len(self._buffer) - self._position - backslashes % 2
-            )  # a trailing backslash escapes the next character
+            # A trailing backslash escapes the next character.
+            self._advance(len(self._buffer) - self._position - backslashes % 2)
             if not self._fill(1 + backslashes % 2):
                 self._advance(len(self._buffer) - self._position)
                 return

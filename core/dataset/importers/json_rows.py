@@ -54,9 +54,8 @@ def _columns(table: Mapping[str, Any]) -> dict[str, list[Any]] | None:
             return {name: list(value.values()) for name, value in table.items()}
         return None
     equal_lists = all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
-    if not equal_lists or any(
-        isinstance(cell, dict) for value in values for cell in value
-    ):  # for example messages and tools
+    # Lists of objects are values of a row, for example messages and tools.
+    if not equal_lists or any(isinstance(cell, dict) for value in values for cell in value):
         return None
     return dict(table)
 

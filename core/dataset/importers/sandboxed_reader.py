@@ -41,10 +41,8 @@ def run_reader(module: str, arguments: Sequence[str], file: BinaryIO) -> Iterato
     timer = threading.Timer(_TIMEOUT_S, child.kill)
     timer.start()
     try:
-        with (
-            suppress(BrokenPipeError),
-            _closing(child.stdin) as stdin,
-        ):  # the child has ended; its message, if any, says why
+        # If the pipe breaks, the child has ended; `read_messages` reports why.
+        with suppress(BrokenPipeError), _closing(child.stdin) as stdin:
             file.seek(0)
             while block := file.read(_BLOCK):
                 stdin.write(block)

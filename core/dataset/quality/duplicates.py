@@ -141,15 +141,13 @@ def _bucket_pairs(keys: npt.NDArray[np.uint64] | Ints) -> tuple[Ints, Ints]:
     """Pairs (first of the bucket, member) and (neighbour, member) for all rows that share a key."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
-    same = (
-        np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
-    )  # positions in `order` that are not the first of their bucket
+    # Positions in `order` that are not the first of their bucket.
+    same = np.flatnonzero(ordered[1:] == ordered[:-1]) + 1
     heads = np.ones(len(ordered), dtype=bool)
     heads[same] = False
     head_of = np.maximum.accumulate(np.where(heads, np.arange(len(ordered)), 0))
-    later = same[
-        head_of[same] != same - 1
-    ]  # the second row of a bucket is already paired with the first as its neighbour
+    # The second row of a bucket is already paired with the first as its neighbour.
+    later = same[head_of[same] != same - 1]
     first = np.concatenate((order[same - 1], order[head_of[later]]))
     return first, np.concatenate((order[same], order[later]))
 

@@ -34,9 +34,8 @@ _PLACEHOLDER = re.compile(r"\{\{[^{}\n]{0,60}\}\}|\{[^\W\d][\w .-]{0,40}\}")  # 
 _MARKUP = re.compile(
     r"<\|[\w ]{1,40}\|>|</?s>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\|?(?:endoftext|eot_id)\|?>|</?think>"
 )
-_ENDINGS = frozenset(
-    ".!?…。!?~)”’」』】》\"')]*—;。！？～）"
-)  # the end of a sentence, including closing brackets and quotes
+# The end of a sentence, including closing brackets and quotes.
+_ENDINGS = frozenset(".!?…。!?~)”’」』】》\"')]*—;。！？～）")
 _MIN_ECHO = 4  # minimum prompt length in characters if the text begins with the prompt
 _MIN_ECHO_INSIDE = 20  # minimum prompt length if the text contains it: a shorter one may occur by chance
 
