@@ -1,1 +1,1 @@
-"""Data sets: recipe → grid → rows in the ledger → finished examples → training file."""
+"""Data sets: recipe → grid → rows in the database → finished examples → training file."""

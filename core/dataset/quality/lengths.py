@@ -12,7 +12,7 @@ Numbers = npt.NDArray[np.int64]
 
 _OUTLIER = 3.5  # modified z-score (B. Iglewicz and D. Hoaglin, "How to Detect and Handle Outliers", 1993)
 _TO_SIGMA = 0.6745  # converts the median absolute deviation of a normal distribution to its standard deviation (ibid.)
-_MIN_DEVIATION = 0.1  # minimum deviation: lengths within 10 % of each other are never outliers
+_MIN_DEVIATION = 0.1  # minimum standard deviation of the logarithm, so that small differences are never outliers
 _MIN_TEXTS = 10  # minimum number of texts to detect outliers
 _MAX_BINS = 30  # maximum number of bars
 
