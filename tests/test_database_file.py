@@ -32,7 +32,7 @@ from tests.waiting import WAIT_LIMIT_S
 @pytest.fixture(autouse=True)
 def seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that has come back is taken up at the next look; a slow disk gives other threads the same second."""
-    monkeypatch.setattr(store_module, "_LOOK_AGAIN_S", 0.0)
+    monkeypatch.setattr(store_module, "_RECHECK_S", 0.0)
 
 
 @pytest.fixture

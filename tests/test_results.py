@@ -241,7 +241,7 @@ _LINES = [f"{n},{n * 625},{n},{1 / n},0.0,{1 - 1 / n},," for n in range(1, 5_000
 def test_a_long_file_reads_as_a_short_one_does(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
     text = "\n".join([_ENGINE, *lines]) + "\n"
     quick = parse(text)
-    monkeypatch.setattr(results_module, "_LARGE", len(text))
+    monkeypatch.setattr(results_module, "_FAST_PATH_CHARS", len(text))
     patient = parse(text)
     pd.testing.assert_frame_equal(quick.frame, patient.frame)
     assert quick.skipped == patient.skipped
