@@ -72,7 +72,7 @@ class StoryBilling:
             reference, actor = self._reference, self._actor
             if actor.role == "viewer" and budget.remaining_in(session, actor, reference) is None:
                 raise Refused(
-                    msg("Visitors may write with a paid model only within a budget, and there is none."),
+                    msg("Visitors can use paid models only within a budget, and no budget is set."),
                     msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )
             if worst_case_usd is None:  # `record` checks known amounts

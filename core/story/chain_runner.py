@@ -88,11 +88,11 @@ class Chain:
         already_complete, self._stopped = self.paused_after(name), False
         if already_complete:
             return
-        kept = library.get(self._store, self.steps[name].id)
-        if kept is None:
+        saved = library.get(self._store, self.steps[name].id)
+        if saved is None:
             raise NotFound(msg("This story no longer exists."), msg("Write the chain again."))
         self.steps[name] = stream.continue_story(
-            self._store, self._actor, self._client, kept, self._book, idle_timeout_s=self._idle_timeout_s
+            self._store, self._actor, self._client, saved, self._book, idle_timeout_s=self._idle_timeout_s
         )
 
     def retry(self, name: StepName, request: CompletionRequest, client: Client) -> None:

@@ -54,6 +54,6 @@ def rough_speed() -> float:
         start = time.thread_time()
         for _ in range(_PRODUCTS_PER_TIMING):
             np.matmul(matrix, matrix, out=product)
-        if (took := time.thread_time() - start) > 0:  # 0 if the system's clock is too coarse
-            fastest_s = min(fastest_s, took / _PRODUCTS_PER_TIMING)
+        if (elapsed_s := time.thread_time() - start) > 0:  # 0 if the system's clock is too coarse
+            fastest_s = min(fastest_s, elapsed_s / _PRODUCTS_PER_TIMING)
     return (os.cpu_count() or 1) * 2.0 * _MATRIX_SIZE**3 / fastest_s / _FLOP_PER_TOKEN

@@ -188,7 +188,7 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
 
 
 def _memorised(results: Results, examples: int | None) -> Observation | None:
-    """Nearly all training tokens right, and held-out tokens not: known by heart. Without held-out rows, a suspicion."""
+    """Memorisation: high accuracy on training tokens but not on held-out ones. Without held-out rows, only likely."""
     steps, accuracy = _series(results, _ACCURACY)
     if len(steps) < _MIN_MEASURED_STEPS:
         return None

@@ -84,16 +84,16 @@ def _explain_finished(job: JobView, now: datetime) -> str:
             "The provider reports success but names no model yet. That can take minutes; if it persists, contact "
             "the provider."
         )
-    took = job.training_s(now)
-    if took is None:
+    training_s = job.training_s(now)
+    if training_s is None:
         return msg("Training is done. The model is ready: {fine_tuned_model}", fine_tuned_model=job.fine_tuned_model)
-    if took < _SECONDS_BELOW_S:
+    if training_s < _SECONDS_BELOW_S:
         return msg(
-            "Done after {took} s of training. The model is ready: {fine_tuned_model}",
-            took=max(1, round(took)),
+            "Done after {seconds} s of training. The model is ready: {fine_tuned_model}",
+            seconds=max(1, round(training_s)),
             fine_tuned_model=job.fine_tuned_model,
         )
-    minutes = _minutes(timedelta(seconds=took))
+    minutes = _minutes(timedelta(seconds=training_s))
     return msg(
         "Done after {minutes} min of training. The model is ready: {fine_tuned_model}",
         minutes=minutes,

@@ -203,7 +203,7 @@ def retry_now(store: Store, actor: Actor, job_id: str) -> None:
     """Retry a waiting job now, without the pause that the provider asked for.
 
     Raises:
-        NotFound: there is no such job.
+        NotFound: the job does not exist.
     """
     with store.session() as session:
         job = session.get(TrainingJob, job_id)
@@ -214,17 +214,17 @@ def retry_now(store: Store, actor: Actor, job_id: str) -> None:
 
 
 def pending_requests(store: Store) -> dict[str, str]:
-    """What people ask of unfinished jobs, by id; a job whose pause a person has ended counts as asked for."""
-    wanted = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
+    """Pending requests for unfinished jobs, by job id, including retries started with `retry_now`."""
+    query = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
         TrainingJob.status.not_in(FINISHED),
         TrainingJob.stop_requested.is_not(None) | (TrainingJob.not_before <= utcnow()),
     )
     with store.reading() as session:
-        return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(wanted)}
+        return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(query)}
 
 
 def is_allowed(job: JobView, what: Request) -> bool:
-    """Whether this can be asked for now. A job that has failed at the engine can be resumed where it was."""
+    """Whether the request is possible in the job's current status. A failed engine job can be resumed."""
     if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
         return True
     return not job.finished and job.status in _ALLOWED_STATUSES.get(what, (job.status,))
