@@ -76,7 +76,7 @@ def test_every_way_to_look_at_a_curve_is_valid(chart: Any, axis: charts.Axis, lo
 @pytest.mark.parametrize(
     ("axis", "last"), [("step", 30.0), ("tokens", 15_000.0), ("epoch", 3.0), ("time", 3.0)]
 )  # time: 180 s are 3 minutes
-def test_a_curve_is_drawn_over_what_one_chooses(axis: charts.Axis, last: float) -> None:
+def test_a_curve_uses_the_chosen_x_axis(axis: charts.Axis, last: float) -> None:
     spec = charts.loss_chart(_frame(30), CurveView(axis), _WORDS)
     assert _rows(spec, "raw")[-1]["x"] == pytest.approx(last)
     end = str(spec["params"][-1]["expr"])
@@ -100,7 +100,7 @@ def test_one_step_has_an_axis_that_people_can_read(chart: Any) -> None:
     assert not [row for row in chart(_frame(30), CurveView(), _WORDS)["data"]["values"] if row.get("end") == ""]
 
 
-def test_a_frame_can_be_drawn_over_what_it_has() -> None:
+def test_axes_of_a_frame() -> None:
     frame = _frame(3)
     assert charts.axes(frame) == ("step", "tokens", "epoch", "time")
     frame["elapsed_tokens"], frame["epoch"] = pd.NA, np.nan
@@ -139,7 +139,7 @@ def test_values_at_the_ends_of_two_lines_that_meet_can_both_be_read() -> None:
     assert ends["valid"] - ends["smooth"] == pytest.approx(0.08 * (3 - 3 / 18**0.5))
 
 
-def test_what_has_no_place_on_a_log_scale_is_left_out_there_only() -> None:
+def test_log_scales_leave_out_values_of_zero_or_less() -> None:
     frame = _frame(4)
     frame.loc[1, "training_loss"] = 0.0
     assert len(_rows(charts.loss_chart(frame, CurveView(log=True), _WORDS), "raw")) == 3
@@ -174,7 +174,7 @@ def test_nothing_of_a_curve_is_in_vegas_own_black(chart: Any) -> None:
     assert all("color" in layer["encoding"] for layer in spec["layer"])
 
 
-def test_each_job_of_a_chain_is_smoothed_by_itself() -> None:
+def test_each_job_of_a_chain_is_smoothed_separately() -> None:
     frame = pd.concat([_frame(5), _frame(5).assign(training_loss=9.0)], ignore_index=True)
     frame["step"], frame["part"] = range(1, 11), [0] * 5 + [1] * 5
     rows = _rows(charts.loss_chart(frame, CurveView(smoothing=0.9), _WORDS), "smooth")
@@ -252,7 +252,7 @@ def test_an_overlay_of_many_jobs_is_valid_and_bounded(runs: int, column: charts_
     assert [row["end"] for row in _rows(spec, "end")] == [curve.name for curve in curves]
 
 
-def test_a_job_without_this_column_has_no_line_and_takes_no_others_colour() -> None:
+def test_a_job_without_the_column_has_no_line_and_keeps_the_other_colours() -> None:
     runs = [RunCurve("none", _frame(3)), RunCurve("some", _frame(3, 1)), RunCurve("empty", _frame(0))]
     spec = charts_training.overlay(runs, "validation_loss", CurveView(), _OVERLAY)
     assert {row["job"] for row in spec["data"]["values"]} == {"some"}
@@ -288,9 +288,7 @@ _CHAIN = (("d", "j1"), ("j1", "m1"), ("m1", "j2"), ("e", "j2"), ("j2", "m2"))
         ("ab", (("a", "a"), ("x", "b")), {"a": 0, "b": 0}),
     ],
 )
-def test_what_came_later_stands_further_right(
-    ids: str, edges: tuple[tuple[str, str], ...], columns: dict[str, int]
-) -> None:
+def test_descendants_are_further_right(ids: str, edges: tuple[tuple[str, str], ...], columns: dict[str, int]) -> None:
     assert lineage.layers(list(ids), edges) == columns
 
 

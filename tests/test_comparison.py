@@ -201,7 +201,7 @@ def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
     assert "story" not in {page for page, _reference in pages}
 
 
-def test_what_it_costs_is_told_before(store: Store) -> None:
+def test_the_cost_is_estimated_before_the_start(store: Store) -> None:
     job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
     book, choice = PriceBook.load(), unseen_prompts.choose(store, job)
     assert before_after.estimate_usd(book, job, choice) is None
@@ -224,7 +224,7 @@ def test_a_model_that_is_not_served_yet_is_waited_for(store: Store, client: Fake
     assert "The engine is starting." in notes
 
 
-def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store: Store) -> None:
+def test_a_deleted_base_model_leaves_the_tuned_side_and_can_be_retried(store: Store) -> None:
     client = _Forgetting(gone={"gemma-3-270m"})
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     failed = _go(store, client, job)
@@ -244,9 +244,7 @@ def test_a_base_that_is_gone_leaves_the_tuned_side_and_can_be_asked_again(store:
         ("gemma-3-270m", "base", "Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again."),
     ],
 )
-def test_a_model_that_is_gone_fails_at_once_with_what_brings_it_back(
-    store: Store, gone: str, side: str, next_step: str
-) -> None:
+def test_a_deleted_model_fails_at_once_with_a_next_step(store: Store, gone: str, side: str, next_step: str) -> None:
     client, hurry = _Forgetting(gone={gone}), InstantStopSignal()
     job = _trained(store, client, _dataset(store, _GRID[:7]))
     with store.session() as session:
@@ -274,9 +272,7 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
     assert set(notes[:300]) == {"The engine is not running."} and sum(hurry.waits[:300]) > 120
 
 
-def test_a_data_set_that_is_learned_whole_says_so_and_takes_a_prompt_of_a_person(
-    store: Store, client: FakeClient
-) -> None:
+def test_a_fully_trained_data_set_accepts_custom_prompts(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     done = _go(store, client, job)
     assert (done.state, done.source, done.pairs) == ("done", "none", ())
@@ -297,7 +293,7 @@ def test_a_prompt_of_a_person_may_come_before_the_prompts_are_chosen(store: Stor
     assert done.pairs[0].prompt == "4,x" and len({pair.prompt for pair in done.pairs}) == 3
 
 
-def test_answers_from_another_page_are_kept_without_asking_again(store: Store, client: FakeClient) -> None:
+def test_answers_from_another_page_are_saved(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
     with store.session() as session:
@@ -330,7 +326,7 @@ def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClien
         before_after.add_prompt(store, LOCAL, job, "one more")
 
 
-def test_a_removed_prompt_is_gone_with_its_answers_and_can_be_restored(store: Store, client: FakeClient) -> None:
+def test_a_removed_prompt_can_be_restored(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _THREE_FREE))
     before = _go(store, client, job)
     first, second, third = before.pairs
@@ -459,7 +455,7 @@ def test_an_answer_without_a_word_is_an_answer(store: Store, client: FakeClient)
     assert {(pair.base.model, pair.tuned.model) for pair in done.pairs} == {("gemma-3-270m", _TUNED)}
 
 
-def test_a_provider_that_breaks_off_is_not_asked_again_by_itself(store: Store) -> None:
+def test_a_provider_that_disconnects_is_not_retried_automatically(store: Store) -> None:
     client = _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider="openai")
     client.enqueue("stream", *[FakeStream((ServerError("It broke.", "Try later."),), "m") for _ in range(9)])

@@ -142,7 +142,7 @@ def test_untuned_models_come_from_the_snapshot_with_its_date(book: PriceBook, mo
 
 
 @pytest.mark.parametrize(("provider", "model"), [("openai", "made-up"), ("made-up", "gpt-4o"), ("openai", "whisper-1")])
-def test_what_is_not_known_is_none(book: PriceBook, provider: str, model: str) -> None:
+def test_unknown_costs_are_none(book: PriceBook, provider: str, model: str) -> None:
     assert book.find(provider, model) is None
     assert cost_of(book, provider, model, 10, 10) is None
 
@@ -159,7 +159,7 @@ def test_the_engines_models_are_local_and_free(book: PriceBook, model: str) -> N
     assert not book.stale(price)
 
 
-def test_training_further_costs_what_training_the_root_costs(book: PriceBook) -> None:
+def test_training_further_costs_the_same_as_training_the_base(book: PriceBook) -> None:
     assert training_cost(book, "openai", "ft:gpt-4o-mini-2024-07-18:org::a", 1_000_000) == 3
     assert training_cost(book, "openai", "gpt-4o-mini-2024-07-18", 1_000_000) == 3
     assert training_cost(book, "openai", "gpt-5", 1_000_000) is None
@@ -231,16 +231,14 @@ _PRICED = ["gpt-5.4", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo"]
     ("prompt", "cached", "completion"),
     [(0, 0, 0), (120, 0, 400), (272_000, 0, 9), (272_001, 100, 9), (10**6, 10**6, 1)],
 )
-def test_calls_cost_what_genai_prices_says(
-    book: PriceBook, model: str, prompt: int, cached: int, completion: int
-) -> None:
+def test_call_costs_match_genai_prices(book: PriceBook, model: str, prompt: int, cached: int, completion: int) -> None:
     usage = Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
     theirs = calc_price(usage, model_ref=model, provider_id="openai", genai_request_timestamp=_NOW).total_price
     assert cost_of(book, "openai", model, prompt, completion, cached_tokens=cached) == theirs
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-5.4"])
-def test_batches_cost_what_genai_prices_says(book: PriceBook, model: str) -> None:
+def test_batch_costs_match_genai_prices(book: PriceBook, model: str) -> None:
     theirs = calc_price(
         Usage(input_tokens=120, output_tokens=400), model_ref=model, provider_id="openai", genai_request_timestamp=_NOW,
         price_context={"processing": "batch"},
@@ -395,9 +393,7 @@ def test_openais_tuned_models_have_their_last_days(book: PriceBook) -> None:
     ("model", "last_day", "soon"),
     [("gpt-5", date(2026, 12, 11), True), ("gpt-4o", date(2027, 1, 14), True), ("gpt-5.1", date(2027, 4, 1), False)],
 )
-def test_last_days_reach_models_whose_price_stands_elsewhere(
-    book: PriceBook, model: str, last_day: date, soon: bool
-) -> None:
+def test_last_days_apply_to_models_priced_elsewhere(book: PriceBook, model: str, last_day: date, soon: bool) -> None:
     price = book.find("openai", model)
     assert price is not None and price.source.startswith("genai-prices")
     assert (price.valid_until, book.ends_soon(price)) == (last_day, soon)
@@ -438,7 +434,7 @@ def test_amounts_follow_each_other_by_date(home: Path) -> None:
         assert price is not None and price.input_per_mtok == amount
 
 
-def test_an_amount_that_has_ended_is_shown_as_ended_and_one_of_the_future_waits(home: Path) -> None:
+def test_expired_amounts_are_marked_and_future_ones_ignored(home: Path) -> None:
     _price_file(
         home,
         "past,p,,input,1,USD,mtok,,2026-10-31,s,2026-10-01,",
@@ -588,7 +584,7 @@ def test_spend_sums_are_exact_and_unknown_is_counted_apart(settings: Settings) -
     assert spend.spent(store, datetime.now(UTC) + timedelta(minutes=1)).calls == 0
 
 
-def test_a_reserved_call_is_settled_with_what_it_took(settings: Settings) -> None:
+def test_a_reservation_is_settled_with_the_actual_cost(settings: Settings) -> None:
     store = Store.open(settings)
     since = datetime.now(UTC) - timedelta(minutes=1)
     reserved = _spend(store, "0.5")

@@ -51,7 +51,7 @@ def _paid(
 # --- budgets --------------------------------------------------------------------------------------------------------
 
 
-def test_without_budgets_everything_goes_and_nothing_is_said_of_a_rest(store: Store) -> None:
+def test_without_budgets_nothing_is_limited(store: Store) -> None:
     _reserve(store, "1000000")
     assert budget.remaining(store, LOCAL) is None
     assert budget.budgets(store) == []
@@ -102,7 +102,7 @@ def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store
     assert budget.remaining(store, LOCAL) == 3  # all or nothing
 
 
-def test_settling_gives_back_what_was_not_needed(store: Store) -> None:
+def test_settling_releases_the_unused_reservation(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(3))
     made = _reserve(store, "3")
     with store.session() as session:
@@ -119,7 +119,7 @@ def test_last_month_does_not_count(store: Store) -> None:
     assert budget.remaining(store, LOCAL) == 1
 
 
-def test_what_was_already_bought_is_written_whatever_the_budget(store: Store) -> None:
+def test_paid_calls_are_recorded_despite_a_budget(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     _paid(store, "2")
     view = budget.budgets(store)[0]
@@ -127,7 +127,7 @@ def test_what_was_already_bought_is_written_whatever_the_budget(store: Store) ->
     assert budget.remaining(store, LOCAL) == 0
 
 
-def test_an_unknown_price_cannot_be_kept_within_a_budget(store: Store) -> None:
+def test_unknown_prices_are_blocked_by_a_budget(store: Store) -> None:
     with store.session() as session:
         budget.check(session, LOCAL, None)  # no budget: nothing to keep
     budget.set_budget(store, LOCAL, "month", Decimal(1))
@@ -178,7 +178,7 @@ def test_a_budget_is_changed_and_taken_away(store: Store) -> None:
         (_ANNA, "month", Decimal(1), ""),
     ],
 )
-def test_what_cannot_be_a_budget_is_refused(
+def test_invalid_budgets_are_rejected(
     store: Store, actor: Actor, scope: budget.Scope, amount: Decimal, subject: str
 ) -> None:
     with pytest.raises(FabulaError):
@@ -189,7 +189,7 @@ def test_what_cannot_be_a_budget_is_refused(
 # --- the ledger -----------------------------------------------------------------------------------------------------
 
 
-def test_the_providers_count_wins_and_ours_is_kept_beside_it(store: Store) -> None:
+def test_the_reported_count_is_used_and_the_local_one_saved(store: Store) -> None:
     with store.session() as session:
         both = spend.record(
             session, LOCAL, "story", provider="p", model="m", reference="s", prompt_tokens=10, completion_tokens=20,
@@ -204,7 +204,7 @@ def test_the_providers_count_wins_and_ours_is_kept_beside_it(store: Store) -> No
         assert {(row.counted_prompt_tokens, row.counted_completion_tokens) for row in rows} == {(11, 19)}
 
 
-def test_days_are_told_apart_by_model_and_person(store: Store) -> None:
+def test_days_are_grouped_by_model_and_person(store: Store) -> None:
     start = datetime(2026, 11, 1, tzinfo=UTC)
     for at, amount, actor in (
         (start, "1", LOCAL),
@@ -238,7 +238,7 @@ def test_months_go_back_to_the_first_call_and_each_has_its_own_sums(store: Store
     assert spend_history.export(store, february, march).count(b"\n") == 1
 
 
-def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
+def test_estimate_and_actual_cost_per_run_and_job(store: Store) -> None:
     since = datetime.now(UTC) - timedelta(hours=1)
     _reserve(store, "2", reference="run-1")
     made = _reserve(store, "2", reference="run-1")
@@ -259,7 +259,7 @@ def test_estimate_against_actual_for_each_run_and_job(store: Store) -> None:
     assert len(spend_history.by_reference(store, since, limit=1)) == 1
 
 
-def test_what_the_engine_does_has_no_price_before_its_hour_has_one(store: Store) -> None:
+def test_engine_work_has_no_cost_without_a_machine_price(store: Store) -> None:
     with store.session() as session:
         spend.record(
             session, LOCAL, "story", provider="engine", model="storyteller", reference="s-1", completion_tokens=9,
@@ -330,7 +330,7 @@ def test_a_name_that_does_not_fit_is_refused_for_its_length(store: Store, name: 
     assert refused.value.what == says and custom_prices.list_custom(store) == []
 
 
-def test_an_own_price_stands_before_the_books_and_is_marked(store: Store) -> None:
+def test_a_custom_price_overrides_the_list_price(store: Store) -> None:
     _set(store, amount="0.9")
     book = custom_prices.book(store)
     price = book.find("openai", "gpt-4o-mini")
@@ -408,7 +408,7 @@ def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Stor
         {"amount": "2", "what": "batch_factor", "unit": "factor"},
     ],
 )
-def test_what_cannot_be_a_price_is_refused(store: Store, values: dict[str, str]) -> None:
+def test_invalid_prices_are_rejected(store: Store, values: dict[str, str]) -> None:
     with pytest.raises(FabulaError) as caught:
         _set(store, **values)
     assert caught.value.next_step
@@ -479,7 +479,7 @@ def test_best_so_far_needs_a_difference_that_the_intervals_support(
     assert quality.leader([]) is None
 
 
-def test_a_preferred_story_costs_as_many_stories_as_it_takes_to_win() -> None:
+def test_cost_per_preferred_story() -> None:
     def one(kind: str, share: float, cost: str | None) -> Decimal | None:
         usd = None if cost is None else Decimal(cost)
         return quality.Quality("openai", "a", kind, kind, share, 0, 1, 4, usd).usd_per_preferred  # type: ignore[arg-type]
@@ -526,7 +526,7 @@ def test_evaluations_count_by_their_share(store: Store, found: dict[str, Any] | 
     )
 
 
-def test_the_cost_beside_it_is_what_was_paid_or_else_todays_price(store: Store) -> None:
+def test_quality_uses_paid_costs_or_todays_price(store: Store) -> None:
     _vote(store, [_story(store, "paid"), _story(store, "gpt-4o-mini")], None)
     with store.session() as session:
         for model, cost in (("paid", Decimal("0.3")), ("paid", Decimal("0.1")), ("gpt-4o-mini", None)):

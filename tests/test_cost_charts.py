@@ -40,7 +40,7 @@ def _price(model: str, output: str | None, **more: Any) -> Price:
     return Price(model, known.pop("provider"), amount, amount, None, None, **known)
 
 
-def test_bars_carry_multiples_and_marks_and_leave_out_what_has_no_place_on_a_logarithm() -> None:
+def test_price_bars_have_multiples_and_leave_out_free_models() -> None:
     rows = (
         _price("base", "2"),
         _price("dear", "120", valid_until=date(2024, 1, 4)),

@@ -47,9 +47,7 @@ def _output(book: PriceBook) -> Decimal | None:
     return None if price is None else price.output_per_mtok
 
 
-def test_a_newer_edition_is_used_by_books_that_are_open_and_says_when_it_came(
-    price_address: PriceAddress, home: Path
-) -> None:
+def test_open_price_books_use_newer_data(price_address: PriceAddress, home: Path) -> None:
     book = PriceBook.load(home)
     assert _output(book) == Decimal("0.6")
     found = price_data_version.fetch(LOCAL, _WHEN, home)
@@ -65,7 +63,7 @@ def test_a_newer_edition_is_used_by_books_that_are_open_and_says_when_it_came(
     assert _output(book) == Decimal("0.6")
 
 
-def test_every_process_of_the_home_reads_what_one_has_fetched(price_address: PriceAddress, home: Path) -> None:
+def test_all_processes_use_fetched_prices(price_address: PriceAddress, home: Path) -> None:
     price_data_version.fetch(LOCAL, _WHEN, home)
     code = (
         "import sys; from pathlib import Path; from core.cost.price_book import PriceBook, cost_of;"
@@ -78,7 +76,7 @@ def test_every_process_of_the_home_reads_what_one_has_fetched(price_address: Pri
 
 
 @pytest.mark.parametrize("answer", [*_BAD, None])
-def test_what_is_no_price_data_changes_nothing(price_address: PriceAddress, home: Path, answer: bytes | None) -> None:
+def test_invalid_price_data_is_ignored(price_address: PriceAddress, home: Path, answer: bytes | None) -> None:
     price_address.body = answer
     with pytest.raises(FabulaError, match=r"Couldn't fetch newer prices: .+") as failure:
         price_data_version.fetch(LOCAL, datetime.now(UTC), home)
@@ -87,7 +85,7 @@ def test_what_is_no_price_data_changes_nothing(price_address: PriceAddress, home
 
 
 @pytest.mark.parametrize("data", _BAD)
-def test_a_kept_edition_that_cannot_be_read_leaves_the_packaged_prices(home: Path, data: bytes) -> None:
+def test_unreadable_fetched_data_falls_back_to_packaged_prices(home: Path, data: bytes) -> None:
     home.mkdir(exist_ok=True)
     (home / price_data_version.FILE).write_bytes(data)
     assert _output(PriceBook.load(home)) == Decimal("0.6")

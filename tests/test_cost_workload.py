@@ -166,7 +166,7 @@ def test_the_machine_trains_at_its_measured_training_speed(
     assert (found.problem is None) == (upfront is not None)
 
 
-def test_a_rented_machine_costs_by_the_month_whatever_it_does() -> None:
+def test_an_always_on_machine_has_a_fixed_monthly_cost() -> None:
     machine = Machine(Decimal("0.5"), Decimal(40), always_on=True)
     found = workload.costs(_WORK, Candidate("here", "local", machine=machine))
     assert (found.per_request, found.upfront, found.fixed_per_month, found.per_month) == (0, 0, 360, 360)
@@ -193,7 +193,7 @@ def test_a_machine_that_is_too_slow_says_so() -> None:
         (Candidate("x", "base", _price(currency="CNY")), {}, "prices are in CNY"),
     ],
 )
-def test_what_is_not_known_is_said_and_never_free(candidate: Candidate, change: dict[str, bool], says: str) -> None:
+def test_unknown_costs_are_reported_and_never_free(candidate: Candidate, change: dict[str, bool], says: str) -> None:
     found = workload.costs(replace(_WORK, **change), candidate)  # type: ignore[arg-type]  # a table row
     assert found.problem is not None and says in found.problem
     assert found.total(10) is None
@@ -295,13 +295,13 @@ def test_the_three_inputs_that_matter_most() -> None:
     assert context.lower is not None and context.higher is not None and context.lower > context.higher
 
 
-def test_an_input_that_decides_whether_it_pays_back_at_all_comes_first() -> None:
+def test_inputs_that_decide_the_break_even_are_first() -> None:
     work = replace(_WORK, context_tokens=1400)
     in_days, found = sensitivity.effects(work, _both)
     assert in_days and None in (found[0].lower, found[0].higher)
 
 
-def test_where_nothing_pays_back_the_difference_a_month_is_told() -> None:
+def test_without_a_break_even_the_monthly_difference_is_reported() -> None:
     in_days, found = sensitivity.effects(replace(_WORK, context_tokens=0), _both)
     assert not in_days
     assert found[0].input in ("requests_per_day", "completion_tokens")

@@ -34,7 +34,7 @@ def test_cells_and_values_outside_the_grid_take_turns(
 
 
 @pytest.mark.parametrize("preset", presets.load(), ids=lambda preset: preset.id)
-def test_every_cell_of_a_preset_comes_once_before_any_comes_again(preset: presets.Preset) -> None:
+def test_every_preset_cell_appears_once_before_any_repeats(preset: presets.Preset) -> None:
     columns = [(column.name, column.values) for column in preset.recipe.columns]
     size = math.prod(len(values) for _name, values in columns)
     first = [

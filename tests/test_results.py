@@ -35,7 +35,7 @@ def test_the_articles_excerpt_reads_as_printed() -> None:
 
 
 @pytest.mark.skipif(not _FIXTURE.exists(), reason="the whole results file of 2023 is not on this machine")
-def test_the_whole_file_of_2023_reads_in_full() -> None:
+def test_the_results_file_of_2023_is_read_completely() -> None:
     text = _FIXTURE.read_text(encoding="utf-8")
     results = parse(text)
     assert (results.steps, results.skipped, results.trained_tokens) == (1857, 0, 1_229_945)
@@ -72,7 +72,7 @@ def test_the_whole_file_of_2023_reads_in_full() -> None:
         ("\x00,\x00", 0, 1),
     ],
 )
-def test_what_cannot_be_read_is_skipped_and_counted(text: str, steps: int, skipped: int) -> None:
+def test_unreadable_lines_are_skipped_and_counted(text: str, steps: int, skipped: int) -> None:
     results = parse(text)
     assert (results.steps, results.skipped) == (steps, skipped)
     assert tuple(results.frame.columns) == COLUMNS
@@ -117,7 +117,7 @@ def test_steps_come_out_sorted_and_once_each_the_later_line_counting() -> None:
     assert (results.last("training_loss"), results.skipped) == (7, 1)
 
 
-def test_a_loss_below_zero_is_shown_as_the_file_has_it() -> None:
+def test_negative_losses_are_shown_unchanged() -> None:
     """It is the fault of what wrote the file; hiding it would hide the fault."""
     for lines in (1, 5_000):
         text = _HEADER + "\n" + "".join(f"{n},{n},{n},-0.125,1.0,1.0\n" for n in range(1, lines + 1))
@@ -210,7 +210,7 @@ def test_no_text_is_an_error(text: str) -> None:
         (f"{_HEADER}\n1,625,1,0.88,0.0,0.75\n", None),
     ],
 )
-def test_why_there_is_no_curve_is_told(text: str, note: str | None) -> None:
+def test_reasons_for_a_missing_curve(text: str, note: str | None) -> None:
     told = parse(text).note
     assert (told is None) if note is None else (told is not None and note in told)
 

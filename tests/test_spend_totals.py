@@ -119,7 +119,7 @@ def test_totals_follow_lines_that_come_and_go(store: Store) -> None:
     assert there(store) == {("person", "ann", MONTH): 2, ("reference", "s", ""): 2} and agree(store)
 
 
-def test_what_is_rolled_back_counts_nothing(store: Store) -> None:
+def test_rolled_back_calls_do_not_count(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), store.session() as session:
         spend.record(session, LOCAL, "story", provider="p", model="m", reference="s", cost_usd=Decimal(1))
         _ = 1 / 0
@@ -233,7 +233,7 @@ def _insert(store: Store, table: str, **values: object) -> None:
         connection.execute(text(f"INSERT INTO {table} ({columns}) VALUES ({places})"), values)
 
 
-def test_the_migration_fills_the_totals_and_ties_what_is_in_flight(old: Store) -> None:
+def test_the_migration_fills_totals_and_links_calls_in_flight(old: Store) -> None:
     claimed, batched = datetime(2026, 11, 3, 12, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC)
     _insert(
         old, "datasets", id="d", name="d", source="recipe", columns="[]", filled=0, created_at=claimed, created_by="a"
@@ -374,7 +374,7 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
     assert agree(store)
 
 
-def test_what_others_have_taken_back_is_not_sent(store: Store) -> None:
+def test_rows_released_by_others_are_not_sent(store: Store) -> None:
     """This machine slept before it marked its rows; another took them back: they cannot be marked any more."""
     order = row_store.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
     assert order is not None

@@ -49,7 +49,7 @@ def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
     return round_
 
 
-def test_four_stories_are_written_at_the_same_time_and_each_is_kept(store: Store) -> None:
+def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
     clients = [_Client("a", ...), _Client("b", ...), _Client("c", ...), _Client("d", ...)]
     round_ = _round(store, *clients)
     seen: set[int] = set()
@@ -72,7 +72,7 @@ def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
     assert isinstance(bad.error, ModelNotFound) and good.error is None and good.text == "fine"
 
 
-def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
+def test_updates_polls_while_there_is_no_text(store: Store) -> None:
     round_ = _round(store, _Client(...))
     beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, poll_s=0.001)
     next(beats)  # the state it is in
@@ -88,9 +88,7 @@ def test_while_nothing_comes_there_is_a_beat(store: Store) -> None:
         ([RoundEntry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
     ],
 )
-def test_what_cannot_be_written_is_said_before_anything_is_sent(
-    store: Store, entries: list[RoundEntry], words: str
-) -> None:
+def test_invalid_rounds_are_rejected_before_sending(store: Store, entries: list[RoundEntry], words: str) -> None:
     with pytest.raises(FabulaError, match=words):
         arena.start_round(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
 
@@ -102,12 +100,12 @@ def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("seed", "next_seed"), [(None, None), (0, 1), (41, 42), (2**31 - 1, 0), (2**40, 0), (-5, -4)])
-def test_again_is_the_same_request_with_another_seed(seed: int | None, next_seed: int | None) -> None:
+def test_rerun_uses_the_next_seed(seed: int | None, next_seed: int | None) -> None:
     request = replace(_REQUEST, seed=seed, temperature=0.3, stop=("END",))
     assert arena.with_next_seed(request) == replace(request, seed=next_seed)
 
 
-def test_a_round_is_written_again_by_the_same_models_from_the_same_values(store: Store) -> None:
+def test_rerun_entries_have_the_same_models_and_values(store: Store) -> None:
     entries = [replace(entry, column_values={"hero": "唐"}) for entry in _entries("m0", "m1")]
     registry = FakeRegistry({"m0": _Client("a"), "m1": _Client("b")})
     for name, client in registry.clients.items():
@@ -119,7 +117,7 @@ def test_a_round_is_written_again_by_the_same_models_from_the_same_values(store:
 # --- votes ------------------------------------------------------------------------------------------------------------
 
 
-def test_names_are_hidden_until_there_is_a_vote_and_told_where_there_is_nothing_to_vote_on(store: Store) -> None:
+def test_names_are_hidden_until_a_vote_is_possible(store: Store) -> None:
     assert not _finished(store, "a", "b", blind=False).names_hidden
     both = _finished(store, "a", "b")
     assert both.names_hidden and both.can_vote
@@ -215,7 +213,7 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
 
 
 @pytest.mark.usefixtures("patient")
-def test_a_reader_who_comes_back_in_time_reads_on(store: Store) -> None:
+def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     client = _Client("half a ", ...)
     told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0)  # type: ignore[arg-type]  # a fake
     with told.reading():
@@ -298,7 +296,7 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
 
 
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
-def test_a_cut_story_goes_on_as_one_story(store: Store, endpoint: str) -> None:
+def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
     request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
     first = stream.start_story(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")

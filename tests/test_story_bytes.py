@@ -55,18 +55,18 @@ def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
     return text, error, stream.facts.finish_reason
 
 
-def test_a_story_is_whole_wherever_its_bytes_are_parted() -> None:
+def test_a_story_is_complete_wherever_its_bytes_are_split() -> None:
     wire = _wire()
     for at in range(1, len(wire)):
         assert _read([wire[:at], wire[at:]]) == (_TEXT, None, "stop"), at
 
 
-def test_a_story_that_comes_byte_by_byte_is_whole() -> None:
+def test_a_story_sent_byte_by_byte_is_complete() -> None:
     wire = _wire()
     assert _read([wire[i : i + 1] for i in range(len(wire))]) == (_TEXT, None, "stop")
 
 
-def test_a_story_that_is_cut_at_any_byte_keeps_whole_pieces_and_says_that_it_was_cut() -> None:
+def test_a_story_cut_at_any_byte_keeps_complete_pieces_and_reports_the_cut() -> None:
     wire = _wire()
     finished = wire.index(b'"stop"')
     begun = {"".join(_PIECES[:n]) for n in range(len(_PIECES) + 1)}
@@ -92,7 +92,7 @@ def test_a_story_that_is_cut_at_any_byte_keeps_whole_pieces_and_says_that_it_was
         (["从", "前"], "从前"),
     ],
 )
-def test_halves_of_characters_are_joined_or_told_as_missing(pieces: list[str], text: str) -> None:
+def test_surrogate_halves_are_joined_or_replaced(pieces: list[str], text: str) -> None:
     joined = SurrogateJoiner()
     got = "".join([*(joined.feed(piece) for piece in pieces), joined.flush()])
     assert got == text
@@ -101,7 +101,7 @@ def test_halves_of_characters_are_joined_or_told_as_missing(pieces: list[str], t
 
 @settings(max_examples=200)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=5), max_size=8))
-def test_whatever_comes_can_be_stored(pieces: list[str]) -> None:
+def test_any_text_can_be_stored(pieces: list[str]) -> None:
     joined = SurrogateJoiner()
     got = "".join([*(joined.feed(piece) for piece in pieces), joined.flush()])
     got.encode("utf-8")

@@ -55,7 +55,7 @@ def test_each_step_streams_and_reads_the_ones_before(store: Store) -> None:
     assert "故事" in asked[2].prompt and asked[2].max_tokens == 40
 
 
-def test_a_step_that_nobody_reads_is_read_for_the_next(store: Store) -> None:
+def test_an_unread_step_is_read_before_the_next_one(store: Store) -> None:
     client = _client("提纲", "故事", "题目")
     assert [step.name for step in chain.stream_chain(client, _IDEA)] == list(chain.STEPS)
     assert "提纲" in client.sent[1][1].prompt
@@ -86,7 +86,7 @@ def _cut() -> FakeStream:
 
 
 @pytest.mark.parametrize("how", ["cut", "empty"])
-def test_a_step_that_fails_ends_the_chain_and_keeps_what_there_is(store: Store, how: str) -> None:
+def test_a_failed_step_ends_the_chain_and_keeps_its_text(store: Store, how: str) -> None:
     client = _client("提纲")
     client._queues["stream"].append(_cut() if how == "cut" else FakeStream((), "writer"))
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
@@ -105,7 +105,7 @@ def test_a_chain_that_is_stopped_goes_no_further(store: Store) -> None:
     assert written.done and written.advance() is None and [s.text for s in library.recent(store)] == ["半"]
 
 
-def test_a_chain_that_is_stopped_between_two_steps_begins_no_other_until_it_goes_on(store: Store) -> None:
+def test_a_chain_stopped_between_steps_starts_no_step_until_it_is_continued(store: Store) -> None:
     client = _client("提纲", "故事", "题目")
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     first = written.advance()
@@ -120,7 +120,7 @@ def test_a_chain_that_is_stopped_between_two_steps_begins_no_other_until_it_goes
     assert [story.text for story in written.steps.values()] == ["提纲", "故事", "题目"]
 
 
-def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
+def test_a_partial_step_is_continued_and_the_next_steps_follow(store: Store) -> None:
     client = _client("提纲")
     client.enqueue("stream", _cut(), FakeStream(("篇",), "writer"), FakeStream(("题目",), "writer"))
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
@@ -136,7 +136,7 @@ def test_a_cut_step_goes_on_and_the_steps_after_it_follow(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_a_step_that_is_not_on_the_shelf_any_more_cannot_go_on(store: Store) -> None:
+def test_a_deleted_step_cannot_be_continued(store: Store) -> None:
     client = FakeClient()
     client.enqueue("stream", _cut())
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
@@ -168,7 +168,7 @@ def test_a_text_is_cut_where_a_voice_would_pause(text: str, over: bool, found: l
 
 
 @pytest.mark.parametrize("size", [1, 2, 7])
-def test_sentences_do_not_change_while_more_comes(size: int) -> None:
+def test_sentences_do_not_change_while_text_is_added(size: int) -> None:
     text = "从前。有一天！It was 3.5 m. Then? 完"
     seen: list[str] = []
     for at in range(0, len(text) + size, size):
@@ -177,7 +177,7 @@ def test_sentences_do_not_change_while_more_comes(size: int) -> None:
         seen = now
 
 
-def test_parts_are_whole_sentences_within_the_limit() -> None:
+def test_parts_are_complete_sentences_within_the_limit() -> None:
     text = "一二三。" * 10 + "长" * 25 + "。"
     found = parts(text, max_chars=12)
     assert all(len(part) <= 12 for part in found)
@@ -244,7 +244,7 @@ def test_an_endpoint_that_does_not_speak_says_why(answer: fault_server.Answer, e
             _speech(server).speak(_SPOKEN)
 
 
-def test_what_cannot_be_read_is_not_sent(store: Store) -> None:
+def test_text_without_sentences_is_not_sent(store: Store) -> None:
     book = PriceBook.load()
     with FaultServer() as server:
         speech = _speech(server)

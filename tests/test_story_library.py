@@ -71,7 +71,7 @@ def shelve(store: Store) -> None:
 
 
 @pytest.mark.parametrize(("where", "ids"), SOUGHT)
-def test_stories_are_found_again(store: Store, where: StoryFilter, ids: list[str]) -> None:
+def test_stories_can_be_searched(store: Store, where: StoryFilter, ids: list[str]) -> None:
     shelve(store)
     assert found(store, where) == ids
     assert library.search(store, where, limit=0).total == len(ids)
@@ -84,7 +84,7 @@ def test_the_shelf_knows_its_models_and_tags(store: Store) -> None:
     assert library.models(store) == ["a", "b"] and library.tags(store) == ["x", "y"]
 
 
-def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
+def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     story = put(store, 1)
     feedback.rate(store, LOCAL, story, stars=4)
     feedback.like(store, LOCAL, story, True)
@@ -108,7 +108,7 @@ def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store
     assert (kept.stars, kept.liked, kept.tags, kept.edited_text) == (None, None, (), None)
 
 
-def test_a_deleted_story_is_gone_until_it_is_brought_back(store: Store) -> None:
+def test_a_deleted_story_is_hidden_until_it_is_restored(store: Store) -> None:
     story = put(store, 1)
     feedback.delete(store, LOCAL, story)
     assert library.get(store, story) is None and found(store, StoryFilter()) == []
@@ -119,7 +119,7 @@ def test_a_deleted_story_is_gone_until_it_is_brought_back(store: Store) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["stars", "empty", "long", "tags", "tag", "viewer", "gone"])
-def test_what_cannot_be_kept_is_refused_with_a_sentence(store: Store, wrong: str) -> None:
+def test_invalid_feedback_is_rejected_with_a_message(store: Store, wrong: str) -> None:
     story = put(store, 1)
     with pytest.raises(FabulaError) as caught:
         match wrong:
@@ -220,12 +220,12 @@ def _gone(store: Store, provider: Provider, model: str, now: datetime) -> ModelN
     return error
 
 
-def test_a_retired_model_says_since_when_and_what_to_use(store: Store) -> None:
+def test_a_retired_model_has_a_date_and_a_replacement(store: Store) -> None:
     error = _gone(store, _OPENAI, "ft:gpt-4o-mini-2024-07-18:me:x:1", datetime(2028, 1, 1, tzinfo=UTC))
     assert "2027-01-1" in error.what and "gpt-4o-mini-2024-07-18" in error.next_step
 
 
-def test_a_model_that_is_deleted_says_when_it_last_wrote_and_what_learned_the_same(store: Store) -> None:
+def test_a_deleted_model_has_its_last_use_and_a_replacement(store: Store) -> None:
     put(store, 1, model="ft:base:fabula:a:1", at=_AT)
     with store.session() as session:
         for number, name in enumerate(("ft:base:fabula:a:1", "ft:base:fabula:b:2")):
@@ -251,7 +251,7 @@ def test_a_model_that_was_never_here_says_so(store: Store) -> None:
         ("Something else", "Something else"),
     ],
 )
-def test_a_prompt_that_is_too_long_or_filtered_is_told_with_a_way_on(store: Store, said: str, words: str) -> None:
+def test_long_and_filtered_prompts_have_a_next_step(store: Store, said: str, words: str) -> None:
     error = error_explanation.explain(store, PriceBook.load(), _OPENAI, "m", BadRequest(said, "Change it."))
     assert isinstance(error, BadRequest) and words in error.what and error.next_step
 
@@ -259,7 +259,7 @@ def test_a_prompt_that_is_too_long_or_filtered_is_told_with_a_way_on(store: Stor
 # --- prompts for presenter mode ---------------------------------------------------------------------------------------
 
 
-def test_prepared_prompts_are_kept_clean(home: Path) -> None:
+def test_prepared_prompts_are_normalized(home: Path) -> None:
     assert presenter_prompts.load(home) == []
     presenter_prompts.save(home, LOCAL, [" one ", "", "two", "one", "x" * (presenter_prompts.MAX_PROMPT_LENGTH + 1)])
     assert presenter_prompts.load(home) == ["one", "two", "x" * presenter_prompts.MAX_PROMPT_LENGTH]

@@ -24,7 +24,7 @@ def settings(on_postgres: Settings) -> Settings:
     return on_postgres
 
 
-def test_stories_are_found_again_as_on_sqlite(store: Store) -> None:
+def test_stories_can_be_searched_as_on_sqlite(store: Store) -> None:
     shelve(store)
     for where, ids in SOUGHT:
         assert found(store, where) == ids, where
@@ -32,7 +32,7 @@ def test_stories_are_found_again_as_on_sqlite(store: Store) -> None:
     assert library.models(store) == ["writer", "other"] and library.tags(store) == ['a"b', "英雄"]
 
 
-def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store) -> None:
+def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     put(store, 1, tags=["x"])
     feedback.rate(store, LOCAL, "s1", stars=4)
     feedback.like(store, LOCAL, "s1", True)
@@ -46,7 +46,7 @@ def test_what_people_think_of_a_story_is_kept_and_can_be_taken_back(store: Store
     assert library.get(store, "s1") == kept
 
 
-def test_a_story_is_written_and_kept_with_its_money_exact(store: Store) -> None:
+def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
     told = _write(store, _Client("从前\0", "，😀", provider="openai"))
     assert "".join(told) == "从前，😀"
     kept = library.recent(store)[0]

@@ -42,7 +42,7 @@ def _kept(store: Store) -> list[Story]:
         return list(session.scalars(select(Story)))
 
 
-def test_the_words_come_in_order_and_the_story_is_kept_with_what_made_it(store: Store) -> None:
+def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> None:
     told = _write(store, _Client("从前", "，有", "一位英雄。"))
     assert "".join(told) == told.text == "从前，有一位英雄。"
     (row,) = _kept(store)
@@ -84,7 +84,7 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
     assert line.counted_completion_tokens is not None and line.counted_completion_tokens > 8  # with the thinking
 
 
-def test_every_reader_gets_the_whole_story(store: Store) -> None:
+def test_every_reader_gets_the_complete_story(store: Store) -> None:
     told = _write(store, _Client("one ", "two"))
     assert "".join(told) == "".join(told) == "one two"
 
@@ -137,7 +137,7 @@ def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     assert not told.facts.abandoned and told.facts.stopped
 
 
-def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> None:
+def test_a_story_without_readers_is_written_and_saved(store: Store) -> None:
     told = _write(store, _Client("nobody ", "looks"))
     until(lambda: told.done, "the end of the story")
     assert [row.text for row in _kept(store)] == ["nobody looks"]
@@ -151,7 +151,7 @@ def test_a_story_nobody_reads_is_written_and_kept_all_the_same(store: Store) -> 
         (("half", RuntimeError("a bug")), "half", ProviderError),
     ],
 )
-def test_an_error_comes_after_the_words_that_came_before_it(
+def test_an_error_is_raised_after_the_last_text(
     store: Store, pieces: tuple[object, ...], text: str, error: type[FabulaError]
 ) -> None:
     told = _write(store, _Client(*pieces))
@@ -167,7 +167,7 @@ def test_an_error_comes_after_the_words_that_came_before_it(
 @pytest.mark.parametrize(
     ("provider", "cost"), [("engine", Decimal(0)), ("nobody-knows", None)], ids=["local", "unknown price"]
 )
-def test_what_it_took_is_in_the_spend_ledger(store: Store, provider: str, cost: Decimal | None) -> None:
+def test_tokens_and_cost_are_in_the_spend_ledger(store: Store, provider: str, cost: Decimal | None) -> None:
     told = _write(store, _Client("a", "b", provider=provider))
     list(told)
     with store.reading() as session:
@@ -176,7 +176,7 @@ def test_what_it_took_is_in_the_spend_ledger(store: Store, provider: str, cost: 
     assert (spent.prompt_tokens, spent.completion_tokens, spent.cost_usd) == (9, 2, cost)
 
 
-def test_a_full_disk_is_told_and_the_words_stay_on_the_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_the_text_stays_on_the_page(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def full() -> None:
         raise StorageFull("The disk is full.", "Free some space.")
 

@@ -54,7 +54,7 @@ def falling(n: int) -> float:
         (parse(""), [], "", None),
     ],
 )
-def test_what_a_curve_says(results: Results, kinds: list[str], told: str, step: int | None) -> None:
+def test_observations_of_a_curve(results: Results, kinds: list[str], told: str, step: int | None) -> None:
     said = observations(results)
     assert [one.kind for one in said] == kinds
     if kinds:
@@ -84,7 +84,7 @@ def test_what_a_curve_says(results: Results, kinds: list[str], told: str, step: 
         ([], None, 9, None),
     ],
 )
-def test_examples_that_are_known_by_heart_are_told(
+def test_memorised_examples_are_reported(
     accuracies: list[float], held_out: float | None, examples: int | None, says: str | None
 ) -> None:
     lines = ["step,training_loss,training_token_accuracy,validation_token_accuracy"]
@@ -135,7 +135,7 @@ def test_axes_are_epochs_and_seconds_where_they_can_be_known() -> None:
     assert with_axes(curve(falling))["epoch"].isna().all()
 
 
-def test_a_chain_is_one_curve_that_goes_on() -> None:
+def test_a_chain_is_one_continuous_curve() -> None:
     frame = curve_frame([(job("a"), curve(falling)), (job("b"), curve(falling, steps=50)), (job("c"), parse(""))])
     assert list(frame["total_step"]) == list(range(1, 251))
     assert frame["total_tokens"].iloc[-1] == 2_500 and frame["epoch"].iloc[-1] == 5

@@ -100,7 +100,7 @@ def go(store: Store, evaluation_id: str, writer: ScriptedModel, stopping: thread
         evaluation_run.give_up(store, evaluation_id, exc)
 
 
-def test_what_there_is_to_judge_by(store: Store, form: EvaluationForm) -> None:
+def test_held_out_rows_of_a_data_set(store: Store, form: EvaluationForm) -> None:
     there = holdout.held_out(store, form.dataset_id, form.version_id)
     assert (there.validation, there.held_out, there.usable, there.kind) == (24, 0, 24, "label")
     assert set(there.labels) == set(LABELS)
@@ -141,7 +141,7 @@ def test_a_model_is_asked_with_the_system_text_that_it_learned(
     assert {request.system for request in writer.asked} == {system}
 
 
-def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: EvaluationForm) -> None:
+def test_tuned_and_base_are_compared_in_a_sentence(store: Store, form: EvaluationForm) -> None:
     tuned, base = evaluations.start(store, LOCAL, form), evaluations.start(store, LOCAL, replace(form, model=BASE))
     go(store, tuned, ScriptedModel(right))
     go(store, base, ScriptedModel(lambda r: "refund"))
@@ -153,7 +153,7 @@ def test_tuned_against_base_is_told_in_a_sentence(store: Store, form: Evaluation
     assert "made it worse" in compare_evaluations(store, base, tuned).sentence
 
 
-def test_an_evaluation_goes_on_where_it_was_and_asks_no_row_twice(store: Store, form: EvaluationForm) -> None:
+def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: EvaluationForm) -> None:
     made = evaluations.start(store, LOCAL, form)
     stopping = InstantEvent()
     first = ScriptedModel(right)
@@ -219,7 +219,7 @@ def test_rows_that_fail_say_why_and_the_others_count(store: Store, form: Evaluat
         (Unavailable("It is away.", "Wait."), "It is away. Wait."),
     ],
 )
-def test_what_stops_all_rows_stops_the_evaluation(
+def test_an_error_of_all_rows_stops_the_evaluation(
     store: Store, form: EvaluationForm, fault: FabulaError, told: str
 ) -> None:
     made = evaluations.start(store, LOCAL, form)
@@ -254,7 +254,7 @@ def test_a_provider_that_is_away_for_a_moment_is_waited_for(store: Store, form: 
     assert (view.state, view.answered, view.reason) == ("done", 24, None)
 
 
-def test_a_budget_is_kept(store: Store, form: EvaluationForm) -> None:
+def test_a_budget_is_enforced(store: Store, form: EvaluationForm) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
     paid = replace(form, provider="openai", model="gpt-4.1-mini-2025-04-14")
     made = evaluations.start(store, LOCAL, paid)
@@ -317,7 +317,7 @@ def test_an_evaluation_that_cannot_be_is_refused(
         evaluations.start(store, LOCAL, replace(form, **change))
 
 
-def test_what_is_gone_is_not_found(store: Store, form: EvaluationForm) -> None:
+def test_missing_rows_are_not_found(store: Store, form: EvaluationForm) -> None:
     for call in (lambda: evaluations.get(store, "x"), lambda: evaluations.stop(store, LOCAL, "x")):
         with pytest.raises(NotFound):
             call()
@@ -325,7 +325,7 @@ def test_what_is_gone_is_not_found(store: Store, form: EvaluationForm) -> None:
     go(store, "x", ScriptedModel(right))
 
 
-def test_hostile_answers_are_kept_as_text(store: Store, form: EvaluationForm) -> None:
+def test_hostile_answers_are_stored_as_text(store: Store, form: EvaluationForm) -> None:
     made = evaluations.start(store, LOCAL, form)
     go(store, made, ScriptedModel(lambda r: "\0\ud800=cmd"))
     with store.reading() as session:

@@ -92,7 +92,7 @@ def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | byte
         (chat(("user", "x"), ("assistant", "y"), temperature=1), "shape"),
     ],
 )
-def test_a_conversation_without_what_it_needs_is_named(tmp_path: Path, line: str, kind: str) -> None:
+def test_invalid_conversations_are_reported(tmp_path: Path, line: str, kind: str) -> None:
     checked = file_checker.check_file(write(tmp_path / "x.jsonl", CHAT, line), MODEL)
     assert [(one.line, one.kind) for one in checked.problems if one.level == "error"] == [(2, kind)]
 
@@ -106,7 +106,7 @@ def test_a_conversation_without_what_it_needs_is_named(tmp_path: Path, line: str
         "\ufeff" + CHAT,
     ],
 )
-def test_what_fine_tuning_takes_is_no_fault(tmp_path: Path, line: str) -> None:
+def test_valid_lines_are_accepted(tmp_path: Path, line: str) -> None:
     checked = file_checker.check_file(write(tmp_path / "x.jsonl", line), MODEL)
     assert checked.ok and checked.file_format == "chat"
 
@@ -167,7 +167,7 @@ def test_repeats_and_stops_are_warnings_with_their_lines(tmp_path: Path) -> None
     )
 
 
-def test_a_thousand_faults_are_counted_and_a_hundred_told(tmp_path: Path) -> None:
+def test_all_problems_are_counted_and_a_hundred_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", *["{"] * 1_000, GOOD)
     checked = file_checker.check_file(path, MODEL)
     assert (checked.errors, len(checked.problems), checked.examples) == (1_000, 100, 1)
@@ -238,7 +238,7 @@ def test_a_given_stop_inside_the_texts_is_refused_before_anything_is_sent(store:
         ("engine", "gemma-3-270m", "chat", True),
     ],
 )
-def test_a_format_that_the_base_does_not_take_is_told_before_anything_is_sent(
+def test_an_unsupported_format_is_reported_before_sending(
     store: Store, form: JobForm, provider: str, model: str, file_format: str, ok: bool
 ) -> None:
     wanted = replace(form, provider=provider, base_model=model, file_format=file_format)  # type: ignore[arg-type]

@@ -254,7 +254,7 @@ def test_the_curve_grows_in_the_ledger_while_the_job_runs(
     assert seen == [first_step, RESULTS]
 
 
-def test_a_finished_job_is_seen_with_its_whole_curve(
+def test_a_finished_job_has_its_complete_curve(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -268,7 +268,7 @@ def test_a_finished_job_is_seen_with_its_whole_curve(
     assert jobs.get(store, job_id).results_csv == RESULTS
 
 
-def test_a_results_file_that_cannot_be_had_is_told_and_what_came_of_it_is_kept(
+def test_a_missing_results_file_is_reported_and_the_model_is_kept(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -380,7 +380,7 @@ def test_a_clock_that_moves_decides_nothing_about_a_post(
     assert (client.count("find_job"), client.count("create_job")) == (10, 1)
 
 
-def test_killed_during_the_upload_uploads_again(
+def test_a_worker_killed_during_the_upload_repeats_it(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -393,7 +393,7 @@ def test_killed_during_the_upload_uploads_again(
     assert client.count("create_job") == 1
 
 
-def test_killed_while_watching_goes_on_watching(
+def test_a_worker_killed_while_watching_resumes(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -428,7 +428,7 @@ def test_a_finished_job_is_left_alone(
         (BadRequest("The model cannot be tuned.", "Choose another."), False, "failed", 1),
     ],
 )
-def test_what_an_error_of_the_post_means(
+def test_errors_of_the_post_are_handled(
     store: Store,
     form: JobForm,
     client: FakeClient,
@@ -468,7 +468,7 @@ def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
     assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
 
 
-def test_a_provider_that_never_comes_ends_the_job_with_its_words(
+def test_an_unreachable_provider_fails_the_job_with_its_message(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -492,7 +492,7 @@ def test_a_provider_that_cannot_be_used_fails_the_job(
 
 
 @pytest.mark.parametrize("error", [AWAY, RateLimited("slow"), Refused("The key was revoked.", "Set a new one.")])
-def test_trouble_while_watching_is_shown_and_waited_for(
+def test_temporary_errors_while_watching_are_shown_and_retried(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal], error: FabulaError
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -505,7 +505,7 @@ def test_trouble_while_watching_is_shown_and_waited_for(
     assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
 
 
-def test_a_job_that_is_gone_there_fails(
+def test_a_job_deleted_at_the_provider_fails(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
@@ -594,7 +594,7 @@ def test_a_job_that_failed_elsewhere_cannot_be_resumed(store: Store, form: JobFo
             jobs.request(store, LOCAL, job_id, "resume")
 
 
-def test_a_request_that_the_provider_refuses_is_told_as_an_event(
+def test_a_refused_request_is_reported_as_an_event(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)

@@ -58,7 +58,7 @@ def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = WAIT_
 
 
 @pytest.mark.parametrize("fault", ["after:502", "after:504", "after:408", "after:drop", "after:hang"])
-def test_a_job_that_was_made_although_the_answer_was_lost_is_found_and_not_made_again(
+def test_a_job_created_despite_a_lost_answer_is_found_and_not_created_again(
     store: Store, server: JobServer, job_id: str, fault: str
 ) -> None:
     server.faults["create"] = [fault]
@@ -70,7 +70,7 @@ def test_a_job_that_was_made_although_the_answer_was_lost_is_found_and_not_made_
 
 
 @pytest.mark.parametrize("fault", ["502", "500", "drop", "hang"])
-def test_a_job_that_was_not_made_is_said_so_and_not_sent_again_by_itself(
+def test_a_job_that_was_not_created_is_reported_and_not_sent_again(
     store: Store, server: JobServer, job_id: str, fault: str
 ) -> None:
     server.faults["create"] = [fault]
@@ -79,7 +79,7 @@ def test_a_job_that_was_not_made_is_said_so_and_not_sent_again_by_itself(
     assert (server.count(CREATE), len(server.jobs)) == (1, 0)
 
 
-def test_only_a_clear_not_now_is_sent_again(store: Store, server: JobServer, job_id: str) -> None:
+def test_only_a_clear_rate_limit_is_retried(store: Store, server: JobServer, job_id: str) -> None:
     server.faults["create"] = ["429", "429"]
     assert carry(store, server, job_id).status == "succeeded"
     assert (server.count(CREATE), len(server.jobs)) == (3, 1)
@@ -114,7 +114,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
         ({"job": 404}, "no longer knows this job", "Submit it again"),
     ],
 )
-def test_what_went_wrong_is_told_with_what_to_do(
+def test_errors_have_a_next_step(
     store: Store, server: JobServer, job_id: str, faults: dict[str, Any], told: str, next_step: str
 ) -> None:
     server.faults |= faults

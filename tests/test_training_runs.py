@@ -104,7 +104,7 @@ def done(store: Store, form: JobForm, model: str = "ft:gemma-3-270m:fabula:x:1",
 # --- the form and its version --------------------------------------------------------------------------------------
 
 
-def test_a_share_for_validation_makes_a_version_and_the_same_one_again(store: Store, form: JobForm) -> None:
+def test_a_validation_share_creates_one_version(store: Store, form: JobForm) -> None:
     wanted = replace(form, validation_share=0.2, estimated_usd=Decimal("1.5"), estimated_s=90.0, trackers=("trackio",))
     job = jobs.get(store, jobs.submit(store, LOCAL, wanted))
     assert jobs.submit(store, LOCAL, wanted) == job.id
@@ -140,9 +140,7 @@ def test_advice_about_the_rate_looks_at_the_size() -> None:
 # --- upload and poll -----------------------------------------------------------------------------------------------
 
 
-def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
-    store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_upload_progress_is_saved(store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_PROGRESS_WRITE_S", 0.0)
     job_id = jobs.submit(store, LOCAL, form)
     seen: list[tuple[float | None, str]] = []
@@ -160,9 +158,7 @@ def test_how_much_is_sent_stands_in_the_ledger_while_it_is_sent(
     assert jobs.get(store, job_id).upload_share == 1
 
 
-def test_an_upload_that_nobody_wants_any_more_breaks_off(
-    store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cancelled_upload_is_aborted(store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit, "_PROGRESS_WRITE_S", 0.0)
     job_id = jobs.submit(store, LOCAL, form)
 
@@ -206,7 +202,7 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
 
 
-def test_a_model_that_never_comes_ends_the_waiting(store: Store, form: JobForm) -> None:
+def test_waiting_for_a_missing_model_ends(store: Store, form: JobForm) -> None:
     client = FakeClient()
     client.enqueue("job", remote_job("succeeded", fine_tuned_model=None))
     job_id = jobs.submit(store, LOCAL, form)
@@ -215,7 +211,7 @@ def test_a_model_that_never_comes_ends_the_waiting(store: Store, form: JobForm) 
     assert job.status == "succeeded" and "names no model" in job_explanation.explain(job, NOW)
 
 
-def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: JobForm) -> None:
+def test_unknown_statuses_of_a_provider_are_stored(store: Store, form: JobForm) -> None:
     client = FakeClient()
     strange = replace(event(1, "hm\0", "reward"), level="a level that is long")
     client.enqueue("events", [strange])
@@ -268,7 +264,7 @@ def test_unknown_words_of_a_provider_are_kept_as_they_are(store: Store, form: Jo
         ({"status": "pondering"}, 5, None, "Status reported by the provider: pondering."),
     ],
 )
-def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
+def test_a_job_state_is_explained(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
     now = MOMENT + timedelta(minutes=minutes)
     last = None if silent is None else now - timedelta(minutes=silent)
     assert told in job_explanation.explain(view(updated_at=now, remote_id="r", **change), now, last)
@@ -286,7 +282,7 @@ def test_how_a_job_goes_is_said_plainly(change: dict[str, Any], minutes: int, si
         ("hm", "Read the events"),
     ],
 )
-def test_what_to_do_about_a_failure(error: str, told: str) -> None:
+def test_failure_advice(error: str, told: str) -> None:
     assert told in job_explanation.failure_advice(error)
 
 
@@ -298,7 +294,7 @@ def view(id: str = "a", **values: object) -> JobView:
     return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
 
 
-def test_how_long_it_took_and_takes() -> None:
+def test_training_time_and_estimate() -> None:
     job = view(status="running", estimated_s=100.0)
     job = replace(job, running_since=MOMENT)
     assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
@@ -366,7 +362,7 @@ class Account:
         (Account("azure"), NOW, None, "first one"),
     ],
 )
-def test_whether_an_account_may_train_is_said_before_the_button(
+def test_preflight_reports_whether_an_account_may_train(
     store: Store, book: PriceBook, account: Any, now: datetime, may: bool | None, told: str
 ) -> None:
     found = preflight.preflight(store, account, book, MINI, now)
@@ -374,7 +370,7 @@ def test_whether_an_account_may_train_is_said_before_the_button(
     assert found.next_step == ("Set another one." if told == "The key is wrong." else "")
 
 
-def test_what_happened_before_counts(store: Store, form: JobForm, book: PriceBook) -> None:
+def test_preflight_uses_earlier_jobs(store: Store, form: JobForm, book: PriceBook) -> None:
     paid = replace(form, provider="openai", base_model=MINI)
     done(store, paid, "ft:x", created_at=NOW - timedelta(days=3))
     found = preflight.preflight(store, Account(), book, MINI, NOW)  # type: ignore[arg-type]
@@ -401,7 +397,7 @@ def test_a_job_is_reserved_with_the_button_and_settled_at_the_end(store: Store, 
     assert jobs.get(store, job_id).cost_usd == Decimal("0.00625")
 
 
-def test_what_was_reserved_comes_back_when_nothing_ran(store: Store, form: JobForm) -> None:
+def test_a_reservation_is_released_if_nothing_ran(store: Store, form: JobForm) -> None:
     paid = replace(form, provider="openai", base_model=MINI, estimated_usd=Decimal(2))
     failed, cancelled = jobs.submit(store, LOCAL, paid), jobs.submit(store, LOCAL, replace(paid, name="b"))
     jobs.give_up(store, failed, Refused("no"))
@@ -412,7 +408,7 @@ def test_what_was_reserved_comes_back_when_nothing_ran(store: Store, form: JobFo
 
 
 @pytest.mark.parametrize("expected", [Decimal(2), None])
-def test_a_budget_is_kept_before_anything_is_sent(store: Store, form: JobForm, expected: Decimal | None) -> None:
+def test_a_budget_is_enforced_before_sending(store: Store, form: JobForm, expected: Decimal | None) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     with pytest.raises(OverBudget):
         jobs.submit(store, LOCAL, replace(form, provider="openai", base_model=MINI, estimated_usd=expected))
@@ -461,7 +457,7 @@ def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_tw
     assert [one.id for one in lineage.chains_of(jobs.list_jobs(store))[second]] == [first, second]
 
 
-def test_how_fast_it_may_be_does_not_depend_on_what_else_the_machine_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_speed_estimate_is_independent_of_other_load(monkeypatch: pytest.MonkeyPatch) -> None:
     """The wall clock runs a hundred times faster than the thread works: other work has the cores."""
     worked = itertools.count(step=0.001)
     passed = itertools.count(step=0.1)
@@ -525,7 +521,7 @@ def test_runs_side_by_side() -> None:
         (0.5, 0.5, "All runs perform equally on held-out rows."),
     ],
 )
-def test_what_was_validated_is_said_as_it_is(first: float | None, second: float | None, says: str) -> None:
+def test_the_validated_runs_are_counted(first: float | None, second: float | None, says: str) -> None:
     header = "step,training_token_accuracy,valid_loss"
     both = [
         parse(f"{header}\n1,{accuracy},{'' if loss is None else loss}\n")
@@ -603,7 +599,7 @@ CHART = {
 }
 
 
-def test_a_run_can_be_taken_along_whole(store: Store, family_of_two: tuple[str, str]) -> None:
+def test_a_run_can_be_exported(store: Store, family_of_two: tuple[str, str]) -> None:
     with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, family_of_two[1], {"../loss": CHART}))) as file:
         names = set(file.namelist())
         assert {"README.md", "settings.json", "results.csv", "events.csv", "checkpoints.csv", "lineage.json"} <= names
@@ -626,9 +622,7 @@ def test_a_chart_is_left_as_it_is_where_nothing_can_draw_it(
         assert [one for one in file.namelist() if one.startswith("charts/")] == ["charts/loss.vl.json"]
 
 
-def test_the_model_card_says_what_is_known_and_shows_names_as_text(
-    store: Store, family_of_two: tuple[str, str]
-) -> None:
+def test_the_model_card_has_known_facts_and_escaped_names(store: Store, family_of_two: tuple[str, str]) -> None:
     card = model_card.model_card(store, family_of_two[1])
     assert card.startswith("# ft:gemma-3-270m:fabula:y:2")
     assert "First → Second" in card and "\\<b\\>twenty" in card and "<b>" not in card

@@ -51,7 +51,7 @@ def test_mcnemars_test_of_many_rows_is_near_the_exact_one() -> None:
         ("ＡＢＣ", "abc"),
     ],
 )
-def test_a_label_is_found_under_what_stands_around_it(answer: str, label: str) -> None:
+def test_labels_are_normalized(answer: str, label: str) -> None:
     assert scoring.normalize_label(answer) == label
 
 

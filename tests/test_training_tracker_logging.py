@@ -121,9 +121,7 @@ def test_steps_are_sent_while_the_job_runs_and_each_once(store: Store, form: Job
     assert summary is not None and summary["status"] == "succeeded" and summary["trained_tokens"] == 1250
 
 
-def test_a_worker_that_comes_after_another_goes_on_where_that_was(
-    store: Store, form: JobForm, tracker: Tracker
-) -> None:
+def test_the_next_worker_continues_logging(store: Store, form: JobForm, tracker: Tracker) -> None:
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=("wandb",)))
     stopping, client = InstantStopSignal(), FakeClient()
     registry: Any = FakeRegistry({"engine": client})
@@ -151,7 +149,7 @@ def test_a_long_curve_is_sent_a_few_thousand_steps_at_a_time(
     assert sent == [2, 4, 6] and tracker.steps[job_id] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_tracker_that_fails_harms_nothing_and_is_tried_again(
+def test_a_failing_tracker_is_retried_without_affecting_the_job(
     store: Store, form: JobForm, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker.broken = RuntimeError("no network")
@@ -169,7 +167,7 @@ def test_a_tracker_that_fails_harms_nothing_and_is_tried_again(
     assert stands is not None and stands["trackio"]["error"] is None and tracker.steps[job_id] == [1, 2, 3, 4]
 
 
-def test_openai_logs_to_wandb_by_itself(store: Store, form: JobForm, tracker: Tracker) -> None:
+def test_openai_logs_to_wandb_itself(store: Store, form: JobForm, tracker: Tracker) -> None:
     paid = replace(form, provider="openai", base_model="gpt-4.1-mini-2025-04-14", trackers=("wandb",))
     job_id = jobs.submit(store, LOCAL, paid)
     client = FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
@@ -179,7 +177,7 @@ def test_openai_logs_to_wandb_by_itself(store: Store, form: JobForm, tracker: Tr
     assert not tracker.opened and jobs.get(store, job_id).trackers["wandb"]["state"] == "logged"
 
 
-def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_trackers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install wandb" in str(tracker_logging.unavailable("wandb", {}))
     assert "pip install trackio" in str(tracker_logging.unavailable("trackio", {}))
@@ -191,9 +189,7 @@ def test_trackers_are_optional_and_say_what_is_missing(monkeypatch: pytest.Monke
     assert tracker_logging.unavailable("trackio", {}) is None
 
 
-def test_a_tracker_that_is_not_installed_is_said_so_in_the_job(
-    store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_tracker_is_shown_in_the_job(store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=TRACKERS))
     carry(store, job_id, grow(2))
