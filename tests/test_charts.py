@@ -212,10 +212,10 @@ def test_no_chart_paints_a_background_or_sets_a_font() -> None:
 def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int, pit: int) -> None:
     values = np.random.default_rng(seed).normal(size=size)
     values[peak], values[size - 1 - pit] = 1e9, -1e9
-    kept = charts.thin(pd.DataFrame({"x": np.arange(size), "y": values}), "x", "y")
-    assert len(kept) <= charts.MAX_POINTS
-    assert {0, size - 1, peak, size - 1 - pit} <= set(kept["x"])
-    assert kept["x"].is_monotonic_increasing
+    thinned = charts.thin(pd.DataFrame({"x": np.arange(size), "y": values}), "x", "y")
+    assert len(thinned) <= charts.MAX_POINTS
+    assert {0, size - 1, peak, size - 1 - pit} <= set(thinned["x"])
+    assert thinned["x"].is_monotonic_increasing
 
 
 @pytest.mark.parametrize(
@@ -306,9 +306,9 @@ def test_a_family_of_any_size_is_a_valid_picture() -> None:
         spec = lineage.family(some, _CHAIN, _KINDS)
         _valid(spec)
         assert sum("label" in row for row in spec["data"]["values"]) == len(some)
-    whole = lineage.family(members, _CHAIN, _KINDS)
-    assert sum("from" in row for row in whole["data"]["values"]) == len(_CHAIN)
-    assert whole["width"] == 5 * lineage.family(members[:1], [], _KINDS)["width"]
+    spec = lineage.family(members, _CHAIN, _KINDS)
+    assert sum("from" in row for row in spec["data"]["values"]) == len(_CHAIN)
+    assert spec["width"] == 5 * lineage.family(members[:1], [], _KINDS)["width"]
 
 
 # --- multiples ------------------------------------------------------------------------------------------------------

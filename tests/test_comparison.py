@@ -132,10 +132,10 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
     dataset_id = _dataset(store, [(f"prompt {i}", "") for i in range(40)])
     version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.1)
     job = _trained(store, client, dataset_id, version=version)
-    kept = {prompt for prompt, _ in versions.examples(store, version, "validation")}
+    validation_prompts = {prompt for prompt, _ in versions.examples(store, version, "validation")}
     choice = unseen_prompts.choose(store, job)
     assert choice.source == "held_out" and len(choice.prompts) == 3
-    assert {one.prompt for one in choice.prompts} <= kept
+    assert {one.prompt for one in choice.prompts} <= validation_prompts
 
 
 @pytest.mark.parametrize(
@@ -163,10 +163,10 @@ def test_a_job_of_the_engine_ends_with_three_pairs(store: Store, client: FakeCli
         assert (pair.base.text, pair.base.model) == ("从前有一天", "gemma-3-270m")
         assert (pair.tuned.text, pair.tuned.model) == ("从前有一天", _TUNED)
         assert pair.finished and pair.tuned.finish_reason == "stop"
-    asked = [request for call, request in client.sent if call == "stream"]
-    assert len(asked) == 6 and all(one.prompt.endswith(job.separator or "?") for one in asked)
-    assert {(one.endpoint, one.stop) for one in asked} == {("completion", (job.stop,))}
-    assert {(one.temperature, one.top_p) for one in asked} == {(0.4, 0.7)}
+    requests = [request for call, request in client.sent if call == "stream"]
+    assert len(requests) == 6 and all(one.prompt.endswith(job.separator or "?") for one in requests)
+    assert {(one.endpoint, one.stop) for one in requests} == {("completion", (job.stop,))}
+    assert {(one.temperature, one.top_p) for one in requests} == {(0.4, 0.7)}
     assert KINDS["comparison"].unfinished(store) == []
     assert library.recent(store) == [] and library.models(store) == []
 
@@ -307,14 +307,14 @@ def test_answers_from_another_page_are_saved(store: Store, client: FakeClient) -
     answers = {"base": before_after.SideAnswer("done", story_id="base")}
     answers["tuned"] = before_after.SideAnswer("failed", reason="It broke.", story_id="tuned")
     before_after.add_answered_prompt(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
-    view, asked = _view(store, job), client.count("stream")
+    view, requests_before = _view(store, job), client.count("stream")
     assert view.state == "done" and KINDS["comparison"].unfinished(store) == []
     (pair,) = view.pairs
     assert (pair.prompt, pair.base.text, pair.tuned.text) == ("7,z", "by base", "by tuned")
     assert (pair.tuned.state, pair.tuned.reason) == ("failed", "It broke.")
     before_after.retry(store, LOCAL, job.id)
     _go(store, client, job)
-    assert client.count("stream") - asked == 1  # only what had failed
+    assert client.count("stream") - requests_before == 1  # only what had failed
 
 
 def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
@@ -375,11 +375,11 @@ def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
 def test_removed_prompts_make_room_for_others(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     done = {side: before_after.SideAnswer("done") for side in before_after.SIDES}
-    kept = [
+    positions = [
         before_after.add_answered_prompt(store, LOCAL, job, f"prompt {n}", done)
         for n in range(before_after.MAX_PROMPTS + 1)
     ]
-    assert kept == [*range(before_after.MAX_PROMPTS), None]
+    assert positions == [*range(before_after.MAX_PROMPTS), None]
     removed_pairs.remove(store, LOCAL, job.id, 0)
     assert before_after.add_answered_prompt(store, LOCAL, job, "one more", done) == before_after.MAX_PROMPTS
     assert before_after.add_answered_prompt(store, LOCAL, job, "too many", done) is None

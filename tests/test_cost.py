@@ -233,17 +233,17 @@ _PRICED = ["gpt-5.4", "gpt-4.1-mini", "gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo"]
 )
 def test_call_costs_match_genai_prices(book: PriceBook, model: str, prompt: int, cached: int, completion: int) -> None:
     usage = Usage(input_tokens=prompt, cache_read_tokens=cached, output_tokens=completion)
-    theirs = calc_price(usage, model_ref=model, provider_id="openai", genai_request_timestamp=_NOW).total_price
-    assert cost_of(book, "openai", model, prompt, completion, cached_tokens=cached) == theirs
+    expected = calc_price(usage, model_ref=model, provider_id="openai", genai_request_timestamp=_NOW).total_price
+    assert cost_of(book, "openai", model, prompt, completion, cached_tokens=cached) == expected
 
 
 @pytest.mark.parametrize("model", ["gpt-4.1-mini", "gpt-5.4"])
 def test_batch_costs_match_genai_prices(book: PriceBook, model: str) -> None:
-    theirs = calc_price(
+    expected = calc_price(
         Usage(input_tokens=120, output_tokens=400), model_ref=model, provider_id="openai", genai_request_timestamp=_NOW,
         price_context={"processing": "batch"},
     ).total_price  # fmt: skip
-    assert cost_of(book, "openai", model, 120, 400, batch=True) == theirs
+    assert cost_of(book, "openai", model, 120, 400, batch=True) == expected
 
 
 _TOKENS = st.integers(0, 10**7)
@@ -385,8 +385,8 @@ def test_openais_tuned_models_have_their_last_days(book: PriceBook) -> None:
     tuned = [price for price in book.overlay if price.provider == "openai" and price.training_per_mtok is not None]
     assert {price.training_until for price in tuned} == {date(2027, 1, 6)}
     assert {price.valid_until for price in tuned} == {date(2027, 1, 14)}
-    gone = book.find("openai", "ft:gpt-3.5-turbo-0125:org::a")
-    assert gone is not None and gone.valid_until == date(2026, 10, 23) and book.ended(gone)
+    retired = book.find("openai", "ft:gpt-3.5-turbo-0125:org::a")
+    assert retired is not None and retired.valid_until == date(2026, 10, 23) and book.ended(retired)
 
 
 @pytest.mark.parametrize(
@@ -521,14 +521,14 @@ def test_a_data_set_is_measured_by_its_average_example() -> None:
 
 
 def test_an_estimate_of_many_short_prompts_pays_no_long_prompts_price(book: PriceBook) -> None:
-    made = estimate.generation(
+    found = estimate.generation(
         book, "openai", "gpt-5.4", requests=10_000, prompt_tokens_each=100, completion_tokens_each=100, max_tokens=200
     )
-    assert made.expected_usd == Decimal("17.5")
+    assert found.expected_usd == Decimal("17.5")
 
 
 def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:
-    made = estimate.generation(
+    found = estimate.generation(
         book,
         "openai",
         "gpt-4o-mini",
@@ -537,9 +537,9 @@ def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:
         completion_tokens_each=400,
         max_tokens=2048,
     )
-    assert made.expected_usd == Decimal("0.125388")
-    assert made.worst_usd == Decimal("0.6059448")
-    assert (made.prompt_tokens, made.completion_tokens) == (58_320, 194_400)
+    assert found.expected_usd == Decimal("0.125388")
+    assert found.worst_usd == Decimal("0.6059448")
+    assert (found.prompt_tokens, found.completion_tokens) == (58_320, 194_400)
 
 
 def test_a_training_estimate_counts_every_epoch_and_names_the_last_day(book: PriceBook) -> None:

@@ -39,13 +39,13 @@ def _paid(
     store: Store, amount: str | None, actor: Actor = LOCAL, reference: str = "s", at: datetime | None = None
 ) -> int:
     with store.session() as session:
-        made = spend.record(
+        spend_id = spend.record(
             session, actor, "story", provider="openai", model="m", reference=reference, prompt_tokens=10,
             completion_tokens=20, cost_usd=None if amount is None else Decimal(amount),
         )  # fmt: skip
         if at is not None:
-            session.get_one(Spend, made).at = at
-        return made
+            session.get_one(Spend, spend_id).at = at
+        return spend_id
 
 
 # --- budgets --------------------------------------------------------------------------------------------------------
@@ -104,10 +104,10 @@ def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store
 
 def test_settling_releases_the_unused_reservation(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(3))
-    made = _reserve(store, "3")
+    spend_id = _reserve(store, "3")
     with store.session() as session:
         assert budget.remaining_in(session, LOCAL) == 0
-        spend.settle(session, made, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
+        spend.settle(session, spend_id, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
         assert budget.remaining_in(session, LOCAL) == Decimal("2.5")
     line = spend_history.by_reference(store, datetime.now(UTC) - timedelta(days=1))[0]
     assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case stays as the estimate
@@ -241,9 +241,9 @@ def test_months_go_back_to_the_first_call_and_each_has_its_own_sums(store: Store
 def test_estimate_and_actual_cost_per_run_and_job(store: Store) -> None:
     since = datetime.now(UTC) - timedelta(hours=1)
     _reserve(store, "2", reference="run-1")
-    made = _reserve(store, "2", reference="run-1")
+    spend_id = _reserve(store, "2", reference="run-1")
     with store.session() as session:
-        spend.settle(session, made, prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.25"))
+        spend.settle(session, spend_id, prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.25"))
         job = TrainingJob(
             id="job-1", name="Ultraman", provider="openai", base_model="b", hyperparameters={},
             file_format="chat", estimated_usd=Decimal("2.4"), created_by="local",
@@ -418,9 +418,9 @@ def test_invalid_prices_are_rejected(store: Store, values: dict[str, str]) -> No
 def test_viewers_look_but_do_not_set(store: Store) -> None:
     with pytest.raises(FabulaError):
         custom_prices.set_price(store, _VIEWER, provider="p", model="m", what="input", amount="1")
-    made = _set(store, amount="1")
+    price_id = _set(store, amount="1")
     with pytest.raises(FabulaError):
-        custom_prices.remove(store, _VIEWER, made)
+        custom_prices.remove(store, _VIEWER, price_id)
 
 
 # --- quality beside price -------------------------------------------------------------------------------------------
@@ -441,12 +441,12 @@ def _vote(store: Store, order: list[str], winner: str | None, blind: bool = True
 
 
 def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:
-    a, b, again = _story(store, "a"), _story(store, "b"), _story(store, "a")
+    a, b, repeated = _story(store, "a"), _story(store, "b"), _story(store, "a")
     for _ in range(3):
         _vote(store, [a, b], a)
     _vote(store, [b, a], None)  # nobody won
     _vote(store, [a, b], b, blind=False)
-    _vote(store, [a, again], a)  # a model against itself says nothing
+    _vote(store, [a, repeated], a)  # a model against itself says nothing
     found = {q.model: q for q in quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))}
     assert (found["a"].share, found["a"].n, found["b"].share) == (0.75, 4, 0.0)
     assert found["a"].low == pytest.approx(0.3006, abs=1e-4) and found["a"].high == pytest.approx(0.9544, abs=1e-4)
@@ -520,8 +520,8 @@ def test_evaluations_count_by_their_share(store: Store, found: dict[str, Any] | 
                     state=state, total=50, metrics=metrics, created_by="local",
                 )
             )  # fmt: skip
-    told = quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))
-    assert [(q.model, q.measure, q.share, q.low, q.high, q.n) for q in told] == (
+    measured = quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))
+    assert [(q.model, q.measure, q.share, q.low, q.high, q.n) for q in measured] == (
         [("m-done", measure, 0.8, 0.7, 0.9, 50)] if measure else []
     )
 

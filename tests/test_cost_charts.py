@@ -88,8 +88,8 @@ def test_bars_are_sorted_by_their_place_also_where_some_of_them_were_there_befor
 
 
 def _costs(name: str, upfront: str | None, each: str) -> Costs:
-    made = Candidate(name, "tuned")
-    return Costs(made, Decimal(each), None if upfront is None else Decimal(upfront), Decimal(0), Decimal(30))
+    candidate = Candidate(name, "tuned")
+    return Costs(candidate, Decimal(each), None if upfront is None else Decimal(upfront), Decimal(0), Decimal(30))
 
 
 def test_each_way_is_a_line_and_each_crossing_a_mark() -> None:

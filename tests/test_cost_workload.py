@@ -92,9 +92,9 @@ def test_break_even_is_the_first_request_from_which_it_is_no_dearer() -> None:
 def test_when_it_pays_back(
     upfront: str | None, each: str | None, other_upfront: str, other_each: str, outcome: str, requests: int | None
 ) -> None:
-    mine = Costs(_TUNED, each and Decimal(each), upfront and Decimal(upfront), Decimal(0), Decimal(30))  # type: ignore[arg-type]  # None stays None
-    theirs = Costs(_BASE, Decimal(other_each), Decimal(other_upfront), Decimal(0), Decimal(30))
-    found = workload.break_even(mine, theirs)
+    tuned_costs = Costs(_TUNED, each and Decimal(each), upfront and Decimal(upfront), Decimal(0), Decimal(30))  # type: ignore[arg-type]  # None stays None
+    base_costs = Costs(_BASE, Decimal(other_each), Decimal(other_upfront), Decimal(0), Decimal(30))
+    found = workload.break_even(tuned_costs, base_costs)
     assert (found.outcome, found.requests) == (outcome, requests)
     assert found.days == requests  # thirty requests a month are one a day
 
@@ -262,21 +262,21 @@ def test_more_of_anything_never_costs_less(
 @given(_COUNT, _COUNT)
 def test_totals_add_up(one: int, two: int) -> None:
     found = workload.costs(_WORK, _TUNED)
-    whole, first, second = found.total(one + two), found.total(one), found.total(two)
-    assert whole is not None and first is not None and second is not None and found.upfront is not None
-    assert whole + found.upfront == first + second
+    total, first, second = found.total(one + two), found.total(one), found.total(two)
+    assert total is not None and first is not None and second is not None and found.upfront is not None
+    assert total + found.upfront == first + second
 
 
 @given(*[st.decimals(least, "100", places=4) for least in ("0", "0", "0.0001", "0.0001")])
 def test_at_the_crossing_the_two_change_places(upfront: Decimal, each: Decimal, more: Decimal, saved: Decimal) -> None:
-    mine = Costs(_TUNED, each, upfront + more, Decimal(0), Decimal(30))
-    theirs = Costs(_BASE, each + saved, upfront, Decimal(0), Decimal(30))
-    found = workload.break_even(mine, theirs)
+    tuned_costs = Costs(_TUNED, each, upfront + more, Decimal(0), Decimal(30))
+    base_costs = Costs(_BASE, each + saved, upfront, Decimal(0), Decimal(30))
+    found = workload.break_even(tuned_costs, base_costs)
     assert found.outcome == "at"
     n = found.requests or 0
     before, after = n - 1, n
-    assert mine.total(after) <= theirs.total(after)  # type: ignore[operator]  # both are known
-    assert mine.total(before) > theirs.total(before)  # type: ignore[operator]  # both are known
+    assert tuned_costs.total(after) <= base_costs.total(after)  # type: ignore[operator]  # both are known
+    assert tuned_costs.total(before) > base_costs.total(before)  # type: ignore[operator]  # both are known
 
 
 # --- what it hangs on -----------------------------------------------------------------------------------------------
@@ -361,10 +361,10 @@ def test_the_articles_reasoning_with_2023s_and_todays_prices(
 ) -> None:
     book = PriceBook.load(now=datetime(2026, 11, 22, tzinfo=UTC))
     work = Workload(Decimal(1000), 15, 500, context, training_tokens=1_229_945, epochs=1)
-    mine = workload.costs(work, Candidate("tuned", "tuned", book.find(*tuned)))
-    theirs = workload.costs(work, Candidate("base", "base", book.find(*base)))
-    assert (mine.upfront, mine.per_request, theirs.per_request) == (
+    tuned_costs = workload.costs(work, Candidate("tuned", "tuned", book.find(*tuned)))
+    base_costs = workload.costs(work, Candidate("base", "base", book.find(*base)))
+    assert (tuned_costs.upfront, tuned_costs.per_request, base_costs.per_request) == (
         Decimal(upfront), Decimal(tuned_each), Decimal(base_each),
     )  # fmt: skip
-    found = workload.break_even(mine, theirs)
+    found = workload.break_even(tuned_costs, base_costs)
     assert (found.outcome, found.requests) == (outcome, requests)

@@ -134,12 +134,12 @@ _PLACEHOLDERS = [
 @pytest.mark.parametrize("cell", _PLACEHOLDERS)
 @pytest.mark.parametrize("column", COLUMNS[1:])
 def test_a_placeholder_is_an_empty_cell_and_no_more(cell: str, column: str) -> None:
-    given = dict(zip(COLUMNS, ("3", "90", "7", "1.5", "0", "0.6", "1.7", "0.5", "0.55"), strict=True))
-    text = ",".join(COLUMNS) + "\n" + ",".join((given | {column: cell}).values()) + "\n"
+    values = dict(zip(COLUMNS, ("3", "90", "7", "1.5", "0", "0.6", "1.7", "0.5", "0.55"), strict=True))
+    text = ",".join(COLUMNS) + "\n" + ",".join((values | {column: cell}).values()) + "\n"
     results = parse(text)
     assert (results.steps, results.skipped) == (1, 0)
     assert {name: results.last(name) for name in COLUMNS} == {
-        name: None if name == column else float(value) for name, value in given.items()
+        name: None if name == column else float(value) for name, value in values.items()
     }
 
 
@@ -211,8 +211,8 @@ def test_no_text_is_an_error(text: str) -> None:
     ],
 )
 def test_reasons_for_a_missing_curve(text: str, note: str | None) -> None:
-    told = parse(text).note
-    assert (told is None) if note is None else (told is not None and note in told)
+    found = parse(text).note
+    assert (found is None) if note is None else (found is not None and note in found)
 
 
 _LINES = [f"{n},{n * 625},{n},{1 / n},0.0,{1 - 1 / n},," for n in range(1, 5_000)]

@@ -103,9 +103,9 @@ _CHANGES: list[tuple[Callable[[Spend], None], dict[spend_totals.Key, str]]] = [
 def test_totals_follow_a_line_that_changes(
     store: Store, change: Callable[[Spend], None], expected: dict[spend_totals.Key, str]
 ) -> None:
-    made = record(store, "0.25")
+    spend_id = record(store, "0.25")
     with store.session() as session:
-        change(session.get_one(Spend, made))
+        change(session.get_one(Spend, spend_id))
     assert there(store) == {key: Decimal(usd) for key, usd in expected.items()} and agree(store)
 
 
@@ -292,14 +292,14 @@ def test_a_budget_check_reads_no_lines(store: Store) -> None:
         spend_totals.repair(session)
     for scope, subject, usd in (("month", "", "20"), ("person", "local", "11"), ("run", "", "12")):
         budget.set_budget(store, LOCAL, scope, Decimal(usd), subject)  # type: ignore[arg-type]  # scopes
-    asked = statements(store)
+    queries = statements(store)
     with store.session() as session:
         assert budget.remaining_in(session, LOCAL, "run-1") == 1
         budget.check(session, LOCAL, Decimal(1), "run-1")
         with pytest.raises(OverBudget, match="your budget for this month"):
             budget.check(session, LOCAL, Decimal("1.01"), "run-1")
     assert [view.spent_usd for view in budget.budgets(store)] == [Decimal(10), Decimal(10), None]
-    assert asked and not [sql for sql in asked if "FROM spend " in sql or "FROM spend\n" in sql]
+    assert queries and not [sql for sql in queries if "FROM spend " in sql or "FROM spend\n" in sql]
 
 
 def test_a_run_that_waits_for_answers_takes_no_write_lock(store: Store, server: FaultServer) -> None:
@@ -307,9 +307,9 @@ def test_a_run_that_waits_for_answers_takes_no_write_lock(store: Store, server: 
     run_id = queue(store, recipe(4))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)):
         server.wait_for(lambda s: s.flying == 4)
-        asked = statements(store)
-        until(lambda: sum("FROM runs" in sql for sql in asked) >= 5, "five looks at the run")
-        assert "BEGIN" in asked and "BEGIN IMMEDIATE" not in asked
+        queries = statements(store)
+        until(lambda: sum("FROM runs" in sql for sql in queries) >= 5, "five looks at the run")
+        assert "BEGIN" in queries and "BEGIN IMMEDIATE" not in queries
         server.release()
     assert runs.progress(store, run_id).done == 4
 
@@ -317,9 +317,9 @@ def test_a_run_that_waits_for_answers_takes_no_write_lock(store: Store, server: 
 def test_many_at_once_keep_the_totals_exact(store: Store) -> None:
     def spend_some() -> None:
         for _ in range(10):
-            made = record(store, "0.003")
+            spend_id = record(store, "0.003")
             with store.session() as session:
-                spend.settle(session, made, prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.001"))
+                spend.settle(session, spend_id, prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.001"))
 
     at_once(6, spend_some)
     assert there(store)["reference", "run-1", ""] == Decimal("0.060") and agree(store)

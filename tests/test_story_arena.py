@@ -60,8 +60,8 @@ def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
     assert not any(story.done for story in round_.stories)
     round_.stop()
     assert round_.done
-    kept = library.search(store, library.StoryFilter(round_id=round_.id)).stories
-    assert {story.text for story in kept} == set("abcd") and all(story.partial for story in kept)
+    saved = library.search(store, library.StoryFilter(round_id=round_.id)).stories
+    assert {story.text for story in saved} == set("abcd") and all(story.partial for story in saved)
 
 
 def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
@@ -204,34 +204,34 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = _Client("half a ", ...)
-    told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
-    with told.reading():
-        until(lambda: told.text != "", "the first words")
-    until(lambda: told.done, "the end")
-    assert client.made.closed.is_set() and told.facts.abandoned and told.facts.stopped
+    story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    with story.reading():
+        until(lambda: story.text != "", "the first words")
+    until(lambda: story.done, "the end")
+    assert client.made.closed.is_set() and story.facts.abandoned and story.facts.stopped
     assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("half a ", None)]
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     client = _Client("half a ", ...)
-    told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0)  # type: ignore[arg-type]  # a fake
-    with told.reading():
+    story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0)  # type: ignore[arg-type]  # a fake
+    with story.reading():
         pass
-    with told.reading():
-        assert not told.done
-    told.stop()
+    with story.reading():
+        assert not story.done
+    story.stop()
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
-    told = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
-    with told.reading():
-        until(lambda: told.text != "", "the first words")
-        told.keep_alive(240.0)
-        told.keep_alive(0.0)
-    assert told._readers._count and not told.done
-    told.stop()
+    story = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    with story.reading():
+        until(lambda: story.text != "", "the first words")
+        story.keep_alive(240.0)
+        story.keep_alive(0.0)
+    assert story._readers._count and not story.done
+    story.stop()
     other = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
     other.keep_alive(0.0)
     until(lambda: other.done, "the end")
@@ -242,12 +242,12 @@ def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Sto
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        told = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)
+        story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)
         server.wait_for(lambda s: s.flying == 1)
-        with told.reading():
+        with story.reading():
             pass
-        until(lambda: told.done, "the end, though the server has not answered")
-        assert told.facts.abandoned and not told.text
+        until(lambda: story.done, "the end, though the server has not answered")
+        assert story.facts.abandoned and not story.text
 
 
 _PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
@@ -256,32 +256,32 @@ _PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
 def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
     client = _Client(*pieces, provider="openai")
     client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
-    told = stream.start_story(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
-    until(lambda: told.done, "the end")
-    return told
+    story = stream.start_story(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    until(lambda: story.done, "the end")
+    return story
 
 
 def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is_stopped(store: Store) -> None:
-    told = _paid(store, LOCAL, "a", "b")
+    story = _paid(store, LOCAL, "a", "b")
     with store.reading() as session:
         (spent,) = session.scalars(select(Spend))
-    assert spent.cost_usd == told.facts.cost_usd and spent.completion_tokens == 2
+    assert spent.cost_usd == story.facts.cost_usd and spent.completion_tokens == 2
     assert spent.estimated_usd is not None and spent.cost_usd is not None and spent.estimated_usd > spent.cost_usd > 0
 
 
 def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
     client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
-    told = stream.start_story(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
-    until(lambda: told.done, "the end")
+    story = stream.start_story(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    until(lambda: story.done, "the end")
     with store.reading() as session:
         assert session.scalars(select(Spend)).all() == []
-    assert told.facts.cost_usd == Decimal(0)
+    assert story.facts.cost_usd == Decimal(0)
 
 
 def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
-    told = _paid(store, LOCAL, "never")
-    assert isinstance(told.error, OverBudget) and told.text == ""
+    story = _paid(store, LOCAL, "never")
+    assert isinstance(story.error, OverBudget) and story.text == ""
 
 
 def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
@@ -300,28 +300,28 @@ def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
     request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
     first = stream.start_story(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
-    (kept,) = library.recent(store)
-    assert kept.partial and kept.error and kept.request() == first.request
+    (saved,) = library.recent(store)
+    assert saved.partial and saved.error and saved.request() == first.request
     client = _Client("一位", "英雄。")
-    more = stream.continue_story(store, LOCAL, client, kept, _BOOK)  # type: ignore[arg-type]  # a fake
+    more = stream.continue_story(store, LOCAL, client, saved, _BOOK)  # type: ignore[arg-type]  # a fake
     assert "".join(more) == "从前，有一位英雄。"
-    assert more.request.prompt.endswith("从前，有") and more.request.prompt != kept.prompt
-    (whole,) = library.recent(store)
-    assert (whole.id, whole.text, whole.prompt) == (kept.id, "从前，有一位英雄。", kept.prompt)
-    assert whole.finish_reason == "stop" and whole.error is None and whole.tokens == (kept.tokens or 0) + 2
+    assert more.request.prompt.endswith("从前，有") and more.request.prompt != saved.prompt
+    (continued,) = library.recent(store)
+    assert (continued.id, continued.text, continued.prompt) == (saved.id, "从前，有一位英雄。", saved.prompt)
+    assert continued.finish_reason == "stop" and continued.error is None and continued.tokens == (saved.tokens or 0) + 2
 
 
 def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
     client = _Client("x\0\ud800y")
     client.made.facts = replace(client.made.facts, model="m" * 500)
-    told = stream.start_story(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
-    assert "".join(told) == "x\ufffdy"
+    story = stream.start_story(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
+    assert "".join(story) == "x\ufffdy"
     with store.reading() as session:
         (row,) = session.scalars(select(Story))
     assert len(row.model) == 200 and row.prompt == "p?"
 
 
 def test_threads_end_with_their_stories(store: Store) -> None:
-    told = stream.start_story(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
-    list(told)
-    until(lambda: not any(t.name == f"story-{told.id}" for t in threading.enumerate()), "the end of its thread")
+    story = stream.start_story(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    list(story)
+    until(lambda: not any(t.name == f"story-{story.id}" for t in threading.enumerate()), "the end of its thread")

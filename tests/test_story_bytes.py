@@ -21,8 +21,8 @@ _ONCE = RetryLimits(total_s=1, tries=1)
 
 def _event(piece: str, finish: str | None = None, *, escaped: bool = False) -> bytes:
     choice = {"index": 0, "text": piece, "logprobs": None, "finish_reason": finish}
-    told = {"id": "c", "object": "text_completion", "created": 1, "model": "writer", "choices": [choice]}
-    return f"data: {json.dumps(told, ensure_ascii=escaped)}\n\n".encode()
+    chunk = {"id": "c", "object": "text_completion", "created": 1, "model": "writer", "choices": [choice]}
+    return f"data: {json.dumps(chunk, ensure_ascii=escaped)}\n\n".encode()
 
 
 def _wire() -> bytes:
@@ -106,8 +106,8 @@ def test_any_text_can_be_stored(pieces: list[str]) -> None:
     got = "".join([*(joined.feed(piece) for piece in pieces), joined.flush()])
     got.encode("utf-8")
     assert "\0" not in got
-    whole = "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
-    assert len(got) >= len(whole.replace("\ufffd", ""))
+    complete = "".join(pieces).encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+    assert len(got) >= len(complete.replace("\ufffd", ""))
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "\tx", "＝1"])

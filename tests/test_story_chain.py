@@ -47,12 +47,12 @@ def _client(*texts: object) -> FakeClient:
 
 def test_each_step_streams_and_reads_the_ones_before(store: Store) -> None:
     client = _client("提纲", "故事", "题目")
-    told = {step.name: "".join(step) for step in chain.stream_chain(client, _IDEA)}
-    assert told == {"outline": "提纲", "story": "故事", "title": "题目"}
-    asked = [request for _, request in client.sent]
-    assert "一只{outline}猫" in asked[0].prompt and asked[0].max_tokens == 300 and asked[0].stop == ()
-    assert "提纲" in asked[1].prompt and asked[1].max_tokens == 500
-    assert "故事" in asked[2].prompt and asked[2].max_tokens == 40
+    texts = {step.name: "".join(step) for step in chain.stream_chain(client, _IDEA)}
+    assert texts == {"outline": "提纲", "story": "故事", "title": "题目"}
+    requests = [request for _, request in client.sent]
+    assert "一只{outline}猫" in requests[0].prompt and requests[0].max_tokens == 300 and requests[0].stop == ()
+    assert "提纲" in requests[1].prompt and requests[1].max_tokens == 500
+    assert "故事" in requests[2].prompt and requests[2].max_tokens == 40
 
 
 def test_an_unread_step_is_read_before_the_next_one(store: Store) -> None:
@@ -77,8 +77,8 @@ def test_a_chain_on_the_page_keeps_each_step_as_a_story(store: Store) -> None:
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
     assert written.done and written.advance() is None
-    kept = library.search(store, library.StoryFilter(round_id=written.id)).stories
-    assert {story.step: story.text for story in kept} == {"outline": "提纲", "story": "故事", "title": "题目"}
+    saved = library.search(store, library.StoryFilter(round_id=written.id)).stories
+    assert {story.step: story.text for story in saved} == {"outline": "提纲", "story": "故事", "title": "题目"}
 
 
 def _cut() -> FakeStream:
@@ -130,8 +130,8 @@ def test_a_partial_step_is_continued_and_the_next_steps_follow(store: Store) -> 
     _to_its_end(written)
     assert [story.text for story in written.steps.values()] == ["提纲", "半篇", "题目"]
     assert "半篇" in client.sent[-1][1].prompt
-    kept = library.search(store, library.StoryFilter(round_id=written.id)).stories
-    assert sorted((str(story.step), story.text) for story in kept) == [
+    saved = library.search(store, library.StoryFilter(round_id=written.id)).stories
+    assert sorted((str(story.step), story.text) for story in saved) == [
         ("outline", "提纲"), ("story", "半篇"), ("title", "题目"),
     ]  # fmt: skip
 
@@ -264,8 +264,8 @@ def test_a_step_is_written_again_with_other_settings_and_the_steps_after_it_by_t
     first, second = _client("提纲", "故事", "题目"), _client("另一个故事", "另一个题目")
     written = Chain(store, LOCAL, first, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
-    asked = replace(written.steps["story"].original_request, model="other", temperature=0.3, max_tokens=900)
-    written.retry("story", asked, second)  # type: ignore[arg-type]
+    request = replace(written.steps["story"].original_request, model="other", temperature=0.3, max_tokens=900)
+    written.retry("story", request, second)  # type: ignore[arg-type]
     assert list(written.steps) == ["outline", "story"]
     _to_its_end(written)
     assert [story.text for story in written.steps.values()] == ["提纲", "另一个故事", "另一个题目"]

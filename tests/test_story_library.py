@@ -32,9 +32,9 @@ _STORY = SavedStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", 
 
 
 def put(store: Store, number: int, **values: object) -> str:
-    given = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
+    defaults = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
     with store.session() as session:
-        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **given | values))
+        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **defaults | values))
     return f"s{number}"
 
 
@@ -90,9 +90,9 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     feedback.like(store, LOCAL, story, True)
     feedback.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
     feedback.edit(store, LOCAL, story, "mine\0")
-    kept = library.get(store, story)
-    assert kept is not None
-    assert (kept.stars, kept.liked, kept.tags, kept.edited_text, kept.text) == (
+    saved = library.get(store, story)
+    assert saved is not None
+    assert (saved.stars, saved.liked, saved.tags, saved.edited_text, saved.text) == (
         4,
         True,
         ("a b", "c"),
@@ -103,9 +103,9 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     feedback.like(store, LOCAL, story, None)
     feedback.tag(store, LOCAL, story, [])
     feedback.edit(store, LOCAL, story, "story 1")  # as it was written: no edit any more
-    kept = library.get(store, story)
-    assert kept is not None
-    assert (kept.stars, kept.liked, kept.tags, kept.edited_text) == (None, None, (), None)
+    saved = library.get(store, story)
+    assert saved is not None
+    assert (saved.stars, saved.liked, saved.tags, saved.edited_text) == (None, None, (), None)
 
 
 def test_a_deleted_story_is_hidden_until_it_is_restored(store: Store) -> None:

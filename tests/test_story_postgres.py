@@ -38,23 +38,23 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     feedback.like(store, LOCAL, "s1", True)
     feedback.edit(store, LOCAL, "s1", "mine\0")
     feedback.tag(store, LOCAL, "s1", ["字", "字"])
-    kept = library.get(store, "s1")
-    assert kept is not None and (kept.stars, kept.liked, kept.final, kept.tags) == (4, True, "mine", ("字",))
+    saved = library.get(store, "s1")
+    assert saved is not None and (saved.stars, saved.liked, saved.final, saved.tags) == (4, True, "mine", ("字",))
     feedback.delete(store, LOCAL, "s1")
     assert library.get(store, "s1") is None and library.tags(store) == []
     feedback.restore(store, LOCAL, "s1")
-    assert library.get(store, "s1") == kept
+    assert library.get(store, "s1") == saved
 
 
 def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
-    told = _write(store, _Client("从前\0", "，😀", provider="openai"))
-    assert "".join(told) == "从前，😀"
-    kept = library.recent(store)[0]
-    assert (kept.text, kept.finish_reason, kept.tokens) == ("从前，😀", "stop", 2)
+    story = _write(store, _Client("从前\0", "，😀", provider="openai"))
+    assert "".join(story) == "从前，😀"
+    saved = library.recent(store)[0]
+    assert (saved.text, saved.finish_reason, saved.tokens) == ("从前，😀", "stop", 2)
     now = datetime.now(UTC)
     (month,) = spend_history.months(store, now)
     (work,) = spend_history.by_reference(store, month, now + timedelta(days=1))
-    assert work.reference == kept.id and work.name == kept.prompt
+    assert work.reference == saved.id and work.name == saved.prompt
     assert spend_history.export(store, month, now + timedelta(days=1)).count(b"\n") == 2
     (line,) = spend_history.by_period(store, [month], now + timedelta(days=1))
     assert (line.calls, line.unknown) == (1, 1)  # nobody knows the price of “writer”

@@ -43,12 +43,12 @@ def _kept(store: Store) -> list[Story]:
 
 
 def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> None:
-    told = _write(store, _Client("从前", "，有", "一位英雄。"))
-    assert "".join(told) == told.text == "从前，有一位英雄。"
+    story = _write(store, _Client("从前", "，有", "一位英雄。"))
+    assert "".join(story) == story.text == "从前，有一位英雄。"
     (row,) = _kept(store)
-    assert (row.id, row.text, row.prompt, row.finish_reason) == (told.id, told.text, _REQUEST.prompt, "stop")
+    assert (row.id, row.text, row.prompt, row.finish_reason) == (story.id, story.text, _REQUEST.prompt, "stop")
     assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
-    assert told.facts == stream.StoryFacts(
+    assert story.facts == stream.StoryFacts(
         "writer-2026",
         0.4,
         3,
@@ -65,8 +65,8 @@ def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> No
 
 def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
     client = _Client(*["字"] * 500)
-    told = _write(store, client)
-    pieces = list(told)
+    story = _write(store, client)
+    pieces = list(story)
     assert "".join(pieces) == "字" * 500
     assert len(pieces) < 50
 
@@ -75,31 +75,31 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
     with FaultServer() as server:
         server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
         request = replace(_REQUEST, endpoint="chat", stop=())
-        told = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
-        list(told)
+        story = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        list(story)
     (row,) = _kept(store)
-    assert told.text == row.text == "Once upon a time."
+    assert story.text == row.text == "Once upon a time."
     with store.reading() as session:
         (line,) = session.scalars(select(Spend))
     assert line.counted_completion_tokens is not None and line.counted_completion_tokens > 8  # with the thinking
 
 
 def test_every_reader_gets_the_complete_story(store: Store) -> None:
-    told = _write(store, _Client("one ", "two"))
-    assert "".join(told) == "".join(told) == "one two"
+    story = _write(store, _Client("one ", "two"))
+    assert "".join(story) == "".join(story) == "one two"
 
 
 def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
     client = _Client("从前", ...)
-    told = _write(store, client)
-    assert next(iter(told)) == "从前"
-    told.stop()
-    assert told.done and client.made.closed.is_set()
-    assert "".join(told) == "从前"  # and no error
-    assert told.facts.stopped and told.facts.finish_reason is None
+    story = _write(store, client)
+    assert next(iter(story)) == "从前"
+    story.stop()
+    assert story.done and client.made.closed.is_set()
+    assert "".join(story) == "从前"  # and no error
+    assert story.facts.stopped and story.facts.finish_reason is None
     (row,) = _kept(store)
     assert (row.text, row.finish_reason) == ("从前", None)
-    told.stop()  # twice does no harm
+    story.stop()  # twice does no harm
 
 
 def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
@@ -115,31 +115,31 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 
     monkeypatch.setattr(stream.StoryStream, "_save", slow)
     monkeypatch.setattr(stream, "STOP_S", 60)
-    told = _write(store, client)
-    assert next(iter(told)) == "从前"
-    told.cancel()  # returns at once
-    assert told.stopping and not told.done and told.facts.stopped
+    story = _write(store, client)
+    assert next(iter(story)) == "从前"
+    story.cancel()  # returns at once
+    assert story.stopping and not story.done and story.facts.stopped
     monkeypatch.setattr(stream, "STOP_S", 0)
-    assert told.done and not told.stopping
-    assert list(arena.updates([told], told.subscribers)) == [(0,)] and _kept(store) == []
+    assert story.done and not story.stopping
+    assert list(arena.updates([story], story.subscribers)) == [(0,)] and _kept(store) == []
     free.set()
     until(lambda: _kept(store), "the words on the shelf")
 
 
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     """Between two runs of a page nobody reads for a moment; on a busy machine that moment is long."""
-    told = stream.start_story(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
-    with told.reading():
-        until(lambda: told.text, "the first word")
-    until(lambda: told.done, "the end: its reader has gone")
-    assert told.facts.abandoned and told.facts.stopped
-    told.cancel()
-    assert not told.facts.abandoned and told.facts.stopped
+    story = stream.start_story(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+    with story.reading():
+        until(lambda: story.text, "the first word")
+    until(lambda: story.done, "the end: its reader has gone")
+    assert story.facts.abandoned and story.facts.stopped
+    story.cancel()
+    assert not story.facts.abandoned and story.facts.stopped
 
 
 def test_a_story_without_readers_is_written_and_saved(store: Store) -> None:
-    told = _write(store, _Client("nobody ", "looks"))
-    until(lambda: told.done, "the end of the story")
+    story = _write(store, _Client("nobody ", "looks"))
+    until(lambda: story.done, "the end of the story")
     assert [row.text for row in _kept(store)] == ["nobody looks"]
 
 
@@ -154,13 +154,13 @@ def test_a_story_without_readers_is_written_and_saved(store: Store) -> None:
 def test_an_error_is_raised_after_the_last_text(
     store: Store, pieces: tuple[object, ...], text: str, error: type[FabulaError]
 ) -> None:
-    told = _write(store, _Client(*pieces))
+    story = _write(store, _Client(*pieces))
     read = []
     with pytest.raises(error):
-        for piece in told:
+        for piece in story:
             read.append(piece)
     assert "".join(read) == text
-    assert isinstance(told.error, error) and told.facts.finish_reason is None
+    assert isinstance(story.error, error) and story.facts.finish_reason is None
     assert [row.text for row in _kept(store)] == ([text] if text else [])
 
 
@@ -168,11 +168,11 @@ def test_an_error_is_raised_after_the_last_text(
     ("provider", "cost"), [("engine", Decimal(0)), ("nobody-knows", None)], ids=["local", "unknown price"]
 )
 def test_tokens_and_cost_are_in_the_spend_ledger(store: Store, provider: str, cost: Decimal | None) -> None:
-    told = _write(store, _Client("a", "b", provider=provider))
-    list(told)
+    story = _write(store, _Client("a", "b", provider=provider))
+    list(story)
     with store.reading() as session:
         (spent,) = session.scalars(select(Spend))
-    assert (spent.page, spent.provider, spent.reference) == ("story", provider, told.id)
+    assert (spent.page, spent.provider, spent.reference) == ("story", provider, story.id)
     assert (spent.prompt_tokens, spent.completion_tokens, spent.cost_usd) == (9, 2, cost)
 
 
@@ -181,10 +181,10 @@ def test_a_full_disk_is_reported_and_the_text_stays_on_the_page(store: Store, mo
         raise StorageFull("The disk is full.", "Free some space.")
 
     monkeypatch.setattr(store, "session", full)
-    told = _write(store, _Client("kept in ", "memory"))
+    story = _write(store, _Client("kept in ", "memory"))
     with pytest.raises(StorageFull):
-        list(told)
-    assert told.text == "kept in memory"
+        list(story)
+    assert story.text == "kept in memory"
 
 
 def test_the_shelf_has_the_newest_first(store: Store) -> None:

@@ -84,29 +84,29 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert [one.step for one in checkpoints.list_checkpoints(store, first.id)] == [6, 12]
 
     # S10: the second grid, on top of the tuned model, with the article's learning rate multiplier
-    again = train(
+    second = train(
         JobForm(
             grid(store, "second", SECOND, 3), "More", "engine", first.fine_tuned_model, suffix="more", n_epochs=1,
             batch_size=4, learning_rate_multiplier=0.2, seed=1,
         )
     )  # fmt: skip
-    assert again.status == "succeeded" and again.parent_id == first.id and again.fine_tuned_model is not None
-    chain = lineage.chain(store, again.id)
-    assert [one.id for one in chain] == [first.id, again.id]
-    whole = curve_analysis.curve_frame(
+    assert second.status == "succeeded" and second.parent_id == first.id and second.fine_tuned_model is not None
+    chain = lineage.chain(store, second.id)
+    assert [one.id for one in chain] == [first.id, second.id]
+    chain_curve = curve_analysis.curve_frame(
         [(one, results.parse(jobs.get(store, one.id).results_csv or "")) for one in chain]
     )
-    assert list(whole["total_step"]) == list(range(1, 16))
+    assert list(chain_curve["total_step"]) == list(range(1, 16))
     assert lineage.chain_cost(chain, datetime.now(UTC)).known_usd == 0
     both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
     assert job_comparison.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
 
     # S7: a story outside of both grids, asked for as the training file asked
-    asked = CompletionRequest(
-        again.fine_tuned_model, f"宋,发射激光,艰难{again.separator}", endpoint="completion", max_tokens=20,
-        temperature=0.7, stop=(again.stop or ".",), seed=1,
+    request = CompletionRequest(
+        second.fine_tuned_model, f"宋,发射激光,艰难{second.separator}", endpoint="completion", max_tokens=20,
+        temperature=0.7, stop=(second.stop or ".",), seed=1,
     )  # fmt: skip
-    assert "".join(registry.get("engine").stream(asked))
+    assert "".join(registry.get("engine").stream(request))
 
     # tuned against base, on rows that were kept from training
     tuned_id, base_id = evaluations.start_pair(store, LOCAL, first, limit=2)
@@ -116,4 +116,4 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert tuned.state == "done" and tuned.metrics is not None and tuned.metrics.n == 2
     assert tuned.metrics.loss == curve.last("validation_loss")
     assert evaluation_comparison.compare_evaluations(store, tuned_id, base_id).n == 2
-    assert run_export.run_zip(store, again.id).startswith(b"PK")
+    assert run_export.run_zip(store, second.id).startswith(b"PK")

@@ -40,7 +40,7 @@ def falling(n: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("results", "kinds", "told", "step"),
+    ("results", "kinds", "expected", "step"),
     [
         (curve(falling), ["good"], "The model is learning", None),
         (curve(lambda n: falling(n) if n < 100 else falling(100) + (n - 100) * 0.02), ["divergence"], "lower", 100),
@@ -54,11 +54,11 @@ def falling(n: int) -> float:
         (parse(""), [], "", None),
     ],
 )
-def test_observations_of_a_curve(results: Results, kinds: list[str], told: str, step: int | None) -> None:
-    said = observations(results)
-    assert [one.kind for one in said] == kinds
+def test_observations_of_a_curve(results: Results, kinds: list[str], expected: str, step: int | None) -> None:
+    found = observations(results)
+    assert [one.kind for one in found] == kinds
     if kinds:
-        assert told in said[0].sentence and said[0].step == step
+        assert expected in found[0].sentence and found[0].step == step
 
 
 @pytest.mark.parametrize(
@@ -91,30 +91,30 @@ def test_memorised_examples_are_reported(
     for n, accuracy in enumerate(accuracies, start=1):
         last = held_out if held_out is not None and n == len(accuracies) else ""
         lines.append(f"{n},{2 / n:.4f},{accuracy},{last}")
-    said = observations(parse("\n".join(lines) + "\n"), examples=examples)
-    memorised = [one.sentence for one in said if one.kind == "memorised"]
+    found = observations(parse("\n".join(lines) + "\n"), examples=examples)
+    memorised = [one.sentence for one in found if one.kind == "memorised"]
     assert len(memorised) == (0 if says is None else 1)
     assert says is None or says in memorised[0]
-    assert not (memorised and any(one.kind == "short" for one in said))
+    assert not (memorised and any(one.kind == "short" for one in found))
 
 
 def test_accuracy_alone_is_enough_to_tell_that_examples_are_memorised() -> None:
     lines = "".join(f"{n},1.0\n" for n in range(1, 9))
-    (said,) = observations(parse(f"step,train_mean_token_accuracy\n{lines}"))
-    assert "probably memorised" in said.sentence
+    (found,) = observations(parse(f"step,train_mean_token_accuracy\n{lines}"))
+    assert "probably memorised" in found.sentence
 
 
 def test_the_better_checkpoint_is_named() -> None:
     results = curve(falling, valid={50: 1.0, 100: 0.9, 150: 0.95, 200: 1.1})
-    kept = [CheckpointView(f"c{n}", "j", n, f"m:{n}", {"valid_loss": 1.0}, None) for n in (50, 100, 150)]
-    assert "Use the checkpoint of step 100." in observations(results, kept)[0].sentence
-    assert kept[0].loss() == Figure(1.0, "held_out")
+    checkpoints = [CheckpointView(f"c{n}", "j", n, f"m:{n}", {"valid_loss": 1.0}, None) for n in (50, 100, 150)]
+    assert "Use the checkpoint of step 100." in observations(results, checkpoints)[0].sentence
+    assert checkpoints[0].loss() == Figure(1.0, "held_out")
 
 
 @pytest.mark.skipif(not _FIXTURE.exists(), reason="the whole results file of 2023 is not on this machine")
 def test_the_articles_curve_learns_from_75_to_94_percent() -> None:
-    said = observations(parse(_FIXTURE.read_text(encoding="utf-8")))
-    good = next(one for one in said if one.kind == "good")
+    found = observations(parse(_FIXTURE.read_text(encoding="utf-8")))
+    good = next(one for one in found if one.kind == "good")
     assert "from 75.0% to 94.3% (smoothed)" in good.sentence
 
 

@@ -58,10 +58,10 @@ class ScriptedModel:
     def complete(self, request: CompletionRequest, *, once: bool = False, stop: object = None) -> Completion:
         assert once  # whoever repeats also books every try
         self.asked.append(request)
-        said = self.say(request)
-        if isinstance(said, BaseException):
-            raise said
-        return said if isinstance(said, Completion) else Completion((Choice(said, "stop"),), request.model, 5, 2)
+        answer = self.say(request)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer if isinstance(answer, Completion) else Completion((Choice(answer, "stop"),), request.model, 5, 2)
 
     def endpoint(self, model: str) -> str:
         return "chat"
@@ -76,8 +76,8 @@ class InstantEvent(threading.Event):
 def intents(store: Store) -> str:
     """120 short rows of three labels, a fifth of them kept for validation; the version."""
     rows = [{"question": f"question {n} about {LABELS[n % 3]}", "intent": LABELS[n % 3]} for n in range(120)]
-    made = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
-    return versions.freeze(store, LOCAL, made, validation_share=0.2)
+    dataset_id = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
+    return versions.freeze(store, LOCAL, dataset_id, validation_share=0.2)
 
 
 @pytest.fixture
@@ -101,21 +101,21 @@ def go(store: Store, evaluation_id: str, writer: ScriptedModel, stopping: thread
 
 
 def test_held_out_rows_of_a_data_set(store: Store, form: EvaluationForm) -> None:
-    there = holdout.held_out(store, form.dataset_id, form.version_id)
-    assert (there.validation, there.held_out, there.usable, there.kind) == (24, 0, 24, "label")
-    assert set(there.labels) == set(LABELS)
+    held_out = holdout.held_out(store, form.dataset_id, form.version_id)
+    assert (held_out.validation, held_out.held_out, held_out.usable, held_out.kind) == (24, 0, 24, "label")
+    assert set(held_out.labels) == set(LABELS)
     assert holdout.held_out(store, form.dataset_id).usable == 0
     with pytest.raises(NotFound):
         holdout.held_out(store, "nothing")
 
 
 def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
-    assert evaluations.start(store, LOCAL, form) == made
-    assert KINDS["evaluation"].unfinished(store) == [made]
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    assert evaluations.start(store, LOCAL, form) == evaluation_id
+    assert KINDS["evaluation"].unfinished(store) == [evaluation_id]
     writer = ScriptedModel(lambda r: right(r) if "refund" not in r.prompt else "balance")
-    go(store, made, writer)
-    view = evaluations.get(store, made)
+    go(store, evaluation_id, writer)
+    view = evaluations.get(store, evaluation_id)
     assert (view.state, view.total, view.answered, view.failed, view.right) == ("done", 24, 24, 0, 16)
     assert view.metrics is not None and view.metrics.accuracy is not None
     assert view.metrics.accuracy.value == pytest.approx(16 / 24)
@@ -123,11 +123,11 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
     assert view.metrics.confusion["refund"] == {"balance": 8}
     assert view.metrics.loss is None and "does not report" in view.metrics.loss_note
     assert (view.metrics.prompt_tokens, view.metrics.completion_tokens, view.metrics.cost_usd) == (120, 48, Decimal(0))
-    asked = writer.asked[0]
-    assert asked.prompt.endswith(" ->") and asked.stop == (".",) and asked.endpoint == "completion"
-    assert asked.temperature == 0 and asked.max_tokens == 16
-    assert spent(store, MOMENT, made).calls == 24
-    assert len(evaluations.answers(store, made, wrong_only=True)) == 8
+    request = writer.asked[0]
+    assert request.prompt.endswith(" ->") and request.stop == (".",) and request.endpoint == "completion"
+    assert request.temperature == 0 and request.max_tokens == 16
+    assert spent(store, MOMENT, evaluation_id).calls == 24
+    assert len(evaluations.answers(store, evaluation_id, wrong_only=True)) == 8
     assert KINDS["evaluation"].unfinished(store) == []
 
 
@@ -145,16 +145,16 @@ def test_tuned_and_base_are_compared_in_a_sentence(store: Store, form: Evaluatio
     tuned, base = evaluations.start(store, LOCAL, form), evaluations.start(store, LOCAL, replace(form, model=BASE))
     go(store, tuned, ScriptedModel(right))
     go(store, base, ScriptedModel(lambda r: "refund"))
-    told = compare_evaluations(store, tuned, base)
-    assert (told.n, told.tuned.value, round(told.base.value, 2)) == (24, 1.0, 0.33)
-    assert told.difference.low > 0 and told.p_value is not None and told.p_value < 0.001
-    assert told.sentence == "Fine-tuning helped: 100% correct instead of 33%, on 24 held-out rows."
+    comparison = compare_evaluations(store, tuned, base)
+    assert (comparison.n, comparison.tuned.value, round(comparison.base.value, 2)) == (24, 1.0, 0.33)
+    assert comparison.difference.low > 0 and comparison.p_value is not None and comparison.p_value < 0.001
+    assert comparison.sentence == "Fine-tuning helped: 100% correct instead of 33%, on 24 held-out rows."
     assert "No clear difference" in compare_evaluations(store, tuned, tuned).sentence
     assert "made it worse" in compare_evaluations(store, base, tuned).sentence
 
 
 def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
+    evaluation_id = evaluations.start(store, LOCAL, form)
     stopping = InstantEvent()
     first = ScriptedModel(right)
 
@@ -164,50 +164,50 @@ def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: Evalua
         return right(request)
 
     first.say = say
-    go(store, made, first, stopping)
-    there = evaluations.get(store, made)
-    assert there.state == "running" and 5 <= there.answered < 24
+    go(store, evaluation_id, first, stopping)
+    view = evaluations.get(store, evaluation_id)
+    assert view.state == "running" and 5 <= view.answered < 24
     second = ScriptedModel(right)
-    go(store, made, second)
-    assert evaluations.get(store, made).state == "done"
+    go(store, evaluation_id, second)
+    assert evaluations.get(store, evaluation_id).state == "done"
     prompts = [one.prompt for one in (*first.asked, *second.asked)]
     assert len(prompts) == len(set(prompts)) == 24
 
 
 def test_a_person_can_stop_it_and_ask_for_the_rest(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
+    evaluation_id = evaluations.start(store, LOCAL, form)
     writer = ScriptedModel(right)
 
     def say(request: CompletionRequest) -> str:
-        evaluations.stop(store, LOCAL, made)
+        evaluations.stop(store, LOCAL, evaluation_id)
         return right(request)
 
     writer.say = say
-    go(store, made, writer)
-    stopped = evaluations.get(store, made)
+    go(store, evaluation_id, writer)
+    stopped = evaluations.get(store, evaluation_id)
     assert stopped.state == "stopped" and 0 < stopped.answered < 24 and stopped.metrics is not None
-    evaluations.retry(store, LOCAL, made)
-    go(store, made, ScriptedModel(right))
-    assert evaluations.get(store, made).answered == 24
+    evaluations.retry(store, LOCAL, evaluation_id)
+    go(store, evaluation_id, ScriptedModel(right))
+    assert evaluations.get(store, evaluation_id).answered == 24
     queued = evaluations.start(store, LOCAL, form)
     evaluations.stop(store, LOCAL, queued)
     assert evaluations.get(store, queued).state == "stopped"
 
 
 def test_rows_that_fail_say_why_and_the_others_count(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
+    evaluation_id = evaluations.start(store, LOCAL, form)
     go(
         store,
-        made,
+        evaluation_id,
         ScriptedModel(lambda r: right(r) if "lost" not in r.prompt else BadRequest("Too long.", "Shorten it.")),
     )
-    view = evaluations.get(store, made)
+    view = evaluations.get(store, evaluation_id)
     assert (view.state, view.answered, view.failed) == ("done", 16, 8)
     assert view.metrics is not None and view.metrics.n == 16
-    assert {one.reason for one in evaluations.answers(store, made, wrong_only=True)} == {"Too long."}
-    evaluations.retry(store, LOCAL, made)
-    go(store, made, ScriptedModel(right))
-    assert evaluations.get(store, made).answered == 24
+    assert {one.reason for one in evaluations.answers(store, evaluation_id, wrong_only=True)} == {"Too long."}
+    evaluations.retry(store, LOCAL, evaluation_id)
+    go(store, evaluation_id, ScriptedModel(right))
+    assert evaluations.get(store, evaluation_id).answered == 24
 
 
 @pytest.mark.parametrize(
@@ -222,12 +222,12 @@ def test_rows_that_fail_say_why_and_the_others_count(store: Store, form: Evaluat
 def test_an_error_of_all_rows_stops_the_evaluation(
     store: Store, form: EvaluationForm, fault: FabulaError, told: str
 ) -> None:
-    made = evaluations.start(store, LOCAL, form)
+    evaluation_id = evaluations.start(store, LOCAL, form)
     writer = ScriptedModel(lambda r: fault)
-    go(store, made, writer)
-    view = evaluations.get(store, made)
+    go(store, evaluation_id, writer)
+    view = evaluations.get(store, evaluation_id)
     assert view.state == "failed" and told in (view.reason or "")
-    assert spent(store, MOMENT, made).cost_usd == 0
+    assert spent(store, MOMENT, evaluation_id).cost_usd == 0
 
 
 @pytest.mark.parametrize("error", [RateLimited, Unavailable])
@@ -235,32 +235,32 @@ def test_a_provider_that_asks_to_wait_for_an_hour_is_not_waited_for(
     store: Store, form: EvaluationForm, error: type[RateLimited | Unavailable]
 ) -> None:
     """Other evaluations wait for this one's place."""
-    made = evaluations.start(store, LOCAL, replace(form, limit=1))
+    evaluation_id = evaluations.start(store, LOCAL, replace(form, limit=1))
     writer = ScriptedModel(lambda r: error("Come back later.", "Wait.", 3_600.0))
-    go(store, made, writer)
-    view = evaluations.get(store, made)
+    go(store, evaluation_id, writer)
+    view = evaluations.get(store, evaluation_id)
     assert (view.state, len(writer.asked)) == ("failed", 1) and "Come back later." in (view.reason or "")
 
 
 def test_a_provider_that_is_away_for_a_moment_is_waited_for(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
+    evaluation_id = evaluations.start(store, LOCAL, form)
     away = [Unavailable("It is away.", "Wait.")] * 6
 
     def say(request: CompletionRequest) -> Any:
         return away.pop() if away else right(request)
 
-    go(store, made, ScriptedModel(say))
-    view = evaluations.get(store, made)
+    go(store, evaluation_id, ScriptedModel(say))
+    view = evaluations.get(store, evaluation_id)
     assert (view.state, view.answered, view.reason) == ("done", 24, None)
 
 
 def test_a_budget_is_enforced(store: Store, form: EvaluationForm) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
     paid = replace(form, provider="openai", model="gpt-4.1-mini-2025-04-14")
-    made = evaluations.start(store, LOCAL, paid)
+    evaluation_id = evaluations.start(store, LOCAL, paid)
     writer = ScriptedModel(right, Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
-    go(store, made, writer)
-    assert evaluations.get(store, made).state == "failed" and writer.asked == []
+    go(store, evaluation_id, writer)
+    assert evaluations.get(store, evaluation_id).state == "failed" and writer.asked == []
 
 
 def test_texts_are_judged_by_nearness_and_quality(store: Store) -> None:
@@ -271,18 +271,18 @@ def test_texts_are_judged_by_nearness_and_quality(store: Store) -> None:
         for n in range(4)
     ]
     rows = [{"dynasty": s[2], "power": s[16:18], "story": s} for s in stories]
-    made = datasets.from_frame(store, LOCAL, "stories", pd.DataFrame(rows), ["dynasty", "power"], "story")
-    version = versions.freeze(store, LOCAL, made, validation_share=0.5)
-    tuned = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, version_id=version))
-    base = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", BASE, version_id=version))
+    dataset_id = datasets.from_frame(store, LOCAL, "stories", pd.DataFrame(rows), ["dynasty", "power"], "story")
+    version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.5)
+    tuned = evaluations.start(store, LOCAL, EvaluationForm(dataset_id, "engine", TUNED, version_id=version))
+    base = evaluations.start(store, LOCAL, EvaluationForm(dataset_id, "engine", BASE, version_id=version))
     go(store, tuned, ScriptedModel(lambda r: stories[0]))
     go(store, base, ScriptedModel(lambda r: "I do not know."))
     metrics = evaluations.get(store, tuned).metrics
     assert metrics is not None and metrics.accuracy is None and metrics.overlap is not None
     assert metrics.overlap.value > 0.5 and metrics.quality["characters"] == len(stories[0])
     assert 0 < metrics.quality["distinct_2"] <= 1 and 0 <= metrics.quality["adherence"] <= 1
-    told = compare_evaluations(store, tuned, base)
-    assert told.p_value is None and "Fine-tuning helped" in told.sentence
+    comparison = compare_evaluations(store, tuned, base)
+    assert comparison.p_value is None and "Fine-tuning helped" in comparison.sentence
 
 
 def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: EvaluationForm) -> None:
@@ -326,8 +326,8 @@ def test_missing_rows_are_not_found(store: Store, form: EvaluationForm) -> None:
 
 
 def test_hostile_answers_are_stored_as_text(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
-    go(store, made, ScriptedModel(lambda r: "\0\ud800=cmd"))
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    go(store, evaluation_id, ScriptedModel(lambda r: "\0\ud800=cmd"))
     with store.reading() as session:
         texts = {row.text for row in session.query(EvaluationAnswer)}
     assert len(texts) == 1 and "\0" not in str(texts)
@@ -342,16 +342,16 @@ def test_fewer_rows_than_there_are_come_from_all_over_and_are_the_same_for_both(
     few = [evaluations.start(store, LOCAL, replace(form, model=model, limit=9)) for model in (TUNED, BASE)]
     drawn = [list(holdout.examples(store, evaluations.get(store, one))) for one in few]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 9 == evaluations.get(store, few[0]).total
-    whole = list(holdout.examples(store, evaluations.get(store, evaluations.start(store, LOCAL, form))))
-    assert drawn[0] != whole[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in whole)
+    examples = list(holdout.examples(store, evaluations.get(store, evaluations.start(store, LOCAL, form))))
+    assert drawn[0] != examples[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in examples)
 
 
 def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
     rows = [{"q": f"q{n}", "a": LABELS[n % 2], "split": "test" if n % 4 == 0 else "train"} for n in range(40)]
-    made = datasets.from_frame(store, LOCAL, "split", pd.DataFrame(rows), ["q"], "a", split_column="split")
-    there = holdout.held_out(store, made)
-    assert (there.held_out, there.validation, there.kind) == (10, 0, "label")
-    started = evaluations.start(store, LOCAL, EvaluationForm(made, "engine", TUNED, part="held_out"))
+    dataset_id = datasets.from_frame(store, LOCAL, "split", pd.DataFrame(rows), ["q"], "a", split_column="split")
+    held_out = holdout.held_out(store, dataset_id)
+    assert (held_out.held_out, held_out.validation, held_out.kind) == (10, 0, "label")
+    started = evaluations.start(store, LOCAL, EvaluationForm(dataset_id, "engine", TUNED, part="held_out"))
     go(store, started, ScriptedModel(lambda r: LABELS[0]))
     view = evaluations.get(store, started)
     assert (view.state, view.answered, view.right) == ("done", 10, 10)
@@ -382,12 +382,12 @@ def test_each_try_that_may_be_billed_stays_in_the_ledger(
         return next(lost, answer)
 
     openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
-    made = evaluations.start(store, LOCAL, replace(form, provider="openai", limit=1))
-    go(store, made, ScriptedModel(say, openai))
-    assert evaluations.get(store, made).answered == 1
+    evaluation_id = evaluations.start(store, LOCAL, replace(form, provider="openai", limit=1))
+    go(store, evaluation_id, ScriptedModel(say, openai))
+    assert evaluations.get(store, evaluation_id).answered == 1
     with store.reading() as session:
-        lines = list(session.scalars(select(Spend).where(Spend.reference == made).order_by(Spend.id)))
-        assert budget.spent_on(session, made) == Decimal("0.0048") + (lines[0].estimated_usd or 0)
+        lines = list(session.scalars(select(Spend).where(Spend.reference == evaluation_id).order_by(Spend.id)))
+        assert budget.spent_on(session, evaluation_id) == Decimal("0.0048") + (lines[0].estimated_usd or 0)
     # one line for what was lost, at the most; none for what was refused; 2 fresh, 8 cached and 2 written tokens
     assert [line.cost_usd for line in lines] == [None, Decimal("0.0048")] and lines[0].estimated_usd
 
@@ -399,14 +399,14 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
     unreadable = Unreadable("not OpenAI's format", may_be_billed=True)
     openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
     writer = ScriptedModel(lambda r: unreadable if "refund" in r.prompt else right(r), openai)
-    made = evaluations.start(store, LOCAL, replace(form, provider="openai"))
-    go(store, made, writer)
-    view = evaluations.get(store, made)
-    asked = Counter(request.prompt for request in writer.asked)
+    evaluation_id = evaluations.start(store, LOCAL, replace(form, provider="openai"))
+    go(store, evaluation_id, writer)
+    view = evaluations.get(store, evaluation_id)
+    attempts = Counter(request.prompt for request in writer.asked)
     assert (view.state, view.answered, view.failed) == ("done", 16, 8)
-    assert {"refund" in prompt: count for prompt, count in asked.items()} == {False: 1, True: 5}
+    assert {"refund" in prompt: count for prompt, count in attempts.items()} == {False: 1, True: 5}
     with store.reading() as session:
-        lines = session.scalar(select(func.count()).where(Spend.reference == made))
+        lines = session.scalar(select(func.count()).where(Spend.reference == evaluation_id))
     assert lines == len(writer.asked)  # one line each, whatever came
 
 
@@ -431,7 +431,11 @@ def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
 
 
 def test_an_error_in_place_of_a_text_is_the_reason_of_its_row(store: Store, form: EvaluationForm) -> None:
-    made = evaluations.start(store, LOCAL, form)
-    go(store, made, ScriptedModel(lambda r: Completion((Choice("", "error", "upstream broke"),), TUNED, 10, 2)))
-    view = evaluations.get(store, made)
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    go(
+        store,
+        evaluation_id,
+        ScriptedModel(lambda r: Completion((Choice("", "error", "upstream broke"),), TUNED, 10, 2)),
+    )
+    view = evaluations.get(store, evaluation_id)
     assert view.answered == 0 and "upstream broke" in (view.reason or "")

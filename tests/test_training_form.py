@@ -29,10 +29,10 @@ def form_accepts(**given: Any) -> bool:
 def engine_accepts(**given: Any) -> bool:
     """`given` as `core.providers.finetuning` sends it."""
     numbers = {name: value for name, value in given.items() if name in HYPERPARAMETERS and value is not None}
-    rest = {name: value for name, value in given.items() if name not in HYPERPARAMETERS}
+    other_values = {name: value for name, value in given.items() if name not in HYPERPARAMETERS}
     method = {"type": "supervised", "supervised": {"hyperparameters": numbers}}
     try:
-        job_request.parse({"model": "m", "training_file": "file-1", "method": method, **rest})
+        job_request.parse({"model": "m", "training_file": "file-1", "method": method, **other_values})
     except ApiError:
         return False
     return True

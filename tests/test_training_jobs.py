@@ -278,8 +278,10 @@ def test_a_missing_results_file_is_reported_and_the_model_is_kept(
     carry(job_id)
     job = jobs.get(store, job_id)
     assert (job.status, job.results_csv) == ("succeeded", first_step)
-    said = [event.message for event in jobs.events(store, job_id) if "results file" in event.message]
-    assert said == ["The provider did not return the complete results file. The curve may be incomplete or missing."]
+    messages = [event.message for event in jobs.events(store, job_id) if "results file" in event.message]
+    assert messages == [
+        "The provider did not return the complete results file. The curve may be incomplete or missing."
+    ]
 
 
 def test_a_job_that_fails_there_says_why(
@@ -459,11 +461,11 @@ def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("upload", AWAY, AWAY, "file-1")
-    said: list[str | None] = []
+    errors: list[str | None] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: said.append(jobs.get(store, job_id).error)
+    hurry.then = lambda _: errors.append(jobs.get(store, job_id).error)
     carry(job_id, hurry)
-    assert said == [AWAY.what, AWAY.what]
+    assert errors == [AWAY.what, AWAY.what]
     assert hurry.waits == [2.0, 4.0]
     assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
 
@@ -497,11 +499,11 @@ def test_temporary_errors_while_watching_are_shown_and_retried(
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), error, remote_job("succeeded"))
-    said: list[tuple[str, str | None]] = []
+    states: list[tuple[str, str | None]] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: said.append((jobs.get(store, job_id).status, jobs.get(store, job_id).error))
+    hurry.then = lambda _: states.append((jobs.get(store, job_id).status, jobs.get(store, job_id).error))
     carry(job_id, hurry)
-    assert said == [("running", None), ("running", error.what)]
+    assert states == [("running", None), ("running", error.what)]
     assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
 
 
@@ -603,8 +605,8 @@ def test_a_refused_request_is_reported_as_an_event(
     hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "pause") if number == 1 else None
     carry(job_id, hurry)
-    told = [(one.level, one.message) for one in jobs.events(store, job_id)]
-    assert told == [("warn", "This job cannot be paused. Cancel it.")]
+    events = [(one.level, one.message) for one in jobs.events(store, job_id)]
+    assert events == [("warn", "This job cannot be paused. Cancel it.")]
     assert jobs.get(store, job_id).status == "succeeded"
 
 

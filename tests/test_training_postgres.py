@@ -94,14 +94,14 @@ def test_a_worker_that_is_killed_leaves_every_answer_and_another_asks_for_the_re
             until(lambda: server.flying == _AT_ONCE, "a worker at work")
             first.kill()
             first.wait()
-        kept = evaluations.get(store, evaluation)
-        assert (kept.state, kept.answered) == ("running", 6)
+        finished = evaluations.get(store, evaluation)
+        assert (finished.state, finished.answered) == ("running", 6)
         server.release()
         with worker(settings, server), worker(settings, server):
             until(lambda: _done(store, evaluation), "the rest judged")
-        asked = _asked(server, TUNED)
+        requests = _asked(server, TUNED)
     rows = versions.get(store, str(form.version_id)).n_validation
     with store.reading() as session:
         each = session.execute(select(EvaluationAnswer.row_key, func.count()).group_by(EvaluationAnswer.row_key)).all()
     assert len(each) == rows and {n for _, n in each} == {1}
-    assert sum(asked.values()) == rows + _AT_ONCE and max(asked.values()) <= 2
+    assert sum(requests.values()) == rows + _AT_ONCE and max(requests.values()) <= 2

@@ -36,8 +36,8 @@ def server() -> Iterator[JobServer]:
 @pytest.fixture
 def job_id(store: Store) -> str:
     frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(12)], "story": [f"故事{n}" for n in range(12)]})
-    made = datasets.from_frame(store, LOCAL, "twelve", frame, ["power"], "story")
-    return jobs.submit(store, LOCAL, JobForm(made, "First", "engine", "gemma-3-270m"))
+    dataset_id = datasets.from_frame(store, LOCAL, "twelve", frame, ["power"], "story")
+    return jobs.submit(store, LOCAL, JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
 
 
 @pytest.fixture(autouse=True)

@@ -55,8 +55,8 @@ MINI = "gpt-4.1-mini-2025-04-14"
 @pytest.fixture
 def form(store: Store) -> JobForm:
     frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(20)], "story": [f"故事{n}" for n in range(20)]})
-    made = datasets.from_frame(store, LOCAL, "<b>twenty</b>", frame, ["power"], "story")
-    return JobForm(made, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2)
+    dataset_id = datasets.from_frame(store, LOCAL, "<b>twenty</b>", frame, ["power"], "story")
+    return JobForm(dataset_id, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2)
 
 
 @pytest.fixture(autouse=True)
@@ -112,9 +112,9 @@ def test_a_validation_share_creates_one_version(store: Store, form: JobForm) -> 
     assert versions.get(store, job.version_id).n_validation == 4
     assert (job.estimated_usd, job.estimated_s) == (Decimal("1.5"), 90.0)
     assert job.trackers == {"trackio": {"project": "fabula"}}
-    again = jobs.clone(store, job.id)
-    assert again.version_id == job.version_id and again.n_epochs == 2 and again.name == "First (again)"
-    assert again.trackers == ("trackio",) and again.estimated_usd is None
+    cloned = jobs.clone(store, job.id)
+    assert cloned.version_id == job.version_id and cloned.n_epochs == 2 and cloned.name == "First (again)"
+    assert cloned.trackers == ("trackio",) and cloned.estimated_usd is None
     with pytest.raises(NotFound):
         jobs.clone(store, "nothing")
 
@@ -177,8 +177,8 @@ def test_a_cancelled_upload_is_aborted(store: Store, form: JobForm, monkeypatch:
 
 def test_checkpoints_come_into_the_ledger_with_the_poll(store: Store, form: JobForm) -> None:
     client = FakeClient()
-    kept = [RemoteCheckpoint(f"c{n}", n, f"m:{n}", MOMENT, {"valid_loss": 1 / n}) for n in (1, 2)]
-    client.enqueue("checkpoints", Unavailable("away"), kept)
+    remote = [RemoteCheckpoint(f"c{n}", n, f"m:{n}", MOMENT, {"valid_loss": 1 / n}) for n in (1, 2)]
+    client.enqueue("checkpoints", Unavailable("away"), remote)
     job_id = jobs.submit(store, LOCAL, form)
     carry(store, job_id, client)
     assert [(one.step, one.model, one.loss()) for one in checkpoints.list_checkpoints(store, job_id)] == [
@@ -194,9 +194,9 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     client.enqueue("job", late, late, late, remote_job("succeeded"))
     # a queue keeps its last answer; the ones before are given once each
     job_id = jobs.submit(store, LOCAL, form)
-    said: list[str] = []
-    carry(store, job_id, client, lambda: said.append(job_explanation.explain(jobs.get(store, job_id), utcnow())))
-    assert "queue" not in said[-2] and "names no model yet. Fabula asks again for five minutes" in said[-2]
+    messages: list[str] = []
+    carry(store, job_id, client, lambda: messages.append(job_explanation.explain(jobs.get(store, job_id), utcnow())))
+    assert "queue" not in messages[-2] and "names no model yet. Fabula asks again for five minutes" in messages[-2]
     assert jobs.get(store, job_id).error is None
     assert jobs.get(store, job_id).fine_tuned_model is not None
     assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
@@ -379,8 +379,8 @@ def test_preflight_uses_earlier_jobs(store: Store, form: JobForm, book: PriceBoo
     refused = jobs.submit(store, LOCAL, replace(paid, name="later"))
     jobs.give_up(store, refused, Refused("This account may not create fine-tuning jobs at OpenAI: no"))
     assert preflight.preflight(store, Account(), book, MINI, NOW).may_train is False  # type: ignore[arg-type]
-    gone = preflight.preflight(store, Account(), book, MINI, datetime(2027, 2, 1, tzinfo=UTC))  # type: ignore[arg-type]
-    assert gone.may_train is False and "no longer answer" in gone.lifetime
+    closed = preflight.preflight(store, Account(), book, MINI, datetime(2027, 2, 1, tzinfo=UTC))  # type: ignore[arg-type]
+    assert closed.may_train is False and "no longer answer" in closed.lifetime
 
 
 # --- money ---------------------------------------------------------------------------------------------------------
@@ -434,8 +434,8 @@ def family_of_two(store: Store, form: JobForm) -> tuple[str, str]:
 def test_a_chain_goes_back_to_its_first_job_and_sums_up(store: Store, family_of_two: tuple[str, str]) -> None:
     found = lineage.chain(store, family_of_two[1])
     assert tuple(one.id for one in found) == family_of_two and found[1].parent_id == family_of_two[0]
-    whole = lineage.chain_cost(found, NOW)
-    assert (whole.known_usd, whole.unknown, whole.tokens, whole.seconds) == (Decimal("4.74"), 0, 1_200, 120)
+    total = lineage.chain_cost(found, NOW)
+    assert (total.known_usd, total.unknown, total.tokens, total.seconds) == (Decimal("4.74"), 0, 1_200, 120)
     assert lineage.chain_cost([view()], NOW).unknown == 1
 
 
@@ -448,8 +448,8 @@ def test_a_job_on_a_checkpoint_has_its_job_as_parent(
 
 def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_two: tuple[str, str]) -> None:
     first, second = family_of_two
-    made = str(jobs.get(store, first).fine_tuned_model)
-    found = {model: lineage.job_that_made(store, model) for model in (made, f"{made}:ckpt-step-9", "m:1", "nobody")}
+    tuned = str(jobs.get(store, first).fine_tuned_model)
+    found = {model: lineage.job_that_made(store, model) for model in (tuned, f"{tuned}:ckpt-step-9", "m:1", "nobody")}
     assert [one.id if one else None for one in found.values()] == [first, first, None, None]
     with store.session() as session:  # of a job that has made no model yet
         session.add(Checkpoint(job_id=second, remote_id="c", step=1, model="m:1", metrics={}, created_at=MOMENT))
@@ -483,8 +483,11 @@ def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -
     kinds = [one.kind for one in drawn.nodes]
     assert sorted(set(kinds)) == ["base", "checkpoint", "dataset", "job", "model"]
     assert kinds.count("job") == 2 and kinds.count("base") == 1 and kinds.count("dataset") == 1
-    made = "model:openai/ft:gemma-3-270m:fabula:x:1"
-    assert (f"job:{family_of_two[0]}", made) in drawn.edges and (made, f"job:{family_of_two[1]}") in drawn.edges
+    model_node = "model:openai/ft:gemma-3-270m:fabula:x:1"
+    assert (f"job:{family_of_two[0]}", model_node) in drawn.edges and (
+        model_node,
+        f"job:{family_of_two[1]}",
+    ) in drawn.edges
     dot = drawn.dot(family_of_two[1])
     assert '\\"one\\"' in dot and "penwidth=3" in dot and dot.startswith("digraph family {") and dot.endswith("}")
     assert len(lineage.family(store).nodes) > len(drawn.nodes)
@@ -569,9 +572,9 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
     ],
 )
 def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, second: str, ranked: bool) -> None:
-    given = {"dataset_id": "d", "n_examples": 100}
-    one = view("a", **given, base_model=first, cost_usd=Decimal(4))
-    other = view("b", **given, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
+    values = {"dataset_id": "d", "n_examples": 100}
+    one = view("a", **values, base_model=first, cost_usd=Decimal(4))
+    other = view("b", **values, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
     header = "step,training_loss,training_token_accuracy,valid_loss"
     results = [parse(f"{header}\n1,9,0.1,9\n2,{loss},{1 - loss},{loss}\n") for loss in (0.1, 0.2)]
     found = job_comparison.compare([one, other], results, NOW)

@@ -113,8 +113,8 @@ def test_waiting_is_no_training(
 ) -> None:
     now = MOMENT + _minutes(minutes)
     wait = change.pop("wait", None)
-    given: dict[str, Any] = {"remote_id": "r", "estimated_s": 600.0, "updated_at": now, "fine_tuned_model": "ft:x"}
-    job = view(**given | change, estimated_start=None if wait is None else now + _minutes(wait))
+    values: dict[str, Any] = {"remote_id": "r", "estimated_s": 600.0, "updated_at": now, "fine_tuned_model": "ft:x"}
+    job = view(**values | change, estimated_start=None if wait is None else now + _minutes(wait))
     assert job.training_s(now) == trained
     assert job.eta_s(now) == eta
     assert says in job_explanation.explain(job, now)
@@ -330,8 +330,8 @@ def test_only_jobs_that_will_train_first_are_ahead(
 def test_a_job_object_tells_its_place_and_its_training_time(line: engine_store.EngineStore) -> None:
     _add(line, "mine", "queued", training_s=12.3456)
     (job,) = line.select(Job, "1")
-    told = serializers.job(job, job_queue.queue_positions(line, _NOW)["mine"])["fabula"]
-    assert told == {"training_seconds": 12.346, "queue_position": 1, "estimated_start": int(_NOW)}
+    reported = serializers.job(job, job_queue.queue_positions(line, _NOW)["mine"])["fabula"]
+    assert reported == {"training_seconds": 12.346, "queue_position": 1, "estimated_start": int(_NOW)}
     assert serializers.job(job)["fabula"]["queue_position"] is None
 
 

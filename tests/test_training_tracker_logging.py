@@ -39,8 +39,8 @@ from tests.waiting import WAIT_LIMIT_S, run_to_end
 @pytest.fixture
 def form(store: Store) -> JobForm:
     frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(20)], "story": [f"故事{n}" for n in range(20)]})
-    made = datasets.from_frame(store, LOCAL, "twenty", frame, ["power"], "story")
-    return JobForm(made, "First", "engine", "gemma-3-270m", n_epochs=2, project="stories")
+    dataset_id = datasets.from_frame(store, LOCAL, "twenty", frame, ["power"], "story")
+    return JobForm(dataset_id, "First", "engine", "gemma-3-270m", n_epochs=2, project="stories")
 
 
 def carry(store: Store, job_id: str, client: FakeClient) -> None:
@@ -93,10 +93,10 @@ class _Run:
 
 @pytest.fixture
 def tracker(monkeypatch: pytest.MonkeyPatch) -> Tracker:
-    there = Tracker()
-    monkeypatch.setattr(trackers, "open_run", there.open_run)
+    tracker = Tracker()
+    monkeypatch.setattr(trackers, "open_run", tracker.open_run)
     monkeypatch.setattr(trackers, "unavailable", lambda name, environ=None: None)
-    return there
+    return tracker
 
 
 def test_steps_are_sent_while_the_job_runs_and_each_once(store: Store, form: JobForm, tracker: Tracker) -> None:
@@ -115,8 +115,13 @@ def test_steps_are_sent_while_the_job_runs_and_each_once(store: Store, form: Job
     assert seen == [0, 2, 2, 5] and tracker.steps[ours] == [1, 2, 3, 4, 5, 6]
     assert tracker.values["training_loss"] == pytest.approx(1 / 3, abs=1e-3)
     assert len(tracker.opened) == 1 and tracker.opened[0][2]["base_model"] == "gemma-3-270m"
-    told = jobs.get(store, ours).trackers["trackio"]
-    assert (told["state"], told["step"], told["project"], told["url"]) == ("logged", 6, "stories", "https://t/run/1")
+    state = jobs.get(store, ours).trackers["trackio"]
+    assert (state["state"], state["step"], state["project"], state["url"]) == (
+        "logged",
+        6,
+        "stories",
+        "https://t/run/1",
+    )
     summary = tracker.summaries[ours]
     assert summary is not None and summary["status"] == "succeeded" and summary["trained_tokens"] == 1250
 
@@ -163,8 +168,8 @@ def test_a_failing_tracker_is_retried_without_affecting_the_job(
     live = tracker_logging.TrackerLogger(store, jobs.get(store, job_id))
     live.send(curve(3))
     tracker.broken = None
-    stands = live.send(curve(4))
-    assert stands is not None and stands["trackio"]["error"] is None and tracker.steps[job_id] == [1, 2, 3, 4]
+    states = live.send(curve(4))
+    assert states is not None and states["trackio"]["error"] is None and tracker.steps[job_id] == [1, 2, 3, 4]
 
 
 def test_openai_logs_to_wandb_itself(store: Store, form: JobForm, tracker: Tracker) -> None:
@@ -193,8 +198,8 @@ def test_a_missing_tracker_is_shown_in_the_job(store: Store, form: JobForm, monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=TRACKERS))
     carry(store, job_id, grow(2))
-    told = jobs.get(store, job_id).trackers
-    assert {one["state"] for one in told.values()} == {"skipped"} and "pip install" in told["trackio"]["error"]
+    state = jobs.get(store, job_id).trackers
+    assert {one["state"] for one in state.values()} == {"skipped"} and "pip install" in state["trackio"]["error"]
 
 
 # --- the real libraries ---------------------------------------------------------------------------------------------
@@ -252,10 +257,10 @@ def test_a_real_tracker_has_each_step_once_though_the_worker_was_killed(
     assert jobs.get(store, job_id).trackers[name]["state"] == "live"
     assert life("6,8", "end").wait(WAIT_LIMIT_S) == 0
 
-    told = jobs.get(store, job_id).trackers[name]
-    assert (told["state"], told["step"], told["error"]) == ("logged", 8, None)
+    state = jobs.get(store, job_id).trackers[name]
+    assert (state["state"], state["step"], state["error"]) == ("logged", 8, None)
     argv = [sys.executable, "-c", _READ[name], str(settings.home)]
     read = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)
-    there = json.loads(read.stdout.splitlines()[-1])
-    assert [step for step, _ in there] == [1, 2, 3, 4, 5, 6, 7, 8]
-    assert there[-1][1] == pytest.approx(0.25)
+    logged = json.loads(read.stdout.splitlines()[-1])
+    assert [step for step, _ in logged] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert logged[-1][1] == pytest.approx(0.25)
