@@ -1,8 +1,8 @@
-"""A provider that trains in no time, over real HTTP: it counts what it is sent, can kill who sends, and can fail.
+"""A fake provider over real HTTP that trains instantly, counts requests, can kill the client, and can fail.
 
-`faults` are told by what they spoil: `create` (a list, one for each POST), `upload`, `job`, `results`.
+`faults` by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`.
 A fault is an HTTP status; `drop` (the connection breaks before an answer); `hang` (no answer until the end of the
-test); with `after:` in front of it (`after:502`) the job is made first. For `results` it may be the file's bytes.
+test); with `after:` in front of it (`after:502`) the job is created first. For `results` it can be the file's bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODEL = "ft:gemma-3-270m:fabula:x:AbC123"
 
 
 class JobServer:
-    """`with JobServer() as server:`; `server.url` is its address, `server.requests` what came."""
+    """`with JobServer() as server:`; `server.url` is its address, `server.requests` the received requests."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -43,11 +43,11 @@ class JobServer:
         self._server.server_close()
 
     def count(self, request: str) -> int:
-        """How often exactly this came, for example `POST /v1/files`."""
+        """The number of requests, for example for `POST /v1/files`."""
         return self.requests.count(request)
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A job that has ended already."""
+        """A finished job."""
         job = {
             "id": f"ftjob-{len(self.jobs) + 1}",
             "object": "fine_tuning.job",
@@ -115,7 +115,7 @@ class _JobHandler(BaseHTTPRequestHandler):
             self._say({"object": "list", "data": [], "has_more": False})
 
     def _fails(self, fault: Any) -> bool:
-        """Answer with the fault, if there is one."""
+        """Answer with the configured fault, if any."""
         if fault is None:
             return False
         if fault == "hang":
@@ -139,8 +139,8 @@ class _JobHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-        except OSError:  # who asked is dead
+        except OSError:  # the client is gone
             return
 
     def log_message(self, *_: object) -> None:
-        """Nothing to the terminal."""
+        """No output to the terminal."""

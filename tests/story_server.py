@@ -1,4 +1,4 @@
-"""An engine in the hand of a browser test: four models that stream piece by piece, wait, or never come to an end."""
+"""A controllable fake engine for browser tests: four models that stream piece by piece, wait, or never end."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PACE_S = 0.02  # between pieces: fifty a second
 
 
 class StreamingServer(FaultServer):
-    """An engine that streams piece by piece: each model's pieces, then `held` says whether it goes on for ever."""
+    """A fake engine that streams each model's pieces; with `held`, the stream never ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class StreamingServer(FaultServer):
     def begin(
         self, pieces: tuple[str, ...], *, gated: int | None = None, endless: bool = False, pace_s: float = 0
     ) -> None:
-        """What is streamed from now on (or `by_model`); after `gated` pieces it waits for `go_on`."""
+        """Set the pieces to stream (or `by_model`). After `gated` pieces, the stream waits for `go_on`."""
         self.pieces, self.gated, self.endless, self.pace_s = pieces, gated, endless, pace_s
         self.go_on, self.hung_up = threading.Event(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""Charts of training are plain Vega-Lite: right data, thinned with their extremes, and no look of their own."""
+"""Training charts: valid Vega-Lite with the right data, downsampled with extremes, and no theme."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _rows(spec: charts.Spec, field: str) -> list[dict[str, Any]]:
 
 
 def _valid(spec: charts.Spec) -> None:
-    """It is JSON, and Vega-Lite's own schema accepts it (checked on a few rows: the schema is slow on thousands)."""
+    """Check that a spec is JSON and valid against Vega-Lite's schema (with a few rows, because validation is slow)."""
     plain = json.loads(json.dumps(spec, allow_nan=False))
     alt.LayerChart.from_dict({**plain, "data": {"values": plain["data"]["values"][:5]}})
 
@@ -129,7 +129,7 @@ def test_the_number_at_the_end_of_the_bold_line_is_the_figure_of_the_run(chart: 
             (end,) = _rows(chart(frame, CurveView(axis, weight, log), _WORDS), "end")
             assert end["end"] == (f"{found.value:.1%}" if percent else f"{found.value:.3f}")
     other = 0.3
-    assert not _rows(chart(frame, CurveView(smoothing=other), _WORDS), "end")  # another smoothing is another number
+    assert not _rows(chart(frame, CurveView(smoothing=other), _WORDS), "end")  # no label with other smoothing
 
 
 def test_values_at_the_ends_of_two_lines_that_meet_can_both_be_read() -> None:
@@ -185,7 +185,7 @@ def test_words_are_the_callers() -> None:
     words = charts.CurveLabels("步", "损失", "训练", "平滑", "验证", "步数", description="说明")
     text = json.dumps(charts.loss_chart(_frame(5, 1), CurveView("tokens"), words), ensure_ascii=False)
     assert all(word in text for word in ("步", "损失", "训练", "平滑", "验证", "步数"))
-    assert "说明" not in text  # the page gives it as alt; Streamlit warns of two descriptions
+    assert "说明" not in text  # the page passes it as alt; Streamlit warns about two descriptions
 
 
 def test_one_curve_does_not_leak_into_the_next() -> None:
@@ -284,7 +284,7 @@ _CHAIN = (("d", "j1"), ("j1", "m1"), ("m1", "j2"), ("e", "j2"), ("j2", "m2"))
         ("a", (), {"a": 0}),
         ("ab", (("a", "b"),), {"a": 0, "b": 1}),
         ("abc", (("a", "b"), ("b", "c"), ("a", "c")), {"a": 0, "b": 1, "c": 2}),
-        ("ab", (("a", "b"), ("b", "a")), {"a": 1, "b": 0}),  # a circle is cut somewhere, and drawn
+        ("ab", (("a", "b"), ("b", "a")), {"a": 1, "b": 0}),  # cycles are cut
         ("ab", (("a", "a"), ("x", "b")), {"a": 0, "b": 0}),
     ],
 )

@@ -1,4 +1,4 @@
-"""Before and after: prompts that training has not seen, both models' answers, and interruptions of the writing."""
+"""Before and after: unseen prompts, answers of both models, and interruptions."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _keep(store: Store, dataset_id: str, split: str, *positions: int) -> None:
 def _trained(
     store: Store, client: FakeClient, dataset_id: str, *, provider: str = "engine", version: str | None = None
 ) -> JobView:
-    """A job that has succeeded."""
+    """A succeeded job."""
     form = JobForm(dataset_id, "job", provider, "gemma-3-270m", version_id=version)
     job_id = jobs.submit(store, LOCAL, form)
     jobs.carry_out(store, FakeRegistry({provider: client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # a fake
@@ -92,11 +92,17 @@ def _view(store: Store, job: JobView) -> before_after.ComparisonView:
     ("cells", "kept", "source", "prompts", "expected"),
     [
         (_GRID, (1, 5, 6), "held_out", {"1,y", "2,z", "3,x"}, {"text 1", "text 5", "text 6"}),
-        ([*_GRID, ("1", "y")], (1, 5, 6, 8), "held_out", {"2,z", "3,x", "3,z"}, None),  # a repeat is learned
-        ([*_GRID[:6], ("3", "x")], (), "grid", {"3,y", "3,z"}, {None}),  # cells that no row has
-        (_GRID[:7], (0,), "held_out", {"1,x", "3,y", "3,z"}, {"text 0", None}),  # filled up from the grid
+        (
+            [*_GRID, ("1", "y")],
+            (1, 5, 6, 8),
+            "held_out",
+            {"2,z", "3,x", "3,z"},
+            None,
+        ),  # a repeated row is in the training data
+        ([*_GRID[:6], ("3", "x")], (), "grid", {"3,y", "3,z"}, {None}),  # unused cells
+        (_GRID[:7], (0,), "held_out", {"1,x", "3,y", "3,z"}, {"text 0", None}),  # completed from the grid
         (_GRID, (), "none", set(), set()),
-        ([(f"a {i}", f"b {i}") for i in range(6)], (), "none", set(), set()),  # free text is no grid
+        ([(f"a {i}", f"b {i}") for i in range(6)], (), "none", set(), set()),  # free text is not a grid
         ([(f"a {i}", "") for i in range(6)], (2, 4), "held_out", {"a 2", "a 4"}, None),
     ],
 )
@@ -252,7 +258,7 @@ def test_a_deleted_model_fails_at_once_with_a_next_step(store: Store, gone: str,
     failed = _go(store, client, job, hurry)
     assert failed.state == "failed" and (failed.reason or "").endswith(next_step)
     assert {getattr(pair, side).state for pair in failed.pairs} == {"failed"}
-    assert client.count("stream") == 4  # each answer was asked for once, and nothing waited
+    assert client.count("stream") == 4  # one request per answer, without waiting
 
 
 def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) -> None:
@@ -262,7 +268,7 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
 
     def starts(waits: int) -> None:
         notes.append(_view(store, job).reason)
-        if waits == 300:  # a wait is cut into half seconds, so that a click on Stop ends it
+        if waits == 300:  # waits are split into half seconds, so that Stop ends them
             registry.clients["engine"] = client
 
     hurry.then = starts
@@ -314,7 +320,7 @@ def test_answers_from_another_page_are_saved(store: Store, client: FakeClient) -
     assert (pair.tuned.state, pair.tuned.reason) == ("failed", "It broke.")
     before_after.retry(store, LOCAL, job.id)
     _go(store, client, job)
-    assert client.count("stream") - requests_before == 1  # only what had failed
+    assert client.count("stream") - requests_before == 1  # only failed answers
 
 
 def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
@@ -416,13 +422,13 @@ def test_a_queued_one_is_stopped_at_once(store: Store, client: FakeClient) -> No
 
 @pytest.mark.parametrize(("provider", "state", "again"), [("engine", "done", 2), ("openai", "failed", 0)])
 def test_killed_while_writing(store: Store, provider: str, state: str, again: int) -> None:
-    """The engine writes the cut answers again; what may have been billed is not bought a second time unasked."""
+    """The engine rewrites interrupted answers. Answers that may have been billed are not bought again automatically."""
     client = FakeClient() if provider == "engine" else _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider=provider)
     before_after.start(store, LOCAL, job)
     _go(store, client, job)
     before = client.count("stream")
-    with store.session() as session:  # as kill -9 leaves it: half a text, and an answer whose end was not noted
+    with store.session() as session:  # like after kill -9: a partial text, and an answer without a saved end
         session.scalars(select(Comparison)).one().state = "running"
         answers = session.scalars(select(ComparisonAnswer).order_by(ComparisonAnswer.id)).all()
         for answer in answers[:3]:
@@ -481,7 +487,7 @@ def test_the_export_has_both_texts(store: Store, client: FakeClient) -> None:
 
 
 class _Paid(FakeClient):
-    """A client of a provider that sends a bill."""
+    """A client of a paid provider."""
 
     def __init__(self) -> None:
         super().__init__(Provider("openai", "openai", "OpenAI", "http://x/v1", "key"))
@@ -491,7 +497,7 @@ class _Paid(FakeClient):
 
 
 class _Stopping(FakeStream):
-    """A stream whose first word makes a person stop the comparison."""
+    """A stream that stops the comparison at its first text."""
 
     def __init__(self, store: Store, job_id: str) -> None:
         super().__init__(("从前", ...), "m")

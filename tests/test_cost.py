@@ -1,4 +1,4 @@
-"""Prices, multiples, costs and the spend ledger: exact, sourced, and unknown where unknown."""
+"""Prices, multiples, costs and the spend ledger: exact, with sources, and None where unknown."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ def test_the_base_is_read_from_a_tuned_id(model: str, base: str | None) -> None:
         ("ft:gpt-4o-2024-08-06:org::a", "15"),
         ("ft:gpt-4o-mini-2024-07-18:org::a:ckpt-step-3", "1.2"),
         ("ft:gpt-3.5-turbo-0125:org::a", "6"),
-        ("ft:gpt-3.5-turbo-1106:org::a", "6"),  # from the snapshot's own row for tuned models
-        ("ft:gpt-4-0613:org::a", None),  # the snapshot lists it under gpt-4: that is the base's price
-        ("ft:gpt-5-2025-08-07:org::a", None),  # nobody has named a price
+        ("ft:gpt-3.5-turbo-1106:org::a", "6"),  # from genai-prices' row for tuned models
+        ("ft:gpt-4-0613:org::a", None),  # listed under gpt-4, which is the price of the base model
+        ("ft:gpt-5-2025-08-07:org::a", None),  # no price is known
         ("ft:no-such-model:org::a", None),
         ("curie:ft-org:ultraman-2023-04-04-03-03-26", None),
     ],
@@ -181,8 +181,8 @@ def test_costs_are_exact(prompt: int, completion: int) -> None:
     ("price", "prompt", "completion", "cost"),
     [
         (_row(), None, 5, None),  # a token count is not known
-        (_row(output_per_mtok=None), 5, 5, None),  # half a price is none
-        (_row(output_per_mtok=None), 5, 0, Decimal("0.000005")),  # … unless that half is not needed
+        (_row(output_per_mtok=None), 5, 5, None),  # the output price is missing
+        (_row(output_per_mtok=None), 5, 0, Decimal("0.000005")),  # not needed for 0 tokens
         (_row(currency="CNY"), 5, 5, None),  # not dollars
     ],
 )
@@ -197,10 +197,10 @@ def test_an_unknown_part_makes_the_cost_unknown(
     [
         ({}, "2.2"),
         ({"cached_tokens": 500_000}, "1.75"),
-        ({"cached_tokens": 5_000_000}, "1.3"),  # never more than the prompt
+        ({"cached_tokens": 5_000_000}, "1.3"),  # at most the prompt's tokens
         ({"cached_tokens": -5}, "2.2"),
         ({"batch": True}, "1.1"),
-        ({"batch": True, "cached_tokens": 500_000}, "1.1"),  # batches get no discount for what is cached
+        ({"batch": True, "cached_tokens": 500_000}, "1.1"),  # no cache discount in batches
     ],
 )
 def test_cached_input_and_batches_have_their_own_prices(options: dict[str, int], cost: str) -> None:
@@ -299,7 +299,7 @@ def test_a_stated_rate_makes_currencies_comparable() -> None:
     in_usd = {line.model: line for line in compare(book, ("p", "m"), 1_000_000, prices=rows, rate=_RATE)}
     assert {name: line.multiple for name, line in in_usd.items()} == {"m": 1, "yuan": Decimal("0.5"), "lira": None}
     assert (in_usd["yuan"].output, in_usd["yuan"].currency) == (1, "USD")
-    assert (in_usd["lira"].output, in_usd["lira"].currency) == (2, "TRY")  # as it is, and last
+    assert (in_usd["lira"].output, in_usd["lira"].currency) == (2, "TRY")  # not converted, and last
     assert list(in_usd)[-1] == "lira"
     in_cny = {
         line.model: line for line in compare(book, ("p", "m"), 1_000_000, prices=rows, currency="CNY", rate=_RATE)
@@ -339,7 +339,7 @@ def test_the_baseline_is_added_when_it_is_not_among_the_rows(book: PriceBook) ->
 def test_old_rows_say_so(book: PriceBook) -> None:
     lines = {line.key: line for line in compare(book, _TURBO_2023)}
     assert lines[_TURBO_2023].stale
-    assert lines[_TURBO_2023].price_expired and not lines[_TURBO_2023].ended  # its price ended, the model lived on
+    assert lines[_TURBO_2023].price_expired and not lines[_TURBO_2023].ended  # the price expired, the model did not
     assert lines[_DAVINCI_003].ended
     today = lines["openai", "ft:gpt-4o-mini-2024-07-18"]
     assert not today.stale
@@ -378,7 +378,7 @@ def test_dashscope_trains_in_yuan_and_costs_no_dollars(book: PriceBook, model: s
     price = book.training_price("dashscope", model)
     assert price is not None and price.currency == "CNY"
     assert (price.training_per_mtok, price.output_per_mtok) == (Decimal(training), Decimal(output))
-    assert training_cost(book, "dashscope", model, 1_000_000) is None  # no rate is stated: unknown, never mixed
+    assert training_cost(book, "dashscope", model, 1_000_000) is None  # no exchange rate: unknown
 
 
 def test_openais_tuned_models_have_their_last_days(book: PriceBook) -> None:
@@ -415,7 +415,7 @@ def test_own_prices_win(home: Path) -> None:
     )
     book = PriceBook.load(home, _NOW)
     assert cost_of(book, "openai", "gpt-4o-mini", 1_000_000, 0) == 7
-    assert cost_of(book, "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")  # the other amounts stay
+    assert cost_of(book, "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")  # other amounts are unchanged
     price = book.find("openai", "gpt-4o-mini")
     assert price is not None and price.own and price.source == "contract"
     assert cost_of(book, "house", "mine", 0, 1_000_000) == 1

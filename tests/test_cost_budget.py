@@ -1,4 +1,4 @@
-"""The ledger by day, person and run; budgets that hold where money is reserved; own prices; quality beside price."""
+"""Spending by day, person and run; budgets at reservation; custom prices; quality and price."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def test_a_run_and_a_person_have_their_own(store: Store) -> None:
         _reserve(store, "0.01", _ANNA, "run-1")
     with pytest.raises(OverBudget):
         _reserve(store, "3", _ANNA, "run-2")
-    _reserve(store, "3", LOCAL, "run-2")  # somebody else
+    _reserve(store, "3", LOCAL, "run-2")  # another person
     assert budget.remaining(store, _ANNA, "run-3") == 2
     assert budget.remaining(store, LOCAL, "run-2") == 2
-    assert budget.remaining(store, LOCAL) is None  # no run, no month, no budget of this person
+    assert budget.remaining(store, LOCAL) is None  # no budget applies
 
 
 def test_many_rows_reserved_in_one_transaction_are_counted_together(store: Store) -> None:
@@ -110,7 +110,7 @@ def test_settling_releases_the_unused_reservation(store: Store) -> None:
         spend.settle(session, spend_id, prompt_tokens=5, completion_tokens=5, cost_usd=Decimal("0.5"))
         assert budget.remaining_in(session, LOCAL) == Decimal("2.5")
     line = spend_history.by_reference(store, datetime.now(UTC) - timedelta(days=1))[0]
-    assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case stays as the estimate
+    assert (line.estimated_usd, line.cost_usd) == (3, Decimal("0.5"))  # the worst case remains as the estimate
 
 
 def test_last_month_does_not_count(store: Store) -> None:
@@ -129,7 +129,7 @@ def test_paid_calls_are_recorded_despite_a_budget(store: Store) -> None:
 
 def test_unknown_prices_are_blocked_by_a_budget(store: Store) -> None:
     with store.session() as session:
-        budget.check(session, LOCAL, None)  # no budget: nothing to keep
+        budget.check(session, LOCAL, None)  # no budget applies
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     with store.session() as session, pytest.raises(OverBudget) as caught:
         budget.check(session, LOCAL, None)
@@ -338,7 +338,7 @@ def test_a_custom_price_overrides_the_list_price(store: Store) -> None:
     assert (price.output_per_mtok, price.input_per_mtok) == (Decimal("0.9"), Decimal("0.15"))
     assert next(row for row in book.rows(["openai"]) if row.model == "gpt-4o-mini").own
     tuned = book.find("openai", "ft:gpt-4o-mini-2024-07-18:org::a")
-    assert tuned is not None and not tuned.own  # a base's price says nothing of what is tuned from it
+    assert tuned is not None and not tuned.own  # a base model's price does not apply to tuned models
 
 
 def test_a_later_price_replaces_an_earlier_one_and_can_be_taken_back(store: Store) -> None:
@@ -444,9 +444,9 @@ def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:
     a, b, repeated = _story(store, "a"), _story(store, "b"), _story(store, "a")
     for _ in range(3):
         _vote(store, [a, b], a)
-    _vote(store, [b, a], None)  # nobody won
+    _vote(store, [b, a], None)  # no winner
     _vote(store, [a, b], b, blind=False)
-    _vote(store, [a, repeated], a)  # a model against itself says nothing
+    _vote(store, [a, repeated], a)  # a model against itself does not count
     found = {q.model: q for q in quality.qualities(store, PriceBook((), None, datetime.now(UTC).date()))}
     assert (found["a"].share, found["a"].n, found["b"].share) == (0.75, 4, 0.0)
     assert found["a"].low == pytest.approx(0.3006, abs=1e-4) and found["a"].high == pytest.approx(0.9544, abs=1e-4)
@@ -461,9 +461,9 @@ def _quality(model: str, share: float, low: float, high: float, kind: str = "vot
     [
         ([_quality("a", 0.9, 0.8, 0.95), _quality("b", 0.5, 0.4, 0.6)], "a", [], True),
         ([_quality("a", 0.6, 0.3, 0.8), _quality("b", 0.5, 0.2, 0.7)], "a", ["b"], False),
-        ([_quality("a", 0.6, 0.5, 0.7), _quality("b", 0.4, 0.3, 0.5)], "a", ["b"], False),  # they touch
-        ([_quality("a", 1.0, 0.2, 1.0)], "a", [], False),  # nothing to be best of
-        (  # an evaluation is no rival of a vote
+        ([_quality("a", 0.6, 0.5, 0.7), _quality("b", 0.4, 0.3, 0.5)], "a", ["b"], False),  # the intervals touch
+        ([_quality("a", 1.0, 0.2, 1.0)], "a", [], False),  # only one model
+        (  # evaluations and votes are not compared
             [_quality("a", 0.9, 0.8, 0.95), _quality("b", 0.5, 0.4, 0.6),
              _quality("c", 0.99, 0.7, 1.0, "evaluation", "accuracy")], "a", [], True,
         ),

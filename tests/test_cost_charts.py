@@ -1,4 +1,4 @@
-"""Charts of the cost page are plain Vega-Lite: the right rows, no look of their own, nothing that is unknown as 0."""
+"""Charts of the cost page: valid Vega-Lite with the right rows, no theme, and no unknown values shown as 0."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_bars_are_sorted_by_their_place_also_where_some_of_them_were_there_befor
     spec = charts_cost.price_bars(
         compare(PriceBook(tuple(rows), None, date(2026, 11, 22)), ("p", "m1"), prices=rows), _PRICES
     )
-    sort = spec["layer"][0]["encoding"]["y"]["sort"]  # of a chart that gets new rows, "none" is not their order
+    sort = spec["layer"][0]["encoding"]["y"]["sort"]  # without a sort field, Vega keeps the order of earlier rows
     places = {bar[sort["field"]]: bar["model"] for bar in spec["data"]["values"]}
     assert [places[place] for place in sorted(places)] == ["m1", "m2", "m3"]
 

@@ -1,5 +1,5 @@
-"""Newer price data: fetched when somebody asks, read by every process of the home, and the packaged prices wherever
-that fails."""
+"""Newer price data: fetched on request, used by all processes of a home, with the packaged prices as fallback when
+fetching fails."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_open_price_books_use_newer_data(price_address: PriceAddress, home: Path
     spoken = book.find("openai", "tts-1")
     assert spoken is not None and spoken.speech_per_mchar == 7
     tuned = book.find("openai", "ft:gpt-4o-mini-2024-07-18:x::y")
-    assert tuned is not None and tuned.output_per_mtok == Decimal("1.2")  # the studio's own file stays before it
+    assert tuned is not None and tuned.output_per_mtok == Decimal("1.2")  # data/prices.csv overrides it
     price_data_version.use_packaged(LOCAL, home)
     assert _output(book) == Decimal("0.6")
 
@@ -72,7 +72,7 @@ def test_all_processes_use_fetched_prices(price_address: PriceAddress, home: Pat
     worker = subprocess.run([sys.executable, "-c", code, str(home)], cwd=_ROOT, capture_output=True, text=True)
     assert worker.stdout.strip() == "9", worker.stderr
     assert price_address.asked == 1
-    assert _output(PriceBook.load()) == Decimal("0.6")  # without a home nothing but the package is read
+    assert _output(PriceBook.load()) == Decimal("0.6")  # without a home, only packaged prices are used
 
 
 @pytest.mark.parametrize("answer", [*_BAD, None])
@@ -97,7 +97,7 @@ def test_one_that_is_older_than_the_package_is_not_used(price_address: PriceAddr
 
 
 def test_without_a_network_the_packaged_prices_serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # nobody listens there
+    monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # closed port
     with pytest.raises(FabulaError, match="Couldn't fetch"):
         price_data_version.fetch(LOCAL, datetime.now(UTC), home)
     assert _output(PriceBook.load(home)) == Decimal("0.6")

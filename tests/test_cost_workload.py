@@ -1,4 +1,4 @@
-"""What a workload costs in each way, when one pays back, and what that hangs on."""
+"""Workload costs per option, break-even, and sensitivity."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_when_it_pays_back(
     base_costs = Costs(_BASE, Decimal(other_each), Decimal(other_upfront), Decimal(0), Decimal(30))
     found = workload.break_even(tuned_costs, base_costs)
     assert (found.outcome, found.requests) == (outcome, requests)
-    assert found.days == requests  # thirty requests a month are one a day
+    assert found.days == requests  # 30 requests a month are one a day
 
 
 def test_hosting_counts_by_the_month_and_is_shared_among_its_requests() -> None:
@@ -148,7 +148,7 @@ def test_the_machines_price_is_its_hour_through_its_speed() -> None:
     ("per_hour", "training", "epochs", "upfront"),
     [
         ("0.036", "40", None, Decimal("0.4")),
-        ("0.036", "400", None, Decimal("0.04")),  # it trains faster than it writes
+        ("0.036", "400", None, Decimal("0.04")),  # trains faster than it generates
         ("0.036", "4", None, Decimal(4)),
         ("0.036", None, None, None),  # no job has finished
         ("0.036", None, 0, Decimal(0)),  # nothing to train
@@ -323,7 +323,7 @@ def test_a_chart_shows_twice_the_crossing_and_a_month_where_the_crossing_is_not_
 @pytest.mark.parametrize(
     ("tuned", "base", "context", "upfront", "tuned_each", "base_each", "outcome", "requests"),
     [
-        # 2023: a tuned curie against gpt-3.5-turbo
+        # 2023: tuned curie and gpt-3.5-turbo
         (
             ("openai-2023", "ft:curie"),
             ("openai-2023", "gpt-3.5-turbo"),
@@ -344,7 +344,7 @@ def test_a_chart_shows_twice_the_crossing_and_a_month_where_the_crossing_is_not_
             "at",
             539,
         ),
-        # today: a tuned gpt-4o-mini against gpt-4o-mini
+        # today: tuned gpt-4o-mini and gpt-4o-mini
         (_OPENAI_TUNED, _OPENAI_BASE, 0, "3.689835", "0.0006045", "0.00030225", "never", None),
         (_OPENAI_TUNED, _OPENAI_BASE, 6000, "3.689835", "0.0006045", "0.00120225", "at", 6173),
     ],

@@ -1,4 +1,4 @@
-"""The order in which prompts are proposed."""
+"""The order of suggested prompts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The results CSV is read whoever wrote it, growing or whole, and what cannot be read is counted."""
+"""The results CSV of every provider, growing or complete; unreadable lines are counted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_results_file_of_2023_is_read_completely() -> None:
         (f'{_HEADER}\n1,625,1,"0.88",0.0,0.75\n2,"700,2,1,0,1\n3,800,3,1,0,1\n', 3, 0),  # a stray quote
         ("hello", 0, 1),
         ("<html>\n<body>not found</body>", 0, 2),
-        ("aGVsbG8=", 0, 1),  # base64 of something else
+        ("aGVsbG8=", 0, 1),  # base64 of other text
         ("step\n1\n2\nx\n3", 3, 1),
         ("\x00,\x00", 0, 1),
     ],
@@ -118,7 +118,7 @@ def test_steps_come_out_sorted_and_once_each_the_later_line_counting() -> None:
 
 
 def test_negative_losses_are_shown_unchanged() -> None:
-    """It is the fault of what wrote the file; hiding it would hide the fault."""
+    """A negative loss is a bug of the program that wrote the file, and must not be hidden."""
     for lines in (1, 5_000):
         text = _HEADER + "\n" + "".join(f"{n},{n},{n},-0.125,1.0,1.0\n" for n in range(1, lines + 1))
         assert parse(text).last("training_loss") == -0.125

@@ -1,4 +1,4 @@
-"""Totals of the spend ledger: exact whatever changes it, filled by the migration, read instead of a month of lines."""
+"""Totals of the spend ledger: exact after every change, filled by the migration, and read instead of single lines."""
 
 from __future__ import annotations
 
@@ -207,11 +207,11 @@ _BEFORE = "0005"
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A database as the release before left it."""
+    """A database of the previous release."""
     if request.param == "postgresql":
         store = Store(request.getfixturevalue("on_postgres").database_url)
     else:
-        (tmp_path / "old.db").touch()  # a store opens a file, it never makes one
+        (tmp_path / "old.db").touch()  # a store never creates the file
         store = Store(f"sqlite:///{tmp_path}/old.db")
         migrate._use_write_ahead_log(store.engine)
     _migrate(store, _BEFORE)
@@ -270,7 +270,7 @@ def test_the_migration_fills_totals_and_links_calls_in_flight(old: Store) -> Non
         assert {line.row_id for line in spends[:2]} == set(flying) and [line.row_id for line in spends[2:]] == [
             None
         ] * 4
-        assert all(line.sent_at == line.at for line in spends)  # nobody knows which were not
+        assert all(line.sent_at == line.at for line in spends)  # all count as sent
         assert session.get_one(Batch, "b").spend_id == spends[3].id
     old.close()
 
@@ -279,7 +279,7 @@ def test_the_migration_fills_totals_and_links_calls_in_flight(old: Store) -> Non
 
 
 def statements(store: Store) -> list[str]:
-    """Everything that the store's connections are asked from now on."""
+    """All SQL statements of the store's connections from now on."""
     seen: list[str] = []
     event.listen(store.engine, "before_cursor_execute", lambda c, cursor, sql, *rest: seen.append(sql))
     return seen
@@ -326,7 +326,7 @@ def test_many_at_once_keep_the_totals_exact(store: Store) -> None:
 
 
 class TestOnPostgres:
-    """The same, where writers do not wait for each other."""
+    """The same with concurrent writers."""
 
     @pytest.fixture
     def settings(self, on_postgres: Settings) -> Settings:
@@ -351,14 +351,14 @@ class TestOnPostgres:
 
 
 def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
-    """Claimed ahead of need, as fast runs do: what was marked may have been billed, the rest cost nothing."""
+    """Rows claimed in advance: marked rows may have been billed, the others cost nothing."""
     run_id = queue(store, recipe(20))
     order = row_store.begin(store, run_id, GONE)
     assert order is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
         row_store.mark(session, [claim.spend_id for claim in claims[:4]])
-        row_store.mark(session, [], [claims[3].spend_id])  # a rate limit: refused, unbilled
+        row_store.mark(session, [], [claims[3].spend_id])  # rate limited, not billed
         row_store.settle(session, [_answer(claims[0], "0.01")], GONE)
         assert budget.spent_on(session, run_id) == Decimal("0.91")
     assert row_store.begin(store, run_id) is not None
@@ -375,7 +375,7 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
 
 
 def test_rows_released_by_others_are_not_sent(store: Store) -> None:
-    """This machine slept before it marked its rows; another took them back: they cannot be marked any more."""
+    """The machine slept before marking its rows and another one released them, so they can't be marked."""
     order = row_store.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
     assert order is not None
     with store.session() as session:

@@ -1,4 +1,4 @@
-"""Several stories at once: read together, each with its own end; votes on them, and who is left when a page is left."""
+"""Side-by-side stories: concurrent reading, separate ends, votes, and stopping stories without readers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
     for changed in arena.updates(round_.stories, round_.subscribers, tick_s=0.001):
         seen |= {i for i in changed if round_.stories[i].text}
         if seen == {0, 1, 2, 3}:
-            break  # all have words while none has ended
+            break  # all have text and none has ended
     assert not any(story.done for story in round_.stories)
     round_.stop()
     assert round_.done
@@ -75,7 +75,7 @@ def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
 def test_updates_polls_while_there_is_no_text(store: Store) -> None:
     round_ = _round(store, _Client(...))
     beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, poll_s=0.001)
-    next(beats)  # the state it is in
+    next(beats)  # the current state
     assert [next(beats) for _ in range(3)] == [(), (), ()]
     round_.stop()
 
@@ -197,7 +197,7 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A first reader is waited for, however busy the machine is."""
+    """A story waits for its first reader, even on a busy machine."""
     monkeypatch.setattr(reader_count, "_FIRST_READER_S", 240.0)
 
 

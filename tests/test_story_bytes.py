@@ -1,4 +1,4 @@
-"""What the wire may do to a story: cut at every byte, characters split between chunks, halves of characters, NUL."""
+"""Streams cut at every byte, characters split between chunks, surrogate halves, and NUL characters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Chunks(httpx2.AsyncByteStream):
 
 
 def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
-    """The text, how it ended, and the reason that was given."""
+    """The text, its finish reason, and the error."""
     headers = {"content-type": "text/event-stream"}
     transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, headers=headers, stream=_Chunks(chunks)))
     provider = Provider("x", "compatible", "The server", "http://127.0.0.1:1/v1", "")

@@ -1,4 +1,4 @@
-"""Outline → story → title, sentences as they are spoken, and sound from an endpoint."""
+"""Chains (outline → story → title), splitting into sentences, and text to speech."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_sound_with_a_known_price_is_paid_by_the_character_within_the_budget(sto
                 with pytest.raises(ends):
                     list(read)
         assert len(server.requests) == 2
-    with store.reading() as session:  # what was refused cost nothing
+    with store.reading() as session:  # rejected requests cost nothing
         assert [s.cost_usd for s in session.scalars(select(Spend))] == [Decimal("0.0009")]
 
 

@@ -1,4 +1,4 @@
-"""The shelf: found again, judged, edited, taken away safely, and taken on to training."""
+"""The library: search, feedback, edits, safe deletion, and export to training data."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     feedback.rate(store, LOCAL, story, stars=None)
     feedback.like(store, LOCAL, story, None)
     feedback.tag(store, LOCAL, story, [])
-    feedback.edit(store, LOCAL, story, "story 1")  # as it was written: no edit any more
+    feedback.edit(store, LOCAL, story, "story 1")  # the original text removes the edit
     saved = library.get(store, story)
     assert saved is not None
     assert (saved.stars, saved.liked, saved.tags, saved.edited_text) == (None, None, (), None)

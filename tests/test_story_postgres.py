@@ -1,4 +1,4 @@
-"""The shelf, votes and the spending of stories on a real PostgreSQL: the same code, another database."""
+"""The library, votes and story costs on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
     assert work.reference == saved.id and work.name == saved.prompt
     assert spend_history.export(store, month, now + timedelta(days=1)).count(b"\n") == 2
     (line,) = spend_history.by_period(store, [month], now + timedelta(days=1))
-    assert (line.calls, line.unknown) == (1, 1)  # nobody knows the price of “writer”
+    assert (line.calls, line.unknown) == (1, 1)  # the price of “writer” is unknown
 
 
 def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:

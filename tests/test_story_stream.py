@@ -1,4 +1,4 @@
-"""A story that is streamed: read along, stopped, cut; always kept, always accounted for."""
+"""Streamed stories: reading, stopping and interruptions; always saved and billed."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
     assert story.facts.stopped and story.facts.finish_reason is None
     (row,) = _kept(store)
     assert (row.text, row.finish_reason) == ("从前", None)
-    story.stop()  # twice does no harm
+    story.stop()  # a second call has no effect
 
 
 def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
@@ -127,7 +127,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 
 
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
-    """Between two runs of a page nobody reads for a moment; on a busy machine that moment is long."""
+    """Between two reruns of a page there is no reader for a moment, which can be long on a busy machine."""
     story = stream.start_story(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
     with story.reading():
         until(lambda: story.text, "the first word")

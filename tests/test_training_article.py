@@ -1,5 +1,5 @@
-"""The article's whole story, with the engine and a tiny model: two grids, a job, its curve, a tuned model, a second job
-on top of it, and a story outside of both grids."""
+"""The workflow of the 2023 article with the engine and a tiny model: two grids, a job and its curve, a second job on
+top of the tuned model, and a story outside both grids."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def engine(tmp_path: Path) -> Iterator[EngineUnderTest]:
 
 
 def grid(store: Store, name: str, columns: tuple[tuple[str, ...], ...], repeats: int) -> str:
-    """A data set of a grid, as the article's CSV has it."""
+    """A data set from a grid, like the article's CSV."""
     cells = [cell for cell in itertools.product(*columns) for _ in range(repeats)]
     rows = [
         {**dict(zip(COLUMNS, cell, strict=True)), "story": f"\n\n一位{cell[0]}朝英雄用{cell[1]}打败怪兽{n}。"}
@@ -61,12 +61,12 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     registry = Registry([("engine", lambda: provider)])
 
     def train(form: JobForm) -> JobView:
-        """As the worker does it."""
+        """Like the worker."""
         job_id = jobs.submit(store, LOCAL, form)
         jobs.carry_out(store, registry, job_id, threading.Event())
         return jobs.get(store, job_id)
 
-    # S3, S4: the first grid, checked, then trained on with a tenth kept for validation
+    # S3, S4: the first grid, checked, then trained on with 10 % for validation
     first_form = JobForm(
         grid(store, "first", FIRST, 2), "Ultraman", "engine", TINY, suffix="ultraman", n_epochs=2, batch_size=4, seed=1,
         validation_share=0.1,
@@ -77,7 +77,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert first.status == "succeeded" and first.fine_tuned_model is not None and ":ultraman:" in first.fine_tuned_model
     assert first.n_examples == 22 and first.validation_file is not None and first.upload_share == 1
 
-    # S9: its results, its checkpoints
+    # S9: results and checkpoints
     curve = results.parse(first.results_csv or "")
     assert curve.steps == 12 and curve.trained_tokens and curve.last("validation_loss") is not None
     assert curve_analysis.observations(curve, checkpoints.list_checkpoints(store, first.id))
@@ -101,14 +101,14 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
     assert job_comparison.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
 
-    # S7: a story outside of both grids, asked for as the training file asked
+    # S7: a story outside both grids, with the training file's prompt format
     request = CompletionRequest(
         second.fine_tuned_model, f"宋,发射激光,艰难{second.separator}", endpoint="completion", max_tokens=20,
         temperature=0.7, stop=(second.stop or ".",), seed=1,
     )  # fmt: skip
     assert "".join(registry.get("engine").stream(request))
 
-    # tuned against base, on rows that were kept from training
+    # tuned and base model on held-out rows
     tuned_id, base_id = evaluations.start_pair(store, LOCAL, first, limit=2)
     for evaluation_id in (tuned_id, base_id):
         evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())

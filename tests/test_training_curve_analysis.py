@@ -1,4 +1,4 @@
-"""What a curve says in words, and one curve for a chain of jobs."""
+"""Observations about curves, and one curve for a chain of jobs."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def test_observations_of_a_curve(results: Results, kinds: list[str], expected: s
         ([1.0] * 400, None, 5_000, "100.0% of the training tokens are right: the examples may be memorised"),
         ([1.0] * 400, 0.61, 5_000, "and 61.0% of the held-out tokens: probably memorised"),
         ([1.0] * 6, 0.5, 27, "and 50.0% of the held-out tokens: probably memorised"),
-        ([1.0] * 400, 0.99, 5_000, None),  # it knows new examples as well
+        ([1.0] * 400, 0.99, 5_000, None),  # it generalises
         ([0.6] * 400, 0.3, 20, None),
-        ([1.0, 1.0], None, 9, None),  # two batches may be luck
-        ([0.98] * 40, None, 27, None),  # some words could be others
+        ([1.0, 1.0], None, 9, None),  # two batches can be chance
+        ([0.98] * 40, None, 27, None),  # below the threshold
         ([], None, 9, None),
     ],
 )

@@ -1,4 +1,4 @@
-"""Evaluations: asked once a row, kept at once, gone on with after anything, and compared row by row."""
+"""Evaluations: one request per row, immediate saving, resuming, and comparison row by row."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ Say = Callable[[CompletionRequest], Any]
 
 @dataclass
 class ScriptedModel:
-    """A model that says what `say` says, and remembers what it was asked."""
+    """A model that answers with `say` and records its requests."""
 
     say: Say
     provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
     asked: list[CompletionRequest] = field(default_factory=list)
 
     def complete(self, request: CompletionRequest, *, once: bool = False, stop: object = None) -> Completion:
-        assert once  # whoever repeats also books every try
+        assert once  # retries are made by the caller, which bills every attempt
         self.asked.append(request)
         answer = self.say(request)
         if isinstance(answer, BaseException):
@@ -74,7 +74,7 @@ class InstantEvent(threading.Event):
 
 @pytest.fixture
 def intents(store: Store) -> str:
-    """120 short rows of three labels, a fifth of them kept for validation; the version."""
+    """A version with 120 short rows, three labels, and a fifth for validation."""
     rows = [{"question": f"question {n} about {LABELS[n % 3]}", "intent": LABELS[n % 3]} for n in range(120)]
     dataset_id = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
     return versions.freeze(store, LOCAL, dataset_id, validation_share=0.2)
@@ -92,7 +92,7 @@ def right(request: CompletionRequest) -> str:
 
 
 def go(store: Store, evaluation_id: str, writer: ScriptedModel, stopping: threading.Event | None = None) -> None:
-    """As the worker does it."""
+    """Like the worker."""
     registry: Any = FakeRegistry({writer.provider.id: writer})
     try:
         evaluation_run.carry_out(store, registry, evaluation_id, stopping or InstantEvent())
@@ -160,7 +160,7 @@ def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: Evalua
 
     def say(request: CompletionRequest) -> str:
         if len(first.asked) >= 5:
-            stopping.set()  # the worker is told to stop, or dies
+            stopping.set()  # the worker stops or dies
         return right(request)
 
     first.say = say
@@ -234,7 +234,7 @@ def test_an_error_of_all_rows_stops_the_evaluation(
 def test_a_provider_that_asks_to_wait_for_an_hour_is_not_waited_for(
     store: Store, form: EvaluationForm, error: type[RateLimited | Unavailable]
 ) -> None:
-    """Other evaluations wait for this one's place."""
+    """Other evaluations wait for this one."""
     evaluation_id = evaluations.start(store, LOCAL, replace(form, limit=1))
     writer = ScriptedModel(lambda r: error("Come back later.", "Wait.", 3_600.0))
     go(store, evaluation_id, writer)
@@ -388,7 +388,7 @@ def test_each_try_that_may_be_billed_stays_in_the_ledger(
     with store.reading() as session:
         lines = list(session.scalars(select(Spend).where(Spend.reference == evaluation_id).order_by(Spend.id)))
         assert budget.spent_on(session, evaluation_id) == Decimal("0.0048") + (lines[0].estimated_usd or 0)
-    # one line for what was lost, at the most; none for what was refused; 2 fresh, 8 cached and 2 written tokens
+    # at most one line for a lost request, none for a rejected one; 2 uncached, 8 cached and 2 completion tokens
     assert [line.cost_usd for line in lines] == [None, Decimal("0.0048")] and lines[0].estimated_usd
 
 
@@ -407,7 +407,7 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
     assert {"refund" in prompt: count for prompt, count in attempts.items()} == {False: 1, True: 5}
     with store.reading() as session:
         lines = session.scalar(select(func.count()).where(Spend.reference == evaluation_id))
-    assert lines == len(writer.asked)  # one line each, whatever came
+    assert lines == len(writer.asked)  # one line per request
 
 
 def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(

@@ -1,4 +1,4 @@
-"""One figure with one definition: in core, and on every page, chart and file that shows a run's loss or accuracy."""
+"""A run's loss and accuracy have one definition in core, pages, charts and exports."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     table = page.dataframe[0]
     assert list(table.value["accuracy"]) == [pytest.approx(100 * found.value)] * 2
     heading = next(column for column in _config(table).values() if column.get("label") == "Accuracy")
-    assert heading["help"].startswith("Token accuracy.") and name in heading["help"]  # no room for it in a heading
+    assert heading["help"].startswith("Token accuracy.") and name in heading["help"]  # too long for a heading
     formats = {name: column.get("type_config", {}).get("format") for name, column in _config(table).items()}
     assert formats["accuracy"] % (100 * found.value) == sign
     charts = [text for chart in page.get("vega_lite_chart") for text in _texts(chart) if text.endswith("%")]
@@ -117,12 +117,12 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
 
 
 def _texts(chart: Any) -> list[str]:
-    """What a chart writes at the ends of its lines."""
+    """The labels at the ends of a chart's lines."""
     rows = convert_arrow_bytes_to_pandas_df(chart.proto.data.data)
     return [str(text) for text in rows["end"].dropna()] if "end" in rows else []
 
 
 def _config(table: Any) -> dict[str, Any]:
-    """How the columns of a table are shown."""
+    """The column configuration of a table."""
     found: dict[str, Any] = json.loads(table.proto.columns)
     return found

@@ -1,4 +1,4 @@
-"""The whole file is looked at before anything is sent: every fault by its line, however large the file is."""
+"""The training file is checked before sending, with problems by line, at any size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the form of a job accepts the engine accepts, and what the form refuses the engine refuses."""
+"""The job form and the engine accept and reject the same values."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def form_accepts(**given: Any) -> bool:
 
 
 def engine_accepts(**given: Any) -> bool:
-    """`given` as `core.providers.finetuning` sends it."""
+    """`given` in the format that `core.providers.finetuning` sends."""
     numbers = {name: value for name, value in given.items() if name in HYPERPARAMETERS and value is not None}
     other_values = {name: value for name, value in given.items() if name not in HYPERPARAMETERS}
     method = {"type": "supervised", "supervised": {"hyperparameters": numbers}}

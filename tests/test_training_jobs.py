@@ -1,4 +1,4 @@
-"""Training jobs: one POST whatever happens, everything in the ledger, and plain words for every state."""
+"""Training jobs: exactly one POST, everything in the database, and an explanation of every state."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 
 
 class InstantStopSignal(threading.Event):
-    """A stop signal whose waiting takes no time; tests see how long it would have been."""
+    """A stop signal that does not wait; it records the waiting times."""
 
     def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def carry(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
-    """Carry a job out as the worker would, without waiting; errors end it as the worker ends it."""
+    """Run a job like the worker, without waiting; errors are handled like in the worker."""
 
     def go(
         job_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
@@ -232,7 +232,7 @@ def test_own_training_sends_no_bill_and_is_in_the_spend_ledger(
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
-    assert jobs.get(store, job_id).cost_usd is None  # the machine's hour has no price
+    assert jobs.get(store, job_id).cost_usd is None  # no price per machine hour is set
     with store.reading() as session:
         lines = session.scalars(select(Spend)).all()
     assert [(line.page, line.reference, line.prompt_tokens, line.cost_usd) for line in lines] == [
@@ -299,7 +299,7 @@ def test_a_job_that_fails_there_says_why(
 
 
 class JobKilled(BaseException):
-    """What kill -9 looks like from inside: nothing is caught, nothing is written."""
+    """Simulates kill -9: nothing is caught, nothing is written."""
 
 
 def test_killed_between_the_post_and_the_id(
@@ -360,7 +360,7 @@ def test_a_clock_that_moves_decides_nothing_about_a_post(
     monkeypatch: pytest.MonkeyPatch,
     hours: int,
 ) -> None:
-    """Killed at the POST; until the next life the clock is put on by hours, or back: it is looked as long as ever."""
+    """Killed at the POST, and the wall clock changes before the restart: the job is searched for as long as usual."""
     job_id, now, hurry = jobs.submit(store, LOCAL, form), [0.0], InstantStopSignal()
     client.enqueue("create_job", JobKilled())
     with pytest.raises(JobKilled):
@@ -423,9 +423,9 @@ def test_a_finished_job_is_left_alone(
 @pytest.mark.parametrize(
     ("error", "exists", "status", "posts"),
     [
-        (AWAY, True, "succeeded", 1),  # the answer got lost, the job is there
-        (AWAY, False, "failed", 1),  # no answer and no job: told, not sent again
-        (RateLimited("slow", retry_after_s=3.0), False, "succeeded", 2),  # a clear no that asks to come back
+        (AWAY, True, "succeeded", 1),  # the answer was lost, the job exists
+        (AWAY, False, "failed", 1),  # no answer and no job: reported, not sent again
+        (RateLimited("slow", retry_after_s=3.0), False, "succeeded", 2),  # a clear rejection with a retry time
         (Refused("This account may not train.", "Use the engine."), False, "failed", 1),
         (BadRequest("The model cannot be tuned.", "Choose another."), False, "failed", 1),
     ],
@@ -576,7 +576,7 @@ def test_a_job_that_failed_at_the_engine_is_resumed_there_and_followed_to_its_en
     carry(job_id)
     assert jobs.get(store, job_id).status == "failed"
     jobs.request(store, LOCAL, job_id, "resume")
-    assert not jobs.get(store, job_id).finished  # so that the worker takes it up
+    assert not jobs.get(store, job_id).finished  # so that the worker runs it
     carry(job_id)
     job = jobs.get(store, job_id)
     assert client.count("resume") == 1 and client.count("create_job") == 1

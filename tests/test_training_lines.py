@@ -17,7 +17,7 @@ MODEL = "gemma-3-270m"
 
 
 def _verdicts(folder: Path, line: bytes) -> tuple[str | None, str | None]:
-    """The first fault that the check names in a file of this line, and the first one that the engine names."""
+    """The first problem found in a file with this line, by the check and by the engine."""
     path = folder / "x.jsonl"
     path.write_bytes(line + b"\n")
     checked = file_checker.check_file(path, MODEL)

@@ -1,4 +1,4 @@
-"""Evaluations on a real PostgreSQL, done by real workers that share them. Skipped, with the reason, without one."""
+"""Evaluations on a real PostgreSQL with several real workers. Skipped with a reason if there is none."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.waiting import until
 __all__ = ["form", "intents"]  # fixtures
 
 _ROOT = Path(__file__).parents[1]
-_AT_ONCE = 4  # requests that one worker has under way
+_AT_ONCE = 4  # requests in flight per worker
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def settings(on_postgres: Settings) -> Settings:
 
 @contextmanager
 def worker(settings: Settings, server: FaultServer) -> Iterator[subprocess.Popen[bytes]]:
-    """A worker of its own process, killed at the end."""
+    """A worker in a separate process, killed at the end."""
     env = os.environ | {"DATABASE_URL": settings.database_url, "FABULA_HOME": str(settings.home)}
     env["FABULA_ENGINE_URL"] = server.url.removesuffix("/v1")
     process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, env=env)
@@ -57,7 +57,7 @@ def _label(prompt: str) -> fault_server.Answer:
 
 
 def _asked(server: FaultServer, model: str) -> Counter[str]:
-    """How often each row was asked of a model."""
+    """The number of requests per row for a model."""
     bodies = [one.body for one in server.requests if one.method == "POST" and one.body.get("model") == model]
     return Counter(str(body["prompt"]) for body in bodies)
 

@@ -1,4 +1,4 @@
-"""Over real HTTP, POSTs counted: whatever the provider answers, exactly one job exists; and every fault is told."""
+"""Over real HTTP with counted POSTs: exactly one job exists for every answer of the provider; errors are reported."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
     store: Store, server: JobServer, job_id: str
 ) -> None:
     class Killed(BaseException):
-        """As kill -9: nothing that would have come after it runs."""
+        """Like kill -9: no later code runs."""
 
     class Dying(Client):
         def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:

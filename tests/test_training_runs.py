@@ -1,4 +1,4 @@
-"""What surrounds a job: estimate, permission, family, comparison, export, trackers; and its ledger line by line."""
+"""Estimates, preflight, lineage, comparison, export and trackers of jobs, and their database rows."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def book() -> PriceBook:
 def carry(
     store: Store, job_id: str, client: FakeClient | None = None, seen: Callable[[], None] = lambda: None
 ) -> FakeClient:
-    """As the worker does it; `seen` is called between two looks."""
+    """Like the worker; `seen` is called between two polls."""
     client, hurry = client or FakeClient(), InstantStopSignal()
     hurry.then = lambda number: seen()
     registry: Any = FakeRegistry({client.provider.id: client})
@@ -84,7 +84,7 @@ def carry(
 
 
 def done(store: Store, form: JobForm, model: str = "ft:gemma-3-270m:fabula:x:1", **more: Any) -> str:
-    """A job that has succeeded."""
+    """A succeeded job."""
     job_id = jobs.submit(store, LOCAL, form)
     with store.session() as session:
         job = session.get_one(TrainingJob, job_id)
@@ -167,7 +167,7 @@ def test_a_cancelled_upload_is_aborted(store: Store, form: JobForm, monkeypatch:
             jobs.request(store, LOCAL, job_id, "cancel")
             try:
                 on_progress(1, 2)
-            except Exception as exc:  # what the SDK makes of it
+            except Exception as exc:  # like the SDK
                 raise Unavailable("The connection broke.") from exc
             raise AssertionError("it went on")
 
@@ -192,7 +192,7 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     client = FakeClient()
     late = remote_job("succeeded", fine_tuned_model=None)
     client.enqueue("job", late, late, late, remote_job("succeeded"))
-    # a queue keeps its last answer; the ones before are given once each
+    # a queue repeats its last answer; earlier ones are used once
     job_id = jobs.submit(store, LOCAL, form)
     messages: list[str] = []
     carry(store, job_id, client, lambda: messages.append(job_explanation.explain(jobs.get(store, job_id), utcnow())))
@@ -298,7 +298,7 @@ def test_training_time_and_estimate() -> None:
     job = view(status="running", estimated_s=100.0)
     job = replace(job, running_since=MOMENT)
     assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
-    assert replace(job, estimated_finish=MOMENT).eta_s(NOW) is None  # long past: it says nothing any more
+    assert replace(job, estimated_finish=MOMENT).eta_s(NOW) is None  # long overdue: not used
     assert view(trained_s=9.0).training_s(NOW) == 9 and view().eta_s(NOW) is None
 
 
@@ -317,7 +317,7 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
         store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough_speed=1
     )
     assert running.seconds == cpu_speed_estimate.STARTUP_S + 4 and "50 tokens per second" in running.basis
-    done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens a second
+    done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens per second
     measured = job_estimate.estimate(
         store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough_speed=1
     )
@@ -330,7 +330,7 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
 
 
 class Account:
-    """An endpoint that lists its jobs, or does not."""
+    """An endpoint that lists its jobs or raises an error."""
 
     def __init__(
         self, kind: str = "openai", fault: FabulaError | None = None, not_trainable: str | None = None
@@ -393,7 +393,7 @@ def test_a_job_is_reserved_with_the_button_and_settled_at_the_end(store: Store, 
     client = FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
     carry(store, job_id, client)
     found = spent(store, MOMENT, job_id)
-    assert (found.calls, found.cost_usd) == (1, Decimal("0.00625"))  # 1,250 tokens at 5 USD a million
+    assert (found.calls, found.cost_usd) == (1, Decimal("0.00625"))  # 1,250 tokens at 5 USD per million
     assert jobs.get(store, job_id).cost_usd == Decimal("0.00625")
 
 
@@ -413,7 +413,7 @@ def test_a_budget_is_enforced_before_sending(store: Store, form: JobForm, expect
     with pytest.raises(OverBudget):
         jobs.submit(store, LOCAL, replace(form, provider="openai", base_model=MINI, estimated_usd=expected))
     assert jobs.list_jobs(store) == []
-    assert jobs.submit(store, LOCAL, form)  # the engine costs nothing
+    assert jobs.submit(store, LOCAL, form)  # engine jobs are free
 
 
 # --- family and comparison -----------------------------------------------------------------------------------------
@@ -421,7 +421,7 @@ def test_a_budget_is_enforced_before_sending(store: Store, form: JobForm, expect
 
 @pytest.fixture
 def family_of_two(store: Store, form: JobForm) -> tuple[str, str]:
-    paid = replace(form, provider="openai")  # the engine sends no bill
+    paid = replace(form, provider="openai")  # the engine has no charge
     first = done(store, paid, cost_usd=Decimal("3.69"))
     with store.session() as session:
         session.add(Checkpoint(job_id=first, remote_id="c1", step=5, model="ft:m:ckpt-step-5", metrics={}))
@@ -451,14 +451,14 @@ def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_tw
     tuned = str(jobs.get(store, first).fine_tuned_model)
     found = {model: lineage.job_that_made(store, model) for model in (tuned, f"{tuned}:ckpt-step-9", "m:1", "nobody")}
     assert [one.id if one else None for one in found.values()] == [first, first, None, None]
-    with store.session() as session:  # of a job that has made no model yet
+    with store.session() as session:  # of a job without a model
         session.add(Checkpoint(job_id=second, remote_id="c", step=1, model="m:1", metrics={}, created_at=MOMENT))
     assert [one.id for one in (lineage.job_that_made(store, "m:1"),) if one] == [second]
     assert [one.id for one in lineage.chains_of(jobs.list_jobs(store))[second]] == [first, second]
 
 
 def test_the_speed_estimate_is_independent_of_other_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The wall clock runs a hundred times faster than the thread works: other work has the cores."""
+    """The wall clock runs a hundred times faster than the thread clock, as on a busy machine."""
     worked = itertools.count(step=0.001)
     passed = itertools.count(step=0.1)
     monkeypatch.setattr(time, "thread_time", lambda: next(worked))
@@ -542,10 +542,10 @@ def test_the_validated_runs_are_counted(first: float | None, second: float | Non
         ({"version_id": "v"}, {"version_id": "v"}, True),
         ({"n_examples": 90, "validation_share": 0.1}, {"n_examples": 90, "validation_share": 0.1}, True),
         ({}, {"dataset_id": "other"}, False),
-        ({"dataset_id": None}, {"dataset_id": None}, False),  # not known is not the same
+        ({"dataset_id": None}, {"dataset_id": None}, False),  # unknown data sets are not equal
         ({"version_id": "v"}, {"version_id": "w"}, False),
         ({"version_id": "v"}, {}, False),
-        ({}, {"n_examples": 99}, False),  # rows came between the two
+        ({}, {"n_examples": 99}, False),  # rows were added in between
         ({"validation_share": 0.1}, {"validation_share": 0.2}, False),
     ],
 )

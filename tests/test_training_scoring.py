@@ -1,4 +1,4 @@
-"""Figures that judge a model: known values, bounds, and what a few rows cannot tell."""
+"""Evaluation metrics: known values, bounds, and small samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queued is not training: places in line, when training starts, and time that counts only while it trains."""
+"""Queue positions, start estimates, and training time without queued time."""
 
 from __future__ import annotations
 
@@ -84,17 +84,17 @@ def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min
 @pytest.mark.parametrize(
     ("change", "minutes", "trained", "eta", "says"),
     [
-        # waited 30 min, and waits on
+        # queued for 30 min, still queued
         ({"status": "queued", "queue_position": 2}, 30, 0, None, "2nd in line"),
         ({"status": "queued"}, 30, 0, None, "Queued for 30 min"),
         ({"status": "preparing", "remote_id": None}, 1, 0, 600, "being prepared"),
         ({"status": "queued", "queue_position": 2, "wait": 9}, 30, 0, 540 + 600, "starts in about 9 min"),
-        # waited 30 min, and has trained for 2 since
+        # queued for 30 min, then trained for 2 min
         ({"status": "running", "trained_s": 120.0}, 32, 120, 480, "about 8 min left"),
         ({"status": "running", "running_since": MOMENT + _minutes(30)}, 32, 120, 480, "about 8 min left"),
         ({"status": "running", "trained_s": 120.0, "estimated_s": None}, 32, 120, None, "2 min elapsed"),
         ({"status": "running", "estimated_s": None}, 32, None, None, "Training · estimating time left"),
-        # trained for 2 min, was paused for 30
+        # trained for 2 min, paused for 30 min
         ({"status": "paused", "trained_s": 120.0}, 32, 120, None, "Paused."),
         ({"status": "queued", "trained_s": 120.0, "queue_position": 1}, 32, 120, 480, "Next in line"),
         # ended
@@ -135,11 +135,11 @@ def test_the_time_axis_of_a_curve_is_training_time() -> None:
 @pytest.mark.parametrize(
     ("before", "remote", "events", "expected"),
     [
-        # our engine measures it
+        # measured by the engine
         ({}, remote_job("queued", training_s=0.0), [], (0.0, None)),
         ({"trained_s": 5.0}, remote_job("running", training_s=7.5), [], (7.5, None)),
         ({"trained_s": 5.0}, remote_job("paused", training_s=8.0), [], (8.0, None)),
-        # elsewhere it is the time of `running`
+        # elsewhere: the time with status `running`
         ({}, remote_job("queued"), [], (None, None)),
         ({}, remote_job("running"), [], (None, MOMENT + _minutes(10))),
         ({}, remote_job("running"), [_STARTED], (None, _STARTED.at)),
@@ -195,16 +195,16 @@ def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobFor
             text("UPDATE training_jobs SET status = 'succeeded', trained_tokens = 600, training_s = 60 WHERE id = :id"),
             {"id": job_id},
         )
-    assert job_estimate.measured_speeds(store, form.provider, form.base_model) == [15.0]  # a third of it was start-up
+    assert job_estimate.measured_speeds(store, form.provider, form.base_model) == [15.0]  # a third is start-up time
 
 
 @pytest.mark.parametrize(
     ("jobs_before", "steps", "rough", "tokens", "at_most_s", "basis"),
     [
-        ([(200, 40.0)], None, None, 12_888, None, "takes a few minutes"),  # nearly all of it was start-up
+        ([(200, 40.0)], None, None, 12_888, None, "takes a few minutes"),  # mostly start-up time
         ([(200, 40.0)], None, 300.0, 12_888, 65, "Rough"),
         ([(200, 40.0)], 100.0, None, 12_888, 150, "newest training steps"),
-        ([(200, 40.0), (20_000, 220.0)], None, None, 12_888, 150, "last job"),  # 100 tokens a second
+        ([(200, 40.0), (20_000, 220.0)], None, None, 12_888, 150, "last job"),  # 100 tokens per second
         ([(20_000, 220.0), (200, 40.0)], None, None, 12_888, 150, "last job"),
         ([(1, 20.0)], None, None, 1_000_000, None, "takes a few minutes"),
         ([(50, 59.0)], None, 10.0, 100, 31, "Rough"),
@@ -260,7 +260,7 @@ def test_the_time_left_is_one_figure_and_never_nothing(seconds: float, told: str
     job = view(status="running", remote_id="r", updated_at=now, trained_s=600.0, estimated_finish=ends)
     assert told in job_explanation.explain(job, now)
     shown = job_labels.time_left(job, now)
-    assert shown == (told if "min" in told else "")  # the bar of the job, Home and the tour
+    assert shown == (told if "min" in told else "")  # progress bar of the job, Home and the tour
     assert job_labels.time_left(job, now, short=True) == shown.removeprefix("about ").removesuffix(" left")  # the table
 
 
@@ -282,7 +282,7 @@ def _add(line: engine_store.EngineStore, name: str, status: str, **values: Any) 
 
 
 def _places(line: engine_store.EngineStore) -> dict[str, tuple[int, float | None]]:
-    """Positions, and seconds to the start."""
+    """Queue positions and seconds to the start."""
     found = job_queue.queue_positions(line, _NOW)
     return {
         name: (one.position, None if one.estimated_start is None else one.estimated_start - _NOW)
@@ -305,7 +305,7 @@ def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: eng
     _add(line, "now", "running", epoch_tokens=1_000, step=5, total_steps=10)
     _add(line, "next", "queued", epoch_tokens=1_000)
     assert _places(line) == {"next": (2, 10 + 50)}
-    assert job_queue.speeds(line) == {"m": 20.0, "n": 999.0}  # by base, of the newest job that has timed its steps
+    assert job_queue.speeds(line) == {"m": 20.0, "n": 999.0}  # by base model, from the newest job with timed steps
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: eng
     [
         ([], (1, 0)),
         ([("a", "succeeded", {}), ("b", "failed", {}), ("c", "cancelled", {}), ("d", "paused", {})], (1, 0)),
-        ([("a", "running", {})], (2, None)),  # nothing has been measured yet
-        ([("a", "running", {"estimated_finish": int(_NOW) - 60})], (2, 0)),  # late: any moment now
+        ([("a", "running", {})], (2, None)),  # not measured yet
+        ([("a", "running", {"estimated_finish": int(_NOW) - 60})], (2, 0)),  # overdue
         ([("a", "queued", {}), ("b", "queued", {})], (3, None)),
     ],
 )
@@ -378,7 +378,7 @@ def test_jobs_of_before_get_their_training_time_from_the_event_of_the_start(
 
 
 def _downgrade(store: Store) -> None:
-    """To the schema without training time."""
+    """Downgrade to the schema without training time."""
     from alembic import command
     from alembic.config import Config
 

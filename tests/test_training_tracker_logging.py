@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases and Trackio: live, each step once, and harmless when they fail.
+"""Logging to Weights & Biases and Trackio: live, each step once, and without effect on the job when they fail.
 
 The libraries are optional. With them installed (`pip install wandb trackio`) the last part logs to the real ones, W&B
 offline and Trackio on this machine; without, it is skipped and says so.
@@ -56,7 +56,7 @@ def carry(store: Store, job_id: str, client: FakeClient) -> None:
 
 @dataclass
 class Tracker:
-    """A tracker's server: what it has of every run. `broken` is raised by whatever comes."""
+    """A fake tracker server with its steps per run. `broken`: raised by every call."""
 
     steps: dict[str, list[int]] = field(default_factory=dict)
     summaries: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
@@ -135,7 +135,7 @@ def test_the_next_worker_continues_logging(store: Store, form: JobForm, tracker:
     stopping.then = lambda _: stopping.set() if len(tracker.steps.get(job_id, ())) == 3 else None
     jobs.carry_out(store, registry, job_id, stopping)
     assert tracker.summaries[job_id] is None and jobs.get(store, job_id).trackers["wandb"]["state"] == "live"
-    tracker.steps[job_id].append(4)  # as if it had been killed before it could write down what it had sent
+    tracker.steps[job_id].append(4)  # as if killed after sending and before saving the step
     carry(store, job_id, grow(5, 6))
     assert tracker.steps[job_id] == [1, 2, 3, 4, 5, 6] and len(tracker.opened) == 2
 
@@ -236,7 +236,7 @@ print(json.dumps(found))
 def test_a_real_tracker_has_each_step_once_though_the_worker_was_killed(
     store: Store, settings: Settings, form: JobForm, tmp_path: Path, name: str
 ) -> None:
-    """In processes of their own: both libraries read their folders when they are imported."""
+    """Runs in separate processes, because both libraries read their folders on import."""
     if importlib.util.find_spec(name) is None:
         pytest.skip(f"{name} is not installed: pip install {name}")
     env = os.environ | {

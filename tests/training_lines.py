@@ -1,4 +1,4 @@
-"""Lines of training files with what is right for each, for the engine and for the dashboard's check alike."""
+"""Training file lines with their expected results, for the engine and the file check."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ _ANSWER: dict[str, Any] = {"role": "assistant", "content": "b"}
 
 
 def pair(**values: object) -> bytes:
-    """A prompt and a completion, with these values instead or besides."""
+    """A prompt and completion, with these values added or replaced."""
     return json.dumps({"prompt": "a", "completion": "b", **values}).encode()
 
 
 def chat(*messages: object, **values: object) -> bytes:
-    """A conversation, by default of a question and an answer, with these keys besides."""
+    """A conversation, by default a question and an answer, with additional keys."""
     return json.dumps({"messages": messages or [_USER, _ANSWER], **values}).encode()
 
 
 def answer(**values: object) -> bytes:
-    """A conversation whose answer has these keys besides or instead."""
+    """A conversation whose answer has these keys added or replaced."""
     return chat(_USER, {**_ANSWER, **values})
 
 
