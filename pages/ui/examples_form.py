@@ -76,7 +76,7 @@ def open_with(suffix: str, dataset_id: str | None) -> None:
 
 
 def open_on_top() -> None:
-    """Open the form above everything else on the page, with what the visitor has typed so far."""
+    """Open the form at the top of the page, with the visitor's input so far."""
     state.set_value(_OPEN, True)
     state.set_value(_ON_TOP, True)
 
@@ -92,7 +92,7 @@ def close() -> None:
 
 
 def typed() -> tuple[tuple[int, ExamplePair], ...]:
-    """The rows of the table with their numbers, blank ones too."""
+    """The rows of the table with their numbers, including blank ones."""
     return _draft().rows
 
 

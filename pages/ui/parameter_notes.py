@@ -26,7 +26,7 @@ def of_recipe(recipe: Recipe) -> tuple[str, ...]:
     chat = CompletionRequest(
         recipe.model, "", temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed, n=recipe.repeats
     )
-    with suppress(FabulaError):  # a provider that is not set up has learned nothing
+    with suppress(FabulaError):  # nothing is known of a provider that is not set up
         provider = cached.registry().provider(recipe.provider)
         return parameters.notes(provider, chat) or parameters.notes(provider, replace(chat, endpoint="completion"))
     return ()

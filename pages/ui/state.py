@@ -1,7 +1,7 @@
 """The sole owner of session state: what one visitor has typed, picked and opened, and nothing else.
 
-What must outlive a browser tab is in the database. Widget keys are `<page>_<name>`; the values that a page must set or
-read outside the widget go through the functions here.
+What must outlive a browser tab is in the database. Widget keys are `<page>_<name>`; pages set and read values outside
+the widget with the functions here.
 """
 
 from __future__ import annotations

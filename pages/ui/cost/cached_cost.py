@@ -86,7 +86,7 @@ def now() -> datetime:
 
 
 def by_period(starts: tuple[datetime, ...], until: datetime) -> list[DayLine]:
-    """What was spent, day by day or month by month."""
+    """Spending by day or by month."""
     return list(_stretches(starts, until, _where()))
 
 

@@ -65,7 +65,7 @@ def open_made() -> None:
     """Open the mix that was just made. To be called before the data set is picked."""
     if (mix_id := state.get(_MADE)) is not None:
         state.set_value("dataset_open", mix_id)
-        state.set_value("dataset_mix_others", [])  # the next click is not to mix the mix
+        state.set_value("dataset_mix_others", [])  # so that the next click does not mix the mix
         state.set_value(_MADE, None)
 
 

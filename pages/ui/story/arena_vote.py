@@ -28,7 +28,7 @@ def heading(round_: Round, place: int, winner: str | None) -> str:
 
 
 def button(round_: Round, place: int) -> None:
-    """The vote for one pane, under it and as wide as it."""
+    """The vote button of one pane, below it and of the same width."""
     story = round_.displayed[place]
     if story.text:
         name = _LETTERS[place] if round_.blind else label(story.facts.model)
@@ -39,7 +39,7 @@ def button(round_: Round, place: int) -> None:
 
 
 def none_button(round_: Round) -> None:
-    """The vote for none of them, below all panes."""
+    """The button to prefer none of the stories, below all panes."""
     st.button(
         _("None of them"), icon=":material/block:", width="stretch", key="story_vote_none", on_click=_cast,
         args=(round_, None),

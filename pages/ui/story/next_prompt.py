@@ -10,7 +10,7 @@ from pages.ui import state
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import story_session
 
-_TRIES = 20  # a prompt that is already in the composer, or is empty, is skipped
+_TRIES = 20  # skips prompts that are empty or already in the composer
 
 
 def outside(prompt_format: PromptFormat) -> list[tuple[str, ...]]:

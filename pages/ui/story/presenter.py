@@ -83,7 +83,7 @@ def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
         _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
     places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MAX_PANES)]
-    with places[kind]:  # a place of its own for each: what was there before is gone at once
+    with places[kind]:  # a separate container for each, so that earlier content is cleared at once
         if round_ is None:
             _invitation(prompts, presentation.number)
         else:
@@ -92,7 +92,7 @@ def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
 
 
 def _open(presentation: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
-    """After a reload: the prompt that the address names, with the story that was written for it."""
+    """After a reload: open the prompt in the address, with its story."""
     named = str(st.query_params.get(_PROMPT_IN_ADDRESS, ""))
     if not named.isdecimal():
         return
@@ -154,7 +154,7 @@ def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
 
 
 def _controls(prompts: Sequence[PreparedPrompt], writers: PresenterModels, *, again: bool) -> None:
-    """Prompts, the button that writes or stops, and how many models write."""
+    """Draw prompts, the write or stop button, and the number of models."""
     session, number, count = story_session(), _presentation().number, len(prompts)
     before, after = (number - 1) % count, (number + 1) % count
     st.button(
@@ -218,7 +218,7 @@ def _choose(number: int, prompt: PreparedPrompt) -> None:
 
 
 def _enter() -> None:
-    """With the models of the story page: one, or the first two of a comparison."""
+    """Open with the models of the story page: one, or the first two of a comparison."""
     others = state.get("story_others") if state.get("story_compare") else None
     if others:
         state.set_value("presenter_second", others[0])
@@ -227,6 +227,6 @@ def _enter() -> None:
 
 
 def _leave() -> None:
-    """Back to the story page, which reads on where a story is still being written."""
+    """Return to the story page, which continues to show a story that is being written."""
     for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_prompts.MODELS_IN_ADDRESS):
         st.query_params.pop(name, None)

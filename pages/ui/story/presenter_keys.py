@@ -17,5 +17,5 @@ _presenter: Any = st.components.v2.component(
 
 
 def listen() -> None:
-    """From here on a key presses the button that does the same; full screen where a click has just allowed it."""
+    """Bind keys to the buttons that do the same; enter full screen if a click has just allowed it."""
     _presenter(key="presenter_keys")

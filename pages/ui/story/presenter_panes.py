@@ -53,7 +53,7 @@ class _Pane:
                 self._facts: DeltaGenerator = st.markdown(self._numbers())
 
     def draw(self) -> None:
-        """The words so far; the numbers now and then."""
+        """Draw the text so far; the numbers twice a second."""
         story_words.draw(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.measure()

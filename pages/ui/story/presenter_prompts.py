@@ -22,7 +22,7 @@ from pages.ui.story.story_session import StoryRequest
 
 MOST_PANES = 2  # what an audience can read at once
 _CELLS = 4  # of the grid: enough to show that stories differ, few enough to get past them
-_PAID = ("openai", "gpt-6.1-terra")  # the middle of OpenAI's current models, where the price list has it
+_PAID = ("openai", "gpt-6.1-terra")  # a mid-priced model of OpenAI, if the price list has it
 MODELS_IN_ADDRESS = "models"
 
 
@@ -70,7 +70,7 @@ def panes() -> int:
 
 
 def _from_address() -> None:
-    """Models that the address names, once: afterwards the pickers decide."""
+    """Apply the models in the address once; afterwards the pickers decide."""
     asked = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
     if not asked or state.get("presenter_asked") == asked:
         return
@@ -90,7 +90,7 @@ def keep_in_address(who: PresenterModels) -> None:
 
 
 def prompts(who: PresenterModels) -> list[PreparedPrompt]:
-    """What was prepared by hand, else cells of the first model's grid and values outside it, in turn."""
+    """The user's prompts, else cells of the first model's grid alternating with values outside it."""
     by_hand = presenter_prompts.load(cached.settings().home)
     if by_hand:
         return [PreparedPrompt(text, text, {}) for text in by_hand]
@@ -98,7 +98,7 @@ def prompts(who: PresenterModels) -> list[PreparedPrompt]:
 
 
 def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
-    """Some cells of the grid, in turn with all values outside it."""
+    """Some cells of the grid, alternating with all values outside it."""
     outside, found = next_prompt.outside(prompt_format), []
     for number in range(_CELLS + len(outside)):
         values = prompt_order.nth_prompt(prompt_format.columns, outside, number)
@@ -146,7 +146,7 @@ def _keep() -> None:
 
 
 def paid_picker() -> None:
-    """Whose price the cost is compared with."""
+    """The picker of the model that the cost is compared with."""
     names = list(_paid_models())
     if names:
         st.selectbox(

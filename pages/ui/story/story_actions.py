@@ -34,7 +34,7 @@ def below(story: StoryStream) -> None:
     if not text:
         return
     saved = None
-    with suppress(FabulaError):  # the database is gone: the words are on the page all the same
+    with suppress(FabulaError):  # the database is gone: the text stays on the page
         saved = library.get(cached.store(), story.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if saved is None:

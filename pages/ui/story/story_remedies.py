@@ -27,7 +27,7 @@ from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.lang import _, clock, duration, label, number
 from pages.ui.story.story_session import LEAVE_S, story_session
 
-_WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then written at once
+_WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then submitted at once
 _MOST_TOKENS = 32_768  # as the form's field
 _COUNTDOWN_S = 1.0
 

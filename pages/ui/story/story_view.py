@@ -187,7 +187,7 @@ class StoryPane:
         self.below: DeltaGenerator = _place_below(story.done)
 
     def draw(self) -> None:
-        """The words so far; the facts now and then."""
+        """Draw the text so far; the facts twice a second."""
         if self.story.text.strip():
             story_words.draw(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
@@ -203,7 +203,7 @@ class StoryPane:
         return story_facts.line(story.facts, story.provider, writing=not story.done, named=self._named)
 
     def finish(self) -> None:
-        """How it ended, and what can be done about it."""
+        """Draw how it ended, and the buttons that help."""
         story = self.story
         story_words.draw(self._words, story)
         self.beat()
@@ -227,7 +227,7 @@ class StoryPane:
                 story_remedies.show(story, self._number)
 
     def _error(self, error: FabulaError) -> None:
-        """Why it ended; where names are hidden, only that it did: reasons name models and providers."""
+        """The error; if names are hidden, only that there was one, because errors name models and providers."""
         if self._named:
             cards.error_card(error)
         else:

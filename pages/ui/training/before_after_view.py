@@ -54,7 +54,7 @@ def _section(job: JobView) -> None:
 
 
 def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
-    """One prompt, and what the two models make of it."""
+    """One prompt with the answers of both models."""
     views.prompt(pair.prompt, f"{key}_prompt")
     left, right = st.columns(2, gap="medium")
     with left:

@@ -37,7 +37,7 @@ def button(ready: bool, close: Callable[[], None]) -> bool:
     try:
         draft = job_form.draft()
         found = job_estimate.requirements(draft)
-    except FabulaError:  # the step above has said what is wrong; the button may still be pressed, and says it again
+    except FabulaError:  # the step above shows the error; the button stays active and shows it again
         return False
     return st.button(
         _label(draft, found),

@@ -103,7 +103,7 @@ def _took(job: JobView) -> dict[str, str]:
 
 
 def _began(job: JobView) -> str:
-    """When training began. Waiting in line comes before it."""
+    """When training began, after any time in the queue."""
     began = job_events.training_started_at(cached.store(), job.id) or job.running_since
     if began is not None:
         return clock(began)
