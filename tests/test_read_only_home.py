@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from core.dataset import datasets
 from core.db import rescue_files
 from core.db.store import Store
+from core.errors import DatabaseLost
 from core.settings import Settings
 from tests.fault_server import FaultServer, text
+from tests.test_bus_error import create
 from tests.test_database_lost import _CEILING, _ROWS, assert_bought_once, done, start_run, stopped_and_broken, worker
 from tests.test_pages import trouble, visit
 from tests.waiting import WAIT_LIMIT_S, until
@@ -183,3 +186,30 @@ def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
     finally:
         for file in rescue_files.files(home):
             file.unlink()
+
+
+def test_an_immutable_database_file_loses_nothing(tmp_path: Path) -> None:
+    """Commits go to the journal; the next start can read them, and says that it cannot write."""
+    with _mounted(tmp_path) as disk:
+        home = disk / "home"
+        store = Store.open(_settings(home))
+        create(store, "first")
+        _system("chattr", "+i", home / "fabula.db")
+        try:
+            create(store, "second")
+            store.close()
+            store = Store.open(_settings(home))
+            assert _names(store) == {"first", "second"}
+            with pytest.raises(DatabaseLost, match="read-only"):
+                create(store, "third")
+            store.close()
+        finally:
+            _system("chattr", "-i", home / "fabula.db")
+        store = Store.open(_settings(home))
+        create(store, "third")
+        assert _names(store) == {"first", "second", "third"}
+        store.close()
+
+
+def _names(store: Store) -> set[str]:
+    return {found.name for found in datasets.list_datasets(store)}
