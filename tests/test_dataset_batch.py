@@ -444,7 +444,7 @@ def test_a_budget_is_kept_by_the_worst_case_and_used_by_the_true_one(store: Stor
 def test_a_budget_that_is_used_up_stops_the_run_without_overshoot(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe(), budget_usd=Decimal("0.08"))
     done = execute(store, server, run_id, book=HALF)
-    assert done.state == "stopped" and "left of the budget of $0.08" in (done.reason or "")
+    assert done.state == "stopped" and "rest of the $0.08 budget" in (done.reason or "")
     assert done.cost_usd is not None and 0 < done.cost_usd <= Decimal("0.08")
 
 

@@ -156,7 +156,7 @@ def test_the_budget_applies_and_the_remaining_rows_are_reported(store: Store, se
     run_id = runs.retry_failed(store, LOCAL, dataset_id, budget_usd=Decimal("0.15"))
     execute(store, server, run_id, book=book())
     ended = runs.progress(store, run_id)
-    assert ended.state == "stopped" and "left of the budget" in (ended.reason or "")
+    assert ended.state == "stopped" and "rest of the" in (ended.reason or "")
     assert 0 < ended.done < 4 and ended.remaining == 4 - ended.done
 
 

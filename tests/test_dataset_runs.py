@@ -649,7 +649,7 @@ def test_a_budget_is_never_passed(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, replace(QUICK, ceiling=8), book())
     ended = runs.progress(store, run_id)
-    assert ended.state == "stopped" and "left of the budget of $0.30" in (ended.reason or "")
+    assert ended.state == "stopped" and "rest of the $0.30 budget" in (ended.reason or "")
     assert ended.cost_usd is not None and ended.cost_usd <= Decimal("0.30")
     assert 10 <= ended.done < 40 and ended.done + ended.pending == 40
     second_id = runs.enqueue(store, LOCAL, ended.dataset_id)

@@ -61,7 +61,7 @@ def test_the_smaller_of_both_budgets_counts(store: Store, server: FaultServer) -
     budget.set_budget(store, LOCAL, "month", Decimal(10))
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, book=book())
-    assert "left of the budget of $0.30" in (runs.progress(store, run_id).reason or "")
+    assert "rest of the $0.30 budget" in (runs.progress(store, run_id).reason or "")
     budget.set_budget(store, LOCAL, "month", Decimal("0.35"))
     other = queue(store, recipe(40), budget_usd=Decimal(10))
     execute(store, server, other, book=book())

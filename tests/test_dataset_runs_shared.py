@@ -135,7 +135,7 @@ def test_two_executors_keep_one_budget(store: Store, server: FaultServer) -> Non
         for _ in range(2):
             both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=4), book=book()))
     ended = runs.progress(store, run_id)
-    assert ended.state == "stopped" and "left of the budget of $0.50" in (ended.reason or "")
+    assert ended.state == "stopped" and "rest of the $0.50 budget" in (ended.reason or "")
     assert sum((s.cost_usd for s in spends(store) if s.cost_usd), Decimal(0)) <= Decimal("0.50")
     assert ended.done >= 20 and ended.in_flight == 0
 
