@@ -12,11 +12,11 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.dataset.generation.response_classification import storable
 from core.db.store import Store, in_chunks
 from core.db.tables import Row, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import Message, msg
+from core.sanitize import storable
 
 MAX_CHARACTERS = 100_000  # per text, the same as for imported files: longer than any model trains on
 BY_HAND = msg("Left out by hand.")

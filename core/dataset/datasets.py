@@ -15,7 +15,6 @@ from sqlalchemy import func, select, update
 from core.actor import Actor
 from core.dataset import grid_store
 from core.dataset.completed_rows import TrainingExamples, csv_line, csv_lines, examples, join_values, prompt_of, to_csv
-from core.dataset.generation.response_classification import storable
 from core.dataset.loading import (
     Source,
     Split,
@@ -29,6 +28,7 @@ from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound
 from core.message import msg
+from core.sanitize import storable
 
 __all__ = [
     "DatasetSummary",

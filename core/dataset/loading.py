@@ -17,13 +17,13 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.dataset import grid, presets
 from core.dataset.completed_rows import join_values
-from core.dataset.generation.response_classification import storable
 from core.dataset.grid_store import CHUNK
 from core.dataset.importers import table_reader
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, NotFound
 from core.message import msg
+from core.sanitize import storable
 
 Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 Split = Literal["held_out", "train", "validation"]

@@ -10,13 +10,13 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.dataset.generation.response_classification import storable
 from core.dataset.recipe import Recipe
 from core.db import tables
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
+from core.sanitize import storable
 
 _MAX_NAME = 200  # characters, the size of the column
 _LIST_COLUMNS = (  # the fields of SavedRecipe, in order

@@ -16,12 +16,12 @@ from sqlalchemy.orm import Session
 from core.actor import Actor
 from core.dataset import datasets, splitting
 from core.dataset.datasets import Split
-from core.dataset.generation.response_classification import storable
 from core.dataset.grid_store import CHUNK
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
+from core.sanitize import storable
 
 _MAX_NOTE = 1_000
 _MAX_LABEL = 100  # characters; a longer completion is not a label

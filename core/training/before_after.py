@@ -20,11 +20,11 @@ from core.actor import Actor
 from core.cost import tokens
 from core.cost.price_book import PriceBook, cost_of
 from core.cost.prices import ENGINE
-from core.dataset.generation.response_classification import storable
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
+from core.sanitize import storable
 from core.training.job_views import JobView
 from core.training.unseen_prompts import PromptChoice
 

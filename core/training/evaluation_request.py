@@ -13,13 +13,13 @@ from core.actor import Actor
 from core.cost import tokens
 from core.cost.price_book import PriceBook, cost_of
 from core.cost.reservation import Reservation
-from core.dataset.generation.response_classification import storable
 from core.db import rescue_files
 from core.db.tables import EvaluationAnswer
 from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
 from core.message import msg
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.schemas import Endpoint
+from core.sanitize import storable
 from core.training import scoring
 from core.training.evaluation_context import EvaluationContext
 from core.training.evaluation_types import EvaluationView, HeldOutExample

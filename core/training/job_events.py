@@ -8,11 +8,11 @@ from datetime import datetime
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from core.dataset.generation.response_classification import storable
 from core.db.store import Store, new_id
 from core.db.tables import TrainingEvent, utcnow
 from core.message import Message
 from core.providers import RemoteEvent
+from core.sanitize import storable
 from core.training.training_time import STARTED
 
 _OWN_PREFIX = "fabula-"  # id prefix of notices that Fabula adds

@@ -8,12 +8,12 @@ from datetime import timedelta
 from typing import Any
 
 from core.cost.price_book import PriceBook
-from core.dataset.generation.response_classification import storable
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.message import msg, sentences
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
 from core.rescheduling import RetryLater
+from core.sanitize import storable
 from core.training import before_after, billing, job_events, job_views, training_time
 from core.training.checkpoints import add_checkpoints
 from core.training.job_context import WITHOUT_RESULTS, JobContext

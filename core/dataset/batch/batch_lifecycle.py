@@ -27,7 +27,6 @@ from core.dataset.batch.batch_results import (
 from core.dataset.batch.batch_settlement import BatchOutcome
 from core.dataset.batch.batch_store import BatchRow, BatchView
 from core.dataset.generation.request_cost import TEMPLATE_TOKENS, token_upper_bound
-from core.dataset.generation.response_classification import storable
 from core.dataset.generation.run_store import RunContext
 from core.db import rescue_files
 from core.db.store import Store
@@ -36,6 +35,7 @@ from core.message import msg
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.schemas import Endpoint
+from core.sanitize import storable
 
 CANCELLED_WITH_RUN = msg("The batch was cancelled because the run was ended.")
 UNREADABLE = msg("The line with this answer in the provider's file can't be read.")

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from core.dataset.batch.batch_settlement import BatchOutcome
-from core.dataset.generation.response_classification import RepeatedFailures, classify, storable
+from core.dataset.generation.response_classification import RepeatedFailures, classify
 from core.errors import FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
 from core.message import msg, sentences
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
+from core.sanitize import storable
 
 _MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from core.message import msg
 from core.providers import Choice, Completion
-from core.sanitize import storable as storable
+from core.sanitize import storable
 
 _MAX_FINISH_REASON = 30  # characters, the size of the column; the API's own values are shorter
 
