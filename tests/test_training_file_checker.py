@@ -244,4 +244,4 @@ def test_an_unsupported_format_is_reported_before_sending(
     wanted = replace(form, provider=provider, base_model=model, file_format=file_format)  # type: ignore[arg-type]
     checked = file_checker.check_form(store, wanted)
     assert checked.ok == ok
-    assert ok or "format only" in checked.sentences()[0]
+    assert ok or "only accepts" in checked.sentences()[0]

@@ -352,7 +352,7 @@ class Account:
 @pytest.mark.parametrize(
     ("account", "now", "may", "told"),
     [
-        (Account("engine"), NOW, True, "no account"),
+        (Account("engine"), NOW, True, "No account"),
         (Account("engine", not_trainable="general.architecture is 'llama'"), NOW, False, "is 'llama'."),
         (Account("engine", Unavailable("It starts.")), NOW, None, "could not be reached: It starts."),
         (Account("openai", Refused("The key is wrong.", "Set another one.")), NOW, False, "The key is wrong."),
@@ -581,7 +581,7 @@ def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, sec
     per_token = {"last_loss", "valid_loss", "accuracy", "usd_per_point"}
     assert found.comparable and found.best["cost_usd"] == "a"
     assert found.best.keys() & per_token == (per_token if ranked else set())
-    assert ("own tokens" in found.sentence) is not ranked
+    assert ("per token" in found.sentence) is not ranked
 
 
 def test_a_last_step_is_not_ranked_with_a_smoothed_figure() -> None:

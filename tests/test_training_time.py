@@ -105,7 +105,7 @@ def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min
             60, 300, None, "Done after 5 min of training.",
         ),
         ({"status": "succeeded"}, 60, None, None, "Training is done. The model is ready"),
-        ({"status": "failed", "remote_id": None}, 60, 0, None, "It failed"),
+        ({"status": "failed", "remote_id": None}, 60, 0, None, "Failed"),
     ],
 )  # fmt: skip
 def test_waiting_is_no_training(
