@@ -498,7 +498,7 @@ def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made
         undo_export.undo_export(store, LOCAL, made)
     _tuned(store)
     (used,) = datasets.list_datasets(store)
-    with pytest.raises(FabulaError, match="already"):
+    with pytest.raises(FabulaError, match="is used by"):
         undo_export.undo_export(store, LOCAL, used.id)
     assert len(datasets.list_datasets(store)) == 1
 
