@@ -138,7 +138,7 @@ def test_a_suffix_that_the_engine_refuses_is_told_before_the_button(
 @pytest.mark.parametrize(
     ("told", "says"),
     [
-        ({"not_trainable": "general.architecture is 'llama'"}, "not train it: general.architecture is"),
+        ({"not_trainable": "general.architecture is 'llama'"}, "can't train it: general.architecture is"),
         ({"not_trainable": None}, "trains on this machine"),
     ],
 )
