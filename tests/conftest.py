@@ -15,7 +15,7 @@ import pytest
 
 from core import status
 from core.db.store import Store
-from core.providers import parameters
+from core.providers import RetryLimits, parameters
 from core.settings import Settings
 from core.story import stream
 from tests import fault_server, postgres_server, stores
@@ -31,6 +31,16 @@ _SCRUBBED = {"DATABASE_URL"} | {
     name
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY")
     for name in (proxy, proxy.lower())
+}
+# How long a page waits before it is drawn without an answer. A person waits a moment; a test, for the answer.
+_PAGE_WAITS: dict[str, dict[str, object]] = {
+    "pages.ui.background_task": {"_PATIENCE_S": WAIT_LIMIT_S},
+    "pages.ui.cached.provider_models": {
+        "_QUICK_TIMEOUT_S": WAIT_LIMIT_S,
+        "_QUICK": RetryLimits(total_s=WAIT_LIMIT_S, tries=1),
+    },
+    "pages.ui.training.job_check": {"_QUALITY_WAIT_S": WAIT_LIMIT_S},
+    "pages.ui.dataset.quality_tab": {"_WAIT_S": WAIT_LIMIT_S},
 }
 _SET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}
 
@@ -57,6 +67,9 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is done when it is saved
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
+    for module, waits in _PAGE_WAITS.items():
+        for constant, wait in waits.items() if module in sys.modules else ():
+            monkeypatch.setattr(sys.modules[module], constant, wait)
     parameters.forget()
     if streamlit := sys.modules.get("streamlit"):
         streamlit.cache_data.clear()
