@@ -61,8 +61,8 @@ class Translator:
 
     def gettext(self, message: str) -> str:
         """`message` in this language; unchanged if it is empty or has no translation."""
-        found = self._catalogue.gettext(message) if message else ""
-        return ChineseTemplate(found) if self.language == "zh_CN" and "{" in found else found
+        translated = self._catalogue.gettext(message) if message else ""
+        return ChineseTemplate(translated) if self.language == "zh_CN" and "{" in translated else translated
 
     def ngettext(self, singular: str, plural: str, n: int) -> str:
         """The form of a counted phrase for `n`, its `{n}` not yet filled in."""

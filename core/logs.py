@@ -61,7 +61,7 @@ class LineFormatter(logging.Formatter):
 
 
 def _escaped(text: str) -> str:
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def _redacted(text: str) -> str:

@@ -52,15 +52,15 @@ def metric(name: str, value: object) -> float | None:
 
 def metrics(values: Mapping[str, object]) -> dict[str, float]:
     """The measured values; texts that are not numbers are left out too."""
-    found = {}
+    measured = {}
     for name, value in values.items():
         try:
             number = metric(name, value)
         except ValueError:
             continue
         if number is not None:
-            found[name] = number
-    return found
+            measured[name] = number
+    return measured
 
 
 def _spaced(text: str) -> str:

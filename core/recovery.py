@@ -62,11 +62,11 @@ def restore(store: Store) -> int:
 
 def unrestored_files(home: Path) -> list[UnrestoredFile]:
     """Rescue files that still exist, for the settings page."""
-    found = []
+    unrestored = []
     for path in rescue_files.files(home):
         with suppress(OSError):
-            found.append(UnrestoredFile(path, rescue_files.count(path)))
-    return found
+            unrestored.append(UnrestoredFile(path, rescue_files.count(path)))
+    return unrestored
 
 
 def _restore_entry(store: Store, entry: Entry) -> bool:

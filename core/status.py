@@ -158,8 +158,8 @@ def _healthy(url: str, health: Mapping[str, Any], external: bool) -> EngineStatu
 
 
 def _speeds(reported: object) -> dict[str, float]:
-    found = reported.items() if isinstance(reported, Mapping) else ()
-    return {str(base): float(speed) for base, speed in found if isinstance(speed, int | float) and speed > 0}
+    items = reported.items() if isinstance(reported, Mapping) else ()
+    return {str(base): float(speed) for base, speed in items if isinstance(speed, int | float) and speed > 0}
 
 
 def _worker(store: Store | None) -> WorkerStatus:

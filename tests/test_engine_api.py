@@ -135,10 +135,10 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
     ids = [model.id for model in client.models.list()]
     assert ids[:2] == ["gemma-3-270m", TINY]
     model = client.models.retrieve(TINY)
-    told = {"base": TINY, "format": "both", "job": None, "step": None, "not_trainable": None}
+    expected = {"base": TINY, "format": "both", "job": None, "step": None, "not_trainable": None}
     extra = (model.model_extra or {})["fabula"]
     assert 0 < extra.pop("context") <= 4096  # tokens of prompt and answer together
-    assert extra == told
+    assert extra == expected
 
 
 def test_a_base_model_cannot_be_deleted(client: OpenAI) -> None:

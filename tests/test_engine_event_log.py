@@ -85,13 +85,13 @@ def test_each_line_is_given_until_it_is_kept_and_then_never_again(tmp_path: Path
 
 
 def test_a_file_that_was_put_in_its_place_is_read_from_its_start(tmp_path: Path) -> None:
-    path, beside = tmp_path / "metrics.jsonl", tmp_path / "part"
+    path, replacement = tmp_path / "metrics.jsonl", tmp_path / "part"
     _write(path, {"step": 1}, {"step": 2})
     tail = JsonlTail(path)
     assert len(tail.read_new()) == 2
     tail.commit()
-    _write(beside, {"step": 1}, {"step": 2, "longer": "than before"}, {"step": 3})
-    beside.replace(path)
+    _write(replacement, {"step": 1}, {"step": 2, "longer": "than before"}, {"step": 3})
+    replacement.replace(path)
     assert [row["step"] for row in tail.read_new()] == [1, 2, 3]
 
 
@@ -102,7 +102,7 @@ def _told(store: EngineStore) -> list[tuple[str, str]]:
     return [(event.type, event.message) for event in store.select(Event, "1")]
 
 
-def test_a_harvest_takes_each_step_once_in_the_order_of_events(store: EngineStore, tmp_path: Path) -> None:
+def test_each_step_is_collected_once_in_the_order_of_events(store: EngineStore, tmp_path: Path) -> None:
     folder = tmp_path / "jobs" / "ftjob-1"
     harvest = EventCollector(store, "ftjob-1", tmp_path)
     _write(folder / "state.json", {"total_steps": 4, "tokens_per_s": 9.0})
@@ -112,7 +112,7 @@ def test_a_harvest_takes_each_step_once_in_the_order_of_events(store: EngineStor
     _write(folder / "part", {"step": 1, "at": 40}, {"step": 2, "at": 50}, {"step": 3, "at": 60})
     (folder / "part").replace(folder / "metrics.jsonl")  # what the trainer does after a kill -9; it repeats steps
     assert harvest.collect().step == 3
-    assert EventCollector(store, "ftjob-1", tmp_path).collect().step == 3  # an engine that has started anew
+    assert EventCollector(store, "ftjob-1", tmp_path).collect().step == 3  # after a restart of the engine
     assert _told(store) == [
         ("metrics", "Step 1/4: training loss=2.00"),
         ("message", "between"),

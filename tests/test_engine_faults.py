@@ -57,7 +57,7 @@ def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
     waiting = client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method)
     client.fine_tuning.jobs.cancel(waiting.id)
     last = upload(client, pairs(3))
-    engine.kill()  # no sooner said than done: everything above was acknowledged
+    engine.kill()  # immediately: everything above was acknowledged
 
     engine.start()
     client = engine.client()
@@ -90,8 +90,8 @@ def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
     ended = finished(client, job.id)
     assert ended.status == "succeeded", ended.error
     assert steps(client.files.content(result).text) == list(range(1, 25))
-    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-    assert f"Resuming from step {before} of 24." in told
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert f"Resuming from step {before} of 24." in messages
     engine.stop()
 
 
@@ -101,8 +101,8 @@ def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> No
     (home / "files" / "incoming" / "file-half").write_bytes(b"half")
     (home / "files" / "file-never-acknowledged").write_bytes(b"whole")
     with running(home) as engine:
-        kept = upload(engine.client(), pairs(1))
-    assert [path.name for path in (home / "files").rglob("*") if path.is_file()] == [kept]
+        file_id = upload(engine.client(), pairs(1))
+    assert [path.name for path in (home / "files").rglob("*") if path.is_file()] == [file_id]
 
 
 def test_llama_cpp_leaves_when_its_engine_died_before_it_was_up(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_llama_cpp_leaves_when_its_engine_died_before_it_was_up(tmp_path: Path) 
     command = [sys.executable, "-m", "core.engine.llama_child"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.DEVNULL) as child:
         os.close(write)
-        os.close(read)  # nobody will read its answer
+        os.close(read)  # its output is never read
         assert child.stdin is not None
         child.stdin.write(json.dumps({**orders, "context": 512, "cache_mib": 0, "threads": 1}).encode() + b"\n")
         child.stdin.close()
@@ -129,25 +129,25 @@ def test_a_full_disk_is_said_in_words_and_nothing_is_lost(tmp_path: Path) -> Non
     with running(tmp_path / "home") as engine:
         assert engine.process is not None
         client = engine.client()
-        kept = upload(client, pairs(2))
+        file_id = upload(client, pairs(2))
         # The limit on the size of files is the one full disk that needs no privileges.
         unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         for act in (
             lambda: upload(client, pairs(200)),
-            lambda: client.fine_tuning.jobs.create(model=TINY, training_file=kept),
+            lambda: client.fine_tuning.jobs.create(model=TINY, training_file=file_id),
         ):
             with pytest.raises(openai.APIStatusError) as caught:
                 act()
             assert caught.value.status_code == 507
             assert caught.value.code == "insufficient_storage"
             assert "disk is full" in caught.value.message
-        assert client.files.content(kept).read() == pairs(2)
+        assert client.files.content(file_id).read() == pairs(2)
         assert list((engine.home / "files" / "incoming").iterdir()) == []
         assert list((engine.home / "jobs").iterdir()) == []
         resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, unlimited)
-        later = client.fine_tuning.jobs.create(model=TINY, training_file=kept)
+        later = client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
         assert client.fine_tuning.jobs.cancel(later.id).status == "cancelled"
-        assert [file.id for file in client.files.list()] == [kept]
+        assert [file.id for file in client.files.list()] == [file_id]
 
 
 # --- memory, and a child that is killed -------------------------------------------------------------------------------
@@ -265,9 +265,9 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Start an engine that should not start."""
     command = [sys.executable, "-m", "core.engine", *arguments]
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("FABULA_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FABULA_")}
     return subprocess.run(
-        command, cwd=ROOT, env={**kept, **environ}, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        command, cwd=ROOT, env={**inherited, **environ}, capture_output=True, text=True, timeout=DEADLINE_S, check=False
     )
 
 

@@ -103,7 +103,7 @@ def test_a_job_from_upload_to_model(client: OpenAI, tuned: FineTuningJob) -> Non
 
 
 def test_events_tell_the_story_newest_first(client: OpenAI, tuned: FineTuningJob) -> None:
-    told = messages(client, tuned)
+    all_messages = messages(client, tuned)
     order = [
         f"Created fine-tuning job: {tuned.id}",
         f"Validating training file: {tuned.training_file}",
@@ -112,7 +112,7 @@ def test_events_tell_the_story_newest_first(client: OpenAI, tuned: FineTuningJob
         f"New fine-tuned model created: {tuned.fine_tuned_model}",
         "The job has successfully completed",
     ]
-    places = [told.index(message) for message in order]
+    places = [all_messages.index(message) for message in order]
     assert places == sorted(places)
     metrics = [event for event in client.fine_tuning.jobs.list_events(tuned.id) if event.type == "metrics"]
     data: list[Any] = [event.data for event in metrics][::-1]
@@ -156,14 +156,14 @@ def test_base_tuned_and_checkpoint_serve_at_once(client: OpenAI, tuned: FineTuni
     assert tuned.fine_tuned_model
     options: Any = {"prompt": "唐,隐形,3 ->", "max_tokens": 12, "temperature": 0}
 
-    def told(model: str) -> str:
+    def generate(model: str) -> str:
         return client.completions.create(model=model, **options).choices[0].text
 
-    base, end = told(TINY), told(tuned.fine_tuned_model)
+    base, end = generate(TINY), generate(tuned.fine_tuned_model)
     assert "英雄" in end
     assert end != base
-    told(f"{tuned.fine_tuned_model}:ckpt-step-5")
-    assert (told(TINY), told(tuned.fine_tuned_model)) == (base, end)
+    generate(f"{tuned.fine_tuned_model}:ckpt-step-5")
+    assert (generate(TINY), generate(tuned.fine_tuned_model)) == (base, end)
 
 
 def test_base_and_tuned_write_side_by_side(client: OpenAI, tuned: FineTuningJob) -> None:
@@ -255,8 +255,8 @@ def test_pause_and_resume_leave_no_hole(client: OpenAI) -> None:
     ended = finished(client, job.id)
     assert ended.status == "succeeded", ended.error
     assert steps(_results(client, ended)) == list(range(1, 49))
-    told = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
-    assert [_step(event.data) for event in told] == list(range(48, 0, -1))
+    events = [event for event in client.fine_tuning.jobs.list_events(job.id) if event.type == "metrics"]
+    assert [_step(event.data) for event in events] == list(range(48, 0, -1))
     assert "The job was paused." in messages(client, job)
     assert "The job was resumed." in messages(client, job)
 

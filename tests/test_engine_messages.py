@@ -41,9 +41,9 @@ def test_no_refusal_of_the_engine_is_a_bare_text(path: Path) -> None:
     ids=lambda error: str(error.code),
 )
 def test_a_body_of_an_error_has_english_words_and_the_message_that_they_are(error: errors.ApiError) -> None:
-    told = json.loads(json.dumps(error.body()))["error"]
-    assert str(told["message"]).isascii()
-    read = message.restored(told["message"], told)
+    error_body = json.loads(json.dumps(error.body()))["error"]
+    assert str(error_body["message"]).isascii()
+    read = message.restored(error_body["message"], error_body)
     assert isinstance(read, Message) and not _CHINESE.translated(read).isascii()
 
 
@@ -59,13 +59,15 @@ def test_the_reason_why_a_base_is_not_trained_reaches_the_page_as_a_message() ->
     row = Model("b", "b", None, "both", 0)
     wire = json.loads(json.dumps(model(row, reason, None)))["fabula"]
     assert wire["not_trainable"] == reason
-    told = _CHINESE.translated(str(generation._not_trainable(wire)))
-    assert told == "gemma3.final_softcap 为 3，而这里不认识这个键"
+    translated = _CHINESE.translated(str(generation._not_trainable(wire)))
+    assert translated == "gemma3.final_softcap 为 3，而这里不认识这个键"
 
 
-@pytest.mark.parametrize("told", [{}, {"not_trainable": None}, {"not_trainable": 7}, {"not_trainable": "no"}])
-def test_an_engine_without_messages_is_read_too(told: dict[str, object]) -> None:
-    assert generation._not_trainable(told) == (told["not_trainable"] if told.get("not_trainable") == "no" else None)
+@pytest.mark.parametrize("fields", [{}, {"not_trainable": None}, {"not_trainable": 7}, {"not_trainable": "no"}])
+def test_an_engine_without_messages_is_read_too(fields: dict[str, object]) -> None:
+    assert generation._not_trainable(fields) == (
+        fields["not_trainable"] if fields.get("not_trainable") == "no" else None
+    )
 
 
 @pytest.mark.parametrize(
@@ -77,5 +79,5 @@ def test_an_engine_without_messages_is_read_too(told: dict[str, object]) -> None
     ids=["diverged", "untrainable"],
 )
 def test_why_a_training_has_stopped_is_translated_as_a_whole(error: Exception) -> None:
-    what, next_step = (_CHINESE.translated(said) for said in _describe(error))
+    what, next_step = (_CHINESE.translated(sentence) for sentence in _describe(error))
     assert not any(english in what + next_step for english in ("Training", "the loss", "not known", "Use "))

@@ -188,12 +188,14 @@ def test_a_job_on_a_base_that_is_only_served_is_refused_with_the_key(tmp_path: P
         with pytest.raises(BadRequestError) as refused:
             client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
         studio = Client(Provider("engine", "engine", "The engine", engine.url, TOKEN))
-        told = {one.id: one.not_trainable for one in studio.models()}
-        assert studio.model(TINY).not_trainable == told[TINY]
+        not_trainable = {one.id: one.not_trainable for one in studio.models()}
+        assert studio.model(TINY).not_trainable == not_trainable[TINY]
     assert refused.value.code == "model_not_trainable"
     assert "gemma3.final_logit_softcapping is 30.0" in refused.value.message
-    assert "gemma3.final_logit_softcapping is 30.0" in (told[TINY] or "")  # so the form says it before the button
-    assert told["gemma-3-270m"] is None
+    assert "gemma3.final_logit_softcapping is 30.0" in (
+        not_trainable[TINY] or ""
+    )  # so the form says it before the button
+    assert not_trainable["gemma-3-270m"] is None
 
 
 def test_a_head_of_another_width_trains_and_serves(tmp_path: Path) -> None:
@@ -224,14 +226,14 @@ def _log_probabilities(tunable: model.TunableModel, text: list[int]) -> np.ndarr
 
 def _of_llama(client: httpx2.Client, text: list[int], words: int) -> np.ndarray:
     """Log-probabilities of every token after `text`."""
-    said = [[_LETTER, 1000]]  # what is written next; a cut character would come without its probabilities
+    logit_bias = [[_LETTER, 1000]]  # what is written next; a cut character would come without its probabilities
     body = {
         "prompt": text,
         "n_predict": 1,
         "n_probs": words,
         "temperature": 0,
         "cache_prompt": True,
-        "logit_bias": said,
+        "logit_bias": logit_bias,
     }
     answer = client.post("/completion", json=body)
     answer.raise_for_status()

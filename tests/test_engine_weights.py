@@ -1,4 +1,4 @@
-"""The real gemma-3-270m, once: serving, chat, training for a few steps, and stopping when nobody reads."""
+"""The real gemma-3-270m, once: serving, chat, training for a few steps, and stopping when the client disconnects."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_a_few_stories_make_a_model(client: OpenAI) -> None:
     assert ended.status == "succeeded", ended.error
     assert ended.fine_tuned_model
     assert ended.fine_tuned_model.startswith(f"ft:{BASE}:fabula:ultraman:")
-    told = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-    assert any(message.startswith("Converting the base weights") for message in told)
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+    assert any(message.startswith("Converting the base weights") for message in messages)
     text = client.files.content(ended.result_files[0]).text
     assert steps(text) == [1, 2]
     assert 2 < float(text.splitlines()[1].split(",")[3]) < 5  # the base's own loss on Chinese stories

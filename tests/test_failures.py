@@ -136,7 +136,7 @@ def test_an_address_or_key_that_cannot_work_is_a_matter_of_setup(url: str, key: 
 
 
 def test_every_class_of_error_has_a_cause() -> None:
-    """Also where its sentence is one that nobody knows."""
+    """Also if its sentence is unknown."""
     expected = {
         "FabulaError": "other", "NotFound": "other", "BadRecipe": "other", "BadFile": "bad_file",
         "BadTrainingFile": "bad_file", "StorageFull": "storage", "DatabaseLost": "storage", "ProviderError": "other",
@@ -149,7 +149,7 @@ def test_every_class_of_error_has_a_cause() -> None:
     assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected
 
 
-ENDINGS = [  # a text, why it ended, what the provider said of it, cause; None: a finished story
+ENDINGS = [  # a text, why it ended, the provider's message, cause; None: a finished story
     ("Once.", "stop", None, None),
     ("Once", "length", None, "token_limit"),
     ("", "length", None, "token_limit"),
@@ -191,7 +191,7 @@ EARLIER = [  # sentences of earlier versions, which no catalogue translates any 
     (None, "This month's budget is used up: $0.28 of $0.30 spent or reserved.", "shared_budget"),
     (None, None, "other"),
     (None, "", "other"),
-    (None, "Something that nobody has heard of.", "other"),
+    (None, "An unknown error.", "other"),
 ]
 
 
@@ -298,8 +298,8 @@ def test_what_a_story_is_told_in_full_keeps_its_cause(store: Store, home: Path) 
         ("content management policy", "content_filter"),
     ):
         error = provider_errors.from_status(400, {"error": {"message": words}}, {}, _PROVIDER)
-        told = error_explanation.explain(store, custom_prices.book(store, home), _PROVIDER, "writer", error)
-        assert failures.of_error(told).cause == cause and told is not error
+        explained = error_explanation.explain(store, custom_prices.book(store, home), _PROVIDER, "writer", error)
+        assert failures.of_error(explained).cause == cause and explained is not error
 
 
 def test_every_cause_has_a_remedy() -> None:

@@ -41,8 +41,8 @@ def test_every_sentence_of_the_code_is_translated(language: str) -> None:
 
 @pytest.mark.parametrize("language", _OTHERS)
 def test_no_translation_is_left_over(language: str) -> None:
-    said = {found.message for found in collect(_ROOT)}
-    assert not sorted(set(i18n.messages(language)) - said), "run make messages: it drops what is no longer said"
+    collected = {found.message for found in collect(_ROOT)}
+    assert not sorted(set(i18n.messages(language)) - collected), "run make messages to drop unused messages"
 
 
 @pytest.mark.parametrize("language", _OTHERS)
@@ -86,7 +86,7 @@ def test_a_language_that_is_not_there_is_english() -> None:
 
 
 def test_a_message_without_translation_stays_english() -> None:
-    assert i18n.translator("zh_CN")("A sentence nobody has translated.") == "A sentence nobody has translated."
+    assert i18n.translator("zh_CN")("A sentence without a translation.") == "A sentence without a translation."
 
 
 def test_collecting_finds_the_literal_templates_of_marked_calls(tmp_path: Path) -> None:
@@ -121,16 +121,16 @@ def test_a_value_is_kept_even_where_it_is_a_message_of_the_catalogue(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    said = lang.localized(msg("The model '{model}' was deleted.", model=name))
-    assert said == lang._("The model '{model}' was deleted.").replace("{model}", name)
+    localized = lang.localized(msg("The model '{model}' was deleted.", model=name))
+    assert localized == lang._("The model '{model}' was deleted.").replace("{model}", name)
 
 
 def test_messages_inside_messages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
     inner = msg("{name} cannot be reached at {base_url}.", name=msg("The engine"), base_url="http://127.0.0.1:1/v1")
-    said = lang.localized(msg("Failed: {reason}", reason=inner))
-    assert said == lang._("Failed: {reason}").replace("{reason}", lang.localized(inner))
-    assert lang._("The engine") in said and "The engine" not in said
+    localized = lang.localized(msg("Failed: {reason}", reason=inner))
+    assert localized == lang._("Failed: {reason}").replace("{reason}", lang.localized(inner))
+    assert lang._("The engine") in localized and "The engine" not in localized
 
 
 def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,16 +179,16 @@ def test_every_error_is_made_of_messages() -> None:
     wrong = []
     for kind in [*kinds, "BadLine", "Broken", "JobFailed"]:
         for where, call in _calls(kind):
-            said = [*call.args[:2], *(k.value for k in call.keywords if k.arg in ("what", "next_step"))]
-            wrong += [where for part in said if any(_is_sentence(node) for node in _outside_calls(part))]
+            arguments = [*call.args[:2], *(k.value for k in call.keywords if k.arg in ("what", "next_step"))]
+            wrong += [where for part in arguments if any(_is_sentence(node) for node in _outside_calls(part))]
     assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
 
 
 @pytest.mark.parametrize("method", ["add", "note", "end_early"])
 def test_every_problem_of_a_file_is_a_message(method: str) -> None:
-    said = list(_calls(f"problems.{method}"))
-    assert said
-    wrong = [where for where, call in said if any(_is_sentence(node) for node in _outside_calls(call.args[0]))]
+    calls = list(_calls(f"problems.{method}"))
+    assert calls
+    wrong = [where for where, call in calls if any(_is_sentence(node) for node in _outside_calls(call.args[0]))]
     assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
 
 
@@ -300,14 +300,14 @@ def test_today_is_the_visitors_today(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lang.clock(midnight, midnight + timedelta(hours=9)) == "00:00:00"
 
 
-@pytest.mark.parametrize(("minutes", "said"), [(366, "6 小时 6"), (12, "12")])
+@pytest.mark.parametrize(("minutes", "expected"), [(366, "6 小时 6"), (12, "12")])
 def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
-    monkeypatch: pytest.MonkeyPatch, minutes: int, said: str
+    monkeypatch: pytest.MonkeyPatch, minutes: int, expected: str
 ) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    assert lang.localized(minutes_left(60 * minutes)) == said
+    assert lang.localized(minutes_left(60 * minutes)) == expected
     sentence = msg("Queued for {age} min. This is normal.", age=minutes_left(60 * minutes))
-    assert f"{said} 分钟" in lang.localized(sentence)
+    assert f"{expected} 分钟" in lang.localized(sentence)
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,11 @@ def test_a_field_without_a_parameter_is_an_error_at_once() -> None:
         msg(_TEMPLATE)
 
 
-@pytest.mark.parametrize(("value", "kept"), [(True, "True"), (None, "None"), (Path("/a"), "/a"), (3, 3), (0.5, 0.5)])
-def test_a_parameter_is_a_text_a_number_or_a_message(value: object, kept: object) -> None:
-    assert msg("{value}", value=value).params["value"] == kept
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, "True"), (None, "None"), (Path("/a"), "/a"), (3, 3), (0.5, 0.5)]
+)
+def test_a_parameter_is_a_text_a_number_or_a_message(value: object, expected: object) -> None:
+    assert msg("{value}", value=value).params["value"] == expected
 
 
 def test_an_error_and_its_text_keep_the_message() -> None:
@@ -173,18 +175,18 @@ def test_sentences_are_joined_and_translated_each_for_itself() -> None:
 @given(_VALUES)
 @settings(max_examples=300)
 def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float) -> None:
-    said = msg(_TEMPLATE, provider_id=value)
+    message_ = msg(_TEMPLATE, provider_id=value)
     before, after = _TEMPLATE.split("{provider_id}")
-    assert said == f"{before}{value}{after}" == i18n.translator("en").translated(said)
+    assert message_ == f"{before}{value}{after}" == i18n.translator("en").translated(message_)
     before, after = _CHINESE(_TEMPLATE).split("{provider_id}")
-    told = _CHINESE.translated(said)  # a Chinese value has no space around it
+    translated = _CHINESE.translated(message_)  # a Chinese value has no space around it
     assert (
         before + after != ""
-        and str(value) in told
-        and told
+        and str(value) in translated
+        and translated
         in {f"{start}{value}{end}" for start in (before, before.rstrip(" ")) for end in (after, after.lstrip(" "))}
     )
-    assert _same(said, message.loads(message.dumps(said)))
+    assert _same(message_, message.loads(message.dumps(message_)))
 
 
 def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,9 +220,9 @@ def test_what_a_server_sends_as_a_message_cannot_do_more_than_fill_fields(hostil
 
 
 def test_a_message_from_a_server_is_taken_only_where_it_says_what_the_text_says() -> None:
-    said = msg("The model '{model}' was deleted.", model="a")
-    body = {"message": str.__str__(said), **message.extra_fields(said)}
-    assert _same(message.restored(body["message"], body), said)
+    message_ = msg("The model '{model}' was deleted.", model="a")
+    body = {"message": str.__str__(message_), **message.extra_fields(message_)}
+    assert _same(message.restored(body["message"], body), message_)
     assert not isinstance(message.restored("Other words.", body), Message)
     assert message.extra_fields("words") == {}
 

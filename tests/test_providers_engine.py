@@ -104,9 +104,14 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
     assert client.events(made.id, after=events[-1].id) == []
     assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
-    said = [e.message for e in events if e.type == "message"]  # by the engine, and by its trainer in another process
-    assert all(isinstance(message, Message) for message in said)
-    assert i18n.translator("zh_CN").translated(said[0]).startswith("已创建微调任务") and str.__str__(said[0]).isascii()
+    messages = [
+        e.message for e in events if e.type == "message"
+    ]  # by the engine, and by its trainer in another process
+    assert all(isinstance(message, Message) for message in messages)
+    assert (
+        i18n.translator("zh_CN").translated(messages[0]).startswith("已创建微调任务")
+        and str.__str__(messages[0]).isascii()
+    )
     assert client.file_text(job.result_files[0]).splitlines()[0].startswith("step,elapsed_tokens,elapsed_examples")
     assert [c.step for c in client.checkpoints(made.id)] == [2, 4]
     tuned = next(m for m in client.models() if m.id == job.fine_tuned_model)
@@ -129,11 +134,11 @@ def test_a_run_writes_on_the_engine_and_survives_its_death(
     engine.kill()
     engine.start()
     thread.join(2 * WAIT_LIMIT_S)
-    told = runs.progress(store, run_id)
-    assert not thread.is_alive() and told.state == "done" and told.pending == 0
-    assert told.cost_usd == 0 and told.tokens > 0
+    progress = runs.progress(store, run_id)
+    assert not thread.is_alive() and progress.state == "done" and progress.pending == 0
+    assert progress.cost_usd == 0 and progress.tokens > 0
     # a tiny random model seldom ends by itself: rows that were cut off say so and keep their text
-    rows = datasets.rows(store, told.dataset_id)
+    rows = datasets.rows(store, progress.dataset_id)
     assert all(r.state == "done" or r.reason == "The text was cut off at 60 tokens." for r in rows)
     assert all(r.text for r in rows if r.finish_reason == "length")
     store.close()

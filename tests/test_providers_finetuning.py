@@ -1,4 +1,4 @@
-"""Fine-tuning through the real SDK: one POST for a job, whatever happens; everything else as told."""
+"""Fine-tuning through the real SDK: exactly one POST per job, and correct parsing of all responses."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ def test_a_job_is_told_whole_with_statuses_beyond_the_sdks_type(server: FaultSer
             metadata={"fabula_intent": "i"},
         )
     ]
-    told = client.job("ftjob-9")
-    assert (told.status, told.fine_tuned_model, told.trained_tokens) == ("paused", "ft:g:f:u:A", 99)
-    assert (told.error, told.result_files, told.intent) == ("bad line 3", ("file-r",), "i")
-    assert told.estimated_finish == datetime.fromtimestamp(1_700_000_100, UTC)
-    assert told.finished_at is None
-    assert dict(told.hyperparameters) == {"n_epochs": 3, "batch_size": "auto"}
+    parsed_job = client.job("ftjob-9")
+    assert (parsed_job.status, parsed_job.fine_tuned_model, parsed_job.trained_tokens) == ("paused", "ft:g:f:u:A", 99)
+    assert (parsed_job.error, parsed_job.result_files, parsed_job.intent) == ("bad line 3", ("file-r",), "i")
+    assert parsed_job.estimated_finish == datetime.fromtimestamp(1_700_000_100, UTC)
+    assert parsed_job.finished_at is None
+    assert dict(parsed_job.hyperparameters) == {"n_epochs": 3, "batch_size": "auto"}
 
 
 def test_looking_at_a_job_waits_out_faults(server: FaultServer, client: Client) -> None:

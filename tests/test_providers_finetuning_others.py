@@ -213,11 +213,11 @@ def test_a_together_job_is_told_in_our_words(status: str, ours: str) -> None:
     progress = {"estimate_available": True, "seconds_remaining": 60}
     events = [{"level": "error", "message": "Row 3 is broken."}]
     job = {**TOGETHER_JOB, "status": status, "progress": progress, "events": events}
-    told = together(Server({("GET", "/fine-tunes/ft-0123"): job})).job("ft-0123")
-    assert told.status == ours and told.estimated_finish is not None
-    assert (told.error == "Row 3 is broken.") == (ours == "failed")
-    assert (told.fine_tuned_model is not None) == (ours == "succeeded")
-    assert told.created_at == datetime(2026, 5, 17, 17, 35, 45, 123_000, UTC)
+    remote_job = together(Server({("GET", "/fine-tunes/ft-0123"): job})).job("ft-0123")
+    assert remote_job.status == ours and remote_job.estimated_finish is not None
+    assert (remote_job.error == "Row 3 is broken.") == (ours == "failed")
+    assert (remote_job.fine_tuned_model is not None) == (ours == "succeeded")
+    assert remote_job.created_at == datetime(2026, 5, 17, 17, 35, 45, 123_000, UTC)
 
 
 def test_togethers_metrics_are_a_results_file() -> None:
@@ -241,9 +241,9 @@ def test_togethers_events_are_told_once_each_oldest_first() -> None:
         {"created_at": "2026-05-17T17:35:00Z", "level": "legacy_iwarning", "message": "a", "type": "job_start"},
     ]
     client = together(Server({("GET", "/fine-tunes/ft-0123/events"): listed(*events)}))
-    told = client.events("ft-0123")
-    assert [(one.message, one.level) for one in told] == [("a", "warning"), ("b", "info")]
-    assert [one.message for one in client.events("ft-0123", told[0].id)] == ["b"]
+    parsed_events = client.events("ft-0123")
+    assert [(one.message, one.level) for one in parsed_events] == [("a", "warning"), ("b", "info")]
+    assert [one.message for one in client.events("ft-0123", parsed_events[0].id)] == ["b"]
 
 
 def test_togethers_checkpoints_can_be_trained_further() -> None:
@@ -265,8 +265,8 @@ def test_a_together_job_is_found_by_its_file() -> None:
 
 
 def test_togethers_models_are_listed_without_an_object_around_them() -> None:
-    kept = {"id": "a", "object": "model", "created": 1, "type": "chat"}
-    server = Server({("GET", "/models"): [[kept, {"id": "b", "object": "model", "type": "image"}]]})
+    text_model = {"id": "a", "object": "model", "created": 1, "type": "chat"}
+    server = Server({("GET", "/models"): [[text_model, {"id": "b", "object": "model", "type": "image"}]]})
     assert [one.id for one in together(server).models()] == ["a"]
 
 

@@ -1,4 +1,4 @@
-"""Parameters that a model does not take: read from its 400 in every dialect, left out from then on, and said."""
+"""Rejected parameters: parsed from the 400 of every provider, omitted from then on, and reported to the user."""
 
 from __future__ import annotations
 
@@ -281,8 +281,8 @@ class _Picky:
     def __call__(self, body: Any) -> Answer:
         for name in self.refused:
             if name in body:
-                told = json.dumps({"error": self._said(name)}).encode()
-                return Answer(status=400, body=told)
+                error_body = json.dumps({"error": self._said(name)}).encode()
+                return Answer(status=400, body=error_body)
         return fault_server.text("A story.")
 
 
@@ -423,7 +423,7 @@ def test_a_line_of_a_batch_that_was_refused_for_a_parameter_goes_again_without_i
     assert other is not None and isinstance(other.error, BadRequest)
 
 
-# --- what people are told -----------------------------------------------------------------------------------------
+# --- notes for the user -- -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     "a part without a type": chat([{"text": STORY}]),
     "a part by itself": chat({"type": "text", "text": STORY}),
     "a text with a value (Assistants)": chat([{"type": "text", "text": {"value": STORY, "annotations": []}}]),
-    "reasoning_content beside it (DeepSeek)": {
+    "with reasoning_content (DeepSeek)": {
         **chat(),
         "choices": [{"message": {"content": STORY, "reasoning_content": "Hm."}, "finish_reason": "stop"}],
     },
@@ -77,9 +77,9 @@ WHOLE: dict[str, dict[str, Any]] = {
     "a null model": chat(model=None),
     "an empty model": chat(model=""),
     "a model that is a number": chat(model=7),
-    "a null error beside it": chat(error=None),
-    "an empty error beside it": chat(error={}),
-    "code 200 beside it": chat(code=200, message="success"),
+    "with a null error": chat(error=None),
+    "with an empty error": chat(error={}),
+    "with code 200": chat(code=200, message="success"),
     "a choice with a text": {**chat(), "choices": [{"text": STORY, "finish_reason": "stop"}]},
     "a delta in a whole answer": {**chat(), "choices": [{"delta": {"content": STORY}, "finish_reason": "stop"}]},
     "a message that is a string": {**chat(), "choices": [{"message": STORY, "finish_reason": "stop"}]},
@@ -115,7 +115,7 @@ WHOLE: dict[str, dict[str, Any]] = {
         "usage": {"billed_units": {"input_tokens": 10, "output_tokens": 5}, "tokens": {"input_tokens": 9}},
     },
     "in an object of a gateway's own": {"code": 0, "message": "success", "data": chat()},
-    "an error of code 0 beside it": chat(error={"code": 0, "message": "ok"}),
+    "with an error of code 0": chat(error={"code": 0, "message": "ok"}),
     "thinking inside the text (DeepSeek-R1 on vLLM, Ollama, LM Studio)": chat(f"<think>\nHm.\n</think>\n\n{STORY}"),
     "empty thinking inside the text (Qwen3)": chat(f"<think>\n\n</think>\n\n{STORY}"),
     "thinking that the prompt has opened": chat(f"Hm, a story.\n</think>\n\n{STORY}"),
@@ -165,11 +165,11 @@ def test_it_is_the_same_alone_in_bulk_in_a_batch_and_where_a_stream_was_asked_fo
 ) -> None:
     server.default = raw(json.dumps(WHOLE[name]).encode())
     ours = Client(server.provider(), retry_limits=QUICK)
-    told = ours.complete(CHAT)
-    assert told == asyncio.run(in_bulk(server.provider()))
+    completion = ours.complete(CHAT)
+    assert completion == asyncio.run(in_bulk(server.provider()))
     line = json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": WHOLE[name]}, "error": None})
     answer = read_answer(PROVIDER, line.encode(), CHAT)
-    assert answer is not None and answer.completion == told
+    assert answer is not None and answer.completion == completion
     stream = ours.stream(CHAT)
     assert list(stream) == [STORY]
     facts = stream.facts
@@ -214,9 +214,14 @@ def test_a_broken_event_among_others_leaves_the_text_and_its_usage(server: Fault
     first, last = {"choices": [{"delta": {"content": "A "}}]}, {"choices": [], "usage": USAGE}
     body = f"data: {json.dumps(first)}\n\ndata: {{broken\n\ndata: {json.dumps(last)}\n\ndata: [DONE]\n\n"
     server.default = raw(body.encode(), "text/event-stream")
-    told = Client(server.provider()).complete(CHAT)
-    (choice,) = told.texts
-    assert (choice.text, choice.finish_reason, told.prompt_tokens, told.completion_tokens) == ("A ", "error", 10, 5)
+    completion = Client(server.provider()).complete(CHAT)
+    (choice,) = completion.texts
+    assert (choice.text, choice.finish_reason, completion.prompt_tokens, completion.completion_tokens) == (
+        "A ",
+        "error",
+        10,
+        5,
+    )
     assert "cannot be read" in choice.error
 
 
@@ -292,7 +297,7 @@ COUNTS: list[tuple[dict[str, Any], Usage]] = [
         {"input_tokens": 10, "output_tokens": 5, "input_tokens_details": {"cached_tokens": "8"}},
         Usage(10, 5, 8),
     ),
-    # Anthropic counts them beside `input_tokens`; LiteLLM and OpenRouter among `prompt_tokens`
+    # Anthropic counts them in addition to `input_tokens`; LiteLLM and OpenRouter among `prompt_tokens`
     ({"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 2000}, Usage(2010, 5, 2000)),
     ({"input_tokens": 10, "output_tokens": 5, "cache_read_input_tokens": 8}, Usage(18, 5, 8)),
     (
@@ -560,15 +565,15 @@ PIECES: list[tuple[list[Any], tuple[object, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("chunks", "told"), PIECES)
+@pytest.mark.parametrize(("chunks", "expected"), PIECES)
 def test_a_stream_is_read_whatever_the_shape_of_its_events(
-    server: FaultServer, chunks: list[object], told: tuple[object, ...]
+    server: FaultServer, chunks: list[object], expected: tuple[object, ...]
 ) -> None:
     server.default = events(*chunks)
     stream = Client(server.provider()).stream(CHAT)
     text_ = "".join(stream)
     facts = stream.facts
-    assert (text_, facts.prompt_tokens, facts.tokens, facts.cached_tokens) == told
+    assert (text_, facts.prompt_tokens, facts.tokens, facts.cached_tokens) == expected
     assert facts.finish_reason in ("stop", "unknown", "length") and facts.started and facts.model == "writer"
 
 
@@ -583,7 +588,7 @@ def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, 
 
 
 @pytest.mark.parametrize(
-    ("prompt", "parts", "said"),
+    ("prompt", "parts", "expected"),
     [
         ("once<think>", ("Hm, a ", "sto", "ry.</th", "ink>\n\n", STORY), STORY),
         ("once<think>\n", (f"Hm.</think>{STORY}",), STORY),
@@ -593,10 +598,10 @@ def test_what_is_held_back_is_not_yet_thinking(server: FaultServer, first: str, 
     ],
 )
 def test_thinking_that_the_prompt_has_opened_is_left_out_of_a_stream(
-    server: FaultServer, prompt: str, parts: tuple[str, ...], said: str
+    server: FaultServer, prompt: str, parts: tuple[str, ...], expected: str
 ) -> None:
     server.default = events(*({"choices": [{"delta": {"content": part}}]} for part in parts))
-    assert "".join(Client(server.provider()).stream(replace(CHAT, prompt=prompt))) == said
+    assert "".join(Client(server.provider()).stream(replace(CHAT, prompt=prompt))) == expected
 
 
 def test_our_own_models_write_what_they_have_learned_to(server: FaultServer) -> None:
@@ -662,8 +667,14 @@ def test_a_stream_without_a_first_event_may_be_billed_and_is_not_repeated(server
 
 
 def test_an_error_beside_usage_is_an_answer_that_is_billed() -> None:
-    told = parse_completion(chat("", usage=USAGE, error={"message": "upstream broke", "code": 502}), PROVIDER, "writer")
-    assert (told.texts[0].error, told.prompt_tokens, told.completion_tokens) == ("upstream broke", 10, 5)
+    completion = parse_completion(
+        chat("", usage=USAGE, error={"message": "upstream broke", "code": 502}), PROVIDER, "writer"
+    )
+    assert (completion.texts[0].error, completion.prompt_tokens, completion.completion_tokens) == (
+        "upstream broke",
+        10,
+        5,
+    )
     broken = {"message": {"content": "A st"}, "finish_reason": "error", "error": {"message": "broke", "code": 502}}
     cut = parse_completion({"choices": [broken], "usage": USAGE}, PROVIDER, "writer")
     assert (cut.texts[0].text, cut.texts[0].finish_reason, cut.texts[0].error) == ("A st", "error", "broke")
@@ -679,9 +690,9 @@ def test_an_error_beside_usage_is_an_answer_that_is_billed() -> None:
 )
 def test_an_error_beside_thinking_is_an_answer_at_an_unknown_cost(server: FaultServer, choice: dict[str, Any]) -> None:
     body = {"choices": [choice], "error": {"message": "broke", "code": 429}}
-    told = parse_completion(body, PROVIDER, "writer")
-    assert (told.texts[0].text, told.texts[0].error) == ("", "broke")
-    assert (told.prompt_tokens, told.completion_tokens) == (None, None)
+    completion = parse_completion(body, PROVIDER, "writer")
+    assert (completion.texts[0].text, completion.texts[0].error) == ("", "broke")
+    assert (completion.prompt_tokens, completion.completion_tokens) == (None, None)
     server.default = events({**body, "choices": [{**choice, "delta": choice["message"]}]})
     assert asyncio.run(in_bulk(server.provider())).texts[0].error == "broke"
     with pytest.raises(StreamCut, match="broke") as caught:

@@ -63,10 +63,10 @@ def row_line(store: Store, run_id: str, dataset_id: str, /, **changed: Any) -> d
         line = spend.record(
             session, LOCAL, "dataset", provider="fault", model="writer", reference=run_id, cost_usd=Decimal(1)
         )
-    said = {"id": line, "actor": "local", "page": "dataset", "provider": "fault", "model": "writer"}
+    charge = {"id": line, "actor": "local", "page": "dataset", "provider": "fault", "model": "writer"}
     given = {
         "kind": "row", "run_id": run_id, "dataset_id": dataset_id, "key": key, "state": "done", "reason": None,
-        "text": "A story.", "finish_reason": "stop", **_USED, "spend": {**said, "reference": run_id, **_USED},
+        "text": "A story.", "finish_reason": "stop", **_USED, "spend": {**charge, "reference": run_id, **_USED},
     }  # fmt: skip
     return {**given, **changed}
 
@@ -208,7 +208,7 @@ def test_a_text_never_replaces_another_and_is_never_thrown_away(
     row = first_row(store, dataset_id)
     assert (row.state, row.text) == after
     assert lines(store) == [(10, Decimal("0.5"))]  # the cost counts in any case
-    assert [kept.lines for kept in recovery.unrestored_files(store.home)] == [stays] * bool(stays)
+    assert [file.lines for file in recovery.unrestored_files(store.home)] == [stays] * bool(stays)
 
 
 @pytest.mark.parametrize(
@@ -350,18 +350,18 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
 ) -> None:
     server.default = held(text("Once upon", " a time."))
     request = CompletionRequest("writer", "once", max_tokens=9)
-    told = stream.start_story(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
+    story = stream.start_story(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
     server.wait_for(lambda s: s.flying == 1)
     lose(priced, aside)
     server.release()
     with pytest.raises(DatabaseLost):
-        list(told)
-    assert told.text == "Once upon a time."
+        list(story)
+    assert story.text == "Once upon a time."
     again = restored(priced, aside)
-    (kept,) = library.recent(again)
-    assert (kept.id, kept.text, kept.finish_reason) == (told.id, "Once upon a time.", "stop")
-    assert [cost for _, cost in lines(again)] == [told.facts.cost_usd]
-    assert told.facts.cost_usd
+    (saved,) = library.recent(again)
+    assert (saved.id, saved.text, saved.finish_reason) == (story.id, "Once upon a time.", "stop")
+    assert [cost for _, cost in lines(again)] == [story.facts.cost_usd]
+    assert story.facts.cost_usd
 
 
 def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer, aside: Path) -> None:

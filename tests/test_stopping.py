@@ -56,8 +56,8 @@ def _in_thread(work: Callable[[], object], stop: Callable[[], object]) -> Callab
 def _preview(store: Store, provider: Provider) -> Callable[[], None]:
     stop, client, recipe = threading.Event(), Client(provider, retry_limits=_LONG), _recipe(provider)
     book = custom_prices.book(store)
-    told = previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book, stop=stop)
-    return _in_thread(lambda: list(told), stop.set)
+    rows = previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book, stop=stop)
+    return _in_thread(lambda: list(rows), stop.set)
 
 
 def _speech(store: Store, provider: Provider) -> Callable[[], None]:
@@ -134,7 +134,7 @@ def test_an_error_of_the_request_is_raised_where_it_is_waited_for() -> None:
         call_until(threading.Event(), fails)
 
 
-# --- what was paid is kept -------------------------------------------------------------------------------------------
+# --- paid results are kept -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [error(400, "no"), error(500, "oops"), rate_limit(retry_after="9999")])
@@ -144,12 +144,12 @@ def test_a_preview_shows_the_texts_that_came_beside_one_that_failed(
     server.when("b", bad)
     server.default = lambda prompt: text(f"A story of {prompt}.")
     client = Client(server.provider(), retry_limits=RetryLimits(total_s=5, tries=1))
-    told = previewing.preview(
+    rows = previewing.preview(
         client, _recipe(server.provider(), 3), 3, store=priced, actor=LOCAL, book=custom_prices.book(priced)
     )
     found = []
     with pytest.raises(FabulaError):
-        for row in told:
+        for row in rows:
             found.append(row.text)
     assert sorted(found) == ["A story of a.", "A story of c."]
 

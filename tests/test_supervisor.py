@@ -42,17 +42,17 @@ def keep(
     """Keep a fake engine; it is stopped after the test."""
     monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "_LOCK_POLL_S", 0.05)
-    kept: list[EngineProcess] = []
+    engines: list[EngineProcess] = []
 
     def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
         monkeypatch.setenv("FABULA_FAKE_ENGINE", behaviour)
         engine = EngineProcess(settings, module="tests.fake_engine", requirements=needs)
         engine.start()
-        kept.append(engine)
+        engines.append(engine)
         return engine
 
     yield start
-    for engine in kept:
+    for engine in engines:
         engine.stop()
 
 
@@ -102,13 +102,13 @@ def test_the_engine_gets_no_key_of_a_provider(
 ) -> None:
     for name in _SECRETS:
         monkeypatch.setenv(name, "sk-not-for-the-engine")
-    kept = {
+    passed_on = {
         "LC_ALL": "C.UTF-8",
         "OMP_NUM_THREADS": "2",
         "FABULA_ENGINE_MODELS": "tiny=/x.gguf",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    for name, value in kept.items():
+    for name, value in passed_on.items():
         monkeypatch.setenv(name, value)
     keep()
     pid = note_when(settings, "up").process.partition(":")[0]
@@ -116,7 +116,7 @@ def test_the_engine_gets_no_key_of_a_provider(
     environ = dict(line.split("=", 1) for line in lines if line)
     assert not set(_SECRETS) & environ.keys()
     assert "sk-not-for-the-engine" not in environ.values()
-    assert kept.items() <= environ.items()
+    assert passed_on.items() <= environ.items()
     assert environ["FABULA_ENGINE_TOKEN"] and environ["PATH"] == os.environ["PATH"]
 
 

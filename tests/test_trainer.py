@@ -30,7 +30,7 @@ from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with its converted weights beside it."""
+    """A tiny model and its converted weights."""
     folder = tmp_path_factory.mktemp("base")
     gguf = write_tiny_gemma(folder / "tiny.gguf")
     weights.convert(gguf, folder / "weights", lambda _: None)
@@ -300,7 +300,7 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("asked_at", "kept"),
+    ("asked_at", "saved_step"),
     [
         (1, 0),  # before anything was learned
         (5, 1),  # in the second step, between its two small batches
@@ -308,7 +308,7 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
     ],
 )
 def test_a_pause_waits_for_no_step_and_for_no_held_out_examples(
-    asked_at: int, kept: int, base: Path, tmp_path: Path
+    asked_at: int, saved_step: int, base: Path, tmp_path: Path
 ) -> None:
     valid = tmp_path / "valid.npz"
     tokens.save(valid, _examples(40, 100))  # seven small batches
@@ -326,7 +326,11 @@ def test_a_pause_waits_for_no_step_and_for_no_held_out_examples(
 
     loop = Loop(spec, Journal(tmp_path / "paused"), tunable, tokens.load(spec.train), tokens.load(valid))
     position = loop.run(Position(dtype="float32"), stop)
-    assert (position.step, len(asked), _steps(tmp_path / "paused")) == (kept, asked_at, list(range(1, kept + 1)))
+    assert (position.step, len(asked), _steps(tmp_path / "paused")) == (
+        saved_step,
+        asked_at,
+        list(range(1, saved_step + 1)),
+    )
     assert read_position(tmp_path / "paused") == position
 
     _finish(tmp_path / "whole")

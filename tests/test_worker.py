@@ -127,7 +127,7 @@ def test_start_twice_is_one_worker(store: Store, hire: Callable[[ScriptedTours],
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (FabulaError("The data set is gone.", "Choose another."), "The data set is gone."),
         (KeyError("x"), "Something unexpected happened (KeyError)."),
@@ -135,7 +135,7 @@ def test_start_twice_is_one_worker(store: Store, hire: Callable[[ScriptedTours],
     ],
 )
 def test_work_that_cannot_be_done_fails_with_a_sentence(
-    store: Store, hire: Callable[[ScriptedTours], Worker], error: Exception | None, told: str
+    store: Store, hire: Callable[[ScriptedTours], Worker], error: Exception | None, expected: str
 ) -> None:
     def work(_store: Store, _item_id: str, _stopping: threading.Event) -> None:
         if error is not None:
@@ -145,13 +145,13 @@ def test_work_that_cannot_be_done_fails_with_a_sentence(
     item_id = add_tour(store)
     hire(desk)
     until(lambda: state_of(store, item_id) == "failed", "failed")
-    assert desk.given_up == [told]
+    assert desk.given_up == [expected]
 
 
 def test_an_error_while_it_is_asked_what_is_unfinished_is_logged_and_shown(
     settings: Settings, store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Otherwise the piece would end in silence: shown as running, with nobody at work on it."""
+    """Otherwise the item would be shown as running although no worker runs it."""
 
     def raising(_store: Store) -> list[str]:
         raise KeyError("x")
@@ -179,9 +179,9 @@ def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
         kind = replace(kind, unfinished=raising)
     if broken == "restore":
         monkeypatch.setattr("core.recovery.restore", raising)
-    task_runner = TaskRunner(store, lambda: None, {"tour": kind}, lambda *told: later.append(told))  # type: ignore[arg-type, return-value]
+    task_runner = TaskRunner(store, lambda: None, {"tour": kind}, lambda *arguments: later.append(arguments))  # type: ignore[arg-type, return-value]
     task_runner.run("tour-1", "tour", item_id)
-    assert [told[:2] for told in later] == [("tour", item_id)] and later[0][2] > 0
+    assert [arguments[:2] for arguments in later] == [("tour", item_id)] and later[0][2] > 0
     assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not running_workflows()
 
 
@@ -330,7 +330,9 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
     with JobServer() as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
         killed = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
-        server.on_created = lambda: os.kill(killed.pid, signal.SIGKILL)  # the job is there; nobody hears of it
+        server.on_created = lambda: os.kill(
+            killed.pid, signal.SIGKILL
+        )  # the job exists, but its creation was not recorded
         assert killed.wait(WAIT_LIMIT_S) == -signal.SIGKILL
         assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
         heir = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)

@@ -147,7 +147,7 @@ def test_what_waits_goes_on_waiting_when_the_worker_is_started_again(
     first.ends[item_id] = second.ends[item_id] = _DAY_S
     worker = hire(kinds=first.kinds)
     until(lambda: first.goes[item_id] == 1, "it waits")
-    until(lambda: (f"tour-{item_id}.2", "DELAYED") in workflows(settings), "the next go is kept")
+    until(lambda: (f"tour-{item_id}.2", "DELAYED") in workflows(settings), "the next attempt is delayed")
     worker.stop()
     hire(kinds=second.kinds)
     other = add_tour(store)

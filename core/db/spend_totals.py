@@ -83,9 +83,9 @@ def _upsert(dialect: str) -> Insert:
     return insert.on_conflict_do_update(index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": total})
 
 
-def decimal_add(one: str, other: str) -> str:
+def decimal_add(a: str, b: str) -> str:
     """The sum of two decimal amounts stored as text."""
-    return str(Decimal(one) + Decimal(other))
+    return str(Decimal(a) + Decimal(b))
 
 
 def track_flush(session: Session, _context: object) -> None:

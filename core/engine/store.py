@@ -221,8 +221,8 @@ class EngineStore:
 
     def get(self, kind: type[Row], row_id: str) -> Row | None:
         """The row with this id."""
-        found = self.select(kind, "id = ?", (row_id,))
-        return found[0] if found else None
+        rows = self.select(kind, "id = ?", (row_id,))
+        return rows[0] if rows else None
 
     def select(self, kind: type[Row], where: str, values: Sequence[Any] = (), tail: str = "ORDER BY seq") -> list[Row]:
         """Rows for which `where` (SQL with ? placeholders) holds."""

@@ -151,7 +151,7 @@ def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
 
 def _record(raw: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(raw.decode("utf-8"))
+        record = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as exc:
         if b"\x00" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadLine("not_utf8", msg("It is not UTF-8 but looks like UTF-16: save the file as UTF-8.")) from exc
@@ -164,9 +164,9 @@ def _record(raw: bytes) -> dict[str, Any]:
         ) from exc
     except (ValueError, RecursionError) as exc:  # for example a number of 10,000 digits or a million brackets
         raise BadLine("not_json", msg("It is JSON that cannot be read.")) from exc
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise BadLine("not_object", msg("It is not an object in braces."))
-    return found
+    return record
 
 
 def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptCompletion:

@@ -163,6 +163,6 @@ def _merge_chunks(chunks: list[StreamChunk], provider: Provider, model: str, *, 
         raise unreadable(provider)
     if has_output:
         usage = usage.zeros_unknown()
-    words = message_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
-    choice = Choice(text, "error" if words else ending, words)
+    message = message_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
+    choice = Choice(text, "error" if message else ending, message)
     return Completion((choice,), model_name, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)

@@ -57,16 +57,18 @@ class FineTuning(Connection):
         Raises:
             ProviderError: the endpoint returned an error, or did not respond (then the job may exist).
         """
-        chosen = {
+        hyperparameters = {
             "n_epochs": request.n_epochs,
             "batch_size": request.batch_size,
             "learning_rate_multiplier": request.learning_rate_multiplier,
         }
-        given = {"hyperparameters": {name: value for name, value in chosen.items() if value is not None}}
+        method_options = {
+            "hyperparameters": {name: value for name, value in hyperparameters.items() if value is not None}
+        }
         body: dict[str, Any] = {
             "model": request.model,
             "training_file": request.training_file,
-            "method": {"type": "supervised", "supervised": given},
+            "method": {"type": "supervised", "supervised": method_options},
             "metadata": {INTENT: intent_id},
         }
         for name in ("validation_file", "suffix", "seed"):
@@ -127,13 +129,13 @@ class FineTuning(Connection):
         """
 
         def call() -> list[RemoteEvent]:
-            found: list[RemoteEvent] = []
+            newer: list[RemoteEvent] = []
             events: Iterable[FineTuningJobEvent] = self._sdk().fine_tuning.jobs.list_events(job_id, limit=_PAGE)
             for event in islice(events, _NEWEST_EVENTS):
                 if event.id == after:
                     break
-                found.append(_event(event, self.provider))
-            return found[::-1]
+                newer.append(_event(event, self.provider))
+            return newer[::-1]
 
         return self._with_retries(call)
 

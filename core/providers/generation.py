@@ -174,8 +174,8 @@ class Generation(Connection):
         return self._with_retries(call)
 
     def _text_models(self, models: list[Model]) -> list[ModelInfo]:
-        found = [self._model(m) for m in models if not _NOT_TEXT.search(m.id)]
-        return sorted(found, key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+        infos = [self._model(m) for m in models if not _NOT_TEXT.search(m.id)]
+        return sorted(infos, key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
 
     def _model(self, model: Model) -> ModelInfo:
         engine_fields = (model.model_extra or {}).get("fabula") or {}

@@ -48,8 +48,8 @@ def adjust_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) -> bool:
     """Remember rejected parameters of a body that was sent; returns whether the body contains any of them."""
-    key, found = _model_endpoint(provider, body), refused & body.keys() & set(ADJUSTABLE)
-    for name in sorted(found):
+    key, rejected = _model_endpoint(provider, body), refused & body.keys() & set(ADJUSTABLE)
+    for name in sorted(rejected):
         with _lock:
             known = _learned.setdefault(key, {})
             new = name not in known
@@ -57,7 +57,7 @@ def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) 
             known.pop(TOKEN_CAPS.get(name, ""), None)  # the replacement must not be replaced in turn
         if new:
             _log.info("%s: %s", provider.name, _note(key.model, name))
-    return bool(found)
+    return bool(rejected)
 
 
 def notes(provider: Provider, request: CompletionRequest, *, stream: bool = False) -> tuple[str, ...]:

@@ -165,9 +165,9 @@ def message_of(error: object) -> str:
     if isinstance(error, Mapping):
         for name in (*_MESSAGE_FIELDS, "error"):
             value = error.get(name)
-            found = _validation_messages(value) if isinstance(value, list) else message_of(value)
-            if found:
-                return found + _upstream(error)
+            message = _validation_messages(value) if isinstance(value, list) else message_of(value)
+            if message:
+                return message + _upstream(error)
     return ""
 
 

@@ -88,12 +88,12 @@ def parsed(raw: bytes) -> Any:
         ValueError: it is not JSON, or nested too deeply for the recursive readers.
     """
     try:
-        found = _parsed(raw)
+        value = _parsed(raw)
     except RecursionError as exc:
         raise ValueError("nested too deeply") from exc
-    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _exceeds_depth(found, _MAX_DEPTH):
+    if raw.count(b"[") + raw.count(b"{") > _MAX_DEPTH and _exceeds_depth(value, _MAX_DEPTH):
         raise ValueError("nested too deeply")
-    return found
+    return value
 
 
 def _parsed(raw: bytes) -> Any:
@@ -104,9 +104,9 @@ def _parsed(raw: bytes) -> Any:
     return json.JSONDecoder(strict=False).raw_decode(text)[0]
 
 
-def _exceeds_depth(found: object, levels: int) -> bool:
+def _exceeds_depth(value: object, levels: int) -> bool:
     """Whether JSON is nested deeper than `levels`."""
-    inner = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return bool(inner) and (levels == 0 or any(_exceeds_depth(item, levels - 1) for item in inner))
 
 
@@ -121,8 +121,8 @@ def text_of(content: object) -> str:
     if str(content.get("type") or "").lower() not in _TEXT_PARTS or content.get("thought") is True:
         return ""
     for name in ("text", "content", "parts", "value"):
-        if found := text_of(content.get(name)):
-            return found
+        if text := text_of(content.get(name)):
+            return text
     return ""
 
 

@@ -87,14 +87,14 @@ class Together(Client):
         return self._with_retries(lambda: self._remote_job(self._sdk().get(f"/fine-tunes/{job_id}", cast_to=object)))
 
     def jobs(self) -> Iterator[RemoteJob]:
-        found = self._list("/fine-tunes")
+        items = self._list("/fine-tunes")
         with translate_errors(self.provider):
-            return iter([self._remote_job(one) for one in found])
+            return iter([self._remote_job(item) for item in items])
 
     def files(self) -> Iterator[tuple[str, str]]:
-        found = self._list("/files")
+        items = self._list("/files")
         with translate_errors(self.provider):
-            return iter([(str(one["id"]), str(one.get("filename") or "")) for one in found])
+            return iter([(str(item["id"]), str(item.get("filename") or "")) for item in items])
 
     def cancel(self, job_id: str) -> RemoteJob:
         path = f"/fine-tunes/{job_id}/cancel"
@@ -107,29 +107,29 @@ class Together(Client):
         raise cannot_pause(self.provider)
 
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
-        found = self._list(f"/fine-tunes/{job_id}/events")
+        items = self._list(f"/fine-tunes/{job_id}/events")
         with translate_errors(self.provider):
-            told = sorted((_event(one, self.provider) for one in found), key=lambda one: one.at)
-        ids = [one.id for one in told]
-        return told[ids.index(after) + 1 :] if after in ids else told
+            events = sorted((_event(item, self.provider) for item in items), key=lambda item: item.at)
+        ids = [item.id for item in events]
+        return events[ids.index(after) + 1 :] if after in ids else events
 
     def checkpoints(self, job_id: str) -> list[RemoteCheckpoint]:
-        found = self._list(f"/fine-tunes/{job_id}/checkpoints")
-        if not found:
+        items = self._list(f"/fine-tunes/{job_id}/checkpoints")
+        if not items:
             return []
         model = self.job(job_id).fine_tuned_model or job_id
         with translate_errors(self.provider):
-            made = [
+            checkpoints = [
                 RemoteCheckpoint(
-                    id=f"{job_id}:{one['step']}",
-                    step=int(one["step"]),
-                    model=f"{model}:{one['step']}",
-                    created_at=_timestamp(one.get("created_at")),
+                    id=f"{job_id}:{item['step']}",
+                    step=int(item["step"]),
+                    model=f"{model}:{item['step']}",
+                    created_at=_timestamp(item.get("created_at")),
                     metrics={},
                 )
-                for one in found
+                for item in items
             ]
-        return sorted(made, key=lambda one: one.step)
+        return sorted(checkpoints, key=lambda item: item.step)
 
     def file_text(self, file_id: str) -> str:
         """Content of a file; for a job's metrics, a results file built from them."""
@@ -138,13 +138,13 @@ class Together(Client):
         path = f"/fine-tunes/{file_id.removeprefix(_METRICS)}/metrics"
         answer = self._with_retries(lambda: self._object(self._sdk().get(path, cast_to=object)))
         with translate_errors(self.provider):
-            return _csv([one for one in answer.get("metrics") or () if isinstance(one, Mapping)])
+            return _csv([item for item in answer.get("metrics") or () if isinstance(item, Mapping)])
 
     def models(self) -> list[ModelInfo]:
         """The text models; Together returns them as a plain list."""
-        found = [one for one in self._list("/models") if one.get("type") in _TEXT]
+        items = [item for item in self._list("/models") if item.get("type") in _TEXT]
         with translate_errors(self.provider):
-            return self._text_models([Model.construct(**one) for one in found])
+            return self._text_models([Model.construct(**item) for item in items])
 
     def _starting_point(self, model: str) -> dict[str, Any]:
         """Start of the training: a base model, or a checkpoint of the job that produced a tuned one."""
@@ -160,7 +160,7 @@ class Together(Client):
             data = answer.get("data") if isinstance(answer, Mapping) else answer
             if not isinstance(data, list):
                 raise not_an_api_answer(self.provider)
-            return [one for one in data if isinstance(one, Mapping)]
+            return [item for item in data if isinstance(item, Mapping)]
 
         return self._with_retries(call)
 
@@ -175,14 +175,14 @@ class Together(Client):
         progress = job.get("progress") or {}
         left_s = progress.get("seconds_remaining") if progress.get("estimate_available") else None
         ended = status in ("completed", "error", "cancelled", "user_error")
-        errors = (one for one in job.get("events") or () if "error" in str(one.get("level")))
-        words = [without_key(str(one.get("message") or ""), self.provider) for one in errors]
+        errors = (event for event in job.get("events") or () if "error" in str(event.get("level")))
+        messages = [without_key(str(event.get("message") or ""), self.provider) for event in errors]
         return RemoteJob(
             id=str(job["id"]),
             status=_STATUSES.get(status, status),
             model=str(job.get("model") or ""),
             fine_tuned_model=job.get("model_output_name") if status == "completed" else None,
-            error=words[-1] if words and _STATUSES.get(status) == "failed" else None,
+            error=messages[-1] if messages and _STATUSES.get(status) == "failed" else None,
             trained_tokens=job.get("token_count") if ended else None,
             estimated_finish=None if left_s is None else datetime.now(UTC) + timedelta(seconds=float(left_s)),
             result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
@@ -196,28 +196,28 @@ class Together(Client):
         )
 
 
-def _event(one: Json, provider: Provider) -> RemoteEvent:
-    at = _timestamp(one.get("created_at")) or datetime.fromtimestamp(0, UTC)
-    told = f"{one.get('created_at')} {one.get('type')} {one.get('step')} {one.get('message')}"
-    level = str(one.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
+def _event(event: Json, provider: Provider) -> RemoteEvent:
+    at = _timestamp(event.get("created_at")) or datetime.fromtimestamp(0, UTC)
+    fallback_key = f"{event.get('created_at')} {event.get('type')} {event.get('step')} {event.get('message')}"
+    level = str(event.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
     return RemoteEvent(
-        id=str(one.get("hash") or hashlib.blake2b(told.encode(), digest_size=12).hexdigest()),
+        id=str(event.get("hash") or hashlib.blake2b(fallback_key.encode(), digest_size=12).hexdigest()),
         at=at,
         level=level,
-        message=without_key(str(one.get("message") or ""), provider),
+        message=without_key(str(event.get("message") or ""), provider),
         type="message",
         data={},
     )
 
 
-def _csv(found: Sequence[Json]) -> str:
+def _csv(records: Sequence[Json]) -> str:
     """Metrics as a results file; records of one step are merged into one line."""
     names = tuple(dict.fromkeys(_COLUMNS.values()))
     lines: dict[float, dict[str, float]] = {}
-    for one in found:
-        known = metrics({_COLUMNS[name]: value for name, value in one.items() if name in _COLUMNS})
-        if "step" in known:
-            lines.setdefault(known["step"], {}).update(known)
+    for record in records:
+        values = metrics({_COLUMNS[name]: value for name, value in record.items() if name in _COLUMNS})
+        if "step" in values:
+            lines.setdefault(values["step"], {}).update(values)
     rows = (",".join(_cell(line.get(name)) for name in names) for _, line in sorted(lines.items()))
     return "".join(f"{row}\n" for row in (",".join(names), *rows))
 
