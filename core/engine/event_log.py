@@ -97,7 +97,7 @@ def register_adapter(store: EngineStore, job: Job, source: Path, home: Path, ste
     code = job.tuned_id.rpartition(":")[2]
     adapter = Path("adapters") / (f"{code}.gguf" if step is None else f"{code}-step-{step}.gguf")
     (home / "adapters").mkdir(exist_ok=True)
-    partial = home / f"{adapter}.partial"
+    partial = home / f"{adapter}.part"
     shutil.copyfile(source, partial)
     with partial.open("rb") as file:
         os.fsync(file.fileno())
