@@ -1,9 +1,9 @@
-"""OpenAI's Files and Batches over real HTTP, on loopback: nothing takes time, every look at a batch moves it one step.
+"""OpenAI's Files and Batches over real HTTP, on loopback: each request for a batch moves it one step forward.
 
 with BatchServer() as server:
-    server.fates.append("expired")               # of the next batch; by default they are completed
-    server.answers["n0003"] = (429, "slow down") # what the line with this prompt gets; by default a story
-    server.faults["POST /v1/batches"] = ["drop"] # what the next such requests get
+    server.fates.append("expired")               # fate of the next batch; default: completed
+    server.answers["n0003"] = (429, "slow down") # result of the line with this prompt; default: a story
+    server.faults["POST /v1/batches"] = ["drop"] # faults of the next such requests
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class BatchServer:
 
     Attributes:
         fates: how the next batches end (completed, expired, failed, endless); cancelling one always works.
-        answers: by prompt, what a line gets: (status, words), a finish reason, a dict for a body with status 200, bytes
-            for a raw line, None: nothing, or what a function of the line's body says.
-        errors: the faults of batches that fail: (line or None, code, message).
-        faults: by "METHOD path", for the next such requests: a status, "drop" (done, but no answer), "cut" (half).
-        done_share: of an expired or cancelled batch, how much had been carried out.
-        on: called with "METHOD path" before a request is answered.
-        requests, files, batches: what came, what is here.
+        answers: result of a line by its prompt: (status, message), a finish reason, a dict as the body with status 200,
+            bytes as a raw line, None for no line, or a function of the line's body.
+        errors: errors of failing batches: (line or None, code, message).
+        faults: by "METHOD path", for the next such requests: a status, "drop" (processed, no response),
+            "cut" (half a response).
+        done_share: share of an expired or cancelled batch that was processed.
+        on: called with "METHOD path" before each response.
+        requests, files, batches: everything received and stored.
     """
 
     fates: list[str] = field(default_factory=list)
@@ -82,11 +83,11 @@ class BatchServer:
         )
 
     def count(self, request: str) -> int:
-        """How often exactly this came, for example `POST /v1/batches`."""
+        """Number of requests of this kind, for example `POST /v1/batches`."""
         return self.requests.count(request)
 
     def lines(self, batch: int = 0) -> list[Line]:
-        """The lines of a batch's file, as they were uploaded."""
+        """The uploaded lines of a batch's file."""
         found = list(self.batches.values())[batch]
         return [json.loads(line) for line in self.files[found["input_file_id"]].splitlines()]
 
@@ -115,7 +116,7 @@ class BatchServer:
         return batch
 
     def step(self, batch: dict[str, Any]) -> None:
-        """What has happened since the last look."""
+        """Moves the batch one step forward."""
         status, fate = batch["status"], batch["_fate"]
         if status == "cancelling":
             self._end(batch, "cancelled", self.done_share)
@@ -153,7 +154,7 @@ class BatchServer:
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(lines) - len(good)}
 
     def _file(self, lines: list[Any], batch_id: str, what: str) -> str | None:
-        """Answers come in any order."""
+        """Results are in any order."""
         if not lines:
             return None
         random.Random(7).shuffle(lines)
@@ -197,7 +198,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """Nothing: a test run is quiet."""
+        """No log output."""
 
     def do_GET(self) -> None:
         self._handle("GET", b"")
@@ -257,7 +258,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body[: len(body) // 2] if cut else body)
             self.close_connection = self.close_connection or cut
-        except OSError:  # who asked is dead
+        except OSError:  # the client is dead
             self.close_connection = True
 
 

@@ -50,13 +50,13 @@ def pytest_configure() -> None:
     for name in _to_scrub():
         del os.environ[name]
     os.environ.update(_SET)
-    hypothesis.settings.register_profile("fabula", deadline=None)  # a busy machine is no error
+    hypothesis.settings.register_profile("fabula", deadline=None)  # a busy machine must not fail the test
     hypothesis.settings.load_profile("fabula")
 
 
 @pytest.fixture(autouse=True)
 def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A home of its own for each test, nothing from the environment, and caches that remember no other test."""
+    """A separate home folder, a scrubbed environment and empty caches for each test."""
     for name in _to_scrub():
         monkeypatch.delenv(name)
     for name, value in _SET.items():
@@ -64,7 +64,7 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(status, "_TIMEOUT_S", 30.0)  # generous, because the test machine may be busy
     monkeypatch.setattr(status, "_HEALTH_TIMEOUT_S", 25.0)
-    monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is done when it is saved
+    monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is finished once it is saved
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
     for module, waits in _PAGE_WAITS.items():
@@ -78,19 +78,19 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """The home folder that FABULA_HOME names in this test; nothing has made it yet."""
+    """The home folder (FABULA_HOME) of this test; it does not exist yet."""
     return tmp_path / "home"
 
 
 @pytest.fixture
 def settings(home: Path) -> Settings:
-    """The settings of a local studio in `home`."""
+    """The settings for `home`."""
     return Settings.from_env({"FABULA_HOME": str(home)})
 
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Store]:
-    """The empty ledger of that studio."""
+    """An empty ledger for these settings."""
     ledger = stores.fresh(settings)
     yield ledger
     ledger.close()
@@ -98,7 +98,7 @@ def store(settings: Settings) -> Iterator[Store]:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An endpoint that offers the model `writer`, as the studio's engine."""
+    """An endpoint that offers the model `writer`, as the engine."""
     with FaultServer(fault_server.text("从前，", "有一位英雄。")) as running:
         monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
         yield running
@@ -116,7 +116,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def browser(chromium: Browser) -> Iterator[Browser]:
-    """That browser without a page: what a test opened is closed at its end, also where it fails."""
+    """The browser without pages; pages that a test opened are closed when it ends or fails."""
     yield chromium
     for context in chromium.contexts:
         context.close()
@@ -124,7 +124,7 @@ def browser(chromium: Browser) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A real PostgreSQL; tests that need one are skipped, with the reason, where none can be started."""
+    """A real PostgreSQL; tests that need one are skipped, with the reason, if none can be started."""
     try:
         with postgres_server.running() as url:
             yield url
@@ -134,7 +134,7 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def on_postgres(postgres_url: str, home: Path) -> Settings:
-    """The settings of a studio whose ledger is an empty database there."""
+    """Settings with an empty database on that server."""
     url = postgres_server.new_database(postgres_url)
     return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
 

@@ -22,7 +22,7 @@ from tests.tiny_gemma import write_tiny_gemma
 ROOT = Path(__file__).parents[1]
 TOKEN = "a token for tests"
 TINY = "tiny-gemma"
-DEADLINE_S = 240.0  # for anything; a busy machine needs ten times what a quiet one needs
+DEADLINE_S = 240.0  # generous: a busy machine needs ten times as long
 OVER = ("succeeded", "failed", "cancelled")
 
 T = TypeVar("T")
@@ -55,7 +55,7 @@ class EngineUnderTest:
         poll(self._answers)
 
     def stop(self) -> None:
-        """As an operator would: SIGTERM."""
+        """Stop it with SIGTERM."""
         assert self.process is not None
         self.process.terminate()
         self.process.wait(DEADLINE_S)
@@ -67,13 +67,13 @@ class EngineUnderTest:
         self.process.wait(DEADLINE_S)
 
     def client(self, *, strict: bool = True, token: str = TOKEN) -> OpenAI:
-        """The official SDK; `strict` refuses every answer that is not exactly of OpenAI's shape."""
+        """The official SDK; `strict` rejects every response that does not match OpenAI's schema."""
         return OpenAI(
             base_url=self.url, api_key=token, max_retries=0, timeout=DEADLINE_S, _strict_response_validation=strict
         )
 
     def http(self) -> httpx2.Client:
-        """Plain HTTP with the right token, for what the SDK would not send."""
+        """Plain HTTP with the right token, for requests that the SDK would not send."""
         root = self.url.removesuffix("/v1")
         headers = {"authorization": f"Bearer {TOKEN}"}
         return httpx2.Client(base_url=root, headers=headers, timeout=DEADLINE_S, trust_env=False)
@@ -89,7 +89,7 @@ class EngineUnderTest:
 
 @contextmanager
 def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineUnderTest]:
-    """An engine for the length of a block."""
+    """An engine that runs for the length of a block."""
     engine = EngineUnderTest(home, base, *arguments)
     engine.start()
     try:
@@ -101,7 +101,7 @@ def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[E
 
 
 def poll(look: Callable[[], T | None], every_s: float = 0.1) -> T:
-    """Look until there is something to see; fails when the deadline is over."""
+    """Poll until there is a result; fails at the deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while not (seen := look()):
         assert time.monotonic() < deadline, "nothing happened in time"
@@ -135,7 +135,7 @@ def upload(client: OpenAI, content: bytes, name: str = "stories.jsonl") -> str:
 
 
 def finished(client: OpenAI, job_id: str) -> FineTuningJob:
-    """The job when it is over. `paused` is not in the SDK's type, so the client must not be strict about that."""
+    """Wait for the job to end and return it. Use a non-strict client: the SDK's type lacks `paused`."""
 
     def look() -> FineTuningJob | None:
         job = client.fine_tuning.jobs.retrieve(job_id)

@@ -1,7 +1,7 @@
 """An OpenAI-shaped server on loopback that fails on demand: 429, 5xx, silence, quota, HTML, cut streams, …
 
-A test queues answers (`enqueue`), or binds one to a text of the prompt (`when`); everything else gets the default.
-It records what it was sent. Nothing sleeps: a held request waits until `release()`.
+A test queues answers (`enqueue`), or binds one to a text of the prompt (`when`); other requests get the default.
+It records all requests. Nothing sleeps: a held request waits until `release()`.
 
     with FaultServer() as server:
         server.enqueue(rate_limit(retry_after="0"), text("once upon a time"))
@@ -113,7 +113,7 @@ def error_in_stream(*pieces: str) -> Answer:
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One request as it came."""
+    """One received request."""
 
     method: str
     path: str
@@ -122,14 +122,14 @@ class RecordedRequest:
 
 
 class FaultServer:
-    """The server; a context manager. `default` answers what nothing was queued for."""
+    """The server; a context manager. `default` is the answer to requests for which none is queued."""
 
     def __init__(self, default: Answer | Callable[[str], Answer] | None = None) -> None:
         self.default = default or Answer()
         self.requests: list[RecordedRequest] = []
         self.flying = 0
         self.peak = 0
-        self.most_choices: int | None = None  # some servers take `n` and give one answer all the same
+        self.most_choices: int | None = None  # some servers accept `n` but return one completion
         self.refuses_n = False  # others answer 400
         self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body, before anything that is queued
         self.jobs: list[dict[str, Any]] = []
@@ -171,7 +171,7 @@ class FaultServer:
         self._queue.extend(answers)
 
     def when(self, part: str, *answers: Answer) -> None:
-        """Answers for requests whose prompt holds `part`; the last one stays."""
+        """Answers for requests whose prompt contains `part`; the last one is repeated."""
         self._bound.append((part, deque(answers)))
 
     def release(self) -> None:
@@ -179,7 +179,7 @@ class FaultServer:
         self._released.set()
 
     def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
-        """Until `condition` holds; it is looked at whenever a request comes or goes."""
+        """Wait until `condition` holds; it is checked whenever a request starts or ends."""
         with self._news:
             assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
 
@@ -213,13 +213,13 @@ class FaultServer:
 
 @pytest.fixture(name="server")
 def story_server() -> Iterator[FaultServer]:
-    """The fixture `server` of the modules that import this: it writes a story of whatever it is asked."""
+    """The fixture `server` of the modules that import this: it answers every request with a story."""
     with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
         yield running
 
 
 def prompt_of(body: object) -> str:
-    """The prompt of a chat or legacy request; the text that is to be read aloud."""
+    """The prompt of a chat or legacy request, or the text of a speech request."""
     if not isinstance(body, dict):
         return ""
     if "messages" in body:
@@ -230,10 +230,10 @@ def prompt_of(body: object) -> str:
 class _FaultHandler(BaseHTTPRequestHandler):
     fault: FaultServer
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
+    disable_nagle_algorithm = True  # otherwise each response waits 40 ms for an acknowledgement
 
     def log_message(self, *args: object) -> None:
-        """Nothing: a test run is quiet."""
+        """No log output."""
 
     def do_GET(self) -> None:
         self._handle("GET")
@@ -300,7 +300,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
         except OSError:
-            self.close_connection = True  # the client hung up
+            self.close_connection = True  # the client disconnected
 
     def _stream(self, answer: Answer, body: dict[str, Any]) -> None:
         self.send_response(200)

@@ -1,4 +1,4 @@
-"""The whole studio as a person starts it: `streamlit run app.py` in a process of its own, on a port it finds free."""
+"""The whole app as a user starts it: `streamlit run app.py` in its own process, on a free port."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from tests.waiting import until
 ROOT = Path(__file__).parents[1]
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 _URL = re.compile(r"^ *URL: (http://\S+)$", re.M)  # what Streamlit prints once its port is bound
-_STOP_S = 40  # the engine gives its streams and its trainer time
+_STOP_S = 40  # the engine waits for its streams and its trainer
 
 
 @dataclass(frozen=True)
 class RunningStudio:
-    """A running studio."""
+    """A running app."""
 
     url: str
     log: Path
 
     def health(self) -> dict[str, Any]:
-        """What `/api/health` says; empty while it does not answer."""
+        """The `/api/health` response; empty if there is none."""
         try:
             with urllib.request.urlopen(f"{self.url}/api/health", timeout=5) as answer:
                 found: dict[str, Any] = json.load(answer)
@@ -42,7 +42,7 @@ class RunningStudio:
 
 @contextmanager
 def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
-    """A studio on `home` for the length of a block, up with its worker, and its engine unless that is foreign."""
+    """An app on `home` for the length of a block, with its worker, and with its engine unless that is external."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / "studio.log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", "0", "--server.headless", "true"]
@@ -68,7 +68,7 @@ def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
 
 
 def _url(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """The address that the studio has bound and printed; empty before."""
+    """The address that the app has printed; empty before that."""
     printed = log.read_text(errors="replace")
     assert process.poll() is None, printed[-3000:]
     found = _URL.search(printed)

@@ -1,4 +1,4 @@
-"""A studio that only keeps an engine, for tests that kill it. Argument: the home folder."""
+"""A process that only supervises an engine, for tests that kill it. Argument: the home folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from core.supervisor import EngineProcess
 
 
 def main() -> None:
-    """Keep the engine until killed, or until a line comes in."""
+    """Supervise the engine until killed, or until a line arrives on stdin."""
     home, requirements = Path(sys.argv[1]), Path(sys.argv[2])
     settings = Settings.from_env({"FABULA_HOME": str(home)})
     engine = EngineProcess(settings, module="tests.fake_engine", requirements=requirements)

@@ -29,7 +29,7 @@ from tests.waiting import WAIT_LIMIT_S
 
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
-    """As a worker carries a run out: what it cannot finish, it gives up."""
+    """Run it like a worker: give up an item that it cannot finish."""
     TaskRunner(store, server.registry, KINDS, _never_later).run(f"run-{run_id}", "run", run_id)
     return runs.progress(store, run_id)
 
@@ -55,7 +55,7 @@ def test_a_database_that_refuses_ends_the_run_with_the_cause(store: Store, serve
         session.execute(sql(f"CREATE TRIGGER no {when} BEGIN SELECT RAISE(ABORT, 'no'); END"))
     ended = carry_out(store, server, run_id)
     assert ended.state == "failed" and "unexpected" in (ended.reason or "") and "IntegrityError" in (ended.reason or "")
-    assert len(server.requests) <= 16 + ended.done  # those in flight at most: nothing is bought blindly
+    assert len(server.requests) <= 16 + ended.done  # at most those in flight: no paid requests are sent blindly
     with store.session() as session:
         session.execute(sql("DROP TRIGGER no"))
     runs.resume(store, LOCAL, run_id)

@@ -1,5 +1,5 @@
-"""A transaction counts as kept only if the file that it went into is the database to its end: SQLite files that are
-replaced, overwritten and put back while threads write."""
+"""A transaction is only durable if its file is still the database at its end: SQLite files that are replaced,
+overwritten and restored while threads write."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def database(store: Store) -> Iterator[Path]:
 
 
 def move_in(new: Path, database: Path, *, with_journal: bool) -> None:
-    """Put another file in the place of the database; the journal of the former one stays only if it is to."""
+    """Replace the database by another file, with or without the journal of the old one."""
     if not with_journal:
         for name in ("-wal", "-shm"):
             database.with_name(database.name + name).unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def copy_of(database: Path) -> Path:
 
 
 def look(store: Store) -> DatabaseLost | None:
-    """What another thread is told."""
+    """The error in another thread."""
     try:
         store.check_file()
     except DatabaseLost as exc:
@@ -104,13 +104,13 @@ _WAYS = [foreign_with_journal, foreign_alone, copy_with_journal, copy_alone, tru
 def test_a_transaction_in_a_file_that_was_replaced_is_not_kept(
     store: Store, database: Path, lose: Callable[[Path], None]
 ) -> None:
-    """Also when another thread has noticed the loss and taken up the new file before the commit."""
+    """Also if another thread has noticed the loss and switched to the new file before the commit."""
     with pytest.raises(DatabaseLost), store.session() as session:
         session.add(Tour(id=new_id(), created_by="local"))
         session.flush()
         lose(database)
         assert look(store) is not None
-        look(store)  # this one may find the new file to be good
+        look(store)  # this one may accept the new file
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_transaction_in_a_file_that_was_replaced_is_not_kept(
 def test_a_file_that_is_not_the_whole_database_is_not_taken_up(
     settings: Settings, store: Store, database: Path, lose: Callable[[Path], None], told: str
 ) -> None:
-    """SQLite reads a write-ahead log that lies beside a file, whose ever it was: the copy would be neither."""
+    """SQLite would apply a leftover write-ahead log to the copy and damage it."""
     count(store)
     lose(database)
     assert look(store) is not None
@@ -166,7 +166,7 @@ def test_a_file_that_is_moved_away_and_back_keeps_its_journal(store: Store, data
 def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     store: Store, database: Path, server: FaultServer
 ) -> None:
-    """The run's own connection is to the former file: nothing that it commits there counts as kept."""
+    """The run's connection is to the old file: its commits there are lost."""
     run_id = queue(store, recipe(6))
     server.default = held(text("A story."))
     limits = RunLimits(

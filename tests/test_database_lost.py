@@ -1,4 +1,4 @@
-"""A database that is gone stops the buying, and what was bought is taken in again: real workers, real databases."""
+"""A lost database stops paid requests, and paid results are restored: real workers, real databases."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class RunningWorker:
     log: Path
 
     def told(self) -> int:
-        """How often it has said that the database is lost."""
+        """Number of log lines about the lost database."""
         words = self.log.read_text()
         return sum(words.count(sentence) for sentence in _LOST.split("|"))
 
@@ -82,7 +82,7 @@ def provider() -> Iterator[FaultServer]:
 
 
 def start_run(store: Store) -> str:
-    """A run that is long enough to be broken off, with a price."""
+    """A priced run that is long enough to be interrupted."""
     for what in ("input", "output"):
         custom_prices.set_price(store, LOCAL, provider="compatible", model=_MODEL, what=what, amount="1000")
     numbers = tuple(f"n{i:05}" for i in range(_ROWS))
@@ -98,7 +98,7 @@ def done(store: Store, run_id: str) -> int:
 
 
 def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: Path) -> None:
-    """Every row has its own text, was asked for once, and every request is booked once with its cost."""
+    """Every row has its own text, was requested once, and every request is booked once with its cost."""
     asked = Counter(provider.prompts())
     assert (len(asked), set(asked.values())) == (_ROWS, {1})
     with store.reading() as session:
@@ -106,7 +106,7 @@ def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: P
         lines = session.scalars(select(Spend).where(Spend.prompt_tokens.is_not(None))).all()
     assert texts == {prompt: f"A story of {prompt}." for prompt in asked}
     assert len(lines) == _ROWS
-    assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)  # others were claimed, and never sent
+    assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)  # others were claimed but never sent
     assert rescue_files.files(home) == []
 
 
@@ -201,7 +201,7 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
 
 @pytest.fixture(scope="module")
 def own_server() -> Iterator[str]:
-    """A server that may be stopped: no other test uses it."""
+    """A server that may be stopped, because no other test uses it."""
     try:
         with postgres_server.running() as url:
             yield url
@@ -255,7 +255,7 @@ class StoppedServer:
 
 
 class Revoked:
-    """The worker's user may read and not write any more, and then again."""
+    """Revoke write permission from the worker's user, then restore it."""
 
     def __init__(self, server: str, url: str, tmp_path: Path) -> None:
         self.url = url
@@ -272,7 +272,7 @@ class Revoked:
 
 
 def writer(server: str, url: str) -> str:
-    """The URL of a user who owns nothing and may do what a worker needs."""
+    """URL for a user who owns nothing but has all permissions that a worker needs."""
     name = url.partition("?")[0].rpartition("/")[2]
     with suppress(ProgrammingError):  # the role is there from another test
         as_admin(server, "CREATE ROLE writer LOGIN")

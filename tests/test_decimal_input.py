@@ -1,4 +1,4 @@
-"""Decimal numbers as people type them: commas group three digits, or the field asks."""
+"""Parsing of typed decimal numbers: commas group thousands, or the input is rejected."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def client(engine: EngineUnderTest) -> OpenAI:
     return engine.client()
 
 
-# --- who may ask --------------------------------------------------------------------------------------------------
+# --- authentication --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("token", ["wrong", TOKEN[:-1], TOKEN + "x"])
@@ -69,7 +69,7 @@ def test_every_answer_has_a_request_id(client: OpenAI) -> None:
     assert response.headers["x-request-id"].startswith("req_")
 
 
-# --- errors in OpenAI's own form ------------------------------------------------------------------------------------
+# --- errors in OpenAI's format ------------------------------------------------------------------------------------
 
 
 def test_an_unknown_model_is_404_everywhere(client: OpenAI) -> None:
@@ -180,7 +180,7 @@ def test_paging_through_files(client: OpenAI) -> None:
     oldest = [file.id for file in client.files.list(order="asc", limit=2)]
     assert oldest == newest[::-1]
     page = client.files.list(limit=2)
-    client.files.delete(page.data[-1].id)  # a file that goes away between two pages does not break the paging
+    client.files.delete(page.data[-1].id)  # a file that is deleted between two pages does not break paging
     assert [file.id for file in page.get_next_page().data] == newest[2:4]
     assert client.files.list(purpose="fine-tune-results").data == []
     assert not client.files.list(after=client.files.list(order="asc", limit=1).data[0].id).data
@@ -248,7 +248,7 @@ def _peak_kib(status: Path) -> int:
     return int(line.split()[1])
 
 
-# --- jobs that must not come to be ------------------------------------------------------------------------------------
+# --- rejected jobs ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Conversations as text: training and serving read the same."""
+"""Chat templates: training and serving render the same text."""
 
 from __future__ import annotations
 

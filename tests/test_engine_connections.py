@@ -1,4 +1,4 @@
-"""Clients that do not finish their requests, and too many of them, against a real engine process."""
+"""Clients with incomplete requests, and too many clients, against a real engine process."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_half_a_request_is_not_waited_for_for_ever(engine: EngineUnderTest) -> N
         waiting = {name: _connected(engine, stack) for name in _HALF}
         for name, half in _HALF.items():
             waiting[name].sendall(half)
-        assert engine.client().models.list().data  # meanwhile it answers others
+        assert engine.client().models.list().data  # meanwhile it serves others
         received = _until_closed(waiting)
     for name, text in received.items():
         statuses = [int(part[:3]) for part in text.split(b"HTTP/1.1 ")[1:]]
@@ -130,7 +130,7 @@ def test_connections_are_bounded(tmp_path: Path) -> None:
 
 
 def _status(engine: EngineUnderTest) -> int | None:
-    """The status of an answer on a new connection; None when it was closed without one."""
+    """The response status on a new connection; None if it was closed without a response."""
     with ExitStack() as stack, suppress(ConnectionError):
         connection = _connected(engine, stack)
         connection.sendall(b"GET /health HTTP/1.1\r\n" + _AUTH + b"\r\n")

@@ -1,4 +1,4 @@
-"""What the trainer writes, as the engine takes it over: each line once, read once; and hiccups of the tokenizer."""
+"""How the engine collects what the trainer writes: each line once; and retries after tokenizer errors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def store(tmp_path: Path) -> EngineStore:
     return store
 
 
-# --- the tail of a file -----------------------------------------------------------------------------------------------
+# --- JsonlTail -----------------------------------------------------------------------------------------------
 
 
 def test_each_line_is_given_until_it_is_kept_and_then_never_again(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_file_that_was_put_in_its_place_is_read_from_its_start(tmp_path: Path)
     assert [row["step"] for row in tail.read_new()] == [1, 2, 3]
 
 
-# --- the harvest ------------------------------------------------------------------------------------------------------
+# --- EventCollector --------------------------------------------------------------------------------------------------
 
 
 def _told(store: EngineStore) -> list[tuple[str, str]]:
@@ -152,11 +152,11 @@ def test_events_go_on_after_a_power_cut_that_took_some_of_them(store: EngineStor
     assert [message for _, message in _told(store)] == ["first", "second", "third"]
 
 
-# --- hiccups of the tokenizer -----------------------------------------------------------------------------------------
+# --- tokenizer errors -----------------------------------------------------------------------------------------
 
 
 class _Pool:
-    """Gives a tokenizer that stumbles `faults` times, then works."""
+    """A tokenizer that fails `faults` times, then works."""
 
     def __init__(self, *faults: Exception) -> None:
         self._faults = list(faults)

@@ -1,4 +1,4 @@
-"""What goes wrong: kill -9, a full disk, a client that leaves, a port that is taken, packages that are missing."""
+"""Faults: kill -9, a full disk, disconnected clients, a port in use, missing packages."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_a_full_disk_is_said_in_words_and_nothing_is_lost(tmp_path: Path) -> Non
         assert engine.process is not None
         client = engine.client()
         file_id = upload(client, pairs(2))
-        # The limit on the size of files is the one full disk that needs no privileges.
+        # A limit on file size acts like a full disk and needs no privileges.
         unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
         for act in (
             lambda: upload(client, pairs(200)),
@@ -201,7 +201,7 @@ def _completed(client: openai.OpenAI) -> ChatCompletion | None:
         return None
 
 
-# --- a client that leaves ---------------------------------------------------------------------------------------------
+# --- disconnected clients ---------------------------------------------------------------------------------------------
 
 
 def test_a_client_that_leaves_stops_the_generation_upstream() -> None:
@@ -234,7 +234,7 @@ async def _leave_in_the_middle() -> None:
 
 @asynccontextmanager
 async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]:
-    """A llama.cpp server that never ends its answer, and the event that its client has left."""
+    """A llama.cpp server that never ends its response, and the event that its client has disconnected."""
     gone = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -263,7 +263,7 @@ async def _endless_llama() -> AsyncIterator[tuple[llama.Backend, asyncio.Event]]
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Start an engine that should not start."""
+    """Start an engine that is expected to fail."""
     command = [sys.executable, "-m", "core.engine", *arguments]
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FABULA_")}
     return subprocess.run(

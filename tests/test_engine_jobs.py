@@ -1,4 +1,4 @@
-"""Real fine-tuning jobs on a tiny model, ordered and watched with the official SDK."""
+"""Real fine-tuning jobs on a tiny model, through the official SDK."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_base_and_tuned_write_side_by_side(client: OpenAI, tuned: FineTuningJob)
     client._strict_response_validation = False  # a streamed piece has no finish_reason, as OpenAI sends it
 
     def streamed(model: str) -> tuple[float, float]:
-        """When the first and the last word came."""
+        """Times of the first and the last chunk."""
         stream = client.completions.create(model=model, prompt="a", max_tokens=300, seed=3, stream=True)
         times = [time.monotonic() for _ in stream]
         return times[0], times[-1]
@@ -276,7 +276,7 @@ def test_a_job_behind_another_knows_its_place_and_only_training_counts(client: O
     done = finished(client, second.id)
     assert done.status == "succeeded" and _told(client, second)["queue_position"] is None
     paused = _told(client, first)["training_seconds"]
-    third = finished(client, start(client).id)  # time goes by in which the first job does not train
+    third = finished(client, start(client).id)  # time passes in which the first job does not train
     assert _told(client, first)["training_seconds"] == paused > 0
     for job in (second, third):
         ended = client.fine_tuning.jobs.retrieve(job.id)
@@ -286,7 +286,7 @@ def test_a_job_behind_another_knows_its_place_and_only_training_counts(client: O
 
 
 def _told(client: OpenAI, job: FineTuningJob) -> dict[str, Any]:
-    """What the engine tells beyond OpenAI's fields."""
+    """The engine's extra fields."""
     raw = client.fine_tuning.jobs.with_raw_response.retrieve(job.id)  # `paused` is not in the SDK's own type
     more: dict[str, Any] = raw.http_response.json()["fabula"]
     return more
@@ -341,7 +341,7 @@ def test_a_job_trains_on_when_its_files_are_gone(client: OpenAI, engine: EngineU
 
 
 def _expire(engine: EngineUnderTest, file_id: str) -> None:
-    """As if the shortest time that a file may live, an hour, were over."""
+    """Let the shortest expiry time of a file, one hour, pass."""
     with closing(sqlite3.connect(engine.home / "engine.db", timeout=DEADLINE_S)) as connection, connection:
         connection.execute("UPDATE files SET expires_at = 1 WHERE id = ?", (file_id,))
 
@@ -372,7 +372,7 @@ def test_the_ten_lines_of_the_documentation_work(
     (tmp_path / "stories.jsonl").write_bytes(pairs(16))
     monkeypatch.chdir(tmp_path)
     sleep = time.sleep
-    monkeypatch.setattr(time, "sleep", lambda _seconds: sleep(0.2))  # the documented lines look every few seconds
+    monkeypatch.setattr(time, "sleep", lambda _seconds: sleep(0.2))  # the documented code polls every few seconds
     exec(lines, {"OpenAI": OpenAI, "time": time})
     printed = capsys.readouterr().out
     assert "succeeded The job has successfully completed" in printed

@@ -1,4 +1,4 @@
-"""What the engine refuses is a message: English in its API, translated on a page."""
+"""The engine's errors are messages: English in its API, translated on pages."""
 
 from __future__ import annotations
 

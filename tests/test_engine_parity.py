@@ -1,6 +1,6 @@
-"""What is trained is what is served: the trainer's probabilities are llama.cpp's, or the file is refused by name.
+"""The trained model is the served one: the trainer's probabilities equal llama.cpp's, or the file is rejected.
 
-llama.cpp is the server that the engine runs, in its own process. It tells the probabilities of every next token after
+llama.cpp is the server that the engine runs, in its own process. It returns the probabilities of every next token after
 prefixes of one long random text.
 """
 
@@ -122,7 +122,7 @@ def test_a_tuned_model_has_the_servers_probabilities(name: str, tmp_path: Path) 
         layer.lora_b.data = torch.randn(layer.lora_b.shape, generator=generator) / 50
     adapters.write(tmp_path / "adapter.gguf", tunable.adapter())
     ours = _log_probabilities(tunable, text)
-    assert np.abs(ours[-1] - before[-1]).max() > 10 * _NEAR  # the adapter does something
+    assert np.abs(ours[-1] - before[-1]).max() > 10 * _NEAR  # the adapter has an effect
     with _llama(gguf, tmp_path / "adapter.gguf") as llama:
         assert np.abs(ours[-1] - _of_llama(llama, text, len(vocabulary()))).max() < _NEAR
 
@@ -209,7 +209,7 @@ def test_a_head_of_another_width_trains_and_serves(tmp_path: Path) -> None:
 
 
 def _loaded(gguf: Path, folder: Path) -> model.TunableModel:
-    """The base as the trainer has it, with an adapter that changes nothing."""
+    """The base model in the trainer, with an adapter that has no effect."""
     weights.convert(gguf, folder, lambda _: None)
     tunable = model.load(folder, torch.float32, 4, 8.0)
     tunable.initialise(0)
@@ -226,7 +226,7 @@ def _log_probabilities(tunable: model.TunableModel, text: list[int]) -> np.ndarr
 
 def _of_llama(client: httpx2.Client, text: list[int], words: int) -> np.ndarray:
     """Log-probabilities of every token after `text`."""
-    logit_bias = [[_LETTER, 1000]]  # what is written next; a cut character would come without its probabilities
+    logit_bias = [[_LETTER, 1000]]  # forces the next token; a partial character would come without probabilities
     body = {
         "prompt": text,
         "n_predict": 1,

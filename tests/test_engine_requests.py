@@ -1,4 +1,4 @@
-"""Parameters: OpenAI's limits, and what the engine cannot do is refused instead of ignored."""
+"""Parameters: OpenAI's limits; unsupported ones are rejected, not ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop strings and the token limit: what was generated and is not a stop string is always delivered."""
+"""Stop strings and the token limit: all generated text except the stop string is delivered."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
 
 
 def _expected(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the stop string that is complete first (the longest of those), found by looking everywhere."""
+    """The text before the stop string that is complete first (the longest of those), found by brute force."""
     for end in range(1, len(text) + 1):
         for stop in sorted(stops, key=len, reverse=True):
             if text[:end].endswith(stop):
@@ -128,7 +128,7 @@ def test_text_at_the_token_limit(
 
 
 def _without_stops(client: OpenAI, seed: int, stream: bool) -> tuple[dict[str, Any], list[str], int]:
-    """A request for two texts, and what comes without stop strings: the texts, and how many tokens they took."""
+    """A request for two texts, and its result without stop strings: the texts and their number of tokens."""
     options: dict[str, Any] = {
         "model": TINY,
         "prompt": "写",
@@ -195,7 +195,7 @@ async def _broken_after(*texts: str) -> tuple[list[str], int]:
 
 @asynccontextmanager
 async def _breaking_llama(texts: Sequence[str]) -> AsyncIterator[llama.Backend]:
-    """A llama.cpp server whose connection ends after these texts, as when its process is killed."""
+    """A llama.cpp server that closes the connection after these texts, as if its process was killed."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

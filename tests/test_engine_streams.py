@@ -1,4 +1,4 @@
-"""Streamed answers: headers at once, and a client that leaves in any state stops the work, with a real engine."""
+"""Streams of a real engine: immediate headers, and a disconnect in any state stops the generation."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest
 
 @contextmanager
 def _busy(engine: EngineUnderTest) -> Iterator[None]:
-    """While every slot of the model is taken, and many answers wait for one."""
+    """Occupy every slot of the model, with many requests waiting."""
     body = {"model": TINY, "prompt": "a", "n": 128, "stream": True, **_ENDLESS}
     with engine.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
         lines = stream.iter_lines()  # kept: the connection is closed with it
@@ -56,7 +56,7 @@ def _idle(engine: EngineUnderTest) -> None:
 
 @contextmanager
 def _sent(engine: EngineUnderTest, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """A connection on which this request was sent, and nothing read."""
+    """A connection on which this request was sent but nothing read."""
     port = int(engine.url.removesuffix("/v1").rpartition(":")[2])
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(content)}"

@@ -1,4 +1,4 @@
-"""Why work has failed: every error and every ending that the ledger can hold has one cause, and a remedy."""
+"""Failure classification: every error and finish reason in the ledger has one cause and a remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The collector looks at less, and nothing leaks."""
+"""Garbage collections stay short, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Ring:
 
 @pytest.fixture
 def aside() -> Iterator[Callable[[float], None]]:
-    """Every collection counts as long; given the seconds after which one looks at everything again."""
+    """Install a freezer for which every collection counts as long, with this unfreeze interval in seconds."""
     before, gc.callbacks[:] = list(gc.callbacks), []
 
     def begin(unfreeze_interval_s: float) -> None:
@@ -43,7 +43,7 @@ def test_what_dies_after_it_was_set_aside_is_found_later(aside: Callable[[float]
     aside(3_600.0)
     ring = Ring()
     seen = weakref.ref(ring)
-    gc.collect()  # sets it aside
+    gc.collect()  # freezes it
     del ring
     gc.collect()
     assert seen() is not None

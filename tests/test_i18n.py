@@ -1,4 +1,4 @@
-"""Every sentence that a person may see has its Chinese, with the same places in it."""
+"""Every visible sentence has a Chinese translation with the same fields."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_every_template_is_a_literal_and_has_a_parameter_for_each_field() -> Non
 
 
 def test_every_error_is_made_of_messages() -> None:
-    """Plain text would be shown in English, in every language. A provider's own words are no literals."""
+    """Plain text would be shown in English in every language. Providers' messages are not literals."""
     kinds = [name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)]
     wrong = []
     for kind in [*kinds, "BadLine", "Broken", "JobFailed"]:
@@ -198,7 +198,7 @@ def _is_sentence(node: ast.AST) -> bool:
 
 
 def _outside_calls(node: ast.AST) -> Iterator[ast.AST]:
-    """What an expression is made of, without the arguments of calls: those of `msg`, or values for a function."""
+    """The parts of an expression, without the arguments of calls."""
     yield node
     for child in [node.func] if isinstance(node, ast.Call) else ast.iter_child_nodes(node):
         yield from _outside_calls(child)

@@ -1,4 +1,4 @@
-"""What a log may hold: one line per message, also for hostile text, and no key."""
+"""Logs have one line per message, even for hostile text, and contain no keys."""
 
 from __future__ import annotations
 

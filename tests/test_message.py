@@ -1,4 +1,4 @@
-"""A message is its English text, and keeps its template and parameters wherever it goes."""
+"""A message equals its English text, and keeps its template and parameters when stored or sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is for: decided from the ledger, the engine's list, the price list and its name; else unknown."""
+"""The purpose of a model: from the ledger, the engine's list, the price list and its name; else unknown."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_packaged_models_have_an_adapter_and_a_known_context(model: str) -> None
 
 
 def test_names_of_packaged_models_are_written_in_one_place() -> None:
-    """As values: sentences, examples in docstrings and the paths of files may have them."""
+    """Only as values: sentences, docstrings and file paths may contain them."""
     root = presets.DATA.parent
     names = {packaged_models.BASE, *packaged_models.WRITERS}
     found = {

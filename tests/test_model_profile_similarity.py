@@ -1,7 +1,7 @@
-"""How far a prompt is from those that a model was trained on, on templates near and far in both languages.
+"""Prompt similarity, on similar and different templates in both languages.
 
-The figures are in `docs/story.md`. A row is a template or a prompt as it would be typed; `FAR_BELOW` stands in the gap
-that the rows of both kinds leave.
+The figures are in `docs/story.md`. A row is a template or a prompt as it would be typed; `FAR_BELOW` is in the gap
+between both kinds of rows.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MESSAGES_COLUMN = "message"
 
 
 def _values_alone() -> PromptVocabulary | None:
-    """A model that was trained on values joined by commas, as the article does it."""
+    """A model that was trained on comma-separated values, as in the article."""
     columns = presets.get("ultraman").recipe.columns
     first, second, third = (column.values for column in columns)
     return build_vocabulary(f"{a},{b},{c}" for a in first for b in second for c in third)
 
 
 def _messages() -> PromptVocabulary | None:
-    """A model that was trained on customers' messages, each a text of its own."""
+    """A model that was trained on customers' messages, each a different text."""
     with (presets.DATA / "samples" / "support_intents.csv").open(encoding="utf-8", newline="") as file:
         return build_vocabulary(row[_MESSAGES_COLUMN] for row in csv.DictReader(file))
 

@@ -1,4 +1,4 @@
-"""What a tuned model was trained on, read from the ledger: its data set, its prompts, and those of its ancestors."""
+"""Training history of a tuned model: its data set, its prompts, and those of its ancestors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FABULA_HOME and all in it belong to one user, under any umask, and also what was there before."""
+"""FABULA_HOME and everything in it is private to one user, under any umask, including existing files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core import permissions
 from tests.engine_process import ROOT, poll
 from tests.waiting import WAIT_LIMIT_S
 
-_OPEN_UMASK = 0o022  # what most systems start with
+_OPEN_UMASK = 0o022  # the default of most systems
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def umask() -> Iterator[None]:
 
 
 def _readable_by_others(home: Path) -> dict[str, str]:
-    """What others than the owner may use, with its mode."""
+    """Paths that other users may access, with their modes."""
     found = {}
     for path in (home, *home.rglob("*")):
         mode = path.lstat().st_mode
@@ -117,7 +117,7 @@ def test_a_home_that_is_no_folder_of_its_own_is_left_alone(
 
 
 def _older_home(home: Path) -> None:
-    """A home as an older version has left it."""
+    """A home folder left by an older version."""
     for folder in ("engine/files/incoming", "engine/jobs", "engine/adapters", "uploads"):
         (home / folder).mkdir(parents=True)
     for name in ("engine/engine.log", "engine/engine.log.1", "uploads/stories.csv", "rescue.jsonl"):

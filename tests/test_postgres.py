@@ -1,4 +1,4 @@
-"""The same ledger on a real PostgreSQL. Skipped, with the reason, where none can be started."""
+"""The same ledger on a real PostgreSQL. Skipped, with the reason, if none can be started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why an endpoint cannot be reached: each cause with a sentence and next step of its own, retried where that helps."""
+"""Connection errors: each cause has its own sentence and next step, and is retried if that helps."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_the_setting_to_change_is_named(environ: dict[str, str], provider: str, 
     assert setting in caught.value.next_step
 
 
-# --- an address that is another one -----------------------------------------------------------------------------------
+# --- wrong addresses -----------------------------------------------------------------------------------
 
 
 _NO_ROUTE = [
@@ -249,7 +249,7 @@ class _CauseHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """Nothing: a test run is quiet."""
+        """No log output."""
 
 
 def _certificate(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
@@ -277,7 +277,7 @@ def _certificate(path: Path, address: str, ends: timedelta = timedelta(days=1)) 
 
 class _Quiet(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: failed handshakes are what is tested."""
+        """No log output: failed handshakes are expected."""
 
 
 @contextmanager

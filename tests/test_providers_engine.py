@@ -1,4 +1,4 @@
-"""Our client and a run against a real engine process with a tiny model: the two halves fit."""
+"""Our client and a run against a real engine process with a tiny model."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_run_writes_on_the_engine_and_survives_its_death(
     progress = runs.progress(store, run_id)
     assert not thread.is_alive() and progress.state == "done" and progress.pending == 0
     assert progress.cost_usd == 0 and progress.tokens > 0
-    # a tiny random model seldom ends by itself: rows that were cut off say so and keep their text
+    # a tiny random model rarely ends by itself: truncated rows are marked and keep their text
     rows = datasets.rows(store, progress.dataset_id)
     assert all(r.state == "done" or r.reason == "The text was cut off at 60 tokens." for r in rows)
     assert all(r.text for r in rows if r.finish_reason == "length")

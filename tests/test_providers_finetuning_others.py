@@ -1,4 +1,4 @@
-"""Azure and Together in the shapes that their documentation gives: one POST for a job, found again without metadata."""
+"""Azure and Together in their documented formats: one POST per job, and jobs are found without metadata."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
 class Server:
-    """Answers by (method, path); each answer is JSON, a status, or what a function makes of the request."""
+    """Answers by (method, path); each answer is JSON, a status, or a function of the request."""
 
     def __init__(self, answers: dict[tuple[str, str], Any]) -> None:
         self.answers = answers
@@ -282,7 +282,7 @@ def test_what_together_cannot_or_does_not_have_is_told() -> None:
         together(Server({("GET", "/fine-tunes/x"): ["nonsense"]})).job("x")
 
 
-# --- which there are -----------------------------------------------------------------------------------------------
+# --- registry -----------------------------------------------------------------------------------------------
 
 
 def test_keys_make_providers(settings: Settings) -> None:
@@ -302,7 +302,7 @@ def test_keys_make_providers(settings: Settings) -> None:
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Takes an upload of any size and keeps nothing of it but the count."""
+    """Accepts an upload of any size and only counts its bytes."""
 
     taken = 0
 
@@ -319,7 +319,7 @@ class Sink(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing to the terminal."""
+        """No log output."""
 
 
 @pytest.mark.parametrize("make", [Client, Together])

@@ -38,7 +38,7 @@ def _forbidden(*names: str) -> list[dict[str, Any]]:
     ]
 
 
-# what servers answer to a parameter (public bug reports), and which of ours it is about
+# server messages about a parameter (public bug reports), and the parameter they reject
 _REFUSALS: list[tuple[str, object, set[str]]] = [
     (
         "OpenAI, the token cap",
@@ -208,7 +208,7 @@ _REFUSALS: list[tuple[str, object, set[str]]] = [
         {"stream_options"},
     ),
     ("in Chinese", _said("该模型不支持 temperature 参数"), {"temperature"}),
-    # and what is about something else
+    # messages about something else
     ("a value out of range", _said("temperature is too high"), set()),
     (
         "OpenAI's range",
@@ -272,7 +272,7 @@ def test_defaults_are_not_sent(
 
 
 class _Picky:
-    """A model that refuses some parameters, one at a time, as its provider words it."""
+    """A model that rejects some parameters, one at a time, with its provider's message."""
 
     def __init__(self, *refused: str, said: Callable[[str], dict[str, Any]] | None = None) -> None:
         self.refused = refused
@@ -346,7 +346,7 @@ def test_the_token_cap_is_renamed_and_always_sent(
 
 
 def test_a_deployment_that_changes_its_mind_is_followed() -> None:
-    """Azure's names stand for whatever model is deployed there now."""
+    """Azure's names refer to deployments, whose model may change."""
     with FaultServer() as server:
         provider = server.provider("azure")
         for refused in ("max_tokens", "max_completion_tokens", "max_tokens"):

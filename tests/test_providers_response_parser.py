@@ -1,4 +1,4 @@
-"""Answers as providers really send them: texts, endings, usage and errors, whole, in bulk, streamed and in batches."""
+"""Real responses of providers: texts, finish reasons, usage and errors; complete, parallel, streamed and in batches."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def server() -> Iterator[FaultServer]:
 
 
 def chat(content: object = STORY, finish_reason: object = "stop", usage: object = USAGE, **more: Any) -> dict[str, Any]:
-    """A chat completion with what is odd about it."""
+    """A chat completion with the given deviations."""
     message = {"role": "assistant", "content": content}
     choice = {"index": 0, "message": message, "finish_reason": finish_reason}
     return {"id": "1", "object": "chat.completion", "model": "writer", "choices": [choice], "usage": usage, **more}
@@ -365,7 +365,7 @@ def test_zero_beside_a_text_is_unknown_not_free(usage: object, content: object, 
     assert (whole.prompt_tokens, whole.completion_tokens) == counts
 
 
-# --- endings --------------------------------------------------------------------------------------------------------
+# --- finish reasons --------------------------------------------------------------------------------------------------
 
 ENDINGS: list[tuple[object, str | None]] = [
     *((word, "stop") for word in ("stop", "STOP", "Stop", " stop ", "FinishReason.STOP", "FINISH_REASON_STOP")),
@@ -545,7 +545,7 @@ PIECES: list[tuple[list[Any], tuple[object, ...]]] = [
         ],
         (STORY, 10, 5, 0),
     ),
-    (  # thinking inside the text, its marks split over events
+    (  # thinking inside the text, its tags split over events
         [
             {"choices": [{"delta": {"content": part}}]}
             for part in ("\n", "<th", "ink>Hm", ".</thi", "nk>", "\n\n", "A ", "story.")

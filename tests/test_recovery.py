@@ -1,4 +1,4 @@
-"""What rescue files hold comes back once, also when it is read twice; what fits nowhere stays and is named."""
+"""Entries of rescue files are restored once, even if read twice; unmatched lines stay and are reported."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _USED = {"prompt_tokens": 10, "completion_tokens": 5, "cost_usd": "0.5"}
 
 
 def run_of(store: Store, rows: int = 3) -> tuple[str, str]:
-    """(run, data set); its first row is on its way."""
+    """(run, data set); the request of its first row is in flight."""
     columns = (Column("n", tuple(f"n{i}" for i in range(rows))),)
     made = Recipe("stories", columns, "{n}", provider="fault", model="writer", max_tokens=9)
     dataset_id = datasets.create(store, LOCAL, made)
@@ -113,7 +113,7 @@ def test_where_the_home_has_no_folder_around_it_that_can_be_written_it_is_in_the
 
 
 def test_lines_that_are_added_while_the_file_is_read_are_not_lost(store: Store) -> None:
-    """A process writes while another takes the file in: whoever comes second finds the other's file gone, or waits."""
+    """One process appends while another restores the file: the second one waits, or finds the file deleted."""
     file = RescueFile(store.home)
     assert file.add([{"kind": "spend", "n": -1}])
     numbers = iter(range(40))
@@ -170,7 +170,7 @@ def test_a_row_comes_back_with_its_cost(store: Store) -> None:
 
 
 def test_what_is_read_twice_counts_once(store: Store) -> None:
-    """Killed between the commit and the removal of the file, also where the reservation is not in this database."""
+    """Killed between the commit and the removal of the file, even if the reservation is not in this database."""
     run_id, dataset_id = run_of(store)
     entry = row_line(store, run_id, dataset_id)
     entry["spend"]["id"] = 10_000
@@ -217,7 +217,7 @@ def test_a_text_never_replaces_another_and_is_never_thrown_away(
         ("this process", True, True),  # its own row: the file was written while the disk was full
         ("this process", False, False),
         ("a dead process", False, True),
-        ("another machine", False, True),  # none of its workers is on the list
+        ("another machine", False, True),  # none of its workers has a heartbeat
         ("another machine, listed", False, False),
         ("another machine, listed", True, True),
         (None, False, True),
@@ -229,7 +229,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
     run_id, dataset_id = run_of(store)
     with leases.hold_lease() as living:
         elsewhere = hashlib.sha256(_ELSEWHERE.encode()).hexdigest()[:12] + living[12:]
-        dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot be
+        dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot exist
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
         with store.session() as session:
             if holder == "another machine, listed":
@@ -244,7 +244,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
 
 
 def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store) -> None:
-    """One is killed with an answer in its rescue file; the file is read while another writes the row once more."""
+    """An executor is killed with a result in its rescue file, restored while another generates the row again."""
     run_id, _dataset = run_of(store, rows=1)
     with leases.hold_lease() as living:
         killed = living.replace(living.split(":")[1], "999999999")
@@ -256,7 +256,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
             claimed.key, claimed.reserved_usd,
         )  # fmt: skip
         path = write(store, row_entry(first, answer))
-        second = run_store.begin(store, run_id, living)  # takes over what the killed one had
+        second = run_store.begin(store, run_id, living)  # resumes the items of the killed one
         assert second is not None
         again = _claimed(store, second)
         assert recovery.restore(store) == 1
@@ -307,7 +307,7 @@ def test_a_new_database_keeps_the_lines_of_the_old_one(store: Store, settings: A
     new.close()
 
 
-# --- everything else that buys -------------------------------------------------------------------------------------
+# --- other paid requests -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def priced(store: Store) -> Store:
 
 
 def lose(store: Store, aside: Path) -> None:
-    """The file is away, and comes back with `give_back`."""
+    """The file is moved away; `give_back` restores it."""
     store.close()
     for path in store.home.glob("fabula.db*"):
         path.rename(aside / path.name)
@@ -377,7 +377,7 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
 
 
 def preview_without_a_database(store: Store, server: FaultServer, aside: Path) -> list[PreviewRow]:
-    """A preview of one row; the database is lost while its request is under way."""
+    """A preview of one row; the database is lost while its request is in flight."""
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
     book, client = custom_prices.book(store), Client(server.provider())
 
@@ -414,7 +414,7 @@ def test_a_reservation_that_cannot_be_given_back_costs_nothing_after_the_next_st
 def test_a_job_that_was_made_is_followed_at_the_next_start(
     store: Store, aside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The POST has arrived, and its answer finds no database: there is no second POST."""
+    """The POST was processed, but its result cannot be stored: there is no second POST."""
     frame = pd.DataFrame({"power": ["a", "b"], "story": ["One.", "Two."]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
     job_id = jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))

@@ -1,4 +1,4 @@
-"""A call to a provider that is repeated: how often, after which pauses, for which errors, and what is noted."""
+"""Retried provider calls: how often, with which pauses, for which errors, and with which notes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AWAY = Unavailable("It is away.", "Wait.")
 
 
 class Calls:
-    """A call that fails as listed, then answers; with the pauses and notes around it."""
+    """A call that fails with the listed errors, then succeeds; records pauses and notes."""
 
     def __init__(self, *failures: FabulaError) -> None:
         self.failures, self.made = list(failures), 0

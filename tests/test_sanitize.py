@@ -1,4 +1,4 @@
-"""Text from outside: no cell is a formula, and what looks alike is one value."""
+"""External text: no cell is a formula, and texts that look the same are equal."""
 
 from __future__ import annotations
 

@@ -275,7 +275,7 @@ def test_the_migration_fills_totals_and_links_calls_in_flight(old: Store) -> Non
     old.close()
 
 
-# --- budgets read totals, and looks take no lock ---------------------------------------------------------------------
+# --- budgets read totals, and reads take no lock ---------------------------------------------------------------------
 
 
 def statements(store: Store) -> list[str]:

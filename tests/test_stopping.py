@@ -1,4 +1,4 @@
-"""Stop ends a request in every state of it: what was sent counts as unknown, and nothing more is bought."""
+"""Stop ends a request in every state: the cost of sent requests is unknown, and no more paid requests are sent."""
 
 from __future__ import annotations
 

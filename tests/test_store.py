@@ -1,4 +1,4 @@
-"""The ledger on SQLite: migrations, threads, nesting, and what a person reads when the disk fails."""
+"""The ledger on SQLite: migrations, threads, nesting, and the messages when the disk fails."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_full_disk_is_a_sentence_and_keeps_what_was_saved(store: Store) -> None:
         session.add(_tour())
     with pytest.raises(StorageFull) as caught, store.session() as session:
         pages = session.scalar(text("PRAGMA page_count"))
-        session.execute(text(f"PRAGMA max_page_count={pages}"))  # SQLite then answers as it does on a full disk
+        session.execute(text(f"PRAGMA max_page_count={pages}"))  # SQLite then fails as on a full disk
         session.add(_tour(reason="x" * 1_000_000))
         session.flush()
     assert "full" in caught.value.what

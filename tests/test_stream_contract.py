@@ -1,4 +1,4 @@
-"""What every stream of text promises: the real one, against a real server, and the fake that other tests queue."""
+"""The contract of every text stream: the real one, against a real server, and the fake that other tests use."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_closed_between_two_pieces_it_ends_though_more_has_arrived(make: Make) -
     with make("a", "b", "c") as told:
         assert next(told) == "a"
     assert list(told) == [] and told.facts.finish_reason is None and told.facts.chunks == 1
-    told.close()  # twice does no harm
+    told.close()  # closing twice is harmless
 
 
 @pytest.mark.parametrize("pieces", [(...,), ("a", ...), ("a", "b", ...)], ids=["no piece", "one", "two"])
@@ -95,7 +95,7 @@ def test_close_wakes_a_reader_that_waits_in_another_thread(make: Make, pieces: t
 
 @contextmanager
 def _reading(told: Stream) -> Iterator[list[str]]:
-    """Read in a thread, which must have ended when the block has."""
+    """Read in a thread, which must end with the block."""
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.extend(told), daemon=True)  # extend() appends one by one
     reader.start()
@@ -122,7 +122,7 @@ def _waits_for_another_try() -> Iterator[tuple[str, Callable[[], bool]]]:
 
 @contextmanager
 def _shakes_hands() -> Iterator[tuple[str, Callable[[], bool]]]:
-    """TLS with a server that accepts and then says nothing."""
+    """TLS with a server that accepts and then sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(WAIT_LIMIT_S)
         taken: list[socket.socket] = []
@@ -134,7 +134,7 @@ def _shakes_hands() -> Iterator[tuple[str, Callable[[], bool]]]:
 
 @contextmanager
 def _connects() -> Iterator[tuple[str, Callable[[], bool]]]:
-    """A server whose queue of connections is full: its kernel answers nothing."""
+    """A server whose connection queue is full, so the kernel does not respond."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, ExitStack() as filled:
         port = listening.getsockname()[1]
         filled.enter_context(socket.create_connection(("127.0.0.1", port)))
@@ -151,7 +151,7 @@ def _connecting_to(port: int) -> bool:
 
 @contextmanager
 def _looks_the_name_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """A resolver that does not answer."""
+    """A resolver that does not respond."""
     asked, answered = threading.Event(), threading.Event()
 
     def getaddrinfo(*args: object, **options: object) -> list[object]:

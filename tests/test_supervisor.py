@@ -1,4 +1,4 @@
-"""The engine's keeper, with real processes: started, started again, never left behind; and the status of it all."""
+"""The engine's supervisor with real processes: start, restart, no orphans; and the status of all components."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def requirements(tmp_path: Path) -> Path:
 def keep(
     settings: Settings, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., EngineProcess]]:
-    """Keep a fake engine; it is stopped after the test."""
+    """Supervise a fake engine; it is stopped after the test."""
     monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "_LOCK_POLL_S", 0.05)
     engines: list[EngineProcess] = []
@@ -63,7 +63,7 @@ def note_when(settings: Settings, state: str) -> EngineNote:
 
 
 def refused(settings: Settings) -> str:
-    """Why there is no engine to be asked."""
+    """Why the engine is not available."""
     with pytest.raises(Unavailable) as caught:
         current_endpoint(settings)
     return caught.value.what

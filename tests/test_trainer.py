@@ -124,7 +124,7 @@ def test_a_bfloat16_head_stays_within_a_percent() -> None:
 
 
 def _pointing(toward: int, low: float, high: float, *, words: int = 10_000, n: int = 96) -> tuple[Any, Any, Any]:
-    """Hidden states, bfloat16 head and labels; the logit of the word `toward` places after the label is low to high."""
+    """Hidden states, bfloat16 head and labels; the logit of the token `toward` places after it is low to high."""
     generator = torch.Generator().manual_seed(4)
     width = 640
     weight = torch.randn(words, width, generator=generator).bfloat16()
@@ -152,9 +152,9 @@ def _in_float64(hidden: Any, weight: Any, labels: Any) -> tuple[Any, Any, Any]:
     [
         (0, 35, 50),  # the label is certain: losses from 1e-14 to 0.01
         (0, 18, 35),  # likely, not certain
-        (1, 35, 50),  # another word is certain: losses of 20 to 60
-        (0, 0, 18),  # one word of many
-        (0, -50, -35),  # the label is the least likely word
+        (1, 35, 50),  # another token is certain: losses of 20 to 60
+        (0, 0, 18),  # one token of many
+        (0, -50, -35),  # the label is the least likely token
         (0, 90, 120),  # nothing else has a probability that float32 can hold
     ],
 )
@@ -256,7 +256,7 @@ def test_a_job_writes_curve_checkpoints_and_model(base: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize(("examples", "known"), [(3, False), (4, True)])
 def test_the_first_step_tells_nothing_about_the_speed(base: Path, tmp_path: Path, examples: int, known: bool) -> None:
-    """It reads the weights: three others are measured before there is an estimate."""
+    """The first step is not timed: three others are needed for an estimate."""
     _job(base, tmp_path / "job", examples=_examples(examples), n_epochs=1, batch_size=1)
     state = _finish(tmp_path / "job")
     assert state["step"] == examples and (state["tokens_per_s"] is not None) is known
@@ -302,7 +302,7 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked_at", "saved_step"),
     [
-        (1, 0),  # before anything was learned
+        (1, 0),  # before the first step
         (5, 1),  # in the second step, between its two small batches
         (10, 2),  # among the held-out examples after the third step
     ],

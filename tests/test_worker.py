@@ -40,7 +40,7 @@ _ROOT = Path(__file__).parent.parent
 
 
 class ScriptedTours:
-    """Work on tours whose behaviour a test chooses, and which remembers what happened."""
+    """Scripted tour jobs that record what happened."""
 
     def __init__(self, work: Callable[[Store, str, threading.Event], None]) -> None:
         self.began: list[str] = []
@@ -78,7 +78,7 @@ def state_of(store: Store, item_id: str) -> str:
 
 @pytest.fixture
 def hire(settings: Settings) -> Iterator[Callable[[ScriptedTours], Worker]]:
-    """A running worker for a desk; stopped after the test."""
+    """A running worker; stopped after the test."""
     with start_workers(settings) as start:
         yield lambda desk: start(kinds=desk.kinds(), registry=lambda: None)
 
@@ -367,14 +367,14 @@ def test_a_worker_elsewhere_is_dead_only_after_silence_on_our_own_clock(
     assert other.id in mine.live_ids()
     now[0] = 90.0
     assert mine.live_ids() == {mine.id}
-    other.beat(0)  # it was only cut off: it is back on the list
+    other.beat(0)  # it was only disconnected: its heartbeat is back
     assert mine.live_ids() == {mine.id, other.id}
 
 
 def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that waits for room on a full disk cannot beat; it still has its work in hand."""
+    """A worker that waits for a full disk writes no heartbeat, but keeps its items."""
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     mine, other = Heartbeat(store), Heartbeat(store)
@@ -390,11 +390,11 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
 def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
     store: Store, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl+Z in a terminal: it is silent for an hour, and goes on with the same work when it is woken."""
+    """Ctrl+Z in a terminal: no heartbeat for an hour, and it resumes the same items when woken."""
     add_tour(store)
     worker = run_worker(home, "hang")
     until(lambda: diary(home), "at work")
-    with store.session():  # stopped while it writes, it would keep everybody else from writing
+    with store.session():  # stopped during a write, it would block all other writers
         os.kill(worker.pid, signal.SIGSTOP)
         os.waitpid(worker.pid, os.WUNTRACED)
     try:

@@ -1,4 +1,4 @@
-"""What waits holds no place in the worker: batches at their provider, paused jobs. DBOS keeps it meanwhile."""
+"""Waiting items occupy no slot in the worker: batches at their provider, paused jobs. DBOS keeps them meanwhile."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def hire(settings: Settings) -> Iterator[Callable[..., Worker]]:
 
 
 class WaitingTours:
-    """Two places for tours. Each go at one counts; `ends` is how a go ends: None finishes it, seconds let it wait."""
+    """Two slots for tours. Attempts are counted; `ends` is their result: None finishes, seconds delay the next one."""
 
     def __init__(self) -> None:
         self.goes: Counter[str] = Counter()
@@ -82,7 +82,7 @@ def done(store: Store, item_id: str) -> bool:
 
 
 def workflows(settings: Settings) -> list[tuple[str, str]]:
-    """(id, status) of all that DBOS keeps."""
+    """(id, status) of all DBOS workflows."""
     with closing(sqlite3.connect(settings.home / "work.db")) as database:
         return database.execute("SELECT workflow_uuid, status FROM workflow_status ORDER BY created_at").fetchall()
 
@@ -95,7 +95,7 @@ def test_a_hundred_pieces_that_wait_take_no_place(store: Store, hire: Callable[.
     until(lambda: len(desk.goes) == 100, "each was looked at")
     last = add_tour(store)
     until(lambda: done(store, last), "the one behind them is done")
-    assert set(desk.goes.values()) == {1}  # none of them was taken up before its time
+    assert set(desk.goes.values()) == {1}  # none of them was resumed too early
 
 
 def test_what_waits_is_taken_up_when_its_time_has_come(store: Store, hire: Callable[..., Worker]) -> None:
@@ -116,7 +116,7 @@ def test_a_piece_that_is_looked_at_often_leaves_few_traces(
     desk.ends[item_id] = 0.01
     hire(kinds=desk.kinds)
     until(lambda: desk.goes[item_id] >= 6, "looked at again and again")
-    assert len(workflows(settings)) <= 3  # the last go, this one, and the next
+    assert len(workflows(settings)) <= 3  # the last attempt, this one, and the next
     desk.ends[item_id] = None
     until(lambda: done(store, item_id), "done")
 
@@ -233,7 +233,7 @@ class PausingProvider(FakeClient):
 
 @pytest.fixture
 def few_places(monkeypatch: pytest.MonkeyPatch) -> dict[str, JobKind]:
-    """Jobs as they are, with two places."""
+    """Real job kinds, with two slots."""
     monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
     monkeypatch.setattr(job_context, "MAX_ACTIVE_JOBS", 2)
     return {"job": replace(KINDS["job"], max_concurrent=2)}

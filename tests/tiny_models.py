@@ -120,7 +120,9 @@ class TinyModel:
             if self.architecture == "gemma3":
                 norms |= {"post_attention_norm": self.width, "post_ffw_norm": self.width}
             made = {f"{name}.weight": matrix(*shape) for name, shape in shapes.items()}
-            small = min(1.0, 8 / self.layers)  # of what a block adds: rounding of many blocks would drown the rest
+            small = min(
+                1.0, 8 / self.layers
+            )  # scale of a block's output: otherwise rounding over many blocks would dominate
             made |= {f"{name}.weight": norm(width) * (small if "post" in name else 1) for name, width in norms.items()}
             made |= {f"{name}.bias": norm(shapes[name][0]) - 1 for name in self.biases}
             tensors |= {f"blk.{block}.{name}": value for name, value in made.items()}

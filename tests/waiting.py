@@ -1,4 +1,4 @@
-"""Waiting for something real (a process, a thread) without sleeping for a guess; and many threads at once."""
+"""Waiting for a condition without fixed sleeps, and running many threads at the same time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLL_S = 0.02
 
 
 def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT_S) -> T:
-    """The first true answer of `look()`; fails, naming `what`, when there is none in time."""
+    """Poll `look()` until it returns a true value; fails with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
@@ -27,7 +27,7 @@ def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT
 
 
 def at_once(n: int, act: Callable[[], T]) -> list[T]:
-    """What `act` returns in each of `n` threads that begin together; the first error, where one fails."""
+    """Results of `act` in `n` threads that start together; raises the first error."""
     start = threading.Barrier(n)
 
     def run() -> T:
@@ -39,7 +39,7 @@ def at_once(n: int, act: Callable[[], T]) -> list[T]:
 
 
 def run_to_end(go: Callable[[], float | None], pause: Callable[[float], object]) -> None:
-    """Go on with a piece of work as the worker does: again after each wait, until it waits no more.
+    """Run an item like the worker: again after each wait, until it is finished.
 
     `pause` is called with the seconds; a true answer ends it.
     """

@@ -1,4 +1,4 @@
-"""A worker in a process of its own, for tests that kill it: its work writes what it does into a file.
+"""A worker in its own process, for tests that kill it; its jobs write what they do to a file.
 
 Arguments: the home folder, and how the work behaves: `hang` (until killed), `finish`.
 """
@@ -19,7 +19,7 @@ from core.worker import Worker
 
 
 def note(home: Path, word: str, item_id: str) -> None:
-    """One line of the diary: word, piece of work, process."""
+    """One line of the log: word, item, process."""
     with (home / "diary").open("a") as file:
         file.write(f"{word} {item_id} {os.getpid()}\n")
 
@@ -46,7 +46,7 @@ def kinds(home: Path, behaviour: str) -> dict[str, JobKind]:
 
 
 def main() -> None:
-    """Work until killed, or until a line comes in: then stop in peace."""
+    """Work until killed, or stop cleanly when a line arrives on stdin."""
     home, behaviour = Path(sys.argv[1]), sys.argv[2]
     settings = Settings.from_env({"FABULA_HOME": str(home), "DATABASE_URL": os.environ.get("DATABASE_URL", "")})
     worker = Worker(settings, kinds=kinds(home, behaviour))
