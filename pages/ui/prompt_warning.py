@@ -46,8 +46,8 @@ def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
     purpose = model_purpose.of(info)
     if not purpose.narrow:
         return None
-    known = _learned(info, purpose.language)
-    return None if known is None else compare(text, known)
+    learned = _learned(info, purpose.language)
+    return None if learned is None else compare(text, learned)
 
 
 def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None = None) -> None:

@@ -82,15 +82,15 @@ def _form(book: PriceBook) -> None:
         with st.container(gap="xsmall"):
             model = st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14")
             fits(model, custom_prices.MAX_MODEL_LENGTH)
-        what = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
+        price_kind = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
         amount, unit = st.container(), st.container()
-        units = UNITS[what or "output"]
+        units = UNITS[price_kind or "output"]
         if state.get("cost_own_unit") not in units:
             state.set_value("cost_own_unit", units[0])
         per = unit.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
         with amount:
             decimal_field.decimal_field(
-                _("Amount"), "cost_own_amount", Decimal(0), max_amount(what or "output", per or units[0]),
+                _("Amount"), "cost_own_amount", Decimal(0), max_amount(price_kind or "output", per or units[0]),
                 placeholder="0.40",
             )  # fmt: skip
         st.selectbox(_("Currency"), custom_prices.CURRENCIES, key="cost_own_currency")

@@ -54,12 +54,14 @@ def _label(name: str) -> str:
 
 def removed() -> None:
     """Draw the column that was removed last, with an undo button."""
-    gone = state.studio().grid.removed
-    if gone is None:
+    last_removed = state.studio().grid.removed
+    if last_removed is None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        values = n_("{n} value", "{n} values", len(gone[1].values))
-        st.caption(_("Removed: {column}, {values}").format(column=plain(gone[1].name or _("a column")), values=values))
+        values = n_("{n} value", "{n} values", len(last_removed[1].values))
+        st.caption(
+            _("Removed: {column}, {values}").format(column=plain(last_removed[1].name or _("a column")), values=values)
+        )
         st.button(_("Undo"), icon=":material/undo:", type="tertiary", key="dataset_undo_remove", on_click=_bring_back)
 
 

@@ -107,9 +107,9 @@ def diversity(report: QualityReport) -> None:
             views.metric(_("Distinct-{n}").format(n=n), number(share, 2))
         views.metric(_("Similar within a cell"), "–" if spread.median is None else percent(spread.median, 0))
     views.facts([n_("distinct-n over {n} text", "distinct-n over {n} texts", spread.sampled)])
-    ways = {"openings": _("Common openings"), "cells": _("Cells with the most similar texts")}
+    view_names = {"openings": _("Common openings"), "cells": _("Cells with the most similar texts")}
     view = st.segmented_control(
-        _("Show"), list(ways), format_func=ways.__getitem__, default="openings", required=True,
+        _("Show"), list(view_names), format_func=view_names.__getitem__, default="openings", required=True,
         key="dataset_quality_ways", label_visibility="collapsed",
     )  # fmt: skip
     if view == "openings":

@@ -167,12 +167,12 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
 
 
 def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
-    said = _(STATES.get(row.state, row.state))
+    state_label = _(STATES.get(row.state, row.state))
     return {
         "out": row.state == "excluded",
         **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
         "text": row.text.strip(),
-        "state": f"{said}, {_('edited')}" if row.edited else said,
+        "state": f"{state_label}, {_('edited')}" if row.edited else state_label,
         "reason": failure_labels.row_reason(row),
         "open": _("Open"),
     }

@@ -71,12 +71,12 @@ def panes() -> int:
 
 def _from_address() -> None:
     """Apply the models in the address once; afterwards the pickers decide."""
-    asked = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
-    if not asked or state.get("presenter_asked") == asked:
+    address_models = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
+    if not address_models or state.get("presenter_asked") == address_models:
         return
-    state.set_value("presenter_asked", asked)
+    state.set_value("presenter_asked", address_models)
     listed = [f"{info.provider}/{info.id}" for info in cached.models().found]
-    named = [name for name in dict.fromkeys(part.strip() for part in asked.split(",")) if name in listed]
+    named = [name for name in dict.fromkeys(part.strip() for part in address_models.split(",")) if name in listed]
     for key, name in zip(("story_model", "presenter_second"), named, strict=False):
         state.set_value(key, name)
     state.set_value("presenter_panes", min(max(1, len(named)), MOST_PANES))

@@ -39,8 +39,8 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
         if chain.done:
             with after.container():
                 onward()
-        if (told := chain.steps.get("story")) is not None:
-            speech.follow(told, STEPS.index("story"))
+        if (story_stream := chain.steps.get("story")) is not None:
+            speech.follow(story_stream, STEPS.index("story"))
     for name, story in chain.steps.items():
         if story is current:
             for changed in arena.updates([story], story.subscribers):

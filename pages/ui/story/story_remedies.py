@@ -80,15 +80,15 @@ def asked_to_write() -> bool:
     return requested
 
 
-def _show(story: StoryStream, way: _Remedy) -> None:
+def _show(story: StoryStream, rewrite: _Remedy) -> None:
     failure = _failure(story)
     if failure is None:
         return
     if (until := _retry_at(story)) is not None and story.id not in story_session().not_waited_for:
-        st.fragment(run_every=_COUNTDOWN_S)(_countdown)(story, way, until)
+        st.fragment(run_every=_COUNTDOWN_S)(_countdown)(story, rewrite, until)
     with st.container(horizontal=True):
         for remedy in failures.REMEDIES[failure.cause]:
-            _button(remedy, story, way)
+            _button(remedy, story, rewrite)
 
 
 def _failure(story: StoryStream) -> Failure | None:
@@ -127,20 +127,20 @@ def _countdown(story: StoryStream, remedy: _Remedy, until: datetime) -> None:
             st.rerun()
 
 
-def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
-    if failure_labels.page_button(remedy, way.key):
+def _button(remedy: Remedy, story: StoryStream, rewrite: _Remedy) -> None:
+    if failure_labels.page_button(remedy, rewrite.key):
         return
     match remedy:
         case "try_again" | "wait":
             st.button(
-                _("Try again"), icon=":material/replay:", key=f"{way.key}_again", on_click=way.again,
+                _("Try again"), icon=":material/replay:", key=f"{rewrite.key}_again", on_click=rewrite.again,
                 args=(story, None, None),
             )  # fmt: skip
         case "raise_limit" if story.original_request.max_tokens < _MOST_TOKENS:
             limit = min(failed_rows.higher_limit(story.original_request.max_tokens), _MOST_TOKENS)
             label = _("Raise the limit to {limit} tokens and write again").format(limit=number(limit))
             st.button(
-                label, icon=":material/replay:", key=f"{way.key}_limit", on_click=way.again,
+                label, icon=":material/replay:", key=f"{rewrite.key}_limit", on_click=rewrite.again,
                 args=(story, "max_tokens", limit),
             )  # fmt: skip
         case "lower_temperature" if (
@@ -148,11 +148,11 @@ def _button(remedy: Remedy, story: StoryStream, way: _Remedy) -> None:
         ) is not None:
             label = _("Lower the temperature to {value} and write again").format(value=number(lower, 2))
             st.button(
-                label, icon=":material/replay:", key=f"{way.key}_cooler", on_click=way.again,
+                label, icon=":material/replay:", key=f"{rewrite.key}_cooler", on_click=rewrite.again,
                 args=(story, "temperature", lower),
             )  # fmt: skip
         case "another_model":
-            _another_model(story, way)
+            _another_model(story, rewrite)
 
 
 def _another_model(story: StoryStream, remedy: _Remedy) -> None:

@@ -74,23 +74,23 @@ def remove_button(job_id: str, position: int, page: str) -> None:
     )  # fmt: skip
 
 
-def answer(title: str, model: str, said: SideAnswer) -> None:
+def answer(title: str, model: str, side_answer: SideAnswer) -> None:
     """A model's answer as it arrives, or why there is none."""
     st.markdown(f"**{title}** · {plain(job_labels.model_name(model))}")
-    if said.text.strip():
-        views.story_text(said.text)
-    elif said.state == "done":
+    if side_answer.text.strip():
+        views.story_text(side_answer.text)
+    elif side_answer.state == "done":
         st.caption(_("The model's answer was empty."))
-    elif said.state == "stopped":
+    elif side_answer.state == "stopped":
         st.caption(_("Stopped before the first word."))
-    elif said.state != "failed":
-        st.caption(_("Waiting for its turn…") if said.state == "waiting" else _("Writing…"))
-    if said.reason:
-        st.caption(f":material/error: {as_markdown(said.reason)}")
+    elif side_answer.state != "failed":
+        st.caption(_("Waiting for its turn…") if side_answer.state == "waiting" else _("Writing…"))
+    if side_answer.reason:
+        st.caption(f":material/error: {as_markdown(side_answer.reason)}")
     facts = [
-        n_("{n} token", "{n} tokens", said.completion_tokens) if said.completion_tokens else "",
-        _(_ENDINGS[said.finish_reason]) if said.finish_reason in _ENDINGS else "",
-        usd(said.cost_usd) if said.cost_usd else "",
+        n_("{n} token", "{n} tokens", side_answer.completion_tokens) if side_answer.completion_tokens else "",
+        _(_ENDINGS[side_answer.finish_reason]) if side_answer.finish_reason in _ENDINGS else "",
+        usd(side_answer.cost_usd) if side_answer.cost_usd else "",
     ]
     if any(facts):
         views.facts(facts)

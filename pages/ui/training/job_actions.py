@@ -86,10 +86,10 @@ def _export_menu(job: JobView) -> None:
 
 def _zipped(job: JobView) -> Callable[[], bytes]:
     """Creates the zip on request, with the charts in the visitor's language."""
-    drawn, store = curves.for_file(cached_curves.source(job)), cached.store()
+    charts_by_name, store = curves.for_file(cached_curves.source(job)), cached.store()
 
     def make() -> bytes:
-        charts = {name: one.whole() for name, one in drawn.items()}
+        charts = {name: one.whole() for name, one in charts_by_name.items()}
         return run_export.run_zip(store, job.id, charts)
 
     return make
