@@ -209,7 +209,7 @@ def test_a_line_that_cannot_be_read_is_an_answer_at_an_unknown_cost(
     done = execute(store, server, run_id, book=HALF)
     row = rows(store, run_id)[3]
     assert (done.state, done.done, done.failed, server.count(POST)) == ("done", 11, 1, 1)
-    assert row.state == "failed" and "cannot be read" in (row.reason or "") and row.cost_usd is None
+    assert row.state == "failed" and "can't be read" in (row.reason or "") and row.cost_usd is None
     (spent,) = lines_of(store)
     assert spent.cost_usd is None and spent.estimated_usd is not None and spent.estimated_usd > 12 * EACH
 

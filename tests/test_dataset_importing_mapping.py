@@ -92,7 +92,7 @@ def test_what_becomes_of_a_table_is_counted() -> None:
 
 
 def test_words_that_mean_no_part_are_told_before_anything_is_kept() -> None:
-    with pytest.raises(BadFile, match="The split column says 'x'"):
+    with pytest.raises(BadFile, match="The split column contains 'x'"):
         column_mapping.mapping_preview(frame("k", "story"), ColumnMapping((), "story", "k"))
 
 

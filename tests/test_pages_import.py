@@ -76,7 +76,7 @@ def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Stor
     at = brought("a.csv", INTENTS.replace("held_out", "later").encode())
     box(at, "prompts").set_value(["message"]).run()
     box(at, "split").set_value("split").run()
-    assert "The split column says 'later'" in trouble(at)
+    assert "The split column contains 'later'" in trouble(at)
     assert at.button(key="dataset_keep").disabled
 
 
