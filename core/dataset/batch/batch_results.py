@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from core.dataset.batch.batch_settlement import BatchOutcome
 from core.dataset.generation.response_classification import RepeatedFailures, classify
-from core.errors import FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
+from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
 from core.message import msg, sentences
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 from core.sanitize import storable
@@ -89,6 +89,8 @@ class BatchResults:
             self.end = self.end or BatchRunEnd(
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
             )
+        if isinstance(error, BadRequest) and error.may_be_billed:
+            return BatchOutcome(answer.custom_id, "failed", storable(error.what))  # at an unknown cost
         return unbilled(answer.custom_id, error.what)
 
     def count_failure(self, key: str, message: str) -> BatchOutcome:
