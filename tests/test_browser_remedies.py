@@ -122,7 +122,7 @@ def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     page.get_by_text("Memory ran out").wait_for()
     press(page, "training_fix_smaller_batch")
-    page.get_by_role("dialog").get_by_text("The format of all 27 examples is right").wait_for()
+    page.get_by_role("dialog").get_by_text("The format of all 27 examples is valid").wait_for()
     press(page, "training_next")
     expect(page.locator(".st-key-training_batch input")).to_have_value("4")
     expect(page.locator(".st-key-training_epochs input")).to_have_value("2")

@@ -328,7 +328,7 @@ def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClien
     for number in range(before_after.MAX_PROMPTS + 2):
         before_after.add_answered_prompt(store, LOCAL, job, f"prompt {number}", {})
     assert len(_view(store, job).pairs) == before_after.MAX_PROMPTS
-    with pytest.raises(FabulaError, match="can have 20 prompts"):
+    with pytest.raises(FabulaError, match="can have up to 20 prompts"):
         before_after.add_prompt(store, LOCAL, job, "one more")
 
 

@@ -290,7 +290,7 @@ def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) ->
 def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # offline
     at = click(visit("cost", cost_lists=["openai"]), "cost_fetch")
-    assert "The prices of 2026-11-10 stay in use" in at.warning[0].value.replace("\\", "") and not at.exception
+    assert "The prices of 2026-11-10 remain in use" in at.warning[0].value.replace("\\", "") and not at.exception
     models = [{"id": "gpt-4o-mini", "match": {"equals": "gpt-4o-mini"}, "prices": {"input_mtok": 1, "output_mtok": 9}}]
     newer = [{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": models}]
     with price_server(json.dumps(newer).encode()) as address:

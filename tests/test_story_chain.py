@@ -113,9 +113,9 @@ def test_a_chain_stopped_between_steps_starts_no_step_until_it_is_continued(stor
     until(lambda: first.done, "the end of the first step")
     assert not written.done
     written.stop()
-    assert written.done and written.advance() is None and written.rests("outline")
-    written.go_on("outline")
-    assert not written.done and not written.rests("outline")
+    assert written.done and written.advance() is None and written.paused_after("outline")
+    written.continue_step("outline")
+    assert not written.done and not written.paused_after("outline")
     _to_its_end(written)
     assert [story.text for story in written.steps.values()] == ["提纲", "故事", "题目"]
 

@@ -130,7 +130,7 @@ def test_an_example_over_the_context_is_named_with_its_length(tmp_path: Path) ->
     path = write(tmp_path / "x.jsonl", GOOD, pair(completion=" word" * 300), pair(completion="é" * 120))
     checked = file_checker.check_file(path, MODEL, context=200)
     assert [(one.line, one.kind) for one in checked.problems if one.level == "error"] == [(2, "over_context")]
-    assert "200 at most" in checked.problems[0].sentence
+    assert "at most 200" in checked.problems[0].sentence
     assert (checked.longest_line, checked.longest_tokens > 300) == (2, True)
     assert checked.exact_tokens and checked.tokens > 400
     assert file_checker.check_file(path, MODEL).ok
@@ -171,7 +171,7 @@ def test_all_problems_are_counted_and_a_hundred_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", *["{"] * 1_000, GOOD)
     checked = file_checker.check_file(path, MODEL)
     assert (checked.errors, len(checked.problems), checked.examples) == (1_000, 100, 1)
-    with pytest.raises(BadTrainingFile, match="the first of 1,000 faults"):
+    with pytest.raises(BadTrainingFile, match="the first of 1,000 errors"):
         checked.raise_for_errors()
 
 
