@@ -120,7 +120,7 @@ def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
             error="The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.",
         ))  # fmt: skip
     page = visit(browser, f"{studio.url}/training", locale="en-US")
-    page.get_by_text("Memory ran out").wait_for()
+    page.get_by_text("Out of memory").wait_for()
     press(page, "training_fix_smaller_batch")
     page.get_by_role("dialog").get_by_text("The format of all 27 examples is valid").wait_for()
     press(page, "training_next")
