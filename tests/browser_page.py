@@ -14,15 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.studio_process import CHROMIUM
-from tests.waiting import until
+from tests.waiting import WAIT_LIMIT_S, until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
-BUSY_S = 120  # four workers of pytest on two cores are slow; a test that passes never waits for so long
-BUSY_MS = 1000 * BUSY_S
+BUSY_MS = 1000 * WAIT_LIMIT_S
 TRAINED_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
 
 MARKS = [
@@ -197,12 +196,12 @@ def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
         settled(page)
         return bool(until_there.is_visible())
 
-    until(done, f"{until_there} is there", BUSY_S)
+    until(done, f"{until_there} is there")
 
 
 def box_of(element: Locator) -> dict[str, float]:
     """The place of an element on the screen, in pixels, once it stands still for some frames."""
-    found: dict[str, float] = until(lambda: element.evaluate(_BOX), f"the place of {element}", BUSY_S)
+    found: dict[str, float] = until(lambda: element.evaluate(_BOX), f"the place of {element}")
     return found
 
 
@@ -231,7 +230,7 @@ def unfold(page: Page) -> None:
         closed.first.click()
         return False
 
-    until(unfolded, "every expander is open", BUSY_S)
+    until(unfolded, "every expander is open")
 
 
 def charts_drawn(page: Page) -> None:

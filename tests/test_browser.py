@@ -185,7 +185,7 @@ def _slowly(go_on: threading.Event) -> Any:
             chunk = fault_server._chunk(answer, body, piece, None)
             handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
             handler.wfile.flush()
-        go_on.wait(240)
+        go_on.wait(fault_server.GIVE_UP_S)
 
     return stream
 

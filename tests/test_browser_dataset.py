@@ -15,7 +15,7 @@ from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import BUSY_S, box_of, press, repeat, settled, visit
+from tests.browser_page import box_of, press, repeat, settled, visit
 from tests.fault_server import Answer, FaultServer
 from tests.studio_process import RunningStudio
 from tests.waiting import until
@@ -108,7 +108,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(
     page.context.close()
 
     gates.open(60)  # nobody is looking
-    until(lambda: done() == 60, "the run without a tab", BUSY_S)
+    until(lambda: done() == 60, "the run without a tab")
 
     first, second = _run_part(browser, studio), _run_part(browser, studio, color_scheme="dark")
     for tab in (first, second):
@@ -129,7 +129,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(
     assert datasets.summary(store, dataset_id).excluded == 1
     settled(first)
     first.get_by_role("button", name="Undo: 1 row left out").click()
-    until(lambda: done() == 120, "the row is back", BUSY_S)
+    until(lambda: done() == 120, "the row is back")
 
 
 def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(

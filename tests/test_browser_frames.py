@@ -29,7 +29,6 @@ _FASTER = 4  # than it was: nobody watches a busy machine write for three minute
 _HOLD_MS = 2_500  # what must be read stands still for so long
 _TOKENS = 260
 _SEED = 3
-_PATIENCE_MS = 180_000  # the engine reads its weights first
 
 _LONGER = (
     "([n, letters]) => "
@@ -89,7 +88,6 @@ class Film:
 def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
     with studio_process.running(tmp_path / "home") as studio:
         page = visit(browser, f"{studio.url}/story", locale="en-US", **_SIZE)
-        page.set_default_timeout(_PATIENCE_MS)
         film = Film(page)
         _prepare(page)
         film.take("story-1", ms=_HOLD_MS)
@@ -129,7 +127,6 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
     name = f"presenter-{locale[:2]}"
     with studio_process.running(tmp_path / "home") as studio:
         page = visit(browser, f"{studio.url}/story", locale=locale, color_scheme=scheme, **_PROJECTOR)
-        page.set_default_timeout(_PATIENCE_MS)
         film = Film(page)
         film.take(ms=_HOLD_MS)
         press(page, "story_present")

@@ -12,6 +12,7 @@ from tests.test_browser import press, settled
 from tests.test_browser import pytestmark as pytestmark
 from tests.test_browser_story import streaming_server as streaming_server
 from tests.test_browser_story import studio as studio
+from tests.waiting import WAIT_LIMIT_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -79,7 +80,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     page.wait_for_function(f"document.querySelector('.st-key-presenter_words_0').innerText.length > {first + 20}")
     page.keyboard.press("Escape")
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    assert streaming_server.hung_up.wait(90)
+    assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
     page.locator(".st-key-presenter_write").wait_for()
     settled(page)
     page.keyboard.press("ArrowRight")

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page, studio_process
-from tests.browser_page import BUSY_S, choose, expect, press, settled, visit
+from tests.browser_page import choose, expect, press, settled, visit
 from tests.story_server import MODELS, StreamingServer
 from tests.studio_process import RunningStudio
+from tests.waiting import WAIT_LIMIT_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -75,7 +76,7 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(
     _until_longer(page, 20)
     press(page, "story_stop", running=True)
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    assert streaming_server.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
     expect(_words(page)).to_have_text(re.compile("从前，有一字{20,}"))
     expect(page.get_by_role("button", name="Continue")).to_have_count(1)
 
@@ -134,7 +135,7 @@ def test_a_page_that_is_left_hangs_up(
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，")
     page.context.close()
-    assert streaming_server.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
 
 
 def test_another_page_of_the_studio_is_leaving_too(
@@ -145,7 +146,7 @@ def test_another_page_of_the_studio_is_leaving_too(
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，")
     page.get_by_role("link", name="Settings").first.click()
-    assert streaming_server.hung_up.wait(BUSY_S)
+    assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
 
 
 def test_a_click_on_the_page_is_not_leaving(
