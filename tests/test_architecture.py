@@ -196,3 +196,12 @@ def test_all_of_core_imports_without_streamlit() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1])["loaded"] == []
+
+
+def test_no_class_name_stands_for_two_classes() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_where(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

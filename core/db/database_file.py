@@ -27,7 +27,7 @@ _shared: dict[_Identity, list[int]] = {}  # identity → [descriptor, users]
 _lock = threading.Lock()
 
 
-class FileCheck(NamedTuple):
+class DatabaseFileCheck(NamedTuple):
     """Result of a check. If two results are equal, the file was not lost between them."""
 
     identity: _Identity
@@ -59,7 +59,7 @@ class DatabaseFile:
         self._header = b""
         self._losses_seen = 0
 
-    def check(self) -> FileCheck:
+    def check(self) -> DatabaseFileCheck:
         """Check that the path still refers to the file of the first check, and that it is intact.
 
         Raises:
@@ -74,7 +74,7 @@ class DatabaseFile:
             if not self._is_intact(identity):
                 self._record_loss(identity, overwritten=True)
                 raise storage_errors.damaged()
-            return FileCheck(identity, self._losses_seen)
+            return DatabaseFileCheck(identity, self._losses_seen)
 
     def release(self) -> None:
         """Release the file; the next check accepts whichever exists then. The store must have no open connections."""

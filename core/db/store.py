@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import spend_totals
-from core.db.database_file import DatabaseFile, FileCheck
+from core.db.database_file import DatabaseFile, DatabaseFileCheck
 from core.db.migrate import upgrade
 from core.db.storage_errors import damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
@@ -126,7 +126,7 @@ class Store:
         with _translate_errors(), self._readers() as session:
             yield session
 
-    def check_file(self, since: FileCheck | None = None) -> FileCheck | None:
+    def check_file(self, since: DatabaseFileCheck | None = None) -> DatabaseFileCheck | None:
         """Check that the database file still exists and is intact.
 
         Call it before a transaction, and with `since` after the commit: only then is the transaction durable.

@@ -20,7 +20,7 @@ _CHECKPOINT = ":ckpt-step-"
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingValues:
     """How a model writes unless the visitor chooses otherwise; these values are for models that follow instructions."""
 
     temperature: float = 0.7
@@ -28,7 +28,7 @@ class Sampling:
     max_tokens: int = 1_000
 
 
-_TUNED_HERE = Sampling(temperature=0.5, top_p=0.8)  # small models: at higher temperatures they lose the thread
+_TUNED_HERE = SamplingValues(temperature=0.5, top_p=0.8)  # small models: at higher temperatures they lose the thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class PromptFormat:
     between: str = ","
     system: str = ""
     endpoint: Endpoint | None = None
-    sampling: Sampling = Sampling()
+    sampling: SamplingValues = SamplingValues()
 
     def prompt(self, values: Mapping[str, str]) -> str:
         """The prompt for values of all columns; "" while one is missing."""
@@ -86,7 +86,7 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
             between=cached.prompt_separator(job.dataset_id),
             system=datasets.chat_system(cached.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
-            sampling=_TUNED_HERE if job.provider == ENGINE else Sampling(),
+            sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),
         )
     return preset_format(purpose_of(info).language)
 
@@ -97,7 +97,7 @@ def preset_format(learned: str | None = None) -> PromptFormat:
     return PromptFormat(
         tuple((column.name, column.values) for column in preset.recipe.columns),
         preset.recipe.template,
-        sampling=Sampling(**preset.story) if learned else Sampling(),
+        sampling=SamplingValues(**preset.story) if learned else SamplingValues(),
     )
 
 

@@ -10,7 +10,7 @@ from core.providers import ModelInfo
 from pages.ui import state
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
-from pages.ui.story.story_model import PromptFormat, Sampling
+from pages.ui.story.story_model import PromptFormat, SamplingValues
 
 _PROPOSED = "story_proposed"  # the sampling that the form holds unless the visitor has changed it
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
@@ -55,7 +55,7 @@ def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
     return StorySettings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
 
 
-def _propose(sampling: Sampling) -> None:
+def _propose(sampling: SamplingValues) -> None:
     """Put what suits the model into the form; what the visitor has changed stays."""
     proposed, before = asdict(sampling), state.get(_PROPOSED) or {}
     for name, value in proposed.items():
