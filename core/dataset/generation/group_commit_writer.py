@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from core.dataset.generation import row_store
 from core.dataset.generation.row_store import RowOutcome
-from core.db.database_file import FileCheck
+from core.db.database_file import DatabaseFileCheck
 from core.db.rescue_files import Entry, RescueFile
 from core.db.storage_errors import storage_fault
 from core.db.store import Store
@@ -89,7 +89,7 @@ class GroupCommitWriter:
         self._lock = asyncio.Lock()  # SQLite allows one writer; a second one would sleep instead of queue
         self._writing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
-        self._file: FileCheck | None = None  # the database file of the connection
+        self._file: DatabaseFileCheck | None = None  # the database file of the connection
         self._retry_at = 0.0
 
     @property
