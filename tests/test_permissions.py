@@ -102,7 +102,7 @@ def test_a_socket_and_a_pipe_are_no_obstacle(tmp_path: Path, caplog: pytest.LogC
 def test_what_cannot_be_changed_is_named_and_not_fatal(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         permissions.keep_private(Path("/proc/self/attr"))
-    assert "can be read by others" in caplog.text
+    assert "may be readable by other users" in caplog.text
     assert "/proc/self/attr: Operation not permitted" in caplog.text
 
 
@@ -113,7 +113,7 @@ def test_a_home_that_is_no_folder_of_its_own_is_left_alone(
     (tmp_path / "file").write_text("x")
     permissions.keep_private(tmp_path)
     assert _mode(tmp_path / "file") == 0o644
-    assert "not a folder of its own" in caplog.text
+    assert "not a dedicated folder" in caplog.text
 
 
 def _older_home(home: Path) -> None:
