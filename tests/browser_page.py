@@ -213,6 +213,20 @@ def expect_none(page: Page, script: str, arg: Any = None) -> None:
         raise AssertionError(page.evaluate(script, arg)) from exc
 
 
+def until_longer(page: Page, selector: str, characters: int) -> None:
+    """Until the text of an element has so many characters more than it has now."""
+    page.wait_for_function(
+        """([selector, more]) => {
+          const text = document.querySelector(selector)?.innerText ?? "";
+          window.shorter = Math.min(window.shorter ?? Infinity, text.length || Infinity);
+          if (text.length < window.shorter + more) return false;
+          delete window.shorter;
+          return true;
+        }""",
+        arg=[selector, characters],
+    )
+
+
 def found_now(page: Page, script: str) -> list[Any]:
     """What a script lists at this moment: for what may not be on a page even for a moment."""
     found: list[Any] = page.evaluate(script)

@@ -17,23 +17,18 @@ from core.dataset import datasets, runs
 from core.dataset.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
-from tests import fault_server, studio_process
+from tests import browser_page, fault_server, studio_process
+from tests.browser_page import box_of, choose, expect, press, settled, visit
 from tests.fault_server import Answer, FaultServer
-from tests.studio_process import CHROMIUM, RunningStudio
-from tests.test_browser import press, settled, visit
+from tests.studio_process import RunningStudio
 from tests.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_SOON_S = 90
-_SOON_MS = 1000 * _SOON_S
 _LINE_PX = 35  # of the table, its header too
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="Debian's chromium is not installed"),
-]
+pytestmark = browser_page.MARKS
 
 
 def _story(prompt: str) -> Answer:
@@ -90,15 +85,12 @@ def _written(store: Store, recipe: Recipe, budget_usd: Decimal | None = None) ->
 
 
 def _over(store: Store, run_id: str) -> None:
-    until(lambda: runs.progress(store, run_id).state not in runs.ACTIVE, "the run's end", _SOON_S)
+    until(lambda: runs.progress(store, run_id).state not in runs.ACTIVE, "the run's end")
 
 
 def _open(browser: Browser, studio: RunningStudio, part: str, dataset_id: str = "") -> Page:
     """The part in a window that shows all of it: a list that opens closes again when its page scrolls."""
-    page = visit(browser, f"{studio.url}/dataset?part={part}&set={dataset_id}", locale="en-US")
-    page.set_viewport_size({"width": 1440, "height": 2600})
-    settled(page)
-    return page
+    return visit(browser, f"{studio.url}/dataset?part={part}&set={dataset_id}", height=2600, locale="en-US")
 
 
 def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
@@ -113,14 +105,12 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     page.get_by_text("The rest of the $0.02 budget may not cover the next row").wait_for()
     page.get_by_role("button", name="Raise the budget").click()
     amount = page.get_by_label("Spend at most (US dollars)")
-    amount.wait_for()
-    assert amount.input_value() == "0.50"  # the next step that all twelve rows fit into
+    expect(amount).to_have_value("0.50")  # the next step that all twelve rows fit into
     settled(page)
     page.get_by_role("button", name="Resume", exact=True).click()
     page.get_by_text("12 of 12").wait_for()
     page.get_by_text("of at most $0.50").wait_for()
-    assert amount.count() == 0  # it is closed again
-    page.context.close()
+    expect(amount).to_have_count(0)  # it is closed again
     now = runs.latest(store, dataset_id)
     assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was bought twice
 
@@ -131,19 +121,15 @@ def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Running
     page = _open(browser, studio, "design")
     page.get_by_role("button", name="From a file").click()
     page.locator(".st-key-dataset_values_file input[type=file]").set_input_files(file)
-    columns = page.locator(".st-key-dataset_file_columns input")
+    page.locator(".st-key-dataset_file_columns").wait_for()
     for name in ("hero (2 values)", "weapon (3 values)"):
-        columns.fill(name)
-        page.get_by_role("option", name=name, exact=True).click()
-        settled(page)
-    page.keyboard.press("Escape")
-    settled(page)
+        choose(page, "dataset_file_columns", name)
     press(page, "dataset_use_file")
     page.get_by_text("300 cells").wait_for()  # 2 heroes × 10 gifts × 5 moods × 3 weapons
-    assert page.get_by_role("button", name="五代", exact=True).is_visible()
-    assert page.get_by_role("button", name="a baker", exact=True).count() == 0
-    assert page.get_by_text("The template does not use weapon").is_visible()
-    page.context.close()
+    expect(page.get_by_role("button", name="五代", exact=True)).to_be_visible()
+    expect(page.get_by_text("The template does not use weapon")).to_be_visible()
+    settled(page)
+    expect(page.get_by_role("button", name="a baker", exact=True)).to_have_count(0)
 
 
 def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
@@ -163,7 +149,6 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
     settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
     page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
-    page.context.close()
     assert datasets.summary(store, dataset_id).excluded == 0
 
 
@@ -174,22 +159,19 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
     page = _open(browser, studio, "use", first)
     page.get_by_text("Mix with other data sets").click()
     page.wait_for_function("!document.getAnimations().some(a => a.playState === 'running')")  # it has unfolded
-    others = page.locator(".st-key-dataset_mix_others input")
-    others.fill("other")
-    page.get_by_role("option", name="other", exact=True).click()
+    choose(page, "dataset_mix_others", "other")
     share = page.get_by_label("Share of other", exact=True)
     share.fill("0.5")
     share.press("Enter")
     page.get_by_text("other: 6 rows · 33.3 %").wait_for()
     press(page, "dataset_mix")
     page.get_by_text("18 rows to train on").wait_for()
-    page.wait_for_function(f"!location.search.includes('{first}')")  # the mix is open now
-    mixed = re.search(r"set=(\w+)", page.url)
-    assert mixed is not None and mixed[1] != other
-    assert datasets.summary(store, mixed[1]).done == 18
+    third = "known => new URLSearchParams(location.search).getAll('set').find(id => id && !known.includes(id))"
+    mixed = page.wait_for_function(third, arg=[first, other]).json_value()  # the mix is open now
+    assert datasets.summary(store, mixed).done == 18
 
-    page.get_by_role("button", name="Split and save as a version").click()
     settled(page)
+    page.get_by_role("button", name="Split and save as a version").click()
     press(page, "dataset_freeze")
     page.get_by_text("16 rows to train on").wait_for()
     lines = {part: _taken(page, part).decode().splitlines() for part in ("train", "validation")}
@@ -198,12 +180,10 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
     assert json.loads(_taken(page, "train", "chat").splitlines()[0])["messages"][0]["role"] == "user"
     assert _taken(page, "", "parquet")[:4] == b"PAR1"
     assert _taken(page, "", "csv").decode("utf-8-sig").startswith(",hero,power,story\n")
-    page.context.close()
 
 
 def _taken(page: Page, part: str, kind: str = "completion") -> bytes:
     """What a button of "Export" gives."""
-    settled(page)
     with page.expect_download() as download:
         press(page, f"dataset_file_{kind}_{part}" if part else f"dataset_file_{kind}")
     return Path(download.value.path()).read_bytes()
@@ -220,16 +200,18 @@ def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
     page.get_by_text("12 of 12").wait_for()
     assert sum("failing" in prompt for prompt in writer.prompts()) == 13
 
+    settled(page)
     page.get_by_role("button", name="Write more").click()
     values = page.get_by_label("New values")
     values.fill("秦")
     values.press("Control+Enter")
+    write = page.get_by_role("button", name="Write 4 more")
+    write.wait_for()
     settled(page)
-    page.get_by_role("button", name="Write 4 more").click()
+    write.click()
     page.get_by_text("16 of 16").wait_for()
-    values.wait_for(state="detached")  # the rows come where it was
+    expect(values).to_have_count(0)  # the rows come where it was
     assert sum("failing" in prompt for prompt in writer.prompts()) == 17
-    page.context.close()
 
 
 def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
@@ -247,16 +229,15 @@ def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
         settled(page)
         page.mouse.click(x + 20, y + (line + 0.5) * _LINE_PX)  # beside the box: its key ticks it
         page.keyboard.press("Space")
-        until(lambda out=line - 1: datasets.summary(store, dataset_id).excluded == out, "left out", _SOON_S)  # type: ignore[misc]
+        until(lambda out=line - 1: datasets.summary(store, dataset_id).excluded == out, "left out")  # type: ignore[misc]
         page.get_by_role("radio", name=f"Left out {line - 1}").wait_for()
+    settled(page)
     assert _corner(page) == (x, y)
     found = datasets.rows(store, dataset_id)
     assert (found[0].text or "").strip() == "我自己写的故事。"
     assert [row.position for row in found if row.state == "excluded"] == [1, 2]
-    settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
-    until(lambda: datasets.summary(store, dataset_id).excluded == 1, "the last one is back", _SOON_S)
-    page.context.close()
+    until(lambda: datasets.summary(store, dataset_id).excluded == 1, "the last one is back")
 
 
 def _corner(page: Page) -> tuple[float, float]:
@@ -264,6 +245,5 @@ def _corner(page: Page) -> tuple[float, float]:
     table = page.locator('[data-testid="stDataFrame"]')
     table.scroll_into_view_if_needed()
     table.locator("canvas").first.wait_for()
-    box = table.bounding_box()
-    assert box is not None
+    box = box_of(table)
     return box["x"], box["y"]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import browser_page
+from tests.browser_page import expect, expect_none, press, settled, until_longer, visit
 from tests.story_server import StreamingServer
 from tests.studio_process import RunningStudio
-from tests.test_browser import press, settled
-from tests.test_browser import pytestmark as pytestmark
 from tests.test_browser_story import streaming_server as streaming_server
 from tests.test_browser_story import studio as studio
 from tests.waiting import WAIT_LIMIT_S
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
-_BUSY_MS = 90_000  # a machine may be busy
+pytestmark = browser_page.MARKS
+
 _SCREENS = ((1920, 1080), (1024, 768))
 # A full screen that is only remembered; and what a click allows, which Playwright itself allows at any time.
 _FULL_SCREEN = """
@@ -31,17 +33,25 @@ let clicked = false;
 addEventListener("click", () => { clicked = true; }, true);
 Object.defineProperty(Navigator.prototype, "userActivation", {get: () => ({isActive: clicked})});
 """
+# What of bar, title, numbers and controls is cut off by the screen, or makes the page scroll.
+_OUTSIDE = """() => {
+  const places = ['bar', 'controls', 'title', 'facts_0', 'facts_1', 'list', 'prompt'];
+  const inside = place => document.querySelectorAll(`.st-key-presenter_${place} :is(button, p, h1, h2)`);
+  const out = places.flatMap(place => [...inside(place)]).filter(e => {
+    const box = e.getBoundingClientRect();
+    return box.right > innerWidth || box.bottom > innerHeight || box.left < 0 || box.top < 0;
+  });
+  const scrolls = document.scrollingElement.scrollHeight > innerHeight;
+  return [...out.map(e => e.innerText), ...(scrolls ? ["the page scrolls"] : [])];
+}"""
 _LONG = tuple(f"从前有一位英雄，第{n}次。" for n in range(60))
 
 
 def _open(
-    browser: Browser, studio: RunningStudio, address: str = "/story?stage=1", *, script: str = "", **context: object
-) -> Page:
-    page = browser.new_context(**{"locale": "en-US", "viewport": {"width": 1024, "height": 768}} | context).new_page()  # type: ignore[arg-type]
-    page.set_default_timeout(_BUSY_MS)
-    page.add_init_script(script)
-    page.goto(f"{studio.url}{address}")
-    settled(page)
+    browser: Browser, studio: RunningStudio, address: str = "/story?stage=1", *, width: int = 1024, height: int = 768,
+    locale: str = "en-US", script: str = "",
+) -> Page:  # fmt: skip
+    page = visit(browser, f"{studio.url}{address}", width=width, height=height, locale=locale, script=script)
     if "stage=1" in address:
         _until_keys(page)
     return page
@@ -52,12 +62,8 @@ def _until_keys(page: Page) -> None:
     page.locator("html.fabula-presenter").wait_for(state="attached")
 
 
-def _words(page: Page, at: int = 0) -> str:
-    return page.locator(f".st-key-presenter_words_{at}").inner_text()
-
-
-def _until_words(page: Page, text: str, at: int = 0) -> None:
-    page.locator(f".st-key-presenter_words_{at}").get_by_text(text).first.wait_for()
+def _words(page: Page, at: int = 0) -> Locator:
+    return page.locator(f".st-key-presenter_words_{at}")
 
 
 def _until_prompt(page: Page, number: int) -> None:
@@ -75,9 +81,8 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     settled(page)
     _until_keys(page)
     page.keyboard.press("Space")
-    _until_words(page, "从前，有一")
-    first = len(_words(page))
-    page.wait_for_function(f"document.querySelector('.st-key-presenter_words_0').innerText.length > {first + 20}")
+    expect(_words(page)).to_contain_text("从前，有一")
+    until_longer(page, ".st-key-presenter_words_0 [data-testid=stText]", 20)
     page.keyboard.press("Escape")
     page.get_by_text("stopped; the text so far is kept").wait_for()
     assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
@@ -85,18 +90,18 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     settled(page)
     page.keyboard.press("ArrowRight")
     _until_prompt(page, 2)
-    assert page.locator(".st-key-presenter_words_0").count() == 0  # the old story has left
+    expect(_words(page)).to_have_count(0)  # the old story has left
     page.keyboard.press("ArrowLeft")
     _until_prompt(page, 1)
-    _until_words(page, "从前，有一")
+    expect(_words(page)).to_contain_text("从前，有一")
     page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
     page.keyboard.press("Escape")
     page.locator(".st-key-story_button").wait_for()
-    page.locator("html.fabula-presenter").wait_for(state="detached")
-    assert "stage" not in page.url
+    expect(page.locator("html.fabula-presenter")).to_have_count(0)
+    expect(page).not_to_have_url(re.compile("stage"))
+    settled(page)
     page.get_by_role("radio", name="Earlier stories").click()
     page.get_by_text("从前，有一").first.wait_for()
-    page.context.close()
 
 
 @pytest.mark.parametrize("gated", [0, 1], ids=["before the first word", "in the middle"])
@@ -111,13 +116,14 @@ def test_escape_stops_a_model_that_does_not_answer(
     settled(page)
     page.keyboard.press("Enter")
     for at in range(int(panes)):
-        _until_words(page, "从前，" if gated else "Waiting for the first word", at)
+        expect(_words(page, at)).to_contain_text("从前，" if gated else "Waiting for the first word")
     page.keyboard.press("Escape")
     for at in range(int(panes)):
-        _until_words(page, "从前，" if gated else "No text was written.", at)
+        expect(_words(page, at)).to_contain_text("从前，" if gated else "No text was written.")
     page.locator(".st-key-presenter_write").wait_for()
-    assert not streaming_server.go_on.is_set() and page.locator(".st-key-presenter").count() == 1  # stopped, not left
-    page.context.close()
+    settled(page)
+    expect(page.locator(".st-key-presenter")).to_have_count(1)  # stopped, not left
+    assert not streaming_server.go_on.is_set()
 
 
 def test_two_models_write_at_once_and_their_numbers_are_there_while_they_do(
@@ -127,13 +133,11 @@ def test_two_models_write_at_once_and_their_numbers_are_there_while_they_do(
     page = _open(browser, studio, "/story?stage=1&models=engine/writer,engine/second")
     page.keyboard.press("Space")
     for at, name in enumerate(("writer", "second")):
-        _until_words(page, f"我是 {name}。", at)
-        facts = page.locator(f".st-key-presenter_facts_{at}")
-        facts.get_by_text("for the same tokens").wait_for()
-        assert name in facts.inner_text() and "list price of 20" in facts.inner_text()
+        expect(_words(page, at)).to_contain_text(f"我是 {name}。")
+        for part in ("for the same tokens", name, "list price of 20"):
+            expect(page.locator(f".st-key-presenter_facts_{at}")).to_contain_text(part)
     streaming_server.go_on.set()
-    page.get_by_text("complete").nth(1).wait_for()
-    page.context.close()
+    expect(page.get_by_text("complete")).to_have_count(2)
 
 
 def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
@@ -151,9 +155,10 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     field.fill("A")
     field.press("Space")
     field.press("2")
-    assert field.input_value() == "A 2"
-    assert page.locator(".st-key-presenter_words_0").count() == 0 and len(streaming_server.prompts()) == sent
-    page.context.close()
+    expect(field).to_have_value("A 2")
+    settled(page)
+    expect(_words(page)).to_have_count(0)
+    assert len(streaming_server.prompts()) == sent
 
 
 def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(
@@ -164,13 +169,13 @@ def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(
     page.wait_for_function("document.fullscreenElement !== null")
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement === null")
-    assert page.locator(".st-key-presenter").count() == 1
+    settled(page)
+    expect(page.locator(".st-key-presenter")).to_have_count(1)
     press(page, "presenter_full")
     page.wait_for_function("document.fullscreenElement !== null")
     press(page, "presenter_leave")
     page.locator(".st-key-story_button").wait_for()
     page.wait_for_function("document.fullscreenElement === null")
-    page.context.close()
 
 
 def test_the_browsers_own_escape_stops_first_and_then_leaves(
@@ -182,7 +187,7 @@ def test_the_browsers_own_escape_stops_first_and_then_leaves(
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement !== null")
     page.keyboard.press("Space")
-    _until_words(page, "从前，")
+    expect(_words(page)).to_contain_text("从前，")
     page.evaluate("document.exitFullscreen()")
     page.get_by_text("stopped; the text so far is kept").wait_for()
     page.locator(".st-key-presenter_write").wait_for()
@@ -191,7 +196,6 @@ def test_the_browsers_own_escape_stops_first_and_then_leaves(
     page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
     page.evaluate("document.exitFullscreen()")
     page.locator(".st-key-story_button").wait_for()
-    page.context.close()
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
@@ -207,36 +211,20 @@ def test_everything_but_the_words_stays_in_sight(
     locale: str,
 ) -> None:
     streaming_server.begin(_LONG)
-    page = _open(browser, studio, locale=locale, viewport={"width": width, "height": height})
-    assert _outside(page) == []
+    page = _open(browser, studio, locale=locale, width=width, height=height)
+    expect_none(page, _OUTSIDE)
     page.keyboard.press(panes)
     page.get_by_role("radio", name=panes, checked=True).wait_for()
     settled(page)
     page.keyboard.press("Space")
     for at in range(int(panes)):
-        _until_words(page, "第59次。", at)
+        expect(_words(page, at)).to_contain_text("第59次。")
     page.locator(".st-key-presenter_write").wait_for()
     settled(page)
-    assert _outside(page) == []
-    last = (
-        "const w = document.querySelector('.st-key-presenter_words_0'); w.scrollTop + w.clientHeight - w.scrollHeight"
-    )
-    assert page.evaluate(f"(() => {{ {last.replace('; w.', '; return w.')} }})()") >= -2  # the newest words are shown
-    page.context.close()
-
-
-def _outside(page: Page) -> list[str]:
-    """What of bar, title, numbers and controls is cut off by the screen, or scrolls."""
-    found: list[str] = page.evaluate(
+    expect_none(page, _OUTSIDE)
+    page.wait_for_function(  # the newest words are shown
         """() => {
-          const places = ['bar', 'controls', 'title', 'facts_0', 'facts_1', 'list', 'prompt'];
-          const inside = place => document.querySelectorAll(`.st-key-presenter_${place} :is(button, p, h1, h2)`);
-          const out = places.flatMap(place => [...inside(place)]).filter(e => {
-            const box = e.getBoundingClientRect();
-            return box.right > innerWidth || box.bottom > innerHeight || box.left < 0 || box.top < 0;
-          });
-          return out.map(e => e.innerText);
+          const words = document.querySelector('.st-key-presenter_words_0');
+          return words.scrollTop + words.clientHeight - words.scrollHeight >= -2;
         }"""
     )
-    scrolls = page.evaluate("document.scrollingElement.scrollHeight > innerHeight")
-    return [*found, *(["the page scrolls"] if scrolls else [])]

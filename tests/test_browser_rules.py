@@ -21,9 +21,6 @@ _SNAPSHOTS = {
 }  # fmt: skip
 _IN_AN_ASSERTION = (".evaluate", ".evaluate_all", "page.url")
 _MAY = {
-    "test_browser.py": "not converted yet",
-    "test_browser_data.py": "not converted yet",
-    "test_browser_presenter.py": "not converted yet",
     "test_browser_frames.py": "it makes pictures when asked to: it takes frames until the page says that a story ended",
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page, studio_process
-from tests.browser_page import choose, expect, press, settled, visit
+from tests.browser_page import choose, expect, press, settled, until_longer, visit
 from tests.story_server import MODELS, StreamingServer
 from tests.studio_process import RunningStudio
 from tests.waiting import WAIT_LIMIT_S
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = browser_page.MARKS
 
+_STORY = ".st-key-story_words_0 [data-testid=stText]"
 _NASTY = (
     "![x](http://example.com/x.png) <img src=http://example.com/y.png> <script>fetch('http://example.com/z')</script> "
     "[link](http://example.com) http://example.com/plain"
@@ -52,20 +53,6 @@ def _words(page: Page, number: int = 0) -> Locator:
     return page.locator(f".st-key-story_words_{number}")
 
 
-def _until_longer(page: Page, characters: int) -> None:
-    """Until the story has so many characters more than it has now."""
-    page.wait_for_function(
-        """more => {
-          const words = document.querySelector(".st-key-story_words_0 [data-testid='stText']")?.innerText ?? "";
-          window.shorter = Math.min(window.shorter ?? Infinity, words.length || Infinity);
-          if (words.length < window.shorter + more) return false;
-          delete window.shorter;
-          return true;
-        }""",
-        arg=characters,
-    )
-
-
 def test_words_grow_while_they_come_and_stopping_keeps_them(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
@@ -73,7 +60,7 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     press(page, "story_button")
     expect(_words(page)).to_contain_text("从前，有一")
-    _until_longer(page, 20)
+    until_longer(page, _STORY, 20)
     press(page, "story_stop", running=True)
     page.get_by_text("stopped; the text so far is kept").wait_for()
     assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
@@ -160,7 +147,7 @@ def test_a_click_on_the_page_is_not_leaving(
     for checked in (True, False, True):
         aloud.locator("label").click()
         expect(aloud.get_by_role("switch")).to_be_checked(checked=checked)
-        _until_longer(page, 30)
+        until_longer(page, _STORY, 30)
     assert not streaming_server.hung_up.is_set()
     streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
