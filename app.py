@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from core import engine_endpoint, gc_tuning, logs, permissions
+from core.jobs.worker import Worker
 from core.settings import Settings
 from core.supervisor import EngineProcess
-from core.worker import Worker
 from pages.ui import downloads, session_storage
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"

@@ -1,9 +1,9 @@
 """What kill -9 costs: a real worker is killed twelve times, and the ledger compared with the provider's bill.
 
-The worker (`python -m core.worker`) writes a data set at a loopback server in a process of its own, which counts what
-it has answered, also to a client that is dead by then, and refuses one request in ten (429). Afterwards every answer
-must be in the ledger, and what counts against the budget may exceed the bill by what was in flight at the kills, no
-more.
+The worker (`python -m core.jobs.worker`) writes a data set at a loopback server in a process of its own, which counts
+what it has answered, also to a client that is dead by then, and refuses one request in ten (429). Afterwards every
+answer must be in the ledger, and what counts against the budget may exceed the bill by what was in flight at the kills,
+no more.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import httpx2
 
 from bench import _loopback
 from core.actor import LOCAL
-from core.cost import budget, custom_prices
-from core.dataset import datasets, runs
-from core.dataset.generation import run_store
-from core.dataset.generation.concurrency import ceiling
-from core.dataset.generation.request_cost import RequestCost
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
+from core.generation import run_store, runs
+from core.generation.concurrency import ceiling
+from core.generation.request_cost import RequestCost
+from core.pricing import budget, custom_prices
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -154,7 +154,7 @@ def _answers(url: str) -> int:
 def _worker(url: str, home: Path) -> subprocess.Popen[bytes]:
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG", "TMPDIR")}
     given = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{url}/v1"}
-    command = [sys.executable, "-m", "core.worker"]
+    command = [sys.executable, "-m", "core.jobs.worker"]
     return subprocess.Popen(command, cwd=ROOT, env={**kept, **given}, stderr=subprocess.DEVNULL)
 
 

@@ -25,13 +25,13 @@ import openai
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost.price_book import Price, PriceBook
-from core.dataset import datasets, runs
-from core.dataset.generation import executor
-from core.dataset.generation.concurrency import RunLimits
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
+from core.generation import executor, runs
+from core.generation.concurrency import RunLimits
+from core.pricing.price_book import Price, PriceBook
 from core.providers import Provider, Registry
 from core.settings import Settings
 

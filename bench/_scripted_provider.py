@@ -17,7 +17,7 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from core.cost.price_book import Price, PriceBook
+from core.pricing.price_book import Price, PriceBook
 from core.providers import Provider, Registry
 
 STORY = "A story."

@@ -31,7 +31,7 @@ _STOCK = """
 import streamlit as st
 from core.db.store import Store
 from core.settings import Settings
-from core.training import jobs, results
+from core.finetuning import jobs, results
 
 @st.cache_resource
 def curve():

@@ -21,13 +21,13 @@ from bench import _smoke
 from bench._kills import measure_kills
 from bench._scripted_provider import BOOK, GOOD, KINDS, AnswerKind, ScriptedProvider
 from core.actor import LOCAL
-from core.cost import budget
-from core.dataset import datasets, runs
-from core.dataset.generation import executor
-from core.dataset.generation.concurrency import RunLimits
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
+from core.generation import executor, runs
+from core.generation.concurrency import RunLimits
+from core.pricing import budget
 from core.settings import Settings
 
 _ROWS = 6

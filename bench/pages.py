@@ -55,7 +55,7 @@ def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], 
 
 def cost() -> dict[str, float]:
     """The price comparison with every list that there is; the baseline changes at each rerun."""
-    from core.cost.price_book import PriceBook
+    from core.pricing.price_book import PriceBook
     from pages.ui.cost import cached_cost
 
     lists = ["engine", "openai-2023", *cached_cost.providers()]

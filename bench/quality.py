@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from bench import _smoke
-from core.dataset import quality
+from core.datasets import quality
 from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.settings import Settings

@@ -23,12 +23,12 @@ from bench import _smoke, _viewers
 from bench._page_server import served
 from core import packaged_models
 from core.actor import LOCAL
-from core.cost.prices import ENGINE
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
+from core.finetuning import jobs
+from core.finetuning.job_form import JobForm
+from core.pricing.prices import ENGINE
 from core.settings import Settings
-from core.training import jobs
-from core.training.job_form import JobForm
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("dataset", "training", "cost", "story")

@@ -100,9 +100,9 @@ class Untrained:
     def __init__(self, home: Path, threads: int) -> None:
         import torch
 
-        from core.engine import gguf_file, weights
-        from core.engine.llama import BaseModel
-        from core.engine.trainer import model, precision
+        from core.engine.formats import gguf_file, weights
+        from core.engine.serving.llama import BaseModel
+        from core.engine.training.trainer import model, precision
 
         torch.set_num_threads(threads)
         self.home = home
@@ -116,8 +116,8 @@ class Untrained:
         """Of every story: sum of its tokens' losses (nats), and how many tokens."""
         import torch
 
-        from core.engine.trainer.batches import tensors
-        from core.engine.trainer.head import cross_entropy
+        from core.engine.training.trainer.batches import tensors
+        from core.engine.training.trainer.head import cross_entropy
 
         found = []
         for example in asyncio.run(self._encode(stories)):
@@ -129,8 +129,10 @@ class Untrained:
         return found
 
     async def _encode(self, stories: Sequence[SampleStory]) -> list[Any]:
-        from core.engine import tokenization, tokens, training_line
-        from core.engine.llama import Pool
+        from core.engine import training_line
+        from core.engine.formats import tokens
+        from core.engine.serving.llama import Pool
+        from core.engine.training import tokenization
 
         pool = Pool(os.cpu_count() or 1)
 
@@ -237,7 +239,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, help="keep the converted base here")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="on busy cores, 1 is the fastest")
     options = _smoke.parse(
-        parser, modules=("torch", "transformers", "core.engine.tokenization", "core.engine.trainer.model")
+        parser,
+        modules=("torch", "transformers", "core.engine.training.tokenization", "core.engine.training.trainer.model"),
     )
     with tempfile.TemporaryDirectory() as temporary:
         untrained = Untrained(options.home or Path(temporary), options.threads)

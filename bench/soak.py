@@ -30,9 +30,10 @@ from websockets.typing import Origin
 from bench import _loopback, _smoke, _viewers
 from bench._page_server import served
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
+from core.generation import runs
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="keep the stories as JSON Lines")
     parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     parser.add_argument("--top-p", type=float, default=TOP_P)
-    options = _smoke.parse(parser, modules=("torch", "transformers", "core.engine.trainer.model"))
+    options = _smoke.parse(parser, modules=("torch", "transformers", "core.engine.training.trainer.model"))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as home:
         with running_engine(Path(home)) as engine:

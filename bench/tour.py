@@ -31,12 +31,12 @@ from typing import Any
 from bench import _json_lines, _smoke, _tour_card
 from bench._page_server import served
 from bench._tour_card import TourCard
-from core import tour, tour_recording
 from core.db.store import Store
 from core.db.tables import utcnow
+from core.finetuning import before_after, jobs
 from core.settings import Settings
-from core.tour_recording import TourRecording
-from core.training import before_after, jobs
+from core.tours import tour, tour_recording
+from core.tours.tour_recording import TourRecording
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("zh_CN", "en")

@@ -40,7 +40,13 @@ def main() -> None:
     arguments.add_argument("--one", nargs=3, metavar=("RUN", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = _smoke.parse(
         arguments,
-        modules=("torch", "transformers", "core.engine.llama", "core.engine.trainer.loop", "core.engine.weights"),
+        modules=(
+            "torch",
+            "transformers",
+            "core.engine.serving.llama",
+            "core.engine.training.trainer.loop",
+            "core.engine.formats.weights",
+        ),
         optional=("trl", "peft", "datasets"),
     )
     if options.one:
@@ -61,8 +67,8 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
     """The base weights, converted, and the stories as tokens, in the order in which both will see them."""
     import torch
 
-    from core.engine import gguf_file, tokens, weights
-    from core.engine.llama import BaseModel
+    from core.engine.formats import gguf_file, tokens, weights
+    from core.engine.serving.llama import BaseModel
 
     gguf = weights.ensure_gguf(packaged_models.BASE, folder)
     weights.convert(gguf, folder / "weights", print)
@@ -81,8 +87,8 @@ def _prepare(folder: Path, stories: Path, count: int) -> None:
 
 
 async def _encode(base: Any, examples: list[Any]) -> list[Any]:
-    from core.engine import tokens
-    from core.engine.llama import Pool
+    from core.engine.formats import tokens
+    from core.engine.serving.llama import Pool
 
     pool = Pool(os.cpu_count() or 1)
 
@@ -109,11 +115,11 @@ def _in_own_process(run: str, folder: Path) -> dict[str, Any]:
 def _ours(folder: Path, run: str) -> dict[str, Any]:
     import torch
 
-    from core.engine import tokens
-    from core.engine.trainer import model, precision
-    from core.engine.trainer.job import JobSpec, Journal, read_lines
-    from core.engine.trainer.loop import Loop
-    from core.engine.trainer.resume import Position
+    from core.engine.formats import tokens
+    from core.engine.training.trainer import model, precision
+    from core.engine.training.trainer.job import JobSpec, Journal, read_lines
+    from core.engine.training.trainer.loop import Loop
+    from core.engine.training.trainer.resume import Position
 
     torch.set_num_threads(os.cpu_count() or 1)
     dtype = torch.float32 if run == "ours-float32" else precision.choose()[0]
@@ -139,8 +145,8 @@ def _trl(folder: Path, run: str) -> dict[str, Any]:
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from core.engine import tokens
-    from core.engine.weights import LINEAR_MODULES
+    from core.engine.formats import tokens
+    from core.engine.formats.weights import LINEAR_MODULES
 
     torch.set_num_threads(os.cpu_count() or 1)
     config = AutoConfig.for_model(**json.loads((folder / "weights/config.json").read_text()))

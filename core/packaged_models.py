@@ -1,6 +1,7 @@
 """Names of the packaged models: the base model, and the writers that were fine-tuned from it.
 
-The engine serves them (`core.engine.models`), `data.storyteller.make` builds the writers. Nothing here reads a file.
+The engine serves them (`core.engine.api.models`), `data.storyteller.make` builds the writers. Nothing here reads a
+file.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 BASE = "gemma-3-270m"
-"""The base model; see `core.engine.weights` for its file."""
+"""The base model; see `core.engine.formats.weights` for its file."""
 WRITERS: Mapping[str, str] = {"storyteller": "zh_CN", "storyteller-en": "en"}
 """Writer → language of the presets it was trained on. The first one is the default."""
 

@@ -16,13 +16,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.cost import spend
-from core.dataset.generation import leases
 from core.db import rescue_files
 from core.db.rescue_files import Entry
 from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, RescuedEntry, Row, Spend, Story, TrainingJob, utcnow
 from core.errors import StorageFull
+from core.generation import leases
+from core.pricing import spend
 
 _ROW = ("state", "reason", "text", "finish_reason", "prompt_tokens", "completion_tokens")
 _log = logging.getLogger("fabula.rescue")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from core.cost.machine_time import Speed
 from core.db.tables import utcnow
 from core.errors import FabulaError, Unavailable
 from core.message import msg
+from core.pricing.machine_time import Speed
 from core.providers import Client, CompletionRequest
 
 _TOKENS = 96  # per request: about two seconds on two CPU cores, so that start-up is negligible

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from core import engine_endpoint, heartbeat
+from core import engine_endpoint
 from core.db.store import Store
 from core.errors import FabulaError
+from core.jobs import heartbeat
 from core.message import msg
 from core.providers import Registry
 from core.settings import Settings
@@ -178,7 +179,7 @@ def _worker(store: Store | None) -> WorkerStatus:
         0,
         state.queued,
         msg("No worker is running, so queued jobs wait."),
-        msg("Start Fabula with `make run`, or a worker with `python -m core.worker`."),
+        msg("Start Fabula with `make run`, or a worker with `python -m core.jobs.worker`."),
     )
 
 

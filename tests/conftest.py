@@ -17,7 +17,7 @@ from core import status
 from core.db.store import Store
 from core.providers import RetryLimits, parameters
 from core.settings import Settings
-from core.story import stream
+from core.stories import stream
 from tests import fault_server, postgres_server, stores
 from tests.fault_server import FaultServer
 from tests.studio_process import CHROMIUM

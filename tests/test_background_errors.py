@@ -12,16 +12,15 @@ from sqlalchemy import text as sql
 
 from core import supervisor
 from core.actor import LOCAL
-from core.dataset import runs
-from core.dataset.generation import claims, provider_connection, retry_policy, row_store, run_store
 from core.db.store import Store
-from core.engine import app as engine_app
+from core.engine.api import app
 from core.errors import BadRecipe, FabulaError
-from core.job_kinds import KINDS
+from core.generation import claims, provider_connection, retry_policy, row_store, run_store, runs
+from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import TaskRunner
 from core.providers import CompletionRequest
 from core.settings import Settings
-from core.story import story_record, stream
-from core.task_runner import TaskRunner
+from core.stories import story_record, stream
 from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
@@ -152,5 +151,5 @@ def test_a_model_that_cannot_be_loaded_ahead_of_time_is_in_the_log(
         raise make("broken weights")
 
     with caplog.at_level(logging.WARNING):
-        asyncio.run(engine_app._logged(loading(), "ft:x"))
+        asyncio.run(app._logged(loading(), "ft:x"))
     assert "ft:x" in caplog.text and "broken weights" in caplog.text

@@ -12,7 +12,7 @@ from core.errors import ProviderError
 from core.providers import Client, CompletionRequest, Provider, RetryLimits
 from core.providers.async_client import AsyncTextClient
 from core.providers.errors import from_status
-from core.story.error_explanation import explain
+from core.stories.error_explanation import explain
 from tests.fault_server import KEY, Answer, FaultServer, error, html, raw
 from tests.fault_server import story_server as story_server
 

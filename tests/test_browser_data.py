@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.dataset import datasets, runs
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
+from core.generation import runs
+from core.pricing import custom_prices
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import box_of, choose, expect, press, settled, visit

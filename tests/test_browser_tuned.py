@@ -17,12 +17,12 @@ import pytest
 
 from core import engine_endpoint
 from core.actor import LOCAL
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
+from core.finetuning import before_after, jobs
+from core.finetuning.jobs import JobForm
 from core.settings import Settings
-from core.training import before_after, jobs
-from core.training.jobs import JobForm
 from tests import browser_page, studio_process
 from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, visit
 from tests.studio_process import RunningStudio

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget, custom_prices
-from core.dataset import datasets, recipes, versions
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, recipes, versions
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import (
     Checkpoint,
@@ -33,8 +32,9 @@ from core.db.tables import (
     TrainingJob,
     utcnow,
 )
+from core.pricing import budget, custom_prices
 from core.settings import Settings
-from core.story import presenter_prompts
+from core.stories import presenter_prompts
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import expect, found_now, press, settled, unfold, visit
 from tests.fakes import RESULTS

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from core.actor import LOCAL
-from core.dataset import datasets
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 

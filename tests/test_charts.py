@@ -21,8 +21,8 @@ from core.charts import training as charts_training
 from core.charts.common import CurveMark, CurveView
 from core.charts.lineage import Member
 from core.charts.training import IntervalLabels, IntervalRow, OverlayLabels, RunCurve
-from core.training import figures
-from core.training.results import COLUMNS, Results
+from core.finetuning import figures
+from core.finetuning.results import COLUMNS, Results
 
 _WORDS = charts.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
 _OVERLAY = OverlayLabels("Step", "Loss", "Job")

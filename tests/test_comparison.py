@@ -14,19 +14,20 @@ import pandas as pd
 import pytest
 from sqlalchemy import select
 
-from core import before_after_runner
 from core.actor import LOCAL
-from core.cost.price_book import PriceBook
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
-from core.job_kinds import KINDS
+from core.evaluation import run_export
+from core.finetuning import before_after, jobs, removed_pairs, unseen_prompts
+from core.finetuning.jobs import JobForm, JobView
+from core.jobs import before_after_runner
+from core.jobs.job_kinds import KINDS
+from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider
-from core.story import library
-from core.training import before_after, jobs, removed_pairs, run_export, unseen_prompts
-from core.training.jobs import JobForm, JobView
+from core.stories import library
 from tests.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import InstantStopSignal
 

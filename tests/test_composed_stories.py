@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from core import composed_stories
-from core.dataset import presets
+from core.datasets import presets
+from core.tours import composed_stories
 from data.storyteller.make import WRITERS, instruction, training_lines
 
 _POWER = {"zh": "super_power", "en": "gift"}

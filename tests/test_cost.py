@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.actor import LOCAL
-from core.cost import estimate, spend, tokens
-from core.cost.currency import ExchangeRate, convert
-from core.cost.price_book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
-from core.cost.price_csv import read_prices
-from core.cost.prices import Price, tuned_base
 from core.db.store import Store
 from core.errors import BadFile
+from core.pricing import estimate, spend, tokens
+from core.pricing.currency import ExchangeRate, convert
+from core.pricing.price_book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
+from core.pricing.price_csv import read_prices
+from core.pricing.prices import Price, tuned_base
 from core.settings import Settings
 
 _NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost import budget, custom_prices, quality, spend, spend_history
-from core.cost.price_book import PriceBook, cost_of, speech_cost, training_cost
-from core.cost.quality import Quality
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
+from core.evaluation.evaluation_types import Metrics
+from core.evaluation.scoring import Interval
+from core.pricing import budget, custom_prices, quality, spend, spend_history
+from core.pricing.price_book import PriceBook, cost_of, speech_cost, training_cost
+from core.pricing.quality import Quality
 from core.statistics import wilson
-from core.training.evaluation_types import Metrics
-from core.training.scoring import Interval
 
 _ANNA = Actor("anna", "Anna", "editor")
 _VIEWER = Actor("vic", "Vic", "viewer")

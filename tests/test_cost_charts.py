@@ -13,12 +13,12 @@ import pytest
 from core.charts import break_even, quality_price, spending
 from core.charts import cost as charts_cost
 from core.charts.common import Spec
-from core.cost import workload
-from core.cost.price_book import PriceBook, compare
-from core.cost.prices import Price
-from core.cost.quality import Quality
-from core.cost.spend_history import DayLine
-from core.cost.workload import BreakEven, Candidate, Costs
+from core.pricing import workload
+from core.pricing.price_book import PriceBook, compare
+from core.pricing.prices import Price
+from core.pricing.quality import Quality
+from core.pricing.spend_history import DayLine
+from core.pricing.workload import BreakEven, Candidate, Costs
 
 _PRICES = charts_cost.PriceLabels(
     "USD per 1k", "Model", "Multiple", "List", "your price", "machine time", "retired", "old price"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost import price_data_version
-from core.cost.price_book import PriceBook
 from core.errors import FabulaError
+from core.pricing import price_data_version
+from core.pricing.price_book import PriceBook
 from tests.price_address import PriceAddress, price_server
 
 _ROOT = Path(__file__).parents[1]
@@ -66,7 +66,7 @@ def test_open_price_books_use_newer_data(price_address: PriceAddress, home: Path
 def test_all_processes_use_fetched_prices(price_address: PriceAddress, home: Path) -> None:
     price_data_version.fetch(LOCAL, _WHEN, home)
     code = (
-        "import sys; from pathlib import Path; from core.cost.price_book import PriceBook, cost_of;"
+        "import sys; from pathlib import Path; from core.pricing.price_book import PriceBook, cost_of;"
         "print(cost_of(PriceBook.load(Path(sys.argv[1])), 'openai', 'gpt-4o-mini', 0, 1_000_000))"
     )
     worker = subprocess.run([sys.executable, "-c", code, str(home)], cwd=_ROOT, capture_output=True, text=True)

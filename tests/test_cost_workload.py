@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cost import sensitivity, workload
-from core.cost.currency import ExchangeRate
-from core.cost.price_book import PriceBook
-from core.cost.prices import Price, Tier
-from core.cost.workload import BreakEven, Candidate, Costs, Machine, Workload
 from core.errors import FabulaError
+from core.pricing import sensitivity, workload
+from core.pricing.currency import ExchangeRate
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price, Tier
+from core.pricing.workload import BreakEven, Candidate, Costs, Machine, Workload
 
 _DAY = date(2026, 11, 1)
 _OPENAI_TUNED, _OPENAI_BASE = ("openai", "ft:gpt-4o-mini-2024-07-18"), ("openai", "gpt-4o-mini")

@@ -21,12 +21,13 @@ from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import ProgrammingError
 
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.dataset import datasets, runs
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Row, Spend
+from core.generation import runs
+from core.pricing import custom_prices
 from core.settings import Settings
 from tests import postgres_server
 from tests.fault_server import FaultServer, text
@@ -41,7 +42,7 @@ _LOST = "Check that the database|Restore a backup|permissions|write permission|o
 
 @dataclass
 class RunningWorker:
-    """`python -m core.worker` with the test server as its provider."""
+    """`python -m core.jobs.worker` with the test server as its provider."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -62,7 +63,7 @@ def worker(settings: Settings, server: FaultServer, tmp_path: Path, url: str = "
     log = tmp_path / "worker.log"
     with log.open("a") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "core.worker"],
+            [sys.executable, "-m", "core.jobs.worker"],
             cwd=_ROOT,
             env=environ | ({"DATABASE_URL": url} if url else {}),
             stderr=file,

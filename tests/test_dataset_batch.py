@@ -19,18 +19,18 @@ import pytest
 from sqlalchemy import func, select, update
 
 from bench._scripted_provider import KINDS
-from core import job_kinds
 from core.actor import LOCAL
-from core.cost.price_book import Price, PriceBook
-from core.dataset import datasets, runs
-from core.dataset.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store, batch_support
-from core.dataset.batch.batch_runner import BatchTiming
-from core.dataset.generation import run_store
-from core.dataset.generation.request_cost import TEMPLATE_TOKENS
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
+from core.generation import run_store, runs
+from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store, batch_support
+from core.generation.batch.batch_runner import BatchTiming
+from core.generation.request_cost import TEMPLATE_TOKENS
+from core.jobs import job_kinds
+from core.pricing.price_book import Price, PriceBook
 from core.providers import Client, CompletionRequest, Provider, Registry
 from core.providers.batches import read_answer
 from core.settings import Settings
@@ -688,7 +688,7 @@ def test_kill_9_during_the_post(store: Store, server: BatchServer, settings: Set
     run_id = queue(store, recipe())
     script = (
         "import sys, threading\n"
-        "from core.dataset.batch import batch_runner\nfrom core.db.store import Store\n"
+        "from core.generation.batch import batch_runner\nfrom core.db.store import Store\n"
         "from core.providers import Provider, Registry\n"
         "url, key, database, run_id = sys.argv[1:]\n"
         "registry = Registry([Provider('openai', 'openai', 'x', url, key)])\n"

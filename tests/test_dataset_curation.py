@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, runs
-from core.dataset.generation import executor
-from core.dataset.recipe import Column, Recipe
+from core.datasets import curation, datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRecipe, FabulaError, NotFound
+from core.generation import executor, runs
 from tests import fault_server
 from tests.fault_server import FaultServer
 

@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import update
 
 from core.actor import LOCAL
-from core.cost import tokens
-from core.dataset import datasets, export, jsonl, versions
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, export, jsonl, versions
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadTrainingFile, NotFound, Unavailable
+from core.pricing import tokens
 
 
 def load(store: Store, texts: list[str], splits: list[str] | None = None) -> str:

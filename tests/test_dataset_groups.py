@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from core.dataset.generation import reservations, row_store
 from core.db.store import Store
 from core.db.tables import Row, Spend
+from core.generation import reservations, row_store
 from core.settings import Settings
 from tests.test_dataset_runs import queue, recipe
 

@@ -12,9 +12,9 @@ from sqlalchemy import update
 from core.actor import LOCAL
 from core.charts import heat_map
 from core.charts.heat_map import MapLabels
-from core.dataset import curation, datasets, heatmap, row_query
-from core.dataset.recipe import Column, Recipe
-from core.dataset.row_query import RowFilter
+from core.datasets import curation, datasets, heatmap, row_query
+from core.datasets.recipe import Column, Recipe
+from core.datasets.row_query import RowFilter
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.dataset.importers import table_reader
+from core.datasets.importers import table_reader
 
 
 def read(text: str) -> table_reader.Imported:

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from core.dataset.importers import decoding, table_reader
+from core.datasets.importers import decoding, table_reader
 from core.errors import BadFile
 
 STORY = "从前有一位英雄，一夜之间穿越到现代，学会了飞行。"

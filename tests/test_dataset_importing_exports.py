@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.importers import chat_markup, column_mapping, pasted_text, table_reader
+from core.datasets.importers import chat_markup, column_mapping, pasted_text, table_reader
 from core.errors import BadFile
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

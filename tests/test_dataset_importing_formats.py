@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.importers import parquet, sandboxed_reader, table_reader, workbooks
+from core.datasets.importers import parquet, sandboxed_reader, table_reader, workbooks
 from core.errors import BadFile
 from tests.workbook_maker import row, sheet, workbook
 

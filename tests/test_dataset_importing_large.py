@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.dataset.importers import table, table_reader, text_lines
-from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
+from core.datasets.importers import table, table_reader, text_lines
+from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
 _GB = 1_000_000_000

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.dataset.importers import column_mapping
-from core.dataset.importers.column_mapping import ColumnMapping
+from core.datasets.importers import column_mapping
+from core.datasets.importers.column_mapping import ColumnMapping
 from core.errors import BadFile
 
 

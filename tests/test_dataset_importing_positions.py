@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.dataset.importers import pasted_text, table_reader
+from core.datasets.importers import pasted_text, table_reader
 from tests.workbook_maker import sheet, workbook
 
 
@@ -90,7 +90,7 @@ def test_the_third_row_of_a_file_is_named_by_its_own_position(name: str, data: s
 
 
 def test_a_key_that_comes_late_is_named_by_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.dataset.importers.json_table._FIRST_OBJECTS", 2)
+    monkeypatch.setattr("core.datasets.importers.json_table._FIRST_OBJECTS", 2)
     found = table_reader.read_table(json.dumps([{"a": "1"}, {"a": "2"}, {"a": "3", "late": "4"}]).encode(), "a.json")
     assert found.notes == [
         "Entry 3 (line 1) has the key 'late', which the first 2 objects do not have; it is left out."
@@ -116,7 +116,7 @@ def test_a_pasted_row_that_cannot_be_used_is_said_to_be_left_out(text: str, note
 
 
 def test_the_end_of_a_file_that_is_too_large_is_no_row_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.dataset.importers.table.MAX_ROWS", 2)
+    monkeypatch.setattr("core.datasets.importers.table.MAX_ROWS", 2)
     named = table_reader.read_table(b"a,b\n1,2\n3\n5,6\n7,8\n", "a.csv").left_out_summary(3)
     assert [sentence.split(":")[0].split(";")[0] for sentence in named] == [
         "Only the first 2 rows were read",

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, mixing
-from core.dataset.importers import column_mapping, decompression, json_document, table_reader
-from core.dataset.importers.import_problems import MAX_LINE_CHARACTERS
+from core.datasets import datasets, mixing
+from core.datasets.importers import column_mapping, decompression, json_document, table_reader
+from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
 from core.db.store import Store
 from core.errors import BadFile
 from pages.ui.story.story_model import PromptFormat

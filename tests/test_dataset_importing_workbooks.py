@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.dataset.importers import table_reader
-from core.dataset.importers.workbook_cells import format_number
+from core.datasets.importers import table_reader
+from core.datasets.importers.workbook_cells import format_number
 from core.errors import BadFile
 from tests.workbook_maker import row, sheet, workbook
 

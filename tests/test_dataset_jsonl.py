@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset import jsonl, presets
-from core.dataset.importers import table_reader
+from core.datasets import jsonl, presets
+from core.datasets.importers import table_reader
 from core.errors import BadTrainingFile
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, mixing, versions
+from core.datasets import datasets, mixing, versions
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadTrainingFile, NotFound

@@ -15,21 +15,21 @@ from sqlalchemy import func, select
 from bench._scripted_provider import BOOK, GOOD, KINDS, AnswerKind, ScriptedProvider
 from bench.answers import run_kind
 from core.actor import LOCAL
-from core.cost import budget
-from core.cost.price_book import PriceBook
-from core.cost.prices import Price
-from core.dataset import datasets, previewing, runs
-from core.dataset.generation import executor
-from core.dataset.generation.concurrency import RunLimits
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db import spend_totals
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import FabulaError, Refused, Unavailable
+from core.generation import executor, previewing, runs
+from core.generation.concurrency import RunLimits
+from core.pricing import budget
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, RetryLimits
 from core.settings import Settings
-from core.story import stream as stories
-from core.story.stream import StoryStream
+from core.stories import stream as stories
+from core.stories.stream import StoryStream
 from tests.fault_server import FaultServer, cut, drop, error, quota, raw, text
 from tests.fault_server import story_server as story_server
 from tests.stores import fresh

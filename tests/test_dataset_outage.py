@@ -13,15 +13,15 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost import budget
-from core.dataset import runs
-from core.dataset.generation.circuit_breaker import CircuitBreaker
-from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
-from core.dataset.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import ServerError, Unavailable
 from core.failures import of_run
+from core.generation import runs
+from core.generation.circuit_breaker import CircuitBreaker
+from core.generation.concurrency import ConcurrencyControl, RunLimits
+from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
+from core.pricing import budget
 from core.providers import Choice, Completion
 from tests.fault_server import Answer, FaultServer, drop, error, html, text
 from tests.fault_server import story_server as story_server

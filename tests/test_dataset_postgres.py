@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.generation import executor, row_store
-from core.dataset.generation.concurrency import RunLimits
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
+from core.generation import executor, row_store, runs
+from core.generation.concurrency import RunLimits
 from core.settings import Settings
 from tests.fault_server import FaultServer, error, rate_limit, text
 from tests.waiting import at_once

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, grid_edit, grid_store, runs
-from core.dataset.generation import executor, row_store
-from core.dataset.recipe import Recipe
+from core.datasets import curation, datasets, grid_edit, grid_store
+from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import BadRecipe
+from core.generation import executor, row_store, runs
 from core.settings import Settings
 from tests.fault_server import Answer, FaultServer, error, rate_limit, text
 from tests.stores import fresh

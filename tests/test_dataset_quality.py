@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.dataset.quality import QualityReport, QualityRow, duplicates, lengths, report, texts, units
-from core.dataset.quality.diversity import HashSample
-from core.dataset.quality.report import REASONS, Kind, QualityFinding, verdict
+from core.datasets.quality import QualityReport, QualityRow, duplicates, lengths, report, texts, units
+from core.datasets.quality.diversity import HashSample
+from core.datasets.quality.report import REASONS, Kind, QualityFinding, verdict
 
 _SAMPLES = Path(__file__).parents[1] / "data" / "samples"
 _FIXTURE = Path(__file__).parents[2] / "shared" / "fixtures" / "ultraman_stories.csv"

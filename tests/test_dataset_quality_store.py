@@ -14,10 +14,10 @@ from sqlalchemy import update
 from core.actor import LOCAL
 from core.charts import quality as charts_quality
 from core.charts.common import Spec
-from core.dataset import curation, datasets, quality
-from core.dataset.quality import lengths
-from core.dataset.quality.report import QualityReport
-from core.dataset.recipe import Column, Recipe
+from core.datasets import curation, datasets, quality
+from core.datasets.quality import lengths
+from core.datasets.quality.report import QualityReport
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
 from core.errors import NotFound

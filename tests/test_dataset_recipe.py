@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset import grid, presets
-from core.dataset.recipe import Column, Recipe, parse_values, template_fields
+from core.datasets import grid, presets
+from core.datasets.recipe import Column, Recipe, parse_values, template_fields
 from core.errors import BadRecipe, NotFound
 
 COLOURS = Column("colour", ("red", "blue"))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.dataset import datasets, grid, grid_edit, grid_store, presets, recipes
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, grid, grid_edit, grid_store, presets, recipes
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound, StorageFull

@@ -11,11 +11,12 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.dataset import datasets, failed_rows, grid_edit, runs
-from core.dataset.runs import Change
+from core.datasets import datasets, grid_edit
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
+from core.generation import failed_rows, runs
+from core.generation.runs import Change
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server

@@ -12,11 +12,11 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import LOCAL
-from core.dataset import curation, datasets, grid_edit, runs
-from core.dataset.generation import row_store, run_store
+from core.datasets import curation, datasets, grid_edit
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
+from core.generation import row_store, run_store, runs
 from tests import test_dataset_batch as batch
 from tests.batch_server import BatchServer
 from tests.fault_server import FaultServer, held, refusal

@@ -19,16 +19,16 @@ import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.cost.price_book import Price, PriceBook
-from core.dataset import datasets, grid_store, runs
-from core.dataset.generation import executor, group_commit_writer, run_store
-from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
-from core.dataset.generation.row_store import RowOutcome
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, grid_store
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
+from core.generation import executor, group_commit_writer, run_store, runs
+from core.generation.concurrency import ConcurrencyControl, RunLimits
+from core.generation.row_store import RowOutcome
 from core.message import Message
+from core.pricing.price_book import Price, PriceBook
 from core.providers import Provider, Registry
 from tests.fault_server import (
     Answer,
@@ -508,8 +508,8 @@ def test_a_finished_run_is_not_run_again(store: Store, server: FaultServer) -> N
 
 _CHILD = """
 import sys
-from core.dataset.generation import executor
-from core.dataset.generation.concurrency import RunLimits
+from core.generation import executor
+from core.generation.concurrency import RunLimits
 from core.db.store import Store
 from core.providers import Provider, Registry
 provider = Provider("fault", "compatible", "Test", sys.argv[2], "key")

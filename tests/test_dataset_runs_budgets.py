@@ -9,11 +9,10 @@ from decimal import Decimal
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget
-from core.dataset import runs
-from core.dataset.generation import row_store
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
+from core.generation import row_store, runs
+from core.pricing import budget
 from tests import test_dataset_batch as batches
 from tests.batch_server import BatchServer
 from tests.fault_server import Answer, FaultServer, error, held, rate_limit

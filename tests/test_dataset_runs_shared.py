@@ -14,14 +14,14 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.generation import executor, leases, row_store
-from core.dataset.generation.request_grouping import group_claims, split_completion, split_cost, split_tokens
-from core.dataset.generation.row_store import Claim
+from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
-from core.job_kinds import KINDS
+from core.generation import executor, leases, row_store, runs
+from core.generation.request_grouping import group_claims, split_completion, split_cost, split_tokens
+from core.generation.row_store import Claim
+from core.jobs.job_kinds import KINDS
 from core.providers import Choice, Completion
 from core.settings import Settings
 from tests.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
@@ -559,7 +559,7 @@ def test_a_claimed_row_records_its_claimant(store: Store, server: FaultServer) -
 
 
 def test_the_kind_of_work_chooses_by_mode(store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from core.dataset.batch import batch_runner
+    from core.generation.batch import batch_runner
 
     seen: list[str] = []
     monkeypatch.setattr(batch_runner, "carry_out", lambda *args: seen.append("batch"))

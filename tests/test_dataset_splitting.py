@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.dataset import splitting
+from core.datasets import splitting
 from core.errors import FabulaError
 
 

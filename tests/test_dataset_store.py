@@ -16,9 +16,9 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import datasets, grid, grid_store, presets
-from core.dataset.importers import table_reader
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, grid, grid_store, presets
+from core.datasets.importers import table_reader
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadTrainingFile, FabulaError, NotFound

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, export, mixing, versions
+from core.datasets import datasets, export, mixing, versions
 from core.db.store import Store
 from core.settings import Settings
 from tests.test_dataset_mixing import load

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.generation import executor, run_store
-from core.dataset.generation.concurrency import RunLimits
+from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Run, utcnow
-from core.job_kinds import KINDS
+from core.generation import executor, run_store, runs
+from core.generation.concurrency import RunLimits
+from core.jobs.job_kinds import KINDS
+from core.jobs.worker import Worker
 from core.settings import Settings
-from core.worker import Worker
 from tests.fault_server import Answer, FaultServer, prompt_of, rate_limit, text
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.engine.chat import parse, prompt, segments, template_for
+from core.engine.serving.chat import parse, prompt, segments, template_for
 from core.engine.training_line import ChatMessage
 
 GEMMA = template_for("gemma3")

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
-from core.engine import connections
+from core.engine.api import connections
 from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, pairs, poll, running, upload
 
 _AUTH = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()

@@ -17,18 +17,18 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installed")
 
-from core.engine import validator
-from core.engine.errors import ApiError, unavailable
+from core.engine.api.errors import ApiError, unavailable
+from core.engine.api.files import PURPOSE, Files
 from core.engine.event_log import EventCollector
-from core.engine.files import PURPOSE, Files
-from core.engine.gguf_file import ModelCard
-from core.engine.job_context import EngineJobContext
-from core.engine.jsonl_tail import JsonlTail
-from core.engine.llama import BaseModel
+from core.engine.formats import validator
+from core.engine.formats.gguf_file import ModelCard
+from core.engine.formats.tokens import load
+from core.engine.formats.validator import Validator
+from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Event, File, Job
-from core.engine.tokens import load
-from core.engine.training import TrainingRunner
-from core.engine.validator import Validator
+from core.engine.training.job_context import EngineJobContext
+from core.engine.training.jsonl_tail import JsonlTail
+from core.engine.training.training_runner import TrainingRunner
 
 _LINES = '{"prompt": "ab", "completion": "c"}\n'
 

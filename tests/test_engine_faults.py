@@ -23,10 +23,10 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from starlette.types import Message
 
-from core.engine import generate, llama
-from core.engine.gguf_file import ModelCard
-from core.engine.llama_http import ServerAddress
-from core.engine.streaming import EventStream
+from core.engine.api.streaming import EventStream
+from core.engine.formats.gguf_file import ModelCard
+from core.engine.serving import generate, llama
+from core.engine.serving.llama_http import ServerAddress
 from tests.engine_process import (
     DEADLINE_S,
     ROOT,
@@ -108,7 +108,7 @@ def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> No
 def test_llama_cpp_leaves_when_its_engine_died_before_it_was_up(tmp_path: Path) -> None:
     orders = {"model": str(write_tiny_gemma(tmp_path / "tiny.gguf")), "adapter": None, "key": "k", "parallel": 1}
     read, write = os.pipe()
-    command = [sys.executable, "-m", "core.engine.llama_child"]
+    command = [sys.executable, "-m", "core.engine.serving.llama_child"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=write, stderr=subprocess.DEVNULL) as child:
         os.close(write)
         os.close(read)  # its output is never read

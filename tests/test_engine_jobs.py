@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from core.engine.results import HEADER
+from core.engine.training.results import HEADER
 from tests.engine_process import (
     DEADLINE_S,
     ROOT,

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from core import i18n, message
-from core.engine import base_config, errors
-from core.engine.models import Model
-from core.engine.serializers import model
-from core.engine.trainer.__main__ import _describe
-from core.engine.trainer.loop import LossDiverged
+from core.engine.api import errors
+from core.engine.api.models import Model
+from core.engine.api.serializers import model
+from core.engine.training import base_config
+from core.engine.training.trainer.__main__ import _describe
+from core.engine.training.trainer.loop import LossDiverged
 from core.message import Message, msg
 from core.providers import generation
 

@@ -22,9 +22,10 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 
 from openai import BadRequestError  # noqa: E402
 
-from core.engine import adapters, base_config, weights  # noqa: E402
-from core.engine.base_config import UntrainableModel  # noqa: E402
-from core.engine.trainer import model  # noqa: E402
+from core.engine.formats import adapters, weights  # noqa: E402
+from core.engine.training import base_config  # noqa: E402
+from core.engine.training.base_config import UntrainableModel  # noqa: E402
+from core.engine.training.trainer import model  # noqa: E402
 from core.providers import Client, Provider  # noqa: E402
 from tests.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
 from tests.tiny_gemma import vocabulary  # noqa: E402
@@ -250,7 +251,7 @@ def _llama(gguf: Path, adapter: Path | None = None) -> Iterator[httpx2.Client]:
         "model": str(gguf), "adapter": adapter and str(adapter), "key": "key", "parallel": 1, "context": CONTEXT,
         "cache_mib": 16, "threads": 1,
     }  # fmt: skip
-    command = [sys.executable, "-m", "core.engine.llama_child"]
+    command = [sys.executable, "-m", "core.engine.serving.llama_child"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(json.dumps(orders).encode() + b"\n")

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from core.engine import chat, job_request, sampling
-from core.engine.errors import ApiError
+from core.engine.api import job_request
+from core.engine.api.errors import ApiError
+from core.engine.serving import chat, sampling
 
 MINIMUM = {"model": "m", "training_file": "file-1"}
 

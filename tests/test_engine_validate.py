@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from core.engine import training_line, validate
+from core.engine import training_line
+from core.engine.formats import validate
 
 PAIR = b'{"prompt": "a", "completion": " b"}'
 CHAT = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'

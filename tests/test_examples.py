@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.dataset import datasets, example_pairs
-from core.dataset.example_pairs import MAX_CELL_CHARACTERS, MAX_EXAMPLES, MIN_EXAMPLES, ExamplePair, check, samples
-from core.dataset.importers import pasted_text, table_reader
+from core.datasets import datasets, example_pairs
+from core.datasets.example_pairs import MAX_CELL_CHARACTERS, MAX_EXAMPLES, MIN_EXAMPLES, ExamplePair, check, samples
+from core.datasets.importers import pasted_text, table_reader
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadFile, FabulaError
+from core.finetuning import examples, jobs
+from core.finetuning.jobs import JobView
 from core.providers import ModelInfo
-from core.training import examples, jobs
-from core.training.jobs import JobView
 from tests.fakes import FakeClient, FakeRegistry
 from tests.test_training_jobs import InstantStopSignal
 

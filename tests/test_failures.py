@@ -11,24 +11,24 @@ import pytest
 
 from core import errors, failures
 from core.actor import LOCAL
-from core.cost import budget, custom_prices
-from core.dataset.batch import batch_lifecycle, batch_results
-from core.dataset.generation import retry_policy, run_budget
-from core.dataset.generation.concurrency import ConcurrencyControl, RunLimits
-from core.dataset.generation.response_classification import classify
-from core.dataset.generation.retry_policy import RequestRetryPolicy, RowAttempts
-from core.dataset.generation.run_store import RunContext
-from core.dataset.recipe import Column, Recipe
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.engine.llama import too_long
-from core.engine.trainer.__main__ import _describe
+from core.engine.serving.llama import too_long
+from core.engine.training.trainer.__main__ import _describe
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
+from core.generation import retry_policy, run_budget
+from core.generation.batch import batch_lifecycle, batch_results
+from core.generation.concurrency import ConcurrencyControl, RunLimits
+from core.generation.response_classification import classify
+from core.generation.retry_policy import RequestRetryPolicy, RowAttempts
+from core.generation.run_store import RunContext
+from core.pricing import budget, custom_prices
 from core.providers import Choice, Completion, Provider
 from core.providers import errors as provider_errors
 from core.providers.connection_errors import no_version, plain_to_tls, proxy_refuses, unreachable
 from core.providers.endpoint_setup import check_setup
-from core.story import error_explanation
+from core.stories import error_explanation
 
 _PROVIDER = Provider("fault", "compatible", "The test server", "http://127.0.0.1:9/v1", "sk-key")
 

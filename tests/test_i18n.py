@@ -17,9 +17,9 @@ from babel.messages.catalog import Message
 from babel.messages.pofile import read_po
 
 from core import errors, i18n
+from core.finetuning.job_explanation import minutes_left
 from core.locale.collect import collect
 from core.message import msg
-from core.training.job_explanation import minutes_left
 from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
@@ -266,8 +266,8 @@ def test_commands_in_a_sentence_are_code_and_all_else_is_text(sentence: str, sho
 
 def test_commands_of_a_translated_sentence_are_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    sentence = msg("Start Fabula with `make run`, or a worker with `python -m core.worker`.")
-    assert lang.as_markdown(sentence) == "请用 `make run` 启动 Fabula，或用 `python -m core.worker` 启动后台进程。"
+    sentence = msg("Start Fabula with `make run`, or a worker with `python -m core.jobs.worker`.")
+    assert lang.as_markdown(sentence) == "请用 `make run` 启动 Fabula，或用 `python -m core.jobs.worker` 启动后台进程。"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import csv
 
 import pytest
 
-from core.dataset import presets
+from core.datasets import presets
 from core.model_profile import prompt_similarity, training_prompts
 from core.model_profile.prompt_similarity import (
     FAR_BELOW,

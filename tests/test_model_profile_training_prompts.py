@@ -8,14 +8,14 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets, versions
+from core.datasets import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob
+from core.finetuning import jobs
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import TrainingFacts
 from core.model_profile.prompt_similarity import compare
 from core.model_profile.training_prompts import TrainingHistory
-from core.training import jobs
 
 
 def _dataset(store: Store, name: str, prompts: list[str]) -> str:

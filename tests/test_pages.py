@@ -14,17 +14,17 @@ from streamlit.testing.v1 import AppTest
 
 from core import engine_endpoint
 from core.actor import LOCAL
-from core.cost import spend
-from core.dataset import datasets, presets, runs
-from core.dataset.generation import executor
+from core.datasets import datasets, presets
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, TrainingEvent, TrainingJob, utcnow
 from core.errors import Unavailable
+from core.finetuning import jobs
+from core.finetuning.jobs import JobForm
+from core.generation import executor, runs
+from core.pricing import spend
 from core.settings import Settings
 from core.status import Status
-from core.story import stream
-from core.training import jobs
-from core.training.jobs import JobForm
+from core.stories import stream
 from pages.ui import about, cached, models
 from tests import fault_server
 from tests.fault_server import FaultServer

@@ -9,10 +9,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Batch, Run, utcnow
+from core.generation import runs
 from pages.ui import cached
 from tests.waiting import WAIT_LIMIT_S
 
@@ -39,7 +40,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
     """All that the panel says."""
 
     def page(run_id: str) -> None:
-        from core.dataset import runs
+        from core.generation import runs
         from pages.ui import cached
         from pages.ui.dataset import batch_card
 

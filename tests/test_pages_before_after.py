@@ -12,8 +12,8 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
+from core.finetuning import before_after, jobs, unseen_prompts
 from core.status import EngineStatus
-from core.training import before_after, jobs, unseen_prompts
 from pages.ui import cached
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words

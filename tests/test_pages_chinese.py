@@ -10,7 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets
+from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Row, Story, TrainingJob, utcnow
 from tests.test_pages import visit, words

@@ -14,14 +14,14 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import budget, custom_prices, machine_time, price_data_version, spend
-from core.cost.comparison import compare
-from core.cost.machine_time import Speed
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
+from core.finetuning import cpu_speed_estimate, jobs
+from core.pricing import budget, custom_prices, machine_time, price_data_version, spend
+from core.pricing.comparison import compare
+from core.pricing.machine_time import Speed
 from core.settings import Settings
-from core.training import cpu_speed_estimate, jobs
 from pages.ui import cached
 from pages.ui.cost import cached_cost, period, price_choice, price_list
 from pages.ui.money import local_price

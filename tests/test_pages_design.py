@@ -10,11 +10,12 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets, recipes, runs
-from core.dataset.batch import batch_support
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, presets, recipes
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Run
+from core.generation import runs
+from core.generation.batch import batch_support
 from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
 from tests import fault_server

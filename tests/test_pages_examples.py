@@ -16,12 +16,13 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import TextInput
 
 from core.actor import LOCAL
-from core.dataset.example_pairs import MAX_EXAMPLES, ExamplePair, samples
+from core.datasets.example_pairs import MAX_EXAMPLES, ExamplePair, samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
+from core.evaluation import run_export
+from core.finetuning import before_after, examples, jobs
 from core.status import EngineStatus
-from core.story import library
-from core.training import before_after, examples, jobs, run_export
+from core.stories import library
 from pages.ui import cached, examples_answers
 from pages.ui.story import story_visit
 from tests import fault_server

@@ -12,10 +12,11 @@ import pytest
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.tokens import TokenCount
-from core.dataset import datasets, export, runs
+from core.datasets import datasets, export
 from core.db.store import Store
 from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unavailable
+from core.generation import runs
+from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
 from pages.ui import background_task, cached, unexpected_errors
 from pages.ui.background_iterator import BackgroundIterator

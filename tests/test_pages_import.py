@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
-from core.dataset import datasets, presets
-from core.dataset.importers import table, table_reader
+from core.datasets import datasets, presets
+from core.datasets.importers import table, table_reader
 from core.db.store import Store
 from core.db.tables import Row
 from tests.test_pages import click, trouble, visit, words

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from core.cost import budget
 from core.db.store import Store
+from core.pricing import budget
 from tests.test_pages import click, visit, words
 
 _PAGES = Path(__file__).parents[1] / "pages"

@@ -9,10 +9,11 @@ import pytest
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.tokens import TokenCount
-from core.dataset import datasets, export, jsonl, presets, runs
+from core.datasets import datasets, export, jsonl, presets
 from core.db.store import Store
 from core.db.tables import Row
+from core.generation import runs
+from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
 from pages.ui import background_task, cached
 from pages.ui.background_task import BackgroundTask

@@ -13,14 +13,15 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget, custom_prices, engine_time, spend, spend_history
-from core.dataset import datasets
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, Story, Tour, Utc, utcnow
+from core.evaluation import evaluations
+from core.finetuning import jobs
+from core.pricing import budget, custom_prices, engine_time, spend, spend_history
 from core.settings import Settings
-from core.story import exports, library
-from core.training import evaluations, jobs
+from core.stories import exports, library
 from tests.fault_server import FaultServer
 from tests.stores import fresh
 from tests.test_pages import visit, words

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.settings import Settings
-from core.story import library, presenter_prompts
+from core.stories import library, presenter_prompts
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, trouble, visit, words

@@ -9,12 +9,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, quality, runs
-from core.dataset.quality import QualityReport
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets, quality
+from core.datasets.quality import QualityReport
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import StorageFull
+from core.generation import runs
 from pages.ui import unexpected_errors
 from pages.ui.dataset import quality_labels
 from pages.ui.dataset.quality_job import Progress, QualityMeasurement

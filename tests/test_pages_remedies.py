@@ -12,13 +12,13 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.generation import executor
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
-from core.story import library
-from core.training import jobs
+from core.finetuning import jobs
+from core.generation import executor, runs
+from core.stories import library
 from pages.ui.story import story_remedies
 from tests import fault_server
 from tests.fault_server import FaultServer

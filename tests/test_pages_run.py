@@ -18,13 +18,13 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import spend
-from core.dataset import curation, datasets, grid_edit, runs
-from core.dataset.generation import executor
-from core.dataset.recipe import Column, Recipe
+from core.datasets import curation, datasets, grid_edit
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
+from core.generation import executor, runs
 from core.message import msg, sentences
+from core.pricing import spend
 from pages.ui import cached
 from pages.ui.dataset import dataset_picker, run_panel, story_cards
 from tests import fault_server

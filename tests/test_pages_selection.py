@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy import update
 from streamlit.testing.v1 import AppTest
 
-from core import tour
 from core.actor import LOCAL
-from core.dataset import datasets
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Tour, utcnow
-from core.training import evaluations, jobs
+from core.evaluation import evaluations
+from core.finetuning import jobs
+from core.tours import tour
 from pages.ui import cached
 from pages.ui.dataset import dataset_picker
 from tests.fault_server import FaultServer

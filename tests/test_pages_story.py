@@ -12,11 +12,11 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from core.actor import LOCAL, Actor
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
-from core.story import library, stream, undo_export, votes
+from core.stories import library, stream, undo_export, votes
 from pages.ui.story import speech, story_view
 from pages.ui.story.story_session import story_session
 from tests import fault_server

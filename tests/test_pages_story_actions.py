@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.story import feedback, library
+from core.stories import feedback, library
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, visit, words

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from core import tour
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Tour, TrainingEvent, utcnow
+from core.tours import tour
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, visit, words
 from tests.test_pages_before_after import _answer, _compared

@@ -20,13 +20,14 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.charts import common as charts
 from core.charts.common import CurveLabels, CurveView
-from core.dataset import datasets
-from core.dataset.importers import table_reader
+from core.datasets import datasets
+from core.datasets.importers import table_reader
 from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest
+from core.evaluation import evaluation_run, evaluations, holdout
+from core.finetuning import jobs, results
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.training import evaluation_run, evaluations, holdout, jobs, results
 from pages.ui import cached
 from pages.ui.training import cached_curves, job_actions
 from pages.ui.training.curve_source import RenderedChart
@@ -264,7 +265,7 @@ def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: St
 def test_a_base_that_takes_one_format_only_gets_it(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.training.file_checker.required_format", lambda provider, model: "chat")
+    monkeypatch.setattr("core.finetuning.file_checker.required_format", lambda provider, model: "chat")
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
     click(_to_the_end(at), "training_submit")
@@ -301,7 +302,7 @@ def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
 ) -> None:
     frame = table_reader.read_table(f"topic,text\nsea,A wave.\nsun,{'very long ' * 900}\n".encode(), "a.csv")
     datasets.from_frame(store, LOCAL, "long", frame.frame, ["topic"], "text", frame.source)
-    monkeypatch.setattr("core.training.file_checker.context_size", lambda model: 64)
+    monkeypatch.setattr("core.finetuning.file_checker.context_size", lambda model: 64)
     at = _new_job()
     until(lambda: "longer than the model can read: 1" in words(at) or not again(at), "the check")
     (table,) = [one.value for one in at.dataframe if "begins" in one.value]
@@ -324,7 +325,7 @@ def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServe
 def test_a_job_that_was_logged_elsewhere_is_done_again_so(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.training.tracker_logging.unavailable", lambda name, environ=None, provider="": None)
+    monkeypatch.setattr("core.finetuning.tracker_logging.unavailable", lambda name, environ=None, provider="": None)
     _job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
     at = next_step(click(visit("training"), "training_again"))
     assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
@@ -544,7 +545,7 @@ def test_a_job_is_read_once_however_often_its_page_is_drawn(
 ) -> None:
     _job(store, status="succeeded")
     at = visit("training")
-    monkeypatch.setattr("core.training.results.parse", lambda text: pytest.fail("the results are read again"))
+    monkeypatch.setattr("core.finetuning.results.parse", lambda text: pytest.fail("the results are read again"))
     assert len(again(at).get("vega_lite_chart")) == 2
 
 
@@ -558,7 +559,7 @@ def test_a_running_job_is_read_again_only_when_its_results_have_changed(
         read.append(text)
         return parse(text)
 
-    monkeypatch.setattr("core.training.results.parse", parsed)
+    monkeypatch.setattr("core.finetuning.results.parse", parsed)
     for more, steps, times in (("", "3", 0), ("4,2400,4,0.30,0.0,0.96\n", "4", 1)):
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)

@@ -11,11 +11,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets, versions
+from core.datasets import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile
-from core.training import jobs
+from core.finetuning import jobs
 from pages.ui import background_task
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words

@@ -12,11 +12,11 @@ from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.dataset import datasets, presets
+from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Spend, Story, TrainingJob
-from core.story import library
+from core.pricing import custom_prices
+from core.stories import library
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, trouble, visit, words

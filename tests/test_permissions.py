@@ -157,7 +157,7 @@ def test_a_worker_keeps_its_home_private(tmp_path: Path) -> None:
     home = tmp_path / "home"
     _older_home(home)
     environ = {**os.environ, "FABULA_HOME": str(home)}
-    worker = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=ROOT, env=environ)
+    worker = subprocess.Popen([sys.executable, "-m", "core.jobs.worker"], cwd=ROOT, env=environ)
     try:
         poll(lambda: (home / "fabula.db-wal").exists() and (home / "fabula.db").stat().st_size > 0)
         assert not _readable_by_others(home)

@@ -13,15 +13,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from core import tour as tours
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Base, Tour
 from core.errors import StorageFull
-from core.heartbeat import Heartbeat, worker_state
+from core.finetuning import jobs
+from core.jobs.heartbeat import Heartbeat, worker_state
 from core.settings import Settings
-from core.training import jobs
+from core.tours import tour as tours
 from tests.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parent.parent

@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from core.dataset import presets
-from core.story import prompt_order
-from core.story.prompt_order import Columns
+from core.datasets import presets
+from core.stories import prompt_order
+from core.stories.prompt_order import Columns
 
 _TWO = (("hero", ("a", "b", "c")), ("mood", ("x", "y")))
 

@@ -10,10 +10,10 @@ import pytest
 
 from core import i18n, speed_measurement
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.generation import executor
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
+from core.generation import executor, runs
 from core.message import Message
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings

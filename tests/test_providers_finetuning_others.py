@@ -15,12 +15,12 @@ import httpx2
 import pytest
 
 from core.errors import BadRequest, BadTrainingFile, NotFound, ProviderError, Unavailable
+from core.finetuning.results import parse
 from core.providers import JobRequest, Provider, Registry, RetryLimits
 from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.together import Together
 from core.settings import Settings
-from core.training.results import parse
 
 QUICK = RetryLimits(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
 Handler = Callable[[httpx2.Request], httpx2.Response]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db import rescue_files
 from core.db.store import Store
 from core.errors import DatabaseLost
@@ -129,8 +129,8 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
         file.chmod(0o644)
     log = tmp_path / "nobody.log"
     environ = {"FABULA_HOME": str(home), "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": provider.url}
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "core.worker"]
-    _system(*command[:4], sys.executable, "-c", "import core.worker")
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "core.jobs.worker"]
+    _system(*command[:4], sys.executable, "-c", "import core.jobs.worker")
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=Path(__file__).parents[1], env=os.environ | environ, stderr=output)
     try:

@@ -17,24 +17,24 @@ from sqlalchemy import select, update
 
 from core import process_identity, recovery
 from core.actor import LOCAL
-from core.cost import custom_prices, spend
-from core.dataset import datasets, previewing, runs
-from core.dataset.generation import leases, row_store, run_store
-from core.dataset.generation.rescue_entry import row_entry
-from core.dataset.generation.row_store import RowOutcome
-from core.dataset.previewing import PreviewRow
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db import rescue_files
 from core.db.rescue_files import RescueFile
 from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, Row, Run, Spend, Story, TrainingJob, utcnow
 from core.db.worker_heartbeats import WorkerBeat
 from core.errors import BadRequest, DatabaseLost, FabulaError
+from core.finetuning import jobs
+from core.finetuning.job_context import JobContext
+from core.finetuning.submit import submit_to_provider
+from core.generation import leases, previewing, row_store, run_store, runs
+from core.generation.previewing import PreviewRow
+from core.generation.rescue_entry import row_entry
+from core.generation.row_store import RowOutcome
+from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
-from core.story import library, stream
-from core.training import jobs
-from core.training.job_context import JobContext
-from core.training.submit import submit_to_provider
+from core.stories import library, stream
 from tests.fault_server import FaultServer, error, held, text
 from tests.fault_server import story_server as story_server
 from tests.job_server import JobServer

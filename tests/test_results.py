@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.finetuning import results as results_module
+from core.finetuning.results import COLUMNS, parse
 from core.metrics import metric, metrics
-from core.training import results as results_module
-from core.training.results import COLUMNS, parse
 
 _ROOT = Path(__file__).parents[1]
 _EXCERPT = _ROOT / "data" / "samples" / "curie_2023_excerpt.csv"

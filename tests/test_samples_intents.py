@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets
+from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Row
 

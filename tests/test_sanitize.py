@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.actor import LOCAL
-from core.cost import spend_history
-from core.dataset import datasets, grid_edit
-from core.dataset.recipe import Column, Recipe, parse_values, unique_values
+from core.datasets import datasets, grid_edit
+from core.datasets.recipe import Column, Recipe, parse_values, unique_values
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.errors import BadRecipe
+from core.evaluation import run_export
+from core.pricing import spend_history
 from core.sanitize import canonical, safe_cell, safe_csv
-from core.story import exports as story_exports
-from core.training import run_export
+from core.stories import exports
 
 FORMULAS = [
     "=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "＝1", "＋1", "－1", "＠x",
@@ -83,7 +83,7 @@ def test_every_csv_of_the_studio_is_safe(store: Store) -> None:
     with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, "j1"))) as file:
         assert file.read("results.csv").decode() == "step,training_loss,note\n1,-1.0,' =HYPERLINK(1)\n"
     assert datasets.csv_line(["a", evil]) == 'a,"\'\n =HYPERLINK(1)"\n'
-    assert story_exports._cell(evil) == spend_history._cell(evil) == f"'{evil}"
+    assert exports._cell(evil) == spend_history._cell(evil) == f"'{evil}"
 
 
 @pytest.mark.parametrize(

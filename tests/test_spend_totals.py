@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, event, func, insert, select, text, update
 
 from core.actor import LOCAL, Actor
-from core.cost import budget, spend
-from core.dataset import runs
-from core.dataset.generation import row_store
 from core.db import migrate, spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
+from core.generation import row_store, runs
+from core.pricing import budget, spend
 from core.settings import Settings
 from tests.fault_server import FaultServer, held
 from tests.fault_server import story_server as story_server

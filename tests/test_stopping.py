@@ -11,18 +11,19 @@ import pytest
 from sqlalchemy import update
 
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.dataset import datasets, previewing
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRequest, Cancelled, FabulaError, Unavailable
+from core.evaluation import evaluation_run, evaluations
+from core.evaluation.evaluation_types import EvaluationForm
+from core.generation import previewing
+from core.pricing import custom_prices
 from core.providers import Client, Provider, RetryLimits
 from core.providers.background_loop import call_until
 from core.providers.speech import Speech, SpeechRequest
-from core.story import read_aloud
-from core.training import evaluation_run, evaluations
-from core.training.evaluation_types import EvaluationForm
+from core.stories import read_aloud
 from tests import fault_server
 from tests.fault_server import FaultServer, error, held, rate_limit, raw, text
 from tests.test_unanswered_requests import _MODEL, _OneClient, lines

@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL, Actor
-from core.cost import budget
-from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
+from core.pricing import budget
+from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest
-from core.story import arena, feedback, library, reader_count, stream, votes
-from core.story.arena import RoundEntry
-from core.story.story_facts import same_model
+from core.stories import arena, feedback, library, reader_count, stream, votes
+from core.stories.arena import RoundEntry
+from core.stories.story_facts import same_model
 from tests import fault_server
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer

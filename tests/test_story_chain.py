@@ -9,8 +9,6 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL, Actor
-from core.cost import budget
-from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import (
@@ -24,11 +22,13 @@ from core.errors import (
     StreamCut,
     Unavailable,
 )
+from core.pricing import budget
+from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, RetryLimits
 from core.providers.speech import MAX_CHARACTERS, Speech, SpeechRequest
-from core.story import chain, feedback, library, read_aloud
-from core.story.chain_runner import Chain
-from core.story.sentences import parts, sentences
+from core.stories import chain, feedback, library, read_aloud
+from core.stories.chain_runner import Chain
+from core.stories.sentences import parts, sentences
 from tests import fault_server
 from tests.fakes import FakeClient, FakeStream
 from tests.fault_server import FaultServer

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
+from core.pricing.price_book import PriceBook
 from core.providers import Provider
-from core.story import error_explanation, exports, feedback, library, presenter_prompts
-from core.story.library import SavedStory, StoryFilter
-from core.story.story_facts import StoryFacts
-from core.story.token_usage import StoryUsage, usage
-from core.story.votes import PreferencePair
+from core.stories import error_explanation, exports, feedback, library, presenter_prompts
+from core.stories.library import SavedStory, StoryFilter
+from core.stories.story_facts import StoryFacts
+from core.stories.token_usage import StoryUsage, usage
+from core.stories.votes import PreferencePair
 
 _VIEWER = Actor("guest", "A guest", "viewer")
 _AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)

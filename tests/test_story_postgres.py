@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.actor import LOCAL, Actor
-from core.cost import spend_history
 from core.db.store import Store
+from core.pricing import spend_history
 from core.settings import Settings
-from core.story import feedback, library, votes
-from core.story.library import StoryFilter
+from core.stories import feedback, library, votes
+from core.stories.library import StoryFilter
 from tests.test_story_arena import _finished
 from tests.test_story_library import SHELVED, SOUGHT, found, put, shelve
 from tests.test_story_stream import _Client, _write

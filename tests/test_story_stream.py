@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
+from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Provider
-from core.story import arena, stream
+from core.stories import arena, stream
 from tests.fakes import FakeStream
 from tests.fault_server import FaultServer, text
 from tests.waiting import WAIT_LIMIT_S, until

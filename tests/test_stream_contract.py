@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from core.actor import LOCAL
-from core.cost.price_book import PriceBook
 from core.db.store import Store
 from core.errors import StreamCut
+from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Provider, RetryLimits, TextStream
-from core.story import arena, stream
-from core.story.arena import RoundEntry
+from core.stories import arena, stream
+from core.stories.arena import RoundEntry
 from tests import fault_server
 from tests.fakes import FakeRegistry, FakeStream
 from tests.fault_server import FaultServer, rate_limit

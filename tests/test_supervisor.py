@@ -19,7 +19,7 @@ from core import engine_endpoint, process_identity, status, supervisor
 from core.db.store import Store
 from core.engine_endpoint import EngineNote, current_endpoint
 from core.errors import EngineMissing, Unavailable
-from core.heartbeat import Heartbeat
+from core.jobs.heartbeat import Heartbeat
 from core.settings import Settings
 from core.supervisor import EngineProcess, ask_health, missing_packages
 from tests.waiting import WAIT_LIMIT_S, at_once, until
@@ -325,7 +325,7 @@ def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
     assert [one.id for one in seen.providers] == ["engine"]
     waiting = status.collect(settings, Store.open(settings), {})
     assert (waiting.worker.up, waiting.worker.queued) == (False, 0)
-    assert "python -m core.worker" in waiting.worker.next_step
+    assert "python -m core.jobs.worker" in waiting.worker.next_step
 
 
 def test_status_with_the_engine_missing(settings: Settings) -> None:

@@ -10,15 +10,17 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
-from core import before_after_runner, packaged_models, tour, tour_plan, tour_runner
+from core import packaged_models
 from core.actor import LOCAL
-from core.cost import tokens
-from core.dataset import datasets, presets
+from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
-from core.job_kinds import KINDS
-from core.training import before_after, cpu_speed_estimate, jobs
+from core.finetuning import before_after, cpu_speed_estimate, jobs
+from core.jobs import before_after_runner
+from core.jobs.job_kinds import KINDS
+from core.pricing import tokens
+from core.tours import tour, tour_plan, tour_runner
 from tests.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.test_training_jobs import InstantStopSignal
 from tests.waiting import at_once, run_to_end

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from bench import tour as bench
-from core import engine_endpoint, tour_recording
+from core import engine_endpoint
 from core.settings import Settings
-from core.tour_recording import TourRecording
+from core.tours import tour_recording
+from core.tours.tour_recording import TourRecording
 from tests.test_pages import labels, visit, words
 
 RECORDING = TourRecording(

@@ -17,13 +17,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from core import packaged_models  # noqa: E402
-from core.engine import adapters, tokens, weights  # noqa: E402
-from core.engine.trainer import model  # noqa: E402
-from core.engine.trainer.head import cross_entropy  # noqa: E402
-from core.engine.trainer.job import JobSpec, Journal, read_lines  # noqa: E402
-from core.engine.trainer.loop import Loop, LossDiverged  # noqa: E402
-from core.engine.trainer.lora import LoraLinear  # noqa: E402
-from core.engine.trainer.resume import Position, read_position  # noqa: E402
+from core.engine.formats import adapters, tokens, weights  # noqa: E402
+from core.engine.training.trainer import model  # noqa: E402
+from core.engine.training.trainer.head import cross_entropy  # noqa: E402
+from core.engine.training.trainer.job import JobSpec, Journal, read_lines  # noqa: E402
+from core.engine.training.trainer.loop import Loop, LossDiverged  # noqa: E402
+from core.engine.training.trainer.lora import LoraLinear  # noqa: E402
+from core.engine.training.trainer.resume import Position, read_position  # noqa: E402
 from tests.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
@@ -69,7 +69,7 @@ def _job(base: Path, folder: Path, **changes: Any) -> JobSpec:
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "core.engine.trainer", str(folder)])
+    return subprocess.Popen([sys.executable, "-m", "core.engine.training.trainer", str(folder)])
 
 
 def _finish(folder: Path) -> dict[str, Any]:

@@ -13,23 +13,12 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
+from core.evaluation import evaluation_comparison, evaluation_run, evaluations, run_export
+from core.finetuning import checkpoints, curve_analysis, file_checker, job_comparison, jobs, lineage, results
+from core.finetuning.jobs import JobForm, JobView
 from core.providers import CompletionRequest, Provider, Registry
-from core.training import (
-    checkpoints,
-    curve_analysis,
-    evaluation_comparison,
-    evaluation_run,
-    evaluations,
-    file_checker,
-    job_comparison,
-    jobs,
-    lineage,
-    results,
-    run_export,
-)
-from core.training.jobs import JobForm, JobView
 from tests import engine_process
 from tests.engine_process import TINY, TOKEN, EngineUnderTest
 

@@ -15,11 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.cost import budget, custom_prices
-from core.cost.price_book import PriceBook
-from core.cost.prices import Price
-from core.cost.spend import spent
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer, Spend, TrainingJob
 from core.errors import (
@@ -34,12 +30,17 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
-from core.job_kinds import KINDS
+from core.evaluation import evaluation_run, evaluations, holdout
+from core.evaluation.evaluation_comparison import compare_evaluations
+from core.evaluation.evaluations import EvaluationForm
+from core.finetuning import jobs
+from core.finetuning.jobs import JobForm
+from core.jobs.job_kinds import KINDS
+from core.pricing import budget, custom_prices
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
+from core.pricing.spend import spent
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from core.training import evaluation_run, evaluations, holdout, jobs
-from core.training.evaluation_comparison import compare_evaluations
-from core.training.evaluations import EvaluationForm
-from core.training.jobs import JobForm
 from tests.fakes import MOMENT, FakeRegistry
 
 TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
 from core.errors import BadFile, BadTrainingFile, NotFound
-from core.training import file_checker
-from core.training.jobs import JobForm
+from core.finetuning import file_checker
+from core.finetuning.jobs import JobForm
 
 MODEL = "gpt-4o-mini-2024-07-18"
 

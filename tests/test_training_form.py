@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.engine import job_request, job_rules
-from core.engine.errors import ApiError
+from core.engine import job_rules
+from core.engine.api import job_request
+from core.engine.api.errors import ApiError
 from core.errors import FabulaError
-from core.training.job_form import JobForm
+from core.finetuning.job_form import JobForm
 
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 FORM = JobForm("d", "First", "engine", "gemma-3-270m")

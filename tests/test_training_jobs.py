@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Spend, TrainingJob, utcnow
 from core.errors import (
@@ -31,8 +31,8 @@ from core.errors import (
     StorageFull,
     Unavailable,
 )
-from core.training import jobs, submit, watch
-from core.training.jobs import JobForm, JobView
+from core.finetuning import jobs, submit, watch
+from core.finetuning.jobs import JobForm, JobView
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
 from tests.waiting import at_once, run_to_end
 

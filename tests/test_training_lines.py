@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.engine import validate
-from core.training import file_checker, line_check
+from core.engine.formats import validate
+from core.finetuning import file_checker, line_check
 from tests.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat
 
 MODEL = "gemma-3-270m"

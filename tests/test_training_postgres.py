@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.dataset import versions
+from core.datasets import versions
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer
+from core.evaluation import evaluations
+from core.evaluation.evaluation_comparison import compare_evaluations
+from core.evaluation.evaluations import EvaluationForm
 from core.settings import Settings
-from core.training import evaluations
-from core.training.evaluation_comparison import compare_evaluations
-from core.training.evaluations import EvaluationForm
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_training_evaluations import BASE, TUNED, form, intents
@@ -44,7 +44,7 @@ def worker(settings: Settings, server: FaultServer) -> Iterator[subprocess.Popen
     """A worker in a separate process, killed at the end."""
     env = os.environ | {"DATABASE_URL": settings.database_url, "FABULA_HOME": str(settings.home)}
     env["FABULA_ENGINE_URL"] = server.url.removesuffix("/v1")
-    process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, env=env)
+    process = subprocess.Popen([sys.executable, "-m", "core.jobs.worker"], cwd=_ROOT, env=env)
     try:
         yield process
     finally:

@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError
+from core.finetuning import job_explanation, jobs, submit
+from core.finetuning.jobs import JobForm, JobView
+from core.finetuning.results import parse
 from core.providers import Client, JobRequest, Provider, RemoteJob, RetryLimits
-from core.training import job_explanation, jobs, submit
-from core.training.jobs import JobForm, JobView
-from core.training.results import parse
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
 from tests.test_training_jobs import InstantStopSignal

@@ -18,15 +18,12 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.cost import budget
-from core.cost.price_book import PriceBook
-from core.cost.spend import spent
-from core.dataset import datasets, versions
+from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound, OverBudget, Refused, Unavailable
-from core.providers import ModelInfo, Provider, RemoteCheckpoint
-from core.training import (
+from core.evaluation import model_card, run_export
+from core.finetuning import (
     checkpoints,
     cpu_speed_estimate,
     job_comparison,
@@ -35,15 +32,17 @@ from core.training import (
     job_views,
     jobs,
     lineage,
-    model_card,
     preflight,
-    run_export,
     submit,
 )
-from core.training.figures import Figure
-from core.training.job_form import learning_rate_advice
-from core.training.jobs import JobForm, JobView
-from core.training.results import parse
+from core.finetuning.figures import Figure
+from core.finetuning.job_form import learning_rate_advice
+from core.finetuning.jobs import JobForm, JobView
+from core.finetuning.results import parse
+from core.pricing import budget
+from core.pricing.price_book import PriceBook
+from core.pricing.spend import spent
+from core.providers import ModelInfo, Provider, RemoteCheckpoint
 from tests.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
 from tests.test_training_jobs import InstantStopSignal
 from tests.waiting import run_to_end

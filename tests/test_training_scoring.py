@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.training import scoring
+from core.evaluation import scoring
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,14 @@ import pytest
 from sqlalchemy import text
 
 from core.actor import LOCAL
-from core.cost.price_book import PriceBook
 from core.db import migrate
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.engine import job_queue, serializers
 from core.engine import store as engine_store
+from core.engine.api import serializers
 from core.engine.store import Job
-from core.settings import Settings
-from core.training import (
+from core.engine.training import job_queue
+from core.finetuning import (
     cpu_speed_estimate,
     curve_analysis,
     job_comparison,
@@ -32,8 +31,10 @@ from core.training import (
     lineage,
     training_time,
 )
-from core.training.jobs import JobForm
-from core.training.results import parse
+from core.finetuning.jobs import JobForm
+from core.finetuning.results import parse
+from core.pricing.price_book import PriceBook
+from core.settings import Settings
 from pages.ui.training import job_labels
 from tests.fakes import MOMENT, FakeClient, event, remote_job
 from tests.test_training_jobs import InstantStopSignal, carry, client, dataset_id, form, settled_at_once

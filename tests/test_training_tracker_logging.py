@@ -21,14 +21,14 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError
+from core.finetuning import jobs, tracker_logging, trackers
+from core.finetuning.job_form import TRACKERS
+from core.finetuning.jobs import JobForm
 from core.providers import Provider
 from core.settings import Settings
-from core.training import jobs, tracker_logging, trackers
-from core.training.job_form import TRACKERS
-from core.training.jobs import JobForm
 from tests.fakes import FakeClient, FakeRegistry, remote_job
 from tests.test_training_jobs import InstantStopSignal
 from tests.tracking_process import client as grow

@@ -13,17 +13,18 @@ import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.cost import budget, custom_prices
-from core.dataset import datasets, previewing
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import FabulaError
+from core.evaluation import evaluation_run, evaluations
+from core.evaluation.evaluation_types import EvaluationForm
+from core.generation import previewing
+from core.pricing import budget, custom_prices
 from core.providers import Client, CompletionRequest, Provider, Registry, RetryLimits
 from core.providers.speech import Speech, SpeechRequest
-from core.story import read_aloud, stream
-from core.training import evaluation_run, evaluations
-from core.training.evaluation_types import EvaluationForm
+from core.stories import read_aloud, stream
 from tests.fault_server import (
     Answer,
     FaultServer,

@@ -21,16 +21,16 @@ import pytest
 
 from core import process_identity
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
-from core.heartbeat import Heartbeat
-from core.job_kinds import KINDS, JobKind
+from core.finetuning import jobs
+from core.jobs.heartbeat import Heartbeat
+from core.jobs.job_kinds import KINDS, JobKind
+from core.jobs.task_runner import TaskRunner, running_workflows
+from core.jobs.worker import Worker, worker_state
 from core.settings import Settings
-from core.task_runner import TaskRunner, running_workflows
-from core.training import jobs
-from core.worker import Worker, worker_state
 from tests.fakes import RESULTS
 from tests.job_server import JobServer
 from tests.waiting import WAIT_LIMIT_S, until
@@ -201,7 +201,7 @@ def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None
 def test_full_storage_is_waited_for(
     store: Store, hire: Callable[[ScriptedTours], Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.task_runner._STORAGE_PAUSE_S", 0.01)
+    monkeypatch.setattr("core.jobs.task_runner._STORAGE_PAUSE_S", 0.01)
 
     def work(store: Store, item_id: str, _stopping: threading.Event) -> None:
         if len(desk.began) < 3:
@@ -310,7 +310,7 @@ def test_a_living_worker_keeps_its_work_when_another_starts(store: Store, home: 
 
 
 def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "core.worker"], cwd=_ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "core.jobs.worker"], cwd=_ROOT, stderr=subprocess.PIPE, text=True)
     store = Store.open(settings)
     until(lambda: worker_state(store).up, "the worker's heartbeat")
     process.send_signal(signal.SIGTERM)
@@ -326,7 +326,7 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
     frame = pd.DataFrame({"power": ["隐形", "飞行"], "story": ["故事一。", "故事二。"]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
     job_id = jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
-    command = [sys.executable, "-m", "core.worker"]
+    command = [sys.executable, "-m", "core.jobs.worker"]
     with JobServer() as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
         killed = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
@@ -422,6 +422,8 @@ def test_alive_counts_running_and_queued(store: Store) -> None:
 
 
 def test_importing_the_worker_is_light() -> None:
-    code = "import sys, core.worker, json; print(json.dumps([m for m in ('dbos', 'streamlit') if m in sys.modules]))"
+    code = (
+        "import sys, core.jobs.worker, json; print(json.dumps([m for m in ('dbos', 'streamlit') if m in sys.modules]))"
+    )
     found = subprocess.run([sys.executable, "-c", code], cwd=_ROOT, capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == []

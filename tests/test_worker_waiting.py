@@ -16,17 +16,18 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.batch import batch_runner
-from core.dataset.recipe import Column, Recipe
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited
-from core.job_kinds import KINDS, JobKind
+from core.finetuning import job_context, jobs, submit
+from core.generation import runs
+from core.generation.batch import batch_runner
+from core.jobs.job_kinds import KINDS, JobKind
+from core.jobs.worker import Worker
 from core.providers import RemoteJob
 from core.settings import Settings
-from core.training import job_context, jobs, submit
-from core.worker import Worker
 from tests.batch_server import BatchServer
 from tests.fakes import FakeClient, FakeRegistry, remote_job
 from tests.waiting import until
@@ -340,7 +341,7 @@ def test_a_job_gives_its_place_back_when_it_waits_or_others_do(
     crowd: int,
     expected: float,
 ) -> None:
-    monkeypatch.setattr("core.training.watch._MAX_TURN_S", 0.0)
+    monkeypatch.setattr("core.finetuning.watch._MAX_TURN_S", 0.0)
     job_id = add_jobs(store, crowd)[0]
     client = FakeClient()
     client.enqueue("job", remote_job(status))

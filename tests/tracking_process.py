@@ -10,8 +10,8 @@ import threading
 from typing import Any
 
 from core.db.store import Store
+from core.finetuning import jobs
 from core.settings import Settings
-from core.training import jobs
 from tests.fakes import FakeClient, FakeRegistry, remote_job
 
 HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"

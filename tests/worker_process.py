@@ -13,9 +13,9 @@ from pathlib import Path
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
-from core.job_kinds import KINDS, JobKind
+from core.jobs.job_kinds import KINDS, JobKind
+from core.jobs.worker import Worker
 from core.settings import Settings
-from core.worker import Worker
 
 
 def note(home: Path, word: str, item_id: str) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from core.jobs.worker import Worker
 from core.settings import Settings
-from core.worker import Worker
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import altair as alt
 
 from core.charts.common import Spec, to_spec
 from core.charts.spec_helpers import with_data
-from core.cost.workload import BreakEven, Costs
+from core.pricing.workload import BreakEven, Costs
 
 _HEIGHT = 340  # px
 _CHAR_WIDTH = 7.5  # px per character of the line labels; CJK characters count twice

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from tsdownsample import MinMaxLTTBDownsampler
 
-from core.training.figures import smooth, smoothing_weight
+from core.finetuning.figures import smooth, smoothing_weight
 
 Spec = dict[str, Any]
 """A Vega-Lite specification with its data inside."""
@@ -28,7 +28,7 @@ Axis = Literal["step", "tokens", "epoch", "time"]
 """The x axis of a curve."""
 
 AXES: dict[Axis, str] = {"step": "step", "tokens": "elapsed_tokens", "epoch": "epoch", "time": "seconds"}
-"""The column of each axis (`core.training.curve_analysis.with_axes` adds all of them)."""
+"""The column of each axis (`core.finetuning.curve_analysis.with_axes` adds all of them)."""
 
 MAX_POINTS = 2_000  # more are not visible on a screen and take longer to send and draw
 CHECKPOINT = "checkpoint"
@@ -54,7 +54,7 @@ class CurveView:
 
     Attributes:
         axis: x axis; one of `axes(frame)`.
-        smoothing: weight from 0 (none) to below 1; see `core.training.figures.smooth`.
+        smoothing: weight from 0 (none) to below 1; see `core.finetuning.figures.smooth`.
         log: logarithmic scale for the loss; values of 0 or less are left out.
     """
 
@@ -101,7 +101,7 @@ def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks:
     """Training loss (raw thin, smoothed bold) and validation loss, if measured.
 
     Args:
-        frame: `core.training.results.Results.frame` with the column `AXES[view.axis]`; may be empty.
+        frame: `core.finetuning.results.Results.frame` with the column `AXES[view.axis]`; may be empty.
         view: display options.
         labels: translated texts.
         marks: steps to mark.
@@ -237,7 +237,7 @@ def _smoothed(frame: pd.DataFrame, raw: pd.Series[float], weight: float) -> pd.S
 def _end_labels(lines: pd.DataFrame, percent: bool, *, named: bool) -> list[dict[str, Any]]:
     """Labels with the last value of each bold line. Two labels that would overlap are moved apart.
 
-    The end of the training line is the run's figure (`core.training.figures`) only with the default smoothing. With
+    The end of the training line is the run's figure (`core.finetuning.figures`) only with the default smoothing. With
     other smoothing it has no label (`named` is False).
     """
     labels: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ import altair as alt
 
 from core.charts.common import Spec, format_multiple, to_spec
 from core.charts.spec_helpers import by_width, with_data
-from core.cost.comparison import PriceLine
+from core.pricing.comparison import PriceLine
 
 _BAR_STEP = 24  # px per bar
 _RETIRED_OPACITY = 0.45  # opacity of models that can no longer be used

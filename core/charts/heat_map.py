@@ -1,4 +1,4 @@
-"""Heat map of a data set (`core.dataset.heatmap`), as a Vega-Lite spec. Conventions as in `core.charts.common`.
+"""Heat map of a data set (`core.datasets.heatmap`), as a Vega-Lite spec. Conventions as in `core.charts.common`.
 
 The colours of the states are set here instead of by the theme, because they have a meaning. They are readable in light
 and dark mode and with colour blindness; failed and excluded rows also have a sign.
@@ -13,7 +13,7 @@ from typing import Any
 
 import altair as alt
 
-from core.dataset.heatmap import HeatMap, Square
+from core.datasets.heatmap import HeatMap, Square
 
 Spec = dict[str, Any]
 """A Vega-Lite specification with its data inside."""

@@ -10,7 +10,7 @@ import altair as alt
 
 from core.charts.common import Spec, to_spec
 from core.charts.spec_helpers import with_data
-from core.cost.quality import Quality
+from core.pricing.quality import Quality
 
 _HEIGHT = 320  # px
 

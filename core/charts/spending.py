@@ -12,7 +12,7 @@ import altair as alt
 
 from core.charts.common import Spec, to_spec
 from core.charts.spec_helpers import by_width, with_data
-from core.cost.spend_history import DayLine
+from core.pricing.spend_history import DayLine
 
 _HEIGHT = 300  # px
 _MAX_MODELS = 6  # with their own colour; all others share one

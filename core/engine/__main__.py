@@ -122,8 +122,10 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION, connections, weights
-    from core.engine.app import Config, create_app
+    from core.engine import VERSION
+    from core.engine.api import connections
+    from core.engine.api.app import Config, create_app
+    from core.engine.formats import weights
 
     logs.configure()
     logs.register_secret(token or "")

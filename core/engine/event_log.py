@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from core.engine import ids
-from core.engine.jsonl_tail import JsonlTail
 from core.engine.store import CheckpointRow, EngineStore, Event, Job, TunedModel, to_json
-from core.engine.trainer.job import MEASURED_STEPS, read_lines
+from core.engine.training.jsonl_tail import JsonlTail
+from core.engine.training.trainer.job import MEASURED_STEPS, read_lines
 from core.message import extra_fields, msg
 
 _LEVELS = frozenset({"info", "warn", "error"})

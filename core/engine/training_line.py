@@ -17,7 +17,7 @@ from core.message import msg
 Format = Literal["chat", "completion"]
 
 MAX_LINE_BYTES = 1 << 20  # far above any context length; bounds memory if a file has no line breaks
-# Control tokens of the chat templates (`core.engine.chat`).
+# Control tokens of the chat templates (`core.engine.serving.chat`).
 GEMMA_CONTROL_TOKENS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
 CHATML_CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters, which `str.strip` keeps

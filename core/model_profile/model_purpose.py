@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core import packaged_models
-from core.cost.prices import ENGINE, tuned_base
+from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 
 Kind = Literal["stories", "tuned", "instructions", "base", "unknown"]

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
 
-from core.dataset.recipe import template_parts
+from core.datasets.recipe import template_parts
 from core.errors import BadRecipe
 
 FAR_BELOW = (

@@ -8,15 +8,15 @@ from functools import lru_cache
 from itertools import islice
 
 from core import packaged_models
-from core.cost.prices import ENGINE
-from core.dataset import datasets, export, grid, presets
-from core.dataset.presets import Preset
+from core.datasets import datasets, export, grid, presets
+from core.datasets.presets import Preset
 from core.db.store import Store
 from core.errors import NotFound
+from core.finetuning import lineage
+from core.finetuning.job_views import JobView
 from core.model_profile.model_purpose import TrainingFacts
 from core.model_profile.prompt_similarity import PromptVocabulary, build_vocabulary
-from core.training import lineage
-from core.training.job_views import JobView
+from core.pricing.prices import ENGINE
 
 _MOST_PROMPTS = 2_000  # per data set: enough for its vocabulary, and read in a fraction of a second
 

@@ -9,8 +9,8 @@ from core.providers.schemas import CompletionRequest, Endpoint, Kind
 
 PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
 
-# From OpenAI's and Azure's API references and `core.engine.sampling`. Other servers have different defaults (Mistral:
-# 0.7; Qwen: per model; vLLM: from the model's files), so the temperature is always sent to them.
+# From OpenAI's and Azure's API references and `core.engine.serving.sampling`. Other servers have different defaults
+# (Mistral: 0.7; Qwen: per model; vLLM: from the model's files), so the temperature is always sent to them.
 _DEFAULT_TEMPERATURE: Mapping[Kind, float] = {"engine": 1.0, "openai": 1.0, "azure": 1.0}
 
 

@@ -3,8 +3,8 @@
     python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
 Each adapter is the last of three real jobs on a real engine through the official SDK, then a copy of its file: two jobs
-on the samples, which teach it the language of stories, and one on composed stories (`core/composed_stories.py`). About
-three hours for both on two quiet cores.
+on the samples, which teach it the language of stories, and one on composed stories (`core/tours/composed_stories.py`).
+About three hours for both on two quiet cores.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import openai
 from openai.types.fine_tuning.job_create_params import Method
 
 from bench._engine import running_engine
-from core import composed_stories, packaged_models
-from core.dataset import presets
+from core import packaged_models
+from core.datasets import presets
+from core.tours import composed_stories
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.story import stream
+from core.stories import stream
 from pages.ui import cached
 from pages.ui.lang import _, ago, n_, plain
 from pages.ui.training.job_view import STATUSES

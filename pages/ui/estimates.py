@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from core.cost import estimate as costs
-from core.cost import tokens
-from core.cost.price_book import cost_of
-from core.dataset import grid
-from core.dataset.generation import concurrency
-from core.dataset.recipe import Recipe
-from core.dataset.runs import PreviewRow
+from core.datasets import grid
+from core.datasets.recipe import Recipe
+from core.generation import concurrency
+from core.generation.runs import PreviewRow
+from core.pricing import estimate as costs
+from core.pricing import tokens
+from core.pricing.price_book import cost_of
 from pages.ui import cached, state
 
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories

@@ -11,18 +11,18 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 
 from core.actor import LOCAL
-from core.dataset import example_pairs
+from core.datasets import example_pairs
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
+from core.finetuning import before_after, examples
+from core.finetuning.before_after import SIDES, ComparisonView, Side, SideAnswer
+from core.finetuning.jobs import JobView
 from core.message import sentences
-from core.story import arena
-from core.story.arena import Round, RoundEntry
-from core.story.recent import Recent
-from core.story.stream import StoryStream
-from core.training import before_after, examples
-from core.training.before_after import SIDES, ComparisonView, Side, SideAnswer
-from core.training.jobs import JobView
+from core.stories import arena
+from core.stories.arena import Round, RoundEntry
+from core.stories.recent import Recent
+from core.stories.stream import StoryStream
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, duration, language, mark, n_, plain
 from pages.ui.story import story_facts, story_visit, story_words

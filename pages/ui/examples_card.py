@@ -7,8 +7,8 @@ import streamlit as st
 from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.errors import NotFound
-from core.training import examples, jobs
-from core.training.jobs import JobView
+from core.finetuning import examples, jobs
+from core.finetuning.jobs import JobView
 from pages.ui import cached, cards, examples_answers, examples_form, state
 from pages.ui.lang import _, as_markdown, mark, number, plain
 from pages.ui.training import job_labels, job_list

@@ -10,13 +10,13 @@ import pandas as pd
 import streamlit as st
 
 from core import packaged_models
-from core.dataset import example_pairs
-from core.dataset.example_pairs import CheckedExamples, ExamplePair, ExampleSample
-from core.dataset.importers import pasted_text
+from core.datasets import example_pairs
+from core.datasets.example_pairs import CheckedExamples, ExamplePair, ExampleSample
+from core.datasets.importers import pasted_text
 from core.errors import FabulaError
+from core.finetuning import examples
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
-from core.training import examples
 from pages.ui import cached, cards, state
 from pages.ui.dataset.upload import TYPES
 from pages.ui.lang import _, as_markdown, column_title, duration, in_language, language, n_, plain

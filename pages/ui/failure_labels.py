@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from core import failures
-from core.dataset.row_query import ListedRow
+from core.datasets.row_query import ListedRow
 from core.failures import CAUSES, Cause, Remedy
 from pages.ui import state
 from pages.ui.lang import _, language, localized, mark

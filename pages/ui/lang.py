@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import streamlit as st
 
 from core import i18n
-from core.dataset import presets
+from core.datasets import presets
 
 KEY = "lang"
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import tokens
-from core.cost.price_book import cost_of
-from core.cost.prices import ENGINE
-from core.dataset import grid
+from core.datasets import grid
 from core.db.tables.story import SAMPLE
+from core.evaluation.evaluation_request import with_separator
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import Purpose
+from core.pricing import tokens
+from core.pricing.price_book import cost_of
+from core.pricing.prices import ENGINE
 from core.providers import CompletionRequest, ModelInfo
-from core.story import stream
-from core.story.stream import StoryPlacement, StoryStream
-from core.training.evaluation_request import with_separator
+from core.stories import stream
+from core.stories.stream import StoryPlacement, StoryStream
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.lang import _, usd
 from pages.ui.story import story_facts, story_model

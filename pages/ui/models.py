@@ -8,9 +8,9 @@ from typing import Literal
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.cost.prices import tuned_base
-from core.dataset import presets
+from core.datasets import presets
 from core.errors import FabulaError
+from core.pricing.prices import tuned_base
 from core.providers import ModelInfo
 from pages.ui import cached, cards, model_purpose, state
 from pages.ui.lang import _, language, localized

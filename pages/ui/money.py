@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from core.cost import custom_prices, spend_history
-from core.cost.currency import USD
-from core.cost.prices import ENGINE
-from core.cost.spend_history import DayLine
+from core.pricing import custom_prices, spend_history
+from core.pricing.currency import USD
+from core.pricing.prices import ENGINE
+from core.pricing.spend_history import DayLine
 from pages.ui import cached
 from pages.ui.lang import _, usd
 

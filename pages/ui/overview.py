@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.cost.budget import month_start
-from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.story import stream
+from core.pricing.budget import month_start
+from core.pricing.prices import ENGINE
+from core.stories import stream
 from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, number, pair, percent, plain

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.dataset.recipe import Recipe
+from core.datasets.recipe import Recipe
 from core.errors import FabulaError
 from core.providers import CompletionRequest, parameters
 from pages.ui import cached

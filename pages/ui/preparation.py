@@ -7,11 +7,11 @@ from typing import Final
 
 import streamlit as st
 
-from core.dataset.datasets import DatasetSummary
-from core.dataset.importers import table_reader
-from core.dataset.versions import Version
+from core.datasets.datasets import DatasetSummary
+from core.datasets.importers import table_reader
+from core.datasets.versions import Version
 from core.errors import FabulaError
-from core.training.job_form import MAX_MARKER_LENGTH, FileFormat
+from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
 from pages.ui import cached, state
 from pages.ui.cached import TrainingFilePreview, TrainingFormat
 from pages.ui.dataset import system_text

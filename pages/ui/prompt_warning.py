@@ -10,9 +10,9 @@ from typing import Any
 import streamlit as st
 
 from core import packaged_models
-from core.cost.prices import ENGINE
 from core.model_profile import training_prompts
 from core.model_profile.prompt_similarity import PromptSimilarity, PromptVocabulary, compare
+from core.pricing.prices import ENGINE
 from core.providers import ModelInfo
 from pages.ui import cached, model_purpose, models, state
 from pages.ui.lang import _, label, mark, percent, plain, sentences

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import streamlit as st
 
-from core import tour
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.tour import TourProgress
-from core.training import before_after, jobs
+from core.finetuning import before_after, jobs
+from core.tours import tour
+from core.tours.tour import TourProgress
 from pages.ui import cached, cards, state, tour_recorded, tour_result
 from pages.ui.lang import _, as_markdown, language, localized, mark, number
 from pages.ui.training import before_after_view, cached_curves, curves, job_labels

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import tour_recording
-from core.training import results
-from core.training.before_after import SideAnswer
-from core.training.results import Results
+from core.finetuning import results
+from core.finetuning.before_after import SideAnswer
+from core.finetuning.results import Results
+from core.tours import tour_recording
 from pages.ui import views
 from pages.ui.lang import _, language, number
 from pages.ui.training import before_after_view, curves

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.cost.price_book import training_cost
 from core.db.tables import utcnow
 from core.errors import NotFound
-from core.tour import TourProgress
-from core.training import before_after, jobs
-from core.training.figures import figure
-from core.training.jobs import JobView
+from core.finetuning import before_after, jobs
+from core.finetuning.figures import figure
+from core.finetuning.jobs import JobView
+from core.pricing.price_book import training_cost
+from core.tours.tour import TourProgress
 from pages.ui import cached, examples_form, state, views
 from pages.ui.lang import _, number, percent, usd
 from pages.ui.money import work_cost

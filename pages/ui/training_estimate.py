@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from core.cost.tokens import TokenCount
+from core.finetuning.job_estimate import JobEstimate
+from core.pricing.tokens import TokenCount
 from core.providers import ModelInfo
-from core.training.job_estimate import JobEstimate
 from pages.ui.lang import _, about, duration, n_, usd
 from pages.ui.money import local_price
 from pages.ui.training import cached_form

@@ -9,12 +9,13 @@ from itertools import islice
 
 import streamlit as st
 
-from core.cost import tokens
-from core.dataset import datasets, export, jsonl, presets, quality, runs, versions
-from core.dataset.importers import table_reader
+from core.datasets import datasets, export, jsonl, presets, quality, versions
+from core.datasets.importers import table_reader
+from core.finetuning.job_form import FileFormat
+from core.generation import runs
+from core.pricing import tokens
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
-from core.training.job_form import FileFormat
 from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached.live_data import run_of
 from pages.ui.cached.provider_models import quick, status

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.cost import engine_time
-from core.dataset import datasets, heatmap, runs
-from core.dataset.batch import batch_runner
-from core.dataset.datasets import DatasetSummary
-from core.dataset.heatmap import HeatMap
-from core.dataset.runs import RunProgress
+from core.datasets import datasets, heatmap
+from core.datasets.datasets import DatasetSummary
+from core.datasets.heatmap import HeatMap
+from core.finetuning import jobs, lineage
+from core.finetuning.jobs import JobView
+from core.generation import runs
+from core.generation.batch import batch_runner
+from core.generation.runs import RunProgress
 from core.model_profile import training_prompts
 from core.model_profile.training_prompts import TrainingHistory
-from core.training import jobs, lineage
-from core.training.jobs import JobView
+from core.pricing import engine_time
 from pages.ui.cached.provider_models import forget_status
 from pages.ui.cached.studio import FRESH_S, store, where
 

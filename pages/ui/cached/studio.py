@@ -9,11 +9,11 @@ from pathlib import Path
 
 import streamlit as st
 
-from core.cost import custom_prices
-from core.cost.price_book import PriceBook
-from core.cost.price_csv import PriceEntry
 from core.db.store import Store
 from core.db.tables import utcnow
+from core.pricing import custom_prices
+from core.pricing.price_book import PriceBook
+from core.pricing.price_csv import PriceEntry
 from core.providers import Client, Registry
 from core.settings import Settings
 

@@ -8,10 +8,10 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import budget
-from core.cost.budget import BudgetView
 from core.errors import FabulaError
 from core.message import msg
+from core.pricing import budget
+from core.pricing.budget import BudgetView
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark, plain, usd

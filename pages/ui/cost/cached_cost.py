@@ -10,17 +10,17 @@ from statistics import median
 
 import streamlit as st
 
-from core.cost import budget, custom_prices, machine_time, quality, spend_history, tokens
-from core.cost.budget import BudgetView
-from core.cost.bundled_prices import BundledPrices
-from core.cost.machine_time import MachineTime, Speed
-from core.cost.prices import ENGINE
-from core.cost.quality import Quality
-from core.cost.spend_history import DayLine, WorkLine
-from core.cost.tokens import DatasetTokens
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.tables import utcnow
-from core.training.job_estimate import measured_speeds
+from core.finetuning.job_estimate import measured_speeds
+from core.pricing import budget, custom_prices, machine_time, quality, spend_history, tokens
+from core.pricing.budget import BudgetView
+from core.pricing.bundled_prices import BundledPrices
+from core.pricing.machine_time import MachineTime, Speed
+from core.pricing.prices import ENGINE
+from core.pricing.quality import Quality
+from core.pricing.spend_history import DayLine, WorkLine
+from core.pricing.tokens import DatasetTokens
 from pages.ui import cached
 
 _FRESH_S = 3  # sums over a month of calls change slowly

@@ -6,8 +6,8 @@ import streamlit as st
 
 from core import speed_measurement
 from core.actor import LOCAL
-from core.cost import machine_time
-from core.cost.prices import ENGINE
+from core.pricing import machine_time
+from core.pricing.prices import ENGINE
 from pages.ui import cached, cards
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, number, plain

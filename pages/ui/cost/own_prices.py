@@ -7,10 +7,10 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.cost.price_book import PriceBook
-from core.cost.price_csv import UNITS, max_amount
-from core.cost.prices import ENGINE
+from core.pricing import custom_prices
+from core.pricing.price_book import PriceBook
+from core.pricing.price_csv import UNITS, max_amount
+from core.pricing.prices import ENGINE
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names, show_own

@@ -9,12 +9,12 @@ from decimal import Decimal
 import streamlit as st
 
 from core import packaged_models
-from core.cost import machine_time
-from core.cost.comparison import Side
-from core.cost.currency import USD, YUAN, ExchangeRate
-from core.cost.price_book import Key, PriceBook
-from core.cost.prices import ENGINE, Price
 from core.db.tables import utcnow
+from core.pricing import machine_time
+from core.pricing.comparison import Side
+from core.pricing.currency import USD, YUAN, ExchangeRate
+from core.pricing.price_book import Key, PriceBook
+from core.pricing.prices import ENGINE, Price
 from pages.ui import cached, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark

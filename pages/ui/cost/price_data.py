@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import price_data_version
 from core.errors import FabulaError
+from core.pricing import price_data_version
 from pages.ui import cached, cards, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, ago, as_markdown, n_, sentences

@@ -11,10 +11,10 @@ import streamlit as st
 
 from core.charts import cost as charts_cost
 from core.charts.common import format_multiple
-from core.cost.comparison import PriceLine, compare
-from core.cost.currency import USD, convert
-from core.cost.price_book import PriceBook
-from core.cost.prices import Price
+from core.pricing.comparison import PriceLine, compare
+from core.pricing.currency import USD, convert
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from pages.ui import cached, cards
 from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate

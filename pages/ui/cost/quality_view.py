@@ -9,8 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from core.charts import quality_price
-from core.cost import quality
-from core.cost.quality import Quality
+from core.pricing import quality
+from core.pricing.quality import Quality
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, percent, plain, usd
 

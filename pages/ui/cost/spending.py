@@ -9,10 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from core.charts import spending
-from core.cost import spend_history
-from core.cost.budget import BudgetView
-from core.cost.prices import ENGINE
-from core.cost.spend_history import DayLine, WorkLine
+from core.pricing import spend_history
+from core.pricing.budget import BudgetView
+from core.pricing.prices import ENGINE
+from core.pricing.spend_history import DayLine, WorkLine
 from pages.ui import cached, cards, views
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.cost.period import Period, choose

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core.cost.currency import ExchangeRate
-from core.cost.price_book import PriceBook
-from core.cost.workload import Workload
-from core.dataset import datasets
+from core.datasets import datasets
+from core.pricing.currency import ExchangeRate
+from core.pricing.price_book import PriceBook
+from core.pricing.workload import Workload
 from pages.ui import cached, state
 from pages.ui.cost import cached_cost, workload_options
 from pages.ui.cost.price_choice import currency_choice

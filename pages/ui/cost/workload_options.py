@@ -11,14 +11,14 @@ import streamlit as st
 
 from core import packaged_models, speed_measurement
 from core.actor import LOCAL
-from core.cost import custom_prices
-from core.cost.currency import USD
-from core.cost.price_book import Key, PriceBook
-from core.cost.price_csv import MAX_PER_HOUR
-from core.cost.prices import tuned_base
-from core.cost.workload import Candidate, Machine
 from core.errors import FabulaError
 from core.message import msg
+from core.pricing import custom_prices
+from core.pricing.currency import USD
+from core.pricing.price_book import Key, PriceBook
+from core.pricing.price_csv import MAX_PER_HOUR
+from core.pricing.prices import tuned_base
+from core.pricing.workload import Candidate, Machine
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost, machine_speed
 from pages.ui.cost.price_choice import list_names

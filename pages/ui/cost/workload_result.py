@@ -10,10 +10,10 @@ import pandas as pd
 import streamlit as st
 
 from core.charts import break_even
-from core.cost import sensitivity, workload
-from core.cost.currency import ExchangeRate, convert
-from core.cost.sensitivity import Effect
-from core.cost.workload import BreakEven, Candidate, Costs, Workload
+from core.pricing import sensitivity, workload
+from core.pricing.currency import ExchangeRate, convert
+from core.pricing.sensitivity import Effect
+from core.pricing.workload import BreakEven, Candidate, Costs, Workload
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import say_rate
 from pages.ui.cost.workload_options import WorkloadOptions

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 import streamlit as st
 
-from core.dataset.batch.batch_runner import BatchView
-from core.dataset.runs import RunProgress
 from core.db.tables import utcnow
+from core.generation.batch.batch_runner import BatchView
+from core.generation.runs import RunProgress
 from pages.ui import cached
 from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.importers import table_reader
-from core.dataset.recipe import unique_values
+from core.datasets.importers import table_reader
+from core.datasets.recipe import unique_values
 from pages.ui import cards, state
 from pages.ui.dataset import upload, upload_form
 from pages.ui.dataset.column_form import take

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.dataset.recipe import Column, parse_values, unique_values
+from core.datasets.recipe import Column, parse_values, unique_values
 from pages.ui import state
 from pages.ui.lang import _, column_name, label, n_, plain
 from pages.ui.state import ColumnDraft

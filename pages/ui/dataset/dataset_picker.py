@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.datasets import DatasetSummary
+from core.datasets.datasets import DatasetSummary
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
 

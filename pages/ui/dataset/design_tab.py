@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.dataset import grid
-from core.dataset.recipe import Recipe
+from core.datasets import grid
+from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from pages.ui import cards, views
 from pages.ui.dataset import generate_card, grid_form, preview_card, saved_recipes

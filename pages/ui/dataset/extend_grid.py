@@ -7,11 +7,12 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MAX_USD
-from core.dataset import datasets, grid_edit, runs
-from core.dataset.datasets import DatasetSummary
-from core.dataset.recipe import Recipe, parse_values
+from core.datasets import datasets, grid_edit
+from core.datasets.datasets import DatasetSummary
+from core.datasets.recipe import Recipe, parse_values
 from core.errors import FabulaError
+from core.generation import runs
+from core.pricing.budget import MAX_USD
 from pages.ui import cached, cards, decimal_field, estimates, state
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _, n_, usd

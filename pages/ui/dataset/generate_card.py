@@ -8,15 +8,15 @@ from typing import Literal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MAX_USD
-from core.dataset import datasets, recipes, runs
-from core.dataset.batch import batch_support
-from core.dataset.generation import request_grouping
-from core.dataset.recipe import Recipe
+from core.datasets import datasets, recipes
+from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
+from core.generation import request_grouping, runs
+from core.generation.batch import batch_support
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
+from core.pricing.budget import MAX_USD
 from core.providers import ModelInfo
 from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
 from pages.ui.dataset import grid_form, saved_recipes

@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.dataset import presets
-from core.dataset.recipe import Recipe
+from core.datasets import presets
+from core.datasets.recipe import Recipe
 from pages.ui import models, state
 from pages.ui.dataset import column_file, column_form
 from pages.ui.lang import _, in_language, language

@@ -7,8 +7,8 @@ from typing import Any
 import streamlit as st
 
 from core.charts import heat_map
-from core.dataset.datasets import DatasetSummary
-from core.dataset.heatmap import HeatMap
+from core.datasets.datasets import DatasetSummary
+from core.datasets.heatmap import HeatMap
 from pages.ui import cached, cards, state
 from pages.ui.dataset import story_cards
 from pages.ui.lang import _, column_title, n_, number, percent, plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import datasets, presets
+from core.datasets import datasets, presets
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload
 from pages.ui.lang import _, in_language, language, n_, plain

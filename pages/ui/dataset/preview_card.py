@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import runs
-from core.dataset.recipe import Recipe
+from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
+from core.generation import runs
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.background_iterator import BackgroundIterator
 from pages.ui.lang import _, as_markdown, plain

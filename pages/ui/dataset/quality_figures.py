@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.dataset import jsonl
-from core.dataset.quality import QualityReport
+from core.datasets import jsonl
+from core.datasets.quality import QualityReport
 from pages.ui.dataset import quality_labels
 from pages.ui.lang import _, column_name, n_, number, percent, plain
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from core.dataset.quality import QualityReport
+from core.datasets.quality import QualityReport
 from core.errors import FabulaError
 from pages.ui import unexpected_errors
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from core.dataset.quality import QualityFinding, QualityReport
+from core.datasets.quality import QualityFinding, QualityReport
 from pages.ui.lang import _, column_name, mark, n_, percent, plain
 
 LEVELS = {

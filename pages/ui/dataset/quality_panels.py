@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from core.dataset.quality import Adherence, QualityReport, Share
+from core.datasets.quality import Adherence, QualityReport, Share
 from pages.ui import views
 from pages.ui.dataset import quality_labels, quality_rows, quality_shared, quality_spread
 from pages.ui.dataset.quality_figures import CARD_OF

@@ -9,8 +9,8 @@ import pandas as pd
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import curation, quality
-from core.dataset.quality import RowText
+from core.datasets import curation, quality
+from core.datasets.quality import RowText
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.dataset import device
 from pages.ui.lang import _, localized, n_, plain

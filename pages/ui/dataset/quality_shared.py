@@ -8,7 +8,7 @@ from typing import Any
 import streamlit as st
 
 from core.charts import quality as charts_quality
-from core.dataset.quality import QualityFinding, QualityReport, Share
+from core.datasets.quality import QualityFinding, QualityReport, Share
 from pages.ui.dataset import quality_labels, quality_rows
 from pages.ui.dataset.quality_figures import CARD_OF
 from pages.ui.lang import _, code

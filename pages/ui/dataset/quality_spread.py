@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.charts import quality as charts_quality
-from core.dataset.quality import QualityReport, Share
+from core.datasets.quality import QualityReport, Share
 from pages.ui import views
 from pages.ui.dataset import quality_rows, quality_shared
 from pages.ui.lang import _, column_title, n_, number, percent, plain

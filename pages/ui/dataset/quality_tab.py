@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.dataset.datasets import DatasetSummary
-from core.dataset.quality import QualityReport
+from core.datasets.datasets import DatasetSummary
+from core.datasets.quality import QualityReport
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, quality_panels
 from pages.ui.dataset.quality_job import QualityMeasurement

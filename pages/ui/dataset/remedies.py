@@ -12,13 +12,14 @@ import streamlit as st
 
 from core import failures
 from core.actor import LOCAL
-from core.dataset import datasets, failed_rows, runs
-from core.dataset.batch import batch_support
-from core.dataset.datasets import DatasetSummary
-from core.dataset.recipe import Recipe
-from core.dataset.runs import Change, FailedRows, RunProgress
+from core.datasets import datasets
+from core.datasets.datasets import DatasetSummary
+from core.datasets.recipe import Recipe
 from core.db.tables import utcnow
 from core.failures import Cause, Remedy
+from core.generation import failed_rows, runs
+from core.generation.batch import batch_support
+from core.generation.runs import Change, FailedRows, RunProgress
 from core.providers import ModelInfo
 from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.dataset import grid_form, row_actions

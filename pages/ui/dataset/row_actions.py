@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from core.actor import LOCAL
-from core.dataset import curation, runs
-from core.dataset.row_query import ListedRow
+from core.datasets import curation
+from core.datasets.row_query import ListedRow
+from core.generation import runs
 from pages.ui import cached, cards, state, undo
 from pages.ui.lang import _, n_
 

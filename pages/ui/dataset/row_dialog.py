@@ -7,8 +7,8 @@ from typing import Literal
 
 import streamlit as st
 
-from core.dataset import curation, row_query
-from core.dataset.row_query import ListedRow, RowFilter
+from core.datasets import curation, row_query
+from core.datasets.row_query import ListedRow, RowFilter
 from pages.ui import cached, failure_labels, state, views
 from pages.ui.dataset import row_actions, story_cards
 from pages.ui.lang import _, as_markdown, n_, plain

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.dataset import row_query
-from core.dataset.datasets import DatasetSummary
-from core.dataset.row_query import ListedRow, RowFilter
+from core.datasets import row_query
+from core.datasets.datasets import DatasetSummary
+from core.datasets.row_query import ListedRow, RowFilter
 from pages.ui import cached, failure_labels, state, undo
 from pages.ui.dataset import device, row_actions, row_dialog, story_cards
 from pages.ui.dataset.story_cards import STATES

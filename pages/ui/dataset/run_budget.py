@@ -7,11 +7,11 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.budget import MAX_USD
-from core.dataset import runs
-from core.dataset.runs import RunProgress
 from core.errors import FabulaError
+from core.generation import runs
+from core.generation.runs import RunProgress
 from core.message import msg
+from core.pricing.budget import MAX_USD
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _

@@ -5,9 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import datasets, runs
-from core.dataset.datasets import DatasetSummary
-from core.dataset.runs import RunProgress
+from core.datasets import datasets
+from core.datasets.datasets import DatasetSummary
+from core.generation import runs
+from core.generation.runs import RunProgress
 from pages.ui import cached, cards, state
 from pages.ui.dataset import extend_grid, run_budget
 from pages.ui.lang import _, n_

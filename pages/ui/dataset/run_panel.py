@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.cost.prices import ENGINE
-from core.dataset import datasets
-from core.dataset.datasets import DatasetSummary
-from core.dataset.runs import RunProgress
+from core.datasets import datasets
+from core.datasets.datasets import DatasetSummary
+from core.generation.runs import RunProgress
+from core.pricing.prices import ENGINE
 from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, remedies, run_budget, run_controls
 from pages.ui.lang import _, as_markdown, duration, mark, n_, number, usd

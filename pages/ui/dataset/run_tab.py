@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.datasets import DatasetSummary
+from core.datasets.datasets import DatasetSummary
 from pages.ui import cached, cards, state, undo
 from pages.ui.dataset import dataset_picker, heat_map, row_actions, row_dialog, row_table, run_controls, run_panel
 from pages.ui.lang import _

@@ -7,9 +7,9 @@ from dataclasses import replace
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import recipes
-from core.dataset.recipe import Recipe
-from core.dataset.recipes import SavedRecipe
+from core.datasets import recipes
+from core.datasets.recipe import Recipe
+from core.datasets.recipes import SavedRecipe
 from core.db.tables import utcnow
 from core.errors import NotFound
 from pages.ui import cached, cards, state

@@ -7,11 +7,11 @@ from typing import Literal
 
 import streamlit as st
 
-from core.dataset import datasets, row_query
-from core.dataset.datasets import RowView
-from core.dataset.generation import request_grouping
-from core.dataset.row_query import ListedRow, RowFilter
+from core.datasets import datasets, row_query
+from core.datasets.datasets import RowView
+from core.datasets.row_query import ListedRow, RowFilter
 from core.db.store import Store
+from core.generation import request_grouping
 from pages.ui import cached, failure_labels, views
 from pages.ui.dataset import row_actions
 from pages.ui.lang import _, as_markdown, mark, plain

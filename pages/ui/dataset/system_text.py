@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
 

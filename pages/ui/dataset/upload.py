@@ -9,9 +9,9 @@ import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.actor import LOCAL
-from core.dataset import datasets
-from core.dataset.importers import column_mapping, decoding, table_reader
-from core.dataset.loading import MAX_NAME
+from core.datasets import datasets
+from core.datasets.importers import column_mapping, decoding, table_reader
+from core.datasets.loading import MAX_NAME
 from core.errors import BadFile
 from pages.ui import cached, cards, state
 from pages.ui.dataset import upload_columns, upload_form

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from core.dataset.importers import column_mapping, table_reader
+from core.datasets.importers import column_mapping, table_reader
 from core.errors import BadFile
 from core.message import msg
 from pages.ui import cards, views

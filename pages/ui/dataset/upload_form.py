@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.importers import table_reader, workbooks
+from core.datasets.importers import table_reader, workbooks
 from pages.ui import state
 from pages.ui.lang import _, code, mark, number, plain, sentences
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import streamlit as st
 
-from core.dataset import datasets, export
-from core.dataset.datasets import DatasetSummary, Split
-from core.dataset.versions import Version
+from core.datasets import datasets, export
+from core.datasets.datasets import DatasetSummary, Split
+from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from pages.ui import background_task, cached, cards, preparation, training_estimate, views

@@ -8,10 +8,10 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import mixing
-from core.dataset.datasets import DatasetSummary
-from core.dataset.importers import table
-from core.dataset.loading import MAX_NAME
+from core.datasets import mixing
+from core.datasets.datasets import DatasetSummary
+from core.datasets.importers import table
+from core.datasets.loading import MAX_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker

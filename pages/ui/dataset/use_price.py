@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core import packaged_models
-from core.dataset.datasets import DatasetSummary
-from core.dataset.versions import Version
+from core.datasets.datasets import DatasetSummary
+from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
 from pages.ui import background_task, cached, models, preparation, state, training_estimate, views

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.dataset.datasets import DatasetSummary
+from core.datasets.datasets import DatasetSummary
 from pages.ui import background_task, cached, cards, preparation, state
 from pages.ui.cached import TrainingFormat
 from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price, use_versions

@@ -5,9 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import versions
-from core.dataset.datasets import DatasetSummary
-from core.dataset.versions import Version
+from core.datasets import versions
+from core.datasets.datasets import DatasetSummary
+from core.datasets.versions import Version
 from core.db.tables import utcnow
 from pages.ui import cached, cards, state, views
 from pages.ui.lang import _, ago, n_, number

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import quality
-from core.cost.quality import Quality
-from core.story import exports, votes
-from core.story.arena import Round
+from core.pricing import quality
+from core.pricing.quality import Quality
+from core.stories import exports, votes
+from core.stories.arena import Round
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, code, label, n_, number, percent
 

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
-from core.story.arena import MAX_PANES, RoundEntry
+from core.stories.arena import MAX_PANES, RoundEntry
 from pages.ui import cached, models, prompt_warning, state
 from pages.ui.lang import _, code, column_title, label
 from pages.ui.prompt_warning import Remedy

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.dataset import presets
-from core.story import prompt_order
+from core.datasets import presets
+from core.stories import prompt_order
 from pages.ui import state
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import story_session

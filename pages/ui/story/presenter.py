@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.story import arena
-from core.story.arena import Round
+from core.stories import arena
+from core.stories.arena import Round
 from pages.ui import cards, models, query_address, state, views
 from pages.ui.lang import _, code, plain
 from pages.ui.story import presenter_keys, presenter_panes, presenter_prompts, story_view

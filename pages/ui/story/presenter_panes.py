@@ -6,10 +6,10 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.providers.registry import ENGINE
-from core.story import arena
-from core.story.arena import Round
-from core.story.stream import StoryStream
-from core.story.token_usage import StoryUsage, usage
+from core.stories import arena
+from core.stories.arena import Round
+from core.stories.stream import StoryStream
+from core.stories.token_usage import StoryUsage, usage
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _, code, n_, number, plain, usd
 from pages.ui.money import local_price

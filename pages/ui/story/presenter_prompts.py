@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.currency import USD
-from core.cost.price_book import Price
+from core.pricing.currency import USD
+from core.pricing.price_book import Price
 from core.providers import CompletionRequest, ModelInfo
-from core.story import presenter_prompts, prompt_order
-from core.story.arena import RoundEntry
+from core.stories import presenter_prompts, prompt_order
+from core.stories.arena import RoundEntry
 from pages.ui import cached, cards, models, query_address, state
 from pages.ui.cost import price_choice
 from pages.ui.lang import _, plain

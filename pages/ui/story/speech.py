@@ -10,13 +10,13 @@ from typing import Any
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost import budget
-from core.cost.price_book import speech_cost
+from core.pricing import budget
+from core.pricing.price_book import speech_cost
 from core.providers.registry import ENGINE
 from core.providers.speech import Speech, SpeechRequest
-from core.story import read_aloud
-from core.story.sentences import parts
-from core.story.stream import StoryStream
+from core.stories import read_aloud
+from core.stories.sentences import parts
+from core.stories.stream import StoryStream
 from pages.ui import cached, cards, views
 from pages.ui.background_iterator import BackgroundIterator
 from pages.ui.lang import _, number, usd

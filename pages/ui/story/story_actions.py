@@ -11,9 +11,9 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.story import feedback, library
-from core.story.library import SavedStory
-from core.story.stream import StoryStream
+from core.stories import feedback, library
+from core.stories.library import SavedStory
+from core.stories.stream import StoryStream
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
 from pages.ui.story import next_prompt, story_exports

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.story import library
-from core.story.arena import Round
-from core.story.chain_runner import Chain
-from core.story.library import StoryFilter
-from core.story.recent import Recent
+from core.stories import library
+from core.stories.arena import Round
+from core.stories.chain_runner import Chain
+from core.stories.library import StoryFilter
+from core.stories.recent import Recent
 from pages.ui import cached, query_address, state
 from pages.ui.story.story_session import StoryRequest, StorySession, story_session
 

@@ -8,9 +8,9 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.story import feedback, library, stream
-from core.story.arena import Round
-from core.story.library import SavedStory
+from core.stories import feedback, library, stream
+from core.stories.arena import Round
+from core.stories.library import SavedStory
 from pages.ui import cached, cards, models, state, views
 from pages.ui.lang import _, ago, code, duration, n_, number, plain
 from pages.ui.limited_fields import fits

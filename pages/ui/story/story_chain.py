@@ -7,10 +7,10 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.story import arena
-from core.story.chain import STEPS, StepName
-from core.story.chain_runner import Chain
-from core.story.stream import StoryStream
+from core.stories import arena
+from core.stories.chain import STEPS, StepName
+from core.stories.chain_runner import Chain
+from core.stories.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
 from pages.ui.story import speech, story_actions, story_facts, story_remedies, story_words

@@ -9,10 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from core.actor import LOCAL
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.tables import utcnow
-from core.story import exports, library, undo_export
-from core.story.library import SavedStory, StoryFilter
+from core.stories import exports, library, undo_export
+from core.stories.library import SavedStory, StoryFilter
 from pages.ui import cached, cards, lang, state
 from pages.ui.lang import _, n_, sentences
 from pages.ui.story.story_session import story_session

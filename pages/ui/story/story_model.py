@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.cost.prices import tuned_base
-from core.dataset import datasets, grid, presets
+from core.datasets import datasets, grid, presets
 from core.errors import FabulaError
 from core.model_profile.model_purpose import purpose_of
+from core.pricing.prices import tuned_base
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint

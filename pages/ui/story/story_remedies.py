@@ -14,15 +14,15 @@ import streamlit as st
 
 from core import failures
 from core.actor import LOCAL
-from core.dataset import failed_rows
 from core.db.tables import utcnow
 from core.errors import RateLimited
 from core.failures import Failure, Remedy
+from core.generation import failed_rows
 from core.providers import CompletionRequest, ModelInfo
-from core.story import stream
-from core.story.chain import StepName
-from core.story.chain_runner import Chain
-from core.story.stream import StoryPlacement, StoryStream
+from core.stories import stream
+from core.stories.chain import StepName
+from core.stories.chain_runner import Chain
+from core.stories.stream import StoryPlacement, StoryStream
 from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.lang import _, clock, duration, label, number
 from pages.ui.story.story_session import LEAVE_S, story_session

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from core.story import arena
-from core.story.arena import Round, RoundEntry
-from core.story.chain_runner import Chain
-from core.story.stream import StoryStream
+from core.stories import arena
+from core.stories.arena import Round, RoundEntry
+from core.stories.chain_runner import Chain
+from core.stories.stream import StoryStream
 from pages.ui import state
 from pages.ui.background_iterator import BackgroundIterator
 
@@ -61,7 +61,7 @@ class StorySession:
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
     not_waited_for: set[str] = field(default_factory=set)  # stories that are not retried automatically
-    prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.story.prompt_order`)
+    prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.stories.prompt_order`)
     earlier: str = ""  # id of stories that are shown from the database: this process did not write them
     opened: bool = False  # the address has been read (see `pages.ui.story.story_address`)
 

@@ -7,11 +7,11 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.story import arena, library, stream
-from core.story.arena import Round
-from core.story.chain_runner import Chain
-from core.story.library import StoryFilter
-from core.story.stream import StoryStream
+from core.stories import arena, library, stream
+from core.stories.arena import Round
+from core.stories.chain_runner import Chain
+from core.stories.library import StoryFilter
+from core.stories.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
 from pages.ui.story import (

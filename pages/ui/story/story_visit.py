@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import streamlit as st
 from streamlit.runtime.scriptrunner import StopException
 
-from core.story.stream import StoryStream
+from core.stories.stream import StoryStream
 from pages.ui.story import story_address
 from pages.ui.story.story_session import story_session
 

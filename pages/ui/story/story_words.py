@@ -6,7 +6,7 @@ from typing import Protocol
 
 from streamlit.delta_generator import DeltaGenerator
 
-from core.story.stream import StoryStream
+from core.stories.stream import StoryStream
 from pages.ui.lang import _
 
 

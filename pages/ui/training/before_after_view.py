@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.prices import ENGINE
-from core.training import before_after, removed_pairs
-from core.training.before_after import AnswerPair, ComparisonView, SideAnswer
-from core.training.jobs import JobView
+from core.finetuning import before_after, removed_pairs
+from core.finetuning.before_after import AnswerPair, ComparisonView, SideAnswer
+from core.finetuning.jobs import JobView
+from core.pricing.prices import ENGINE
 from pages.ui import background_task, cached, cards, state, undo, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, plain, sentences, usd
 from pages.ui.training import cached_training, job_labels

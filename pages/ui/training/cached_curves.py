@@ -15,11 +15,11 @@ import streamlit as st
 
 from core.charts import common as charts
 from core.charts.common import CurveLabels, CurveMark, CurveView, Spec
-from core.training import curve_analysis, job_views, jobs, results
-from core.training.checkpoints import CheckpointView
-from core.training.curve_analysis import Observation
-from core.training.jobs import JobView
-from core.training.results import Results
+from core.finetuning import curve_analysis, job_views, jobs, results
+from core.finetuning.checkpoints import CheckpointView
+from core.finetuning.curve_analysis import Observation
+from core.finetuning.jobs import JobView
+from core.finetuning.results import Results
 from pages.ui import cached
 from pages.ui.cached import where
 from pages.ui.training.curve_source import CurveSource, RenderedChart

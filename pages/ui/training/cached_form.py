@@ -9,15 +9,15 @@ from typing import Any
 import streamlit as st
 
 from core import packaged_models
-from core.cost.prices import ENGINE, tuned_base
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.tables import utcnow
+from core.finetuning import cpu_speed_estimate, file_checker, job_estimate, preflight
+from core.finetuning.file_report import FileCheck
+from core.finetuning.job_estimate import JobEstimate
+from core.finetuning.job_form import JobForm
+from core.finetuning.preflight import Preflight
+from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
-from core.training import cpu_speed_estimate, file_checker, job_estimate, preflight
-from core.training.file_report import FileCheck
-from core.training.job_estimate import JobEstimate
-from core.training.job_form import JobForm
-from core.training.preflight import Preflight
 from pages.ui import cached, unexpected_errors
 from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached import where
@@ -47,7 +47,7 @@ def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
 
 
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
-    """What training on a file of so many tokens takes; see `core.training.job_estimate`."""
+    """What training on a file of so many tokens takes; see `core.finetuning.job_estimate`."""
     engine = cached.status().engine if model.provider == ENGINE else None
     packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure holds for it alone
     at_hand = engine is not None and not engine.external and packaged_base

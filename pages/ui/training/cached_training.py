@@ -14,18 +14,19 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.dataset import datasets
+from core.datasets import datasets
 from core.db.tables import utcnow
+from core.evaluation import evaluation_comparison
+from core.evaluation.evaluation_comparison import EvaluationComparison
+from core.evaluation.evaluations import EvaluationView
+from core.finetuning import checkpoints, job_comparison, jobs, lineage, unseen_prompts
+from core.finetuning.checkpoints import CheckpointView
+from core.finetuning.figures import Figure, figure, headline_accuracy
+from core.finetuning.job_comparison import JobComparison
+from core.finetuning.jobs import JobView
+from core.finetuning.lineage import Family
+from core.finetuning.unseen_prompts import PromptChoice
 from core.sanitize import safe_csv
-from core.training import checkpoints, evaluation_comparison, job_comparison, jobs, lineage, unseen_prompts
-from core.training.checkpoints import CheckpointView
-from core.training.evaluation_comparison import EvaluationComparison
-from core.training.evaluations import EvaluationView
-from core.training.figures import Figure, figure, headline_accuracy
-from core.training.job_comparison import JobComparison
-from core.training.jobs import JobView
-from core.training.lineage import Family
-from core.training.unseen_prompts import PromptChoice
 from pages.ui import cached
 from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached import where

@@ -12,10 +12,10 @@ import streamlit as st
 from core.charts import common as charts
 from core.charts import training as charts_training
 from core.charts.training import Column, OverlayLabels, RunCurve
-from core.cost.prices import ENGINE
-from core.training.figures import Figure
-from core.training.job_comparison import JobColumn, JobComparison
-from core.training.jobs import JobView
+from core.finetuning.figures import Figure
+from core.finetuning.job_comparison import JobColumn, JobComparison
+from core.finetuning.jobs import JobView
+from core.pricing.prices import ENGINE
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd
 from pages.ui.money import local_amount

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from core.charts import common as charts
 from core.charts.common import Axis, CurveMark, Spec
-from core.training.figures import Figure, figure
-from core.training.results import Results
+from core.finetuning.figures import Figure, figure
+from core.finetuning.results import Results
 
 Sendable: TypeAlias = pa.Table
 """A table in the form that goes to the browser."""
@@ -43,7 +43,7 @@ class RenderedChart:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A curve in numbers, as `core.training.figures` defines them. None: not known."""
+    """A curve in numbers, as `core.finetuning.figures` defines them. None: not known."""
 
     steps: int
     tokens: int | None

@@ -9,10 +9,10 @@ import streamlit as st
 
 from core.charts import common as charts
 from core.charts.common import Axis, CurveLabels, CurveView
-from core.training.checkpoints import CheckpointView
-from core.training.curve_analysis import Observation
-from core.training.figures import Figure, smoothing_weight
-from core.training.results import Results
+from core.finetuning.checkpoints import CheckpointView
+from core.finetuning.curve_analysis import Observation
+from core.finetuning.figures import Figure, smoothing_weight
+from core.finetuning.results import Results
 from pages.ui import state, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
 from pages.ui.training import cached_curves, job_labels

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from core.training import evaluations
-from core.training.evaluations import EvaluationView, Metrics
+from core.evaluation import evaluations
+from core.evaluation.evaluations import EvaluationView, Metrics
 from pages.ui import cached
 from pages.ui.lang import _, localized, mark, number, percent, plain
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from core.training import evaluations
-from core.training.evaluations import EvaluationView
-from core.training.scoring import Interval
+from core.evaluation import evaluations
+from core.evaluation.evaluations import EvaluationView
+from core.evaluation.scoring import Interval
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, mark, number, percent
 

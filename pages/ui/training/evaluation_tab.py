@@ -8,9 +8,9 @@ from core.actor import LOCAL
 from core.charts import training as charts_training
 from core.charts.training import IntervalLabels, IntervalRow
 from core.db.tables import utcnow
-from core.training import evaluations, holdout
-from core.training.evaluation_types import EvaluationView, HeldOut
-from core.training.jobs import JobView
+from core.evaluation import evaluations, holdout
+from core.evaluation.evaluation_types import EvaluationView, HeldOut
+from core.finetuning.jobs import JobView
 from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, ago, as_markdown, n_, number, pair, percent, plain
 from pages.ui.money import work_cost

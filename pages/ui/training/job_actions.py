@@ -8,8 +8,9 @@ from functools import partial
 import streamlit as st
 
 from core.actor import LOCAL
-from core.training import jobs, run_export
-from core.training.jobs import JobView
+from core.evaluation import run_export
+from core.finetuning import jobs
+from core.finetuning.jobs import JobView
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark
 from pages.ui.training import cached_curves, cached_training, curves, job_dialog, model_state

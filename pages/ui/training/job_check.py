@@ -8,12 +8,12 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from core.cost.tokens import TokenCount
-from core.dataset.datasets import DatasetSummary
-from core.dataset.versions import Version
-from core.training import file_checker
-from core.training.file_report import FileCheck
-from core.training.job_form import default_validation_share
+from core.datasets.datasets import DatasetSummary
+from core.datasets.versions import Version
+from core.finetuning import file_checker
+from core.finetuning.file_report import FileCheck
+from core.finetuning.job_form import default_validation_share
+from core.pricing.tokens import TokenCount
 from pages.ui import background_task, cached, cards, models, preparation, state
 from pages.ui.cached import TrainingFormat
 from pages.ui.dataset import quality_labels, upload, use_versions

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from core.training.checkpoints import CheckpointView
-from core.training.jobs import JobView
+from core.finetuning.checkpoints import CheckpointView
+from core.finetuning.jobs import JobView
 from pages.ui import state
 from pages.ui.lang import _, code, number, percent
 from pages.ui.training import job_actions, job_dialog, job_labels

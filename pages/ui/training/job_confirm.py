@@ -9,8 +9,8 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.training import jobs
-from core.training.jobs import JobForm
+from core.finetuning import jobs
+from core.finetuning.jobs import JobForm
 from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, n_, percent, plain, usd
 from pages.ui.training import job_estimate, job_form, job_labels, job_list

@@ -7,10 +7,10 @@ from datetime import datetime
 
 import streamlit as st
 
-from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import job_events, jobs
-from core.training.jobs import JobEvent, JobView
+from core.finetuning import job_events, jobs
+from core.finetuning.jobs import JobEvent, JobView
+from core.pricing.prices import ENGINE
 from pages.ui import cached, models
 from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
 from pages.ui.money import work_cost

@@ -8,8 +8,8 @@ from typing import Any
 
 import streamlit as st
 
-from core.training import jobs
-from core.training.jobs import JobView
+from core.finetuning import jobs
+from core.finetuning.jobs import JobView
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark
 from pages.ui.training import job_check, job_confirm, job_estimate, job_form

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.cost.tokens import TokenCount
 from core.errors import FabulaError
-from core.training import tracker_logging
-from core.training.job_estimate import JobEstimate
-from core.training.job_form import (
+from core.finetuning import tracker_logging
+from core.finetuning.job_estimate import JobEstimate
+from core.finetuning.job_form import (
     BATCH_SIZE,
     DEFAULT_PROJECT,
     MAX_PROJECT_LENGTH,
@@ -20,7 +19,8 @@ from core.training.job_form import (
     learning_rate_advice,
     suffix_error,
 )
-from core.training.preflight import Preflight
+from core.finetuning.preflight import Preflight
+from core.pricing.tokens import TokenCount
 from pages.ui import background_task, cached, cards, decimal_field, state, views
 from pages.ui.decimal_field import DecimalInput
 from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd

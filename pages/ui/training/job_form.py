@@ -8,13 +8,13 @@ from decimal import Decimal
 import streamlit as st
 
 from core import packaged_models
-from core.dataset.datasets import DatasetSummary
-from core.dataset.versions import Version
+from core.datasets.datasets import DatasetSummary
+from core.datasets.versions import Version
 from core.errors import FabulaError, NotFound
+from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS
+from core.finetuning.jobs import JobForm
 from core.message import msg
 from core.providers import ModelInfo
-from core.training.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS
-from core.training.jobs import JobForm
 from pages.ui import cached, decimal_field, models, preparation, state
 from pages.ui.cached import TrainingFormat
 from pages.ui.dataset import dataset_picker

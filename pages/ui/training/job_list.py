@@ -14,8 +14,8 @@ import pandas as pd
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.training import lineage
-from core.training.jobs import JobView
+from core.finetuning import lineage
+from core.finetuning.jobs import JobView
 from pages.ui import cached, models, query_address, state
 from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_labels

@@ -8,9 +8,9 @@ import streamlit as st
 
 from core import failures
 from core.failures import Remedy
+from core.finetuning import suggested_settings
+from core.finetuning.jobs import JobView
 from core.providers import ModelInfo
-from core.training import suggested_settings
-from core.training.jobs import JobView
 from pages.ui import cached, failure_labels
 from pages.ui.lang import _, number
 from pages.ui.training import job_dialog, job_labels

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.actor import LOCAL
-from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import before_after, jobs, lineage
-from core.training.jobs import JobView
+from core.finetuning import before_after, jobs, lineage
+from core.finetuning.jobs import JobView
+from core.pricing.prices import ENGINE
 from pages.ui import cached, cards, models, views
 from pages.ui.lang import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
 from pages.ui.money import work_cost

@@ -6,11 +6,11 @@ import streamlit as st
 
 from core.charts import lineage as charts_family
 from core.charts.lineage import Member
-from core.cost.prices import ENGINE
 from core.db.tables import utcnow
-from core.training import lineage
-from core.training.jobs import JobView
-from core.training.lineage import Family, Node
+from core.finetuning import lineage
+from core.finetuning.jobs import JobView
+from core.finetuning.lineage import Family, Node
+from core.pricing.prices import ENGINE
 from pages.ui import cached, views
 from pages.ui.lang import _, duration, mark, n_, number, usd
 from pages.ui.money import local_amount

@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import streamlit as st
 
-from core.cost.prices import ENGINE, tuned_base
 from core.db.tables import utcnow
-from core.training.jobs import JobView
+from core.finetuning.jobs import JobView
+from core.pricing.prices import ENGINE, tuned_base
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.dataset.importers import decoding
+from core.datasets.importers import decoding
 from pages.ui import cards, state
 from pages.ui.lang import _, as_markdown
 from pages.ui.training import cached_curves, curves

@@ -1,0 +1,190 @@
+"""Export of data sets as CSV, JSONL for training, and Parquet, with token counts for cost estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import select
+
+from core.datasets import datasets, jsonl, versions
+from core.datasets.analysis import Example
+from core.datasets.datasets import Split
+from core.datasets.grid_store import CHUNK
+from core.db.store import Store
+from core.db.tables import Dataset, Row
+from core.errors import FabulaError, NotFound
+from core.message import msg
+from core.pricing import tokens
+from core.pricing.tokens import TokenCount
+
+T = TypeVar("T")
+
+_MAX_SAMPLE = 200  # pairs counted by a remote tokenizer: a fraction of a second
+# OpenAI cookbook, "How to count tokens with tiktoken" (num_tokens_from_messages): 3 tokens around each message, one
+# for its role, 3 for the start of the answer. A user turn and an assistant turn add up to 11.
+_CHAT_TOKENS = 11
+_SYSTEM_TOKENS = 4
+_SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("values", pa.map_(pa.string(), pa.string())),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What to export or train on: a data set as it is now, or one of its versions.
+
+    Without a version, `examples` are the finished rows that are neither held out nor used for validation.
+    """
+
+    store: Store
+    dataset_id: str
+    version_id: str | None = None
+
+    def examples(self, split: Split = "train") -> Iterable[Example]:
+        """The examples of a split; can be iterated repeatedly. Without a version there is only `train`."""
+        if self.version_id is not None:
+            return versions.examples(self.store, self.version_id, split)
+        return datasets.TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressExamples:
+    """Examples that call `on_example` for each one that is read."""
+
+    examples: Iterable[Example]
+    on_example: Callable[[], None]
+
+    def __iter__(self) -> Iterator[Example]:
+        for example in self.examples:
+            self.on_example()
+            yield example
+
+
+def plan(
+    selection: Selection,
+    file_format: jsonl.Format = "completion",
+    *,
+    separator: str | None = None,
+    stop: str | None = None,
+    system: str | None = None,
+    on_example: Callable[[], None] | None = None,
+) -> jsonl.Plan:
+    """How the training examples are written (see `jsonl.plan`).
+
+    The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None:
+    the system text of the data set (`datasets.chat_system`). `on_example` is called for each example that is read.
+
+    Raises:
+        BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
+        NotFound: the data set does not exist (any more).
+    """
+    training, validation = selection.examples(), selection.examples("validation")
+    if on_example is not None:
+        training = ProgressExamples(training, on_example)
+    if selection.version_id is not None and file_format == "completion":
+        plan_for_all = jsonl.plan(chain(training, validation), separator=separator, stop=stop)
+        separator, stop = plan_for_all.separator, plan_for_all.stop
+    if file_format == "chat" and system is None:
+        system = datasets.chat_system(selection.store, selection.dataset_id)
+    return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "")
+
+
+def jsonl_lines(selection: Selection, plan: jsonl.Plan, split: Split = "train") -> Iterator[str]:
+    """The file of one split, line by line, including line ends, written according to `plan`.
+
+    Raises:
+        BadTrainingFile: the rows have changed since the plan was made.
+    """
+    return (f"{line}\n" for line in plan.lines(selection.examples(split)))
+
+
+def count_tokens(
+    plan: jsonl.Plan,
+    examples: Iterable[Example],
+    model: str,
+    ask: Callable[[str], int] | None = None,
+    max_sample: int | None = None,
+) -> TokenCount:
+    """Number of tokens that `model` reads in training, including marks, spaces and, for chat, roles.
+
+    Args:
+        plan: how the examples are written.
+        examples: the examples that the plan was made for.
+        model: the base model; its vocabulary is used if known (see `core.pricing.tokens`).
+        ask: the model's own tokenizer, a remote call: it counts 200 examples spread over the file, and the total is
+            scaled accordingly; exact for up to 200. If it fails, the nearest known vocabulary is used.
+        max_sample: how many examples `ask` counts; 200 by default.
+    """
+    sample_size = _MAX_SAMPLE if max_sample is None else max_sample
+    step = max(1, plan.findings.kept // sample_size)
+    overhead = _CHAT_TOKENS if plan.file_format == "chat" else 0
+    if plan.system:
+        overhead += _SYSTEM_TOKENS + tokens.count([plan.system], model).tokens
+    total = pair_count = 0
+    exact, sampled = True, list[str]()
+    for pairs in _chunks(plan.pairs(examples), CHUNK):
+        texts = ["".join(pair) for pair in pairs]
+        counted = tokens.count(texts, model)
+        total, exact = total + counted.tokens, counted.exact
+        if ask is not None:
+            sampled += texts[-pair_count % step :: step]
+        pair_count += len(texts)
+    failed = False
+    if ask is not None and sampled:  # after reading: the read transaction must not wait for the network
+        estimate = tokens.count(sampled, model).tokens
+        try:
+            actual = sum(map(ask, sampled))
+        except FabulaError:
+            actual, failed = 0, True
+        if actual and estimate:
+            total, exact = round(total * actual / estimate), step == 1
+    return TokenCount(total + pair_count * overhead, exact, failed)
+
+
+def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
+    """Write all finished rows as Parquet (key, values, prompt, completion, split), in bounded memory. Returns their
+    number.
+
+    Raises:
+        NotFound: the data set does not exist (any more).
+    """
+    count = 0
+    with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        dataset = session.get(Dataset, dataset_id)
+        if dataset is None:
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        query = select(Row.key, Row.column_values, Row.text, Row.split)
+        query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
+        for rows in _chunks(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
+            records = [_record(dataset, *row) for row in rows]
+            writer.write_batch(pa.RecordBatch.from_pylist(records, _SCHEMA))
+            count += len(records)
+    return count
+
+
+def _record(dataset: Dataset, key: str, values: dict[str, Any], text: str | None, split: str | None) -> dict[str, Any]:
+    return {
+        "key": key,
+        "values": [(str(name), str(value)) for name, value in values.items()],
+        "prompt": datasets.prompt_of(dataset, values),
+        "completion": text or "",
+        "split": split,
+    }
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
+    iterator = iter(items)
+    while chunk := tuple(islice(iterator, size)):
+        yield chunk

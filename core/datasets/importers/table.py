@@ -1,0 +1,200 @@
+"""Builds a table from rows of text: validates cells, packs rows as they arrive, within limits. Pure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from core.datasets.importers.decoding import BROKEN
+from core.datasets.importers.import_problems import MAX_CELL_CHARACTERS, ImportProblems
+from core.datasets.importers.positions import RowUnit
+from core.errors import BadFile
+from core.message import msg
+from core.sanitize import canonical
+
+MAX_ROWS = 2_000_000
+MAX_CHARACTERS = 300_000_000  # characters; about 1 GB as a table of Chinese text
+MAX_COLUMNS = 1_000
+_PACK_ROWS = 10_000  # rows; packed text takes a tenth of the memory of Python strings
+_PACK_CHARACTERS = 10_000_000
+_INDEX_NAMES = {"", "index", "unnamed: 0", "__index_level_0__"}  # common names of a column of row numbers
+_MISSING_NUMBERS = frozenset({"nan", "inf", "-inf", "infinity", "-infinity"})
+
+
+@dataclass(frozen=True, slots=True)
+class TableRows:
+    """A table that was read, all cells as text.
+
+    Attributes:
+        lines: the line where each row begins, from 1.
+        entries: the number of each row, see `positions.position`.
+        unit: what positions count.
+        delimiter: the separator of a CSV file; None for other files and for a single column.
+    """
+
+    frame: pd.DataFrame
+    lines: Sequence[int]
+    entries: Sequence[int]
+    unit: RowUnit
+    delimiter: str | None = None
+
+    def with_frame(self, frame: pd.DataFrame) -> TableRows:
+        """The same rows with other columns."""
+        return replace(self, frame=frame)
+
+
+class TableBuilder:
+    """Collects rows of equal width.
+
+    Args:
+        columns: unique column names.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = list(columns)
+        self._packed: list[pd.DataFrame] = []
+        self._rows: list[Sequence[str]] = []
+        self._lines = array("q")
+        self._entries = array("q")
+        self._unpacked_characters = 0
+        self._characters = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def full(self) -> bool:
+        """True if the limit is reached."""
+        return self._count >= MAX_ROWS or self._characters >= MAX_CHARACTERS
+
+    def add(self, cells: Sequence[str], line: int, entry: int = 0) -> None:
+        """Add a row with a cell for each column; `line` and `entry` are its position."""
+        self._rows.append(cells)
+        self._lines.append(line)
+        self._entries.append(entry)
+        self._count += 1
+        size = sum(map(len, cells))
+        self._characters += size
+        self._unpacked_characters += size
+        if len(self._rows) >= _PACK_ROWS or self._unpacked_characters >= _PACK_CHARACTERS:
+            self._pack()
+
+    def rows(self, unit: RowUnit) -> TableRows:
+        """The collected rows."""
+        self._pack()
+        frame = self._packed[0] if len(self._packed) == 1 else pd.concat(self._packed, ignore_index=True)
+        return TableRows(frame, self._lines, self._entries, unit)
+
+    def _pack(self) -> None:
+        if self._rows or not self._packed:
+            self._packed.append(pd.DataFrame(self._rows, columns=self._columns, dtype="str"))
+            self._rows, self._unpacked_characters = [], 0
+
+
+def names(header: Sequence[str], problems: ImportProblems) -> list[str]:
+    """Unique column names: empty and repeated names get a number.
+
+    An empty first name stays empty, because the column may contain row numbers, see `without_index`.
+    """
+    result: list[str] = []
+    for number, cell in enumerate(header, 1):
+        name = canonical(cell.encode("utf-8", "ignore").decode())[:200]
+        name = name or (f"column {number}" if number > 1 else "")
+        if name in result:
+            new_name = next(f"{name} ({n})" for n in range(2, len(header) + 2) if f"{name} ({n})" not in result)
+            problems.note(
+                msg("Two columns are called {name}; the second is renamed to {new_name}.", name=name, new_name=new_name)
+            )
+            name = new_name
+        result.append(name)
+    return result
+
+
+def check_width(columns: int, filename: str) -> None:
+    """Reject a table with too many columns.
+
+    Raises:
+        BadFile: it has more than `MAX_COLUMNS`.
+    """
+    if columns > MAX_COLUMNS:
+        raise BadFile(
+            msg("{filename} has {columns} columns.", filename=filename, columns=f"{columns:,}"),
+            msg("{value} can be read.", value=f"{MAX_COLUMNS:,}"),
+        )
+
+
+def without_index(rows: TableRows, first: str, problems: ImportProblems) -> TableRows:
+    """Drop a column of row numbers: the first one, whose header was `first`, or pandas' index column."""
+    frame = rows.frame
+    for name in [str(frame.columns[0]), "__index_level_0__"]:
+        header = first if name == frame.columns[0] else name
+        if name not in frame.columns or header.strip().lower() not in _INDEX_NAMES or len(frame.columns) < 2:
+            continue
+        if frame[name].str.fullmatch(r"\d+").all():
+            problems.note(msg("Row-number column ignored."))
+            return rows.with_frame(frame.drop(columns=name))
+    return rows.with_frame(frame.rename(columns={"": "column 1"}))
+
+
+def without_empty(rows: TableRows, header: Sequence[str]) -> TableRows:
+    """Drop columns without name and content, which trailing separators create."""
+    unnamed = [f"column {number}" for number, name in enumerate(header, 1) if not name.strip()]
+    empty = [name for name in unnamed if name in rows.frame and not rows.frame[name].str.strip().any()]
+    return rows.with_frame(rows.frame.drop(columns=empty)) if 0 < len(empty) < len(rows.frame.columns) else rows
+
+
+def report_full(rows: int, problems: ImportProblems) -> None:
+    """Report that the table is full."""
+    problems.end_early(
+        msg("Only the first {rows} rows were read; the rest is more than a data set can hold.", rows=f"{rows:,}")
+    )
+
+
+def cell_problem(cell: str) -> str | None:
+    """Why a cell is unusable, as a sentence after its position. None: it is usable."""
+    if "\0" in cell:
+        return msg("There is a NUL character.")
+    if not cell.isascii() and not _is_encodable(cell):
+        return (
+            msg("Some bytes are not valid characters.")
+            if BROKEN in cell
+            else msg("It has a broken character (a lone surrogate).")
+        )
+    if len(cell) > MAX_CELL_CHARACTERS:
+        return msg("The cell has more than {value} characters.", value=f"{MAX_CELL_CHARACTERS:,}")
+    return None
+
+
+def usable(row: int, names: Sequence[str], cells: Sequence[str], problems: ImportProblems) -> bool:
+    """True if a row of Parquet or Excel can be kept; problems and notes are reported."""
+    for name, cell in zip(names, cells, strict=True):
+        if (problem := cell_problem(cell)) is not None:
+            problems.add(msg("Row {row}, column {name}: {problem}", row=f"{row:,}", name=name, problem=problem))
+            return False
+        if is_missing_number(cell):
+            problems.note(
+                msg(
+                    "Row {row}, column {name} contains {text}; it is kept as text.",
+                    row=f"{row:,}",
+                    name=name,
+                    text=cell.strip(),
+                )
+            )
+    return any(cell.strip() for cell in cells)
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def is_missing_number(cell: str) -> bool:
+    """True for words that programs write for a missing or infinite number."""
+    return len(cell) < 10 and cell.strip().lower() in _MISSING_NUMBERS

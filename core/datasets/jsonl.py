@@ -1,0 +1,195 @@
+"""Prepares training data (S3): chooses a separator and a stop sequence, and writes JSONL. Pure.
+
+Follows OpenAI's tool of 2023 (see `analysis`): ` ->` and a stop are added. The pairs are read twice, once for analysis
+and once for writing, so a file may be larger than memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from core.datasets import preparation_report
+from core.datasets.analysis import (
+    MAX_PAIR_CHARACTERS,
+    SEPARATOR,
+    SEPARATORS,
+    STOPS,
+    Example,
+    Findings,
+    Occurrence,
+    analyse,
+    existing_mark,
+    first_unused,
+    occurrences,
+)
+from core.datasets.jsonl_writer import Format, Plan
+from core.datasets.preparation_report import PreparationFinding
+from core.errors import BadTrainingFile
+from core.message import msg
+
+__all__ = [
+    "MAX_PAIR_CHARACTERS",
+    "SEPARATOR",
+    "SEPARATORS",
+    "STOPS",
+    "Example",
+    "Findings",
+    "Format",
+    "Plan",
+    "PreparationFinding",
+    "Prepared",
+    "analyse",
+    "plan",
+    "prepare",
+    "prepare_chat",
+    "propose_separator",
+    "propose_stop",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A training file in memory.
+
+    Attributes:
+        lines: its lines, JSON without line end.
+        separator, stop, report: as in `Plan`.
+    """
+
+    lines: tuple[str, ...]
+    separator: str | None
+    stop: str | None
+    report: tuple[PreparationFinding, ...]
+
+
+def plan(
+    examples: Iterable[Example],
+    file_format: Format = "completion",
+    *,
+    separator: str | None = None,
+    stop: str | None = None,
+    leading_space: bool = True,
+    system: str = "",
+) -> Plan:
+    """Analyse the pairs and decide how to write them. Marks that are already present are not added again.
+
+    Args:
+        examples: (prompt, completion) pairs; read once.
+        file_format: `completion` (prompt and completion) or `chat` (messages).
+        separator: ends every prompt; None: the one that all prompts end with, else ` ->`, else another common one that
+            no prompt contains.
+        stop: ends every completion; None: the one that all completions end with, else `.`, else another common one that
+            no completion contains (R7).
+        leading_space: begin every completion with a space, as the tokenizers of 2023 required.
+        system: the system text of a chat file, which has no separator, stop, or leading spaces.
+
+    Raises:
+        BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
+    """
+    findings = analyse(examples, separator, stop)
+    if not findings.usable:
+        raise BadTrainingFile(
+            msg("There is no example to train on."), msg("Generate rows, or choose a data set with finished rows.")
+        )
+    if file_format == "chat":
+        return Plan(
+            "chat",
+            None,
+            None,
+            "",
+            "",
+            False,
+            system,
+            findings,
+            (*preparation_report.describe_findings(findings), *preparation_report.describe_chat(system)),
+        )
+    prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
+    if separator is None:
+        separator = existing_mark(SEPARATORS, prompts, texts) or first_unused(SEPARATORS, prompts, "separator")
+    if stop is None:
+        stop = existing_mark(STOPS, completions, texts) or first_unused(STOPS, completions, "stop")
+    if inside := _count_inside(separator, prompts, texts):
+        raise BadTrainingFile(
+            msg(
+                "The separator {separator} occurs inside {inside} prompts.",
+                separator=repr(separator),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no prompt contains, for example {separator}.",
+                separator=repr(first_unused(SEPARATORS, prompts, "separator")),
+            ),
+        )
+    if inside := _count_inside(stop, completions, texts):
+        raise BadTrainingFile(
+            msg(
+                "The stop {stop} occurs inside {inside} completions: the model would learn to end there.",
+                stop=repr(stop),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no completion contains, for example {stop}.",
+                stop=repr(first_unused(STOPS, completions, "stop")),
+            ),
+        )
+    added_separator = "" if _all_end_with(separator, prompts, texts) else separator
+    added_stop = "" if _all_end_with(stop, completions, texts) else stop
+    changes = preparation_report.describe_changes(findings, added_separator, added_stop, leading_space)
+    report = (*preparation_report.describe_findings(findings), *changes)
+    return Plan("completion", separator, stop, added_separator, added_stop, leading_space, "", findings, report)
+
+
+def prepare(
+    examples: Sequence[Example],
+    *,
+    separator: str | None = None,
+    stop: str | None = None,
+    leading_space: bool = True,
+) -> Prepared:
+    """A file of `{"prompt", "completion"}` lines in memory, as OpenAI's tool of 2023 wrote it; see `plan`.
+
+    Raises:
+        BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
+    """
+    file_plan = plan(examples, separator=separator, stop=stop, leading_space=leading_space)
+    return Prepared(tuple(file_plan.lines(examples)), file_plan.separator, file_plan.stop, file_plan.report)
+
+
+def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
+    """A file of `{"messages"}` lines: system text (if any), the prompt as user turn, the completion as assistant turn.
+
+    Raises:
+        BadTrainingFile: no pair can be used.
+    """
+    file_plan = plan(examples, "chat", system=system)
+    return Prepared(tuple(file_plan.lines(examples)), None, None, file_plan.report)
+
+
+def propose_stop(completions: Sequence[str]) -> str:
+    """The first common stop that no completion contains.
+
+    Raises:
+        BadTrainingFile: every common one occurs; one must be given.
+    """
+    return first_unused(STOPS, occurrences(STOPS, completions), "stop")
+
+
+def propose_separator(prompts: Sequence[str]) -> str:
+    """The first common separator that no prompt contains.
+
+    Raises:
+        BadTrainingFile: every common one occurs; one must be given.
+    """
+    return first_unused(SEPARATORS, occurrences(SEPARATORS, prompts), "separator")
+
+
+def _all_end_with(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> bool:
+    return not mark or occurrences[mark].at_end == texts
+
+
+def _count_inside(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> int:
+    """Number of texts that contain `mark`; if all end with it, before that end."""
+    if not mark:
+        return 0
+    return occurrences[mark].before_end if _all_end_with(mark, occurrences, texts) else occurrences[mark].anywhere

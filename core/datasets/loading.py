@@ -1,0 +1,241 @@
+"""Makes data sets from existing rows: an imported table, or a sample that ships with Fabula."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, count, pairwise
+from typing import Any, Literal
+
+import pandas as pd
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.datasets import grid, presets
+from core.datasets.completed_rows import join_values
+from core.datasets.grid_store import CHUNK
+from core.datasets.importers import table_reader
+from core.db.store import Store, new_id
+from core.db.tables import Dataset, Row, utcnow
+from core.errors import BadFile, NotFound
+from core.message import msg
+from core.sanitize import storable
+
+Source = Literal["recipe", "sample", "upload", "chat", "examples"]
+Split = Literal["held_out", "train", "validation"]
+MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
+_MAX_SEPARATOR = 20  # characters, the size of the column
+_ROLES_FILE = "roles.json"  # column roles of samples, if not "the last column is the completion"
+# Names of the splits in files (including those of Hugging Face and scikit-learn) → ours.
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("held_out", "heldout", "held out", "held-out", "test", "eval"), "held_out"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+
+
+def from_frame(
+    store: Store,
+    actor: Actor,
+    name: str,
+    frame: pd.DataFrame,
+    prompt_columns: Sequence[str],
+    completion_column: str,
+    source: Source = "upload",
+    *,
+    split_column: str | None = None,
+    other_columns: Sequence[str] = (),
+    separator: str = ",",
+) -> str:
+    """Make a data set from a table, one finished row each. Rows without a completion are left out, but kept.
+
+    Args:
+        prompt_columns: the columns of the prompt, in this order.
+        completion_column: the text to learn.
+        split_column: the split of each row; empty means undecided.
+        other_columns: kept with each row, but not part of the prompt.
+        separator: joins the columns of a prompt; at most 20 characters. Empty cells add none.
+
+    Raises:
+        BadFile: a column is missing, there are no rows, or the split column has an unknown value.
+    """
+    columns = [str(c) for c in prompt_columns]
+    others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
+    existing = [str(c) for c in frame.columns]
+    for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
+        if column not in existing:
+            raise BadFile(
+                msg("There is no column {column}.", column=repr(column)),
+                msg("Choose one of: {columns}.", columns=", ".join(existing)),
+            )
+    if not columns or completion_column in columns:
+        raise BadFile(
+            msg("Choose at least one prompt column; it can't be the completion column."), msg("Choose again.")
+        )
+    if frame.empty:
+        raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
+    splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
+    repeats: Counter[tuple[str, ...]] = Counter()
+    with store.session() as session:  # one transaction: a partial import would look complete
+        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR])
+        for start in range(0, len(frame), CHUNK):
+            chunk = frame.iloc[start : start + CHUNK]
+            records = chunk[[*columns, *others, completion_column]].itertuples(index=False, name=None)
+            rows = [
+                {
+                    **_row(dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), repeats),
+                    "prompt": join_values(map(_cell, values[: len(columns)]), separator),
+                    "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
+                    "split": splits[i],
+                }
+                for i, (*values, text) in enumerate(records, start)
+            ]
+            session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
+    return dataset_id
+
+
+def parse_split(value: str) -> Split | None:
+    """The split that a cell of a file names; None for an empty one.
+
+    Raises:
+        BadFile: it names no split.
+    """
+    if not value.strip():
+        return None
+    try:
+        return _SPLIT_NAMES[value.strip().lower()]
+    except KeyError:
+        raise BadFile(
+            msg(
+                "The split column contains {text}, which is not train, validation or held_out.",
+                text=repr(value.strip()[:50]),
+            ),
+            msg("Choose another column, or none; an empty cell leaves a row undecided."),
+        ) from None
+
+
+def load_sample(
+    store: Store,
+    actor: Actor,
+    name: str,
+    limit: int | None = None,
+    *,
+    seed: int = 0,
+) -> str:
+    """Make a data set from the stories that ship with Fabula.
+
+    Args:
+        limit: number of rows; None: all. They are spread over the whole grid: the sample is divided into as many
+            ranges, and one row is drawn from each.
+        seed: seed of the draw; the same seed selects the same rows.
+
+    Raises:
+        NotFound: there is no such sample.
+    """
+    sample = _read_sample(name)
+    frame, draw = sample.frame, random.Random(seed)
+    if limit is not None and 0 < limit < len(frame):
+        ends = [i * len(frame) // limit for i in range(limit + 1)]
+        frame = frame.iloc[[draw.randrange(start, end) for start, end in pairwise(ends)]]
+    return from_frame(
+        store,
+        actor,
+        name,
+        frame,
+        sample.columns,
+        sample.completion,
+        "sample",
+        split_column=sample.split,
+        other_columns=sample.others,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A sample's table, and which columns make the prompt, the completion and the split; others are kept."""
+
+    frame: pd.DataFrame
+    columns: list[str]
+    completion: str
+    split: str | None
+    others: list[str]
+
+
+def _read_sample(name: str) -> _Sample:
+    path = presets.DATA / "samples" / f"{name}.csv"
+    if not name.replace("_", "").isalnum() or not path.is_file():
+        raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
+    frame = table_reader.read_table(path.read_bytes(), path.name).frame
+    names = [str(column) for column in frame.columns]
+    roles = json.loads(path.with_name(_ROLES_FILE).read_text(encoding="utf-8")).get(name, {})
+    completion, split = roles.get("completion", names[-1]), roles.get("split")
+    columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
+    labels = roles.get("labels", [])  # columns of the sample only, not copied to a data set
+    others = [column for column in names if column not in (*columns, *labels, completion, split)]
+    return _Sample(frame, columns, completion, split, others)
+
+
+def new_dataset(
+    store: Store,
+    actor: Actor,
+    name: str,
+    source: str,
+    columns: list[str],
+    recipe_dict: dict[str, Any] | None,
+    separator: str = ",",
+) -> str:
+    """Create a data set without rows. Returns its id."""
+    dataset_id = new_id()
+    with store.session() as session:
+        session.add(
+            Dataset(
+                id=dataset_id,
+                name=unique_name(session, name),
+                source=source,
+                columns=columns,
+                prompt_separator=separator,
+                recipe=recipe_dict,
+                created_by=actor.id,
+            )
+        )
+    return dataset_id
+
+
+def unique_name(session: Session, name: str) -> str:
+    """The name, shortened to the column's size, with a number appended if another data set has the same name.
+
+    Data sets must be distinguishable in lists and widgets.
+    """
+    base = storable(name.strip())[:MAX_NAME] or "data set"
+    taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(base, autoescape=True))))
+    names = chain([base], (f"{base} ({n})" for n in count(2)))
+    return next(candidate for candidate in names if candidate not in taken)
+
+
+def _row(
+    dataset_id: str, position: int, values: dict[str, str], text: str, repeats: Counter[tuple[str, ...]]
+) -> dict[str, Any]:
+    """A row of a table; rows with equal values are repeats of one cell."""
+    cell = tuple(values.values())
+    repeat = repeats[cell]
+    repeats[cell] += 1
+    blank = not text.strip()
+    return {
+        "dataset_id": dataset_id,
+        "key": grid.loaded_key(values, repeat),
+        "position": position,
+        "repeat": repeat,
+        "column_values": values,
+        "state": "excluded" if blank else "done",
+        "reason": msg("The completion is empty.") if blank else None,
+        "text": text,
+        "updated_at": utcnow(),
+    }
+
+
+def _cell(value: object) -> str:
+    return "" if value is None or value != value else storable(str(value))  # NaN is not equal to itself

@@ -1,0 +1,1 @@
+"""The engine's HTTP API in OpenAI's shape: routes, files, jobs, models, errors."""

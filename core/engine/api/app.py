@@ -1,0 +1,286 @@
+"""The engine as an ASGI application: routes, error handlers, startup and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from core import packaged_models
+from core.engine import VERSION
+from core.engine.api import serializers
+from core.engine.api.auth import BearerAuth
+from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
+from core.engine.api.files import Files
+from core.engine.api.jobs import Jobs
+from core.engine.api.models import Model, ModelCatalogue
+from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.serving.generate import count_tokens
+from core.engine.serving.inference import Inference
+from core.engine.serving.llama import Pool
+from core.engine.store import EngineStore, Job
+from core.engine.training import job_queue
+from core.engine.training.job_context import EngineJobContext
+from core.engine.training.job_loop import JobLoop
+from core.message import msg
+
+_log = logging.getLogger(__name__)
+_CLIENT_CLOSED = 499  # nginx's status code for it; never received
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Configuration of an engine.
+
+    Attributes:
+        home: absolute path of the folder with all its data.
+        token: bearer token; None: no authentication, for requests from this machine only.
+        environ: environment variables; FABULA_ENGINE_MODELS is read from them.
+        threads: CPU threads for serving and for training.
+        warm: load the packaged base model at startup.
+    """
+
+    home: Path
+    token: str | None
+    environ: Mapping[str, str]
+    threads: int
+    warm: bool = True
+
+
+class Engine:
+    """The components of a running engine."""
+
+    def __init__(self, config: Config) -> None:
+        """Open the store.
+
+        Raises:
+            ValueError: FABULA_ENGINE_MODELS is malformed.
+            OSError, sqlite3.Error: the home folder cannot be used.
+        """
+        for folder in ("files", "jobs", "adapters", "models"):
+            (config.home / folder).mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.store = EngineStore(config.home / "engine.db")
+        self.models = ModelCatalogue(config.home, config.environ, self.store)
+        self.files = Files(config.home, self.store)
+        self.files.remove_leftovers()
+        self.pool = Pool(config.threads)
+        self.inference = Inference(self.models, self.pool)
+        context = EngineJobContext(
+            config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
+        )
+        self.runner = JobLoop(context)
+        self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
+        self._loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Resume interrupted jobs and warm up."""
+        self.runner.start()
+        if self.config.warm:
+            self._run_in_background(_logged(self._warm(), packaged_models.BASE))
+
+    async def stop(self) -> None:
+        """Let a running trainer save its state, then stop all child processes."""
+        for task in self._background:
+            task.cancel()
+        await run_in_threadpool(self.runner.stop)
+        await self.pool.close()
+
+    def health(self, request: Request) -> Response:
+        """GET /health: whether the engine is up; with a valid token also its models, training and speed."""
+        basic = {"status": "ok", "version": VERSION}
+        if not request.state.authorized:
+            return JSONResponse(basic)
+        running = self.store.select(Job, "status = 'running'")
+        waiting = self.store.select(Job, "status IN ('validating_files', 'queued')")
+        training = None
+        if running:
+            job = running[0]
+            training = {
+                "job": job.id,
+                "step": job.step,
+                "total_steps": job.total_steps,
+                "tokens_per_s": job.tokens_per_s,
+                "estimated_finish": job.estimated_finish,
+            }
+        return JSONResponse(
+            {
+                **basic,
+                "models": [model.id for model in self.models.listed()],
+                "training": training,
+                "training_speeds": job_queue.speeds(self.store),
+                "queue": len(waiting),
+                "generating": self.pool.leases,
+                "tokens_per_s": self.inference.tokens_per_s,
+            }
+        )
+
+    def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._model_json(model) for model in self.models.listed()]})
+
+    def get_model(self, request: Request) -> Response:
+        """GET /v1/models/{id}, checkpoints included."""
+        return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
+
+    def _model_json(self, model: Model) -> serializers.Json:
+        return serializers.model(model, self.models.not_trainable_reason(model), self.models.context(model))
+
+    def delete_model(self, request: Request) -> Response:
+        """DELETE /v1/models/{id}."""
+        self.models.remove(request.path_params["id"])
+        return JSONResponse({"id": request.path_params["id"], "object": "model", "deleted": True})
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /fabula/v1/tokenize {"model", "text"} → {"tokens": n}."""
+        body = await json_body(request)
+        reject_unknown(body, frozenset({"model", "text"}))
+        model = self.models.find(required(body, "model"))
+        if not isinstance(body.get("text"), str):
+            raise bad_value("text", msg("'text' must be text."))
+        base = await run_in_threadpool(self.models.base, model.base)
+        async with self.pool.lease_any(base) as backend:
+            tokens = await count_tokens(backend, body["text"])
+        return JSONResponse({"tokens": tokens})
+
+    def _preload(self, model_id: str) -> None:
+        """Load a new model before its first request; called from the trainer's thread."""
+        asyncio.run_coroutine_threadsafe(_logged(self._load(model_id), model_id), self._loop)
+
+    async def _load(self, model_id: str) -> None:
+        model = self.models.find(model_id)
+        base = await run_in_threadpool(self.models.base, model.base)
+        await self.pool.load(base, model.adapter)
+
+    async def _warm(self) -> None:
+        base = await run_in_threadpool(self.models.base, packaged_models.BASE)
+        await self.pool.load(base, self.models.newest_adapter(base.name))
+
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
+    """Load a model in the background; errors are only logged."""
+    try:
+        await loading
+    except ApiError as exc:
+        _log.warning("Could not load %s ahead of time: %s", model_id, exc)
+    except Exception:
+        _log.exception("Unexpected error while %s was loaded ahead of time.", model_id)
+
+
+def create_app(config: Config) -> Starlette:
+    """The ASGI application of one engine. It opens the home folder at startup."""
+    opened: list[Engine] = []
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        engine = Engine(config)
+        opened.append(engine)
+        engine.start()
+        try:
+            yield
+        finally:
+            opened.clear()
+            await engine.stop()
+
+    def handle(pick: Callable[[Engine], Callable[[Request], Any]]) -> Callable[[Request], Awaitable[Response]]:
+        async def endpoint(request: Request) -> Response:
+            handler = pick(opened[0])
+            if asyncio.iscoroutinefunction(handler):
+                response: Response = await handler(request)
+                return response
+            return await run_in_threadpool(handler, request)
+
+        return endpoint
+
+    def route(method: str, path: str, pick: Callable[[Engine], Callable[[Request], Any]]) -> Route:
+        return Route(path, handle(pick), methods=[method])
+
+    jobs = "/v1/fine_tuning/jobs"
+    return Starlette(
+        routes=[
+            route("GET", "/health", lambda engine: engine.health),
+            route("GET", "/v1/models", lambda engine: engine.list_models),
+            route("GET", "/v1/models/{id:path}", lambda engine: engine.get_model),
+            route("DELETE", "/v1/models/{id:path}", lambda engine: engine.delete_model),
+            route("POST", "/v1/files", lambda engine: engine.files.create),
+            route("GET", "/v1/files", lambda engine: engine.files.list),
+            route("GET", "/v1/files/{id}", lambda engine: engine.files.get),
+            route("DELETE", "/v1/files/{id}", lambda engine: engine.files.delete),
+            route("GET", "/v1/files/{id}/content", lambda engine: engine.files.content),
+            route("POST", jobs, lambda engine: engine.jobs.create),
+            route("GET", jobs, lambda engine: engine.jobs.list),
+            route("GET", jobs + "/{id}", lambda engine: engine.jobs.get),
+            route("POST", jobs + "/{id}/cancel", lambda engine: engine.jobs.cancel),
+            route("POST", jobs + "/{id}/pause", lambda engine: engine.jobs.pause),
+            route("POST", jobs + "/{id}/resume", lambda engine: engine.jobs.resume),
+            route("GET", jobs + "/{id}/events", lambda engine: engine.jobs.events),
+            route("GET", jobs + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
+            route("POST", "/v1/completions", lambda engine: engine.inference.completions),
+            route("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+            route("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
+        ],
+        middleware=[Middleware(BearerAuth, token=config.token)],
+        exception_handlers={
+            Exception: _failed,
+            HTTPException: _http_error,
+            ApiError: _api_error,
+            OSError: _failed,
+            sqlite3.Error: _failed,
+            ClientDisconnect: _client_closed,
+        },
+        lifespan=lifespan,
+    )
+
+
+async def _api_error(_: Request, exc: Exception) -> Response:
+    assert isinstance(exc, ApiError)
+    return JSONResponse(exc.body(), exc.status)
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own errors: unknown path or wrong method."""
+    assert isinstance(exc, HTTPException)
+    endpoint = f"{request.method} {request.url.path}"
+    if exc.status_code == 405:
+        error = ApiError(
+            405,
+            msg("Not allowed: {endpoint}. Perhaps you meant another HTTP method.", endpoint=endpoint),
+            code="method_not_allowed",
+        )
+    else:
+        error = ApiError(exc.status_code, msg("Invalid URL ({endpoint})", endpoint=endpoint), code="unknown_url")
+    return JSONResponse(error.body(), exc.status_code)
+
+
+async def _failed(request: Request, exc: Exception) -> Response:
+    """Any other error: a full disk as such, others as OpenAI's generic server error, with details in the log."""
+    if is_disk_full(exc):
+        error = disk_full()
+    else:
+        _log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
+        message = msg("The engine had an error while processing your request. Its log has the details.")
+        error = ApiError(500, message, type="server_error", code="server_error")
+    return JSONResponse(error.body(), error.status)
+
+
+async def _client_closed(_: Request, exc: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED)

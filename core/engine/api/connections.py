@@ -1,0 +1,102 @@
+"""Client connections: limits on their number and timeouts for incomplete requests."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Literal
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from core.engine.api.errors import ApiError
+from core.message import msg
+
+MAX_REQUESTS = 256  # in parallel; uvicorn responds with 503 to more
+_MAX_CONNECTIONS = MAX_REQUESTS + 64  # more are closed unread, so that file descriptors do not run out
+HEADERS_TIMEOUT_S = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
+BODY_IDLE_TIMEOUT_S = 60.0  # without receiving a byte of an incomplete body
+
+_Phase = Literal["headers", "body"]
+
+
+class ClientConnection(H11Protocol):
+    """One client's connection, with timeouts: uvicorn's class waits indefinitely for the rest of a request.
+
+    Set with `uvicorn.Config(http=ClientConnection)`. After a timeout the response is 408, unless one was already sent,
+    and the connection is closed; the request handler sees a disconnected client.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+    _phase: _Phase | None = None
+    _started = False  # whether the client has sent anything
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
+        """Start the timeout for the first request."""
+        super().connection_made(transport)
+        if len(self.connections) > _MAX_CONNECTIONS:
+            transport.abort()
+            return
+        self._set_timer("headers")
+
+    def data_received(self, data: bytes) -> None:
+        """Process received bytes and restart the timeout."""
+        self._started = True
+        super().data_received(data)
+        if self.conn.their_state is h11.IDLE:
+            if self._phase != "headers":
+                self._set_timer("headers")
+        elif self.conn.their_state is h11.SEND_BODY:
+            self._set_timer("body")
+        else:
+            self._set_timer(None)
+
+    def on_response_complete(self) -> None:
+        """Keep the timeout for a body that is still being sent after an early response (401, 413)."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._set_timer("body")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Cancel the timeout."""
+        self._set_timer(None)
+        super().connection_lost(exc)
+
+    def _set_timer(self, phase: _Phase | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._phase, self._timer = phase, None
+        if phase is not None and not self.transport.is_closing():
+            self._timer = self.loop.call_later(
+                HEADERS_TIMEOUT_S if phase == "headers" else BODY_IDLE_TIMEOUT_S, self._on_timeout, phase
+            )
+
+    def _on_timeout(self, phase: _Phase) -> None:
+        if phase == "body" and self.flow.read_paused:  # the engine itself has paused reading
+            self._set_timer("body")
+            return
+        answered = self.cycle is not None and self.cycle.response_started
+        if self._started and (phase == "headers" or not answered):
+            self.transport.write(_timeout(phase))
+        self.transport.close()
+
+
+def _timeout(phase: _Phase) -> bytes:
+    """A 408 response as bytes, because h11 cannot send one in the middle of a request."""
+    if phase == "headers":
+        seconds = f"{HEADERS_TIMEOUT_S:.0f}"
+        message = msg(
+            "The request was not sent completely: the engine waited {seconds} seconds for its headers.", seconds=seconds
+        )
+    else:
+        seconds = f"{BODY_IDLE_TIMEOUT_S:.0f}"
+        message = msg(
+            "The request was not sent completely: the engine waited {seconds} seconds for more.", seconds=seconds
+        )
+    error = ApiError(408, message, code="request_timeout")
+    body = json.dumps(error.body()).encode()
+    head = (
+        "HTTP/1.1 408 Request Timeout\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body

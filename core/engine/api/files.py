@@ -1,0 +1,170 @@
+"""/v1/files: upload, list, get, content, delete."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from core.engine import ids
+from core.engine.api import serializers
+from core.engine.api.errors import ApiError, bad_value, unknown_file
+from core.engine.api.requests import query_limit
+from core.engine.api.upload import Upload, receive
+from core.engine.store import EngineStore, File
+from core.engine.training import results
+from core.message import msg
+
+PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
+_PAGE = 10_000  # OpenAI's default and maximum
+SOURCES = ("training_file", "validation_file")  # job parameters with file ids
+_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits
+
+
+def source_path(folder: Path, param: str) -> Path:
+    """Path of the copy of a training or validation file (`param`) in a job folder."""
+    return folder / f"{param}.source"
+
+
+class Files:
+    """The file endpoints. Uploads are stored in HOME/files/<id>; results files are built from a job's metrics."""
+
+    def __init__(self, home: Path, store: EngineStore) -> None:
+        self._folder, self._jobs, self._store = home / "files", home / "jobs", store
+        self._incoming = self._folder / "incoming"
+
+    def remove_leftovers(self) -> None:
+        """Delete incomplete and unacknowledged uploads. Call it at startup."""
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for partial in self._incoming.iterdir():
+            partial.unlink()
+        known_ids = {file.id for file in self._store.select(File, "deleted_at IS NULL")}
+        for path in self._folder.iterdir():
+            if path.is_file() and path.name not in known_ids:
+                path.unlink()
+
+    def delete_expired(self) -> None:
+        """Delete expired files."""
+        for file in self._store.select(File, "deleted_at IS NULL AND expires_at <= ?", (int(time.time()),)):
+            self._delete(file.id)
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/files."""
+        file_id = ids.new("file")
+        partial = self._incoming / file_id
+        try:
+            upload = await receive(request, partial)
+            file = await run_in_threadpool(self._store_upload, file_id, partial, upload)
+        finally:
+            partial.unlink(missing_ok=True)
+        return JSONResponse(serializers.file(file, file.bytes))
+
+    def list(self, request: Request) -> Response:
+        """GET /v1/files?after&limit&order&purpose, newest first."""
+        limit = query_limit(request, _PAGE, _PAGE)
+        order = request.query_params.get("order", "desc")
+        if order not in ("asc", "desc"):
+            raise bad_value("order", msg("'order' must be 'asc' or 'desc'."))
+        where, values = "deleted_at IS NULL", list[Any]()
+        if purpose := request.query_params.get("purpose"):
+            where, values = f"{where} AND purpose = ?", [purpose]
+        after = request.query_params.get("after")
+        try:
+            rows, more = self._store.page(File, where, values, after=after, limit=limit, newest_first=order == "desc")
+        except KeyError as exc:
+            raise bad_value("after", msg("No such File object: {after}", after=after)) from exc
+        return JSONResponse(serializers.page([serializers.file(row, self._size(row)) for row in rows], more))
+
+    def get(self, request: Request) -> Response:
+        """GET /v1/files/{id}."""
+        file = self.find(request.path_params["id"])
+        return JSONResponse(serializers.file(file, self._size(file)))
+
+    def content(self, request: Request) -> Response:
+        """GET /v1/files/{id}/content. The results of a running job grow between calls."""
+        file = self.find(request.path_params["id"])
+        if file.job_id is not None:
+            return Response(results.csv_text(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
+        return FileResponse(self.path(file.id), media_type="application/octet-stream")
+
+    def delete(self, request: Request) -> Response:
+        """DELETE /v1/files/{id}."""
+        file = self.find(request.path_params["id"])
+        self._delete(file.id)
+        return JSONResponse({"id": file.id, "object": "file", "deleted": True})
+
+    def find(self, file_id: str) -> File:
+        """The row of an existing file. Raises ApiError 404."""
+        file = self._store.get(File, file_id)
+        if file is None or file.deleted_at is not None:
+            raise unknown_file(file_id)
+        return file
+
+    def path(self, file_id: str) -> Path:
+        """Path of an uploaded file's content."""
+        return self._folder / file_id
+
+    def _store_upload(self, file_id: str, partial: Path, upload: Upload) -> File:
+        """Move the file into place, then add its row: a row guarantees that the content is on disk."""
+        purpose = upload.fields.get("purpose")
+        if purpose is None:
+            raise ApiError(
+                400, msg("Missing required parameter: 'purpose'."), param="purpose", code="missing_required_parameter"
+            )
+        if purpose != PURPOSE:
+            raise bad_value(
+                "purpose",
+                msg(
+                    "'{purpose}' is not a purpose of this engine; use '{supported}'.",
+                    purpose=purpose[:40],
+                    supported=PURPOSE,
+                ),
+            )
+        if upload.size == 0:
+            raise bad_value("file", msg("The file is empty."))
+        now = int(time.time())
+        file = File(file_id, upload.filename or "file", upload.size, purpose, now, _expires_at(upload.fields, now))
+        os.replace(partial, self.path(file_id))
+        _sync_folder(self._folder)
+        try:
+            self._store.add(file)
+        except BaseException:
+            self.path(file_id).unlink(missing_ok=True)
+            raise
+        return file
+
+    def _delete(self, file_id: str) -> None:
+        self._store.update(File, file_id, deleted_at=int(time.time()))
+        self.path(file_id).unlink(missing_ok=True)
+
+    def _size(self, file: File) -> int:
+        """Size in bytes; the row of an unfinished job's results does not contain it yet."""
+        if file.bytes or file.job_id is None:
+            return file.bytes
+        return len(results.csv_text(self._jobs / file.job_id).encode())
+
+
+def _expires_at(fields: dict[str, str], now: int) -> int | None:
+    seconds = fields.get("expires_after[seconds]")
+    if seconds is None:
+        return None
+    low, high = _EXPIRY_S
+    if fields.get("expires_after[anchor]", "created_at") != "created_at":
+        raise bad_value("expires_after[anchor]", msg("'expires_after[anchor]' must be 'created_at'."))
+    if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 9 and low <= int(seconds) <= high):
+        message = msg("'expires_after[seconds]' must be a whole number from {low} to {high}.", low=low, high=high)
+        raise bad_value("expires_after[seconds]", message)
+    return now + int(seconds)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

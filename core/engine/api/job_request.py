@@ -1,0 +1,146 @@
+"""Parses POST /v1/fine_tuning/jobs with OpenAI's rules, and resolves `auto` hyper-parameters."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.engine import job_rules
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.requests import integer, number, reject_unknown, required
+from core.engine.training_line import is_missing
+from core.message import msg
+
+_KNOWN = frozenset(
+    [
+        "model",
+        "training_file",
+        "validation_file",
+        "suffix",
+        "seed",
+        "metadata",
+        "method",
+        "hyperparameters",
+        "integrations",
+    ]
+)
+_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
+_MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
+
+BASE_LEARNING_RATE = 1e-3  # for a multiplier of 1.0; tuned for LoRA rank 16 on gemma-3-270m
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedJobRequest:
+    """A valid job request. A hyper-parameter of None means `auto`."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    suffix: str | None
+    seed: int
+    metadata: dict[str, str] | None
+    n_epochs: int | None
+    batch_size: int | None
+    learning_rate_multiplier: float | None
+
+
+def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
+    """Parse a request body. Raises ApiError 400."""
+    reject_unknown(body, _KNOWN)
+    if body.get("integrations"):
+        message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
+        raise ApiError(400, message, param="integrations", code="unsupported_parameter")
+    hyperparameters = _without_auto(_hyperparameters(body))
+    return ParsedJobRequest(
+        model=required(body, "model"),
+        training_file=required(body, "training_file"),
+        validation_file=None if is_missing(body.get("validation_file")) else required(body, "validation_file"),
+        suffix=_suffix(body.get("suffix")),
+        seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
+        metadata=_metadata(body.get("metadata")),
+        n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None),
+        batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None),
+        learning_rate_multiplier=number(
+            hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
+        ),
+    )
+
+
+def auto_epochs(examples: int) -> int:
+    """3 epochs; up to 8 for fewer than 50 examples, so that training sees about 150 examples in total."""
+    return min(8, max(3, math.ceil(150 / examples)))
+
+
+def auto_batch(examples: int) -> int:
+    """Batch size 4; 1 for fewer than 16 examples, so that there are enough steps."""
+    return 1 if examples < 16 else 4
+
+
+def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """From `method.supervised.hyperparameters`, or from the older `hyperparameters`."""
+    old = _object(body, "hyperparameters")
+    method = _object(body, "method")
+    reject_unknown(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
+    kind = method.get("type")
+    if (not is_missing(kind) and kind != "supervised") or method.get("dpo") or method.get("reinforcement"):
+        message = msg("This engine does supervised fine-tuning only: 'method.type' must be 'supervised'.")
+        raise ApiError(400, message, param="method.type", code="unsupported_parameter")
+    supervised = _object(method, "supervised", "method.")
+    reject_unknown(supervised, frozenset({"hyperparameters"}), "method.supervised.")
+    new = _object(supervised, "hyperparameters", "method.supervised.")
+    prefix = "method.supervised.hyperparameters." if new else "hyperparameters."
+    reject_unknown(new or old, _HYPERPARAMETERS, prefix)
+    return new or old
+
+
+def _without_auto(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in hyperparameters.items() if value != "auto"}
+
+
+def _object(body: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
+    value = body.get(name)
+    if is_missing(value):
+        return {}
+    if not isinstance(value, dict):
+        raise bad_value(prefix + name, msg("'{prefix}{name}' must be an object.", prefix=prefix, name=name))
+    return {key: item for key, item in value.items() if not is_missing(item)}
+
+
+def _suffix(value: object) -> str | None:
+    if is_missing(value):
+        return None
+    if not isinstance(value, str) or not job_rules.is_suffix(value):
+        maximum = job_rules.MAX_SUFFIX_LENGTH
+        raise bad_value(
+            "suffix",
+            msg(
+                "'suffix' must be 1 to {maximum} letters (a-z), digits, dots, hyphens or underscores.", maximum=maximum
+            ),
+        )
+    return value
+
+
+def _metadata(value: object) -> dict[str, str] | None:
+    if is_missing(value):
+        return None
+    if not isinstance(value, dict) or len(value) > _MAX_METADATA:
+        raise bad_value(
+            "metadata",
+            msg("'metadata' must be an object with at most {max_metadata} pairs.", max_metadata=_MAX_METADATA),
+        )
+    metadata = {key: text for key, text in value.items() if text is not None}
+    for key, text in metadata.items():
+        if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
+            raise bad_value(
+                "metadata",
+                msg(
+                    "'metadata' keys have at most {max_key} characters, values are texts of at most {max_value}.",
+                    max_key=_MAX_KEY,
+                    max_value=_MAX_VALUE,
+                ),
+            )
+    return metadata or None

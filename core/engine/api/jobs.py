@@ -1,0 +1,300 @@
+"""/v1/fine_tuning/jobs: create, list, get, cancel, pause, resume, events, checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine import ids
+from core.engine.api import job_request, serializers
+from core.engine.api.errors import ApiError, bad_value, unknown_job
+from core.engine.api.files import PURPOSE, SOURCES, Files, source_path
+from core.engine.api.job_request import ParsedJobRequest
+from core.engine.api.models import ModelCatalogue
+from core.engine.api.requests import json_body, query_limit
+from core.engine.event_log import add_event
+from core.engine.formats import validate
+from core.engine.serving import chat
+from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, to_json
+from core.engine.training import job_queue
+from core.message import msg
+
+ACTIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
+_MAX_PAGE = 1000
+INTENT = "fabula_intent"  # metadata key that makes a POST idempotent
+_HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND value = ?)"
+
+
+class Jobs:
+    """The job endpoints. `JobLoop` does the work; `wake` tells it that something has changed."""
+
+    def __init__(
+        self, home: Path, store: EngineStore, files: Files, models: ModelCatalogue, wake: Callable[[], None]
+    ) -> None:
+        self._folder, self._store, self._files, self._models, self._wake = home / "jobs", store, files, models, wake
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/fine_tuning/jobs. The job is created only if every line of its files is valid.
+
+        A second POST with the same `metadata.fabula_intent` returns the existing job.
+        """
+        spec = job_request.parse(await json_body(request))
+        job = self._find_by_intent(spec)
+        if job is None:
+            job = await run_in_threadpool(self._create, spec)
+        self._wake()
+        return JSONResponse(self._job_json(job))
+
+    def list(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
+        where, values = _metadata_filter(request)
+        positions = job_queue.queue_positions(self._store, time.time())
+        return self._page(request, Job, where, values, 20, lambda job: serializers.job(job, positions.get(job.id)))
+
+    def get(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}."""
+        return JSONResponse(self._job_json(self._find(request)))
+
+    def events(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/events, newest first."""
+        return self._page(request, Event, "job_id = ?", [self._find(request).id], 20, serializers.event)
+
+    def checkpoints(self, request: Request) -> Response:
+        """GET /v1/fine_tuning/jobs/{id}/checkpoints, newest first."""
+        return self._page(request, CheckpointRow, "job_id = ?", [self._find(request).id], 10, serializers.checkpoint)
+
+    def cancel(self, request: Request) -> Response:
+        """POST …/cancel: final; checkpoints stay usable."""
+        return self._change_status(
+            request,
+            (*ACTIVE, "paused"),
+            "cancelled",
+            msg("The job was cancelled."),
+            finished_at=_now(),
+            estimated_finish=None,
+        )
+
+    def pause(self, request: Request) -> Response:
+        """POST …/pause: the trainer saves its state and exits; `resume` continues from the same step."""
+        return self._change_status(
+            request, ("queued", "running"), "paused", msg("The job was paused."), estimated_finish=None
+        )
+
+    def resume(self, request: Request) -> Response:
+        """POST …/resume: back to the queue; also for a job that failed during training."""
+        cleared = {"error": None, "finished_at": None}
+        started = "status != 'failed' OR started_at IS NOT NULL"
+        return self._change_status(
+            request, ("paused", "failed"), "queued", msg("The job was resumed."), started, **cleared
+        )
+
+    def _job_json(self, job: Job) -> serializers.Json:
+        """The JSON of a job, with its queue position while it waits."""
+        is_waiting = job.status in ("validating_files", "queued")
+        return serializers.job(
+            job, job_queue.queue_positions(self._store, time.time()).get(job.id) if is_waiting else None
+        )
+
+    def _find_by_intent(self, spec: ParsedJobRequest) -> Job | None:
+        """The existing job with the same intent, if any."""
+        intent = (spec.metadata or {}).get(INTENT)
+        if intent is None:
+            return None
+        rows = self._store.select(Job, _HAS_METADATA, (INTENT, intent), "ORDER BY seq LIMIT 1")
+        return rows[0] if rows else None
+
+    def _create(self, spec: ParsedJobRequest) -> Job:
+        start = self._models.find(spec.model)
+        base = self._models.base(start.base)
+        if (reason := self._models.not_trainable(base)) is not None:
+            message = msg("The model {name} can be served here, not trained: {reason}.", name=base.name, reason=reason)
+            raise ApiError(400, message, param="model", code="model_not_trainable")
+        checked = self._check(spec.training_file, "training_file")
+        if spec.validation_file and self._check(spec.validation_file, "validation_file").format != checked.format:
+            raise bad_value("validation_file", msg("The training file and the validation file differ in format."))
+        if checked.format == "chat" and chat.template_for(base.card.architecture) is None:
+            raise bad_value(
+                "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
+            )
+        needs_both = start.adapter is not None and start.format != checked.format
+        multiplier = spec.learning_rate_multiplier
+        job = Job(
+            id=ids.new("ftjob"),
+            created_at=_now(),
+            status="validating_files",
+            model=spec.model,
+            base=base.name,
+            format="both" if needs_both else checked.format,
+            tuned_id=ids.tuned_model(base.name, spec.suffix),
+            suffix=spec.suffix,
+            seed=spec.seed,
+            training_file=spec.training_file,
+            validation_file=spec.validation_file,
+            examples=checked.examples,
+            n_epochs=spec.n_epochs or job_request.auto_epochs(checked.examples),
+            batch_size=spec.batch_size or job_request.auto_batch(checked.examples),
+            learning_rate_multiplier=1.0 if multiplier is None else multiplier,
+            metadata=to_json(spec.metadata) if spec.metadata else None,
+        )
+        return self._store_job(job, spec, start.adapter)
+
+    def _check(self, file_id: str, param: str) -> validate.TrainingFileSummary:
+        try:
+            file = self._files.find(file_id)
+            if file.purpose != PURPOSE:
+                raise bad_value(
+                    param,
+                    msg(
+                        "{file_id} has the purpose '{purpose}', not '{expected}'.",
+                        file_id=file_id,
+                        purpose=file.purpose,
+                        expected=PURPOSE,
+                    ),
+                )
+            return validate.check(self._files.path(file.id))
+        except validate.InvalidTrainingFile as exc:
+            raise ApiError(
+                400, msg("{file_id}: {error}", file_id=file_id, error=exc), param=param, code="invalid_training_file"
+            ) from exc
+        except FileNotFoundError as exc:
+            raise _missing_file(file_id, param) from exc
+        except ApiError as exc:
+            raise (_missing_file(file_id, param) if exc.status == 404 else exc) from exc
+
+    def _store_job(self, job: Job, spec: ParsedJobRequest, adapter: Path | None) -> Job:
+        """Create the job folder, with copies of its files and start adapter, and then the row.
+
+        So an acknowledged job does not depend on files that are deleted or expire later.
+        """
+        folder = self._folder / job.id
+        folder.mkdir(parents=True)
+        try:
+            self._copy(job, adapter, folder)
+            with self._store.transaction():
+                if (
+                    existing := self._find_by_intent(spec)
+                ) is not None:  # a concurrent POST with the same intent was faster
+                    shutil.rmtree(folder, ignore_errors=True)
+                    return existing
+                self._store.add(job)
+                add_event(self._store, job.id, msg("Created fine-tuning job: {id}", id=job.id))
+                add_event(
+                    self._store,
+                    job.id,
+                    msg("Validating training file: {training_file}", training_file=job.training_file),
+                )
+            return job
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _copy(self, job: Job, adapter: Path | None, folder: Path) -> None:
+        """Copy files and adapter to the job folder. Raises ApiError if one was deleted meanwhile."""
+        if adapter is not None:
+            try:
+                _link(adapter, folder / "start.gguf")
+            except FileNotFoundError as exc:
+                message = msg("The model '{model}' was deleted.", model=job.model)
+                raise ApiError(404, message, param="model", code="model_not_found") from exc
+        for param, file_id in zip(SOURCES, (job.training_file, job.validation_file), strict=True):
+            if file_id is not None:
+                try:
+                    _link(self._files.path(file_id), source_path(folder, param))
+                except FileNotFoundError as exc:
+                    raise _missing_file(file_id, param) from exc
+
+    def _find(self, request: Request) -> Job:
+        job = self._store.get(Job, request.path_params["id"])
+        if job is None:
+            raise unknown_job(request.path_params["id"])
+        return job
+
+    def _change_status(
+        self,
+        request: Request,
+        before: tuple[Status, ...],
+        after: Status,
+        message: str,
+        condition: str = "1",
+        **values: int | None,
+    ) -> Response:
+        """Change the status durably if it is one of `before` and `condition` (SQL) holds; `JobLoop` acts on it."""
+        job = self._find(request)
+        names = ", ".join(f"'{status}'" for status in before)
+        with self._store.transaction():
+            if not self._store.update(
+                Job, job.id, where=f"status IN ({names}) AND ({condition})", status=after, **values
+            ):
+                status = self._find(request).status
+                verb = request.url.path.rpartition("/")[2]
+                message = msg(
+                    "The job {id} cannot be {verb}: its status is '{status}'.",
+                    id=job.id,
+                    verb=_PAST[verb],
+                    status=status,
+                )
+                raise ApiError(400, message, code="invalid_job_status")
+            add_event(self._store, job.id, message)
+        self._wake()
+        return JSONResponse(self._job_json(self._find(request)))
+
+    def _page(
+        self,
+        request: Request,
+        kind: type[Row],
+        where: str,
+        values: Sequence[str],
+        default: int,
+        serialize: Callable[[Row], serializers.Json],
+    ) -> Response:
+        after = request.query_params.get("after")
+        limit = query_limit(request, default, _MAX_PAGE)
+        try:
+            rows, more = self._store.page(kind, where, values, after=after, limit=limit)
+        except KeyError as exc:
+            raise bad_value("after", msg("'after' does not name an existing object: {after}", after=after)) from exc
+        return JSONResponse(serializers.page([serialize(row) for row in rows], more))
+
+
+_PAST = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
+
+
+def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
+    """SQL condition for `metadata[k]=v` (all must match) or `metadata=null`."""
+    pairs = [
+        (name[len("metadata[") : -1], value)
+        for name, value in request.query_params.multi_items()
+        if name.startswith("metadata[") and name.endswith("]")
+    ]
+    if request.query_params.get("metadata") == "null":
+        if pairs:
+            raise bad_value("metadata", msg("'metadata=null' and 'metadata[key]=value' cannot be combined."))
+        return "metadata IS NULL", []
+    where = " AND ".join(["1", *[_HAS_METADATA] * len(pairs)])
+    return where, [part for pair in pairs for part in pair]
+
+
+def _missing_file(file_id: str, param: str) -> ApiError:
+    message = msg("There is no file {file_id}. It may have been deleted; upload it again.", file_id=file_id)
+    return ApiError(400, message, param=param, code="file_not_found")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it if that is not possible."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _now() -> int:
+    return int(time.time())

@@ -1,0 +1,154 @@
+"""The engine's models: base models, the packaged storytellers, tuned models and their checkpoints."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from core import packaged_models
+from core.engine.api.errors import ApiError, unknown_model
+from core.engine.formats import weights
+from core.engine.formats.gguf_file import model_card
+from core.engine.serving.llama import CONTEXT, BaseModel
+from core.engine.store import EngineStore, Format, TunedModel
+from core.engine.training import base_config
+from core.message import msg
+
+_ADAPTERS = Path(__file__).parents[3] / "data" / "storyteller"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that requests can name.
+
+    Attributes:
+        adapter: LoRA adapter on the base; None for the base itself.
+        created: Unix seconds.
+        job, step: the job that produced it, and the step of a checkpoint.
+    """
+
+    id: str
+    base: str
+    adapter: Path | None
+    format: Format
+    created: int
+    job: str | None = None
+    step: int | None = None
+
+
+class ModelCatalogue:
+    """All models. Base models are opened on first use; the packaged one is also assembled then."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore) -> None:
+        """Raises ValueError if FABULA_ENGINE_MODELS is malformed."""
+        self._home, self._environ, self._store = home, dict(environ), store
+        self._paths = weights.available(home, environ)
+        self._bases: dict[str, BaseModel] = {}
+        self._not_trainable: dict[str, str | None] = {}
+        self._lock = threading.Lock()
+        self._started = int(time.time())
+
+    def base(self, name: str) -> BaseModel:
+        """Open a base model; the first call may take seconds.
+
+        Raises:
+            ApiError: 404 if there is no such base model, 503 if its file cannot be used.
+        """
+        with self._lock:
+            if name not in self._paths:
+                raise unknown_model(name)
+            if name not in self._bases:
+                try:
+                    path = weights.ensure_gguf(name, self._home, self._environ)
+                    self._bases[name] = BaseModel(name, path, model_card(path))
+                except (ValueError, KeyError, ImportError) as exc:
+                    message = msg("The base model {name} cannot be used: {error}", name=name, error=exc)
+                    raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
+            return self._bases[name]
+
+    def not_trainable(self, base: BaseModel) -> str | None:
+        """Why `base` cannot be trained; None: it can be. The file is read once."""
+        if base.name not in self._not_trainable:
+            try:
+                base_config.read(base.gguf)
+                self._not_trainable[base.name] = None
+            except base_config.UntrainableModel as exc:
+                self._not_trainable[base.name] = str(exc)
+        return self._not_trainable[base.name]
+
+    def weights_dir(self, base: BaseModel) -> Path:
+        """Folder with the converted weights of `base` for training."""
+        return weights.cache_dir(base.gguf, self._home)
+
+    def find(self, model_id: object) -> Model:
+        """The model with this id. Raises ApiError 404 model_not_found."""
+        found = next((model for model in self._packaged_models() if model.id == model_id), None)
+        if found is None and isinstance(model_id, str):
+            row = self._store.get(TunedModel, model_id)
+            found = self._tuned(row) if row is not None and row.base in self._paths else None
+        if found is None:
+            raise unknown_model(model_id)
+        return found
+
+    def listed(self) -> list[Model]:
+        """Base models, storytellers, then tuned models, oldest first; without checkpoints."""
+        rows = self._store.select(TunedModel, "step IS NULL")
+        return [*self._packaged_models(), *(self._tuned(row) for row in rows if row.base in self._paths)]
+
+    def newest_adapter(self, base: str) -> Path | None:
+        """The newest adapter of a base model, for loading at startup."""
+        tuned = [model.adapter for model in self.listed() if model.base == base and model.adapter]
+        return tuned[-1] if tuned else None
+
+    def remove(self, model_id: str) -> None:
+        """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for a packaged model."""
+        model = self.find(model_id)
+        if any(packaged.id == model.id for packaged in self._packaged_models()):
+            raise ApiError(
+                403, msg("The model '{id}' ships with the engine and cannot be deleted.", id=model.id), param="model"
+            )
+        self._store.remove(TunedModel, model.id)
+        if model.adapter is not None:
+            model.adapter.unlink(missing_ok=True)
+
+    def _packaged_models(self) -> list[Model]:
+        models = [
+            Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
+            for name, path in self._paths.items()
+        ]
+        for name in packaged_models.WRITERS if self._is_packaged(packaged_models.BASE) else ():
+            adapter = _ADAPTERS / f"{name}.gguf"
+            if adapter.is_file():
+                models.append(Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
+        return models
+
+    def _tuned(self, row: TunedModel) -> Model:
+        return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)
+
+    def not_trainable_reason(self, model: Model) -> str | None:
+        """Why `model` cannot be fine-tuned; None: it can be. May open the base model, which can take seconds.
+
+        The packaged base, and the writers on it, are known to be trainable; reading the file would assemble it first.
+        """
+        if self._is_packaged(model.base):
+            return None
+        try:
+            return self.not_trainable(self.base(model.base))
+        except ApiError as exc:
+            return str(exc)
+        except OSError as exc:
+            return msg("its file cannot be read: {reason}", reason=exc.strerror)
+
+    def context(self, model: Model) -> int | None:
+        """Context length in tokens, prompt and completion together; None: the base was not opened yet."""
+        base = self._bases.get(model.base)
+        if base is None:
+            return CONTEXT if self._is_packaged(model.base) else None
+        return base.context
+
+    def _is_packaged(self, name: str) -> bool:
+        """Whether `name` is the packaged base, and not another file with that name."""
+        return name == packaged_models.BASE and self._paths[name] == weights.packaged_path(self._home)

@@ -1,0 +1,150 @@
+"""Parses requests: JSON bodies of limited size, and parameters with OpenAI's limits and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.training_line import is_missing
+from core.message import msg
+
+MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB
+
+T = TypeVar("T")
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """Parse the JSON body of a request.
+
+    Raises:
+        ApiError: 400 if it is not a JSON object, 413 if it is larger than MAX_JSON_BYTES.
+    """
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_JSON_BYTES:
+            raise ApiError(
+                413,
+                msg("The request body is larger than {max_mb} MB.", max_mb=MAX_JSON_BYTES >> 20),
+                code="body_too_large",
+            )
+    try:
+        body = json.loads(bytes(raw) or b"{}")
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be stored or tokenised
+    except (ValueError, RecursionError) as exc:
+        raise ApiError(
+            400, msg("We could not parse the JSON body of your request: {error}.", error=exc), code="invalid_json"
+        ) from exc
+    if not isinstance(body, dict):
+        raise ApiError(400, msg("The body of the request must be a JSON object."), code="invalid_json")
+    return body
+
+
+def reject_unknown(body: Mapping[str, Any], names: frozenset[str], prefix: str = "") -> None:
+    """Raise for an unknown parameter, usually a typo. Null and empty values are allowed."""
+    unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))
+    if unknown:
+        param = prefix + unknown[0]
+        raise ApiError(400, msg("Unknown parameter: '{param}'.", param=param), param=param, code="unknown_parameter")
+
+
+def required(body: Mapping[str, Any], name: str) -> str:
+    """A required text parameter."""
+    value = body.get(name)
+    if is_missing(value):
+        message = msg("Missing required parameter: '{name}'.", name=name)
+        raise ApiError(400, message, param=name, code="missing_required_parameter")
+    if not isinstance(value, str):
+        raise bad_value(name, msg("'{name}' must be text.", name=name))
+    return value
+
+
+def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T) -> int | T:
+    """An integer within bounds; `default` if missing or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise bad_value(
+            name,
+            msg(
+                "'{name}' must be a whole number from {low} to {high}; it is {actual}.",
+                name=name,
+                low=low,
+                high=high,
+                actual=_abbreviated(value),
+            ),
+        )
+    return value
+
+
+def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T) -> float | T:
+    """A number within bounds; `default` if missing or null."""
+    value = body.get(name)
+    if value is None:
+        return default
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high:
+        raise bad_value(
+            name,
+            msg(
+                "'{name}' must be a number from {low} to {high}; it is {actual}.",
+                name=name,
+                low=f"{low:g}",
+                high=f"{high:g}",
+                actual=_abbreviated(value),
+            ),
+        )
+    return float(value)
+
+
+def boolean(body: Mapping[str, Any], name: str) -> bool:
+    """true or false; missing and null are false."""
+    value = body.get(name)
+    if value not in (None, True, False):
+        raise bad_value(
+            name, msg("'{name}' must be true or false; it is {actual}.", name=name, actual=_abbreviated(value))
+        )
+    return bool(value)
+
+
+def query_limit(request: Request, default: int, maximum: int) -> int:
+    """The `limit` of a list request."""
+    raw = request.query_params.get("limit")
+    if raw is None:
+        return default
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 9 and 1 <= int(raw) <= maximum):
+        raise bad_value("limit", msg("'limit' must be a whole number from 1 to {maximum}.", maximum=maximum))
+    return int(raw)
+
+
+async def until_disconnected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`; if the client disconnects first, cancel it and raise ClientDisconnect."""
+    task = asyncio.create_task(work)
+    disconnect = asyncio.create_task(disconnected(request))
+    try:
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for pending in (task, disconnect):
+            pending.cancel()
+        await asyncio.gather(task, disconnect, return_exceptions=True)
+
+
+async def disconnected(request: Request) -> None:
+    """Wait until the client disconnects. The body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _abbreviated(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:40] + "…"

@@ -1,0 +1,175 @@
+"""Streams multipart uploads to disk, with about one megabyte of memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import BinaryIO
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from core.engine.api.errors import ApiError, disk_full
+from core.message import msg
+
+MAX_FILE_BYTES = 512 << 20  # OpenAI's limit
+_BLOCK = 1 << 20  # bytes parsed and written per call, in a thread
+_MAX_FIELD_BYTES = 4096
+_MAX_HEADER_BYTES = 8192
+_MAX_PARTS = 16
+
+
+class Upload:
+    """Parses one form: the file is written to `path`, other fields are collected.
+
+    Attributes:
+        fields: the form's fields by name.
+        filename: the client's file name without folders; None until the file part arrives.
+        size: size of the file so far, in bytes.
+        ended: the form is complete.
+    """
+
+    def __init__(self, boundary: bytes, path: Path) -> None:
+        """Raises FormParserError for a boundary of more than 256 bytes."""
+        self.fields: dict[str, str] = {}
+        self.filename: str | None = None
+        self.size = 0
+        self._name, self._value = b"", bytearray()
+        self._headers: dict[bytes, bytes] = {}
+        self._header, self._header_value = bytearray(), bytearray()
+        self._in_file, self._parts, self.ended = False, 0, False
+        self._parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._part_begin,
+                "on_header_field": lambda data, start, end: self._collect(self._header, data[start:end]),
+                "on_header_value": lambda data, start, end: self._collect(self._header_value, data[start:end]),
+                "on_header_end": self._header_end,
+                "on_headers_finished": self._headers_finished,
+                "on_part_data": self._data,
+                "on_part_end": self._part_end,
+                "on_end": self._end,
+            },
+        )
+        self._file: BinaryIO = path.open("wb")
+
+    def write(self, data: bytes) -> None:
+        """Parse a block of the body. Raises ApiError 400 or 413, OSError if the file cannot be written."""
+        try:
+            self._parser.write(data)
+        except FormParserError as exc:
+            raise ApiError(400, msg("The form could not be read: {error}.", error=exc), code="invalid_form") from exc
+
+    def finish(self) -> None:
+        """Sync the file to disk and close it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _part_begin(self) -> None:
+        self._parts += 1
+        if self._parts > _MAX_PARTS:
+            raise ApiError(
+                400, msg("The form has more than {max_parts} parts.", max_parts=_MAX_PARTS), code="invalid_form"
+            )
+        self._headers, self._value = {}, bytearray()
+
+    @staticmethod
+    def _collect(buffer: bytearray, data: bytes, max_bytes: int = _MAX_HEADER_BYTES) -> None:
+        buffer += data
+        if len(buffer) > max_bytes:
+            raise ApiError(400, msg("A field of the form is too long."), code="invalid_form")
+
+    def _header_end(self) -> None:
+        self._headers[bytes(self._header).lower()] = bytes(self._header_value)
+        self._header, self._header_value = bytearray(), bytearray()
+
+    def _headers_finished(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
+        self._name = options.get(b"name", b"")
+        self._in_file = self._name == b"file"
+        if self._in_file:
+            if self.filename is not None:
+                raise ApiError(400, msg("The form has more than one file."), param="file", code="invalid_form")
+            self.filename = _safe_name(options.get(b"filename", b""))
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if not self._in_file:
+            self._collect(self._value, data[start:end], _MAX_FIELD_BYTES)
+            return
+        self.size += end - start
+        if self.size > MAX_FILE_BYTES:
+            raise too_large()
+        self._file.write(memoryview(data)[start:end])
+
+    def _part_end(self) -> None:
+        if not self._in_file:
+            name = self._name.decode("utf-8", "replace")
+            self.fields[name] = bytes(self._value).decode("utf-8", "replace")
+        self._in_file = False
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+async def receive(request: Request, path: Path) -> Upload:
+    """Receive the form of a request and write its file durably to `path`.
+
+    Raises:
+        ApiError: 400 for a malformed form, 413 for a file that is too large, 507 if the disk is full.
+        OSError: writing failed.
+        starlette.requests.ClientDisconnect: the client disconnected.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise ApiError(400, msg("The request must be a form (multipart/form-data)."), code="invalid_form")
+    content_length = request.headers.get("content-length", "")
+    if content_length.isascii() and content_length.isdigit():
+        _check_size(int(content_length), path)
+    try:
+        upload = Upload(options[b"boundary"], path)
+    except FormParserError as exc:
+        raise ApiError(400, msg("The form could not be read: {error}.", error=exc), code="invalid_form") from exc
+    try:
+        buffer = bytearray()
+        async for chunk in request.stream():
+            buffer += chunk
+            if len(buffer) >= _BLOCK:
+                await run_in_threadpool(upload.write, bytes(buffer))
+                buffer.clear()
+        await run_in_threadpool(upload.write, bytes(buffer))
+        if not upload.ended:
+            raise ApiError(400, msg("The form ends in the middle."), code="invalid_form")
+        if upload.filename is None:
+            message = msg("Missing required parameter: 'file'.")
+            raise ApiError(400, message, param="file", code="missing_required_parameter")
+        await run_in_threadpool(upload.finish)
+    finally:
+        upload.close()
+    return upload
+
+
+def too_large() -> ApiError:
+    """413: the file is too large."""
+    message = msg("The file is larger than {max_mb} MB.", max_mb=MAX_FILE_BYTES >> 20)
+    return ApiError(413, message, param="file", code="file_too_large")
+
+
+def _check_size(content_length: int, path: Path) -> None:
+    if content_length > MAX_FILE_BYTES + (1 << 16):
+        raise too_large()
+    if content_length > shutil.disk_usage(path.parent).free:
+        raise disk_full()
+
+
+def _safe_name(raw: bytes) -> str:
+    """The last part of a path, without control characters; for display only."""
+    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in name if character.isprintable())[:255] or "file"

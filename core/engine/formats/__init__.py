@@ -1,0 +1,1 @@
+"""File formats: weights, GGUF adapters, and training files with their validation."""

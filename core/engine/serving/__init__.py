@@ -1,0 +1,1 @@
+"""Inference: llama.cpp in a process of its own, chat templates, sampling, streams."""

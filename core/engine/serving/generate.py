@@ -1,0 +1,153 @@
+"""One generation on a llama.cpp server, as text chunks. Closing the iterator stops the generation immediately."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from core.engine.api.errors import ApiError, unavailable
+from core.engine.serving import llama_http
+from core.engine.serving.llama import Backend, as_api_error
+from core.engine.serving.stop_strings import StopMatcher
+from core.message import msg
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEnd:
+    """The end of a generation.
+
+    Attributes:
+        reason: OpenAI's finish reason.
+        prompt_tokens, completion_tokens: llama.cpp's counts, including special tokens.
+        tokens_per_s: speed of this generation; None for a single token.
+    """
+
+    reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    tokens_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedChunk:
+    """A text chunk; the last one has `end`."""
+
+    text: str
+    end: GenerationEnd | None = None
+
+
+async def generate(backend: Backend, options: Mapping[str, Any]) -> GeneratedChunk:
+    """The complete text, identical to the streamed one (llama.cpp's own differs for split characters)."""
+    texts = []
+    async with aclosing(stream_chunks(backend, options)) as chunks:
+        async for chunk in chunks:
+            texts.append(chunk.text)
+    return GeneratedChunk("".join(texts), chunk.end)
+
+
+async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
+    """Stream the text, up to the first stop string in `options["stop"]`.
+
+    Text buffered for a possible stop string is yielded at any other end, including an error.
+
+    Raises:
+        ApiError: at the first chunk or later.
+    """
+    stop = StopMatcher(options.get("stop", ()))
+    async with backend.slots:
+        try:
+            blocks = llama_http.post(backend.address, "/completion", {**options, "stop": [], "stream": True})
+            async with aclosing(blocks), aclosing(_events(blocks)) as events:
+                first_at: float | None = None
+                async for event in events:
+                    now = time.monotonic()
+                    first_at = now if first_at is None else first_at
+                    chunk = _chunk(event)
+                    text = stop.feed(chunk.text)
+                    if stop.found:
+                        yield GeneratedChunk(text, _end_at_stop(event, now - first_at))
+                        return  # closing the connection stops llama.cpp
+                    yield GeneratedChunk(text + stop.flush(), chunk.end) if chunk.end else GeneratedChunk(text)
+        except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
+            if remaining := stop.flush():
+                yield GeneratedChunk(remaining)
+            raise _api_error(exc) from exc
+
+
+async def count_tokens(backend: Backend, text: str) -> int:
+    """Number of tokens in a text, without BOS. Raises ApiError."""
+    try:
+        async with aclosing(
+            llama_http.post(backend.address, "/tokenize", {"content": text, "add_special": False})
+        ) as blocks:
+            body = _json(b"".join([block async for block in blocks]))
+    except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
+        raise _api_error(exc) from exc
+    return len(body["tokens"])
+
+
+async def _events(blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[dict[str, Any], None]:
+    """Parse server-sent events. Raises for an `error` event and for a stream that ends early."""
+    buffer = b""
+    async for block in blocks:
+        *texts, buffer = (buffer + block).split(b"\n\n")
+        for text in texts:
+            if text.startswith(b"data: "):
+                event: dict[str, Any] = json.loads(text[6:])
+                yield event
+                if event.get("stop"):
+                    return
+            elif text.startswith(b"error: "):
+                raise as_api_error(500, {"error": _json(text[7:])})
+    raise unavailable(msg("The model stopped working in the middle of an answer."))
+
+
+def _chunk(event: Mapping[str, Any]) -> GeneratedChunk:
+    if "error" in event:
+        raise as_api_error(int(event["error"].get("code", 500)), dict(event))
+    text = str(event.get("content", ""))
+    if not event.get("stop"):
+        return GeneratedChunk(text)
+    timings = event.get("timings") or {}
+    has_speed = int(event["tokens_predicted"]) > 1
+    end = GenerationEnd(
+        reason="length" if event.get("stop_type") == "limit" else "stop",
+        prompt_tokens=int(event["tokens_evaluated"]),
+        completion_tokens=int(event["tokens_predicted"]),
+        tokens_per_s=float(timings["predicted_per_second"]) if has_speed and timings else None,
+    )
+    return GeneratedChunk(text, end)
+
+
+def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
+    """The end of a text whose stop string was completed by `event`, `generated_s` seconds after its first token."""
+    tokens = int(event["tokens_predicted"])
+    return GenerationEnd(
+        reason="stop",
+        prompt_tokens=int(event["tokens_evaluated"]),
+        completion_tokens=tokens,
+        tokens_per_s=(tokens - 1) / generated_s if tokens > 1 and generated_s > 0 else None,
+    )
+
+
+def _api_error(exc: Exception) -> ApiError:
+    """Convert an error between the engine and llama.cpp to an API error."""
+    if isinstance(exc, ApiError):
+        return exc
+    if isinstance(exc, llama_http.LlamaRefused):
+        return as_api_error(exc.status, _json(exc.body))
+    return unavailable(msg("The model stopped working: {message}.", message=str(exc)))
+
+
+def _json(raw: bytes) -> dict[str, Any]:
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,0 +1,333 @@
+"""POST /v1/completions and /v1/chat/completions, with and without streaming."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine import VERSION
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.models import Model, ModelCatalogue
+from core.engine.api.requests import json_body, until_disconnected
+from core.engine.api.streaming import EventStream
+from core.engine.serving import chat, sampling
+from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, generate, stream_chunks
+from core.engine.serving.llama import Backend, BaseModel, Pool, too_long
+from core.engine.serving.sampling import Sampling
+from core.engine.training_line import BadLine, is_missing
+from core.message import msg
+
+Prompt: TypeAlias = "str | list[int]"
+_MAX_PROMPTS = 128
+_ADMIT_TIMEOUT_S = 0.5  # how long the headers of a stream wait for a model to load; they never wait for a slot
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """A parsed request.
+
+    Attributes:
+        chat: respond in the chat format; else in the completion format.
+        model: the requested model.
+        base: its base model.
+        prompts: texts or lists of token ids.
+        sampling: sampling parameters.
+    """
+
+    chat: bool
+    model: Model
+    base: BaseModel
+    prompts: tuple[Prompt, ...]
+    sampling: Sampling
+
+    def llama_requests(self) -> list[dict[str, Any]]:
+        """One llama.cpp request per choice: n for the first prompt, then n for the second, …"""
+        return [
+            {**self.sampling.options, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
+            for prompt in self.prompts
+            for choice in range(self.sampling.n)
+        ]
+
+
+class Inference:
+    """The two endpoints. `tokens_per_s` is the speed of the last generation; None before the first."""
+
+    def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
+        self._models, self._pool = models, pool
+        self.tokens_per_s: float | None = None
+
+    async def completions(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        body = await json_body(request)
+        model, base = await self._resolve_model(body)
+        prompts = _prompts(body)
+        _check_vocabulary(prompts, base)
+        return await self._respond(request, InferenceRequest(False, model, base, prompts, sampling.of_completion(body)))
+
+    async def chat_completions(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        body = await json_body(request)
+        model, base = await self._resolve_model(body)
+        template = chat.template_for(base.card.architecture)
+        if template is None:
+            raise ApiError(
+                400, msg("The model '{id}' has no chat format here; use /v1/completions.", id=model.id), param="model"
+            )
+        try:
+            messages = chat.parse(body.get("messages"))
+        except BadLine as exc:
+            raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
+        text = chat.prompt(messages, template)
+        return await self._respond(
+            request, InferenceRequest(True, model, base, (text,), sampling.of_chat(body, template.stop))
+        )
+
+    async def _resolve_model(self, body: dict[str, Any]) -> tuple[Model, BaseModel]:
+        if is_missing(body.get("model")):
+            message = msg("You must provide a model parameter.")
+            raise ApiError(400, message, param="model", code="missing_required_parameter")
+        model = self._models.find(body["model"])
+        return model, await run_in_threadpool(self._models.base, model.base)
+
+    async def _respond(self, request: Request, parsed: InferenceRequest) -> Response:
+        if not parsed.sampling.stream:
+            return await until_disconnected(request, self._respond_json(parsed))
+        admitted = asyncio.create_task(self._admit(parsed))
+        try:
+            await until_disconnected(request, asyncio.wait({admitted}, timeout=_ADMIT_TIMEOUT_S))
+            if admitted.done():
+                admitted.result()  # raises the refusal, which has its own status
+        except BaseException:
+            admitted.cancel()
+            raise
+        return EventStream(self._stream(parsed, admitted))
+
+    async def _admit(self, parsed: InferenceRequest) -> None:
+        """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
+        async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
+            for prompt in parsed.prompts:
+                await _check_length(backend, prompt)
+
+    async def _respond_json(self, parsed: InferenceRequest) -> Response:
+        async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
+            completions = await _gather(
+                [generate(backend, options) for options in parsed.llama_requests()], parsed.sampling.is_concurrent
+            )
+        ends = [self._record_speed(completion.end) for completion in completions]
+        builder = _ResponseBuilder(parsed)
+        choices = [builder.choice(index, completion) for index, completion in enumerate(completions)]
+        return JSONResponse({**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)})
+
+    async def _stream(self, parsed: InferenceRequest, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
+        """Server-sent events, once the request is admitted. An error becomes an event, as at OpenAI."""
+        builder = _ResponseBuilder(parsed)
+        ends: dict[int, GenerationEnd] = {}
+        started = False
+        async with AsyncExitStack() as stack:
+            try:
+                await admitted
+                backend = await stack.enter_async_context(self._pool.lease(parsed.base, parsed.model.adapter))
+                streams = [stream_chunks(backend, options) for options in parsed.llama_requests()]
+                chunks = _merge(streams) if parsed.sampling.is_concurrent and len(streams) > 1 else _sequential(streams)
+                async for index, chunk in await stack.enter_async_context(aclosing(chunks)):
+                    if not started and parsed.chat:
+                        for position in range(len(parsed.prompts) * parsed.sampling.n):
+                            yield builder.opening(position)
+                    started = True
+                    for event in builder.chunks(index, chunk):
+                        yield event
+                    if chunk.end:
+                        ends[index] = self._record_speed(chunk.end)
+            except ApiError as exc:
+                yield _event(exc.body())
+                return
+        if parsed.sampling.include_usage:
+            yield builder.usage(_usage([ends[index] for index in sorted(ends)], parsed.sampling.n))
+        yield b"data: [DONE]\n\n"
+
+    def _record_speed(self, end: GenerationEnd | None) -> GenerationEnd:
+        assert end is not None
+        self.tokens_per_s = end.tokens_per_s or self.tokens_per_s
+        return end
+
+
+class _ResponseBuilder:
+    """Builds OpenAI's response JSON for one request."""
+
+    def __init__(self, parsed: InferenceRequest) -> None:
+        self._chat = parsed.chat
+        self._usage = {"usage": None} if parsed.sampling.include_usage else {}
+        code = secrets.token_hex(12)
+        self._common = {
+            "id": f"chatcmpl-{code}" if parsed.chat else f"cmpl-{code}",
+            "created": int(time.time()),
+            "model": parsed.model.id,
+            "system_fingerprint": f"fabula-{VERSION}",
+        }
+
+    def head(self) -> dict[str, Any]:
+        return {**self._common, "object": "chat.completion" if self._chat else "text_completion"}
+
+    def choice(self, index: int, chunk: GeneratedChunk) -> dict[str, Any]:
+        reason = chunk.end.reason if chunk.end else None
+        if not self._chat:
+            return {"index": index, "text": chunk.text, "logprobs": None, "finish_reason": reason}
+        message = {"role": "assistant", "content": chunk.text, "refusal": None}
+        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
+
+    def opening(self, index: int) -> bytes:
+        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
+
+    def chunks(self, index: int, chunk: GeneratedChunk) -> list[bytes]:
+        """The events of one chunk: its text if any, and the end as a separate event, as at OpenAI."""
+        events = [self._chunk(index, {"content": chunk.text}, None)] if chunk.text else []
+        return [*events, self._chunk(index, {}, chunk.end.reason)] if chunk.end else events
+
+    def usage(self, usage: dict[str, int]) -> bytes:
+        return _event({**self._common, "object": self._object, "choices": [], "usage": usage})
+
+    @property
+    def _object(self) -> str:
+        return "chat.completion.chunk" if self._chat else "text_completion"
+
+    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> bytes:
+        text = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
+        choice = {"index": index, **text, "logprobs": None, "finish_reason": reason}
+        return _event({**self._common, "object": self._object, "choices": [choice], **self._usage})
+
+
+def _usage(ends: Sequence[GenerationEnd], n: int) -> dict[str, int]:
+    """Total usage; each prompt counts once."""
+    prompt = sum(end.prompt_tokens for end in ends[::n])
+    completion = sum(end.completion_tokens for end in ends)
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
+    """Parse `prompt`: a text, a list of texts, a list of token ids, or a list of such lists."""
+    raw: Any = body.get("prompt")
+    if raw is None:
+        return ("",)
+    if isinstance(raw, str):
+        return (raw,)
+    if _is_tokens(raw):
+        return (raw,)
+    is_list = isinstance(raw, list) and 0 < len(raw) <= _MAX_PROMPTS
+    if not is_list or not all(isinstance(prompt, str) or _is_tokens(prompt) for prompt in raw):
+        raise bad_value(
+            "prompt",
+            msg(
+                "'prompt' must be text, token ids, or a list of at most {max_prompts} of these.",
+                max_prompts=_MAX_PROMPTS,
+            ),
+        )
+    return tuple(raw)
+
+
+def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
+    """Raise ApiError 400 for a token id outside the model's vocabulary."""
+    highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
+    if highest >= base.card.vocab_size:
+        raise bad_value(
+            "prompt", msg("'prompt' has a token id that the model does not have: {highest}.", highest=highest)
+        )
+
+
+async def _check_length(backend: Backend, prompt: Prompt) -> None:
+    """Raise ApiError 400 for a prompt that llama.cpp would reject as too long."""
+    base = backend.base
+    if not isinstance(prompt, str):
+        tokens = len(prompt)
+    elif len(prompt.encode()) + 2 < base.context:  # a token has at least one byte; 2 for <bos> and a leading space
+        return
+    else:
+        tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
+    if tokens >= base.context:
+        raise too_long(base.context, tokens)
+
+
+def _is_tokens(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in value)
+    )
+
+
+async def _gather(
+    coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]], concurrently: bool
+) -> list[GeneratedChunk]:
+    """All completions; the first error cancels the others."""
+    if not concurrently:
+        return await _one_by_one(coroutines)
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _one_by_one(coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]]) -> list[GeneratedChunk]:
+    """All completions, one after another."""
+    try:
+        return [await coroutine for coroutine in coroutines]
+    finally:
+        for coroutine in coroutines:
+            coroutine.close()  # those that were never started
+
+
+async def _sequential(
+    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
+) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
+    """(index, chunk) of the first generation, then of the second, …"""
+    for index, stream in enumerate(streams):
+        async with aclosing(stream) as chunks:
+            async for chunk in chunks:
+                yield index, chunk
+
+
+async def _merge(
+    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
+) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
+    """(index, chunk) of several parallel generations as they arrive. Closing it closes all of them."""
+    queue: asyncio.Queue[tuple[int, GeneratedChunk] | Exception | None] = asyncio.Queue(maxsize=64)
+
+    async def pump(index: int, stream: AsyncGenerator[GeneratedChunk, None]) -> None:
+        try:
+            async with aclosing(stream) as chunks:
+                async for chunk in chunks:
+                    await queue.put((index, chunk))
+            await queue.put(None)
+        except Exception as exc:  # pass any error to the reader, which would otherwise wait forever
+            await queue.put(exc)
+
+    tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    try:
+        n_running = len(tasks)
+        while n_running:
+            item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                n_running -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _event(body: dict[str, Any]) -> bytes:
+    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,283 @@
+"""Manages llama.cpp servers as child processes: one per model in use, a base model with or without an adapter.
+
+llama.cpp batches only requests with the same adapter and makes all others wait. So a base model and its tuned models
+each get their own process, and can generate in parallel. The weights are memory-mapped from one file, so they are in
+memory only once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from core.engine import child_processes
+from core.engine.api.errors import ApiError, unavailable
+from core.engine.formats.gguf_file import ModelCard
+from core.engine.serving.llama_http import ServerAddress
+from core.message import msg
+
+_log = logging.getLogger(__name__)
+
+PARALLEL = 4  # requests decoded together; more would share the same two cores and only use more memory
+CONTEXT = 4096  # tokens of one request, prompt and completion; a story needs about 600
+_MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
+_CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
+_SPIN_COUNT = (
+    "1000"  # spins of a waiting thread before it sleeps; with more, two models starve each other (benchmarks.md)
+)
+_START_S = 120.0  # takes 2 s from a warm disk cache; more from a cold, busy disk
+_STOP_S = 5.0
+_TOKENIZE_S = 60.0  # for one text; may take seconds on a busy machine
+
+
+_Key = tuple[str, Path | None]  # (name of the base model, adapter)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model: its name, file and metadata."""
+
+    name: str
+    gguf: Path
+    card: ModelCard
+
+    @property
+    def context(self) -> int:
+        """Maximum length of a request and of a training example, in tokens."""
+        return min(CONTEXT, self.card.context_length)
+
+
+@dataclass(eq=False)
+class Backend:
+    """One running llama.cpp server.
+
+    Attributes:
+        adapter: the LoRA adapter; None: none.
+        slots: limits how many requests are decoded together; the others wait in order.
+        leases: number of users; a retired backend is stopped when the last one releases it.
+    """
+
+    base: BaseModel
+    process: asyncio.subprocess.Process
+    address: ServerAddress
+    adapter: Path | None
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
+    leases: int = 0
+    retired: bool = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is running."""
+        return self.process.returncode is None
+
+
+class Pool:
+    """The pool of backends. All methods except `tokenizer` must be called on the event loop."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._current: dict[_Key, Backend] = {}  # in LRU order
+        self._all: set[Backend] = set()
+        self._locks: dict[_Key, asyncio.Lock] = {}
+        self._loop = asyncio.get_running_loop()
+        self._stopping_tasks: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[Backend]:
+        """Lease a backend of `base` with `adapter`; it keeps running until the block ends.
+
+        Raises:
+            ApiError: 503, the model could not be loaded.
+        """
+        async with self._leased(await self._get_or_start(base, adapter)) as backend:
+            yield backend
+
+    @asynccontextmanager
+    async def lease_any(self, base: BaseModel) -> AsyncIterator[Backend]:
+        """Lease any backend of `base`, for counting tokens: the adapter does not matter. Raises like `lease`."""
+        running = (backend for backend in self._current.values() if backend.base.name == base.name and backend.alive)
+        async with self._leased(next(running, None) or await self._get_or_start(base, None)) as backend:
+            yield backend
+
+    @asynccontextmanager
+    async def _leased(self, backend: Backend) -> AsyncIterator[Backend]:
+        backend.leases += 1
+        try:
+            yield backend
+        finally:
+            backend.leases -= 1
+            self._stop_if_unused(backend)
+
+    @contextmanager
+    def tokenizer(self, base: BaseModel) -> Iterator[Tokenizer]:
+        """The tokenizer of `base`; call it from another thread than the event loop's."""
+        stack = AsyncExitStack()
+        backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.lease_any(base)), self._loop).result()
+        try:
+            address = backend.address
+            headers = {"authorization": f"Bearer {address.key}"}
+            url = f"http://{address.host}:{address.port}"
+            with httpx2.Client(base_url=url, headers=headers, timeout=_TOKENIZE_S, trust_env=False) as client:
+                yield Tokenizer(client)
+        finally:
+            asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
+
+    async def load(self, base: BaseModel, adapter: Path | None) -> None:
+        """Load a model ahead of its first request. Raises like `lease`."""
+        await self._get_or_start(base, adapter)
+
+    @property
+    def leases(self) -> int:
+        """Number of requests that are running or waiting."""
+        return sum(backend.leases for backend in tuple(self._all))
+
+    async def close(self) -> None:
+        """Stop all backends."""
+        for backend in list(self._all):
+            backend.retired, backend.leases = True, 0
+            self._stop_if_unused(backend)
+        await asyncio.gather(*self._stopping_tasks, return_exceptions=True)
+
+    async def _get_or_start(self, base: BaseModel, adapter: Path | None) -> Backend:
+        key = (base.name, adapter)
+        async with self._locks.setdefault(key, asyncio.Lock()):
+            current = self._current.pop(key, None)
+            if current is None or not current.alive:
+                if current is not None:
+                    self._retire(current)
+                if (
+                    adapter is not None and not adapter.exists()
+                ):  # never serve the base model under a tuned model's name
+                    raise unavailable(
+                        msg("The adapter {name} is not in the engine's home any more.", name=adapter.name)
+                    )
+                current = await _start(base, adapter, self._threads)
+                self._all.add(current)
+            self._current[key] = current
+            for old in list(self._current)[:-_MAX_LOADED]:
+                self._retire(self._current.pop(old))
+            return current
+
+    def _retire(self, backend: Backend) -> None:
+        backend.retired = True
+        self._stop_if_unused(backend)
+
+    def _stop_if_unused(self, backend: Backend) -> None:
+        if backend.retired and backend.leases == 0 and backend in self._all:
+            self._all.discard(backend)
+            task = asyncio.create_task(_stop(backend))
+            self._stopping_tasks.add(task)
+            task.add_done_callback(self._stopping_tasks.discard)
+
+
+class Tokenizer:
+    """Text → token ids, with the tokenizer that is also used for serving."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+
+    def __call__(self, text: str) -> list[int]:
+        response = self._client.post("/tokenize", json={"content": text, "add_special": False, "parse_special": True})
+        response.raise_for_status()
+        return [int(token) for token in response.json()["tokens"]]
+
+
+async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend:
+    key = secrets.token_urlsafe(24)
+    options = {
+        "model": str(base.gguf),
+        "adapter": None if adapter is None else str(adapter),
+        "key": key,
+        "parallel": PARALLEL,
+        "context": PARALLEL * base.context,
+        "cache_mib": _CACHE_MIB,
+        "threads": threads,
+    }
+    process = await asyncio.create_subprocess_exec(
+        *child_processes.command("llama_child"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**child_processes.environment(), "GOMP_SPINCOUNT": _SPIN_COUNT},
+        process_group=0,  # Ctrl-C in a terminal goes to the engine, which stops its children in order
+    )
+    try:
+        response = await asyncio.wait_for(_handshake(process, options), _START_S)
+    except TimeoutError as exc:
+        process.kill()
+        raise unavailable(
+            msg("The model {name} was not loaded within {start_s} seconds.", name=base.name, start_s=f"{_START_S:.0f}")
+        ) from exc
+    except BaseException:
+        process.kill()
+        raise
+    if "url" not in response:
+        _log.error("llama.cpp could not load %s: %s", base.gguf, response.get("error"))
+        raise unavailable(
+            msg(
+                "The model {name} could not be loaded: {error}.",
+                name=base.name,
+                error=response.get("error", "llama.cpp ended"),
+            )
+        )
+    url = urlsplit(response["url"])
+    address = ServerAddress(url.hostname or "127.0.0.1", url.port or 80, key)
+    return Backend(base, process, address, adapter)
+
+
+async def _handshake(process: asyncio.subprocess.Process, options: dict[str, Any]) -> dict[str, Any]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(options).encode() + b"\n")
+    await process.stdin.drain()
+    line = await process.stdout.readline()
+    response: dict[str, Any] = json.loads(line) if line else {}
+    return response
+
+
+async def _stop(backend: Backend) -> None:
+    if backend.process.stdin is not None:
+        backend.process.stdin.close()
+    try:
+        await asyncio.wait_for(backend.process.wait(), _STOP_S)
+    except TimeoutError:
+        backend.process.kill()
+        await backend.process.wait()
+
+
+def too_long(context: object, tokens: object) -> ApiError:
+    """400: a prompt of `tokens` tokens exceeds a context of `context` tokens."""
+    return ApiError(
+        400,
+        msg(
+            "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
+            "Please shorten it.",
+            context=context,
+            tokens=tokens,
+        ),
+        param="prompt",
+        code="context_length_exceeded",
+    )
+
+
+def as_api_error(status: int, body: dict[str, Any]) -> ApiError:
+    """Convert an error of llama.cpp to OpenAI's format."""
+    error = body.get("error") if isinstance(body.get("error"), dict) else {}
+    assert isinstance(error, dict)
+    if error.get("type") == "exceed_context_size_error":
+        return too_long(error.get("n_ctx"), error.get("n_prompt_tokens"))
+    message = str(error.get("message") or "llama.cpp refused the request")
+    return (
+        ApiError(400, message)
+        if 400 <= status < 500
+        else unavailable(msg("The model stopped working: {message}.", message=message))
+    )

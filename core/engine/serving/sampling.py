@@ -1,0 +1,196 @@
+"""Converts OpenAI's sampling parameters to llama.cpp's. Unsupported ones are rejected, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.requests import boolean, integer, number, reject_unknown
+from core.engine.serving.llama import CONTEXT
+from core.engine.training_line import is_missing
+from core.message import msg
+
+_MAX_CHOICES = 128
+_MAX_STOPS = 4
+_MAX_SEED = 2**63 - 1
+_SEEDS = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the highest value means "random"
+_COMMON = frozenset(
+    [
+        "model",
+        "n",
+        "stream",
+        "stream_options",
+        "stop",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "logit_bias",
+        "user",
+    ]
+)
+_COMPLETION = _COMMON | frozenset(["prompt", "suffix", "echo", "best_of", "logprobs"])
+_CHAT = _COMMON | frozenset(
+    [
+        "messages",
+        "max_completion_tokens",
+        "logprobs",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "functions",
+        "function_call",
+        "modalities",
+        "audio",
+        "prediction",
+        "metadata",
+        "store",
+        "service_tier",
+        "reasoning_effort",
+        "verbosity",
+        "web_search_options",
+        "safety_identifier",
+        "prompt_cache_key",
+    ]
+)
+# Unsupported parameters that would change the result, with the values that are accepted because they have no effect.
+_UNSUPPORTED: dict[str, tuple[object, ...]] = {
+    "suffix": (),
+    "echo": (False,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "response_format": ({"type": "text"},),
+    "tools": (),
+    "tool_choice": ("none", "auto"),
+    "functions": (),
+    "function_call": ("none", "auto"),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+}
+_ENABLED_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` enables it
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling parameters.
+
+    Attributes:
+        n: completions per prompt.
+        stream: stream the response.
+        include_usage: end the stream with the usage.
+        seed: for the first completion (incremented for the next ones); None: random.
+        options: the other parameters, under llama.cpp's names.
+    """
+
+    n: int
+    stream: bool
+    include_usage: bool
+    seed: int | None
+    options: dict[str, Any]
+
+    @property
+    def is_concurrent(self) -> bool:
+        """Whether several completions may be decoded in parallel.
+
+        Not with a seed: llama.cpp decodes parallel requests as one batch, and rounding depends on the batch size, so
+        the same seed would give different texts.
+        """
+        return self.seed is None
+
+    def seed_of(self, choice: int) -> int:
+        """llama.cpp's seed for one completion; -1 means random."""
+        return -1 if self.seed is None else (self.seed + choice) % _SEEDS
+
+
+def of_completion(body: Mapping[str, Any]) -> Sampling:
+    """Parameters of POST /v1/completions (by default 16 tokens, as at OpenAI). Raises ApiError 400."""
+    reject_unknown(body, _COMPLETION)
+    sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
+    if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
+        raise bad_value("best_of", msg("'best_of' other than 'n' is not supported by this engine."))
+    return sampling
+
+
+def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
+    """Parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
+    reject_unknown(body, _CHAT)
+    limit = integer(body, "max_tokens", 1, 1 << 20, None)
+    sampling = _common(body, integer(body, "max_completion_tokens", 1, 1 << 20, limit))
+    sampling.options["stop"].append(stop)
+    return sampling
+
+
+def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
+    for name, allowed_values in _UNSUPPORTED.items():
+        value = body.get(name)
+        if value is None or (is_missing(value) and name not in _ENABLED_BY_EMPTY):
+            continue
+        if not any(type(value) is type(allowed) and value == allowed for allowed in allowed_values):
+            message = msg("'{name}' is not supported by this engine.", name=name)
+            raise ApiError(400, message, param=name, code="unsupported_parameter")
+    seed = integer(body, "seed", -_MAX_SEED - 1, _MAX_SEED, None)
+    options: dict[str, Any] = {
+        "n_predict": -1 if max_tokens is None else max_tokens,
+        "temperature": number(body, "temperature", 0, 2, 1.0),
+        "top_p": number(body, "top_p", 0, 1, 1.0),
+        "top_k": 0,  # disabled: llama.cpp's default truncates, OpenAI's does not
+        "min_p": 0.0,
+        "presence_penalty": number(body, "presence_penalty", -2, 2, 0.0),
+        "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
+        "repeat_last_n": CONTEXT,  # penalties count the whole text, as OpenAI's do
+        "stop": _stops(body.get("stop")),
+        "logit_bias": _biases(body.get("logit_bias")),
+        # Cached prompts are computed in different batches, so the result is not bit-identical.
+        "cache_prompt": seed is None,
+    }
+    stream = boolean(body, "stream")
+    n = integer(body, "n", 1, _MAX_CHOICES, 1)
+    return Sampling(n, stream, _include_usage(body, stream), seed, options)
+
+
+def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
+    options = body.get("stream_options")
+    if is_missing(options):
+        return False
+    if not stream:
+        raise bad_value("stream_options", msg("'stream_options' is only allowed when 'stream' is true."))
+    if not isinstance(options, dict):
+        raise bad_value("stream_options", msg("'stream_options' must be an object."))
+    reject_unknown(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
+    return boolean(options, "include_usage")
+
+
+def _stops(value: object) -> list[str]:
+    stops = [] if is_missing(value) else [value] if isinstance(value, str) else value
+    if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise bad_value(
+            "stop",
+            msg(
+                "'stop' must be text or a list of at most {max_stops} texts, none of them empty.", max_stops=_MAX_STOPS
+            ),
+        )
+    return list(stops)
+
+
+def _biases(value: object) -> list[list[float]]:
+    if is_missing(value):
+        return []
+    if not isinstance(value, dict):
+        raise bad_value("logit_bias", msg("'logit_bias' must be an object of token ids and numbers."))
+    pairs = []
+    for token in value:
+        if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
+            raise bad_value(
+                "logit_bias",
+                msg("'logit_bias' has a key that is not a token id: {key}.", key=repr(str(token)[:40])),
+            )
+        pairs.append([int(token), number(value, token, -100, 100, 0.0)])
+    return pairs

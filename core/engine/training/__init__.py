@@ -1,0 +1,1 @@
+"""Training jobs: queue, tokenization, the trainer's process and its events."""

@@ -1,0 +1,75 @@
+"""Shared context of the job threads: components, job folders, and how a job fails."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.engine.api.errors import ApiError, is_disk_full
+from core.engine.api.files import Files, source_path
+from core.engine.api.models import ModelCatalogue
+from core.engine.event_log import add_event
+from core.engine.serving.llama import Pool
+from core.engine.store import EngineStore, Job, to_json
+from core.engine.training.tokenization import JobFailed
+from core.message import msg
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineJobContext:
+    """Components for the job threads. `on_trained` is called with the model id of a finished job."""
+
+    home: Path
+    store: EngineStore
+    files: Files
+    models: ModelCatalogue
+    pool: Pool
+    threads: int
+    on_trained: Callable[[str], None]
+
+    def folder(self, job: Job) -> Path:
+        """The job's folder."""
+        return self.home / "jobs" / job.id
+
+    def source(self, job: Job, param: str) -> Path:
+        """The job's copy of its training or validation file (`param`), kept until it is tokenised."""
+        return source_path(self.folder(job), param)
+
+    def status(self, job: Job) -> str:
+        """The job's current status."""
+        row = self.store.get(Job, job.id)
+        return row.status if row else "cancelled"
+
+    def oldest(self, status: str) -> Job | None:
+        """The oldest job with this status."""
+        rows = self.store.select(Job, "status = ?", (status,), "ORDER BY seq LIMIT 1")
+        return rows[0] if rows else None
+
+    def fail(self, job: Job, failure: JobFailed) -> None:
+        """Mark a job as failed, unless it was cancelled or paused meanwhile."""
+        with self.store.transaction():
+            is_active = "status IN ('validating_files', 'queued', 'running')"
+            values = {"status": "failed", "error": to_json(failure.error()), "finished_at": int(time.time())}
+            if self.store.update(Job, job.id, where=is_active, estimated_finish=None, **values):
+                add_event(self.store, job.id, failure.message, level="error")
+
+
+def describe_error(exc: Exception) -> JobFailed:
+    """Convert any exception to a job error."""
+    if isinstance(exc, ApiError):
+        return JobFailed(exc.message, exc.code or "server_error")
+    if is_disk_full(exc):
+        message = msg(
+            "The engine's disk is full or cannot be written. Free some space in its home folder, "
+            "then resume or create the job again."
+        )
+        return JobFailed(message, "insufficient_storage")
+    _log.error("A job failed unexpectedly", exc_info=exc)
+    return JobFailed(
+        msg("The engine failed unexpectedly: {error}. Its log has the details.", error=exc), "server_error"
+    )

@@ -1,0 +1,148 @@
+"""`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]`: run or resume one job.
+
+On SIGTERM, or when the engine that started it dies, it saves its state and exits within one micro-batch. A kill -9
+loses the steps since the last save. A lock ensures one trainer per folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from core.engine.formats import adapters, tokens, weights
+from core.engine.training.base_config import UntrainableModel
+from core.engine.training.trainer import model, precision, resume
+from core.engine.training.trainer.job import JobSpec, Journal
+from core.engine.training.trainer.loop import Loop, LossDiverged
+from core.engine.training.trainer.resume import Position
+from core.message import msg, sentences, to_json
+
+
+def main(folder: Path, engine_pid: int) -> int:
+    """Train; returns 0 if finished or paused, 1 if the job failed (state.json has the reason)."""
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # wait: the trainer of a killed engine may still be saving
+        stop_requested = _StopRequest(engine_pid)
+        if stop_requested():  # the engine died meanwhile; its successor starts its own trainer
+            return 0
+        journal = Journal(folder)
+        try:
+            _train(JobSpec.read(folder), journal, stop_requested)
+        except Exception as exc:  # any error is reported through state.json
+            error, next_step = _describe(exc)
+            message = sentences(error, next_step)
+            journal.event(message, level="error")
+            journal.state("failed", now=True, error=error, next_step=next_step, message=to_json(message))
+            print(f"{type(exc).__name__}: {exc}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> None:
+    journal.state("starting", now=True)
+    torch.set_num_threads(spec.threads or os.cpu_count() or 1)
+    position = resume.read_position(journal.folder)
+    journal.rewind(position.step)
+    weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
+    position = _with_dtype(spec, position, journal, precision.choose)
+    tunable = model.load(spec.weights_dir, getattr(torch, position.dtype), spec.lora_rank, spec.lora_alpha)
+    tunable.initialise(spec.seed)
+    if spec.start_adapter:
+        tunable.load(adapters.read(spec.start_adapter))
+    train = tokens.load(spec.train)
+    loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
+    if position.step:
+        resume.load(journal.folder, position.step, loop.parameters, loop.optimizer)
+        journal.event(
+            msg("Resuming from step {step} of {total_steps}.", step=position.step, total_steps=loop.total_steps)
+        )
+    else:
+        journal.event(
+            msg(
+                "Training started. Examples: {train}, epochs: {n_epochs}, steps: {total_steps}.",
+                train=len(train),
+                n_epochs=spec.n_epochs,
+                total_steps=loop.total_steps,
+            )
+        )
+    position = loop.run(position, stop_requested)
+    if position.step < loop.total_steps:
+        journal.event(
+            msg(
+                "Paused at step {step} of {total_steps}; nothing is lost.",
+                step=position.step,
+                total_steps=loop.total_steps,
+            )
+        )
+        journal.state("paused", now=True, **loop.figures(position))
+        return
+    checkpoint = journal.folder / "checkpoints" / f"step-{position.step}.gguf"
+    partial = journal.folder / "final.gguf.part"
+    shutil.copyfile(checkpoint, partial)
+    os.replace(partial, journal.folder / "final.gguf")
+    journal.state("succeeded", now=True, **loop.figures(position))
+
+
+def _with_dtype(
+    spec: JobSpec, position: Position, journal: Journal, choose: Callable[[], tuple[object, float]]
+) -> Position:
+    """Set the dtype for the whole job: the one before the interruption, the one in the spec, or the faster one here."""
+    if position.dtype != "auto":
+        return position
+    if spec.dtype != "auto":
+        return replace(position, dtype=spec.dtype)
+    dtype, gain = choose()
+    name = str(dtype).removeprefix("torch.")
+    journal.event(
+        msg(
+            "Computing in {name}: bfloat16 multiplies {gain} times as fast as float32 on this processor.",
+            name=name,
+            gain=f"{gain:.1f}",
+        )
+    )
+    return replace(position, dtype=name)
+
+
+def _describe(exc: Exception) -> tuple[str, str]:
+    """What happened and what to do next, for the user."""
+    if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
+        return msg("The disk is full."), msg(
+            "Free some space, then resume the job: it continues from its last checkpoint."
+        )
+    if isinstance(exc, UntrainableModel):  # the file was replaced after the job was created
+        return msg("The base model can be served here, not trained: {reason}.", reason=exc), msg(
+            "Use another base model."
+        )
+    if isinstance(exc, LossDiverged):
+        return msg("Training diverged: {reason}.", reason=exc), msg("Use a smaller learning_rate_multiplier.")
+    if isinstance(exc, MemoryError):
+        return msg("The memory is full."), msg("Use a smaller batch_size or shorter examples.")
+    return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")
+
+
+class _StopRequest:
+    """Returns True once SIGTERM was received or the parent died."""
+
+    def __init__(self, engine_pid: int) -> None:
+        self._parent = engine_pid
+        self._requested = False
+        signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _on_signal(self, *_: object) -> None:
+        self._requested = True
+
+    def __call__(self) -> bool:
+        return self._requested or os.getppid() != self._parent
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else os.getppid()))

@@ -1,0 +1,149 @@
+"""The job folder, through which the engine and the trainer communicate.
+
+job.json             what to train (written by the engine)
+metrics.jsonl        one line per step
+events.jsonl         one line per event
+checkpoints.jsonl    one line per checkpoint; the adapters are in checkpoints/
+state.json           the trainer's progress, updated at most once a second
+resume.safetensors   adapter and optimizer state of the last saved step
+final.gguf           the adapter of the finished job
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from core.message import extra_fields
+
+Status = Literal["starting", "running", "paused", "succeeded", "failed"]
+
+MEASURED_STEPS = 3  # timed steps after the first one that are needed for an estimate of the end
+
+_STATE_PERIOD_S = 1.0  # readers poll about as often
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """The specification of one fine-tuning job, written by the engine.
+
+    Attributes:
+        job_id: the engine's id, for messages.
+        base_gguf: model file of the base.
+        weights_dir: folder for the converted weights of the base (created if missing).
+        start_adapter: adapter to start from; None: a new one.
+        train, valid: files written by `core.engine.formats.tokens.save`.
+        n_epochs, batch_size: as in OpenAI's hyperparameters.
+        learning_rate: initial learning rate; decays linearly to 0.
+        seed: for the adapter's initial values and the order of examples.
+        lora_rank, lora_alpha: rank and scale of the adapter.
+        checkpoint_seconds: longest training time that a kill -9 can lose, in seconds.
+        threads: CPU threads; 0: all.
+        dtype: of the frozen matrices: `float32`, `bfloat16`, or `auto` for the faster one on this machine.
+    """
+
+    job_id: str
+    base_gguf: Path
+    weights_dir: Path
+    start_adapter: Path | None
+    train: Path
+    valid: Path | None
+    n_epochs: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    lora_rank: int = 16
+    lora_alpha: float = 32.0
+    checkpoint_seconds: float = 20.0
+    threads: int = 0
+    dtype: str = "auto"
+
+    @classmethod
+    def read(cls, folder: Path) -> JobSpec:
+        """Read `job.json`; unknown keys are ignored."""
+        raw = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+        known = {field.name for field in fields(cls)} & raw.keys()
+        values = {name: raw[name] for name in known}
+        for name in ("base_gguf", "weights_dir", "start_adapter", "train", "valid"):
+            values[name] = Path(values[name]) if values.get(name) else None
+        return cls(**values)
+
+
+class Journal:
+    """Writes the job folder so that a kill at any time leaves complete lines and files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._state_at = 0.0
+        (folder / "checkpoints").mkdir(exist_ok=True)
+
+    def event(self, message: str, level: str = "info", **data: Any) -> None:
+        """Add an event for the user."""
+        data |= extra_fields(message)
+        line = {"at": time.time(), "level": level, "type": "message", "message": message, "data": data}
+        self._append("events.jsonl", line)
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        """Add the metrics of one step."""
+        self._append("metrics.jsonl", row)
+
+    def checkpoint(self, row: Mapping[str, Any]) -> None:
+        """Add a checkpoint."""
+        self._append("checkpoints.jsonl", {**row, "at": time.time()})
+
+    def state(self, status: Status, *, now: bool = False, **figures: Any) -> None:
+        """Update state.json; at most once a second unless `now` is set, as for a change of status."""
+        if not now and time.monotonic() - self._state_at < _STATE_PERIOD_S:
+            return
+        self._state_at = time.monotonic()
+        partial = self.folder / "state.json.part"
+        partial.write_text(json.dumps({"status": status, **figures}), encoding="utf-8")
+        os.replace(partial, self.folder / "state.json")
+
+    def rewind(self, step: int) -> None:
+        """Remove metrics and checkpoints after `step`, and an incomplete last line, before these steps are repeated."""
+        for name in ("metrics.jsonl", "checkpoints.jsonl"):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            lines = [json.dumps(row) + "\n" for row in read_lines(path) if row.get("step", 0) <= step]
+            partial = path.with_name(name + ".part")
+            partial.write_text("".join(lines), encoding="utf-8")
+            _sync(partial)
+            os.replace(partial, path)
+
+    def sync(self) -> None:
+        """Sync all lines to disk, so that the lines of a step saved by `resume` are durable."""
+        for name in ("metrics.jsonl", "checkpoints.jsonl", "events.jsonl"):
+            path = self.folder / name
+            if path.exists():
+                _sync(path)
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        with (self.folder / name).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """JSON objects of a file that may still be written; malformed and incomplete lines are skipped."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row

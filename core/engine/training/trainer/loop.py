@@ -1,0 +1,233 @@
+"""The training loop: batches in, metrics and checkpoints out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from core.engine.formats import adapters
+from core.engine.formats.tokens import Encoded, EncodedExamples
+from core.engine.training.trainer import resume
+from core.engine.training.trainer.batches import micro_batches, tensors
+from core.engine.training.trainer.head import cross_entropy
+from core.engine.training.trainer.job import MEASURED_STEPS, JobSpec, Journal
+from core.engine.training.trainer.model import TunableModel
+from core.engine.training.trainer.resume import Position
+from core.message import msg
+
+_MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
+_SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
+
+
+class LossDiverged(ArithmeticError):
+    """The loss became infinite or not a number."""
+
+
+class TrainingStopped(Exception):
+    """A stop was requested during a pass over examples, which is discarded."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchScore:
+    """Mean loss over trained tokens in nats, token accuracy, and share of completely correct examples (both 0 to 1)."""
+
+    loss: float
+    token_accuracy: float
+    sequence_accuracy: float
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Sums over some examples; `loss` is summed over trained tokens."""
+
+    labels: int = 0
+    examples: int = 0
+    loss: float = 0.0
+    correct_tokens: int = 0
+    correct_examples: int = 0
+
+    def score(self) -> BatchScore:
+        return BatchScore(
+            self.loss / self.labels, self.correct_tokens / self.labels, self.correct_examples / self.examples
+        )
+
+
+class Loop:
+    """Trains one job from its saved position until its end or a stop request."""
+
+    def __init__(
+        self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
+    ) -> None:
+        self.spec, self.journal, self.model, self.train, self.valid = spec, journal, model, train, valid
+        self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
+        self.total_steps = self.steps_per_epoch * spec.n_epochs
+        self.tokens_total = spec.n_epochs * train.n_tokens
+        self.parameters = {
+            f"{name}.{matrix}": getattr(layer, matrix)
+            for name, layer in model.lora.items()
+            for matrix in ("lora_a", "lora_b")
+        }
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
+        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for estimates
+        self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
+        self._saved: int | None = None  # the last step saved to disk
+
+    def run(self, position: Position, stop: Callable[[], bool]) -> Position:
+        """Train from `position` until the end or until `stop()`; the returned position is saved.
+
+        Raises:
+            LossDiverged: the loss became infinite or not a number.
+            OSError: the disk is full.
+        """
+        saved_at, first = time.monotonic(), position.step + 1
+        for step in range(first, self.total_steps + 1):
+            started = time.monotonic()
+            batch = self._batch(step)
+            ends_epoch = step % self.steps_per_epoch == 0
+            if ends_epoch and self.valid:  # a long validation pass follows; interrupting it then loses only this step
+                self._save(position)
+            try:
+                score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps), stop)
+                if not math.isfinite(score.loss):
+                    raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
+                held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
+            except TrainingStopped:
+                self._save(position)  # unchanged since the last step; during validation it is already saved
+                break
+            tokens = sum(len(example.tokens) for example in batch)
+            position = replace(
+                position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
+            )
+            self._record_step(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
+            stop_now = stop()
+            if ends_epoch or stop_now or time.monotonic() - saved_at >= self.spec.checkpoint_seconds:
+                if ends_epoch:
+                    self._checkpoint(position, score, held_out)
+                self._save(position)
+                saved_at = time.monotonic()
+            if stop_now:
+                break
+        return position
+
+    def score(self, examples: Sequence[Encoded], stop: Callable[[], bool] = lambda: False) -> BatchScore:
+        """Compute loss and accuracy without training.
+
+        Raises:
+            TrainingStopped: `stop()` became true meanwhile.
+        """
+        tally = _Tally()
+        for start in range(0, len(examples), _SCORE_CHUNK):
+            self._pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
+        return tally.score()
+
+    def figures(self, position: Position) -> dict[str, Any]:
+        """Progress for `state.json`; speed and estimate are None until enough steps were timed."""
+        speed = finish = None
+        if len(self._recent) >= MEASURED_STEPS:
+            speed = sum(tokens for tokens, _ in self._recent) / sum(seconds for _, seconds in self._recent)
+            finish = time.time() + max(0, self.tokens_total - position.tokens) / speed
+        return {
+            "step": position.step,
+            "total_steps": self.total_steps,
+            "tokens_done": position.tokens,
+            "tokens_total": self.tokens_total,
+            "tokens_per_s": speed,
+            "estimated_finish": finish,
+            "error": None,
+        }
+
+    def _batch(self, step: int) -> list[Encoded]:
+        epoch, step_in_epoch = divmod(step - 1, self.steps_per_epoch)
+        if self._order is None or self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + epoch)
+            self._order = epoch, torch.randperm(len(self.train), generator=generator)
+        chosen = self._order[1][step_in_epoch * self.spec.batch_size : (step_in_epoch + 1) * self.spec.batch_size]
+        return [self.train[index] for index in chosen.tolist()]
+
+    def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
+        self.optimizer.zero_grad(set_to_none=True)
+        tally = _Tally()
+        self._pass(batch, tally, stop, learn=True)
+        nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        return tally.score()
+
+    def _pass(self, examples: Sequence[Encoded], tally: _Tally, stop: Callable[[], bool], *, learn: bool) -> None:
+        n_labels = sum(sum(example.trained[1:]) for example in examples)
+        for group in micro_batches(examples):
+            if stop():
+                raise TrainingStopped
+            ids, positions, labels, owners = tensors(group)
+            with torch.set_grad_enabled(learn):
+                hidden = self.model.hidden(ids).flatten(0, 1)[positions]
+            result = cross_entropy(hidden.detach(), self.model.head, labels, gradient=learn)
+            if learn:
+                hidden.backward(result.gradient / n_labels)
+            tally.loss += float(result.loss.sum())
+            tally.correct_tokens += int(result.correct.sum())
+            tally.correct_examples += len(group) - len(set(owners[~result.correct].tolist()))
+        tally.labels += n_labels
+        tally.examples += len(examples)
+
+    def _save(self, position: Position) -> None:
+        """Save `position` durably, unless it is saved already."""
+        if self._saved != position.step:
+            self.journal.sync()
+            resume.save(self.journal.folder, position, self.parameters, self.optimizer)
+            self._saved = position.step
+
+    def _record_step(
+        self,
+        position: Position,
+        tokens: int,
+        seconds: float,
+        score: BatchScore,
+        held_out: BatchScore | None,
+        *,
+        timed: bool,
+    ) -> None:
+        """Record one step. The first one of a process is not `timed`, because it reads the weights from disk."""
+        if timed:
+            self._recent = [*self._recent[-19:], (tokens, seconds)]
+        self.journal.metrics(
+            {
+                "at": time.time(),
+                "step": position.step,
+                "epoch": position.step / self.steps_per_epoch,
+                "elapsed_tokens": position.tokens,
+                "elapsed_examples": position.examples,
+                "training_loss": score.loss,
+                "training_sequence_accuracy": score.sequence_accuracy,
+                "training_token_accuracy": score.token_accuracy,
+                "validation_loss": held_out and held_out.loss,
+                "validation_token_accuracy": held_out and held_out.token_accuracy,
+                "seconds": seconds,
+            }
+        )
+        self.journal.state("running", **self.figures(position))
+
+    def _checkpoint(self, position: Position, score: BatchScore, held_out: BatchScore | None) -> None:
+        path = self.journal.folder / "checkpoints" / f"step-{position.step}.gguf"
+        adapters.write(path, self.model.adapter(), name=f"{self.spec.job_id} step {position.step}")
+        metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.token_accuracy}
+        if held_out:
+            metrics |= {"valid_loss": held_out.loss, "valid_mean_token_accuracy": held_out.token_accuracy}
+        epoch = position.step // self.steps_per_epoch
+        self.journal.checkpoint({"step": position.step, "epoch": epoch, "path": str(path), "metrics": metrics})
+        self.journal.event(
+            msg(
+                "Epoch {epoch}/{n_epochs} finished: training loss {loss}, token accuracy {token_accuracy}.",
+                epoch=epoch,
+                n_epochs=self.spec.n_epochs,
+                loss=f"{score.loss:.3f}",
+                token_accuracy=f"{score.token_accuracy:.1%}",
+            )
+        )

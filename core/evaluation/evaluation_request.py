@@ -1,0 +1,192 @@
+"""One row of an evaluation: request, scoring, storage and cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.db import rescue_files
+from core.db.tables import EvaluationAnswer
+from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
+from core.evaluation import scoring
+from core.evaluation.evaluation_context import EvaluationContext
+from core.evaluation.evaluation_types import EvaluationView, HeldOutExample
+from core.message import msg
+from core.pricing import tokens
+from core.pricing.price_book import PriceBook, cost_of
+from core.pricing.reservation import Reservation
+from core.providers import Client, Completion, CompletionRequest
+from core.providers.schemas import Endpoint
+from core.sanitize import storable
+
+_REFUSED = frozenset({"refusal", "content_filter"})
+MAX_BILLED_ATTEMPTS = 5
+"""Per row; each attempt without an answer counts with its worst-case cost."""
+
+RowResult = Literal["answered", "failed", "unanswered"]
+"""`failed`: the provider refused the row; `unanswered`: it was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
+
+
+class _TooManyAttempts(FabulaError):
+    """A row was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
+
+    def __init__(self, cause: ProviderError) -> None:
+        super().__init__(cause.what, cause.next_step)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequester:
+    """Sends the rows of one evaluation to its model and saves the answers."""
+
+    context: EvaluationContext
+    client: Client
+    book: PriceBook
+    view: EvaluationView
+    endpoint: Endpoint
+    max_tokens: int
+
+    def ask(self, example: HeldOutExample) -> RowResult:
+        """Send one row and save the answer or the error.
+
+        Raises:
+            FabulaError: all other rows would fail too.
+            EvaluationStopped: the evaluation was stopped.
+        """
+        self.context.raise_if_stopped()
+        request = self._request(example)
+        attempts = count(1)
+
+        def attempt() -> tuple[Completion, Reservation]:
+            reservation = self._reserve(request)
+            try:
+                return reservation.call(
+                    lambda: self.client.complete(request, once=True, stop=self.context.halt)
+                ), reservation
+            except ProviderError as exc:
+                billed = self.client.provider.kind != "engine"
+                if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
+                    raise _TooManyAttempts(exc) from exc
+                raise
+
+        try:
+            answer, reservation = self.context.with_retries(attempt)
+        except ModelNotFound:
+            raise
+        except (BadRequest, _TooManyAttempts) as exc:
+            self._save_answer(example, None, None, exc.what)
+            return "failed" if isinstance(exc, BadRequest) else "unanswered"
+        choice = answer.texts[0] if answer.texts else None
+        if choice is None or choice.error:
+            reason_text = choice.error if choice else ""
+            reason = reason_text or msg("The provider answered without a text.")
+            self._save_answer(example, None, None, reason, (reservation, answer))
+            return "failed"
+        self._save_answer(example, choice.text, choice.finish_reason, None, (reservation, answer))
+        return "answered"
+
+    def _request(self, example: HeldOutExample) -> CompletionRequest:
+        settings = self.view.settings
+        stop = settings.get("stop")
+        return CompletionRequest(
+            model=self.view.model,
+            prompt=with_separator(example.prompt, settings.get("separator")),
+            system=str(settings.get("system") or ""),
+            endpoint=self.endpoint,
+            temperature=float(settings["temperature"]),
+            max_tokens=self.max_tokens,
+            stop=(stop,) if stop else (),
+            seed=int(settings["seed"]) if self.client.provider.kind in ("engine", "openai") else None,
+        )
+
+    def _reserve(self, request: CompletionRequest) -> Reservation:
+        """Reserve the worst-case cost of one attempt in the spend ledger, within the budgets."""
+        view = self.view
+        prompt_tokens = tokens.count([request.system + request.prompt], view.model).tokens
+        worst_case_usd = cost_of(self.book, view.provider, view.model, prompt_tokens, request.max_tokens)
+        return Reservation(
+            self.context.store,
+            self._actor,
+            "training",
+            provider=view.provider,
+            model=view.model,
+            reference=view.id,
+            worst_usd=worst_case_usd,
+        )
+
+    def _save_answer(
+        self,
+        example: HeldOutExample,
+        text: str | None,
+        finish_reason: str | None,
+        reason: str | None,
+        reservation_and_answer: tuple[Reservation, Completion] | None = None,
+    ) -> None:
+        """Save an answer, or why there is none, and its cost in one transaction.
+
+        Raises:
+            StorageFull: the database can't be written. A paid answer is in a rescue file.
+        """
+        right = None
+        if text is not None and self.view.kind == "label":
+            expected = _remove_stop(example.expected, self.view.settings.get("stop"))
+            right = finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
+        values = {
+            "evaluation_id": self.view.id,
+            "row_key": example.key,
+            "prompt": example.prompt,
+            "expected": example.expected,
+            "text": None if text is None else storable(text),
+            "finish_reason": finish_reason,
+            "reason": reason,
+            "right": right,
+        }
+        if reservation_and_answer is None:
+            with self.context.store.session() as session:
+                _add(session, values)
+            return
+        reservation, answer = reservation_and_answer
+        usage = (answer.prompt_tokens, answer.completion_tokens)
+        cached = answer.cached_tokens
+        cost = cost_of(self.book, self.view.provider, self.view.model, *usage, cached_tokens=cached)
+
+        def write(session: Session) -> None:
+            reservation.settle_in(session, *usage, cost)
+            _add(session, values)
+
+        entry = {"kind": "answer", "values": values, "spend": reservation.rescue_entry(*usage, cost)}
+        rescue_files.write_or_rescue(self.context.store, write, entry)
+
+    @property
+    def _actor(self) -> Actor:
+        return Actor(id=self.view.created_by, name=self.view.created_by, role="editor")
+
+
+def _add(session: Session, values: dict[str, Any]) -> None:
+    """Add an answer unless the row already has one."""
+    same_row = (
+        EvaluationAnswer.evaluation_id == values["evaluation_id"],
+        EvaluationAnswer.row_key == values["row_key"],
+    )
+    if not session.scalar(select(func.count()).where(*same_row)):
+        session.add(EvaluationAnswer(**values))
+
+
+def with_separator(prompt: str, separator: object) -> str:
+    """The prompt as in the training file, ending with the separator."""
+    return prompt + separator if isinstance(separator, str) and not prompt.endswith(separator) else prompt
+
+
+def endpoint_for(client: Client, model: str, file_format: object) -> Endpoint:
+    """The endpoint for a model; on the engine, which supports both, the one that matches the training file."""
+    if client.provider.kind == "engine":
+        return "chat" if file_format == "chat" else "completion"
+    return client.endpoint(model)
+
+
+def _remove_stop(text: str, stop: object) -> str:
+    return text.removesuffix(stop) if isinstance(stop, str) and stop else text

@@ -1,0 +1,234 @@
+"""Evaluations: one model scored on rows that it was not trained on (`holdout`). Pages start and show them; the worker
+runs them (`evaluation_run`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sqlalchemy import delete, func, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.datasets import datasets
+from core.db.store import Store, advisory_lock, new_id
+from core.db.tables import Evaluation, EvaluationAnswer, utcnow
+from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.evaluation.evaluation_types import ACTIVE, AnswerView, EvaluationForm, EvaluationView, Kind, Metrics
+from core.evaluation.holdout import PARTS, held_out
+from core.finetuning.job_views import JobView
+from core.message import msg
+
+__all__ = [
+    "ACTIVE",
+    "AnswerView",
+    "EvaluationForm",
+    "EvaluationView",
+    "Kind",
+    "Metrics",
+    "answers",
+    "form_for",
+    "get",
+    "list_evaluations",
+    "list_for_job",
+    "retry",
+    "start",
+    "start_pair",
+    "stop",
+]
+
+_MAX_ROWS = 10_000
+
+
+def form_for(job: JobView, *, model: str | None = None, base: bool = False, limit: int = 200) -> EvaluationForm:
+    """The form for an evaluation with the prompt format of the job's training file.
+
+    Args:
+        model: name of a checkpoint; by default the job's model.
+        base: evaluate the job's base model instead.
+
+    Raises:
+        FabulaError: the job has no data set, or no model yet.
+    """
+    model_to_evaluate = job.base_model if base else model or job.fine_tuned_model
+    if job.dataset_id is None or model_to_evaluate is None:
+        raise FabulaError(msg("This job has no model to evaluate yet."), msg("Wait until it has finished."))
+    return EvaluationForm(
+        dataset_id=job.dataset_id,
+        provider=job.provider,
+        model=model_to_evaluate,
+        job_id=None if base else job.id,
+        version_id=job.version_id,
+        limit=limit,
+        separator=job.separator,
+        stop=job.stop,
+        file_format=job.file_format,
+    )
+
+
+def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
+    """Start an evaluation and return its id. An identical active evaluation is returned instead of a new one.
+
+    Raises:
+        NotFound: the data set does not exist.
+        BadTrainingFile: no rows were kept from training.
+        FabulaError: the limit is out of range.
+    """
+    if not 1 <= form.limit <= _MAX_ROWS:
+        raise FabulaError(
+            msg("The number of rows must be between 1 and {limit}.", limit=f"{_MAX_ROWS:,}"),
+            msg("Choose another one."),
+        )
+    held_out_rows = held_out(store, form.dataset_id, form.version_id)
+    total = sum(getattr(held_out_rows, part) for part in PARTS[form.part])
+    if not total:
+        raise BadTrainingFile(
+            msg("No rows are kept from training, so the model can't be evaluated."),
+            msg("Train on a version of the data set that has validation rows."),
+        )
+    system = form.system
+    if system is None:
+        system = datasets.chat_system(store, form.dataset_id) if form.file_format == "chat" else ""
+    settings = asdict(form) | {"system": system, "labels": list(held_out_rows.labels)}
+    with store.session() as session:
+        advisory_lock(session, "evaluations")
+        active = select(Evaluation).where(
+            Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
+        )
+        for existing in session.scalars(active):
+            if existing.settings == settings:
+                return existing.id
+        evaluation = Evaluation(
+            id=new_id(),
+            job_id=form.job_id,
+            dataset_id=form.dataset_id,
+            version_id=form.version_id,
+            provider=form.provider,
+            model=form.model,
+            kind=form.kind or held_out_rows.kind,
+            settings=settings,
+            total=min(total, form.limit),
+            created_by=actor.id,
+        )
+        session.add(evaluation)
+        return evaluation.id
+
+
+def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tuple[str, str]:
+    """Evaluate a job's model and its base model on the same rows. Returns both ids: (tuned, base).
+
+    Raises:
+        FabulaError: see `form_for` and `start`.
+    """
+    tuned, base = form_for(job, limit=limit), form_for(job, base=True, limit=limit)
+    return start(store, actor, tuned), start(store, actor, base)
+
+
+def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
+    """Stop an evaluation and its requests in flight; answers are kept. NotFound: it does not exist."""
+    with store.session() as session:
+        evaluation = _get_row(session, evaluation_id)
+        if evaluation.state == "running":
+            evaluation.state = "stopping"
+        elif evaluation.state == "queued":
+            evaluation.state, evaluation.finished_at = "stopped", utcnow()
+
+
+def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
+    """Retry the missing answers; existing ones are kept. NotFound: it does not exist."""
+    with store.session() as session:
+        evaluation = _get_row(session, evaluation_id)
+        if evaluation.state not in ACTIVE:
+            session.execute(
+                delete(EvaluationAnswer).where(
+                    EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_(None)
+                )
+            )
+            evaluation.state, evaluation.reason, evaluation.finished_at, evaluation.metrics = "queued", None, None, None
+
+
+def get(store: Store, evaluation_id: str) -> EvaluationView:
+    """One evaluation. Raises NotFound."""
+    with store.reading() as session:
+        evaluation = _get_row(session, evaluation_id)
+        return _view(evaluation, _counts(session, [evaluation.id]).get(evaluation.id, (0, 0, 0)))
+
+
+def list_evaluations(
+    store: Store, job_id: str | None = None, dataset_id: str | None = None
+) -> tuple[EvaluationView, ...]:
+    """Evaluations, newest first, optionally of one job's model or on one data set."""
+    query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id.desc())
+    if job_id is not None:
+        query = query.where(Evaluation.job_id == job_id)
+    if dataset_id is not None:
+        query = query.where(Evaluation.dataset_id == dataset_id)
+    with store.reading() as session:
+        rows = session.scalars(query).all()
+        counts = _counts(session, [row.id for row in rows])
+        return tuple(_view(row, counts.get(row.id, (0, 0, 0))) for row in rows)
+
+
+def list_for_job(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
+    """Evaluations of a job's models, and of its base model on the same rows, newest first."""
+    found = list_evaluations(store, dataset_id=job.dataset_id) if job.dataset_id else ()
+    matching = [
+        evaluation
+        for evaluation in found
+        if evaluation.job_id == job.id
+        or (evaluation.job_id is None and (evaluation.provider, evaluation.model) == (job.provider, job.base_model)
+            and evaluation.version_id == job.version_id)
+    ]  # fmt: skip
+    return tuple(matching)
+
+
+def answers(
+    store: Store, evaluation_id: str, *, wrong_only: bool = False, limit: int = 200, after: int = 0
+) -> tuple[AnswerView, ...]:
+    """Answers in order of arrival. `after`: continue after this answer id."""
+    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, EvaluationAnswer.id > after)
+    if wrong_only:
+        query = query.where(EvaluationAnswer.right.is_(False) | EvaluationAnswer.text.is_(None))
+    with store.reading() as session:
+        rows = session.scalars(query.order_by(EvaluationAnswer.id).limit(limit))
+        return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.right, r.reason) for r in rows)
+
+
+def _get_row(session: Session, evaluation_id: str) -> Evaluation:
+    evaluation = session.get(Evaluation, evaluation_id)
+    if evaluation is None:
+        raise NotFound(msg("This evaluation no longer exists."), msg("Choose another one."))
+    return evaluation
+
+
+def _counts(session: Session, ids: list[str]) -> dict[str, tuple[int, int, int]]:
+    """The numbers of answered, failed and right rows, by evaluation id."""
+    answered, right = func.count(EvaluationAnswer.text), func.count().filter(EvaluationAnswer.right.is_(True))
+    query = select(EvaluationAnswer.evaluation_id, func.count(), answered, right).where(
+        EvaluationAnswer.evaluation_id.in_(ids)
+    )
+    rows = session.execute(query.group_by(EvaluationAnswer.evaluation_id))
+    return {id_: (answered, total - answered, right) for id_, total, answered, right in rows}
+
+
+def _view(evaluation: Evaluation, counts: tuple[int, int, int]) -> EvaluationView:
+    answered, failed, right = counts
+    return EvaluationView(
+        id=evaluation.id,
+        job_id=evaluation.job_id,
+        dataset_id=evaluation.dataset_id,
+        version_id=evaluation.version_id,
+        provider=evaluation.provider,
+        model=evaluation.model,
+        kind=evaluation.kind,
+        settings=dict(evaluation.settings),
+        state=evaluation.state,
+        reason=evaluation.reason,
+        total=evaluation.total,
+        answered=answered,
+        failed=failed,
+        right=right,
+        metrics=None if evaluation.metrics is None else Metrics.from_dict(evaluation.metrics),
+        created_at=evaluation.created_at,
+        finished_at=evaluation.finished_at,
+        created_by=evaluation.created_by,
+    )

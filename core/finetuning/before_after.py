@@ -1,0 +1,336 @@
+"""Before and after: compares a job's base and tuned model on prompts that training has not seen.
+
+A job has at most one comparison. Engine jobs get one automatically when they succeed; for paid providers a person
+starts it. The worker runs it (`core.jobs.before_after_runner`); pages start it, show it, and add prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, Literal
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.db.store import Store, advisory_lock, new_id
+from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
+from core.errors import FabulaError, NotFound
+from core.finetuning.job_views import JobView
+from core.finetuning.unseen_prompts import PromptChoice
+from core.message import msg
+from core.pricing import tokens
+from core.pricing.price_book import PriceBook, cost_of
+from core.pricing.prices import ENGINE
+from core.sanitize import storable
+
+Side = Literal["base", "tuned"]
+SIDES: tuple[Side, ...] = ("base", "tuned")
+ACTIVE = ("queued", "running", "stopping")
+PENDING = ("waiting", "writing")  # states of answers that are not finished
+MAX_PROMPTS = 20  # per job, including prompts that people add
+_MAX_PROMPT_CHARS = 20_000  # characters
+_NO_MODEL = msg("This job has no model to compare yet.")
+
+
+@dataclass(frozen=True, slots=True)
+class SideAnswer:
+    """The answer of one model so far.
+
+    Attributes:
+        state: waiting, writing, done, stopped or failed; `reason` says why it failed.
+        finish_reason: `stop` (complete), `length` (token limit reached), or None (not known).
+    """
+
+    state: str
+    text: str = ""
+    reason: str | None = None
+    model: str = ""
+    finish_reason: str | None = None
+    completion_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    story_id: str | None = None
+
+
+_WAITING = SideAnswer("waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPair:
+    """One prompt and both answers. `expected`: the text of the held-out row, if the prompt comes from one."""
+
+    position: int
+    prompt: str
+    expected: str | None
+    base: SideAnswer
+    tuned: SideAnswer
+
+    @property
+    def finished(self) -> bool:
+        """Whether both answers are finished."""
+        return all(side.state not in PENDING for side in (self.base, self.tuned))
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonView:
+    """The comparison of one job.
+
+    Attributes:
+        state: queued, running, stopping, stopped, done or failed.
+        source: see `unseen_prompts.PromptChoice`; None: prompts not chosen yet.
+        reason: why it failed, or what it waits for while active.
+    """
+
+    id: str
+    job_id: str
+    state: str
+    source: str | None
+    settings: dict[str, Any]
+    reason: str | None
+    pairs: tuple[AnswerPair, ...]
+    finished_at: datetime | None
+
+    @property
+    def active(self) -> bool:
+        """Whether the worker still has something to do for it."""
+        return self.state in ACTIVE
+
+
+def get(store: Store, job_id: str) -> ComparisonView | None:
+    """The comparison of a job; None: not started."""
+    with store.reading() as session:
+        comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+        if comparison is None:
+            return None
+        model_names = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
+        models_by_side: dict[str, str | None] = dict(zip(SIDES, session.execute(model_names).one(), strict=True))
+        answers = select(ComparisonAnswer, Story).outerjoin(Story, Story.id == ComparisonAnswer.story_id)
+        answers = answers.where(ComparisonAnswer.comparison_id == comparison.id).order_by(ComparisonAnswer.position)
+        prompts: dict[int, ComparisonAnswer] = {}
+        sides: dict[tuple[int, str], SideAnswer] = {}
+        for answer, story in session.execute(answers):
+            prompts[answer.position] = answer
+            sides[answer.position, answer.side] = _to_side_answer(answer, story, models_by_side[answer.side])
+        pairs = [
+            AnswerPair(position, row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
+            for position, row in prompts.items()
+        ]
+        return ComparisonView(
+            comparison.id,
+            job_id,
+            comparison.state,
+            comparison.source,
+            dict(comparison.settings or {}),
+            comparison.reason,
+            tuple(pairs),
+            comparison.finished_at,
+        )
+
+
+def any_active(store: Store) -> bool:
+    """Whether any comparison is active."""
+    with store.reading() as session:
+        return session.scalar(select(Comparison.id).where(Comparison.state.in_(ACTIVE)).limit(1)) is not None
+
+
+def start(store: Store, actor: Actor, job: JobView) -> str:
+    """Start the comparison of a job, or return the existing one. Returns its id.
+
+    Raises:
+        FabulaError: the job has no model, or no data set.
+    """
+    if job.status != "succeeded" or job.fine_tuned_model is None:
+        raise FabulaError(_NO_MODEL, msg("Wait until it has finished."))
+    if job.dataset_id is None:
+        raise FabulaError(msg("This job has no data set to take prompts from."), msg("Train on a data set instead."))
+    with store.session() as session:
+        advisory_lock(session, "comparisons")
+        return _get_or_create(session, job.id, actor.id)
+
+
+def start_after_training(session: Session, job: TrainingJob) -> None:
+    """Start the comparison of a job that has just succeeded, if answers are free (on the engine)."""
+    if job.provider == ENGINE and job.status == "succeeded" and job.fine_tuned_model and job.dataset_id is not None:
+        _get_or_create(session, job.id, job.created_by)
+
+
+def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
+    """Add a prompt for both models to answer. Returns its position, from 0.
+
+    Raises:
+        FabulaError: the prompt is empty or too long, there are too many prompts, or see `start`.
+    """
+    text = storable(prompt).strip()
+    if not text or len(text) > _MAX_PROMPT_CHARS:
+        raise FabulaError(
+            msg("A prompt needs 1 to {limit} characters.", limit=f"{_MAX_PROMPT_CHARS:,}"),
+            msg("Change it and try again."),
+        )
+    comparison_id = start(store, actor, job)
+    with store.session() as session:
+        advisory_lock(session, "comparisons")
+        comparison = session.get_one(Comparison, comparison_id)
+        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
+            raise FabulaError(
+                msg("A job can have up to {limit} prompts.", limit=MAX_PROMPTS), msg("Write more on the story page.")
+            )
+        position = next_position(session, comparison_id)
+        add_pair(session, comparison_id, position, text, None)
+        if comparison.state not in ACTIVE:
+            comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
+        return position
+
+
+def add_answered_prompt(
+    store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]
+) -> int | None:
+    """Add a prompt that both models have already answered on another page.
+
+    Args:
+        answers: `state`, `reason` and `story_id` of each side are used.
+
+    Returns:
+        Its position, or None if the job already has `MAX_PROMPTS` prompts.
+
+    Raises:
+        FabulaError: see `start`.
+    """
+    comparison_id = start(store, actor, job)
+    with store.session() as session:
+        advisory_lock(session, "comparisons")
+        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
+            return None
+        position = next_position(session, comparison_id)
+        add_pair(session, comparison_id, position, storable(prompt), None, answers)
+        return position
+
+
+def next_position(session: Session, comparison_id: str) -> int:
+    """The position after the last prompt of a comparison."""
+    last = session.scalar(
+        select(func.max(ComparisonAnswer.position)).where(ComparisonAnswer.comparison_id == comparison_id)
+    )
+    return 0 if last is None else last + 1
+
+
+def add_pair(
+    session: Session,
+    comparison_id: str,
+    position: int,
+    prompt: str,
+    expected: str | None,
+    answers: Mapping[Side, SideAnswer] = MappingProxyType({}),
+) -> None:
+    """Add a prompt with its existing answers; a side without an answer waits for one."""
+    for side in SIDES:
+        answer = answers.get(side, _WAITING)
+        session.add(
+            ComparisonAnswer(
+                comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
+                state=answer.state, reason=answer.reason, story_id=answer.story_id,
+            )
+        )  # fmt: skip
+
+
+def stop(store: Store, actor: Actor, job_id: str) -> None:
+    """Stop the comparison; finished answers are kept. NotFound: the job has no comparison."""
+    with store.session() as session:
+        comparison = get_row(session, job_id)
+        if comparison.state == "running":
+            comparison.state = "stopping"
+        elif comparison.state == "queued":
+            finish(session, comparison, "stopped")
+
+
+def retry(store: Store, actor: Actor, job_id: str) -> None:
+    """Retry failed and stopped answers; finished ones are kept. NotFound: the job has no comparison."""
+    with store.session() as session:
+        comparison = get_row(session, job_id)
+        if comparison.state in ACTIVE:
+            return
+        unfinished = select(ComparisonAnswer).where(
+            ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state != "done"
+        )
+        for answer in session.scalars(unfinished):
+            if answer.story_id is not None:
+                session.execute(update(Story).where(Story.id == answer.story_id).values(deleted_at=utcnow()))
+            answer.state, answer.reason, answer.story_id = "waiting", None, None
+        comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
+
+
+def finish(session: Session, comparison: Comparison, state: str, reason: str | None = None) -> None:
+    """Record how a comparison ended. Unfinished answers become `stopped`."""
+    comparison.state, comparison.reason, comparison.finished_at = state, reason, utcnow()
+    pending = ComparisonAnswer.state.in_(PENDING)
+    session.execute(
+        update(ComparisonAnswer).where(ComparisonAnswer.comparison_id == comparison.id, pending).values(state="stopped")
+    )
+
+
+def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal | None:
+    """The maximum cost of answering the chosen prompts with both models; None: a price is not known."""
+    total = Decimal(0)
+    for model in (job.base_model, job.fine_tuned_model or ""):
+        for item in choice.prompts:
+            prompt_tokens = tokens.count([item.prompt], model).tokens
+            cost = cost_of(book, job.provider, model, prompt_tokens, choice.max_tokens)
+            if cost is None:
+                return None
+            total += cost
+    return total
+
+
+def to_dicts(view: ComparisonView | None) -> list[dict[str, Any]]:
+    """The pairs as JSON-compatible dictionaries for an export."""
+    return [
+        {
+            "prompt": pair.prompt,
+            "expected": pair.expected,
+            **{
+                side: {"model": answer.model, "state": answer.state, "text": answer.text, "reason": answer.reason}
+                for side, answer in (("base", pair.base), ("tuned", pair.tuned))
+            },
+        }
+        for pair in (view.pairs if view is not None else ())
+    ]
+
+
+def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
+    comparison_id = session.scalar(select(Comparison.id).where(Comparison.job_id == job_id))
+    if comparison_id is None:
+        comparison_id = new_id()
+        session.add(Comparison(id=comparison_id, job_id=job_id, created_by=actor_id))
+    return comparison_id
+
+
+def _count_prompts(session: Session, comparison_id: str) -> int:
+    """The number of prompts of a comparison."""
+    mine = ComparisonAnswer.comparison_id == comparison_id
+    return session.scalar(select(func.count(ComparisonAnswer.position.distinct())).where(mine)) or 0
+
+
+def get_row(session: Session, job_id: str) -> Comparison:
+    """The database row of a job's comparison. NotFound: it has none."""
+    comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+    if comparison is None:
+        raise NotFound(msg("This job has no comparison yet."), msg("Start one."))
+    return comparison
+
+
+def _to_side_answer(answer: ComparisonAnswer, story: Story | None, model: str | None) -> SideAnswer:
+    if story is None:  # not started, or empty: empty stories are not stored
+        return SideAnswer(answer.state, reason=answer.reason, model=model or "", story_id=answer.story_id)
+    return SideAnswer(
+        answer.state,
+        story.text,
+        answer.reason,
+        story.model,
+        story.finish_reason,
+        story.completion_tokens,
+        story.cost_usd,
+        story.id,
+    )

@@ -1,0 +1,290 @@
+"""Checks a whole training file before it is sent: one pass, bounded memory, problems by line."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from core import packaged_models
+from core.datasets import export
+from core.db.store import Store
+from core.engine import training_line
+from core.errors import BadFile
+from core.finetuning import line_check
+from core.finetuning.file_report import ExamplePreview, FileCheck, Level, LineProblem
+from core.finetuning.job_form import FileFormat, JobForm
+from core.finetuning.line_check import BadLine, CheckedExample
+from core.message import msg
+from core.pricing import tokens
+from core.pricing.prices import tuned_base
+
+_MAX_REPORTED = 100  # problems listed by line; further ones are only counted
+_PREVIEW_EXAMPLES = 3  # examples in the preview
+_LINE_PREVIEW_CHARS = 120  # of a line with a problem
+_EXAMPLE_PREVIEW_CHARS = 2_000  # of each text in the preview
+_COUNT_BATCH = 256  # texts per token count
+_PROGRESS_LINES = 1_000  # lines
+MIN_EXAMPLES = 10  # required by OpenAI and Azure (guide "Supervised fine-tuning")
+_PROVIDER_MIN_EXAMPLES = {"openai": MIN_EXAMPLES, "azure": MIN_EXAMPLES}
+_ACCEPT_TOOLS_AND_IMAGES = frozenset({"openai", "azure"})  # providers that train on tool calls and images
+_COMPLETION_BASES = re.compile(r"davinci-002|babbage-002")  # OpenAI's only base models for the completion format
+_MAX_BYTES = 512 << 20  # file size limit of OpenAI and Azure
+_CHAT_TOKENS = 11  # template tokens of a user and an assistant turn; see core.datasets.export
+# Max tokens per training example. OpenAI: guide "Supervised fine-tuning", token limits. Engine: its context size.
+_CONTEXT_SIZES = (
+    (re.compile(r"gpt-4\.1.*|gpt-4o.*"), 65_536),
+    (re.compile(r"gpt-3\.5-turbo.*|gpt-35-turbo.*|davinci-002|babbage-002"), 16_384),
+    (re.compile("|".join(map(re.escape, (packaged_models.BASE, *packaged_models.WRITERS)))), 4_096),
+)
+
+
+def context_size(model: str) -> int | None:
+    """The maximum tokens per training example for this base model; None: not known."""
+    name = tuned_base(model) or model
+    return next((size for pattern, size in _CONTEXT_SIZES if pattern.fullmatch(name)), None)
+
+
+def required_format(provider: str, model: str) -> FileFormat | None:
+    """The only format that the provider accepts for this base model; None: both, or not known."""
+    if provider == "azure":
+        return "chat"
+    if provider != "openai":
+        return None
+    return "completion" if _COMPLETION_BASES.fullmatch(tuned_base(model) or model) else "chat"
+
+
+def check_form(
+    store: Store, form: JobForm, *, context: int | None = None, on_progress: Callable[[int], None] | None = None
+) -> FileCheck:
+    """Check the lines that a job with this form would send, without writing a file.
+
+    Args:
+        context: maximum tokens per example; by default the known limit of the model.
+        on_progress: called with the number of lines read, every `_PROGRESS_LINES`; may raise to cancel.
+
+    Raises:
+        NotFound: the data set does not exist.
+        BadTrainingFile: it has no usable rows, or the separator or stop occurs inside the texts.
+    """
+    selection = export.Selection(store, form.dataset_id, form.version_id)
+    plan = (
+        export.plan(selection, "chat")
+        if form.file_format == "chat"
+        else export.plan(selection, separator=form.separator, stop=form.stop)
+    )
+    all_lines = chain(export.jsonl_lines(selection, plan), export.jsonl_lines(selection, plan, "validation"))
+    state = _FileCheckState(
+        form.base_model,
+        context_size(form.base_model) if context is None else context,
+        plan.stop or "",
+        form.provider not in _ACCEPT_TOOLS_AND_IMAGES,
+    )
+    required = required_format(form.provider, form.base_model)
+    if required is not None and required != form.file_format:
+        state.add_problem(
+            0, "error", "format", msg("This base model only accepts files in the {required} format.", required=required)
+        )
+    lines = enumerate((line.encode() for line in all_lines), 1)
+    return _check_lines(state, lines, _PROVIDER_MIN_EXAMPLES.get(form.provider, 1), on_progress)
+
+
+def check_file(
+    path: Path,
+    model: str,
+    *,
+    context: int | None = None,
+    stop: str = "",
+    min_examples: int = 1,
+    text_only: bool = True,
+    on_progress: Callable[[int], None] | None = None,
+) -> FileCheck:
+    """Check a JSONL file of any size.
+
+    Args:
+        context, on_progress: see `check_form`.
+        stop: the end marker of completions; "" for none.
+        min_examples: required by the provider.
+        text_only: whether the provider only trains on text, like the engine.
+
+    Raises:
+        BadFile: it can't be read.
+    """
+    state = _FileCheckState(model, context_size(model) if context is None else context, stop, text_only)
+    try:
+        with path.open("rb") as file:
+            return _check_lines(state, training_line.lines(file), min_examples, on_progress)
+    except OSError as exc:
+        raise BadFile(
+            msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
+            msg("Choose another file."),
+        ) from exc
+
+
+def _check_lines(
+    state: _FileCheckState,
+    lines: Iterable[tuple[int, bytes]],
+    min_examples: int,
+    on_progress: Callable[[int], None] | None,
+) -> FileCheck:
+    for number, raw in lines:
+        state.size += len(raw)
+        if raw.strip():
+            state.check_line(number, raw)
+        if on_progress is not None and number % _PROGRESS_LINES == 0:
+            on_progress(number)
+    return state.result(min_examples)
+
+
+@dataclass(slots=True)
+class _FileCheckState:
+    """The result so far, while lines are checked."""
+
+    model: str
+    context: int | None
+    stop: str
+    text_only: bool = True
+    size: int = 0
+    lines: int = 0
+    examples: int = 0
+    file_format: FileFormat | None = None
+    tokens: int = 0
+    exact: bool = True
+    longest: tuple[int, int, str] = (0, 0, "")  # bytes, line, text
+    counts: Counter[str] = field(default_factory=Counter)
+    levels: dict[str, Level] = field(default_factory=dict)
+    problems: dict[Level, list[LineProblem]] = field(default_factory=lambda: {"error": [], "warning": []})
+    preview: list[ExamplePreview] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    digests: array[int] = field(default_factory=lambda: array("Q"))
+    line_numbers: array[int] = field(default_factory=lambda: array("Q"))
+
+    def check_line(self, number: int, raw: bytes) -> None:
+        self.lines += 1
+        try:
+            example = line_check.read(raw, text_only=self.text_only)
+            self.file_format = self.file_format or example.file_format
+            if example.file_format != self.file_format:
+                raise BadLine(
+                    "mixed",
+                    msg(
+                        "It is in the {file_format} format; the lines before it are not.",
+                        file_format=example.file_format,
+                    ),
+                )
+        except BadLine as exc:
+            self.add_problem(number, "error", exc.kind, exc.sentence, raw)
+            return
+        self.add_example(number, raw, example)
+
+    def add_example(self, number: int, raw: bytes, example: CheckedExample) -> None:
+        self.examples += 1
+        if len(self.preview) < _PREVIEW_EXAMPLES:
+            shown = (example.prompt[:_EXAMPLE_PREVIEW_CHARS], example.completion[:_EXAMPLE_PREVIEW_CHARS])
+            self.preview.append(ExamplePreview(number, *shown))
+        self.digests.append(int.from_bytes(blake2b(raw.strip(), digest_size=8).digest(), "big"))
+        self.line_numbers.append(number)
+        text = example.prompt + example.completion
+        if len(raw) > self.longest[0]:
+            self.longest = (len(raw), number, text)
+        if self.context is not None and len(text.encode()) > self.context:  # a token has at least one byte
+            count = self.count([text])
+            if count > self.context:
+                sentence = msg(
+                    "It has {count} tokens, but the model reads at most {context}. The end is cut off.",
+                    count=f"{count:,}",
+                    context=f"{self.context:,}",
+                )
+                self.add_problem(number, "error", "over_context", sentence, raw)
+            self.tokens += count
+        else:
+            self.waiting.append(text)
+            if len(self.waiting) == _COUNT_BATCH:
+                self.flush()
+        if self.stop and self.stop in example.completion.removesuffix(self.stop):
+            sentence = msg(
+                "Its completion contains the stop {stop} before its end, so the model learns to end there.",
+                stop=repr(self.stop),
+            )
+            self.add_problem(number, "warning", "stop_inside", sentence, raw)
+
+    def count(self, texts: list[str]) -> int:
+        counted = tokens.count(texts, self.model)
+        self.exact &= counted.exact
+        return counted.tokens
+
+    def flush(self) -> None:
+        self.tokens += self.count(self.waiting)
+        self.waiting = []
+
+    def add_problem(self, line: int, level: Level, kind: str, sentence: str, raw: bytes = b"") -> None:
+        self.counts[kind] += 1
+        self.levels[kind] = level
+        if len(self.problems[level]) < _MAX_REPORTED:
+            start = raw[: _LINE_PREVIEW_CHARS * 4].decode("utf-8", "replace").strip()[:_LINE_PREVIEW_CHARS]
+            self.problems[level].append(LineProblem(line, level, kind, sentence, start.replace("\0", "�")))
+
+    def result(self, min_examples: int) -> FileCheck:
+        if self.waiting:
+            self.flush()
+        self.find_duplicates()
+        if not self.lines:
+            self.add_problem(0, "error", "nothing", msg("The file contains no examples."))
+        elif self.examples < min_examples:
+            sentence = msg(
+                "The file has too few valid examples ({examples}). This provider needs at least {min_examples}.",
+                examples=f"{self.examples:,}",
+                min_examples=f"{min_examples:,}",
+            )
+            self.add_problem(0, "error", "too_few", sentence)
+        elif self.examples < MIN_EXAMPLES:
+            sentence = msg(
+                "There are very few examples ({examples}). The model will mostly repeat them.",
+                examples=f"{self.examples:,}",
+            )
+            self.add_problem(0, "warning", "too_few", sentence)
+        if self.size > _MAX_BYTES:
+            self.add_problem(
+                0,
+                "error",
+                "too_large",
+                msg("The file has {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}"),
+            )
+        template_tokens = _CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
+        reported = sorted(self.problems["error"], key=_by_line) + sorted(self.problems["warning"], key=_by_line)
+        return FileCheck(
+            file_format=self.file_format,
+            lines=self.lines,
+            examples=self.examples,
+            bytes=self.size,
+            tokens=self.tokens + template_tokens,
+            exact_tokens=self.exact and bool(self.examples),
+            longest_tokens=self.count([self.longest[2]]) if self.examples else 0,
+            longest_line=self.longest[1],
+            context=self.context,
+            problems=tuple(reported[:_MAX_REPORTED]),
+            counts=dict(self.counts),
+            levels=dict(self.levels),
+            preview=tuple(self.preview),
+        )
+
+    def find_duplicates(self) -> None:
+        """Report repeated lines, compared by a 64-bit hash. The first occurrence is not reported."""
+        if not self.digests:
+            return
+        numbers, line_numbers = np.frombuffer(self.digests, np.uint64), np.frombuffer(self.line_numbers, np.uint64)
+        order = np.argsort(numbers, kind="stable")
+        repeated = np.flatnonzero(numbers[order][1:] == numbers[order][:-1]) + 1
+        for line_number in np.sort(line_numbers[order][repeated]).tolist():
+            self.add_problem(line_number, "warning", "duplicate", msg("Duplicate line: you would pay for it twice."))
+
+
+def _by_line(problem: LineProblem) -> int:
+    return problem.line

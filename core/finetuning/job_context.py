@@ -1,0 +1,148 @@
+"""One training job that a worker runs: reading and updating its database row, pauses and retries."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import defer
+
+from core.db.store import Store
+from core.db.tables import TrainingJob, utcnow
+from core.errors import FabulaError, RateLimited, Unavailable
+from core.finetuning import billing, job_views
+from core.finetuning.job_views import FINISHED, JobView
+from core.rescheduling import RetryLater
+
+T = TypeVar("T")
+
+WITHOUT_RESULTS = (defer(TrainingJob.results_csv),)
+"""Query option: load a job without its results file, which can be megabytes."""
+
+_FIRST_PAUSE_S = 2.0
+_MAX_PAUSE_S = 30.0
+_MIN_RESCHEDULE_S = 8.0  # shorter pauses are made in the worker; rescheduling costs a few commits
+MAX_ACTIVE_JOBS = 32
+"""Maximum number of jobs that one worker runs at a time, without waiting jobs."""
+
+
+class JobStopping(Exception):
+    """The worker stops or the job was cancelled: leave the job unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """One job that a worker runs.
+
+    Attributes:
+        stopping: set when the worker stops; ends every pause.
+    """
+
+    store: Store
+    job_id: str
+    stopping: threading.Event
+
+    def view(self) -> JobView:
+        """The current state of the job, without its results file."""
+        return job_views.get(self.store, self.job_id, results=False)
+
+    def update(self, **values: Any) -> None:
+        """Update columns and commit. A finished job is not changed."""
+        with self.store.session() as session:
+            job = session.get_one(TrainingJob, self.job_id, options=WITHOUT_RESULTS)
+            if job.status not in FINISHED:
+                for name, value in values.items():
+                    setattr(job, name, value)
+                job.updated_at = utcnow()
+
+    def show_waiting(self, error: FabulaError | None) -> None:
+        """Show what the job waits for and, for long waits, until when; None: it no longer waits."""
+        job = self.view()
+        error_text, next_step = (error.what, error.next_step) if error else (None, None)
+        retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+        not_before = utcnow() + timedelta(seconds=retry_after_s) if retry_after_s >= _MIN_RESCHEDULE_S else None
+        if (job.error, job.next_step, job.not_before) != (error_text, next_step, not_before):
+            with self.store.session() as session:  # not `update`: `updated_at` is the last answer of the provider
+                row = session.get_one(TrainingJob, self.job_id, options=WITHOUT_RESULTS)
+                row.error, row.next_step, row.not_before = error_text, next_step, not_before
+
+    def pause(self, seconds: float) -> None:
+        """Wait.
+
+        Raises:
+            JobStopping: the worker stops.
+        """
+        if self.stopping.wait(seconds):
+            raise JobStopping
+
+    def wait(self, seconds: float) -> None:
+        """Wait here if the time is short, otherwise reschedule the job.
+
+        Raises:
+            RetryLater: the wait is long.
+            JobStopping: the worker stops.
+        """
+        if seconds >= _MIN_RESCHEDULE_S:
+            raise RetryLater(seconds)
+        self.pause(seconds)
+
+    def exceeds_capacity(self) -> bool:
+        """Whether there are more unfinished jobs than one worker can run at a time."""
+        unfinished = select(func.count()).select_from(TrainingJob).where(TrainingJob.status.not_in(FINISHED))
+        with self.store.reading() as session:
+            return (session.scalar(unfinished) or 0) > MAX_ACTIVE_JOBS
+
+    def with_retries(self, call: Callable[[], T], max_attempts: int | None = None) -> T:
+        """`call()`, repeated with growing pauses while the provider is unavailable. The job shows what it waits for.
+
+        Args:
+            call: must be safe to repeat.
+            max_attempts: None: no limit, until the job is cancelled. If the provider asks for a pause that is longer
+                than ours, there is no limit either.
+
+        Raises:
+            RateLimited, Unavailable: the last attempt failed.
+            JobStopping: the worker stops or the job was cancelled.
+            RetryLater: the next attempt is far away and attempts are not limited; the job is rescheduled.
+        """
+        attempts = 0
+        while True:
+            try:
+                result = call()
+            except (RateLimited, Unavailable) as exc:
+                attempts += 1
+                retry_after_s = getattr(exc, "retry_after_s", None) or 0.0
+                if retry_after_s > _MAX_PAUSE_S:
+                    max_attempts = None
+                if max_attempts is not None and attempts >= max_attempts:
+                    raise
+                self.show_waiting(exc)
+                pause_s = max(retry_after_s, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts - 1, 10)))
+                if max_attempts is None:
+                    self.wait(pause_s)
+                else:
+                    self.pause(pause_s)
+                self.raise_if_cancelled()
+            else:
+                if attempts:
+                    self.show_waiting(None)
+                return result
+
+    def raise_if_cancelled(self, status: str = "preparing") -> None:
+        """Cancel the job if this was requested and the provider does not have it yet (the job is in `status`).
+
+        Raises:
+            JobStopping: it was cancelled.
+        """
+        job = self.view()
+        if job.finished:
+            raise JobStopping
+        if job.request == "cancel" and job.status == status:
+            self.update(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
+            with self.store.session() as session:
+                billing.release(session, self.job_id)
+            raise JobStopping

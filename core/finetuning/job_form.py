@@ -1,0 +1,155 @@
+"""The form that starts a training job, and its validation."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+from core.engine import job_rules
+from core.errors import FabulaError
+from core.message import msg
+
+FileFormat = Literal["completion", "chat"]
+N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
+LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
+MAX_SUFFIX_LENGTH = job_rules.MAX_SUFFIX_LENGTH
+_MAX_NAME_LENGTH = 200
+MAX_PROJECT_LENGTH = 64
+MAX_MARKER_LENGTH = 50
+_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+_MAX_VALIDATION_SHARE = 0.9  # some rows must be left to train on
+TRACKERS = ("wandb", "trackio")
+"""Experiment trackers that a run can also be logged to; see `core.finetuning.tracker_logging`."""
+DEFAULT_PROJECT = "fabula"
+LR_ADVICE = (0.05, 0.2)
+"""Learning rate multipliers advised by the 2023 article and OpenAI's guide at the time: higher for larger batches."""
+DEFAULT_VALIDATION_SHARE = 0.10
+_MIN_ROWS_TO_SPLIT = 20  # smaller data sets need every row for training
+_SMALL_DATASET = 200  # the article advises a higher rate for its second data set of 135 examples
+
+
+@dataclass(frozen=True, slots=True)
+class JobForm:
+    """The settings of a new job. None for a hyper-parameter or the seed leaves the choice to the provider.
+
+    Attributes:
+        dataset_id: the data set to train on (its finished rows).
+        name: display name.
+        provider: id of the provider.
+        base_model: the model to start from; a tuned model is trained further.
+        suffix: part of the new model's name.
+        learning_rate_multiplier: factor on the provider's own learning rate.
+        file_format: `completion` (prompt and completion) or `chat` (messages).
+        separator, stop: end of prompts and of completions; None: from the data, or the default (`jsonl.plan`).
+        version_id: the version of the data set to train on, with its validation examples; None: all finished rows.
+        validation_share: without a version, the share (up to 0.9) of rows to hold out; this creates a version.
+        estimated_usd, estimated_s: the estimate shown before submitting.
+        trackers: trackers that the run is also logged to, from `TRACKERS`; project: its name there.
+    """
+
+    dataset_id: str
+    name: str
+    provider: str
+    base_model: str
+    suffix: str | None = None
+    n_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate_multiplier: float | None = None
+    seed: int | None = None
+    file_format: FileFormat = "completion"
+    separator: str | None = None
+    stop: str | None = None
+    version_id: str | None = None
+    validation_share: float | None = None
+    estimated_usd: Decimal | None = None
+    estimated_s: float | None = None
+    trackers: tuple[str, ...] = ()
+    project: str = DEFAULT_PROJECT
+
+    def validate(self) -> None:
+        """Check for settings that every provider rejects.
+
+        Raises:
+            FabulaError: the first problem, and what to do about it.
+        """
+        if not self.name.strip() or len(self.name) > _MAX_NAME_LENGTH:
+            raise FabulaError(msg("The job needs a name of at most 200 characters."), msg("Give it a shorter name."))
+        if not self.base_model.strip():
+            raise FabulaError(msg("No base model is chosen."), msg("Choose the model to start from."))
+        if (problem := suffix_error(self.suffix)) is not None:
+            raise problem
+        self._validate_numbers()
+        if self.file_format not in ("completion", "chat"):
+            raise FabulaError(msg("The file format must be completion or chat."), msg("Choose one of the two."))
+        if max(len(self.separator or ""), len(self.stop or "")) > MAX_MARKER_LENGTH:
+            raise FabulaError(msg("The separator and the stop must have at most 50 characters."), msg("Shorten them."))
+        if self.validation_share is not None and not 0 <= self.validation_share <= _MAX_VALIDATION_SHARE:
+            raise FabulaError(msg("The share for validation must be between 0 and 0.9."), msg("10 % is typical."))
+        if unknown := set(self.trackers) - set(TRACKERS):
+            raise FabulaError(
+                msg("Unknown tracker {unknown}.", unknown=repr(min(unknown))),
+                msg("Choose W&B or Trackio, or none."),
+            )
+        if self.trackers and not (self.project.strip() and len(self.project) <= MAX_PROJECT_LENGTH):
+            raise FabulaError(msg("The project must have 1 to 64 characters."), msg("Shorten it."))
+
+    def _validate_numbers(self) -> None:
+        """Raises FabulaError for a hyper-parameter or seed that every provider rejects."""
+        if not _between(self.n_epochs, N_EPOCHS):
+            raise FabulaError(
+                msg("The number of epochs must be between 1 and 50."), msg("Three is typical; or use auto.")
+            )
+        if not _between(self.batch_size, BATCH_SIZE):
+            raise FabulaError(msg("The batch size must be between 1 and 256."), msg("Choose another, or use auto."))
+        if not _between(self.learning_rate_multiplier, LEARNING_RATE_MULTIPLIER):
+            raise FabulaError(
+                msg("The learning rate multiplier must be between 0.0001 and 100."), msg("Choose another, or use auto.")
+            )
+        if not _between(self.seed, SEED):
+            raise FabulaError(msg("The seed must be between 0 and 2,147,483,647."), msg("Choose another, or use auto."))
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyper-parameters that are set."""
+        return {name: value for name, value in asdict(self).items() if name in _HYPERPARAMETERS and value is not None}
+
+
+def suffix_error(suffix: str | None) -> FabulaError | None:
+    """The error for an invalid suffix; None: it is valid or empty."""
+    if suffix is None or job_rules.is_suffix(suffix):
+        return None
+    if len(suffix) > MAX_SUFFIX_LENGTH:
+        return FabulaError(msg("The suffix can have at most 64 characters."), msg("Shorten it, or leave it empty."))
+    return FabulaError(
+        msg("The suffix can only have letters (a–z, A–Z), digits, dots, hyphens and underscores."),
+        msg("For example, write first-try instead of “first try!”, or leave it empty."),
+    )
+
+
+def _between(value: float | None, bounds: tuple[float, float]) -> bool:
+    return value is None or bounds[0] <= value <= bounds[1]
+
+
+def default_validation_share(rows: int) -> float:
+    """The default share of rows for validation: 0.10, or 0 for fewer than 20 rows."""
+    return DEFAULT_VALIDATION_SHARE if rows >= _MIN_ROWS_TO_SPLIT else 0.0
+
+
+def learning_rate_advice(n_examples: int | None, training_further: bool, provider: str = "") -> str:
+    """Advice on the learning rate multiplier for data of this size. Each provider has its own scale."""
+    small = training_further and n_examples is not None and n_examples < _SMALL_DATASET
+    if provider == "engine":
+        if small:
+            return msg(
+                "To add a little data to a tuned model, use a higher rate. 1.0 is a good default for the "
+                "built-in engine."
+            )
+        return msg(
+            "1.0 is a good default for the built-in engine; use more for small additions, less against overfitting."
+        )
+    if small:
+        return msg("To add a little data to a tuned model, use a higher rate: 0.2 is a good start.")
+    return msg(
+        "Typical at OpenAI: 0.05 to 0.2. Use more for small additions and large batches, less against overfitting."
+    )

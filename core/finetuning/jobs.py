@@ -1,0 +1,277 @@
+"""Training jobs: submit, run, cancel, pause and resume. A job is a database row; the worker runs it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.datasets import versions
+from core.db.store import Store, advisory_lock, new_id
+from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
+from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.finetuning import billing, tracker_logging, watch
+from core.finetuning import submit as submission
+from core.finetuning.job_context import MAX_ACTIVE_JOBS, JobContext, JobStopping
+from core.finetuning.job_explanation import explain
+from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
+from core.finetuning.job_views import FINISHED, JobEvent, JobView, can_resume, events, get, last_event, list_jobs
+from core.message import msg
+from core.pricing import custom_prices
+from core.providers import Registry
+from core.rescheduling import RetryLater
+from core.settings import Settings
+
+__all__ = [
+    "FINISHED",
+    "MAX_ACTIVE_JOBS",
+    "JobEvent",
+    "JobForm",
+    "JobView",
+    "Request",
+    "carry_out",
+    "clone",
+    "events",
+    "explain",
+    "get",
+    "give_up",
+    "is_allowed",
+    "last_event",
+    "list_jobs",
+    "pending_requests",
+    "request",
+    "retry_now",
+    "submit",
+]
+
+Request = Literal["cancel", "pause", "resume"]
+_MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
+_ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
+
+
+def submit(store: Store, actor: Actor, form: JobForm) -> str:
+    """Create a job and return its id. If an identical unfinished job exists, its id is returned.
+
+    Raises:
+        FabulaError: the form has settings that every provider rejects.
+        NotFound: the data set or its version does not exist.
+        BadTrainingFile: the data set has no finished rows.
+        OverBudget: the estimated cost would exceed a budget.
+        StorageFull: the disk is full.
+    """
+    form.validate()
+    form = _with_version(store, actor, form)
+    with store.session() as session:
+        advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
+        if (existing := _identical_job(session, form)) is not None:
+            return existing
+        if session.get(Dataset, form.dataset_id) is None:
+            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        finished_rows = (
+            select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
+        )
+        if not session.scalar(finished_rows):
+            raise BadTrainingFile(
+                msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
+            )
+        version = versions.get(store, form.version_id) if form.version_id is not None else None
+        if version is not None and version.dataset_id != form.dataset_id:
+            raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
+        job = TrainingJob(
+            id=new_id(),
+            dataset_id=form.dataset_id,
+            name=form.name.strip(),
+            provider=form.provider,
+            base_model=form.base_model,
+            suffix=form.suffix,
+            hyperparameters=form.hyperparameters,
+            seed=form.seed,
+            file_format=form.file_format,
+            separator=form.separator,
+            stop=form.stop,
+            version_id=form.version_id,
+            validation_share=_validation_share(version),
+            parent_id=_parent(session, form),
+            estimated_usd=form.estimated_usd,
+            estimated_s=form.estimated_s,
+            trackers={name: {"project": form.project.strip()} for name in form.trackers} or None,
+            created_by=actor.id,
+        )
+        session.add(job)
+        session.flush()
+        billing.reserve(session, actor, job)
+        return job.id
+
+
+def clone(store: Store, job_id: str) -> JobForm:
+    """The settings of a job as a new form. The estimate is not copied, because prices change.
+
+    Raises:
+        NotFound: the job or its data set does not exist.
+    """
+    job = get(store, job_id)
+    if job.dataset_id is None:
+        raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
+    return JobForm(
+        dataset_id=job.dataset_id,
+        name=f"{job.name[:_MAX_CLONED_NAME_LENGTH]} (again)",
+        provider=job.provider,
+        base_model=job.base_model,
+        suffix=job.suffix,
+        seed=job.seed,
+        file_format="chat" if job.file_format == "chat" else "completion",
+        separator=job.separator,
+        stop=job.stop,
+        version_id=job.version_id,
+        trackers=tuple(job.trackers),
+        project=next((str(one.get("project", DEFAULT_PROJECT)) for one in job.trackers.values()), DEFAULT_PROJECT),
+        **job.hyperparameters,
+    )
+
+
+def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> float | None:
+    """Run a job to its end, resuming where it stopped: prepare, upload, submit, watch. Returns early when `stopping`.
+
+    Returns:
+        Seconds until the job should be resumed, if it waits (paused, queued, provider unavailable); otherwise None.
+
+    Raises:
+        FabulaError: the job can't continue. The caller records this with `give_up`.
+    """
+    context = JobContext(store, job_id, stopping or threading.Event())
+    if context.view().finished:
+        return None
+    try:
+        submission.submit_to_provider(context, registry)
+        tracker_logger = tracker_logging.TrackerLogger(store, context.view())
+        try:
+            watch.follow(context, registry, custom_prices.book(store, Settings.from_env().home), tracker_logger)
+            tracker_logger.finish()
+        finally:
+            tracker_logger.close()
+    except RetryLater as exc:
+        return exc.seconds
+    except JobStopping:
+        pass  # the job stays unchanged
+    return None
+
+
+def give_up(store: Store, job_id: str, error: FabulaError) -> None:
+    """Mark a job as failed with the reason. A finished job is not changed."""
+    failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
+    context = JobContext(store, job_id, threading.Event())
+    with store.session() as session:
+        if context.view().finished:
+            return
+        context.update(**failed, stop_requested=None)
+        if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
+            billing.release(session, job_id)
+
+
+def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
+    """Ask the worker to cancel, pause or resume a job. It does so within seconds; see `JobView.request`.
+
+    Raises:
+        NotFound: the job does not exist.
+        FabulaError: the request is not possible in the job's current status.
+    """
+    with store.session() as session:
+        job = session.get(TrainingJob, job_id)
+        if job is None:
+            raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
+        if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
+            job.status, job.finished_at, job.updated_at = "queued", None, utcnow()
+            job.error = job.next_step = None
+        elif job.status in FINISHED:
+            raise FabulaError(
+                msg("The job has already ended: {status}.", status=job.status), msg("Start a new one to train more.")
+            )
+        elif job.status not in _ALLOWED_STATUSES.get(what, (job.status,)):
+            raise FabulaError(
+                msg("The job can't {action} while it is {status}.", action=what, status=job.status),
+                msg("Wait until the job has progressed, then try again."),
+            )
+        job.stop_requested = what
+
+
+def retry_now(store: Store, actor: Actor, job_id: str) -> None:
+    """Retry a waiting job now, without the pause that the provider asked for.
+
+    Raises:
+        NotFound: the job does not exist.
+    """
+    with store.session() as session:
+        job = session.get(TrainingJob, job_id)
+        if job is None:
+            raise NotFound(msg("This training job no longer exists."), msg("Choose another one."))
+        if job.status not in FINISHED and job.not_before is not None:
+            job.not_before = utcnow()
+
+
+def pending_requests(store: Store) -> dict[str, str]:
+    """Pending requests for unfinished jobs, by job id, including retries started with `retry_now`."""
+    query = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
+        TrainingJob.status.not_in(FINISHED),
+        TrainingJob.stop_requested.is_not(None) | (TrainingJob.not_before <= utcnow()),
+    )
+    with store.reading() as session:
+        return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(query)}
+
+
+def is_allowed(job: JobView, what: Request) -> bool:
+    """Whether the request is possible in the job's current status. A failed engine job can be resumed."""
+    if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
+        return True
+    return not job.finished and job.status in _ALLOWED_STATUSES.get(what, (job.status,))
+
+
+def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
+    """Create the version for `validation_share`, if needed. The same rows and share give the same version."""
+    if form.version_id is not None or not form.validation_share:
+        return form
+    version_id = versions.freeze(store, actor, form.dataset_id, validation_share=form.validation_share)
+    return replace(form, version_id=version_id)
+
+
+def _parent(session: Session, form: JobForm) -> str | None:
+    """The job whose model or checkpoint is trained further; None: a base model."""
+    by_model = select(TrainingJob.id).where(
+        TrainingJob.provider == form.provider, TrainingJob.fine_tuned_model == form.base_model
+    )
+    if (parent := session.scalar(by_model.limit(1))) is not None:
+        return parent
+    by_checkpoint = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
+    by_checkpoint = by_checkpoint.where(TrainingJob.provider == form.provider, Checkpoint.model == form.base_model)
+    return session.scalar(by_checkpoint.limit(1))
+
+
+def _validation_share(version: versions.Version | None) -> float | None:
+    """The share of a version's examples used for validation; None: there are none."""
+    if version is None or not version.n_validation:
+        return None
+    return version.n_validation / (version.n_train + version.n_validation)
+
+
+def _identical_job(session: Session, form: JobForm) -> str | None:
+    """The id of an unfinished job with the same settings, or None."""
+    candidates = select(TrainingJob).where(
+        TrainingJob.status.not_in(FINISHED),
+        TrainingJob.dataset_id == form.dataset_id,
+        TrainingJob.name == form.name.strip(),
+        TrainingJob.provider == form.provider,
+        TrainingJob.base_model == form.base_model,
+        TrainingJob.suffix == form.suffix,
+        TrainingJob.seed == form.seed,
+        TrainingJob.file_format == form.file_format,
+        TrainingJob.version_id == form.version_id,
+    )
+    for job in session.scalars(candidates):
+        same_markers = form.separator in (None, job.separator) and form.stop in (None, job.stop)
+        if same_markers and job.hyperparameters == form.hyperparameters:
+            return job.id
+    return None

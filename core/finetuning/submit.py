@@ -1,0 +1,153 @@
+"""Submits a job to its provider: upload, saved intent, exactly one POST. If in doubt, it looks for the job first."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+from core.db import rescue_files
+from core.db.tables import TrainingJob
+from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
+from core.finetuning import training_files
+from core.finetuning.job_context import JobContext, JobStopping
+from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
+from core.message import msg
+from core.providers import Client, JobRequest, Registry, RemoteJob
+
+_UPLOAD_ATTEMPTS = 20  # with pauses of up to 30 s, enough for an engine to start or convert weights
+_PROGRESS_WRITE_S = 0.5  # pages poll about once a second, and each write waits for the disk
+_SETTLE_S = 10.0  # after this, a POST sent just before a crash is in the provider's list
+
+
+def submit_to_provider(context: JobContext, registry: Registry) -> None:
+    """Submit the job and save its remote id. Resumes after a restart of the worker.
+
+    Raises:
+        FabulaError: it can't be submitted; nothing runs at the provider.
+        JobStopping: the worker stops, or the job was cancelled.
+    """
+    context.raise_if_cancelled()
+    job = context.view()
+    if job.remote_id is not None:
+        return
+    if job.status != "submitting":
+        training_file, validation_file = _upload(context, registry, job)
+        context.raise_if_cancelled()
+        # Save the intent before the POST, so that after a crash we know that a job may exist.
+        files = {"training_file": training_file, "validation_file": validation_file}
+        context.update(status="submitting", error=None, next_step=None, not_before=None, **files)
+    elif (existing := _find_existing(context, registry)) is not None:
+        return _save_remote_job(context, existing)
+    _save_remote_job(context, _post(context, registry))
+
+
+class UploadProgress:
+    """Saves the upload progress, and aborts the upload if the job is cancelled or the worker stops."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self._last_write = time.monotonic()
+
+    def __call__(self, sent: int, size: int) -> None:
+        """Raises JobStopping. The SDK reports it as a connection error; `JobContext.with_retries` finds the cause."""
+        if time.monotonic() - self._last_write < _PROGRESS_WRITE_S:
+            return
+        self._last_write = time.monotonic()
+        self._context.update(uploaded_bytes=sent)
+        if self._context.stopping.is_set() or self._context.view().request == "cancel":
+            raise JobStopping
+
+
+def _upload(context: JobContext, registry: Registry, job: JobView) -> tuple[str, str | None]:
+    """Upload the training file and the validation file, if any. Returns their ids at the provider.
+
+    A repeated upload only leaves an unused file there.
+    """
+    with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
+        file = training_files.write(context.store, job, Path(folder))
+        context.update(
+            file_sha256=file.sha256,
+            n_examples=file.n_examples,
+            separator=file.separator,
+            stop=file.stop,
+            file_bytes=file.path.stat().st_size,
+            uploaded_bytes=0,
+        )
+        progress = UploadProgress(context)
+        training_file = context.with_retries(
+            lambda: _client(context, registry).upload(file.path, on_progress=progress), _UPLOAD_ATTEMPTS
+        )
+        context.update(uploaded_bytes=file.path.stat().st_size)
+        if (validation := file.validation) is None:
+            return training_file, None
+        return training_file, context.with_retries(
+            lambda: _client(context, registry).upload(validation), _UPLOAD_ATTEMPTS
+        )
+
+
+def _post(context: JobContext, registry: Registry) -> RemoteJob:
+    """Send the POST. A clear rejection is raised; without a clear answer, the provider's jobs are searched."""
+    with context.store.reading() as session:
+        intent = session.get_one(TrainingJob, context.job_id)
+        training_file, validation_file = intent.training_file, intent.validation_file
+    job, client = context.view(), context.with_retries(lambda: _client(context, registry))
+    request = JobRequest(
+        model=job.base_model,
+        training_file=training_file or "",
+        validation_file=validation_file,
+        suffix=job.suffix,
+        seed=job.seed,
+        integrations=_integrations(job, client.provider.kind),
+        **job.hyperparameters,
+    )
+    while True:
+        context.raise_if_cancelled("submitting")
+        try:
+            return client.create_job(request, job.id)
+        except RateLimited as exc:  # a clear rejection that asks for a retry
+            context.show_waiting(exc)
+            context.wait(exc.retry_after_s or _SETTLE_S)
+        except (BadRequest, Refused):
+            raise
+        except ProviderError as exc:
+            existing = _find_existing(context, registry)
+            if existing is None:
+                raise FabulaError(
+                    msg("The provider did not confirm the job and does not list it: {what}", what=exc.what),
+                    msg("No job is known to run at the provider. Submit it again."),
+                ) from exc
+            return existing
+
+
+def _integrations(job: JobView, kind: str) -> tuple[tuple[str, str], ...]:
+    """(tracker, project) pairs that the provider logs to itself: W&B at OpenAI."""
+    if kind != "openai" or "wandb" not in job.trackers:
+        return ()
+    return (("wandb", str(job.trackers["wandb"].get("project"))),)
+
+
+def _find_existing(context: JobContext, registry: Registry) -> RemoteJob | None:
+    """The provider's job with our id; None if, after `_SETTLE_S`, an earlier POST has certainly created none.
+
+    Uses the monotonic clock: with a changed wall clock, the job could be sent twice or never.
+    """
+    started = time.monotonic()
+    while True:
+        settled = time.monotonic() - started >= _SETTLE_S
+        found = context.with_retries(lambda: _client(context, registry).find_job(context.job_id))
+        if found is not None or settled:
+            return found
+        context.pause(1.0)
+
+
+def _save_remote_job(context: JobContext, remote: RemoteJob) -> None:
+    """Save the remote job. An ended job counts as running until its model and curve are saved too."""
+    status = "running" if remote.status in FINISHED else remote.status[:MAX_STATUS_LENGTH]
+    entry = {"kind": "job", "job_id": context.job_id, "remote_id": remote.id, "status": status}
+    values = {"status": status, "remote_id": remote.id, "error": None, "next_step": None, "not_before": None}
+    rescue_files.write_or_rescue(context.store, lambda session: context.update(**values), entry)
+
+
+def _client(context: JobContext, registry: Registry) -> Client:
+    return registry.get(context.view().provider)

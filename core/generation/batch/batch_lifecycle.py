@@ -1,0 +1,330 @@
+"""One batch, step by step: submit, watch, collect. After each step the database has the state of the batch."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+
+from core.datasets import grid
+from core.db import rescue_files
+from core.db.store import Store
+from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.generation.batch import batch_settlement, batch_store
+from core.generation.batch.batch_results import (
+    BatchResults,
+    BatchRunEnd,
+    FailureHistory,
+    end_for_error,
+    is_queue_full,
+    rejected_lines,
+    rejection_reason,
+    unbilled,
+)
+from core.generation.batch.batch_settlement import BatchOutcome
+from core.generation.batch.batch_store import BatchRow, BatchView
+from core.generation.request_cost import TEMPLATE_TOKENS, token_upper_bound
+from core.generation.run_store import RunContext
+from core.message import msg
+from core.pricing.price_book import PriceBook, cost_of
+from core.providers import Client, CompletionRequest, Registry
+from core.providers.batches import ENDED, RemoteBatch, read_answer
+from core.providers.schemas import Endpoint
+from core.sanitize import storable
+
+CANCELLED_WITH_RUN = msg("The batch was cancelled because the run was ended.")
+UNREADABLE = msg("The line with this answer in the provider's file can't be read.")
+"""Reason of a row that was processed, but whose answer cannot be read."""
+_GROUP = 500  # answers per transaction: about 30 ms
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimit:
+    """The provider's queue was full: the number of our other batches, and the rows of the one it refused."""
+
+    others: int
+    rows: int
+
+
+class BatchLifecycle:
+    """The steps of the batches of one run.
+
+    Attributes:
+        results: classifies lines; its `end` is a reason to end the run.
+        queue_limit: set when a batch was refused only because too many tokens are enqueued at the provider.
+        stop: set when the run is to stop: batches are cancelled, and their results so far are collected.
+
+    Args:
+        settle_s: a POST that was in flight when the process died is in the provider's list after this time.
+        history: failures of earlier batches of the run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        context: RunContext,
+        book: PriceBook,
+        settle_s: float,
+        history: FailureHistory | None = None,
+    ) -> None:
+        self._store, self._registry, self._context, self._book = store, registry, context, book
+        self._settle_s = settle_s
+        self._search_started: dict[str, float] = {}  # batch → monotonic time of the first search
+        self.results = BatchResults(context.recipe.max_tokens, self._price, history)
+        self.queue_limit: QueueLimit | None = None
+        self.stop = False
+
+    def advance(self, batch: BatchView) -> BatchRunEnd | None:
+        """Do the next step of a batch. Returns the end of the run, if it has ended.
+
+        Raises:
+            ProviderError: the step failed; it is safe to try it again.
+            NotFound, EngineMissing: the provider is not configured.
+            StorageFull: the database or the disk cannot be written.
+        """
+        if batch.state == "preparing":
+            return self._submit(batch)
+        if batch.state == "submitting":
+            return self._find_submitted(batch)
+        if batch.state == "waiting":
+            return self._watch(batch)
+        return self._collect(batch)
+
+    def client(self) -> Client:
+        """A client for the run's provider with its current settings."""
+        return self._registry.get(self._context.provider)
+
+    def line(self, client: Client, row: BatchRow) -> bytes:
+        """The line of a row in the request file."""
+        seed = grid.row_seed(self._context.recipe, row.key)
+        return client.batch_line(row.key, self._request(client, row.prompt, seed))
+
+    def _request(self, client: Client, prompt: str, seed: int | None) -> CompletionRequest:
+        recipe = self._context.recipe
+        return CompletionRequest(
+            model=self._context.model,
+            prompt=prompt,
+            system=recipe.system,
+            endpoint=self._endpoint(client),
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            max_tokens=recipe.max_tokens,
+            seed=seed,
+        )
+
+    def worst_case(self, prompt: str) -> Decimal | None:
+        """The maximum cost of a request in US dollars. None: unknown."""
+        recipe = self._context.recipe
+        return self._price(token_upper_bound(prompt + recipe.system) + TEMPLATE_TOKENS, recipe.max_tokens)
+
+    def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
+        """Finish a batch, see `batch_settlement.close`."""
+        with self._store.session() as session:
+            batch_settlement.close(session, batch.id, state, self.worst_case, reason, unknown=unknown)
+
+    def cancel(self, batch: BatchView) -> None:
+        """Request the cancellation of a batch. A batch that was never submitted is closed here.
+
+        Raises:
+            ProviderError: the request failed; the intent to cancel is recorded in the database.
+        """
+        if batch.state == "preparing":
+            self.close(batch, "cancelled", CANCELLED_WITH_RUN)
+        elif batch.reason is None:
+            batch_store.update_batch(self._store, batch.id, updated_at=batch.updated_at, reason=CANCELLED_WITH_RUN)
+        if batch.state == "waiting" and batch.remote_id is not None:
+            with suppress(BadRequest):  # it has just ended: the next poll shows it
+                self.client().cancel_batch(batch.remote_id)
+
+    # --- submit --------------------------------------------------------------------------------------------------
+
+    def _submit(self, batch: BatchView) -> BatchRunEnd | None:
+        """Write the file, upload it, and POST. Repeating the upload only leaves an unused file at the provider."""
+        if self.stop:
+            self.cancel(batch)
+            return None
+        client = self.client()
+        with _temporary_folder() as folder:
+            path = Path(folder) / f"fabula-{batch.id}.jsonl"
+            _write(path, (self.line(client, row) for row in batch_store.rows_of(self._store, batch.id)))
+            input_file = client.upload(path, "batch")
+        return self._post(batch, client, input_file)
+
+    def _post(self, batch: BatchView, client: Client, input_file: str) -> BatchRunEnd | None:
+        """POST once. The intent is recorded before it; without a clear answer, the batch is searched for."""
+        self._search_started.pop(batch.id, None)
+        batch_store.update_batch(self._store, batch.id, state="submitting", input_file=input_file)
+        try:
+            remote = client.create_batch(input_file, self._endpoint(client), batch.id)
+        except (RateLimited, Unavailable):
+            raise
+        except FabulaError as exc:  # the provider refused it
+            self.close(batch, "failed", storable(exc.what))
+            return end_for_error(exc)
+        return self._adopt(batch, remote)
+
+    def _find_submitted(self, batch: BatchView) -> BatchRunEnd | None:
+        """A POST may have been sent: adopt the batch, or decide after a while that the POST never arrived."""
+        client = self.client()
+        remote = client.find_batch(batch.id)
+        if remote is not None:
+            return self._adopt(batch, remote)
+        if time.monotonic() - self._search_started.setdefault(batch.id, time.monotonic()) < self._settle_s:
+            return None
+        if self.stop:
+            self.close(batch, "cancelled", CANCELLED_WITH_RUN)
+            return None
+        return self._post(batch, client, batch.input_file or "")
+
+    def _adopt(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+        known = {"remote_id": remote.id, "status": remote.status}
+        entry = {"kind": "batch", "batch_id": batch.id, "input_file": batch.input_file, **known}
+        rescue_files.write_or_rescue(
+            self._store,
+            lambda session: batch_store.update_batch(self._store, batch.id, state="waiting", **known),
+            entry,
+        )
+        return None
+
+    # --- watch ---------------------------------------------------------------------------------------------------
+
+    def _watch(self, batch: BatchView) -> BatchRunEnd | None:
+        """Poll the provider's batch once."""
+        try:
+            remote = self.client().batch(batch.remote_id or "")
+        except BadRequest as exc:
+            if not isinstance(exc, NotFound):
+                raise
+            self.close(batch, "failed", storable(exc.what), unknown=True)
+            return BatchRunEnd(
+                "failed", msg("The provider no longer knows this batch. Resume to submit its rows again.")
+            )
+        if remote.status in ENDED:
+            return self._on_ended(batch, remote)
+        changes = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
+        if changes != {name: getattr(batch, name) for name in changes}:
+            batch_store.update_batch(self._store, batch.id, **changes)
+        if self.stop and remote.status != "cancelling":
+            self.cancel(batch)
+        return None
+
+    def _on_ended(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+        files = {"output_file": remote.output_file, "error_file": remote.error_file}
+        if remote.status == "failed" and not any(files.values()):
+            return self._on_rejected(batch, remote)
+        batch_store.update_batch(self._store, batch.id, state="collecting", status=remote.status, **files)
+        return None  # the next step collects it
+
+    def _on_rejected(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+        """The provider rejected the file before processing it: some lines are invalid, or its queue is full."""
+        batch_store.update_batch(self._store, batch.id, status=remote.status)
+        rejected = {} if is_queue_full(remote) else rejected_lines(remote)
+        rows = islice(batch_store.rows_of(self._store, batch.id), max(rejected, default=0))
+        outcomes = [unbilled(row.key, rejected[line].message) for line, row in enumerate(rows, 1) if line in rejected]
+        self._settle(batch, outcomes)
+        with self._store.reading() as session:
+            others = len(batch_store.open_batches(session, self._context.dataset_id)) - 1
+        self.close(batch, "failed", rejection_reason(remote))
+        if outcomes or self.stop:
+            return None
+        if is_queue_full(remote) and (others or batch.total > 1):
+            self.queue_limit = QueueLimit(others, batch.total)
+            return None
+        return BatchRunEnd("failed", msg("The provider refused the batch. {reason}", reason=rejection_reason(remote)))
+
+    # --- collect -------------------------------------------------------------------------------------------------
+
+    def _collect(self, batch: BatchView) -> BatchRunEnd | None:
+        """Read both files into the database. Safe to repeat after an interruption: settled rows stay settled."""
+        client, unreadable = self.client(), 0
+        with _temporary_folder() as folder:
+            path = Path(folder) / "answers.jsonl"
+            for file_id in (batch.output_file, batch.error_file):
+                if file_id is not None:
+                    client.download(file_id, path)
+                    unreadable += self._read(batch, client, path)
+        cancelled = batch.status == "cancelled"
+        self._settle_unreadable(batch, unreadable)
+        if not cancelled:
+            self._settle_missing(batch)
+        self.close(batch, "cancelled" if cancelled else "done", batch.reason)
+        if cancelled and batch.reason is None and not self.stop:
+            return BatchRunEnd(
+                "stopped", msg("The batch was cancelled at the provider. Resume to write the remaining rows.")
+            )
+        return None
+
+    def _read(self, batch: BatchView, client: Client, path: Path) -> int:
+        """Settle the rows in a file. Returns the number of unreadable lines."""
+        request = self._request(client, "", self._context.recipe.seed)
+        old = batch.run_id != self._context.run_id or batch.reason is not None
+        unreadable = 0
+        with path.open("rb") as file:
+            lines = (line for line in file if line.strip())
+            while group := list(islice(lines, _GROUP)):
+                answers = [read_answer(client.provider, line, request) for line in group]
+                unreadable += answers.count(None)
+                self._settle(batch, [self.results.read(answer, old) for answer in answers if answer is not None])
+        return unreadable
+
+    def _settle_unreadable(self, batch: BatchView, lines: int) -> None:
+        """For each unreadable line, mark one row without an answer as failed: processed, at an unknown cost.
+
+        Rows marked before a crash count: when the file is collected again, the same lines mark no further rows, which
+        the provider may never have processed.
+        """
+        marked = batch_store.count_failed(self._store, batch.id, UNREADABLE) if lines else 0
+        rows = list(islice(batch_store.rows_of(self._store, batch.id), max(0, lines - marked)))
+        self._settle(batch, [BatchOutcome(row.key, "failed", UNREADABLE) for row in rows])
+
+    def _settle_missing(self, batch: BatchView) -> None:
+        """Rows that no file lists were not processed: the batch expired first."""
+        message = msg("The provider ended the batch before it reached this row.")
+        rows = batch_store.rows_of(self._store, batch.id)
+        while group := list(islice(rows, _GROUP)):
+            self._settle(batch, [self.results.count_failure(row.key, message) for row in group])
+
+    def _settle(self, batch: BatchView, outcomes: list[BatchOutcome]) -> None:
+        if outcomes:
+            with self._store.session() as session:
+                batch_settlement.settle(session, self._context.dataset_id, batch.id, outcomes)
+
+    def _endpoint(self, client: Client) -> Endpoint:
+        chosen = self._context.recipe.endpoint
+        if chosen == "chat":
+            return "chat"
+        return "completion" if chosen == "completion" else client.endpoint(self._context.model)
+
+    def _price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
+        """The batch price of a request. If the price book has none, the live price, which is not lower."""
+        request = (self._book, self._context.provider, self._context.model, prompt_tokens, completion_tokens)
+        batch_price = cost_of(*request, batch=True)
+        return cost_of(*request) if batch_price is None else batch_price
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="fabula-")
+    except OSError as exc:
+        raise StorageFull(
+            msg("Could not create a temporary folder: {reason}.", reason=exc.strerror), msg("Free some space.")
+        ) from exc
+
+
+def _write(path: Path, lines: Iterable[bytes]) -> None:
+    try:
+        with path.open("wb") as file:
+            file.writelines(lines)
+    except FabulaError:
+        raise
+    except OSError as exc:
+        raise StorageFull(
+            msg("{parent} cannot be written: {reason}.", parent=path.parent, reason=exc.strerror),
+            msg("Free some space."),
+        ) from exc

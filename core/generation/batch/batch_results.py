@@ -1,0 +1,140 @@
+"""What a line of a batch's output means for its row and for the run (design §8). No clock, no I/O."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
+from core.generation.batch.batch_settlement import BatchOutcome
+from core.generation.response_classification import RepeatedFailures, classify
+from core.message import msg, sentences
+from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
+from core.sanitize import storable
+
+_MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
+_REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
+_QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRunEnd:
+    """How a run ends: its final state and a reason."""
+
+    state: str
+    reason: str | None = None
+
+
+def end_for_error(error: FabulaError) -> BatchRunEnd:
+    """The end of a run that failed with this error: what happened and what to do."""
+    return BatchRunEnd("failed", storable(sentences(error.what, error.next_step)))
+
+
+@dataclass(slots=True)
+class FailureHistory:
+    """Failures remembered from one batch of a run to the next.
+
+    Attributes:
+        repeated: counts equal refusals in a row.
+        attempts: how often a row, by key, came back without an answer.
+    """
+
+    repeated: RepeatedFailures = field(default_factory=lambda: RepeatedFailures(_REPEATED))
+    attempts: Counter[str] = field(default_factory=Counter)
+
+
+class BatchResults:
+    """Classifies every line, and keeps the state needed for the decisions.
+
+    Attributes:
+        end: set as soon as the run has a reason to end.
+
+    Args:
+        max_tokens: the recipe's token limit.
+        price: US dollars for (prompt tokens, completion tokens) in a batch, None if unknown.
+        history: failures of earlier batches of the run.
+    """
+
+    def __init__(
+        self,
+        max_tokens: int,
+        price: Callable[[int | None, int | None], Decimal | None],
+        history: FailureHistory | None = None,
+    ) -> None:
+        self._max_tokens, self._price = max_tokens, price
+        history = history or FailureHistory()
+        self._repeated, self._attempts = history.repeated, history.attempts
+        self.end: BatchRunEnd | None = None
+
+    def read(self, answer: BatchAnswer, old: bool = False) -> BatchOutcome:
+        """The result for the row of this line.
+
+        `old`: the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent again.
+        """
+        if answer.completion is not None:
+            self._repeated.succeeded()
+            return self._settled(answer)
+        if old:
+            return BatchOutcome(answer.custom_id, "pending")
+        error = answer.error or Unavailable(msg("The provider's file lists this row without an answer."))
+        if isinstance(error, RateLimited | Unavailable):
+            return self.count_failure(answer.custom_id, error.what)
+        if isinstance(error, Refused | ModelNotFound):
+            self.end = self.end or end_for_error(error)
+            return BatchOutcome(answer.custom_id, "pending")
+        if self._repeated.failed(error.what):
+            self.end = self.end or BatchRunEnd(
+                "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
+            )
+        if isinstance(error, BadRequest) and error.may_be_billed:
+            return BatchOutcome(answer.custom_id, "failed", storable(error.what))  # at an unknown cost
+        return unbilled(answer.custom_id, error.what)
+
+    def count_failure(self, key: str, message: str) -> BatchOutcome:
+        """A row came back without an answer: send it again, up to a limit."""
+        self._attempts[key] += 1
+        if self._attempts[key] < _MAX_ATTEMPTS:
+            return BatchOutcome(key, "pending")
+        del self._attempts[key]
+        return unbilled(key, message)
+
+    def _settled(self, answer: BatchAnswer) -> BatchOutcome:
+        completion = answer.completion
+        assert completion is not None
+        verdict = classify(completion, self._max_tokens)
+        usage = (completion.prompt_tokens, completion.completion_tokens)
+        return BatchOutcome(
+            key=answer.custom_id,
+            state=verdict.state,
+            reason=verdict.reason,
+            text=verdict.text,
+            finish_reason=verdict.finish_reason,
+            prompt_tokens=usage[0],
+            completion_tokens=usage[1],
+            cost_usd=self._price(*usage),
+        )
+
+
+def is_queue_full(remote: RemoteBatch) -> bool:
+    """True if a batch was refused only because too many tokens are already enqueued at the provider."""
+    return any(fault.code == _QUEUE_FULL for fault in remote.faults)
+
+
+def rejected_lines(remote: RemoteBatch) -> Mapping[int, BatchFault]:
+    """The lines (from 1) that caused the rejection of a file. Empty if the whole file is the cause."""
+    by_line = {fault.line: fault for fault in remote.faults if fault.line is not None and fault.line > 0}
+    messages = {re.sub(r"\d+", "#", fault.message) for fault in by_line.values()}
+    return {} if len(by_line) >= _REPEATED and len(messages) == 1 else by_line
+
+
+def rejection_reason(remote: RemoteBatch) -> str:
+    """The provider's reason for rejecting a file."""
+    return storable(remote.faults[0].message) if remote.faults else msg("No reason was given.")
+
+
+def unbilled(key: str, message: str) -> BatchOutcome:
+    """A row that failed before a model processed it."""
+    return BatchOutcome(key, "failed", storable(message), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))

@@ -1,0 +1,339 @@
+"""Executes a run through a provider's Batch API: submit files of pending rows, watch, collect, submit the rest.
+
+The database always has the current state, so any worker can continue the run: a batch is recorded before it is created,
+and its answers may be read twice. `batch_lifecycle` has the steps of one batch, `batch_results` classifies answers,
+`batch_store` and `batch_settlement` have the SQL. The worker's queue ensures that one worker at a time executes a
+batch run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from core.db.store import Store, new_id
+from core.db.tables import Run, utcnow
+from core.errors import FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.generation import run_budget, run_store
+from core.generation.batch import batch_settlement, batch_store
+from core.generation.batch.batch_lifecycle import BatchLifecycle
+from core.generation.batch.batch_results import BatchRunEnd, FailureHistory, end_for_error
+from core.generation.batch.batch_store import BatchCapacity, BatchView, batches_of_run
+from core.generation.run_store import RunContext
+from core.message import msg
+from core.pricing import budget, custom_prices
+from core.pricing.price_book import PriceBook
+from core.providers import Registry
+from core.providers.errors import retry_after_s
+from core.providers.retry import wait_s
+from core.settings import Settings
+
+__all__ = ["BatchTiming", "BatchView", "batches_of_run", "carry_out", "has_work"]
+
+_CANCELLING = msg("The provider is ending the batch; the texts written so far are collected.")
+_COLLECTING = msg("A batch from an earlier run is still at the provider; it is collected first.")
+_COLLECTED = BatchRunEnd("running")  # a live run continues: the executor writes its rows
+_COMPLETE = BatchRunEnd("done")  # already recorded in the database
+_MIN_REQUEUE_S = 2.0  # shorter waits happen here: returning to the queue costs some commits
+_NEW_BATCH = "gather"  # used as the id of a batch that is being created
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTiming:
+    """Polling intervals and size limits of a batch run.
+
+    Attributes:
+        tick_s: interval between checks for a stop request.
+        poll_s, max_poll_s: a batch is polled every twentieth of its age, within these limits: small batches end in
+            minutes, large ones in hours.
+        settle_s: a POST that was in flight when the process died is in the provider's list after this time.
+        base_s, cap_s: the first wait after an error is at most `base_s`; each further one at most twice that, up to
+            `cap_s`.
+        max_requests: per file; OpenAI's limit is 50,000.
+        max_bytes: per file; the limit is 200 MB, minus a margin.
+        max_open: batches at the provider at the same time.
+    """
+
+    tick_s: float = 0.5
+    poll_s: float = 5.0
+    max_poll_s: float = 60.0
+    settle_s: float = 10.0
+    base_s: float = 2.0
+    cap_s: float = 60.0
+    max_requests: int = 50_000
+    max_bytes: int = 190_000_000
+    max_open: int = 4
+
+
+def has_work(store: Store, run_id: str) -> bool:
+    """True if `carry_out` has something to do for this run: it is a batch run, or earlier batches must be collected.
+
+    Raises:
+        NotFound: no such run.
+    """
+    with store.reading() as session:
+        run = session.get(Run, run_id)
+        if run is None:
+            raise NotFound(msg("This run no longer exists."), msg("Start another one."))
+        return run.mode == "batch" or bool(batch_store.open_batches(session, run.dataset_id))
+
+
+def carry_out(
+    store: Store,
+    registry: Registry,
+    run_id: str,
+    stopping: threading.Event,
+    *,
+    timing: BatchTiming | None = None,
+    book: PriceBook | None = None,
+) -> float | None:
+    """Write the missing rows of a run's data set through batches, until all are written or the run ends.
+
+    For a live run, only the batches that an earlier run left at the provider are collected, because their rows are paid
+    for. The run is still running afterwards, and its own rows can be written.
+
+    The final state and its reason are in the run's database row. When `stopping` is set, this returns soon and leaves
+    the run unfinished, to be continued later; batches at the provider continue there meanwhile.
+
+    Returns:
+        Seconds until there is something to do, if everything waits for the provider; else None.
+
+    Raises:
+        NotFound, BadRecipe: there is nothing to run.
+        StorageFull: the database cannot be written; nothing is lost, start again.
+    """
+    state = _waiting_runs.pop(run_id, None) or _BatchRunState()
+    context = batch_store.begin(store, run_id)
+    if context is None:
+        return None
+    schedule = timing or BatchTiming()
+    prices = book or custom_prices.book(store, Settings.from_env().home)
+    lifecycle = BatchLifecycle(store, registry, context, prices, schedule.settle_s, state.history)
+    wait_s = _BatchRunner(store, context, lifecycle, stopping, schedule, state).run()
+    if wait_s is not None:
+        _waiting_runs[run_id] = state
+    return wait_s
+
+
+@dataclass(slots=True)
+class _BatchRunState:
+    """State kept between two calls for the same run.
+
+    If it is lost (another worker, a restart), the counters start from zero.
+
+    Attributes:
+        next_at: batch → when it is polled next, by the monotonic clock.
+        attempts: batch → consecutive errors.
+        errors: batch → what it waits for.
+        max_requests: requests per file, after the provider rejected a larger file.
+        queue_full_at: the number of other batches when the provider's queue was full.
+        history: failures of earlier batches.
+    """
+
+    next_at: dict[str, float] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    max_requests: int | None = None
+    queue_full_at: int | None = None
+    history: FailureHistory = field(default_factory=FailureHistory)
+
+
+_waiting_runs: dict[str, _BatchRunState] = {}  # by run id
+
+
+class _BatchRunner:
+    """One call of `carry_out` for one run."""
+
+    def __init__(
+        self,
+        store: Store,
+        context: RunContext,
+        lifecycle: BatchLifecycle,
+        stopping: threading.Event,
+        timing: BatchTiming,
+        state: _BatchRunState,
+    ) -> None:
+        self._store, self._context, self._lifecycle = store, context, lifecycle
+        self._stopping, self._timing, self._state = stopping, timing, state
+        self._creates_batches = context.mode == "batch"  # else it only collects open batches
+        self._next_at, self._attempts, self._errors = state.next_at, state.attempts, state.errors
+        self._budget: Decimal | None = None
+
+    def run(self) -> float | None:
+        """Run until the run ends, is paused or stopped, or the worker stops.
+
+        Returns:
+            Seconds to wait, if all that is left is to wait for the provider; else None.
+        """
+        while not self._stopping.is_set():
+            state, self._budget = self._check_run()
+            if state == "pausing":
+                self._finish(BatchRunEnd("paused"))
+                if batch_store.begin(self._store, self._context.run_id) is None:
+                    return None
+                continue  # it was resumed meanwhile
+            if state not in ("running", "stopping"):
+                return None
+            if state == "stopping" and not self._lifecycle.stop:
+                self._lifecycle.stop = True
+                self._next_at.clear()
+            end = self._do_step()
+            if end is not None:
+                if end not in (_COLLECTED, _COMPLETE):
+                    self._finish(end)
+                return None
+            wait_s = self._seconds_until_due()
+            if wait_s >= _MIN_REQUEUE_S:
+                self._check_run()  # updates the note
+                return wait_s
+            self._stopping.wait(self._timing.tick_s)
+        return None
+
+    def _seconds_until_due(self) -> float:
+        """Seconds until the next batch, or the next attempt to create one, is due; 0 or less: now."""
+        ids = [batch.id for batch in self._open_batches()]
+        if not ids or _NEW_BATCH in self._errors:
+            ids.append(_NEW_BATCH)
+        return min(self._next_at.get(batch_id, 0.0) for batch_id in ids) - time.monotonic()
+
+    def _check_run(self) -> tuple[str, Decimal | None]:
+        default = _CANCELLING if self._lifecycle.stop else None if self._creates_batches else _COLLECTING
+        note = next(iter(self._errors.values()), default)
+        return batch_settlement.check_run(self._store, self._context.run_id, note)
+
+    def _finish(self, end: BatchRunEnd) -> None:
+        with self._store.session() as session:
+            run_store.finish(session, self._context.run_id, end.state, end.reason)
+
+    def _do_step(self) -> BatchRunEnd | None:
+        """Do everything that is due. Returns the end of the run, if it has ended."""
+        for batch in self._open_batches():
+            if self._stopping.is_set():
+                return None
+            self._next_at.setdefault(batch.id, 0.0)
+            if time.monotonic() >= self._next_at[batch.id]:
+                end = self._advance(batch)
+                if end is not None:
+                    return end
+        if self._lifecycle.results.end is not None:
+            return self._cancel_all(self._lifecycle.results.end)
+        open_count = len(self._open_batches())
+        if self._lifecycle.stop:
+            return None if open_count else BatchRunEnd("stopped")
+        if not self._creates_batches:
+            return None if open_count else _COLLECTED
+        if not self._may_create(open_count):
+            return None
+        return self._attempt(_NEW_BATCH, lambda: self._create_batch(alone=open_count == 0), open_count > 0)
+
+    def _open_batches(self) -> list[BatchView]:
+        with self._store.reading() as session:
+            return batch_store.open_batches(session, self._context.dataset_id)
+
+    def _advance(self, batch: BatchView) -> BatchRunEnd | None:
+        """Advance one batch, and schedule its next poll."""
+        if batch.state == "waiting":
+            age_s = 0.0 if self._lifecycle.stop else (utcnow() - batch.created_at).total_seconds()
+            pause_s = min(self._timing.max_poll_s, max(self._timing.poll_s, age_s / 20))
+            self._next_at[batch.id] = time.monotonic() + pause_s
+        end = self._attempt(batch.id, lambda: self._lifecycle.advance(batch), batch.remote_id is not None)
+        if batch.state == "waiting" and self._has_changed(batch):
+            self._next_at[batch.id] = 0.0
+        return end
+
+    def _has_changed(self, batch: BatchView) -> bool:
+        return any(current.id == batch.id and current.state != batch.state for current in self._open_batches())
+
+    def _attempt(self, batch_id: str, action: Callable[[], BatchRunEnd | None], submitted: bool) -> BatchRunEnd | None:
+        """Run `action`. A temporary error is shown and retried later.
+
+        Any other error ends the run, and rows and batches are kept. `submitted`: at least one batch is at the provider.
+        """
+        if time.monotonic() < self._next_at.get(batch_id, 0.0) and batch_id == _NEW_BATCH:
+            return None
+        try:
+            end = action()
+        except StorageFull:
+            raise
+        except (RateLimited, Unavailable) as exc:
+            self._attempts[batch_id] = self._attempts.get(batch_id, 0) + 1
+            pause_s = wait_s(self._attempts[batch_id], retry_after_s(exc), self._timing.base_s, self._timing.cap_s)
+            self._next_at[batch_id] = time.monotonic() + pause_s
+            self._errors[batch_id] = msg("Waiting {seconds} s. {cause}", seconds=max(1, round(pause_s)), cause=exc.what)
+            return None
+        except FabulaError as exc:
+            reason = end_for_error(exc).reason
+            if submitted:
+                reason = msg(
+                    "{reason} Rows already at the provider continue there, and are collected when you resume.",
+                    reason=reason,
+                )
+            return BatchRunEnd("stopped" if self._lifecycle.stop else "failed", reason)
+        self._attempts.pop(batch_id, None)
+        self._errors.pop(batch_id, None)
+        return end
+
+    def _cancel_all(self, end: BatchRunEnd) -> BatchRunEnd:
+        """The run ends because of its results; other batches would bring the same, and cost money."""
+        for batch in self._open_batches():
+            try:
+                self._lifecycle.cancel(batch)
+            except StorageFull:
+                raise
+            except FabulaError:  # it ends within a day; its answers are collected when the run is resumed
+                continue
+        return end
+
+    # --- a new batch ---------------------------------------------------------------------------------------------
+
+    def _may_create(self, open_count: int) -> bool:
+        """True if another batch may be created now."""
+        queue_limit, self._lifecycle.queue_limit = self._lifecycle.queue_limit, None
+        if queue_limit is not None and queue_limit.others:
+            self._state.queue_full_at = queue_limit.others
+        elif queue_limit is not None:  # the only batch, and still too large
+            self._state.max_requests = max(1, queue_limit.rows // 2)
+        if self._state.queue_full_at is not None and open_count < self._state.queue_full_at:
+            self._state.queue_full_at = None
+        return open_count < self._timing.max_open and self._state.queue_full_at is None
+
+    def _create_batch(self, alone: bool) -> BatchRunEnd | None:
+        """Put pending rows into a new batch, within size limits and budget. `alone`: no other batch is open."""
+        batch_id, requests, size_bytes, over_budget = new_id(), 0, 0, False
+        client, lifecycle, budget_usd = self._lifecycle.client(), self._lifecycle, self._budget
+        max_requests = self._state.max_requests or self._timing.max_requests
+        with self._store.session() as session:
+            spent_usd = budget.spent_on(session, self._context.run_id)
+            unpriced = run_budget.unpriced(session, self._context, budget_usd, lifecycle.worst_case(""))
+        if unpriced is not None:
+            return BatchRunEnd("failed", unpriced)
+        while requests < max_requests and not self._stopping.is_set():
+            remaining_usd = None if budget_usd is None else budget_usd - spent_usd
+            capacity = BatchCapacity(max_requests - requests, self._timing.max_bytes - size_bytes, remaining_usd)
+            with self._store.session() as session:
+                claimed = batch_store.claim(
+                    session,
+                    self._context,
+                    batch_id,
+                    capacity,
+                    lambda row: len(lifecycle.line(client, row)),
+                    lifecycle.worst_case,
+                )
+            requests, size_bytes, spent_usd = (
+                requests + claimed.requests,
+                size_bytes + claimed.size_bytes,
+                spent_usd + claimed.usd,
+            )
+            over_budget = claimed.over_budget
+            if claimed.more or not claimed.requests:
+                break
+        if requests or not alone or self._stopping.is_set():
+            return None
+        with self._store.session() as session:
+            if over_budget:
+                remaining_usd = None if budget_usd is None else budget_usd - spent_usd
+                return BatchRunEnd("stopped", run_budget.exhausted(session, self._context, budget_usd, remaining_usd))
+            return _COMPLETE if run_store.finish_if_complete(session, self._context) else None

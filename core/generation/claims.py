@@ -1,0 +1,211 @@
+"""The rows claimed by one executor: claiming more of them, and which may be sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session
+
+from core.generation import row_store, run_budget, run_store
+from core.generation.group_commit_writer import GroupCommitWriter
+from core.generation.request_cost import RequestCost
+from core.generation.request_grouping import MAX_SHARED, group_claims
+from core.generation.retry_policy import RowAttempts
+from core.generation.row_store import Claim
+from core.generation.run_store import RunContext
+
+_CLAIM_AHEAD_S = 0.5  # claim rows for this long in advance, so that sending does not wait for a commit
+_MIN_RATE = 20  # answers per second; below that nothing is claimed in advance, so that `sent` rows are really in flight
+
+
+@dataclass(slots=True, eq=False)
+class PendingRequest:
+    """Claimed rows that go out in one request.
+
+    Attributes:
+        split: the rows were refused together and are now sent one by one.
+    """
+
+    claims: tuple[Claim, ...]
+    attempts: RowAttempts = field(default_factory=RowAttempts)
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _ClaimResult:
+    """The result of one claim. `over_budget`: the budget that ended it; `held_by_others`: rows of other executors,
+    which may still release some of their budget.
+    """
+
+    claims: list[Claim]
+    over_budget: str | None = None
+    held_by_others: int = 0
+    complete: bool = False
+
+
+class ClaimQueue:
+    """Claims rows in the background, ahead of need when answers arrive fast, and has the next requests marked as sent.
+
+    A request moves from `ready` to `cleared` with the group commit that marks it: after a crash only marked requests
+    may have been billed. (Implements `SendMarks` for the writer.)
+
+    Attributes:
+        ready: not marked as sent yet, first in, first out.
+        cleared: durably marked as sent: these may go out.
+        max_shared: how many repeats of a cell may share a request.
+        over_budget: why nothing more can be reserved, if no other executor may release budget.
+        unpriced: why a budget cannot be enforced: the price is unknown.
+        complete: everything is written; the run is done.
+
+    Args:
+        available: how many more requests may be cleared now.
+        slots_for: number of slots that a request takes.
+        notify: called on the event loop when a claim has ended.
+    """
+
+    def __init__(
+        self,
+        context: RunContext,
+        request_cost: RequestCost,
+        available: Callable[[], int],
+        slots_for: Callable[[PendingRequest], int],
+        notify: Callable[[], None],
+    ) -> None:
+        self._context, self._request_cost, self._notify = context, request_cost, notify
+        self._available, self._slots_for = available, slots_for
+        self._claiming: asyncio.Task[None] | None = None
+        self._exhausted = False
+        single = context.recipe.seed is not None or context.recipe.repeats == 1  # with a seed, each row has its own
+        self.max_shared = 1 if single else MAX_SHARED
+        self.ready: deque[PendingRequest] = deque()
+        self.cleared: deque[PendingRequest] = deque()
+        self._marking: list[PendingRequest] = []  # in the group being written
+        self._refused: list[int] = []  # ledger entries whose mark must be cleared
+        self._clearing: list[int] = []  # those of them in the group being written
+        self.over_budget: str | None = None
+        self.unpriced: str | None = None
+        self.complete = False
+
+    def __len__(self) -> int:
+        """Number of requests that have not gone out."""
+        return len(self.ready) + len(self.cleared) + len(self._marking)
+
+    @property
+    def claiming(self) -> bool:
+        """True while a claim is in progress, or has ended with an error that `check` raises."""
+        return self._claiming is not None
+
+    def check(self) -> None:
+        """Raise the error of the last claim, if any."""
+        if self._claiming is not None and self._claiming.done():
+            claiming, self._claiming = self._claiming, None
+            claiming.result()
+
+    def claim_ahead(self, writer: GroupCommitWriter, available: int, rate: float, idle: bool) -> None:
+        """Start a claim if there are too few requests for `available` slots at `rate` answers per second.
+
+        With `idle`, this executor has nothing in flight: once everything is claimed, check whether the run is done.
+        """
+        ahead = int(rate * _CLAIM_AHEAD_S) if rate >= _MIN_RATE else 0
+        queued = len(self)
+        if self._claiming is not None or queued > available + ahead // 2 or (queued >= available and not ahead):
+            return
+        if self._exhausted and (queued or not idle):
+            return
+        limit = (available + ahead - queued) * min(self.max_shared, self._context.recipe.repeats)
+        if limit > 0:
+            self._claiming = asyncio.create_task(self._claim(writer, limit, idle))
+
+    # --- marks -------------------------------------------------------------------------------------------------------
+
+    def refused(self, request: PendingRequest) -> None:
+        """The request was refused or never arrived, and costs nothing: clear its mark until it is marked again."""
+        self._refused += [claim.spend_id for claim in request.claims]
+
+    @property
+    def wanted(self) -> bool:
+        """True if there is something to mark or clear."""
+        return bool(self._refused) or (bool(self.ready) and self._available() > 0)
+
+    def take(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Spend ledger entries to mark as sent, and entries whose mark is to be cleared."""
+        available = self._available() if self.ready else 0
+        while self.ready and available > 0:
+            self._marking.append(request := self.ready.popleft())
+            available -= self._slots_for(request)
+        sent = [claim.spend_id for request in self._marking for claim in request.claims]
+        sent_again = set(sent)
+        self._clearing, self._refused = [spend_id for spend_id in self._refused if spend_id not in sent_again], []
+        return sent, self._clearing
+
+    def written(self, missing: set[int] | None) -> None:
+        """What was taken is written, except for the `missing` entries, which others have claimed.
+
+        None: nothing was written.
+        """
+        marked, self._marking = self._marking, []
+        cleared, self._clearing = self._clearing, []
+        if missing is None:
+            self.ready.extendleft(reversed(marked))
+            self._refused += cleared
+            return
+        for request in marked:
+            request.claims = tuple(claim for claim in request.claims if claim.spend_id not in missing)
+            if request.claims:
+                self.cleared.append(request)
+
+    async def close(self) -> list[Claim]:
+        """Wait for a claim in progress. Returns all claimed rows that have not gone out."""
+        if self._claiming is not None:
+            await asyncio.wait([self._claiming])
+        requests = [*self.cleared, *self._marking, *self.ready]
+        self.cleared.clear()
+        self.ready.clear()
+        return [claim for request in requests for claim in request.claims]
+
+    # --- claims ------------------------------------------------------------------------------------------------------
+
+    async def _claim(self, writer: GroupCommitWriter, limit: int, idle: bool) -> None:
+        """Claim the next rows and notify the loop. `check` raises what this raises."""
+        transaction = self._check_complete if self._exhausted else lambda session: self._claim_rows(session, limit)
+        notify = True
+        try:
+            result = await writer.call(transaction)
+            notify = result is not None and self._on_claimed(result, idle)
+            self._claiming = None  # only on success: `check` raises the error of a failed claim
+        finally:
+            if notify:
+                self._notify()
+
+    def _on_claimed(self, result: _ClaimResult, idle: bool) -> bool:
+        """Queue the claimed rows. Returns True if there is something new to do."""
+        self.ready.extend(PendingRequest(claims) for claims in group_claims(result.claims, self.max_shared))
+        self.complete = result.complete
+        self.over_budget = result.over_budget if idle and not result.claims and not result.held_by_others else None
+        self._exhausted = not result.claims and not result.over_budget and not self._exhausted
+        return bool(result.claims or self._exhausted or self.complete or self.over_budget or self.unpriced)
+
+    def _claim_rows(self, session: Session, limit: int) -> _ClaimResult:
+        state, budget_usd, failed_only = run_store.lock_controls(session, self._context.run_id)
+        if state != "running":
+            return _ClaimResult([])
+        context, worst_case = self._context, self._request_cost.worst_case
+        self.unpriced = run_budget.unpriced(session, context, budget_usd, worst_case(""))
+        if self.unpriced is not None:
+            return _ClaimResult([])
+        own = run_budget.own_remaining(session, context.run_id, budget_usd)
+        page = run_budget.page_remaining(session, context, worst_case(""))
+        claims, over_budget = row_store.claim(
+            session, context, limit, worst_case, run_budget.min_limit(own, page), failed_only=failed_only
+        )
+        if claims or not over_budget:
+            return _ClaimResult(claims)
+        return _ClaimResult(
+            [], run_budget.exhausted(session, context, budget_usd, own), run_store.rows_held_by_others(session, context)
+        )
+
+    def _check_complete(self, session: Session) -> _ClaimResult:
+        return _ClaimResult([], complete=run_store.finish_if_complete(session, self._context))

@@ -1,0 +1,397 @@
+"""Executes a run: many requests in flight, every answer durable before it counts, stoppable at any time.
+
+`RunExecutor` sends and receives. `claims` supplies the next rows, `in_flight` keeps requests in flight or waiting,
+`provider_connection` talks to the provider, `retry_policy` decides what a reply means for its row and the run,
+`concurrency` limits the requests in flight, `row_store` has the SQL, `group_commit_writer` writes durably.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import partial
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.db.store import Store
+from core.db.tables import Run, utcnow
+from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
+from core.generation import leases, row_store, run_store
+from core.generation.claims import ClaimQueue, PendingRequest
+from core.generation.concurrency import ConcurrencyControl, RunLimits, ceiling
+from core.generation.group_commit_writer import GroupCommitWriter
+from core.generation.in_flight import InFlight
+from core.generation.provider_connection import ProviderConnection
+from core.generation.request_cost import RequestCost
+from core.generation.request_grouping import split_cost, split_tokens
+from core.generation.rescue_entry import row_entry
+from core.generation.response_classification import ResponseVerdict
+from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts, RunEnd, SettleRow, end_for_error
+from core.generation.row_store import Claim
+from core.generation.run_store import RunContext
+from core.generation.throughput import Throughput
+from core.message import msg
+from core.pricing import custom_prices
+from core.pricing.price_book import PriceBook
+from core.providers import Completion, Registry
+from core.settings import Settings
+
+_FINAL_STATES = {
+    "stopping": "stopped",
+    "pausing": "paused",
+    "waiting": "waiting",
+}  # requested state → final state
+
+
+def execute(
+    store: Store,
+    registry: Registry,
+    run_id: str,
+    stopping: threading.Event | None = None,
+    *,
+    limits: RunLimits | None = None,
+    book: PriceBook | None = None,
+) -> None:
+    """Write the missing rows of a run's data set, until all are written or the run ends for another reason.
+
+    If a provider asks for a pause longer than `RunLimits.stall_s`, or limits the rate for that long without saying
+    until when, the run waits: see `run_store.due_in_s`.
+
+    The final state and its reason are in the run's database row afterwards; rows that were not written are pending.
+    When `stopping` is set, this returns within a second and leaves the run unfinished, to be continued later. Several
+    executors may work on one run; each returns when the whole run has ended.
+
+    Raises:
+        NotFound, BadRecipe: there is nothing to run.
+        StorageFull: the database cannot be written, and `stopping` is set or the run could not be started.
+        DatabaseLost: the database was deleted, damaged, or is no longer writable. Nothing was sent from then on; later
+            answers are in a rescue file (see `core.recovery`).
+    """
+    stop_event = stopping or threading.Event()
+    with leases.hold_lease() as claimant:
+        while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
+            prices = book or custom_prices.book(store, Settings.from_env().home)
+            asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
+
+
+class RunExecutor:
+    """Executes one run on one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        context: RunContext,
+        book: PriceBook,
+        stopping: threading.Event,
+        limits: RunLimits,
+    ) -> None:
+        self._context, self._stopping, self._limits = context, stopping, limits
+        self._wake = asyncio.Event()
+        self._request_cost = RequestCost(book, context)
+        self._in_flight = InFlight(slot_per_row=context.provider == "engine")
+        self._claim_queue = ClaimQueue(
+            context, self._request_cost, self._clearable_count, self._in_flight.slots_for, self._wake.set
+        )
+        self._writer = GroupCommitWriter(
+            store, limits.storage_retry_s, self._on_recorded, self._claim_queue, entry=partial(row_entry, context),
+            claimant=context.claimant,
+        )  # fmt: skip
+        self._connection = ProviderConnection(registry, context, limits.tick_s, self._wake.set)
+        self._concurrency = ConcurrencyControl(limits.ceiling or ceiling(context.provider))
+        self._retry_policy = RequestRetryPolicy(limits, self._concurrency, context.recipe.max_tokens, time.monotonic())
+        self._send_loops: set[asyncio.Task[None]] = set()
+        self._shutting_down = False
+        self._unsent: list[Claim] = []
+        self._attempts: dict[int, RowAttempts] = {}  # by row, for rows that are claimed a second time
+        self._throughput = Throughput(time.monotonic())
+        self._requested_end: str | None = None  # final state requested by the user
+        self._written_note: str | None = None  # the note in the run's database row
+        self._polled_at = float("-inf")
+
+    async def run(self) -> None:
+        """Run until nothing is left to do, or the run is ended."""
+        try:
+            while not self._is_finished():
+                await self._poll()
+                self._connect()
+                self._dispatch()
+                await self._wait()
+        finally:
+            await self._shut_down()
+        if not self._stopping.is_set():
+            await self._writer.call_until_done(self._finish, self._stopping)
+
+    def _finish(self, session: Session) -> None:
+        """Write the final state of the run."""
+        run_id, end = self._context.run_id, self._retry_policy.end or RunEnd(self._requested_end or "done")
+        not_before = None
+        if end.wait_s is not None:
+            not_before = run_store.resume_time(session, run_id, end.wait_s, increasing=end.increasing)
+        run_store.finish(session, run_id, end.state, end.reason, self._context.claimant, not_before=not_before)
+
+    def _is_finished(self) -> bool:
+        for loop in [loop for loop in self._send_loops if loop.done()]:
+            self._send_loops.discard(loop)
+            loop.result()  # raises an unexpected error of the loop
+        self._claim_queue.check()
+        if self._stopping.is_set() or self._requested_end is not None:
+            return True
+        if self._writer.lost is not None:
+            return not self._in_flight  # answers already paid for go into the rescue file
+        if self._in_flight or self._writer.unrecorded:
+            return False
+        return self._retry_policy.end is not None or self._claim_queue.complete
+
+    @property
+    def _may_send(self) -> bool:
+        """True if requests may be sent now."""
+        ended = self._retry_policy.end is not None or self._requested_end is not None or self._stopping.is_set()
+        return not ended and not self._shutting_down and not self._writer.down and self._connection.open
+
+    async def _poll(self) -> None:
+        """A few times per second: check for a stop request and a stall, and update the note that users see."""
+        now = time.monotonic()
+        if now - self._polled_at < self._limits.tick_s:
+            return
+        self._polled_at = now
+        self._throughput.update(now)
+        run_id, note = self._context.run_id, self._waiting_note(now) or "\n".join(self._connection.notes) or None
+        state = await self._writer.read(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
+        if note != self._written_note and await self._writer.call(lambda session: _write_note(session, run_id, note)):
+            self._written_note = note
+        if state not in (None, "running"):
+            self._requested_end = _FINAL_STATES.get(state or "", "stopped")
+        if not self._writer.down:
+            self._retry_policy.check_stalled(now, self._in_flight.all_retried)
+
+    async def _wait(self) -> None:
+        """Wait until something changes, a retry is due, or it is time to poll."""
+        timeout = self._limits.tick_s
+        if self._in_flight.next_at is not None and self._free_slots():
+            timeout = min(timeout, max(0.0, self._in_flight.next_at - time.monotonic()))
+        elif not self._in_flight and (resume_at := self._retry_policy.resume_at) is not None:
+            timeout = min(timeout, max(0.0, resume_at - time.monotonic()))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        self._wake.clear()
+
+    # --- sending -------------------------------------------------------------------------------------------------
+
+    def _free_slots(self) -> int:
+        """Number of free slots. An answer keeps its slot until it is durable, which limits what a crash can lose."""
+        return self._retry_policy.available(self._in_flight.weight + self._writer.unrecorded, time.monotonic())
+
+    def _clearable_count(self) -> int:
+        """How many more requests may be marked as sent: no more than there are slots once this group is written.
+
+        Due retries go first. (The writer calls this while it takes a group: the slots of its answers are free once the
+        marks are durable.)
+        """
+        if not self._may_send:
+            return 0
+        cleared, now = self._claim_queue.cleared, time.monotonic()
+        occupied = (
+            self._in_flight.weight + sum(map(self._in_flight.slots_for, cleared)) + self._in_flight.due_count(now)
+        )
+        return min(self._retry_policy.available(occupied, now), self._startable_count() - len(cleared))
+
+    def _claim_ahead(self) -> None:
+        """Claim more rows if needed. Retries that wait hold no slot, but their number is limited."""
+        claim_queue = self._claim_queue
+        if claim_queue.unpriced:
+            self._retry_policy.end_run(RunEnd("failed", claim_queue.unpriced))
+        idle = not (self._in_flight or self._in_flight.waiting or len(claim_queue) or self._writer.unrecorded)
+        if idle and claim_queue.over_budget:
+            self._retry_policy.end_run(RunEnd("stopped", claim_queue.over_budget))
+        if self._may_send and not claim_queue.claiming:
+            rate = self._throughput.estimate(self._concurrency.allowed, time.monotonic())
+            claim_queue.claim_ahead(self._writer, min(self._free_slots(), self._startable_count()), rate, idle)
+
+    def _startable_count(self) -> int:
+        """How many more rows may be started. Every row in flight may have to wait for a retry."""
+        started = self._in_flight.waiting + len(self._in_flight)
+        return max(0, self._limits.max_waiting + int(self._throughput.per_s) - started)
+
+    def _dispatch(self) -> None:
+        """Send as many requests as there are slots, and have the next ones marked. Called whenever either changes."""
+        while (request := self._next_request()) is not None:
+            self._send_loops.add(asyncio.create_task(self._send_loop(request)))
+        self._claim_ahead()
+        self._writer.start()
+
+    def _next_request(self) -> PendingRequest | None:
+        """The next request to send. Only requests marked as sent go out; due retries are marked before new rows."""
+        if not self._may_send or not self._free_slots():
+            return None
+        now = time.monotonic()
+        while (request := self._in_flight.due(now)) is not None:
+            self._claim_queue.ready.appendleft(request)
+        while request is None and self._claim_queue.cleared:
+            request = self._claim_queue.cleared.popleft()
+            request.attempts = next(
+                (a for c in request.claims if (a := self._attempts.pop(c.row_id, None))), request.attempts
+            )
+            if request.attempts.not_before > now:
+                self._claim_queue.refused(request)  # it was not sent
+                self._in_flight.wait(request, request.attempts.not_before)
+                request = None
+        if request is not None:
+            self._in_flight.sent(request)
+        return request
+
+    async def _send_loop(self, request: PendingRequest | None) -> None:
+        """Send one request after another while there are slots and requests."""
+        while request is not None:
+            request.attempts.count += 1
+            request.attempts.sent_at = time.monotonic()
+            try:
+                answer = await self._connection.ask(request.claims[0], len(request.claims))
+            except FabulaError as exc:
+                self._in_flight.finished(request)
+                self._on_error(request, exc)
+            else:
+                self._in_flight.finished(request)
+                self._on_answer(request, answer)
+            request = self._next_request()
+        if not self._in_flight:
+            self._wake.set()
+
+    def _connect(self) -> None:
+        """Connect to the provider. A starting engine is waited for."""
+        if self._retry_policy.end is not None or self._writer.down:
+            return
+        try:
+            self._connection.connect()
+        except (RateLimited, Unavailable) as exc:
+            self._retry_policy.cause = exc.what
+        except FabulaError as exc:
+            self._retry_policy.end_run(end_for_error(exc))
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    def _on_recorded(self) -> None:
+        """A group is written: the slots of its answers are free, and the requests it marked may go out."""
+        if not self._shutting_down:
+            self._dispatch()
+        if not self._in_flight:
+            self._wake.set()
+
+    def _on_answer(self, request: PendingRequest, answer: Completion) -> None:
+        """A request was answered.
+
+        If fewer texts arrived than requested, the endpoint does not support `n`: send the rest singly.
+        """
+        settled = self._retry_policy.on_answer(answer, time.monotonic(), len(request.claims))
+        self._throughput.record(len(settled))
+        if request.split or len(settled) < len(request.claims):
+            self._claim_queue.max_shared = 1
+        self._send_separately(request.claims[len(settled) :])
+        cost = self._request_cost.price(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+        self._record(request.claims, settled, split_cost(cost, len(settled)))
+
+    def _on_error(self, request: PendingRequest, error: FabulaError) -> None:
+        """A request has ended with an error."""
+        now = time.monotonic()
+        unbilled = isinstance(error, BadRequest) and not error.may_be_billed
+        if len(request.claims) > 1 and unbilled and not isinstance(error, ModelNotFound):
+            self._send_separately(request.claims)
+            return
+        decision = self._retry_policy.on_error(error, request.attempts, now)
+        if isinstance(decision, RetryRow):
+            if decision.lost:
+                self._settle_lost(request, now + decision.wait_s)
+                return
+            self._claim_queue.refused(request)
+            self._in_flight.wait(request, now + decision.wait_s)
+            self._wake.set()
+        elif isinstance(decision, SettleRow):
+            parts = len(request.claims)
+            prompt, completion = (
+                split_tokens(total, parts) for total in (decision.prompt_tokens, decision.completion_tokens)
+            )
+            settled = [SettleRow(decision.verdict, *tokens) for tokens in zip(prompt, completion, strict=True)]
+            cost = self._request_cost.price(decision.prompt_tokens, decision.completion_tokens)
+            self._record(request.claims, settled, split_cost(cost, parts))
+        else:
+            self._unsent += request.claims
+
+    def _settle_lost(self, request: PendingRequest, not_before: float) -> None:
+        """Settle a request that may be billed but brought no answer.
+
+        Its cost is unknown, and counts as the reserved amount.
+
+        Its rows become pending again. The next claim reserves money for another request, if the budget allows.
+        """
+        request.attempts.not_before = not_before
+        self._attempts.update((claim.row_id, request.attempts) for claim in request.claims)
+        lost, cost = (
+            SettleRow(ResponseVerdict("pending", None, None, None), None, None),
+            self._request_cost.price(None, None),
+        )
+        self._record(request.claims, [lost] * len(request.claims), [cost] * len(request.claims))
+
+    def _send_separately(self, claims: Sequence[Claim]) -> None:
+        """Send rows one by one, next.
+
+        If that works, `n` was the problem, and rows no longer share requests in this run.
+        """
+        self._claim_queue.cleared.extendleft(PendingRequest((claim,), split=True) for claim in reversed(claims))
+
+    def _record(self, claims: Sequence[Claim], settled: Sequence[SettleRow], costs: Sequence[Decimal | None]) -> None:
+        now, outcomes = utcnow(), []
+        for claim, row, cost in zip(claims, settled, costs, strict=False):
+            outcomes.append(row.outcome(claim, cost, now))
+        self._writer.add(outcomes)
+
+    async def _shut_down(self) -> None:
+        """Cancel requests in flight, write the answers received, release the rest."""
+        self._shutting_down = True
+        for loop in self._send_loops:
+            loop.cancel()
+        results = await asyncio.gather(*self._send_loops, return_exceptions=True)
+        try:
+            try:
+                await self._writer.flush(self._stopping)
+            finally:
+                await self._release()
+        finally:
+            self._writer.close()
+            await self._connection.close()
+        self._claim_queue.check()
+        for error in results:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _release(self) -> None:
+        """Release what was not sent. Requests that were cancelled have an unknown cost."""
+        unknown = self._request_cost.price(None, None)
+        interrupted = [(claim, unknown) for claim in self._in_flight.in_flight_claims()]
+        unsent = [*self._unsent, *self._in_flight.waiting_claims(), *await self._claim_queue.close()]
+        claimant = self._context.claimant
+        await self._writer.call_until_done(
+            lambda session: row_store.release(session, unsent, interrupted, claimant), self._stopping
+        )
+
+    def _waiting_note(self, now: float) -> str | None:
+        """What the run waits for. None while it is writing."""
+        cause = self._retry_policy.cause
+        if self._in_flight or self._retry_policy.end is not None:
+            return None
+        if not self._connection.open and cause:
+            return msg("Waiting for the provider. {cause}", cause=cause)
+        next_at = self._retry_policy.resume_at or self._in_flight.next_at
+        if next_at is None:
+            return None
+        seconds = max(1, round(next_at - now))
+        return msg("Waiting {seconds} s. {cause}", seconds=seconds, cause=cause)
+
+
+def _write_note(session: Session, run_id: str, note: str | None) -> bool:
+    session.get_one(Run, run_id).note = note
+    return True

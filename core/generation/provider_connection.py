@@ -1,0 +1,102 @@
+"""A run's connection to its provider: the client, the API format of the model, and one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from core.datasets import grid
+from core.generation.row_store import Claim
+from core.generation.run_store import RunContext
+from core.providers import Client, Completion, CompletionRequest, Registry, parameters
+from core.providers.async_client import AsyncTextClient
+from core.providers.schemas import Endpoint
+
+
+class ProviderConnection:
+    """The connection of one run, on one event loop.
+
+    Args:
+        pause_s: seconds before an endpoint that did not answer is tried again.
+        notify: called on the event loop when the API format of the model has been determined.
+    """
+
+    def __init__(self, registry: Registry, context: RunContext, pause_s: float, notify: Callable[[], None]) -> None:
+        self._registry, self._context, self._pause_s, self._notify = registry, context, pause_s, notify
+        self._client: Client | None = None
+        self._text_client: AsyncTextClient | None = None
+        self._previous_clients: list[AsyncTextClient] = []
+        self._request: CompletionRequest | None = None
+        self._endpoint: Endpoint | None = None if context.recipe.endpoint == "auto" else context.recipe.endpoint
+        self._connecting: asyncio.Task[Endpoint] | None = None
+        self._connect_at = 0.0
+
+    @property
+    def open(self) -> bool:
+        """True once the API format of the model is known."""
+        return self._endpoint is not None
+
+    def connect(self) -> None:
+        """Determine the API format of the model. Call again until the connection is `open`.
+
+        Raises:
+            FabulaError: the endpoint returned an error or did not answer.
+        """
+        if self._endpoint is not None:
+            return
+        if self._connecting is None and time.monotonic() >= self._connect_at:
+            self._connect_at = time.monotonic() + self._pause_s
+            self._client = self._registry.get(self._context.provider)
+            self._connecting = asyncio.create_task(self._client.aendpoint(self._context.model))
+            self._connecting.add_done_callback(lambda task: self._notify())
+        elif self._connecting is not None and self._connecting.done():
+            task, self._connecting = self._connecting, None
+            self._endpoint = task.result()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Notes for the user: parameters that the model does not support."""
+        if self._text_client is None or self._request is None:
+            return ()
+        return parameters.notes(self._text_client.provider, self._request)
+
+    async def ask(self, claim: Claim, n: int) -> Completion:
+        """Request `n` texts for a claimed row.
+
+        Raises:
+            FabulaError: see `AsyncTextClient.ask` and `Registry.provider`.
+        """
+        recipe = self._context.recipe
+        request = self._request = CompletionRequest(
+            model=self._context.model,
+            prompt=claim.prompt,
+            system=recipe.system,
+            endpoint=self._endpoint or "chat",
+            temperature=recipe.temperature,
+            top_p=recipe.top_p,
+            max_tokens=recipe.max_tokens,
+            seed=grid.row_seed(recipe, claim.key),
+            n=n,
+        )
+        return await self._current_client().complete(request)
+
+    async def close(self) -> None:
+        """Close the clients. No request may be in flight."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        for client in (self._client, self._text_client, *self._previous_clients):
+            if client is not None:
+                with contextlib.suppress(Exception):  # the run has ended: a failed close changes nothing
+                    await client.aclose()
+
+    def _current_client(self) -> AsyncTextClient:
+        """Looked up for each request, because a restarted engine has another address."""
+        provider = self._registry.provider(self._context.provider)
+        if self._text_client is None or self._text_client.provider != provider:
+            if self._text_client is not None:
+                self._previous_clients.append(self._text_client)  # may still have requests in flight
+            self._text_client = AsyncTextClient(provider)
+        return self._text_client

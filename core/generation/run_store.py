@@ -1,0 +1,236 @@
+"""Runs in the database: begin, pause, resume and finish them, and release the rows of dead executors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+
+from sqlalchemy import BindParameter, ColumnElement, Table, func, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.datasets.grid_store import fill, recipe_of
+from core.datasets.recipe import Recipe
+from core.db.store import Store
+from core.db.tables import Dataset, Row, Run, utcnow
+from core.errors import NotFound
+from core.generation import leases, reservations
+from core.message import msg
+
+FINAL = ("done", "failed", "stopped", "paused")  # no executor works on the run
+_INACTIVE = (*FINAL, "waiting")
+FAILED_ONLY = "failed"  # scope of a run that only retries failed rows
+_REQUESTED_END = {"stopping": "stopped", "pausing": "paused"}
+_MAX_PAUSE_S = 3600.0  # providers do not say when a daily quota resets, so check at least once an hour
+_ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What an executor needs to know about its run.
+
+    Attributes:
+        mode: live, or batch.
+        claimant: id under which this executor claims rows, see `leases`; "" for a batch run, which has none.
+    """
+
+    run_id: str
+    dataset_id: str
+    provider: str
+    model: str
+    mode: str
+    actor: Actor
+    recipe: Recipe
+    budget_usd: Decimal | None
+    claimant: str = ""
+
+
+class RunControls(NamedTuple):
+    """Settings that may change during a run. `failed_only`: the run only retries failed rows."""
+
+    state: str
+    budget_usd: Decimal | None
+    failed_only: bool
+
+
+def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
+    """Start or resume a live run. None when there is nothing to do for it.
+
+    Raises:
+        NotFound: no such run.
+        BadRecipe: the data set has no recipe, or an invalid one.
+    """
+    with store.session() as session:
+        run = lock_run(session, run_id)
+        if run.state in _REQUESTED_END:
+            finish(session, run_id, _REQUESTED_END[run.state], None)
+        ready = run.state in ("queued", "running") or _due_in_s(run) == 0
+        return start_run(session, run, claimant) if ready else None
+
+
+def due_in_s(store: Store, run_id: str) -> float | None:
+    """Seconds until a waiting run resumes, at least 0. None: the run is not waiting."""
+    with store.reading() as session:
+        run = session.get(Run, run_id)
+        return None if run is None else _due_in_s(run)
+
+
+def _due_in_s(run: Run) -> float | None:
+    if run.state != "waiting":
+        return None
+    return 0.0 if run.not_before is None else max(0.0, (run.not_before - utcnow()).total_seconds())
+
+
+def resume_time(session: Session, run_id: str, pause_s: float, *, increasing: bool) -> datetime:
+    """The time (UTC) at which a waiting run resumes.
+
+    Args:
+        pause_s: seconds to wait. With `increasing` this is the minimum: the pause is as long as the run has been
+            without an answer, so each pause is twice the previous one, up to an hour.
+    """
+    now = utcnow()
+    if increasing:
+        run = session.get_one(Run, run_id)
+        settled = (Row.dataset_id == run.dataset_id, Row.state.in_(("done", "failed")))
+        last_answer = session.scalar(select(func.max(Row.updated_at)).where(*settled))
+        last_progress = max(time for time in (last_answer, run.started_at, run.created_at) if time is not None)
+        pause_s = max(pause_s, min(_MAX_PAUSE_S, (now - last_progress).total_seconds()))
+    return now + timedelta(seconds=pause_s)
+
+
+def lock_run(session: Session, run_id: str) -> Run:
+    """The run, locked until the end of this transaction.
+
+    Raises:
+        NotFound: no such run.
+    """
+    run = session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        raise NotFound(msg("This run no longer exists."), msg("Start another one."))
+    return run
+
+
+def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
+    """Set a run to running and return its context. Rows claimed by dead executors become pending again.
+
+    Raises:
+        BadRecipe: the data set has no recipe, or an invalid one.
+    """
+    recipe = recipe_of(session, run.dataset_id)
+    recipe.check()
+    if run.state in ("queued", "waiting"):
+        run.state, run.reason, run.not_before, run.finished_at = "running", None, None, None
+    run.note, run.started_at = None, run.started_at or utcnow()
+    release_dead_claims(session, run.dataset_id)
+    return RunContext(
+        run_id=run.id,
+        dataset_id=run.dataset_id,
+        provider=run.provider,
+        model=run.model,
+        mode=run.mode,
+        actor=Actor(id=run.created_by, name=run.created_by, role="editor"),
+        recipe=recipe,
+        budget_usd=run.budget_usd,
+        claimant=claimant,
+    )
+
+
+def lock_controls(session: Session, run_id: str) -> RunControls:
+    """The run's state, budget and scope. Locks the run until the end of the transaction, so claims are serialized."""
+    query = select(Run.state, Run.budget_usd, Run.scope).where(Run.id == run_id).with_for_update()
+    state, budget_usd, scope = session.execute(query).one()
+    return RunControls(state, budget_usd, scope == FAILED_ONLY)
+
+
+def pending_conditions(
+    dataset_id: str | BindParameter[str], run_id: str | BindParameter[str], failed_only: bool
+) -> tuple[ColumnElement[bool], ...]:
+    """SQL conditions for the pending rows of a run. With `failed_only`, only the failed rows that were queued for it.
+
+    Filtering by run id after state is cheap, because few pending rows belong to other runs: the grid is filled in small
+    steps.
+    """
+    pending = (Row.dataset_id == dataset_id, Row.state == "pending")
+    return (*pending, Row.run_id == run_id) if failed_only else pending
+
+
+def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
+    """Make rows claimed by `claimant` or by dead executors pending again.
+
+    Reservations of requests that were never sent are released; the others may have been billed. Rows in a batch are not
+    touched: the provider has them, whether or not an executor is alive.
+
+    Returns:
+        The number of claimed rows of each other living executor.
+    """
+    sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
+    query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
+    counts: dict[str | None, int] = {owner: count for owner, count in session.execute(query)}
+    dead = {None, claimant, *leases.expired(session, [owner for owner in counts if owner])} & counts.keys()
+    if dead:
+        of_dead = _ROWS.c.claimed_by.in_([owner for owner in dead if owner])
+        claimed = (*sent, of_dead | _ROWS.c.claimed_by.is_(None))
+        reservations.settle_abandoned(session, select(_ROWS.c.id).where(*claimed))
+        released = update(_ROWS).where(*claimed)
+        session.execute(released.values(state="pending", claimed_by=None, updated_at=utcnow()))
+    return {owner: count for owner, count in counts.items() if owner is not None and owner not in dead}
+
+
+def rows_held_by_others(session: Session, context: RunContext) -> int:
+    """Number of rows claimed by other living executors. Claims of dead executors are released first."""
+    counts = release_dead_claims(session, context.dataset_id)
+    return sum(count for owner, count in counts.items() if owner != context.claimant)
+
+
+def finish_if_complete(session: Session, context: RunContext) -> bool:
+    """End the run as done if no row is left to write. Returns True if the run ended.
+
+    The data set is locked meanwhile, so that rows cannot be added for a run that has just ended.
+    """
+    # Lock order is run, then data set, everywhere: this prevents deadlocks.
+    failed_only = lock_controls(session, context.run_id).failed_only
+    session.execute(select(Dataset.id).where(Dataset.id == context.dataset_id).with_for_update())
+    release_dead_claims(session, context.dataset_id)
+    missing = select(Row.id).where(Row.dataset_id == context.dataset_id, Row.state.in_(("pending", "sent")))
+    if failed_only:
+        missing = missing.where(Row.run_id == context.run_id)
+    if session.scalar(missing.limit(1)) is not None:
+        return False
+    if not failed_only:
+        filled = session.scalar(select(Dataset.filled).where(Dataset.id == context.dataset_id))
+        if filled is None or filled < 0 or fill(session, context.dataset_id, context.recipe):
+            return False
+    finish(session, context.run_id, "done", None)
+    return True
+
+
+def finish(
+    session: Session,
+    run_id: str,
+    state: str,
+    reason: str | None,
+    claimant: str = "",
+    *,
+    force_pause: bool = False,
+    not_before: datetime | None = None,
+) -> None:
+    """Set the final state and reason of a run and release its claims. The first end is kept.
+
+    A `waiting` run has not ended: the worker resumes it at `not_before`, unless it was asked to pause or stop.
+
+    A run that was resumed while it was being paused continues, unless `force_pause`. If it was asked to stop meanwhile,
+    it is stopped. A run that ended and was resumed before `claimant` finished is left alone.
+    """
+    run = session.get_one(Run, run_id, with_for_update=True)
+    resumed = state == "paused" and run.state in ("running", "queued") and not force_pause
+    resumed = resumed or (bool(claimant) and run.state == "queued")
+    if state == "waiting":
+        state = _REQUESTED_END.get(run.state, state)
+    if state == "paused" and run.state == "stopping":
+        state = "stopped"
+    if run.state not in _INACTIVE and not resumed:
+        run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
+        run.not_before = not_before if state == "waiting" else None
+    release_dead_claims(session, run.dataset_id, claimant)

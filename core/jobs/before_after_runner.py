@@ -1,0 +1,284 @@
+"""Runs a before/after comparison in the worker: choose prompts, let both models answer them in parallel, store every
+answer."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from sqlalchemy import select
+
+from core.actor import Actor
+from core.datasets import datasets
+from core.db.store import Store, advisory_lock
+from core.db.tables import Comparison, ComparisonAnswer, Story, utcnow
+from core.db.tables.story import COMPARISON
+from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
+from core.evaluation.evaluation_request import endpoint_for, with_separator
+from core.finetuning import before_after, job_views, unseen_prompts
+from core.finetuning.before_after import ACTIVE, SIDES
+from core.finetuning.job_views import JobView
+from core.message import msg, sentences
+from core.pricing import custom_prices
+from core.providers import Client, CompletionRequest, Registry
+from core.retrying import RetryPolicy, call_with_retries, transient
+from core.settings import Settings
+from core.stories import stream
+
+T = TypeVar("T")
+
+UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
+"""Ids of unfinished comparisons, oldest first."""
+
+_TEMPERATURE, _TOP_P = 0.4, 0.7  # for stories: at 0 a small model repeats itself; unlikely words make it incoherent
+_SEED = 8  # fixed, so the same models give the same answers
+_POLL_S = 0.5  # latency of a click on Stop
+_SAVE_S = 0.5  # how often a running answer is saved; pages read it from the database
+_RETRIES = RetryPolicy(
+    tries=50, first_pause_s=1.0, longest_pause_s=5.0
+)  # about four minutes: the engine may still be starting
+_NEW_MODEL_S = 120.0  # the engine may serve a new model this long after its job has finished
+_INTERRUPTED = msg("The worker was interrupted while this was written. Writing it again is billed again.")
+
+
+class _ComparisonStopped(Exception):
+    """The worker is stopping, or the user stopped the comparison."""
+
+
+def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: threading.Event | None = None) -> None:
+    """Run or resume a comparison until it is finished. Complete answers are not requested again.
+
+    Raises:
+        FabulaError: it cannot continue. The caller records that with `give_up`.
+    """
+    comparison_run = _ComparisonRun(store, registry, comparison_id, stopping or threading.Event())
+    try:
+        comparison_run.run()
+    except _ComparisonStopped:
+        if comparison_run.stopping.is_set():
+            return  # the next worker continues
+    comparison_run.finish()
+
+
+def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
+    """Mark a comparison as failed, with the reason. Finished answers are kept."""
+    with store.session() as session:
+        comparison = session.get(Comparison, comparison_id)
+        if comparison is not None and comparison.state in ACTIVE:
+            before_after.finish(session, comparison, "failed", sentences(error.what, error.next_step))
+
+
+class _ComparisonRun:
+    """One comparison that this worker is running."""
+
+    def __init__(self, store: Store, registry: Registry, comparison_id: str, stopping: threading.Event) -> None:
+        self.stopping = stopping
+        self._store, self._registry, self._id = store, registry, comparison_id
+
+    def run(self) -> None:
+        """Generate every incomplete pair, one pair after another; the two models of a pair run in parallel.
+
+        Raises:
+            _ComparisonStopped: the worker or the user stopped it.
+            FabulaError: no answer can be requested, for example because the provider is unreachable.
+        """
+        job = self._start()
+        client = self._client(job)
+        self._choose_prompts(job)
+        with ThreadPoolExecutor(len(SIDES), thread_name_prefix="comparison") as pool:
+            while pair := self._next_pair(client):
+                for future in [pool.submit(self._write_answer, job, client, *answer) for answer in pair]:
+                    future.result()
+
+    def finish(self) -> None:
+        """Set the final state of the comparison from its answers."""
+        with self._store.session() as session:
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.state == "stopping":
+                before_after.finish(session, comparison, "stopped")
+            elif comparison.state in ACTIVE:
+                is_failed = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state == "failed")
+                failed = session.scalar(select(ComparisonAnswer.reason).where(*is_failed).limit(1))
+                before_after.finish(session, comparison, "done" if failed is None else "failed", failed)
+
+    def _start(self) -> JobView:
+        with self._store.session() as session:
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.state == "queued":
+                comparison.state = "running"
+            job_id = comparison.job_id
+        self._raise_if_stopped()
+        return job_views.get(self._store, job_id, results=False)
+
+    def _client(self, job: JobView) -> Client:
+        """The client of the job's provider; waits for an engine that is starting."""
+        return self._with_retries(lambda: self._registry.get(job.provider))
+
+    def _with_retries(self, call: Callable[[], T], retryable: Callable[[FabulaError], bool] = transient) -> T:
+        def attempt() -> T:
+            self._raise_if_stopped()
+            return call()
+
+        return call_with_retries(
+            attempt, pause=self._pause, note=self._set_reason, policy=_RETRIES, retryable=retryable
+        )
+
+    def _pause(self, seconds: float) -> None:
+        """Wait; raises _ComparisonStopped as soon as the comparison is stopped."""
+        while seconds > 0:
+            self.stopping.wait(min(_POLL_S, seconds))
+            self._raise_if_stopped()
+            seconds -= _POLL_S
+
+    def _choose_prompts(self, job: JobView) -> None:
+        """Choose the prompts and the request settings, unless an earlier worker did."""
+        with self._store.reading() as session:
+            if session.get_one(Comparison, self._id).source is not None:
+                return
+        choice = unseen_prompts.choose(self._store, job)
+        chat = job.file_format == "chat" and job.dataset_id is not None
+        system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
+        with self._store.session() as session:
+            advisory_lock(session, "comparisons")
+            comparison = session.get_one(Comparison, self._id)
+            comparison.source = choice.source
+            comparison.settings = {
+                "system": system,
+                "temperature": 0.0 if choice.kind == "label" else _TEMPERATURE,
+                "top_p": 1.0 if choice.kind == "label" else _TOP_P,
+                "max_tokens": choice.max_tokens,
+                "seed": _SEED,
+            }
+            first_position = before_after.next_position(
+                session, comparison.id
+            )  # the user may have added a prompt already
+            for position, prompt in enumerate(choice.prompts, first_position):
+                before_after.add_pair(session, comparison.id, position, prompt.prompt, prompt.expected)
+
+    def _next_pair(self, client: Client) -> list[tuple[int, str]]:
+        """Id and side of each missing answer of the first incomplete prompt; empty when every answer is complete."""
+        self._raise_if_stopped()
+        self._set_reason(None)
+        is_unfinished = ComparisonAnswer.state.in_(("waiting", "writing"))
+        query = select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == self._id, is_unfinished)
+        with self._store.session() as session:
+            missing: list[ComparisonAnswer] = []
+            for answer in session.scalars(query.order_by(ComparisonAnswer.position, ComparisonAnswer.id)):
+                if answer.state == "writing" and _close_interrupted(
+                    answer, session.get(Story, answer.story_id or ""), client
+                ):
+                    continue
+                if not missing or answer.position == missing[0].position:
+                    missing.append(answer)
+            return [(answer.id, answer.side) for answer in missing]
+
+    def _write_answer(self, job: JobView, client: Client, answer_id: int, side: str) -> None:
+        """Generate one answer. An error is recorded on the answer; the other model continues."""
+        try:
+            self._with_retries(
+                lambda: self._wait_for_story(self._start_story(job, client, answer_id)),
+                lambda error: _retryable(error, client, job, side),
+            )
+        except StorageFull:
+            raise
+        except FabulaError as exc:
+            self._update_answer(answer_id, state="failed", reason=sentences(exc.what, _next_step(exc, client, side)))
+        else:
+            self._update_answer(answer_id, state="done")
+
+    def _start_story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
+        with self._store.reading() as session:
+            answer = session.get_one(ComparisonAnswer, answer_id)
+            comparison = session.get_one(Comparison, self._id)
+        settings = dict(comparison.settings or {})
+        model = job.base_model if answer.side == "base" else job.fine_tuned_model or ""
+        request = CompletionRequest(
+            model=model,
+            prompt=with_separator(answer.prompt, job.separator),
+            system=settings["system"],
+            endpoint=endpoint_for(client, model, job.file_format),
+            temperature=settings["temperature"],
+            top_p=settings.get("top_p", 1.0),
+            max_tokens=settings["max_tokens"],
+            stop=(job.stop,) if job.stop else (),
+            seed=settings["seed"] if client.provider.kind in ("engine", "openai") else None,
+        )
+        actor = Actor(id=comparison.created_by, name=comparison.created_by, role="editor")
+        price_book = custom_prices.book(self._store, Settings.from_env().home)
+        placement = stream.StoryPlacement(step=COMPARISON)
+        story = stream.start_story(self._store, actor, client, request, price_book, placement=placement, save_s=_SAVE_S)
+        self._update_answer(answer_id, state="writing", story_id=story.id)
+        return story
+
+    def _wait_for_story(self, story: stream.StoryStream) -> None:
+        """Wait until the story is finished.
+
+        Raises:
+            FabulaError: it ended early.
+            _ComparisonStopped: the worker or the user stopped it.
+        """
+        while not story.done:
+            with story.subscribers:
+                story.subscribers.wait_for(lambda: story.done, timeout=_POLL_S)
+            try:
+                self._raise_if_stopped()
+            except _ComparisonStopped:
+                story.stop()
+                raise
+        if story.error is not None:
+            raise story.error
+
+    def _raise_if_stopped(self) -> None:
+        """Raises _ComparisonStopped when the worker or the user stopped the comparison."""
+        with self._store.reading() as session:
+            state = session.scalar(select(Comparison.state).where(Comparison.id == self._id))
+        if self.stopping.is_set() or state not in ("queued", "running"):
+            raise _ComparisonStopped
+
+    def _set_reason(self, reason: str | None) -> None:
+        with self._store.session() as session:
+            comparison = session.get_one(Comparison, self._id)
+            if comparison.reason != reason and comparison.state in ACTIVE:
+                comparison.reason = reason
+
+    def _update_answer(self, answer_id: int, **values: str) -> None:
+        with self._store.session() as session:
+            answer = session.get_one(ComparisonAnswer, answer_id)
+            for name, value in values.items():
+                setattr(answer, name, value)
+
+
+def _close_interrupted(answer: ComparisonAnswer, story: Story | None, client: Client) -> bool:
+    """Close an answer that an earlier worker was generating, if it must not be requested again: it is complete, or was
+    paid for. Returns whether it was closed."""
+    if story is not None and story.finish_reason is not None:
+        answer.state = "done"
+        return True
+    if client.provider.kind == "engine":
+        return False
+    answer.state, answer.reason = "failed", _INTERRUPTED
+    return True
+
+
+def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
+    """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
+
+    For a paid provider, only after errors that are certainly not billed.
+    """
+    if client.provider.kind != "engine":
+        return isinstance(error, RateLimited)
+    if isinstance(error, ModelNotFound):
+        ended = job.finished_at
+        return side == "tuned" and ended is not None and (utcnow() - ended).total_seconds() < _NEW_MODEL_S
+    return transient(error)
+
+
+def _next_step(error: FabulaError, client: Client, side: str) -> str:
+    """The next step for a failed answer; for a missing model, how to restore it."""
+    if not isinstance(error, ModelNotFound) or client.provider.kind != "engine":
+        return error.next_step
+    if side == "tuned":
+        return msg("Duplicate the job to train it again.")
+    return msg("Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again.")

@@ -1,0 +1,111 @@
+"""Reserves the cost of a single request (a preview, an evaluation answer, speech) before it is sent, and settles it
+afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.db import rescue_files
+from core.db.store import Store
+from core.db.tables import Spend
+from core.errors import FabulaError, StorageFull
+from core.pricing import budget, spend
+from core.pricing.spend import Page
+
+T = TypeVar("T")
+
+
+class Reservation:
+    """A spend ledger entry for one attempt of one request.
+
+    Args:
+        worst_usd: worst-case cost; None: the price is unknown, which budgets reject.
+
+    Raises:
+        OverBudget: it would exceed a budget; nothing is written.
+        StorageFull: the database can't be written; the request must not be sent.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        actor: Actor,
+        page: Page,
+        *,
+        provider: str,
+        model: str,
+        reference: str,
+        worst_usd: Decimal | None,
+    ) -> None:
+        self._store = store
+        self._values: dict[str, Any] = {
+            "actor": actor.id, "page": page, "provider": provider, "model": model, "reference": reference,
+            "estimated_usd": worst_usd,
+        }  # fmt: skip
+        with store.session() as session:
+            budget.check(session, actor, worst_usd, reference)
+            self._id = spend.record(
+                session, actor, page, provider=provider, model=model, reference=reference,
+                cost_usd=worst_usd, estimated_usd=worst_usd,
+            )  # fmt: skip
+
+    def call(self, request: Callable[[], T]) -> T:
+        """Call `request()` once. If it raises, the reservation ends; see `failed`."""
+        try:
+            return request()
+        except BaseException as exc:
+            with suppress(StorageFull):  # saved in a rescue file; the original error is more important
+                self.failed(exc)
+            raise
+
+    def failed(self, error: BaseException) -> None:
+        """End the reservation of a failed request.
+
+        If the request was rejected or never arrived, the entry is deleted. Otherwise its cost is unknown and its worst
+        case counts (`cost_usd` None, `estimated_usd` unchanged).
+
+        Raises:
+            StorageFull: the database can't be written; the entry is in a rescue file.
+        """
+        if getattr(error, "may_be_billed", not isinstance(error, FabulaError)):
+            self.settle(None, None, None)
+            return
+        entry = {"kind": "spend", "spend": self.rescue_entry(0, 0, Decimal(0))}
+        rescue_files.write_or_rescue(
+            self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry
+        )
+
+    def settle(self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None) -> None:
+        """Record the actual tokens and cost.
+
+        Raises:
+            StorageFull: the database can't be written; the entry is in a rescue file.
+        """
+        usage = (prompt_tokens, completion_tokens, cost_usd)
+        entry = {"kind": "spend", "spend": self.rescue_entry(*usage)}
+        rescue_files.write_or_rescue(self._store, lambda session: self.settle_in(session, *usage), entry)
+
+    def settle_in(
+        self,
+        session: Session,
+        prompt_tokens: int | None,
+        completion_tokens: int | None,
+        cost_usd: Decimal | None,
+    ) -> None:
+        """Like `settle`, in the caller's transaction."""
+        spend.settle(
+            session, self._id, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, cost_usd=cost_usd
+        )
+
+    def rescue_entry(
+        self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None
+    ) -> dict[str, Any]:
+        """The entry in the format of a rescue file (see `core.recovery`)."""
+        usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
+        return {"id": self._id, **self._values, **usage}

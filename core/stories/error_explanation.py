@@ -1,0 +1,112 @@
+"""Explains why a model rejected a request: retired models and replacements, prompts that are too long, filters."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from sqlalchemy import select
+
+from core.db.store import Store
+from core.db.tables import Story, TrainingJob
+from core.errors import BadRequest, FabulaError, ModelNotFound, PromptTooLong
+from core.message import msg
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import tuned_base
+from core.providers import Provider
+
+_TOO_LONG = re.compile(
+    r"context.{0,40}(length|window|size)|maximum.{0,20}(context|prompt)|too many tokens|prompt is too long", re.I | re.S
+)
+_FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|responsible ?ai|safety system", re.I)
+
+
+def explain(store: Store, book: PriceBook, provider: Provider, model: str, error: FabulaError) -> FabulaError:
+    """`error`, or a more detailed error of the same kind with `error` as its cause."""
+    explained: FabulaError | None = None
+    if isinstance(error, ModelNotFound):
+        explained = model_not_found(store, book, provider, model)
+    elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
+        explained = PromptTooLong(
+            msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
+            msg("Shorten the prompt, or allow fewer tokens in one story under More."),
+            may_be_billed=error.may_be_billed,
+        )
+    elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
+        explained = BadRequest(
+            msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
+            msg("Rephrase the prompt, or choose another model."),
+            may_be_billed=error.may_be_billed,
+        )
+    if explained is None:
+        return error
+    explained.__cause__ = error
+    return explained
+
+
+def model_not_found(store: Store, book: PriceBook, provider: Provider, model: str) -> ModelNotFound:
+    """The error for a model that does not exist or was retired: since when, if known, and what to use instead."""
+    base = tuned_base(model)
+    return ModelNotFound(_model_missing(store, book, provider, model, base), _suggestion(store, provider, model, base))
+
+
+def _model_missing(store: Store, book: PriceBook, provider: Provider, model: str, base: str | None) -> str:
+    for name in (model, base):
+        price = None if name is None else book.find(provider.id, name)
+        if price is not None and price.valid_until is not None and book.ended(price):
+            return msg(
+                "{name} no longer has {model}: {retired} was retired after {valid_until}.",
+                name=provider.name,
+                model=model,
+                retired=name,
+                valid_until=f"{price.valid_until:%Y-%m-%d}",
+            )
+    last_used = _last_used(store, provider, model)
+    if last_used is not None:
+        return msg(
+            "{name} no longer has {model}; it was last used here on {last_used} UTC.",
+            name=provider.name,
+            model=model,
+            last_used=f"{last_used:%Y-%m-%d %H:%M}",
+        )
+    return msg("{name} does not have {model}, and it has never been used here.", name=provider.name, model=model)
+
+
+def _last_used(store: Store, provider: Provider, model: str) -> datetime | None:
+    query = (
+        select(Story.at)
+        .where(Story.provider == provider.id, (Story.model == model) | (Story.asked_model == model))
+        .order_by(Story.at.desc())
+        .limit(1)
+    )
+    with store.reading() as session:
+        return session.scalar(query)
+
+
+def _suggestion(store: Store, provider: Provider, model: str, base: str | None) -> str:
+    """Suggest the newest model trained on the same data set, otherwise the base model."""
+    with store.reading() as session:
+        fine_tuned_model = model.split(":ckpt-step-")[0]
+        job = session.scalar(select(TrainingJob).where(TrainingJob.fine_tuned_model == fine_tuned_model).limit(1))
+        other = None
+        if job is not None and job.dataset_id is not None:
+            other = session.scalar(
+                select(TrainingJob.fine_tuned_model)
+                .where(
+                    TrainingJob.dataset_id == job.dataset_id,
+                    TrainingJob.fine_tuned_model.is_not(None),
+                    TrainingJob.fine_tuned_model != fine_tuned_model,
+                )
+                .order_by(TrainingJob.created_at.desc())
+                .limit(1)
+            )
+    if other is not None:
+        return msg("Use {replacement}, which was trained on the same data set.", replacement=other)
+    if job is not None:
+        return msg(
+            "Use {base_model}, its base, or train on its data set again: the rows and settings are kept.",
+            base_model=job.base_model,
+        )
+    if base is not None:
+        return msg("Use {base}, its base; tuned models disappear when their base is retired.", base=base)
+    return msg("Choose another model from the list.")

@@ -1,0 +1,212 @@
+"""The library: search and read saved stories. Ratings, edits and tags are in `core.stories.feedback`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
+
+from core.db.store import Store
+from core.db.tables import Story
+from core.db.tables.story import NOT_IN_LIBRARY
+from core.pricing import custom_prices, machine_time
+from core.providers import CompletionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class SavedStory:
+    """A story in the library.
+
+    Attributes:
+        at: when it was written (UTC).
+        model: the name that the endpoint returned; asked_model: the one that was requested.
+        text: the original text; edited_text: a person's edited version.
+        cost_usd: the provider's charge, or for the engine the cost of machine time; None: unknown.
+        first_text_s: seconds to the first text; duration_s: seconds in total.
+    """
+
+    id: str
+    at: datetime
+    provider: str
+    model: str
+    prompt: str
+    text: str
+    finish_reason: str | None
+    tokens: int | None
+    asked_model: str | None = None
+    parameters: dict[str, Any] | None = None
+    prompt_tokens: int | None = None
+    cost_usd: Decimal | None = None
+    first_text_s: float | None = None
+    duration_s: float | None = None
+    error: str | None = None
+    edited_text: str | None = None
+    stars: int | None = None
+    liked: bool | None = None
+    tags: tuple[str, ...] = ()
+    column_values: dict[str, str] | None = None
+    round_id: str | None = None
+    step: str | None = None
+
+    @property
+    def final(self) -> str:
+        """The text to show: the edited version if there is one, otherwise the original."""
+        return self.text if self.edited_text is None else self.edited_text
+
+    @property
+    def partial(self) -> bool:
+        """Whether the model did not finish the story."""
+        return self.finish_reason in (None, "length")
+
+    def request(self) -> CompletionRequest:
+        """The request that produced the story."""
+        parameters = self.parameters or {}
+        return CompletionRequest(
+            model=self.asked_model or self.model,
+            prompt=self.prompt,
+            system=str(parameters.get("system") or ""),
+            endpoint="completion" if parameters.get("endpoint") == "completion" else "chat",
+            temperature=float(parameters.get("temperature", 1.0)),
+            top_p=float(parameters.get("top_p", 1.0)),
+            max_tokens=int(parameters.get("max_tokens", 1024)),
+            stop=tuple(str(stop) for stop in parameters.get("stop") or ()),
+            seed=parameters.get("seed"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoryFilter:
+    """Search filters. All given filters must match.
+
+    Attributes:
+        words: every word must appear in the text, the edit, the prompt or a tag.
+        model: exact name.
+        liked: thumbs up (True) or down (False).
+        stars: minimum number of stars.
+        tag: exact tag.
+        edited: has an edited version; partial: the model did not finish it.
+        round_id: belongs to this round or chain.
+    """
+
+    words: str = ""
+    model: str | None = None
+    liked: bool | None = None
+    stars: int | None = None
+    tag: str | None = None
+    edited: bool | None = None
+    partial: bool | None = None
+    round_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoryPage:
+    """One page of stories, newest first, and the total number of matches."""
+
+    stories: tuple[SavedStory, ...]
+    total: int
+
+
+def recent(store: Store, limit: int = 20) -> list[SavedStory]:
+    """The newest stories in the library."""
+    return list(search(store, StoryFilter(), limit=limit).stories)
+
+
+def get(store: Store, story_id: str) -> SavedStory | None:
+    """One story, or None."""
+    with store.reading() as session:
+        row = session.get(Story, story_id)
+        return None if row is None or row.deleted_at is not None else _to_view(row, custom_prices.machine_hour(store))
+
+
+def get_many(store: Store, ids: Sequence[str]) -> list[SavedStory]:
+    """Stories by id, in the given order. Unknown and deleted ids are skipped."""
+    stories = (get(store, story_id) for story_id in ids)
+    return [story for story in stories if story is not None]
+
+
+def search(store: Store, where: StoryFilter, *, offset: int = 0, limit: int | None = 20) -> StoryPage:
+    """Stories that match `where`, newest first."""
+    query, machine_hour = _filtered(select(Story), where), custom_prices.machine_hour(store)
+    with store.reading() as session:
+        total = session.scalar(_filtered(select(func.count(Story.id)), where)) or 0
+        rows = session.scalars(query.order_by(Story.at.desc(), Story.id.desc()).offset(offset).limit(limit))
+        return StoryPage(tuple(_to_view(row, machine_hour) for row in rows), total)
+
+
+def models(store: Store) -> list[str]:
+    """All models with stories in the library, most stories first."""
+    query = select(Story.model).where(_in_library()).group_by(Story.model).order_by(func.count().desc())
+    with store.reading() as session:
+        return list(session.scalars(query))
+
+
+def tags(store: Store) -> list[str]:
+    """All tags in use, sorted."""
+    with store.reading() as session:
+        rows = session.scalars(select(Story.tags).where(Story.tags.is_not(None), Story.deleted_at.is_(None)))
+        return sorted({tag for row in rows for tag in row or ()})
+
+
+def _filtered(query: Select[Any], where: StoryFilter) -> Select[Any]:
+    query = query.where(_in_library())
+    for word in where.words.split():
+        columns = (Story.text, Story.edited_text, Story.prompt)
+        matches = [column.icontains(word, autoescape=True) for column in columns]
+        query = query.where(or_(*matches, _tags_json().icontains(json.dumps(word)[1:-1], autoescape=True)))
+    if where.model is not None:
+        query = query.where(Story.model == where.model)
+    if where.liked is not None:
+        query = query.where(Story.liked.is_(where.liked))
+    if where.stars is not None:
+        query = query.where(Story.stars >= where.stars)
+    if where.tag is not None:
+        query = query.where(_tags_json().contains(json.dumps(where.tag), autoescape=True))
+    if where.edited is not None:
+        query = query.where(Story.edited_text.is_not(None) if where.edited else Story.edited_text.is_(None))
+    if where.partial is not None:
+        unfinished = Story.finish_reason.is_(None) | (Story.finish_reason == "length")
+        query = query.where(unfinished if where.partial else ~unfinished)
+    if where.round_id is not None:
+        query = query.where(Story.round_id == where.round_id)
+    return query
+
+
+def _in_library() -> ColumnElement[bool]:
+    return Story.deleted_at.is_(None) & (Story.step.is_(None) | Story.step.not_in(NOT_IN_LIBRARY))
+
+
+def _tags_json() -> ColumnElement[str]:
+    """The tags column as stored: JSON with non-ASCII characters escaped."""
+    return cast(Story.tags, String)
+
+
+def _to_view(row: Story, machine_hour: tuple[Decimal, str] | None) -> SavedStory:
+    return SavedStory(
+        id=row.id,
+        at=row.at,
+        provider=row.provider,
+        model=row.model,
+        prompt=row.prompt,
+        text=row.text,
+        finish_reason=row.finish_reason,
+        tokens=row.completion_tokens,
+        asked_model=row.asked_model,
+        parameters=row.parameters,
+        prompt_tokens=row.prompt_tokens,
+        cost_usd=machine_time.work_usd(machine_hour, row.provider, row.cost_usd, row.duration_s),
+        first_text_s=row.first_text_s,
+        duration_s=row.duration_s,
+        error=row.error,
+        edited_text=row.edited_text,
+        stars=row.stars,
+        liked=row.liked,
+        tags=tuple(row.tags or ()),
+        column_values=row.column_values,
+        round_id=row.round_id,
+        step=row.step,
+    )

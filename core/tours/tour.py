@@ -1,0 +1,184 @@
+"""The guided tour: stories, a small model trained on them, and what it and its base write. All of it is real, on this
+machine, with nothing but what ships with the studio.
+
+Pages start it, stop it, continue it and watch it; the worker walks it (`tour_runner`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.db.store import Store, advisory_lock, new_id
+from core.db.tables import Tour, utcnow
+from core.errors import FabulaError, NotFound
+from core.finetuning import before_after, jobs
+from core.message import msg
+
+STEPS = ("dataset", "training", "story")
+_SENTENCES = {
+    "dataset": msg("Sample stories are being loaded as a data set."),
+    "training": msg("A small model is being trained on the stories, on this machine."),
+    "story": msg("The base and the new model answer a prompt that neither has seen."),
+}
+_ENDINGS = {
+    "done": msg("The tour is complete. The data set, the curve and the stories are yours to keep."),
+    "stopped": msg("The tour was stopped. Everything it made is kept."),
+    "failed": msg("The tour could not continue."),
+}
+_QUEUED = msg("The tour starts as soon as the worker is free.")
+_STORIES_S = 25.0  # two answers of up to 600 tokens, written together, and the change to the new model
+UNFINISHED = ("queued", "running")
+ENDED_EARLY = ("stopped", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class TourProgress:
+    """Where the newest tour is.
+
+    Attributes:
+        state: queued, running, done, stopped or failed.
+        step, steps: which step it is at, counting from 1, and how many there are.
+        key: name of the step, one of `STEPS`.
+        sentence: what is happening, in plain English (a message of the catalogue).
+        reason: why it failed.
+        eta_s: seconds to the end; None: not known (yet).
+        language: of the page that started it (`en`, `zh_CN`).
+    """
+
+    id: str
+    state: str
+    step: int
+    steps: int
+    key: str
+    sentence: str
+    reason: str | None
+    eta_s: float | None
+    dataset_id: str | None
+    job_id: str | None
+    language: str
+    created_at: datetime
+    finished_at: datetime | None
+
+
+def start(store: Store, actor: Actor, language: str) -> str:
+    """Queue a tour in a page's language (`en`, `zh_CN`) and return its id; while one is under way, that is the one."""
+    with store.session() as session:
+        advisory_lock(session, "tours")
+        if (under_way := _under_way(session)) is not None:
+            return under_way.id
+        tour = Tour(id=new_id(), language=language, created_by=actor.id)
+        session.add(tour)
+        return tour.id
+
+
+def stop(store: Store, actor: Actor) -> None:
+    """End the tour that is under way, and its training or writing with it. What it made stays."""
+    with store.session() as session:
+        tour = _under_way(session)
+        if tour is None:
+            return
+        tour.state, tour.finished_at = "stopped", utcnow()
+        if tour.job_id is None:
+            return
+        if not jobs.get(store, tour.job_id, results=False).finished:
+            jobs.request(store, actor, tour.job_id, "cancel")
+        elif (written := before_after.get(store, tour.job_id)) is not None and written.active:
+            before_after.stop(store, actor, tour.job_id)
+
+
+def resume(store: Store, actor: Actor, tour_id: str) -> str:
+    """Queue a tour that was stopped or has failed again; returns the id of the tour that is under way then.
+
+    Its data set stays. Training goes on where it was if the engine can do that, else it starts again; only answers that
+    are missing are written.
+
+    Raises:
+        NotFound: there is no such tour.
+        FabulaError: it is still being stopped.
+    """
+    with store.session() as session:
+        advisory_lock(session, "tours")
+        if (under_way := _under_way(session)) is not None:
+            return under_way.id
+        tour = session.get(Tour, tour_id)
+        if tour is None:
+            raise NotFound(msg("This tour no longer exists."), msg("Start a new one."))
+        if tour.state not in ENDED_EARLY:
+            return tour.id
+        if tour.job_id is not None:
+            _resume_job(store, actor, tour, tour.job_id)
+        tour.state, tour.reason, tour.finished_at = "queued", None, None
+        tour.created_at = utcnow()  # it is the newest tour again, and its clock starts again
+        return tour.id
+
+
+def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
+    """Let the training, or what its models write, go on; a job that cannot go on is left, and another one is made."""
+    job = jobs.get(store, job_id, results=False)
+    written = before_after.get(store, job_id)
+    if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
+        raise FabulaError(msg("The tour is still being stopped."), msg("Try again in a few seconds."))
+    if not job.finished:
+        return
+    if job.status == "succeeded":
+        if written is not None and not written.active:
+            before_after.retry(store, actor, job_id)
+    elif jobs.is_allowed(job, "resume"):
+        jobs.request(store, actor, job_id, "resume")
+    else:
+        tour.job_id, tour.step = None, "training"
+
+
+def step_of(tour: Tour) -> str:
+    """The step that a tour is at. Tours of earlier versions may be at one that no longer exists: that was the end."""
+    return tour.step if tour.step in STEPS else STEPS[-1]
+
+
+def steps_from(tour: Tour) -> tuple[str, ...]:
+    """The steps that are left, the one that it is at first."""
+    return STEPS[STEPS.index(step_of(tour)) :]
+
+
+def progress(store: Store, now: datetime | None = None, *, tour_id: str | None = None) -> TourProgress | None:
+    """The tour `tour_id`, or the newest one without an id; None: there is none."""
+    query = select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1)
+    with store.reading() as session:
+        tour = session.scalar(query if tour_id is None else select(Tour).where(Tour.id == tour_id))
+    if tour is None:
+        return None
+    sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[step_of(tour)])
+    return TourProgress(
+        id=tour.id,
+        state=tour.state,
+        step=STEPS.index(step_of(tour)) + 1,
+        steps=len(STEPS),
+        key=step_of(tour),
+        sentence=sentence,
+        reason=tour.reason,
+        eta_s=_eta_s(store, tour, now or utcnow()),
+        dataset_id=tour.dataset_id,
+        job_id=tour.job_id,
+        language=tour.language,
+        created_at=tour.created_at,
+        finished_at=tour.finished_at,
+    )
+
+
+def _under_way(session: Session) -> Tour | None:
+    return session.scalar(select(Tour).where(Tour.state.in_(UNFINISHED)).order_by(Tour.id).limit(1))
+
+
+def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
+    if tour.state not in UNFINISHED:
+        return None
+    if step_of(tour) == "story":
+        return _STORIES_S
+    if tour.job_id is None:
+        return None
+    left = jobs.get(store, tour.job_id, results=False).eta_s(now)
+    return None if left is None else left + _STORIES_S

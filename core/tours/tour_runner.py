@@ -1,0 +1,172 @@
+"""Runs the guided tour, step by step: composed stories, a small model trained on them, before and after."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from sqlalchemy import func, select
+
+from core import packaged_models
+from core.actor import Actor
+from core.datasets import datasets
+from core.db.store import Store
+from core.db.tables import Tour, utcnow
+from core.errors import FabulaError
+from core.finetuning import before_after, cpu_speed_estimate, jobs
+from core.message import msg, sentences
+from core.pricing.prices import ENGINE
+from core.providers import Registry
+from core.rescheduling import RetryLater
+from core.tours import tour_plan
+from core.tours.tour import UNFINISHED, steps_from
+
+_SEED = 7  # of the first tour's draw of stories and of its training; every further tour of a studio has the next one
+_LOOK_S = 1.0  # how often the ledger is read while the tour waits for its job or its comparison
+_LOOKS = 10  # before the tour's place in the worker is given back
+
+
+def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> float | None:
+    """Walk the tour from the step that it is at. Returns early once `stopping`, or when a person stops the tour.
+
+    Returns:
+        Seconds until it is to be taken up again, where it waits for its job or its comparison; else None.
+
+    Raises:
+        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+    """
+    walk = _TourRun(store, tour_id, stopping or threading.Event())
+    try:
+        for step in steps_from(walk.tour()):
+            if not walk.enter(step) or not getattr(walk, step)():
+                return None
+    except RetryLater as exc:
+        return exc.seconds
+    walk.write(state="done", finished_at=utcnow())
+    return None
+
+
+def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
+    """Write down that a tour has failed, and why."""
+    reason = sentences(error.what, error.next_step)
+    _TourRun(store, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
+
+
+class _TourRun:
+    """One go at a tour. Each step is a method that says whether to go on, and may be repeated after a crash."""
+
+    def __init__(self, store: Store, tour_id: str, stopping: threading.Event) -> None:
+        self._store, self._id, self._stopping = store, tour_id, stopping
+
+    def tour(self) -> Tour:
+        with self._store.reading() as session:
+            return session.get_one(Tour, self._id)
+
+    def write(self, **values: Any) -> bool:
+        """Set columns; False, and nothing is written, when the tour has ended meanwhile."""
+        with self._store.session() as session:
+            tour = session.get_one(Tour, self._id)
+            if tour.state not in UNFINISHED:
+                return False
+            for name, value in values.items():
+                setattr(tour, name, value)
+            return True
+
+    def enter(self, step: str) -> bool:
+        return not self._stopping.is_set() and self.write(state="running", step=step)
+
+    def dataset(self) -> bool:
+        """Stories composed for the tour, in the language of the page."""
+        if self.tour().dataset_id is not None:
+            return True
+        plan = self._plan()
+        with self._store.session():  # one transaction: no data set without a tour that knows it
+            return self.write(dataset_id=tour_plan.load(self._store, _actor(self.tour()), plan))
+
+    def training(self) -> bool:
+        """From the base. The job starts its comparison by itself when it has succeeded."""
+        if self.tour().job_id is None:
+            form = self._form()
+            with self._store.session():
+                if self.tour().state not in UNFINISHED:
+                    return False
+                self.write(job_id=jobs.submit(self._store, _actor(self.tour()), form))
+        looks = 0
+        while not (job := self._job()).finished:
+            if not self._wait(looks):
+                return False
+            looks += 1
+        if job.status != "succeeded" or job.fine_tuned_model is None:
+            raise FabulaError(
+                job.error or msg("The training ended as {status}.", status=job.status),
+                job.next_step or msg("Try again."),
+            )
+        return True
+
+    def story(self) -> bool:
+        """Until both models have answered the first prompt of the job's comparison; the others go on without a tour.
+
+        Raises:
+            FabulaError: the new model wrote nothing.
+        """
+        job, looks = self._job(), 0
+        before_after.start(self._store, _actor(self.tour()), job)  # the one that the job has, where it has one
+        while (pair := _first_pair(view := before_after.get(self._store, job.id))) is None or not pair.finished:
+            if view is None or not view.active:
+                reason = (view and view.reason) or msg("The comparison ended before both models had written.")
+                raise FabulaError(reason, msg("Continue the tour to write again."))
+            if not self._wait(looks):
+                return False
+            looks += 1
+        if pair.tuned.state != "done":
+            raise FabulaError(
+                pair.tuned.reason or msg("The new model was stopped."), msg("Continue the tour to write again.")
+            )
+        return self.write(story_id=pair.tuned.story_id)
+
+    def _wait(self, looks: int) -> bool:
+        """A pause between two looks; False when the tour is being left.
+
+        Raises:
+            RetryLater: there were enough looks; others may go first.
+        """
+        if looks >= _LOOKS:
+            raise RetryLater(_LOOK_S)
+        return not self._stopping.wait(_LOOK_S) and self.tour().state in UNFINISHED
+
+    def _form(self) -> jobs.JobForm:
+        """The job is named as its data set, which reads the same in every language."""
+        tour, plan = self.tour(), self._plan()
+        dataset = datasets.summary(self._store, tour.dataset_id or "")
+        return jobs.JobForm(
+            dataset_id=dataset.id,
+            name=dataset.name,
+            provider=ENGINE,
+            base_model=packaged_models.BASE,
+            suffix="tour",
+            n_epochs=tour_plan.EPOCHS,
+            batch_size=tour_plan.BATCH_SIZE,
+            seed=self._seed(),
+            estimated_s=plan.training_s + cpu_speed_estimate.STARTUP_S,
+        )
+
+    def _job(self) -> jobs.JobView:
+        return jobs.get(self._store, self.tour().job_id or "", results=False)
+
+    def _plan(self) -> tour_plan.TourPlan:
+        return tour_plan.plan(self._store, self.tour().language, self._seed())
+
+    def _seed(self) -> int:
+        """Another one for each tour of this studio: a tour that is repeated takes other stories."""
+        tour = self.tour()
+        with self._store.reading() as session:
+            earlier = select(func.count()).select_from(Tour).where(Tour.created_at < tour.created_at)
+            return _SEED + (session.scalar(earlier) or 0)
+
+
+def _first_pair(view: before_after.ComparisonView | None) -> before_after.AnswerPair | None:
+    return view.pairs[0] if view is not None and view.pairs else None
+
+
+def _actor(tour: Tour) -> Actor:
+    return Actor(id=tour.created_by, name=tour.created_by, role="editor")

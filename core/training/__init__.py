@@ -1,1 +1,0 @@
-"""Training: a data set becomes a file, the file a job, the job a curve and a model. Start with `core.training.jobs`."""
