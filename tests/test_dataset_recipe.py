@@ -257,6 +257,6 @@ def test_a_recipe_that_is_not_whole_is_bad(data: dict[str, object]) -> None:
 
 
 def test_nothing_of_the_article_is_in_code() -> None:
-    for path in (presets.DATA.parent / "core" / "dataset").glob("*.py"):
+    for path in (presets.DATA.parent / "core" / "datasets").glob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not any(word in text.lower() for word in ("ultraman", "奥特曼", "dynasty", "super_power")), path.name

@@ -375,7 +375,7 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
         ({"model": ""}, "", "A price needs a provider and a model."),
         (
             {"model": "m" * 201},
-            "The text has 201 characters; up to 200 fit.",
+            "The text has 201 characters; the limit is 200. Shorten it.",
             "The model's name has 201 characters; up to 200 fit.",
         ),
     ],
