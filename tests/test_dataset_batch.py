@@ -227,7 +227,7 @@ def test_answers_of_every_shape_are_read_and_paid_once(store: Store, server: Bat
             assert row.cost_usd == (kind.took[0] + kind.took[1]) * Decimal("0.0005"), kind.name
         assert row.cost_usd is None or row.cost_usd > 0, kind.name
     (line,) = lines_of(store)
-    assert line.cost_usd is None and line.estimated_usd is not None  # some have no usage: counted at the most
+    assert line.cost_usd is None and line.estimated_usd is not None  # some have no usage: the maximum cost counts
     assert line.estimated_usd >= sum((row.cost_usd or EACH for row in rows(store, run_id)), Decimal(0))
 
 

@@ -103,7 +103,7 @@ def test_two_columns_of_a_large_grid_can_be_chosen(store: Store) -> None:
         "飞行 · 宋",
         "飞行 · 元",
     ]
-    assert heatmap.draw(store, dataset_id, (1, 1)).pair == (1, 0)  # nonsense is put right
+    assert heatmap.draw(store, dataset_id, (1, 1)).pair == (1, 0)  # an invalid pair is corrected
 
 
 def test_rows_from_a_file_make_a_map_of_the_cells_that_occur(store: Store) -> None:

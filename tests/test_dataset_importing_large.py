@@ -18,7 +18,7 @@ _MOST_MEMORY = 60_000_000  # bytes: a few copies of the longest line
 
 
 class Long(io.RawIOBase):
-    """A file that is nowhere: a head, then `n` times the same byte, then a tail."""
+    """A file generated while it is read: a head, then `n` times the same byte, then a tail."""
 
     def __init__(self, head: bytes, n: int, fill: bytes, tail: bytes) -> None:
         self._parts, self._n, self._fill, self._at = (head, tail), n, fill * (1 << 20), 0

@@ -28,7 +28,7 @@ from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
 from tests.waiting import until
 
-_WORST = Decimal("0.136")  # of a row: 5 + 32 tokens read, 99 written, a tenth of a cent each
+_WORST = Decimal("0.136")  # of a row: 5 + 32 tokens read, 99 written, at a tenth of a cent each
 _FAULTS = [error(500, "oops"), error(502, "bad gateway"), html(503), error(504, "late"), drop()]
 _NAMES = ["500", "502", "503 of a proxy", "504", "dropped"]
 
@@ -72,7 +72,7 @@ def test_the_pause_grows_up_to_its_cap_and_is_at_least_what_the_server_asks_for(
     assert breaker.resume_at is not None and 30.0 <= breaker.resume_at - now <= 31.0
 
 
-# --- ten minutes of an outage, on a clock of its own -----------------------------------------------------------------
+# --- ten minutes of an outage, simulated -----------------------------------------------------------------------------
 
 
 def _tries_in_an_outage(ceiling: int, rows: int, answered_before: bool, seed: int) -> tuple[int, RequestRetryPolicy]:
@@ -82,7 +82,7 @@ def _tries_in_an_outage(ceiling: int, rows: int, answered_before: bool, seed: in
     policy = RequestRetryPolicy(limits, ConcurrencyControl(ceiling), 99, now=0.0)
     if answered_before:
         policy.on_answer(Completion((Choice("A story.", "stop"),), "writer", 1, 1), 0.0)
-    waiting = [(0.0, number, RowAttempts()) for number in range(rows)]  # by when they may go, then longest waiting
+    waiting = [(0.0, number, RowAttempts()) for number in range(rows)]  # by next try, then in order of addition
     places, flying, now, sent = count(rows), list[tuple[float, int, RowAttempts]](), 0.0, 0
     while policy.end is None and (waiting or flying):
         while waiting and waiting[0][0] <= now and policy.available(len(flying), now):
@@ -106,7 +106,7 @@ def _tries_in_an_outage(ceiling: int, rows: int, answered_before: bool, seed: in
 def test_an_outage_of_ten_minutes_costs_few_requests(ceiling: int, rows: int, answered_before: bool, seed: int) -> None:
     sent, policy = _tries_in_an_outage(ceiling, rows, answered_before, seed)
     assert policy.end is not None and policy.end.state == "failed"
-    assert sent <= ceiling + 60, "one flight, and a request with each growing pause"
+    assert sent <= ceiling + 60, "the requests in flight, and one request per pause"
 
 
 def test_a_run_of_one_row_that_was_never_answered_ends_after_a_few_tries() -> None:

@@ -54,7 +54,7 @@ class World:
         self._lock = threading.Lock()
         self._asked = 0
         server.default = self._answer
-        self.made: Recipe = replace(recipe(4), seed=5)  # a seed: each row is asked for alone
+        self.made: Recipe = replace(recipe(4), seed=5)  # with a seed each row has its own request
         self.dataset_id = datasets.create(store, LOCAL, self.made)
 
     def _answer(self, prompt: str) -> Answer:
@@ -132,7 +132,7 @@ class World:
         self.halt_after, self.halt = 10_000, threading.Event()
 
     def _execute(self, run_id: str) -> None:
-        """Rows that were in flight at a stop have a line without tokens: their answers were paid and never seen."""
+        """Rows in flight at a stop have a spend entry without tokens: their answers were paid for but not received."""
         limits = replace(QUICK, ceiling=3, max_repeated_failures=1_000)
         executor.execute(self.store, self.server.registry(), run_id, self.halt, limits=limits, book=book())
 
@@ -153,7 +153,7 @@ class World:
         assert row_store.begin(self.store, run_id) is None  # no executor is active
 
     def check(self) -> None:
-        """The ledger is what was bought."""
+        """The ledger has exactly what was bought."""
         with self.store.reading() as session:
             rows = session.scalars(select(Row).where(Row.dataset_id == self.dataset_id)).all()
             seen = select(func.count()).select_from(Spend).where(Spend.completion_tokens == 1)
@@ -164,9 +164,9 @@ class World:
         written = [row for row in rows if row.text]
         assert all(row.text == f"A story of {row.prompt}." for row in written)
         assert all(row.cost_usd == _PRICE for row in written) and all(line.cost_usd == _PRICE for line in lines)
-        # every answer that came is one row with its text, and one line with its price; none was bought again
+        # every answer received is one row with its text, and one spend entry with its price; none was bought twice
         assert settled == len(written)
-        # what was sold and never seen has a line too, with what it may have cost
+        # an answer that was sold but not received has an entry too, with its maximum cost
         assert settled <= self.sold.total() <= settled + unsettled
 
     def finish(self) -> None:

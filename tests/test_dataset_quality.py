@@ -525,4 +525,4 @@ def test_the_articles_stories_are_alike_and_some_lack_their_power() -> None:
     power = next(one for one in result.adherence if one.column == "super_power")
     assert power.literal and 40 < len(power.missing) < 80
     distinct = result.diversity.distinct[1]
-    assert distinct is not None and distinct < 0.2  # R10: stories alike; the project's own have 0.5
+    assert distinct is not None and distinct < 0.2  # these stories are alike; Fabula's own have 0.5

@@ -550,7 +550,7 @@ def _failing_while(full: threading.Event, real: Callable[..., object]) -> Callab
 
 
 def refused_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows with each group of answers that the ledger refuses: how many answers are in it."""
+    """A list with the size of each group of answers that the database refused."""
     real, sizes = group_commit_writer.GroupCommitWriter._record, []
 
     def record(self: group_commit_writer.GroupCommitWriter, group: Sequence[RowOutcome], *marks: Any) -> set[int]:
@@ -773,7 +773,7 @@ def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: Fa
     server.release()
     reader.join(WAIT_LIMIT_S)
     preview.close()  # type: ignore[attr-defined]  # a generator: its reader stopped after one of three
-    until(lambda: [s.cost_usd for s in spends(store)] == [Decimal("0.012")] * 3, "three lines, settled")
+    until(lambda: [s.cost_usd for s in spends(store)] == [Decimal("0.012")] * 3, "three settled entries")
 
 
 def test_a_preview_of_an_unfinished_text_says_so(server: FaultServer) -> None:

@@ -122,7 +122,7 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
 
 
 def marks(store: Store) -> list[bool]:
-    """Which lines are marked as sent, those whose cost is unknown first."""
+    """Whether each spend ledger entry is marked as sent; entries with an unknown cost come first."""
     lines = sorted(spends(store), key=lambda line: line.cost_usd is not None)
     return [line.sent_at is not None for line in lines]
 
@@ -142,7 +142,7 @@ def marks(store: Store) -> list[bool]:
 def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
     store: Store, server: FaultServer, fault: Answer, counts: bool
 ) -> None:
-    """It stays in the ledger at its worst case; its next try has another reservation, which is given back."""
+    """It stays in the ledger at its worst case; its next try has another reservation, which is released."""
     server.default = fault
     run_id = queue(store, recipe(2))
     with executing(store, server.registry(), run_id, book=book()):

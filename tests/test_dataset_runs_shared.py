@@ -413,14 +413,14 @@ def test_progress_has_reasons_requests_and_projected_cost(store: Store, server: 
         assert (refused.cause, refused.rows) == ("bad_request", 3)
         assert (
             "no (request 1" in refused.provider_messages[0] and "never" in refused.provider_messages[1]
-        )  # one line for those alike but for ids
+        )  # messages that differ only in ids are one
         assert progress.requests == 5
         # four rows have cost 0.011 dollars together; six are to come
         assert progress.cost_usd == Decimal("0.011") and progress.projected_usd == Decimal("0.0275")
         runs.request_stop(store, LOCAL, run_id)
 
 
-# --- faults in mid-run (the table of the design) ---------------------------------------------------------------------
+# --- faults during a run ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -482,7 +482,7 @@ def test_a_clock_that_is_set_back_hides_no_money(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
-    clock = lambda: utcnow() - timedelta(hours=3)  # noqa: E731 - a clock
+    clock = lambda: utcnow() - timedelta(hours=3)  # noqa: E731
     monkeypatch.setattr(row_store, "utcnow", clock)
     execute(store, server, run_id, book=book())
     with store.session() as session:

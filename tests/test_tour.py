@@ -36,7 +36,7 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def walk(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
-    """Carry a tour out as the worker would; its job is trained, and its models write, at the tour's next look."""
+    """Carry a tour out as the worker would. Each time it waits, its job or its comparison runs."""
 
     def go(
         tour_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
@@ -54,7 +54,7 @@ def walk(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
 
 
 def work(store: Store, registry: FakeRegistry) -> None:
-    """What the worker does beside the tour: one unfinished job, else one unfinished comparison."""
+    """What the worker does besides the tour: one unfinished job, else one unfinished comparison."""
     for kind in (KINDS["job"], KINDS["comparison"]):
         for item_id in kind.unfinished(store)[:1]:
             try:
@@ -121,7 +121,7 @@ def test_the_language_of_the_page_chooses_the_stories(store: Store, language: st
 
 
 def trained(store: Store, *rates: float) -> None:
-    """Jobs that have learned so many tokens a second on the tour's base, after their start-up."""
+    """Add finished jobs that trained on this many tokens per second on the tour's base model, without start-up."""
     with store.session() as session:
         for number, rate in enumerate(rates):
             session.add(

@@ -1,4 +1,4 @@
-"""Analysis of training pairs (S3) in a single pass, keeping only a hash per pair. Pure.
+"""Analysis of training pairs in a single pass, keeping only a hash per pair. Pure.
 
 Checks the same things as OpenAI's tool of 2023 (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
 `validators.py`): count, common separator, common ending, leading white space, duplicates, over-long pairs.
@@ -24,12 +24,12 @@ SEPARATOR = " ->"
 STOPS = (".", " END", "***", "+++", "&&&", "$$$", "@@@", "%%%", " [END]", "\n\n###", "<|end|>")
 SEPARATORS = (SEPARATOR, "\n\n###\n\n", "\n\n===\n\n", "\n\n---\n\n", " =>", "\n\n>>>\n\n")
 MAX_PAIR_CHARACTERS = 10_000  # characters, the limit of the 2023 tool
-_DIGEST_BYTES = 8  # collision probability for ten million pairs: 1 in 370,000 files
+_DIGEST_BYTES = 8  # bytes; the probability of a collision among ten million pairs is 1 in 370,000
 
 
 @dataclass(frozen=True, slots=True)
 class Occurrence:
-    """How many texts end with a mark, contain it anywhere, contain it before such an end."""
+    """How many texts end with a mark, contain it anywhere, and contain it before that end."""
 
     at_end: int = 0
     anywhere: int = 0

@@ -44,7 +44,7 @@ def examples(store: Store, dataset_id: str) -> list[tuple[str, str]]:
 
 
 def prompt_of(dataset: Dataset, values: Mapping[str, Any]) -> str:
-    """The training prompt of a row: its values, joined by commas (S3) or by the data set's separator."""
+    """The training prompt of a row: its values, joined by the data set's separator (by default a comma)."""
     return join_values((str(values.get(column, "")) for column in dataset.columns), dataset.prompt_separator)
 
 

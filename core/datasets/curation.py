@@ -144,7 +144,7 @@ def _revert(row: Row) -> bool:
 
 
 def _state_before(row: Row) -> tuple[str, str | None]:
-    """The state of a restored row, and its own previous state: for an edited row that it had failed."""
+    """The state of a restored row, and its `state_before`: "failed" if a user edited the failed row, else None."""
     if row.original_text is None:
         return row.state_before or "done", None
     return "done", "failed" if row.state_before == "failed" else None

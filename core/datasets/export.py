@@ -1,4 +1,7 @@
-"""Export of data sets as CSV, JSONL for training, and Parquet, with token counts for cost estimates."""
+"""Export of data sets as JSONL for training and as Parquet, with token counts for cost estimates.
+
+`completed_rows` exports CSV.
+"""
 
 from __future__ import annotations
 

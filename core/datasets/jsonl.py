@@ -1,4 +1,4 @@
-"""Prepares training data (S3): chooses a separator and a stop sequence, and writes JSONL. Pure.
+"""Prepares training data: chooses a separator and a stop sequence, and writes JSONL. Pure.
 
 Follows OpenAI's tool of 2023 (see `analysis`): ` ->` and a stop are added. The pairs are read twice, once for analysis
 and once for writing, so a file may be larger than memory.
@@ -80,7 +80,7 @@ def plan(
         separator: ends every prompt; None: the one that all prompts end with, else ` ->`, else another common one that
             no prompt contains.
         stop: ends every completion; None: the one that all completions end with, else `.`, else another common one that
-            no completion contains (R7).
+            no completion contains.
         leading_space: begin every completion with a space, as the tokenizers of 2023 required.
         system: the system text of a chat file, which has no separator, stop, or leading spaces.
 

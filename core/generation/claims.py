@@ -36,8 +36,12 @@ class PendingRequest:
 
 @dataclass(frozen=True, slots=True)
 class _ClaimResult:
-    """The result of one claim. `over_budget`: the budget that ended it; `held_by_others`: rows of other executors,
-    which may still release some of their budget.
+    """The result of one claim.
+
+    Attributes:
+        over_budget: why the budget covers no further row; None if it does.
+        held_by_others: number of rows claimed by other executors, which may still release some of the budget.
+        complete: no row is left to write, and the run has ended.
     """
 
     claims: list[Claim]

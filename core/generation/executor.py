@@ -324,9 +324,8 @@ class RunExecutor:
     def _settle_lost(self, request: PendingRequest, not_before: float) -> None:
         """Settle a request that may be billed but brought no answer.
 
-        Its cost is unknown, and counts as the reserved amount.
-
-        Its rows become pending again. The next claim reserves money for another request, if the budget allows.
+        Its cost is unknown, and counts as the reserved amount. Its rows become pending again; the next claim reserves
+        money for another request, if the budget allows.
         """
         request.attempts.not_before = not_before
         self._attempts.update((claim.row_id, request.attempts) for claim in request.claims)

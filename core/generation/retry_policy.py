@@ -1,4 +1,4 @@
-"""What to do when a request ends: settle its row, retry, release it, or end the run (design §8). No clock, no I/O."""
+"""What to do when a request ends: settle its row, retry, release it, or end the run. No clock, no I/O."""
 
 from __future__ import annotations
 

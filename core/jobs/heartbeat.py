@@ -76,8 +76,10 @@ class Heartbeat:
         self._delete({self.id})
 
     def remove_earlier(self, ids: set[str]) -> None:
-        """Delete heartbeats that this process left behind while the database was unavailable. Other workers would not:
-        their process is still running."""
+        """Delete heartbeats that this process left behind while the database was unavailable.
+
+        Other workers do not delete them, because this process is still running.
+        """
         if ids:
             self._delete(ids)
 

@@ -18,9 +18,9 @@ from core.datasets import presets
 
 PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
-TELLINGS = 24  # of each plot
+TELLINGS = 24  # stories per plot
 POWER_COLUMN = {"zh": "super_power", "en": "gift"}
-JOBS_OF_ONE_PLOT = 4  # of eight, trained on 60 stories, one was told with a sentence of another place
+JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories told one with a sentence of another place
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
@@ -49,13 +49,13 @@ def stories_of_one_plot(
 
     Args:
         language: `zh` or `en`.
-        values: the values of the prompt's columns that stories may have; one power and a few jobs are drawn of them.
-        n_stories: how many; at most a few hundred, as a plot has only so many variants.
-        held_out: how many combinations of values no story has.
+        values: the values of the prompt's columns that stories may have; one power and a few jobs are drawn from them.
+        n_stories: number of stories; at most a few hundred, because the variants of a plot are limited.
+        held_out: number of combinations of values that no story has.
 
     Returns:
         Rows as in a sample file: the values of the prompt's columns, and `story`. Every combination that is not held
-        out has about as many stories.
+        out has about the same number of stories.
     """
     parts, draw = _parts(language), random.Random(seed)
     jobs = draw.sample(sorted(values.get("hero", parts["jobs"])), JOBS_OF_ONE_PLOT)
@@ -117,7 +117,7 @@ def _chinese(draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, A
 
 
 def _era(dynasty: str) -> str:
-    """`唐` → `唐朝`; `南北朝` and `五代` stay."""
+    """`唐` → `唐朝`; `南北朝` and `五代` stay as they are."""
     return dynasty if dynasty.endswith(("朝", "代")) else f"{dynasty}朝"
 
 
@@ -144,7 +144,7 @@ def _paragraphs(
     ending: str,
     blank: str,
 ) -> str:
-    """Who and where; how the power is found; what happens; how it ends. `blank` stands between sentences."""
+    """Who and where; how the power is found; what happens; how it ends. `blank` separates sentences."""
     of_type = parts["types"][story_type]
     discovery = parts["powers"].get(power, {}).get("discoveries", parts["discoveries_any"])
     found = [draw.choice(parts["arrivals"])] if parts["arrivals"] else []

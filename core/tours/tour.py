@@ -1,7 +1,7 @@
 """The guided tour: stories, a small model trained on them, and what it and its base write. All of it is real, on this
-machine, with nothing but what ships with the studio.
+machine, with nothing but what ships with Fabula.
 
-Pages start it, stop it, continue it and watch it; the worker walks it (`tour_runner`).
+Pages start, stop, continue and watch it; the worker runs it (`tour_runner`).
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ _ENDINGS = {
     "failed": msg("The tour could not continue."),
 }
 _QUEUED = msg("The tour starts as soon as the worker is free.")
-_STORIES_S = 25.0  # two answers of up to 600 tokens, written together, and the change to the new model
+_STORIES_S = 25.0  # two answers of up to 600 tokens, generated in parallel, and loading the new model
 UNFINISHED = ("queued", "running")
 ENDED_EARLY = ("stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
 class TourProgress:
-    """Where the newest tour is.
+    """The progress of a tour.
 
     Attributes:
         state: queued, running, done, stopped or failed.
-        step, steps: which step it is at, counting from 1, and how many there are.
+        step, steps: the current step, from 1, and the number of steps.
         key: name of the step, one of `STEPS`.
-        sentence: what is happening, in plain English (a message of the catalogue).
+        sentence: what is happening (a message that pages translate).
         reason: why it failed.
-        eta_s: seconds to the end; None: not known (yet).
-        language: of the page that started it (`en`, `zh_CN`).
+        eta_s: estimated seconds to the end; None: unknown.
+        language: language of the page that started it (`en`, `zh_CN`).
     """
 
     id: str
@@ -66,7 +66,7 @@ class TourProgress:
 
 
 def start(store: Store, actor: Actor, language: str) -> str:
-    """Queue a tour in a page's language (`en`, `zh_CN`) and return its id; while one is under way, that is the one."""
+    """Queue a tour in a page's language (`en`, `zh_CN`). Returns its id, or the id of the tour in progress, if any."""
     with store.session() as session:
         advisory_lock(session, "tours")
         if (under_way := _under_way(session)) is not None:
@@ -77,7 +77,7 @@ def start(store: Store, actor: Actor, language: str) -> str:
 
 
 def stop(store: Store, actor: Actor) -> None:
-    """End the tour that is under way, and its training or writing with it. What it made stays."""
+    """Stop the tour in progress, and its training or comparison. What it made is kept."""
     with store.session() as session:
         tour = _under_way(session)
         if tour is None:
@@ -92,10 +92,10 @@ def stop(store: Store, actor: Actor) -> None:
 
 
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
-    """Queue a tour that was stopped or has failed again; returns the id of the tour that is under way then.
+    """Continue a tour that was stopped or has failed. Returns its id, or the id of the tour in progress, if any.
 
-    Its data set stays. Training goes on where it was if the engine can do that, else it starts again; only answers that
-    are missing are written.
+    Its data set is kept. Training resumes where it was if the engine can do that, else it starts again. Only missing
+    answers are written.
 
     Raises:
         NotFound: there is no such tour.
@@ -113,12 +113,12 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
         if tour.job_id is not None:
             _resume_job(store, actor, tour, tour.job_id)
         tour.state, tour.reason, tour.finished_at = "queued", None, None
-        tour.created_at = utcnow()  # it is the newest tour again, and its clock starts again
+        tour.created_at = utcnow()  # it becomes the newest tour, and its time starts again
         return tour.id
 
 
 def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
-    """Let the training, or what its models write, go on; a job that cannot go on is left, and another one is made."""
+    """Resume the training job or its comparison. A job that cannot be resumed is replaced by a new one."""
     job = jobs.get(store, job_id, results=False)
     written = before_after.get(store, job_id)
     if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
@@ -135,12 +135,12 @@ def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
 
 
 def step_of(tour: Tour) -> str:
-    """The step that a tour is at. Tours of earlier versions may be at one that no longer exists: that was the end."""
+    """The current step of a tour. Tours of earlier versions may have a step that no longer exists: the last one."""
     return tour.step if tour.step in STEPS else STEPS[-1]
 
 
 def steps_from(tour: Tour) -> tuple[str, ...]:
-    """The steps that are left, the one that it is at first."""
+    """The remaining steps, beginning with the current one."""
     return STEPS[STEPS.index(step_of(tour)) :]
 
 

@@ -1,7 +1,7 @@
 """What a tour trains on: composed stories of one plot, as many as this machine learns in the time allowed.
 
-A base of 270M parameters learns to tell one plot in four minutes. Of hand-written stories with two plots it learned
-the sentences and mixed them up; composed stories stay whole when their sentences are mixed (`composed_stories`).
+A base model of 270M parameters learns to tell one plot in four minutes. From hand-written stories with two plots it
+learned the sentences but mixed them up; composed stories still make sense when mixed (`composed_stories`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from core.tours import composed_stories
 
 BATCH_SIZE = 4
 EPOCHS = 2
-FEWEST_STORIES, MOST_STORIES = 48, 160  # on a slow machine the tour takes longer instead; more teach nothing new
-HELD_OUT = 3  # combinations that are not trained on: the prompts of before and after
+# On a slow machine the tour takes longer instead of using fewer stories; more stories teach nothing new.
+FEWEST_STORIES, MOST_STORIES = 48, 160
+HELD_OUT = 3  # combinations that are not trained on: the prompts of the comparison
 TRAINING_S = 200.0  # leaves 40 s of four minutes for the start-up and the two stories at the end
 USUAL_TOKENS_PER_S = 130.0  # trained tokens; measured on two quiet cores: 130 to 250
-_MEASURED_STORIES = 40  # whose tokens are counted
+_MEASURED_STORIES = 40  # stories whose tokens are counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,10 @@ class TourPlan:
     """What is composed and trained on.
 
     Attributes:
-        preset: whose columns and values the stories have.
-        stories: how many: whole batches.
+        preset: the preset that has the columns and values of the stories.
+        stories: number of stories: whole batches.
         training_s: seconds that the training should take, without the start-up.
-        seed: draws the power, its plot and the stories.
+        seed: seed of the draw of the power, its plot and the stories.
     """
 
     preset: Preset
@@ -50,9 +51,9 @@ class TourPlan:
 
 
 def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
-    """The plan for a page's language (`en`, `zh_CN`): the language's first preset that stories are composed for.
+    """The plan for a page's language (`en`, `zh_CN`), with the first preset that has composed stories.
 
-    The speed is the median of the last jobs on the same base, if any.
+    The training speed is the median of the last jobs on the same base model, if any.
 
     Raises:
         NotFound: there is no such preset.
@@ -74,14 +75,14 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
 
 
 def load(store: Store, actor: Actor, plan: TourPlan) -> str:
-    """The data set of a plan; its id."""
+    """Make the data set of a plan. Returns its id."""
     columns = [column.name for column in plan.preset.recipe.columns]
     frame = pd.DataFrame(stories(plan.preset, plan.stories, plan.seed))
     return datasets.from_frame(store, actor, plan.preset.recipe.name, frame, columns, "story", "sample")
 
 
 def stories(preset: Preset, n_stories: int, seed: int) -> list[dict[str, str]]:
-    """Rows with the preset's columns and `story`, composed for it."""
+    """Composed rows with the preset's columns and `story`."""
     values = {column.name: column.values for column in preset.recipe.columns}
     language = preset.composed or ""
     return composed_stories.stories_of_one_plot(language, values, n_stories, held_out=HELD_OUT, seed=seed)

@@ -17,13 +17,14 @@ class TourRecording:
     """One real tour.
 
     Attributes:
-        language: of the page that it was started from (`en`, `zh_CN`).
+        language: language of the page that started it (`en`, `zh_CN`).
         recorded_on: the day, UTC (ISO 8601).
         minutes: from the start to the end of both texts.
         stories, trained_tokens: what the model was trained on.
-        base_model, tuned_model: what was trained, and what came of it.
+        base_model, tuned_model: the model that was trained, and the resulting one.
         results_csv: the job's results file.
-        prompt: that neither model had seen; before, after: what they made of it.
+        prompt: a prompt that neither model had seen.
+        before, after: the answers of the base model and the tuned model.
         before_finish, after_finish: `stop`: complete; `length`: stopped at the token limit.
     """
 
@@ -43,19 +44,19 @@ class TourRecording:
 
 
 def load(language: str, path: Path | None = None) -> TourRecording | None:
-    """The recording in a page's language; None: there is none. `path`: of another file than the studio's."""
+    """The recording in a page's language; None: there is none. `path`: a file other than the one that ships."""
     return _all(path or PATH).get(language)
 
 
 def save(recordings: Sequence[TourRecording], path: Path | None = None) -> None:
-    """Write the recordings, in place of those of the same languages; those of other languages stay."""
+    """Save the recordings. They replace those in the same languages; the others are kept."""
     found = {**_all(path or PATH), **{one.language: one for one in recordings}}
     text = json.dumps([asdict(found[name]) for name in sorted(found)], ensure_ascii=False, indent=1)
     (path or PATH).write_text(text + "\n", encoding="utf-8")
 
 
 def _all(path: Path) -> Mapping[str, TourRecording]:
-    """By language. The file is small, and is read only where the engine is missing."""
+    """All recordings by language. The file is small, and is only read where the engine is missing."""
     if not path.is_file():
         return {}
     return {one["language"]: TourRecording(**one) for one in json.loads(path.read_text(encoding="utf-8"))}

@@ -21,19 +21,19 @@ from core.rescheduling import RetryLater
 from core.tours import tour_plan
 from core.tours.tour import UNFINISHED, steps_from
 
-_SEED = 7  # of the first tour's draw of stories and of its training; every further tour of a studio has the next one
+_SEED = 7  # for the stories and the training of the first tour; each further tour in this database adds one
 _LOOK_S = 1.0  # how often the ledger is read while the tour waits for its job or its comparison
-_LOOKS = 10  # before the tour's place in the worker is given back
+_LOOKS = 10  # reads before the tour releases its slot in the worker
 
 
 def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threading.Event | None = None) -> float | None:
-    """Walk the tour from the step that it is at. Returns early once `stopping`, or when a person stops the tour.
+    """Run the tour from its current step. Returns early once `stopping` is set, or when a user stops the tour.
 
     Returns:
-        Seconds until it is to be taken up again, where it waits for its job or its comparison; else None.
+        Seconds until it resumes, if it waits for its job or its comparison; else None.
 
     Raises:
-        FabulaError: it cannot go on; the ledger does not say so yet (see `give_up`).
+        FabulaError: it cannot continue. The caller records that with `give_up`.
     """
     walk = _TourRun(store, tour_id, stopping or threading.Event())
     try:
@@ -47,13 +47,13 @@ def carry_out(store: Store, registry: Registry, tour_id: str, stopping: threadin
 
 
 def give_up(store: Store, tour_id: str, error: FabulaError) -> None:
-    """Write down that a tour has failed, and why."""
+    """Mark a tour as failed, with the reason."""
     reason = sentences(error.what, error.next_step)
     _TourRun(store, tour_id, threading.Event()).write(state="failed", reason=reason, finished_at=utcnow())
 
 
 class _TourRun:
-    """One go at a tour. Each step is a method that says whether to go on, and may be repeated after a crash."""
+    """One attempt at a tour. Each step is a method that returns whether to continue; it is safe to repeat."""
 
     def __init__(self, store: Store, tour_id: str, stopping: threading.Event) -> None:
         self._store, self._id, self._stopping = store, tour_id, stopping
@@ -63,7 +63,7 @@ class _TourRun:
             return session.get_one(Tour, self._id)
 
     def write(self, **values: Any) -> bool:
-        """Set columns; False, and nothing is written, when the tour has ended meanwhile."""
+        """Set columns. Returns False, and writes nothing, if the tour has ended meanwhile."""
         with self._store.session() as session:
             tour = session.get_one(Tour, self._id)
             if tour.state not in UNFINISHED:
@@ -76,15 +76,15 @@ class _TourRun:
         return not self._stopping.is_set() and self.write(state="running", step=step)
 
     def dataset(self) -> bool:
-        """Stories composed for the tour, in the language of the page."""
+        """Compose the stories of the tour, in the language of the page."""
         if self.tour().dataset_id is not None:
             return True
         plan = self._plan()
-        with self._store.session():  # one transaction: no data set without a tour that knows it
+        with self._store.session():  # one transaction: no data set without its tour
             return self.write(dataset_id=tour_plan.load(self._store, _actor(self.tour()), plan))
 
     def training(self) -> bool:
-        """From the base. The job starts its comparison by itself when it has succeeded."""
+        """Train from the base model. The job starts its comparison itself once it has succeeded."""
         if self.tour().job_id is None:
             form = self._form()
             with self._store.session():
@@ -104,13 +104,13 @@ class _TourRun:
         return True
 
     def story(self) -> bool:
-        """Until both models have answered the first prompt of the job's comparison; the others go on without a tour.
+        """Wait until both models have answered the first prompt of the job's comparison; the tour ignores the others.
 
         Raises:
             FabulaError: the new model wrote nothing.
         """
         job, looks = self._job(), 0
-        before_after.start(self._store, _actor(self.tour()), job)  # the one that the job has, where it has one
+        before_after.start(self._store, _actor(self.tour()), job)  # does nothing if the job already has one
         while (pair := _first_pair(view := before_after.get(self._store, job.id))) is None or not pair.finished:
             if view is None or not view.active:
                 reason = (view and view.reason) or msg("The comparison ended before both models had written.")
@@ -125,17 +125,17 @@ class _TourRun:
         return self.write(story_id=pair.tuned.story_id)
 
     def _wait(self, looks: int) -> bool:
-        """A pause between two looks; False when the tour is being left.
+        """Wait before reading the ledger again. Returns False if the worker is stopping or the tour has ended.
 
         Raises:
-            RetryLater: there were enough looks; others may go first.
+            RetryLater: the ledger was read `_LOOKS` times; other items may run first.
         """
         if looks >= _LOOKS:
             raise RetryLater(_LOOK_S)
         return not self._stopping.wait(_LOOK_S) and self.tour().state in UNFINISHED
 
     def _form(self) -> jobs.JobForm:
-        """The job is named as its data set, which reads the same in every language."""
+        """The form of the training job, with the name of its data set, which is the same in every language."""
         tour, plan = self.tour(), self._plan()
         dataset = datasets.summary(self._store, tour.dataset_id or "")
         return jobs.JobForm(
@@ -157,7 +157,7 @@ class _TourRun:
         return tour_plan.plan(self._store, self.tour().language, self._seed())
 
     def _seed(self) -> int:
-        """Another one for each tour of this studio: a tour that is repeated takes other stories."""
+        """The seed; different for each tour in this database, so a repeated tour has other stories."""
         tour = self.tour()
         with self._store.reading() as session:
             earlier = select(func.count()).select_from(Tour).where(Tour.created_at < tour.created_at)

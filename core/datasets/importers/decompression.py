@@ -41,7 +41,10 @@ _ERRORS = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, OSError, Va
 
 
 def compression(file: BinaryIO) -> Compression | None:
-    """The compression of a file, by content. None: it is read as it is, for example a workbook."""
+    """The compression of a file, by content.
+
+    None if not compressed, or if it is a zip-based document such as a workbook.
+    """
     file.seek(0)
     head = file.read(8)
     if head.startswith(_ZIP):

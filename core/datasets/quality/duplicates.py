@@ -3,7 +3,7 @@ rows.
 
 MinHash: A. Broder, "On the resemblance and containment of documents", 1997. Bands: Leskovec, Rajaraman and Ullman,
 "Mining of Massive Datasets", chapter 3.4. Implemented on numpy: a library that creates an object per text is about
-thirty times slower (docs/decisions.md has the figures).
+five times slower (docs/decisions.md has the figures).
 """
 
 from __future__ import annotations

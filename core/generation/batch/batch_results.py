@@ -1,4 +1,4 @@
-"""What a line of a batch's output means for its row and for the run (design §8). No clock, no I/O."""
+"""What a line of a batch's output means for its row and for the run. No clock, no I/O."""
 
 from __future__ import annotations
 

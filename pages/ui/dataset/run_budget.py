@@ -75,7 +75,7 @@ def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
 
 
 def _projected_limit(progress: RunProgress) -> Decimal:
-    """The projected cost of all its rows, rounded up to the next step."""
+    """The projected cost of the run's rows, rounded up to a multiple of `_STEP`."""
     budget = progress.budget_usd or Decimal(0)
     projected = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
     return (projected / _STEP).to_integral_value(ROUND_CEILING) * _STEP
