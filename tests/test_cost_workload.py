@@ -279,7 +279,7 @@ def test_at_the_crossing_the_two_change_places(upfront: Decimal, each: Decimal, 
     assert tuned_costs.total(before) > base_costs.total(before)  # type: ignore[operator]  # both are known
 
 
-# --- what it hangs on -----------------------------------------------------------------------------------------------
+# --- sensitivity ----------------------------------------------------------------------------------------------------
 
 
 def _both(work: Workload) -> tuple[Costs, Costs]:

@@ -174,7 +174,7 @@ def _stopped(store: Store, written: str, reason: str) -> None:
 
 
 def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, written: str) -> None:
-    """A run that is out of money has not failed; it says so all the same."""
+    """A run that stopped at its budget has not failed, but its reason is shown."""
     _stopped(store, written, "The rest of the $0.30 budget may not cover the next row. Raise the budget to continue.")
     assert "The rest of the \\$0.30 budget may not cover the next row. Raise the budget to continue." in [
         one.value for one in show().info

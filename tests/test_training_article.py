@@ -55,7 +55,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
         jobs.carry_out(store, registry, job_id, threading.Event())
         return jobs.get(store, job_id)
 
-    # S3, S4: the first grid, checked, then trained on with 10 % for validation
+    # the first grid: checked, then trained on with 10 % for validation
     first_form = JobForm(
         grid(store, "first", FIRST, 2), "Ultraman", "engine", TINY, suffix="ultraman", n_epochs=2, batch_size=4, seed=1,
         validation_share=0.1,
@@ -66,13 +66,13 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     assert first.status == "succeeded" and first.fine_tuned_model is not None and ":ultraman:" in first.fine_tuned_model
     assert first.n_examples == 22 and first.validation_file is not None and first.upload_share == 1
 
-    # S9: results and checkpoints
+    # results and checkpoints
     curve = results.parse(first.results_csv or "")
     assert curve.steps == 12 and curve.trained_tokens and curve.last("validation_loss") is not None
     assert curve_analysis.observations(curve, checkpoints.list_checkpoints(store, first.id))
     assert [one.step for one in checkpoints.list_checkpoints(store, first.id)] == [6, 12]
 
-    # S10: the second grid, on top of the tuned model, with the article's learning rate multiplier
+    # the second grid, on top of the tuned model, with the article's learning rate multiplier
     second = train(
         JobForm(
             grid(store, "second", SECOND, 3), "More", "engine", first.fine_tuned_model, suffix="more", n_epochs=1,
@@ -90,7 +90,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
     assert job_comparison.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
 
-    # S7: a story outside both grids, with the training file's prompt format
+    # a story outside both grids, with the training file's prompt format
     request = CompletionRequest(
         second.fine_tuned_model, f"宋,发射激光,艰难{second.separator}", endpoint="completion", max_tokens=20,
         temperature=0.7, stop=(second.stop or ".",), seed=1,

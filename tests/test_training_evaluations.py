@@ -414,7 +414,7 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
 def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Four rows at once, five tries each: 100 tries for the 20 rows that are left, where nothing ends it."""
+    """Without a limit, the 20 remaining rows would be sent five times each: 100 tries."""
     monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
     answers = iter(range(4))
     oops = ServerError("It has a server error (500).", "Wait.", may_be_billed=True)
@@ -425,7 +425,7 @@ def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
     view = evaluations.get(store, made)
     assert (view.state, view.answered) == ("failed", 4)
     assert "got no answer in 5 tries each: It has a server error (500)." in (view.reason or "")
-    assert len(writer.asked) <= 4 + (8 + 4) * 5  # those under way then are asked to their end
+    assert len(writer.asked) <= 4 + (8 + 4) * 5  # requests in flight at that point use all their tries
     evaluations.retry(store, LOCAL, made)
     go(store, made, ScriptedModel(right, openai))
     assert evaluations.get(store, made).answered == 24

@@ -1,2 +1,1 @@
-"""Evaluation: what a tuned model writes, beside its base and judged on held-out rows. Start with
-`core.evaluation.evaluations`."""
+"""Evaluation: scores a tuned model and its base on held-out rows. Start with `core.evaluation.evaluations`."""

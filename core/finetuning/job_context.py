@@ -27,7 +27,7 @@ _FIRST_PAUSE_S = 2.0
 _MAX_PAUSE_S = 30.0
 _MIN_RESCHEDULE_S = 8.0  # shorter pauses are made in the worker; rescheduling costs a few commits
 MAX_ACTIVE_JOBS = 32
-"""Maximum number of jobs that one worker runs at a time, without waiting jobs."""
+"""Maximum number of jobs that one worker runs at a time, not counting jobs that wait."""
 
 
 class JobStopping(Exception):

@@ -17,7 +17,7 @@ from core.providers import Client, JobRequest, Registry, RemoteJob
 
 _UPLOAD_ATTEMPTS = 20  # with pauses of up to 30 s, enough for an engine to start or convert weights
 _PROGRESS_WRITE_S = 0.5  # pages poll about once a second, and each write waits for the disk
-_SETTLE_S = 10.0  # after this, a POST sent just before a crash is in the provider's list
+_SETTLE_S = 10.0  # by then, a POST sent just before a crash appears in the provider's list
 
 
 def submit_to_provider(context: JobContext, registry: Registry) -> None:
@@ -121,16 +121,16 @@ def _post(context: JobContext, registry: Registry) -> RemoteJob:
 
 
 def _integrations(job: JobView, kind: str) -> tuple[tuple[str, str], ...]:
-    """(tracker, project) pairs that the provider logs to itself: W&B at OpenAI."""
+    """The trackers that the provider itself logs to (only OpenAI, to W&B), as (tracker, project) pairs."""
     if kind != "openai" or "wandb" not in job.trackers:
         return ()
     return (("wandb", str(job.trackers["wandb"].get("project"))),)
 
 
 def _find_existing(context: JobContext, registry: Registry) -> RemoteJob | None:
-    """The provider's job with our id; None if, after `_SETTLE_S`, an earlier POST has certainly created none.
+    """Find the job at the provider by our id. None: not listed after `_SETTLE_S`, so no earlier POST has created it.
 
-    Uses the monotonic clock: with a changed wall clock, the job could be sent twice or never.
+    Uses the monotonic clock: if the wall clock changed, the job could be sent twice or never.
     """
     started = time.monotonic()
     while True:

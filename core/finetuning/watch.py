@@ -110,7 +110,7 @@ class _Watch:
         return ended
 
     def _await_model(self) -> None:
-        """Some providers report success before the model name is available (R11)."""
+        """Some providers report success before the model name is available: ask again for a while."""
         if not self._model_attempts:
             self._add_notice(_NO_MODEL)
         self._model_attempts += 1

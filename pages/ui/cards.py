@@ -111,8 +111,8 @@ def draw_page_if_left() -> None:
 def show_last_action() -> None:
     """Show the notice of the last click as a toast, or the card of its error.
 
-    Its placeholder is drawn without a card too, so that the card of the previous run is cleared at once, also if this
-    run lasts as long as a story is written.
+    The placeholder is drawn even without a card. It clears the card of the previous run at once, even if this run
+    lasts until a story is written.
     """
     studio, place = state.studio(), st.empty()
     if studio.notice is not None:

@@ -73,8 +73,8 @@ def _previewed(recipe: Recipe) -> list[PreviewRow]:
 def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[PreviewRow], *, local: bool) -> float | None:
     """Time of the whole run.
 
-    On this machine from the speed that the engine measured last; elsewhere, and before it has, from a preview: its
-    stories were written side by side, as those of a run are. None if both are missing.
+    On this machine, from the engine's latest measured speed. Elsewhere, or if there is none, from a preview, whose
+    stories are written concurrently, like those of a run. None if there is neither.
     """
     speed = cached.status().engine.tokens_per_s
     if local and speed:

@@ -24,7 +24,7 @@ from pages.ui.story import story_facts, story_model
 from pages.ui.story.story_session import story_session
 
 _POLL_S = 0.3  # how often the words are drawn again
-_LEAVE_S = 5.0  # after the last drawing: a busy page has drawn again by then
+_LEAVE_S = 5.0  # since the page last drew the sample; even a busy page draws again sooner
 _STORY_TOKENS = 300  # a story of the packaged writers
 _TEXT_TOKENS = 120  # three sentences
 _TEMPERATURE = 0.5  # of small models: warmer, they lose the thread

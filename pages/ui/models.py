@@ -63,7 +63,7 @@ def picker(
 
 
 def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:
-    """A requested model that no list contains: a checkpoint, or a model that is a second old."""
+    """A requested model that is not in the lists: a checkpoint, or a model that has just been made."""
     requested = state.get(key)
     if requested is None or requested in listed:
         requested = state.get(f"{key}_made")

@@ -82,7 +82,7 @@ def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None 
 
 
 def model_of(provider: str, model: str) -> ModelInfo:
-    """What is known of a model by its name; a model of no list is looked up in the ledger."""
+    """What is known about a model by its name, even if it is not in the lists of the providers."""
     listed = (one for one in cached.models().found if (one.provider, one.id) == (provider, model))
     return next(listed, ModelInfo(model, provider, None, None, None))
 

@@ -22,8 +22,8 @@ _STEPS = {
     "story": (mark("Before and after"), ":material/compare:"),
 }
 _SHOWN = "home_tour_shown"  # id of the tour on the card: a tour of another visitor does not take its place
-_USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share before each step
-_LONG_AGO = timedelta(hours=2)  # by then the home page shows the user's own work
+_USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share of the tour that is done before each step
+_LONG_AGO = timedelta(hours=2)  # after this, the home page shows the user's own work instead
 _ENOUGH_STEPS = 2  # one point is no curve
 
 

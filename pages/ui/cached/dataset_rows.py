@@ -44,7 +44,7 @@ def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
         return tuple((column.name, column.values) for column in recipe.columns)
     values_by_column: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
     for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
-        for name, values in values_by_column.items():  # no column that is only kept with the row
+        for name, values in values_by_column.items():  # only prompt columns, not values that are merely stored
             values[row.values.get(name, "")] = None
     return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
 
@@ -110,9 +110,9 @@ def _written(
 def tokens_of(
     dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat, model: ModelInfo
 ) -> BackgroundTask[tokens.TokenCount]:
-    """Tokens that `model` reads in one epoch of a file so written: by its own tokenizer where the engine is up.
+    """Tokens of one epoch of this training file for `model`, counted by its own tokenizer if the engine is running.
 
-    While a run adds rows the nearest vocabulary counts: the engine would get 200 requests for each new row.
+    While a run adds rows, the nearest vocabulary counts instead: each new row would cost the engine 200 requests.
     """
     as_now = datasets.fingerprint(store(), dataset_id, version_id)
     own_tokenizer = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)

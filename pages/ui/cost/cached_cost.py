@@ -61,7 +61,7 @@ def tomorrow() -> datetime:
 
 
 def months(until: datetime) -> list[datetime]:
-    """First days of all months from the first ledger entry to `until` (a `tomorrow`), newest first, without a gap."""
+    """First days of all months from the first ledger entry until before `until` (see `tomorrow`), newest first."""
     return list(_months(until, _where()))
 
 
@@ -126,7 +126,7 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
 
     Args:
-        stamp: `datasets.fingerprint`: another one is counted again.
+        stamp: fingerprint of the rows (`datasets.fingerprint`); if it changes, they are counted again.
     """
     found = datasets.examples(cached.store(), dataset_id)
     prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]

@@ -35,7 +35,7 @@ _LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOptions:
-    """The candidates. `machine_currency`: of the cost per hour of this machine; None: not set."""
+    """The options to compare. `machine_currency`: currency of this machine's cost per hour; None: no cost is set."""
 
     tuned: Candidate
     base: Candidate

@@ -12,7 +12,7 @@ from core.generation.runs import RunProgress
 from pages.ui import cached
 from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain
 
-_SHOWN = 4  # at most this many are at the provider at once; earlier ones are collected
+_SHOWN = 4  # the provider has at most this many at a time; earlier ones are collected
 _WINDOW = timedelta(hours=24)  # the provider's own time limit for a batch
 _GOING = ("queued", "running", "pausing", "stopping")
 _STATES = {
@@ -87,7 +87,7 @@ def _one(batch: BatchView) -> None:
 
 
 def _where(batch: BatchView) -> str:
-    """The label of its state; an unknown status as the provider sends it."""
+    """The batch's state as a key of `_STATES`. A provider's status that is not in it is returned unchanged."""
     if batch.state == "waiting":
         return batch.status or "validating"
     return "expired" if batch.state == "done" and batch.status == "expired" else batch.state

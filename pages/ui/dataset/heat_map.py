@@ -13,8 +13,8 @@ from pages.ui import cached, cards, state
 from pages.ui.dataset import story_cards
 from pages.ui.lang import _, column_title, n_, number, percent, plain
 
-_POLL_S = 2.0  # slower than the panel, which counts every second: a calmer picture
-_TALL = 1_020  # px, the grid that is proposed: a map of more lines scrolls in its own frame
+_POLL_S = 2.0  # slower than the panel, which updates every second, so that the map is calmer
+_TALL = 1_020  # px: height for the preset's grid; a map with more lines scrolls
 _LINES = 58  # that fit into it
 _SHORT_LINES = 48  # of squares with shares, which are larger
 

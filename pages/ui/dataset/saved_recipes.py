@@ -20,7 +20,7 @@ _LIST_HEIGHT = 300  # pixels; more of them scroll
 
 
 def show(recipe: Recipe) -> None:
-    """The button, with how many there are, and the library behind it."""
+    """The button to save, and the list of saved recipes with their number."""
     saved = recipes.list_saved(cached.store())
     opened = next((one for one in saved if one.family == state.studio().grid.family), None)
     with st.container(horizontal=True, vertical_alignment="center"):

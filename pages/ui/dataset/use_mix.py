@@ -1,4 +1,4 @@
-"""A mix of several data sets, each with its share (R5)."""
+"""A mix of several data sets, each with its share, to train one model on several domains."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pages.ui.lang import _
 
 
 class Place(Protocol):
-    """What words can be drawn in: `st`, or a place that a call of `draw` returned."""
+    """Where a story's text is drawn: `st`, or the place that an earlier call of `draw` returned."""
 
     def text(self, body: str) -> DeltaGenerator: ...
 

@@ -47,7 +47,7 @@ def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
 
 
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
-    """What training on a file of so many tokens takes; see `core.finetuning.job_estimate`."""
+    """The estimate for training on a file with this many tokens; see `core.finetuning.job_estimate`."""
     engine = cached.status().engine if model.provider == ENGINE else None
     packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure holds for it alone
     at_hand = engine is not None and not engine.external and packaged_base
