@@ -26,7 +26,7 @@ _BOXES = {
     "charts": ("core/charts<br>Vega-Lite", ("core.charts",)),
     "model_profile": ("core/model_profile<br>what a model is for", ("core.model_profile",)),
     "stories": ("core/stories<br>streams, library, votes", ("core.stories",)),
-    "evaluation": ("core/evaluation<br>held-out rows, judges", ("core.evaluation",)),
+    "evaluation": ("core/evaluation<br>held-out rows, metrics", ("core.evaluation",)),
     "finetuning": ("core/finetuning<br>jobs, curves, before and after", ("core.finetuning",)),
     "generation": ("core/generation<br>runs, batches, retries", ("core.generation",)),
     "datasets": ("core/datasets<br>recipes, import, quality", ("core.datasets",)),

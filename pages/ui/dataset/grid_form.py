@@ -157,7 +157,7 @@ def _restore_previous() -> None:
 
 
 def _take_preset(preset_id: str) -> None:
-    """Fill the form from a preset. The empty grid has every default of `Recipe`, and nothing of the form before it."""
+    """Fill the form from a preset. The empty preset sets all defaults of `Recipe` and clears the previous form."""
     chosen = next((preset.recipe for preset in presets.load() if preset.id == preset_id), _EMPTY)
     open_recipe(chosen, preset=preset_id)
 

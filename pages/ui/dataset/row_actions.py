@@ -89,7 +89,7 @@ def open_row(row_id: int | None) -> None:
 
 
 def with_original_whitespace(before: str, text: str) -> str:
-    """`text` with the white space that `before` begins and ends with: an article's story starts with two newlines."""
+    """`text` with the outer white space of `before` (stories of the 2023 article start with two newlines)."""
     bare = before.strip()
     if not bare or not text.strip():
         return text
