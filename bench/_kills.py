@@ -1,9 +1,9 @@
-"""What kill -9 costs: a real worker is killed twelve times, and the ledger compared with the provider's bill.
+"""What kill -9 costs: a real worker is killed twelve times, and the ledger is compared with the provider's bill.
 
-The worker (`python -m core.jobs.worker`) writes a data set at a loopback server in a process of its own, which counts
-what it has answered, also to a client that is dead by then, and refuses one request in ten (429). Afterwards every
-answer must be in the ledger, and what counts against the budget may exceed the bill by what was in flight at the kills,
-no more.
+The worker (`python -m core.jobs.worker`) generates a data set with a loopback server in another process. The server
+counts every response, also to a client that was killed meanwhile, and rejects one request in ten (429). Afterwards
+every response must be in the ledger, and the total that counts against the budget may exceed the bill only by the
+requests that were in flight at the kills.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = 12
-_PROVIDER = "compatible"  # what OPENAI_BASE_URL names
+_PROVIDER = "compatible"  # the provider at OPENAI_BASE_URL
 _ROWS = 2_000
 _USD_PER_MTOK = Decimal(1)
-_ANSWER_TOKENS = 12 + 64  # what bench._loopback says that an answer took
+_ANSWER_TOKENS = 12 + 64  # usage that bench._loopback reports for a response
 _MAX_TOKENS = 256
 _MOST_S = 600  # a measurement that takes longer is broken
 _LOOK_S = 0.02
@@ -48,9 +48,10 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
     """Kill the worker `kills` times, let the last one finish, and compare.
 
     Returns:
-        `counted_minus_real_usd_after_kills`: what counts against the budget, less the bill. Below 0, answers were lost.
-        `in_flight_worst_usd`: the most that it may be: all that was in flight at the kills, at its worst.
-        `kills`, `rows_after_kills`: of 2,000 rows, how many are written.
+        `counted_minus_real_usd_after_kills`: the total that counts against the budget, minus the bill. Below 0: results
+            were lost.
+        `in_flight_worst_usd`: its upper limit: the maximum cost of all requests in flight at the kills.
+        `kills`: number of kills. `rows_after_kills`: number of finished rows, of 2,000.
     """
     with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:
         httpx2.post(f"{url}/reset", json={"refuse": 0.1}).raise_for_status()
@@ -93,7 +94,7 @@ def _recipe() -> Recipe:
 
 
 def _worst(store: Store) -> Decimal:
-    """What one request of the run can cost at most."""
+    """Maximum possible cost of one request of the run."""
     recipe = _recipe()
     context = run_store.RunContext("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
     worst = RequestCost(custom_prices.book(store), context).worst_case("Tell story number 0000.")
@@ -102,7 +103,7 @@ def _worst(store: Store) -> Decimal:
 
 
 def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
-    """Kill after uneven numbers of answers: at the start of a worker, in mid-flight, between two groups."""
+    """Kill after varying numbers of responses: at the start of a worker, in mid-flight, between two commits."""
     dice, answers = random.Random(7), 0
     for _ in range(kills):
         answers += dice.choice((1, 7, 40, 90, 150))
@@ -116,12 +117,12 @@ def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
 
 
 def _answered(url: str, least: int) -> Callable[[], bool]:
-    """A condition: the endpoint has given at least so many answers."""
+    """A condition: the server has sent at least `least` responses."""
     return lambda: _answers(url) >= least
 
 
 def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
-    """Let one more worker write what is left; rows that are written then."""
+    """Let another worker finish the run; returns the number of finished rows."""
     worker = _worker(url, home)
     try:
         _wait(worker, store, run_id, lambda: runs.progress(store, run_id).state == "done")
@@ -132,10 +133,10 @@ def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
 
 
 def _wait(worker: subprocess.Popen[bytes], store: Store, run_id: str, condition: Callable[[], bool]) -> None:
-    """Until the condition holds.
+    """Wait until the condition holds.
 
     Raises:
-        RuntimeError: it never will: the run has ended, or the worker has.
+        RuntimeError: the run or the worker ended first, or it took too long.
     """
     deadline = time.monotonic() + _MOST_S
     while not condition():

@@ -1,8 +1,8 @@
 """An OpenAI-shaped server that streams at a steady pace, in a process of its own: `python -m bench._paced_server`.
 
-The first piece comes after 200 ms, then one every 10 ms; a prompt that holds `ENDLESS` has no end. It remembers when a
-client hung up in the middle (`GET /hung_up`, seconds of the machine's monotonic clock).
-The first line that it prints is its address.
+The first chunk comes after 200 ms, then one every 10 ms; a prompt that contains `ENDLESS` never ends. It records when a
+client disconnects early (`GET /hung_up`, seconds of the machine's monotonic clock). The first line that it prints is
+its address.
 """
 
 from __future__ import annotations

@@ -27,22 +27,22 @@ PRICE = Price(
     _MODEL, "scripted", Decimal(1_000), Decimal(2_000), None, None, "USD", "bench", date(2026, 1, 1),
     cached_input_per_mtok=Decimal(100),
 )  # fmt: skip
-"""A tenth of a cent for a token of the prompt, a fifth for one of the answer: large figures for small texts."""
+"""A tenth of a cent per prompt token and a fifth per completion token: large amounts for small texts."""
 BOOK = PriceBook(overlay=(PRICE,), source=None, today=date(2026, 11, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerKind:
-    """One way to answer.
+    """One kind of response.
 
     Attributes:
-        body: JSON, or the bytes of something else.
-        took: tokens that the provider charges for: prompt, completion, how many of the prompt's were cached. None: it
-            charges nothing.
-        whole: a finished text and all of its usage can be read from it, so that one request is enough.
-        cut: the connection ends before the body does.
-        final: it would stay so however often it is asked.
-        unclear: nothing is charged, but the answer does not prove it: it counts at its worst case.
+        body: JSON, or bytes that are not JSON.
+        took: tokens that the provider charges for: prompt, completion, and how many of the prompt's were cached. None:
+            it charges nothing.
+        whole: it contains a complete text and its usage, so one request is enough.
+        cut: the connection ends in the middle of the body.
+        final: a retry would get the same response.
+        unclear: nothing is charged, but the response does not prove it, so the maximum possible cost counts.
     """
 
     name: str
@@ -141,7 +141,7 @@ def _wholes() -> Iterator[AnswerKind]:
 
 
 def _odd() -> Iterator[AnswerKind]:
-    """Billed, and for one reason or another no finished text with a full account."""
+    """Billed, but without a complete text and complete usage."""
     yield AnswerKind("usage all zero", _chat(usage=_ZERO), final=True)
     yield AnswerKind("no usage", _chat(usage=None), final=True)
     yield AnswerKind("usage of another shape", _chat(usage="15"), final=True)
@@ -163,7 +163,7 @@ def _odd() -> Iterator[AnswerKind]:
 
 
 def _broken() -> Iterator[AnswerKind]:
-    """Billed, and nothing of it can be read."""
+    """Billed, but unreadable."""
     yield AnswerKind("JSON that is cut off", json.dumps(_chat()).encode()[:90])
     yield AnswerKind("a connection that is cut off", json.dumps(_chat()).encode(), cut=True)
     yield AnswerKind("a connection that is dropped", b"", cut=True)
@@ -172,7 +172,7 @@ def _broken() -> Iterator[AnswerKind]:
     yield AnswerKind("choices null, no usage", {"model": _MODEL, "choices": None})
     yield AnswerKind("a list", ["A story."])
     yield AnswerKind("a gateway timeout", {"error": {"message": "upstream timed out"}}, status=504)
-    invalid = "Failed to create completion as the model generated invalid Unicode output"  # Azure's words
+    invalid = "Failed to create completion as the model generated invalid Unicode output"  # Azure's message
     yield AnswerKind("500 after writing", {"error": {"message": invalid}}, status=500)
     yield AnswerKind(
         "502 after writing", b"<html><title>502 Bad Gateway</title></html>", status=502, content_type="text/html"

@@ -44,7 +44,7 @@ st.line_chart(curve(), x="step", y="training_token_accuracy")
 
 
 def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
-    """All three figures, in the home that the environment names."""
+    """All three figures, measured in the home folder that the environment sets."""
     _fill(STEPS)
     tabs = ("events", "settings")
     rerun = rerun_ms("training", {}, lambda at, number: at.get_by_key("training_tab").set_value(tabs[number % 2]))
@@ -61,7 +61,7 @@ def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
 
 
 def results_csv(steps: int) -> str:
-    """A results file that falls and jumps about as a real one does."""
+    """A results file with a falling, noisy loss like a real one."""
     dice = np.random.default_rng(7)
     step = np.arange(1, steps + 1)
     loss = (0.4 + 1.6 * np.exp(-step / (steps / 5))) * dice.uniform(0.7, 1.3, steps)
@@ -92,7 +92,7 @@ def _job(job_id: str, text: str, at: object) -> TrainingJob:
 
 
 def _sent() -> tuple[int, int]:
-    """Bytes of the loss chart as the page sends it, and of the stock one."""
+    """Bytes that the page sends for its loss chart, and those of `st.line_chart`."""
     page = AppTest.from_file(str(_ROOT / "pages" / "frame.py"), default_timeout=60).run()
     page.switch_page(str(_ROOT / "pages" / "training.py")).run()
     stock = AppTest.from_string(_STOCK, default_timeout=60).run()
@@ -101,7 +101,7 @@ def _sent() -> tuple[int, int]:
 
 
 def _viewed() -> float:
-    """How many times the reruns of a stock page the training page gives to its viewers; the median round."""
+    """Reruns per second of the training page over those of a page with `st.line_chart`; median of all rounds."""
     stock = Path(os.environ["FABULA_HOME"]) / "stock.py"
     stock.write_text(_STOCK, encoding="utf-8")
     ratios = []

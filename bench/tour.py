@@ -156,7 +156,8 @@ def _one(store: Store, card: TourCard, number: int, language: str) -> MeasuredTo
     view = before_after.get(store, job.id)
     assert view is not None
     pair = view.pairs[0]
-    while before_after.any_active(store):  # the other prompts of the comparison: the next tour starts on quiet cores
+    # let the comparison finish its other prompts, so that the next tour starts on idle cores
+    while before_after.any_active(store):
         time.sleep(LOOK_S)
     recording = TourRecording(
         language=language,

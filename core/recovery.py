@@ -103,9 +103,8 @@ def _book_cost(session: Session, entry: Entry) -> None:
     estimated = _usd(charge.get("estimated_usd"))
     if usage["cost_usd"] == 0 and not charge.get("completion_tokens"):
         return  # the provider rejected it
-    if all(
-        usage[name] is None for name in usage if name != "cost_usd"
-    ):  # without usage or cost the line would be a reservation
+    # without usage or cost the line would be a reservation
+    if all(usage[name] is None for name in usage if name != "cost_usd"):
         estimated, usage["cost_usd"] = usage["cost_usd"] or estimated, None
     actor = Actor(id=charge["actor"], name=charge["actor"], role="editor")
     spend.record(

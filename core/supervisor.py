@@ -43,9 +43,8 @@ _INSTALL = msg("Install them: {command}. The engine then starts within 30 second
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # exit codes of core.engine.__main__
 
 _log = logging.getLogger("fabula.engine")
-_no_proxy_opener = urllib.request.build_opener(
-    urllib.request.ProxyHandler({})
-)  # a proxy cannot reach this machine's loopback interface
+# a proxy cannot reach this machine's loopback interface
+_no_proxy_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class EngineProcess:

@@ -169,9 +169,8 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     """The run's connection is to the old file: its commits there are lost."""
     run_id = queue(store, recipe(6))
     server.default = held(text("A story."))
-    limits = RunLimits(
-        ceiling=6, tick_s=60, storage_retry_s=0.01
-    )  # it does not look by itself while the file is changed
+    # the long tick keeps the run from checking the file while it is changed
+    limits = RunLimits(ceiling=6, tick_s=60, storage_retry_s=0.01)
     told: list[BaseException] = []
 
     def carry_out() -> None:

@@ -307,14 +307,14 @@ def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
     with worker(settings, provider, tmp_path, user) as running:
         until(lambda: done(store, run_id) >= 50, "fifty rows")
         stopped_and_broken(running, break_it)
-        until(lambda: rescue_files.files(home), "answers under way are in a rescue file")
-        until(lambda: provider.flying == 0 and running.told(), "the worker says so")
+        until(lambda: rescue_files.files(home), "responses in flight are in a rescue file")
+        until(lambda: provider.flying == 0 and running.told(), "the worker reports the loss")
         asked = len(provider.prompts())
         assert asked - asked_before <= 2 * _CEILING
         assert asked < _ROWS
         trouble.give_back()
-        until(lambda: done(store, run_id) == _ROWS, "the same worker goes on by itself", 2 * WAIT_LIMIT_S)
-        until(lambda: rescue_files.files(home) == [], "everything was taken in")
+        until(lambda: done(store, run_id) == _ROWS, "the same worker resumes by itself", 2 * WAIT_LIMIT_S)
+        until(lambda: rescue_files.files(home) == [], "everything was restored")
         running.stop()
     assert_bought_once(store, provider, run_id, home)
     store.close()

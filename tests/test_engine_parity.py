@@ -193,9 +193,8 @@ def test_a_job_on_a_base_that_is_only_served_is_refused_with_the_key(tmp_path: P
         assert studio.model(TINY).not_trainable == not_trainable[TINY]
     assert refused.value.code == "model_not_trainable"
     assert "gemma3.final_logit_softcapping is 30.0" in refused.value.message
-    assert "gemma3.final_logit_softcapping is 30.0" in (
-        not_trainable[TINY] or ""
-    )  # so the form says it before the button
+    # so the form shows it before the job is submitted
+    assert "gemma3.final_logit_softcapping is 30.0" in (not_trainable[TINY] or "")
     assert not_trainable["gemma-3-270m"] is None
 
 

@@ -104,9 +104,8 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
     assert client.events(made.id, after=events[-1].id) == []
     assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
-    messages = [
-        e.message for e in events if e.type == "message"
-    ]  # by the engine, and by its trainer in another process
+    # by the engine, and by its trainer in another process
+    messages = [e.message for e in events if e.type == "message"]
     assert all(isinstance(message, Message) for message in messages)
     assert (
         i18n.translator("zh_CN").translated(messages[0]).startswith("已创建微调任务")

@@ -423,7 +423,7 @@ def test_a_line_of_a_batch_that_was_refused_for_a_parameter_goes_again_without_i
     assert other is not None and isinstance(other.error, BadRequest)
 
 
-# --- notes for the user -- -----------------------------------------------------------------------------------------
+# --- notes for the user --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def test_two_studios_on_one_home_share_an_engine_and_the_second_takes_over(
     assert current_endpoint(settings).url == note.url
     assert len(lives(settings)) == 1
     first.stop()
-    until(lambda: len(lives(settings)) == 2, "the second studio's engine")
+    until(lambda: len(lives(settings)) == 2, "the second app's engine")
     note_when(settings, "up")
 
 
@@ -267,7 +267,7 @@ def test_kill_9_of_the_studio_ends_the_engine_and_the_next_start_has_a_new_one(
     note = note_when(settings, "up")
     os.kill(studio.pid, signal.SIGKILL)
     studio.wait()
-    until(lambda: not process_identity.is_running(note.process), "the engine ended with its studio")
+    until(lambda: not process_identity.is_running(note.process), "the engine ended with its app")
     with pytest.raises(Unavailable):
         current_endpoint(settings)
     keep()

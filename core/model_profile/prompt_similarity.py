@@ -24,9 +24,8 @@ from statistics import median
 from core.datasets.recipe import template_parts
 from core.errors import BadRecipe
 
-FAR_BELOW = (
-    0.6  # fraction of the typical overlap; lies between the measured values of similar and of different templates
-)
+# fraction of the typical overlap; lies between the measured values of similar and of different templates
+FAR_BELOW = 0.6
 _SCRIPT_SHARE = 0.2  # a script counts if at least this share of the training prompts use it
 _TEMPLATE_SHARE = 0.9  # a word in at least this share of the training prompts belongs to their template
 

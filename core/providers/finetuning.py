@@ -23,7 +23,7 @@ from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, Remot
 INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger
 _PAGE = 100  # largest page size of OpenAI
 NEWEST = 1000  # how many of the newest jobs are searched for a lost one, which is noticed within minutes
-_NEWEST_EVENTS = 2000  # far extra than arrive between two polls
+_NEWEST_EVENTS = 2000  # far more than arrive between two polls
 
 
 class FineTuning(Connection):

@@ -35,9 +35,8 @@ class Story(Base):
     completion_tokens: Mapped[int | None]
     first_text_s: Mapped[float | None]
     duration_s: Mapped[float | None]
-    asked_model: Mapped[str | None] = mapped_column(
-        String(200)
-    )  # the requested model; `model` is the one the server reported
+    # the requested model; `model` is the one the server reported
+    asked_model: Mapped[str | None] = mapped_column(String(200))
     prompt_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
     error: Mapped[str | None] = mapped_column(MessageText)  # why it broke off
@@ -45,9 +44,8 @@ class Story(Base):
     stars: Mapped[int | None]  # 1 to 5
     liked: Mapped[bool | None]  # thumbs up or down
     tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
-    column_values: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True)
-    )  # values of the prompt template
+    # values of the prompt template
+    column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
     step: Mapped[str | None] = mapped_column(String(20))  # for a chain: outline, story, title; or one of the above
     deleted_at: Mapped[datetime | None]

@@ -41,9 +41,8 @@ class TrainingJob(Base):
     uploaded_bytes: Mapped[int | None]
     estimated_usd: Mapped[Decimal | None]  # estimate shown before submitting
     estimated_s: Mapped[float | None]
-    trackers: Mapped[dict[str, Any] | None] = mapped_column(
-        JSON(none_as_null=True)
-    )  # experiment trackers it is logged to
+    # experiment trackers it is logged to
+    trackers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
@@ -102,9 +101,8 @@ class Evaluation(Base):
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    job_id: Mapped[str | None] = mapped_column(
-        String(32), index=True
-    )  # the job that produced the model; None: a base model
+    # the job that produced the model; None: a base model
+    job_id: Mapped[str | None] = mapped_column(String(32), index=True)
     dataset_id: Mapped[str] = mapped_column(String(32))
     version_id: Mapped[str | None] = mapped_column(String(32))
     provider: Mapped[str] = mapped_column(String(50))

@@ -160,9 +160,8 @@ def _assemble(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    partial = path.with_name(
-        path.name + ".part"
-    )  # a fixed name, so that the next attempt overwrites leftovers of a kill
+    # a fixed name, so that the next attempt overwrites leftovers of a kill
+    partial = path.with_name(path.name + ".part")
     with partial.open("wb") as out:
         for chunk in chunk_paths():
             with chunk.open("rb") as part:

@@ -32,9 +32,8 @@ PARALLEL = 4  # requests decoded together; more would share the same two cores a
 CONTEXT = 4096  # tokens of one request, prompt and completion; a story needs about 600
 _MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
 _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
-_SPIN_COUNT = (
-    "1000"  # spins of a waiting thread before it sleeps; with more, two models starve each other (benchmarks.md)
-)
+# spins of a waiting thread before it sleeps; with more, two models starve each other (docs/benchmarks.md)
+_SPIN_COUNT = "1000"
 _START_S = 120.0  # takes 2 s from a warm disk cache; more from a cold, busy disk
 _STOP_S = 5.0
 _TOKENIZE_S = 60.0  # for one text; may take seconds on a busy machine
@@ -155,9 +154,8 @@ class Pool:
             if current is None or not current.alive:
                 if current is not None:
                     self._retire(current)
-                if (
-                    adapter is not None and not adapter.exists()
-                ):  # never serve the base model under a tuned model's name
+                # never serve the base model under a tuned model's name
+                if adapter is not None and not adapter.exists():
                     raise unavailable(
                         msg("The adapter {name} is not in the engine's home any more.", name=adapter.name)
                     )

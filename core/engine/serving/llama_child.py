@@ -60,7 +60,7 @@ def main() -> None:
     """Serve until stdin closes.
 
     It exits with `os._exit` while the server still exists: destroying the server, or a normal interpreter exit, would
-    wait forever for llama.cpp's threads. Such a child process was left behind when its engine was killed early.
+    wait forever for llama.cpp's threads, and the process would outlive an engine that was killed early.
     """
     try:
         _serve()

@@ -14,7 +14,7 @@ from core.engine.serving.llama import BaseModel
 from core.engine.training_line import BadLine, Conversation, PromptCompletion
 from core.message import extra_fields, msg, sentences
 
-_MAX_LISTED = 10  # too long lines that one message lists
+_MAX_LISTED = 10  # overlong lines that one message lists
 _CANCEL_CHECK_S = 0.5  # how often cancellation is checked
 
 

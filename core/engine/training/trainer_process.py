@@ -28,8 +28,8 @@ class TrainerProcess:
                 stderr=subprocess.STDOUT,
                 env={
                     **child_processes.environment(),
-                    "OMP_WAIT_POLICY": "PASSIVE",
-                },  # waiting threads sleep instead of spinning
+                    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning
+                },
                 process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
             )
         _set_idle_priority(self._process.pid)

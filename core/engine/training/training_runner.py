@@ -148,7 +148,7 @@ class TrainingRunner:
             trainer.kill()
 
     def _wait_until_saved(self, trainer: TrainerProcess) -> None:
-        """Wait until the trainer has saved and exited; less long if the engine itself is stopping."""
+        """Wait until the trainer has saved and exited; for a shorter time if the engine itself is stopping."""
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline and not self._stopping.is_set():
             if trainer.wait(_POLL_S):

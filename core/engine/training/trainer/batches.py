@@ -13,7 +13,7 @@ _MAX_TOKENS = 640  # with padding; activations take 2 MB per token, so 1.3 GB; o
 
 
 def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Groups of examples of similar length, with index most `_MAX_TOKENS` padded tokens each."""
+    """Groups of examples of similar length, with at most `_MAX_TOKENS` padded tokens each."""
     group: list[Encoded] = []
     for example in sorted(examples, key=lambda example: len(example.tokens)):
         if group and len(example.tokens) * (len(group) + 1) > _MAX_TOKENS:

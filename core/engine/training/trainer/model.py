@@ -96,9 +96,8 @@ def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> Tuna
     head = weights.pop("lm_head.weight").to(dtype) if "lm_head.weight" in weights else embedding
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
-    body.rotary_emb = type(body.rotary_emb)(
-        config=config
-    )  # recreated on the CPU, because its tables are computed and not loaded
+    # recreated on the CPU, because its tables are computed and not loaded
+    body.rotary_emb = type(body.rotary_emb)(config=config)
     lora = _insert_lora(body, weights, dtype, rank, alpha)
     other_weights = {name.removeprefix("model."): value.float() for name, value in weights.items()}
     body.load_state_dict(other_weights, strict=False, assign=True)
