@@ -13,7 +13,7 @@ _ROOT = Path(__file__).parents[2]
 
 def command(module: str, *arguments: str) -> list[str]:
     """Command line that runs a module of the engine."""
-    return [sys.executable, "-m", f"core.engine.{module}", *arguments]
+    return [sys.executable, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:

@@ -202,7 +202,7 @@ async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend
         "threads": threads,
     }
     process = await asyncio.create_subprocess_exec(
-        *child_processes.command("llama_child"),
+        *child_processes.command("core.engine.serving.llama_child"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**child_processes.environment(), "GOMP_SPINCOUNT": _SPIN_COUNT},

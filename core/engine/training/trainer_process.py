@@ -22,7 +22,7 @@ class TrainerProcess:
         self._log = folder / "trainer.log"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                child_processes.command("trainer", str(folder), str(os.getpid())),
+                child_processes.command("core.engine.training.trainer", str(folder), str(os.getpid())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
