@@ -131,9 +131,9 @@ def test_a_paused_run_of_the_previous_model_is_stopped(store: Store, server: Fau
 def test_settings_cannot_change_during_a_run(store: Store, server: FaultServer, mixed: str) -> None:
     ids = failed_rows.ids_of(store, mixed, "refused")
     runs.retry_failed(store, LOCAL, mixed, ids)
-    with pytest.raises(BadRecipe, match="under way"):
+    with pytest.raises(BadRecipe, match="in progress"):
         runs.enqueue(store, LOCAL, mixed, change=Change(max_tokens=512))
-    with pytest.raises(BadRecipe, match="under way"):
+    with pytest.raises(BadRecipe, match="in progress"):
         rest = failed_rows.ids_of(store, mixed, "token_limit")
         runs.retry_failed(store, LOCAL, mixed, rest, change=Change(max_tokens=512))
     saved_recipe = datasets.recipe(store, mixed)

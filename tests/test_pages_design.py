@@ -349,7 +349,7 @@ def test_where_no_price_is_known_no_limit_can_be_kept(server: FaultServer, monke
     at = visit("dataset")
     field(at, "dataset_model").select_index(1).run()
     assert at.text_input(key="dataset_budget").disabled
-    assert "The price of this model is unknown" in words(at)
+    assert "This model's price is unknown" in words(at)
 
 
 def test_a_preview_says_which_parameters_the_model_does_not_take(server: FaultServer) -> None:
