@@ -316,7 +316,7 @@ def test_python_m_core_worker_starts_and_stops(home: Path, settings: Settings) -
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=WAIT_LIMIT_S)
     assert process.returncode == 0
-    assert "Working for" in errors
+    assert "Worker started for" in errors
     assert not worker_state(store).up
 
 
