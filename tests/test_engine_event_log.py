@@ -162,7 +162,7 @@ class _Pool:
         self._faults = list(faults)
 
     @contextmanager
-    def borrow(self, _base: BaseModel) -> Iterator[Callable[[str], list[int]]]:
+    def tokenizer(self, _base: BaseModel) -> Iterator[Callable[[str], list[int]]]:
         if self._faults and isinstance(self._faults[0], ApiError):
             raise self._faults.pop(0)
         yield self._tokenize
