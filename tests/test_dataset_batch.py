@@ -1,4 +1,4 @@
-"""Runs through a Batch API, against a local server: every row is paid for once, whatever goes wrong."""
+"""Runs through a Batch API, against a local server: every row is paid for once, also after faults."""
 
 from __future__ import annotations
 

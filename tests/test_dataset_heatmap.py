@@ -1,4 +1,4 @@
-"""The heat map: every row is in one square, and every square leads to its rows, whatever the size of the grid."""
+"""The heat map: every row is in one square, and every square leads to its rows, in small and large grids."""
 
 from __future__ import annotations
 

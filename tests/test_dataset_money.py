@@ -1,4 +1,4 @@
-"""Money: every charge of a provider is in the spend ledger, whatever it answers; budgets limit spending."""
+"""Money: every charge of a provider is in the spend ledger, also after errors of every kind; budgets limit spending."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Four kinds, the first that fits: `cells` (last column across, the others down), `strip` (rows in order, if there are too
 many values for labels), `pairs` (two columns; each square shows the share of its rows that are done) and `blocks`
-(ranges of the grid). A map has at most `MAX_SQUARES` squares, whatever the size of the grid.
+(ranges of the grid). A map has at most `MAX_SQUARES` squares, also of a large grid.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import pandas as pd
 from core import packaged_models
 from core.actor import Actor
 from core.datasets import datasets, presets
+from core.datasets.completed_rows import join_values
 from core.datasets.presets import Preset
 from core.db.store import Store
 from core.errors import NotFound
@@ -63,9 +64,9 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
         raise NotFound(
             msg("There are no sample stories for the tour."), msg("Reinstall Fabula: its data folder is incomplete.")
         )
-    columns = [column.name for column in preset.recipe.columns]
     measured = stories(preset, _MEASURED_STORIES, seed)
-    sample = [text for row in measured for text in (",".join(row[name] for name in columns), row["story"])]
+    columns = _columns(preset)
+    sample = [text for row in measured for text in (join_values((row[name] for name in columns), ","), row["story"])]
     per_story = tokens.count(sample, packaged_models.BASE).tokens / _MEASURED_STORIES
     rates = job_estimate.measured_speeds(store, ENGINE, packaged_models.BASE)
     rate = median(rates) if rates else USUAL_TOKENS_PER_S
@@ -76,9 +77,9 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
 
 def load(store: Store, actor: Actor, plan: TourPlan) -> str:
     """Make the data set of a plan. Returns its id."""
-    columns = [column.name for column in plan.preset.recipe.columns]
     frame = pd.DataFrame(stories(plan.preset, plan.stories, plan.seed))
-    return datasets.from_frame(store, actor, plan.preset.recipe.name, frame, columns, "story", "sample")
+    name = plan.preset.recipe.name
+    return datasets.from_frame(store, actor, name, frame, _columns(plan.preset), "story", "sample")
 
 
 def stories(preset: Preset, n_stories: int, seed: int) -> list[dict[str, str]]:
@@ -86,3 +87,7 @@ def stories(preset: Preset, n_stories: int, seed: int) -> list[dict[str, str]]:
     values = {column.name: column.values for column in preset.recipe.columns}
     language = preset.composed or ""
     return composed_stories.stories_of_one_plot(language, values, n_stories, held_out=HELD_OUT, seed=seed)
+
+
+def _columns(preset: Preset) -> list[str]:
+    return [column.name for column in preset.recipe.columns]

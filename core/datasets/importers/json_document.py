@@ -240,7 +240,7 @@ class _Document:
             self._skip_value()
 
     def _skip_value(self) -> None:
-        """Continue after the value at the current position, whatever its length; nothing is kept."""
+        """Skip the value at the current position, also a very long one; nothing is kept."""
         if self._buffer[self._position : self._position + 1] not in ("{", "[", '"'):
             end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
             self._advance(end - self._position)

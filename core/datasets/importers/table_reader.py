@@ -1,4 +1,4 @@
-"""Reads user files as tables: CSV, JSONL, Parquet, Excel. Usable rows are kept, others reported, whatever the size."""
+"""Reads user files as tables: CSV, JSONL, Parquet, Excel. Large files too: usable rows are kept, others reported."""
 
 from __future__ import annotations
 
