@@ -156,6 +156,15 @@ def settled(page: Page) -> None:
     page.wait_for_function(_SETTLED)
 
 
+def shown(page: Page, key: str) -> None:
+    """Until the newest drawing of the page has this element.
+
+    Streamlit keeps the elements of the drawing before, greyed, until the new one is complete. One that has moved is
+    there twice for that time, and Playwright refuses to wait for a locator that finds two.
+    """
+    page.locator(f'.st-key-{key}:not([data-stale="true"]):visible').first.wait_for()
+
+
 def press(page: Page, key: str, *, running: bool = False) -> None:
     """Click a button once the page is drawn: a click on an element that is being replaced is lost.
 

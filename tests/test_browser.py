@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import TRAINED_MS, expect, expect_none, picture, press, settled, visit
+from tests.browser_page import TRAINED_MS, expect, expect_none, picture, press, settled, shown, visit
 from tests.fault_server import FaultServer
 from tests.studio_process import RunningStudio
 from tests.tiny_gemma import write_tiny_gemma
@@ -140,7 +140,7 @@ def test_a_story_streams_and_stopping_keeps_its_words(
     settled(page)
     expect(page.get_by_text("从前，有一位")).to_have_count(1)
     page.get_by_role("radio", name="Earlier stories").click()
-    page.locator(".st-key-story_search").wait_for()
+    shown(page, "story_search")
     expect(page.get_by_text("从前，有一位")).to_have_count(1)
 
 

@@ -19,7 +19,7 @@ from core.generation import runs
 from core.pricing import custom_prices
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import box_of, choose, expect, press, settled, visit
+from tests.browser_page import box_of, choose, expect, press, settled, shown, visit
 from tests.fault_server import Answer, FaultServer
 from tests.studio_process import RunningStudio
 from tests.waiting import until
@@ -122,7 +122,7 @@ def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Running
     page = _open(browser, studio, "design")
     page.get_by_role("button", name="From a file").click()
     page.locator(".st-key-dataset_values_file input[type=file]").set_input_files(file)
-    page.locator(".st-key-dataset_file_columns").wait_for()
+    shown(page, "dataset_file_columns")
     for name in ("hero (2 values)", "weapon (3 values)"):
         choose(page, "dataset_file_columns", name)
     press(page, "dataset_use_file")

@@ -15,7 +15,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import box_of, press, repeat, settled, visit
+from tests.browser_page import box_of, press, repeat, settled, shown, visit
 from tests.fault_server import Answer, FaultServer
 from tests.studio_process import RunningStudio
 from tests.waiting import until
@@ -113,7 +113,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(
     first, second = _run_part(browser, studio), _run_part(browser, studio, color_scheme="dark")
     for tab in (first, second):
         tab.get_by_text("60 of 120").wait_for()
-        tab.locator(".st-key-dataset_stop button").wait_for()
+        shown(tab, "dataset_stop")
     gates.open(1_000)
     for tab in (first, second):  # nothing is clicked: they watch
         tab.get_by_text("120 of 120").wait_for()

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests import browser_page, studio_process
-from tests.browser_page import press, settled, visit
+from tests.browser_page import press, settled, shown, visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -130,7 +130,7 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
         film = Film(page)
         film.take(ms=_HOLD_MS)
         press(page, "story_present")
-        page.locator(".st-key-presenter_write").wait_for()
+        shown(page, "presenter_write")
         settled(page)
         film.take(f"{name}-1", ms=_HOLD_MS)
         _present(page, film, f"{name}-2")
@@ -143,7 +143,7 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
         settled(page)
         _present(page, film, f"{name}-3")
         page.keyboard.press("Escape")
-        page.locator(".st-key-story_present").wait_for()
+        shown(page, "story_present")
         settled(page)
         film.take(ms=_HOLD_MS)
         film.save(_FRAMES / f"{name}.webp")
@@ -170,7 +170,7 @@ def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, schem
         film.roll(lambda: stop.count() == 0 or page.evaluate(_BOTH_WRITE, 60))
         film.take(f"{name}-3", ms=_HOLD_MS)
         film.roll(lambda: stop.count() == 0)
-        page.locator(".st-key-home_tour_story").wait_for()  # the tour has ended with a model
+        shown(page, "home_tour_story")  # the tour has ended with a model
         settled(page)
         film.take(f"{name}-4", ms=_HOLD_MS)
         film.save(_FRAMES / f"{name}.webp")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page
-from tests.browser_page import expect, expect_none, press, settled, until_longer, visit
+from tests.browser_page import expect, expect_none, press, settled, shown, until_longer, visit
 from tests.story_server import StreamingServer
 from tests.studio_process import RunningStudio
 from tests.test_browser_story import streaming_server as streaming_server
@@ -77,7 +77,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     streaming_server.begin(("从前，", "有一"), endless=True)
     page = _open(browser, studio, "/story")
     press(page, "story_present")
-    page.locator(".st-key-presenter_write").wait_for()
+    shown(page, "presenter_write")
     settled(page)
     _until_keys(page)
     page.keyboard.press("Space")
@@ -86,7 +86,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     page.keyboard.press("Escape")
     page.get_by_text("stopped; the text so far is kept").wait_for()
     assert streaming_server.hung_up.wait(WAIT_LIMIT_S)
-    page.locator(".st-key-presenter_write").wait_for()
+    shown(page, "presenter_write")
     settled(page)
     page.keyboard.press("ArrowRight")
     _until_prompt(page, 2)
@@ -96,7 +96,7 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     expect(_words(page)).to_contain_text("从前，有一")
     page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
     page.keyboard.press("Escape")
-    page.locator(".st-key-story_button").wait_for()
+    shown(page, "story_button")
     expect(page.locator("html.fabula-presenter")).to_have_count(0)
     expect(page).not_to_have_url(re.compile("stage"))
     settled(page)
@@ -120,7 +120,7 @@ def test_escape_stops_a_model_that_does_not_answer(
     page.keyboard.press("Escape")
     for at in range(int(panes)):
         expect(_words(page, at)).to_contain_text("从前，" if gated else "No text was written.")
-    page.locator(".st-key-presenter_write").wait_for()
+    shown(page, "presenter_write")
     settled(page)
     expect(page.locator(".st-key-presenter")).to_have_count(1)  # stopped, not left
     assert not streaming_server.go_on.is_set()
@@ -174,7 +174,7 @@ def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(
     press(page, "presenter_full")
     page.wait_for_function("document.fullscreenElement !== null")
     press(page, "presenter_leave")
-    page.locator(".st-key-story_button").wait_for()
+    shown(page, "story_button")
     page.wait_for_function("document.fullscreenElement === null")
 
 
@@ -190,12 +190,12 @@ def test_the_browsers_own_escape_stops_first_and_then_leaves(
     expect(_words(page)).to_contain_text("从前，")
     page.evaluate("document.exitFullscreen()")
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    page.locator(".st-key-presenter_write").wait_for()
+    shown(page, "presenter_write")
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement !== null")
     page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
     page.evaluate("document.exitFullscreen()")
-    page.locator(".st-key-story_button").wait_for()
+    shown(page, "story_button")
 
 
 @pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
@@ -219,7 +219,7 @@ def test_everything_but_the_words_stays_in_sight(
     page.keyboard.press("Space")
     for at in range(int(panes)):
         expect(_words(page, at)).to_contain_text("第59次。")
-    page.locator(".st-key-presenter_write").wait_for()
+    shown(page, "presenter_write")
     settled(page)
     expect_none(page, _OUTSIDE)
     page.wait_for_function(  # the newest words are shown

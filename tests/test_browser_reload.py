@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page
-from tests.browser_page import press, settled, visit
+from tests.browser_page import press, settled, shown, visit
 from tests.story_server import StreamingServer
 from tests.studio_process import RunningStudio
 from tests.test_browser_story import streaming_server as streaming_server
@@ -56,7 +56,7 @@ def test_a_reload_reads_on_and_shows_the_story_when_it_has_ended(
     page.reload()
     _until_longer(page, "story_words_0")
     assert not streaming_server.hung_up.is_set()
-    page.locator(".st-key-story_stop").wait_for()
+    shown(page, "story_stop")
     streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
     page.reload()
@@ -103,7 +103,7 @@ def test_the_words_are_never_blank_once_they_have_begun(
     page.evaluate(_BLANKS)
     press(page, "story_button")
     page.get_by_text("complete").wait_for()
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
     settled(page)
     page.locator(".st-key-story_aloud label").click()  # a click draws the page again
     settled(page)

@@ -16,7 +16,7 @@ from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import expect, press, settled, visit
+from tests.browser_page import expect, press, settled, shown, visit
 from tests.fault_server import Answer, FaultServer
 from tests.studio_process import RunningStudio
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_cut_off_is_completed_by_one_click(
     _picture(page, "remedies-en")
     for width, scheme in ((1440, "dark"), (390, "light")):
         other = visit(browser, address, locale="zh-CN", width=width, color_scheme=scheme)
-        other.locator(".st-key-dataset_fix_token_limit_raise_limit button").wait_for()
+        shown(other, "dataset_fix_token_limit_raise_limit")
         settled(other)
         _picture(other, f"remedies-zh-{width}-{scheme}")
         other.context.close()

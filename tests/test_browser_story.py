@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page, studio_process
-from tests.browser_page import choose, expect, press, settled, until_longer, visit
+from tests.browser_page import choose, expect, press, settled, shown, until_longer, visit
 from tests.story_server import MODELS, StreamingServer
 from tests.studio_process import RunningStudio
 from tests.waiting import WAIT_LIMIT_S
@@ -87,7 +87,7 @@ def test_stop_ends_a_story_whose_engine_does_not_answer(
     else:
         press(page, "story_stop", running=True)
     expect(page.get_by_text("stopped; the text so far is kept")).to_have_count(1 + compare)
-    page.locator(".st-key-story_button").wait_for()
+    shown(page, "story_button")
     for number in range(1 + compare):
         expect(_words(page, number)).to_contain_text("从前，" if gated else "No text was written.")
     settled(page)
@@ -108,7 +108,7 @@ def test_nothing_of_before_stays_while_a_story_is_written(
     expect(_words(page)).to_contain_text("从前，")
     expect(invitation).to_have_count(0)
     expect(write).to_have_count(0)
-    page.locator(".st-key-story_stop").wait_for()
+    shown(page, "story_stop")
     assert not streaming_server.go_on.is_set()  # and the story goes on
     streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
@@ -159,7 +159,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     streaming_server.begin(("我是 {model}。", "完。"), gated=1)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     page.locator(".st-key-story_compare label").click()
-    page.locator(".st-key-story_others").wait_for()
+    shown(page, "story_others")
     settled(page)
     page.locator(".st-key-story_blind label").click()
     for name in MODELS[2:]:
@@ -168,7 +168,7 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     for number in range(4):
         expect(_words(page, number)).to_contain_text("我是")  # all of them before any has ended
     streaming_server.go_on.set()
-    page.locator(".st-key-story_vote_3").wait_for()
+    shown(page, "story_vote_3")
     stories = page.locator("[class*=st-key-story_words_]")
     expect(stories).to_have_count(len(MODELS))
     for name in MODELS:  # in an order that is not told

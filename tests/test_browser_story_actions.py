@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page
-from tests.browser_page import expect, expect_none, press, settled, visit
+from tests.browser_page import expect, expect_none, press, settled, shown, visit
 from tests.story_server import StreamingServer
 from tests.studio_process import RunningStudio
 from tests.test_browser_story import streaming_server as streaming_server
@@ -66,7 +66,7 @@ def _written(
     streaming_server.begin((_OLD,))
     page = visit(browser, f"{studio.url}/story", locale="en-US", width=width, script=script)
     press(page, "story_button")
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
     settled(page)
     return page
 
@@ -74,7 +74,7 @@ def _written(
 def _compare(page: Page, *, blind: bool) -> None:
     """Switch to two models side by side."""
     page.locator(".st-key-story_compare label").click()
-    page.locator(".st-key-story_others").wait_for()
+    shown(page, "story_others")
     settled(page)
     if blind:
         page.locator(".st-key-story_blind label").click()
@@ -115,7 +115,7 @@ def test_everything_after_the_story_is_reached_by_keyboard(
     page.keyboard.press("Enter")
     page.locator(".st-key-story_words_0").get_by_text(_NEW).wait_for()
     _gone(page, _OLD)
-    page.locator(".st-key-story_next").wait_for()
+    shown(page, "story_next")
     settled(page)
     _tab_to(page, ".st-key-story_next")
     page.keyboard.press("Enter")
@@ -143,7 +143,7 @@ def test_the_old_story_is_gone_before_the_first_word_of_the_new_one(
         expect(page.locator(f".st-key-{key}")).to_have_count(0)
     assert not streaming_server.go_on.is_set()
     streaming_server.go_on.set()
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
 
 
 def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
@@ -156,7 +156,7 @@ def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
     expect(page.locator(".st-key-story_chain").get_by_role("switch")).to_be_checked()
     page.keyboard.press("Escape")
     press(page, "story_button")
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
     settled(page)
     streaming_server.begin((_NEW,), gated=0)
     page.get_by_role("button", name="Write again").click()
@@ -165,7 +165,7 @@ def test_nothing_of_a_chain_stays_while_the_next_one_is_written(
     expect(page.locator("[class*=st-key-story_thumb_]")).to_have_count(0)
     assert not streaming_server.go_on.is_set()
     streaming_server.go_on.set()
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
 
 
 def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(
@@ -183,12 +183,12 @@ def test_the_shelf_is_gone_while_one_of_its_stories_goes_on(
     settled(page)
     streaming_server.begin((_NEW,), gated=0)
     page.get_by_role("button", name="Continue").first.click()
-    page.locator(".st-key-story_words_0").wait_for()
+    shown(page, "story_words_0")
     expect(page.locator(".st-key-story_search")).to_have_count(0)
     expect(page.locator("[class*=st-key-story_delete_]")).to_have_count(0)
     assert not streaming_server.go_on.is_set()
     streaming_server.go_on.set()
-    page.locator(".st-key-story_again").wait_for()
+    shown(page, "story_again")
 
 
 def test_votes_are_as_wide_as_their_panes_and_the_winner_is_marked(
@@ -198,7 +198,7 @@ def test_votes_are_as_wide_as_their_panes_and_the_winner_is_marked(
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     _compare(page, blind=True)
     press(page, "story_button")
-    page.locator(".st-key-story_vote_1").wait_for()
+    shown(page, "story_vote_1")
     settled(page)
     expect_none(page, _VOTES)
     page.locator(".st-key-story_vote_1 button").focus()

@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
 from tests import browser_page, job_server, studio_process
-from tests.browser_page import charts_drawn, expect, expect_none, picture, press, settled, visit
+from tests.browser_page import charts_drawn, expect, expect_none, picture, press, settled, shown, visit
 from tests.job_server import JobServer
 from tests.studio_process import ROOT, RunningStudio
 
@@ -116,10 +116,10 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     path.write_text(_STORIES, encoding="utf-8")
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     press(page, "training_new")
-    page.locator(".st-key-training_file").wait_for()
+    shown(page, "training_file")
     settled(page)
     page.locator('.st-key-training_file input[type="file"]').set_input_files(path)
-    page.locator(".st-key-training_keep").wait_for()
+    shown(page, "training_keep")
     press(page, "training_keep")
     page.get_by_text("The format of all 12 examples is valid").wait_for()
     press(page, "training_next")
@@ -160,7 +160,7 @@ def test_the_articles_results_are_charted(browser: Browser, studio: RunningStudi
     """From 75 % to 95 %. With SCREENSHOTS set, the picture in docs/screenshots is made again."""
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     page.get_by_role("radio", name="Read a results file").click()
-    page.locator(".st-key-training_results_file").wait_for()
+    shown(page, "training_results_file")
     settled(page)
     page.locator('.st-key-training_results_file input[type="file"]').set_input_files(_CURIE)
     page.get_by_text("the token accuracy from 75.0% to 94.3%").wait_for()

@@ -24,7 +24,7 @@ from core.finetuning import before_after, jobs
 from core.finetuning.jobs import JobForm
 from core.settings import Settings
 from tests import browser_page, studio_process
-from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, visit
+from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, shown, visit
 from tests.studio_process import RunningStudio
 from tests.tiny_gemma import write_tiny_gemma
 from tests.waiting import until
@@ -78,7 +78,7 @@ def _no_alert(page: Page) -> None:
 def _form(page: Page) -> Locator:
     """The card with its form open and empty: after a job it shows the newest one."""
     press_if_there(page, "home_examples_new")
-    page.locator(".st-key-home_examples_train").wait_for()
+    shown(page, "home_examples_train")
     settled(page)
     return page.locator(".st-key-home_examples")
 
@@ -123,7 +123,7 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
 
     page.reload()
     settled(page)
-    page.locator(".st-key-home_examples_tuned").wait_for()
+    shown(page, "home_examples_tuned")
     expect(page.get_by_text("a prompt of my own")).to_have_count(1)
     press(page, "home_examples_open")
     expect(page.locator("h1")).to_have_text("Training")

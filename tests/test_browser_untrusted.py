@@ -36,7 +36,7 @@ from core.pricing import budget, custom_prices
 from core.settings import Settings
 from core.stories import presenter_prompts
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import expect, found_now, press, settled, unfold, visit
+from tests.browser_page import expect, found_now, press, settled, shown, unfold, visit
 from tests.fakes import RESULTS
 from tests.fault_server import FaultServer
 from tests.studio_process import RunningStudio
@@ -291,7 +291,7 @@ def test_untrusted_text_stays_text_in_stories_and_their_errors(
     press(page, "story_button")  # the endpoint refuses in its own words
     visitor.check(studio.url)
     page.get_by_role("radio", name="Earlier stories").click()
-    page.locator(".st-key-story_search").wait_for()
+    shown(page, "story_search")
     visitor.check(studio.url)
     page.get_by_role("button", name="Edit").first.click()
     page.get_by_role("dialog").wait_for()
@@ -304,7 +304,7 @@ def test_untrusted_text_stays_text_in_a_preview_that_fails(
     visitor = Visit(browser, f"{studio.url}/dataset")
     press(visitor.page, "dataset_preview")
     visitor.page.locator("[data-testid=stAlert]", has_text="evil.example").first.wait_for()
-    visitor.page.locator(".st-key-dataset_preview").wait_for()
+    shown(visitor.page, "dataset_preview")
     visitor.check(studio.url)
 
 
@@ -337,7 +337,7 @@ def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
     data = f'"{_SHORT}","{_SHORT}",completion\n"{quoted}",b,"{quoted}"\n"{quoted}",b\n'
     upload = visitor.page.locator('[data-testid="stFileUploader"] input')
     upload.set_input_files({"name": f"{_SHORT[:25].replace('/', '')}.csv", "mimeType": "", "buffer": data.encode()})
-    visitor.page.locator(".st-key-dataset_keep").wait_for()
+    shown(visitor.page, "dataset_keep")
     unfold(visitor.page)
     visitor.check(studio.url)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import browser_page, fault_server, studio_process
-from tests.browser_page import choose, expect, expect_none, press, settled, visit
+from tests.browser_page import choose, expect, expect_none, press, settled, shown, visit
 from tests.fault_server import FaultServer
 from tests.studio_process import RunningStudio
 
@@ -99,11 +99,11 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
     sample.get_by_text(_STORY.strip()).wait_for()
     settled(page)
     page.get_by_text("Free prompt", exact=True).click()  # the page draws itself again while the sample is written
-    page.locator(".st-key-story_prompt textarea").wait_for()
+    shown(page, "story_prompt")
     sample.get_by_text(_STORY.strip()).wait_for()
     press(page, "story_model_sample_stop")
     sample.get_by_text("stopped; the text so far is kept").wait_for()
-    page.locator(".st-key-story_model_sample").wait_for()
+    shown(page, "story_model_sample")
     server.release()
     press(page, "story_model_sample")
     sample.get_by_text("complete").wait_for()
@@ -121,10 +121,10 @@ def test_pictures(
     name = f"{locale}-{scheme}-{width}.png"
     page = visit(browser, f"{studio.url}/dataset", locale=locale, color_scheme=scheme, width=width)
     choose(page, "dataset_model", "storyteller" if locale == "en-US" else "storyteller-en")
-    page.locator(".st-key-dataset_model_far").wait_for()
+    shown(page, "dataset_model_far")
     page.screenshot(path=folder / f"dataset-{name}", full_page=True)
     page.goto(f"{studio.url}/story")
     settled(page)
     press(page, "story_model_sample")
-    page.locator(".st-key-story_model_sample_close").wait_for()
+    shown(page, "story_model_sample_close")
     page.screenshot(path=folder / f"story-{name}", full_page=True)
