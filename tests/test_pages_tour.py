@@ -54,7 +54,7 @@ def test_the_tour_starts_in_the_language_of_the_page_and_can_be_stopped(
     ("state", "step", "shown"),
     [
         ("queued", "dataset", ("The tour starts as soon as the worker is free.", "Step 1 of 3")),
-        ("running", "dataset", ("Sample stories are being loaded as a data set.", "Step 1 of 3", "2:0")),
+        ("running", "dataset", ("Training stories for this tour are being saved as a data set.", "Step 1 of 3", "2:0")),
         ("running", "training", ("A small model is being trained on the stories, on this machine.", "Step 2 of 3")),
     ],
 )

@@ -21,7 +21,7 @@ from core.message import msg
 
 STEPS = ("dataset", "training", "story")
 _SENTENCES = {
-    "dataset": msg("Sample stories are being loaded as a data set."),
+    "dataset": msg("Training stories for this tour are being saved as a data set."),
     "training": msg("A small model is being trained on the stories, on this machine."),
     "story": msg("The base and the new model answer a prompt that neither has seen."),
 }
