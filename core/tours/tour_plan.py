@@ -62,7 +62,7 @@ def plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     preset = next((one for one in presets.load(language) if one.composed is not None), None)
     if preset is None:
         raise NotFound(
-            msg("There are no sample stories for the tour."), msg("Reinstall Fabula: its data folder is incomplete.")
+            msg("There are no training stories for the tour."), msg("Reinstall Fabula: its data folder is incomplete.")
         )
     measured = stories(preset, _MEASURED_STORIES, seed)
     columns = _columns(preset)

@@ -78,8 +78,8 @@ def _invitation() -> None:
             st.subheader(_("Train your first model in about four minutes"), anchor=False)
             st.markdown(
                 _(
-                    "Fabula loads sample stories and fine-tunes a small language model on them. Then the untrained "
-                    "model and yours answer the same new prompt, side by side. It all runs on this machine."
+                    "Fabula composes a set of short stories and fine-tunes a small language model on them. Then the "
+                    "untrained model and yours answer the same new prompt, side by side. It all runs on this machine."
                 )
             )
         st.button(
