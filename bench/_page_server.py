@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
+import re
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,46 +14,48 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
+_URL = re.compile(r"^ *URL: (http://\S+)$", re.M)  # what Streamlit prints once its port is bound
 _START_S, _STOP_S = 120, 40
 
 
 @contextmanager
 def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of a server of its own, until the block ends.
+    """Address and process id of a server of its own, on a port that the system chooses, until the block ends.
 
     Raises:
-        RuntimeError: it ended, or did not answer in two minutes.
+        RuntimeError: it ended, or did not answer in two minutes; with the end of its output.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(script), f"--server.port={port}", "--server.headless=true"],
-        cwd=_ROOT,
-        env={**os.environ, "PYTHONPATH": str(_ROOT), **environ},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.STDOUT,
-    )
-    url = f"http://localhost:{port}"
-    try:
-        _up(url, process)
-        yield url, process.pid
-    finally:
-        process.terminate()
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port=0", "--server.headless=true"]
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "studio.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=_ROOT,
+                env={**os.environ, "PYTHONPATH": str(_ROOT), **environ},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
         try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield _address(log, process), process.pid
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _up(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Until the server answers."""
+def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """The address that the server has printed, once it answers there."""
     ends = time.monotonic() + _START_S
     while time.monotonic() < ends and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/_stcore/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise RuntimeError("the server did not start")
+        if found := _URL.search(log.read_text(errors="replace")):
+            try:
+                with urllib.request.urlopen(f"{found[1]}/_stcore/health", timeout=2):
+                    return found[1]
+            except OSError:
+                pass
+        time.sleep(0.2)
+    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
