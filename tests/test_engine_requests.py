@@ -18,14 +18,6 @@ def hyper(**values: object) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("examples", "epochs", "batch"),
-    [(1, 8, 1), (15, 8, 1), (16, 8, 4), (25, 6, 4), (49, 4, 4), (50, 3, 4), (464, 3, 4), (100_000, 3, 4)],
-)
-def test_auto_hyperparameters(examples: int, epochs: int, batch: int) -> None:
-    assert (job_request.auto_epochs(examples), job_request.auto_batch(examples)) == (epochs, batch)
-
-
-@pytest.mark.parametrize(
     ("body", "expected"),
     [
         (MINIMUM, (None, None, None)),

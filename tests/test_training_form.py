@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from core.engine import job_rules
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
 from core.errors import FabulaError
-from core.finetuning.job_form import JobForm
+from core.finetuning.examples import suggest_hyperparameters
+from core.finetuning.job_form import JobForm, smaller_batch
 
 HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 FORM = JobForm("d", "First", "engine", "gemma-3-270m")
@@ -105,3 +107,36 @@ def test_a_refusal_names_the_bounds(name: str, bounds: tuple[float, float]) -> N
         replace(FORM, **{name: bounds[1] + 1}).validate()  # type: ignore[arg-type]  # each bound has its field's type
     for bound in bounds:
         assert f"{bound:,}".removesuffix(".0") in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("examples", "n_epochs", "batch_size"),
+    [
+        (None, 3, 4), (0, 8, 1), (1, 8, 1), (15, 8, 1), (16, 8, 4), (25, 6, 4), (49, 4, 4), (50, 3, 4), (464, 3, 4),
+        (100_000, 3, 4),
+    ],
+)  # fmt: skip
+def test_automatic_values_depend_on_the_number_of_examples(
+    examples: int | None, n_epochs: int, batch_size: int
+) -> None:
+    assert job_rules.automatic(examples) == (n_epochs, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "n_epochs", "batch_size"), [(5, 8, 1), (11, 8, 1), (12, 8, 4), (16, 7, 4), (34, 3, 4), (50, 3, 4)]
+)
+def test_a_few_pairs_need_fewer_uses_than_a_data_set_of_texts(pairs: int, n_epochs: int, batch_size: int) -> None:
+    chosen = suggest_hyperparameters(pairs)
+    assert (chosen.n_epochs, chosen.batch_size) == (n_epochs, batch_size)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n_examples", "smaller"),
+    [(8, 100, 4), (1, 100, None), (None, 100, 2), (None, 15, None), (None, None, 2)],
+)
+def test_after_running_out_of_memory_half_the_batch_is_proposed(
+    batch_size: int | None, n_examples: int | None, smaller: int | None
+) -> None:
+    hyperparameters = {} if batch_size is None else {"batch_size": batch_size}
+    job = SimpleNamespace(hyperparameters=hyperparameters, n_examples=n_examples)
+    assert smaller_batch(job) == smaller  # type: ignore[arg-type]  # only these two fields are read

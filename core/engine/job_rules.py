@@ -1,13 +1,14 @@
-"""Limits of a fine-tuning job's parameters. Pure, without dependencies.
+"""Limits and automatic values of a fine-tuning job's parameters. Pure, without dependencies.
 
-The engine enforces them; the app's form checks them before sending. They are OpenAI's (API reference, "Create
-fine-tuning job").
+The engine enforces the limits; the app's form checks them before sending. They are OpenAI's (API reference, "Create
+fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 N_EPOCHS: Final = (1, 50)
 BATCH_SIZE: Final = (1, 256)
@@ -16,9 +17,34 @@ SEED: Final = (0, 2**31 - 1)
 MAX_SUFFIX_LENGTH: Final = 64
 """Characters."""
 
+_MIN_EPOCHS, _MAX_EPOCHS = 3, 8  # 3 is also OpenAI's usual automatic choice (guide "Supervised fine-tuning")
+_EXAMPLES_SEEN = 150  # over all epochs
+_BATCH_SIZE = 4
+_SMALL_SET = 16  # with fewer examples, larger batches would leave too few steps
 _SUFFIX = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SUFFIX_LENGTH}}}")
 
 
 def is_suffix(text: str) -> bool:
     """Whether `text` is a valid suffix of a model name: ASCII letters, digits, dots, hyphens and underscores."""
     return _SUFFIX.fullmatch(text) is not None
+
+
+class AutoValues(NamedTuple):
+    """What `auto` stands for in a job."""
+
+    n_epochs: int
+    batch_size: int
+
+
+def automatic(examples: int | None, *, examples_seen: int = _EXAMPLES_SEEN, small_set: int = _SMALL_SET) -> AutoValues:
+    """Automatic epochs and batch size: 3 epochs in batches of 4; for few examples, more epochs in batches of 1.
+
+    Args:
+        examples: number of training examples; None: not known.
+        examples_seen: how many examples training should see over all epochs; 8 epochs are the maximum.
+        small_set: below this number of examples, each batch is a single example.
+    """
+    if examples is None:
+        return AutoValues(_MIN_EPOCHS, _BATCH_SIZE)
+    n_epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(examples_seen / max(1, examples))))
+    return AutoValues(n_epochs, 1 if examples < small_set else _BATCH_SIZE)

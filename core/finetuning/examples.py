@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,6 +19,7 @@ from core.datasets import datasets
 from core.datasets.example_pairs import ExamplePair, check
 from core.db.store import Store, advisory_lock
 from core.db.tables import Dataset, Row, TrainingJob
+from core.engine import job_rules
 from core.errors import FabulaError
 from core.finetuning import jobs
 from core.finetuning.job_form import FileFormat, JobForm
@@ -37,10 +37,8 @@ PROMPT, ANSWER = "prompt", "answer"
 _MAX_ANSWER_TOKENS = 160  # labels, short texts and fields are much shorter; an untuned base model may not stop
 _MARKUP_TOKENS = 10  # added by the chat template per example
 _SEED = 7
-_MIN_EXAMPLES_SEEN = 100  # training examples over all epochs
-_MIN_EPOCHS, _MAX_EPOCHS = 3, 8
-_SMALL_SET = 12  # with fewer examples the batch size is 1, otherwise there would be too few steps
-_BATCH_SIZE = 4
+_EXAMPLES_SEEN = 100  # over all epochs; fewer than the engine's default, which is for longer texts
+_SMALL_SET = 12  # below the engine's default: see docs/decisions.md, "A dozen examples"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,17 +71,17 @@ class Phase:
 
 def suggest_hyperparameters(n_examples: int) -> ExampleHyperparameters:
     """Hyper-parameters for few examples: each is seen several times, but not so often that it is memorised."""
-    epochs = min(_MAX_EPOCHS, max(_MIN_EPOCHS, math.ceil(_MIN_EXAMPLES_SEEN / max(1, n_examples))))
+    auto = job_rules.automatic(n_examples, examples_seen=_EXAMPLES_SEEN, small_set=_SMALL_SET)
     return ExampleHyperparameters(
-        n_epochs=epochs,
-        batch_size=1 if n_examples < _SMALL_SET else _BATCH_SIZE,
+        n_epochs=auto.n_epochs,
+        batch_size=auto.batch_size,
         learning_rate_multiplier=1.0,
         reason=(
             msg(
                 "Each example is used {epochs} times. About {total} uses in total are enough to learn a format or a "
                 "set of labels; more would make the model repeat the examples.",
-                epochs=epochs,
-                total=_MIN_EXAMPLES_SEEN,
+                epochs=auto.n_epochs,
+                total=_EXAMPLES_SEEN,
             )
         ),
     )

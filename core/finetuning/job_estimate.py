@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
@@ -12,13 +11,12 @@ from sqlalchemy import select
 
 from core.db.store import Store
 from core.db.tables import TrainingJob
+from core.engine import job_rules
 from core.finetuning import cpu_speed_estimate
 from core.message import msg
 from core.pricing.price_book import PriceBook, training_cost
 from core.pricing.prices import ENGINE, tuned_base
 
-_DEFAULT_EPOCHS = 3  # OpenAI's usual automatic choice (guide "Supervised fine-tuning")
-_TARGET_EXAMPLES_SEEN, _MAX_EPOCHS = 150, 8  # the engine's rule: about 150 examples over all epochs
 _RECENT_JOBS = 5  # newest jobs used for the speed
 
 
@@ -66,7 +64,8 @@ def estimate(
         speed: tokens per second of the newest steps on this base model, if the provider reports them (the engine does).
         rough_speed: tokens per second estimated from this machine (`core.finetuning.cpu_speed_estimate`).
     """
-    n_epochs = epochs or auto_epochs(provider, examples)
+    known_examples = (examples or None) if provider == ENGINE else None  # other providers do not publish their rule
+    n_epochs = epochs or job_rules.automatic(known_examples).n_epochs
     trained_tokens = tokens * n_epochs
     price = book.training_price(provider, model)
     tuned_price = book.find(provider, f"ft:{tuned_base(model) or model}")
@@ -85,13 +84,6 @@ def estimate(
         train_until=price.training_until if price is not None else None,
         callable_until=tuned_price.valid_until if tuned_price is not None else None,
     )
-
-
-def auto_epochs(provider: str, examples: int | None) -> int:
-    """The number of epochs that a provider will probably choose."""
-    if provider != ENGINE or not examples:
-        return _DEFAULT_EPOCHS
-    return min(_MAX_EPOCHS, max(_DEFAULT_EPOCHS, math.ceil(_TARGET_EXAMPLES_SEEN / examples)))
 
 
 def measured_speeds(store: Store, provider: str, model: str) -> list[float]:

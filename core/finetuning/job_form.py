@@ -1,4 +1,4 @@
-"""The form that starts a training job, and its validation."""
+"""The form that starts a training job: its validation, default values and advice."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from core.engine import job_rules
 from core.errors import FabulaError
+from core.finetuning.job_views import JobView
 from core.message import msg
 
 FileFormat = Literal["completion", "chat"]
@@ -27,6 +28,9 @@ LR_ADVICE = (0.05, 0.2)
 DEFAULT_VALIDATION_SHARE = 0.10
 _MIN_ROWS_TO_SPLIT = 20  # smaller data sets need every row for training
 _SMALL_DATASET = 200  # the article advises a higher rate for its second data set of 135 examples
+
+_AUTO_RATE = 1.0  # the provider's own learning rate
+_LOWEST_RATE = 0.01  # a lower rate learns nothing in a few epochs
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +157,15 @@ def learning_rate_advice(n_examples: int | None, training_further: bool, provide
     return msg(
         "Typical at OpenAI: 0.05 to 0.2. Use more for small additions and large batches, less against overfitting."
     )
+
+
+def smaller_batch(job: JobView) -> int | None:
+    """Half the batch size, for a job that ran out of memory; None: it was already 1."""
+    previous = int(job.hyperparameters.get("batch_size") or job_rules.automatic(job.n_examples).batch_size)
+    return previous // 2 or None
+
+
+def lower_rate(job: JobView) -> float:
+    """Half the learning rate multiplier, for a job that diverged."""
+    previous = float(job.hyperparameters.get("learning_rate_multiplier") or _AUTO_RATE)
+    return max(previous / 2, _LOWEST_RATE)

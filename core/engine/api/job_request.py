@@ -1,8 +1,7 @@
-"""Parses POST /v1/fine_tuning/jobs with OpenAI's rules, and resolves `auto` hyper-parameters."""
+"""Parses POST /v1/fine_tuning/jobs with OpenAI's rules, with `auto` hyper-parameters as None."""
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,16 +67,6 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
             hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
         ),
     )
-
-
-def auto_epochs(examples: int) -> int:
-    """3 epochs; up to 8 for fewer than 50 examples, so that training sees about 150 examples in total."""
-    return min(8, max(3, math.ceil(150 / examples)))
-
-
-def auto_batch(examples: int) -> int:
-    """Batch size 4; 1 for fewer than 16 examples, so that there are enough steps."""
-    return 1 if examples < 16 else 4
 
 
 def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine import ids
+from core.engine import ids, job_rules
 from core.engine.api import job_request, serializers
 from core.engine.api.errors import ApiError, bad_value, unknown_job
 from core.engine.api.files import PURPOSE, SOURCES, Files, source_path
@@ -125,6 +125,7 @@ class Jobs:
             )
         needs_both = start.adapter is not None and start.format != checked.format
         multiplier = spec.learning_rate_multiplier
+        auto = job_rules.automatic(checked.examples)
         job = Job(
             id=ids.new("ftjob"),
             created_at=_now(),
@@ -138,8 +139,8 @@ class Jobs:
             training_file=spec.training_file,
             validation_file=spec.validation_file,
             examples=checked.examples,
-            n_epochs=spec.n_epochs or job_request.auto_epochs(checked.examples),
-            batch_size=spec.batch_size or job_request.auto_batch(checked.examples),
+            n_epochs=spec.n_epochs or auto.n_epochs,
+            batch_size=spec.batch_size or auto.batch_size,
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(spec.metadata) if spec.metadata else None,
         )

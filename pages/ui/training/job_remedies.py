@@ -8,7 +8,7 @@ import streamlit as st
 
 from core import failures
 from core.failures import Remedy
-from core.finetuning import suggested_settings
+from core.finetuning import job_form
 from core.finetuning.jobs import JobView
 from core.providers import ModelInfo
 from pages.ui import cached, failure_labels
@@ -47,11 +47,11 @@ def _button(remedy: Remedy, job: JobView) -> bool:
 def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
     """Label, icon, and what is different in the new job; None: this cannot help here."""
     match remedy:
-        case "smaller_batch" if (batch := suggested_settings.smaller_batch(job)) is not None:
+        case "smaller_batch" if (batch := job_form.smaller_batch(job)) is not None:
             label = _("Try again with batch size {n}").format(n=batch)
             return label, ":material/memory_alt:", {"batch_size": batch}
         case "lower_rate":
-            rate = suggested_settings.lower_rate(job)
+            rate = job_form.lower_rate(job)
             label = _("Try again with learning rate multiplier {rate}").format(rate=number(rate, 2))
             return label, ":material/trending_down:", {"learning_rate_multiplier": rate}
         case "check_file":
