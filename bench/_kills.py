@@ -29,7 +29,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.generation import run_store, runs
 from core.generation.concurrency import ceiling
-from core.generation.request_cost import RequestCost
+from core.generation.run_budget import RequestCost
 from core.pricing import budget, custom_prices
 from core.settings import Settings
 

@@ -28,7 +28,7 @@ from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused,
 from core.generation import run_store, runs
 from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store, batch_support
 from core.generation.batch.batch_runner import BatchTiming
-from core.generation.request_cost import TEMPLATE_TOKENS
+from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import job_kinds
 from core.pricing.price_book import Price, PriceBook
 from core.providers import Client, CompletionRequest, Provider, Registry

@@ -18,8 +18,7 @@ from core.db.tables import Spend
 from core.errors import ServerError, Unavailable
 from core.failures import of_run
 from core.generation import runs
-from core.generation.circuit_breaker import CircuitBreaker
-from core.generation.concurrency import ConcurrencyControl, RunLimits
+from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
 from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
 from core.pricing import budget
 from core.providers import Choice, Completion

@@ -19,7 +19,8 @@ from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
 from core.generation import executor, leases, row_store, runs
-from core.generation.request_grouping import group_claims, split_completion, split_cost, split_tokens
+from core.generation.claims import group_claims
+from core.generation.response_classification import split_completion, split_cost, split_tokens
 from core.generation.row_store import Claim
 from core.jobs.job_kinds import KINDS
 from core.providers import Choice, Completion

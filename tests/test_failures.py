@@ -17,7 +17,7 @@ from core.engine.serving.llama import too_long
 from core.engine.training.trainer.__main__ import _describe
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
-from core.generation import retry_policy, run_budget
+from core.generation import response_classification, run_budget
 from core.generation.batch import batch_lifecycle, batch_results
 from core.generation.concurrency import ConcurrencyControl, RunLimits
 from core.generation.response_classification import classify
@@ -70,7 +70,7 @@ def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: 
     error = provider_errors.from_status(status, body, {}, _PROVIDER, "/v1/chat/completions")
     assert failures.of_error(error).cause == cause
     assert failures.of_row(error.what).cause == cause
-    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
+    assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
     assert failures.of_run(f"The provider refuses every request. {error.what}").cause == cause
 
 
@@ -113,7 +113,7 @@ WITHOUT_AN_ANSWER = [
 @pytest.mark.parametrize(("error", "cause"), WITHOUT_AN_ANSWER)
 def test_trouble_on_the_way_has_a_cause_live_and_stored(error: FabulaError, cause: str) -> None:
     assert failures.of_error(error).cause == cause
-    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
+    assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_an_address_or_key_that_cannot_work_is_a_matter_of_setup(url: str, key: 
     with pytest.raises(errors.Misconfigured) as raised:
         check_setup(Provider("fault", "compatible", "The test server", url, key))
     assert failures.of_error(raised.value).cause == "setup"
-    assert failures.of_run(retry_policy.end_for_error(raised.value).reason).cause == "setup"
+    assert failures.of_run(response_classification.end_for_error(raised.value).reason).cause == "setup"
 
 
 def test_every_class_of_error_has_a_cause() -> None:

@@ -30,8 +30,7 @@ from core.finetuning.job_context import JobContext
 from core.finetuning.submit import submit_to_provider
 from core.generation import leases, previewing, row_store, run_store, runs
 from core.generation.previewing import PreviewRow
-from core.generation.rescue_entry import row_entry
-from core.generation.row_store import RowOutcome
+from core.generation.row_store import RowOutcome, row_entry
 from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
 from core.stories import library, stream

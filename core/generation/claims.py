@@ -1,20 +1,24 @@
-"""The rows claimed by one executor: claiming more of them, and which may be sent."""
+"""The rows claimed by one executor: claiming more of them, which may be sent, in flight, or waiting for a retry.
+
+Repeats of one cell share a request (`n`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy.orm import Session
 
 from core.generation import row_store, run_budget, run_store
+from core.generation.concurrency import MAX_SHARED
 from core.generation.group_commit_writer import GroupCommitWriter
-from core.generation.request_cost import RequestCost
-from core.generation.request_grouping import MAX_SHARED, group_claims
 from core.generation.retry_policy import RowAttempts
 from core.generation.row_store import Claim
+from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 
 _CLAIM_AHEAD_S = 0.5  # claim rows for this long in advance, so that sending does not wait for a commit
@@ -32,6 +36,19 @@ class PendingRequest:
     claims: tuple[Claim, ...]
     attempts: RowAttempts = field(default_factory=RowAttempts)
     split: bool = False
+
+
+def group_claims(claims: Iterable[Claim], max_size: int) -> list[tuple[Claim, ...]]:
+    """Claims in groups of equal prompts, at most `max_size` per group, in their original order."""
+    groups: list[list[Claim]] = []
+    open_groups: dict[str, list[Claim]] = {}
+    for claim in claims:
+        group = open_groups.get(claim.prompt) if max_size > 1 else None
+        if group is None or len(group) >= max_size:
+            groups.append(group := [])
+            open_groups[claim.prompt] = group
+        group.append(claim)
+    return [tuple(group) for group in groups]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,3 +230,76 @@ class ClaimQueue:
 
     def _check_complete(self, session: Session) -> _ClaimResult:
         return _ClaimResult([], complete=run_store.finish_if_complete(session, self._context))
+
+
+class InFlight:
+    """Requests that are claimed, but neither settled nor released.
+
+    Args:
+        slot_per_row: the provider generates the answers of one request in parallel, so each row takes a slot.
+    """
+
+    def __init__(self, slot_per_row: bool) -> None:
+        self._slot_per_row = slot_per_row
+        self._requests: dict[PendingRequest, int] = {}  # request → slots it takes
+        self._waiting: list[tuple[float, int, PendingRequest]] = []  # a heap by the time of the retry
+        self.weight = 0
+        """Slots in use."""
+
+    def __bool__(self) -> bool:
+        """True if a request is in flight."""
+        return bool(self._requests)
+
+    def __len__(self) -> int:
+        """Number of requests in flight."""
+        return len(self._requests)
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests waiting for a retry."""
+        return len(self._waiting)
+
+    @property
+    def next_at(self) -> float | None:
+        """When the first of the waiting requests is due (monotonic seconds). None: none is waiting."""
+        return self._waiting[0][0] if self._waiting else None
+
+    @property
+    def all_retried(self) -> bool:
+        """True if no request in flight is on its first attempt."""
+        return all(request.attempts.count > 1 for request in self._requests)
+
+    def sent(self, request: PendingRequest) -> None:
+        """Count the request as in flight."""
+        self._requests[request] = self.slots_for(request)
+        self.weight += self._requests[request]
+
+    def slots_for(self, request: PendingRequest) -> int:
+        """Number of slots that a request takes."""
+        return len(request.claims) if self._slot_per_row else 1
+
+    def finished(self, request: PendingRequest) -> None:
+        """The request has ended: free its slots."""
+        self.weight -= self._requests.pop(request)
+
+    def wait(self, request: PendingRequest, until: float) -> None:
+        """Schedule the request to be sent again at `until` (monotonic seconds)."""
+        heapq.heappush(self._waiting, (until, request.claims[0].row_id, request))
+
+    def due(self, now: float) -> PendingRequest | None:
+        """Take the next request whose wait is over. None: there is none."""
+        return heapq.heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= now else None
+
+    def due_count(self, now: float) -> int:
+        """Number of requests whose wait is over."""
+        if not self._waiting or self._waiting[0][0] > now:
+            return 0
+        return sum(until <= now for until, _, _ in self._waiting)
+
+    def in_flight_claims(self) -> Iterator[Claim]:
+        """The rows in flight."""
+        return (claim for request in self._requests for claim in request.claims)
+
+    def waiting_claims(self) -> Iterator[Claim]:
+        """The rows waiting for a retry. The retry has a reservation and has not been sent."""
+        return (claim for _, _, request in self._waiting for claim in request.claims)

@@ -1,15 +1,22 @@
-"""Concurrency control of a run: how many requests are in flight, and the limits for retries and pauses.
+"""Flow control of a run: how many requests are in flight, its throughput, and the limits for retries and pauses.
 
-Additive increase, multiplicative decrease.
+`ConcurrencyControl` adapts to rate limits (additive increase, multiplicative decrease). `CircuitBreaker` keeps an
+outage
+cheap: while all requests fail, one at a time is sent, because each may be billed. No clock, no I/O.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.providers.retry import wait_s
+
 _CEILINGS = {"engine": 4}  # the engine generates four texts at a time and queues the rest
+MAX_SHARED = 8  # answers in one request: a broken connection means at most eight retries
 _ROUNDS_TO_LIMIT = 16  # rounds without a rate limit from zero to the ceiling
 _DEFAULT_CEILING = 16  # well below the lowest rate limits of hosted providers
+_SAMPLE_S = 0.25  # sample interval: long enough to smooth out single answers
+_MIN_ANSWERS = 16  # answers needed for an estimate within a sample interval
 
 
 def ceiling(provider: str) -> int:
@@ -99,3 +106,79 @@ class ConcurrencyControl:
         self._allowed = min(float(self.limit), max(1.0, self._allowed * (1 - share / 2) + increase))
         self._replies = self._rate_limits = 0
         return share > 0
+
+
+class CircuitBreaker:
+    """A circuit breaker (M. Nygard, "Release It!", 2007; https://martinfowler.com/bliki/CircuitBreaker.html).
+
+    Opens after `threshold` requests in a row whose cost is unknown. Then nothing is sent for a pause, and after it one
+    request at a time. Each failure increases the pause (full jitter, or as long as the server asks). The first answer
+    closes the circuit.
+
+    Args:
+        threshold: failures in a row before the circuit opens. The requests in flight fail anyway when a provider goes
+            down, so there is no use in a number far below theirs.
+        base_s, cap_s: the first pause is at most `base_s`; each further pause at most twice that, up to `cap_s`.
+    """
+
+    def __init__(self, threshold: int, base_s: float, cap_s: float) -> None:
+        self._threshold, self._base_s, self._cap_s = threshold, base_s, cap_s
+        self._failures = 0
+        self._opened_at = float("-inf")
+        self._resume_at = float("-inf")
+
+    @property
+    def is_open(self) -> bool:
+        """True while requests are held back."""
+        return self._failures >= self._threshold
+
+    @property
+    def resume_at(self) -> float | None:
+        """When the next request may be sent (monotonic seconds). None: the circuit is closed."""
+        return self._resume_at if self.is_open else None
+
+    def available(self, in_flight: int, now: float) -> int | None:
+        """How many more requests may be sent now. None: no limit."""
+        if not self.is_open:
+            return None
+        return 1 if now >= self._resume_at and not in_flight else 0
+
+    def on_failure(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
+        """Record a failure. Ignored for requests sent before the last pause: they carry no new information."""
+        if sent_at < self._opened_at:
+            return
+        self._failures += 1
+        if self.is_open:
+            tries = self._failures - self._threshold + 1
+            self._opened_at, self._resume_at = now, now + wait_s(tries, retry_after_s, self._base_s, self._cap_s)
+
+    def on_success(self) -> bool:
+        """Record an answer. Returns True if it closed an open circuit."""
+        was_open = self.is_open
+        self._failures = 0
+        return was_open
+
+
+class Throughput:
+    """Answers per second; it decides how many rows are claimed ahead. `per_s` is a moving average: half the last
+    sample, half the previous average."""
+
+    def __init__(self, now: float) -> None:
+        self.per_s = 0.0
+        self._count, self._since = 0, now
+
+    def record(self, answers: int) -> None:
+        """Count more answers."""
+        self._count += answers
+
+    def update(self, now: float) -> None:
+        """Update `per_s` if the sample interval is over."""
+        if now - self._since >= _SAMPLE_S:
+            self.per_s = (self.per_s + self._count / (now - self._since)) / 2
+            self._count, self._since = 0, now
+
+    def estimate(self, round_size: int, now: float) -> float:
+        """`per_s`, or the current rate if it is higher and a whole round of answers has arrived since the sample."""
+        if self._count < max(_MIN_ANSWERS, round_size):
+            return self.per_s
+        return max(self.per_s, self._count / max(_SAMPLE_S / 10, now - self._since))

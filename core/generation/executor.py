@@ -1,6 +1,6 @@
 """Executes a run: many requests in flight, every answer durable before it counts, stoppable at any time.
 
-`RunExecutor` sends and receives. `claims` supplies the next rows, `in_flight` keeps requests in flight or waiting,
+`RunExecutor` sends and receives. `claims` supplies the next rows and keeps the requests in flight or waiting,
 `provider_connection` talks to the provider, `retry_policy` decides what a reply means for its row and the run,
 `concurrency` limits the requests in flight, `row_store` has the SQL, `group_commit_writer` writes durably.
 """
@@ -22,19 +22,21 @@ from core.db.store import Store
 from core.db.tables import Run, utcnow
 from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
 from core.generation import leases, row_store, run_store
-from core.generation.claims import ClaimQueue, PendingRequest
-from core.generation.concurrency import ConcurrencyControl, RunLimits, ceiling
+from core.generation.claims import ClaimQueue, InFlight, PendingRequest
+from core.generation.concurrency import ConcurrencyControl, RunLimits, Throughput, ceiling
 from core.generation.group_commit_writer import GroupCommitWriter
-from core.generation.in_flight import InFlight
 from core.generation.provider_connection import ProviderConnection
-from core.generation.request_cost import RequestCost
-from core.generation.request_grouping import split_cost, split_tokens
-from core.generation.rescue_entry import row_entry
-from core.generation.response_classification import ResponseVerdict
-from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts, RunEnd, SettleRow, end_for_error
-from core.generation.row_store import Claim
+from core.generation.response_classification import (
+    ResponseVerdict,
+    RunEnd,
+    end_for_error,
+    split_cost,
+    split_tokens,
+)
+from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts, SettleRow
+from core.generation.row_store import Claim, row_entry
+from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
-from core.generation.throughput import Throughput
 from core.message import msg
 from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook

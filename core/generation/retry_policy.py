@@ -16,33 +16,22 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
-from core.generation.circuit_breaker import CircuitBreaker
-from core.generation.concurrency import ConcurrencyControl, RunLimits
-from core.generation.request_grouping import split_completion
-from core.generation.response_classification import RepeatedFailures, ResponseVerdict, classify
+from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
+from core.generation.response_classification import (
+    RepeatedFailures,
+    ResponseVerdict,
+    RunEnd,
+    classify,
+    end_for_error,
+    split_completion,
+)
 from core.generation.row_store import Claim, RowOutcome
-from core.message import msg, sentences
+from core.message import msg
 from core.providers import Completion
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
 
 _OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnd:
-    """How a run ends: its final state and a reason.
-
-    Attributes:
-        wait_s: for state "waiting": seconds until the run resumes.
-        increasing: the provider did not say how long to wait: each pause without an answer in between is longer than
-            the previous one.
-    """
-
-    state: str
-    reason: str | None = None
-    wait_s: float | None = None
-    increasing: bool = False
 
 
 class SettleRow(NamedTuple):
@@ -212,8 +201,3 @@ def _failed_row(error: ProviderError) -> SettleRow:
 def _nothing_answered(tries: int, error: ProviderError) -> str:
     """Why a run ends if one row was tried `tries` times and no row was answered."""
     return msg("No request was answered, and one row was tried {tries} times. {what}", tries=tries, what=error.what)
-
-
-def end_for_error(error: FabulaError) -> RunEnd:
-    """The end of a run that failed with this error: what happened and what to do."""
-    return RunEnd("failed", sentences(error.what, error.next_step))

@@ -31,12 +31,14 @@ from sqlalchemy.orm import Session
 
 from core import message
 from core.datasets.grid_store import fill
+from core.db.rescue_files import Entry
 from core.db.tables import Row, Spend, Utc, utcnow
 from core.generation import reservations
 from core.generation.bulk_sql import JsonRows, as_single_value, fresh_ids, on_postgres, read, run, to_json
 from core.generation.run_store import RunContext, begin, finish, pending_conditions
 
 __all__ = ["Claim", "RowOutcome", "begin", "claim", "finish", "mark", "release", "settle"]
+
 
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
@@ -228,3 +230,34 @@ def release(
     session.execute(statement.values(state="pending", claimed_by=None, updated_at=utcnow()), {"packed": rows})
     reservations.release(session, [c.spend_id for c in unsent])
     reservations.settle(session, [(c.spend_id, None, None, cost) for c, cost in interrupted])
+
+
+def row_entry(context: RunContext, outcome: RowOutcome) -> Entry:
+    """The entry for one outcome of a run."""
+    return {
+        "kind": "row",
+        "at": outcome.at.isoformat(),
+        "dataset_id": context.dataset_id,
+        "run_id": context.run_id,
+        "key": outcome.key,
+        "claimed_by": context.claimant,
+        "state": outcome.state,
+        "reason": outcome.reason,
+        "text": outcome.text,
+        "finish_reason": outcome.finish_reason,
+        "prompt_tokens": outcome.prompt_tokens,
+        "completion_tokens": outcome.completion_tokens,
+        "cost_usd": outcome.cost_usd,
+        "spend": {
+            "id": outcome.spend_id,
+            "actor": context.actor.id,
+            "page": "dataset",
+            "provider": context.provider,
+            "model": context.model,
+            "reference": context.run_id,
+            "prompt_tokens": outcome.prompt_tokens,
+            "completion_tokens": outcome.completion_tokens,
+            "cost_usd": outcome.cost_usd,
+            "estimated_usd": outcome.reserved_usd,
+        },
+    }

@@ -1,4 +1,7 @@
-"""How much a run may still reserve (its own budget and those of the cost page), and which budget ended the run."""
+"""What a run's requests may cost, how much it may still reserve, and which budget ended it.
+
+Two kinds of budget apply: the run's own, and those of the cost page.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,13 @@ from core.errors import OverBudget
 from core.generation.run_store import RunContext
 from core.message import msg, sentences
 from core.pricing import budget
+from core.pricing.currency import USD
+from core.pricing.price_book import PriceBook
 
 _CENT = Decimal("0.01")
 _MIN_USD = Decimal("1e-12")  # US dollars; less than any request costs
+TEMPLATE_TOKENS = 32
+"""Maximum number of tokens that a chat template adds to a prompt: turn markers and role names."""
 
 
 def min_limit(run_usd: Decimal | None, page_usd: Decimal | None) -> Decimal | None:
@@ -89,3 +96,37 @@ def _refusal(session: Session, context: RunContext, amount_usd: Decimal | None) 
     except OverBudget as exc:
         return sentences(exc.what, exc.next_step)
     return None
+
+
+def token_upper_bound(text: str) -> int:
+    """An upper bound on the tokens of a text: no tokenizer in use makes more tokens than there are UTF-8 bytes."""
+    return len(text.encode("utf-8", "replace"))
+
+
+class RequestCost:
+    """The price of a run's model, and the maximum cost of one of its requests.
+
+    Args:
+        batch: requests in a batch. If the price book has no batch price, the live price counts, which is not lower.
+    """
+
+    def __init__(self, book: PriceBook, context: RunContext, *, batch: bool = False) -> None:
+        price = book.find(context.provider, context.model)  # looked up once
+        self._price = price if price is not None and price.currency == USD else None
+        self._batch = batch
+        self._system = token_upper_bound(context.recipe.system) + TEMPLATE_TOKENS
+        self._max_tokens = context.recipe.max_tokens
+
+    def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:
+        """Cost in US dollars. None: unknown."""
+        if self._price is None:
+            return None
+        if self._batch:
+            batch_price = self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens, batch=True)
+            if batch_price is not None:
+                return batch_price
+        return self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens)
+
+    def worst_case(self, prompt: str) -> Decimal | None:
+        """The maximum cost of a request in US dollars. None: unknown."""
+        return self.price(token_upper_bound(prompt) + self._system, self._max_tokens)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
 
@@ -18,9 +17,7 @@ from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageF
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_results import (
     BatchResults,
-    BatchRunEnd,
     FailureHistory,
-    end_for_error,
     is_queue_full,
     rejected_lines,
     rejection_reason,
@@ -28,10 +25,11 @@ from core.generation.batch.batch_results import (
 )
 from core.generation.batch.batch_settlement import BatchOutcome
 from core.generation.batch.batch_store import BatchRow, BatchView
-from core.generation.request_cost import TEMPLATE_TOKENS, token_upper_bound
+from core.generation.response_classification import RunEnd, end_for_error
+from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 from core.message import msg
-from core.pricing.price_book import PriceBook, cost_of
+from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.schemas import Endpoint
@@ -55,6 +53,7 @@ class BatchLifecycle:
     """The steps of the batches of one run.
 
     Attributes:
+        request_cost: the price of a request in a batch.
         results: classifies lines; its `end` is a reason to end the run.
         queue_limit: set when a batch was refused only because too many tokens are enqueued at the provider.
         stop: set when the run is to stop: batches are cancelled, and their results so far are collected.
@@ -73,14 +72,15 @@ class BatchLifecycle:
         settle_s: float,
         history: FailureHistory | None = None,
     ) -> None:
-        self._store, self._registry, self._context, self._book = store, registry, context, book
+        self._store, self._registry, self._context = store, registry, context
         self._settle_s = settle_s
         self._search_started: dict[str, float] = {}  # batch → monotonic time of the first search
-        self.results = BatchResults(context.recipe.max_tokens, self._price, history)
+        self.request_cost = RequestCost(book, context, batch=True)
+        self.results = BatchResults(context.recipe.max_tokens, self.request_cost.price, history)
         self.queue_limit: QueueLimit | None = None
         self.stop = False
 
-    def advance(self, batch: BatchView) -> BatchRunEnd | None:
+    def advance(self, batch: BatchView) -> RunEnd | None:
         """Do the next step of a batch. Returns the end of the run, if it has ended.
 
         Raises:
@@ -118,15 +118,10 @@ class BatchLifecycle:
             seed=seed,
         )
 
-    def worst_case(self, prompt: str) -> Decimal | None:
-        """The maximum cost of a request in US dollars. None: unknown."""
-        recipe = self._context.recipe
-        return self._price(token_upper_bound(prompt + recipe.system) + TEMPLATE_TOKENS, recipe.max_tokens)
-
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
         """Finish a batch, see `batch_settlement.close`."""
         with self._store.session() as session:
-            batch_settlement.close(session, batch.id, state, self.worst_case, reason, unknown=unknown)
+            batch_settlement.close(session, batch.id, state, self.request_cost.worst_case, reason, unknown=unknown)
 
     def cancel(self, batch: BatchView) -> None:
         """Request the cancellation of a batch. A batch that was never submitted is closed here.
@@ -144,7 +139,7 @@ class BatchLifecycle:
 
     # --- submit --------------------------------------------------------------------------------------------------
 
-    def _submit(self, batch: BatchView) -> BatchRunEnd | None:
+    def _submit(self, batch: BatchView) -> RunEnd | None:
         """Write the file, upload it, and POST. Repeating the upload only leaves an unused file at the provider."""
         if self.stop:
             self.cancel(batch)
@@ -156,7 +151,7 @@ class BatchLifecycle:
             input_file = client.upload(path, "batch")
         return self._post(batch, client, input_file)
 
-    def _post(self, batch: BatchView, client: Client, input_file: str) -> BatchRunEnd | None:
+    def _post(self, batch: BatchView, client: Client, input_file: str) -> RunEnd | None:
         """POST once. The intent is recorded before it; without a clear answer, the batch is searched for."""
         self._search_started.pop(batch.id, None)
         batch_store.update_batch(self._store, batch.id, state="submitting", input_file=input_file)
@@ -169,7 +164,7 @@ class BatchLifecycle:
             return end_for_error(exc)
         return self._adopt(batch, remote)
 
-    def _find_submitted(self, batch: BatchView) -> BatchRunEnd | None:
+    def _find_submitted(self, batch: BatchView) -> RunEnd | None:
         """A POST may have been sent: adopt the batch, or decide after a while that the POST never arrived."""
         client = self.client()
         remote = client.find_batch(batch.id)
@@ -182,7 +177,7 @@ class BatchLifecycle:
             return None
         return self._post(batch, client, batch.input_file or "")
 
-    def _adopt(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+    def _adopt(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
         known = {"remote_id": remote.id, "status": remote.status}
         entry = {"kind": "batch", "batch_id": batch.id, "input_file": batch.input_file, **known}
         rescue_files.write_or_rescue(
@@ -194,7 +189,7 @@ class BatchLifecycle:
 
     # --- watch ---------------------------------------------------------------------------------------------------
 
-    def _watch(self, batch: BatchView) -> BatchRunEnd | None:
+    def _watch(self, batch: BatchView) -> RunEnd | None:
         """Poll the provider's batch once."""
         try:
             remote = self.client().batch(batch.remote_id or "")
@@ -202,9 +197,7 @@ class BatchLifecycle:
             if not isinstance(exc, NotFound):
                 raise
             self.close(batch, "failed", storable(exc.what), unknown=True)
-            return BatchRunEnd(
-                "failed", msg("The provider no longer knows this batch. Resume to submit its rows again.")
-            )
+            return RunEnd("failed", msg("The provider no longer knows this batch. Resume to submit its rows again."))
         if remote.status in ENDED:
             return self._on_ended(batch, remote)
         changes = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
@@ -214,14 +207,14 @@ class BatchLifecycle:
             self.cancel(batch)
         return None
 
-    def _on_ended(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+    def _on_ended(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
         files = {"output_file": remote.output_file, "error_file": remote.error_file}
         if remote.status == "failed" and not any(files.values()):
             return self._on_rejected(batch, remote)
         batch_store.update_batch(self._store, batch.id, state="collecting", status=remote.status, **files)
         return None  # the next step collects it
 
-    def _on_rejected(self, batch: BatchView, remote: RemoteBatch) -> BatchRunEnd | None:
+    def _on_rejected(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
         """The provider rejected the file before processing it: some lines are invalid, or its queue is full."""
         batch_store.update_batch(self._store, batch.id, status=remote.status)
         rejected = {} if is_queue_full(remote) else rejected_lines(remote)
@@ -236,11 +229,11 @@ class BatchLifecycle:
         if is_queue_full(remote) and (others or batch.total > 1):
             self.queue_limit = QueueLimit(others, batch.total)
             return None
-        return BatchRunEnd("failed", msg("The provider refused the batch. {reason}", reason=rejection_reason(remote)))
+        return RunEnd("failed", msg("The provider refused the batch. {reason}", reason=rejection_reason(remote)))
 
     # --- collect -------------------------------------------------------------------------------------------------
 
-    def _collect(self, batch: BatchView) -> BatchRunEnd | None:
+    def _collect(self, batch: BatchView) -> RunEnd | None:
         """Read both files into the database. Safe to repeat after an interruption: settled rows stay settled."""
         client, unreadable = self.client(), 0
         with _temporary_folder() as folder:
@@ -255,7 +248,7 @@ class BatchLifecycle:
             self._settle_missing(batch)
         self.close(batch, "cancelled" if cancelled else "done", batch.reason)
         if cancelled and batch.reason is None and not self.stop:
-            return BatchRunEnd(
+            return RunEnd(
                 "stopped", msg("The batch was cancelled at the provider. Resume to write the remaining rows.")
             )
         return None
@@ -300,12 +293,6 @@ class BatchLifecycle:
         if chosen == "chat":
             return "chat"
         return "completion" if chosen == "completion" else client.endpoint(self._context.model)
-
-    def _price(self, prompt_tokens: int | None, completion_tokens: int | None) -> Decimal | None:
-        """The batch price of a request. If the price book has none, the live price, which is not lower."""
-        request = (self._book, self._context.provider, self._context.model, prompt_tokens, completion_tokens)
-        batch_price = cost_of(*request, batch=True)
-        return cost_of(*request) if batch_price is None else batch_price
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

@@ -8,29 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Refused, Unavailable
+from core.errors import BadRequest, ModelNotFound, RateLimited, Refused, Unavailable
 from core.generation.batch.batch_settlement import BatchOutcome
-from core.generation.response_classification import RepeatedFailures, classify
-from core.message import msg, sentences
+from core.generation.response_classification import RepeatedFailures, RunEnd, classify, end_for_error
+from core.message import msg
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 from core.sanitize import storable
 
 _MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
 _QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
-
-
-@dataclass(frozen=True, slots=True)
-class BatchRunEnd:
-    """How a run ends: its final state and a reason."""
-
-    state: str
-    reason: str | None = None
-
-
-def end_for_error(error: FabulaError) -> BatchRunEnd:
-    """The end of a run that failed with this error: what happened and what to do."""
-    return BatchRunEnd("failed", storable(sentences(error.what, error.next_step)))
 
 
 @dataclass(slots=True)
@@ -67,7 +54,7 @@ class BatchResults:
         self._max_tokens, self._price = max_tokens, price
         history = history or FailureHistory()
         self._repeated, self._attempts = history.repeated, history.attempts
-        self.end: BatchRunEnd | None = None
+        self.end: RunEnd | None = None
 
     def read(self, answer: BatchAnswer, old: bool = False) -> BatchOutcome:
         """The result for the row of this line.
@@ -86,7 +73,7 @@ class BatchResults:
             self.end = self.end or end_for_error(error)
             return BatchOutcome(answer.custom_id, "pending")
         if self._repeated.failed(error.what):
-            self.end = self.end or BatchRunEnd(
+            self.end = self.end or RunEnd(
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
             )
         if isinstance(error, BadRequest) and error.may_be_billed:

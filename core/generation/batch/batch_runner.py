@@ -20,8 +20,9 @@ from core.errors import FabulaError, NotFound, RateLimited, StorageFull, Unavail
 from core.generation import run_budget, run_store
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_lifecycle import BatchLifecycle
-from core.generation.batch.batch_results import BatchRunEnd, FailureHistory, end_for_error
+from core.generation.batch.batch_results import FailureHistory
 from core.generation.batch.batch_store import BatchCapacity, BatchView, batches_of_run
+from core.generation.response_classification import RunEnd, end_for_error
 from core.generation.run_store import RunContext
 from core.message import msg
 from core.pricing import budget, custom_prices
@@ -35,8 +36,8 @@ __all__ = ["BatchTiming", "BatchView", "batches_of_run", "carry_out", "has_work"
 
 _CANCELLING = msg("The provider is ending the batch; the texts written so far are collected.")
 _COLLECTING = msg("A batch from an earlier run is still at the provider; it is collected first.")
-_COLLECTED = BatchRunEnd("running")  # a live run continues: the executor writes its rows
-_COMPLETE = BatchRunEnd("done")  # already recorded in the database
+_COLLECTED = RunEnd("running")  # a live run continues: the executor writes its rows
+_COMPLETE = RunEnd("done")  # already recorded in the database
 _MIN_REQUEUE_S = 2.0  # shorter waits happen here: returning to the queue costs some commits
 _NEW_BATCH = "gather"  # used as the id of a batch that is being created
 
@@ -171,7 +172,7 @@ class _BatchRunner:
         while not self._stopping.is_set():
             state, self._budget = self._check_run()
             if state == "pausing":
-                self._finish(BatchRunEnd("paused"))
+                self._finish(RunEnd("paused"))
                 if batch_store.begin(self._store, self._context.run_id) is None:
                     return None
                 continue  # it was resumed meanwhile
@@ -204,11 +205,11 @@ class _BatchRunner:
         note = next(iter(self._errors.values()), default)
         return batch_settlement.check_run(self._store, self._context.run_id, note)
 
-    def _finish(self, end: BatchRunEnd) -> None:
+    def _finish(self, end: RunEnd) -> None:
         with self._store.session() as session:
             run_store.finish(session, self._context.run_id, end.state, end.reason)
 
-    def _do_step(self) -> BatchRunEnd | None:
+    def _do_step(self) -> RunEnd | None:
         """Do everything that is due. Returns the end of the run, if it has ended."""
         for batch in self._open_batches():
             if self._stopping.is_set():
@@ -222,7 +223,7 @@ class _BatchRunner:
             return self._cancel_all(self._lifecycle.results.end)
         open_count = len(self._open_batches())
         if self._lifecycle.stop:
-            return None if open_count else BatchRunEnd("stopped")
+            return None if open_count else RunEnd("stopped")
         if not self._creates_batches:
             return None if open_count else _COLLECTED
         if not self._may_create(open_count):
@@ -233,7 +234,7 @@ class _BatchRunner:
         with self._store.reading() as session:
             return batch_store.open_batches(session, self._context.dataset_id)
 
-    def _advance(self, batch: BatchView) -> BatchRunEnd | None:
+    def _advance(self, batch: BatchView) -> RunEnd | None:
         """Advance one batch, and schedule its next poll."""
         if batch.state == "waiting":
             age_s = 0.0 if self._lifecycle.stop else (utcnow() - batch.created_at).total_seconds()
@@ -247,7 +248,7 @@ class _BatchRunner:
     def _has_changed(self, batch: BatchView) -> bool:
         return any(current.id == batch.id and current.state != batch.state for current in self._open_batches())
 
-    def _attempt(self, batch_id: str, action: Callable[[], BatchRunEnd | None], submitted: bool) -> BatchRunEnd | None:
+    def _attempt(self, batch_id: str, action: Callable[[], RunEnd | None], submitted: bool) -> RunEnd | None:
         """Run `action`. A temporary error is shown and retried later.
 
         Any other error ends the run, and rows and batches are kept. `submitted`: at least one batch is at the provider.
@@ -271,12 +272,12 @@ class _BatchRunner:
                     "{reason} Rows already at the provider continue there, and are collected when you resume.",
                     reason=reason,
                 )
-            return BatchRunEnd("stopped" if self._lifecycle.stop else "failed", reason)
+            return RunEnd("stopped" if self._lifecycle.stop else "failed", reason)
         self._attempts.pop(batch_id, None)
         self._errors.pop(batch_id, None)
         return end
 
-    def _cancel_all(self, end: BatchRunEnd) -> BatchRunEnd:
+    def _cancel_all(self, end: RunEnd) -> RunEnd:
         """The run ends because of its results; other batches would bring the same, and cost money."""
         for batch in self._open_batches():
             try:
@@ -300,16 +301,16 @@ class _BatchRunner:
             self._state.queue_full_at = None
         return open_count < self._timing.max_open and self._state.queue_full_at is None
 
-    def _create_batch(self, alone: bool) -> BatchRunEnd | None:
+    def _create_batch(self, alone: bool) -> RunEnd | None:
         """Put pending rows into a new batch, within size limits and budget. `alone`: no other batch is open."""
         batch_id, requests, size_bytes, over_budget = new_id(), 0, 0, False
         client, lifecycle, budget_usd = self._lifecycle.client(), self._lifecycle, self._budget
         max_requests = self._state.max_requests or self._timing.max_requests
         with self._store.session() as session:
             spent_usd = budget.spent_on(session, self._context.run_id)
-            unpriced = run_budget.unpriced(session, self._context, budget_usd, lifecycle.worst_case(""))
+            unpriced = run_budget.unpriced(session, self._context, budget_usd, lifecycle.request_cost.worst_case(""))
         if unpriced is not None:
-            return BatchRunEnd("failed", unpriced)
+            return RunEnd("failed", unpriced)
         while requests < max_requests and not self._stopping.is_set():
             remaining_usd = None if budget_usd is None else budget_usd - spent_usd
             capacity = BatchCapacity(max_requests - requests, self._timing.max_bytes - size_bytes, remaining_usd)
@@ -320,7 +321,7 @@ class _BatchRunner:
                     batch_id,
                     capacity,
                     lambda row: len(lifecycle.line(client, row)),
-                    lifecycle.worst_case,
+                    lifecycle.request_cost.worst_case,
                 )
             requests, size_bytes, spent_usd = (
                 requests + claimed.requests,
@@ -335,5 +336,5 @@ class _BatchRunner:
         with self._store.session() as session:
             if over_budget:
                 remaining_usd = None if budget_usd is None else budget_usd - spent_usd
-                return BatchRunEnd("stopped", run_budget.exhausted(session, self._context, budget_usd, remaining_usd))
+                return RunEnd("stopped", run_budget.exhausted(session, self._context, budget_usd, remaining_usd))
             return _COMPLETE if run_store.finish_if_complete(session, self._context) else None

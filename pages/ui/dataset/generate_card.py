@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
-from core.generation import request_grouping, runs
+from core.generation import concurrency, runs
 from core.generation.batch import batch_support
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import purpose_of
@@ -67,7 +67,7 @@ def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
     rows = recipe.rows()
     if mode == "batch" or recipe.seed is not None:
         return rows, rows
-    shared = -(-recipe.repeats // request_grouping.MAX_SHARED)  # rounded up
+    shared = -(-recipe.repeats // concurrency.MAX_SHARED)  # rounded up
     return rows // recipe.repeats * shared, rows
 
 

@@ -11,7 +11,7 @@ from core.datasets import datasets, row_query
 from core.datasets.datasets import RowView
 from core.datasets.row_query import ListedRow, RowFilter
 from core.db.store import Store
-from core.generation import request_grouping
+from core.generation import concurrency
 from pages.ui import cached, failure_labels, views
 from pages.ui.dataset import row_actions
 from pages.ui.lang import _, as_markdown, mark, plain
@@ -31,7 +31,7 @@ _COLOURS: Mapping[str, Literal["gray", "orange", "blue", "red"]] = {
     "excluded": "gray",
 }
 _NEWEST = 3
-_LOOKED_AT = 8 * request_grouping.MAX_SHARED  # rows: one request can write as many of a cell
+_LOOKED_AT = 8 * concurrency.MAX_SHARED  # rows: one request can write as many of a cell
 _MOST = 12  # of one square; the table has all
 _HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
 _EMPTY = 60
