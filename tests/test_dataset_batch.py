@@ -26,12 +26,12 @@ from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
 from core.generation import run_store, runs
-from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store, batch_support
+from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import job_kinds
 from core.pricing.price_book import Price, PriceBook
-from core.providers import Client, CompletionRequest, Provider, Registry
+from core.providers import Client, CompletionRequest, Provider, Registry, client
 from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.batch_server import KEY, BatchServer
@@ -829,21 +829,21 @@ def test_the_path_in_a_line_is_the_providers(kind: Any, url: str) -> None:
 
 @pytest.mark.parametrize("kind", ["openai", "azure", "engine"])
 def test_known_providers_need_no_request(kind: Any) -> None:
-    assert batch_support.supports_batch(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
+    assert client.supports_batch(Provider("x", kind, "X", "http://127.0.0.1:9/v1", KEY)) == (kind != "engine")
 
 
 def test_another_endpoint_is_asked_once(server: BatchServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_support, "_cache", {})
+    monkeypatch.setattr(client, "_batch_support", {})
     provider = server.provider("compatible", "other")
-    assert [batch_support.supports_batch(provider), batch_support.supports_batch(provider)] == [True, True]
+    assert [client.supports_batch(provider), client.supports_batch(provider)] == [True, True]
     assert server.requests == ["GET /v1/batches"]
 
 
 def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_support, "_cache", {})
+    monkeypatch.setattr(client, "_batch_support", {})
     with FaultServer(error(404, "Not found")) as other:
-        assert not batch_support.supports_batch(other.provider())
-    assert not batch_support.supports_batch(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
+        assert not client.supports_batch(other.provider())
+    assert not client.supports_batch(Provider("x", "compatible", "X", "http://127.0.0.1:9/v1", KEY))
 
 
 def test_batches_of_a_run_are_listed_newest_first(store: Store, server: BatchServer) -> None:

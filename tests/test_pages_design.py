@@ -15,7 +15,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Run
 from core.generation import runs
-from core.generation.batch import batch_support
+from core.providers import client
 from pages.ui.dataset import generate_card
 from pages.ui.estimates import Estimate
 from tests import fault_server
@@ -296,7 +296,7 @@ def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     """The same server once more, as an endpoint that costs a dollar live and half of it in a batch."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setattr(batch_support, "supports_batch", lambda provider: provider.kind != "engine")
+    monkeypatch.setattr(client, "supports_batch", lambda provider: provider.kind != "engine")
 
     def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
         cost = Decimal("0.5") if batch else Decimal(1)
@@ -345,7 +345,7 @@ def test_a_batch_shows_its_price_and_that_it_takes_a_day(
 def test_where_no_price_is_known_no_limit_can_be_kept(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setattr(batch_support, "supports_batch", lambda provider: False)
+    monkeypatch.setattr(client, "supports_batch", lambda provider: False)
     at = visit("dataset")
     field(at, "dataset_model").select_index(1).run()
     assert at.text_input(key="dataset_budget").disabled

@@ -24,8 +24,7 @@ from core.errors import (
 from core.providers import Client, Completion, CompletionRequest, Provider, RetryLimits
 from core.providers.async_client import AsyncTextClient
 from core.providers.batches import read_answer
-from core.providers.finish_reasons import normalized
-from core.providers.response_parser import parse_completion, parsed
+from core.providers.response_parser import normalize_finish_reason, parse_completion, parsed
 from core.providers.usage import Usage, read_usage
 from tests.fault_server import KEY, Answer, FaultServer, error, raw, text
 
@@ -402,7 +401,7 @@ ENDINGS: list[tuple[object, str | None]] = [
 def test_an_ending_is_the_same_whole_streamed_and_in_a_batch(
     server: FaultServer, word: object, ending: str | None
 ) -> None:
-    assert normalized(word) == ending
+    assert normalize_finish_reason(word) == ending
     whole = chat(finish_reason=word)
     assert parse_completion(whole, PROVIDER, "writer").texts[0].finish_reason == ending
     line = json.dumps({"custom_id": "a", "response": {"status_code": "200", "body": whole}})

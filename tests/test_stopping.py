@@ -21,7 +21,7 @@ from core.evaluation.evaluation_types import EvaluationForm
 from core.generation import previewing
 from core.pricing import custom_prices
 from core.providers import Client, Provider, RetryLimits
-from core.providers.background_loop import call_until
+from core.providers.connection import call_until
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
 from tests import fault_server

@@ -18,8 +18,7 @@ from core.providers.connection import key_headers, tls_context
 from core.providers.connection_errors import unreachable
 from core.providers.endpoint_setup import check_setup, proxy_of
 from core.providers.errors import from_status, not_an_api_answer, timed_out
-from core.providers.parameters import Negotiation
-from core.providers.request_bodies import PATHS, request_body
+from core.providers.parameters import PATHS, Negotiation, request_body
 from core.providers.response_parser import parsed
 from core.providers.schemas import Completion, CompletionRequest, Provider
 

@@ -17,7 +17,7 @@ from core.errors import BadTrainingFile, NotThere
 from core.message import msg
 from core.providers.client import Client
 from core.providers.errors import cannot_pause
-from core.providers.intent_lookup import find_job_by_file
+from core.providers.finetuning import find_job_by_file
 from core.providers.schemas import JobRequest, RemoteJob
 
 _IMPORT_TIMEOUT_S = 300.0  # enough for a file of 500 MB

@@ -1,38 +1,25 @@
-"""The Batch API of an endpoint: a file of requests in, a file of results within 24 hours, at a lower price.
-
-No call is retried here. A batch takes hours, so its caller polls at its own pace, and the POST that creates one must
-never be repeated blindly (see `find_batch`).
-"""
+"""Batches of an endpoint and the lines of their files, in the format of OpenAI's Batch API. `client` has the calls."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import httpx2
 from openai.types import Batch
 
-from core.errors import BadRequest, ProviderError, StorageFull, Unavailable, Unreadable
+from core.errors import BadRequest, ProviderError, Unavailable, Unreadable
 from core.message import msg
 from core.providers.errors import from_status, not_an_api_answer, quoted
-from core.providers.finetuning import INTENT, NEWEST
-from core.providers.generation import Generation
-from core.providers.parameters import TOKEN_CAPS, adjust_body, learn
-from core.providers.request_bodies import PATHS, request_body
+from core.providers.finetuning import INTENT
+from core.providers.parameters import TOKEN_CAPS, learn, request_body
 from core.providers.response_parser import parse_completion, parsed
-from core.providers.schemas import Completion, CompletionRequest, Endpoint, Provider
+from core.providers.schemas import Completion, CompletionRequest, Provider
 from core.providers.usage import token_count
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # final statuses of the API
-_WINDOW = "24h"  # the only value that the API supports
-_PAGE = 100
 _MAX_STATUS_CHARS = 30  # length of the ledger's column; the API's own values are shorter
-_BLOCK = 1 << 16  # bytes per read when downloading a file
 # Error codes of requests that the API did not process, or not completely; they should be submitted again.
 _NOT_PROCESSED = frozenset(
     {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded"}
@@ -74,113 +61,28 @@ class BatchAnswer:
     error: ProviderError | None
 
 
-class Batches(Generation):
-    """Calls that submit, poll and download a batch. Upload its file with `upload(path, "batch")`."""
+def read_batch(provider: Provider, batch: Batch) -> RemoteBatch:
+    """Convert the SDK's object.
 
-    def batch_line(self, custom_id: str, request: CompletionRequest) -> bytes:
-        """One line of a batch file, with its newline; the body is the same as in a live request."""
-        body = adjust_body(self.provider, request_body(request, self.provider.kind))
-        line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
-        return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
-
-    def create_batch(self, input_file: str, endpoint: Endpoint, intent_id: str) -> RemoteBatch:
-        """Submit a file of requests: exactly one POST. After any error, check with `find_batch` before sending again.
-
-        Raises:
-            ProviderError: the endpoint returned an error, or did not respond (then the batch may exist).
-        """
-        body: dict[str, Any] = {
-            "input_file_id": input_file,
-            "endpoint": self._url(endpoint),
-            "completion_window": _WINDOW,
-            "metadata": {INTENT: intent_id},
-        }
-        return self._once(lambda: self._batch(self._sdk().batches.create(**body)))
-
-    def find_batch(self, intent_id: str) -> RemoteBatch | None:
-        """The batch with this intent id in its metadata, among the newest 1,000; None: it was never created."""
-
-        def call() -> RemoteBatch | None:
-            listed: Iterable[Batch] = self._sdk().batches.list(limit=_PAGE)
-            for batch in islice(listed, NEWEST):
-                if (batch.metadata or {}).get(INTENT) == intent_id:
-                    return self._batch(batch)
-            return None
-
-        return self._once(call)
-
-    def batch(self, batch_id: str) -> RemoteBatch:
-        """The current state of the batch.
-
-        Raises:
-            NotFound: the endpoint does not have it, or no longer does.
-            ProviderError: see `core.errors`.
-        """
-        return self._once(lambda: self._batch(self._sdk().batches.retrieve(batch_id)))
-
-    def cancel_batch(self, batch_id: str) -> RemoteBatch:
-        """Cancel the batch. It stays `cancelling` for up to ten minutes; finished requests are in its files."""
-        return self._once(lambda: self._batch(self._sdk().batches.cancel(batch_id)))
-
-    def supports_batches(self) -> bool:
-        """Whether the endpoint has a Batch API: it can list the batches of this account.
-
-        Raises:
-            ProviderError: unknown for now (no connection, a rejected key).
-        """
-        try:
-            return self._once(lambda: isinstance(self._sdk().batches.list(limit=1).data, list))
-        except BadRequest:
-            return False
-
-    def download(self, file_id: str, path: Path) -> None:
-        """Download a remote file to `path`.
-
-        Raises:
-            ProviderError: the download failed or is incomplete.
-            StorageFull: `path` cannot be written.
-        """
-
-        def call() -> None:
-            with self._sdk().files.with_streaming_response.content(file_id) as response, path.open("wb") as file:
-                try:
-                    for block in response.iter_bytes(_BLOCK):
-                        file.write(block)
-                except httpx2.HTTPError as exc:
-                    raise Unavailable(
-                        msg("{name} broke off in the middle of a file.", name=self.provider.name),
-                        msg("Fabula fetches it again automatically."),
-                    ) from exc
-
-        try:
-            self._once(call)
-        except OSError as exc:
-            raise StorageFull(
-                msg("{parent} cannot be written: {reason}.", parent=path.parent, reason=exc.strerror),
-                msg("Free some space, then continue."),
-            ) from exc
-
-    def _url(self, endpoint: Endpoint) -> str:
-        """The path inside a batch file; Azure's documentation omits the version there."""
-        return PATHS[endpoint] if self.provider.kind == "azure" else f"/v1{PATHS[endpoint]}"
-
-    def _batch(self, batch: Batch) -> RemoteBatch:
-        if not isinstance(batch.id, str) or not isinstance(batch.status, str):
-            raise not_an_api_answer(self.provider)
-        counts = batch.request_counts
-        faults = (batch.errors.data or ()) if batch.errors else ()
-        return RemoteBatch(
-            id=batch.id,
-            status=batch.status[:_MAX_STATUS_CHARS],
-            output_file=batch.output_file_id or None,
-            error_file=batch.error_file_id or None,
-            total=int(counts.total or 0) if counts else 0,
-            completed=int(counts.completed or 0) if counts else 0,
-            failed=int(counts.failed or 0) if counts else 0,
-            faults=tuple(BatchFault(f.line, str(f.code or ""), quoted(f.message, self.provider)) for f in faults),
-            expires_at=datetime.fromtimestamp(batch.expires_at, UTC) if batch.expires_at else None,
-            intent=(batch.metadata or {}).get(INTENT),
-        )
+    Raises:
+        ProviderError: it is not a batch.
+    """
+    if not isinstance(batch.id, str) or not isinstance(batch.status, str):
+        raise not_an_api_answer(provider)
+    counts = batch.request_counts
+    faults = (batch.errors.data or ()) if batch.errors else ()
+    return RemoteBatch(
+        id=batch.id,
+        status=batch.status[:_MAX_STATUS_CHARS],
+        output_file=batch.output_file_id or None,
+        error_file=batch.error_file_id or None,
+        total=int(counts.total or 0) if counts else 0,
+        completed=int(counts.completed or 0) if counts else 0,
+        failed=int(counts.failed or 0) if counts else 0,
+        faults=tuple(BatchFault(f.line, str(f.code or ""), quoted(f.message, provider)) for f in faults),
+        expires_at=datetime.fromtimestamp(batch.expires_at, UTC) if batch.expires_at else None,
+        intent=(batch.metadata or {}).get(INTENT),
+    )
 
 
 def read_answer(provider: Provider, line: bytes, request: CompletionRequest | None = None) -> BatchAnswer | None:

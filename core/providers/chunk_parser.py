@@ -1,4 +1,6 @@
-"""Parses the JSON of stream events directly: the SDK's objects would take half of a stream's time.
+"""The chunks of a streamed completion, parsed from the bytes of the response.
+
+The JSON of the events is parsed directly: the SDK's objects would take half of a stream's time.
 
 It also handles endpoints that mix up the two kinds: a complete response where a stream was requested, and events where
 a complete response was.
@@ -6,14 +8,20 @@ a complete response was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import InitVar, dataclass, field, replace
 from typing import Any
 
+import anyio
+import httpx2
+
 from core.errors import ProviderError
 from core.message import msg
-from core.providers.errors import message_for, unreadable
-from core.providers.events import BROKEN, decode_body, is_events
+from core.providers.connection_errors import unreachable
+from core.providers.errors import message_for, stream_cut, timed_out, unreadable
+from core.providers.events import BROKEN, DONE, EventDecoder, decode_body, decode_stream, is_events
 from core.providers.inline_thinking import ThinkingFilter
 from core.providers.provider_errors import error_object
 from core.providers.response_parser import (
@@ -30,6 +38,8 @@ from core.providers.usage import Usage, read_usage
 
 _NO_USAGE = Usage()
 _BROKEN_EVENT = msg("a part of its answer cannot be read.")  # after "The provider ended the text with an error: "
+
+_CONNECTION_ERRORS = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as raised by the SDK's own streams
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,3 +176,91 @@ def _merge_chunks(chunks: list[StreamChunk], provider: Provider, model: str, *, 
     message = message_for(error, provider) if error is not None else _BROKEN_EVENT if broken else ""
     choice = Choice(text, "error" if message else ending, message)
     return Completion((choice,), model_name, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+class ChunkStream(AsyncIterator[StreamChunk]):
+    """All chunks of the stream. Create it with `open`.
+
+    Raises:
+        StreamCut: during iteration: the connection broke, an event is malformed, or the endpoint sent an error.
+
+    Attributes:
+        ended: the endpoint announced the end of the stream.
+    """
+
+    def __init__(self, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> None:
+        self._response, self._provider, self._model = response, provider, model
+        self._decoder = EventDecoder()
+        self._reader = ChunkParser(provider, prompt)
+        self._items = decode_stream(response.aiter_bytes(), self._decoder)
+        self._first: StreamChunk | None = None
+        self._error: ProviderError | None = None  # raised after the text or usage that came with it was yielded
+        self._finished = False
+        self.ended = False
+
+    @classmethod
+    async def open(cls, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> ChunkStream:
+        """Wait for the first event and return the stream. If this raises, the request may be retried.
+
+        Args:
+            response: the streamed response.
+            provider: the endpoint.
+            model: id of the requested model.
+            prompt: the request's prompt; it may end with an opening thinking tag.
+
+        Raises:
+            ProviderError: the first event is an error; the type follows from its code or message.
+            Unreadable, Unavailable: there is no first event, or it is malformed.
+        """
+        stream = cls(response, provider, model, prompt)
+        try:
+            stream._first = await stream._next()
+            if stream._first is None:
+                raise unreadable(provider)
+            if stream._first.error is not None and not stream._first.billed:
+                raise error_in_answer(stream._first.error, provider)
+        except BaseException as exc:
+            await stream.aclose()
+            if isinstance(exc, httpx2.TimeoutException):
+                raise timed_out(provider) from exc
+            if isinstance(exc, _CONNECTION_ERRORS):
+                raise unreachable(provider, exc) from exc
+            if isinstance(exc, ValueError) and not isinstance(exc, ProviderError):
+                raise unreadable(provider) from exc
+            raise
+        return stream
+
+    async def __anext__(self) -> StreamChunk:
+        if self._error is not None:
+            raise self._error
+        if self._finished:
+            raise StopAsyncIteration
+        first, self._first = self._first, None
+        try:
+            chunk = first or await self._next()
+        except (*_CONNECTION_ERRORS, ValueError, ProviderError) as exc:
+            self._error = stream_cut(self._provider)
+            self._error.__cause__ = exc
+            return StreamChunk(self._reader.flush())
+        if chunk is None:
+            self._finished = True
+            return StreamChunk(self._reader.flush())
+        if chunk.error is not None:
+            self._error = stream_cut(self._provider, message_for(chunk.error, self._provider))
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        with suppress(Exception):
+            await self._response.aclose()
+
+    async def _next(self) -> StreamChunk | None:
+        async for item in self._items:
+            if item is DONE:
+                self.ended = True
+                return None
+            if self._decoder.is_json_body:
+                self.ended = True
+                return chunk_from_response(item, self._provider, self._model)
+            return self._reader.read(item)
+        return None

@@ -1,11 +1,15 @@
-"""One SDK client per endpoint, without the SDK's own retries and without headers from OPENAI_* variables."""
+"""One SDK client per endpoint, and the event loop for requests that a synchronous caller may cancel.
+
+The clients are without the SDK's own retries, and without headers from OPENAI_* variables.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from concurrent.futures import wait
 from functools import cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -14,7 +18,7 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
-from core.providers.background_loop import running_loop
+from core.errors import Cancelled
 from core.providers.endpoint_setup import LOOPBACK, check_setup
 from core.providers.errors import not_an_api_answer, translate_errors
 from core.providers.retry import RetryLimits, with_retries, with_retries_async
@@ -25,6 +29,9 @@ T = TypeVar("T")
 # A whole story arrives in one response, and a small machine that is also training may generate 10 tokens per second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 _DUMMY_KEY = "none"  # for endpoints without authentication: the SDK requires a non-empty key
+_POLL_S = 0.1  # latency of a stop
+_lock = threading.Lock()
+_loop: asyncio.AbstractEventLoop | None = None
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
@@ -166,3 +173,38 @@ class Connection:
 
     async def _reject_html_async(self, response: httpx2.Response) -> None:
         self._reject_html(response)
+
+
+def background_loop() -> asyncio.AbstractEventLoop:
+    """The event loop of this process, in a daemon thread, started on first use; it runs until the process exits.
+
+    A thread that blocks in a socket call cannot be interrupted, and during name lookup or connecting there is no socket
+    to shut down. A task on an event loop can be cancelled in each of these states.
+    """
+    global _loop
+    with _lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, name="provider-streams", daemon=True).start()
+        return _loop
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The same loop if it was started; else None."""
+    return _loop
+
+
+def call_until(stop: threading.Event, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run `request()` on the background loop and return its result; cancels it as soon as `stop` is set.
+
+    Raises:
+        Cancelled: it was stopped. `may_be_billed`: it may have been sent.
+    """
+    if stop.is_set():
+        raise Cancelled(may_be_billed=False)
+    future = asyncio.run_coroutine_threadsafe(request(), background_loop())
+    while not wait([future], _POLL_S).done:
+        if stop.is_set():
+            future.cancel()
+            raise Cancelled
+    return future.result()

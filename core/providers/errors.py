@@ -27,10 +27,9 @@ from core.errors import (
 )
 from core.logs import MIN_SECRET_CHARS
 from core.message import Message, msg, restored, sentences
-from core.providers.billed_statuses import may_be_billed
 from core.providers.connection_errors import CORE_PATHS, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.endpoint_setup import has_version
-from core.providers.provider_errors import codes_of, message_of, no_credit
+from core.providers.provider_errors import codes_of, may_be_billed, message_of, no_credit
 from core.providers.rejected_parameters import refused_parameters
 from core.providers.schemas import Provider
 

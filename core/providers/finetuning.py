@@ -17,7 +17,7 @@ from core.errors import BadFile, ProviderError
 from core.message import msg, restored
 from core.metrics import metrics
 from core.providers.connection import Connection
-from core.providers.errors import not_an_api_answer, tuning_closed, without_key
+from core.providers.errors import not_an_api_answer, translate_errors, tuning_closed, without_key
 from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger
@@ -255,3 +255,19 @@ class ProgressFile(io.FileIO):
         if self._on_progress is not None and data:
             self._on_progress(self.tell(), self._size)
         return data
+
+
+def training_file_name(intent_id: str) -> str:
+    """Name under which the training file of an intent is uploaded."""
+    return f"fabula-{intent_id}.jsonl"
+
+
+def find_job_by_file(client: FineTuning, intent_id: str) -> RemoteJob | None:
+    """The job that was created with a file of this name (all uploads of an intent share it); None: there is none."""
+    with translate_errors(client.provider):  # iteration fetches further pages
+        file_ids = {
+            file_id for file_id, name in islice(client.files(), NEWEST) if name == training_file_name(intent_id)
+        }
+        if not file_ids:
+            return None
+        return next((job for job in islice(client.jobs(), NEWEST) if job.training_file in file_ids), None)

@@ -14,13 +14,10 @@ from openai.types import Model
 
 from core.errors import BadRequest, NotFound
 from core.message import msg, restored
-from core.providers.background_loop import call_until
-from core.providers.chunk_parser import parse_body
-from core.providers.chunk_stream import ChunkStream
-from core.providers.connection import Connection
+from core.providers.chunk_parser import ChunkStream, parse_body
+from core.providers.connection import Connection, call_until
 from core.providers.errors import not_an_api_answer, translate_errors
-from core.providers.parameters import Negotiation
-from core.providers.request_bodies import PATHS, request_body
+from core.providers.parameters import PATHS, Negotiation, request_body
 from core.providers.schemas import Completion, CompletionRequest, Endpoint, Health, ModelInfo
 from core.providers.stream import TextStream
 

@@ -1,4 +1,4 @@
-"""Remembers which request parameters each model rejects; they are then omitted or renamed.
+"""The JSON body of a text request in OpenAI's format, without the parameters that its model rejects.
 
 When a model rejects a parameter with a 400, the request is repeated at once without it, and the parameter is not sent
 again in this process. The table is shared by completions, streams, parallel requests and batches.
@@ -14,13 +14,19 @@ from typing import Any, NamedTuple
 from core.errors import BadRequest
 from core.message import msg
 from core.providers.rejected_parameters import ADJUSTABLE
-from core.providers.schemas import CompletionRequest, Endpoint, Provider
+from core.providers.schemas import CompletionRequest, Endpoint, Kind, Provider
 
 TOKEN_CAPS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the token limit parameter, each mapped to the other."""
 _log = logging.getLogger("fabula.providers")
 _lock = threading.Lock()
 _learned: dict[_ModelEndpoint, dict[str, str | None]] = {}  # rejected parameter → its replacement; None: omitted
+
+PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
+
+# From OpenAI's and Azure's API references and `core.engine.serving.sampling`. Other servers have different defaults
+# (Mistral: 0.7; Qwen: per model; vLLM: from the model's files), so the temperature is always sent to them.
+_DEFAULT_TEMPERATURE: Mapping[Kind, float] = {"engine": 1.0, "openai": 1.0, "azure": 1.0}
 
 
 class _ModelEndpoint(NamedTuple):
@@ -147,3 +153,38 @@ def _note(model: str, name: str) -> str:
             model=model,
         )
     return msg("{model} does not take `{name}`; the provider's default is used.", model=model, name=name)
+
+
+def request_body(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    """The JSON body of `request` for an endpoint of this kind."""
+    return _chat(request, kind) if request.endpoint == "chat" else _legacy(request, kind)
+
+
+def _chat(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    messages = [{"role": "system", "content": request.system}] if request.system else []
+    messages.append({"role": "user", "content": request.prompt})
+    # OpenAI's newer models accept only the newer name; compatible servers know the older one
+    limit_name = "max_completion_tokens" if kind == "openai" else "max_tokens"
+    return {"messages": messages, limit_name: request.max_tokens, **_common(request, kind)}
+
+
+def _legacy(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    """The legacy endpoint has no system message, so it is put before the prompt."""
+    prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
+    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, kind)}
+
+
+def _common(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+    """Parameters of both endpoints. Defaults are not sent, because some models reject a parameter with any value."""
+    body: dict[str, Any] = {"model": request.model}
+    if request.temperature != _DEFAULT_TEMPERATURE.get(kind):
+        body["temperature"] = request.temperature
+    if request.top_p != 1.0:
+        body["top_p"] = request.top_p
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.n > 1:
+        body["n"] = request.n
+    return body

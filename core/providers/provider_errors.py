@@ -1,4 +1,4 @@
-"""Interprets a provider's error object: its code as an HTTP status, its message, whether the account is out of credit.
+"""Interprets a provider's error: its code as an HTTP status, its message, an account out of credit, what may be billed.
 
 OpenAI-compatible servers return errors in many formats, some with HTTP 200:
 
@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
+
+from core.providers.schemas import Provider
 
 _CODE_FIELDS = ("code", "status_code", "status", "type", "statusCode", "http_code", "error_code")
 _MESSAGE_FIELDS = (
@@ -98,6 +100,23 @@ _NO_CREDIT_MESSAGE = re.compile(
 # DashScope uses OpenAI's `insufficient_quota` also for its limit of tokens per minute (its error list: "Allocated quota
 # exceeded, please increase your quota limit"), which is temporary.
 _PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[RT]PM\b", re.I)
+
+# Statuses of requests that were never processed. Sources: RFC 9110 (redirects, 409, 503); OpenAI's and Anthropic's
+# error pages (503 and 529: overloaded); Groq (498: no flex capacity); Cloudflare (521, 523, 525, 526: no connection to
+# the server; 520, 522, 524: the connection was lost later); Envoy (503 "disconnect/reset before headers", also if the
+# connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 of the content
+# filter is billed for prompt and completion; one of the input limit may be billed, and so may a 408) and its FAQ (500
+# if the model generated invalid Unicode).
+_NOT_BEGUN = frozenset(
+    {
+        *(301, 302, 307, 308),  # moved to another address
+        *(409, 425, 498, 529),  # locked, too early, no capacity, overloaded
+        *(521, 523, 525, 526),  # the gateway had no connection to the server
+    }
+)
+_OVERLOADED_STATUS = 503
+_LOST_UPSTREAM = re.compile(r"disconnect/reset before headers(?!.{0,40}(connection (failure|timeout)|overflow))", re.I)
+_FILTERED = frozenset({"contentfilter", "responsibleaipolicyviolation", "contentpolicyviolation"})
 
 
 def error_object(answer: object) -> object | None:
@@ -225,3 +244,36 @@ def _text(code: object) -> str:
     if isinstance(code, float) and code.is_integer():
         code = int(code)
     return str(code).strip() if isinstance(code, int | str) else ""
+
+
+def may_be_billed(
+    status: int, codes: Sequence[str], body: object, headers: Mapping[str, str], provider: Provider
+) -> bool:
+    """Whether a request that got an error response may be billed. Then it counts at its maximum possible cost.
+
+    Only the API itself can say that it did not begin. A proxy that lost its connection to the API does not know, and a
+    server may fail after the model has generated text. So a status that is not in `_NOT_BEGUN` may be billed. Failed
+    connections and 429, 401, 403 and 404 are other errors, which are never billed.
+
+    Args:
+        status: of the response; for an error inside HTTP 200, the status that corresponds to it.
+        codes: codes of the error object, see `codes_of`.
+        body: parsed JSON, or the text if it is not JSON.
+        headers: of the response; empty for an error inside another response.
+        provider: the endpoint that responded.
+    """
+    if status == _OVERLOADED_STATUS:
+        return not _from_api(body, headers) or bool(_LOST_UPSTREAM.search(str(body)))
+    if 400 <= status < 500 and status not in (408, 424):
+        processed = status == 400 and provider.kind == "azure"
+        return status not in _NOT_BEGUN and (processed or bool(_FILTERED & {_letters(code) for code in codes}))
+    return status not in _NOT_BEGUN
+
+
+def _from_api(body: object, headers: Mapping[str, str]) -> bool:
+    """Whether the API itself sent the error, and not a proxy: it is JSON, or part of another response."""
+    return isinstance(body, Mapping | list) or not headers or "json" in headers.get("content-type", "").lower()
+
+
+def _letters(code: str) -> str:
+    return re.sub(r"[^a-z]", "", code.lower())

@@ -63,7 +63,7 @@ class Choice:
     """One completion of a prompt.
 
     Attributes:
-        finish_reason: see `finish_reasons`; None: the endpoint gave none that can be read.
+        finish_reason: see `response_parser.normalize_finish_reason`; None: the endpoint gave none that can be read.
         error: the endpoint's message about an error that ended the text; "" if there is none.
     """
 
@@ -101,8 +101,8 @@ class StreamFacts:
         cached_tokens: number of prompt tokens that the endpoint read from its cache.
         chunks: number of text chunks received.
         tokens_per_s: speed after the first text, in tokens per second; counts chunks while `tokens` is unknown.
-        finish_reason: see `finish_reasons`; None while streaming and after a broken stream; `unknown` if the endpoint
-            ended the stream without giving one.
+        finish_reason: see `response_parser.normalize_finish_reason`; None while streaming and after a broken stream;
+            `unknown` if the endpoint ended the stream without giving one.
         started: the endpoint has sent the first event; from then on the request is billed.
         has_thinking: it has sent thinking, which is billed as output but is not part of the text.
     """

@@ -8,8 +8,7 @@ from typing import Literal
 
 from core.errors import BadRequest
 from core.message import msg
-from core.providers.background_loop import call_until
-from core.providers.connection import Connection
+from core.providers.connection import Connection, call_until
 from core.providers.provider_errors import error_object
 from core.providers.response_parser import error_in_answer, parsed
 

@@ -1,8 +1,8 @@
 """A streamed completion as a plain `Iterator[str]` that reports its speed and can be closed.
 
-The request runs as a task on the event loop of `background_loop` and puts chunks into a queue; the reader waits on that
-queue. So `close()` takes effect immediately in every state: during name lookup, connecting, between retries, while
-waiting for headers, and between chunks.
+The request runs as a task on the event loop of `connection.background_loop` and puts chunks into a queue; the reader
+waits on that queue. So `close()` takes effect immediately in every state: during name lookup, connecting, between
+retries, while waiting for headers, and between chunks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from functools import partial
 from queue import SimpleQueue
 
 from core.errors import StreamCut
-from core.providers.background_loop import background_loop
-from core.providers.chunk_parser import StreamChunk
-from core.providers.chunk_stream import ChunkStream
+from core.providers.chunk_parser import ChunkStream, StreamChunk
+from core.providers.connection import background_loop
 from core.providers.errors import stream_cut
-from core.providers.finish_reasons import UNKNOWN
+from core.providers.response_parser import UNKNOWN_FINISH_REASON
 from core.providers.schemas import Provider, StreamFacts
 from core.providers.usage import Usage
 
@@ -99,7 +98,7 @@ class TextStream(Iterator[str]):
                 if self._facts.finish_reason is None:
                     if item is None or not item.announced:
                         raise stream_cut(self._provider)
-                    self._facts = replace(self._facts, finish_reason=UNKNOWN)
+                    self._facts = replace(self._facts, finish_reason=UNKNOWN_FINISH_REASON)
         raise StopIteration
 
     def __enter__(self) -> TextStream:

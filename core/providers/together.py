@@ -18,8 +18,7 @@ from openai.types import Model
 from core.metrics import metrics
 from core.providers.client import Client
 from core.providers.errors import cannot_pause, not_an_api_answer, translate_errors, without_key
-from core.providers.finetuning import open_with_progress
-from core.providers.intent_lookup import find_job_by_file
+from core.providers.finetuning import find_job_by_file, open_with_progress
 from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 Json = Mapping[str, Any]

@@ -12,12 +12,11 @@ from core.datasets import datasets, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import concurrency, runs
-from core.generation.batch import batch_support
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
 from core.pricing.budget import MAX_USD
-from core.providers import ModelInfo
+from core.providers import ModelInfo, client
 from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
 from pages.ui.dataset import grid_form, saved_recipes
 from pages.ui.dataset.row_actions import CENT
@@ -124,7 +123,7 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
 
 def _mode(recipe: Recipe) -> Mode:
     """Live, or as a batch if the provider supports it."""
-    if not batch_support.supports_batch(cached.registry().provider(recipe.provider)):
+    if not client.supports_batch(cached.registry().provider(recipe.provider)):
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (

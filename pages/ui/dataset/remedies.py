@@ -18,9 +18,8 @@ from core.datasets.recipe import Recipe
 from core.db.tables import utcnow
 from core.failures import Cause, Remedy
 from core.generation import failed_rows, runs
-from core.generation.batch import batch_support
 from core.generation.runs import Change, FailedRows, RunProgress
-from core.providers import ModelInfo
+from core.providers import ModelInfo, client
 from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.dataset import grid_form, row_actions
 from pages.ui.estimates import estimate
@@ -186,9 +185,7 @@ def _write(place: _Place, change: Change) -> None:
     with cards.keep_errors():
         store = cached.store()
         mode, budget = row_actions.last_run_settings(place.dataset_id)
-        if change.provider is not None and not batch_support.supports_batch(
-            cached.registry().provider(change.provider)
-        ):
+        if change.provider is not None and not client.supports_batch(cached.registry().provider(change.provider)):
             mode = "live"
         if place.cause is None:
             runs.enqueue(
