@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadFile
-from core.pricing import estimate, spend, tokens
-from core.pricing.currency import ExchangeRate, convert
+from core.pricing import price_book, spend, tokens
 from core.pricing.price_book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
 from core.pricing.price_csv import read_prices
-from core.pricing.prices import Price, tuned_base
+from core.pricing.prices import ExchangeRate, Price, convert, tuned_base
 from core.settings import Settings
 
 _NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -521,14 +520,14 @@ def test_a_data_set_is_measured_by_its_average_example() -> None:
 
 
 def test_an_estimate_of_many_short_prompts_pays_no_long_prompts_price(book: PriceBook) -> None:
-    found = estimate.generation(
+    found = price_book.estimate_generation(
         book, "openai", "gpt-5.4", requests=10_000, prompt_tokens_each=100, completion_tokens_each=100, max_tokens=200
     )
     assert found.expected_usd == Decimal("17.5")
 
 
 def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:
-    found = estimate.generation(
+    found = price_book.estimate_generation(
         book,
         "openai",
         "gpt-4o-mini",
@@ -542,12 +541,14 @@ def test_an_estimate_names_its_worst_case(book: PriceBook) -> None:
     assert (found.prompt_tokens, found.completion_tokens) == (58_320, 194_400)
 
 
-def test_a_training_estimate_counts_every_epoch_and_names_the_last_day(book: PriceBook) -> None:
-    paid = estimate.training(book, "openai", "gpt-4o-mini-2024-07-18", tokens=200_000, epochs=4)
-    assert paid == estimate.TrainingEstimate(800_000, Decimal("2.4"), False, date(2027, 1, 6))
-    free = estimate.training(book, "engine", "gemma-3-270m", tokens=200_000, epochs=4)
-    assert free == estimate.TrainingEstimate(800_000, Decimal(0), True, None)
-    assert estimate.training(book, "openai", "gpt-5", tokens=1, epochs=1).cost_usd is None
+def test_the_cost_of_training_and_its_last_day(book: PriceBook) -> None:
+    model, price = "gpt-4o-mini-2024-07-18", book.training_price("openai", "gpt-4o-mini-2024-07-18")
+    assert training_cost(book, "openai", model, 800_000) == Decimal("2.4")
+    assert price is not None and (price.local, price.training_until) == (False, date(2027, 1, 6))
+    free = book.training_price("engine", "gemma-3-270m")
+    assert training_cost(book, "engine", "gemma-3-270m", 800_000) == 0
+    assert free is not None and (free.local, free.training_until) == (True, None)
+    assert training_cost(book, "openai", "gpt-5", 1) is None
 
 
 # --- the ledger -----------------------------------------------------------------------------------------------------

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from core.errors import FabulaError
 from core.pricing import sensitivity, workload
-from core.pricing.currency import ExchangeRate
 from core.pricing.price_book import PriceBook
-from core.pricing.prices import Price, Tier
+from core.pricing.prices import ExchangeRate, Price, Tier
 from core.pricing.workload import BreakEven, Candidate, Costs, Machine, Workload
 
 _DAY = date(2026, 11, 1)

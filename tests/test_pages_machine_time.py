@@ -19,7 +19,7 @@ from core.db.store import Store
 from core.db.tables import Row, Run, Spend, Story, Tour, Utc, utcnow
 from core.evaluation import evaluations
 from core.finetuning import jobs
-from core.pricing import budget, custom_prices, engine_time, spend, spend_history
+from core.pricing import budget, custom_prices, machine_time, spend, spend_history
 from core.settings import Settings
 from core.stories import exports, library
 from tests.fault_server import FaultServer
@@ -224,15 +224,15 @@ def _expected() -> dict[str, Any]:
 
 def test_the_time_of_requests_leaves_pauses_out(store: Store) -> None:
     _requests(store)
-    assert engine_time.seconds(store, list(_expected())) == _expected()
+    assert machine_time.engine_seconds(store, list(_expected())) == _expected()
     for run, seconds in _expected().items():
-        assert engine_time.seconds(store, [run]) == {run: seconds}
+        assert machine_time.engine_seconds(store, [run]) == {run: seconds}
 
 
 def test_the_time_of_requests_is_the_same_on_postgresql(on_postgres: Settings) -> None:
     ledger = fresh(on_postgres)
     _requests(ledger)
-    assert engine_time.seconds(ledger, list(_expected())) == _expected()
+    assert machine_time.engine_seconds(ledger, list(_expected())) == _expected()
     ledger.close()
 
 
@@ -250,7 +250,7 @@ def test_the_time_of_a_run_is_added_up_by_the_database(store: Store, monkeypatch
     read: list[object] = []
     real = Utc.process_result_value
     monkeypatch.setattr(Utc, "process_result_value", lambda *given: (read.append(1), real(*given))[1])
-    assert engine_time.seconds(store, [run])[run]
+    assert machine_time.engine_seconds(store, [run])[run]
     assert len(read) < 10
 
 
@@ -267,5 +267,5 @@ def test_a_run_in_progress_shows_its_machine_time(server: FaultServer, store: St
 
 def test_work_that_is_not_in_the_ledger_is_unknown_not_free(store: Store) -> None:
     custom_prices.set_machine_hour(store, LOCAL, "0.36")
-    assert engine_time.seconds(store, ["gone"]) == {}
-    assert engine_time.usd_per_call(store, ["gone"]) == {"gone": None}
+    assert machine_time.engine_seconds(store, ["gone"]) == {}
+    assert machine_time.usd_per_call(store, ["gone"]) == {"gone": None}

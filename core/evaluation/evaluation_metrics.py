@@ -17,7 +17,7 @@ from core.evaluation.holdout import examples
 from core.finetuning import figures, results
 from core.finetuning.checkpoints import list_checkpoints
 from core.message import msg
-from core.pricing import engine_time
+from core.pricing import machine_time
 
 _NO_LOSS = msg(
     "This provider does not report the loss for given texts. It is known for tuned models with validation rows."
@@ -37,7 +37,7 @@ def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
         spend_rows = session.execute(
             select(Spend.prompt_tokens, Spend.completion_tokens, Spend.cost_usd).where(Spend.reference == evaluation.id)
         ).all()
-        durations = engine_time.request_seconds(session, {evaluation.id: evaluation.finished_at})
+        durations = machine_time.request_seconds(session, {evaluation.id: evaluation.finished_at})
     stop = str(evaluation.settings.get("stop") or "")
     pairs = [(_remove_stop(one.expected, stop), one.text or "") for one in answered]
     labels = [(scoring.normalize_label(expected), scoring.normalize_label(text)) for expected, text in pairs]

@@ -49,7 +49,7 @@ class RunProgress:
         in_flight, ceiling: rows in flight, and the maximum number of requests in flight.
         requests: entries in the spend ledger, including those in flight: one per row sent, or per batch.
         tokens: prompt and completion tokens of this run.
-        cost_usd: their cost, None if the cost of one call is unknown. 0 on the engine: see `core.pricing.engine_time`.
+        cost_usd: their cost, None if the cost of one call is unknown. 0 on the engine: see `core.pricing.machine_time`.
         at_most_usd: maximum cost so far: calls without a token count (for example interrupted ones) at their worst
             case.
         projected_usd: estimated cost at the end, if the remaining rows cost as much as the previous ones on average.

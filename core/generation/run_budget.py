@@ -15,8 +15,8 @@ from core.errors import OverBudget
 from core.generation.run_store import RunContext
 from core.message import msg, sentences
 from core.pricing import budget
-from core.pricing.currency import USD
 from core.pricing.price_book import PriceBook
+from core.pricing.prices import USD
 
 _CENT = Decimal("0.01")
 _MIN_USD = Decimal("1e-12")  # US dollars; less than any request costs

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from core.pricing.currency import USD, ExchangeRate, convert
 from core.pricing.price_merge import Key
-from core.pricing.prices import MTOK, Price
+from core.pricing.prices import MTOK, USD, ExchangeRate, Price, convert
 
 if TYPE_CHECKING:
     from core.pricing.price_book import PriceBook

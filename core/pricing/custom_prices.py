@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 
 from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import OwnPrice, utcnow
+from core.db.tables import CustomPrice, utcnow
 from core.decimal_input import typed_number
 from core.errors import BadFile, FabulaError, NotFound
 from core.message import msg
@@ -32,7 +32,7 @@ _SOURCE = "set in this studio"
 
 
 @dataclass(frozen=True, slots=True)
-class OwnPriceView:
+class CustomPriceView:
     """A custom price. `what`: see `USES`; `amount` is per `unit`: mtok, ktok, hour, factor or mchar."""
 
     id: str
@@ -109,10 +109,10 @@ def set_price(
     _check_currency(store, provider, model, what, currency)
     with store.session() as session:
         advisory_lock(session, "own_prices")
-        same_price = (OwnPrice.provider == provider, OwnPrice.model == model, OwnPrice.what == what)
+        same_price = (CustomPrice.provider == provider, CustomPrice.model == model, CustomPrice.what == what)
         now = utcnow()
-        session.execute(update(OwnPrice).where(*same_price, OwnPrice.deleted_at.is_(None)).values(deleted_at=now))
-        row = OwnPrice(
+        session.execute(update(CustomPrice).where(*same_price, CustomPrice.deleted_at.is_(None)).values(deleted_at=now))
+        row = CustomPrice(
             id=new_id(),
             provider=provider,
             model=model,
@@ -137,13 +137,13 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot change prices."), msg("Ask an editor to do it."))
     with store.session() as session:
-        row = session.get(OwnPrice, price_id)
+        row = session.get(CustomPrice, price_id)
         if row is None or row.deleted_at is not None:
             raise NotFound(msg("This price was already removed."))
         row.deleted_at = utcnow()
 
 
-def list_custom(store: Store) -> list[OwnPriceView]:
+def list_custom(store: Store) -> list[CustomPriceView]:
     """All custom prices, newest first, without the hourly price of this machine (see `machine_hour`)."""
     return [_view(row) for row in _rows(store) if row.provider != ENGINE]
 
@@ -179,8 +179,12 @@ def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "U
     )
 
 
-def _rows(store: Store) -> list[OwnPrice]:
-    query = select(OwnPrice).where(OwnPrice.deleted_at.is_(None)).order_by(OwnPrice.created_at.desc(), OwnPrice.id)
+def _rows(store: Store) -> list[CustomPrice]:
+    query = (
+        select(CustomPrice)
+        .where(CustomPrice.deleted_at.is_(None))
+        .order_by(CustomPrice.created_at.desc(), CustomPrice.id)
+    )
     with store.reading() as session:
         return list(session.scalars(query))
 
@@ -199,14 +203,14 @@ def _day(moment: datetime | None) -> date | None:
     return None if moment is None else moment.astimezone(UTC).date()
 
 
-def _view(row: OwnPrice) -> OwnPriceView:
-    return OwnPriceView(
+def _view(row: CustomPrice) -> CustomPriceView:
+    return CustomPriceView(
         row.id, row.provider, row.model, row.what, row.amount, row.currency, row.unit, row.note,
         row.created_at, row.created_by,
     )  # fmt: skip
 
 
-def _entry(row: OwnPrice) -> PriceEntry:
+def _entry(row: CustomPrice) -> PriceEntry:
     return PriceEntry(
         model=row.model,
         provider=row.provider,

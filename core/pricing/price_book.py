@@ -1,4 +1,4 @@
-"""The price book: prices per million tokens with their sources and validity."""
+"""The price book: prices per million tokens with their sources and validity, and the costs that follow from them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Protocol
 
 from core.pricing.bundled_prices import BundledPrices
 from core.pricing.comparison import PriceLine, Side, compare
-from core.pricing.currency import USD
 from core.pricing.price_csv import PriceEntry, check_consistency, read_prices
 from core.pricing.price_merge import Key, MergedPrices, merge, with_batch, with_overrides
-from core.pricing.prices import ENGINE, MTOK, Price, local_price, tuned_base
+from core.pricing.prices import ENGINE, MTOK, USD, Price, local_price, tuned_base
 
 __all__ = [
     "ENGINE",
@@ -29,6 +28,7 @@ __all__ = [
     "speech_cost",
     "training_cost",
 ]
+
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 CUSTOM_PRICES_FILE = "prices.csv"  # in FABULA_HOME; same columns as data/prices.csv, and it overrides that file
@@ -243,3 +243,43 @@ def _by_key(rows: Iterable[Price]) -> dict[Key, Price]:
     for price in rows:
         by_key.setdefault(price.key, price)
     return by_key
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationEstimate:
+    """Tokens and US dollars of a run. `worst_usd`: the amount to reserve, with all answers at their maximum length."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    expected_usd: Decimal | None
+    worst_usd: Decimal | None
+    local: bool
+
+
+def estimate_generation(
+    book: PriceBook,
+    provider: str,
+    model: str,
+    *,
+    requests: int,
+    prompt_tokens_each: int,
+    completion_tokens_each: int,
+    max_tokens: int,
+) -> GenerationEstimate:
+    """Estimate `requests` calls from the tokens of one call, such as a preview."""
+    price = book.find(provider, model)
+    prompt_tokens, completion_tokens = requests * prompt_tokens_each, requests * completion_tokens_each
+    return GenerationEstimate(
+        requests=requests,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        expected_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, completion_tokens_each)),
+        worst_usd=_times(requests, cost_of(book, provider, model, prompt_tokens_each, max_tokens)),
+        local=price is not None and price.local,
+    )
+
+
+def _times(requests: int, usd_per_request: Decimal | None) -> Decimal | None:
+    """Multiplies the cost per call, because the price per token can depend on the prompt length."""
+    return None if usd_per_request is None else requests * usd_per_request

@@ -11,10 +11,9 @@ from sqlalchemy import func, select
 
 from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Spend, Story, Vote
-from core.pricing.currency import USD
 from core.pricing.machine_time import MachineTime
 from core.pricing.price_book import PriceBook
-from core.pricing.prices import ENGINE
+from core.pricing.prices import ENGINE, USD
 from core.statistics import wilson
 
 Kind = Literal["votes", "evaluation"]

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
-from core.pricing import custom_prices, engine_time, machine_time
+from core.pricing import custom_prices, machine_time
 from core.pricing.budget import month_start
 from core.pricing.prices import ENGINE
 from core.sanitize import safe_cell
@@ -128,7 +128,7 @@ def _engine_calls(store: Store, session: Session, start: datetime, end: datetime
         .group_by(Spend.page, Spend.model, Spend.actor, Spend.reference)
     )  # fmt: skip
     rows = session.execute(query).all()
-    usd_per_call = engine_time.usd_per_call(store, sorted({row.reference for row in rows}))
+    usd_per_call = machine_time.usd_per_call(store, sorted({row.reference for row in rows}))
     return [
         (page, ENGINE, model, person, usd_per_call[reference], calls, prompt, completion)
         for page, model, person, reference, calls, prompt, completion in rows
@@ -190,7 +190,7 @@ def export(store: Store, since: datetime, until: datetime) -> bytes:
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
     for rows in _pages(store, since, until):
-        usd_per_call = engine_time.usd_per_call(
+        usd_per_call = machine_time.usd_per_call(
             store, sorted({row.reference for row in rows if row.provider == ENGINE})
         )
         for row in rows:
@@ -244,7 +244,7 @@ def _add_known(total: Decimal | None, amount: Decimal | None, calls: int) -> Dec
 def _with_details(store: Store, lines: list[WorkLine]) -> list[WorkLine]:
     """Add name, start, duration and estimate of the runs, jobs and stories, and the cost of machine time."""
     facts_by_id = _work_facts(store, [line.reference for line in lines])
-    engine_seconds = engine_time.seconds(store, [line.reference for line in lines if line.provider == ENGINE])
+    engine_seconds = machine_time.engine_seconds(store, [line.reference for line in lines if line.provider == ENGINE])
     machine_hour = custom_prices.machine_hour(store)
     result = []
     for line in lines:

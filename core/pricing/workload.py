@@ -12,8 +12,7 @@ from typing import Literal
 
 from core.errors import FabulaError
 from core.message import msg
-from core.pricing.currency import USD, ExchangeRate, convert
-from core.pricing.prices import MTOK, Price
+from core.pricing.prices import MTOK, USD, ExchangeRate, Price, convert
 
 HOURS_PER_MONTH = Decimal(24 * 30)
 DAYS_PER_MONTH = Decimal(30)

@@ -10,8 +10,7 @@ from core.datasets import grid
 from core.datasets.recipe import Recipe
 from core.generation import concurrency
 from core.generation.runs import PreviewRow
-from core.pricing import estimate as costs
-from core.pricing import tokens
+from core.pricing import price_book, tokens
 from core.pricing.price_book import cost_of
 from pages.ui import cached, state
 
@@ -41,7 +40,7 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
         first = grid.render(recipe.template, grid.cell(recipe, 0).values)
         prompt_each = tokens.count([recipe.system, first], recipe.model).tokens
         completion_each = min(_TYPICAL_TOKENS, recipe.max_tokens)
-    guess = costs.generation(
+    guess = price_book.estimate_generation(
         cached.prices(),
         recipe.provider,
         recipe.model,

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 from core.pricing import custom_prices, spend_history
-from core.pricing.currency import USD
-from core.pricing.prices import ENGINE
+from core.pricing.prices import ENGINE, USD
 from core.pricing.spend_history import DayLine
 from pages.ui import cached
 from pages.ui.lang import _, usd

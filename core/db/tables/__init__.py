@@ -2,7 +2,7 @@
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
-from core.db.tables.money import Budget, OwnPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
+from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
     Checkpoint,
@@ -21,11 +21,11 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "ComparisonAnswer",
+    "CustomPrice",
     "Dataset",
     "DatasetVersion",
     "Evaluation",
     "EvaluationAnswer",
-    "OwnPrice",
     "RecipeVersion",
     "RescuedEntry",
     "Row",

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.tables.base import Base, utcnow
 
 
-class OwnPrice(Base):
+class CustomPrice(Base):
     """A price set by the user; it overrides the price list. One amount for one kind of use of one model."""
 
-    __tablename__ = "own_prices"
+    __tablename__ = "own_prices"  # the name in the first migrations
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     provider: Mapped[str] = mapped_column(String(50))

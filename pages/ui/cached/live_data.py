@@ -14,7 +14,7 @@ from core.generation.batch import batch_runner
 from core.generation.runs import RunProgress
 from core.model_profile import training_prompts
 from core.model_profile.training_prompts import TrainingHistory
-from core.pricing import engine_time
+from core.pricing import machine_time
 from pages.ui.cached.provider_models import forget_status
 from pages.ui.cached.studio import FRESH_S, store, where
 
@@ -52,7 +52,7 @@ def run_seconds(run_id: str) -> float | None:
 
 @st.cache_resource(ttl=FRESH_S, max_entries=64)
 def _run_seconds(run_id: str, studio: str) -> float | None:
-    return engine_time.seconds(store(), [run_id]).get(run_id)
+    return machine_time.engine_seconds(store(), [run_id]).get(run_id)
 
 
 def job_list() -> list[JobView]:

@@ -12,11 +12,10 @@ import streamlit as st
 from core.charts import cost as charts_cost
 from core.charts.common import format_multiple
 from core.pricing.comparison import PriceLine, compare
-from core.pricing.currency import USD, convert
 from core.pricing.price_book import PriceBook
-from core.pricing.prices import Price
+from core.pricing.prices import USD, Price, convert
 from pages.ui import cached, cards
-from pages.ui.cost import cached_cost, machine_speed, own_prices, price_data, quality_view
+from pages.ui.cost import cached_cost, custom_prices_form, machine_speed, price_data, quality_view
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
@@ -46,7 +45,7 @@ def show() -> None:
         _machine(found)
         say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
     price_data.show(sum(line.stale for line in found))
-    own_prices.show(book)
+    custom_prices_form.show(book)
     quality_view.show()
 
 

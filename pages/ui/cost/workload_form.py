@@ -8,8 +8,8 @@ from decimal import Decimal
 import streamlit as st
 
 from core.datasets import datasets
-from core.pricing.currency import ExchangeRate
 from core.pricing.price_book import PriceBook
+from core.pricing.prices import ExchangeRate
 from core.pricing.workload import Workload
 from pages.ui import cached, state
 from pages.ui.cost import cached_cost, workload_options

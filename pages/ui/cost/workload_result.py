@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.charts import break_even
 from core.pricing import sensitivity, workload
-from core.pricing.currency import ExchangeRate, convert
+from core.pricing.prices import ExchangeRate, convert
 from core.pricing.sensitivity import Effect
 from core.pricing.workload import BreakEven, Candidate, Costs, Workload
 from pages.ui.cost import cached_cost

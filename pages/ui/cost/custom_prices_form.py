@@ -48,7 +48,7 @@ def show(book: PriceBook) -> None:
             _form(book)
 
 
-def _line(one: custom_prices.OwnPriceView) -> None:
+def _line(one: custom_prices.CustomPriceView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
             _("**{model}** · {provider}: {what} {amount} {currency} / {unit}").format(
