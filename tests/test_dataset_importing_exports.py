@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.datasets.importers import chat_markup, column_mapping, pasted_text, table_reader
+from core.datasets.importers import column_mapping, conversations, pasted_text, table_reader
 from core.errors import BadFile
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -162,7 +162,7 @@ SECOND = {
 
 @pytest.mark.parametrize("template", RENDERED)
 def test_several_turns_in_a_chat_template_keep_their_order(template: str) -> None:
-    turns = chat_markup.turns(RENDERED[template] + SECOND[template])
+    turns = conversations.turns_from_markup(RENDERED[template] + SECOND[template])
     assert turns is not None and [turn["text"] for turn in turns] == ["S", "q", "a", "r", "b"]
 
 

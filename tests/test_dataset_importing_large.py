@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.datasets.importers import table, table_reader, text_lines
+from core.datasets.importers import decoding, table, table_reader
 from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
@@ -83,8 +83,8 @@ def test_a_quote_that_meets_the_next_one_swallows_nothing() -> None:
 
 
 def test_a_file_of_nothing_but_quotes_ends_and_says_what_it_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_lines, "MAX_LINE_CHARACTERS", 10_000)
-    monkeypatch.setattr(text_lines, "_MAX_REREAD", 200_000)  # each line would be read a thousand times
+    monkeypatch.setattr(decoding, "MAX_LINE_CHARACTERS", 10_000)
+    monkeypatch.setattr(decoding, "_MAX_REREAD", 200_000)  # each line would be read a thousand times
     found = table_reader.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
     assert found.frame["a"].tolist()[0] == "1"
     assert any("are between quotes that do not match; they are left out" in told for told in found.problems)

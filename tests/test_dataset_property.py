@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_edit, grid_store
+from core.datasets import curation, datasets, grid_store
 from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
@@ -81,12 +81,12 @@ class World:
         elif action in ("repeats", "value"):
             more = [f"n{len(self.made.columns[0].values) + i:04}" for i in range(amount)]
             grown = (
-                grid_edit.more_repeats(self.made, amount)
+                grid_store.more_repeats(self.made, amount)
                 if action == "repeats"
-                else grid_edit.with_values(self.made, "number", more)
+                else grid_store.with_values(self.made, "number", more)
             )
             self.made = grown
-            grid_edit.grow(self.store, LOCAL, self.dataset_id, grown)
+            grid_store.grow(self.store, LOCAL, self.dataset_id, grown)
         else:
             rows = datasets.rows(self.store, self.dataset_id, limit=1_000)
             ids = [row.id for row in rows]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid, grid_edit, grid_store, presets, recipes
+from core.datasets import datasets, grid, grid_store, presets, recipes
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row
@@ -61,8 +61,8 @@ def assert_grid(store: Store, dataset_id: str, recipe: Recipe) -> None:
 def test_two_more_repeats_add_only_what_is_missing(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     assert write(store, dataset_id, colour="red") == 2
-    grown = grid_edit.more_repeats(RECIPE, 2)
-    assert grid_edit.grow(store, LOCAL, dataset_id, grown) == grid_edit.Growth(new_rows=8, kept_rows=4)
+    grown = grid_store.more_repeats(RECIPE, 2)
+    assert grid_store.grow(store, LOCAL, dataset_id, grown) == grid_store.Growth(new_rows=8, kept_rows=4)
     fill_all(store, dataset_id)  # with the recipe of a run that does not know yet
     assert_grid(store, dataset_id, grown)
     summary = datasets.summary(store, dataset_id)
@@ -74,20 +74,20 @@ def test_two_more_repeats_add_only_what_is_missing(store: Store) -> None:
 
 def test_a_new_value_adds_its_cells_and_the_name_stays(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
-    grown = grid_edit.with_values(RECIPE, "colour", ["green", " green ", "red"])
+    grown = grid_store.with_values(RECIPE, "colour", ["green", " green ", "red"])
     assert grown.columns[0].values == ("red", "blue", "green")
-    growth = grid_edit.grow(store, LOCAL, dataset_id, replace(grown, name="another"))
-    assert growth == grid_edit.Growth(new_rows=2, kept_rows=4)
+    growth = grid_store.grow(store, LOCAL, dataset_id, replace(grown, name="another"))
+    assert growth == grid_store.Growth(new_rows=2, kept_rows=4)
     assert_grid(store, dataset_id, grown)
     assert datasets.recipe(store, dataset_id) == grown
 
 
 def test_growing_twice_changes_nothing(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
-    grown = grid_edit.more_repeats(RECIPE, 1)
-    grid_edit.grow(store, LOCAL, dataset_id, grown)
+    grown = grid_store.more_repeats(RECIPE, 1)
+    grid_store.grow(store, LOCAL, dataset_id, grown)
     before = [(r.id, r.key, r.position, r.updated_at) for r in rows_of(store, dataset_id)]
-    assert grid_edit.grow(store, LOCAL, dataset_id, grown) == grid_edit.Growth(new_rows=0, kept_rows=8)
+    assert grid_store.grow(store, LOCAL, dataset_id, grown) == grid_store.Growth(new_rows=0, kept_rows=8)
     assert [(r.id, r.key, r.position, r.updated_at) for r in rows_of(store, dataset_id)] == before
 
 
@@ -95,14 +95,14 @@ def test_rows_of_a_removed_value_move_behind_the_grid(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     write(store, dataset_id, colour="red", thing="hat")
     smaller = replace(RECIPE, columns=(Column("colour", ("blue", "green")), RECIPE.columns[1]))
-    assert grid_edit.grow(store, LOCAL, dataset_id, smaller) == grid_edit.Growth(new_rows=2, kept_rows=3)
+    assert grid_store.grow(store, LOCAL, dataset_id, smaller) == grid_store.Growth(new_rows=2, kept_rows=3)
     assert_grid(store, dataset_id, smaller)
     beside = rows_of(store, dataset_id)[-1]
     assert (beside.state, beside.column_values) == ("done", {"colour": "red", "thing": "hat"})
     summary = datasets.summary(store, dataset_id)
     assert (summary.total, summary.done, summary.pending) == (5, 1, 4)
     # when the value comes back, its row is in the grid again, and bought only once
-    grid_edit.grow(store, LOCAL, dataset_id, RECIPE)
+    grid_store.grow(store, LOCAL, dataset_id, RECIPE)
     fill_all(store, dataset_id)
     assert_grid(store, dataset_id, RECIPE)
     assert [r.state for r in rows_of(store, dataset_id)] == ["done", "pending", "pending", "pending"]
@@ -121,7 +121,7 @@ def test_rows_of_a_removed_value_move_behind_the_grid(store: Store) -> None:
 def test_what_would_write_other_texts_is_another_data_set(store: Store, change: dict[str, object], words: str) -> None:
     dataset_id = datasets.create(store, LOCAL, RECIPE)
     with pytest.raises(BadRecipe, match=words) as caught:
-        grid_edit.grow(store, LOCAL, dataset_id, replace(RECIPE, **change))  # type: ignore[arg-type]  # table of changes
+        grid_store.grow(store, LOCAL, dataset_id, replace(RECIPE, **change))  # type: ignore[arg-type]  # table of changes
     assert caught.value.next_step
     assert datasets.recipe(store, dataset_id) == RECIPE
 
@@ -129,27 +129,27 @@ def test_what_would_write_other_texts_is_another_data_set(store: Store, change: 
 def test_what_has_no_recipe_cannot_grow(store: Store) -> None:
     loaded = datasets.load_sample(store, LOCAL, presets.get().sample or "", 3)
     with pytest.raises(BadRecipe, match="loaded, not generated"):
-        grid_edit.grow(store, LOCAL, loaded, RECIPE)
+        grid_store.grow(store, LOCAL, loaded, RECIPE)
     with pytest.raises(NotFound):
-        grid_edit.grow(store, LOCAL, "gone", RECIPE)
+        grid_store.grow(store, LOCAL, "gone", RECIPE)
 
 
 @pytest.mark.parametrize(("column", "values"), [("size", ["big"]), ("colour", ["red"]), ("colour", [" "])])
 def test_only_new_values_of_a_column_that_is_there_can_be_added(column: str, values: list[str]) -> None:
     with pytest.raises(BadRecipe):
-        grid_edit.with_values(RECIPE, column, values)
+        grid_store.with_values(RECIPE, column, values)
 
 
 def test_an_interrupted_growth_is_finished_by_the_next_caller(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid_store, "CHUNK", 3)
     monkeypatch.setattr(grid_store.fill, "__defaults__", (3,))
-    recipe = grid_edit.more_repeats(RECIPE, 4)  # 20 rows
+    recipe = grid_store.more_repeats(RECIPE, 4)  # 20 rows
     dataset_id = datasets.create(store, LOCAL, recipe)
     fill_all(store, dataset_id)
     write(store, dataset_id, thing="cat")
     grown = recipe
     for by, new in (("fill", "boat"), ("grow", "coat")):
-        grown = grid_edit.with_values(grown, "thing", [new])
+        grown = grid_store.with_values(grown, "thing", [new])
         steps = [None, None, StorageFull("The disk is full.")]
         real = grid_store.update_positions
 
@@ -160,12 +160,12 @@ def test_an_interrupted_growth_is_finished_by_the_next_caller(store: Store, monk
 
         monkeypatch.setattr(grid_store, "update_positions", breaks)
         with pytest.raises(StorageFull):
-            grid_edit.grow(store, LOCAL, dataset_id, grown)
+            grid_store.grow(store, LOCAL, dataset_id, grown)
         monkeypatch.setattr(grid_store, "update_positions", real)
         with store.reading() as session:
             assert (session.scalar(select(Dataset.filled)) or 0) < 0
         if by == "grow":
-            grid_edit.grow(store, LOCAL, dataset_id, grown)
+            grid_store.grow(store, LOCAL, dataset_id, grown)
         fill_all(store, dataset_id)
         assert_grid(store, dataset_id, grown)
         assert datasets.summary(store, dataset_id).done == 10
@@ -175,10 +175,10 @@ def test_a_large_existing_part_is_skipped_not_read(store: Store, monkeypatch: py
     numbers = Column("a", tuple(str(n) for n in range(4_000)))
     recipe = Recipe("many", (numbers,), "{a}")
     dataset_id = datasets.create(store, LOCAL, recipe)
-    grown = grid_edit.with_values(recipe, "a", ["more"])
+    grown = grid_store.with_values(recipe, "a", ["more"])
     keys = []
     monkeypatch.setattr(grid, "key", lambda *args, real=grid.key: keys.append(args) or real(*args))
-    assert grid_edit.grow(store, LOCAL, dataset_id, grown) == grid_edit.Growth(new_rows=1, kept_rows=4_000)
+    assert grid_store.grow(store, LOCAL, dataset_id, grown) == grid_store.Growth(new_rows=1, kept_rows=4_000)
     assert len(keys) == 1
     assert_grid(store, dataset_id, grown)
 
@@ -187,8 +187,8 @@ def test_a_grid_grows_to_a_million_cells_immediately(store: Store) -> None:
     hundred = tuple(str(n) for n in range(100))
     recipe = Recipe("million", tuple(Column(n, hundred) for n in "abc"), "{a} {b} {c}")
     dataset_id = datasets.create(store, LOCAL, recipe)
-    growth = grid_edit.grow(store, LOCAL, dataset_id, grid_edit.more_repeats(recipe, 1))
-    assert growth == grid_edit.Growth(new_rows=1_000_000, kept_rows=5_000)
+    growth = grid_store.grow(store, LOCAL, dataset_id, grid_store.more_repeats(recipe, 1))
+    assert growth == grid_store.Growth(new_rows=1_000_000, kept_rows=5_000)
     summary = datasets.summary(store, dataset_id)
     assert (summary.total, summary.pending) == (2_000_000, 2_000_000)
     with store.reading() as session:
@@ -211,7 +211,7 @@ def test_no_written_row_is_lost_however_a_grid_changes(
     dataset_id = datasets.create(store, LOCAL, recipes[0])
     bought: set[str] = set()
     for recipe, (*_, whole) in zip(recipes, steps, strict=True):
-        grid_edit.grow(store, LOCAL, dataset_id, recipe)
+        grid_store.grow(store, LOCAL, dataset_id, recipe)
         with store.session() as session:
             query = select(Row.id).where(Row.dataset_id == dataset_id, Row.state == "pending").order_by(Row.id)
             some = list(session.scalars(query if whole else query.limit(3)))
@@ -247,7 +247,7 @@ def test_saving_the_same_again_is_the_same_and_a_change_is_a_version(store: Stor
     first = recipes.save(store, LOCAL, RECIPE)
     (one,) = recipes.list_saved(store)
     assert recipes.save(store, LOCAL, RECIPE) == recipes.save(store, LOCAL, RECIPE, one.family) == first
-    changed = grid_edit.more_repeats(RECIPE, 1)
+    changed = grid_store.more_repeats(RECIPE, 1)
     second = recipes.save(store, LOCAL, changed, one.family)
     assert recipes.save(store, LOCAL, changed, one.family) == second != first
     third = recipes.save(store, LOCAL, RECIPE, one.family)  # to go back is a change too
@@ -269,7 +269,7 @@ def test_a_copy_is_independent(store: Store) -> None:
     saved = recipes.save(store, LOCAL, RECIPE)
     copied = recipes.copy(store, LOCAL, saved, "another")
     family = recipes.list_saved(store)[0].family
-    recipes.save(store, LOCAL, replace(grid_edit.more_repeats(RECIPE, 1), name="another"), family)
+    recipes.save(store, LOCAL, replace(grid_store.more_repeats(RECIPE, 1), name="another"), family)
     assert names(store) == [("another", 2), ("colours", 1)]
     assert [v.copied_from for v in recipes.versions(store, family)] == [saved, saved]
     assert recipes.load(store, copied) == replace(RECIPE, name="another")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_edit
+from core.datasets import datasets, grid_store
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
@@ -99,7 +99,7 @@ def test_the_rows_of_a_grid_that_grows_follow_the_new_settings(store: Store, ser
     request_count = len(server.requests)
     saved_recipe = datasets.recipe(store, mixed)
     assert saved_recipe is not None
-    grid_edit.grow(store, LOCAL, mixed, grid_edit.more_repeats(saved_recipe, 1))
+    grid_store.grow(store, LOCAL, mixed, grid_store.more_repeats(saved_recipe, 1))
     execute(store, server, runs.enqueue(store, LOCAL, mixed, retry_failed=False))
     assert len(server.requests) == request_count + 12 and states(store, mixed) == {"done": 21, "failed": 3}
     assert {request.body["max_tokens"] for request in server.requests[request_count:]} == {512}

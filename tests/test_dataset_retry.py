@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_edit
+from core.datasets import curation, datasets, grid_store
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
@@ -61,8 +61,8 @@ def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: 
 
 def test_cells_without_a_row_are_not_written(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
-    grid_edit.grow(
-        store, LOCAL, dataset_id, grid_edit.more_repeats(recipe(12), 600)
+    grid_store.grow(
+        store, LOCAL, dataset_id, grid_store.more_repeats(recipe(12), 600)
     )  # 7,212 rows: not all of them at once
     existing = sum(states(store, dataset_id).values())
     execute(store, server, runs.retry_failed(store, LOCAL, dataset_id))

@@ -18,7 +18,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_edit
+from core.datasets import curation, datasets, grid_store
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
@@ -130,7 +130,7 @@ def test_data_sets_that_are_called_alike_are_not_taken_for_each_other(store: Sto
 
 def test_what_a_data_set_is_called_in_a_list_stays_when_its_grid_grows(store: Store, written: str) -> None:
     before = dataset_picker.label(datasets.summary(store, written))  # a browser knows the option by these words alone
-    grid_edit.grow(store, LOCAL, written, grid_edit.more_repeats(_RECIPE, 1))
+    grid_store.grow(store, LOCAL, written, grid_store.more_repeats(_RECIPE, 1))
     cached.refresh()
     assert dataset_picker.label(datasets.summary(store, written)) == before == "heroes"
 

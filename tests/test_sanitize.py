@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_edit
+from core.datasets import datasets, grid_store
 from core.datasets.recipe import Column, Recipe, parse_values, unique_values
 from core.db.store import Store
 from core.db.tables import TrainingJob
@@ -112,7 +112,7 @@ def test_values_that_look_alike_are_one_value(one: str, other: str) -> None:
     assert unique_values([one], known=[other]) == (other,)  # rows were written with that spelling
     recipe = Recipe("r", (Column("c", (one, "x")),), "{c}")
     with pytest.raises(BadRecipe, match="no new value"):
-        grid_edit.with_values(recipe, "c", [other])
+        grid_store.with_values(recipe, "c", [other])
     with pytest.raises(BadRecipe, match="has 2 values that look like"):
         Recipe("r", (Column("c", (one, other)),), "{c}").check()
 

@@ -1,6 +1,6 @@
 """Data sets: create, list and read them.
 
-`loading` makes them from existing rows, `completed_rows` exports rows.
+`loading` makes them from existing rows, `row_query` filters and exports rows.
 """
 
 from __future__ import annotations
@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
 
 from sqlalchemy import func, select, update
 
 from core.actor import Actor
-from core.datasets import grid_store
-from core.datasets.completed_rows import TrainingExamples, csv_line, csv_lines, examples, join_values, prompt_of, to_csv
+from core.datasets import grid_store, row_query
 from core.datasets.loading import Source, Split, from_frame, load_sample, new_dataset, parse_split
 from core.datasets.recipe import Recipe
+from core.datasets.row_query import (
+    RowFilter,
+    RowView,
+    TrainingExamples,
+    csv_line,
+    csv_lines,
+    examples,
+    join_values,
+    prompt_of,
+    to_csv,
+)
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadRecipe, NotFound
@@ -69,25 +78,6 @@ class DatasetSummary:
     failed: int
     pending: int
     excluded: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowView:
-    """A row for display. `reason`: why it failed or was excluded; its text, if any, is kept."""
-
-    id: int
-    position: int
-    repeat: int
-    values: dict[str, str]
-    prompt: str
-    state: str
-    reason: str | None
-    text: str | None
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost_usd: Decimal | None
-    updated_at: datetime
 
 
 def create(store: Store, actor: Actor, recipe: Recipe) -> str:
@@ -147,12 +137,8 @@ def rows(
     offset: int = 0,
 ) -> list[RowView]:
     """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
-    query = select(Row).where(Row.dataset_id == dataset_id)
-    if states is not None:
-        query = query.where(Row.state.in_(states))
-    query = query.order_by(Row.updated_at.desc(), Row.id.desc()) if newest else query.order_by(Row.position, Row.id)
-    with store.reading() as session:
-        return [_view(row) for row in session.scalars(query.limit(limit).offset(offset))]
+    where = RowFilter(states=tuple(states or ()))
+    return row_query.page(store, dataset_id, where, newest=newest, limit=limit, offset=offset)
 
 
 def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
@@ -221,21 +207,3 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
             values = (counts.total, counts.done, counts.failed, counts.pending, counts.excluded)
             summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *values))
     return summaries
-
-
-def _view(row: Row) -> RowView:
-    return RowView(
-        id=row.id,
-        position=row.position,
-        repeat=row.repeat,
-        values={str(name): str(value) for name, value in row.column_values.items()},
-        prompt=row.prompt,
-        state=row.state,
-        reason=row.reason,
-        text=row.text,
-        finish_reason=row.finish_reason,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cost_usd=row.cost_usd,
-        updated_at=row.updated_at,
-    )

@@ -1,6 +1,6 @@
 """Export of data sets as JSONL for training and as Parquet, with token counts for cost estimates.
 
-`completed_rows` exports CSV.
+`row_query` exports CSV.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.datasets import grid, presets
-from core.datasets.completed_rows import join_values
 from core.datasets.grid_store import CHUNK
 from core.datasets.importers import table_reader
+from core.datasets.row_query import join_values
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, NotFound

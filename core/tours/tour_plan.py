@@ -14,8 +14,8 @@ import pandas as pd
 from core import packaged_models
 from core.actor import Actor
 from core.datasets import datasets, presets
-from core.datasets.completed_rows import join_values
 from core.datasets.presets import Preset
+from core.datasets.row_query import join_values
 from core.db.store import Store
 from core.errors import NotFound
 from core.finetuning import job_estimate

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from core import failures
-from core.datasets.row_query import ListedRow
+from core.datasets.row_query import RowView
 from core.failures import CAUSES, Cause, Remedy
 from pages.ui import state
 from pages.ui.lang import _, language, localized, mark
@@ -58,7 +58,7 @@ def sentence(reason: str, cause: Cause) -> str:
     return f"{_(WORDS[cause])} · {stored(reason)}"
 
 
-def row_reason(row: ListedRow) -> str:
+def row_reason(row: RowView) -> str:
     """Why a row failed or is left out; "" for other rows."""
     if not row.reason or row.state not in ("failed", "excluded"):
         return ""

@@ -13,7 +13,7 @@ from typing import TextIO
 
 from core.datasets.importers import json_rows
 from core.datasets.importers.decoding import BROKEN
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems
+from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems, position, with_position
 from core.datasets.importers.json_objects import (
     DECODER,
     GAP,
@@ -22,7 +22,6 @@ from core.datasets.importers.json_objects import (
     require_object,
     without_trailing_comma,
 )
-from core.datasets.importers.positions import position, with_position
 from core.datasets.importers.sniffing import HEAD
 from core.message import msg
 

@@ -11,10 +11,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from core.datasets.importers.decoding import BROKEN
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems
-from core.datasets.importers.positions import position, with_position
-from core.datasets.importers.text_lines import LineReader, LineTooLong, RowTooLong
+from core.datasets.importers.decoding import BROKEN, LineReader, LineTooLong, RowTooLong
+from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems, position, with_position
 from core.message import msg
 
 Layout = Literal["lines", "document"]
@@ -38,7 +36,7 @@ class JsonObject(NamedTuple):
         line: the line where it begins, from 1.
         value: its content.
         size: its length in characters.
-        entry: its number, see `positions.position`.
+        entry: its number, see `import_problems.position`.
     """
 
     line: int

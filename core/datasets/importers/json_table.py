@@ -6,13 +6,12 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple, TextIO
 
-from core.datasets.importers import json_document, json_objects, json_rows, positions, table
+from core.datasets.importers import import_problems, json_document, json_objects, json_rows, table
 from core.datasets.importers.cell_format import cell_text
-from core.datasets.importers.import_problems import ImportProblems
+from core.datasets.importers.decoding import LineReader
+from core.datasets.importers.import_problems import ImportProblems, position
 from core.datasets.importers.json_objects import JsonObject
-from core.datasets.importers.positions import position
 from core.datasets.importers.sniffing import HEAD
-from core.datasets.importers.text_lines import LineReader
 from core.errors import BadFile
 from core.message import msg
 
@@ -37,7 +36,7 @@ def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRo
         objects = json_objects.read_lines(LineReader(text), problems)
     else:
         objects = json_document.read_document(text, problems)
-    unit: positions.RowUnit = "Line" if layout == "lines" else "Entry"
+    unit: import_problems.RowUnit = "Line" if layout == "lines" else "Entry"
     first, characters = list[JsonObject](), 0
     for item in objects:
         first.append(item)
@@ -76,7 +75,7 @@ class _ObjectStream(NamedTuple):
     """The objects of a file, the unit of their positions, and the keys of the first `sampled` objects."""
 
     objects: Iterable[JsonObject]
-    unit: positions.RowUnit
+    unit: import_problems.RowUnit
     keys: list[str]
     sampled: int
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from core.datasets.importers.cell_format import cell_text
-from core.datasets.importers.process_limits import apply_limits, write_message
+from core.datasets.importers.sandboxed_reader import apply_limits, write_message
 
 _BATCH = 1_000  # rows
 

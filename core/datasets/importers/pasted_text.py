@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.datasets.completed_rows import join_values
 from core.datasets.example_pairs import ExamplePair
-from core.datasets.importers import chat_markup, column_mapping, column_roles, conversations, decoding, table_reader
+from core.datasets.importers import column_mapping, column_roles, conversations, decoding, table_reader
+from core.datasets.row_query import join_values
 from core.errors import BadFile
 from core.message import msg
 
@@ -106,7 +106,7 @@ def from_table(imported: table_reader.Imported) -> Pasted:
 
 def _markup_turns(text: str) -> list[tuple[str, str]] | None:
     """The turns of a text with chat template markup. None: it has none."""
-    turns = chat_markup.turns(text.strip())
+    turns = conversations.turns_from_markup(text.strip())
     return None if turns is None else [(turn["speaker"], turn["text"]) for turn in turns]
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from core.datasets.importers.decoding import BROKEN
-from core.datasets.importers.import_problems import MAX_CELL_CHARACTERS, ImportProblems
-from core.datasets.importers.positions import RowUnit
+from core.datasets.importers.import_problems import MAX_CELL_CHARACTERS, ImportProblems, RowUnit
 from core.errors import BadFile
 from core.message import msg
 from core.sanitize import canonical
@@ -30,7 +29,7 @@ class TableRows:
 
     Attributes:
         lines: the line where each row begins, from 1.
-        entries: the number of each row, see `positions.position`.
+        entries: the number of each row, see `import_problems.position`.
         unit: what positions count.
         delimiter: the separator of a CSV file; None for other files and for a single column.
     """

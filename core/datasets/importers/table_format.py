@@ -6,12 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from core.datasets.importers import chat_markup, conversations, table
+from core.datasets.importers import conversations, table
 from core.datasets.importers.cell_format import cell_text
 from core.datasets.importers.conversations import Turn
-from core.datasets.importers.import_problems import ImportProblems
+from core.datasets.importers.import_problems import ImportProblems, position, with_position
 from core.datasets.importers.json_objects import BrokenJson
-from core.datasets.importers.positions import position, with_position
 from core.datasets.importers.table import TableRows
 from core.errors import BadFile
 from core.message import msg
@@ -232,7 +231,7 @@ def _parse_markup(rows: TableRows, names: Mapping[str, str]) -> TableRows:
         return rows
     for column in columns:
         cells = [cell for cell in rows.frame[column].head(_SAMPLED_ROWS) if cell.strip()]
-        if any(map(chat_markup.turns, cells[:50])) and sum(map(_has_markup, cells)) * 2 >= len(cells):
+        if any(map(conversations.turns_from_markup, cells[:50])) and sum(map(_has_markup, cells)) * 2 >= len(cells):
             frame = rows.frame.copy()
             frame[column] = frame[column].map(_markup_to_json).astype("str")
             rows = rows.with_frame(frame)
@@ -240,11 +239,11 @@ def _parse_markup(rows: TableRows, names: Mapping[str, str]) -> TableRows:
 
 
 def _has_markup(cell: str) -> bool:
-    return chat_markup.turns(cell) is not None
+    return conversations.turns_from_markup(cell) is not None
 
 
 def _markup_to_json(cell: str) -> str:
-    turns = chat_markup.turns(cell)
+    turns = conversations.turns_from_markup(cell)
     return cell if turns is None else cell_text(turns)
 
 

@@ -24,11 +24,11 @@ from core.datasets.importers import (
     table_format,
     workbooks,
 )
+from core.datasets.importers.decoding import LineReader
 from core.datasets.importers.import_problems import ImportProblems
 from core.datasets.importers.sniffing import HEAD, Kind
 from core.datasets.importers.table import TableRows
 from core.datasets.importers.table_format import RecognisedFormat
-from core.datasets.importers.text_lines import LineReader
 from core.errors import BadFile
 from core.message import msg
 

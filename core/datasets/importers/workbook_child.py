@@ -19,7 +19,7 @@ from datetime import date, datetime, time, timedelta
 from xml.parsers import expat
 
 from core.datasets.importers import opendocument_cells, workbook_cells
-from core.datasets.importers.process_limits import apply_limits, write_message
+from core.datasets.importers.sandboxed_reader import apply_limits, write_message
 from core.datasets.importers.workbook_cells import SpecialCell
 
 _EXCEL_DIGITS = 15  # displayed by Excel: 0.1 + 0.2 is stored as 0.30000000000000004

@@ -7,7 +7,7 @@ from decimal import Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_edit
+from core.datasets import datasets, grid_store
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe, parse_values
 from core.errors import FabulaError
@@ -36,7 +36,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
     st.markdown(f"**{_('More rows for each cell')}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         more = number_field(_("More repeats"), "dataset_more_repeats", 1, 1_000, _MORE, width=140)
-        _button(dataset_id, recipe, grid_edit.more_repeats(recipe, more), "repeats", mode)
+        _button(dataset_id, recipe, grid_store.more_repeats(recipe, more), "repeats", mode)
     st.divider()
     st.markdown(f"**{_('More values')}**")
     values_by_column = {column.name: column.values for column in recipe.columns}
@@ -49,7 +49,7 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
     )
     values = parse_values(str(text), values_by_column[column])
     try:
-        grown = grid_edit.with_values(recipe, column, values) if values else None
+        grown = grid_store.with_values(recipe, column, values) if values else None
     except FabulaError as error:
         grown = None
         cards.hint(error)
@@ -91,7 +91,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         return
     with cards.keep_errors():
         budget = decimal_field.read(_BUDGET, CENT, MAX_USD)
-        growth = grid_edit.grow(cached.store(), LOCAL, dataset_id, grown)
+        growth = grid_store.grow(cached.store(), LOCAL, dataset_id, grown)
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
         state.set_value(_OPEN, False)  # the rows come under it

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from core.actor import LOCAL
 from core.datasets import curation
-from core.datasets.row_query import ListedRow
+from core.datasets.row_query import RowView
 from core.generation import runs
 from pages.ui import cached, cards, state, undo
 from pages.ui.lang import _, n_
@@ -42,18 +42,18 @@ def put_back(row_ids: Sequence[int]) -> bool:
     return bool(changed)
 
 
-def edit(row: ListedRow, text: str) -> bool:
+def edit(row: RowView, text: str) -> bool:
     """Replace the text of a row; white space around it is kept. Returns True if it changed."""
     changed = False
     with cards.keep_errors():
         store = cached.store()
-        changed = curation.edit(store, LOCAL, row.id, with_original_whitespace(row.text, text))
+        changed = curation.edit(store, LOCAL, row.id, with_original_whitespace(row.text or "", text))
         if changed:
             undo.offer(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
 
 
-def as_written(row: ListedRow) -> None:
+def as_written(row: RowView) -> None:
     """Restore the model's original text."""
     with cards.keep_errors():
         store = cached.store()
@@ -62,7 +62,7 @@ def as_written(row: ListedRow) -> None:
             undo.offer(
                 ":material/history:",
                 _("Original text restored"),
-                lambda: curation.edit(store, LOCAL, row.id, row.text),
+                lambda: curation.edit(store, LOCAL, row.id, row.text or ""),
             )
 
 
@@ -97,9 +97,9 @@ def with_original_whitespace(before: str, text: str) -> str:
     return before[:start] + text.strip() + before[start + len(bare) :]
 
 
-def _restore_text(row: ListedRow) -> None:
+def _restore_text(row: RowView) -> None:
     store = cached.store()
-    if row.text.strip():
-        curation.edit(store, LOCAL, row.id, row.text)
+    if (row.text or "").strip():
+        curation.edit(store, LOCAL, row.id, row.text or "")
     else:
         curation.revert(store, LOCAL, row.id)

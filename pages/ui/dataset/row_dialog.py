@@ -8,7 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from core.datasets import curation, row_query
-from core.datasets.row_query import ListedRow, RowFilter
+from core.datasets.row_query import RowFilter, RowView
 from pages.ui import cached, failure_labels, state, views
 from pages.ui.dataset import row_actions, story_cards
 from pages.ui.lang import _, as_markdown, n_, plain
@@ -34,7 +34,7 @@ def _close() -> None:
     row_actions.open_row(None)
 
 
-def _row(dataset_id: str, row: ListedRow) -> None:
+def _row(dataset_id: str, row: RowView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         story_cards.state_badge(row)
         views.facts(
@@ -47,7 +47,7 @@ def _row(dataset_id: str, row: ListedRow) -> None:
     if reason := failure_labels.row_reason(row):
         st.warning(as_markdown(reason), icon=":material/info:")
     writable = row.state in ("done", "failed", "excluded")
-    state.set_default(f"dataset_text_{row.id}", row.text.strip())
+    state.set_default(f"dataset_text_{row.id}", (row.text or "").strip())
     text = st.text_area(_("Text"), height=_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable)
     fitting = fits(text, curation.MAX_CHARACTERS)
     if row.original is not None:
@@ -77,9 +77,9 @@ def _button(
         st.rerun()
 
 
-def _save(row: ListedRow) -> None:
-    text = str(state.get(f"dataset_text_{row.id}", row.text))
-    if text.strip() != row.text.strip():
+def _save(row: RowView) -> None:
+    text = str(state.get(f"dataset_text_{row.id}", row.text or ""))
+    if text.strip() != (row.text or "").strip():
         row_actions.edit(row, text)
         state.studio().table += 1
     _close()

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.datasets import row_query
 from core.datasets.datasets import DatasetSummary
-from core.datasets.row_query import ListedRow, RowFilter
+from core.datasets.row_query import RowFilter, RowView
 from pages.ui import cached, failure_labels, state, undo
 from pages.ui.dataset import device, row_actions, row_dialog, story_cards
 from pages.ui.dataset.story_cards import STATES
@@ -138,7 +138,7 @@ def _narrowed(dataset_id: str) -> RowFilter | None:
     return narrowed[2]
 
 
-def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
+def _editor(summary: DatasetSummary, rows: Sequence[RowView]) -> None:
     columns = list(summary.columns)
     frame = pd.DataFrame([_record(row, columns) for row in rows], index=[row.id for row in rows])
     plain_text = st.column_config.TextColumn
@@ -166,19 +166,19 @@ def _editor(summary: DatasetSummary, rows: Sequence[ListedRow]) -> None:
     _keep(key, rows)
 
 
-def _record(row: ListedRow, columns: Sequence[str]) -> dict[str, Any]:
+def _record(row: RowView, columns: Sequence[str]) -> dict[str, Any]:
     state_label = _(STATES.get(row.state, row.state))
     return {
         "out": row.state == "excluded",
         **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
-        "text": row.text.strip(),
+        "text": (row.text or "").strip(),
         "state": f"{state_label}, {_('edited')}" if row.edited else state_label,
         "reason": failure_labels.row_reason(row),
         "open": _("Open"),
     }
 
 
-def _keep(key: str, rows: Sequence[ListedRow]) -> None:
+def _keep(key: str, rows: Sequence[RowView]) -> None:
     """Save edits and ticks to the ledger at once. The editor drops an edit when it is saved."""
     edits: Mapping[int, Mapping[str, Any]] = (state.get(key) or {}).get("edited_rows", {})
     saved = []
@@ -186,7 +186,7 @@ def _keep(key: str, rows: Sequence[ListedRow]) -> None:
         row = rows[int(place)]
         if "out" in changed and bool(changed["out"]) != (row.state == "excluded"):
             saved.append((row_actions.leave_out if changed["out"] else row_actions.put_back)([row.id]))
-        if "text" in changed and str(changed["text"] or "").strip() != row.text.strip():
+        if "text" in changed and str(changed["text"] or "").strip() != (row.text or "").strip():
             saved.append(row_actions.edit(row, str(changed["text"] or "")))
     if not all(saved):
         state.studio().table += 1  # a failed edit is not shown as saved
@@ -194,7 +194,7 @@ def _keep(key: str, rows: Sequence[ListedRow]) -> None:
         st.rerun()
 
 
-def _open(key: str, rows: Sequence[ListedRow]) -> None:
+def _open(key: str, rows: Sequence[RowView]) -> None:
     click = state.get(key)
     if click is not None and 0 <= int(click["row"]) < len(rows):
         row_actions.open_row(rows[int(click["row"])].id)

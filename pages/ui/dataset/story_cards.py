@@ -8,8 +8,7 @@ from typing import Literal
 import streamlit as st
 
 from core.datasets import datasets, row_query
-from core.datasets.datasets import RowView
-from core.datasets.row_query import ListedRow, RowFilter
+from core.datasets.row_query import RowFilter, RowView
 from core.db.store import Store
 from core.generation import concurrency
 from pages.ui import cached, failure_labels, views
@@ -77,28 +76,28 @@ def of_place(dataset_id: str, where: RowFilter) -> int:
     return row_query.count(store, dataset_id, where)
 
 
-def state_badge(row: ListedRow) -> None:
+def state_badge(row: RowView) -> None:
     """A badge with the row's state."""
     st.badge(_(STATES.get(row.state, row.state)), color=_COLOURS.get(row.state, "gray"))
     if row.edited:
         st.badge(_("edited"), color="violet", icon=":material/edit:")
 
 
-def card(row: ListedRow, *, listed: bool = False) -> None:
+def card(row: RowView, *, listed: bool = False) -> None:
     """One row in a card; a `listed` one has its values with it, since its neighbours have others."""
     with st.container(border=True, key=f"dataset_listed_{row.id}" if listed else f"dataset_card_{row.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             state_badge(row)
             named = [plain(value) for value in row.values.values()] if listed else []
             views.facts([*named, _("repeat {n}").format(n=row.repeat + 1), *_reason(row)])
-        if text := row.text.strip():
+        if text := (row.text or "").strip():
             tall = len(text) > (_LONG if listed else _SHORT)
             with st.container(height=_HEIGHT - _EMPTY if tall else "content", border=False):
                 st.text(text)
         _buttons(row, "listed_" if listed else "")
 
 
-def _reason(row: ListedRow) -> Sequence[str]:
+def _reason(row: RowView) -> Sequence[str]:
     return [as_markdown(reason)] if (reason := failure_labels.row_reason(row)) else []
 
 
@@ -106,7 +105,7 @@ def _set_left_out(row_id: int, left_out: bool) -> None:
     (row_actions.leave_out if left_out else row_actions.put_back)([row_id])
 
 
-def _buttons(row: ListedRow, place: str) -> None:
+def _buttons(row: RowView, place: str) -> None:
     out = row.state == "excluded"
     with st.container(horizontal=True):
         pressed = st.button(
