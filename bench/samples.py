@@ -129,7 +129,7 @@ class Untrained:
         return found
 
     async def _encode(self, stories: Sequence[SampleStory]) -> list[Any]:
-        from core.engine import training_line
+        from core.engine import finetune_format
         from core.engine.formats import tokens
         from core.engine.serving.llama import Pool
         from core.engine.training import tokenization
@@ -142,7 +142,7 @@ class Untrained:
                 for story in stories:
                     messages = [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]
                     line = json.dumps({"messages": messages}).encode()
-                    example = tokenization.as_example(training_line.parse(line), self.base)
+                    example = tokenization.as_example(finetune_format.parse(line), self.base)
                     made.append(tokens.encode(example, tokenize, self.base.card.bos, self.base.card.eos))
                 return made
 

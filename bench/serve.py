@@ -28,7 +28,8 @@ from bench import _smoke
 from core import packaged_models
 from core.engine.formats import weights
 from core.engine.formats.gguf_file import model_card
-from core.engine.serving.llama import CONTEXT, PARALLEL, BaseModel, Pool
+from core.engine.job_rules import CONTEXT
+from core.engine.serving.llama import PARALLEL, BaseModel, Pool
 
 PROMPT = "宋,发射激光,艰难 ->\n"  # the untuned base repeats itself for ever after it: every answer has the same length
 TOKEN = "bench"

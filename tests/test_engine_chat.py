@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from core.engine.finetune_format import ChatMessage
 from core.engine.serving.chat import parse, prompt, segments, template_for
-from core.engine.training_line import ChatMessage
 
 GEMMA = template_for("gemma3")
 CHATML = template_for("qwen3")

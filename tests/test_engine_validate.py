@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.engine import training_line
+from core.engine import finetune_format
 from core.engine.formats import validate
 
 PAIR = b'{"prompt": "a", "completion": " b"}'
@@ -74,7 +74,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
             "Message 1 has a role that is not valid: \"['user']\".",
         ),
         (CHAT, "It is in the chat format; the lines before it are not."),
-        (b"x" * (training_line.MAX_LINE_BYTES + 10), "It has more than 1 MiB."),
+        (b"x" * (finetune_format.MAX_LINE_BYTES + 10), "It has more than 1 MiB."),
     ],
 )
 def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.engine import finetune_format
 from core.engine.formats import validate
-from core.finetuning import file_checker, line_check
+from core.finetuning import file_checker
 from tests.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat
 
 MODEL = "gemma-3-270m"
@@ -44,8 +45,8 @@ def test_both_take_a_good_line(tmp_path: Path, line: bytes) -> None:
 def test_both_refuse_a_bad_line_in_the_same_words(tmp_path: Path, line: bytes, kind: str) -> None:
     check, engine = _verdicts(tmp_path, line)
     assert check is not None and check == engine
-    with pytest.raises(line_check.BadLine) as caught:
-        line_check.read(line)
+    with pytest.raises(finetune_format.BadLine) as caught:
+        finetune_format.parse(line)
     assert caught.value.kind == kind
 
 
@@ -105,6 +106,6 @@ def test_the_engine_itself_agrees(tmp_path: Path) -> None:
             file_id = upload(client, line)
             with pytest.raises(openai.BadRequestError) as caught:
                 client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
-            with pytest.raises(line_check.BadLine) as named:
-                line_check.read(line)
+            with pytest.raises(finetune_format.BadLine) as named:
+                finetune_format.parse(line)
             assert f"{file_id}: Line 1: {named.value.sentence}" in caught.value.message

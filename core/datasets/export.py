@@ -29,9 +29,12 @@ from core.pricing.tokens import TokenCount
 T = TypeVar("T")
 
 _MAX_SAMPLE = 200  # pairs counted by a remote tokenizer: a fraction of a second
-# OpenAI cookbook, "How to count tokens with tiktoken" (num_tokens_from_messages): 3 tokens around each message, one
-# for its role, 3 for the start of the answer. A user turn and an assistant turn add up to 11.
-_CHAT_TOKENS = 11
+CHAT_TOKENS = 11
+"""Template tokens of a user and an assistant turn.
+
+OpenAI cookbook, "How to count tokens with tiktoken" (num_tokens_from_messages): 3 tokens around each message, one for
+its role, 3 for the start of the answer.
+"""
 _SYSTEM_TOKENS = 4
 _SCHEMA = pa.schema(
     [
@@ -132,7 +135,7 @@ def count_tokens(
     """
     sample_size = _MAX_SAMPLE if max_sample is None else max_sample
     step = max(1, plan.findings.kept // sample_size)
-    overhead = _CHAT_TOKENS if plan.file_format == "chat" else 0
+    overhead = CHAT_TOKENS if plan.file_format == "chat" else 0
     if plan.system:
         overhead += _SYSTEM_TOKENS + tokens.count([plan.system], model).tokens
     total = pair_count = 0

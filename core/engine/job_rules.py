@@ -1,4 +1,5 @@
-"""Limits and automatic values of a fine-tuning job's parameters. Pure, without dependencies.
+"""Limits and automatic values of a fine-tuning job's parameters, and the engine's context size. Pure, without
+dependencies.
 
 The engine enforces the limits; the app's form checks them before sending. They are OpenAI's (API reference, "Create
 fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals.
@@ -16,6 +17,8 @@ LEARNING_RATE_MULTIPLIER: Final = (1e-4, 100.0)
 SEED: Final = (0, 2**31 - 1)
 MAX_SUFFIX_LENGTH: Final = 64
 """Characters."""
+CONTEXT: Final = 4_096
+"""Maximum tokens of one request, or of one training example on a packaged model; a story needs about 600."""
 
 _MIN_EPOCHS, _MAX_EPOCHS = 3, 8  # 3 is also OpenAI's usual automatic choice (guide "Supervised fine-tuning")
 _EXAMPLES_SEEN = 150  # over all epochs

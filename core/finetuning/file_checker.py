@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
@@ -16,12 +16,12 @@ import numpy as np
 from core import packaged_models
 from core.datasets import export
 from core.db.store import Store
-from core.engine import training_line
+from core.engine import finetune_format
+from core.engine.finetune_format import BadLine, TrainingLine
+from core.engine.job_rules import CONTEXT
 from core.errors import BadFile
-from core.finetuning import line_check
 from core.finetuning.file_report import ExamplePreview, FileCheck, Level, LineProblem
 from core.finetuning.job_form import FileFormat, JobForm
-from core.finetuning.line_check import BadLine, CheckedExample
 from core.message import msg
 from core.pricing import tokens
 from core.pricing.prices import tuned_base
@@ -37,12 +37,11 @@ _PROVIDER_MIN_EXAMPLES = {"openai": MIN_EXAMPLES, "azure": MIN_EXAMPLES}
 _ACCEPT_TOOLS_AND_IMAGES = frozenset({"openai", "azure"})  # providers that train on tool calls and images
 _COMPLETION_BASES = re.compile(r"davinci-002|babbage-002")  # OpenAI's only base models for the completion format
 _MAX_BYTES = 512 << 20  # file size limit of OpenAI and Azure
-_CHAT_TOKENS = 11  # template tokens of a user and an assistant turn; see core.datasets.export
 # Max tokens per training example. OpenAI: guide "Supervised fine-tuning", token limits. Engine: its context size.
 _CONTEXT_SIZES = (
     (re.compile(r"gpt-4\.1.*|gpt-4o.*"), 65_536),
     (re.compile(r"gpt-3\.5-turbo.*|gpt-35-turbo.*|davinci-002|babbage-002"), 16_384),
-    (re.compile("|".join(map(re.escape, (packaged_models.BASE, *packaged_models.WRITERS)))), 4_096),
+    (re.compile("|".join(map(re.escape, (packaged_models.BASE, *packaged_models.WRITERS)))), CONTEXT),
 )
 
 
@@ -120,7 +119,7 @@ def check_file(
     state = _FileCheckState(model, context_size(model) if context is None else context, stop, text_only)
     try:
         with path.open("rb") as file:
-            return _check_lines(state, training_line.lines(file), min_examples, on_progress)
+            return _check_lines(state, finetune_format.lines(file), min_examples, on_progress)
     except OSError as exc:
         raise BadFile(
             msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
@@ -134,13 +133,20 @@ def _check_lines(
     min_examples: int,
     on_progress: Callable[[int], None] | None,
 ) -> FileCheck:
+    for line in finetune_format.parse_lines(_counted(state, lines, on_progress), text_only=state.text_only):
+        state.check_line(line)
+    return state.result(min_examples)
+
+
+def _counted(
+    state: _FileCheckState, lines: Iterable[tuple[int, bytes]], on_progress: Callable[[int], None] | None
+) -> Iterator[tuple[int, bytes]]:
+    """The lines; their bytes are added up, and the progress is reported."""
     for number, raw in lines:
         state.size += len(raw)
-        if raw.strip():
-            state.check_line(number, raw)
+        yield number, raw
         if on_progress is not None and number % _PROGRESS_LINES == 0:
             on_progress(number)
-    return state.result(min_examples)
 
 
 @dataclass(slots=True)
@@ -166,32 +172,22 @@ class _FileCheckState:
     digests: array[int] = field(default_factory=lambda: array("Q"))
     line_numbers: array[int] = field(default_factory=lambda: array("Q"))
 
-    def check_line(self, number: int, raw: bytes) -> None:
+    def check_line(self, line: TrainingLine) -> None:
         self.lines += 1
-        try:
-            example = line_check.read(raw, text_only=self.text_only)
-            self.file_format = self.file_format or example.file_format
-            if example.file_format != self.file_format:
-                raise BadLine(
-                    "mixed",
-                    msg(
-                        "It is in the {file_format} format; the lines before it are not.",
-                        file_format=example.file_format,
-                    ),
-                )
-        except BadLine as exc:
-            self.add_problem(number, "error", exc.kind, exc.sentence, raw)
+        if isinstance(line.parsed, BadLine):
+            self.add_problem(line.number, "error", line.parsed.kind, line.parsed.sentence, line.raw)
             return
-        self.add_example(number, raw, example)
+        self.file_format = self.file_format or finetune_format.format_of(line.parsed)
+        self.add_example(line.number, line.raw, *finetune_format.prompt_and_completion(line.parsed))
 
-    def add_example(self, number: int, raw: bytes, example: CheckedExample) -> None:
+    def add_example(self, number: int, raw: bytes, prompt: str, completion: str) -> None:
         self.examples += 1
         if len(self.preview) < _PREVIEW_EXAMPLES:
-            shown = (example.prompt[:_EXAMPLE_PREVIEW_CHARS], example.completion[:_EXAMPLE_PREVIEW_CHARS])
+            shown = (prompt[:_EXAMPLE_PREVIEW_CHARS], completion[:_EXAMPLE_PREVIEW_CHARS])
             self.preview.append(ExamplePreview(number, *shown))
         self.digests.append(int.from_bytes(blake2b(raw.strip(), digest_size=8).digest(), "big"))
         self.line_numbers.append(number)
-        text = example.prompt + example.completion
+        text = prompt + completion
         if len(raw) > self.longest[0]:
             self.longest = (len(raw), number, text)
         if self.context is not None and len(text.encode()) > self.context:  # a token has at least one byte
@@ -208,7 +204,7 @@ class _FileCheckState:
             self.waiting.append(text)
             if len(self.waiting) == _COUNT_BATCH:
                 self.flush()
-        if self.stop and self.stop in example.completion.removesuffix(self.stop):
+        if self.stop and self.stop in completion.removesuffix(self.stop):
             sentence = msg(
                 "Its completion contains the stop {stop} before its end, so the model learns to end there.",
                 stop=repr(self.stop),
@@ -257,7 +253,7 @@ class _FileCheckState:
                 "too_large",
                 msg("The file has {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}"),
             )
-        template_tokens = _CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
+        template_tokens = export.CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
         reported = sorted(self.problems["error"], key=_by_line) + sorted(self.problems["warning"], key=_by_line)
         return FileCheck(
             file_format=self.file_format,

@@ -10,7 +10,7 @@ from typing import Any
 from core.engine import job_rules
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
-from core.engine.training_line import is_missing
+from core.engine.finetune_format import is_missing
 from core.message import msg
 
 _KNOWN = frozenset(

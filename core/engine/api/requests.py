@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from core.engine.api.errors import ApiError, bad_value
-from core.engine.training_line import is_missing
+from core.engine.finetune_format import is_missing
 from core.message import msg
 
 MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB

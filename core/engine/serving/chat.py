@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from core.engine.training_line import (
+from core.engine.finetune_format import (
     CHATML_CONTROL_TOKENS,
     GEMMA_CONTROL_TOKENS,
     BadLine,

@@ -20,11 +20,11 @@ from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, until_disconnected
 from core.engine.api.streaming import EventStream
+from core.engine.finetune_format import BadLine, is_missing
 from core.engine.serving import chat, sampling
 from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, generate, stream_chunks
 from core.engine.serving.llama import Backend, BaseModel, Pool, too_long
 from core.engine.serving.sampling import Sampling
-from core.engine.training_line import BadLine, is_missing
 from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"

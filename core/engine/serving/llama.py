@@ -23,13 +23,13 @@ import httpx2
 from core.engine import child_processes
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.formats.gguf_file import ModelCard
+from core.engine.job_rules import CONTEXT
 from core.engine.serving.llama_http import ServerAddress
 from core.message import msg
 
 _log = logging.getLogger(__name__)
 
 PARALLEL = 4  # requests decoded together; more would share the same two cores and only use more memory
-CONTEXT = 4096  # tokens of one request, prompt and completion; a story needs about 600
 _MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
 _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
 # spins of a waiting thread before it sleeps; with more, two models starve each other (docs/benchmarks.md)

@@ -8,8 +8,8 @@ from typing import Any
 
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import boolean, integer, number, reject_unknown
-from core.engine.serving.llama import CONTEXT
-from core.engine.training_line import is_missing
+from core.engine.finetune_format import is_missing
+from core.engine.job_rules import CONTEXT
 from core.message import msg
 
 _MAX_CHOICES = 128

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from core.engine.finetune_format import BadLine, Conversation, PromptCompletion
 from core.engine.formats import tokens, validate
 from core.engine.formats.tokens import Encoded, SegmentedExample
 from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
-from core.engine.training_line import BadLine, Conversation, PromptCompletion
 from core.message import extra_fields, msg, sentences
 
 _MAX_LISTED = 10  # overlong lines that one message lists

@@ -1,4 +1,4 @@
-"""Parses one line of a training file, for the engine and for the checks of the dashboard. Pure, without dependencies.
+"""Parses the lines of a training file, for the engine and for the checks of the dashboard. Pure, without dependencies.
 
 The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
 fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables
@@ -8,7 +8,7 @@ exported as JSON lines have such keys in every line.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
@@ -63,6 +63,43 @@ class Conversation:
     messages: tuple[ChatMessage, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class TrainingLine:
+    """A line that is not blank: its number from 1, its bytes, and its example, or what is wrong with it."""
+
+    number: int
+    raw: bytes
+    parsed: PromptCompletion | Conversation | BadLine
+
+
+def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True) -> Iterator[TrainingLine]:
+    """Parse the lines of a whole file, without the blank ones. All must have the format of the first valid line.
+
+    Args:
+        numbered: as from `lines`.
+        text_only: see `parse`.
+    """
+    file_format: Format | None = None
+    for number, raw in numbered:
+        if not raw.strip():
+            continue
+        try:
+            example = parse(raw, text_only=text_only)
+            file_format = file_format or format_of(example)
+            if format_of(example) != file_format:
+                raise BadLine(
+                    "mixed",
+                    msg(
+                        "It is in the {file_format} format; the lines before it are not.",
+                        file_format=format_of(example),
+                    ),
+                )
+        except BadLine as exc:
+            yield TrainingLine(number, raw, exc)
+        else:
+            yield TrainingLine(number, raw, example)
+
+
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """(number from 1, bytes) of each line; an overlong line is truncated."""
     number = 0
@@ -100,6 +137,14 @@ def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversat
 def format_of(example: PromptCompletion | Conversation) -> Format:
     """The format of one example."""
     return "completion" if isinstance(example, PromptCompletion) else "chat"
+
+
+def prompt_and_completion(example: PromptCompletion | Conversation) -> tuple[str, str]:
+    """The texts of an example; of a conversation, all turns except the last, and the last answer."""
+    if isinstance(example, PromptCompletion):
+        return example.prompt, example.completion
+    *context, last = (message.text for message in example.messages)
+    return "\n".join(context), last
 
 
 def is_missing(value: object) -> bool:
