@@ -1,4 +1,4 @@
-"""bespokelabs-curator for comparison: a virtual environment of its own, and one measurement in it."""
+"""bespokelabs-curator for comparison, measured in a separate virtual environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench._runs import IN_FLIGHT
 _PACKAGE = "bespokelabs-curator"
 _MOST_S = 1_200  # installing it, or one measurement
 
-# Runs with curator's own interpreter: nothing of ours is there.
+# Runs with curator's own interpreter, without our packages.
 _SCRIPT = """
 import json, os, sys, time
 from importlib.resources import files
@@ -54,7 +54,7 @@ print(json.dumps({"rps": requests / wall, "cpu_us": cpu / requests * 1e6, "wall_
 
 
 def python(venv: Path) -> str | None:
-    """The interpreter of an environment that has curator, made where it is missing; None, and why, if it cannot be."""
+    """The interpreter of an environment with curator, created if missing; None and the reason if that fails."""
     interpreter = venv / "bin" / "python"
     try:
         if not (venv / "ready").is_file():
@@ -71,7 +71,7 @@ def python(venv: Path) -> str | None:
 
 
 def measure(interpreter: str, url: str, home: Path, requests: int) -> dict[str, float]:
-    """Requests a second and CPU per request of curator."""
+    """Requests per second and CPU time per request of curator."""
     home.mkdir(parents=True, exist_ok=True)
     quiet = {"CURATOR_CACHE_DIR": str(home), "CURATOR_DISABLE_CACHE": "1", "TELEMETRY_ENABLED": "false"}
     environment = {**os.environ, **quiet, "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "key"}

@@ -1,4 +1,4 @@
-"""A real engine process for the length of a `with` block, and the official SDK's client for it."""
+"""A real engine process for the duration of a `with` block, and the official SDK's client for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_S = 120
 
 @dataclass(frozen=True)
 class RunningEngine:
-    """Where it listens, what opens it, and where it keeps its files."""
+    """Its URL, token and home folder."""
 
     url: str
     token: str
@@ -29,7 +29,7 @@ class RunningEngine:
 
     @property
     def client(self) -> openai.OpenAI:
-        """The official SDK, with nothing but another base URL."""
+        """The official SDK with a different base URL."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0, timeout=None)
 
 

@@ -1,4 +1,4 @@
-"""Files of JSON Lines, as people and benches write them."""
+"""Reads JSON Lines files written by people or benches."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file; blank lines do not count.
+    """The objects of a file; blank lines are ignored.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: a line is no JSON.
+        ValueError: a line is not JSON.
     """
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]

@@ -1,9 +1,9 @@
-"""An OpenAI-shaped server in a process of its own, for measurements: `python -m bench._loopback`.
+"""An OpenAI-compatible server in its own process, for measurements: `python -m bench._loopback`.
 
-Every answer takes 50 ms, or what it is told. It can refuse a share of the requests (429 with `Retry-After`) or run out
-of credit, and counts what it is sent and what it answers: `GET /counts` tells, `GET /after` waits for a number of
-answers, `POST /reset` sets the counts to zero (JSON: the faults for what follows).
-The first line that it prints is its address.
+Every answer takes 50 ms, or a configured latency. It can reject a share of the requests (429 with `Retry-After`) or run
+out of credit, and counts requests and answers: `GET /counts` returns the counts, `GET /after` waits for a number of
+answers, `POST /reset` resets the counts (JSON body: the faults from then on). The first line of its output is its
+address.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _STORY = "The giant of light stands over the harbour, and the night is quiet aga
 
 
 class Loopback:
-    """What the server does, and what it has seen since the last reset."""
+    """The server's configured faults, and its counts since the last reset."""
 
     def __init__(self) -> None:
         self.reset({})
 
     def reset(self, faults: dict[str, Any]) -> None:
-        """Count from zero.
+        """Reset the counts.
 
-        Faults: `refuse` (share of requests that get a 429), `credit` (answers before it is used up), `latency_s`.
+        Faults: `refuse` (share of requests that get a 429), `credit` (answers until it is used up), `latency_s`.
         """
         self.latency_s = float(faults.get("latency_s", LATENCY_S))
         self.refuse = float(faults.get("refuse", 0))
@@ -52,7 +52,7 @@ class Loopback:
         self.peak = 0
 
     def counts(self) -> dict[str, Any]:
-        """What has been seen so far."""
+        """The counts so far."""
         return {
             "requests": self.asked.total(),
             "answers": self.answered.total(),
@@ -64,9 +64,9 @@ class Loopback:
         }
 
     async def complete(self, request: web.Request) -> web.Response:
-        """One request for text."""
+        """Handle one text request."""
         body = await request.json()
-        if not body.get("messages"):  # curator asks so for its limits
+        if not body.get("messages"):  # this is how curator queries its limits
             return _error(400, "messages is empty", "invalid_request_error", {})
         prompt = str(body["messages"][-1]["content"])
         self.asked[prompt] += 1
@@ -118,7 +118,7 @@ async def main() -> None:
         return web.json_response({})
 
     async def after(request: web.Request) -> web.Response:
-        """Answers as soon as so many answers have been given."""
+        """Responds once this number of answers has been sent."""
         most = int(request.query["answers"])
         while server.answered.total() < most:
             await asyncio.sleep(0.005)
@@ -133,7 +133,10 @@ async def main() -> None:
 
 
 async def serve(app: web.Application, *, cancel: bool) -> None:
-    """Serve on a free port, print the address, leave when stdin closes. `cancel`: end an answer nobody waits for."""
+    """Serve on a free port, print the address, exit when stdin closes.
+
+    `cancel`: end answers whose client has disconnected.
+    """
     runner = web.AppRunner(app, access_log=None, handler_cancellation=cancel)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=512)
@@ -146,7 +149,7 @@ async def serve(app: web.Application, *, cancel: bool) -> None:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The server in a process of its own for the length of a block; its address."""
+    """Run the server in its own process for the duration of a block; yields its address."""
     command = [sys.executable, "-m", "bench._loopback"]
     with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,7 +1,7 @@
-"""An OpenAI-shaped server that streams at a steady pace, in a process of its own: `python -m bench._paced_server`.
+"""An OpenAI-compatible server that streams at a steady pace, in its own process: `python -m bench._paced_server`.
 
-The first chunk comes after 200 ms, then one every 10 ms; a prompt that contains `ENDLESS` never ends. It records when a
-client disconnects early (`GET /hung_up`, seconds of the machine's monotonic clock). The first line that it prints is
+The first chunk arrives after 200 ms, then one every 10 ms; a prompt that contains `ENDLESS` never ends. It records when
+a client disconnects early (`GET /hung_up`, seconds of the machine's monotonic clock). The first line of its output is
 its address.
 """
 
@@ -24,7 +24,7 @@ ENDLESS = "without end"
 
 
 class PacedServer:
-    """What has been seen."""
+    """What the server has recorded."""
 
     def __init__(self) -> None:
         self.hung_up: list[float] = []

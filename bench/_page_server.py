@@ -1,4 +1,4 @@
-"""A Streamlit server of a page, started as people start one, for measurements."""
+"""A Streamlit server for one page, started the usual way, for measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _START_S, _STOP_S = 120, 40
 
 @contextmanager
 def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
-    """Address and process id of a server of its own, on a port that the system chooses, until the block ends.
+    """URL and process id of a separate server on a free port, which runs until the block ends.
 
     Raises:
         RuntimeError: it ended, or did not answer in two minutes; with the end of its output.
@@ -48,7 +48,7 @@ def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
 
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    """The address that the server has printed, once it answers there."""
+    """The URL that the server has printed, once it responds."""
     ends = time.monotonic() + _START_S
     while time.monotonic() < ends and process.poll() is None:
         if found := _URL.search(log.read_text(errors="replace")):

@@ -1,7 +1,7 @@
-"""One measured run, in a process of its own: `python -m bench._runs WAY URL HOME REQUESTS RUN`; prints JSON.
+"""One measured run in its own process: `python -m bench._runs WAY URL HOME REQUESTS RUN`; prints JSON.
 
-Ways: `aiohttp` (nothing but requests), `holding` (the same, and a slot sleeps while it waits), `sdk` (the official
-one), `ours` (a run, prices unknown), `execute` (a run at a dollar for a million tokens).
+Ways: `aiohttp` (only requests), `holding` (the same, but a waiting request keeps its slot), `sdk` (the official SDK),
+`ours` (a run, prices unknown), `execute` (a run at one dollar per million tokens).
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ Ask = Callable[[str], Awaitable[None]]
 
 
 def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str:
-    """A grid of `requests` rows in a fresh ledger, and a run that waits for its executor."""
+    """A grid of `requests` rows in a fresh ledger, and a queued run."""
     store = _store(home)
-    parts = math.gcd(requests, 100)  # two columns, as grids have them: the recipe does not grow with the rows
+    parts = math.gcd(requests, 100)  # two columns, so that the recipe does not grow with the rows
     columns = (Column("volume", _numbers(requests // parts)), Column("part", _numbers(parts)))
     recipe = Recipe("bench", columns, _TEMPLATE, provider="bench", model="writer", max_tokens=256)
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe), budget_usd=budget_usd)
@@ -66,18 +66,18 @@ def ledger_of(home: Path, run_id: str) -> list[tuple[str, str, str | None]]:
 
 
 def main() -> None:
-    """Run one way and tell its figures."""
+    """Run one way and print its figures."""
     way, url, home, requests, run_id = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     if way in ("ours", "execute"):
         work = _ours(way, url, home, run_id)
-        if way == "ours":  # a worker lives for days: what it does once, at its first run, is not counted
+        if way == "ours":  # a worker runs for days, so one-time work of its first run is not counted
             _ours(way, url, home / "warm", new_run(home / "warm", IN_FLIGHT))()
     else:
         work = _bare(way, url, requests)
         if way != "holding":
             _bare(way, url, IN_FLIGHT)()
     gc.collect()
-    gc.freeze()  # as the worker does, for every way alike: what is loaded by now is not looked at again
+    gc.freeze()  # like the worker, for every way: objects loaded so far are excluded from garbage collection
     wall, cpu = time.perf_counter(), time.process_time()
     told = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -112,7 +112,7 @@ def _bare(way: str, url: str, requests: int) -> Callable[[], dict[str, Any]]:
                     if answer.status == 200:
                         assert told["choices"][0]["message"]["content"]
                         return
-                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # with the slot in hand
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # while it holds its slot
 
             await _all(ask, requests)
 
@@ -133,7 +133,7 @@ def _bare(way: str, url: str, requests: int) -> Callable[[], dict[str, Any]]:
 
 
 async def _all(ask: Ask, requests: int) -> None:
-    """Every prompt, `IN_FLIGHT` at a time."""
+    """Send every prompt, `IN_FLIGHT` at a time."""
     numbers = iter(range(requests))
 
     async def lane() -> None:
@@ -144,7 +144,7 @@ async def _all(ask: Ask, requests: int) -> None:
 
 
 def _body(prompt: str) -> dict[str, Any]:
-    """What a run sends."""
+    """The request of a run."""
     messages = [{"role": "user", "content": prompt}]
     return {"messages": messages, "max_tokens": 256, "model": "writer", "temperature": 0.5, "top_p": 1.0}
 

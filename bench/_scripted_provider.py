@@ -1,7 +1,7 @@
-"""A provider that answers as a script says, charges as real ones do, and keeps its own books.
+"""A provider with scripted answers that charges like real ones and records its charges.
 
-`KINDS` are answers as real providers send them, whole, odd and broken. Each says what it takes; whether the studio can
-read that from the answer is what is measured.
+`KINDS` are answers of real providers: complete, unusual and broken. Each defines its actual usage; the bench measures
+whether the studio reads it correctly.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class AnswerKind:
 
     Attributes:
         body: JSON, or bytes that are not JSON.
-        took: tokens that the provider charges for: prompt, completion, and how many of the prompt's were cached. None:
-            it charges nothing.
+        took: tokens that the provider charges: prompt, completion, and cached prompt tokens. None: it charges nothing.
         whole: it contains a complete text and its usage, so one request is enough.
         cut: the connection ends in the middle of the body.
         final: a retry would get the same response.
@@ -57,7 +56,7 @@ class AnswerKind:
 
     @property
     def cost_usd(self) -> Decimal:
-        """What the provider charges, in US dollars."""
+        """The provider's charge in US dollars."""
         if self.took is None:
             return Decimal(0)
         cost = PRICE.call(self.took[0], self.took[1], cached_tokens=self.took[2])
@@ -217,12 +216,12 @@ GOOD = KINDS[0]
 
 
 class ScriptedProvider:
-    """An OpenAI-shaped server on loopback with books of its own; a context manager.
+    """An OpenAI-compatible server on loopback that records its charges; a context manager.
 
     Attributes:
-        script: (prompt, how many requests for it came before) → how the next one is answered.
-        charged_usd: everything that it has charged.
-        requests: how often each prompt was sent.
+        script: (prompt, number of earlier requests for it) → the next answer.
+        charged_usd: the total charge.
+        requests: number of requests per prompt.
     """
 
     def __init__(self, script: Callable[[str, int], AnswerKind] = lambda prompt, before: GOOD) -> None:
@@ -246,17 +245,17 @@ class ScriptedProvider:
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def registry(self) -> Registry:
-        """A registry in which it is the provider `scripted`."""
+        """A registry with this server as the provider `scripted`."""
         return Registry([Provider("scripted", "compatible", "The scripted provider", self.url, "key")])
 
     def reset(self) -> None:
-        """New books."""
+        """Reset the recorded charges and requests."""
         with self._lock:
             self.charged_usd = Decimal(0)
             self.requests: Counter[str] = Counter()
 
     def sell(self, prompt: str) -> AnswerKind:
-        """What the next request for `prompt` gets; it is charged before a byte of it is sent."""
+        """The answer to the next request for `prompt`; it is charged before anything is sent."""
         with self._lock:
             kind = self.script(prompt, self.requests[prompt])
             self.requests[prompt] += 1
@@ -277,7 +276,7 @@ class _ProviderHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
     def log_message(self, *args: object) -> None:
-        """Nothing: a bench prints its own figures."""
+        """No log output: a bench prints its own figures."""
 
     def do_POST(self) -> None:
         asked: Mapping[str, Any] = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -294,4 +293,4 @@ class _ProviderHandler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 self.connection.close()
         except OSError:
-            self.close_connection = True  # the client hung up
+            self.close_connection = True  # the client disconnected

@@ -1,4 +1,4 @@
-"""`--smoke`, which every bench understands: import everything, start what is quick to start, and measure nothing.
+"""The `--smoke` option of every bench: import everything, start what starts quickly, and measure nothing.
 
 `tests/test_bench.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
 """
@@ -25,9 +25,9 @@ def parse(
 
     Args:
         parser: with the bench's own arguments.
-        modules: what the bench imports only while it measures.
-        optional: the same, of requirements-bench.txt; named where they are not installed.
-        start: a quick run of what it starts (a server, a page), for a few seconds at most.
+        modules: modules that the bench imports only while measuring.
+        optional: the same for requirements-bench.txt; reported if they are not installed.
+        start: a quick start of its servers or pages, a few seconds at most.
     """
     parser.add_argument("--smoke", action="store_true", help="import everything, measure nothing")
     options = parser.parse_args()
@@ -41,4 +41,4 @@ def parse(
         print(f"not installed (requirements-bench.txt): {', '.join(missing)}")
     print(json.dumps({}))
     sys.stdout.flush()
-    os._exit(0)  # also while threads of a page or a library still run
+    os._exit(0)  # even if threads of a page or a library are still running

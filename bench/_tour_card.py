@@ -1,4 +1,4 @@
-"""The tour as a visitor sees it: its card in a headless Chromium, and how long nothing on it moves."""
+"""The tour as a visitor sees it: its card in a headless Chromium, and how long it shows no change."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _READY_MS = 60_000
 
 
 class TourCard:
-    """Home in a browser. `look` is called again and again while a tour is under way.
+    """Home in a browser. `look` is called repeatedly while a tour is running.
 
     Attributes:
-        first_change_s: seconds from the click to the first change of words on the page; None: none yet.
-        longest_still_s: the longest stretch of seconds without any change of words.
+        first_change_s: seconds from the click to the first change of text on the page; None: none yet.
+        longest_still_s: the longest time in seconds without any change of text.
     """
 
     def __init__(self, page: Page) -> None:
@@ -39,7 +39,7 @@ class TourCard:
         self.first_change_s, self.longest_still_s = None, 0.0
 
     def look(self) -> None:
-        """Compare the words on the page with those of the look before."""
+        """Compare the text on the page with the previous one."""
         text, now = self._words(), time.monotonic()
         self.longest_still_s = max(self.longest_still_s, now - self._changed)
         if text == self._text:
@@ -54,7 +54,7 @@ class TourCard:
 
 @contextmanager
 def opened(url: str, language: str) -> Iterator[TourCard]:
-    """Home in the language `en` or `zh_CN`, until the block ends."""
+    """Open Home in the language `en` or `zh_CN`, until the block ends."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

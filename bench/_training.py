@@ -1,7 +1,7 @@
-"""The training page's part of `bench.pages`: a rerun with many jobs and a long curve, what is sent, and 25 viewers.
+"""The training page's part of `bench.pages`: a rerun with many jobs and a long curve, bytes sent, and 25 viewers.
 
-The yardstick is Streamlit's own `st.line_chart` with the same curve: for the bytes that one chart sends, and, on a
-page of its own with nothing else on it, for how many reruns a second 25 visitors get together.
+The reference is Streamlit's own `st.line_chart` with the same curve: for the bytes per chart, and, on a page without
+other content, for the total reruns per second of 25 visitors.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
 
 
 def results_csv(steps: int) -> str:
-    """A results file with a falling, noisy loss like a real one."""
+    """A results file with a decreasing, noisy loss like a real one."""
     dice = np.random.default_rng(7)
     step = np.arange(1, steps + 1)
     loss = (0.4 + 1.6 * np.exp(-step / (steps / 5))) * dice.uniform(0.7, 1.3, steps)
@@ -72,7 +72,7 @@ def results_csv(steps: int) -> str:
 
 
 def _fill(steps: int) -> None:
-    """Many short jobs, and one with a long curve, the newest."""
+    """Many short jobs, and the newest one with a long curve."""
     store = Store.open(Settings.from_env())
     short, now = results_csv(_SHORT), utcnow()
     with store.session() as session:

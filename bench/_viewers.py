@@ -1,4 +1,4 @@
-"""Many browsers at once, as far as their server can tell: for `bench.pages`, `bench.responsive` and `bench.soak`."""
+"""Simulates many browsers at the same time: for `bench.pages`, `bench.responsive` and `bench.soak`."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from websockets.typing import Origin
 from bench._page_server import served
 
 VIEWERS = 25
-_SECONDS = 12.0  # of asking, for each page; longer for a page of which so few reruns end in that time
+_SECONDS = 12.0  # duration per page; longer for a page with few reruns in that time
 _FEWEST, _PATIENCE_S = 10, 60.0
 _LARGEST = 1 << 30
 
 
 def reruns_per_s(script: Path, page: str) -> float:
-    """Reruns a second that all viewers get together, from a server of its own that is started as people do."""
+    """Total reruns per second of all viewers, from a separate server that is started the usual way."""
     with served(script) as (url, _):
         return asyncio.run(_rate(url, page))
 
 
 async def _rate(url: str, page: str) -> float:
-    """Each viewer asks again as soon as its page is there; the first run of each does not count."""
+    """Each viewer requests a rerun as soon as its page is complete; the first run of each does not count."""
     counted = 0
     together = asyncio.Barrier(VIEWERS + 1)
 
@@ -49,7 +49,7 @@ async def _rate(url: str, page: str) -> float:
     began = time.perf_counter()
     while (gone := time.perf_counter() - began) < _SECONDS or (counted < _FEWEST and gone < _PATIENCE_S):
         await asyncio.sleep(0.5)
-    rate = max(counted, 1) / gone  # none at all counts as one
+    rate = max(counted, 1) / gone  # zero counts as one
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,15 +65,17 @@ async def once(
     fragment_id: str = "",
     timers: dict[str, float] | None = None,
 ) -> set[str]:
-    """One rerun, to its last message. As a browser it tells which large elements it has, and keeps those that came.
+    """One rerun, until its last message.
+
+    Like a browser, it reports which large elements it has cached, and stores new ones.
 
     Args:
         stream: the websocket of the session.
-        page: the page, by its address.
-        kept: hashes of the elements that the browser has.
-        query: the query string of the address.
-        fragment_id: run this fragment only, as its timer does.
-        timers: filled with the fragments that the page wants to be run again, and the seconds between two runs.
+        page: URL path of the page.
+        kept: hashes of the cached elements.
+        query: the query string.
+        fragment_id: run only this fragment, as its timer does.
+        timers: filled with the fragments that the page reruns, and the seconds between two runs.
     """
     ask = BackMsg()
     ask.rerun_script.query_string = query

@@ -1,4 +1,4 @@
-"""The plain way, to be compared with: one button, one prompt, `st.write_stream`."""
+"""The reference for comparison: one button, one prompt, `st.write_stream`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What answers cost: `python -m bench.answers`. Each kind of answer is given to a real run, at known prices.
+"""Billing accuracy: `python -m bench.answers`.
 
-A provider with books of its own answers in more than forty shapes, whole, odd and broken. What it charges is compared
-with what the spend ledger has, and the requests that whole answers took with their rows. Then a real worker is killed
-twelve times (`_kills`). The last line printed is JSON.
+A real run gets each kind of answer, at known prices. A provider that records its charges answers in more than forty
+formats: complete, unusual and broken. Its charges are compared with the spend ledger, and the number of requests for
+complete answers with the number of rows. Then a real worker is killed twelve times (`_kills`). The last line printed is
+JSON.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _QUICK = RunLimits(ceiling=4, base_s=0.001, cap_s=0.01, tick_s=0.02, storage_ret
 
 @dataclass(frozen=True, slots=True)
 class RunBill:
-    """What one run has cost. `done` counts rows with a finished text."""
+    """The cost of one run. `done`: rows with a finished text."""
 
     charged_usd: Decimal
     booked_usd: Decimal
@@ -46,7 +47,7 @@ class RunBill:
 
 
 def main() -> None:
-    """Measure, print a table, and one line of JSON."""
+    """Measure, then print a table and one line of JSON."""
     _smoke.parse(argparse.ArgumentParser(description=__doc__), start=_one_kind)
     with tempfile.TemporaryDirectory() as folder:
         told = {**_kinds(Path(folder) / "kinds"), **measure_kills()}
@@ -71,7 +72,9 @@ def _kinds(home: Path) -> dict[str, Any]:
 
 
 def run_kind(store: Store, provider: ScriptedProvider, kind: AnswerKind, rows: int = _ROWS) -> RunBill:
-    """A run whose rows are answered so: each of them, where that would never change; else once, and then well."""
+    """A run whose rows get this answer: every request if it is final, otherwise the first one, followed by good
+    answers.
+    """
     provider.reset()
     provider.script = lambda prompt, before: kind if kind.whole or kind.final or not before else GOOD
     numbers = Column("number", tuple(str(number) for number in range(rows)))

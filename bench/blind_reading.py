@@ -1,13 +1,13 @@
-"""A blind reading of the packaged writers: does a reader who knows nothing of this project follow their stories?
+"""A blind reading of the packaged writers: can a reader who does not know this project follow their stories?
 
     python -m bench.blind_reading draw --stories stories.jsonl --folder FOLDER
     python -m bench.blind_reading tell --folder FOLDER --verdicts verdicts.jsonl [--doc docs/storyteller.md]
 
 `draw` takes stories of `bench.storyteller --out`: 15 of the grid, 15 of prompts outside it and 15 English ones, and 30
-of the article's 464, and shuffles them under numbers into `reading.md`. The reader gets that file and nothing else, and
-writes a line of JSON for each, as the file says. A story passes if it can be retold and has no sentence that makes no
-sense. `tell` prints the shares that pass, the last line as JSON, and adds every story with its verdict to `--doc`; of
-the article's stories, which are not part of this project, only their row.
+of the article's 464, and shuffles them under numbers into `reading.md`. The reader gets only that file, and writes one
+line of JSON per story, as described in it. A story passes if it can be retold and every sentence makes sense. `tell`
+prints the shares that pass, the last line as JSON, and adds every story with its verdict to `--doc`; for the article's
+stories, which are not part of this project, only the row number.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ QUESTION = (
 
 @dataclass(frozen=True)
 class DrawnStory:
-    """One story under its number: which part it is of, the prompt's values or the row, and its text."""
+    """One numbered story: its part of the reading, the prompt's values or the row, and its text."""
 
     n: int
     part: str
@@ -51,7 +51,7 @@ class DrawnStory:
 
 
 def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[DrawnStory]:
-    """The stories of a reading, shuffled; the same for the same stories."""
+    """The stories of a reading, shuffled; deterministic for the same stories."""
     generator = random.Random(SEED)
     found: list[tuple[str, str, str]] = []
     for part in ("grid", "outside", "english"):
@@ -66,7 +66,7 @@ def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[Draw
 
 
 def reading(drawn: Sequence[DrawnStory]) -> str:
-    """What the reader gets: the question, and texts under numbers."""
+    """The reader's file: the question and the numbered texts."""
     stories = [f"## {one.n}\n\n{one.text.strip()}\n" for one in drawn]
     return "\n".join(["# Stories\n", QUESTION, "", *stories])
 
@@ -77,7 +77,7 @@ def passes(verdict: dict[str, Any]) -> bool:
 
 
 def shares(drawn: Sequence[DrawnStory], verdicts: dict[int, dict[str, Any]]) -> dict[str, float]:
-    """Part → share of its stories that pass.
+    """The share of stories that pass, by part.
 
     Raises:
         KeyError: a verdict is missing.

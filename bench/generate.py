@@ -1,8 +1,8 @@
 """Speed and safety of a run: `python -m bench.generate`. A loopback server with 50 ms latency, 64 requests in flight.
 
-Raw aiohttp (the ceiling), the official SDK, bespokelabs-curator (in a virtual environment of its own), and ours with
-full durability, in turns, each in a process of its own; then what a run does when the server refuses, when it is
-killed, when the credit is used up, and when the budget is. The last line printed is JSON; null: not measured.
+Raw aiohttp (the upper limit), the official SDK, bespokelabs-curator (in its own virtual environment), and our run with
+full durability, in turns, each in its own process; then the behaviour of a run with rate limits, a crash, an account
+without credit, and an exhausted budget. The last line printed is JSON; null: not measured.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from bench._runs import IN_FLIGHT, ledger_of, new_run
 
 ROOT = Path(__file__).resolve().parents[1]
 KILL_AFTER = 1_000  # answers
-MOST_S = 600  # a measurement that takes longer is broken
+MOST_S = 600  # a longer measurement counts as failed
 QUOTA_AFTER = 500  # answers
 BUDGET_USD = Decimal("0.05")  # a third of what the rows cost
 
 
 def main() -> None:
-    """Measure, print a table, and one line of JSON."""
+    """Measure, then print a table and one line of JSON."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:
         home = Path(folder)
@@ -46,18 +46,20 @@ def main() -> None:
     print(json.dumps(told))
 
 
-# --- what is measured ------------------------------------------------------------------------------------------------
+# --- measurements ------------------------------------------------------------------------------------------------
 
 
 def _speed(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Requests a second and CPU per request, in turns; each ratio is the median of the ratios of its round."""
+    """Requests per second and CPU time per request, measured in turns; each ratio is the median of the ratios per
+    round.
+    """
     curator = None if options.without_curator else _curator.python(options.curator_venv)
     ways = ["aiohttp", "sdk", *(["curator"] if curator else []), "ours"]
     seen: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for turn in range(options.rounds):
         for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
             if way == "curator" and turn:
-                continue  # it takes a minute; its figure is far from any threshold
+                continue  # it takes a minute, and its result is far from any threshold
             _reset(url)
             seen[way].append(_way(way, url, home / f"{way}-{turn}", options.requests, curator or sys.executable))
     print(f"{platform.processor() or platform.machine()}, {options.requests:,} requests, {IN_FLIGHT} in flight")
@@ -78,7 +80,7 @@ def _speed(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _memory(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a run of 50,000 rows over that of 2,000."""
+    """Peak memory of a run of 50,000 rows divided by that of 2,000 rows."""
     peaks = []
     for rows in (options.requests, options.many):
         _reset(url)
@@ -88,7 +90,7 @@ def _memory(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]
 
 
 def _refusals(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A tenth of all answers is 429 with `Retry-After: 1`."""
+    """10 % of all answers are 429 with `Retry-After: 1`."""
     _reset(url, refuse=0.1)
     run_id = new_run(home / "refusals", options.requests)
     ours = _finish("execute", url, home / "refusals", options.requests, run_id)
@@ -129,7 +131,7 @@ def _kill(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _quota(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The account runs out of credit in mid-run."""
+    """The account runs out of credit during the run."""
     _reset(url, credit=min(QUOTA_AFTER, options.requests // 2))
     _finish("execute", url, home / "quota", options.requests, new_run(home / "quota", options.requests))
     counts = _counts(url)
@@ -138,7 +140,7 @@ def _quota(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _budget(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A budget that is not enough, at known prices."""
+    """A budget that is too small, at known prices."""
     _reset(url)
     run_id = new_run(home / "budget", options.requests, BUDGET_USD)
     spent = Decimal(str(_finish("execute", url, home / "budget", options.requests, run_id)["cost_usd"]))
@@ -150,7 +152,7 @@ def _budget(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]
 
 
 def _way(way: str, url: str, home: Path, requests: int, python: str = sys.executable) -> dict[str, float]:
-    """One measurement in a process of its own."""
+    """One measurement in its own process."""
     if way == "curator":
         return _curator.measure(python, url, home, requests)
     run_id = new_run(home, requests) if way == "ours" else "-"

@@ -1,7 +1,7 @@
 """Server time of page reruns: `python -m bench.pages`. Each part measures one page; the last line printed is JSON.
 
-What is timed is a rerun of the script in a session that has run before, from its first line to its last, with
-everything that it builds for the browser: what a click costs the server. Sending and drawing are not in it.
+Measured is a rerun of the script in an existing session, from its first to its last line, including everything that it
+builds for the browser: the server's cost of a click. Sending and rendering are not included.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], 
 
     Args:
         page: the script below `pages/`.
-        state: widget values that are there from the start.
-        change: what a visitor does before each rerun, given the number of the rerun; it only sets values.
+        state: initial widget values.
+        change: called with the number of the rerun before each rerun; it only sets widget values.
     """
     at = AppTest.from_file(str(_PAGES / "frame.py"), default_timeout=_TIMEOUT_S)
     for key, value in state.items():
@@ -54,7 +54,7 @@ def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], 
 
 
 def cost() -> dict[str, float]:
-    """The price comparison with every list that there is; the baseline changes at each rerun."""
+    """The price comparison with every list; the baseline changes with each rerun."""
     from core.pricing.price_book import PriceBook
     from pages.ui.cost import cached_cost
 
@@ -82,7 +82,7 @@ PARTS: tuple[Callable[[], dict[str, float]], ...] = (cost, training)
 
 
 def main() -> None:
-    """Measure every part in an empty home."""
+    """Measure every part in an empty home folder."""
     logging.disable(logging.WARNING)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as home:
@@ -92,7 +92,7 @@ def main() -> None:
             found |= part()
     print(json.dumps(found))
     sys.stdout.flush()
-    os._exit(0)  # AppTest leaves threads behind that nobody waits for
+    os._exit(0)  # AppTest leaves threads running
 
 
 def _one_page() -> None:

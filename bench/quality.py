@@ -1,9 +1,9 @@
-"""How long the quality report takes on 100,000 rows, and how much memory: stories made of the samples' own sentences.
+"""Time and memory of the quality report on 100,000 rows: stories composed from the samples' sentences.
 
     python -m bench.quality [--rows 100000]
 
-The rows are put into an SQLite ledger, as a run would, and read back from it. Of every 100 rows one is a copy of an
-earlier one and one a copy with a few changes, so that what ought to be found is known. Runs in a process of its own.
+The rows are written to an SQLite ledger, as by a run, and read back. Of every 100 rows, one is a copy of an earlier row
+and one a copy with a few changes, so the expected findings are known. Runs in its own process.
 """
 
 from __future__ import annotations

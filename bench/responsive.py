@@ -1,8 +1,7 @@
-"""How long pages take while a real job trains beside them: `python -m bench.responsive`.
-
-The studio runs as people start it, in a home of its own; 48 sample stories are trained on by its own engine. One
-visitor goes round the four pages through a websocket, as a browser does, and has each run again before he leaves it.
-What is timed is what he waits: from the question to the last message of the answer. The last line printed is JSON.
+"""Response time of pages while a real job trains: `python -m bench.responsive`. The studio is started the usual way,
+with its own home folder; its engine trains on 48 sample stories. One visitor opens the four pages in turn through a
+websocket, like a browser, and reruns each before leaving it. Measured is the visitor's waiting time, from the request
+to the last message of the response. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from core.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("dataset", "training", "cost", "story")
-EXAMPLES, EPOCHS = 48, 6  # longer than what is measured, on any machine that can train at all
+EXAMPLES, EPOCHS = 48, 6  # longer than the measurement on any machine that can train
 MEASURED_S = 60.0
-PAUSE_S = 0.5  # between two clicks of a visitor in a hurry
+PAUSE_S = 0.5  # between two clicks of a fast visitor
 START_S = 300.0  # the first job on a machine converts the weights
 LOOK_S = 0.2
 
@@ -42,7 +41,7 @@ Times = dict[str, list[float]]
 
 
 def main() -> None:
-    """Train, click, and tell."""
+    """Train, click, and print the result."""
     _smoke.parse(argparse.ArgumentParser(description=__doc__))
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
@@ -60,7 +59,7 @@ def main() -> None:
 
 
 def _job(store: Store) -> str:
-    """A job that trains for longer than is measured."""
+    """A job that trains longer than the measurement."""
     rows = datasets.load_sample(store, LOCAL, "ultraman_stories", EXAMPLES)
     form = JobForm(rows, "bench", ENGINE, packaged_models.BASE, n_epochs=EPOCHS, batch_size=4)
     return jobs.submit(store, LOCAL, form)
@@ -75,12 +74,12 @@ def _until(look: Callable[[], object]) -> None:
 
 
 async def _clicks(url: str, trains: Callable[[], bool]) -> tuple[Times, Times]:
-    """Seconds of each switch to a page, and of each rerun on it, while the job trains."""
+    """Seconds per page switch and per rerun, while the job trains."""
     switched: Times = {page: [] for page in PAGES}
     again: Times = {page: [] for page in PAGES}
     async with connect(url.replace("http", "ws") + "/_stcore/stream", max_size=None, origin=Origin(url)) as stream:
         kept: set[str] = set()
-        for page in PAGES:  # the first sight of each fills caches: a studio lives for days
+        for page in PAGES:  # the first visit of each page fills caches, which is not representative
             kept = await _viewers.once(stream, page, kept)
         ends = time.monotonic() + MEASURED_S
         while time.monotonic() < ends and trains():

@@ -1,12 +1,12 @@
-"""Can a small model learn the sample stories, and does each tell its own?
+"""Can a small model learn the sample stories, and are they distinct?
 
     python -m bench.samples [--held-out] [--files FILE.csv …] [--each] [--home FOLDER]
 
-Base loss: nats a token of a story under the untrained base, given its instruction as chat. It says how much of the
-language the base knows already. The rival is the article's 464 stories, which are not part of this project.
+Base loss: nats per token of a story under the untrained base, given its instruction as chat. It measures how familiar
+the language already is to the base. The reference is the article's 464 stories, which are not part of this project.
 Nearness: Jaccard similarity of a story to its nearest neighbour, over character 5-grams (Chinese) or word 3-grams
 (English). Held-out loss: of every tenth story, after one epoch on the others; ours over the article's (`--held-out`,
-half an hour on two cores). With `--files` only those files are measured, as a writer needs it.
+half an hour on two cores). With `--files` only those files are measured, for authors of new stories.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ AIMS = {
     "zh_near_max": "≤ 0.45",
     "en_near_max": "≤ 0.45",
 }
-_MEASURED = 120  # stories of a file; drawn with a fixed seed, because two cores need a second for three of them
+_MEASURED = 120  # stories per file; drawn with a fixed seed, because two cores process only three per second
 _CHARACTERS, _WORDS = 5, 3  # of one n-gram
 
 
 @dataclass(frozen=True)
 class SampleStory:
-    """One row of a file of samples."""
+    """One row of a sample file."""
 
     prompt: str
     text: str
@@ -60,7 +60,7 @@ class SampleStory:
 
 
 def read(path: Path) -> list[SampleStory]:
-    """The stories of a file with the article's columns, or with those of the English grid."""
+    """The stories of a file with the article's columns or those of the English grid."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     english = "gift" in rows[0]
@@ -68,7 +68,7 @@ def read(path: Path) -> list[SampleStory]:
 
 
 def n_grams(story: SampleStory) -> frozenset[Any]:
-    """The n-grams that nearness is measured over; punctuation and space do not count."""
+    """The n-grams for the similarity; punctuation and spaces are ignored."""
     words: Sequence[str]
     if story.english:
         words, n = re.findall(r"[a-z']+", story.text.lower()), _WORDS
@@ -78,12 +78,12 @@ def n_grams(story: SampleStory) -> frozenset[Any]:
 
 
 def nearest(stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
-    """Of every story: similarity to its nearest neighbour, and that neighbour's index."""
+    """For every story: similarity to its nearest neighbour, and that neighbour's index."""
     return nearest_of([n_grams(story) for story in stories])
 
 
 def nearest_of(grams: Sequence[frozenset[Any]]) -> list[tuple[float, int]]:
-    """Of every set of n-grams: Jaccard similarity to the most similar other one, and its index."""
+    """For every set of n-grams: Jaccard similarity to the most similar other one, and its index."""
     best = [(0.0, at) for at in range(len(grams))]
     for one in range(len(grams)):
         for other in range(one):
@@ -110,10 +110,10 @@ class Untrained:
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
         self.base = BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf))
         self.model = model.load(folder, precision.choose()[0], rank=16, alpha=32.0)
-        self.model.initialise(0)  # B is zero: the base itself
+        self.model.initialise(0)  # B is zero, so this is the base itself
 
     def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
-        """Of every story: sum of its tokens' losses (nats), and how many tokens."""
+        """For every story: the sum of its token losses (nats), and its number of tokens."""
         import torch
 
         from core.engine.training.trainer.batches import tensors
@@ -153,14 +153,14 @@ class Untrained:
 
 
 def base_loss(untrained: Untrained, stories: Sequence[SampleStory]) -> float:
-    """Mean over the tokens of (a fixed sample of) the stories."""
+    """Mean loss per token of the stories, or of a fixed sample of them."""
     chosen = random.Random(7).sample(list(stories), min(_MEASURED, len(stories)))
     losses = untrained.losses(chosen)
     return sum(loss for loss, _ in losses) / sum(count for _, count in losses)
 
 
 def held_out_loss(home: Path, stories: Sequence[SampleStory]) -> float:
-    """Nats a token of every tenth story, after one epoch on the others: a real job with a validation file."""
+    """Nats per token of every tenth story after one epoch on the others: a real job with a validation file."""
     with running_engine(home) as engine:
         files = engine.client.files
         kept = files.create(file=("held_out.jsonl", _lines(stories[::10])), purpose="fine-tune")
@@ -189,13 +189,13 @@ def _lines(stories: Sequence[SampleStory]) -> bytes:
 
 
 def nearness(stories: Sequence[SampleStory], language: str) -> dict[str, float]:
-    """Median and greatest similarity to the nearest neighbour."""
+    """Median and maximum similarity to the nearest neighbour."""
     near = [value for value, _ in nearest(stories)]
     return {f"{language}_near_median": statistics.median(near), f"{language}_near_max": max(near)}
 
 
 def measure_files(untrained: Untrained, files: Sequence[Path], each: bool) -> None:
-    """What a writer wants to know about a few files."""
+    """The figures for the given files."""
     for path in files:
         stories = read(path)
         losses, near = untrained.losses(stories), nearest(stories)
@@ -212,7 +212,7 @@ def measure_files(untrained: Untrained, files: Sequence[Path], each: bool) -> No
 
 
 def measure_all(untrained: Untrained, held_out: bool) -> dict[str, float]:
-    """Every figure that can be measured here."""
+    """All figures that can be measured here."""
     figures: dict[str, float] = {}
     chinese = [story for name in CHINESE for story in read(SAMPLES / name)]
     figures["zh_base_loss"] = base_loss(untrained, chinese)

@@ -31,18 +31,19 @@ from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT
 from core.engine.serving.llama import PARALLEL, BaseModel, Pool
 
-PROMPT = "宋,发射激光,艰难 ->\n"  # the untuned base repeats itself for ever after it: every answer has the same length
+# the untuned base repeats itself endlessly after it, so every answer has the same length
+PROMPT = "宋,发射激光,艰难 ->\n"
 TOKEN = "bench"
-FRESH = httpx2.Limits(max_keepalive_connections=0)  # llama.cpp closes idle connections at moments of its own
+FRESH = httpx2.Limits(max_keepalive_connections=0)  # llama.cpp closes idle connections at unpredictable times
 
 Ask = Callable[[], Awaitable[int]]
 
 
 async def main() -> None:
-    """Measure, print a table, and one line of JSON."""
+    """Measure, then print a table and one line of JSON."""
     options = _options()
     task = asyncio.current_task()
-    if task is not None:  # so that the engine does not stay behind
+    if task is not None:  # so that the engine does not keep running
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -62,10 +63,10 @@ async def main() -> None:
 
 
 async def _compare(direct: Ask, through: Ask, parallel: int, rounds: int) -> tuple[int, float, float, float]:
-    """(requests at once, tokens/s of llama.cpp, of the engine, median of the ratios of neighbouring rounds)."""
+    """(parallel requests, tokens/s of llama.cpp, tokens/s of the engine, median of the ratios of adjacent rounds)."""
     speeds: dict[Ask, list[float]] = {direct: [], through: []}
     for ask in (direct, through):
-        await _speed(ask, parallel)  # the first of each is not counted
+        await _speed(ask, parallel)  # the first round of each is not counted
     for turn in range(rounds):
         for ask in (direct, through) if turn % 2 == 0 else (through, direct):
             speeds[ask].append(await _speed(ask, parallel))
@@ -82,7 +83,7 @@ async def _speed(ask: Ask, parallel: int) -> float:
 
 def _asker(client: httpx2.AsyncClient, path: str, order: dict[str, Any]) -> Ask:
     async def ask() -> int:
-        """One streamed answer, read to its end; its tokens."""
+        """Read one streamed answer to its end; returns its number of tokens."""
         last = b""
         async with client.stream("POST", path, json=order) as answer:
             answer.raise_for_status()
@@ -97,7 +98,7 @@ def _asker(client: httpx2.AsyncClient, path: str, order: dict[str, Any]) -> Ask:
 
 
 def _llama_order(tokens: int) -> dict[str, Any]:
-    """What the engine asks of llama.cpp for `_openai_order`."""
+    """The request that the engine sends to llama.cpp for `_openai_order`."""
     options = {"n_predict": tokens, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "lora": []}
     return {**options, "prompt": PROMPT, "stream": True, "cache_prompt": True, "repeat_last_n": CONTEXT}
 

@@ -1,12 +1,12 @@
-"""What five minutes of visitors leave behind in the web process: `python -m bench.soak`.
+"""Resource growth of the web process under five minutes of load: `python -m bench.soak`.
 
-The studio runs as people start it. Thirty sessions, each a websocket as a browser opens it, go from page to page, let
-the timers of a page run, reload, and leave; beside them a data-set run writes rows with a local OpenAI-shaped server.
+The studio is started the usual way. Thirty sessions, each with a websocket like a browser's, go from page to page, let
+the page timers run, reload, and leave; meanwhile a data-set run writes rows with a local OpenAI-compatible server.
 Every ten seconds the memory, the open descriptors and the threads of the web process (which has the worker in it) are
 read from /proc.
 
-Growth is the median of the last minute less the median of the second: the first minute fills caches, and a median is
-not moved by what a single moment holds. The last line printed is JSON.
+Growth is the median of the last minute minus the median of the second minute: the first minute fills caches, and a
+median is robust against single outliers. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SESSIONS = 30
 MINUTES = 5
 SAMPLE_S = 10.0
 MINUTE_S = 60.0
-LATENCY_S = 0.5  # of the scripted server: 16 requests in flight write about 30 rows a second
-ROWS = 20_000  # more than are written in the time
+LATENCY_S = 0.5  # latency of the scripted server: 16 requests in flight write about 30 rows per second
+ROWS = 20_000  # more than can be written in the time
 STAY_S = (1.0, 5.0)  # on a page
 AWAY_S = (0.5, 3.0)  # between leaving and coming back
 PAGES_A_VISIT = (2, 6)
@@ -53,7 +53,7 @@ TICK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MemorySample:
-    """The web process at one moment. `at_s`: seconds since the sessions came."""
+    """A sample of the web process. `at_s`: seconds since the sessions started."""
 
     at_s: float
     rss_mb: float
@@ -63,7 +63,7 @@ class MemorySample:
 
 @dataclass
 class Traffic:
-    """What the sessions have done."""
+    """Counts of what the sessions have done."""
 
     sessions: int = 0
     reruns: int = 0
@@ -72,14 +72,14 @@ class Traffic:
 
 
 class SimulatedVisitor:
-    """One of the thirty: visit after visit, each a new session, until it is cancelled."""
+    """One visitor: visit after visit, each with a new session, until cancelled."""
 
     def __init__(self, url: str, pages: Sequence[tuple[str, str]], traffic: Traffic, seed: int) -> None:
         self._url, self._pages, self._traffic = url, pages, traffic
         self._dice = random.Random(seed)
 
     async def live(self) -> None:
-        """Come, look at a few pages, leave, come again."""
+        """Open the studio, view a few pages, leave, return."""
         while True:
             page = self._dice.choice(self._pages)
             for _ in range(self._dice.randint(*PAGES_A_VISIT)):
@@ -87,7 +87,7 @@ class SimulatedVisitor:
             await asyncio.sleep(self._dice.uniform(*AWAY_S))
 
     async def _session(self, page: tuple[str, str]) -> tuple[str, str]:
-        """Until the page is reloaded or the browser closed, which both end a session; the page that was open then."""
+        """Visit pages until a reload or the end of the visit, which both end the session; returns the open page."""
         address = self._url.replace("http", "ws") + "/_stcore/stream"
         async with connect(address, max_size=None, origin=Origin(self._url)) as stream:
             self._traffic.sessions += 1
@@ -99,7 +99,7 @@ class SimulatedVisitor:
                 page = self._dice.choice(self._pages)
 
     async def _look(self, stream: ClientConnection, page: tuple[str, str], kept: set[str]) -> set[str]:
-        """Open a page and stay on it for a while; its fragments run when their timers say so."""
+        """Open a page and stay on it for a while; its fragments run on their timers."""
         name, query = page
         timers: dict[str, float] = {}
         kept = await _viewers.once(stream, name, kept, query=query, timers=timers)
@@ -117,7 +117,7 @@ class SimulatedVisitor:
 
 
 def main() -> None:
-    """Let the sessions live, print a table, and one line of JSON."""
+    """Run the sessions, then print a table and one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=int, default=MINUTES, choices=range(3, 61), metavar="3-60")
     options = _smoke.parse(parser, start=_one_sample)
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def _soak(url: str, pid: int, home: Path, seconds: float) -> dict[str, float]:
-    """Visitors and a run together, for so many seconds."""
+    """Run visitors and a data-set run together for this many seconds."""
     store = Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
     dataset_id = datasets.create(store, LOCAL, _recipe())
     run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=None)
@@ -156,13 +156,13 @@ def _soak(url: str, pid: int, home: Path, seconds: float) -> dict[str, float]:
 
 
 def _growth(values: Sequence[float]) -> float:
-    """The median of the last minute less that of the second, of values that are `SAMPLE_S` apart."""
+    """The median of the last minute minus that of the second minute; samples are `SAMPLE_S` apart."""
     minute = int(MINUTE_S / SAMPLE_S)
     return statistics.median(values[-minute:]) - statistics.median(values[minute : 2 * minute])
 
 
 async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: float) -> Traffic:
-    """All visitors at once, and a look at the process every `SAMPLE_S`."""
+    """All visitors in parallel, and a sample of the process every `SAMPLE_S`."""
     traffic = Traffic()
     visitors = [asyncio.create_task(SimulatedVisitor(url, pages, traffic, seed).live()) for seed in range(SESSIONS)]
     began = time.monotonic()
@@ -170,7 +170,7 @@ async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: 
         await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
         for visitor in visitors:
             if visitor.done():
-                visitor.result()  # it lives until it is cancelled: this raises why it ended
+                visitor.result()  # it runs until it is cancelled: this raises the reason if it ended early
         traffic.samples.append(sample(pid, time.monotonic() - began))
     for visitor in visitors:
         visitor.cancel()

@@ -1,8 +1,8 @@
 """Speed of the story page against the raw SDK and plain `st.write_stream`: `python -m bench.stream`.
 
-A loopback server streams 100 chunks a second. The studio and a page of one `st.write_stream` run as people start them;
-each is read through its websocket, as a browser does, and its bytes and the processor time of its server are counted
-(less what the same server takes while idle). The last line printed is JSON.
+A loopback server streams 100 chunks per second. The studio and a page with one `st.write_stream` are started the usual
+way; each is read through its websocket, like a browser, and its bytes and the server's CPU time are counted (minus the
+CPU time of the same server while idle). The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class ReceivedStream:
-    """What one visitor's websocket has brought."""
+    """The data that one visitor's websocket has received."""
 
     size: int = 0
     texts: list[tuple[float, str]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class ReceivedStream:
 
 
 class Visitor:
-    """A browser, as far as the server can tell."""
+    """Simulates a browser."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, page: str) -> None:
         self._session, self._url, self._page = session, url, page
@@ -70,7 +70,7 @@ class Visitor:
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def run(self, widgets: dict[str, Any], *, wait: bool = True) -> float:
-        """Have the page run with these widgets; when it was asked."""
+        """Rerun the page with these widget values; returns the time of the request."""
         message = BackMsg()
         state = message.rerun_script
         state.page_name = self._page
@@ -89,7 +89,7 @@ class Visitor:
         return asked
 
     async def write(self) -> float:
-        """Press the button; when."""
+        """Click the button; returns the time."""
         return await self.run({self.seen.button: True}, wait=False)
 
     async def _read(self) -> None:
@@ -134,13 +134,13 @@ def _process(arguments: list[str], **environ: str) -> Iterator[subprocess.Popen[
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor time of a process, all its threads."""
+    """CPU seconds of a process, all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) -> tuple[int, float]:
-    """Bytes and processor seconds of one story, from the click to its end."""
+    """Bytes and CPU seconds of one story, from the click to its end."""
     async with Visitor(session, url, page) as visitor:
         await visitor.run({})
         idle = _cpu(pid)
@@ -151,12 +151,12 @@ async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) 
         while visitor.seen.finished == finished or not visitor.seen.texts:
             await asyncio.sleep(0.02)
         took = time.monotonic() - began
-        await asyncio.sleep(0.5)  # the run that brings the Write button back
+        await asyncio.sleep(0.5)  # the run that restores the Write button
         return visitor.seen.size - size, max(0.01, _cpu(pid) - used - idle_rate * (took + 0.5))
 
 
 async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
-    """Milliseconds that the first words take longer on the page than in the raw SDK; median of neighbouring tries."""
+    """Milliseconds by which the first words appear later on the page than in the raw SDK; median of adjacent pairs."""
     client = openai.AsyncOpenAI(base_url=f"{paced_server}/v1", api_key="x", max_retries=0)
     extra = []
     for number in range(TRIES + 1):
@@ -179,7 +179,7 @@ async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) ->
 
 
 async def _ten(session: aiohttp.ClientSession, url: str) -> float:
-    """Updates a second that the worst served of ten people sees, while all of them stream."""
+    """Updates per second for the slowest of ten visitors while all of them stream."""
 
     async def one() -> float:
         async with Visitor(session, url, "story") as visitor:
@@ -200,7 +200,7 @@ async def _ten(session: aiohttp.ClientSession, url: str) -> float:
 
 
 async def _stop(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
-    """Seconds from closing the page to the end of the request behind it; the slowest of some tries."""
+    """Seconds from closing the page to the end of its request; the slowest of several attempts."""
     slowest = 0.0
     for _ in range(TRIES):
         async with session.get(f"{paced_server}/hung_up") as answer:
@@ -226,7 +226,7 @@ def _server_answers() -> None:
 
 
 async def main() -> None:
-    """Measure, print what was found, and one line of JSON."""
+    """Measure, then print the results and one line of JSON."""
     _smoke.parse(argparse.ArgumentParser(description=__doc__), start=_server_answers)
     with tempfile.TemporaryDirectory() as home, _process(["-m", "bench._paced_server"]) as server:
         assert server.stdout is not None

@@ -1,10 +1,10 @@
-"""Trainer against TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in a process of its own.
+"""Trainer against TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in its own process.
 
     python -m bench.train [--rounds 1] [--stories FILE.csv] [--count 32]
 
-Four runs a round, interleaved: ours and TRL in float32, ours as it comes (`auto`) and TRL as it comes (bfloat16
-autocast, gradient checkpointing). The ratios compare ours as it comes with the *faster* of TRL's two; the loss gap
-compares the curves of ours as it comes and TRL in float32. Needs requirements-bench.txt.
+Four runs per round, interleaved: ours and TRL in float32, ours with defaults (`auto`) and TRL with defaults (bfloat16
+autocast, gradient checkpointing). The ratios compare ours with defaults and the *faster* of TRL's two; the loss gap
+compares the curves of our trainer with defaults and of TRL in float32. Needs requirements-bench.txt.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path, stories: Path, count: int) -> None:
-    """The base weights, converted, and the stories as tokens, in the order in which both will see them."""
+    """The converted base weights, and the tokenised stories in the order used by both."""
     import torch
 
     from core.engine.formats import gguf_file, tokens, weights

@@ -49,7 +49,7 @@ def parse(text: str, least: Decimal, most: Decimal) -> Decimal | None:
     if not least <= parsed <= most:
         raise FabulaError(
             msg("“{text}” is out of range.", text=_quoted(text)),
-            msg("Give a number from {least} to {most}.", least=f"{least:f}", most=f"{most:f}"),
+            msg("Enter a number from {least} to {most}.", least=f"{least:f}", most=f"{most:f}"),
         )
     return parsed
 

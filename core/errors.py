@@ -79,7 +79,7 @@ class Unavailable(ProviderError):
 
 
 class ServerError(Unavailable):
-    """5xx, or a web page in place of an API response: the server failed, or the address is not that of an API."""
+    """5xx, or a web page instead of an API response: the server failed, or the address is not that of an API."""
 
 
 class Unreadable(Unavailable):

@@ -149,8 +149,8 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
     (r"engine needs packages|packages are missing|engine is not installed", "engine_missing"),
     (
         r"no OpenAI-compatible API at|certificate of \S+ is not trusted|There is no (?:server named|provider)"
-        r"|The address of .+? (?:begins with|has no http|is not a web address|ends in) ?"
-        r"|The proxy .{1,200} (?:asks for a user|does not let you)|The key of .{1,80} has ",
+        r"|The address of .+? (?:begins with|has no http|does not start with|contains a|is not a web address|ends in) ?"
+        r"|The proxy .{1,200} (?:asks for a user|does not let you)|The key of .{1,80} (?:has|contains) ",
         "setup",
     ),
     (r"not OpenAI's format|None of the answers can be read", "unreadable"),

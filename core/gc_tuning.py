@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 _FREEZE_AFTER_S = 0.01  # survivors of a collection that took longer than this are frozen
-_UNFREEZE_INTERVAL_S = 20.0  # longest time that dead frozen objects keep memory; a complete collection takes 0.1 s
+_UNFREEZE_INTERVAL_S = 20.0  # how long unreachable frozen objects can stay in memory; a complete collection takes 0.1 s
 
 
 class GcFreezer:

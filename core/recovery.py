@@ -1,6 +1,7 @@
 """Restores the entries of rescue files (`core.db.rescue_files`): rows, stories, answers and jobs that were paid for
-while the database could not be written. Each line is booked once, however often it is read. A line that matches nothing
-in this database stays in its file, and the settings page names the file."""
+while the database could not be written. Each line is recorded once, even if it is read several times. A line that
+matches nothing in this database stays in its file, and the settings page names the file.
+"""
 
 from __future__ import annotations
 

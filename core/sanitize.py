@@ -19,7 +19,8 @@ _FORMULA = re.compile(rf"[\t\r]|[\s\u200c\u200d{_INVISIBLE_CHARS}]*[=+\-@＝＋�
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _DELIMITERS = (",", ";", "\t")
 _INVISIBLE = re.compile(f"[{_INVISIBLE_CHARS}]")
-# Joiners shape Arabic, Indic scripts and emoji. Next to ASCII, Chinese, Japanese or Korean they have no effect.
+# Zero-width joiners change how Arabic, Indic scripts and emoji are displayed. Next to ASCII, Chinese, Japanese or
+# Korean they have no effect.
 _UNJOINED = r"[\x00-\x7f\u3000-\u9fff\uac00-\ud7a3]"
 _IDLE_JOINERS = re.compile(rf"(?:(?<={_UNJOINED})|^)[\u200c\u200d]+|[\u200c\u200d]+(?={_UNJOINED}|$)")
 

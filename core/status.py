@@ -138,7 +138,7 @@ def _unresponsive_engine(settings: Settings) -> EngineStatus:
         )
     note = engine_endpoint.read(settings)
     if note.state == "up":
-        return EngineStatus("up", msg("The engine is too busy to answer at once."), "", note.url)
+        return EngineStatus("up", msg("The engine is too busy to answer right now."), "", note.url)
     state: EngineState = "down" if note.state == "stopped" else note.state
     return EngineStatus(state, note.message, note.next_step, note.url)
 

@@ -1,8 +1,8 @@
-"""A page of the studio in a real browser: how a test opens it, acts on it, and waits before it looks at it.
+"""Helpers for pages in a real browser: opening, interacting, and waiting.
 
-A page is drawn again and again: after each click, when a job goes on, when a story gets longer. What a test reads from
-it at one moment may be of the drawing before, or of half a drawing. So tests wait for what they claim (`expect`, whose
-limit is set here for the whole suite, or `page.wait_for_function`); `tests/test_browser_rules.py` refuses the rest.
+A page is redrawn repeatedly: after each click, when a job progresses, when a story grows. A value read at one moment
+may belong to the previous or to a partial redraw. So tests wait for the expected condition (`expect`, whose timeout is
+set here for the whole suite, or `page.wait_for_function`); `tests/test_browser_rules.py` rejects everything else.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 BUSY_MS = 1000 * WAIT_LIMIT_S
-TRAINED_MS = 600_000  # a tiny model learns in seconds, but torch has to be loaded first, maybe on a busy machine
+TRAINED_MS = 600_000  # a tiny model trains in seconds, but torch must be loaded first, possibly on a busy machine
 
 MARKS = [
     pytest.mark.browser,
@@ -32,11 +32,11 @@ MARKS = [
 expect = sync_api.expect
 expect.set_options(timeout=BUSY_MS)
 
-_CHOICES = 20  # attempts: a page that has just been opened is drawn a few more times, and that closes an open list
+_CHOICES = 20  # attempts: a page that was just opened is redrawn a few times, which closes an open list
 
-# What the page has asked the studio for and has not got yet, read from the two directions of Streamlit's WebSocket.
-# The page itself shows less: its state is "notRunning" between a click and the moment when the script begins.
-# The numbers are those of BackMsg, ClientState, ForwardMsg, ForwardMsgMetadata and RunIdentity in streamlit.proto.
+# The page's pending requests to the studio, read from both directions of Streamlit's WebSocket. The page itself shows
+# less: its state is "notRunning" between a click and the start of the script. The numbers are those of BackMsg,
+# ClientState, ForwardMsg, ForwardMsgMetadata and RunIdentity in streamlit.proto.
 _TRAFFIC = """
 (() => {
   const EVERYTHING = "", NEXT_RUN = "next";
@@ -127,11 +127,11 @@ def visit(
     browser: Browser, url: str, *, width: int = 1440, height: int = 1100, script: str = "",
     requests: list[str] | None = None, **context: Any,
 ) -> Page:  # fmt: skip
-    """A fresh visitor on a page that is drawn; the `browser` fixture closes it.
+    """Open a page as a new visitor and wait until it is drawn; the `browser` fixture closes it.
 
     Args:
-        script: runs before the scripts of the page.
-        requests: where the address of each request of the browser is added.
+        script: runs before the page's scripts.
+        requests: list to which the URL of each browser request is added.
         context: further options of the browser context: locale, color_scheme and the like.
     """
     page = browser.new_context(viewport={"width": width, "height": height}, **context).new_page()
@@ -146,21 +146,20 @@ def visit(
 
 
 def settled(page: Page) -> None:
-    """Until the page shows what it has asked the studio for: right after a click too, when no script runs yet.
+    """Wait until the page has no pending requests to the studio, also right after a click, before the script runs.
 
-    Parts that draw themselves again on a timer are not waited for, and a part whose timer finds something new may ask
-    for another drawing at any time: what a test claims about the page, it still has to `expect`. While a story is
-    written the script of its page runs: there is no end to wait for.
+    This does not wait for fragments with a timer, which may redraw at any time, so tests still have to `expect` what
+    they assert. Do not use it while a story is being written, because the script runs until its end.
     """
     page.locator("h1").first.wait_for()
     page.wait_for_function(_SETTLED)
 
 
 def shown(page: Page, key: str) -> None:
-    """Until the newest drawing of the page has this element.
+    """Wait until the newest redraw of the page has this element.
 
-    Streamlit keeps the elements of the drawing before, greyed, until the new one is complete. One that has moved is
-    there twice for that time, and Playwright refuses to wait for a locator that finds two.
+    Streamlit keeps the previous elements, greyed out, until the redraw is complete. An element that has moved exists
+    twice in the meantime, and Playwright refuses to wait for a locator that matches two elements.
     """
     page.locator(f'.st-key-{key}:not([data-stale="true"]):visible').first.wait_for()
 
@@ -168,7 +167,7 @@ def shown(page: Page, key: str) -> None:
 def press(page: Page, key: str, *, running: bool = False) -> None:
     """Click a button once the page is drawn: a click on an element that is being replaced is lost.
 
-    `running`: the button is one of a page whose script is running, as Stop is.
+    `running`: the page's script is running, as for Stop.
     """
     if not running:
         settled(page)
@@ -176,14 +175,17 @@ def press(page: Page, key: str, *, running: bool = False) -> None:
 
 
 def press_if_there(page: Page, key: str) -> None:
-    """Click a button that the page may have, once it is drawn."""
+    """Click a button if the page has it, once the page is drawn."""
     settled(page)
     if page.locator(f".st-key-{key}").count():
         press(page, key)
 
 
 def choose(page: Page, key: str, option: str) -> None:
-    """Choose in a list, of one or of several. A drawing closes an open list: it is opened until the choice is made."""
+    """Choose an option in a select or multiselect.
+
+    A redraw closes an open list, so it is reopened until the choice is made.
+    """
     field = page.locator(f".st-key-{key}")
     box = field.get_by_role("combobox")
     for _attempt in range(_CHOICES):
@@ -192,13 +194,15 @@ def choose(page: Page, key: str, option: str) -> None:
         box.press("Enter")
         settled(page)
         if box.input_value() == option or field.get_by_text(option, exact=True).count():
-            box.blur()  # the list of several stays open, and Escape would close a popover too
+            box.blur()  # the list of a multiselect stays open, and Escape would also close a popover
             return
     raise AssertionError(f"{option} was not chosen: {field.inner_text()!r}, {box.input_value()!r}")
 
 
 def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
-    """Act again until its effect is there: for charts, which lose a click before they listen and do not say when."""
+    """Repeat an action until it has an effect: for charts, which ignore clicks until they are ready and do not report
+    when.
+    """
 
     def done() -> bool:
         act()
@@ -209,13 +213,13 @@ def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
 
 
 def box_of(element: Locator) -> dict[str, float]:
-    """The place of an element on the screen, in pixels, once it stands still for some frames."""
+    """The position of an element on the screen in pixels, once it has not moved for some frames."""
     found: dict[str, float] = until(lambda: element.evaluate(_BOX), f"the place of {element}")
     return found
 
 
 def expect_none(page: Page, script: str, arg: Any = None) -> None:
-    """Until a script that lists offenders lists none; fails with the list."""
+    """Wait until a script that lists violations returns none; fails with the list."""
     try:
         page.wait_for_function(f"arg => ({script})(arg).length === 0", arg=arg)
     except sync_api.TimeoutError as exc:
@@ -223,7 +227,7 @@ def expect_none(page: Page, script: str, arg: Any = None) -> None:
 
 
 def until_longer(page: Page, selector: str, characters: int) -> None:
-    """Until the text of an element has so many characters more than it has now."""
+    """Wait until the text of an element has grown by this many characters."""
     page.wait_for_function(
         """([selector, more]) => {
           const text = document.querySelector(selector)?.innerText ?? "";
@@ -237,7 +241,7 @@ def until_longer(page: Page, selector: str, characters: int) -> None:
 
 
 def found_now(page: Page, script: str) -> list[Any]:
-    """What a script lists at this moment: for what may not be on a page even for a moment."""
+    """The violations that a script lists right now: for what must never be on a page, not even briefly."""
     found: list[Any] = page.evaluate(script)
     return found
 
@@ -257,7 +261,7 @@ def unfold(page: Page) -> None:
 
 
 def charts_drawn(page: Page) -> None:
-    """Until every chart of the page has something on it."""
+    """Wait until every chart of the page is drawn."""
     expect_none(
         page,
         """() => [...document.querySelectorAll('[data-testid="stVegaLiteChart"]')]
@@ -266,7 +270,7 @@ def charts_drawn(page: Page) -> None:
 
 
 def picture(page: Page, path: Path) -> None:
-    """The page as it is when all of it is there and no button is hovered over."""
+    """A screenshot of the complete page, without a hovered button."""
     page.mouse.move(0, 0)
     page.get_by_text("counting tokens").wait_for(state="detached")
     settled(page)

@@ -32,7 +32,7 @@ _SCRUBBED = {"DATABASE_URL"} | {
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY")
     for name in (proxy, proxy.lower())
 }
-# How long a page waits before it is drawn without an answer. A person waits a moment; a test, for the answer.
+# How long a page waits for a background result before it is drawn without it; tests wait for the result.
 _PAGE_WAITS: dict[str, dict[str, object]] = {
     "pages.ui.background_task": {"_PATIENCE_S": WAIT_LIMIT_S},
     "pages.ui.cached.provider_models": {

@@ -89,7 +89,7 @@ class EngineUnderTest:
 
 @contextmanager
 def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineUnderTest]:
-    """An engine that runs for the length of a block."""
+    """An engine that runs for the duration of a block."""
     engine = EngineUnderTest(home, base, *arguments)
     engine.start()
     try:

@@ -1,6 +1,6 @@
-"""Something to keep in the engine's place: answers `GET /health`, and behaves as FABULA_FAKE_ENGINE says.
+"""A stand-in for the engine process: answers `GET /health`, and behaves according to FABULA_FAKE_ENGINE.
 
-`well`; `deaf`: takes no notice of SIGTERM; `fall`: ends with a word; `port`: says once that its port is taken;
+`well`: works; `deaf`: ignores SIGTERM; `fall`: exits with a message; `port`: reports once that its port is in use;
 `chatty`: writes a long log.
 """
 
@@ -28,7 +28,7 @@ class _Health(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing to the log."""
+        """No log output."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Clients that a test can queue: each answers with what was queued for it and remembers what it was sent."""
+"""Fake clients with queued answers; they record the requests."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ RESULTS = (
 
 
 def remote_job(status: str = "queued", **values: Any) -> RemoteJob:
-    """A job as a provider would tell it."""
+    """A job as a provider would report it."""
     succeeded = status == "succeeded"
     job = RemoteJob(
         id="ftjob-1",
@@ -53,7 +53,7 @@ def remote_job(status: str = "queued", **values: Any) -> RemoteJob:
 
 
 def event(number: int, message: str, type_: str = "message") -> RemoteEvent:
-    """An event whose time grows with its number."""
+    """An event whose time increases with its number."""
     at = datetime.fromtimestamp(MOMENT.timestamp() + number, UTC)
     return RemoteEvent(f"ftevent-{number}", at, "info", message, type_, {})
 
@@ -62,9 +62,9 @@ class FakeStream(Iterator[str]):
     """Queued pieces, under the contract of `core.providers.TextStream` (see `tests/test_stream_contract.py`).
 
     Args:
-        pieces: each is a text, an exception to raise, or `...`: nothing more comes until the stream is closed.
-        model: the model as the endpoint names it.
-        usage: it tells the tokens, after the last piece.
+        pieces: each is a text, an exception to raise, or `...`: nothing more arrives until the stream is closed.
+        model: model name reported by the endpoint.
+        usage: report token counts after the last piece.
     """
 
     def __init__(self, pieces: tuple[object, ...], model: str, *, usage: bool = True) -> None:
@@ -101,7 +101,7 @@ class FakeStream(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """End it, from any thread: a reader that waits is woken."""
+        """Close the stream, from any thread; a waiting reader is woken."""
         self.closed.set()
 
     def _learn(self) -> None:
@@ -117,9 +117,10 @@ class FakeStream(Iterator[str]):
 
 @dataclass
 class FakeClient:
-    """Fine-tuning and streaming. Queue per call: an answer, or an exception that is raised; the last one stays.
+    """Fine-tuning and streaming.
 
-    `created` are the jobs that the provider has, by intent: a POST that is answered with an error may leave one.
+    Queue per call: a result, or an exception to raise; the last one is repeated. `created`: the provider's jobs by
+    intent: a POST that fails may still create one.
     """
 
     provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
@@ -129,11 +130,11 @@ class FakeClient:
     _queues: dict[str, deque[Any]] = field(default_factory=lambda: defaultdict(deque))
 
     def enqueue(self, call: str, *answers: Any) -> None:
-        """What the next calls of `call` get."""
+        """Queue results for the next calls of `call`."""
         self._queues[call].extend(answers)
 
     def count(self, call: str) -> int:
-        """How often `call` was made."""
+        """The number of calls of `call`."""
         return sum(1 for name, _ in self.sent if name == call)
 
     def upload(self, path: Path, purpose: str = "fine-tune", on_progress: object = None) -> str:
@@ -197,7 +198,7 @@ class FakeClient:
 
 @dataclass
 class FakeRegistry:
-    """Providers by id; one that is not there is told as the real registry does."""
+    """Providers by id; raises the same error as the real registry for unknown ids."""
 
     clients: dict[str, Any] = field(default_factory=dict)
 

@@ -1,6 +1,6 @@
-"""An OpenAI-shaped server on loopback that fails on demand: 429, 5xx, silence, quota, HTML, cut streams, …
+"""An OpenAI-compatible server on loopback that fails on demand: 429, 5xx, silence, quota, HTML, cut streams, …
 
-A test queues answers (`enqueue`), or binds one to a text of the prompt (`when`); other requests get the default.
+A test queues answers (`enqueue`), or binds one to a part of the prompt (`when`); other requests get the default.
 It records all requests. Nothing sleeps: a held request waits until `release()`.
 
     with FaultServer() as server:
@@ -30,11 +30,11 @@ GIVE_UP_S = 2 * WAIT_LIMIT_S  # for a held request that is never released: longe
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer. `pieces` make the text; for a stream each is one chunk.
+    """One answer.
 
-    `end` says how the connection ends: `ok`, `drop` (closed without an answer), `hold` (waits for `release()`, then
-    answers), `stall` (a stream: the pieces, then nothing until `release()`), `cut` (closed after the pieces), `error`
-    (an error object after the pieces).
+    `pieces` are joined to the text; in a stream each is one chunk. `end`: how the connection ends: `ok`, `drop` (closed
+    without an answer), `hold` (waits for `release()`, then answers), `stall` (a stream: the pieces, then nothing until
+    `release()`), `cut` (closed after the pieces), `error` (an error object after the pieces).
     """
 
     pieces: tuple[str, ...] = ("Once upon", " a time.")
@@ -131,7 +131,7 @@ class FaultServer:
         self.peak = 0
         self.most_choices: int | None = None  # some servers accept `n` but return one completion
         self.refuses_n = False  # others answer 400
-        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body, before anything that is queued
+        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body; take precedence over queued ones
         self.jobs: list[dict[str, Any]] = []
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.files: dict[str, bytes] = {}
@@ -175,11 +175,11 @@ class FaultServer:
         self._bound.append((part, deque(answers)))
 
     def release(self) -> None:
-        """Let every held request, now and later, be answered."""
+        """Answer all held requests, current and future."""
         self._released.set()
 
     def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
-        """Wait until `condition` holds; it is checked whenever a request starts or ends."""
+        """Wait until `condition` holds; checked whenever a request starts or ends."""
         with self._news:
             assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
 
@@ -261,7 +261,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(found if name else self._resource(method, path, body)).encode())
 
     def _model(self, name: str) -> dict[str, Any] | None:
-        """A model that is listed, or was tuned here: those are known without being listed, as checkpoints are."""
+        """A listed model, or one that was tuned here: those are available without being listed, like checkpoints."""
         listed = next((one for one in self.fault.models if one["id"] == name), None)
         tuned = {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "test"}
         return listed or (tuned if name.startswith("ft:") else None)
@@ -364,7 +364,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
 
 
 def job(id: str, **given: object) -> dict[str, Any]:
-    """A job object in OpenAI's shape."""
+    """A job object in OpenAI's format."""
     return {
         "id": id,
         "object": "fine_tuning.job",

@@ -1,8 +1,8 @@
 """A fake provider over real HTTP that trains instantly, counts requests, can kill the client, and can fail.
 
-`faults` by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`.
-A fault is an HTTP status; `drop` (the connection breaks before an answer); `hang` (no answer until the end of the
-test); with `after:` in front of it (`after:502`) the job is created first. For `results` it can be the file's bytes.
+`faults` by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`. A fault is an HTTP
+status, `drop` (the connection breaks before an answer), or `hang` (no answer until the end of the test); with the
+prefix `after:` (`after:502`) the job is created first. For `results` it can be the file's bytes.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class _JobHandler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-        except OSError:  # the client is gone
+        except OSError:  # the client disconnected
             return
 
     def log_message(self, *_: object) -> None:

@@ -19,14 +19,14 @@ from tests.waiting import WAIT_LIMIT_S
 
 
 class PostgresAbsent(Exception):
-    """Why no server can be started here."""
+    """The reason why no server can be started here."""
 
 
 def binaries() -> Path:
     """Folder of the newest installed server.
 
     Raises:
-        PostgresAbsent: none is installed, or only root is here to run it (which PostgreSQL refuses).
+        PostgresAbsent: none is installed, or it could only be run as root (which PostgreSQL refuses).
     """
     found = sorted(
         (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")),
@@ -42,7 +42,7 @@ def running() -> Iterator[str]:
     """Start a server, yield its SQLAlchemy URL, stop it. Durable writes are off: only speed matters here."""
     folder = binaries()
     user = _unprivileged()
-    home = Path(tempfile.mkdtemp(prefix="fabula-pg-"))  # not pytest's folder: another user must be able to enter it
+    home = Path(tempfile.mkdtemp(prefix="fabula-pg-"))  # not pytest's folder: another user must be able to access it
     try:
         if user:
             shutil.chown(home, user)
@@ -58,19 +58,19 @@ def running() -> Iterator[str]:
 
 
 def start(home: Path) -> None:
-    """Start the server whose folder is `home`: the `host` of its URL."""
+    """Start the server in the folder `home`; returns the `host` of its URL."""
     options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
     control = (binaries() / "pg_ctl", "-D", home / "data", "-l", home / "log", "-w", "-t", "60", "-o", options)
     _run(_unprivileged(), *control, "start")
 
 
 def stop(home: Path) -> None:
-    """Stop it at once, as a crash would."""
+    """Stop it immediately, like a crash."""
     _run(_unprivileged(), binaries() / "pg_ctl", "-D", home / "data", "-m", "immediate", "-w", "stop")
 
 
 def new_database(url: str) -> str:
-    """Make an empty database on the server at `url`; its own URL."""
+    """Create an empty database on the server at `url`; returns its URL."""
     name = f"t{new_id()}"
     admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:

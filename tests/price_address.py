@@ -1,4 +1,4 @@
-"""An address on this machine that answers as the one of genai-prices' data does, or as something else."""
+"""A local server that simulates the download address of genai-prices, or returns other content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class PriceAddress:
-    """Where it is, what it answers (None: error 500), and how often it was asked."""
+    """Its URL, its response (None: error 500), and the number of requests."""
 
     url: str
     body: bytes | None
@@ -21,7 +21,7 @@ class PriceAddress:
 
 @contextmanager
 def price_server(body: bytes | None) -> Iterator[PriceAddress]:
-    """The address for the length of a block."""
+    """Run the server for the duration of a block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -11,7 +11,7 @@ from core.settings import Settings
 
 
 def fresh(settings: Settings) -> Store:
-    """An empty ledger with the newest schema, as `Store.open` makes it."""
+    """An empty ledger with the newest schema, as created by `Store.open`."""
     if not settings.database_url.startswith("sqlite"):
         return Store.open(settings)
     path = Path(settings.database_url.removeprefix("sqlite:///"))

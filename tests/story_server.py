@@ -10,7 +10,7 @@ from tests import fault_server
 from tests.fault_server import FaultServer
 
 MODELS = ("writer", "second", "third", "fourth")
-_PACE_S = 0.02  # between pieces: fifty a second
+_PACE_S = 0.02  # between pieces: fifty per second
 
 
 class StreamingServer(FaultServer):

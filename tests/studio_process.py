@@ -42,7 +42,7 @@ class RunningStudio:
 
 @contextmanager
 def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
-    """An app on `home` for the length of a block, with its worker, and with its engine unless that is external."""
+    """Run an app on `home` for the duration of a block, with its worker, and its engine unless external."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / "studio.log"
     command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", "0", "--server.headless", "true"]

@@ -1,4 +1,4 @@
-"""The arrows of the design: app → pages → core, one place for each secret knowledge, and no page in the core."""
+"""Import rules: app → pages → core, each library used in one place only, and no page imported by core."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOURCES = sorted([_ROOT / "app.py", *_ROOT.glob("pages/**/*.py"), *_ROOT.glob("
 _CORE = [path for path in _SOURCES if path.is_relative_to(_ROOT / "core")]
 _ENGINE = [path for path in _SOURCES if path.is_relative_to(_ROOT / "core" / "engine")]
 
-# Library → the only places below the project's folder that may import it.
+# Library → the only paths in the project that may import it.
 _KNOWN_ONLY_TO = {
     "openai": ("core/providers/",),
     "backoff": ("core/providers/",),
@@ -39,7 +39,7 @@ _KNOWN_ONLY_TO = {
     "gguf": ("core/engine/",),
 }
 
-# What the engine, which is to run alone, may import of the rest.
+# What the engine, which must run standalone, may import from the rest.
 _KNOWN_TO_THE_ENGINE = (
     "core.engine",
     "core.settings",
@@ -51,7 +51,7 @@ _KNOWN_TO_THE_ENGINE = (
 )
 
 _ABOVE_GENERATION = ("core.finetuning", "core.evaluation", "core.stories", "core.tours", "core.jobs")
-# A part of core → what it may not import: arrows point down only.
+# A package of core → what it must not import: imports only point downwards.
 _MAY_NOT_IMPORT = {
     "core/db/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/pricing/": ("core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
@@ -80,7 +80,7 @@ def _where(path: Path) -> str:
 
 @cache
 def _imports(path: Path) -> tuple[tuple[str, int], ...]:
-    """Every absolute module that a file imports, also inside functions, with its line."""
+    """Every absolute module that a file imports, including inside functions, with its line."""
     return tuple(_found(ast.parse(path.read_text(encoding="utf-8")), path))
 
 
@@ -149,7 +149,7 @@ def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
 
 
 def test_only_one_module_touches_session_state() -> None:
-    allowed = {"pages/ui/state.py", "pages/ui/lang.py"}  # lang reads which language its own widget holds
+    allowed = {"pages/ui/state.py", "pages/ui/lang.py"}  # lang reads the language from its own widget
     offenders = [
         f"{_where(path)}:{node.lineno}"
         for path in _SOURCES

@@ -37,7 +37,7 @@ def _never_later(kind: str, item_id: str, wait_s: float) -> None:
     raise AssertionError(f"{kind} {item_id} waits {wait_s} s")
 
 
-_FAULTS = [  # a database that refuses what a background task writes
+_FAULTS = [  # a database that rejects the writes of a background task
     ("claim", "BEFORE INSERT ON spend"),
     ("claim in mid-run", "BEFORE INSERT ON spend WHEN (SELECT count(*) FROM spend) >= 20"),
     ("claim of rows", "BEFORE UPDATE OF claimed_by ON rows WHEN new.state = 'sent'"),

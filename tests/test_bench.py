@@ -1,4 +1,4 @@
-"""Every bench starts, in the way that `make bench` starts it."""
+"""Every bench starts when it is run as in `make bench`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DEADLINE_S = 300  # two busy cores
 
 @pytest.fixture(scope="module")
 def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment as `make` knows it, ready to run: its Python is the one that runs the tests."""
+    """A virtual environment that `make` considers ready, with the Python that runs the tests."""
     folder = tmp_path_factory.mktemp("venv")
     (folder / "bin").mkdir()
     python = folder / "bin" / "python"
@@ -32,14 +32,14 @@ def venv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _outside_make() -> dict[str, str]:
-    """The environment without what `make test` hands down: a make inside another one prints its folder and flags."""
+    """The environment without the variables of `make test`: a nested make prints its folder and flags."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
 def test_make_bench_runs_all_of_them() -> None:
     listed = re.search(r"^BENCHES \?= (.*)$", (_ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     assert listed is not None
-    assert sorted([*listed[1].split(), "blind_reading"]) == _BENCHES  # a person has to read for that one
+    assert sorted([*listed[1].split(), "blind_reading"]) == _BENCHES  # this one needs a human reader
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

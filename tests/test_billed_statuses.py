@@ -1,4 +1,4 @@
-"""Which error answers prove that nothing was billed: every status and shape, for each way to ask."""
+"""Which error responses prove that nothing was billed: every status and format, for each kind of request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _said(message: str, code: str | None = None) -> dict[str, object]:
 
 
 STATUSES: list[tuple[int, object, Mapping[str, str], bool]] = [
-    # refused before anything was read
+    # rejected before the request was processed
     (301, "", {"content-type": "text/html"}, False),
     (307, "", {"content-type": "text/html"}, False),
     (400, _said("no"), _JSON, False),
@@ -46,12 +46,12 @@ STATUSES: list[tuple[int, object, Mapping[str, str], bool]] = [
     (498, _said("no flex capacity"), _JSON, False),
     (503, _said("The engine is currently overloaded"), _JSON, False),
     (503, "The model is loading", {"content-type": "application/json; charset=utf-8"}, False),
-    (503, "busy", {}, False),  # an error inside another answer
+    (503, "busy", {}, False),  # an error inside another response
     (521, "error code: 521", {"content-type": "text/plain"}, False),
     (523, "error code: 523", {"content-type": "text/plain"}, False),
     (525, "error code: 525", {"content-type": "text/plain"}, False),
     (529, _said("Overloaded", "overloaded_error"), _JSON, False),
-    # it may have been carried out
+    # it may have been processed
     (303, "", {"content-type": "text/html"}, True),
     (400, _said("The response was filtered", "content_filter"), _JSON, True),
     (408, _said("late"), _JSON, True),

@@ -1,4 +1,4 @@
-"""The blind reading: which stories a reader gets, and what is made of the verdicts."""
+"""The blind reading: the stories that a reader gets, and how verdicts are evaluated."""
 
 from __future__ import annotations
 

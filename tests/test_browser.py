@@ -1,4 +1,4 @@
-"""The real app in a real browser: cold addresses, both languages, both themes, a phone, and the tour to its end."""
+"""The real app in a real browser: direct URLs, both languages, both themes, a phone, and a complete tour."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TITLES = {
     "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"),
     "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),
 }
-_PARTS = (  # further pictures for the documents: address, part of the page, file, words that come last
+_PARTS = (  # further screenshots for the docs: URL, part of the page, file, text that appears last
     ("dataset", "Run", "dataset-run", "all done"),
     ("dataset", "Quality", "dataset-quality", "(Good|Worth a look|Needs work):"),
     ("dataset", "Use", "dataset-use", "JSONL, chat"),
@@ -37,7 +37,7 @@ _TOUR_MS = 1_200_000  # it writes, trains and compares
 # Elements that end to the right of a screen of this width.
 _TOO_WIDE = """width => [...document.querySelectorAll('[data-testid=stMain] :is(button, p, input)')]
   .filter(e => e.getBoundingClientRect().right > width).map(e => e.outerHTML.slice(0, 160))"""
-# Texts of figures that end in an ellipsis.
+# Metric values that are truncated with an ellipsis.
 _CUT_OFF = """() => [...document.querySelectorAll('[data-testid=stMetric] *')]
   .filter(e => e.offsetParent && getComputedStyle(e).textOverflow === 'ellipsis' && e.scrollWidth > e.clientWidth)
   .map(e => e.innerText)"""
@@ -58,14 +58,14 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStudio]:
 
 @pytest.fixture(scope="module")
 def writer() -> Iterator[FaultServer]:
-    """An engine in the test's hand."""
+    """A fake engine controlled by the test."""
     with FaultServer(fault_server.text("从前，", "有一位英雄。")) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def light_studio(tmp_path_factory: pytest.TempPathFactory, writer: FaultServer) -> Iterator[RunningStudio]:
-    """A studio whose engine is the test's."""
+    """A studio with the fake engine."""
     home = tmp_path_factory.mktemp("light") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=writer.url.removesuffix("/v1")) as studio:
         yield studio
@@ -145,7 +145,7 @@ def test_a_story_streams_and_stopping_keeps_its_words(
 
 
 def _slowly(go_on: threading.Event) -> Any:
-    """A stream that says three pieces and then waits."""
+    """A stream that sends three pieces and then waits."""
 
     def stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
         handler.send_response(200)
@@ -186,7 +186,10 @@ def test_the_tour_goes_to_its_end_for_real(browser: Browser, studio: RunningStud
 @pytest.mark.weights
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None:
-    """With the real weights. SCREENSHOTS may also name a home that has seen the tour; else it is taken first."""
+    """With the real weights.
+
+    SCREENSHOTS may also name a home folder with a finished tour; otherwise the tour is run first.
+    """
     folder, seen = _ROOT / "docs" / "screenshots", Path(os.environ["SCREENSHOTS"])
     folder.mkdir(parents=True, exist_ok=True)
     with studio_process.running(seen if seen.is_dir() else tmp_path / "home") as studio:
@@ -195,7 +198,7 @@ def test_screenshots_for_the_documents(browser: Browser, tmp_path: Path) -> None
             press(page, "home_tour")
             page.get_by_text("The tour is complete").wait_for(timeout=_TOUR_MS)
             page.context.close()
-        for name in _PAGES[:-1]:  # settings would show this machine's folders
+        for name in _PAGES[:-1]:  # the settings page would show this machine's folders
             page = visit(browser, f"{studio.url}/{name}", locale="en-US")
             if name == "story":
                 press(page, "story_outside_0")

@@ -1,4 +1,4 @@
-"""Making a data set in a real browser: values from a file, a run at its limit, failed rows, copies, mixes, files."""
+"""Creating a data set in a real browser: values from a file, a run at its budget, failed rows, copies, mixes, files."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-_LINE_PX = 35  # of the table, its header too
+_LINE_PX = 35  # height of the table including its header
 
 pytestmark = browser_page.MARKS
 
 
 def _story(prompt: str) -> Answer:
-    """Another text for each prompt, of nine tokens that all come from the prompt."""
+    """A different text for each prompt: nine tokens derived from the prompt."""
     said = prompt.removeprefix("写")
     return fault_server.text("\n\n", *(f"{said}之{number}，" for number in "一二三四五六七"), "完。")
 
 
 @pytest.fixture(scope="module")
 def writer() -> Iterator[FaultServer]:
-    """The engine, which costs nothing, and an endpoint whose model has a price: one server is both."""
+    """The engine, which is free, and an endpoint whose model has a price, on the same server."""
     with FaultServer(_story) as server:
         yield server
 
@@ -52,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(home: Path, writer: FaultServer) -> Iterator[RunningStudio]:
-    """One studio for all tests of this file; each has data sets of its own."""
+    """One studio for all tests in this file; each test uses its own data sets."""
     environ = {
         "FABULA_ENGINE_URL": writer.url.removesuffix("/v1"),
         "OPENAI_BASE_URL": writer.url,
@@ -64,7 +64,7 @@ def studio(home: Path, writer: FaultServer) -> Iterator[RunningStudio]:
 
 @pytest.fixture(scope="module")
 def store(home: Path, studio: RunningStudio) -> Iterator[Store]:
-    """The studio's own ledger, seen from outside."""
+    """The studio's ledger, opened by the test."""
     store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
     for use in ("input", "output"):
         custom_prices.set_price(store, LOCAL, provider="compatible", model="writer", what=use, amount="100")
@@ -79,7 +79,7 @@ def _grid(name: str, **settings: Any) -> Recipe:
 
 
 def _written(store: Store, recipe: Recipe, budget_usd: Decimal | None = None) -> str:
-    """A data set whose run is over; the studio's worker writes it."""
+    """A data set with a finished run, written by the studio's worker."""
     dataset_id = datasets.create(store, LOCAL, recipe)
     _over(store, runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd))
     return dataset_id
@@ -90,14 +90,14 @@ def _over(store: Store, run_id: str) -> None:
 
 
 def _open(browser: Browser, studio: RunningStudio, part: str, dataset_id: str = "") -> Page:
-    """The part in a window that shows all of it: a list that opens closes again when its page scrolls."""
+    """The page in a window that is large enough: an open list closes when the page scrolls."""
     return visit(browser, f"{studio.url}/dataset?part={part}&set={dataset_id}", height=2600, locale="en-US")
 
 
 def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     browser: Browser, studio: RunningStudio, store: Store
 ) -> None:
-    """A row costs $0.0019 and is reserved at $0.0110: two cents stop the run on its way."""
+    """A row costs $0.0019 and is reserved at $0.0110: a budget of two cents stops the run halfway."""
     dataset_id = _written(store, _grid("capped", provider="compatible", max_tokens=100), Decimal("0.02"))
     stopped = runs.latest(store, dataset_id)
     assert stopped is not None and stopped.state == "stopped" and 0 < stopped.done < 12
@@ -105,15 +105,15 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     page = _open(browser, studio, "rows", dataset_id)
     page.get_by_text("The rest of the $0.02 budget may not cover the next row").wait_for()
     page.get_by_role("button", name="Raise the budget").click()
-    amount = page.get_by_label("Spend at most (US dollars)")
-    expect(amount).to_have_value("0.50")  # the next step that all twelve rows fit into
+    amount = page.get_by_label("Spending limit (US dollars)")
+    expect(amount).to_have_value("0.50")  # the next suggested amount, which covers all twelve rows
     settled(page)
     page.get_by_role("button", name="Resume", exact=True).click()
     page.get_by_text("12 of 12").wait_for()
     page.get_by_text("of at most $0.50").wait_for()
-    expect(amount).to_have_count(0)  # it is closed again
+    expect(amount).to_have_count(0)  # the popover is closed again
     now = runs.latest(store, dataset_id)
-    assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was bought twice
+    assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was paid for twice
 
 
 def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: RunningStudio, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
     page.get_by_role("button", name="Leave out this 1 row").click()
     page.get_by_text("No duplicates.").wait_for()
     left_out = [row.values["power"] for row in datasets.rows(store, dataset_id) if row.state == "excluded"]
-    assert left_out == ["飞行"]  # the first of the two stays
+    assert left_out == ["飞行"]  # the first of the two copies is kept
     settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
     page.get_by_role("heading", name=re.compile("1 near-duplicate")).wait_for()
@@ -159,7 +159,7 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
     first, other = _written(store, _grid("first")), _written(store, _grid("other"))
     page = _open(browser, studio, "use", first)
     page.get_by_text("Mix with other data sets").click()
-    page.wait_for_function("!document.getAnimations().some(a => a.playState === 'running')")  # it has unfolded
+    page.wait_for_function("!document.getAnimations().some(a => a.playState === 'running')")  # it has expanded
     choose(page, "dataset_mix_others", "other")
     share = page.get_by_label("Share of other", exact=True)
     share.fill("0.5")
@@ -184,7 +184,7 @@ def test_data_sets_are_mixed_with_their_shares_split_and_taken_away(
 
 
 def _taken(page: Page, part: str, kind: str = "completion") -> bytes:
-    """What a button of "Export" gives."""
+    """The file downloaded by a button under "Export"."""
     with page.expect_download() as download:
         press(page, f"dataset_file_{kind}_{part}" if part else f"dataset_file_{kind}")
     return Path(download.value.path()).read_bytes()
@@ -211,7 +211,7 @@ def test_only_what_failed_is_written_again_and_a_new_value_only_adds_its_rows(
     settled(page)
     write.click()
     page.get_by_text("16 of 16").wait_for()
-    expect(values).to_have_count(0)  # the rows come where it was
+    expect(values).to_have_count(0)  # the rows appear in its place
     assert sum("failing" in prompt for prompt in writer.prompts()) == 17
 
 
@@ -226,9 +226,9 @@ def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
     page.locator("#portal textarea").fill("我自己写的故事。")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Undo: Text changed").wait_for()
-    for line in (2, 3):  # leave them out one after the other, where they were before
+    for line in (2, 3):  # leave them out one after the other, at their previous positions
         settled(page)
-        page.mouse.click(x + 20, y + (line + 0.5) * _LINE_PX)  # beside the box: its key ticks it
+        page.mouse.click(x + 20, y + (line + 0.5) * _LINE_PX)  # next to the checkbox: its key toggles it
         page.keyboard.press("Space")
         until(lambda out=line - 1: datasets.summary(store, dataset_id).excluded == out, "left out")  # type: ignore[misc]
         page.get_by_role("radio", name=f"Left out {line - 1}").wait_for()
@@ -242,7 +242,7 @@ def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
 
 
 def _corner(page: Page) -> tuple[float, float]:
-    """Where the table of rows begins, once it is in view and drawn."""
+    """The top of the row table, once it is visible and drawn."""
     table = page.locator('[data-testid="stDataFrame"]')
     table.scroll_into_view_if_needed()
     table.locator("canvas").first.wait_for()

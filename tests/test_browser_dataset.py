@@ -1,4 +1,6 @@
-"""The Run part in a real browser: a run outlives the tab that began it, and every tab sees the same one."""
+"""The Run tab in a real browser: a run outlives the browser tab that started it, and every browser tab shows the same
+run.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page, Position
 
-_HELD_S = 600  # longer than a test: a request that goes on by itself is a row too many
+_HELD_S = 600  # longer than a test: a request that continues by itself would write an extra row
 _RECIPE = Recipe(
     "heroes",
     (
@@ -34,14 +36,14 @@ _RECIPE = Recipe(
     "写{hero}朝英雄，{power}，{mood}的故事",
     repeats=2,
     model="writer",
-    seed=1,  # a seed of its own for each row: one request for each
+    seed=1,  # a separate seed for each row, so one request per row
 )
 
 pytestmark = browser_page.MARKS
 
 
 class Gates:
-    """Answers as many requests as it is told to; the others wait for the next word."""
+    """Answers the allowed number of requests; the others wait."""
 
     def __init__(self) -> None:
         self._open = 0
@@ -56,7 +58,7 @@ class Gates:
         return fault_server.text(f"从前，{prompt[1:]}。")
 
     def open(self, requests: int) -> None:
-        """Answer so many requests in all."""
+        """Allow this many answers in total."""
         with self._news:
             self._open = requests
             self._news.notify_all()
@@ -69,7 +71,7 @@ def gates() -> Gates:
 
 @pytest.fixture
 def studio(tmp_path: Path, gates: Gates) -> Iterator[RunningStudio]:
-    """A studio whose engine is the test's, and answers when the test says so."""
+    """A studio with a fake engine that answers when the test allows it."""
     with FaultServer(gates) as server:
         environ = {"FABULA_ENGINE_URL": server.url.removesuffix("/v1")}
         with studio_process.running(tmp_path / "home", **environ) as studio:
@@ -79,7 +81,7 @@ def studio(tmp_path: Path, gates: Gates) -> Iterator[RunningStudio]:
 
 @pytest.fixture
 def store(tmp_path: Path, studio: RunningStudio) -> Iterator[Store]:
-    """The studio's own ledger, seen from outside."""
+    """The studio's ledger, opened by the test."""
     store = Store(Settings.from_env({"FABULA_HOME": str(tmp_path / "home")}).database_url)
     yield store
     store.close()
@@ -107,7 +109,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(
     page.get_by_text("20 of 120").wait_for()
     page.context.close()
 
-    gates.open(60)  # nobody is looking
+    gates.open(60)  # no page is open
     until(lambda: done() == 60, "the run without a tab")
 
     first, second = _run_part(browser, studio), _run_part(browser, studio, color_scheme="dark")
@@ -115,7 +117,7 @@ def test_a_run_goes_on_when_its_tab_is_closed(
         tab.get_by_text("60 of 120").wait_for()
         shown(tab, "dataset_stop")
     gates.open(1_000)
-    for tab in (first, second):  # nothing is clicked: they watch
+    for tab in (first, second):  # nothing is clicked: they only watch
         tab.get_by_text("120 of 120").wait_for()
         tab.get_by_text("Finished").wait_for()
     second.context.close()
@@ -151,7 +153,7 @@ def test_a_run_is_paused_in_one_tab_and_gone_on_with_in_another(
 
 
 def _click_a_square(page: Page, *, until_there: Locator) -> None:
-    """The first square of the map: its place is measured, since a canvas has no elements."""
+    """The first square of the map: its position is measured, because a canvas has no elements."""
     chart = page.locator('[data-testid="stVegaLiteChart"]').first
     chart.locator("canvas, svg").first.wait_for()
     size = box_of(chart)

@@ -1,5 +1,7 @@
-"""Pictures made with the real engine: the packaged storyteller writes on the story page, next to its base under hidden
-names, and in presenter mode; and a tour trains a model. Made only when asked for: they take both cores for minutes."""
+"""Screenshots and animations with the real engine: the packaged storyteller writes on the story page, next to its base
+with hidden names, and in presenter mode; and a tour trains a model. Only made on request, because they use both cores
+for minutes.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ pytestmark = browser_page.MARKS
 
 _FRAMES = Path(__file__).parents[1] / "docs" / "screenshots"
 _SIZE: dict[str, Any] = {"width": 1100, "height": 1040}
-_FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; bytes that a page of documents can carry
+_FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; maximum bytes for an image in the docs
 _EVERY_S = 0.8
-_FASTER = 4  # than it was: nobody watches a busy machine write for three minutes
-_HOLD_MS = 2_500  # what must be read stands still for so long
+_FASTER = 4  # speed-up factor, so that three minutes on a busy machine become watchable
+_HOLD_MS = 2_500  # how long frames with text to read are shown
 _TOKENS = 260
 _SEED = 3
 
@@ -39,7 +41,7 @@ _PRESENTED = (
 )
 _PROJECTOR: dict[str, Any] = {"width": 1024, "height": 768}
 _TOUR_EVERY_S = 3.0
-_TOUR_FASTER = 12  # than it was: four minutes in twenty seconds
+_TOUR_FASTER = 12  # speed-up factor: four minutes in twenty seconds
 _TOUR_MS = 1_800_000  # a busy machine takes several times as long
 _STEPS_OF_A_CURVE = 20  # enough to see that the loss falls
 _AT_STEP = (
@@ -54,14 +56,14 @@ _BOTH_WRITE = (
 
 
 class Film:
-    """Frames of a page, each with how long it stands; kept as one animated WebP, and some as pictures of their own."""
+    """Frames of a page with their durations; saved as one animated WebP, and some also as separate images."""
 
     def __init__(self, page: Page, every_s: float = _EVERY_S, faster: int = _FASTER) -> None:
         self._page, self._every_s, self._faster = page, every_s, faster
         self._frames: list[tuple[Image.Image, int]] = []
 
     def take(self, name: str | None = None, *, ms: int | None = None) -> None:
-        """The page as it is now; `name`: also a picture in docs/screenshots, in 64 colours."""
+        """Capture the current page; `name`: also save it in docs/screenshots, with 64 colours."""
         picture = Image.open(io.BytesIO(self._page.screenshot(animations="disabled"))).convert("RGB")
         if name is not None:
             picture.quantize(64).save(_FRAMES / f"{name}.png", optimize=True)
@@ -70,7 +72,7 @@ class Film:
         self._frames.append((small, ms or round(self._every_s * 1000 / self._faster)))
 
     def roll(self, over: Callable[[], bool]) -> None:
-        """A frame now and then, until it is over."""
+        """Capture a frame at intervals until the condition holds."""
         while not over():
             began = time.monotonic()
             self.take()
@@ -110,7 +112,7 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         page.locator(".st-key-story_words_0").evaluate("e => e.closest('[data-testid=stColumn]').scrollIntoView()")
         film.roll(lambda: _told(page))
         settled(page)
-        repeats = "请你用中文写" in page.locator(".st-key-story_words_0").inner_text()  # as the untuned base does
+        repeats = "请你用中文写" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
         press(page, f"story_vote_{int(repeats)}")
         page.get_by_text("You chose").wait_for()
         settled(page)
@@ -123,7 +125,7 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 @pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
 def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
-    """From the button to the way back, by keyboard: one model, then the storyteller next to its base."""
+    """From opening to leaving, by keyboard: one model, then the storyteller next to its base."""
     name = f"presenter-{locale[:2]}"
     with studio_process.running(tmp_path / "home") as studio:
         page = visit(browser, f"{studio.url}/story", locale=locale, color_scheme=scheme, **_PROJECTOR)
@@ -155,7 +157,7 @@ def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str,
 @pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
 @pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
 def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
-    """From the invitation to both texts: the curve grows, then the base and the new model write side by side."""
+    """From the start button to both texts: the curve grows, then the base and the new model write side by side."""
     name = f"tour-{locale[:2]}"
     with studio_process.running(tmp_path / "home") as studio:
         page = visit(browser, studio.url, locale=locale, color_scheme=scheme, **_SIZE)
@@ -178,7 +180,7 @@ def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, schem
 
 
 def _present(page: Page, film: Film, name: str) -> None:
-    """Write, to the end; `name`: the picture of the finished story."""
+    """Write a story to its end; `name`: screenshot of the finished story."""
     page.keyboard.press("Space")
     page.wait_for_function(_PRESENTED, arg=4)
     film.roll(lambda: page.locator(".st-key-presenter_write").count() == 1)
@@ -187,7 +189,7 @@ def _present(page: Page, film: Film, name: str) -> None:
 
 
 def _prepare(page: Page) -> None:
-    """Values that no training row has, a length that keeps the film short, a seed so that it is the same again."""
+    """Values that are not in the training data, a length that keeps the animation short, and a fixed seed."""
     press(page, "story_outside_0")
     settled(page)
     page.get_by_role("button", name="More").click()
@@ -206,5 +208,5 @@ def _longer(page: Page, pane: int, letters: int) -> bool:
 
 
 def _told(page: Page) -> bool:
-    """Whether nothing more comes: the button says Write again."""
+    """Whether the story is finished: its button is Write again."""
     return page.locator(".st-key-story_button").get_by_text("Write", exact=True).count() == 1

@@ -1,4 +1,4 @@
-"""The language of a page decides what it starts with, in a real browser: grid, samples, story, presenter prompts."""
+"""The page language decides the initial content, in a real browser: grid, samples, story, presenter prompts."""
 
 from __future__ import annotations
 

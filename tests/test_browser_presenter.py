@@ -1,4 +1,4 @@
-"""Presenter mode in a real browser: every key, every state of a story, full screen, and nothing out of sight."""
+"""Presenter mode in a real browser: every key, every state of a story, full screen, and everything visible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 pytestmark = browser_page.MARKS
 
 _SCREENS = ((1920, 1080), (1024, 768))
-# A full screen that is only remembered; and what a click allows, which Playwright itself allows at any time.
+# A fake full screen API, which also requires a recent click; Playwright would always allow it.
 _FULL_SCREEN = """
 let full = null;
 const set = (element) => { full = element; document.dispatchEvent(new Event("fullscreenchange")); };
@@ -33,7 +33,7 @@ let clicked = false;
 addEventListener("click", () => { clicked = true; }, true);
 Object.defineProperty(Navigator.prototype, "userActivation", {get: () => ({isActive: clicked})});
 """
-# What of bar, title, numbers and controls is cut off by the screen, or makes the page scroll.
+# The parts of bar, title, numbers and controls that are off screen or make the page scroll.
 _OUTSIDE = """() => {
   const places = ['bar', 'controls', 'title', 'facts_0', 'facts_1', 'list', 'prompt'];
   const inside = place => document.querySelectorAll(`.st-key-presenter_${place} :is(button, p, h1, h2)`);
@@ -58,7 +58,7 @@ def _open(
 
 
 def _until_keys(page: Page) -> None:
-    """The component that listens to the keyboard is loaded."""
+    """The keyboard component is loaded."""
     page.locator("html.fabula-presenter").wait_for(state="attached")
 
 
@@ -90,11 +90,11 @@ def test_from_the_button_to_the_way_back_by_keyboard(
     settled(page)
     page.keyboard.press("ArrowRight")
     _until_prompt(page, 2)
-    expect(_words(page)).to_have_count(0)  # the old story has left
+    expect(_words(page)).to_have_count(0)  # the old story is gone
     page.keyboard.press("ArrowLeft")
     _until_prompt(page, 1)
     expect(_words(page)).to_contain_text("从前，有一")
-    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
+    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # a single Escape may be reported twice
     page.keyboard.press("Escape")
     shown(page, "story_button")
     expect(page.locator("html.fabula-presenter")).to_have_count(0)
@@ -122,7 +122,7 @@ def test_escape_stops_a_model_that_does_not_answer(
         expect(_words(page, at)).to_contain_text("从前，" if gated else "No text was written.")
     shown(page, "presenter_write")
     settled(page)
-    expect(page.locator(".st-key-presenter")).to_have_count(1)  # stopped, not left
+    expect(page.locator(".st-key-presenter")).to_have_count(1)  # stopped, but still in presenter mode
     assert not streaming_server.go_on.is_set()
 
 
@@ -181,7 +181,7 @@ def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(
 def test_the_browsers_own_escape_stops_first_and_then_leaves(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
-    """Where Escape is not told to pages in full screen, the end of the full screen is."""
+    """Browsers that do not report Escape in full screen report the end of full screen instead."""
     streaming_server.begin(("从前，",), endless=True)
     page = _open(browser, studio, script=_FULL_SCREEN)
     page.keyboard.press("f")
@@ -193,7 +193,7 @@ def test_the_browsers_own_escape_stops_first_and_then_leaves(
     shown(page, "presenter_write")
     page.keyboard.press("f")
     page.wait_for_function("document.fullscreenElement !== null")
-    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # one Escape may be reported twice
+    page.wait_for_function(f"Date.now() - {page.evaluate('Date.now()')} > 600")  # a single Escape may be reported twice
     page.evaluate("document.exitFullscreen()")
     shown(page, "story_button")
 
@@ -222,7 +222,7 @@ def test_everything_but_the_words_stays_in_sight(
     shown(page, "presenter_write")
     settled(page)
     expect_none(page, _OUTSIDE)
-    page.wait_for_function(  # the newest words are shown
+    page.wait_for_function(  # the newest text is visible
         """() => {
           const words = document.querySelector('.st-key-presenter_words_0');
           return words.scrollTop + words.clientHeight - words.scrollHeight >= -2;

@@ -1,4 +1,6 @@
-"""A page that is loaded again while a story is written, in a real browser: it reads on; and words are never blank."""
+"""A page that is reloaded while a story is written, in a real browser: it continues reading, and the text never
+disappears.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = browser_page.MARKS
 
-# Counts how often the place of the words is seen empty after the first of them has come.
+# Counts how often the story's text is empty after the first words have arrived.
 _BLANKS = """
 window.blanks = 0;
 let begun = false;
@@ -32,7 +34,7 @@ new MutationObserver(look).observe(document, {childList: true, characterData: tr
 
 
 def _until_longer(page: Page, place: str) -> None:
-    """Until words are there, and more of them have come."""
+    """Wait until there is text, and more has arrived."""
     page.locator(f".st-key-{place}").get_by_text("从前，有一").wait_for()
     page.wait_for_function(
         """place => {
@@ -105,7 +107,7 @@ def test_the_words_are_never_blank_once_they_have_begun(
     page.get_by_text("complete").wait_for()
     shown(page, "story_again")
     settled(page)
-    page.locator(".st-key-story_aloud label").click()  # a click draws the page again
+    page.locator(".st-key-story_aloud label").click()  # a click redraws the page
     settled(page)
     page.wait_for_function("window.blanks === 0")
     page.context.close()

@@ -1,4 +1,4 @@
-"""A run, a job and a story that failed, in a real browser: one click on the remedy does the next step."""
+"""A failed run, job and story in a real browser: one click on the remedy performs the next step."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = browser_page.MARKS
 
 
 def _writes(body: Any) -> Answer:
-    """Stories of hard times are longer, and cut off below the tokens that they need; one prompt is refused."""
+    """Stories with the mood “hard times” are longer, and are cut off at a low token limit; one prompt is refused."""
     prompt = fault_server.prompt_of(body)
     if "清朝英雄，轻松" in prompt:
         return fault_server.error(400, "no stories about the Qing")
@@ -54,7 +54,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def studio(tmp_path: Path, server: FaultServer) -> Iterator[RunningStudio]:
-    """A studio whose engine is the test's."""
+    """A studio with the fake engine."""
     environ = {"FABULA_ENGINE_URL": server.url.removesuffix("/v1")}
     with studio_process.running(tmp_path / "home", **environ) as running:
         yield running
@@ -62,14 +62,14 @@ def studio(tmp_path: Path, server: FaultServer) -> Iterator[RunningStudio]:
 
 @pytest.fixture
 def store(tmp_path: Path, studio: RunningStudio) -> Iterator[Store]:
-    """The studio's own ledger, seen from outside."""
+    """The studio's ledger, opened by the test."""
     ledger = Store(Settings.from_env({"FABULA_HOME": str(tmp_path / "home")}).database_url)
     yield ledger
     ledger.close()
 
 
 def _picture(page: Page, name: str) -> None:
-    """Kept where CI, or whoever looks, asks for pictures."""
+    """Saved if screenshots are requested."""
     if folder := os.environ.get("PICTURES"):
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
@@ -100,7 +100,7 @@ def test_a_run_that_is_cut_off_is_completed_by_one_click(
     expect(page.get_by_text("Cut off at the token limit")).to_have_count(0)
     assert datasets.summary(store, dataset_id).done == 9
     asked = [prompt for prompt in server.prompts() if "艰难" in prompt]
-    assert len(asked) == 2 * len(set(asked)) == 10  # each of them twice; nothing else was bought again
+    assert len(asked) == 2 * len(set(asked)) == 10  # each of them twice; nothing else was requested again
     assert len(server.prompts()) == 15
 
     press(page, "dataset_fix_bad_request_recipe")

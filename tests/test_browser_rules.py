@@ -1,4 +1,4 @@
-"""Browser tests wait for what they claim: nothing is read from a page that may be being drawn at that moment."""
+"""Browser tests wait for the conditions that they assert: nothing is read from a page during a redraw."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 _TESTS = Path(__file__).parent
 _FILES = sorted(path.name for path in _TESTS.glob("test_browser*.py") if path != Path(__file__))
 
-# What Playwright reads at this moment, without waiting, and what waits for a time instead of a condition. In their
-# place: `expect(locator).to_have_text(…)`, `.to_have_count(…)`, `.to_have_value(…)`, `.to_be_visible()` and the like,
+# Playwright calls that read immediately, without waiting, or that wait for a time instead of a condition. Use instead:
+# `expect(locator).to_have_text(…)`, `.to_have_count(…)`, `.to_have_value(…)`, `.to_be_visible()` and the like,
 # `page.wait_for_function`, and in tests/browser_page.py `expect_none`, `box_of`, `repeat`, `choose`, `press_if_there`.
 _SNAPSHOTS = {
     "all", "all_inner_texts", "all_text_contents", "bounding_box", "get_attribute", "inner_html", "inner_text",
@@ -28,7 +28,7 @@ _MAY = {
 
 
 def _offences(source: str) -> Iterator[tuple[int, str]]:
-    """Line and name of what is read without waiting."""
+    """Line and name of calls that read without waiting."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
             name = node.func.attr

@@ -1,4 +1,4 @@
-"""The story page in a real browser: words that grow, four panes, a vote, a voice, and no request to anywhere else."""
+"""The story page in a real browser: growing text, four panes, a vote, a voice, and no external requests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NASTY = (
     "![x](http://example.com/x.png) <img src=http://example.com/y.png> <script>fetch('http://example.com/z')</script> "
     "[link](http://example.com) http://example.com/plain"
 )
-# A voice that only remembers: each sentence ends as soon as it has begun.
+# A fake voice that records sentences; each ends as soon as it starts.
 _VOICE = """
 window.spoken = [];
 const voice = {name: "Test", lang: "zh-CN", voiceURI: "test", localService: true, default: true};
@@ -74,7 +74,7 @@ def test_words_grow_while_they_come_and_stopping_keeps_them(
 def test_stop_ends_a_story_whose_engine_does_not_answer(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, gated: int, stop: str, compare: bool
 ) -> None:
-    """Streamlit's toolbar has a Stop of its own while a script runs: it ends the script, and must end the story."""
+    """Streamlit's toolbar has its own Stop while a script runs: it ends the script, and must also end the story."""
     streaming_server.begin(("从前，", "有一"), gated=gated)
     page = visit(browser, f"{studio.url}/story", locale="en-US")
     if compare:
@@ -109,7 +109,7 @@ def test_nothing_of_before_stays_while_a_story_is_written(
     expect(invitation).to_have_count(0)
     expect(write).to_have_count(0)
     shown(page, "story_stop")
-    assert not streaming_server.go_on.is_set()  # and the story goes on
+    assert not streaming_server.go_on.is_set()  # and the story continues
     streaming_server.go_on.set()
     page.get_by_text("complete").wait_for()
 
@@ -166,12 +166,12 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
         choose(page, "story_others", name)
     press(page, "story_button")
     for number in range(4):
-        expect(_words(page, number)).to_contain_text("我是")  # all of them before any has ended
+        expect(_words(page, number)).to_contain_text("我是")  # all of them before any of them has ended
     streaming_server.go_on.set()
     shown(page, "story_vote_3")
     stories = page.locator("[class*=st-key-story_words_]")
     expect(stories).to_have_count(len(MODELS))
-    for name in MODELS:  # in an order that is not told
+    for name in MODELS:  # in an unknown order
         expect(stories.filter(has_text=f"我是 {name}。完。")).to_have_count(1)
     press(page, "story_vote_1")
     page.get_by_text("You chose").wait_for()
@@ -185,7 +185,7 @@ def test_a_voice_reads_sentence_by_sentence_while_more_is_written(
     press(page, "story_button")
     expect(_words(page)).to_contain_text("第二句！")
     page.locator(".st-key-story_aloud label").click()
-    page.wait_for_function("window.spoken.length === 2")  # the third sentence has no end yet
+    page.wait_for_function("window.spoken.length === 2")  # the third sentence is incomplete
     streaming_server.go_on.set()
     page.wait_for_function("window.spoken.length === 3")
     spoken = "said => JSON.stringify(window.spoken.map(([text, _rate]) => text)) === JSON.stringify(said)"

@@ -1,4 +1,6 @@
-"""After the story, in a real browser: by keyboard, on a phone, with nothing stale, and where no voice is installed."""
+"""After the story, in a real browser: by keyboard, on a phone, without outdated elements, and without an installed
+voice.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 pytestmark = browser_page.MARKS
 
-_MOST_TABS = 60  # a page has fewer stops
+_MOST_TABS = 60  # a page has fewer tab stops
 _OLD, _NEW = "从前有一位旧英雄。", "后来有一位新英雄。"
-# What a browser has to read with: `window.voices`, and an engine that may fail.
+# The browser's fake speech API: `window.voices`, and a speech engine that may fail.
 _VOICES = """
 window.spoken = []; window.voices = [];
 Object.defineProperty(window, "speechSynthesis", {value: {
@@ -38,7 +40,7 @@ _COPIED_STAYS = """
 const timer = window.setTimeout;
 window.setTimeout = (act, ms, ...rest) => (ms === 2500 ? 0 : timer(act, ms, ...rest));
 """
-# What of the bar under a story, which has six parts, is not there, off a phone's screen, or above the words.
+# The parts of the bar below a story (six in total) that are missing, off a phone's screen, or above the text.
 _MISPLACED = """() => {
   const keys = ["story_again", "story_next", "story_thumb_", "story_stars_", "story_copy_", "story_example_"];
   const words = document.querySelector(".st-key-story_words_0").getBoundingClientRect();
@@ -49,7 +51,7 @@ _MISPLACED = """() => {
     return box.left < 0 || box.right > innerWidth || box.width <= 20 || box.top <= words.top;
   }).concat(document.documentElement.scrollWidth > innerWidth ? ["the page"] : []);
 }"""
-# Which votes are not under their pane: less wide, not below, or not in the middle.
+# The vote buttons that are not aligned with their pane: narrower, not below, or not centred.
 _VOTES = """() => [0, 1].filter(number => {
   const place = selector => document.querySelector(selector)?.getBoundingClientRect();
   const vote = place(`.st-key-story_vote_${number} button`), words = place(`.st-key-story_words_${number}`);
@@ -62,7 +64,7 @@ _NO_API = "delete window.speechSynthesis; delete Window.prototype.speechSynthesi
 def _written(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, *, width: int = 1440, script: str = ""
 ) -> Page:
-    """A page with a story that has ended."""
+    """A page with a finished story."""
     streaming_server.begin((_OLD,))
     page = visit(browser, f"{studio.url}/story", locale="en-US", width=width, script=script)
     press(page, "story_button")
@@ -92,7 +94,7 @@ def _tab_to(page: Page, selector: str) -> None:
 
 
 def _gone(page: Page, text: str) -> None:
-    """Until `text` stands nowhere on the page, not even greyed."""
+    """Wait until `text` is nowhere on the page, not even greyed out."""
     page.wait_for_function("text => !document.querySelector('[data-testid=stMain]').innerText.includes(text)", arg=text)
 
 
@@ -103,7 +105,7 @@ def test_everything_after_the_story_is_reached_by_keyboard(
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.locator(".st-key-story_words_0").click()
     _tab_to(page, "[class*=st-key-story_thumb_]")
-    page.keyboard.press("Space")  # the first thumb is up
+    page.keyboard.press("Space")  # the first one is thumbs up
     expect(page.get_by_role("button", name="Keep as training example")).to_have_count(0)
     settled(page)
     _tab_to(page, "[class*=st-key-story_copy_]")
@@ -255,7 +257,7 @@ def test_a_voice_that_failed_tries_the_same_sentence_again(
 
 
 def _listening(browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, script: str) -> Page:
-    """A page with a story, and Read aloud switched on, in a browser with these voices."""
+    """A page with a story and Read aloud turned on, in a browser with these voices."""
     page = _written(browser, studio, streaming_server, script=script)
     page.locator(".st-key-story_aloud label").click()
     return page

@@ -1,4 +1,4 @@
-"""The training page in a real browser: from a file in the dialog to one job, its curve as it grows, and the model."""
+"""The training page in a real browser: from a file in the dialog to one job, its growing curve, and the model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _curve(steps: int) -> bytes:
 
 
 class Trainer(JobServer):
-    """An engine that trains for as long as the test wants."""
+    """A fake engine that trains until the test ends the job."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,20 +45,20 @@ class Trainer(JobServer):
         self.faults["results"] = _curve(8)
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A job that goes on."""
+        """Continue the job."""
         job = super().create(body)
         job |= {"status": "running", "fine_tuned_model": None, "finished_at": None, "trained_tokens": None}
         return job
 
     def finish(self, steps: int) -> None:
-        """The whole curve, and the model."""
+        """Finish the job: the complete curve, and the model."""
         self.faults["results"] = _curve(steps)
         done = {"fine_tuned_model": job_server._MODEL, "finished_at": 1767323046, "trained_tokens": steps * 60}
         self.jobs[-1] |= {"status": "succeeded", **done}
 
 
 class _TrainerHandler(job_server._JobHandler):
-    """What a studio asks of its engine besides jobs."""
+    """The engine's other endpoints that a studio calls."""
 
     def do_GET(self) -> None:
         if self.path == "/health":
@@ -99,12 +99,12 @@ _UNDER_WAY = re.compile("Loading the model|Training · ")
 
 
 def _says(page: Page, words: str | re.Pattern[str]) -> None:
-    """Wait until the verdict has these words; the list has them too."""
+    """Wait until the verdict contains this text; the list contains it too."""
     page.locator("strong", has_text=words).first.wait_for()
 
 
 def _until_charts(page: Page) -> None:
-    """Until loss and accuracy are drawn, and nothing else."""
+    """Wait until only the charts of loss and accuracy are drawn."""
     expect(page.locator('[data-testid="stVegaLiteChart"]')).to_have_count(2)
     charts_drawn(page)
 
@@ -140,7 +140,7 @@ def test_from_a_file_in_the_dialog_to_one_job_whose_curve_grows(
     _says(page, _UNDER_WAY)
     expect(_metric(page, "Steps")).to_contain_text("8")
     expect(page).to_have_url(re.compile("jobs="))
-    trainer.finish(40)  # the page is not touched from here on
+    trainer.finish(40)  # no more interaction from here on
     _says(page, "The model is ready")
     expect(_metric(page, "Steps")).to_contain_text("40")
     expect(_metric(page, "Token accuracy, smoothed")).to_contain_text("98.7 %")
@@ -157,7 +157,7 @@ def test_a_link_to_a_job_that_is_gone_opens_in_the_dark_and_in_chinese(browser: 
 
 @pytest.mark.skipif(not _CURIE.is_file(), reason="the article's results file is not on this machine")
 def test_the_articles_results_are_charted(browser: Browser, studio: RunningStudio) -> None:
-    """From 75 % to 95 %. With SCREENSHOTS set, the picture in docs/screenshots is made again."""
+    """From 75 % to 95 %. If SCREENSHOTS is set, the image in docs/screenshots is regenerated."""
     page = visit(browser, f"{studio.url}/training", locale="en-US")
     page.get_by_role("radio", name="Read a results file").click()
     shown(page, "training_results_file")
@@ -176,7 +176,7 @@ _VALIDATED = (
     "validation_loss,validation_sequence_accuracy,validation_token_accuracy\n"
     "1,600,4,2.8,0.0,0.42,,,\n2,1200,8,1.7,0.0,0.6,1.9,0.0,0.55\n"
 )
-# What is wrong with the width of the list: a column out of sight, or less wide than the page.
+# Problems with the width of the list: a hidden column, or narrower than the page.
 _UNUSED_WIDTH = """() => {
   const list = document.querySelector(".dvn-scroller"), picker = document.querySelector(".st-key-lang");
   if (!list || !list.scrollWidth || !picker) return ["no list"];
@@ -191,7 +191,7 @@ _STATES = ("running", "succeeded", "failed", "queued", "cancelled", "succeeded")
 
 @pytest.fixture(scope="module")
 def job_studio(tmp_path_factory: pytest.TempPathFactory, trainer: Trainer) -> Iterator[RunningStudio]:
-    """A studio whose jobs fill every column of the list: two providers, validation, one job that still trains."""
+    """A studio whose jobs fill every column of the list: two providers, validation, and a running job."""
     home = tmp_path_factory.mktemp("jobs") / "home"
     with studio_process.running(home, FABULA_ENGINE_URL=trainer.url) as studio:
         store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)

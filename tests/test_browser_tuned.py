@@ -1,4 +1,4 @@
-"""Jobs that really train a tiny model, in a real browser: a dozen examples on Home, and before and after of any job."""
+"""Real training jobs with a tiny model, in a real browser: a dozen examples on Home, and before and after."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BASE = "gemma-3-270m"
 _ANSWERED = re.compile("complete|stopped at the token limit")
 
 
-# Whether the next key goes to this cell of the table.
+# Whether this cell of the table has the keyboard focus.
 _TAKES_KEYS = """([column, row]) =>
   document.activeElement?.closest("[data-testid=stDataFrame]") &&
   document.querySelector(`#glide-cell-${column}-${row}`)?.ariaSelected === "true"
@@ -48,7 +48,7 @@ _TAKES_KEYS = """([column, row]) =>
 
 @dataclass(frozen=True)
 class Running:
-    """A studio, and its ledger as another process of the same home sees it."""
+    """A studio, and its ledger as seen by another process of the same home."""
 
     studio: RunningStudio
     settings: Settings
@@ -70,13 +70,13 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def _no_alert(page: Page) -> None:
-    """No alert is on the page once it is drawn; a failure shows what the alerts say."""
+    """Check that the drawn page has no alerts; a failure shows their text."""
     settled(page)
     expect(page.get_by_role("alert")).to_have_text([])
 
 
 def _form(page: Page) -> Locator:
-    """The card with its form open and empty: after a job it shows the newest one."""
+    """The card with an open, empty form; after a job the card shows the newest job instead."""
     press_if_there(page, "home_examples_new")
     shown(page, "home_examples_train")
     settled(page)
@@ -84,7 +84,7 @@ def _form(page: Page) -> Locator:
 
 
 def _trained(running: Running, name: str, rows: int) -> str:
-    """A job on some rows, a fifth of them kept for validation, carried to its end by the studio's own worker."""
+    """A job on some rows, a fifth of them for validation, run to its end by the studio's own worker."""
     frame = pd.DataFrame([(f"{name} {n}", f"Number {n} came.") for n in range(rows)], columns=["topic", "text"])
     dataset_id = datasets.from_frame(running.store, LOCAL, name, frame, ["topic"], "text", "upload")
     version = versions.freeze(running.store, LOCAL, dataset_id, validation_share=0.2)

@@ -1,7 +1,7 @@
-"""Text that someone else wrote (stories, names, events, errors) stays text, on every page and dialog of a browser.
+"""Untrusted text (stories, names, events, errors) remains text, on every page and dialog in a browser.
 
-Each field that can hold such text is filled with addresses, Markdown, HTML and LaTeX. Then every page is opened: no
-link, image or formatting may come of it, and the browser may ask nothing but the studio.
+Each field that can contain such text is filled with URLs, Markdown, HTML and LaTeX. Then every page is opened: no link,
+image or formatting may result, and the browser may only send requests to the studio.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ _TRACES = """() => {
 
 _SHOWN = "document.body.innerText.toLowerCase().includes('evil.example')"
 
-# What a screen reader says, and what is copied: no Markdown escape, and no invisible character inside a word.
+# The text for screen readers and for copying: no Markdown escapes, and no invisible characters inside words.
 _SPOILT = r"""() => {
   const bad = [];
   for (const e of document.querySelectorAll('[aria-label], [title], [alt], [placeholder]')) {
@@ -97,7 +97,7 @@ _SPOILT = r"""() => {
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[FaultServer]:
-    """The engine: its model has such a name, and it refuses every request in such words."""
+    """The engine: its model has an untrusted name, and it rejects every request with an untrusted message."""
     with FaultServer(fault_server.error(400, _NASTY)) as server:
         server.models = [
             {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "test"} for name in ("writer", _SHORT)
@@ -118,7 +118,7 @@ def studio(home: Path, endpoint: FaultServer) -> Iterator[RunningStudio]:
 
 @pytest.fixture(scope="module")
 def ids(home: Path, studio: RunningStudio) -> Iterator[dict[str, str]]:
-    """Ids of what was put into the studio's own ledger: a data set, two jobs."""
+    """Ids of the data set and the two jobs added to the studio's ledger."""
     store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
     try:
         dataset = _dataset(store)
@@ -194,7 +194,7 @@ def _stories(store: Store) -> None:
 
 
 def _tour(store: Store, dataset: str, jobs: list[str]) -> None:
-    """A tour and a training from examples have ended with these jobs, and the models were compared."""
+    """Record a finished tour and a finished training from examples with these jobs, and their comparisons."""
     with store.session() as session:
         session.get_one(Dataset, dataset).source = "examples"
         session.add(Tour(
@@ -222,7 +222,7 @@ class Visit:
         self.page: Page = visit(browser, url, height=3000, requests=self.asked, locale="en-US")
 
     def check(self, url: str, *, shows: bool = True) -> None:
-        """No trace of the text but its letters; with `shows` they must be there."""
+        """The text must only appear as plain characters; with `shows`, it must appear."""
         if shows:
             self.page.wait_for_function(_SHOWN)
         settled(self.page)
@@ -288,7 +288,7 @@ def test_untrusted_text_stays_text_in_stories_and_their_errors(
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/story")
     page = visitor.page
-    press(page, "story_button")  # the endpoint refuses in its own words
+    press(page, "story_button")  # the endpoint rejects the request with its own message
     visitor.check(studio.url)
     page.get_by_role("radio", name="Earlier stories").click()
     shown(page, "story_search")
@@ -313,7 +313,7 @@ def test_untrusted_text_stays_text_in_presenter_mode(
 ) -> None:
     visitor = Visit(browser, f"{studio.url}/story?stage=1")
     visitor.check(studio.url)
-    press(visitor.page, "presenter_write")  # the endpoint refuses in its own words
+    press(visitor.page, "presenter_write")  # the endpoint rejects the request with its own message
     visitor.page.locator("[data-testid=stAlert]").first.wait_for()
     visitor.check(studio.url)
     press(visitor.page, "presenter_settings")
@@ -343,7 +343,7 @@ def test_untrusted_text_stays_text_in_a_file_that_is_uploaded(
 
 
 def test_a_tables_own_toolbar_exports_nothing(browser: Browser, studio: RunningStudio, ids: dict[str, str]) -> None:
-    """Its CSV would hold formulas unescaped; the downloads of the pages escape them."""
+    """Its CSV would contain unescaped formulas; the pages' own downloads escape them."""
     visitor = Visit(browser, f"{studio.url}/cost")
     table = visitor.page.locator('[data-testid="stDataFrame"]').first
     table.hover()

@@ -1,4 +1,4 @@
-"""The choice of a writer in a real browser: a sample that grows and stops, and the warning with its way out.
+"""Choosing a writer in a real browser: a sample that streams and stops, and the warning with its remedies.
 
 `SCREENSHOTS=1` also takes pictures, in both languages and themes, on a screen and on a phone.
 """
@@ -98,7 +98,7 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
     sample = page.locator(".st-key-story_model_sample_text")
     sample.get_by_text(_STORY.strip()).wait_for()
     settled(page)
-    page.get_by_text("Free prompt", exact=True).click()  # the page draws itself again while the sample is written
+    page.get_by_text("Free prompt", exact=True).click()  # the page is redrawn while the sample is written
     shown(page, "story_prompt")
     sample.get_by_text(_STORY.strip()).wait_for()
     press(page, "story_model_sample_stop")

@@ -1,4 +1,4 @@
-"""A file that is cut off under a memory map ends the process (SIGBUS): the log says so, commits are safe."""
+"""A memory-mapped file that is truncated ends the process (SIGBUS): the log shows it, and commits are safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Chinese catalogue has one word for each notion, and no space between two Chinese characters."""
+"""The Chinese catalogue uses one term per concept, and no spaces between Chinese characters."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from babel.messages.pofile import read_po
 from core import i18n
 from core.message import msg
 
-# The English word, how it is called, and what it is not called. A sample is a text that Fabula brings along or writes
-# on request (样例); an example is what a model learns from (示例).
+# The English term, its translation, and translations that must not be used. A sample is a text that ships with
+# Fabula or is written on request (样例); an example is training data (示例).
 _GLOSSARY = [
     ("prompt", "提示词", r"提示(?!词)"),
     ("example", "示例", r"(?<!少)样本"),

@@ -423,13 +423,16 @@ def test_a_queued_one_is_stopped_at_once(store: Store, client: FakeClient) -> No
 
 @pytest.mark.parametrize(("provider", "state", "again"), [("engine", "done", 2), ("openai", "failed", 0)])
 def test_killed_while_writing(store: Store, provider: str, state: str, again: int) -> None:
-    """The engine rewrites interrupted answers. Answers that may have been billed are not bought again automatically."""
+    """The engine rewrites interrupted answers.
+
+    Answers that may have been billed are not requested again automatically.
+    """
     client = FakeClient() if provider == "engine" else _Paid()
     job = _trained(store, client, _dataset(store, _GRID[:7]), provider=provider)
     before_after.start(store, LOCAL, job)
     _go(store, client, job)
     before = client.count("stream")
-    with store.session() as session:  # like after kill -9: a partial text, and an answer without a saved end
+    with store.session() as session:  # as after kill -9: a partial text, and an answer without a saved end
         session.scalars(select(Comparison)).one().state = "running"
         answers = session.scalars(select(ComparisonAnswer).order_by(ComparisonAnswer.id)).all()
         for answer in answers[:3]:

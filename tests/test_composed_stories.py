@@ -1,4 +1,4 @@
-"""The composed stories that the packaged writers end on: whole, of every plot, the same each time."""
+"""The composed stories of the packaged writers' last training stage: complete, of every plot, deterministic."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_an_unknown_part_makes_the_cost_unknown(
     [
         ({}, "2.2"),
         ({"cached_tokens": 500_000}, "1.75"),
-        ({"cached_tokens": 5_000_000}, "1.3"),  # at most the prompt's tokens
+        ({"cached_tokens": 5_000_000}, "1.3"),  # at most the number of prompt tokens
         ({"cached_tokens": -5}, "2.2"),
         ({"batch": True}, "1.1"),
         ({"batch": True, "cached_tokens": 500_000}, "1.1"),  # no cache discount in batches

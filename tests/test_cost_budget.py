@@ -319,8 +319,8 @@ def test_a_comma_is_read_only_where_it_groups_three_digits(store: Store, typed: 
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("model", "m" * 201, "The model's name has 201 characters; up to 200 fit."),
-        ("provider", "p" * 51, "The provider's name has 51 characters; up to 50 fit."),
+        ("model", "m" * 201, "The model's name has 201 characters; the limit is 200."),
+        ("provider", "p" * 51, "The provider's name has 51 characters; the limit is 50."),
         ("model", " ", "A price needs a provider and a model."),
     ],
 )
@@ -423,7 +423,7 @@ def test_viewers_look_but_do_not_set(store: Store) -> None:
         custom_prices.remove(store, _VIEWER, price_id)
 
 
-# --- quality beside price -------------------------------------------------------------------------------------------
+# --- quality and price -------------------------------------------------------------------------------------------
 
 
 def _story(store: Store, model: str, provider: str = "openai") -> str:

@@ -95,7 +95,7 @@ def test_when_it_pays_back(
     base_costs = Costs(_BASE, Decimal(other_each), Decimal(other_upfront), Decimal(0), Decimal(30))
     found = workload.break_even(tuned_costs, base_costs)
     assert (found.outcome, found.requests) == (outcome, requests)
-    assert found.days == requests  # 30 requests a month are one a day
+    assert found.days == requests  # 30 requests per month are one per day
 
 
 def test_hosting_counts_by_the_month_and_is_shared_among_its_requests() -> None:
@@ -132,7 +132,7 @@ def test_a_prompt_beyond_a_tier_pays_its_price_for_every_token() -> None:
     assert found.per_request == Decimal("0.00462")
 
 
-# --- one's own machine ----------------------------------------------------------------------------------------------
+# --- own machine ----------------------------------------------------------------------------------------------
 
 
 def test_the_machines_price_is_its_hour_through_its_speed() -> None:
@@ -179,7 +179,7 @@ def test_a_machine_that_is_too_slow_says_so() -> None:
     assert unmeasured.per_request is None and "has not been measured" in (unmeasured.problem or "")
 
 
-# --- what is not known ----------------------------------------------------------------------------------------------
+# --- unknown values ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from tests.waiting import WAIT_LIMIT_S
 
 @pytest.fixture(autouse=True)
 def seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that has come back is taken up at the next look; a slow disk gives other threads the same second."""
+    """A restored file is accepted at the next check; a slow disk lets other threads run in between."""
     monkeypatch.setattr(store_module, "_RECHECK_S", 0.0)
 
 
@@ -166,7 +166,7 @@ def test_a_file_that_is_moved_away_and_back_keeps_its_journal(store: Store, data
 def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
     store: Store, database: Path, server: FaultServer
 ) -> None:
-    """The run's connection is to the old file: its commits there are lost."""
+    """The run is connected to the old file: its commits are lost."""
     run_id = queue(store, recipe(6))
     server.default = held(text("A story."))
     # the long tick keeps the run from checking the file while it is changed

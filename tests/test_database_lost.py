@@ -99,7 +99,7 @@ def done(store: Store, run_id: str) -> int:
 
 
 def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: Path) -> None:
-    """Every row has its own text, was requested once, and every request is booked once with its cost."""
+    """Every row has its own text, was requested once, and every request is recorded once with its cost."""
     asked = Counter(provider.prompts())
     assert (len(asked), set(asked.values())) == (_ROWS, {1})
     with store.reading() as session:
@@ -112,7 +112,7 @@ def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: P
 
 
 def stopped_and_broken(running: RunningWorker, act: Callable[[], None]) -> None:
-    """Do something to the database while the worker, stopped, is in the middle of its work."""
+    """Change the database while the worker is suspended in the middle of its work."""
     running.process.send_signal(signal.SIGSTOP)
     os.waitpid(running.process.pid, os.WUNTRACED)
     try:
@@ -133,7 +133,7 @@ def delete_home(database: Path) -> None:
 
 
 def replace(database: Path) -> None:
-    """Another database takes its place."""
+    """Replace it with another database."""
     with closing(sqlite3.connect(database.with_suffix(".new"))) as other:
         other.execute("CREATE TABLE others (x)")
     database.with_suffix(".new").rename(database)
@@ -182,7 +182,7 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
         assert asked - asked_before <= 2 * _CEILING
         assert asked < _ROWS
         running.stop()
-        assert len(provider.prompts()) == asked  # not one more in the meantime
+        assert len(provider.prompts()) == asked  # no further ones in the meantime
     (file,) = rescue_files.files(settings.home)
     assert file.stat().st_mode & 0o777 == 0o600
     assert all(json.loads(line)["kind"] == "row" for line in file.read_text().splitlines())
@@ -275,7 +275,7 @@ class Revoked:
 def writer(server: str, url: str) -> str:
     """URL for a user who owns nothing but has all permissions that a worker needs."""
     name = url.partition("?")[0].rpartition("/")[2]
-    with suppress(ProgrammingError):  # the role is there from another test
+    with suppress(ProgrammingError):  # the role exists from another test
         as_admin(server, "CREATE ROLE writer LOGIN")
     as_admin(
         url,

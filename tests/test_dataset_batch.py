@@ -42,7 +42,7 @@ QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
 HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
-EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar a thousand
+EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar per thousand
 ROOT = Path(__file__).resolve().parents[1]
 POST, UPLOAD = "POST /v1/batches", "POST /v1/files"
 
@@ -642,7 +642,7 @@ def test_a_crash_while_collecting_loses_and_duplicates_nothing(
 def test_after_a_crash_unreadable_lines_are_counted_once(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, then: str, fate: str, unnamed: int
 ) -> None:
-    """Collecting again, the same two lines mark no further rows: the others are submitted again, and paid once."""
+    """Collecting again, the same two lines mark no further rows: the others are submitted again, and paid for once."""
     left_out = [f"n{number:04}" for number in range(12 - unnamed, 12)]  # in neither file: never processed
     server.fates, server.done_share = [fate], 1.0
     server.answers |= {"n0001": b"not json", "n0003": b"not json", **dict.fromkeys(left_out)}
@@ -704,7 +704,7 @@ def test_kill_9_during_the_post(store: Store, server: BatchServer, settings: Set
 
 
 def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at: str, moved: timedelta) -> str:
-    """A run whose worker died in this step of its batch; then the clock was moved."""
+    """A run whose worker died in this step of its batch; then the clock was changed."""
     run_id = queue(store, recipe())
 
     def dies(*_: object) -> None:

@@ -174,7 +174,7 @@ def test_only_the_failed_rows_that_were_chosen_are_written_again(store: Store) -
         first, second, *_others = datasets.rows(store, dataset_id, states=("failed",))
         server.default = fault_server.text("从前")
         run_id = runs.retry_failed(store, LOCAL, dataset_id, [first.id])
-        assert runs.retry_failed(store, LOCAL, dataset_id, [second.id]) == run_id  # it is the same run
+        assert runs.retry_failed(store, LOCAL, dataset_id, [second.id]) == run_id  # the same run
         executor.execute(store, server.registry(), run_id)
         assert datasets.summary(store, dataset_id).done == 2
         executor.execute(store, server.registry(), runs.retry_failed(store, LOCAL, dataset_id))

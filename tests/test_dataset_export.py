@@ -29,7 +29,7 @@ def load(store: Store, texts: list[str], splits: list[str] | None = None) -> str
 
 
 def test_the_parts_of_a_version_are_files_with_one_separator_and_one_stop(store: Store) -> None:
-    texts = ["one", "two", "three END"]  # the stop must be free in the validation part as well
+    texts = ["one", "two", "three END"]  # the stop must not occur in the validation part either
     dataset_id = load(store, [*texts, "4. four"], ["train", "train", "val", "held_out"])
     selection = export.Selection(store, dataset_id, versions.freeze(store, LOCAL, dataset_id))
     plan = export.plan(selection)
@@ -45,7 +45,7 @@ def test_a_stop_that_is_taken_in_the_validation_part_is_not_proposed(store: Stor
     dataset_id = load(store, ["one", "two", "a. b"], ["train", "train", "val"])
     version_id = versions.freeze(store, LOCAL, dataset_id)
     assert export.plan(export.Selection(store, dataset_id, version_id)).stop == " END"
-    assert export.plan(export.Selection(store, dataset_id)).stop == "."  # nothing is kept back for validation there
+    assert export.plan(export.Selection(store, dataset_id)).stop == "."  # no rows are kept for validation there
 
 
 def test_without_a_version_only_what_may_be_learned_is_written(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The heat map: every row is in one square, and every square leads to its rows, in small and large grids."""
+"""The heat map: every row belongs to one square, and every square links to its rows, in small and large grids."""
 
 from __future__ import annotations
 
@@ -202,6 +202,6 @@ def test_a_long_name_is_cut_in_the_chart(store: Store) -> None:
 
 @pytest.mark.parametrize(("heroes", "px"), [(1, 56), (3, 53), (10, 16), (40, 16)])
 def test_a_map_of_few_lines_has_large_squares(store: Store, heroes: int, px: int) -> None:
-    """Each hero has two lines, one for each power; a map of many lines keeps the height that can be read."""
+    """Each hero has two lines, one per power; a map with many lines keeps a readable row height."""
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, _many(heroes)))
     assert heat_map.chart(map_, _WORDS)["height"] == {"step": px}

@@ -106,7 +106,7 @@ def test_lines_are_counted_as_an_editor_counts_them() -> None:
 def test_nul_characters_are_named_by_line_and_column() -> None:
     found = read(b"a,b\n1,2\n3,x\0y\n5,6\n")
     assert rows(found) == [["1", "2"], ["5", "6"]]
-    assert found.problems == ["Line 3, column 2: There is a NUL character."]
+    assert found.problems == ["Line 3, column 2: The cell contains a NUL character."]
 
 
 def test_a_second_column_of_the_same_name_gets_another_one() -> None:
@@ -122,7 +122,7 @@ def test_a_column_without_a_name_gets_a_number() -> None:
 def test_a_quote_that_is_never_closed_costs_its_line_only() -> None:
     found = read('a,b\n1,2\n3,"open\n5,6\n7,8\n')
     assert rows(found) == [["1", "2"], ["5", "6"], ["7", "8"]]
-    assert found.problems == ["Line 3: a quote is opened and never closed; the line is left out."]
+    assert found.problems == ["Line 3: a quote is opened but never closed; the line is left out."]
 
 
 def test_quotes_that_do_not_fit_are_named() -> None:
@@ -187,27 +187,27 @@ BROKEN_LINES = [
     ("nonsense", "Line 3: It is not JSON: Expecting value, at column 1."),
     ("[" * 100_000, "Line 3: It is JSON that cannot be read."),
     ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: It is JSON that cannot be read."),
-    ('["p", "c"]', "Line 3: It is not an object in braces."),
-    ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3, 'completion': There is a NUL character."),
+    ('["p", "c"]', "Line 3: It is not a JSON object."),
+    ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3, 'completion': The cell contains a NUL character."),
     (
         '{"prompt": "\\ud800", "completion": "c"}',
-        "Line 3, 'prompt': It has a broken character (a lone surrogate).",
+        "Line 3, 'prompt': It contains an invalid character (a lone surrogate).",
     ),
     (
         json.dumps({"prompt": "p", "completion": "c" * 100_001}),
         "Line 3, 'completion': The cell has more than 100,000 characters.",
     ),
-    ('{"messages": []}', 'Line 3: Its "messages" is not a list with messages in it.'),
-    ('{"messages": ["hi"]}', "Line 3: Message 1 is not an object in braces."),
+    ('{"messages": []}', 'Line 3: Its "messages" is not a non-empty list of messages.'),
+    ('{"messages": ["hi"]}', "Line 3: Message 1 is not a JSON object."),
     ('{"messages": [{"content": "p"}]}', "Line 3: Message 1 has no role."),
     (
         '{"messages": [{"role": ["user"], "content": "p"}]}',
         "Line 3: Message 1 has a role that is not valid: \"['user']\".",
     ),
-    ('{"messages": [{"role": "user", "content": 1}]}', "Line 3: Message 1 has no text as content."),
+    ('{"messages": [{"role": "user", "content": 1}]}', "Line 3: Message 1 has no text content."),
     (
         '{"messages": [{"role": "user", "content": "p"}]}',
-        "Line 3: Its last message is the user's, not the assistant's.",
+        "Line 3: Its last message is from the user, not the assistant.",
     ),
     (
         '{"messages": [{"role": "assistant", "content": "c"}]}',
@@ -259,7 +259,7 @@ def test_several_turns_become_one_example_with_the_last_answer() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[\n1, 2]", "no line that can be used. Entry 1 (line 2): It is not an object in braces."),
+        ("[\n1, 2]", "no line that can be used. Entry 1 (line 2): It is not a JSON object."),
         ("x\ny\n", "no line that can be used. Line 1: It is not JSON"),
     ],
 )

@@ -122,7 +122,7 @@ def test_an_image_is_named_and_not_left_out_in_silence(part: dict[str, Any]) -> 
     asked = {"role": "user", "content": [{"type": "text", "text": "What is this?"}, part]}
     found = read({"messages": [asked, ANSWER]}, {"messages": [USER, ANSWER]})
     assert records(found) == [Q_AND_A]
-    assert found.problems == ["Line 1: Message 1 has an image or another part that is not text."]
+    assert found.problems == ["Line 1: Message 1 has an image or other content that is not text."]
 
 
 # --- conversations with chat template markup ------------------------------------------------------------------------

@@ -207,7 +207,7 @@ def test_rows_of_parquet_that_cannot_be_used_are_named() -> None:
     found = table_reader.read_table(data, "a.parquet")
     assert rows(found) == [["x", "1"], ["w", "4"]]
     assert found.problems == [
-        "Row 2, column a: There is a NUL character.",
+        "Row 2, column a: The cell contains a NUL character.",
         "Row 3, column a: The cell has more than 100,000 characters.",
     ]
 
@@ -225,7 +225,7 @@ def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     found = table_reader.read_table(as_parquet({"messages": [turns, turns[:1]], "split": ["test", ""]}), "a.parquet")
     assert rows(found) == [["q", "a", "test"]] and found.source == "chat"
-    assert found.problems == ["Row 2: Its last message is the user's, not the assistant's."]
+    assert found.problems == ["Row 2: Its last message is from the user, not the assistant."]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
@@ -266,13 +266,13 @@ def test_objects_without_the_keys_of_examples_are_a_table() -> None:
     found = table_reader.read_table("\n".join(map(json.dumps, lines)).encode(), "a.jsonl")
     assert list(found.frame.columns) == ["text", "label", "n", "extra"] and found.source == "upload"
     assert rows(found) == [["hi", "greeting", "1", ""], ["bye", "", "", "1"], ["!!", "anger", '[1, "二"]', ""]]
-    assert found.problems == ["Line 4, 'text': There is a NUL character."] and found.notes == []
+    assert found.problems == ["Line 4, 'text': The cell contains a NUL character."] and found.notes == []
 
 
 def test_halves_of_characters_in_a_table_are_named() -> None:
     found = table_reader.read_table(b'{"a": "x", "\\ud800": "y"}\n{"a": "\\ud800", "\\ud800": "z"}', "a.jsonl")
     assert list(found.frame.columns) == ["a", "column 2"] and len(found.frame) == 1
-    assert found.problems == ["Line 2, 'a': It has a broken character (a lone surrogate)."]
+    assert found.problems == ["Line 2, 'a': It contains an invalid character (a lone surrogate)."]
 
 
 def test_the_split_of_an_example_is_kept() -> None:

@@ -74,7 +74,7 @@ def test_a_quote_that_is_opened_early_in_a_long_file_costs_one_line() -> None:
     lines = "".join(f"{n},some words for row {n}\n" for n in range(50_000))
     found = table_reader.read_table(f'a,b\n0,"open\n{lines}'.encode(), "a.csv")
     assert (len(found.frame), found.left_out) == (50_000, 1)
-    assert found.problems == ["Line 2: a quote is opened and not closed as it should be; the line is left out."]
+    assert found.problems == ["Line 2: a quote is opened but not closed correctly; the line is left out."]
 
 
 def test_a_quote_that_meets_the_next_one_swallows_nothing() -> None:

@@ -20,7 +20,7 @@ def _asked(answer: str | None) -> list[dict[str, str]]:
 
 
 _THIRD = [_asked("Here."), _asked("There."), _asked(None), _asked("Gone.")]
-_UNANSWERED = "Its last message is the user's, not the assistant's."
+_UNANSWERED = "Its last message is from the user, not the assistant."
 _AS_OBJECTS = [{"messages": turns} for turns in _THIRD]
 _NUL = [{"a": "x", "b": "1"}, {"a": "y", "b": "2"}, {"a": "z\0", "b": "3"}]
 
@@ -72,14 +72,14 @@ def _parquet(cells: list[Any]) -> bytes:
             f"Row 4: {_UNANSWERED}",
         ),
         ("turns.parquet", _parquet(_THIRD), f"Row 3: {_UNANSWERED}"),
-        ("cells.json", json.dumps(_NUL), "Entry 3 (line 1), 'a': There is a NUL character."),
+        ("cells.json", json.dumps(_NUL), "Entry 3 (line 1), 'a': The cell contains a NUL character."),
         (
             "split.json",
             pd.DataFrame(_NUL).to_json(orient="split"),
-            "Row 3, 'a': There is a NUL character.",
+            "Row 3, 'a': The cell contains a NUL character.",
         ),
         ("broken.json", '[{"a": "x"}, {"a": "y"}, {"a" "z"}]', "Entry 3 (line 1): It is not JSON: "),
-        ("number.json", '[{"a": "x"}, {"a": "y"}, 7]', "Entry 3 (line 1): It is not an object in braces."),
+        ("number.json", '[{"a": "x"}, {"a": "y"}, 7]', "Entry 3 (line 1): It is not a JSON object."),
         ("cut off.json", json.dumps(_AS_OBJECTS[:3])[:-9], "Entry 3 (line 1): It is not JSON: "),
     ],
 )

@@ -159,11 +159,11 @@ def test_a_conversation_that_cannot_be_used_is_named_and_the_others_are_kept() -
     found = read("\n".join(json.dumps({"conversations": one}) for one in turns))
     assert said(found) == ("sharegpt", 1, 7)
     assert found.problems == [
-        "Line 2: Its last message is the user's, not the assistant's.",
+        "Line 2: Its last message is from the user, not the assistant.",
         "Line 3: Message 3 has a role that is not valid: 'narrator'.",
-        "Line 4: Message 3 has no text as content.",
+        "Line 4: Message 3 has no text content.",
         "Line 5: Its completion is empty.",
-        'Line 6: Its "conversations" is not a list with messages in it.',
+        'Line 6: Its "conversations" is not a non-empty list of messages.',
         "Line 7: It has no user message.",
     ]
     with pytest.raises(BadFile, match=r"has no conversation that can be used\. Conversation 1 \(line 1\): Its last"):

@@ -1,4 +1,4 @@
-"""Preparation of training data: findings, additions, refusals."""
+"""Preparation of training data: findings, additions, rejections."""
 
 from __future__ import annotations
 

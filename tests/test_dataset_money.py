@@ -37,7 +37,7 @@ from tests.test_dataset_runs import QUICK, book, execute, queue, recipe
 
 _SEQUENCES = 500
 _CEILING = 3  # requests in flight
-_WORST = Decimal("0.2")  # US dollars, above what one request for one of these rows can be reserved at
+_WORST = Decimal("0.2")  # US dollars, above the reservation of one request for these rows
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def numbered(rows: int, repeats: int = 1, seed: int | None = 5) -> Recipe:
 
 
 def scripted(dice: random.Random) -> dict[str, list[AnswerKind]]:
-    """Answers for each prompt, in order; good answers after that."""
+    """Answers for each prompt, in order, followed by good answers."""
     shares = dice.choice([0.2, 0.5, 0.9])
     return {
         f"Story {number}.": [dice.choice(KINDS) if dice.random() < shares else GOOD for _ in range(dice.randint(0, 6))]
@@ -120,9 +120,9 @@ def test_each_kind_of_answer_is_booked(ledger: Store, provider: ScriptedProvider
         assert (books.requests, books.done, books.state) == (2, 2, "done")
         assert books.charged_usd == books.booked_usd  # exactly
     elif kind.took is not None and kind.final:
-        assert books.requests == 2 and books.state == "done"  # read once, and never bought again
+        assert books.requests == 2 and books.state == "done"  # read once, and never requested again
     elif kind.unclear:
-        assert books.done == 2 and books.booked_usd > 2 * GOOD.cost_usd  # and the worst case of each try
+        assert books.done == 2 and books.booked_usd > 2 * GOOD.cost_usd  # and the worst case of each attempt
     elif kind.took is None:
         assert books.booked_usd == books.done * GOOD.cost_usd  # an error costs nothing
 
@@ -131,7 +131,7 @@ def test_each_kind_of_answer_is_booked(ledger: Store, provider: ScriptedProvider
     "name", ["JSON that is cut off", "a connection that is dropped", "JSON of another shape", "a gateway timeout"]
 )
 def test_a_budget_limits_spending_on_unreadable_answers(ledger: Store, provider: ScriptedProvider, name: str) -> None:
-    """Two rows and a budget of $0.30: 320 requests and $4.80 before."""
+    """Two rows and a budget of $0.30; this used to take 320 requests and $4.80."""
     broken = next(kind for kind in KINDS if kind.name == name)
     provider.reset()
     provider.script = lambda prompt, before: broken
@@ -191,7 +191,8 @@ _CACHED = raw(
         }
     ).encode()
 )
-_CACHED_USD = Decimal("0.0038")  # 2 fresh and 1 written at a thousandth of a dollar, 8 cached at a tenth of that
+# 2 uncached and 1 completion token at a thousandth of a dollar, 8 cached tokens at a tenth of that
+_CACHED_USD = Decimal("0.0038")
 _OUTCOMES: list[tuple[Any, int, bool, type[FabulaError] | None]] = [
     (_CACHED, 1, True, None),
     (drop(), 1, True, Unavailable),

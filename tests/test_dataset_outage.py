@@ -1,4 +1,4 @@
-"""An outage that may be billed costs a handful of requests, however large the run, and each of them is booked."""
+"""An outage that may be billed costs a handful of requests, however large the run, and each of them is recorded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
 from tests.waiting import until
 
-_WORST = Decimal("0.136")  # of a row: 5 + 32 tokens read, 99 written, at a tenth of a cent each
+_WORST = Decimal("0.136")  # of a row: 5 + 32 prompt tokens, 99 completion tokens, at a tenth of a cent each
 _FAULTS = [error(500, "oops"), error(502, "bad gateway"), html(503), error(504, "late"), drop()]
 _NAMES = ["500", "502", "503 of a proxy", "504", "dropped"]
 
@@ -81,7 +81,7 @@ def _tries_in_an_outage(ceiling: int, rows: int, answered_before: bool, seed: in
     policy = RequestRetryPolicy(limits, ConcurrencyControl(ceiling), 99, now=0.0)
     if answered_before:
         policy.on_answer(Completion((Choice("A story.", "stop"),), "writer", 1, 1), 0.0)
-    waiting = [(0.0, number, RowAttempts()) for number in range(rows)]  # by next try, then in order of addition
+    waiting = [(0.0, number, RowAttempts()) for number in range(rows)]  # by next attempt, then in order of addition
     places, flying, now, sent = count(rows), list[tuple[float, int, RowAttempts]](), 0.0, 0
     while policy.end is None and (waiting or flying):
         while waiting and waiting[0][0] <= now and policy.available(len(flying), now):
@@ -93,7 +93,7 @@ def _tries_in_an_outage(ceiling: int, rows: int, answered_before: bool, seed: in
             _, _, tries = heapq.heappop(flying)
             decision = policy.on_error(ServerError("It has a server error (500)."), tries, now)
             if isinstance(decision, RetryRow):
-                assert decision.lost  # each try is booked
+                assert decision.lost  # each attempt is recorded
                 heapq.heappush(waiting, (now + decision.wait_s, next(places), tries))
         policy.check_stalled(now, all_retried=True)
     return sent, policy
@@ -152,7 +152,7 @@ def test_while_everything_fails_one_request_flies_and_then_more_again(store: Sto
     run_id = queue(store, recipe(200))
     execute(store, server, run_id, replace(QUICK, ceiling=8))
     assert states(store, run_id) == {"done": 200} and len(flying) == 230
-    opened = RunLimits().max_lost_requests + 8  # those that were under way when it opened have ended by then
+    opened = RunLimits().max_lost_requests + 8  # requests in flight when it opened have ended by then
     assert {number for fails, number in flying[opened:] if fails} == {1}
     assert flying[30][1] == 1 and max(number for fails, number in flying if not fails) > 1
 

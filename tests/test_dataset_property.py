@@ -1,4 +1,4 @@
-"""Property test: after any sequence of actions and faults, the ledger matches what the provider sold."""
+"""Property test: after any sequence of actions and faults, the ledger matches the provider's charges."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tests.fault_server import Answer, FaultServer, error, rate_limit, text
 from tests.stores import fresh
 from tests.test_dataset_runs import QUICK, book, recipe
 
-_PRICE = Decimal("0.011")  # ten tokens for the prompt, one that is written, at a thousandth of a dollar each
+_PRICE = Decimal("0.011")  # ten prompt tokens and one completion token, at a thousandth of a dollar each
 _ACTIONS = st.one_of(
     st.tuples(st.just("start"), st.integers(0, 2)),  # 0: good answers; 1: rate limits; 2: refusals between them
-    st.tuples(st.just("stop"), st.integers(1, 6)),  # a worker is stopped after so many answers
-    st.tuples(st.just("kill"), st.integers(1, 4)),  # … or killed with so many rows in its hands
+    st.tuples(st.just("stop"), st.integers(1, 6)),  # a worker is stopped after this many answers
+    st.tuples(st.just("kill"), st.integers(1, 4)),  # … or killed with this many claimed rows
     st.tuples(st.just("pause"), st.just(0)),
     st.tuples(st.just("retry"), st.integers(0, 2)),  # failed rows only, with answers as at a start
     st.tuples(st.just("repeats"), st.integers(1, 2)),
@@ -41,7 +41,7 @@ _ACTIONS = st.one_of(
 
 
 class World:
-    """A database, a server that records its sales, and the possible actions and faults."""
+    """A database, a server that records its charges, and the possible actions and faults."""
 
     def __init__(self, store: Store, server: FaultServer) -> None:
         self.store, self.server = store, server
@@ -71,7 +71,7 @@ class World:
             return text(f"A story of {prompt}.")
 
     def do(self, action: str, amount: int) -> None:
-        """One thing that happens."""
+        """One random action or fault."""
         if action in ("start", "stop", "pause", "kill"):
             run_id = self._enqueue()
             if run_id is not None:
@@ -137,7 +137,7 @@ class World:
         executor.execute(self.store, self.server.registry(), run_id, self.halt, limits=limits, book=book())
 
     def _kill(self, run_id: str, rows: int) -> None:
-        """The state after kill -9: rows claimed, half of them sold but not recorded, and the process dead."""
+        """The state after kill -9: rows claimed, half of them billed but not recorded, and the process dead."""
         context = row_store.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
         assert context is not None
         with self.store.session() as session:
@@ -153,7 +153,7 @@ class World:
         assert row_store.begin(self.store, run_id) is None  # no executor is active
 
     def check(self) -> None:
-        """The ledger has exactly what was bought."""
+        """The ledger contains exactly the charges."""
         with self.store.reading() as session:
             rows = session.scalars(select(Row).where(Row.dataset_id == self.dataset_id)).all()
             seen = select(func.count()).select_from(Spend).where(Spend.completion_tokens == 1)
@@ -164,9 +164,9 @@ class World:
         written = [row for row in rows if row.text]
         assert all(row.text == f"A story of {row.prompt}." for row in written)
         assert all(row.cost_usd == _PRICE for row in written) and all(line.cost_usd == _PRICE for line in lines)
-        # every answer received is one row with its text, and one spend entry with its price; none was bought twice
+        # every answer received is one row with its text, and one spend entry with its price; none was paid for twice
         assert settled == len(written)
-        # an answer that was sold but not received has an entry too, with its maximum cost
+        # an answer that was billed but not received also has an entry, with its maximum cost
         assert settled <= self.sold.total() <= settled + unsettled
 
     def finish(self) -> None:

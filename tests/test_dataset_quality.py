@@ -24,7 +24,7 @@ _HAN = [chr(code) for code in range(0x4E00, 0x4E00 + 3_000)]
 
 
 def _story(seed: int, characters: int = 200) -> str:
-    """Chinese characters in an order that no other seed has."""
+    """Chinese characters in an order that is unique to the seed."""
     drawn = random.Random(seed).choices(_HAN, k=characters)
     return "".join(drawn) + "。"
 
@@ -525,4 +525,4 @@ def test_the_articles_stories_are_alike_and_some_lack_their_power() -> None:
     power = next(one for one in result.adherence if one.column == "super_power")
     assert power.literal and 40 < len(power.missing) < 80
     distinct = result.diversity.distinct[1]
-    assert distinct is not None and distinct < 0.2  # these stories are alike; Fabula's own have 0.5
+    assert distinct is not None and distinct < 0.2  # these stories are similar; Fabula's own have 0.5

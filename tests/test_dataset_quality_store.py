@@ -48,7 +48,7 @@ def test_a_report_is_made_once_for_each_state_of_the_rows(store: Store) -> None:
 
 
 def test_reports_on_earlier_rows_are_not_kept(store: Store) -> None:
-    """Rows of a run come every second; a report is as large as all texts together."""
+    """Rows of a run arrive every second, and a report is as large as all texts together."""
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 5)
     quality.dataset_report(store, dataset_id)
     before = _reports_in_memory()

@@ -197,7 +197,7 @@ def test_a_row_keeps_its_key_when_the_grid_grows_but_not_when_the_text_would_cha
 
 
 def test_the_key_of_a_row_never_changes() -> None:
-    """Rows that were bought with an earlier version of Fabula must be found again."""
+    """Rows that were written with an earlier version of Fabula must keep their keys."""
     key = grid.key(RECIPE, {"colour": "red", "thing": "hat"}, 0)
     assert key == "ad4b07fd7607fc840f46939b6c36888c08d7c9e621e75dbbab5e9aa5a2f2b69d"
 

@@ -32,7 +32,7 @@ def write(store: Store, dataset_id: str, **where: str) -> int:
 
 
 def fill_all(store: Store, dataset_id: str, recipe: Recipe = RECIPE) -> int:
-    """As a run does: create a row for every missing cell."""
+    """Like a run: create a row for every missing cell."""
     added = 0
     while True:
         with store.session() as session:
@@ -63,7 +63,7 @@ def test_two_more_repeats_add_only_what_is_missing(store: Store) -> None:
     assert write(store, dataset_id, colour="red") == 2
     grown = grid_store.more_repeats(RECIPE, 2)
     assert grid_store.grow(store, LOCAL, dataset_id, grown) == grid_store.Growth(new_rows=8, kept_rows=4)
-    fill_all(store, dataset_id)  # with the recipe of a run that does not know yet
+    fill_all(store, dataset_id)  # with the outdated recipe of a run
     assert_grid(store, dataset_id, grown)
     summary = datasets.summary(store, dataset_id)
     assert (summary.total, summary.done, summary.pending) == (12, 2, 10)
@@ -101,7 +101,7 @@ def test_rows_of_a_removed_value_move_behind_the_grid(store: Store) -> None:
     assert (beside.state, beside.column_values) == ("done", {"colour": "red", "thing": "hat"})
     summary = datasets.summary(store, dataset_id)
     assert (summary.total, summary.done, summary.pending) == (5, 1, 4)
-    # when the value comes back, its row is in the grid again, and bought only once
+    # when the value is added back, its row is in the grid again, and paid for only once
     grid_store.grow(store, LOCAL, dataset_id, RECIPE)
     fill_all(store, dataset_id)
     assert_grid(store, dataset_id, RECIPE)
@@ -250,7 +250,7 @@ def test_saving_the_same_again_is_the_same_and_a_change_is_a_version(store: Stor
     changed = grid_store.more_repeats(RECIPE, 1)
     second = recipes.save(store, LOCAL, changed, one.family)
     assert recipes.save(store, LOCAL, changed, one.family) == second != first
-    third = recipes.save(store, LOCAL, RECIPE, one.family)  # to go back is a change too
+    third = recipes.save(store, LOCAL, RECIPE, one.family)  # going back is a change too
     assert [(v.id, v.version) for v in recipes.versions(store, one.family)] == [(third, 3), (second, 2), (first, 1)]
     assert recipes.load(store, first) == RECIPE and recipes.load(store, second) == changed
     assert names(store) == [("colours", 3)]

@@ -22,7 +22,7 @@ from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, book, execute, executing, queue, recipe
 
-_LIMIT = 99  # tokens, of the recipe
+_LIMIT = 99  # token limit of the recipe
 
 
 def states(store: Store, dataset_id: str) -> Counter[str]:
@@ -72,7 +72,7 @@ def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: 
 
 
 def test_the_remedies_of_every_cause_complete_all_twelve_rows(store: Store, server: FaultServer, mixed: str) -> None:
-    """Limit, model, temperature, one after the other: each row is requested once more, none a third time."""
+    """Token limit, model, temperature, one after the other: each row is requested once more, none a third time."""
     request_count = len(server.requests)
     for cause, change in (
         ("token_limit", Change(max_tokens=512)),
@@ -148,7 +148,7 @@ def test_settings_that_cannot_be_used_change_nothing(store: Store, mixed: str, c
 
 
 def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, mixed: str) -> None:
-    """The second click finds its rows taken: it changes nothing, and nothing is paid twice."""
+    """The second click finds its rows claimed: it changes nothing, and nothing is paid for twice."""
     request_count = len(server.requests)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512))
@@ -166,7 +166,7 @@ def test_a_remedy_keeps_to_its_budget(store: Store, server: FaultServer, mixed: 
     ids = failed_rows.ids_of(store, mixed, "token_limit")
     change = Change(max_tokens=512)
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, budget_usd=Decimal("0.30"), change=change)
-    execute(store, server, run_id, book=book())  # a dollar for 1,000 tokens
+    execute(store, server, run_id, book=book())  # one dollar per 1,000 tokens
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.remaining) == ("stopped", 3) and len(server.requests) == request_count
     runs.raise_budget(store, LOCAL, run_id, Decimal(5))

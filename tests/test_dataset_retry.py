@@ -1,4 +1,4 @@
-"""Failed rows are retried, and no others: also by several workers, after a kill, after a pause, in a batch."""
+"""Only failed rows are retried: also by several workers, after a kill, after a pause, in a batch."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None) -> str:
 
 
 def book(provider: str = "fault", per_mtok: str = "1000") -> PriceBook:
-    """A dollar for 1,000 tokens, on both sides."""
+    """One dollar per 1,000 tokens, for input and output."""
     price = Price("writer", provider, Decimal(per_mtok), Decimal(per_mtok), None, None, "USD", "test", date(2026, 1, 1))
     return PriceBook(overlay=(price,), source=None, today=date(2026, 11, 1))
 
@@ -83,7 +83,7 @@ def executing(
     stopping: threading.Event | None = None,
     book: PriceBook = NO_PRICES,
 ) -> Iterator[threading.Thread]:
-    """A run in a thread; an error of it fails the test."""
+    """A run in a thread; its errors fail the test."""
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -259,7 +259,7 @@ def test_a_row_that_waits_does_not_hold_a_slot(store: Store, server: FaultServer
     server.when("n0000", rate_limit(retry_after="120"))
     run_id = queue(store, recipe(6))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1)):
-        until(lambda: states(store, run_id)["done"] == 5, "five rows")  # all others, through the only slot
+        until(lambda: states(store, run_id)["done"] == 5, "five rows")  # all others, through the single slot
         until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
         note = runs.progress(store, run_id).note or ""
         assert note.startswith("Waiting 1") and "asks to slow down: Rate limit" in note
@@ -288,7 +288,7 @@ def test_a_pause_of_hours_lets_the_run_wait_with_its_rows_kept(store: Store, ser
     assert waits.not_before is not None and 7_200 <= (waits.not_before - before).total_seconds() < 7_800
     assert waits.eta_s is None and states(store, run_id) == {"pending": 5}
     request_count = len(server.requests)
-    execute(store, server, run_id)  # before its time
+    execute(store, server, run_id)  # too early
     assert len(server.requests) == request_count and runs.progress(store, run_id).state == "waiting"
 
 
@@ -336,7 +336,7 @@ def test_concurrency_halves_when_everything_is_refused_and_grows_by_one() -> Non
 
 
 def test_an_occasional_refusal_costs_little() -> None:
-    """One in ten, whatever the number: then the number is not the cause."""
+    """One in ten at any concurrency: then concurrency is not the cause."""
     concurrency = ConcurrencyControl(64)
     for reply in range(10_000):
         if reply % 10 == 0:
@@ -519,7 +519,7 @@ executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=R
 
 def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(40))
-    server.when("n0013", held())  # so that the kill comes in the middle, with this one in flight
+    server.when("n0013", held())  # so that the kill happens in the middle, with this one in flight
     server.when("n0017", held())
     child = subprocess.Popen([sys.executable, "-c", _CHILD, store.url, server.url, run_id], cwd=ROOT)
     try:
@@ -550,7 +550,7 @@ def _failing_while(full: threading.Event, real: Callable[..., object]) -> Callab
 
 
 def refused_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list with the size of each group of answers that the database refused."""
+    """A list with the size of each group of answers that the database rejected."""
     real, sizes = group_commit_writer.GroupCommitWriter._record, []
 
     def record(self: group_commit_writer.GroupCommitWriter, group: Sequence[RowOutcome], *marks: Any) -> set[int]:
@@ -582,7 +582,7 @@ def test_a_full_disk_stops_buying_and_loses_no_answer(
         full.set()
         server.release()
         until(lambda: refused.count(4) > 2, "the executor has all four answers and tries to write them again and again")
-        assert len(server.requests) == 4  # nothing more is bought
+        assert len(server.requests) == 4  # no more paid requests
         assert states(store, run_id) == {"sent": 4, "pending": 6}
         full.clear()
     assert states(store, run_id) == {"done": 10}
@@ -645,7 +645,7 @@ def test_the_engine_costs_nothing(store: Store, server: FaultServer) -> None:
 
 
 def test_a_budget_is_never_passed(store: Store, server: FaultServer) -> None:
-    # worst case of a row: 5 bytes + 32 + 99 tokens = $0.136; what it really takes: $0.011
+    # worst case of a row: 5 bytes + 32 + 99 tokens = $0.136; actual cost: $0.011
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, replace(QUICK, ceiling=8), book())
     ended = runs.progress(store, run_id)
@@ -795,10 +795,11 @@ def test_an_unsupported_parameter_is_left_out_and_reported(store: Store, server:
     server.judge = lambda body: refused if "temperature" in body else held(text("A story."))
     run_id = queue(store, recipe(6))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2)):
-        note = "writer does not take `temperature`; the provider's default is used."
+        note = "writer does not accept `temperature`; the provider's default is used."
         until(lambda: runs.progress(store, run_id).note == note, "the note on the run")
         server.release()
         until(lambda: runs.progress(store, run_id).state == "done", "the end")
-    assert sum("temperature" in seen.body for seen in server.requests) <= 2  # as many as were in flight together
+    # as many as were in flight at the same time
+    assert sum("temperature" in seen.body for seen in server.requests) <= 2
     ended = runs.progress(store, run_id)
     assert (ended.done, ended.failed, ended.note) == (6, 0, None)

@@ -20,7 +20,7 @@ from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
 from tests.waiting import until
 
-_WORST = Decimal("0.136")  # a row's: 5 bytes + 32 + 99 tokens; what it really takes is $0.011
+_WORST = Decimal("0.136")  # of a row: 5 bytes + 32 + 99 tokens; its actual cost is $0.011
 
 
 def total(store: Store) -> Decimal:
@@ -142,7 +142,7 @@ def marks(store: Store) -> list[bool]:
 def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
     store: Store, server: FaultServer, fault: Answer, counts: bool
 ) -> None:
-    """It stays in the ledger at its worst case; its next try has another reservation, which is released."""
+    """It stays in the ledger at its worst case; the next attempt has a separate reservation, which is released."""
     server.default = fault
     run_id = queue(store, recipe(2))
     with executing(store, server.registry(), run_id, book=book()):

@@ -46,7 +46,7 @@ from tests.waiting import until
 
 
 def asked_for(server: FaultServer) -> list[int]:
-    """How many answers each request asked for."""
+    """The number of answers requested per request."""
     return sorted(int(r.body.get("n") or 1) for r in server.requests)
 
 
@@ -56,7 +56,7 @@ def test_repeats_of_a_cell_share_a_request_and_its_cost_exactly(store: Store, se
     assert states(store, run_id) == {"done": 12}
     assert asked_for(server) == [3] * 4
     rows = all_rows(store, run_id)
-    # 10 prompt tokens and 3 written ones for each cell, at a ten-thousandth of a dollar each
+    # 10 prompt tokens and 3 completion tokens per cell, at a ten-thousandth of a dollar each
     assert [(r.prompt_tokens, r.completion_tokens) for r in rows[:3]] == [(4, 1), (3, 1), (3, 1)]
     assert sum((r.cost_usd for r in rows if r.cost_usd), Decimal(0)) == Decimal("0.0052")
     assert runs.progress(store, run_id).cost_usd == Decimal("0.0052")
@@ -84,7 +84,7 @@ def test_an_endpoint_without_n_is_asked_for_one_at_a_time(store: Store, server: 
     shared = sum(n > 1 for n in asked_for(server))
     assert 1 <= shared <= 3  # what was claimed before it was known
     assert len(server.requests) == 20 + (shared if way == "refuses" else 0)
-    # each answer is paid for once: 10 tokens for the prompt, one that was written
+    # each answer is paid for once: 10 prompt tokens, 1 completion token
     assert runs.progress(store, run_id).cost_usd == Decimal("0.011") * 20
 
 
@@ -177,7 +177,7 @@ def _hand(store: Store, position: int, values: dict[str, object]) -> None:
 
 
 def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
-    """This machine slept, and another executor wrote its row: both answers are paid, the first one is kept."""
+    """This machine slept, and another executor wrote its row: both answers are paid for, the first one is kept."""
     context = row_store.begin(store, queue(store, recipe(1)))
     assert context is not None
     with store.session() as session:
@@ -289,7 +289,7 @@ def test_a_run_that_is_resumed_while_it_pauses_goes_on(
     with executing(store, server.registry(), run_id):
         server.wait_for(lambda s: s.flying == 4)
         runs.request_pause(store, LOCAL, run_id)
-        server.wait_for(lambda s: len(s.requests) == 8)  # cut off, and sent again
+        server.wait_for(lambda s: len(s.requests) == 8)  # interrupted, and sent again
         server.release()
     assert states(store, run_id) == {"done": 4} and runs.progress(store, run_id).state == "done"
 
@@ -368,7 +368,7 @@ def test_what_was_cut_off_counts_against_the_budget_when_the_run_goes_on(store: 
 def test_a_stop_that_comes_while_a_run_pauses_is_not_lost(store: Store) -> None:
     run_id = queue(store, recipe(2))
     with store.session() as session:
-        session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is landing
+        session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is finishing
     with store.session() as session:
         row_store.finish(session, run_id, "paused", None)
     assert runs.progress(store, run_id).state == "stopped"
@@ -414,9 +414,9 @@ def test_progress_has_reasons_requests_and_projected_cost(store: Store, server: 
         assert (refused.cause, refused.rows) == ("bad_request", 3)
         assert (
             "no (request 1" in refused.provider_messages[0] and "never" in refused.provider_messages[1]
-        )  # messages that differ only in ids are one
+        )  # messages that only differ in ids count as one
         assert progress.requests == 5
-        # four rows have cost 0.011 dollars together; six are to come
+        # four rows have cost 0.011 dollars in total; six remain
         assert progress.cost_usd == Decimal("0.011") and progress.projected_usd == Decimal("0.0275")
         runs.request_stop(store, LOCAL, run_id)
 
@@ -501,7 +501,7 @@ def test_a_locked_database_delays_requests_and_loses_nothing(
 
     @event.listens_for(store.engine, "connect")
     def impatient(connection: sqlite3.Connection, _: object) -> None:
-        connection.execute("PRAGMA busy_timeout=20")  # in place of half a minute
+        connection.execute("PRAGMA busy_timeout=20")  # instead of half a minute
 
     run_id = queue(store, recipe(10))
     server.default = held()
@@ -527,7 +527,7 @@ def _locked(connection: sqlite3.Connection) -> bool:
 
 
 def test_many_refusals_cause_no_request_flood(store: Store, server: FaultServer) -> None:
-    """Each row is sent again only when the server lets it, and everything is written in the end."""
+    """Each row is sent again only when the server allows it, and everything is written in the end."""
     server.enqueue(*[rate_limit(retry_after_ms="20")] * 60)
     run_id = queue(store, recipe(80))
     execute(store, server, run_id)

@@ -62,7 +62,7 @@ def test_a_million_cells_are_usable_at_once_and_in_bounded_memory(store: Store) 
     assert (one.total, one.pending) == (1_000_000, 1_000_000)
     assert datasets.list_datasets(store) == [one]
     assert len(datasets.rows(store, dataset_id, limit=50, offset=4_000)) == 50
-    assert time.thread_time() - began < 10  # seconds of work on the slowest machine; it takes about a half
+    assert time.thread_time() - began < 10  # seconds of CPU time on the slowest machine; about half of it is typical
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100_000 if sys.platform == "linux" else True  # KiB; all cells at once would be ten times that
     with store.session() as session:
@@ -74,7 +74,7 @@ def test_a_million_cells_are_usable_at_once_and_in_bounded_memory(store: Store) 
 def test_a_column_of_a_hundred_thousand_values_is_listed_quickly(store: Store) -> None:
     recipe = Recipe("long", (Column("a", tuple(f"value {n}" for n in range(100_000))),), "{a}")
     datasets.create(store, LOCAL, recipe)
-    began = time.thread_time()  # work, not waiting: the machine may be busy
+    began = time.thread_time()  # CPU time, not wall-clock time: the machine may be busy
     assert datasets.list_datasets(store)[0].total == 100_000
     assert time.thread_time() - began < 1
 

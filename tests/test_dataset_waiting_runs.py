@@ -1,6 +1,6 @@
-"""A run whose provider asks for a long pause: the worker resumes it at that time, after a restart too, without a click.
+"""A run whose provider asks for a long pause: the worker resumes it at that time automatically, even after a restart.
 
-No page is open in these tests; what pages show of it is in `tests/test_pages_remedies.py`.
+No page is open in these tests; `tests/test_pages_remedies.py` tests what pages show.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Quota:
 
 @pytest.fixture
 def hire(settings: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Worker]]:
-    """Starts a worker to whom a pause of more than a second is a long one; stopped after the test."""
+    """Starts a worker for which a pause of more than a second counts as long; stopped after the test."""
     monkeypatch.setattr(executor, "RunLimits", partial(RunLimits, stall_s=1.0))
     with start_workers(settings) as start:
         yield partial(start, kinds={"run": KINDS["run"]}, registry=server.registry)
@@ -117,7 +117,8 @@ def test_a_waiting_run_can_be_stopped_and_is_then_resumed_only_on_request(
     act(store, LOCAL, run_id)
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.not_before, ended.done, ended.pending) == (left, None, _FREE, _ROWS - _FREE)
-    assert bool(ended.reason) is (left == "stopped")  # a stopped run still says why: remedies follow from it
+    # a stopped run keeps its reason, because the remedies depend on it
+    assert bool(ended.reason) is (left == "stopped")
     quota.back.set()
     runs.resume(store, LOCAL, run_id)
     until(lambda: state(store, run_id) == "done", "resumed")

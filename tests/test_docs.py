@@ -1,4 +1,4 @@
-"""README and docs cannot rot: every page, setting, command and endpoint is named, and no link is broken."""
+"""README and docs stay up to date: every page, setting, command and endpoint is mentioned, and no link is broken."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _targets() -> list[str]:
 
 
 def _route_words() -> set[str]:
-    """The words in the paths of the engine's API, as they stand in its table of routes."""
+    """The words in the paths of the engine's API, from its route table."""
     app = _ROOT / "core" / "engine" / "api" / "app.py"
     paths = [text for text in _strings(app) if len(text) > 1 and _ROUTE.fullmatch(text)]
     return {word for path in paths for word in path.split("/") if word and not word.startswith("{")}
@@ -110,13 +110,13 @@ def test_no_link_is_broken(document: Path) -> None:
 
 
 def _anchors(document: Path) -> set[str]:
-    """The anchors that GitHub makes of a document's headings."""
+    """The anchors that GitHub generates from a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def _imports(text: str) -> Iterator[tuple[str, str]]:
-    """(module, name) of everything of ours that a block of Python in a document imports."""
+    """(module, name) of every project import in a Python block of a document."""
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "core":
@@ -146,7 +146,7 @@ def test_the_picture_of_the_architecture_shows_todays_imports() -> None:
 
 
 def test_every_path_in_the_map_exists() -> None:
-    """`name.py` without a folder is next to the file or folder that is named before it."""
+    """`name.py` without a folder is in the folder of the preceding path."""
     missing, folder = [], _ROOT
     for line in (_ROOT / "docs" / "architecture.md").read_text("utf-8").splitlines():
         for path in re.findall(r"`((?:[a-z_]+/)*[\w]+\.(?:py|csv|json)|(?:core|pages|data)/[\w/]+/)`", line):
@@ -179,7 +179,7 @@ def test_the_contents_list_every_decision_in_order() -> None:
 
 
 def test_no_paragraph_is_written_twice() -> None:
-    """A merge of two versions leaves both."""
+    """A bad merge can leave two versions of a paragraph."""
     beginnings = [
         line[:60]
         for path in _DOCUMENTS

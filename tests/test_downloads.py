@@ -1,4 +1,4 @@
-"""What a download button offered is there for a while after the button was drawn anew."""
+"""The data of a download button stays available for a while after the button is redrawn."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pages.ui import downloads
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> MediaFileManager:
-    """Streamlit's own files, as the server has them."""
+    """Streamlit's file storage, as in the server."""
     manager = MediaFileManager(MemoryMediaFileStorage("/media"))
     monkeypatch.setattr(runtime, "get_instance", lambda: SimpleNamespace(media_file_mgr=manager))
     return manager
 
 
 def _drawn(files: MediaFileManager) -> str:
-    """A run that draws the button; what the browser will ask for when it is pressed."""
+    """A run that draws the button; returns the URL that the browser requests on a click."""
     offered = files.add_deferred(lambda: b"text", "text/plain", "1.0")
     files.remove_orphaned_files()
     return offered

@@ -175,7 +175,7 @@ def test_the_name_of_a_file_is_never_a_path(client: OpenAI, engine: EngineUnderT
 
 def test_paging_through_files(client: OpenAI) -> None:
     ids = [upload(client, pairs(1), f"{number}.jsonl") for number in range(5)]
-    newest = [file.id for file in client.files.list(limit=2)]  # the SDK follows the pages
+    newest = [file.id for file in client.files.list(limit=2)]  # the SDK follows the pagination
     assert newest[:5] == ids[::-1]
     oldest = [file.id for file in client.files.list(order="asc", limit=2)]
     assert oldest == newest[::-1]
@@ -214,7 +214,7 @@ def test_a_cut_upload_leaves_nothing(engine: EngineUnderTest, client: OpenAI) ->
         answer = http.post(
             "/v1/files", content=head + b"half", headers={"content-type": "multipart/form-data; boundary=x"}
         )
-    assert answer.json()["error"]["message"] == "The form ends in the middle."
+    assert answer.json()["error"]["message"] == "The form is incomplete."
     assert len(client.files.list().data) == before
     assert list((engine.home / "files" / "incoming").iterdir()) == []
 
@@ -257,7 +257,7 @@ def _peak_kib(status: Path) -> int:
         (pairs(2) + b'{"prompt": "a"\n' + pairs(2), "Line 3: It is not JSON"),
         (
             jsonl([{"messages": [{"role": "user", "content": "a"}]}]),
-            "Line 1: Its last message is the user's, not the assistant's.",
+            "Line 1: Its last message is from the user, not the assistant.",
         ),
         (jsonl([{"prompt": "a", "completion": ""}]), "Line 1: Its completion is empty."),
         (b"dynasty,story\n\xcc\xc6,\xb9\xca\xca\xc2\n", "Line 1: It is not JSON"),
@@ -324,8 +324,8 @@ def test_completions_end_at_a_stop_that_is_not_in_the_text(client: OpenAI) -> No
 
 
 def test_streamed_completions_say_the_same(engine: EngineUnderTest) -> None:
-    # OpenAI's own server sends `finish_reason: null` until the end; the SDK's type for it forgets that, so strict
-    # validation would refuse OpenAI itself here.
+    # OpenAI's own server sends `finish_reason: null` until the end; the SDK's type does not allow that, so strict
+    # validation would reject OpenAI itself here.
     client = engine.client(strict=False)
     whole = client.completions.create(model=TINY, prompt=PROMPT, max_tokens=20, seed=3, n=2)
     stream = client.completions.create(

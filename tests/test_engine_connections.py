@@ -87,7 +87,7 @@ def test_half_a_request_is_not_waited_for_for_ever(engine: EngineUnderTest) -> N
         waiting = {name: _connected(engine, stack) for name in _HALF}
         for name, half in _HALF.items():
             waiting[name].sendall(half)
-        assert engine.client().models.list().data  # meanwhile it serves others
+        assert engine.client().models.list().data  # it serves others in the meantime
         received = _until_closed(waiting)
     for name, text in received.items():
         statuses = [int(part[:3]) for part in text.split(b"HTTP/1.1 ")[1:]]

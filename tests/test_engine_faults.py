@@ -57,7 +57,7 @@ def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
     waiting = client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method)
     client.fine_tuning.jobs.cancel(waiting.id)
     last = upload(client, pairs(3))
-    engine.kill()  # immediately: everything above was acknowledged
+    engine.kill()  # kill immediately: everything above was acknowledged
 
     engine.start()
     client = engine.client()

@@ -37,7 +37,7 @@ from tests.engine_process import (
 )
 from tests.waiting import at_once
 
-LONG = {"n_epochs": 50, "batch_size": 1}  # a job that is still running when we look
+LONG = {"n_epochs": 50, "batch_size": 1}  # a job that is still running when it is checked
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_base_and_tuned_write_side_by_side(client: OpenAI, tuned: FineTuningJob)
 
     streamed(tuned.fine_tuned_model)  # both are loaded
     streamed(TINY)
-    assert any(overlap() for _ in range(5))  # one after the other, they never would
+    assert any(overlap() for _ in range(5))  # if they ran one after the other, they would never overlap
 
 
 def test_jobs_are_listed_by_metadata_and_page(client: OpenAI, tuned: FineTuningJob) -> None:
@@ -276,7 +276,7 @@ def test_a_job_behind_another_knows_its_place_and_only_training_counts(client: O
     done = finished(client, second.id)
     assert done.status == "succeeded" and _told(client, second)["queue_position"] is None
     paused = _told(client, first)["training_seconds"]
-    third = finished(client, start(client).id)  # time passes in which the first job does not train
+    third = finished(client, start(client).id)  # time during which the first job does not train
     assert _told(client, first)["training_seconds"] == paused > 0
     for job in (second, third):
         ended = client.fine_tuning.jobs.retrieve(job.id)
@@ -312,7 +312,7 @@ def test_a_running_job_shows_its_results_and_can_be_cancelled(client: OpenAI, en
     until(client, waiting, "queued")
     cancelled = client.fine_tuning.jobs.cancel(job.id)
     assert (cancelled.status, cancelled.fine_tuned_model) == ("cancelled", None)
-    assert finished(client, waiting.id).status == "succeeded"  # the queue goes on
+    assert finished(client, waiting.id).status == "succeeded"  # the queue continues
     for call in (client.fine_tuning.jobs.cancel, client.fine_tuning.jobs.resume):
         with pytest.raises(openai.BadRequestError):
             call(job.id)

@@ -56,7 +56,7 @@ def _refusal() -> str:
 
 def test_the_reason_why_a_base_is_not_trained_reaches_the_page_as_a_message() -> None:
     reason = _refusal()
-    assert reason == "gemma3.final_softcap is 3, and this key is not known here"
+    assert reason == "gemma3.final_softcap is 3; this key is not supported"
     row = Model("b", "b", None, "both", 0)
     wire = json.loads(json.dumps(model(row, reason, None)))["fabula"]
     assert wire["not_trainable"] == reason
@@ -81,4 +81,4 @@ def test_an_engine_without_messages_is_read_too(fields: dict[str, object]) -> No
 )
 def test_why_a_training_has_stopped_is_translated_as_a_whole(error: Exception) -> None:
     what, next_step = (_CHINESE.translated(sentence) for sentence in _describe(error))
-    assert not any(english in what + next_step for english in ("Training", "the loss", "not known", "Use "))
+    assert not any(english in what + next_step for english in ("Training", "the loss", "not supported", "Use "))

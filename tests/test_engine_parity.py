@@ -32,7 +32,7 @@ from tests.tiny_gemma import vocabulary  # noqa: E402
 from tests.tiny_models import CONTEXT, TinyModel  # noqa: E402
 from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
-_LENGTH = 300  # tokens: longer than windows and original contexts of the models below
+_LENGTH = 300  # tokens: longer than the windows and original contexts of the models below
 _PLACES = (5, 63, 64, 65, 130, 200, 299)
 _NEAR = 0.02  # of a log-probability; llama.cpp keeps keys and values as float16
 _LETTER = next(number for number, (text, *_) in enumerate(vocabulary()) if text == "a")
@@ -134,10 +134,10 @@ _REFUSED = {
     "rope.scaling.attn_factor": (_qwen3(keys={**_YARN, "rope.scaling.attn_factor": 0.5}), "qwen3.rope.scaling.attn"),
     "rope.scaling.yarn_ext_factor": (_qwen3(keys={**_YARN, "rope.scaling.yarn_ext_factor": 0.5}), "yarn_ext_factor"),
     "rope.scaling.yarn_beta_fast": (_qwen3(keys={**_YARN, "rope.scaling.yarn_beta_fast": 16.0}), "yarn_beta_fast"),
-    "rope.dimension_count": (_qwen3(keys={"rope.dimension_count": 16}), "only 32 is computed here"),
+    "rope.dimension_count": (_qwen3(keys={"rope.dimension_count": 16}), "only 32 is supported"),
     "attention.key_length of qwen2": (
         _qwen2(head=24, keys={"attention.key_length": 24, "attention.value_length": 24}),
-        "qwen2.attention.key_length is 24, and llama.cpp loads only 16",
+        "qwen2.attention.key_length is 24; llama.cpp loads only 16",
     ),
     "attention.value_length": (_qwen3(keys={"attention.value_length": 16}), "qwen3.attention.value_length is 16"),
     "final_logit_softcapping": (_gemma(keys={"final_logit_softcapping": 30.0}), "gemma3.final_logit_softcapping"),
@@ -148,7 +148,7 @@ _REFUSED = {
     "a pattern that is too short": (_gemma(keys={"attention.sliding_window_pattern": [True] * 3}), "has 7 layers"),
     "numbers that differ": (_gemma(keys={"feed_forward_length": [128] * 6 + [64]}), "differs between layers"),
     "expert_count": (_qwen3(keys={"expert_count": 8}), "qwen3.expert_count is 8"),
-    "a key of tomorrow": (_qwen3(keys={"attention.sinks": 4}), "qwen3.attention.sinks is 4, and this key is not known"),
+    "a key of tomorrow": (_qwen3(keys={"attention.sinks": 4}), "qwen3.attention.sinks is 4; this key is not supported"),
     "block_count": (_qwen3(keys={"block_count": None}), "has no key qwen3.block_count"),
     "rope_freqs": (_qwen3(extra={"rope_freqs.weight": (16,)}), "tensor rope_freqs.weight"),
     "a bias of the output": (_qwen2(biases=(*_BIASED, "attn_output")), "tensor blk.0.attn_output.bias"),
@@ -156,7 +156,7 @@ _REFUSED = {
     "a bias of the head": (_qwen2(tied=False, extra={"output.bias": (454,)}), "tensor output.bias"),
     "a bias of a norm": (_qwen3(extra={"output_norm.bias": (64,)}), "tensor output_norm.bias"),
     "norms of queries in qwen2": (_qwen2(extra={"blk.0.attn_q_norm.weight": (16,)}), "tensor blk.0.attn_q_norm"),
-    "another architecture": (TinyModel("llama"), "general.architecture is 'llama', and only gemma3"),
+    "another architecture": (TinyModel("llama"), "general.architecture is 'llama'; only gemma3"),
 }
 
 
@@ -217,7 +217,7 @@ def _loaded(gguf: Path, folder: Path) -> model.TunableModel:
 
 
 def _log_probabilities(tunable: model.TunableModel, text: list[int]) -> np.ndarray:
-    """Of every token after every prefix of `text`, [length, words]."""
+    """Log-probabilities of every token after every prefix of `text`, [length, words]."""
     with torch.no_grad():
         hidden = tunable.hidden(torch.tensor([text]))[0]
         logits: np.ndarray = torch.log_softmax(hidden @ tunable.head.T, dim=1).numpy()

@@ -17,7 +17,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from tests.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, poll, running
 from tests.tiny_gemma import write_tiny_gemma
 
-_ENDLESS = {"max_tokens": 4_000, "logit_bias": {"1": -100, "6": -100}}  # no end of the text before the context's
+_ENDLESS = {"max_tokens": 4_000, "logit_bias": {"1": -100, "6": -100}}  # the text does not end before the context does
 _ASKED = [
     ("/v1/completions", {"model": TINY, "prompt": "a", **_ENDLESS}),
     ("/v1/completions", {"model": TINY, "prompt": ["a", "b"], "n": 3, **_ENDLESS}),
@@ -39,7 +39,7 @@ def _busy(engine: EngineUnderTest) -> Iterator[None]:
     """Occupy every slot of the model, with many requests waiting."""
     body = {"model": TINY, "prompt": "a", "n": 128, "stream": True, **_ENDLESS}
     with engine.http() as http, http.stream("POST", "/v1/completions", json=body) as stream:
-        lines = stream.iter_lines()  # kept: the connection is closed with it
+        lines = stream.iter_lines()  # keep a reference: the connection is closed with it
         next(lines)
         yield
     _idle(engine)
@@ -56,7 +56,7 @@ def _idle(engine: EngineUnderTest) -> None:
 
 @contextmanager
 def _sent(engine: EngineUnderTest, path: str, body: dict[str, Any]) -> Iterator[socket.socket]:
-    """A connection on which this request was sent but nothing read."""
+    """A connection on which this request was sent, without reading the response."""
     port = int(engine.url.removesuffix("/v1").rpartition(":")[2])
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(content)}"

@@ -42,25 +42,25 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
     ("line", "reason"),
     [
         (b'{"prompt": "a", "completion": " b"', "It is not JSON: Expecting ',' delimiter, at column 35."),
-        (b"[1, 2]", "It is not an object in braces."),
+        (b"[1, 2]", "It is not a JSON object."),
         (b'{"text": "a"}', 'It has neither "messages" nor "prompt" and "completion"'),
         (b'{"prompt": "a"}', 'There is no text under "completion".'),
         (b'{"prompt": 7, "completion": "b"}', 'There is no text under "prompt".'),
         (b'{"prompt": "a", "completion": "  \\n"}', "Its completion is empty."),
-        (b'{"prompt": "a", "completion": "b", "id": 1}', "It has a key that fine-tuning does not take: 'id'."),
-        (b'{"prompt": "a", "completion": "\\ud83d"}', "It has a broken character (a lone surrogate)."),
-        (b'{"prompt": "\xd6\xd0", "completion": "b"}', "It is not UTF-8: byte 13 fits no character."),
+        (b'{"prompt": "a", "completion": "b", "id": 1}', "It has a key that fine-tuning does not accept: 'id'."),
+        (b'{"prompt": "a", "completion": "\\ud83d"}', "It contains an invalid character (a lone surrogate)."),
+        (b'{"prompt": "\xd6\xd0", "completion": "b"}', "It is not valid UTF-8: byte 13 is invalid."),
         ('{"prompt": "中"}'.encode("utf-16"), "It is not UTF-8 but looks like UTF-16: save the file as UTF-8."),
         (b"[" * 100_000, "It is JSON that cannot be read."),
         (b'{"prompt": ' + b"9" * 5000 + b"}", "It is JSON that cannot be read."),
-        (b'{"messages": []}', 'Its "messages" is not a list with messages in it.'),
-        (b'{"messages": ["a"]}', "Message 1 is not an object in braces."),
+        (b'{"messages": []}', 'Its "messages" is not a non-empty list of messages.'),
+        (b'{"messages": ["a"]}', "Message 1 is not a JSON object."),
         (messages(("narrator", "a")), "Message 1 has a role that is not valid: 'narrator'."),
         (messages(("user", "a"), ("tool", "b")), "Message 2 has a role that is not valid: 'tool'."),
-        (messages(("user", 5), ("assistant", "b")), "Message 1 has no text as content."),
-        (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "Message 1 has no text as content."),
+        (messages(("user", 5), ("assistant", "b")), "Message 1 has no text content."),
+        (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "Message 1 has no text content."),
         (messages(("user", "a"), ("assistant", " ")), "Message 2, from the assistant, is empty."),
-        (messages(("assistant", "b"), ("user", "a")), "Its last message is the user's, not the assistant's."),
+        (messages(("assistant", "b"), ("user", "a")), "Its last message is from the user, not the assistant."),
         (
             b'{"messages": [{"role": "assistant", "content": "b", "weight": 0}]}',
             "All its answers have weight 0: there is nothing to learn.",
@@ -74,7 +74,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
             "Message 1 has a role that is not valid: \"['user']\".",
         ),
         (CHAT, "It is in the chat format; the lines before it are not."),
-        (b"x" * (finetune_format.MAX_LINE_BYTES + 10), "It has more than 1 MiB."),
+        (b"x" * (finetune_format.MAX_LINE_BYTES + 10), "It is larger than 1 MiB."),
     ],
 )
 def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
@@ -110,7 +110,7 @@ def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None
         file.seek(200 << 20)  # a hole: one line of 200 MiB
         file.write(b"\n" + PAIR)
     tracemalloc.start()
-    with pytest.raises(validate.InvalidTrainingFile, match=r"^Line 2: It has more than 1 MiB"):
+    with pytest.raises(validate.InvalidTrainingFile, match=r"^Line 2: It is larger than 1 MiB"):
         validate.check(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

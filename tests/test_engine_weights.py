@@ -98,11 +98,11 @@ def test_generation_stops_when_the_reader_leaves(client: OpenAI, engine: EngineU
     at_close = _children_cpu(engine.process.pid) or 0
     poll(idle)
     used = (_children_cpu(engine.process.pid) or 0) - at_close
-    assert used < 15  # processor seconds, on a busy machine too; 3000 tokens would take a minute at best
+    assert used < 15  # CPU seconds, even on a busy machine; 3000 tokens would take at least a minute
 
 
 def _children_cpu(pid: int) -> float | None:
-    """Processor seconds of the child processes of `pid`, None where there is no /proc."""
+    """CPU seconds of the child processes of `pid`; None without /proc."""
     total = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

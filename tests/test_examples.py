@@ -1,4 +1,4 @@
-"""A handful of examples: the samples, the check, chat logs and tables that are pasted, the data set and its job."""
+"""A handful of examples: samples, check, pasted chat logs and tables, the data set and its job."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
         ([ExamplePair("", ""), ExamplePair(" ", "\n")], "There are no examples yet.", False),
         (_INTENTS[:1], "Too few examples: 1 of at least 5.", False),
         (_INTENTS[:4], "Add 1 more; 12 is a good start.", False),
-        ([*_INTENTS[:4], _INTENTS[0]], "Too few examples: 4 of at least 5.", False),  # a repeat is no new example
+        ([*_INTENTS[:4], _INTENTS[0]], "Too few examples: 4 of at least 5.", False),  # a repeat is not a new example
         (_INTENTS, "", True),
         ([ExamplePair(f"  {p}\n", f"\t{a} ") for p, a in _INTENTS], "", True),
         ([ExamplePair(f"question {i}", f"answer {i}") for i in range(MAX_EXAMPLES)], "", True),
@@ -97,7 +97,7 @@ def test_the_samples_teach_what_they_say(language: str) -> None:
         ),
         (
             [*_INTENTS, ExamplePair("x" * 2001, "long")],
-            "Row 6 has a text of 2,001 characters; up to 2,000 fit here.",
+            "The text in row 6 has 2,001 characters; the limit is 2,000.",
             False,
         ),
         ([*_INTENTS, ExamplePair("x" * MAX_CELL_CHARACTERS, "long")], "", True),

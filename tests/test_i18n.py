@@ -250,7 +250,7 @@ def test_a_label_of_untrusted_text_is_no_markup_and_is_read_aloud_without_escape
     [
         ("Start Fabula with `make run`.", "Start Fabula with `make run`."),
         ("Set `FABULA_HOME` or `DATABASE_URL`.", "Set `FABULA_HOME` or `DATABASE_URL`."),
-        ("m* does not take `top_p`; skipped.", r"m\* does not take `top_p`; skipped."),
+        ("m* does not accept `top_p`; skipped.", r"m\* does not accept `top_p`; skipped."),
         ("`http://x.example` is no address.", "`http://x.example` is no address."),
         ("It says http://x.example now.", "It says `http://x.example` now."),
         ("An odd ` alone [a](b)", r"An odd \` alone \[a\](b)"),
@@ -276,7 +276,7 @@ def test_commands_of_a_translated_sentence_are_code_too(monkeypatch: pytest.Monk
         ("Asia/Shanghai", "2026-11-30 02:05:09"),
         ("America/New_York", "2026-11-29 13:05:09"),
         ("UTC", "2026-11-29 18:05:09"),
-        (None, "2026-11-29 18:05:09 UTC"),  # a browser that does not say where it is
+        (None, "2026-11-29 18:05:09 UTC"),  # a browser without a time zone
         ("", "2026-11-29 18:05:09 UTC"),
         ("Nowhere/At_all", "2026-11-29 18:05:09 UTC"),
         ("Asia", "2026-11-29 18:05:09 UTC"),  # a folder of names

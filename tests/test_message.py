@@ -108,7 +108,7 @@ def test_a_message_survives_the_way_from_another_process() -> None:
         "A provider's own words, with {braces}.",
         '{"template": "a", "params": {}}',
         "\x1e",
-        '\x1e{"template": "a", "params": {}}',  # a provider's words that look like a stored message
+        '\x1e{"template": "a", "params": {}}',  # a provider's message that looks like a stored message
         "\x1eno JSON",
     ],
 )
@@ -142,7 +142,7 @@ def test_a_stored_reason_is_shown_in_the_visitors_language(monkeypatch: pytest.M
     reason = msg("The text was cut off at {max_tokens} tokens.", max_tokens="99")
     shown = failure_labels.sentence(str(_stored(reason)), "token_limit")
     assert shown == _CHINESE("The text was cut off at {max_tokens} tokens.").format(max_tokens="99")
-    earlier = failure_labels.sentence(str.__str__(reason), "token_limit")  # as versions before this one stored it
+    earlier = failure_labels.sentence(str.__str__(reason), "token_limit")  # as stored by earlier versions
     assert earlier.startswith(_CHINESE(failure_labels.WORDS["token_limit"])) and str.__str__(reason) in earlier
 
 

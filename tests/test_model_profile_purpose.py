@@ -22,9 +22,9 @@ _ANSWERS, _CONTINUES, _UNKNOWN = Purpose("instructions"), Purpose("base"), Purpo
     [
         ("engine", "storyteller", "gemma-3-270m", False, _STORIES),
         ("engine", "storyteller-en", "gemma-3-270m", False, Purpose("stories", language="en", narrow=True)),
-        ("compatible", "storyteller", None, False, _UNKNOWN),  # another server's model of that name
+        ("compatible", "storyteller", None, False, _UNKNOWN),  # another server's model with that name
         ("engine", "gemma-3-270m", "gemma-3-270m", False, _CONTINUES),
-        ("compatible", "gemma-3-270m", None, False, _UNKNOWN),  # Ollama calls instruction models so
+        ("compatible", "gemma-3-270m", None, False, _UNKNOWN),  # Ollama's naming of instruction models
         ("engine", "gemma-3-1b-it", "gemma-3-1b-it", False, _ANSWERS),
         ("engine", "Qwen2.5-0.5B-Instruct", None, False, _ANSWERS),
         ("engine", "qwen2.5-0.5b", None, False, _UNKNOWN),
@@ -43,10 +43,11 @@ _ANSWERS, _CONTINUES, _UNKNOWN = Purpose("instructions"), Purpose("base"), Purpo
         ("compatible", "deepseek-ai/DeepSeek-V3-Base", None, False, _CONTINUES),
         ("compatible", "meta-llama/Llama-3.1-8B-Instruct", None, False, _ANSWERS),
         ("compatible", "google/gemma-3-4b-pt", None, False, _CONTINUES),
-        ("compatible", "qwen-plus", None, True, _ANSWERS),  # the price list has it
+        ("compatible", "qwen-plus", None, True, _ANSWERS),  # it is in the price list
         ("compatible", "qwen-plus", None, False, _UNKNOWN),
         ("compatible", "qwen-turbo", None, False, _ANSWERS),
-        ("compatible", "bitnet", None, False, _UNKNOWN),  # "it" is a word of a name, not letters of one
+        # "it" counts as a separate word of a name, not as part of a word
+        ("compatible", "bitnet", None, False, _UNKNOWN),
         ("compatible", "database-7b", None, False, _UNKNOWN),
         ("compatible", "", None, False, _UNKNOWN),
         ("openai", "ft:gpt-4o-mini-2024-07-18:org:x:1", None, True, Purpose("tuned", base="gpt-4o-mini-2024-07-18")),

@@ -1,4 +1,4 @@
-"""Every page through the frame, as a visitor sees it: the happy way, bad input, and parts that are not there."""
+"""Every page through the frame, as a visitor sees it: the normal case, invalid input, and missing components."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _RESULTS = (
 
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
-    """A visitor opens a page. `state`: widget values that are there already."""
+    """A visitor opens a page. `state`: initial widget values."""
     cached.refresh()
     at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
@@ -57,7 +57,7 @@ def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
 
 
 def article_grid(**state: object) -> AppTest:
-    """The data-set page with the article's grid, in English: begun in Chinese, then the language was switched."""
+    """The data-set page with the article's grid, in English: opened in Chinese, then the language was switched."""
     at = visit("dataset", "zh-CN", **state)
     at.session_state["lang"] = "en"
     at.run()
@@ -66,7 +66,7 @@ def article_grid(**state: object) -> AppTest:
 
 
 def again(at: AppTest) -> AppTest:
-    """The page a moment later, when something has happened elsewhere."""
+    """The page after a rerun, when something has changed elsewhere."""
     cached.refresh()
     return at.run()
 
@@ -83,14 +83,14 @@ def field(at: AppTest, key: str) -> Any:
 
 
 def words(at: AppTest) -> str:
-    """All that stands on the page, but for labels of widgets."""
+    """All texts on the page, except widget labels."""
     texts = (at.title, at.subheader, at.markdown, at.caption, at.text, at.code)
     shown = [str(element.value) for kind in (*texts, at.error, at.warning, at.info, at.success) for element in kind]
     return "\n".join([*shown, *(str(bar.text) for bar in at.progress)]).replace("\\", "")
 
 
 def trouble(at: AppTest) -> str:
-    """What the error cards say."""
+    """The texts of the error cards."""
     return "\n".join(card.value for card in at.error).replace("\\", "")
 
 
@@ -207,7 +207,7 @@ def test_the_language_of_the_page_decides_the_grid_to_start_with(
     assert str(rows) in at.button(key="dataset_generate").label
     assert at.text_area(key="dataset_template").value == presets.get(preset).recipe.template
     other = "ultraman" if preset != "ultraman" else "english_stories"
-    field(at, "dataset_preset").set_value(other).run()  # the other one is a click away
+    field(at, "dataset_preset").set_value(other).run()  # the other one is one click away
     assert at.text_area(key="dataset_template").value == presets.get(other).recipe.template
 
 
@@ -236,7 +236,7 @@ def test_the_dice_show_another_cell(server: FaultServer) -> None:
 
 def test_values_are_chips_that_can_be_added_and_switched_off(server: FaultServer) -> None:
     at = article_grid()
-    at.text_input(key="dataset_add_2").input("勇敢，辛苦, 轻松").run()  # one of them is there already
+    at.text_input(key="dataset_add_2").input("勇敢，辛苦, 轻松").run()  # one of them exists already
     assert at.button(key="dataset_generate").label == "Generate 810 rows"  # 9 × 6 × 5 × 3
     at.session_state["dataset_values_0"] = ["唐"]
     at.run()
@@ -325,7 +325,7 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
     click(at, "dataset_stop")
     assert runs.progress(store, run_id).state == "stopped"
     again(at)
-    assert at.button(key="dataset_continue").label == "Write 2 rows"  # nothing to resume: none is written yet
+    assert at.button(key="dataset_continue").label == "Write 2 rows"  # nothing to resume: no row is written yet
     click(at, "dataset_continue")
     assert len(_run_ids(store)) == 2
 
@@ -611,7 +611,7 @@ def _run_ids(store: Store) -> list[str]:
 
 
 def _job(store: Store, *, dataset_id: str | None = None, **values: object) -> str:
-    """A job in the ledger, as the worker would have left it."""
+    """A job in the ledger, as stored by the worker."""
     form = JobForm(dataset_id or "gone", "ultraman", "engine", "writer", "x")
     with store.session() as session:
         job = TrainingJob(

@@ -37,7 +37,7 @@ def add(store: Store, run_id: str, state: str, status: str | None = None, hours:
 
 
 def show(store: Store, run_id: str, locale: str = "en-US") -> str:
-    """All that the panel says."""
+    """All texts of the panel."""
 
     def page(run_id: str) -> None:
         from core.generation import runs

@@ -1,4 +1,4 @@
-"""Before and after on a job's page: every state that a visitor may find it in, and what can be clicked there."""
+"""Before and after on a job's page: every state, and the available buttons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a Chinese page every word is Chinese, but for names, codes, units and model ids."""
+"""On a Chinese page every word is Chinese, except for names, codes, units and model ids."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _VIEWS = [(page, state) for page, states in _PARTS.items() for state in states]
 
 
 def _shown(at: AppTest) -> Iterator[str]:
-    """All words of a page: texts, labels, placeholders, helps and options."""
+    """All texts of a page: texts, labels, placeholders, help and options."""
     yield words(at)
     kinds = (
         at.button, at.selectbox, at.multiselect, at.text_input, at.text_area, at.number_input, at.toggle, at.checkbox,

@@ -1,4 +1,4 @@
-"""The cost page through the frame: prices, a workload, and what was spent, happy and failing."""
+"""The cost page through the frame: prices, a workload, and spending, in normal and failure cases."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_article_comes_out_with_its_sources_in_one_click(store: Store) -> No
     assert "Bundled price list (no network used): base models from genai-prices" in _captions(at)
     assert "6 rows were last checked over three months ago" in _captions(at)
     assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
-    assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model lived on
+    assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model is still available
 
 
 @pytest.mark.parametrize("unit", [1_000, 1_000_000])
@@ -104,7 +104,7 @@ def _measured(store: Store, rate: str = "10", day: int = 29) -> None:
     ("hour", "currency", "speeds", "output"),
     [
         ("0.036", "USD", ["10"], Decimal(1)),
-        ("0.36", "CNY", ["40", "10"], Decimal(10)),  # the newest measurement counts
+        ("0.36", "CNY", ["40", "10"], Decimal(10)),  # the newest measurement is used
         ("0.036", "USD", [], None),  # unknown until the speed has been measured
         ("0", "USD", [], Decimal(0)),
     ],
@@ -116,7 +116,7 @@ def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
     for day, rate in enumerate(speeds, 1):
         _measured(store, rate, day)
     (price,) = price_choice.here(cached.prices())
-    training = Decimal(0) if hour == "0" else None  # no job has shown how fast it trains
+    training = Decimal(0) if hour == "0" else None  # no job with a measured training speed
     assert (price.output_per_mtok, price.training_per_mtok, price.currency) == (output, training, currency)
 
 
@@ -363,12 +363,12 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
     ("typed", "hint", "refused"),
     [
         ({"amount": "cheap"}, "is not a number", "“cheap” is not a price for gpt"),
-        ({"amount": "-1"}, "Give a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
-        ({"amount": "100001"}, "Give a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
-        ({"amount": "100.5", "unit": "ktok"}, "Give a number from 0 to 100.", "Enter a number from 0 to 100."),
+        ({"amount": "-1"}, "Enter a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
+        ({"amount": "100001"}, "Enter a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
+        ({"amount": "100.5", "unit": "ktok"}, "Enter a number from 0 to 100.", "Enter a number from 0 to 100."),
         (
             {"amount": "2", "what": "batch_factor"},
-            "Give a number from 0 to 1.",
+            "Enter a number from 0 to 1.",
             "Enter a number from 0 to 1.",
         ),
         ({"amount": ""}, "", "The price has no amount."),
@@ -376,7 +376,7 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
         (
             {"model": "m" * 201},
             "The text has 201 characters; the limit is 200. Shorten it.",
-            "The model's name has 201 characters; up to 200 fit.",
+            "The model's name has 201 characters; the limit is 200.",
         ),
     ],
 )
@@ -590,7 +590,7 @@ def test_a_budget_without_an_amount_says_what_is_missing(store: Store) -> None:
 
 def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(store: Store) -> None:
     _spend(store, "2")
-    assert "cost_period" not in visit("cost", cost_part="spent").session_state  # nothing to choose among
+    assert "cost_period" not in visit("cost", cost_part="spent").session_state  # nothing to choose from
     now = datetime.now(UTC)
     before = (now.replace(day=1) - timedelta(days=1)).replace(day=3)
     with store.session() as session:
@@ -625,7 +625,7 @@ def test_a_cost_that_nobody_knows_is_unknown_in_every_table(store: Store) -> Non
     assert "Spent this month: **unknown**. No budget is set." in words(at)
 
 
-# --- quality beside price -------------------------------------------------------------------------------------------
+# --- quality and price -------------------------------------------------------------------------------------------
 
 
 def test_quality_stands_beside_price(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""The designer as a visitor sees it: columns from lists and files, ways back, saved recipes, limits and batches."""
+"""The designer as a visitor sees it: columns from lists and files, undo, saved recipes, limits and batches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RECIPE = Recipe(
 
 
 def opened(at: AppTest, popover: str) -> AppTest:
-    """With a popover open, whose inside is drawn only then."""
+    """Rerun with an open popover, whose content is only drawn while it is open."""
     at.session_state[popover] = True
     return at.run()
 
@@ -41,7 +41,7 @@ def generate_label(at: AppTest) -> str:
 def test_a_pasted_list_becomes_the_values_of_a_column(server: FaultServer) -> None:
     at = opened(article_grid(), "dataset_list_0")
     assert str(at.text_area(key="dataset_pasted_0").value).splitlines()[:2] == ["唐", "宋"]
-    assert at.button(key="dataset_use_0").disabled  # nothing has changed
+    assert at.button(key="dataset_use_0").disabled  # unchanged
     at.text_area(key="dataset_pasted_0").set_value("秦\n唐\n Hello, you \n秦\n").run()
     assert at.button(key="dataset_use_0").label == "Use 3 values"
     click(at, "dataset_use_0")
@@ -82,7 +82,7 @@ def test_columns_of_a_file_become_columns_of_the_grid(server: FaultServer) -> No
         "dataset_name_2": "story_type",
         "dataset_name_3": "colour",
     }
-    assert at.session_state["dataset_values_0"] == ["秦", "唐"]  # the column of that name took them
+    assert at.session_state["dataset_values_0"] == ["秦", "唐"]  # the column with that name got them
     assert generate_label(at) == "Generate 216 rows"  # 2 × 6 × 3 × 2 × 3
     assert "The template does not use colour" in " ".join(warning.value for warning in at.warning)
 
@@ -222,7 +222,7 @@ def test_a_recipe_is_saved_changed_and_found_again(server: FaultServer, store: S
     at = opened(at, "dataset_recipes")
     field(at, f"dataset_version_{one.family}").select_index(1).run()
     assert generate_label(at) == "Generate 486 rows"
-    assert at.button(key="dataset_save_recipe").label == "Save as version 3"  # to go back is a change too
+    assert at.button(key="dataset_save_recipe").label == "Save as version 3"  # going back is a change too
     click(opened(at, "dataset_recipes"), f"dataset_open_{one.family}")
     assert generate_label(at) == "Generate 54 rows"
     assert at.session_state["studio"].grid.version == one.id
@@ -293,7 +293,7 @@ def test_what_is_free_asks_for_no_limit(server: FaultServer) -> None:
 
 @pytest.fixture
 def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
-    """The same server once more, as an endpoint that costs a dollar live and half of it in a batch."""
+    """The same server as a second endpoint that costs a dollar live and half of that in a batch."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setattr(client, "supports_batch", lambda provider: provider.kind != "engine")
@@ -359,4 +359,4 @@ def test_a_preview_says_which_parameters_the_model_does_not_take(server: FaultSe
     until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
     at.run()
     assert sum(one.value == "A story." for one in at.text) == 3
-    assert any("writer does not take" in one.value and "temperature" in one.value for one in at.caption)
+    assert any("writer does not accept" in one.value and "temperature" in one.value for one in at.caption)

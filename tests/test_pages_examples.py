@@ -42,7 +42,7 @@ def table(at: AppTest) -> list[ExamplePair]:
 
 
 def type_into(at: AppTest, *pairs: ExamplePair) -> AppTest:
-    """What the browser sends when rows have been typed into an empty table, which has five."""
+    """The browser's message when rows were typed into the empty table of five rows."""
     rows = {place: pair._asdict() for place, pair in enumerate(pairs[:5])}
     more = [pair._asdict() for pair in pairs[5:]]
     at.session_state[str(at.data_editor[0].key)] = {"edited_rows": rows, "added_rows": more, "deleted_rows": []}
@@ -131,9 +131,9 @@ def test_typed_rows_are_trained_on(server: FaultServer, store: Store) -> None:
         ([*_FIVE[:4], ExamplePair("prompt 0", "other")], "Rows 1, 5 have the same prompt"),
         (
             [*_FIVE[:4], ExamplePair("x" * 2001, "y")],
-            "Row 5 has a text of 2,001 characters; up to 2,000 fit",
+            "The text in row 5 has 2,001 characters; the limit is 2,000",
         ),
-        ([*_FIVE[:4], ExamplePair("x", "y" * 300_000)], "Row 5 has a text of 300,000 characters"),
+        ([*_FIVE[:4], ExamplePair("x", "y" * 300_000)], "The text in row 5 has 300,000 characters"),
     ],
 )
 def test_what_stands_in_the_way_is_told_before_training(
@@ -181,7 +181,7 @@ def test_a_file_fills_the_table(server: FaultServer, store: Store, name: str, da
         ("a.csv", b"question\nWhere is it?\n", "Add a column with the answers."),
         (
             "a.csv", b"prompt,answer\n" + b"".join(b"q %d,a %d\n" % (n, n) for n in range(5_000)),
-            "Too many examples for this form: 5,000, and it takes up to 200. Load the file on the Data set page",
+            "Too many examples for this form: 5,000; the limit is 200. Load the file on the Data set page",
         ),
     ],
 )  # fmt: skip
@@ -321,7 +321,7 @@ def test_a_model_that_is_gone_is_told_with_a_way_on(server: FaultServer, store: 
     at = ask(visit("home"))
     assert "Model not found" in trouble(at) and "or train on its data set again" in trouble(at)
     assert {"Train again with more examples", "New examples"} <= set(labels(at))
-    assert before_after.get(store, job_id) is None  # nothing was answered, so there is nothing to keep
+    assert before_after.get(store, job_id) is None  # there was no answer, so there is nothing to keep
 
 
 def test_an_empty_prompt_is_told(server: FaultServer, store: Store) -> None:

@@ -1,4 +1,6 @@
-"""Work beside the page's script that fails: shown as a card with a next step, never a blank, never for long."""
+"""Failing background work of a page: shown as a card with a next step, never as an empty area, and never cached for
+long.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ _OURS = [StorageFull("The disk is full.", "Make room."), BadTrainingFile("Line 3
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A failure is tried again at the next look."""
+    """A failure is retried on the next read."""
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
 
 
@@ -58,7 +60,7 @@ def _raising(error: Exception) -> Callable[..., Any]:
     return fail
 
 
-# --- the two ways to work beside the script -----------------------------------------------------------------------
+# --- the two kinds of background work -----------------------------------------------------------------------
 
 
 @_every_error
@@ -68,7 +70,7 @@ def test_an_error_that_nobody_foresaw_is_told_and_logged(
 ) -> None:
     work = BackgroundTask(_raising(error), rows)
     until(lambda: work.done, "the work")
-    for _ in range(2):  # each look says so
+    for _ in range(2):  # each read reports it
         with pytest.raises(FabulaError) as caught:
             work.get()
     assert caught.value.what and caught.value.next_step and caught.value.__cause__ is error
@@ -112,7 +114,7 @@ def test_a_failure_is_kept_for_a_moment_and_then_tried_again(monkeypatch: pytest
         return BackgroundTask(make, 1)
 
     first = background_task.shared_task(look, "a")
-    assert background_task.shared_task(look, "a") is first  # every viewer of that moment sees the same card
+    assert background_task.shared_task(look, "a") is first  # all concurrent viewers see the same card
     with pytest.raises(FabulaError):
         first.get()
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
@@ -164,7 +166,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     assert count() == first
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     counted = count()
-    assert counted == TokenCount(30 * 7, exact=True)  # the server says 7 to every text
+    assert counted == TokenCount(30 * 7, exact=True)  # the server returns 7 for every text
 
 
 def test_a_preview_that_fails_is_a_card(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,4 +199,4 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     second = cached_form.account("compatible", "m")
     assert second.answered
-    assert cached_form.account("compatible", "m") == second  # an answer is kept: a third call would find none
+    assert cached_form.account("compatible", "m") == second  # the answer is cached: a third call would get none

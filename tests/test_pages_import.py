@@ -1,4 +1,4 @@
-"""Bringing rows of one's own: what was read is stated, each column gets its part, and nothing is kept unseen."""
+"""Importing files: the page shows what was read, each column gets a role, and nothing is saved without a preview."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INTENTS = "message,intent,language,split\nWhere is it?,track,en,\n我要退款,r
 
 
 def brought(name: str, data: bytes, locale: str = "en-US") -> AppTest:
-    """The part after a visitor has chosen a file."""
+    """The import tab after a visitor has chosen a file."""
     at = visit("dataset", locale, dataset_part="bring")
     at.file_uploader(key="dataset_file").upload(name, data).run()
     assert not at.exception
@@ -33,7 +33,7 @@ def brought(name: str, data: bytes, locale: str = "en-US") -> AppTest:
 
 
 def box(at: AppTest, name: str) -> Any:
-    """A select box of the form by the beginning of its key, which ends with the file's id."""
+    """A select box of the form by the prefix of its key, which ends with the file's id."""
     return next(b for b in (*at.selectbox, *at.multiselect, *at.text_input) if str(b.key).startswith(f"dataset_{name}"))
 
 
@@ -171,7 +171,7 @@ def test_an_encoding_that_was_guessed_wrongly_can_be_put_right(store: Store) -> 
         ("a.json.bz2", bz2.compress(b'[{"a": "1", "b": "2"}]'), "JSON, UTF-8, bzip2"),
         ("a.xlsx", workbook({"A": sheet([["a", "b"], ["1", "2"]])}), "Excel workbook"),
     ],
-    ids=lambda value: "data" if isinstance(value, bytes) else None,  # packed bytes hold the time they were packed
+    ids=lambda value: "data" if isinstance(value, bytes) else None,  # compressed files contain their creation time
 )  # fmt: skip
 def test_how_a_file_was_read_is_said_in_one_line(store: Store, name: str, data: bytes, said: str) -> None:
     at = brought(name, data)
@@ -184,7 +184,7 @@ def test_the_upload_says_what_it_takes_and_how_large_a_file_can_be(store: Store)
     assert at.file_uploader(key="dataset_file").label == "Table or conversations: CSV, Excel, Parquet, JSON or JSONL"
     assert "ShareGPT, Alpaca" in words(at)
     assert "Up to 500 MB, Excel up to 100 MB." in words(at)
-    assert at.file_uploader(key="dataset_file").proto.max_upload_size_mb == 500  # the widget itself says it too
+    assert at.file_uploader(key="dataset_file").proto.max_upload_size_mb == 500  # the widget itself reports it too
 
 
 def test_a_file_in_no_known_encoding_can_still_be_told_what_it_is(store: Store) -> None:

@@ -1,4 +1,7 @@
-"""No page holds a visible string that does not go through the catalogue. (What is in the catalogue: test_i18n.)"""
+"""No page contains a visible string that is not translated through the catalogue.
+
+(What is in the catalogue: test_i18n.)
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import pytest
 _ROOT = Path(__file__).parents[1]
 _PAGES = sorted((_ROOT / "pages").rglob("*.py"))
 _TRANSLATORS = {"_", "n_", "mark"}
-# What a string is allowed to be without a translation: an icon, a file, a key, a format, a command, a proper name.
+# Strings that need no translation: an icon, a file, a key, a format, a command, a proper name.
 _NOT_WORDS = re.compile(r":material/\w+:|:\w+\[|[a-z]+-badge|:small|\{[^}]*\}|ft:[\w.-]+")
 _TECHNICAL_ARGUMENTS = {
     "key", "icon", "type", "width", "height", "gap", "layout", "mime", "file_name", "language", "color", "border",
@@ -22,8 +25,8 @@ _TECHNICAL_ARGUMENTS = {
     "page_icon", "avatar", "theme", "state", "delta_color", "delta_arrow", "submit_mode", "anchor",
     "pinned", "column_order", "selection_default", "default", "options", "duration",
 }  # fmt: skip
-_PASSED_ON = {"str", "plain", "join", "format", "replace", "strip", "facts"}  # what they get, they show
-# Only the first argument is for the eye: options are shown by format_func, files and addresses are none.
+_PASSED_ON = {"str", "plain", "join", "format", "replace", "strip", "facts"}  # functions that display their arguments
+# Only the first argument is displayed: options are shown by format_func; files and URLs are not displayed.
 _PICKERS = {"selectbox", "multiselect", "pills", "segmented_control", "radio", "download_button", "link_button"}
 _PROPER_NAMES = {"Fabula", "English", "简体中文", "Python", "OpenAI"}
 _STREAMLIT = {
@@ -45,7 +48,7 @@ def _name(call: ast.Call) -> str:
 
 
 def _literals(node: ast.expr) -> Iterator[tuple[int, str]]:
-    """Strings that reach the screen from this argument, except those on their way through a translator."""
+    """Strings in this argument that reach the screen without a translation call."""
     if isinstance(node, ast.Call):
         if _name(node) in _PASSED_ON:
             for argument in [*node.args, *([node.func.value] if isinstance(node.func, ast.Attribute) else [])]:

@@ -1,4 +1,4 @@
-"""A number or a text outside the limits of its field: brought inside, and said in a sentence."""
+"""A number or text outside the limits of its field: adjusted, with a message."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_name_that_must_not_be_cut_is_refused_in_a_sentence(store: Store) -> N
     at.text_input(key="cost_budget_person").input("p" * 101).run()
     assert "The text has 101 characters; the limit is 100. Shorten it." in words(at)
     click(at, "cost_budget_set")
-    assert "The person's name has 101 characters; up to 100 fit." in words(at) and budget.budgets(store) == []
+    assert "The person's name has 101 characters; the limit is 100." in words(at) and budget.budgets(store) == []
 
 
 @pytest.mark.parametrize("path", sorted(_PAGES.rglob("*.py")), ids=lambda path: path.name)

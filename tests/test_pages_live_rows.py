@@ -1,4 +1,4 @@
-"""Work beside the page while a run adds rows: no thread, and no question to the engine, for each new row."""
+"""Background work of a page while a run adds rows: no thread and no engine request per new row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MODEL = ModelInfo("writer", "engine", None, "both", None)
 
 
 def _in_progress(store: Store, done: int) -> tuple[str, str]:
-    """A data set with a queued run, of which some rows are written; the ids of both."""
+    """A data set with a queued run and some written rows; returns both ids."""
     dataset_id = datasets.create(store, LOCAL, presets.get().recipe)
     run_id = runs.enqueue(store, LOCAL, dataset_id)
     with store.session() as session:
@@ -85,7 +85,7 @@ def test_a_tokenizer_is_asked_after_the_rows_are_read() -> None:
     made, reading = jsonl.plan(pairs), False
 
     class Rows:
-        """As rows of the ledger: a transaction is open while they are gone through."""
+        """Like rows of the ledger: a transaction is open during iteration."""
 
         def __iter__(self) -> Iterator[tuple[str, str]]:
             nonlocal reading

@@ -38,7 +38,7 @@ _PAGES = Path(__file__).parents[1] / "pages"
 
 @pytest.fixture(params=[None, ("0.36", "USD"), ("0", "USD")], ids=["no price", "$0.36 an hour", "free"])
 def amount(request: pytest.FixtureRequest, store: Store) -> str:
-    """What 100 seconds of the engine cost, as pages write it: without a price of an hour, with one, and free."""
+    """The cost of 100 seconds of the engine as shown on pages: without a cost per hour, with one, and free."""
     if request.param is None:
         return "not priced"
     custom_prices.set_machine_hour(store, LOCAL, *request.param)
@@ -97,7 +97,7 @@ def test_a_comparison_has_the_machine_time(server: FaultServer, store: Store, am
     at.switch_page(str(_PAGES / "training.py")).run()
     costs = [table.value.loc[name] for table in at.table for name in table.value.index if "Cost" in str(name)]
     if amount == "not priced":
-        assert not costs  # a figure that no job has is no row
+        assert not costs  # a figure that no job has gets no row
     else:
         shown = {"free": "$0"}.get(amount, amount)
         assert {one.replace("\\", "") for one in costs[0]} == {shown}
@@ -130,7 +130,7 @@ def test_an_evaluation_has_the_machine_time(server: FaultServer, store: Store, a
     tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
     _judge(store, tuned, lambda expected: expected)
     shown = words(visit("training", training_tab="evaluation"))
-    assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at once
+    assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at the same time
 
 
 # --- spent, and files -------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_a_budget_counts_bills_and_the_machine_time_is_told_apart(server: FaultS
     budget.set_budget(store, LOCAL, "month", Decimal(8))
     shown = words(visit("cost", cost_part="spent"))
     assert "**$2.00** of **$8.00** spent this month, $6.00 left" in shown
-    assert "Machine time of the engine: $0.0100. Budgets do not count it." in shown
+    assert "Engine machine time: $0.0100. Budgets don't include it." in shown
 
 
 def test_the_csv_of_calls_has_each_calls_share_of_the_machine_time(store: Store, amount: str) -> None:
@@ -205,7 +205,7 @@ _SENT: list[tuple[list[float], float, float | None]] = [
 
 
 def _requests(store: Store) -> None:
-    """A run for each line of `_SENT`, with its requests."""
+    """One run per line of `_SENT`, with its requests."""
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     for number, (sent, ended, _seconds) in enumerate(_SENT):
         run = f"run-{number}"
@@ -237,7 +237,7 @@ def test_the_time_of_requests_is_the_same_on_postgresql(on_postgres: Settings) -
 
 
 def test_the_time_of_a_run_is_added_up_by_the_database(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A look at a run of a thousand requests reads as much as one at a run of two."""
+    """Reading a run of a thousand requests takes as many rows as reading a run of two."""
     run = _run(store)
     with store.session() as session:
         session.add_all(

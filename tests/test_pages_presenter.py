@@ -1,4 +1,4 @@
-"""Presenter mode as a visitor sees it: prompts of the page's language, one or two models, cost, and the way back."""
+"""Presenter mode as a visitor sees it: prompts in the page's language, one or two models, cost, and leaving it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _present(locale: str = "en-US", **query: str) -> AppTest:
 
 
 def _prompt(at: AppTest) -> str:
-    """The title of the prompt that is chosen."""
+    """The title of the chosen prompt."""
     return next(m.value for m in at.markdown if m.value.startswith("# ")).removeprefix("# ")
 
 
@@ -185,6 +185,6 @@ def test_a_blind_round_of_the_story_page_hides_its_names_until_the_vote(server: 
 
 
 def _models_of_stories(at: AppTest) -> set[str]:
-    """The models that the facts below the stories name."""
+    """The models named in the facts below the stories."""
     facts = "\n".join(markdown.value for markdown in at.markdown)
     return {model for model in ("writer", _TUNED) if f"**`{model}`**" in facts}

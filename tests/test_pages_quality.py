@@ -1,4 +1,4 @@
-"""The Quality part as a visitor sees it: verdict first, cards that open, rows that one click leaves out."""
+"""The Quality tab as a visitor sees it: verdict, cards that open, and rows that are left out with one click."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_samples_verdict_stands_first_in_both_languages(store: Store) -> Non
     at = _open()
     assert at.markdown[0].value.startswith("### :green[") and "Good" in at.markdown[0].value
     assert "486 finished rows measured" in words(at)
-    at = visit("dataset", "zh-CN", dataset_part="quality")  # the report is there
+    at = visit("dataset", "zh-CN", dataset_part="quality")  # the report is complete
     assert at.markdown[0].value.startswith("### :green[") and not at.error
 
 
@@ -86,7 +86,7 @@ def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: St
     assert "2 rows are left out." in words(at)
     excluded = datasets.rows(store, dataset_id, states=("excluded",))
     assert {row.reason for row in excluded} == {quality.REASONS["exact"]}
-    assert [row.position for row in excluded] == [5, 6]  # the first of each stays
+    assert [row.position for row in excluded] == [5, 6]  # the first of each is kept
     click(at, "dataset_undo")
     assert datasets.summary(store, dataset_id).excluded == 0
     until(lambda: "2 exact copies" in again(at).markdown[0].value, "the copies again")
@@ -158,7 +158,7 @@ def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatc
     until(lambda: not again(at).error and "Good" in at.markdown[0].value, "the report")
 
 
-# --- the measurement beside the page --------------------------------------------------------------------------------
+# --- the background measurement --------------------------------------------------------------------------------
 
 
 def _empty() -> QualityReport:
@@ -176,7 +176,7 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
 
     measurement = QualityMeasurement(measure)
     measurement.ask("a")
-    measurement.ask("b")  # while the first is on its way
+    measurement.ask("b")  # while the first one is running
     assert measurement.measuring and not measurement.fresh("a") and len(begun) <= 1
     until(lambda: (measurement.read, measurement.total) == (3, 9), "its progress")
     gate.set()
@@ -212,7 +212,7 @@ def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pyt
     measurement = QualityMeasurement(measure)
     measurement.ask("a")
     measurement.wait(WAIT_LIMIT_S)
-    measurement.ask("a")  # at once: it is shown, not repeated
+    measurement.ask("a")  # immediately after: it is shown, not repeated
     assert isinstance(measurement.error, StorageFull) and not measurement.measuring
     monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
     measurement.ask("a")
@@ -221,14 +221,14 @@ def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pyt
 
 
 def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement is a quick one
+    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement counts as quick
     measurement = QualityMeasurement(lambda progress: _empty())
     measurement.ask("a", calm=True)
     measurement.wait(WAIT_LIMIT_S)
-    measurement.ask("b", calm=True)  # a quick one is made again
+    measurement.ask("b", calm=True)  # a quick one is repeated
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("b")
-    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every one is long
+    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every measurement counts as long
     measurement.ask("c", calm=True)
     assert not measurement.measuring and measurement.fresh("b")
     measurement.ask("c", calm=True, again=True)

@@ -1,4 +1,4 @@
-"""A page that is loaded again is a new session: it shows the stories that its address names."""
+"""A reloaded page is a new session: it shows the stories in its URL."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.waiting import WAIT_LIMIT_S, until
 
 @pytest.fixture(autouse=True)
 def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
-    """What this process wrote; nothing of other tests."""
+    """The stories of this process, without those of other tests."""
     empty = Recent[object]()
     monkeypatch.setattr(story_address, "_recent", empty)
     yield empty
 
 
 def _loaded_again(at: AppTest) -> AppTest:
-    """The same address in a new session."""
+    """The same URL in a new session."""
     fresh = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     fresh.context = {"locale": "en-US", "timezone": "Asia/Shanghai"}
     fresh.switch_page(str(_FRAME.with_name("story.py")))
@@ -96,7 +96,7 @@ def test_an_address_of_stories_that_are_not_there_opens_an_empty_page(
 
 
 def test_a_story_that_is_still_written_is_read_on(server: FaultServer, store: Store) -> None:
-    """The first session has lost its connection in the middle; the second one reads to the end."""
+    """The first session loses its connection during the story; the second one reads to the end."""
     server.when("一个想法", fault_server.held())
     at = visit("story", story_mode="free", story_prompt="一个想法")
     with pytest.MonkeyPatch.context() as patch:
@@ -113,7 +113,7 @@ def test_a_story_that_is_still_written_is_read_on(server: FaultServer, store: St
 
 
 def _lose_connection(*_given: object) -> None:
-    """What Streamlit does to a script whose browser is gone."""
+    """The exception that Streamlit raises in a script whose browser has disconnected."""
     raise StopException
 
 

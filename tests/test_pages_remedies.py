@@ -1,4 +1,4 @@
-"""A failed run, job or story as a visitor sees it: its cause in plain words, and a button that does the next step."""
+"""A failed run, job or story as a visitor sees it: its cause, and a button for the next step."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def executed(store: Store, server: FaultServer, run_id: str | None = None) -> st
 
 
 def bought(server: FaultServer) -> list[dict[str, Any]]:
-    """Bodies of all requests for a text so far."""
+    """Bodies of all text requests so far."""
     return [request.body for request in server.requests if request.path.endswith("/completions")]
 
 
@@ -189,7 +189,7 @@ def test_before_the_first_row_nothing_is_resumed(store: Store, server: FaultServ
     assert show().button(key="dataset_continue").label == "Resume (7 left)"
 
 
-RUNS = [  # why a run has ended → what stands next to it
+RUNS = [  # the reason why a run ended → the remedies next to it
     ("The test server does not have this model: gone Choose another model.", {"Another model"}),
     ("The test server refused the key (401): no Check the key.", {"Open settings", "Another model"}),
     ("There is no server named x. Look for a typing error.", {"Open settings", "Another model"}),
@@ -224,7 +224,7 @@ def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: Fa
 
 
 def waiting(store: Store) -> str:
-    """A run that its provider has put off until 2033; its data set."""
+    """A run whose provider asked for a pause until 2033; returns its data set."""
     until = datetime(2033, 1, 2, 3, 4, 5, tzinfo=UTC)
     return ended(store, "The test server asks to slow down: no", "waiting", not_before=until)
 
@@ -234,7 +234,8 @@ def test_a_run_that_waits_says_until_when_and_for_how_long(store: Store, server:
     at = show()
     assert "The test server asks to slow down" in "".join(one.value for one in at.info)
     said = next(line for line in words(at).splitlines() if "Resumes automatically" in line)
-    assert re.search(r"at 2033-01-02 11:04:05, in \d+ h \d+ min\. You can close this page", said)  # seen in Shanghai
+    # displayed in Shanghai's time zone
+    assert re.search(r"at 2033-01-02 11:04:05, in \d+ h \d+ min\. You can close this page", said)
     assert "**Waiting for the provider**" in words(at)
     assert {"dataset_resume", "dataset_stop"} <= keys(at) and "dataset_pause" not in keys(at)
 
@@ -346,7 +347,7 @@ def test_a_job_that_diverged_is_tried_with_a_lower_rate(server: FaultServer, sto
     assert at.text_input(key="training_rate").value == "0.5"
 
 
-JOBS = [  # what the job says, its cause, the buttons
+JOBS = [  # the job's error, its cause, the buttons
     ("Line 3: Its completion is empty.", "The training file was rejected", {"training_fix_check_file"}),
     (
         "An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.",
@@ -402,9 +403,9 @@ def test_a_job_that_waits_says_until_when_and_is_retried_at_once(
         store, status="submitting", dataset_id=sample, remote_id=None, error="Quota.", not_before=until
     )  # fmt: skip
     at = visit("training")
-    assert "Resumes automatically at 2033-01-02 11:04:05" in words(at)  # seen in Shanghai
+    assert "Resumes automatically at 2033-01-02 11:04:05" in words(at)  # displayed in Shanghai's time zone
     click(at, "training_retry_now")
-    assert list(jobs.pending_requests(store)) == [job_id]  # the worker takes it up for that
+    assert list(jobs.pending_requests(store)) == [job_id]  # the worker picks it up
     assert "training_retry_now" not in _keys(visit("training"))
 
 
@@ -477,7 +478,7 @@ _STEP = "写一个完整的故事"
 
 
 def _chain(server: FaultServer, *answers: fault_server.Answer, **state: Any) -> AppTest:
-    """A chain whose story gets these answers, one a request."""
+    """A chain whose story step gets these answers, one per request."""
     server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
     server.when("起一个题目", fault_server.text("光"))
     server.when(_STEP, *answers)
@@ -500,7 +501,8 @@ def test_a_step_of_a_chain_that_failed_has_the_same_buttons_and_the_chain_goes_o
     broken = False
     at = click(at, next((key for key in here if key.endswith("_again")), sorted(here)[-1]))
     assert {"先遇见，后分别。", "从前，有一位英雄。", "光"} <= {text.value for text in at.text} and not at.error
-    assert sum("提纲，三到五句话" in prompt for prompt in server.prompts()) == 1  # what was good is not bought again
+    # completed steps are not requested again
+    assert sum("提纲，三到五句话" in prompt for prompt in server.prompts()) == 1
     assert not any(key.startswith("story_fix_") for key in _keys(at))
 
 
@@ -530,7 +532,7 @@ def test_a_story_that_its_provider_puts_off_is_tried_again_at_that_time_unless_i
     key = f"story_fix_{'story' if chain else 0}_no_wait"
     passed = timedelta(hours=2)
     monkeypatch.setattr(story_remedies, "utcnow", lambda: utcnow() + passed)
-    again(at)  # the fragment draws itself once a second
+    again(at)  # the fragment redraws once per second
     assert len(bought(server)) == asked + 1
     click(at, key)
     assert "while this page is open" not in words(at)

@@ -1,4 +1,4 @@
-"""The Run part as a visitor sees it: a run going on, the map of its grid, rows left out, edited and written again."""
+"""The Run tab as a visitor sees it: a run in progress, the map of its grid, rows left out, edited and retried."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def table(at: AppTest) -> pd.DataFrame:
 
 
 def type_into(at: AppTest, place: int, **cells: object) -> AppTest:
-    """What the browser sends when a cell of the table has been changed."""
+    """The browser's message when a cell of the table was changed."""
     key = str(at.data_editor[0].key)
     at.session_state[key] = {"edited_rows": {place: cells}, "added_rows": [], "deleted_rows": []}
-    # AppTest has no way to fire on_change of an editor: the callback is what the page has registered
+    # AppTest cannot trigger on_change of an editor, so the registered callback is called directly
     at.run()
     return at
 
@@ -93,7 +93,7 @@ def states(store: Store, dataset_id: str) -> list[str]:
 
 
 def squares(at: AppTest) -> pd.DataFrame:
-    """What the map is drawn from."""
+    """The data of the map."""
     return convert_arrow_bytes_to_pandas_df(at.get("vega_lite_chart")[0].proto.data.data)
 
 
@@ -119,7 +119,7 @@ def test_a_data_set_that_was_loaded_has_no_run_to_go_on_with(store: Store) -> No
 
 def test_data_sets_that_are_called_alike_are_not_taken_for_each_other(store: Store) -> None:
     ids = [datasets.create(store, LOCAL, _RECIPE) for _ in range(3)]
-    with store.session() as session:  # as they were before each got a name of its own
+    with store.session() as session:  # as before unique names were introduced
         session.execute(update(Dataset).values(name="heroes"))
     at = show()
     assert at.selectbox(key="dataset_open").value == ids[-1]
@@ -129,7 +129,8 @@ def test_data_sets_that_are_called_alike_are_not_taken_for_each_other(store: Sto
 
 
 def test_what_a_data_set_is_called_in_a_list_stays_when_its_grid_grows(store: Store, written: str) -> None:
-    before = dataset_picker.label(datasets.summary(store, written))  # a browser knows the option by these words alone
+    # a browser identifies the option by this label only
+    before = dataset_picker.label(datasets.summary(store, written))
     grid_store.grow(store, LOCAL, written, grid_store.more_repeats(_RECIPE, 1))
     cached.refresh()
     assert dataset_picker.label(datasets.summary(store, written)) == before == "heroes"
@@ -200,7 +201,7 @@ def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: Fa
         session.get_one(Run, run_id).provider = "openai"  # the engine sends no bill
     at = show(dataset_raise=True)
     assert "of at most $2.00" in words(at)
-    for unclear in ("3,5", "", "1.50"):  # two readings, nothing, and less than it is
+    for unclear in ("3,5", "", "1.50"):  # ambiguous, empty, and below the current budget
         amount_to_raise(at).set_value(unclear).run()
         click(at, "dataset_set_budget")
         assert runs.progress(store, run_id).budget_usd == Decimal("2.00") and trouble(at)
@@ -220,7 +221,7 @@ def amount_to_raise(at: AppTest) -> Any:
 def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
     store: Store, server: FaultServer, written: str
 ) -> None:
-    """Ten rows have cost $1.90, and the one that is left would cost a tenth of it: no $0.10 would buy it."""
+    """Ten rows have cost $1.90, and the remaining one would cost a tenth of that: $0.10 would not be enough."""
     with store.session() as session:
         run = session.get_one(Run, "run-1")
         run.budget_usd, run.reason = Decimal("2.00"), "Too little is left of $2.00. Raise it to go on."
@@ -286,7 +287,7 @@ def test_two_more_repeats_write_only_what_is_missing(store: Store, server: Fault
     at = show(dataset_top_up=True)
     assert at.button(key="dataset_more_repeats_go").label == "Write 12 more"
     click(at, "dataset_more_repeats_go")
-    assert not at.session_state["dataset_top_up"]  # its rows come under it
+    assert not at.session_state["dataset_top_up"]  # its rows appear below it
     run = runs.latest(store, written)
     assert run is not None and (run.total, run.done, run.failed, run.pending) == (24, 10, 1, 13)
     server.default = fault_server.text("很久以前。")
@@ -299,7 +300,7 @@ def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: Fault
     assert at.button(key="dataset_more_values_go").disabled
     at.selectbox(key="dataset_more_column").set_value("mood").run()
     at.text_area(key="dataset_more_values").input("勇敢，轻松，辛苦").run()
-    assert at.button(key="dataset_more_values_go").label == "Write 12 more"  # two new ones; 轻松 is there already
+    assert at.button(key="dataset_more_values_go").label == "Write 12 more"  # two new values; 轻松 exists already
     click(at, "dataset_more_values_go")
     run = runs.latest(store, written)
     assert run is not None and (run.total, run.pending) == (24, 13)
@@ -372,7 +373,7 @@ def test_the_default_grid_is_seen_whole_and_a_longer_map_says_how_long_it_is(sto
 
 
 def test_the_newest_stories_are_of_different_cells(store: Store, written: str) -> None:
-    with store.session() as session:  # one answer wrote all rows of a cell, the last one came last
+    with store.session() as session:  # one answer wrote all rows of a cell, in order
         for row in session.query(Row):
             row.updated_at = utcnow()
     cards = [row.values for row in story_cards.latest(store, written)]
@@ -401,7 +402,7 @@ def test_a_tick_leaves_a_row_out_and_keeps_all_it_had(store: Store, written: str
 
 def test_text_is_edited_in_place_and_the_original_is_kept(store: Store, written: str) -> None:
     at = type_into(show(), 0, text="很久以前，有一位英雄。")
-    assert texts(store, written)[0] == "\n\n很久以前，有一位英雄。"  # the white space of the story stays
+    assert texts(store, written)[0] == "\n\n很久以前，有一位英雄。"  # the white space of the story is kept
     assert table(at)["state"].iloc[0] == "done, edited"
     with store.reading() as session:
         assert session.query(Row).order_by(Row.position).first().original_text == _STORY  # type: ignore[union-attr]
@@ -453,7 +454,7 @@ def test_a_long_table_comes_in_pages(store: Store) -> None:
 
 
 def test_rows_as_cards_can_be_read_left_out_and_opened(store: Store, written: str) -> None:
-    at = show(dataset_view="cards")  # the newest texts beside the map are among them
+    at = show(dataset_view="cards")  # the newest texts next to the map are among them
     assert not at.exception and not at.get("arrow_data_frame")
     first = datasets.rows(store, written)[0].id
     click(at, f"dataset_listed_out_{first}")

@@ -1,4 +1,4 @@
-"""What is open on a page stays open until its own visitor chooses otherwise; jobs of others appear in the list."""
+"""The open job stays open until this visitor changes it; jobs of other visitors only appear in the list."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _RECIPE = Recipe("heroes", (Column("hero", ("red", "blue")),), "Write about {her
 
 
 def _opened(at: AppTest) -> str:
-    """The name of the job whose page is shown: it stands first in the line of facts under the verdict."""
+    """The name of the job whose page is shown: the first item in the line of facts below the verdict."""
     return next(one.value.partition(" · ")[0] for one in at.caption if " · Engine · " in one.value)
 
 
 def _training_at(*ids: str) -> AppTest:
-    """The training page at an address that names these jobs."""
+    """The training page with these jobs in its URL."""
     at = visit("home")
     at.query_params["jobs"] = ",".join(ids)
     return at.switch_page(str(_FRAME.with_name("training.py"))).run()
@@ -106,7 +106,8 @@ def test_a_data_set_keeps_its_label_when_another_one_gets_its_name(
     assert at.selectbox(key="dataset_open").value == mine
     for _n in range(more):
         theirs = datasets.create(store, LOCAL, _RECIPE)
-        with store.session() as session:  # imports and older versions of the studio leave data sets of one name
+        # imports and older versions of the studio can leave data sets with the same name
+        with store.session() as session:
             session.execute(update(Dataset).where(Dataset.id == theirs).values(name="heroes"))
     again(at)
     assert label == "heroes" and label in at.selectbox(key="dataset_open").options
@@ -127,7 +128,7 @@ def test_a_tour_of_another_visitor_does_not_take_the_place_of_the_one_shown(serv
     theirs = tour.start(store, LOCAL, "en")
     again(at)
     assert "No room left." in words(at) and "home_tour_stop" not in [button.key for button in at.button]
-    click(at, "home_tour")  # asks for a tour: the one that is under way is shown
+    click(at, "home_tour")  # starts a tour: the running one is shown
     assert at.session_state["home_tour_shown"] == theirs
     assert "home_tour_stop" in [button.key for button in at.button]
 

@@ -1,4 +1,4 @@
-"""The story page as a visitor sees it: several models, a vote, the shelf, a chain, and what goes wrong."""
+"""The story page as a visitor sees it: several models, a vote, earlier stories, a chain, and errors."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ def _tuned(store: Store) -> None:
         )  # fmt: skip
 
 
-# --- the desk ---------------------------------------------------------------------------------------------------------
+# --- the composer
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_model_says_what_it_is_where_it_runs_and_what_it_costs(server: FaultServer, store: Store) -> None:
@@ -313,18 +314,18 @@ def _labelled(at: AppTest, label: str) -> Button:
 
 
 def _writing(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> tuple[AppTest, Button, Button]:
-    """A page that does not wait for its story, which is under way; the buttons that began it and that stop it."""
+    """A page that does not wait for its running story; the buttons that start and stop it."""
     server.when("a baker", fault_server.held())
     at = visit("story", story_model="engine/writer")
     monkeypatch.setattr(story_view, "page", lambda _shape: None)
-    monkeypatch.setattr(story_view, "LEAVE_S", None)  # nobody reads between two runs of a test
+    monkeypatch.setattr(story_view, "LEAVE_S", None)  # no page is open between two runs of a test
     begin = at.button(key="story_button")
     at = begin.click().run()
     return at, begin, _labelled(at, "Stop")
 
 
 def _tell(server: FaultServer, at: AppTest) -> None:
-    """Let the story come to its end."""
+    """Let the story finish."""
     held = at.session_state["studio"].story
     server.release()
     until(lambda: not held.writing, "the story is told")
@@ -372,7 +373,7 @@ def test_write_pressed_twice_is_one_story_that_is_not_stopped(
 
 @pytest.fixture
 def speaking(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
-    """A provider that reads aloud, at the same address."""
+    """A provider with text to speech, at the same address."""
     monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     return server
@@ -415,7 +416,8 @@ def test_a_reading_can_be_stopped(speaking: FaultServer, store: Store) -> None:
     assert not at.error and not at.get("download_button") and field(at, "story_sound_make").label == "Create audio"
 
 
-# --- the shelf --------------------------------------------------------------------------------------------------------
+# --- earlier stories
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_the_shelf_finds_rates_and_deletes(server: FaultServer, store: Store) -> None:
@@ -517,4 +519,4 @@ def test_a_story_says_which_parameters_its_model_does_not_take(server: FaultServ
     server.judge = lambda body: refused if "temperature" in body else fault_server.text("A story.")
     at = click(visit("story"), "story_button")
     assert "A story." in _texts(at)
-    assert any("writer does not take" in one.value and "temperature" in one.value for one in at.caption)
+    assert any("writer does not accept" in one.value and "temperature" in one.value for one in at.caption)

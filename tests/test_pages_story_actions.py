@@ -44,7 +44,7 @@ def _bodies(server: FaultServer) -> list[dict[str, object]]:
     return [seen.body for seen in server.requests if seen.method == "POST"]
 
 
-# --- opinions ---------------------------------------------------------------------------------------------------------
+# --- feedback ---------------------------------------------------------------------------------------------------------
 
 
 def test_before_the_first_story_there_is_nothing_to_rate_or_repeat(server: FaultServer, store: Store) -> None:
@@ -143,7 +143,7 @@ def test_the_next_prompt_is_filled_in_and_the_old_story_leaves_the_page(server: 
     click(at, "story_button")
     assert "a gardener" in server.prompts()[1]
     click(at, "story_next")
-    assert at.selectbox(key="story_column_hero").value not in (hero, "a gardener")  # now of the grid
+    assert at.selectbox(key="story_column_hero").value not in (hero, "a gardener")  # now a cell of the grid
     assert "Outside the grid" not in words(at)
 
 

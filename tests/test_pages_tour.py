@@ -1,4 +1,4 @@
-"""The tour's card on Home: every state that a visitor may find it in, and what can be clicked there."""
+"""The tour's card on Home: every state, and the available buttons."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _tour(store: Store, state: str, step: str, **values: object) -> None:
 
 
 def _succeeded(store: Store) -> tuple[str, str]:
-    """Ids of a small data set and of a job that has learned it."""
+    """Ids of a small data set and of a finished job that trained on it."""
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
     job_id = _job(
         store, status="succeeded", fine_tuned_model=_TUNED, dataset_id=dataset_id, results_csv=_RESULTS, n_examples=8

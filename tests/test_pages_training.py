@@ -1,4 +1,6 @@
-"""The training page as a visitor sees it: a job in three steps, how jobs go, curves, comparison, family, evaluation."""
+"""The training page as a visitor sees it: a new job in three steps, job progress, curves, comparison, family tree,
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -46,17 +48,17 @@ _RESULTS = (
 
 @pytest.fixture
 def sample(store: Store) -> str:
-    """27 rows to learn from."""
+    """27 training rows."""
     return datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
 
 
 def _new_job(at: AppTest | None = None) -> AppTest:
-    """The dialog at its first step, as other pages open it."""
+    """The dialog at its first step, opened as from other pages."""
     return visit("training", training_part="new") if at is None else click(at, "training_new")
 
 
 def next_step(at: AppTest) -> AppTest:
-    """The next step, once the check of the first one allows it: it works in the background."""
+    """Go to the next step once the background check of the first one allows it."""
     until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")
     return click(at, "training_next")
 
@@ -153,7 +155,7 @@ def test_a_base_that_is_only_served_is_told_before_the_button(
 
 
 def test_a_base_that_is_gone_is_told_before_the_button(server: FaultServer, store: Store, sample: str) -> None:
-    """A job is done again whose base the engine no longer has."""
+    """Duplicate a job whose base the engine no longer has."""
     job_id = _job(store, status="failed", dataset_id=sample, base_model="old-base")
     assert job_id
     at = next_step(click(visit("training"), "training_again"))
@@ -215,7 +217,7 @@ def test_each_data_set_has_its_own_default_share(server: FaultServer, store: Sto
 
 
 def _waves(store: Store, *, rows: int, unfilled: int) -> str:
-    """Rows with different texts, of which the first `unfilled` still hold a piece of their template."""
+    """Rows with different texts; the first `unfilled` still contain a part of their template."""
     text = [f"{n},{_SENTENCES[n % 7]} {n * n}{' {hero}' if n < unfilled else ''}." for n in range(rows)]
     read = table_reader.read_table("\n".join(["topic,text", *text]).encode(), "waves.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "waves", read.frame, ["topic"], "text", read.source)
@@ -338,7 +340,7 @@ def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultSer
     assert at.selectbox(key="training_base").value == "engine/ft:writer:fabula:x:1:ckpt-step-2"
 
 
-# --- how jobs go ----------------------------------------------------------------------------------------------------
+# --- job progress ----------------------------------------------------------------------------------------------------
 
 
 def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
@@ -763,7 +765,7 @@ def test_the_outcome_says_when_a_job_was_submitted_began_and_ended(
     ended: str,
     trained: str | None,
 ) -> None:
-    """Two hours in line are between the first two, and are no training."""
+    """Two hours in the queue lie between the first two, and do not count as training."""
     job_id = _job(store, created_at=_MOMENT, **values)
     with store.session() as session:
         if began == _BEGAN:
@@ -824,7 +826,7 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
 
 
 def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server: FaultServer, store: Store) -> None:
-    """120 short rows: the tuned model knows two of three labels, its base one."""
+    """120 short rows: the tuned model predicts two of three labels correctly, its base one."""
     dataset_id, made = _labelled(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
     job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
@@ -906,7 +908,7 @@ def _labels() -> CurveLabels:
 
 
 def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
-    """The worker's part: `say` makes an answer from the expected one; None: it fails."""
+    """Run the evaluation like the worker: `say` creates an answer from the expected one; None: it fails."""
     expected = {row.prompt: row.expected for row in holdout.examples(store, evaluations.get(store, evaluation_id))}
 
     def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
@@ -941,7 +943,7 @@ def _checkpoint(store: Store, job_id: str, step: int, model: str, **metrics: flo
 
 
 def _job(store: Store, **values: object) -> str:
-    """A job in the ledger, as the worker would have left it."""
+    """A job in the ledger, as stored by the worker."""
     job_id = new_id()
     events_at = values.pop("events_at", None) or utcnow()
     given: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""The Use part: what the check found, versions, price, files, mixes, and the way to training."""
+"""The Use tab: checks and changes, versions, price, files, mixes, and starting a training job."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_split_is_kept_as_a_version_and_carried_to_training(server: FaultServe
 
 
 def _confirm(at: AppTest) -> None:
-    """From the first step of a new job to its last."""
+    """Go from the first step of a new job to the last."""
     at.switch_page(str(Path(__file__).parents[1] / "pages" / "training.py")).run()
     next_step(next_step(at))
 
@@ -116,7 +116,7 @@ def test_minutes_come_from_jobs_that_have_run(server: FaultServer, store: Store)
 
 
 def until_counted(at: AppTest) -> AppTest:
-    """The page when the tokens have been counted."""
+    """The page after the tokens have been counted."""
     until(lambda: "counting tokens" not in words(again(at)), "the tokens")
     return at
 
@@ -142,7 +142,7 @@ def test_a_mix_is_planned_and_made(server: FaultServer, store: Store) -> None:
     newest = datasets.list_datasets(store)[0]
     assert (newest.name, newest.source, newest.done) == ("a + b", "mix", 36)
     assert at.selectbox(key="dataset_open").value == newest.id
-    assert at.multiselect(key="dataset_mix_others").value == []  # another click mixes nothing more
+    assert at.multiselect(key="dataset_mix_others").value == []  # another click creates no second mix
 
 
 def test_what_cannot_be_mixed_or_written_is_told_in_place(server: FaultServer, store: Store) -> None:

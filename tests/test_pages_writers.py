@@ -1,4 +1,4 @@
-"""What a model is for, a sample of it, and the warning before the button, as a visitor sees them on the pages."""
+"""A model's purpose, its sample, and the warning above the button, as a visitor sees them on the pages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _FAR = "Write a product description for {product} in a {tone} tone."
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An engine with both packaged writers, their base, a model of the ledger and one that answers instructions."""
+    """An engine with both packaged writers, their base, a model from the ledger and an instruction model."""
     with FaultServer(fault_server.text("Once upon", " a time.")) as server:
         base = {"fabula": {"base": "gemma-3-270m", "format": "chat"}}
         both = {"fabula": {"base": "gemma-3-270m", "format": "both"}}
@@ -47,7 +47,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 
 @pytest.fixture
 def paid(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[FaultServer]:
-    """A provider with a model whose price is known, and one whose price is not."""
+    """A provider with two models: one with a known price, one with an unknown price."""
     for what, amount in (("input", "1"), ("output", "10")):
         custom_prices.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", what=what, amount=amount)
     with FaultServer(fault_server.text("A keeper", " found a letter.")) as server:
@@ -215,7 +215,7 @@ def test_a_sample_that_fails_says_why(server: FaultServer, store: Store) -> None
     assert "This prompt is too long." in trouble(at)
 
 
-# --- the warning before the button ------------------------------------------------------------------------------------
+# --- the warning above the button ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ _BY_NAME = ("setattr", "delattr", "object")  # of pytest's monkeypatch, and `moc
 
 
 def _imported(tree: ast.AST) -> dict[str, str]:
-    """What each imported name of a file stands for, as a dotted path."""
+    """The dotted path of each imported name of a file."""
     found: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
@@ -46,7 +46,7 @@ def _patched(source: str) -> Iterator[tuple[int, str]]:
 
 
 def _exists(path: str) -> bool:
-    """Whether the longest part of the path that is a module has the rest of it."""
+    """Whether the rest of the path exists in the longest prefix that is a module."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
         try:

@@ -117,7 +117,7 @@ def test_a_home_that_is_no_folder_of_its_own_is_left_alone(
 
 
 def _older_home(home: Path) -> None:
-    """A home folder left by an older version."""
+    """A home folder created by an older version."""
     for folder in ("engine/files/incoming", "engine/jobs", "engine/adapters", "uploads"):
         (home / folder).mkdir(parents=True)
     for name in ("engine/engine.log", "engine/engine.log.1", "uploads/stories.csv", "rescue.jsonl"):

@@ -1,6 +1,6 @@
 """Sentences that people read are in plain English: on pages, in messages, in documents and in the code of pages.
 
-A phrase of this table was once on a screen and confused a reader. The second column says what to write in its place.
+Each phrase in this table once confused a reader. The second column says what to write instead.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.locale.collect import collect
 _ROOT = Path(__file__).parents[1]
 
 # These quote other people's texts, rules for stories, or records of measurements.
-_NOT_OURS = {"storyteller.md", "sample_stories.md", "benchmarks.md"}
+_NOT_OURS = {"storyteller.md", "sample_stories.md", "benchmarks.md", "storyteller.py", "tour.py"}
 
 # Regular expression → what to write instead.
 _INSTEAD = {
@@ -65,19 +65,35 @@ _INSTEAD = {
     r"\bit is to be\b": "must, should",
     r"\bthereof|thereby|wherein|whereby|hence|thus\b": "so",
     r"\bon the shelf\b": "under Earlier stories",
+    r"\b(buys?|bought|buying)\b": "request, pay for",
+    r"\bbooked\b": "recorded",
+    r"\bhanded (in|back)\b": "submitted, returned",
+    r"\bits own words\b|\b(server|provider)'s words\b": "message",
+    r"\bin place of\b": "instead of",
+    r"\bfor ever\b": "permanently",
+    r"\blikeness\b": "similarity",
+    r"\bdo(es)? not take\b": "does not accept",
+    r"\b(tokens?|rows?|requests?|answers?|objects?|nats|amount|times|updates|chunks) an? "
+    r"(second|minute|hour|token|line|row|request|story|pair)\b": "per",
+    r"\bin a process of its own\b": "in its own process",
+    r"\bfor the length of\b": "for the duration of",
+    r"\bas people (do|start)\b": "in the usual way",
+    r"\bwhich no [a-z]+ has\b": "say what is wrong with it",
 }
 
 
 @cache
 def _sentences() -> list[tuple[str, str]]:
-    """(where, text) of every message of pages and core, every paragraph of a document, every docstring of pages."""
+    """(where, text) of every message of pages and core, every line of a document, every docstring and comment."""
     found = [(f"{one.where}:{one.line}", text) for one in collect(_ROOT) for text in (one.message, one.plural) if text]
     for path in [_ROOT / "README.md", *sorted((_ROOT / "docs").glob("*.md"))]:
         if path.name not in _NOT_OURS:
             lines = path.read_text(encoding="utf-8").splitlines()
             found += [(f"{path.name}:{number}", _without_code(line)) for number, line in enumerate(lines, 1)]
-    for path in sorted((_ROOT / "pages").rglob("*.py")):
-        found += [(f"{path.name}:{line}", _without_code(text)) for line, text in _remarks(path)]
+    for folder in ("core", "pages", "bench", "data", "tests"):
+        for path in sorted((_ROOT / folder).rglob("*.py")):
+            if path.name not in _NOT_OURS:
+                found += [(f"{path.relative_to(_ROOT)}:{line}", _without_code(text)) for line, text in _remarks(path)]
     return found
 
 

@@ -418,7 +418,7 @@ def test_the_engine_tells_health_and_counts_tokens(server: FaultServer) -> None:
 
 
 def test_other_endpoints_have_no_engine_calls(server: FaultServer) -> None:
-    with pytest.raises(NotFound, match="not an engine"):
+    with pytest.raises(NotFound, match="not a Fabula engine"):
         client(server).health()
     assert server.requests == []
 

@@ -104,7 +104,7 @@ def test_a_job_from_upload_to_the_tuned_model(client: Client, tmp_path: Path) ->
     assert [e.id for e in events][: len(first)] == [e.id for e in first]  # oldest first
     assert client.events(made.id, after=events[-1].id) == []
     assert [e.id for e in client.events(made.id, after=events[0].id)] == [e.id for e in events[1:]]
-    # by the engine, and by its trainer in another process
+    # logged by the engine, and by its trainer in another process
     messages = [e.message for e in events if e.type == "message"]
     assert all(isinstance(message, Message) for message in messages)
     assert (

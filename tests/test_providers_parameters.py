@@ -254,7 +254,7 @@ def test_which_parameters_an_error_is_about(error: object, names: set[str]) -> N
         ("engine", 1.0, 1.0, {}),
         ("openai", 1.0, 1.0, {}),
         ("azure", 1.0, 1.0, {}),
-        ("compatible", 1.0, 1.0, {"temperature": 1.0}),  # its default is not known
+        ("compatible", 1.0, 1.0, {"temperature": 1.0}),  # its default is unknown
         ("openai", 0.0, 1.0, {"temperature": 0.0}),
         ("engine", 0.5, 0.9, {"temperature": 0.5, "top_p": 0.9}),
         ("compatible", 0.7, 0.0, {"temperature": 0.7, "top_p": 0.0}),
@@ -379,7 +379,7 @@ def test_stream_options_are_left_out_where_they_are_refused() -> None:
         provider = server.provider("azure")
         stream = Client(provider, retry_limits=_ONCE).stream(_REQUEST)
         assert "".join(stream) == "A story." and stream.facts.tokens is None
-        assert _whole(provider) == "A story."  # it never had them
+        assert _whole(provider) == "A story."  # its defaults were never sent
         assert len(server.requests) == 3
 
 
@@ -429,11 +429,11 @@ def test_a_line_of_a_batch_that_was_refused_for_a_parameter_goes_again_without_i
 @pytest.mark.parametrize(
     ("refused", "words"),
     [
-        ("temperature", "gpt-5 does not take `temperature`; the provider's default is used."),
-        ("top_p", "gpt-5 does not take `top_p`; the provider's default is used."),
-        ("seed", "gpt-5 does not take `seed`; its texts cannot be repeated."),
-        ("stop", "gpt-5 does not take `stop`; a text ends where the model ends it."),
-        ("max_tokens", "gpt-5 does not take `max_tokens`; `max_completion_tokens` is sent in its place."),
+        ("temperature", "gpt-5 does not accept `temperature`; the provider's default is used."),
+        ("top_p", "gpt-5 does not accept `top_p`; the provider's default is used."),
+        ("seed", "gpt-5 does not accept `seed`; its texts can't be reproduced."),
+        ("stop", "gpt-5 does not accept `stop`; the model decides where a text ends."),
+        ("max_tokens", "gpt-5 does not accept `max_tokens`; `max_completion_tokens` is sent instead."),
     ],
 )
 def test_what_is_left_out_is_said_to_those_who_asked_for_it(refused: str, words: str) -> None:

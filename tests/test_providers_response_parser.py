@@ -276,7 +276,7 @@ COUNTS: list[tuple[dict[str, Any], Usage]] = [
     ({"completion_tokens": 5, "total_tokens": 15}, Usage(10, 5)),
     ({"total_tokens": 15}, Usage(None, None)),
     ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 0}, Usage(10, 5)),
-    # counts that are no integers
+    # counts that are not integers
     ({"prompt_tokens": 10.0, "completion_tokens": 5.0}, Usage(10, 5)),
     ({"prompt_tokens": "10", "completion_tokens": "5", "total_tokens": "15"}, Usage(10, 5)),
     ({"prompt_tokens": "10.0", "completion_tokens": " 1,005 "}, Usage(10, 1005)),
@@ -763,7 +763,7 @@ def test_no_credit_ends_it_at_once_in_every_dialect(server: FaultServer, status:
     for count, ask in enumerate(asks, 1):
         with pytest.raises(Refused, match="no credit left"):
             ask()
-        assert len(server.requests) == count  # none of them is repeated
+        assert len(server.requests) == count  # none of them is retried
 
 
 @pytest.mark.parametrize(

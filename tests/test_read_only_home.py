@@ -1,4 +1,6 @@
-"""A home that cannot be written, from the start or all of a sudden: it is told, nothing is bought, nothing is lost."""
+"""A home folder that is not writable, from the start or suddenly: it is reported, no paid request is sent, nothing is
+lost.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def provider() -> Iterator[FaultServer]:
 
 
 def _system(*command: object) -> None:
-    """A command of the system; the test is skipped, with the reason, where it is not allowed or not there."""
+    """A system command; the test is skipped, with the reason, if it is not allowed or missing."""
     try:
         subprocess.run([str(part) for part in command], check=True, capture_output=True, timeout=_MOUNTS_S, text=True)
     except (OSError, subprocess.SubprocessError) as exc:
@@ -42,7 +44,7 @@ def _system(*command: object) -> None:
 
 @contextmanager
 def _mounted(tmp_path: Path, *options: str) -> Iterator[Path]:
-    """A small disk of its own below `tmp_path`, for the length of a block."""
+    """A small separate disk below `tmp_path`, for the duration of a block."""
     image, folder = tmp_path / "disk.img", tmp_path / "disk"
     if not image.exists():
         with image.open("wb") as file:
@@ -147,13 +149,13 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
     store.close()
 
 
-# --- all of a sudden ------------------------------------------------------------------------------------------------
+# --- suddenly ------------------------------------------------------------------------------------------------
 
 
 def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
     tmp_path: Path, provider: FaultServer
 ) -> None:
-    """As ext4 does after a fault of the disk: files that are open can be written no longer."""
+    """Like ext4 after a disk error: open files can no longer be written."""
     home = tmp_path / "disk" / "home"
     with _mounted(tmp_path) as disk:
         store = Store.open(_settings(home))

@@ -266,7 +266,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
         assert recovery.restore(store) == 1
     row = first_row(store, first.dataset_id)
     assert (row.state, row.text, row.claimed_by) == ("done", "Of the second.", None)
-    assert lines(store) == [(10, Decimal("0.5"))] * 2  # both answers are paid, and both are booked once
+    assert lines(store) == [(10, Decimal("0.5"))] * 2  # both answers are paid for, and each is recorded once
     assert "Of the first." in path.read_text()
 
 

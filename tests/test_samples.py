@@ -1,4 +1,6 @@
-"""The sample stories are what docs/sample_stories.md says: the whole grid, one hero, one power, in its own words."""
+"""The sample stories follow docs/sample_stories.md: the complete grid, one hero and one power each, and distinct
+wording.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,7 @@ def test_every_combination_of_the_grid_has_its_stories(name: str) -> None:
 
 @pytest.mark.parametrize("name", _CHINESE)
 def test_each_chinese_story_keeps_its_form(name: str) -> None:
-    """Three to five paragraphs; one hero with one name from the first to the last; the power decides."""
+    """Three to five paragraphs; one hero with the same name throughout; the power is decisive."""
     for row in _load(name).itertuples():
         paragraphs = row.story.split("\n\n")
         assert 150 <= len(re.sub(r"\s", "", row.story)) <= 300, row.Index

@@ -1,4 +1,4 @@
-"""The support messages: eight intents in two languages, each message its own, a quarter of them held out."""
+"""The support messages: eight intents in two languages, distinct messages, a quarter of them held out."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from core.db.tables import Row
 
 _FILE = Path(__file__).parents[1] / "data" / "samples" / "support_intents.csv"
 _INTENTS, _PER_LANGUAGE, _HELD_OUT = 8, 10, 5
-_GRAM = {"en": 5, "zh": 2}  # characters; a short Chinese message has few longer ones
+_GRAM = {"en": 5, "zh": 2}  # characters; short Chinese messages have few longer sequences
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 
 
@@ -76,7 +76,7 @@ def test_the_sample_is_loaded_with_its_label_as_completion_and_its_held_out_rows
     dataset_id = datasets.load_sample(store, LOCAL, "support_intents")
     one = datasets.summary(store, dataset_id)
     assert (one.columns, one.total, one.done) == (("message",), 160, 160)
-    learnt = messages[messages["split"] == ""]  # what is held out is not learnt
+    learnt = messages[messages["split"] == ""]  # held-out rows are not trained on
     assert dict(datasets.examples(store, dataset_id)) == dict(zip(learnt["message"], learnt["intent"], strict=True))
     with store.reading() as session:
         splits = Counter(session.scalars(select(Row.split).where(Row.dataset_id == dataset_id)))
@@ -87,7 +87,7 @@ def test_the_preset_asks_for_the_intents_of_the_sample(messages: pd.DataFrame) -
     preset = next(p for p in presets.load() if p.sample == "support_intents")
     preset.recipe.check()
     assert preset.recipe.columns[0].name == "message"
-    assert not set(preset.recipe.columns[0].values) & set(messages["message"])  # it labels new ones
+    assert not set(preset.recipe.columns[0].values) & set(messages["message"])  # new rows get labels
     for intent in set(messages["intent"]):
         assert intent in preset.recipe.system
     assert json.dumps(preset.recipe.to_dict(), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What a session holds is released when its browser has not come back in time."""
+"""The resources of a session are released if its browser does not reconnect in time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEEP_S = 60.0
 
 
 class _Server:
-    """Streamlit's own sessions and uploads, as its server has them."""
+    """Streamlit's sessions and uploads, as in its server."""
 
     def __init__(self, storage: SessionStorage) -> None:
         self.storage = storage
@@ -34,7 +34,7 @@ class _Server:
         self.manager = WebsocketSessionManager(storage, self.uploads, ScriptCache(), None)
 
     def visit(self, session_id: str | None = None) -> AppSession:
-        """A browser opens a page, or comes back to its session, and uploads a file."""
+        """A browser opens a page, or reconnects to its session, and uploads a file."""
         script = ScriptData(str(Path(__file__)), is_hello=False)
         found = self.manager.connect_session(SimpleNamespace(), script, {}, session_id)
         self.uploads.add_file(found, UploadedFileRec("file", "rows.csv", "text/csv", b"prompt,completion"))
@@ -42,13 +42,13 @@ class _Server:
         return session
 
     def left_behind(self, session: AppSession) -> bool:
-        """Whether anything of a session is still there."""
+        """Whether any data of a session still exists."""
         assert bool(self.uploads.get_files(session.id, ["file"])) is not session._script_event_loop.is_closed()
         return not session._script_event_loop.is_closed()
 
 
 class _Clock:
-    """Seconds that a test sets."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -68,7 +68,7 @@ def storage(clock: _Clock) -> ClosingSessionStorage:
 
 
 def _on_a_loop(scenario: Callable[[], None]) -> None:
-    """As the server does: sessions live on its event loop."""
+    """Like the server: sessions run on its event loop."""
 
     async def run() -> None:
         scenario()
@@ -83,7 +83,7 @@ def test_streamlit_alone_leaves_it_behind() -> None:
         server.manager.disconnect_session(gone.id)
         server.manager.disconnect_session(server.visit().id)
         assert server.storage.get(gone.id) is None
-        assert server.left_behind(gone)  # when this fails, Streamlit does it itself and our storage can go
+        assert server.left_behind(gone)  # if this fails, Streamlit does it itself and our storage can be removed
 
     _on_a_loop(scenario)
 

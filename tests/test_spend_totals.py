@@ -54,7 +54,7 @@ def agree(store: Store) -> bool:
     return there(store) == counted
 
 
-# --- exact, whatever changes a line ----------------------------------------------------------------------------------
+# --- exact after every kind of change -------------------------------------------------------------------------------
 
 
 def _settle(line: Spend) -> None:

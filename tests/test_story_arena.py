@@ -175,7 +175,7 @@ def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Stor
     assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
 
 
-# --- which model, and who pays ----------------------------------------------------------------------------------------
+# --- model and cost ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -292,7 +292,8 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
     assert _paid(store, _VIEWER, "paid").text == "paid"
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- continuation
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])

@@ -206,7 +206,8 @@ def test_liked_stories_become_examples_with_their_edits(
     assert exports.examples(stories) == (columns, [first, exports.examples(stories)[1][1]])
 
 
-# --- models that are gone ---------------------------------------------------------------------------------------------
+# --- models that no longer exist
+# ---------------------------------------------------------------------------------------------
 
 _OPENAI = Provider("openai", "openai", "OpenAI", "https://api.openai.com/v1", "")
 _ENGINE = Provider("engine", "engine", "The engine", "http://x/v1", "")
@@ -268,7 +269,7 @@ def test_prepared_prompts_are_normalized(home: Path) -> None:
     assert len(presenter_prompts.normalize(str(n) for n in range(99))) == presenter_prompts.MAX_PROMPTS
 
 
-# --- what a story has used so far -------------------------------------------------------------------------------------
+# --- tokens used so far -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

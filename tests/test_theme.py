@@ -1,4 +1,4 @@
-"""The theme can be read: contrasts of `.streamlit/config.toml` after the formula of WCAG 2.2."""
+"""The theme is readable: contrasts of `.streamlit/config.toml` by the formula of WCAG 2.2."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 _THEME = tomllib.loads((Path(__file__).parents[1] / ".streamlit" / "config.toml").read_text("utf-8"))["theme"]
-_TEXT, _LARGE = 4.5, 3.0  # least contrast of text; of large text and of parts of the interface (WCAG 2.2, level AA)
-_CAPTION = 0.6  # Streamlit draws captions in the text's colour at this opacity
+_TEXT, _LARGE = 4.5, 3.0  # minimum contrast of text; of large text and UI components (WCAG 2.2, level AA)
+_CAPTION = 0.6  # Streamlit draws captions in the text colour with this opacity
 
 
 def _rgb(colour: str) -> tuple[float, ...]:

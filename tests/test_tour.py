@@ -36,7 +36,7 @@ def client() -> FakeClient:
 
 @pytest.fixture
 def walk(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
-    """Carry a tour out as the worker would. Each time it waits, its job or its comparison runs."""
+    """Run a tour like the worker. Each time it waits, its job or its comparison runs."""
 
     def go(
         tour_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
@@ -54,7 +54,7 @@ def walk(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
 
 
 def work(store: Store, registry: FakeRegistry) -> None:
-    """What the worker does besides the tour: one unfinished job, else one unfinished comparison."""
+    """The worker's other work: one unfinished job, otherwise one unfinished comparison."""
     for kind in (KINDS["job"], KINDS["comparison"]):
         for item_id in kind.unfinished(store)[:1]:
             try:
@@ -147,7 +147,7 @@ def test_as_many_stories_as_the_machine_learns_in_200_seconds(
     texts = [text for row in tour_plan.stories(plan.preset, 40, 0) for text in (_prompt(plan, row), row["story"])]
     batch_s = 2 * 4 * tokens.count(texts, packaged_models.BASE).tokens / 40 / rate  # of two epochs
     assert plan.stories % 4 == 0 and plan.training_s == pytest.approx(plan.stories / 4 * batch_s)
-    if plan.stories == tour_plan.FEWEST_STORIES:  # fewer would teach nothing, however slow the machine is
+    if plan.stories == tour_plan.FEWEST_STORIES:  # fewer would not be enough, even on a slow machine
         assert plan.training_s > 200 - batch_s
     elif plan.stories < tour_plan.MOST_STORIES:
         assert 200 - batch_s <= plan.training_s <= 200
@@ -187,7 +187,7 @@ def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
 
 
 class TourKilled(BaseException):
-    """What kill -9 looks like from inside."""
+    """Simulates kill -9."""
 
 
 @pytest.mark.parametrize("moment", ["training", "story"])
@@ -319,7 +319,7 @@ def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(
     assert tour.resume(store, LOCAL, stopped) == third
 
 
-# --- what goes wrong -------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 def test_a_tour_without_an_engine_says_so(store: Store, walk: Callable[..., InstantStopSignal]) -> None:
@@ -341,7 +341,7 @@ def test_a_model_that_the_engine_does_not_serve_yet_is_waited_for(
     ("base", "tuned", "state", "reason"),
     [
         ("done", "done", "done", None),
-        ("failed", "done", "done", None),  # the story is there
+        ("failed", "done", "done", None),  # the story exists
         ("done", "failed", "failed", "No words came. Continue the tour to write again."),
         ("done", "stopped", "failed", "The new model was stopped. Continue the tour to write again."),
     ],

@@ -303,7 +303,7 @@ def test_sigterm_pauses_and_a_new_start_goes_on(base: Path, tmp_path: Path) -> N
     ("asked_at", "saved_step"),
     [
         (1, 0),  # before the first step
-        (5, 1),  # in the second step, between its two small batches
+        (5, 1),  # in the second step, between its two micro-batches
         (10, 2),  # among the held-out examples after the third step
     ],
 )
@@ -311,7 +311,7 @@ def test_a_pause_waits_for_no_step_and_for_no_held_out_examples(
     asked_at: int, saved_step: int, base: Path, tmp_path: Path
 ) -> None:
     valid = tmp_path / "valid.npz"
-    tokens.save(valid, _examples(40, 100))  # seven small batches
+    tokens.save(valid, _examples(40, 100))  # seven micro-batches
     order = {"valid": str(valid), "examples": _examples(6, 400), "batch_size": 2, "checkpoint_seconds": 1000}
     for name in ("whole", "paused"):
         _job(base, tmp_path / name, **order)

@@ -122,7 +122,7 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
     assert view.metrics.accuracy.value == pytest.approx(16 / 24)
     assert view.metrics.accuracy.low < 0.66 < view.metrics.accuracy.high
     assert view.metrics.confusion["refund"] == {"balance": 8}
-    assert view.metrics.loss is None and "does not report" in view.metrics.loss_note
+    assert view.metrics.loss is None and "can't compute" in view.metrics.loss_note
     assert (view.metrics.prompt_tokens, view.metrics.completion_tokens, view.metrics.cost_usd) == (120, 48, Decimal(0))
     request = writer.asked[0]
     assert request.prompt.endswith(" ->") and request.stop == (".",) and request.endpoint == "completion"
@@ -414,7 +414,7 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
 def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a limit, the 20 remaining rows would be sent five times each: 100 tries."""
+    """Without a limit, the 20 remaining rows would be sent five times each: 100 attempts."""
     monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
     answers = iter(range(4))
     oops = ServerError("It has a server error (500).", "Wait.", may_be_billed=True)
@@ -425,7 +425,7 @@ def test_an_outage_ends_an_evaluation_instead_of_failing_every_row(
     view = evaluations.get(store, made)
     assert (view.state, view.answered) == ("failed", 4)
     assert "got no answer in 5 tries each: It has a server error (500)." in (view.reason or "")
-    assert len(writer.asked) <= 4 + (8 + 4) * 5  # requests in flight at that point use all their tries
+    assert len(writer.asked) <= 4 + (8 + 4) * 5  # requests in flight at that point use all their attempts
     evaluations.retry(store, LOCAL, made)
     go(store, made, ScriptedModel(right, openai))
     assert evaluations.get(store, made).answered == 24

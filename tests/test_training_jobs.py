@@ -177,7 +177,8 @@ def test_a_version_trains_on_its_part_and_is_judged_by_the_other(
         assert (job.validation_file, job.validation_share, job.n_examples) == ("file-2", 0.5, 1)
 
 
-# --- the whole way -------------------------------------------------------------------------------------------------
+# --- the complete workflow
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_job_from_the_ledger_to_the_model(
@@ -453,7 +454,7 @@ def test_errors_of_the_post_are_handled(
         assert job.next_step
 
 
-# --- trouble on the way --------------------------------------------------------------------------------------------
+# --- errors on the way --------------------------------------------------------------------------------------------
 
 
 def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
@@ -647,7 +648,8 @@ def test_a_request_that_makes_no_sense_is_refused(store: Store, form: JobForm, s
         jobs.request(store, LOCAL, "nothing", what)
 
 
-# --- lists and words -----------------------------------------------------------------------------------------------
+# --- lists and explanations
+# -----------------------------------------------------------------------------------------------
 
 
 def test_lists_leave_the_curves_out_unless_asked(

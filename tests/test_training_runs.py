@@ -379,7 +379,7 @@ def test_preflight_uses_earlier_jobs(store: Store, form: JobForm, book: PriceBoo
     jobs.give_up(store, refused, Refused("This account may not create fine-tuning jobs at OpenAI: no"))
     assert preflight.preflight(store, Account(), book, MINI, NOW).may_train is False  # type: ignore[arg-type]
     closed = preflight.preflight(store, Account(), book, MINI, datetime(2027, 2, 1, tzinfo=UTC))  # type: ignore[arg-type]
-    assert closed.may_train is False and "no longer answer" in closed.lifetime
+    assert closed.may_train is False and "no longer work" in closed.lifetime
 
 
 # --- money ---------------------------------------------------------------------------------------------------------

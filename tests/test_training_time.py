@@ -50,7 +50,7 @@ def _minutes(n: float) -> timedelta:
     return timedelta(minutes=n)
 
 
-# --- what is said ---------------------------------------------------------------------------------------------------
+# --- explanations ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_time_axis_of_a_curve_is_training_time() -> None:
     assert curve_analysis.with_axes(curve, replace(waited, trained_s=None))["seconds"].isna().all()
 
 
-# --- what a look at the provider tells ------------------------------------------------------------------------------
+# --- polling the provider ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

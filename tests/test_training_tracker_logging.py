@@ -1,7 +1,8 @@
-"""Logging to Weights & Biases and Trackio: live, each step once, and without effect on the job when they fail.
+"""Logging to Weights & Biases and Trackio: steps are logged live and once, and a failing tracker does not affect the
+job.
 
-The libraries are optional. With them installed (`pip install wandb trackio`) the last part logs to the real ones, W&B
-offline and Trackio on this machine; without, it is skipped and says so.
+The libraries are optional. If they are installed (`pip install wandb trackio`), the last part logs to the real ones,
+W&B offline and Trackio on this machine; otherwise it is skipped with a reason.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A request whose end nobody heard may be billed: it is an unknown cost that counts with its worst case, and is not
-sent again unasked. One that was refused, or never arrived, costs nothing. The same for everything that buys singly."""
+"""A request without a known outcome may be billed: its cost is unknown and counts with its worst case, and it is not
+sent again automatically. A request that was rejected, or never arrived, costs nothing. This applies to every kind of
+single paid request.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ REFUSED = {
 
 
 class InstantPause(threading.Event):
-    """Pauses take no time."""
+    """Skip pauses."""
 
     def wait(self, timeout: float | None = None) -> bool:
         return self.is_set()
@@ -132,7 +134,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def priced(store: Store) -> Store:
-    """A ledger whose model costs a dollar for 1,000 tokens, and for 1,000 characters read aloud."""
+    """A ledger whose model costs a dollar per 1,000 tokens, and per 1,000 characters of speech."""
     for what in ("input", "output"):
         custom_prices.set_price(store, LOCAL, provider="fault", model=_MODEL, what=what, amount="1000")
     custom_prices.set_price(store, LOCAL, provider="fault", model=_MODEL, what="speech", amount="1000", unit="mchar")
@@ -149,7 +151,7 @@ def sent(server: FaultServer) -> int:
 
 
 def serve(server: FaultServer, answer: Answer) -> float | None:
-    """Answer everything so, speech too; the client's time limit in seconds."""
+    """Use this answer for everything, including speech; returns the client's timeout in seconds."""
     server.enqueue(*[answer] * 40)
     return 0.2 if answer.end == "hold" else None
 
@@ -182,7 +184,7 @@ def test_what_was_refused_costs_nothing(priced: Store, server: FaultServer, faul
 @pytest.mark.parametrize("buyer", BUYERS)
 def test_what_never_left_costs_nothing(priced: Store, server: FaultServer, buyer: str) -> None:
     provider = server.provider()
-    server.__exit__()  # nobody listens any more
+    server.__exit__()  # the client has given up
     with contextlib.suppress(FabulaError):
         BUYERS[buyer](priced, provider, None)
     assert lines(priced) == []
@@ -199,7 +201,8 @@ def test_a_row_that_is_never_answered_is_left_alone_and_says_why(priced: Store, 
 
 def test_tries_of_an_evaluation_end_with_the_budget(priced: Store, server: FaultServer) -> None:
     serve(server, drop())
-    budget.set_budget(priced, LOCAL, "run", Decimal("0.025"))  # a try: 1 token read, 9 written, a cent
+    # an attempt: 1 prompt token, 9 completion tokens, one cent
+    budget.set_budget(priced, LOCAL, "run", Decimal("0.025"))
     with pytest.raises(FabulaError, match="budget"):
         evaluation(priced, server.provider(), None)
     assert sent(server) == 2
@@ -228,7 +231,7 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
 
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
     request, book = CompletionRequest(_MODEL, "once", max_tokens=9), custom_prices.book(priced)
-    with priced.session():  # another writer: the reservation has to wait
+    with priced.session():  # another writer: the reservation must wait
         told = stream.start_story(priced, LOCAL, client(server.provider(), None), request, book)
         told.cancel()
     assert list(told) == []

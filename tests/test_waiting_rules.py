@@ -1,4 +1,4 @@
-"""Tests wait for conditions, with one common limit: no wait has a number of seconds of its own."""
+"""Tests wait for conditions, with one common timeout: no wait has its own number of seconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WAITS = {"communicate", "join", "result", "select", "settimeout", "until", "wai
 
 
 def _offences(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of each wait whose limit is a number; `tests.waiting.WAIT_LIMIT_S` stands in its place."""
+    """Line and text of each wait with a literal timeout instead of `tests.waiting.WAIT_LIMIT_S`."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue

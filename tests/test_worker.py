@@ -1,4 +1,6 @@
-"""The worker, in this process and in processes that are killed: nothing is lost, nothing runs twice at once."""
+"""The worker, in this process and in processes that are killed: nothing is lost, and nothing runs twice at the same
+time.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,8 @@ PAD, EOS, BOS, UNK = 0, 1, 2, 3
 _HIDDEN, _FFN, _HEADS, _KV_HEADS = 64, 128, 2, 1
 _HEAD = 256  # as in the real one
 _ROPE_BASE, _SLIDING_WINDOW, _EPS = 1_000_000.0, 64, 1e-6
-_CHARACTERS = "，。！？、：“”一的是了人不在他有这个来到时空朝飞行光怪兽英雄奥特曼唐宋元明清"  # the rest goes by bytes
+# other characters fall back to bytes
+_CHARACTERS = "，。！？、：“”一的是了人不在他有这个来到时空朝飞行光怪兽英雄奥特曼唐宋元明清"
 _MERGES = (
     "us",
     "er",

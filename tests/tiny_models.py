@@ -20,14 +20,12 @@ CONTEXT = 512
 
 @dataclass(frozen=True)
 class TinyModel:
-    """What to write.
+    """The model to write.
 
     Attributes:
-        keys: keys of the architecture, without its prefix, over those that `sizes` makes; None leaves one out.
-        tied: whether the head is the embedding.
-        biases: linear layers of a block that have a bias, by their GGUF names.
-        extra: more tensors by name.
-        padding: rows of the embedding that belong to no word of the vocabulary proper.
+        keys: keys of the architecture, without its prefix, that override those of `sizes`; None omits a key. tied:
+            whether the head is the embedding. biases: linear layers of a block that have a bias, by their GGUF names.
+            extra: more tensors by name. padding: unused rows of the embedding beyond the vocabulary.
     """
 
     architecture: str
@@ -43,7 +41,7 @@ class TinyModel:
     padding: int = 0
 
     def sizes(self) -> dict[str, Any]:
-        """The keys that converters write."""
+        """The keys written by converters."""
         common = {
             "context_length": CONTEXT,
             "embedding_length": self.width,
@@ -95,7 +93,7 @@ class TinyModel:
     def _tensors(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         def matrix(rows: int, columns: int) -> np.ndarray:
             numbers = random.standard_normal((rows, columns)) / np.sqrt(columns)
-            return numbers.astype(np.float16).astype(np.float32)  # as exact as conversion keeps them
+            return numbers.astype(np.float16).astype(np.float32)  # the precision that the conversion preserves
 
         def norm(width: int) -> np.ndarray:
             return (1 + random.standard_normal(width) * 0.2).astype(np.float32)

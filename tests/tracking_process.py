@@ -1,6 +1,6 @@
-"""A worker's hand in a process of its own that logs a job to real trackers, for tests that kill it.
+"""A process that logs a job to real trackers like a worker, for tests that kill it.
 
-Arguments: the job's id, how long its curve is at each look (`3,5`), and how it goes on: `hang` (until killed), `end`.
+Arguments: the job's id, the length of its curve at each poll (`3,5`), and what follows: `hang` (until killed), `end`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_a
 
 
 def curve(steps: int) -> str:
-    """A results file that falls as they do."""
+    """A results file with a decreasing loss."""
     return HEADER + "".join(f"{n},{n * 60},{n},{2 / n:.4f},0.0,{1 - 0.5 / n:.4f}\n" for n in range(1, steps + 1))
 
 
 def client(*lengths: int, ends: bool = True) -> FakeClient:
-    """A provider whose job has so many steps at each look, and ends with the last."""
+    """A provider whose job has this many steps at each poll, and ends with the last one."""
     made = FakeClient()
     last = remote_job("succeeded" if ends else "running")
     made.enqueue("job", *[remote_job("running")] * (len(lengths) - 1), last)
@@ -32,7 +32,7 @@ def client(*lengths: int, ends: bool = True) -> FakeClient:
 
 
 class _Pause(threading.Event):
-    """Takes no time, until every look has been taken."""
+    """Does not wait until all polls are done."""
 
     def __init__(self, looks: int, seen: FakeClient) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _Pause(threading.Event):
 
 
 def main() -> None:
-    """Carry the job out."""
+    """Run the job."""
     job_id, lengths, behaviour = sys.argv[1], [int(one) for one in sys.argv[2].split(",")], sys.argv[3]
     provider = client(*lengths, ends=behaviour == "end")
     registry: Any = FakeRegistry({"engine": provider})

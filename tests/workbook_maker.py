@@ -1,4 +1,4 @@
-"""Small Excel workbooks for tests, written by hand: also such as no program would write."""
+"""Small Excel workbooks for tests, written as XML, including ones that no program would write."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def workbook(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
-    """A workbook of sheets, given as the XML of their rows."""
+    """A workbook whose sheets are given as the XML of their rows."""
     listed, related = "", ""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:

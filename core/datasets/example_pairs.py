@@ -168,8 +168,8 @@ def _check_count(count: int, typed: int) -> list[ExampleFinding]:
         return [
             ExampleFinding(
                 msg(
-                    "Too many examples for this form: {count}, and it takes up to {value}. Load the file on the Data "
-                    "set page: there you can check its quality, split it and choose the settings.",
+                    "Too many examples for this form: {count}; the limit is {value}. Load the file on the "
+                    "Data set page, where you can check its quality, split it and choose the settings.",
                     count=f"{count:,}",
                     value=MAX_EXAMPLES,
                 ),
@@ -186,7 +186,7 @@ def _too_long(typed: Sequence[tuple[int, ExamplePair]]) -> list[ExampleFinding]:
     number, length = long_rows[0]
     if len(long_rows) == 1:
         sentence = msg(
-            "Row {number} has a text of {length} characters; up to {value} fit here. Shorten it.",
+            "The text in row {number} has {length} characters; the limit is {value}. Shorten it.",
             number=number,
             length=f"{length:,}",
             value=f"{MAX_CELL_CHARACTERS:,}",

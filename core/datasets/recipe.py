@@ -189,7 +189,7 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
             raise
         raise BadRecipe(
             msg("The braces of the template do not match."),
-            msg("Write {{{{ and }}}} where you mean the braces themselves."),
+            msg("To write literal braces, use {{{{ and }}}}."),
         ) from exc
     return parts
 

@@ -89,7 +89,7 @@ def decimal_add(a: str, b: str) -> str:
 
 
 def track_flush(session: Session, _context: object) -> None:
-    """`after_flush` listener: book the changes of all `Spend` objects in the session."""
+    """`after_flush` listener: record the changes of all `Spend` objects in the session."""
     changes = Changes()
     for line in session.new:
         if isinstance(line, Spend):

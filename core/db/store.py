@@ -284,7 +284,7 @@ def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
         address = f"file:{quote(str(file.path.absolute()))}?mode=rw"
 
         def open_existing(_dialect: object, _record: object, arguments: list[Any], options: dict[str, Any]) -> None:
-            """Open with `mode=rw`, because by default SQLite creates an empty file in place of a deleted one."""
+            """Open with `mode=rw`, because by default SQLite would recreate a deleted file as an empty one."""
             arguments[:], options["uri"] = [address], True
 
         event.listen(engine, "do_connect", open_existing)

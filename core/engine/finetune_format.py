@@ -122,7 +122,7 @@ def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversat
         BadLine: the line is invalid.
     """
     if len(raw) > MAX_LINE_BYTES:
-        raise BadLine("too_long_line", msg("It has more than {max_mib} MiB.", max_mib=MAX_LINE_BYTES >> 20))
+        raise BadLine("too_long_line", msg("It is larger than {max_mib} MiB.", max_mib=MAX_LINE_BYTES >> 20))
     record = _record(raw)
     present = {name: value for name, value in record.items() if not is_missing(value)}
     if "messages" in present:
@@ -130,7 +130,7 @@ def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversat
     if _PAIR_KEYS & present.keys():
         return _pair(record, present)
     if "messages" in record:
-        raise BadLine("shape", msg('Its "{key}" is not a list with messages in it.', key="messages"))
+        raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="messages"))
     raise BadLine("shape", msg('It has neither "messages" nor "prompt" and "completion".'))
 
 
@@ -159,7 +159,7 @@ def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
         BadLine: the message is invalid.
     """
     if not isinstance(raw, dict):
-        raise BadLine("shape", msg("Message {number} is not an object in braces.", number=f"{number:,}"))
+        raise BadLine("shape", msg("Message {number} is not a JSON object.", number=f"{number:,}"))
     role, weight = raw.get("role"), raw.get("weight")
     if is_missing(role):
         raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"))
@@ -178,16 +178,16 @@ def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
         )
     calls = _calls(raw)
     if calls and text_only:
-        raise BadLine("shape", msg("Message {number} calls a tool, and tools are not supported.", number=f"{number:,}"))
+        raise BadLine("shape", msg("Message {number} calls a tool; tools are not supported.", number=f"{number:,}"))
     text = _text(raw.get("content"), text_only)
     if text is None and not calls:
-        raise BadLine("shape", msg("Message {number} has no text as content.", number=f"{number:,}"))
+        raise BadLine("shape", msg("Message {number} has no text content.", number=f"{number:,}"))
     _check_encodable(text or "")
     return ChatMessage(role, text or "", is_missing(weight) or bool(weight))
 
 
 def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
-    """`text` without control tokens, so that nobody can inject a turn, and without surrounding white space."""
+    """`text` without control tokens, so that user text cannot inject a turn, and without surrounding white space."""
     while any(token in text for token in control):  # repeat: removing one may join the halves of another
         for token in control:
             text = text.replace(token, "")
@@ -201,7 +201,7 @@ def _record(raw: bytes) -> dict[str, Any]:
         if b"\x00" in raw or raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
             raise BadLine("not_utf8", msg("It is not UTF-8 but looks like UTF-16: save the file as UTF-8.")) from exc
         raise BadLine(
-            "not_utf8", msg("It is not UTF-8: byte {position} fits no character.", position=exc.start + 1)
+            "not_utf8", msg("It is not valid UTF-8: byte {position} is invalid.", position=exc.start + 1)
         ) from exc
     except json.JSONDecodeError as exc:
         raise BadLine(
@@ -210,7 +210,7 @@ def _record(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as exc:  # for example a number of 10,000 digits or a million brackets
         raise BadLine("not_json", msg("It is JSON that cannot be read.")) from exc
     if not isinstance(record, dict):
-        raise BadLine("not_object", msg("It is not an object in braces."))
+        raise BadLine("not_object", msg("It is not a JSON object."))
     return record
 
 
@@ -228,14 +228,14 @@ def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptComple
 def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     _reject_unknown_keys(present, _CHAT_KEYS)
     if text_only and _TOOL_KEYS & present.keys():
-        raise BadLine("shape", msg("It has tools, and tools are not supported."))
+        raise BadLine("shape", msg("It contains tools, which are not supported."))
     raw_messages = present["messages"]
     if not isinstance(raw_messages, list):
-        raise BadLine("shape", msg('Its "{key}" is not a list with messages in it.', key="messages"))
+        raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="messages"))
     messages = [message(number, item, text_only=text_only) for number, item in enumerate(raw_messages, 1)]
     if messages[-1].role != "assistant":
         raise BadLine(
-            "no_answer", msg("Its last message is the {role}'s, not the assistant's.", role=messages[-1].role)
+            "no_answer", msg("Its last message is from the {role}, not the assistant.", role=messages[-1].role)
         )
     if not any(item.role == "assistant" and item.trained for item in messages):
         raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
@@ -243,7 +243,7 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
         if item.role == "assistant" and _is_blank(item.text) and not _calls(raw_messages[number - 1]):
             raise BadLine("empty", msg("Message {number}, from the assistant, is empty.", number=f"{number:,}"))
     if all(item.role == "assistant" for item in messages):
-        raise BadLine("role", msg("There is no message of the user."))
+        raise BadLine("role", msg("It has no user message."))
     return Conversation(tuple(messages))
 
 
@@ -272,7 +272,9 @@ def _reject_unknown_keys(present: Mapping[str, Any], allowed: frozenset[str]) ->
     if unknown := sorted(present.keys() - allowed):
         raise BadLine(
             "shape",
-            msg("It has a key that fine-tuning does not take: {unknown}.", unknown=repr(unknown[0][:_MAX_NAME_CHARS])),
+            msg(
+                "It has a key that fine-tuning does not accept: {unknown}.", unknown=repr(unknown[0][:_MAX_NAME_CHARS])
+            ),
         )
 
 
@@ -280,4 +282,4 @@ def _check_encodable(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as exc:
-        raise BadLine("not_json", msg("It has a broken character (a lone surrogate).")) from exc
+        raise BadLine("not_json", msg("It contains an invalid character (a lone surrogate).")) from exc

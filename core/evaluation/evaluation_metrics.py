@@ -20,7 +20,7 @@ from core.message import msg
 from core.pricing import machine_time
 
 _NO_LOSS = msg(
-    "This provider does not report the loss for given texts. It is known for tuned models with validation rows."
+    "This provider can't compute the loss of given texts. The loss is known only for tuned models with validation rows."
 )
 _MEASURED = msg("Measured by the provider during training, on the validation examples.")
 

@@ -85,7 +85,7 @@ class Metrics:
         labels, confusion: for labels; answers that are not a label are counted under "".
         overlap: similarity to the expected texts (chrF); None for labels.
         quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
-            rows with a fault), `adherence` (share of requested column values that appear in the texts).
+            rows with a problem), `adherence` (share of requested column values that appear in the texts).
         cost_usd: the provider's charge; None: the price is unknown. 0 on the engine, see `writing_s`.
         writing_s: seconds with requests in flight; None: not recorded.
     """

@@ -82,7 +82,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     total = sum(getattr(held_out_rows, part) for part in PARTS[form.part])
     if not total:
         raise BadTrainingFile(
-            msg("No rows are kept from training, so the model can't be evaluated."),
+            msg("All rows are used for training, so the model can't be evaluated."),
             msg("Train on a version of the data set that has validation rows."),
         )
     system = form.system

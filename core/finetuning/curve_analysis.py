@@ -178,8 +178,8 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
         )
     else:
         sentence = msg(
-            "Overfitting: the validation loss was lowest at step {step} ({lowest}) and is {last} now. "
-            "Fewer epochs, or more varied examples, make a better model.",
+            "Overfitting: the validation loss was lowest at step {step} ({lowest}) and is {last} "
+            "now. Use fewer epochs or more varied examples.",
             step=f"{step:,}",
             lowest=f"{lowest:.3f}",
             last=f"{last:.3f}",
@@ -200,8 +200,9 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
         if held_out > last - _MAX_ACCURACY_GAP:
             return None
         sentence = msg(
-            "{last} of the training tokens are right, and {held_out} of the held-out tokens: probably "
-            "memorised. Use fewer epochs or more varied examples.",
+            "The model predicts {last} of the training tokens correctly but only {held_out} of the "
+            "held-out tokens: it has probably memorised the examples. Use fewer epochs or more "
+            "varied examples.",
             last=f"{last:.1%}",
             held_out=f"{held_out:.1%}",
         )
@@ -209,23 +210,24 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
         return None
     elif examples is not None and examples < _FEW_EXAMPLES:
         sentence = msg(
-            "{last} of the training tokens are right after {step} steps on {examples} examples: probably "
-            "memorised. Keep a tenth of the rows for validation to find out.",
+            "The model predicts {last} of the training tokens correctly after {step} steps on "
+            "{examples} examples: it has probably memorised them. Keep a tenth of the rows for "
+            "validation to find out.",
             last=f"{last:.1%}",
             step=f"{step:,}",
             examples=f"{examples:,}",
         )
     elif step < _FEW_STEPS:
         sentence = msg(
-            "{last} of the training tokens are right after {step} steps: probably memorised. "
-            "Keep a tenth of the rows for validation to find out.",
+            "The model predicts {last} of the training tokens correctly after {step} steps: it has "
+            "probably memorised them. Keep a tenth of the rows for validation to find out.",
             last=f"{last:.1%}",
             step=f"{step:,}",
         )
     else:
         sentence = msg(
-            "{last} of the training tokens are right: the examples may be memorised. "
-            "Keep a tenth of the rows for validation to find out.",
+            "The model predicts {last} of the training tokens correctly: it may have memorised the "
+            "examples. Keep a tenth of the rows for validation to find out.",
             last=f"{last:.1%}",
         )
     return Observation("memorised", "look", sentence, step)

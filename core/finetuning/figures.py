@@ -40,7 +40,7 @@ def smoothing_weight(steps: int) -> float:
 def smooth(values: pd.Series[float], weight: float) -> pd.Series[float]:
     """Exponential moving average with bias correction; missing values stay missing.
 
-    `s_t = Σ wᵗ⁻ⁱ·xᵢ / Σ wᵗ⁻ⁱ` with w = weight (0 gives the values back): what TensorBoard's slider does.
+    `s_t = Σ wᵗ⁻ⁱ·xᵢ / Σ wᵗ⁻ⁱ` with w = weight (0 returns the values unchanged), the same as TensorBoard's slider.
 
     Raises:
         ValueError: the weight is below 0, or 1 or more.

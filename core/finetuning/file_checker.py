@@ -251,7 +251,7 @@ class _FileCheckState:
                 0,
                 "error",
                 "too_large",
-                msg("The file has {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}"),
+                msg("The file is {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}"),
             )
         template_tokens = export.CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
         reported = sorted(self.problems["error"], key=_by_line) + sorted(self.problems["warning"], key=_by_line)

@@ -99,18 +99,18 @@ def _check_permission(store: Store, client: Client, model: str, now: datetime) -
     succeeded, refused = _last_outcomes(store, provider.id)
     if refused is not None and (succeeded is None or refused > succeeded):
         return False, msg(
-            "{name} refused this account's last job because it may not train. Train on the engine.", name=name
+            "{name} refused this account's last job because the account may not train. Train on the engine.", name=name
         )
     if succeeded is not None and now - succeeded < _RECENT:
-        return True, msg("This account has fine-tuned at {name} recently, so it may do so again.", name=name)
+        return True, msg("This account fine-tuned a model at {name} recently, so it is allowed to train.", name=name)
     if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
         return None, msg(
             "OpenAI only accepts jobs from accounts that fine-tuned recently. You will find out when you submit."
         )
     return None, (
         msg(
-            "{name} is reachable and lists this account's jobs. "
-            "You will find out if it may train when you submit the first one.",
+            "{name} is reachable and lists this account's jobs. You will find out whether it may "
+            "train when you submit the first one.",
             name=name,
         )
     )
@@ -140,7 +140,7 @@ def _lifetime(client: Client, callable_until: date | None, now: datetime) -> str
         return msg("No end date is announced for models tuned from it.")
     if callable_until < now.date():
         return msg(
-            "Models tuned from it could be called until {callable_until} and no longer answer.",
+            "Models tuned from it could be called until {callable_until}; they no longer work.",
             callable_until=callable_until,
         )
     days = (callable_until - now.date()).days

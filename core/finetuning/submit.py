@@ -1,4 +1,7 @@
-"""Submits a job to its provider: upload, saved intent, exactly one POST. If in doubt, it looks for the job first."""
+"""Submits a job to its provider: upload, saved intent, exactly one POST.
+
+In case of doubt, it searches for the job first.
+"""
 
 from __future__ import annotations
 

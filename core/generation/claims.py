@@ -152,7 +152,7 @@ class ClaimQueue:
         return bool(self._refused) or (bool(self.ready) and self._available() > 0)
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Spend ledger entries to mark as sent, and entries whose mark is to be cleared."""
+        """Spend ledger entries to mark as sent, and entries whose mark must be cleared."""
         available = self._available() if self.ready else 0
         while self.ready and available > 0:
             self._marking.append(request := self.ready.popleft())

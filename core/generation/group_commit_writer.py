@@ -41,7 +41,7 @@ class SendMarks(Protocol):
         """True if `take` would return anything."""
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Spend ledger entries: to mark as sent; and refused without a bill, whose mark is to be cleared."""
+        """Spend ledger entries: to mark as sent; and refused without a bill, whose mark must be cleared."""
 
     def written(self, missing: set[int] | None) -> None:
         """What was taken is written, except for the `missing` entries; None: nothing was written."""
@@ -63,7 +63,7 @@ class GroupCommitWriter:
         claimant: who has claimed the rows, see `row_store.settle`.
 
     Attributes:
-        lost: why the database is gone for this run; set once. Later outcomes go into the rescue file only.
+        lost: why the database is lost for this run; set once. Later outcomes go into the rescue file only.
     """
 
     def __init__(

@@ -199,5 +199,5 @@ def _failed_row(error: ProviderError) -> SettleRow:
 
 
 def _nothing_answered(tries: int, error: ProviderError) -> str:
-    """Why a run ends if one row was tried `tries` times and no row was answered."""
+    """Why a run ends after `tries` attempts at one row without an answer to any row."""
     return msg("No request was answered, and one row was tried {tries} times. {what}", tries=tries, what=error.what)

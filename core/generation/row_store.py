@@ -168,7 +168,7 @@ def settle(session: Session | Connection, outcomes: Sequence[RowOutcome], claima
 
     A claimant that was considered dead (for example because its machine slept) has lost its rows. A row that another
     claimant or a batch has sent meanwhile, or that is settled, stays as it is; a row that is pending takes the late
-    answer, so it need not be bought again. The cost of every answer counts.
+    answer, so it is not paid for twice. The cost of every answer counts.
     """
     if outcomes:
         rows = to_json([(o.row_id, *_column_values(o)) for o in outcomes])

@@ -40,7 +40,7 @@ _RETRIES = RetryPolicy(
     tries=50, first_pause_s=1.0, longest_pause_s=5.0
 )  # about four minutes: the engine may still be starting
 _NEW_MODEL_S = 120.0  # the engine may serve a new model this long after its job has finished
-_INTERRUPTED = msg("The worker was interrupted while this was written. Writing it again is billed again.")
+_INTERRUPTED = msg("The worker stopped while this text was being written. Writing it again is billed again.")
 
 
 class _ComparisonStopped(Exception):

@@ -187,7 +187,7 @@ def _run_workflow(kind_name: str, item_id: str) -> None:
 
 
 def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) -> None:
-    """Start DBOS with JSON in place of pickle, in its own SQLite file or its own schema of our Postgres database."""
+    """Start DBOS with JSON instead of pickle, in its own SQLite file or its own schema of our Postgres database."""
     from dbos import DBOS, DBOSPortableJSONSerializer
 
     global _workflow

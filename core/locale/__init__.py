@@ -1,1 +1,1 @@
-"""The catalogues (`<language>/LC_MESSAGES/fabula.po`) and what collects their sentences from the code."""
+"""The catalogues (`<language>/LC_MESSAGES/fabula.po`) and the collector of translatable sentences."""

@@ -50,7 +50,7 @@ class Purpose:
         language: for a packaged writer, the language of its presets (`en`, `zh_CN`).
         dataset, rows: for a tuned model, its training data; None: unknown.
         base: for a tuned model, its base model; None: unknown.
-        narrow: it writes well only for prompts like its training prompts. A model that was tuned from an instruction
+        narrow: it only writes well for prompts like its training prompts. A model that was tuned from an instruction
             model also handles other prompts.
     """
 

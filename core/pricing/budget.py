@@ -56,7 +56,9 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
         raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
     if (count := len(subject)) > MAX_SUBJECT_LENGTH:
         raise FabulaError(
-            msg("The person's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_SUBJECT_LENGTH),
+            msg(
+                "The person's name has {count} characters; the limit is {limit}.", count=count, limit=MAX_SUBJECT_LENGTH
+            ),
             msg("Enter the name that the person signs in with."),
         )
     if amount_usd is not None and not (amount_usd.is_finite() and 0 <= amount_usd <= MAX_USD):

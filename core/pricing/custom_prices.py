@@ -77,13 +77,15 @@ def set_price(
         )
     if (count := len(model)) > MAX_MODEL_LENGTH:
         raise FabulaError(
-            msg("The model's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_MODEL_LENGTH),
+            msg("The model's name has {count} characters; the limit is {limit}.", count=count, limit=MAX_MODEL_LENGTH),
             msg("Enter it exactly as the provider writes it."),
         )
     if (count := len(provider)) > MAX_PROVIDER_LENGTH:
         raise FabulaError(
             msg(
-                "The provider's name has {count} characters; up to {limit} fit.", count=count, limit=MAX_PROVIDER_LENGTH
+                "The provider's name has {count} characters; the limit is {limit}.",
+                count=count,
+                limit=MAX_PROVIDER_LENGTH,
             ),
             msg("Choose one from the list, or shorten it."),
         )

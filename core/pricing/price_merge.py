@@ -74,7 +74,7 @@ def merge(entries: Iterable[PriceEntry], today: date, *, own: bool = False) -> M
 
 
 def with_overrides(own: Price, listed: Price | None) -> Price:
-    """The listed price with custom amounts in place of the listed ones.
+    """The listed price with custom amounts instead of the listed ones.
 
     If the currencies differ, only the custom amounts are used, because a price has one currency.
     """

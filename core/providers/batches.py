@@ -109,7 +109,7 @@ def read_answer(provider: Provider, line: bytes, request: CompletionRequest | No
 
 
 def _successful(provider: Provider, custom_id: str, body: Any, request: CompletionRequest | None) -> BatchAnswer:
-    """A line with a success status: its completion, or the error in place of one.
+    """A line with a success status: its completion, or the error instead of one.
 
     An unreadable body counts as an empty completion of unknown cost, because the request was processed.
     """

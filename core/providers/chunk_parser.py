@@ -48,7 +48,7 @@ class StreamChunk:
 
     Attributes:
         has_thinking: the event contains thinking or other output that is not text.
-        error: an error object in place of a chunk of the completion.
+        error: an error object instead of a chunk of the completion.
     """
 
     text: str = ""

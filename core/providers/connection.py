@@ -167,7 +167,7 @@ class Connection:
         return (urlsplit(self.provider.base_url).hostname or "") not in LOOPBACK
 
     def _reject_html(self, response: httpx2.Response) -> None:
-        """Raise for an HTML page in place of JSON (a login, a proxy, a wrong path); the SDK would return it as text."""
+        """Raise for an HTML page instead of JSON (a login, a proxy, a wrong path); the SDK would return it as text."""
         if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
             raise not_an_api_answer(self.provider)
 

@@ -27,7 +27,7 @@ _NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NOD
 # OpenSSL's reasons for a response that is not TLS, usually plain HTTP
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 _EXPIRED, _OTHER_NAME = {10}, {62, 64}  # X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
-# a TLS alert in place of a response header, and the replies of nginx, Apache and Go to plain HTTP on a TLS port
+# a TLS alert instead of a response header, and the replies of nginx, Apache and Go to plain HTTP on a TLS port
 _WANTS_TLS = re.compile(
     r"\\x15\\x03|plain HTTP request was sent to HTTPS port|speaking plain HTTP to an SSL|HTTP request to an HTTPS", re.I
 )
@@ -120,11 +120,11 @@ def _untrusted_certificate(provider: Provider, error: ssl.SSLCertVerificationErr
     if error.verify_code in _EXPIRED:
         next_step = msg("Renew it on the server; if it has not expired, correct this machine's clock.")
     elif error.verify_code in _OTHER_NAME:
-        next_step = msg("Set {setting} to the name that the certificate is for.", setting=address_setting(provider))
+        next_step = msg("Set {setting} to the host name in the certificate.", setting=address_setting(provider))
     else:
         next_step = msg(
-            "If the server or a proxy in between is your own: set SSL_CERT_FILE to a file with its "
-            "authority's certificate and restart Fabula."
+            "If you run the server or a proxy in between yourself, set SSL_CERT_FILE to its CA "
+            "certificate file and restart Fabula."
         )
     return Misconfigured(
         msg(
@@ -163,7 +163,7 @@ def _name_lookup_failed(provider: Provider, error: socket.gaierror) -> ProviderE
         setting = "HTTPS_PROXY" if proxy else address_setting(provider)
         return Misconfigured(
             msg("There is no server named {host}.", host=host),
-            msg("Look for a typing error in {setting}; a name of a private network needs its VPN.", setting=setting),
+            msg("Check {setting} for typos. A host in a private network needs its VPN.", setting=setting),
         )
     return Unavailable(
         msg("The name {host} could not be looked up.", host=host),

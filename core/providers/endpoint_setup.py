@@ -78,7 +78,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
     rest = _SCHEME.sub("", url).rstrip("\"'”’")
     if not separator:
         return Misconfigured(
-            msg("The address of {name}, {url}, has no http:// or https:// in front.", name=provider.name, url=url),
+            msg("The address of {name}, {url}, does not start with http:// or https://.", name=provider.name, url=url),
             msg(
                 "Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
                 setting=setting,
@@ -98,7 +98,9 @@ def _address_error(provider: Provider) -> Misconfigured | None:
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(
             msg(
-                "The address of {name} ends in {call}: that is one call, not the API.", name=provider.name, call=call[0]
+                "The address of {name} ends in {call}: that is a single endpoint, not the base URL.",
+                name=provider.name,
+                call=call[0],
             ),
             msg(
                 "Set {setting} to {start} and restart Fabula.",
@@ -109,7 +111,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
     if (extra := re.search(r"[?#]", url)) is not None:
         return Misconfigured(
             msg(
-                "The address of {name}, {url}, has a {extra}, which no API's address has.",
+                "The address of {name}, {url}, contains a {extra}; API addresses don't.",
                 name=provider.name,
                 url=url,
                 extra=extra[0],
@@ -143,16 +145,16 @@ def _key_error(provider: Provider) -> Misconfigured | None:
     if bad_char is None or (bad_char == " " and provider.kind == "engine"):
         return None
     if bad_char == " ":
-        what = msg("The key of {name} has a space in it, which no key has.", name=provider.name)
+        what = msg("The key of {name} contains a space; API keys don't.", name=provider.name)
     elif bad_char.isprintable():
         what = msg(
-            "The key of {name} has the character {bad_char} in it, which no key has.",
+            "The key of {name} contains the character {bad_char}; API keys don't.",
             name=provider.name,
             bad_char=bad_char,
         )
     else:
         what = msg(
-            "The key of {name} has a line break or a control character in it, which no key has.", name=provider.name
+            "The key of {name} contains a line break or a control character; API keys don't.", name=provider.name
         )
     return Misconfigured(
         what, msg("Copy the key again, alone on one line: set {setting} and restart Fabula.", setting=setting)

@@ -38,7 +38,7 @@ class Generation(Connection):
 
         Args:
             request: the text request.
-            once: no retries; the caller retries and books each attempt.
+            once: no retries; the caller retries and records each attempt.
             stop: cancels the request at any time once it is set.
 
         Raises:
@@ -157,7 +157,7 @@ class Generation(Connection):
         """Call the engine's own API; its paths start at the root, not under `/v1`."""
         if self.provider.kind != "engine":
             raise NotFound(
-                msg("{name} is not an engine of Fabula.", name=self.provider.name), msg("Use the engine for this.")
+                msg("{name} is not a Fabula engine.", name=self.provider.name), msg("Use the engine for this.")
             )
         url = self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
 

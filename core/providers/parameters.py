@@ -136,23 +136,23 @@ def _wanted(request: CompletionRequest, stream: bool) -> Iterator[str]:
 def _note(model: str, name: str) -> str:
     if name in TOKEN_CAPS:
         return msg(
-            "{model} does not take `{name}`; `{other}` is sent in its place.",
+            "{model} does not accept `{name}`; `{other}` is sent instead.",
             model=model,
             name=name,
             other=TOKEN_CAPS[name],
         )
     if name == "seed":
-        return msg("{model} does not take `seed`; its texts cannot be repeated.", model=model)
+        return msg("{model} does not accept `seed`; its texts can't be reproduced.", model=model)
     if name == "stop":
-        return msg("{model} does not take `stop`; a text ends where the model ends it.", model=model)
+        return msg("{model} does not accept `stop`; the model decides where a text ends.", model=model)
     if name == "n":
-        return msg("{model} does not take `n`; each text is a request of its own.", model=model)
+        return msg("{model} does not accept `n`; each text is a separate request.", model=model)
     if name == "stream_options":
         return msg(
-            "{model} does not take `stream_options`; Fabula counts the tokens of a stream when it reports none.",
+            "{model} does not accept `stream_options`; Fabula counts the tokens of a stream that reports none.",
             model=model,
         )
-    return msg("{model} does not take `{name}`; the provider's default is used.", model=model, name=name)
+    return msg("{model} does not accept `{name}`; the provider's default is used.", model=model, name=name)
 
 
 def request_body(request: CompletionRequest, kind: Kind) -> dict[str, Any]:

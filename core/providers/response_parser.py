@@ -7,7 +7,7 @@ to keep:
   `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
 - no `model`: the requested one is assumed; a finish reason that is not a string is unknown;
 - a complete response where a stream was requested, and events where a complete response was (see `events`);
-- Anthropic's `content`, the Responses API's `output`, Gemini's `candidates` and Ollama's `message` in place of
+- Anthropic's `content`, the Responses API's `output`, Gemini's `candidates` and Ollama's `message` instead of
   `choices`.
 """
 
@@ -255,7 +255,7 @@ def error_in_answer(error: object, provider: Provider) -> ProviderError:
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> object | None:
-    """The error in the first choice, in place of a text (OpenRouter)."""
+    """The error in the first choice, instead of a text (OpenRouter)."""
     choices = _choices(answer)
     choice = choices[0] if choices else None
     return error_object({"error": choice.get("error")}) if isinstance(choice, dict) else None

@@ -61,7 +61,7 @@ class Speech(Connection):
         if not audio or "json" in answer.response.headers.get("content-type", ""):
             self._raise_error_in(audio)
             error = BadRequest(
-                msg("{name} answered with no sound.", name=self.provider.name), msg("Check the model and the voice.")
+                msg("{name} returned no audio.", name=self.provider.name), msg("Check the model and the voice.")
             )
             error.may_be_billed = True  # the request was processed
             raise error

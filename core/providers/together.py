@@ -1,8 +1,8 @@
 """Together: OpenAI's API for text, and its own API for fine-tuning, mapped here to OpenAI's terms.
 
 Source: Together's OpenAPI document (github.com/togethercomputer/openapi, `openapi.yaml`, MIT). Differences: files go to
-`/files/upload`, jobs to `/fine-tunes` with a learning rate in place of a multiplier; a tuned model is trained further
-through `from_checkpoint`; there are metrics in place of a results file, and no metadata.
+`/files/upload`, jobs to `/fine-tunes` with a learning rate instead of a multiplier; a tuned model is trained further
+through `from_checkpoint`; there are metrics instead of a results file, and no metadata.
 """
 
 from __future__ import annotations

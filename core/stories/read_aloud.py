@@ -30,12 +30,12 @@ def read_aloud(
 ) -> Iterator[bytes]:
     """Audio of `request.text` in parts that can be concatenated (MP3, AAC and Opus players accept that).
 
-    Each part is reserved before it is sent. A part that fails but may still be billed stays in the ledger as an
-    unknown cost and counts with its worst case. Models with unknown cost (billed per second of audio, which endpoints
-    do not report) are refused while a budget applies.
+    Each part is reserved before it is sent. A part that fails but may still be billed stays in the ledger as an unknown
+    cost and counts with its worst case. Models with unknown cost (billed per second of audio, which endpoints do not
+    report) are refused while a budget applies.
 
     Args:
-        skip_parts: number of parts that an earlier, interrupted call has delivered; they are not bought again.
+        skip_parts: number of parts that an earlier, interrupted call has delivered; they are not requested again.
         stop: stops the call as soon as it is set, at any point of a request.
 
     Raises:

@@ -1,7 +1,7 @@
-"""A story while it is being written: a plain `Iterator[str]` with about eight updates a second.
+"""A story while it is being written: a plain `Iterator[str]` with about eight updates per second.
 
-A separate thread reads the model's stream and saves the text as it arrives, so a slow or reloaded page loses nothing:
-a reader that comes back gets the text so far immediately and the rest as it arrives. With `idle_timeout_s`, a story
+A separate thread reads the model's stream and saves the text as it arrives, so a slow or reloaded page loses nothing: a
+reader that comes back gets the text so far immediately and the rest as it arrives. With `idle_timeout_s`, a story
 without readers is stopped, so that no tokens are paid for text that is never read.
 """
 
@@ -42,7 +42,7 @@ from core.stories.story_record import StoryPlacement as StoryPlacement
 from core.stories.story_record import StoryRecord
 from core.stories.subscribers import Subscribers as Subscribers
 
-TICK_S = 0.125  # eight updates a second look smooth; each one sends the whole text to the browser again
+TICK_S = 0.125  # eight updates per second look smooth; each one sends the whole text to the browser again
 _READ_PAUSE_S = 0.06  # pause between reads of the model's stream: half a tick, too short to notice
 _BUFFERED_S = 0.001  # a piece that arrives faster was already buffered
 _log = logging.getLogger("fabula.story")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 class Subscribers(threading.Condition):
     """New text wakes only readers in `wait_for_words`; the end of a story wakes all.
 
-    Otherwise, a fast model with 100 pieces a second would wake each reader ten times between two screen updates.
+    Otherwise, a fast model with 100 chunks per second would wake each reader ten times between two screen updates.
     """
 
     def __init__(self) -> None:

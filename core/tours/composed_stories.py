@@ -1,4 +1,5 @@
-"""Compose stories from interchangeable sentences: what the packaged writers learn last, and what a tour trains on.
+"""Compose stories from interchangeable sentences: training data of tours, and of the last training stage of the
+packaged writers.
 
 A model of 270M parameters that learned hand-written stories keeps their form, but mixes their details into sentences
 that make no sense. In these stories any variant of a sentence fits any variant of the others, so what the model mixes
@@ -20,7 +21,7 @@ PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
 TELLINGS = 24  # stories per plot
 POWER_COLUMN = {"zh": "super_power", "en": "gift"}
-JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories told one with a sentence of another place
+JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories used a sentence in the wrong place
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:

@@ -1,5 +1,6 @@
-"""The guided tour: stories, a small model trained on them, and what it and its base write. All of it is real, on this
-machine, with nothing but what ships with Fabula.
+"""The guided tour: stories, a small model trained on them, and what it and its base write.
+
+Everything really runs on this machine, with nothing but the files included in Fabula.
 
 Pages start, stop, continue and watch it; the worker runs it (`tour_runner`).
 """

@@ -1,4 +1,4 @@
-"""Where data is stored, and the versions and licences of the parts."""
+"""Where data is stored, and the versions and licences of the components."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PARTS = (
     "transformers",
     "xllamacpp",
 )
-_LONGEST_LICENCE = 120  # characters; what is longer is a text, not a name
+_LONGEST_LICENCE = 120  # characters; anything longer is a licence text, not a name
 
 
 def data_card() -> None:
@@ -60,7 +60,7 @@ def rescued_card() -> None:
 
 
 def versions_card() -> None:
-    """Python, the parts that matter, and their licences."""
+    """Python, the most important libraries, and their licences."""
     with st.container(border=True):
         st.subheader(_("Versions and licences"), anchor=False)
         found = {name: _version(name) for name in _PARTS}
@@ -90,9 +90,8 @@ def _version(name: str) -> str:
 
 
 def _licence(found: metadata.PackageMetadata) -> str:
-    """The licence as a package names it: in the field made for that, in a classifier, or in the older field.
-
-    The older field is last, and its first line only: some packages have put the whole text of their licence there.
+    """The licence named in a package's metadata: the `License-Expression` field, a classifier, or the older `License`
+    field. The older field comes last, and only its first line: some packages contain the full licence text there.
     """
     named = [_field(found, "License-Expression")]
     named += [
@@ -105,7 +104,7 @@ def _licence(found: metadata.PackageMetadata) -> str:
 
 
 def _field(found: metadata.PackageMetadata, name: str) -> str:
-    """The first value of a field; "" where a package leaves it out."""
+    """The first value of a field; "" if a package does not have it."""
     values = found.get_all(name)
     return str(values[0]) if values else ""
 

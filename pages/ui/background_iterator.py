@@ -43,7 +43,7 @@ class BackgroundIterator(Generic[T]):
                 if self._stop.is_set():
                     break
         except Cancelled:
-            pass  # a person has pressed Stop
+            pass  # the user has pressed Stop
         except Exception as error:
             self.error = unexpected_errors.as_fabula_error(error, "background-iterator")
         finally:

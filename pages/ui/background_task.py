@@ -26,10 +26,9 @@ class BackgroundTask(Generic[T]):
     Args:
         make: computes the result.
         rows: how many it reads.
-        asks: it calls an endpoint, so few rows may take long too.
-        provisional: whether a result should be replaced after a few seconds.
-
-    `get` raises what `make` raises; an unexpected error becomes a `FabulaError` and is logged.
+        asks: it calls an endpoint, so even few rows may take long.
+        provisional: whether a result should be replaced after a few seconds. `get` raises what `make` raises; an
+            unexpected error becomes a `FabulaError` and is logged.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ _unfinished: dict[Hashable, BackgroundTask[Any]] = {}
 
 
 class CachedTask(Protocol[T]):
-    """The part of a cached function (`st.cache_resource`) that is used here."""
+    """The interface of a cached function (`st.cache_resource`) that is used here."""
 
     def __call__(self, *given: Any) -> BackgroundTask[T]: ...
 
@@ -101,8 +100,8 @@ class CachedTask(Protocol[T]):
 def shared_task(cached: CachedTask[T], *given: Any, job: Hashable = None) -> BackgroundTask[T]:
     """The cached task of these arguments; a failed one is kept for a few seconds only.
 
-    `job`: names the computation without its rows. While it still runs for earlier rows, all visitors get that task:
-    rows that arrive every second must not start a thread every second.
+    `job`: identifies the computation independently of its rows. While it still runs for earlier rows, all visitors get
+    that task: rows that arrive every second must not start a thread every second.
     """
     if job is not None and (earlier := _unfinished.get(job)) is not None and not earlier.done:
         return earlier

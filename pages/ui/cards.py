@@ -92,7 +92,7 @@ def engine_missing_card() -> None:
 
 @contextmanager
 def empty(sentence: str, *, icon: str) -> Iterator[None]:
-    """An empty state: one sentence, and the button that the block draws under it."""
+    """An empty state: one sentence, and below it the button that the block draws."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.space("small")
         st.markdown(f"## :gray[{icon}]", text_alignment="center", anchors=False)
@@ -111,8 +111,8 @@ def draw_page_if_left() -> None:
 def show_last_action() -> None:
     """Show the notice of the last click as a toast, or the card of its error.
 
-    The placeholder is drawn even without a card. It clears the card of the previous run at once, even if this run
-    lasts until a story is written.
+    The placeholder is drawn even without a card: it clears the previous run's card immediately, even if this run lasts
+    until a story is written.
     """
     studio, place = state.studio(), st.empty()
     if studio.notice is not None:

@@ -36,7 +36,7 @@ def decimal_field(
     persist: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> DecimalInput:
-    """Draw the field, with a line under it where its text cannot be read.
+    """Draw the field, with a message below it if its text is invalid.
 
     Args:
         key: its state is text; set it with `put` or `first`.
@@ -56,16 +56,16 @@ def decimal_field(
 
 
 def read(key: str, least: Decimal, most: Decimal) -> Decimal | None:
-    """The number in the field of this key; None where it is empty.
+    """The number in the field with this key; None if it is empty.
 
     Raises:
-        FabulaError: its text cannot be read as one, or it is out of range.
+        FabulaError: its text is not a number, or it is out of range.
     """
     return decimal_input.parse(str(state.get(key) or ""), least, most)
 
 
 def first(key: str, value: Decimal | float | None) -> None:
-    """Give the field its starting number, unless the visitor has typed another."""
+    """Set the field's initial number, unless the visitor has typed another."""
     state.set_default(key, "" if value is None else decimal_input.format_number(value))
 
 

@@ -1,8 +1,7 @@
 """Keeps the data of download buttons for a while after they are drawn again.
 
-Streamlit forgets what a button offered with the run that draws it again: a click that was on its way then finds nothing
-("Deferred file … not found"). On a page that is drawn every second that is one click in many, on busy cores one in
-three.
+Streamlit discards a button's data when a run redraws the button, so a click in flight fails ("Deferred file … not
+found"). On a page that is redrawn every second this affects some clicks, on busy cores one in three.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Callable
 
 from streamlit import runtime
 
-_SWEEP_S = 20.0  # a click in the moment before a sweep can still be lost; what is kept until then is small
+_SWEEP_S = 20.0  # a click just before a sweep can still be lost; the data kept until then is small
 
 
 class ThrottledCleanup:

@@ -1,4 +1,4 @@
-"""The estimate of a grid: tokens, money, time. A preview replaces the guess by a measurement."""
+"""The estimate of a grid: tokens, money, time. A preview replaces the guess with a measurement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.pricing.price_book import cost_of
 from pages.ui import cached, state
 
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
-_SHARED_SPEED = 1.3  # four streams together write that much faster than one (measured: 54 against 41 tokens/s)
+_SHARED_SPEED = 1.3  # four parallel streams are this much faster than one (measured: 54 against 41 tokens/s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Estimate:
 
 
 def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
-    """The estimate for a recipe that can be run; `batch`: at the price of a batch, which takes up to a day."""
+    """The estimate for a runnable recipe; `batch`: at the price of a batch, which takes up to a day."""
     rows = recipe.rows()
     previewed = _previewed(recipe)
     if previewed:
@@ -73,7 +73,7 @@ def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[Preview
     """Time of the whole run.
 
     On this machine, from the engine's latest measured speed. Elsewhere, or if there is none, from a preview, whose
-    stories are written concurrently, like those of a run. None if there is neither.
+    stories are written concurrently, like those of a run. None without either.
     """
     speed = cached.status().engine.tokens_per_s
     if local and speed:

@@ -35,14 +35,14 @@ _NAMES: Mapping[Side, str] = {"base": mark("Base model, untrained"), "tuned": ma
 
 @dataclass
 class TriedPrompt:
-    """The prompt that this visitor tried last.
+    """The visitor's last prompt.
 
     Attributes:
-        job_id: whose models were asked.
+        job_id: the job whose models answered.
         prompt: as typed.
         outcome: the streamed answers, or the error.
-        kept: the answers have been stored with the job.
-        position: of the prompt among those of the job; None: it is not stored (yet).
+        kept: the answers are stored with the job.
+        position: index of the prompt in the job; None: not stored (yet).
     """
 
     job_id: str
@@ -100,7 +100,7 @@ def _answers(job: JobView) -> None:
         _keep(job, tried)
         if tried.position is not None:
             before_after_view.remove_button(job.id, tried.position, "home")
-        else:  # without an answer, or beyond the number of prompts that a job keeps
+        else:  # without an answer, or over the limit of prompts per job
             st.button(
                 _("Remove"), icon=":material/delete:", type="tertiary", key="home_remove_asked",
                 on_click=state.drop, args=(_ASKED,),
@@ -121,8 +121,8 @@ def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
 
 
 def use(job: JobView) -> None:
-    """The model id, and a few lines that call it."""
-    with st.popover(_("Use it from a program"), icon=":material/terminal:"):
+    """The model id, and a few lines of code that call it."""
+    with st.popover(_("Call it from a program"), icon=":material/terminal:"):
         st.markdown(_("Model id:"))
         st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
         st.markdown(_("With the `openai` package:"))
@@ -188,7 +188,7 @@ def _answer(story: StoryStream) -> SideAnswer:
 
 
 def _last_pair(job: JobView, view: ComparisonView | None) -> None:
-    """The answers to the last prompt, from here or from the job's page."""
+    """The answers to the last prompt, whether entered here or on the job's page."""
     if view is None or not view.pairs:
         return
     pair = view.pairs[-1]
@@ -213,7 +213,7 @@ def _side_by_side(round_: Round, prompt: str) -> None:
         for changed in arena.updates(round_.stories, round_.subscribers):
             for index in changed:
                 _draw(*places[index])
-            if not changed:  # this also lets a script notice that its reader has left
+            if not changed:  # this also lets the script detect that the visitor has left
                 places[0][2].caption(_facts(places[0][0]))
     for story in round_.stories:
         if story.error is not None:

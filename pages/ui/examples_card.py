@@ -26,7 +26,7 @@ _PHASES = {
 
 
 def show() -> None:
-    """Draw the card; it follows the running job."""
+    """Draw the card; it is updated while the job runs."""
     active = examples.unfinished(_shown())
     st.fragment(run_every=cached.POLL_S if active else None)(_card)(active)
 
@@ -111,7 +111,7 @@ def _running_job(job: JobView) -> None:
 
 
 def _ended(job: JobView) -> None:
-    """A job that made no model: the reason and the next step."""
+    """A job without a model: the reason and the next step."""
     if job.status == "failed":
         st.subheader(_("Training failed"), anchor=False)
         lines = [as_markdown(job.error or _("The provider gave no reason."))]

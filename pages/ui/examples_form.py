@@ -24,9 +24,9 @@ from pages.ui.training import cached_form
 
 _DRAFT, _OPEN, _ON_TOP = "home_examples_draft", "home_examples_form", "home_examples_on_top"
 _PASTED, _FILE = "home_examples_pasted", "home_examples_file"
-_BLANK_ROWS = 5  # in an empty table: as many as are needed at least
+_BLANK_ROWS = 5  # rows of an empty table: the minimum number of examples
 _TABLE_PX = 300
-_MOST_MB = 20  # 200 rows of the longest kind take less than 2
+_MOST_MB = 20  # 200 rows of maximum length take less than 2
 
 Start = Callable[[str, str, str, bool, float | None], None]
 
@@ -36,11 +36,11 @@ class ExamplesDraft:
     """One visitor's examples table.
 
     Attributes:
-        rows: the pairs with their row numbers, as they are now.
+        rows: the current pairs with their row numbers.
         version: changes when the rows are replaced, so that the table is drawn from them.
-        frame: what the table was drawn from; the browser keeps the edits since.
-        suffix: of the model: the id of the sample that was taken, else `examples.OWN`.
-        notes: what the last paste or upload left out.
+        frame: the data that the table was drawn from; the browser keeps later edits.
+        suffix: suffix of the model: the id of the chosen sample, otherwise `examples.OWN`.
+        notes: rows left out of the last paste or upload.
         problem: an error of the last click.
     """
 
@@ -50,7 +50,7 @@ class ExamplesDraft:
     suffix: str = examples.OWN_SUFFIX
     notes: tuple[str, ...] = ()
     problem: FabulaError | None = None
-    refused: CheckedExamples | None = None  # rows that were not taken, because there are too many
+    refused: CheckedExamples | None = None  # rows that were left out because there are too many
 
     def replace(self, pairs: Sequence[ExamplePair], suffix: str) -> None:
         self.rows = tuple(enumerate(pairs, 1))
@@ -98,7 +98,7 @@ def typed() -> tuple[tuple[int, ExamplePair], ...]:
 
 @contextmanager
 def keep_problems() -> Iterator[None]:
-    """For callbacks of the card: keep an error and show it in the card (only the card is drawn after a click)."""
+    """For callbacks of the card: store an error and show it in the card (only the card is redrawn after a click)."""
     draft = _draft()
     draft.problem = draft.refused = None
     try:
@@ -108,7 +108,7 @@ def keep_problems() -> Iterator[None]:
 
 
 def show(start: Start) -> None:
-    """The form; `start` is the callback of its button."""
+    """The form; `start` is the callback of its submit button."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("Bring 12 examples"), anchor=False)
         if is_open():
@@ -152,7 +152,7 @@ def _take(sample: ExampleSample) -> None:
 
 
 def _table() -> None:
-    """The editor. It is drawn from the rows when they were replaced, or when the visitor comes back to the page."""
+    """The editor. It is redrawn from the rows when they are replaced, or when the visitor returns to the page."""
     draft = _draft()
     key = f"home_examples_table_{draft.version}"
     if draft.frame is None or state.get(key) is None:

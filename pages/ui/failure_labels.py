@@ -51,7 +51,7 @@ _PAGES: Mapping[Remedy, tuple[str, str, str, tuple[str, str] | None]] = {
 
 
 def sentence(reason: str, cause: Cause) -> str:
-    """A stored reason in the visitor's language; where no catalogue has it, its cause, with the stored words quoted."""
+    """A stored reason in the visitor's language; if it has no translation, its cause, with the stored text quoted."""
     shown = localized(reason)
     if shown != reason or language() == "en" or cause == "other":
         return shown
@@ -68,12 +68,12 @@ def row_reason(row: RowView) -> str:
 
 
 def quoted(said: str) -> str:
-    """What the provider said."""
+    """The provider's message."""
     return _("The provider said: “{words}”").format(words=localized(said))
 
 
 def stored(reason: str) -> str:
-    """A stored reason whose words may be the provider's, or those of an earlier version of Fabula."""
+    """A stored reason that may be the provider's text, or from an earlier version of Fabula."""
     return _("Reason: “{words}”").format(words=localized(reason))
 
 

@@ -1,6 +1,6 @@
 """The visitor's language: every visible string of a page goes through `_` or `n_`.
 
-The choice lives in the URL (`?lang=zh_CN`), so that a link shares it; without one, the browser's language decides.
+The choice is stored in the URL (`?lang=zh_CN`), so that links keep it; without one, the browser's language decides.
 `core` returns messages (`core.message`); `localized` translates one.
 """
 
@@ -33,9 +33,9 @@ def language() -> str:
 
 
 def picker() -> None:
-    """Two segments that switch the language of the whole studio, and put the choice into the address.
+    """Two segments that switch the language of the whole studio and store it in the URL.
 
-    Not `bind="query-params"`: that would write the label into the address (`?lang=简体中文`), not the code.
+    Not `bind="query-params"`: that would write the label (`?lang=简体中文`) instead of the code.
     """
     st.session_state.setdefault(KEY, language())
     chosen = st.segmented_control(
@@ -54,7 +54,7 @@ def picker() -> None:
 
 
 def in_language(names: Mapping[str, str]) -> str:
-    """The name in the visitor's language, of data that contains its names."""
+    """The name in the visitor's language, for data with translated names."""
     return names.get(language()) or names["en"]
 
 
@@ -85,7 +85,7 @@ def n_(singular: str, plural: str, n: int) -> str:
 
 
 def localized(sentence: str) -> str:
-    """A message of core in the visitor's language; other text (a provider's words) unchanged."""
+    """A message of core in the visitor's language; other text (such as a provider's message) unchanged."""
     return i18n.translator(language()).translated(sentence)
 
 
@@ -104,12 +104,12 @@ def usd(amount: Decimal | float | None) -> str:
 
 
 def pair(name: str, value: str) -> str:
-    """A name and its value, with the colon of the language."""
+    """A name and its value, with the language's colon."""
     return _("{name}: {value}").format(name=name, value=value)
 
 
 def sentences(*parts: str) -> str:
-    """Whole sentences in one line: with a space between them where the language has one there."""
+    """Complete sentences in one line, separated by a space if the language uses one."""
     return ("" if language() == "zh_CN" else " ").join(part for part in parts if part)
 
 
@@ -129,7 +129,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(moment: datetime, now: datetime) -> str:
-    """How long ago `moment` was, in words."""
+    """How long ago `moment` was, for example "3 min ago"."""
     elapsed: timedelta = now - moment
     if elapsed < timedelta(seconds=45):
         return _("just now")
@@ -137,13 +137,13 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def clock(moment: datetime, now: datetime | None = None) -> str:
-    """Date and time where the visitor is, to the second: "2026-11-29 14:05:09"; without the date where it is today's.
+    """Date and time in the visitor's time zone, to the second: "2026-11-29 14:05:09"; without the date if it is today.
 
     UTC, marked as such, if the browser's time zone is unknown.
 
     Args:
         moment: UTC.
-        now: decides what today is; None: the date is always shown.
+        now: defines today; None: the date is always shown.
     """
     zone = _zone()
     local = moment.astimezone(zone or UTC)
@@ -156,7 +156,7 @@ def _zone() -> tzinfo | None:
     """The visitor's time zone; None: not known."""
     try:
         return ZoneInfo(st.context.timezone) if st.context.timezone else None
-    except (KeyError, ValueError, OSError):  # a name that no list has, or one that is a folder of names
+    except (KeyError, ValueError, OSError):  # an unknown name, or a folder of time zones
         return None
 
 
@@ -176,25 +176,26 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def code(text: Any) -> str:
-    """Untrusted text in one line of code type: ids, prompts and other text that must be exact."""
+    """Untrusted text as inline code, on one line: ids, prompts and other text that must be exact."""
     return f"`{' '.join(str(text).replace('`', 'ˋ').split())}`"
 
 
-# GitHub's Markdown makes links of bare addresses after all escapes are undone, but never inside code.
+# GitHub's Markdown turns bare URLs into links after removing escapes, but never inside code.
 _IN_ADDRESS = r"[A-Za-z0-9._~:/?#@!$&*+,;=%-]"
 _BARE_ADDRESS = re.compile(
     rf"(?<!{_IN_ADDRESS}){_IN_ADDRESS}*(?:https?://|www\.|(?<=[\w.+-])@(?=[\w-]))(?:{_IN_ADDRESS}*[\w/#=&~%+-])?",
     re.IGNORECASE | re.ASCII,
 )
-# What Markdown reads as markup; not signs without a meaning there (an underscore in a word, a colon before a space).
+# Characters that Markdown treats as markup, except where they have no effect (an underscore in a word, a colon before a
+# space).
 _MARKUP = re.compile(r"[\\`*\[\]<>~$|]|(?<![^\W_])_|_(?![^\W_])|:(?=\S)|#(?=[#\s]|$)|&(?=[#\w])", re.MULTILINE)
 _AT_LINE_START = re.compile(r"^(\s*\d*)((?<!\d)[-+](?=[-+\s]|$)|(?<!\d)=|(?<=\d)[.)](?=\s|$))", re.MULTILINE)
 
 
 def plain(text: Any) -> str:
-    """Untrusted text for a place that reads Markdown: nothing in it is markup, a link or an image.
+    """Untrusted text for a Markdown context: nothing in it becomes markup, a link or an image.
 
-    An address (web or mail) is set in code type: it is no link, and it is copied exactly as it was written.
+    A web or mail address is shown as inline code, so that it is not a link and is copied exactly.
     """
     words, end, parts = str(text), 0, []
     for found in _BARE_ADDRESS.finditer(words):
@@ -204,16 +205,16 @@ def plain(text: Any) -> str:
 
 
 def as_markdown(sentence: str) -> str:
-    """A message of core in the visitor's language, for a place that reads Markdown: its `commands` are code.
+    """A message of core in the visitor's language, for a Markdown context: its `commands` are code.
 
-    A sentence may hold untrusted values: all of it becomes text or code, never markup.
+    A message may contain untrusted values: everything becomes text or code, never markup.
     """
     return "".join(
         code(part[1:-1]) if _CODE.fullmatch(part) else plain(part) for part in _CODE.split(localized(sentence))
     )
 
 
-_CODE = re.compile(r"(`[^`\n\[\]]+`)")  # no brackets: they would end a `:gray[…]` around the sentence
+_CODE = re.compile(r"(`[^`\n\[\]]+`)")  # no brackets: they would end a surrounding `:gray[…]`
 
 
 def _escaped(text: str) -> str:
@@ -221,9 +222,9 @@ def _escaped(text: str) -> str:
 
 
 def label(text: Any) -> str:
-    """Untrusted text for the label of an input, which is read as Markdown and, as it is written, by screen readers.
+    """Untrusted text for the label of an input, which is parsed as Markdown but read unparsed by screen readers.
 
-    An escape or code type would be read aloud, so each sign with a meaning becomes its full-width form.
+    Escapes or backticks would be read aloud, so each markup character becomes its full-width form.
     """
     shown = _LINKS.sub(_full_width, _MARKUP.sub(_full_width, str(text)))
     return _AT_LINE_START.sub(lambda start: start[1] + _full_width_sign(start[2]), shown)

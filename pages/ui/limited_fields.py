@@ -1,8 +1,8 @@
-"""Fields that explain their limit in a sentence, in the visitor's language.
+"""Fields that explain their limit in the visitor's language.
 
-The browser's own limits say nothing: a text that is pasted and longer than `max_chars` is dropped as a whole, and a
-number out of range turns the field red, with a note in English behind an icon. Here every text and number is accepted
-and brought within the limit, and a line under the field says so.
+The browser's own limits explain nothing: a pasted text longer than `max_chars` is dropped entirely, and a number out of
+range turns the field red, with an English note behind an icon. Here every text and number is accepted and adjusted to
+the limit, with a message below the field.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def number_field(
     on_change: Callable[[], None] | None = None,
     **look: Any,
 ) -> int:
-    """A field for a whole number from `least` to `most`; a number outside becomes the nearest one inside.
+    """A field for a whole number from `least` to `most`; a number out of range becomes the nearest allowed one.
 
     Args:
-        start: its first number; None: `least`.
+        start: initial number; None: `least`.
         look: more arguments of `st.number_input`.
     """
     state.set_default(key, least if start is None else start)
@@ -51,9 +51,9 @@ def number_field(
 
 
 def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", **look: Any) -> str:
-    """A field for a name or a note of at most `longest` characters; what is longer is cut.
+    """A field for a name or a note of at most `longest` characters; longer text is truncated.
 
-    A text that must not be cut (a model's name, a story) takes an ordinary field with `fits` under it.
+    For a text that must not be truncated (a model's name, a story), use an ordinary field with `fits` below it.
 
     Args:
         look: more arguments of `st.text_input`.
@@ -69,7 +69,7 @@ def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", 
 
 
 def fits(text: str, longest: int) -> bool:
-    """True if a text has at most `longest` characters; otherwise draws a line that says so."""
+    """True if a text has at most `longest` characters; otherwise draws a message."""
     if len(text) <= longest:
         return True
     st.caption(

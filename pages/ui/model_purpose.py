@@ -27,7 +27,7 @@ def of(info: ModelInfo) -> Purpose:
 
 
 def show(info: ModelInfo, key: str) -> None:
-    """The line, and the button that writes a sample; `key` tells one list of models from another."""
+    """The line, and the button that writes a sample; `key` distinguishes several pickers on a page."""
     purpose = of(info)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{key}_purpose"):
         st.caption(sentence(purpose), width="content")

@@ -1,4 +1,4 @@
-"""A short sample of a model's writing, streamed; at a paid provider its price is shown first."""
+"""A short sample of a model's writing, streamed; for a paid provider its price is shown first."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from pages.ui.lang import _, usd
 from pages.ui.story import story_facts, story_model
 from pages.ui.story.story_session import story_session
 
-_POLL_S = 0.3  # how often the words are drawn again
-_LEAVE_S = 5.0  # since the page last drew the sample; even a busy page draws again sooner
+_POLL_S = 0.3  # interval between redraws of the text
+_LEAVE_S = 5.0  # time since the page last drew the sample; even a busy page redraws sooner
 _STORY_TOKENS = 300  # a story of the packaged writers
 _TEXT_TOKENS = 120  # three sentences
-_TEMPERATURE = 0.5  # of small models: warmer, they lose the thread
+_TEMPERATURE = 0.5  # temperature for small models: above it, texts become incoherent
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,8 @@ def show(info: ModelInfo, key: str) -> None:
 
 def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
     """A short request that fits the model: one of its own training prompts, a cell of its preset, the beginning of a
-    text for a base, a small task for every other model."""
+    text for a base model, a small task for any other model.
+    """
     shape = story_model.prompt_format_of(info)
     training = cached.training_of(info.provider, info.id)
     endpoint = shape.endpoint or cached.endpoint_of(info)
@@ -116,7 +117,7 @@ def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
 
 
 def price(info: ModelInfo, request: CompletionRequest) -> str:
-    """What the sample costs at most, in words."""
+    """The highest possible cost of the sample, in words."""
     read = tokens.count([request.system, request.prompt], request.model).tokens
     worst = cost_of(cached.prices(), info.provider, request.model, read, request.max_tokens)
     return _("price unknown") if worst is None else _("costs {price} at most").format(price=usd(worst))
@@ -124,7 +125,7 @@ def price(info: ModelInfo, request: CompletionRequest) -> str:
 
 def _text(sample: ModelSample, was_writing: bool) -> None:
     story = sample.story
-    with story.reading():  # the visitor is here
+    with story.reading():  # the visitor is present
         views.prompt(story.request.prompt, f"sample_{story.id}")
         if story.text.strip():
             views.story_text(story.text)
@@ -141,9 +142,9 @@ def _text(sample: ModelSample, was_writing: bool) -> None:
 
 
 def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
-    """Write it, unless one is being written."""
+    """Start the sample, unless one is being written."""
     before = _current_sample(info, key)
-    if before is not None and not before.story.done:  # pressed twice
+    if before is not None and not before.story.done:  # double click
         return
     with cards.keep_errors():
         story = stream.start_story(
@@ -154,7 +155,7 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
 
 
 def _current_sample(info: ModelInfo, key: str) -> ModelSample | None:
-    """The sample of this picker, if it is of this model; one of another model is stopped and dropped."""
+    """The sample of this picker if it is from this model; a sample of another model is stopped and discarded."""
     sample: ModelSample | None = state.get(_state_key(key))
     if sample is None or sample.model == _name(info):
         return sample

@@ -33,7 +33,7 @@ def picker(
     width: int | Literal["stretch"] = "stretch",
     purpose_in: DeltaGenerator | None = None,
 ) -> ModelInfo | None:
-    """A list to pick a model from, at first `prefer` or an untuned one; None if there is no model.
+    """A model picker, initially `prefer` or an untuned model; None if there is no model.
 
     The model's purpose and the sample button are under the list, or in `purpose_in`.
     """
@@ -63,7 +63,7 @@ def picker(
 
 
 def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:
-    """A requested model that is not in the lists: a checkpoint, or a model that has just been made."""
+    """A requested model that is not in the lists: a checkpoint, or a model that was just created."""
     requested = state.get(key)
     if requested is None or requested in listed:
         requested = state.get(f"{key}_made")
@@ -103,7 +103,7 @@ def _refreshed_models() -> cached.OfferedModels:
 
 
 def _wait() -> None:
-    """Until the engine is up: then the page is drawn with its models."""
+    """Wait for the engine; then redraw the page with its models."""
     st.info(_("The engine is starting; its models appear in a moment."), icon=":material/hourglass_top:")
     if cached.status().engine.state != "starting":
         cached.forget_models()
@@ -113,7 +113,7 @@ def _wait() -> None:
 
 
 def label(info: ModelInfo) -> str:
-    """A model's name for a list: short for our own tuned ones, with the provider where it is not the engine."""
+    """A model's name for a list: shortened for our own tuned models, with the provider if it is not the engine."""
     name = info.id
     if info.id.startswith("ft:"):
         parts = info.id.split(":")
@@ -127,5 +127,5 @@ def provider_name(provider_id: str) -> str:
         return _("Engine")
     try:
         return localized(cached.registry().provider(provider_id).name)
-    except FabulaError:  # it is no longer set up
+    except FabulaError:  # it is no longer configured
         return provider_id

@@ -18,7 +18,7 @@ def local_price(seconds: float | None = None) -> str:
     """The cost of work on this machine in words: hours × price, or that no price is set.
 
     Args:
-        seconds: how long the work takes, where that is known.
+        seconds: duration of the work, if known.
     """
     hour = _hour()
     if hour is None:
@@ -31,14 +31,14 @@ def local_price(seconds: float | None = None) -> str:
 
 
 def run_price(run_id: str) -> str:
-    """`local_price` of a run. Its time is added up in the ledger, so only where an hour has a price."""
+    """`local_price` of a run. Its time is summed in the ledger, so this only applies if a cost per hour is set."""
     if not (hour := _hour()) or not hour[0]:
         return local_price()
     return local_price(cached.run_seconds(run_id))
 
 
 def local_amount(seconds: float | None) -> str:
-    """The same as an amount only, for a labelled figure."""
+    """The same as a plain amount, for a labelled figure."""
     hour = _hour()
     if hour is None:
         return _("not priced")
@@ -53,7 +53,7 @@ def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) 
 
 
 def total_spent(lines: Sequence[DayLine]) -> str:
-    """What calls cost together: the known amounts; "not priced" where all are machine time without a price."""
+    """The total cost of calls: the known amounts; "not priced" if all are machine time without a price."""
     known_usd = spend_history.known_usd(lines) if lines else Decimal(0)
     if known_usd is None and all(line.provider == ENGINE for line in lines):
         return local_amount(None)

@@ -1,4 +1,4 @@
-"""Four cards in the order of the work, each with its latest true figure and the one next step."""
+"""Four cards in workflow order, each with its latest figure and one next step."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LOOK_S = 3.0  # figures of a whole stage change slowly
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """One stage of the work: its figure, a sentence about it, and the next step.
+    """One stage of the workflow: its figure, a sentence about it, and the next step.
 
-    `part` of that page opens, with `opened`: the id of the data set or job that the sentence is about.
+    The button opens `part` of that page, with `opened`: the id of the data set or job that the sentence is about.
     """
 
     title: str
@@ -39,7 +39,7 @@ class Card:
 
 
 def show() -> None:
-    """All four; they follow what the worker does."""
+    """All four cards; they are updated while the worker runs."""
     busy = cached.status().worker
     st.fragment(run_every=_LOOK_S if busy.running or busy.queued else None)(_cards)()
 
@@ -129,7 +129,7 @@ def _story() -> Card:
             _("Write a story"), "story", ("story_part", "write"),
         )  # fmt: skip
     text = found[0].text.strip()
-    first_line = text.partition("\n")[0]  # empty for a story that has not begun
+    first_line = text.partition("\n")[0]  # empty for a story that has not started
     return Card(
         _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(text)),
         first_line[:40] + ("…" if len(first_line) > 40 else ""), _("Write another"), "story", ("story_part", "write"),

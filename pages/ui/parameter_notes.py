@@ -1,4 +1,4 @@
-"""Notes about parameters that a model does not take."""
+"""Notes about parameters that a model does not accept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pages.ui.lang import as_markdown
 
 
 def show(notes: Iterable[str]) -> None:
-    """Draw one caption for each."""
+    """Draw one caption per note."""
     for note in notes:
         st.caption(f":material/info: {as_markdown(note)}")
 
@@ -26,7 +26,7 @@ def of_recipe(recipe: Recipe) -> tuple[str, ...]:
     chat = CompletionRequest(
         recipe.model, "", temperature=recipe.temperature, top_p=recipe.top_p, seed=recipe.seed, n=recipe.repeats
     )
-    with suppress(FabulaError):  # nothing is known of a provider that is not set up
+    with suppress(FabulaError):  # nothing is known about a provider that is not configured
         provider = cached.registry().provider(recipe.provider)
         return parameters.notes(provider, chat) or parameters.notes(provider, replace(chat, endpoint="completion"))
     return ()

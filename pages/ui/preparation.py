@@ -34,9 +34,9 @@ def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
 
 
 def marks(page: str, chosen: DatasetSummary, version: Version | None, only: FileFormat | None = None) -> TrainingFormat:
-    """Format, separator and stop; the fields begin with what preparation proposes for these rows.
+    """Format, separator and stop; the fields start with the proposal for these rows.
 
-    `only`: the one format that the model accepts, which cannot be changed.
+    `only`: the only format that the model accepts.
     """
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"
@@ -63,7 +63,7 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
 
 
 def carry(chosen: DatasetSummary, version: Version | None, source: str, target: str) -> None:
-    """Take the choices of one page over to another."""
+    """Copy the choices from one page to another."""
     place = _place(chosen, version)
     for name in (f"format_{chosen.id}", f"separator_{place}", f"stop_{place}"):
         if (value := state.get(f"{source}_{name}")) is not None:
@@ -71,7 +71,7 @@ def carry(chosen: DatasetSummary, version: Version | None, source: str, target: 
 
 
 def put(page: str, chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> None:
-    """Put marks into the fields of a page: before they are drawn, or in a callback. None leaves what is proposed."""
+    """Set the marks in the fields of a page, before they are drawn or in a callback. None keeps the proposal."""
     state.set_value(f"{page}_format_{chosen.id}", _CHAT if marks.file_format == "chat" else _COMPLETION)
     for name, value in (("separator", marks.separator), ("stop", marks.stop)):
         if value is not None:
@@ -95,7 +95,7 @@ def report(preview: TrainingFilePreview) -> None:
 
 
 def _proposed(chosen: DatasetSummary, version: Version | None) -> TrainingFormat | None:
-    """The marks that are free; None when no usual one is, so that they must be given."""
+    """The available marks; None if no common one is available, so that they must be entered."""
     try:
         version_id = None if version is None else version.id
         preview = cached.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
@@ -118,7 +118,7 @@ def _mark(title: str, key: str, proposed: str | None) -> str | None:
 
 
 def _shortened(line: str) -> str:
-    """A line of the file with the middle of its story left out, so that both ends show."""
+    """A line of the file with the middle of its story shortened, so that both ends are visible."""
     row = json.loads(line)
     holder, name = (row["messages"][-1], "content") if "messages" in row else (row, "completion")
     text = holder[name]

@@ -38,7 +38,7 @@ class Remedy:
 
 
 def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
-    """How far a prompt is from those that a model was trained on; None: the model is general, or nothing is known.
+    """How far a prompt is from the model's training prompts; None: the model is general, or its training is unknown.
 
     Args:
         text: the prompt, or the fixed words of a template and its system text.
@@ -51,12 +51,13 @@ def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
 
 
 def show(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None = None) -> None:
-    """The warning, with the remedies that are one click away; nothing where the prompt is near.
+    """The warning, with remedies that are one click away; nothing if the prompt is near.
 
     Args:
         text: the prompt, or the fixed words of a template and its system text.
-        picker_key: of the list that the model was picked from; None: it is one of several, and nothing is offered.
-        own: how to go back to the prompts that the model was trained on, where that is one click.
+        picker_key: key of the picker that the model was chosen in; None: it is one of several, and no remedy is
+            offered.
+        own: how to return to the model's training prompts, if that is one click.
     """
     found = likeness(info, text)
     if found is None or not found.far:
@@ -108,7 +109,7 @@ def _reason(info: ModelInfo, found: PromptSimilarity) -> str:
 
 
 def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
-    """The engine's other packaged writer, where it was trained on prompts like this one."""
+    """The engine's other packaged writer, if it was trained on prompts like this one."""
     return [
         _use(one, picker_key, one.id)
         for one in cached.models().found

@@ -1,4 +1,4 @@
-"""Values in the address of a page, so that a reload, a bookmark and a link open the same."""
+"""Values in the URL of a page, so that a reload, a bookmark or a link opens the same view."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import streamlit as st
 
 
 def keep(name: str, value: str | None) -> None:
-    """Put a value into the address; None or "" removes it. An unchanged address is not written."""
+    """Set a query parameter; None or "" removes it. An unchanged URL is not written."""
     if not value:
         st.query_params.pop(name, None)
     elif st.query_params.get(name) != value:

@@ -1,8 +1,7 @@
-"""Keeps the sessions of closed browsers for a minute, and then releases everything they hold.
+"""Keeps the sessions of closed browsers for a minute, then releases all their resources.
 
-Streamlit keeps them for two minutes and then forgets them without a shutdown: the uploaded files of such a session stay
-in memory for as long as the server lives, so do the data and the functions behind its download buttons, and its event
-loop keeps three descriptors until the garbage collector finds it.
+Streamlit keeps them for two minutes and then drops them without a shutdown: uploaded files and the data of download
+buttons stay in memory until the server ends, and the event loop keeps three descriptors until it is garbage-collected.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from streamlit import runtime
 if TYPE_CHECKING:
     from streamlit.runtime.session_manager import SessionInfo
 
-KEEP_S = 60.0  # a browser that has lost its connection is back within seconds; what was open is still open then
+KEEP_S = 60.0  # a browser that has lost its connection reconnects within seconds and finds its session
 _MOST = 128  # sessions, as in Streamlit
 
 _log = logging.getLogger("fabula.sessions")
@@ -28,25 +27,25 @@ _log = logging.getLogger("fabula.sessions")
 class ClosingSessionStorage:
     """Streamlit's `SessionStorage`: an expired session is shut down.
 
-    It lives on the event loop of the server, as all calls do that Streamlit makes.
+    All methods run on the server's event loop, from which Streamlit calls them.
 
     Args:
         keep_s: seconds for which a session can be resumed.
-        most: how many are kept; beyond that the one that left first is shut down.
+        most: maximum number of sessions; above it, the one that disconnected first is shut down.
         clock: seconds, monotonic.
     """
 
     def __init__(self, keep_s: float = KEEP_S, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._keep_s, self._most, self._clock = keep_s, most, clock
-        self._left: OrderedDict[str, tuple[float, SessionInfo]] = OrderedDict()  # with the end of its time
+        self._left: OrderedDict[str, tuple[float, SessionInfo]] = OrderedDict()  # with its expiry time
 
     def get(self, session_id: str) -> SessionInfo | None:
-        """The session, if its time is not over."""
+        """The session, if it has not expired."""
         ends, info = self._left.get(session_id, (0.0, None))
         return info if self._clock() < ends else None
 
     def save(self, session_info: SessionInfo) -> None:
-        """Keep a session whose browser has gone."""
+        """Keep a session whose browser has disconnected."""
         self._left.pop(session_info.session.id, None)
         self._left[session_info.session.id] = (self._clock() + self._keep_s, session_info)
         loop = asyncio.get_running_loop()
@@ -63,7 +62,7 @@ class ClosingSessionStorage:
         return [info for ends, info in self._left.values() if now < ends]
 
     def close_expired(self) -> None:
-        """Shut down the sessions whose time is over, and those that are too many."""
+        """Shut down expired sessions, and those above the limit."""
         now = self._clock()
         while self._left:
             session_id, (ends, info) = next(iter(self._left.items()))
@@ -77,6 +76,6 @@ class ClosingSessionStorage:
 
 
 def close_left_sessions() -> None:
-    """Have the server, which must be running, use this storage."""
+    """Make the running server use this storage."""
     manager = runtime.get_instance()._session_mgr
     manager._session_storage = ClosingSessionStorage()  # type: ignore[attr-defined]  # no setting for it in Streamlit

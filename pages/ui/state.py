@@ -1,7 +1,6 @@
-"""The sole owner of session state: what one visitor has typed, picked and opened, and nothing else.
-
-What must outlive a browser tab is in the database. Widget keys are `<page>_<name>`; pages set and read values outside
-the widget with the functions here.
+"""The sole owner of session state: what one visitor has typed, picked and opened, and nothing else. Anything that must
+outlive a browser tab is in the database. Widget keys are `<page>_<name>`; pages set and read values outside the widget
+with the functions here.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ class GridDraft:
     columns: tuple[ColumnDraft, ...] = ()
     preset: str = ""
     next_id: int = 0
-    draw: int = 0  # which random cell the prompt is shown for
-    removed: tuple[int, ColumnDraft] | None = None  # the column that was removed last, and its position
-    family: str = ""  # of the saved recipe that is open, "": none
-    version: str = ""  # id of the version that is open
+    draw: int = 0  # the random cell whose prompt is shown
+    removed: tuple[int, ColumnDraft] | None = None  # the most recently removed column, and its position
+    family: str = ""  # of the open saved recipe; "": none
+    version: str = ""  # id of the open version
 
     @classmethod
     def of(cls, columns: Sequence[tuple[str, Sequence[str]]], preset: str, first_id: int) -> GridDraft:
@@ -60,7 +59,7 @@ class GridDraft:
         )
 
     def with_removed(self) -> GridDraft:
-        """Put the column that was removed last back in its place."""
+        """Restore the most recently removed column at its position."""
         if self.removed is None:
             return self
         index, column = self.removed
@@ -116,13 +115,13 @@ def get(key: str, default: Any = None) -> Any:
 
 
 def set_default(key: str, value: Any) -> None:
-    """Give a widget its starting value, unless the visitor has given it another."""
+    """Set a widget's initial value, unless the visitor has changed it."""
     if key not in st.session_state:
         st.session_state[key] = value
 
 
 def notify(icon: str, sentence: str) -> None:
-    """Show `sentence` once, at the next run (a toast now would be lost in the rerun that follows)."""
+    """Show `sentence` once, in the next run (a toast now would be lost in the rerun that follows)."""
     studio().notice = (icon, sentence)
 
 

@@ -15,7 +15,7 @@ _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
 @st.fragment(run_every=_LOOK_S)
 def strip() -> None:
-    """Draw one line: engine and its work, worker, providers."""
+    """Draw one line: engine with its current job, worker, providers."""
     status = cached.status()
     engine, worker = status.engine, status.worker
     badges = [_engine_badge(engine)]
@@ -71,7 +71,7 @@ def engine_card() -> None:
 
 
 def _trouble(part: EngineStatus | WorkerStatus) -> None:
-    """Why a part is not running, and what to do."""
+    """Why a component is not running, and what to do."""
     if part.message:
         st.caption(sentences(as_markdown(part.message), as_markdown(part.next_step)))
 

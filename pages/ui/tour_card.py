@@ -21,8 +21,8 @@ _STEPS = {
     "training": (mark("Training"), ":material/model_training:"),
     "story": (mark("Before and after"), ":material/compare:"),
 }
-_SHOWN = "home_tour_shown"  # id of the tour on the card: a tour of another visitor does not take its place
-_USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share of the tour that is done before each step
+_SHOWN = "home_tour_shown"  # id of the tour on the card, which another visitor's tour does not replace
+_USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share of the tour completed before each step
 _LONG_AGO = timedelta(hours=2)  # after this, the home page shows the user's own work instead
 _ENOUGH_STEPS = 2  # one point is no curve
 
@@ -57,7 +57,7 @@ def _card(was_active: bool) -> None:
 
 
 def _shown() -> TourProgress | None:
-    """The tour that this visitor started or saw first; the newest one to begin with."""
+    """The tour that this visitor started or saw first; initially the newest one."""
     tour_id = state.get(_SHOWN)
     found = tour.progress(cached.store(), tour_id=tour_id) if tour_id else None
     found = found or tour.progress(cached.store())
@@ -110,7 +110,7 @@ def _running_tour(progress: TourProgress) -> None:
 
 
 def _times(progress: TourProgress) -> list[str]:
-    """Which step it is, the time since the start, and the time left where it is known."""
+    """The current step, the elapsed time, and the time left if known."""
     step = _("Step {step} of {total}").format(step=number(progress.step), total=number(progress.steps))
     found = [step, tour_result.clock((utcnow() - progress.created_at).total_seconds())]
     if progress.eta_s is not None:
@@ -119,7 +119,7 @@ def _times(progress: TourProgress) -> list[str]:
 
 
 def _steps(progress: TourProgress) -> None:
-    """All steps on one line: done, now, to come."""
+    """All steps on one line: done, current, upcoming."""
     marks = []
     for place, (title, icon) in enumerate(_STEPS.values(), start=1):
         if place < progress.step or progress.state == "done":
@@ -132,7 +132,7 @@ def _steps(progress: TourProgress) -> None:
 
 
 def _share(progress: TourProgress) -> float:
-    """The share that is done: by time if the time left is known, else by the usual length of the steps."""
+    """The completed share: by time if the time left is known, else by the usual duration of the steps."""
     if progress.eta_s is not None:
         elapsed_s = (utcnow() - progress.created_at).total_seconds()
         return min(1.0, elapsed_s / max(1.0, elapsed_s + progress.eta_s))
@@ -140,7 +140,7 @@ def _share(progress: TourProgress) -> float:
 
 
 def _training(job_id: str) -> None:
-    """The job of the tour: its steps and tokens, and its curve as it grows; before the first step what it waits for."""
+    """The tour's job: its steps and tokens, and its curve as it grows; before the first step what it is waiting for."""
     job = jobs.get(cached.store(), job_id, results=False)
     curve = cached_curves.curve(job)
     if curve.steps:
@@ -173,7 +173,7 @@ def _writing(job_id: str) -> None:
 
 
 def _ended(progress: TourProgress) -> None:
-    """What the tour made, what can be done with it, and the invitation to take it again."""
+    """What the tour produced, the next steps, and a button to repeat it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
         with st.container(horizontal=True, width="content"):

@@ -1,4 +1,4 @@
-"""A recorded tour, for machines without the engine: its curve, and before and after. It says that it is one."""
+"""A recorded tour, for machines without the engine: its curve, and before and after, marked as a recording."""
 
 from __future__ import annotations
 

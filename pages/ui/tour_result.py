@@ -31,7 +31,7 @@ def show(progress: TourProgress) -> None:
 
 
 def clock(seconds: float) -> str:
-    """A time as a stopwatch shows it: 1:05."""
+    """A duration in minutes and seconds: 1:05."""
     minutes, seconds_left = divmod(max(0, int(seconds)), 60)
     return f"{minutes}:{seconds_left:02}"
 

@@ -15,7 +15,7 @@ USUAL_EPOCHS = 3  # the engine's automatic value
 
 
 def facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:
-    """Tokens, money, time and last day, as short pieces; `tokens` are those of one epoch, None while unknown."""
+    """Tokens, cost, time and last day, as short texts; `tokens`: per epoch, None while unknown."""
     guess = cached_form.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
     return (
         _tokens(tokens, epochs),
@@ -30,7 +30,7 @@ def _price(tokens: TokenCount | None, cost: Decimal | None) -> str:
 
 
 def _time(guess: JobEstimate) -> str:
-    """How long, and whether that is more than a guess."""
+    """The duration, and whether it is only a rough estimate."""
     if guess.seconds is None:
         return _("time: known after the first job")
     words = _("time: roughly {time}") if guess.rough else _("time: {time}")

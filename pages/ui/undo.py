@@ -40,7 +40,7 @@ def way_back(page: str = "dataset") -> None:
 
 
 def forget() -> None:
-    """Drop the undo: another data set is open."""
+    """Discard the undo, because another data set was opened."""
     state.studio().undo = None
 
 

@@ -13,7 +13,7 @@ from pages.ui.lang import _, code
 
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
-    """The parts of a page, one shown at a time. Returns the part that is open; the first one to begin with."""
+    """The parts of a page, one shown at a time. Returns the open part; initially the first one."""
     state.set_default(key, next(iter(parts)))
     if state.get(key) not in parts:
         state.set_value(key, next(iter(parts)))
@@ -32,7 +32,7 @@ def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
 def one_of(kinds: Sequence[Any], kind: Any) -> DeltaGenerator:
     """A container for one kind of content; that of other kinds is cleared at once.
 
-    Otherwise it would stay, greyed, until the script ends: for as long as a story is written.
+    Otherwise it would stay visible, greyed out, until the script ends, which is as long as a story is being written.
     """
     places = {one: st.container() if one == kind else st.empty() for one in kinds}
     return places[kind]
@@ -48,7 +48,7 @@ def shortened(text: str, most: int = _MOST) -> str:
 
 
 def prompt(text: str, key: str) -> None:
-    """A prompt as code; of a long prompt the beginning, with all of it one click away."""
+    """A prompt as code; a long prompt is shortened, with the full text one click away."""
     shown = shortened(text)
     st.markdown(f":material/chat_bubble: {code(shown)}")
     if shown.endswith(" …"):

@@ -151,7 +151,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
     """
     value = _as_list(value)
     if not isinstance(value, list) or not value:
-        raise BrokenJson(msg('Its "{key}" is not a list with messages in it.', key=what))
+        raise BrokenJson(msg('Its "{key}" is not a non-empty list of messages.', key=what))
     if len(value) > 1 and all(isinstance(item, str) for item in value):
         return [Turn("assistant" if i % 2 else "user", item) for i, item in enumerate(value)]
     if all(_is_pair(item) for item in value):
@@ -159,7 +159,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
     result = []
     for position, item in enumerate(value, 1):
         if not isinstance(item, Mapping):
-            raise BrokenJson(msg("Message {number} is not an object in braces.", number=f"{position:,}"))
+            raise BrokenJson(msg("Message {number} is not a JSON object.", number=f"{position:,}"))
         pair = None if any(key in item for key in _ROLE_KEYS) else _pair_keys(item)
         result += [_turn(position, item)] if pair is None else _pair_turns(position, item, pair)
     return result
@@ -172,7 +172,7 @@ def example(messages: list[Turn], system: str = "") -> dict[str, str]:
     Final answers with weight 0 are left out, together with the messages before them.
 
     Raises:
-        BrokenJson: the last turn is not an answer, none is to be learned, or there is no user message.
+        BrokenJson: the last turn is not an answer, none is trained on, or there is no user message.
     """
     if messages[-1].role == "assistant" and not messages[-1].trained:
         trained_answers = [i for i, turn in enumerate(messages) if turn.role == "assistant" and turn.trained]
@@ -180,7 +180,7 @@ def example(messages: list[Turn], system: str = "") -> dict[str, str]:
             raise BrokenJson(msg("All its answers have weight 0: there is nothing to learn."))
         messages = messages[: trained_answers[-1] + 1]
     if messages[-1].role != "assistant":
-        raise BrokenJson(msg("Its last message is the {role}'s, not the assistant's.", role=messages[-1].role))
+        raise BrokenJson(msg("Its last message is from the {role}, not the assistant.", role=messages[-1].role))
     if not messages[-1].text.strip():
         raise BrokenJson(msg("Its completion is empty."))
     system_texts = [turn.text for turn in messages if turn.role == "system" and turn.text.strip()]
@@ -229,11 +229,11 @@ def _turn(number: int, message: Mapping[str, Any]) -> Turn:
             )
         )
     if keys is not None and _has_media(message.get(keys[1])):
-        raise BrokenJson(msg("Message {number} has an image or another part that is not text.", number=f"{number:,}"))
+        raise BrokenJson(msg("Message {number} has an image or other content that is not text.", number=f"{number:,}"))
     text = None if keys is None else _content_text(message.get(keys[1]))
     calls = next((message[key] for key in _CALL_KEYS if message.get(key)), None)
     if text is None and calls is None:
-        raise BrokenJson(msg("Message {number} has no text as content.", number=f"{number:,}"))
+        raise BrokenJson(msg("Message {number} has no text content.", number=f"{number:,}"))
     weight = message.get("weight")
     trained = role != "assistant" or weight is None or weight != 0
     return Turn(role, (text or "") + (json.dumps(calls, ensure_ascii=False) if calls is not None else ""), trained)
@@ -244,7 +244,7 @@ def _pair_turns(number: int, message: Mapping[str, Any], pair: tuple[str, str]) 
     result = [Turn("system", str(message["system"]))] if message.get("system") else []
     for role, key in (("user", pair[0]), ("assistant", pair[1])):
         if not isinstance(message[key], str):
-            raise BrokenJson(msg("Message {number} has no text as content.", number=f"{number:,}"))
+            raise BrokenJson(msg("Message {number} has no text content.", number=f"{number:,}"))
         result.append(Turn("user" if role == "user" else "assistant", message[key]))
     return result
 

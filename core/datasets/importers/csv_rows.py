@@ -111,11 +111,11 @@ def _report_broken(exc: Exception, first: int, lines: LineReader, problems: Impo
             msg("Line {first} has more than {value} characters.", first=f"{first:,}", value=f"{MAX_LINE_CHARACTERS:,}")
         )
     elif "unexpected end of data" in str(exc):
-        problems.add(msg("Line {first}: a quote is opened and never closed; the line is left out.", first=f"{first:,}"))
+        problems.add(msg("Line {first}: a quote is opened but never closed; the line is left out.", first=f"{first:,}"))
     elif last > first:
         problems.add(
             msg(
-                "Line {first}: a quote is opened and not closed as it should be; the line is left out.",
+                "Line {first}: a quote is opened but not closed correctly; the line is left out.",
                 first=f"{first:,}",
             )
         )

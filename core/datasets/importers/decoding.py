@@ -84,7 +84,7 @@ def decode(data: bytes, name: str) -> Decoded:
     if len(data) > MAX_DECODE_BYTES:
         raise BadFile(
             msg(
-                "{name} has {size} MB; the limit is {limit} MB.",
+                "{name} is {size} MB; the limit is {limit} MB.",
                 name=name,
                 size=f"{len(data) // 1_000_000:,}",
                 limit=MAX_DECODE_BYTES // 1_000_000,

@@ -289,7 +289,7 @@ class _Document:
 
     def _report_no_object(self, line: int) -> None:
         self._entries += 1
-        self._report_entry(line, msg("It is not an object in braces."))
+        self._report_entry(line, msg("It is not a JSON object."))
 
     def _matches(self, pattern: re.Pattern[str], characters: int = 200) -> bool:
         self._fill(characters)

@@ -123,5 +123,5 @@ def without_trailing_comma(text: str, error: json.JSONDecodeError) -> object:
 
 def require_object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise BrokenJson(msg("It is not an object in braces."))
+        raise BrokenJson(msg("It is not a JSON object."))
     return value

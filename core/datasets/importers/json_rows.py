@@ -76,12 +76,12 @@ def _is_example_column(key: str) -> bool:
 
 
 def is_conversation(values: Sequence[Any]) -> bool:
-    """True if a list in place of a row contains only turns."""
+    """True if a list instead of a row contains only turns."""
     return bool(values) and all(isinstance(turn, dict) and turn and turn.keys() <= _TURN_KEYS for turn in values)
 
 
 def row_from_list(values: Sequence[Any]) -> dict[str, Any]:
-    """A list in place of a row: a conversation, or cells without names."""
+    """A list instead of a row: a conversation, or cells without names."""
     if is_conversation(values):
         return {"messages": list(values)}
     return {f"column {number}": value for number, value in enumerate(values, 1)}

@@ -49,8 +49,8 @@ _OTHER_FORMATS = (
         mark("{name} is a database, not a text file."),
         msg("Export the table as CSV, then choose that file."),
     ),
-    (b"\x89PNG", mark("{name} is a picture, not a text file."), _CHOOSE_TABLE),
-    (b"\xff\xd8\xff", mark("{name} is a picture, not a text file."), _CHOOSE_TABLE),
+    (b"\x89PNG", mark("{name} is an image, not a text file."), _CHOOSE_TABLE),
+    (b"\xff\xd8\xff", mark("{name} is an image, not a text file."), _CHOOSE_TABLE),
 )
 _TABLE_FORMATS = (
     (

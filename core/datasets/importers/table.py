@@ -122,7 +122,7 @@ def check_width(columns: int, filename: str) -> None:
     if columns > MAX_COLUMNS:
         raise BadFile(
             msg("{filename} has {columns} columns.", filename=filename, columns=f"{columns:,}"),
-            msg("{value} can be read.", value=f"{MAX_COLUMNS:,}"),
+            msg("Up to {value} columns are supported.", value=f"{MAX_COLUMNS:,}"),
         )
 
 
@@ -156,12 +156,12 @@ def report_full(rows: int, problems: ImportProblems) -> None:
 def cell_problem(cell: str) -> str | None:
     """Why a cell is unusable, as a sentence after its position. None: it is usable."""
     if "\0" in cell:
-        return msg("There is a NUL character.")
+        return msg("The cell contains a NUL character.")
     if not cell.isascii() and not _is_encodable(cell):
         return (
             msg("Some bytes are not valid characters.")
             if BROKEN in cell
-            else msg("It has a broken character (a lone surrogate).")
+            else msg("It contains an invalid character (a lone surrogate).")
         )
     if len(cell) > MAX_CELL_CHARACTERS:
         return msg("The cell has more than {value} characters.", value=f"{MAX_CELL_CHARACTERS:,}")

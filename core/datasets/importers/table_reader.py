@@ -125,7 +125,7 @@ def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
     if size > MAX_BYTES:
         raise BadFile(
             msg(
-                "{filename} has {size} MB; the limit is {value} MB.",
+                "{filename} is {size} MB; the limit is {value} MB.",
                 filename=filename,
                 size=f"{size // 1_000_000:,}",
                 value=f"{MAX_BYTES // 1_000_000:,}",

@@ -99,7 +99,7 @@ def _table(rows: Iterator[_Row], filename: str, problems: ImportProblems) -> Tab
     if not len(builder):
         raise BadFile(
             msg("{filename} has no row that can be used. {first}", filename=filename, first=problems.first()),
-            msg("The first row must name the columns, and rows must follow."),
+            msg("The first row must name the columns; at least one data row must follow."),
         )
     return table.without_index(builder.rows("Row"), header[0], problems)
 

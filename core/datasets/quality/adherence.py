@@ -39,7 +39,7 @@ class Adherence:
 
     Attributes:
         column: its name.
-        literal: True if its values are written out in the texts, so that a missing one is a fault.
+        literal: True if its values are written out in the texts, so that a missing one is a problem.
         share: share of the texts that contain the requested value; None if not measured.
         chance: how often a value occurs in texts with another value, in a sample; None if there is only one value.
         values: the same by value, the lowest share first.

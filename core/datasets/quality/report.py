@@ -31,16 +31,16 @@ Kind = Literal[
 ]
 Level = Literal["good", "look", "poor", "few"]
 
-# A model would learn these faults. The others are only worth a check: 喷出火焰 is a synonym of 喷火, and a
-# short story may be a good one.
+# A model would learn these problems. The others are only worth a look: 喷出火焰 is a synonym of 喷火, and a short
+# story may be a good one.
 SERIOUS: frozenset[str] = frozenset(
     ("empty", "conflict", "refusal", "leftover", "echo", "exact", "near", "looping", "cut")
 )
 REASONS: Mapping[str, str] = {
     "empty": msg("There is no text."),
-    "conflict": msg("The same prompt has another label elsewhere."),
+    "conflict": msg("The same prompt has a different label elsewhere."),
     "refusal": msg("The model refused, or a filter blocked the text."),
-    "leftover": msg("A piece of a template was left in the text."),
+    "leftover": msg("The text contains template leftovers."),
     "echo": msg("The text repeats its prompt."),
     "exact": msg("The same text already exists."),
     "near": msg("Almost the same text already exists."),
@@ -48,7 +48,7 @@ REASONS: Mapping[str, str] = {
     "cut": msg("The text was cut off at the token limit."),
     "unended": msg("The text does not end with a complete sentence."),
     "missing": msg("The text lacks a value that its cell asked for."),
-    "language": msg("The text is in another language than the rest."),
+    "language": msg("The text is in a different language from the rest."),
     "short": msg("The text is far shorter than the rest."),
     "long": msg("The text is far longer than the rest."),
     "": msg("You left it out after the quality report."),
@@ -84,7 +84,7 @@ class QualityRow:
 
 @dataclass(frozen=True, slots=True)
 class QualityFinding:
-    """A fault, and the rows to exclude because of it; for duplicates, all but the first.
+    """A problem, and the rows to exclude because of it; for duplicates, all but the first.
 
     Attributes:
         kind: the kind of fault.
@@ -172,7 +172,7 @@ class QualityReport:
 
 
 def verdict(total: int, findings: Sequence[QualityFinding]) -> QualityVerdict:
-    """The verdict on `total` rows; a row with two faults counts once."""
+    """The verdict on `total` rows; a row with two problems counts once."""
     serious = len({row for finding in findings if finding.serious for row in finding.rows})
     share = serious / total if total else 0.0
     if total < MIN_ROWS:

@@ -1,4 +1,4 @@
-"""Faults of a single text, found by patterns: refusals, template leftovers, echoes, incomplete endings.
+"""Problems of a single text, found by patterns: refusals, template leftovers, echoes, incomplete endings.
 
 The patterns are anchored and narrow: a hero who says that he cannot go on is not a refusal.
 """

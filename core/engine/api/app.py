@@ -151,7 +151,7 @@ class Engine:
         reject_unknown(body, frozenset({"model", "text"}))
         model = self.models.find(required(body, "model"))
         if not isinstance(body.get("text"), str):
-            raise bad_value("text", msg("'text' must be text."))
+            raise bad_value("text", msg("'text' must be a string."))
         base = await run_in_threadpool(self.models.base, model.base)
         async with self.pool.lease_any(base) as backend:
             tokens = await count_tokens(backend, body["text"])

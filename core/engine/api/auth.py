@@ -57,7 +57,8 @@ class BearerAuth:
     def _unauthorized_error(self, headers: Headers) -> ApiError:
         if self._expected is None:
             message = msg(
-                "Without a token the engine answers programs on this machine only, by the name localhost or 127.0.0.1."
+                "Without a token, the engine only accepts requests from this machine, addressed to "
+                "localhost or 127.0.0.1."
             )
         elif headers.get("authorization"):
             message = msg("Incorrect API key provided. Use the engine's token (FABULA_ENGINE_TOKEN) as the API key.")

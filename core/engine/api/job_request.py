@@ -127,7 +127,8 @@ def _metadata(value: object) -> dict[str, str] | None:
             raise bad_value(
                 "metadata",
                 msg(
-                    "'metadata' keys have at most {max_key} characters, values are texts of at most {max_value}.",
+                    "'metadata' keys can have up to {max_key} characters; values must be strings of up to "
+                    "{max_value} characters.",
                     max_key=_MAX_KEY,
                     max_value=_MAX_VALUE,
                 ),

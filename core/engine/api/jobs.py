@@ -114,11 +114,13 @@ class Jobs:
         start = self._models.find(spec.model)
         base = self._models.base(start.base)
         if (reason := self._models.not_trainable(base)) is not None:
-            message = msg("The model {name} can be served here, not trained: {reason}.", name=base.name, reason=reason)
+            message = msg(
+                "The model {name} can be served here but not trained: {reason}.", name=base.name, reason=reason
+            )
             raise ApiError(400, message, param="model", code="model_not_trainable")
         checked = self._check(spec.training_file, "training_file")
         if spec.validation_file and self._check(spec.validation_file, "validation_file").format != checked.format:
-            raise bad_value("validation_file", msg("The training file and the validation file differ in format."))
+            raise bad_value("validation_file", msg("The training file and the validation file have different formats."))
         if checked.format == "chat" and chat.template_for(base.card.architecture) is None:
             raise bad_value(
                 "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)

@@ -61,7 +61,7 @@ def required(body: Mapping[str, Any], name: str) -> str:
         message = msg("Missing required parameter: '{name}'.", name=name)
         raise ApiError(400, message, param=name, code="missing_required_parameter")
     if not isinstance(value, str):
-        raise bad_value(name, msg("'{name}' must be text.", name=name))
+        raise bad_value(name, msg("'{name}' must be a string.", name=name))
     return value
 
 

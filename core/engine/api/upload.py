@@ -146,7 +146,7 @@ async def receive(request: Request, path: Path) -> Upload:
                 buffer.clear()
         await run_in_threadpool(upload.write, bytes(buffer))
         if not upload.ended:
-            raise ApiError(400, msg("The form ends in the middle."), code="invalid_form")
+            raise ApiError(400, msg("The form is incomplete."), code="invalid_form")
         if upload.filename is None:
             message = msg("Missing required parameter: 'file'.")
             raise ApiError(400, message, param="file", code="missing_required_parameter")

@@ -1,1 +1,1 @@
-"""Inference: llama.cpp in a process of its own, chat templates, sampling, streams."""
+"""Inference: llama.cpp in its own process, chat templates, sampling, streams."""

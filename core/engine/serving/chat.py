@@ -27,7 +27,7 @@ class Template:
     Attributes:
         start, end: text before and after one turn; `start` contains `{role}`.
         names: the family's name of each role. Without a system role, system text is put before the user's.
-        control: control tokens. They are removed from messages, so that nobody can inject a turn.
+        control: control tokens. They are removed from messages, so that user text cannot inject a turn.
     """
 
     start: str
@@ -114,5 +114,5 @@ def parse(raw: object) -> tuple[ChatMessage, ...]:
         BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
     """
     if not isinstance(raw, list) or not raw:
-        raise BadLine("shape", msg("It is not a list with messages in it."))
+        raise BadLine("shape", msg("It is not a non-empty list of messages."))
     return tuple(message(number, item) for number, item in enumerate(raw, start=1))

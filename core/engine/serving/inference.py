@@ -227,7 +227,7 @@ def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
         raise bad_value(
             "prompt",
             msg(
-                "'prompt' must be text, token ids, or a list of at most {max_prompts} of these.",
+                "'prompt' must be a string, token ids, or a list of at most {max_prompts} of these.",
                 max_prompts=_MAX_PROMPTS,
             ),
         )
@@ -239,7 +239,8 @@ def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
     highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
     if highest >= base.card.vocab_size:
         raise bad_value(
-            "prompt", msg("'prompt' has a token id that the model does not have: {highest}.", highest=highest)
+            "prompt",
+            msg("'prompt' contains a token id that is not in the model's vocabulary: {highest}.", highest=highest),
         )
 
 

@@ -173,9 +173,7 @@ def _stops(value: object) -> list[str]:
     if not isinstance(stops, list) or len(stops) > _MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
         raise bad_value(
             "stop",
-            msg(
-                "'stop' must be text or a list of at most {max_stops} texts, none of them empty.", max_stops=_MAX_STOPS
-            ),
+            msg("'stop' must be a string or a list of at most {max_stops} non-empty strings.", max_stops=_MAX_STOPS),
         )
     return list(stops)
 
@@ -184,7 +182,7 @@ def _biases(value: object) -> list[list[float]]:
     if is_missing(value):
         return []
     if not isinstance(value, dict):
-        raise bad_value("logit_bias", msg("'logit_bias' must be an object of token ids and numbers."))
+        raise bad_value("logit_bias", msg("'logit_bias' must be an object that maps token ids to numbers."))
     pairs = []
     for token in value:
         if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):

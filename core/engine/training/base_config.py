@@ -62,7 +62,7 @@ def from_reader(reader: QuickReader) -> dict[str, Any]:
     if architecture not in TRAINABLE:
         raise UntrainableModel(
             msg(
-                "general.architecture is {architecture}, and only {trainable} are trained here",
+                "general.architecture is {architecture}; only {trainable} can be trained",
                 architecture=repr(architecture),
                 trainable=", ".join(sorted(TRAINABLE)),
             )
@@ -114,7 +114,7 @@ class _Keys:
         """Take a key that is only supported with this value."""
         value = self.take(key, expected)
         if value != expected:
-            raise self.unsupported(key, value, msg("only {expected} is computed here", expected=expected))
+            raise self.unsupported(key, value, msg("only {expected} is supported", expected=expected))
 
     def reject_remaining(self) -> None:
         """Raise for the first key that was not taken and could affect the model."""
@@ -122,16 +122,16 @@ class _Keys:
             if key.startswith(_IGNORED_PREFIXES):
                 continue
             if key not in _NEUTRAL_VALUES:
-                raise self.unsupported(key, value, msg("this key is not known here"))
+                raise self.unsupported(key, value, msg("this key is not supported"))
             if value not in _NEUTRAL_VALUES[key]:
                 raise self.unsupported(
-                    key, value, msg("only {expected} is computed here", expected=_NEUTRAL_VALUES[key][0])
+                    key, value, msg("only {expected} is supported", expected=_NEUTRAL_VALUES[key][0])
                 )
 
     def unsupported(self, key: str, value: Any, reason: str) -> UntrainableModel:
         actual = repr(value) if not isinstance(value, str) or len(value) < 40 else msg("a long text")
         full_key = f"{self.architecture}.{key}"
-        return UntrainableModel(msg("{key} is {actual}, and {reason}", key=full_key, actual=actual, reason=reason))
+        return UntrainableModel(msg("{key} is {actual}; {reason}", key=full_key, actual=actual, reason=reason))
 
 
 def _sizes(keys: _Keys) -> dict[str, Any]:
@@ -165,16 +165,14 @@ def _rope_scaling(keys: _Keys, context: int) -> dict[str, Any]:
     if kind == "yarn":
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     if kind not in ("none", "linear"):
-        raise keys.unsupported("rope.scaling.type", kind, msg("only none, linear and yarn are computed here"))
+        raise keys.unsupported("rope.scaling.type", kind, msg("only none, linear and yarn are supported"))
     return {"rope_type": "default"} if factor == 1.0 or kind == "none" else {"rope_type": "linear", "factor": factor}
 
 
 def _gemma3(keys: _Keys, config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
     """Local and global attention layers with their RoPE parameters, and the scale of queries."""
     if rope["rope_type"] == "yarn":
-        raise keys.unsupported(
-            "rope.scaling.type", "yarn", msg("with layers of local attention it is not computed here")
-        )
+        raise keys.unsupported("rope.scaling.type", "yarn", msg("that is not supported with local attention layers"))
     layers, width, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     window = int(keys.take("attention.sliding_window", 0))
     local = _local_layers(keys, layers) if window else [False] * layers
@@ -208,4 +206,4 @@ def _reject_unknown_tensors(architecture: str, layers: int, tensors: Iterable[st
     known = hf_names(architecture, layers)
     for name in tensors:
         if name not in known:
-            raise UntrainableModel(msg("the tensor {name} is not computed here", name=name))
+            raise UntrainableModel(msg("the tensor {name} is not supported", name=name))

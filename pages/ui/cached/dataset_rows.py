@@ -66,7 +66,7 @@ def quality_of(dataset_id: str) -> tuple[QualityMeasurement, str]:
     """The quality measurement of a data set, and the fingerprint of its current rows.
 
     Raises:
-        NotFound: the data set is not there (any more).
+        NotFound: the data set does not exist (any more).
     """
     return _measurement(dataset_id, where()), quality.fingerprint(store(), dataset_id)
 

@@ -35,7 +35,7 @@ def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
     """A data set and its newest run.
 
     Raises:
-        NotFound: the data set is not there (any more).
+        NotFound: the data set does not exist (any more).
     """
     return _run_of(dataset_id, where())
 
@@ -66,19 +66,19 @@ def _job_list(studio: str) -> tuple[JobView, ...]:
 
 
 def refresh() -> None:
-    """Clear every cached poll, so that an action is visible at once."""
+    """Clear every cached poll, so that an action is visible immediately."""
     forget_status()
     for poll in (_dataset_list, _run_of, _run_seconds, _job_list, _heat, _large_heat, _batches_of):
         poll.clear()
 
 
 def job_of(model: str) -> JobView | None:
-    """The job that made a tuned model, or one of its checkpoints; None when it is not in the ledger."""
+    """The job that produced a tuned model, or one of its checkpoints; None if it is not in the ledger."""
     return lineage.job_that_made(store(), model)
 
 
 def training_of(provider: str, model: str) -> TrainingHistory | None:
-    """What a model of the ledger was trained on; None: the ledger does not have its job."""
+    """What a model in the ledger was trained on; None: its job is not in the ledger."""
     job = job_of(model)
     return None if job is None or job.provider != provider else _training_of(job.id, where())
 
@@ -89,10 +89,10 @@ def _training_of(job_id: str, studio: str) -> TrainingHistory:
 
 
 def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:
-    """The map of a data set of `rows` rows; `pair`: the columns across and down that were chosen.
+    """The map of a data set with `rows` rows; `pair`: the chosen columns across and down.
 
     Raises:
-        NotFound: the data set is not there (any more).
+        NotFound: the data set does not exist (any more).
     """
     poll = _heat if rows <= heatmap.MAX_SQUARES else _large_heat
     return poll(dataset_id, pair, where())

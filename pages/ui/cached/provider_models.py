@@ -47,7 +47,7 @@ def _models(providers: tuple[str, ...], studio: str) -> OfferedModels:
 
 
 def forget_models() -> None:
-    """Clear the cached models, so that the next run asks again."""
+    """Clear the cached models, so that the next run requests them again."""
     _models.clear()
     _endpoint.clear()
 
@@ -62,7 +62,7 @@ def ask_models(provider: str) -> list[ModelInfo]:
 
 
 def quick(provider: str) -> Client:
-    """A client for pages: one try with a short timeout."""
+    """A client for pages: one attempt with a short timeout."""
     return registry().client(provider, retry_limits=_QUICK, timeout=_QUICK_TIMEOUT_S)
 
 
@@ -86,7 +86,7 @@ def forget_status() -> None:
 
 
 def endpoint_of(info: ModelInfo) -> Endpoint:
-    """Which endpoint a model answers on."""
+    """The endpoint that a model supports."""
     if info.format is not None:
         return "completion" if info.format == "completion" else "chat"
     return _endpoint(info.provider, info.id, where())
@@ -98,6 +98,6 @@ def _endpoint(provider: str, model: str, studio: str) -> Endpoint:
 
 
 def trainable() -> list[ModelInfo]:
-    """Models that a job can start from: the engine's own, and what OpenAI still tunes."""
+    """Models that a job can start from: the engine's models, and those that OpenAI still fine-tunes."""
     book = prices()
     return [m for m in models().found if m.provider == ENGINE or book.training_price(m.provider, m.id) is not None]

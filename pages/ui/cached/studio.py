@@ -17,7 +17,7 @@ from core.pricing.price_csv import PriceEntry
 from core.providers import Client, Registry
 from core.settings import Settings
 
-POLL_S = 1.0  # rows and steps come about once a second; a second's delay still feels live
+POLL_S = 1.0  # rows and steps arrive about once a second; a second's delay still feels live
 FRESH_S = 0.8  # shorter than a poll: each poll reads again, and simultaneous polls of all viewers read once
 
 

@@ -71,7 +71,7 @@ def _months(until: datetime, where: str) -> tuple[datetime, ...]:
 
 
 def budgets() -> list[BudgetView]:
-    """All budgets, with what is left of them."""
+    """All budgets with their remaining amounts."""
     return list(_budgets(_where()))
 
 
@@ -81,7 +81,7 @@ def _budgets(where: str) -> tuple[BudgetView, ...]:
 
 
 def now() -> datetime:
-    """This moment (UTC)."""
+    """The current time (UTC)."""
     return utcnow()
 
 
@@ -96,7 +96,7 @@ def _stretches(starts: tuple[datetime, ...], until: datetime, where: str) -> tup
 
 
 def by_reference(since: datetime, until: datetime) -> list[WorkLine]:
-    """Runs, jobs and stories with what they cost."""
+    """Runs, jobs and stories with their cost."""
     return list(_works(since, until, _where()))
 
 

@@ -37,10 +37,10 @@ _LONGEST_NOTE = 200  # characters
 
 
 def show(book: PriceBook) -> None:
-    """An expander with the prices that were set, and the form."""
+    """An expander with the custom prices and the form."""
     custom = custom_prices.list_custom(cached.store())
     title = _("Your own prices") if not custom else _("Your own prices ({n})").format(n=len(custom))
-    changed = bool(state.get("cost_own_changed"))  # a new title would make a new, closed expander
+    changed = bool(state.get("cost_own_changed"))  # a new title would create a new, collapsed expander
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
         if opened.open:
             for one in custom:

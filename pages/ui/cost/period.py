@@ -17,7 +17,10 @@ _KEY = "cost_period"
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """From `since` to before `until` (UTC). `starts` begin its bars: the days of a month, or the months of all time."""
+    """From `since` until before `until` (UTC).
+
+    `starts`: the start of each bar: the days of a month, or the months of all time.
+    """
 
     name: str
     since: datetime
@@ -32,7 +35,7 @@ class Period:
 
 
 def choose() -> Period:
-    """The period that was chosen, this month by default. The picker is shown once there is an earlier month."""
+    """The chosen period, by default this month. The picker is shown once there is an earlier month."""
     tomorrow = cached_cost.tomorrow()
     months = cached_cost.months(tomorrow)
     names = [f"{month:%Y-%m}" for month in months]

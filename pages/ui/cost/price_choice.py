@@ -64,12 +64,12 @@ _KINDS = {
 _LISTS_OF_TODAY = [ENGINE, TODAY, OWN]
 _LISTS_OF_2023 = [ENGINE, ARTICLE]
 _BEFORE = "cost_before_2023"
-_RATES = (Decimal("0.01"), Decimal(1_000))  # yuan for one US dollar: what can be typed
+_RATES = (Decimal("0.01"), Decimal(1_000))  # yuan per US dollar: accepted range
 
 
 @dataclass(frozen=True, slots=True)
 class PriceChoice:
-    """What the visitor compares, and how. `prices` are empty where no model of the lists matches the filters."""
+    """What the visitor compares, and how. `prices` is empty if no model in the lists matches the filters."""
 
     unit: int
     baseline: Key
@@ -81,7 +81,7 @@ class PriceChoice:
 
 
 def controls(book: PriceBook) -> PriceChoice:
-    """Draw lists in one row; baseline, unit, search and a popover with the rest in the next."""
+    """Draw the lists in one row; baseline, unit, search and a popover with the rest in the next row."""
     names = list_names(book)
     found = rows(book, _lists(names))
     kinds = state.get("cost_kinds") or []
@@ -146,21 +146,21 @@ def _compare_with_2023() -> None:
 
 
 def _back_to_today() -> None:
-    """The lists, baseline and unit from before the comparison with 2023; without them, those of a first visit."""
+    """Restore the lists, baseline and unit from before the comparison with 2023, or the defaults."""
     before = state.get(_BEFORE) or {"cost_lists": list(_LISTS_OF_TODAY)}
     for key, value in before.items():
         state.set_value(key, value)
 
 
 def show_own() -> None:
-    """Make sure that the person's own prices are among the lists that are compared. Only in a callback."""
+    """Add the person's own prices to the compared lists. Only in a callback."""
     lists = state.get("cost_lists") or []
     if OWN not in lists:
         state.set_value("cost_lists", [*lists, OWN])
 
 
 def _first_baseline(keys: Sequence[Key], prices: Sequence[Price]) -> Key:
-    """A well-known model, or else the first that has a price: against a free one there are no multiples."""
+    """A well-known model, otherwise the first that has a price: multiples of a free model are undefined."""
     baseline = next((key for key in _BASELINES if key in keys), None)
     return baseline or next((price.key for price in prices if price.output_per_mtok), keys[0])
 
@@ -214,7 +214,7 @@ def _more() -> tuple[Side, str, ExchangeRate]:
 
 
 def currency_choice(page: str) -> tuple[str, ExchangeRate]:
-    """The currency that amounts are shown in, and the rate, with its day."""
+    """The display currency, and the exchange rate with its date."""
     state.set_default("cost_currency", USD)
     currency = st.segmented_control(
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
@@ -228,7 +228,7 @@ def currency_choice(page: str) -> tuple[str, ExchangeRate]:
 
 
 def say_rate(theirs: Iterable[str], currency: str, rate: ExchangeRate) -> None:
-    """The exchange rate and its source, where amounts were converted."""
+    """The exchange rate and its source, if amounts were converted."""
     if any(one != currency and one in (USD, rate.currency) for one in theirs):
         source = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
         st.caption(

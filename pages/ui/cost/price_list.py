@@ -20,8 +20,8 @@ from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names,
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
 
-_MOST_BARS = 300  # the table has all
-_BARS_IN_SIGHT = 24  # more than these scroll
+_MOST_BARS = 300  # the table lists all
+_BARS_IN_SIGHT = 24  # more rows than this scroll
 _BARS_HEIGHT = 620  # px
 _MOST_DIGITS = 8
 _NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 160, 260  # px of columns: “0.0008822” and headings fit
@@ -89,7 +89,7 @@ def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
 
 
 def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str]) -> None:
-    """Sorted bars with their multiples; a sentence instead where every price is 0 or unknown."""
+    """Sorted bars with their multiples; a sentence instead if every price is 0 or unknown."""
     priced = [line for line in found if getattr(line, choice.side) and line.currency == choice.currency]
     shown = priced[:_MOST_BARS]
     shown += [line for line in priced[_MOST_BARS:] if line.is_baseline]
@@ -116,7 +116,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
     with st.container(height=_BARS_HEIGHT if high else "content", border=high):
         st.vega_lite_chart(
             charts_cost.price_bars(named, words, choice.side),
-            alt=_("Price of the models per {unit} tokens").format(unit=_(UNITS[choice.unit])),
+            alt=_("Model prices per {unit} tokens").format(unit=_(UNITS[choice.unit])),
             key="cost_chart",
         )
     if len(priced) > len(shown):
@@ -192,7 +192,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> N
 
 
 def _machine(found: Sequence[PriceLine]) -> None:
-    """How the prices of this machine's models are computed, once its hour has a price."""
+    """How the prices of this machine's models are computed, if its cost per hour is set."""
     machine = cached_cost.machine()
     if machine is None or not any(line.price.local for line in found):
         return
@@ -218,7 +218,7 @@ def _format(found: Sequence[PriceLine], unit: int) -> str:
 
 
 def _over_base(book: PriceBook, line: PriceLine) -> Decimal | None:
-    """A tuned model's output price over its base's, where both are known in one currency."""
+    """A tuned model's output price divided by its base model's, if both are known in the same currency."""
     base = book.find(line.provider, line.price.base_model) if line.price.base_model and not line.price.local else None
     if base is None or base.currency != line.price.currency or not base.output_per_mtok:
         return None
@@ -238,7 +238,7 @@ def _source(price: Price) -> str:
 
 
 def _note(line: PriceLine) -> str:
-    """When it can be used, who set the price, how old it is, and the note of its list."""
+    """When the model can be used, who set the price, how old it is, and the note in its list."""
     until, price_until = line.price.valid_until, line.price.price_until
     notes = [
         _("retired on {day}").format(day=until) if line.ended else "",

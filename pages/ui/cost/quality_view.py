@@ -79,7 +79,7 @@ def _table(found: list[Quality]) -> None:
 
 
 def _interval(one: Quality) -> str | None:
-    """The 95 % interval; None where the measure has none."""
+    """The 95 % interval; None if the measure has none."""
     return None if one.low == one.high else f"{percent(one.low, 0)} – {percent(one.high, 0)}"
 
 
@@ -110,7 +110,7 @@ def _sentence(found: list[Quality]) -> None:
 
 
 def _cheaper(best: Quality, rivals: Sequence[Quality]) -> None:
-    """Name the cheapest rival, where it costs less than the leader."""
+    """Name the cheapest rival if it costs less than the leader."""
     priced = [(one.cost_usd, one) for one in rivals if one.cost_usd is not None]
     if not priced:
         return

@@ -61,7 +61,7 @@ def _nothing(period: Period) -> str:
 
 
 def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
-    """What was spent, bills and machine time together; a budget counts bills only."""
+    """Total spending, including machine time; budgets only count provider bills."""
     month = next((one for one in budgets if one.scope == "month"), None)
     if period.now and month is not None:
         _of_budget(lines, month)
@@ -100,7 +100,7 @@ def _of_budget(lines: Sequence[DayLine], month: BudgetView) -> None:
 
 
 def _machine_time(engine: Sequence[DayLine]) -> None:
-    """What the engine's work cost, or that an hour of this machine has no price."""
+    """The cost of the engine's work, or a note that no cost per hour is set."""
     if not engine:
         return
     if cached_cost.hour() is None:
@@ -109,7 +109,7 @@ def _machine_time(engine: Sequence[DayLine]) -> None:
         )
     else:
         st.caption(
-            _("Machine time of the engine: {amount}. Budgets do not count it.").format(
+            _("Engine machine time: {amount}. Budgets don't include it.").format(
                 amount=usd(spend_history.known_usd(engine))
             )
         )

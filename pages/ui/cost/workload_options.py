@@ -60,7 +60,7 @@ def pickers(book: PriceBook) -> WorkloadOptions:
 
 
 def model_to_tune() -> str:
-    """The base of the tuned model that is picked: its tokenizer counts."""
+    """The base of the chosen tuned model; its tokenizer is used."""
     model = (state.get("work_tuned") or _TUNED)[1]
     return tuned_base(model) or model
 
@@ -76,19 +76,20 @@ def _pick(label: str, key: str, keys: list[Key], first: Key, names: Mapping[str,
 
 
 def _short(key: Key) -> str:
-    """The name without maker and date, to fit at the end of a line."""
+    """The name without vendor and date, to fit at the end of a line."""
     model = _DATE.sub("", key[1].rsplit("/", 1)[-1])
     return _("tuned {model}").format(model=model.removeprefix("ft:")) if key[1].startswith("ft:") else model
 
 
 def _machine() -> tuple[Machine | None, str | None]:
-    """Electricity or rent per hour, and the measured speed or one that the visitor tries."""
+    """Electricity or rent per hour, and the measured speed or a value to try."""
     hour, measured = cached_cost.hour(), cached_cost.speed()
     with st.container(border=True, gap="small"):
         st.markdown(f":material/memory: **{_('This machine')}**")
         _hour(hour)
         decimal_field.first("work_speed", None)
-        if measured is not None and state.get("work_speed_of") != measured.measured_at:  # a new measurement counts
+        # a new measurement replaces the typed value
+        if measured is not None and state.get("work_speed_of") != measured.measured_at:
             decimal_field.put("work_speed", round(measured.tokens_per_s, 1))
             state.set_value("work_speed_of", measured.measured_at)
         cost_per_hour = decimal_field.decimal_field(

@@ -12,7 +12,7 @@ from core.generation.runs import RunProgress
 from pages.ui import cached
 from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain
 
-_SHOWN = 4  # the provider has at most this many at a time; earlier ones are collected
+_SHOWN = 4  # at most this many are at the provider at the same time; earlier ones are collected
 _WINDOW = timedelta(hours=24)  # the provider's own time limit for a batch
 _GOING = ("queued", "running", "pausing", "stopping")
 _STATES = {
@@ -100,6 +100,6 @@ def _next(batch: BatchView, where: str, now: datetime) -> str:
     if where == "in_progress":
         left = (batch.created_at + _WINDOW - now).total_seconds()
         if left > 0:
-            return _("Up to {time} more; most batches finish much sooner.").format(time=duration(left))
+            return _("Up to {time} left; most batches finish much sooner.").format(time=duration(left))
         return _("The provider's one-day limit has passed; it will end the batch soon.")
     return _(_NEXT[where]) if where in _NEXT else ""

@@ -1,4 +1,4 @@
-"""Columns from a file: each column that is chosen becomes one of the grid, with the values that occur in it."""
+"""Columns from a file: each chosen column becomes a column of the grid, with the values that occur in it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pages.ui.dataset.column_form import take
 from pages.ui.lang import _, as_markdown, n_, number, plain
 
 _SHOWN_PROBLEMS = 3
-_MOST_VALUES = 100_000  # in one column: as many rows as a grid should have, and a page can still hold
+_MOST_VALUES = 100_000  # per column: the maximum that is useful in a grid and that a page can display
 
 
 def show() -> None:
-    """The button, and the file behind it."""
+    """The button and its file dialog."""
     shown = st.popover(_("From a file"), icon=":material/upload_file:", key="dataset_column_file", on_change="rerun")
     if not shown.open:
         return
@@ -69,7 +69,7 @@ def _columns(file_id: str, data: bytes, name: str) -> tuple[dict[str, tuple[str,
 
 
 def _use(columns: dict[str, tuple[str, ...]]) -> None:
-    """A column of the same name gets the values; else an empty, unnamed column; else a new one."""
+    """The values go to a column of the same name, else to an empty, unnamed column, else to a new one."""
     studio = state.studio()
     for name, values in columns.items():
         names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in studio.grid.columns}

@@ -47,13 +47,13 @@ def column(draft: ColumnDraft) -> Column:
 
 
 def _label(name: str) -> str:
-    """ "Column", with what its name means where a preset has a word for it in the visitor's language."""
+    """ "Column", with the translated column name if a preset has one."""
     shown = column_name(name)
     return _("Column") if shown == name else f"{_('Column')} · {label(shown)}"
 
 
 def removed() -> None:
-    """Draw the column that was removed last, with an undo button."""
+    """Draw the most recently removed column, with an undo button."""
     last_removed = state.studio().grid.removed
     if last_removed is None:
         return
@@ -66,7 +66,7 @@ def removed() -> None:
 
 
 def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> None:
-    """Give a column these values, the chosen ones switched on. In a callback only."""
+    """Give a column these values, with the chosen ones switched on. Only in a callback."""
     studio = state.studio()
     studio.grid = studio.grid.with_values(column_id, values)
     state.set_value(f"dataset_values_{column_id}", list(chosen))

@@ -40,8 +40,8 @@ def pick() -> DatasetSummary | None:
 def label(one: DatasetSummary) -> str:
     """What a data set is called in a list: its name; with its time where an older one has the same name.
 
-    A selectbox knows an option by its label alone, and opens the first option when the label of the chosen one is
-    gone. So a label never depends on what is added later: another data set of the same name leaves it as it is.
+    A selectbox identifies an option by its label, and selects the first option if that label no longer exists. So a
+    label never depends on data sets that are added later, even with the same name.
     """
     same = [other for other in cached.dataset_list() if other.name == one.name]
     first = min(same, key=lambda other: (other.created_at, other.id), default=one)

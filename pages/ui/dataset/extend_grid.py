@@ -18,13 +18,13 @@ from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _, n_, usd
 from pages.ui.limited_fields import number_field
 
-_MORE = 2  # repeats that are proposed
+_MORE = 2  # proposed number of repeats
 _BUDGET = "dataset_top_up_budget"
 _OPEN = "dataset_top_up"
 
 
 def show(summary: DatasetSummary, mode: runs.Mode) -> None:
-    """The popover of a data set that grew from a recipe; `mode`: how its rows are written."""
+    """The popover of a data set with a recipe; `mode`: how its rows are written."""
     popover = st.popover(_("Write more"), icon=":material/add:", key=_OPEN, on_change="rerun")
     recipe = datasets.recipe(cached.store(), summary.id) if popover.open else None
     if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
@@ -55,11 +55,11 @@ def _form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         cards.hint(error)
     _button(dataset_id, recipe, grown, "values", mode)
     if _priced(recipe):
-        decimal_field.decimal_field(_("Spend at most (US dollars)"), _BUDGET, CENT, MAX_USD, placeholder=_("no limit"))
+        decimal_field.decimal_field(_("Spending limit (US dollars)"), _BUDGET, CENT, MAX_USD, placeholder=_("no limit"))
 
 
 def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
-    """The button says how many rows, and next to it what they are expected to cost."""
+    """The button with the number of rows, and next to it their expected cost."""
     added = grown.rows() - recipe.rows() if grown is not None else 0
     st.button(
         n_("Write {n} more", "Write {n} more", added) if added else _("Write the new rows"),
@@ -76,13 +76,13 @@ def _button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mod
 
 
 def _cost(recipe: Recipe, grown: Recipe) -> Decimal | None:
-    """What the rows that are added are expected to cost."""
+    """The expected cost of the added rows."""
     with_them, without = estimates.estimate(grown).usd, estimates.estimate(recipe).usd
     return None if with_them is None or without is None else max(with_them - without, Decimal(0))
 
 
 def _priced(recipe: Recipe) -> bool:
-    """Whether this writer costs money, so that a limit means something."""
+    """Whether this model costs money, so that a limit is useful."""
     return estimates.estimate(recipe).usd not in (None, Decimal(0))
 
 
@@ -94,7 +94,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         growth = grid_store.grow(cached.store(), LOCAL, dataset_id, grown)
         runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
-        state.set_value(_OPEN, False)  # the rows come under it
+        state.set_value(_OPEN, False)  # the rows appear under this name
         sentence = n_(
             "{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows
         )

@@ -103,7 +103,7 @@ def _guess(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
 
 
 def _far_prompt(recipe: Recipe) -> None:
-    """Warn if the template is far from the writer's training prompts."""
+    """Warn if the template is far from the model's training prompts."""
     if not recipe.model:
         return
     writer = prompt_warning.model_of(recipe.provider, recipe.model)
@@ -145,11 +145,11 @@ def _mode(recipe: Recipe) -> Mode:
 
 
 def _budget(guess: Estimate) -> DecimalInput:
-    """The budget of the run; not asked if writing is free."""
+    """The budget of the run; not shown if writing is free."""
     if guess.local:
         return DecimalInput(None)
     amount = decimal_field.decimal_field(
-        _("Spend at most (US dollars)"),
+        _("Spending limit (US dollars)"),
         "dataset_budget",
         CENT,
         MAX_USD,

@@ -16,11 +16,11 @@ from pages.ui.lang import _, in_language, language
 from pages.ui.limited_fields import number_field
 from pages.ui.state import GridDraft
 
-SAVED = "saved"  # in place of a preset's id: the form holds a recipe that was saved
+SAVED = "saved"  # instead of a preset id: the form contains a saved recipe
 _BLANK = "blank"
 _EMPTY = Recipe(name="", columns=(), template="")
 _TEXTS = ("template", "name", "system", "seed", "endpoint")
-_RANGES: dict[str, tuple[float, float]] = {  # as Recipe.check has them
+_RANGES: dict[str, tuple[float, float]] = {  # the limits of `Recipe.check`
     "repeats": (1, 10_000),
     "temperature": (0.0, 2.0),
     "top_p": (0.0, 1.0),
@@ -29,7 +29,7 @@ _RANGES: dict[str, tuple[float, float]] = {  # as Recipe.check has them
 
 
 def recipe_form() -> Recipe:
-    """The recipe as the form holds it now; it may not be runnable yet (`Recipe.check` says)."""
+    """The recipe in the form; it may not be runnable yet (see `Recipe.check`)."""
     _start()
     _presets()
     with st.container(border=True):
@@ -96,7 +96,7 @@ def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", versio
         state.set_value("dataset_model", f"{recipe.provider}/{recipe.model}")
     for name in _TEXTS:
         state.set_value(f"dataset_{name}", getattr(recipe, name))
-    for name, (low, high) in _RANGES.items():  # a widget refuses a number outside, or of another kind
+    for name, (low, high) in _RANGES.items():  # a widget rejects a number that is out of range or of another type
         state.set_value(f"dataset_{name}", type(low)(min(max(getattr(recipe, name), low), high)))
 
 
@@ -163,7 +163,7 @@ def _take_preset(preset_id: str) -> None:
 
 
 def _more() -> dict[str, Any]:
-    """Settings that are needed less often."""
+    """Less frequently used settings."""
     formats = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
     state.set_default("dataset_endpoint", "auto")
     return {

@@ -13,7 +13,7 @@ from pages.ui import cached, cards, state
 from pages.ui.dataset import story_cards
 from pages.ui.lang import _, column_title, n_, number, percent, plain
 
-_POLL_S = 2.0  # slower than the panel, which updates every second, so that the map is calmer
+_POLL_S = 2.0  # slower than the panel, which updates every second, to reduce flicker
 _TALL = 1_020  # px: height for the preset's grid; a map with more lines scrolls
 _LINES = 58  # that fit into it
 _SHORT_LINES = 48  # of squares with shares, which are larger

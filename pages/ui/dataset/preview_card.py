@@ -39,7 +39,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
 
 
 def _button(recipe: Recipe, running: bool, *, possible: bool) -> None:
-    """Write or Stop, each under a key of its own: a press that comes late is never taken for the other."""
+    """Write or Stop, each with its own key, so that a late click never triggers the other button."""
     if running:
         st.button(_("Stop"), icon=":material/stop:", key="dataset_preview_stop", on_click=_forget_preview)
     else:
@@ -55,7 +55,7 @@ def _running() -> bool:
 
 
 def _preview_now(recipe: Recipe) -> None:
-    if _running():  # pressed twice
+    if _running():  # double click
         return
     with cards.keep_errors():
         state.studio().preview = _start_preview(recipe)
@@ -99,7 +99,7 @@ def _preview(was_running: bool) -> None:
 
 
 def _row(row: runs.PreviewRow) -> None:
-    """One text with the values it was written for. A text that is not a finished one says why."""
+    """One text with its column values, and the reason if it is unfinished."""
     views.facts(plain(value) for value in row.values.values())
     if text := row.text.strip():
         st.text(text)

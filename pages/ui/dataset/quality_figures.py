@@ -99,7 +99,7 @@ def _lengths(report: QualityReport) -> ScoreFigure:
 def _diversity(report: QualityReport) -> ScoreFigure:
     spread = report.diversity
     highest = spread.highest
-    about = _("no cell has two texts to compare") if highest is None else _("at most {share} alike within a cell")
+    about = _("no cell has two texts to compare") if highest is None else _("at most {share} similar within a cell")
     return ScoreFigure(
         number(spread.distinct[1], 2),
         about.format(share=percent(highest, 0)),

@@ -18,8 +18,8 @@ class QualityMeasurement:
     """The newest report on a data set, and the measurement in progress.
 
     Attributes:
-        report: the newest one there is; None before the first.
-        error: of the last measurement; it is tried again a few seconds later on request.
+        report: the newest report; None before the first.
+        error: of the last measurement; it can be retried a few seconds later.
         read, total: progress of the measurement, in rows.
     """
 
@@ -47,7 +47,7 @@ class QualityMeasurement:
         """Start a measurement of the rows of `fingerprint` if needed.
 
         Args:
-            calm: rows keep coming: a data set that takes long is then measured only when there is no report yet.
+            calm: a run is adding rows: a slow measurement is then started only if there is no report yet.
             again: measure in any case.
         """
         with self._lock:

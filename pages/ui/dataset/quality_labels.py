@@ -20,7 +20,7 @@ CARDS = {
     "coverage": (":material/grid_on:", mark("Coverage")),
     "lengths": (":material/straighten:", mark("Lengths")),
     "diversity": (":material/shuffle:", mark("Diversity")),
-    "remains": (":material/cleaning_services:", mark("Not a finished text")),
+    "remains": (":material/cleaning_services:", mark("Unfinished texts")),
     "endings": (":material/flag:", mark("Endings")),
     "languages": (":material/translate:", mark("Languages")),
     "stops": (":material/front_hand:", mark("Stop sequences")),
@@ -69,7 +69,7 @@ def counted(finding: QualityFinding) -> str:
 
 
 def verdict(report: QualityReport) -> str:
-    """The headline of the report: how good the rows are, and what was found."""
+    """The headline of the report: the verdict and the main findings."""
     return f"### {verdict_line(report)}"
 
 
@@ -95,11 +95,11 @@ def basis(report: QualityReport) -> str:
 
 
 def cards(report: QualityReport) -> list[str]:
-    """Which cards there are for this report."""
+    """The cards of this report."""
     hidden = {"adherence", "stops"} if report.task == "labels" else {"labels"}
     return [card for card in CARDS if card not in hidden]
 
 
 def ending(name: str) -> str:
-    """A finish reason in words; one that is not known, as the provider said it."""
+    """A finish reason in words; an unknown one is shown as the provider reports it."""
     return _(ENDINGS[name]) if name in ENDINGS else plain(name)

@@ -62,7 +62,7 @@ def _adherence(report: QualityReport) -> None:
 
 
 def _values(column: Adherence) -> bool:
-    """A bar for each value, most often missing first; returns True if one was clicked and its rows are shown."""
+    """One bar per value, most often missing first; returns True if one was clicked and its rows are shown."""
     shown = column.values[: quality_shared.MOST_BARS]
     picked = quality_shared.bars(
         f"adherence_{column.column}",
@@ -99,7 +99,7 @@ def _languages(report: QualityReport) -> None:
 def _stops(report: QualityReport) -> None:
     st.caption(_("A model stops at the first stop sequence. If a text contains it, the model learns to stop there."))
     if not report.stops:
-        st.markdown(_("None of the common stop sequences is in the texts."))
+        st.markdown(_("None of the common stop sequences occurs in the texts."))
         return
     quality_shared.shares(
         "stops", [Share(repr(one.name), one.rows) for one in report.stops], _("Rows that contain the stop")

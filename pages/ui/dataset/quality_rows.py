@@ -17,7 +17,7 @@ from pages.ui.lang import _, localized, n_, plain
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
-_OURS = ("mark", "text", "reason")  # columns of the table; a data set's column of the same name is shown next to it
+_OURS = ("mark", "text", "reason")  # columns of the table; a data set column with the same name is shown in addition
 
 
 def show(
@@ -35,9 +35,9 @@ def show(
         key: prefix of widget keys, unique on the page.
         row_ids: what to leave out.
         kind: of the finding; says why.
-        every: whether leaving out all of them makes sense.
-        marks: a word for some rows, in a separate column.
-        also: rows shown in place of `row_ids` (of duplicates, those that stay too).
+        every: whether to offer leaving out all of them.
+        marks: a label for some rows, in a separate column.
+        also: rows shown instead of `row_ids` (for duplicates, including those that are kept).
     """
     ids = list(also or row_ids)
     if not ids:
@@ -124,7 +124,7 @@ def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
 
 
 def leave_out(row_ids: Sequence[int], kind: str) -> None:
-    """Leave rows out of training and export, and say why in each."""
+    """Leave rows out of training and export, and store the reason with each."""
     with cards.keep_errors():
         store = cached.store()
         changed = curation.exclude(store, LOCAL, row_ids, quality.REASONS.get(kind, quality.REASONS[""]))

@@ -13,7 +13,7 @@ from pages.ui.dataset import quality_labels, quality_rows
 from pages.ui.dataset.quality_figures import CARD_OF
 from pages.ui.lang import _, code
 
-MOST_BARS = 30  # of one chart, and names in one line; more are rare
+MOST_BARS = 30  # maximum per chart, and names per line; more are rare
 
 
 def findings(card: str, report: QualityReport) -> None:

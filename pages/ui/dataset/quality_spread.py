@@ -31,7 +31,7 @@ def coverage(report: QualityReport) -> None:
         _cell_map(report)
     if covered.missing:
         named = [" · ".join(plain(value) for value in cell) for cell in covered.missing[: quality_shared.MOST_BARS]]
-        st.markdown(f"**{_('Without a row')}**")
+        st.markdown(f"**{_('Cells without rows')}**")
         st.caption("; ".join(named) + ("; …" if covered.expected - covered.filled > len(named) else ""))
 
 
@@ -64,7 +64,7 @@ def _choice(label: str, columns: Sequence[str], index: int, axis: str) -> str:
 
 
 def lengths(report: QualityReport) -> None:
-    """Five figures, a histogram, and the rows far from the others."""
+    """Five figures, a histogram, and the outliers."""
     unit = st.segmented_control(
         _("Measured in"),
         ["characters", "tokens"],
@@ -79,14 +79,14 @@ def lengths(report: QualityReport) -> None:
     with st.grid(5, min_column_width=110):
         for name, value in (
             (_("Shortest"), found.shortest),
-            (_("Lower 5 %"), found.lower),
+            (_("5th percentile"), found.lower),
             (_("Median"), found.median),
-            (_("Upper 5 %"), found.upper),
+            (_("95th percentile"), found.upper),
             (_("Longest"), found.longest),
         ):
             views.metric(name, number(value))
     total = n_("{n} token in all", "{n} tokens in all", report.tokens.total)
-    approximate = "" if report.tokens_exact else _("counted approximately where the provider did not count")
+    approximate = "" if report.tokens_exact else _("estimated where the provider reports no token count")
     views.facts([total, approximate])
     alt = _("Rows by length, most around {median}").format(median=number(found.median))
     spec = charts_quality.histogram(found.bins(), title, _("Rows"))
@@ -100,7 +100,7 @@ def lengths(report: QualityReport) -> None:
 
 
 def diversity(report: QualityReport) -> None:
-    """Distinct-n, likeness within cells, and how texts begin."""
+    """Distinct-n, similarity within cells, and common openings."""
     spread = report.diversity
     with st.grid(4, min_column_width=140):
         for n, share in enumerate(spread.distinct, start=1):

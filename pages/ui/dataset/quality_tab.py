@@ -13,7 +13,7 @@ from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, qu
 from pages.ui.dataset.quality_job import QualityMeasurement
 from pages.ui.lang import _, n_, number
 
-_WAIT_S = 0.7  # a few hundred rows take less: their report is drawn at once, without a flicker
+_WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
 _OPEN = "dataset_quality_card"
 _GOING_ON = ("queued", "running", "pausing", "stopping")
 
@@ -107,7 +107,7 @@ def _report(report: QualityReport, now: _QualityView) -> None:
 
 
 def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
-    """A figure each, and the button that opens it below."""
+    """One figure per card, and the button that opens its panel below."""
     with st.grid(5, min_column_width=150):
         for card in shown:
             icon, name = quality_labels.CARDS[card]

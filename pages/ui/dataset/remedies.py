@@ -31,7 +31,7 @@ _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """What the buttons of one line act on. `cause` None: the rows that no run has written yet."""
+    """The target of one line's buttons. `cause` None: the rows that no run has written yet."""
 
     dataset_id: str
     recipe: Recipe
@@ -81,7 +81,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
 
 
 def waiting(progress: RunProgress) -> None:
-    """Why a run waits, and when it is resumed; a countdown where the panel around it is drawn every second."""
+    """Why a run waits, and when it is resumed; a countdown if the surrounding panel is redrawn every second."""
     reason = progress.reason or ""
     st.info(plain(failure_labels.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
     if progress.not_before is not None:
@@ -98,7 +98,7 @@ def _line(group: FailedRows) -> str:
 
 
 def _button(remedy: Remedy, place: _Place) -> None:
-    """Draw one remedy; nothing if it cannot help here."""
+    """Draw one remedy; nothing if it does not apply."""
     if failure_labels.page_button(remedy, place.key):
         return
     if remedy == "another_model":
@@ -108,7 +108,7 @@ def _button(remedy: Remedy, place: _Place) -> None:
             _("Open the recipe"), icon=":material/edit:", key=f"{place.key}_recipe", on_click=_open_recipe,
             args=(place.recipe,),
         ):  # fmt: skip
-            st.rerun()  # the form is in another part of the page
+            st.rerun()  # the form is on another tab
     else:
         label, change = _OFFERS[remedy](place.recipe)
         st.button(label, icon=":material/replay:", key=f"{place.key}_{remedy}", on_click=_write, args=(place, change))
@@ -141,10 +141,10 @@ _OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change]]] = {
 
 
 def _another_model(place: _Place) -> None:
-    """The models that could write these rows, and what that is expected to cost."""
+    """The models that could write these rows, and the expected cost."""
     key, writer = f"{place.key}_writer", (place.recipe.provider, place.recipe.model)
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
-    if not popover.open:  # drawn while it is open: the panel around it is drawn again and again
+    if not popover.open:  # drawn only while it is open, because the surrounding panel is redrawn repeatedly
         return
     others = [one for one in cached.models().found if (one.provider, one.id) != writer]
     with popover:

@@ -74,7 +74,7 @@ def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
 
 
 def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
-    """The mode of the newest run of a data set, and what its budget has left, a cent at least; None: it has none."""
+    """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
     last = runs.latest(cached.store(), dataset_id)
     if last is None:
         return "live", None
@@ -84,7 +84,7 @@ def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
 
 
 def open_row(row_id: int | None) -> None:
-    """Show this row in full at the next run; None closes it."""
+    """Open this row's dialog in the next run; None closes it."""
     state.studio().row_open = row_id
 
 

@@ -18,7 +18,7 @@ _HEIGHT = 320  # px: a story of 300 characters without scrolling
 
 
 def show(dataset_id: str) -> None:
-    """The dialog of the row that is open, if there is one."""
+    """The dialog of the open row, if any."""
     row_id = state.studio().row_open
     if row_id is None:
         return

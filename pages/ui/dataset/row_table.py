@@ -20,7 +20,7 @@ from pages.ui.lang import _, column_title, mark, n_, number, plain
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser unread
 _PAGE_CARDS = 15
 _FEW_ROWS = 12
-_COUNTED_ROWS = 20_000  # from here on counting the edited ones, for which there is no index, takes too long
+_COUNTED_ROWS = 20_000  # above this, counting the edited rows, for which there is no index, takes too long
 _LONGEST_TABLE = 520  # px
 _FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "all": (mark("All"), ()),
@@ -33,7 +33,7 @@ _FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def show(summary: DatasetSummary) -> None:
-    """The table with its filters, and the dialog of the row that is open."""
+    """The table with its filters, and the dialog of the open row."""
     where = _filters(summary)
     cards = state.get("dataset_view") == "cards"
     size = _PAGE_CARDS if cards else _PAGE_ROWS
@@ -107,7 +107,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
 
 
 def _view() -> None:
-    """A table, or cards: a phone begins with cards, since a table is wider than it."""
+    """A table, or cards: the default on a phone is cards, because a table is too wide for it."""
     state.set_default("dataset_view", "cards" if device.is_phone() else "table")
     names = {"table": _("Table"), "cards": _("Cards")}
     icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}
@@ -128,7 +128,7 @@ def _label(key: str, rows: int | None) -> str:
 
 
 def _narrowed(dataset_id: str) -> RowFilter | None:
-    """The square that the table is filtered by, and a button to clear it."""
+    """The square that filters the table, and a button to clear the filter."""
     narrowed: tuple[str, str, RowFilter] | None = state.studio().rows_of
     if narrowed is None or narrowed[0] != dataset_id:
         return None
@@ -156,7 +156,8 @@ def _editor(summary: DatasetSummary, rows: Sequence[RowView]) -> None:
             **{f"value_{i}": plain_text(column_title(name)) for i, name in enumerate(columns)},
             "text": plain_text(_("Text"), width="large", help=_("Double-click to edit. The original is kept.")),
             "state": plain_text(_("State"), width="small"),
-            "reason": plain_text(_("Reason"), width="medium"),  # always: a column that comes later shifts the ticks
+            # always present: adding a column later would shift the ticks
+            "reason": plain_text(_("Reason"), width="medium"),
             "open": st.column_config.ButtonColumn(
                 "", key=f"{key}_open", on_click=_open, args=(f"{key}_open", rows), width=70, type="tertiary"
             ),
@@ -179,7 +180,7 @@ def _record(row: RowView, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _keep(key: str, rows: Sequence[RowView]) -> None:
-    """Save edits and ticks to the ledger at once. The editor drops an edit when it is saved."""
+    """Save edits and ticks to the ledger immediately. The editor drops an edit when it is saved."""
     edits: Mapping[int, Mapping[str, Any]] = (state.get(key) or {}).get("edited_rows", {})
     saved = []
     for place, changed in edits.items():

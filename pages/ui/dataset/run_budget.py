@@ -16,8 +16,8 @@ from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.lang import _
 
-_STEP = Decimal("0.5")  # US dollars, that a proposed amount is rounded up to
-_ROOM = Decimal("1.1")  # the rows to come may be longer than those before
+_STEP = Decimal("0.5")  # US dollars: proposed amounts are rounded up to multiples of this
+_ROOM = Decimal("1.1")  # the remaining rows may be longer than the previous ones
 _OPEN = "dataset_raise"
 
 
@@ -50,7 +50,7 @@ def raise_limit(progress: RunProgress) -> None:
 
 
 def next_run_limit(last: RunProgress, button: str) -> str:
-    """Ask for the limit of a new run after one that had one; the key of what is typed."""
+    """Ask for the budget of a new run after a run with a budget; returns the key of the input field."""
     left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
     amount = f"dataset_{button}_budget_{last.run_id}"
     _amount(amount, left if left >= CENT else last.budget_usd or CENT, CENT)
@@ -61,7 +61,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
     """The typed amount, to the cent.
 
     Raises:
-        FabulaError: nothing was typed, or what cannot be read as an amount of at least `least`.
+        FabulaError: nothing was typed, or it is not an amount of at least `least`.
     """
     amount_usd = decimal_field.read(amount, least, MAX_USD)
     if amount_usd is None:
@@ -71,7 +71,7 @@ def dollars(amount: str, least: Decimal = CENT) -> Decimal:
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
     state.set_default(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
-    decimal_field.decimal_field(_("Spend at most (US dollars)"), key, least, MAX_USD)
+    decimal_field.decimal_field(_("Spending limit (US dollars)"), key, least, MAX_USD)
 
 
 def _projected_limit(progress: RunProgress) -> Decimal:

@@ -1,4 +1,4 @@
-"""The panel of a run: progress bar with its sentence, failures by cause, what it waits for."""
+"""The panel of a run: progress bar with a summary, failures by cause, what it is waiting for."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 
 
 def _loaded(summary: DatasetSummary) -> None:
-    """The line for imported rows, which no run has written."""
+    """The summary of imported rows, which were not written by a run."""
     parts = [n_("{n} row, all done", "{n} rows, all done", summary.done)]
     if summary.pending:
         parts = [_("{done} of {total}").format(done=number(summary.done), total=number(summary.total))]
@@ -76,7 +76,7 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
 
 
 def rate(rows_per_s: float | None) -> str:
-    """With the digits that matter: 120 or 3.1 a second, 12 a minute, 5 an hour."""
+    """With significant digits: 120 or 3.1 per second, 12 per minute, 5 per hour."""
     if not rows_per_s:
         return ""
     for each, template in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):

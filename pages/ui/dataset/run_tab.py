@@ -27,7 +27,7 @@ def show() -> None:
 
 
 def _rows(summary: DatasetSummary, active: bool) -> None:
-    """The table. During a run it is folded, because it shows one moment and rows keep coming."""
+    """The table. During a run it is collapsed, because it shows a snapshot while rows are still arriving."""
     if not active:
         row_table.show(summary)
         return
@@ -51,7 +51,7 @@ def _watch(dataset_id: str, was_active: bool) -> None:
 
 
 def _another_one(dataset_id: str) -> None:
-    """Close what was open of another data set."""
+    """Close dialogs and filters of another data set."""
     if state.get("dataset_rows_shown") != dataset_id:
         state.set_value("dataset_rows_shown", dataset_id)
         state.set_value("dataset_filter", "all")

@@ -62,7 +62,7 @@ def unchanged(recipe: Recipe) -> str | None:
 
 
 def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
-    """One button: the next version of the recipe that is open, or a new recipe."""
+    """One button: save the next version of the open recipe, or a new recipe."""
     same = opened is not None and unchanged(recipe) == opened.id
     if same and opened is not None:
         label = _("Saved as version {n}").format(n=opened.version)
@@ -81,7 +81,7 @@ def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
 
 
 def _opened(one: SavedRecipe) -> None:
-    """The recipe that is open: its name and its versions."""
+    """The open recipe: its name and its versions."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         versions = recipes.versions(cached.store(), one.family)
         by_id = {version.id: version for version in versions}
@@ -134,7 +134,7 @@ def _line(one: SavedRecipe) -> None:
 
 
 def _keep(recipe: Recipe, family: str | None) -> None:
-    """Mark the form as this version, without changing it."""
+    """Mark this version as open, without changing the form."""
     with cards.keep_errors():
         version = recipes.save(cached.store(), LOCAL, recipe, family)
         one = next(one for one in recipes.list_saved(cached.store()) if one.id == version)

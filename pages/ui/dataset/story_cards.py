@@ -1,4 +1,4 @@
-"""Stories as cards of one height, so that nothing moves when one arrives: the newest, or those of one cell."""
+"""Stories as cards of equal height, so that nothing moves when one arrives: the newest, or those of one cell."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _COLOURS: Mapping[str, Literal["gray", "orange", "blue", "red"]] = {
     "excluded": "gray",
 }
 _NEWEST = 3
-_LOOKED_AT = 8 * concurrency.MAX_SHARED  # rows: one request can write as many of a cell
-_MOST = 12  # of one square; the table has all
-_HEIGHT = 210  # px: the beginning of a story; the rest is a scroll away
+_LOOKED_AT = 8 * concurrency.MAX_SHARED  # rows: the maximum of one cell that a single request can write
+_MOST = 12  # per square; the table has all
+_HEIGHT = 210  # px: the beginning of a story; the rest scrolls
 _EMPTY = 60
 _SHORT, _LONG = 120, 600  # characters that a card next to the map, or in a list, shows without scrolling
 
 
 def newest(dataset_id: str, waiting: bool) -> None:
-    """The newest stories first; during a run with room for the next ones."""
+    """The newest stories first; during a run, with space for the next ones."""
     found = latest(cached.store(), dataset_id, more_to_come=waiting)
     if found or waiting:
         st.markdown(f"**{_('Newest texts')}**")
@@ -52,9 +52,9 @@ def newest(dataset_id: str, waiting: bool) -> None:
 
 
 def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list[RowView]:
-    """The newest finished row of each of the cells that were written last.
+    """The newest finished row of each of the most recent cells.
 
-    Where there are too few cells, more rows of each, unless there are `more_to_come`.
+    If there are too few cells, more rows of each, unless there are `more_to_come`.
     """
     rows = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=_LOOKED_AT)
     cells: dict[tuple[str, ...], RowView] = {}
@@ -84,7 +84,7 @@ def state_badge(row: RowView) -> None:
 
 
 def card(row: RowView, *, listed: bool = False) -> None:
-    """One row in a card; a `listed` one has its values with it, since its neighbours have others."""
+    """One row in a card; in a list (`listed`) with its values, because neighbouring cards have different ones."""
     with st.container(border=True, key=f"dataset_listed_{row.id}" if listed else f"dataset_card_{row.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             state_badge(row)

@@ -39,7 +39,7 @@ TYPES = [
     "xz",
     "zst",
 ]
-_AUTO = ""  # the encoding as found
+_AUTO = ""  # the detected encoding
 
 
 def form(page: str, opened: Callable[[str], None]) -> None:
@@ -59,7 +59,7 @@ def form(page: str, opened: Callable[[str], None]) -> None:
 
 
 def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
-    """The file as read, once per upload and way to read it."""
+    """The imported file, read once per upload and import option."""
     studio = state.studio()
     encoding, sheet = state.get(_key(page, "encoding", file), _AUTO), state.get(_key(page, "sheet", file))
     as_table = upload_form.wants_table(_key(page, "form", file))
@@ -74,7 +74,7 @@ def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
                     file, file.name, encoding=encoding or None, sheet=sheet, as_table=as_table
                 )
             except BadFile as problem:
-                cached_result = problem  # also kept: a file that cannot be read is not read again at every click
+                cached_result = problem  # cached too, so that an unreadable file is not parsed again on every click
         studio.imported = (read_key, cached_result)
     if isinstance(cached_result, BadFile):
         raise cached_result.with_traceback(None)
@@ -83,7 +83,7 @@ def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
 
 
 def _key(page: str, name: str, file: UploadedFile) -> str:
-    """Of a widget whose choice is about this one file."""
+    """The key of a widget whose value belongs to this file."""
     return f"{page}_{name}_{file.file_id}"
 
 
@@ -141,7 +141,7 @@ def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Import
 
 def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
     """Column roles, the resulting examples, and the button."""
-    read_as = f"{imported.sheet}_{imported.recognised.form}"  # other columns, other choices
+    read_as = f"{imported.sheet}_{imported.recognised.form}"  # different columns have their own choices
     chosen = upload_columns.choose(imported, lambda name: _key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
     stem = PurePath(file.name).stem[:MAX_NAME]

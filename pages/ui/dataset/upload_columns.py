@@ -12,7 +12,7 @@ from core.message import msg
 from pages.ui import cards, views
 from pages.ui.lang import _, mark, n_, plain
 
-_SHOWN_TEXT = 240  # characters of an example: enough to see how it begins
+_SHOWN_TEXT = 240  # characters of an example: enough to recognise it
 _FEWEST_COLUMNS = 2  # of a file with prompts and completions
 _SEPARATORS = {
     ",": mark("Comma"),
@@ -25,7 +25,7 @@ _SEPARATORS = {
 
 
 def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column_mapping.ColumnMapping:
-    """Draw the role of each column, at first guessed by its name. `key` is a prefix of widget keys."""
+    """Draw the role of each column, initially guessed from its name. `key` is a prefix of widget keys."""
     columns = [str(column) for column in imported.frame.columns]
     guess = column_mapping.guess(imported.frame)
     left_half, right_half = st.columns(2)

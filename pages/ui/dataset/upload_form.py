@@ -1,4 +1,4 @@
-"""Which files can be uploaded, how one was read, and the choice to read it as a plain table."""
+"""Which files can be uploaded, how a file was read, and the option to read it as a plain table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = {
     "parquet": mark("Parquet"),
     "workbook": mark("Excel workbook"),
 }
-MOST_MB = 500  # of an upload; the server takes 512, which an uploader would show as 1 GB
+MOST_MB = 500  # limit of an upload; the server accepts 512, which an uploader would display as 1 GB
 _MB = 1_000_000  # bytes
 _CONVERSATIONS = ("messages", "sharegpt", "turns", "preference")
 _LEARNED = {
@@ -71,12 +71,12 @@ def read_as(imported: table_reader.Imported) -> str:
 
 
 def wants_table(key: str) -> bool:
-    """Whether the visitor has chosen to read a file as a plain table; `key` is that of the choice."""
+    """Whether the visitor has chosen to read a file as a plain table; `key`: key of that option."""
     return bool(state.get(key) == _TABLE)
 
 
 def show(imported: table_reader.Imported, key: str) -> None:
-    """The sentence, what it means for training, and the choice where there is one."""
+    """The recognised format, what it means for training, and the option if there is one."""
     found = imported.recognised
     sentence = _("Recognised: {form}, {rows} of {total} rows.")
     st.markdown(sentence.format(form=_(_FORMS[found.form]), rows=number(found.rows), total=number(found.of)))

@@ -19,8 +19,8 @@ from pages.ui import background_task, cached, cards, preparation, training_estim
 from pages.ui.cached import TrainingFormat
 from pages.ui.lang import _
 
-_MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is held in memory while the browser takes it
-_CSV_MARK = "\ufeff"  # without it, spreadsheets take UTF-8 for something else
+_MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is kept in memory during the download
+_CSV_MARK = "\ufeff"  # without it, spreadsheets do not detect UTF-8
 
 
 def show(
@@ -113,7 +113,7 @@ def _csv(dataset_id: str) -> io.BytesIO:
 
 
 def _file(lines: Iterable[str]) -> io.BytesIO:
-    """The lines as a file in memory, once: it is built when its button is pressed, not before."""
+    """The lines as a file in memory, built when its button is clicked."""
     file = io.BytesIO()
     file.writelines(line.encode() for line in lines)
     return file

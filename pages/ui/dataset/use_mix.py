@@ -62,7 +62,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
 
 
 def open_made() -> None:
-    """Open the mix that was just made. To be called before the data set is picked."""
+    """Open the mix that was just created. Call it before the data set picker is drawn."""
     if (mix_id := state.get(_MADE)) is not None:
         state.set_value("dataset_open", mix_id)
         state.set_value("dataset_mix_others", [])  # so that the next click does not mix the mix
@@ -79,7 +79,7 @@ def _share(one: DatasetSummary) -> float:
         _LARGEST_SHARE,
         help=_("Shares are relative: 2 and 1 mean two thirds and one third."),
     )
-    return float(share.value or 0)  # 0 is refused by the plan, with its reason
+    return float(share.value or 0)  # 0 is rejected by the plan, with a reason
 
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:

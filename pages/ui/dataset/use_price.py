@@ -20,7 +20,7 @@ def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat)
     st.markdown(_("**Train on this data set**"))
     model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cached.trainable())
     epochs = number_field(
-        _("Epochs: how often each row is read"),
+        _("Epochs: how many times each row is used"),
         "dataset_train_epochs",
         1,
         50,

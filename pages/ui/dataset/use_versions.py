@@ -52,7 +52,7 @@ def pick(page: str, chosen: DatasetSummary) -> Version | None:
 
 
 def keep(chosen: DatasetSummary) -> None:
-    """Split by cell and keep as a version; the same rows and split are the same version."""
+    """Split by cell and save as a version; the same rows and split are the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
         share = st.select_slider(
             _("Kept for validation"),

@@ -21,7 +21,7 @@ def vote_of(round_: Round) -> tuple[bool, str | None]:
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
-    """The heading of a pane: its letter if names are or were hidden, and the winner's mark; may be ""."""
+    """The heading of a pane: its letter if names are or were hidden, and a mark for the winner; may be ""."""
     letter = f"**{_LETTERS[place]}**" if round_.blind else ""
     best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.displayed[place].id == winner else ""
     return " ".join(part for part in (letter, best) if part)
@@ -89,13 +89,13 @@ def _table(found: list[votes.Standing]) -> None:
 
 
 def _leader(found: list[votes.Standing]) -> str:
-    """Who is best, by the rule of the cost page: only where the 95 % intervals are separate."""
+    """The best model, by the rule of the cost page: only if the 95 % intervals do not overlap."""
     measured = [
         Quality(one.provider, one.model, "votes", "votes", one.share, one.low, one.high, one.rounds, None)
         for one in found
     ]
     first = quality.leader(measured)
-    assert first is not None  # there is at least one
+    assert first is not None  # at least one model has votes
     facts = {
         "model": code(first.best.model),
         "share": percent(first.best.share, 0),
@@ -113,7 +113,7 @@ def _leader(found: list[votes.Standing]) -> str:
 
 
 def _pairs() -> None:
-    """Preferred and other, as lines for preference training."""
+    """Preferred and other stories, as lines for preference training."""
     found = votes.pairs(cached.store())
     if not found:
         return

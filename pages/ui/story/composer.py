@@ -18,7 +18,7 @@ from pages.ui.story.story_session import StoryRequest
 
 
 def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
-    """Draw the composer; `button` draws the send button, and gets None while nothing can be sent.
+    """Draw the composer; `button` draws the send button, and receives None while nothing can be sent.
 
     Returns the prompt format of the first model; None while there is no model.
     """
@@ -148,7 +148,7 @@ def _free() -> bool:
 
 
 def _as_read(prompt: str, several: bool) -> None:
-    """The prompt of the first model, letter by letter; where panes need the room, one click away."""
+    """The exact prompt of the first model; in a popover if the panes need the space."""
     title = _("Prompt as the model reads it")
     with st.expander(title, type="compact") if several else st.container():
         if not several:
@@ -156,11 +156,11 @@ def _as_read(prompt: str, several: bool) -> None:
         st.text(prompt or _("Give every column a value."))
 
 
-_ABREAST = 4  # columns of inputs that fit next to each other
+_ABREAST = 4  # number of inputs that fit next to each other
 
 
 def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
-    """One value for each column; empty while one is missing."""
+    """One value per column; empty while one is missing."""
     values: dict[str, str] = {}
     outside = []
     abreast = several and 1 < len(prompt_format.columns) <= _ABREAST
@@ -185,7 +185,7 @@ def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
 
 
 def _outside(prompt_format: PromptFormat) -> None:
-    """Values that no cell of the grid has, one click each; only where the columns are the preset's."""
+    """Values outside the grid, one click each; only if the columns are the preset's."""
     names = [name for name, _values in prompt_format.columns]
     offers = next_prompt.outside(prompt_format)
     if offers:
@@ -210,7 +210,9 @@ def _free_prompt() -> str:
 
 
 def _stop_in_prompt(entries: Sequence[RoundEntry]) -> None:
-    """A stop that the prompt has itself ends a model that repeats its prompt, and some servers at once."""
+    """A stop that occurs in the prompt ends the text of a model that repeats its prompt, and on some servers
+    immediately.
+    """
     found = {stop for entry in entries for stop in entry.request.stop if stop in entry.request.prompt}
     for stop in sorted(found):
         words = _("The prompt contains the stop {stop}: a story that repeats it ends there.")

@@ -1,4 +1,4 @@
-"""The next prompt, filled into the composer: another cell of the grid, or values that no cell has."""
+"""The next prompt, filled into the composer: another cell of the grid, or values outside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TRIES = 20  # skips prompts that are empty or already in the composer
 
 
 def outside(prompt_format: PromptFormat) -> list[tuple[str, ...]]:
-    """Values that no cell of the grid has, in the order of the columns; only where the columns are a preset's."""
+    """Values outside the grid, in column order; only if the columns are a preset's."""
     names = tuple(name for name, _values in prompt_format.columns)
     return [
         values
@@ -25,14 +25,14 @@ def outside(prompt_format: PromptFormat) -> list[tuple[str, ...]]:
 
 
 def fill_in(names: Sequence[str], values: Sequence[str]) -> None:
-    """Put one value into each column; a story that was written from others leaves the page."""
+    """Set one value per column; a story with other values is removed from the page."""
     for name, value in zip(names, values, strict=True):
         state.set_value(f"story_column_{name}", value)
     story_session().clear()
 
 
 def advance(prompt_format: PromptFormat) -> None:
-    """Fill in the next prompt: into the columns, or as text where a free prompt is written."""
+    """Fill in the next prompt: into the columns, or as text in free-prompt mode."""
     session, offers = story_session(), outside(prompt_format)
     for _try in range(_TRIES):
         session.prompt_number += 1

@@ -1,8 +1,8 @@
 """Presenter mode: prepared prompts, one or two models in large type, their speed and cost, all by keyboard.
 
-**Present** on the story page opens it, and so does the address `/story?stage=1`. The address also has what a reload
-needs: who writes (`&models=engine/storyteller,…`), which prompt (`&prompt=2`), and its story (see `story_address`).
-Sizes and places are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
+**Present** on the story page or the URL `/story?stage=1` opens it. The URL also contains what a reload needs: the
+models (`&models=engine/storyteller,…`), the prompt (`&prompt=2`), and its story (see `story_address`). Sizes and places
+are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from pages.ui.story.story_session import story_session
 
 _IN_ADDRESS = "stage"
 _PROMPT_IN_ADDRESS = "prompt"
-_LISTED = 8  # prompts that fit next to the chosen one on a screen of 1024 × 768
-_LONGEST_LABEL = 60  # characters of a prompt that a button of the list can hold
+_LISTED = 8  # prompts that fit next to the chosen one at 1024 × 768
+_LONGEST_LABEL = 60  # maximum characters of a prompt on a button of the list
 
 
 @dataclass
 class Presentation:
-    """What one visitor presents: the number of the chosen prompt, and the newest stories of each, by its text."""
+    """One visitor's presentation: the number of the chosen prompt, and the newest stories per prompt text."""
 
     number: int = 0
     rounds: dict[str, Round] = field(default_factory=dict)
-    opened: bool = False  # the address has been read
+    opened: bool = False  # the URL has been read
 
 
 def on() -> bool:
-    """Whether the address asks for presenter mode."""
+    """Whether the URL requests presenter mode."""
     return str(st.query_params.get(_IN_ADDRESS, "")) == "1"
 
 
@@ -70,7 +70,7 @@ def show() -> None:
 
 
 def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
-    """The chosen prompt, or what was written for it, and the controls that fit."""
+    """The chosen prompt or its stories, and the matching controls."""
     prompts, presentation = presenter_prompts.prompts(writers), _presentation()
     if not presentation.opened:
         presentation.opened = True
@@ -87,12 +87,12 @@ def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
         if round_ is None:
             _invitation(prompts, presentation.number)
         else:
-            is_own = round_ is presentation.rounds.get(prompt.text)  # and not one that the story page has begun
+            is_own = round_ is presentation.rounds.get(prompt.text)  # and not a story started on the story page
             presenter_panes.show(round_, prompt.title if is_own else round_.stories[0].original_request.prompt)
 
 
 def _open(presentation: Presentation, writers: PresenterModels, prompts: Sequence[PreparedPrompt]) -> None:
-    """After a reload: open the prompt in the address, with its story."""
+    """After a reload: open the prompt in the URL, with its story."""
     named = str(st.query_params.get(_PROMPT_IN_ADDRESS, ""))
     if not named.isdecimal():
         return
@@ -128,7 +128,7 @@ def _model_names(writers: PresenterModels) -> str:
 
 
 def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
-    """The chosen prompt in large type, all prompts next to it, and which key to press."""
+    """The chosen prompt in large type, all prompts next to it, and the key to press."""
     prompt = prompts[number]
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
     with left, st.container(key="presenter_prompt"):
@@ -198,7 +198,7 @@ def _help() -> None:
 
 
 def _write(writers: PresenterModels) -> None:
-    """With the prompt and the number of models of this moment: keys may come faster than the page is drawn."""
+    """With the current prompt and number of models: keys may be pressed faster than the page is drawn."""
     chosen = replace(writers, panes=presenter_prompts.panes())
     prompts, presentation, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
     prompt = prompts[min(presentation.number, len(prompts) - 1)]

@@ -1,4 +1,4 @@
-"""Keyboard, full screen and large type of presenter mode: a component without a picture of its own."""
+"""Keyboard, full screen and large type of presenter mode: a component without visible output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _presenter: Any = st.components.v2.component(
     "fabula_presenter",
     css=(_PARTS / "presenter.css").read_text(encoding="utf-8"),
     js=(_PARTS / "presenter.js").read_text(encoding="utf-8"),
-    isolate_styles=False,  # its sizes are for the page, as long as it is mounted
+    isolate_styles=False,  # its font sizes apply to the page while it is mounted
 )
 
 

@@ -20,7 +20,7 @@ _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cann
 
 
 def show(round_: Round, title: str) -> None:
-    """The stories of a round, to their end."""
+    """Draw the stories of a round until they end."""
     with st.container(key="presenter_title"):
         st.markdown(f"## {plain(views.shortened(title, LONGEST_TITLE))}", anchors=False)
     named = not round_.names_hidden or arena_vote.vote_of(round_)[0]
@@ -41,7 +41,7 @@ def show(round_: Round, title: str) -> None:
 
 
 class _Pane:
-    """The place of one story."""
+    """The pane of one story."""
 
     def __init__(self, story: StoryStream, at: int, *, named: bool, several: bool) -> None:
         self.story, self._named, self._drawn = story, named, 1
@@ -60,7 +60,7 @@ class _Pane:
         self._drawn += 1
 
     def measure(self) -> None:
-        """The numbers only: also what lets a script notice that its reader has gone."""
+        """Only the numbers; this also lets the script detect that the visitor has left."""
         self._facts.markdown(self._numbers())
 
     def _numbers(self) -> str:
@@ -72,7 +72,7 @@ class _Pane:
         return "\n\n".join(lines)
 
     def finish(self) -> None:
-        """How it ended."""
+        """Draw how the story ended."""
         self.draw()
         self.measure()
         with self._trouble.container():

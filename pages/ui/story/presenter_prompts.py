@@ -20,15 +20,15 @@ from pages.ui.story import next_prompt, story_model
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import StoryRequest
 
-MOST_PANES = 2  # what an audience can read at once
-_CELLS = 4  # of the grid: enough to show that stories differ, few enough to get past them
+MOST_PANES = 2  # the number that an audience can read at a glance
+_CELLS = 4  # cells of the grid: enough to show that stories differ, few enough for a talk
 _PAID = ("openai", "gpt-6.1-terra")  # a mid-priced model of OpenAI, if the price list has it
 MODELS_IN_ADDRESS = "models"
 
 
 @dataclass(frozen=True, slots=True)
 class PresenterModels:
-    """The models that can write: `second` is None where there is no other model. `panes`: how many of them write."""
+    """The available models: `second` is None if there is no other model. `panes`: how many of them write."""
 
     first: ModelInfo
     second: ModelInfo | None
@@ -36,13 +36,13 @@ class PresenterModels:
 
     @property
     def writing(self) -> list[ModelInfo]:
-        """Those that write, from left to right."""
+        """The models that write, from left to right."""
         return [self.first, *([self.second] if self.second is not None and self.panes > 1 else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedPrompt:
-    """One prepared prompt. `values`: what fills the columns of its grid; empty for a free prompt."""
+    """One prepared prompt. `values`: the values of its columns; empty for a free prompt."""
 
     title: str
     text: str
@@ -51,7 +51,7 @@ class PreparedPrompt:
 
 
 def writers() -> PresenterModels | None:
-    """The pickers of the models → who writes; None while there is no model."""
+    """Draw the model pickers and return the chosen models; None while there is no model."""
     _from_address()
     first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
     if first is None:
@@ -70,7 +70,7 @@ def panes() -> int:
 
 
 def _from_address() -> None:
-    """Apply the models in the address once; afterwards the pickers decide."""
+    """Apply the models in the URL once; afterwards the pickers decide."""
     address_models = str(st.query_params.get(MODELS_IN_ADDRESS, ""))
     if not address_models or state.get("presenter_asked") == address_models:
         return
@@ -83,7 +83,7 @@ def _from_address() -> None:
 
 
 def keep_in_address(who: PresenterModels) -> None:
-    """Put the models into the address, for a reload."""
+    """Store the models in the URL, for a reload."""
     named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
     state.set_value("presenter_asked", named)
     query_address.keep(MODELS_IN_ADDRESS, named)
@@ -110,7 +110,7 @@ def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
 
 
 def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
-    """Every model gets the prompt in its own form, and ends at its own stop."""
+    """Every model gets the prompt in its own format, with its own stop."""
     first = story_model.prompt_format_of(who.first)
     entries = []
     for info in who.writing:
@@ -146,7 +146,7 @@ def _keep() -> None:
 
 
 def paid_picker() -> None:
-    """The picker of the model that the cost is compared with."""
+    """The picker for the model of the cost comparison."""
     names = list(_paid_models())
     if names:
         st.selectbox(
@@ -156,7 +156,7 @@ def paid_picker() -> None:
 
 
 def paid_price() -> Price | None:
-    """The price of the chosen paid model; None where the price list has none in dollars."""
+    """The price of the chosen paid model; None if the price list has none in dollars."""
     found = _paid_models()
     return found.get(str(state.get("presenter_paid"))) or next(iter(found.values()), None)
 

@@ -12,8 +12,8 @@ from core.providers.registry import ENGINE
 from pages.ui import cached, models
 from pages.ui.lang import _, number, plain
 
-_MARKUP = 16  # tokens that a chat puts around a prompt
-_FOR_THE_STORY = 0.25  # of what the model can read and write together
+_MARKUP = 16  # tokens that the chat format adds to a prompt
+_FOR_THE_STORY = 0.25  # share of the model's context length
 
 
 def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
@@ -43,10 +43,10 @@ def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
 
 
 def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
-    """How many tokens the model would have to read, if these are too many; None: they fit, or that is not known."""
+    """The number of tokens of the prompt if it is too long for the model; None: it fits, or this is unknown."""
     text = request.system + request.prompt
     if info.provider != ENGINE or info.context is None or len(text.encode()) + _MARKUP < info.context:
-        return None  # a token has one byte at least
+        return None  # a token has at least one byte
     try:
         tokens = _counted(info.id, text, cached.where()) + _MARKUP
     except FabulaError:
@@ -56,5 +56,5 @@ def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
 
 @st.cache_data(max_entries=64)
 def _counted(model: str, text: str, studio: str) -> int:
-    """By the engine's own tokenizer."""
+    """Counted with the engine's own tokenizer."""
     return cached.client(ENGINE).count_tokens(model, text)

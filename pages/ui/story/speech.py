@@ -24,8 +24,8 @@ from pages.ui.story.story_session import StorySound, story_session
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
-_VOICES = ["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer"]  # OpenAI's; others: type it
-_MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a known price first; others: type it
+_VOICES = ["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer"]  # OpenAI's; others can be typed
+_MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a known price first; others can be typed
 
 
 def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
@@ -114,7 +114,7 @@ def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
     subject, earlier = _subject(provider, request, story_id), session.sound
     before: list[bytes] = []
     if earlier is not None and earlier.subject == subject:
-        if not earlier.reading.done:  # pressed twice
+        if not earlier.reading.done:  # double click
             return
         before = earlier.parts
     with cards.keep_errors():
@@ -160,7 +160,7 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
 
 
 def _price(provider: str, model: str, text: str) -> None:
-    """The cost, or what an unknown price means here."""
+    """The cost, or what an unknown price means."""
     cost = speech_cost(cached.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))

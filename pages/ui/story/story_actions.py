@@ -29,12 +29,12 @@ _copy_button: Any = st.components.v2.component(
 
 
 def below(story: StoryStream) -> None:
-    """The row under a story that has just been written. One that could not be saved can be copied only."""
+    """The row below a story that has just been written. A story that could not be saved can only be copied."""
     text = story.text.strip()
     if not text:
         return
     saved = None
-    with suppress(FabulaError):  # the database is gone: the text stays on the page
+    with suppress(FabulaError):  # the database is lost: the text stays on the page
         saved = library.get(cached.store(), story.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if saved is None:
@@ -45,7 +45,7 @@ def below(story: StoryStream) -> None:
 
 
 def rating(story: SavedStory) -> None:
-    """Thumbs, stars and Copy, in the caller's row; the same under every story."""
+    """Thumbs, stars and Copy, in the caller's row; the same below every story."""
     state.set_value(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
     state.set_value(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
     st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
@@ -54,7 +54,7 @@ def rating(story: SavedStory) -> None:
 
 
 def onward(prompt_format: PromptFormat | None, write: Callable[[StoryRequest], None]) -> None:
-    """After the story: the same prompt again, the next prompt, and training on what was kept."""
+    """After the story: the same prompt again, the next prompt, and training on liked stories."""
     again = story_session().again()
     with st.container(horizontal=True):
         st.button(
@@ -86,7 +86,7 @@ def _copy(story_id: str, text: str) -> None:
 
 
 def _keep_button(story: SavedStory) -> None:
-    """Liked stories are the training examples: one mark, whether set by the thumb or by this button."""
+    """Liked stories are the training examples: the thumb and this button set the same rating."""
     if story.liked:
         st.badge(_("Training example"), icon=":material/check:", color="green")
     else:

@@ -1,4 +1,4 @@
-"""Stories in the page's address: a reload shows them again, also while they are written."""
+"""Stories in the page's URL: a reload shows them again, even while they are being written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _recent: Recent[Round | Chain] = Recent()
 
 
 def follow() -> None:
-    """Open the stories that the address names after a page load; then keep the address up to date."""
+    """Open the stories in the URL after a page load; then keep the URL up to date."""
     session = story_session()
     if not session.opened:
         session.opened = True
@@ -29,7 +29,7 @@ def follow() -> None:
 
 
 def _open(session: StorySession, key: str) -> None:
-    """Show the stories with this id; those of other processes come from the database."""
+    """Show the stories with this id; stories of other processes are read from the database."""
     if not key or session.kept_as:
         return
     work = _recent.get(key)

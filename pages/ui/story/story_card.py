@@ -18,7 +18,7 @@ from pages.ui.money import work_cost
 from pages.ui.story import story_actions, story_facts
 from pages.ui.story.story_session import LEAVE_S, story_session
 
-_LONG = 700  # characters that are shown at once
+_LONG = 700  # characters shown initially
 
 
 def show(story: SavedStory) -> None:
@@ -85,7 +85,7 @@ def _details(story: SavedStory) -> None:
 
 
 def editor() -> None:
-    """The dialog of the story that is being edited, if there is one."""
+    """The dialog of the story being edited, if any."""
     session = story_session()
     story = None if session.editing is None else library.get(cached.store(), session.editing)
     if story is None:
@@ -97,7 +97,7 @@ def editor() -> None:
 def _edit(story: SavedStory) -> None:
     """Edit the text; the original is kept."""
     if story_session().editing is None:
-        st.rerun()  # a button of a dialog draws the dialog only
+        st.rerun()  # a button in a dialog only redraws the dialog
     cards.show_last_action()
     state.set_default(f"story_text_{story.id}", story.final)
     text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")

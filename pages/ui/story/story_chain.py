@@ -19,7 +19,7 @@ _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Tit
 
 
 def page(chain: Chain, onward: Callable[[], None]) -> None:
-    """Draw the three panes; the next step begins when one has ended. `onward` draws what follows the chain."""
+    """Draw the three panes; each step starts when the previous one has ended. `onward` draws what follows the chain."""
     current = chain.advance()
     panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):
@@ -45,7 +45,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
         if story is current:
             for changed in arena.updates([story], story.subscribers):
                 _draw(story, *panes[name], words_too=bool(changed))
-            st.rerun()  # the next step begins
+            st.rerun()  # the next step starts
 
 
 def _ended(chain: Chain, name: StepName, story: StoryStream) -> None:

@@ -34,7 +34,7 @@ def menu(where: StoryFilter, total: int) -> None:
 
 
 def train_button() -> None:
-    """Opens the training page with a data set of the liked stories; nothing while no story is liked."""
+    """A button that opens the training page with a data set of the liked stories; nothing if no story is liked."""
     count = library.search(cached.store(), StoryFilter(liked=True), limit=0).total
     if count and st.button(
         n_("Train on {n} liked story", "Train on {n} liked stories", count),
@@ -49,7 +49,7 @@ def train_button() -> None:
 
 
 def _train() -> None:
-    """A data set of the liked stories, chosen on the training page, which opens."""
+    """Create a data set of the liked stories and open the training page with it."""
     with cards.show_errors():
         state.set_value("training_dataset", _create_dataset())
         state.set_value("training_part", "new")
@@ -57,7 +57,7 @@ def _train() -> None:
 
 
 def _create_dataset() -> str:
-    """Its id; the same stories as at the last press are the same data set."""
+    """The id of the data set; unchanged stories reuse the last one."""
     store = cached.store()
     columns, rows = exports.examples(reversed(library.search(store, StoryFilter(liked=True), limit=_MOST).stories))
     stamp = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
@@ -96,7 +96,7 @@ def _files(where: StoryFilter) -> None:
         ("Markdown", "md", "text/markdown", lambda: exports.markdown(found())),
         ("CSV", "csv", "text/csv", lambda: exports.as_csv(found())),
         ("JSONL", "jsonl", "application/jsonl", lambda: "".join(exports.jsonl(found()))),
-        (_("Page to print (HTML)"), "html", "text/html", lambda: exports.page(found(), title, language)),
+        (_("Printable page (HTML)"), "html", "text/html", lambda: exports.page(found(), title, language)),
     ]
     for label, ending, kind, make in kinds:
         st.download_button(

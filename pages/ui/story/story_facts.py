@@ -1,4 +1,4 @@
-"""One thin line of facts under a story, and why it ended, in words."""
+"""One line of facts below a story, and why it ended, in words."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
 
 
 def _seconds(facts: StoryFacts) -> float | None:
-    """How long the request took, from sending to the last words; None: unknown."""
+    """Duration of the request, from sending to the last text; None: unknown."""
     if facts.first_text_s is None or not facts.tokens or not facts.tokens_per_s:
         return facts.first_text_s
     return facts.first_text_s + facts.tokens / facts.tokens_per_s
 
 
 def ending_of(facts: StoryFacts) -> str:
-    """Why it ended, or that it was stopped, by whom."""
+    """Why it ended, or who stopped it."""
     if facts.abandoned:
         return _("stopped because you left the page; the text so far is kept")
     if facts.stopped:
@@ -63,7 +63,7 @@ def partial(facts: StoryFacts) -> bool:
 
 
 def other_model_note(facts: StoryFacts) -> str:
-    """A note that another model answered than the requested one; None if it is the same."""
+    """A note that a different model answered; None if it is the requested one."""
     return _("You requested {asked}, but the server reports that {model} wrote this.").format(
         asked=code(facts.requested_model), model=code(facts.model)
     )

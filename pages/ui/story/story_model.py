@@ -21,24 +21,25 @@ _CHECKPOINT = ":ckpt-step-"
 
 @dataclass(frozen=True, slots=True)
 class SamplingValues:
-    """How a model writes unless the visitor chooses otherwise; these values are for models that follow instructions."""
+    """Default sampling settings of a model; these values are for models that follow instructions."""
 
     temperature: float = 0.7
     top_p: float = 1.0
     max_tokens: int = 1_000
 
 
-_TUNED_HERE = SamplingValues(temperature=0.5, top_p=0.8)  # small models: at higher temperatures they lose the thread
+# small models: at higher temperatures their texts become incoherent
+_TUNED_HERE = SamplingValues(temperature=0.5, top_p=0.8)
 
 
 @dataclass(frozen=True, slots=True)
 class PromptFormat:
     """The prompt format of a model: its columns with suggested values, and how they become a prompt.
 
-    A model that was tuned on rows takes the values joined by `between`, then its separator, and ends at its stop; every
-    other model takes the sentence of the template. `source` is the data set of a tuned model. A column that was empty
-    in some rows has "" among its values, and may be empty here. `system` is the text that its conversations began with;
-    `endpoint` the one that it was trained for, None: the one it answers on. `sampling` is what suits the model.
+    A model that was tuned on rows gets the values joined by `between`, then its separator, and ends at its stop; every
+    other model gets the filled template. `source`: the data set of a tuned model. A column that was empty in some rows
+    has "" among its values, and may be left empty. `system`: the system text of its training conversations; `endpoint`:
+    the endpoint it was trained for; None: the one it supports. `sampling`: the model's default sampling settings.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -61,7 +62,7 @@ class PromptFormat:
         return grid.render(self.template, dict(values))
 
     def sentence(self, values: Mapping[str, str]) -> str:
-        """The same idea as a sentence for a model that was not tuned on it; "" where the data set has no template."""
+        """The values in the template, for a model that was not tuned on them; "" if the data set has no template."""
         if self.template is not None or self.source is None:
             return self.prompt(values)
         recipe = datasets.recipe(cached.store(), self.source)
@@ -71,8 +72,8 @@ class PromptFormat:
 def prompt_format_of(info: ModelInfo) -> PromptFormat:
     """The prompt format of a model.
 
-    A tuned model as its job wrote the training file; a packaged writer by the preset that it was trained on; every
-    other model by the preset of the page's language.
+    For a tuned model: as in its training file; for a packaged writer: the preset it was trained on; for every other
+    model: the preset of the page's language.
     """
     job = cached.job_of(info.id)
     if job is not None and job.dataset_id is not None:
@@ -92,7 +93,7 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
 
 
 def preset_format(learned: str | None = None) -> PromptFormat:
-    """The format of a model that was not tuned here: its own preset, or that of the page's language."""
+    """The format of a model that was not tuned here: its own preset, or the preset of the page's language."""
     preset = presets.get(language=learned or language())
     return PromptFormat(
         tuple((column.name, column.values) for column in preset.recipe.columns),
@@ -102,10 +103,10 @@ def preset_format(learned: str | None = None) -> PromptFormat:
 
 
 def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str], prompt: str) -> str:
-    """`prompt`, made of `values` for the model of the shape `first`, in the form that the model of `own` wants.
+    """Convert `prompt`, made from `values` in the format `first`, to the format `own`.
 
-    Where its columns differ from the first model's it gets the sentence of the first one's template. Without values
-    (a free prompt) the prompt stays as it is.
+    If the columns differ, the model gets the filled template of the first format. Without values (a free prompt) the
+    prompt is unchanged.
     """
     if not values:
         return prompt

@@ -1,6 +1,7 @@
-"""Remedies for a story that failed or was cut off: buttons next to its error. A story of a round is rewritten in its
-pane; another model writes through the form, because it may need another prompt. A step of a chain is rewritten in the
-chain, which then continues from there.
+"""Remedies for a story that failed or was cut off: buttons next to its error.
+
+A story of a round is rewritten in its pane; a different model is used through the form, because it may need a different
+prompt. A step of a chain is rewritten in the chain, which then continues from there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.lang import _, clock, duration, label, number
 from pages.ui.story.story_session import LEAVE_S, story_session
 
-_WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then submitted at once
-_MOST_TOKENS = 32_768  # as the form's field
+_WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then submitted immediately
+_MOST_TOKENS = 32_768  # the same as in the form
 _COUNTDOWN_S = 1.0
 
 _Setting = Literal["temperature", "max_tokens"]
@@ -40,7 +41,7 @@ class _Remedy:
     """How one story is rewritten.
 
     Attributes:
-        key: first part of the keys of its buttons.
+        key: prefix of its widget keys.
         again: repeats the request, with another value of one setting (None: unchanged).
         with_model: writes it with another model; None if not offered.
     """
@@ -51,7 +52,7 @@ class _Remedy:
 
 
 def show(story: StoryStream, number: int) -> None:
-    """One row of buttons for a story of a round; nothing for one that is whole, or that a person has stopped."""
+    """One row of buttons for a story of a round; nothing if it is complete or was stopped by a person."""
     round_ = story_session().round
     alone = round_ is not None and len(round_.stories) == 1
     _show(story, _Remedy(f"story_fix_{number}", _again_in_round, _through_the_form if alone else None))
@@ -63,7 +64,7 @@ def show_step(chain: Chain, name: StepName) -> None:
 
         def again(story: StoryStream, setting: _Setting | None, value: float | None) -> None:
             _again_in_chain(chain, name, _changed(story.original_request, setting, value), story.provider)
-            if setting == "temperature" or (setting and name == "story"):  # an outline has a limit of its own
+            if setting == "temperature" or (setting and name == "story"):  # an outline has its own limit
                 state.set_value(f"story_{setting}", value)
 
         def with_model(story: StoryStream, info: ModelInfo) -> None:
@@ -74,7 +75,7 @@ def show_step(chain: Chain, name: StepName) -> None:
 
 
 def asked_to_write() -> bool:
-    """Whether a remedy has chosen another model and wants the form written now; once."""
+    """Whether a remedy has chosen another model and requests submitting the form; true once."""
     requested = bool(state.get(_WRITE_NOW))
     state.drop(_WRITE_NOW)
     return requested
@@ -103,21 +104,21 @@ def _failure(story: StoryStream) -> Failure | None:
 
 
 def _retry_at(story: StoryStream) -> datetime | None:
-    """Until when the provider wants no request; None: it did not say."""
+    """The time until which the provider asked for no requests; None: not given."""
     if not isinstance(story.error, RateLimited) or not story.error.retry_after_s or story.ended_at is None:
         return None
     return story.ended_at + timedelta(seconds=story.error.retry_after_s)
 
 
 def _countdown(story: StoryStream, remedy: _Remedy, until: datetime) -> None:
-    """Count down and retry while the page is open: without a reader no story is written."""
+    """Count down and retry while the page is open: without a visitor no story is written."""
     session, now = story_session(), utcnow()
     if story not in session.stories or session.writing:
         return
     if now >= until:
         remedy.again(story, None, None)
         st.rerun()
-    words = _("Tries again automatically at {time}, in {left}, while this page is open.").format(
+    words = _("Retries automatically at {time}, in {left}, while this page is open.").format(
         time=clock(until, now), left=duration((until - now).total_seconds())
     )
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -172,13 +173,13 @@ def _another_model(story: StoryStream, remedy: _Remedy) -> None:
 
 
 def _through_the_form(story: StoryStream, info: ModelInfo) -> None:
-    """Write with another model, through the form: the prompt that it wants may differ."""
+    """Write with another model, through the form, because its prompt format may differ."""
     state.set_value("story_model", f"{info.provider}/{info.id}")
     state.set_value(_WRITE_NOW, True)
 
 
 def _again_in_round(story: StoryStream, setting: _Setting | None, value: float | None) -> None:
-    """The same request once more, in the story's place in the round; with another setting, which the form keeps."""
+    """Repeat the request in the story's place in the round, with a changed setting, which the form keeps."""
     if setting:
         state.set_value(f"story_{setting}", value)
     with cards.keep_errors():

@@ -11,7 +11,7 @@ from core.stories.stream import StoryStream
 from pages.ui import state
 from pages.ui.background_iterator import BackgroundIterator
 
-LEAVE_S = 0.6  # after the reader has gone; noticing that takes a quarter of a second: together below one
+LEAVE_S = 0.6  # after the visitor has left; detecting that takes a quarter of a second, so less than a second in total
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,9 @@ class StorySound:
     """Audio of a story from a speech endpoint.
 
     Attributes:
-        subject: which text, with which model, voice and speed.
-        total: how many parts it has.
-        before: parts of a reading that ended early.
+        subject: text, model, voice and speed.
+        total: number of parts.
+        before: parts of an earlier, interrupted reading.
         reading: the later parts, as they arrive.
     """
 
@@ -46,24 +46,24 @@ class StorySound:
 
     @property
     def whole(self) -> bool:
-        """Whether it is complete."""
+        """Whether the audio is complete."""
         return len(self.parts) == self.total
 
 
 @dataclass
 class StorySession:
-    """The newest round, or else the newest chain."""
+    """The newest round, otherwise the newest chain."""
 
     round: Round | None = None
     chain: Chain | None = None
     sound: StorySound | None = None
-    deleted: str | None = None  # the story that was deleted last
+    deleted: str | None = None  # the most recently deleted story
     editing: str | None = None  # the story whose dialog is open
-    liked: tuple[str, str] | None = None  # the data set that was made of the liked stories, and a digest of these
+    liked: tuple[str, str] | None = None  # the data set made from the liked stories, and a digest of these
     not_waited_for: set[str] = field(default_factory=set)  # stories that are not retried automatically
-    prompt_number: int = 0  # which of the prompts to try was filled in last (see `core.stories.prompt_order`)
-    earlier: str = ""  # id of stories that are shown from the database: this process did not write them
-    opened: bool = False  # the address has been read (see `pages.ui.story.story_address`)
+    prompt_number: int = 0  # number of the last suggested prompt (see `core.stories.prompt_order`)
+    earlier: str = ""  # id of stories shown from the database, written by another process
+    opened: bool = False  # the URL has been read (see `pages.ui.story.story_address`)
 
     @property
     def kept_as(self) -> str:
@@ -74,7 +74,7 @@ class StorySession:
 
     @property
     def writing(self) -> bool:
-        """Whether words are still coming."""
+        """Whether text is still arriving."""
         return (self.round is not None and not self.round.done) or (self.chain is not None and not self.chain.done)
 
     @property
@@ -85,11 +85,11 @@ class StorySession:
 
     @property
     def stopping(self) -> bool:
-        """True after Stop until writing has ended."""
+        """Whether Stop was clicked and writing has not ended yet."""
         return any(writing is not None and writing.stopping for writing in (self.round, self.chain))
 
     def again(self) -> StoryRequest | None:
-        """The same prompts, models and settings, with another seed; None where nothing was written."""
+        """The same prompts, models and settings, with another seed; None if nothing was written."""
         if self.chain is not None:
             return StoryRequest((self.chain.rerun_entry(),), chain=True)
         if self.round is None:
@@ -97,7 +97,7 @@ class StorySession:
         return StoryRequest(arena.rerun_entries(self.round.stories), self.round.blind)
 
     def clear(self) -> None:
-        """The stories leave the page, unless one is being written; they are kept under Earlier stories."""
+        """Remove the stories from the page, unless one is being written; they are kept under Earlier stories."""
         if not self.writing:
             self.round = self.chain = None
             self.earlier = ""
@@ -110,7 +110,7 @@ class StorySession:
             self.sound = None
 
     def stop(self) -> None:
-        """End what is being written, and keep its words. Returns at once, so that the page can say so at once."""
+        """Stop writing, and keep the text. Returns immediately, so that the page can show it."""
         for writing in (self.round, self.chain):
             if writing is not None:
                 writing.cancel()

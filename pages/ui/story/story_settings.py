@@ -12,13 +12,13 @@ from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
 from pages.ui.story.story_model import PromptFormat, SamplingValues
 
-_PROPOSED = "story_proposed"  # the sampling that the form holds unless the visitor has changed it
+_PROPOSED = "story_proposed"  # the default sampling in the form, unless the visitor has changed it
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 
 @dataclass(frozen=True, slots=True)
 class StorySettings:
-    """The settings under More. `stop` is what was chosen for the first model."""
+    """The settings under More. `stop` is the choice for the first model."""
 
     temperature: float
     top_p: float
@@ -28,7 +28,7 @@ class StorySettings:
     chain: bool
 
     def stops(self, own: PromptFormat, first: PromptFormat) -> tuple[str, ...]:
-        """Where a model stops: as chosen; for another than the first, its own in place of the first one's."""
+        """A model's stop: the chosen one for the first model; for other models their own."""
         if own is first:
             return self.stop
         added = tuple(stop for stop in self.stop if stop not in first.stop)
@@ -36,7 +36,7 @@ class StorySettings:
 
 
 def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
-    """The controls, with what suits the model and what its own training data proposes."""
+    """The controls, with the model's defaults and the stop proposed from its training data."""
     _propose(prompt_format.sampling)
     state.set_default("story_seed", None)
     temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
@@ -56,7 +56,7 @@ def form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
 
 
 def _propose(sampling: SamplingValues) -> None:
-    """Put what suits the model into the form; what the visitor has changed stays."""
+    """Set the model's defaults in the form; values that the visitor has changed are kept."""
     proposed, before = asdict(sampling), state.get(_PROPOSED) or {}
     for name, value in proposed.items():
         key = f"story_{name}"

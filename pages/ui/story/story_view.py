@@ -28,14 +28,14 @@ from pages.ui.story.story_facts import ending as ending
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import LEAVE_S, StoryRequest, StorySession, story_session
 
-_FACTS_EVERY = 5  # updates: twice a second; a line that changes more often cannot be read
+_FACTS_EVERY = 5  # updates: twice per second; a line that changes more often cannot be read
 
 
 def button(story_request: StoryRequest | None) -> None:
-    """Write; or Stop in its place, while a story is coming; or Stopping, from the press to the end.
+    """Write; or instead Stop while a story is being written; or Stopping, from the click to the end.
 
-    Each has a key and a place of its own: a press that comes late, or twice, is never taken for the other, and none
-    lingers, greyed, while the story comes.
+    Each has its own key and container, so that a late or double click never triggers another button, and no outdated
+    button stays visible while the story is written.
     """
     session = story_session()
     writing = session.writing
@@ -59,9 +59,10 @@ def _write_button(story_request: StoryRequest | None) -> None:
 
 
 def page(prompt_format: PromptFormat | None) -> None:
-    """Draw the panes. A visitor who returns sees the text so far and the rest as it arrives.
+    """Draw the panes.
 
-    Nothing, a chain, and a round of each size have separate containers, so that earlier content is cleared at once.
+    A visitor who returns sees the text so far and the rest as it arrives. No story, a chain, and a round of each size
+    have separate containers, so that earlier content is cleared immediately.
 
     Args:
         prompt_format: of the chosen model, for the next prompt; None while there is no model.
@@ -79,7 +80,9 @@ def page(prompt_format: PromptFormat | None) -> None:
 
 
 def _stories_of_address(key: str) -> bool:
-    """Stories of the address that the database has, as they are under Earlier stories; whether there are any."""
+    """Draw stories in the URL that were read from the database, like under Earlier stories; returns whether there are
+    any.
+    """
     if not key:
         return False
     store = cached.store()
@@ -99,9 +102,9 @@ def _nothing_yet() -> None:
 
 
 def write(story_request: StoryRequest) -> None:
-    """Start the request unless a story is being written; an error is shown at the top of the page."""
+    """Start the request unless a story is being written; errors are shown at the top of the page."""
     session = story_session()
-    if session.writing:  # pressed twice
+    if session.writing:  # double click
         return
     with cards.keep_errors():
         new = StorySession()
@@ -149,7 +152,7 @@ def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
 
 
 def _place_below(done: bool) -> DeltaGenerator:
-    """A place for what follows a story. Of the story before it is empty at once; of the same story it stays filled."""
+    """A container for what follows a story. It is cleared immediately for a new story, and kept for the same one."""
     return st.container() if done else st.empty()
 
 
@@ -169,7 +172,7 @@ class StoryPane:
     """The pane of one story: name, text, facts and error, each with reserved space.
 
     Attributes:
-        below: the place under its border, for what can be done once the story has ended.
+        below: the container below its border, for actions after the story has ended.
     """
 
     def __init__(self, story: StoryStream, number: int, *, named: bool = True, heading: str = "") -> None:
@@ -179,7 +182,7 @@ class StoryPane:
             if heading:
                 st.markdown(heading)
             else:
-                st.empty()  # drawn in any case, so that what is below does not move
+                st.empty()  # always drawn, so that the content below does not move
             with st.container(key=f"story_words_{number}"):
                 self._words = story_words.draw(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
@@ -195,7 +198,7 @@ class StoryPane:
         self._drawn += 1
 
     def beat(self) -> None:
-        """The facts only: also what lets a script notice that its reader has gone."""
+        """Only the facts; this also lets the script detect that the visitor has left."""
         self._line.caption(self._facts())
 
     def _facts(self) -> str:
@@ -203,7 +206,7 @@ class StoryPane:
         return story_facts.line(story.facts, story.provider, writing=not story.done, named=self._named)
 
     def finish(self) -> None:
-        """Draw how it ended, and the buttons that help."""
+        """Draw how it ended, and the remedies."""
         story = self.story
         story_words.draw(self._words, story)
         self.beat()
@@ -227,7 +230,7 @@ class StoryPane:
                 story_remedies.show(story, self._number)
 
     def _error(self, error: FabulaError) -> None:
-        """The error; if names are hidden, only that there was one, because errors name models and providers."""
+        """The error; if names are hidden, only that there was one, because errors contain model and provider names."""
         if self._named:
             cards.error_card(error)
         else:

@@ -1,4 +1,6 @@
-"""A visitor's presence on the story page: stories are read on after a reload, and stopped when the visitor has gone."""
+"""A visitor's presence on the story page: reading continues after a reload, and stories are stopped when the visitor
+has left.
+"""
 
 from __future__ import annotations
 
@@ -12,18 +14,17 @@ from core.stories.stream import StoryStream
 from pages.ui.story import story_address
 from pages.ui.story.story_session import story_session
 
-RELOAD_S = 10.0  # a page that is loaded again is back by then, also on a busy machine
-_LOOK_AGAIN_S = 1.0  # soon after Streamlit's own Stop
+RELOAD_S = 10.0  # a reloaded page is back by then, even on a busy machine
+_LOOK_AGAIN_S = 1.0  # delay after Streamlit's own Stop
 
 
 @contextmanager
 def present() -> Iterator[None]:
-    """The visitor is on the story page for the length of the block; a story without a visitor is stopped.
+    """The visitor is on the story page for the duration of the block; a story without a visitor is stopped.
 
-    When the last words come within the block, the page is drawn once more: parts of it were drawn as of a story that is
-    still being written, whenever in the block it ended. Streamlit's own Stop, in the toolbar while a script runs, ends
-    the script in the middle: `_look_again` then stops the story and draws its end. A click on the page ends the script
-    too, but the next run reads on.
+    If the story ends within the block, the page is drawn once more, because parts of it were drawn for a running story.
+    Streamlit's own Stop, in the toolbar while a script runs, interrupts the script: `_look_again` then stops the story
+    and draws its end. A click on the page interrupts the script too, but the next run continues to read.
     """
     session = story_session()
     story_address.follow()
@@ -45,16 +46,16 @@ def present() -> Iterator[None]:
 
 
 def wait_for_reload(stories: Sequence[StoryStream]) -> None:
-    """Have stories written on for a while: the connection to the browser is closed by a reload as by leaving."""
+    """Let stories continue for a while: a reload closes the browser connection, just like leaving."""
     for story in stories:
         story.keep_alive(RELOAD_S)
 
 
 def _rerun_after_stop() -> Callable[[], None]:
-    """A fragment that reruns the page if its script was ended before the story.
+    """A fragment that reruns the page if its script ended before the story.
 
-    It runs with the page, and later only while no script runs and the browser is connected: then Streamlit's own Stop
-    was pressed.
+    It runs with the page, and later only while no script runs and the browser is connected, which means that
+    Streamlit's own Stop was clicked.
     """
     with_the_page = True
 

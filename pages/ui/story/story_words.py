@@ -11,7 +11,7 @@ from pages.ui.lang import _
 
 
 class Place(Protocol):
-    """Where a story's text is drawn: `st`, or the place that an earlier call of `draw` returned."""
+    """Where a story's text is drawn: `st`, or the container that an earlier call of `draw` returned."""
 
     def text(self, body: str) -> DeltaGenerator: ...
 
@@ -24,16 +24,16 @@ def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
     """Draw the text so far, or why there is none; returns its container.
 
     Args:
-        place: `st` for a new place, or the place that the first call returned. A new container starts with the text: an
-        empty one would flicker each time the page is drawn.
-        story: whose words.
+        place: `st` for a new container, or the one that the first call returned. A new container is created with the
+            text: an empty one would flicker on each redraw.
+        story: the story to draw.
         none: shown if the story ended without text and without an error.
     """
     text = story.text.strip()
     if text:
         return place.text(text)
     if story.error is not None:
-        return place.empty()  # its card says why there are none
+        return place.empty()  # its card gives the reason
     if story.done:
         return place.markdown(f":gray[{none or _('No text was written.')}]")
     return place.markdown(f":shimmer[{_('Waiting for the first word')}]")

@@ -33,7 +33,7 @@ def show(job: JobView) -> None:
     if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
         return
     st.subheader(_("Before and after"), anchor=False)
-    with cards.show_errors():  # the rest of the job's page is drawn in any case
+    with cards.show_errors():  # the rest of the job's page is still drawn
         _section(job)
 
 
@@ -54,7 +54,7 @@ def _section(job: JobView) -> None:
 
 
 def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
-    """One prompt with the answers of both models."""
+    """One prompt with both models' answers."""
     views.prompt(pair.prompt, f"{key}_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
@@ -142,7 +142,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
 
 
 def _own_prompt(job: JobView, view: ComparisonView) -> None:
-    """One more prompt, typed."""
+    """The field for one more prompt."""
     if len(view.pairs) >= before_after.MAX_PROMPTS:
         return
     with (

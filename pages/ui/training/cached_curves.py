@@ -1,7 +1,7 @@
-"""Curves and their charts, shared between visitors; in the manner of `pages.ui.cached`, which it builds on.
+"""Curves and their charts, shared between visitors; based on `pages.ui.cached`.
 
-A curve is read again only when its results file has changed, not at every poll of its job: with a million steps that
-keeps the page fast.
+A curve is parsed again only when its results file has changed, not at every poll of its job, which keeps the page fast
+even with a million steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _Mark = tuple[str, int, str]
 
 
 def curve(job: JobView) -> Results:
-    """A job's curve so far: not to be changed."""
+    """A job's curve so far; do not modify it."""
     return _curve(job.id, _mark(job), where())
 
 
@@ -58,7 +58,7 @@ def source(job: JobView) -> CurveSource:
 def _source(job_id: str, mark: _Mark, where: str, _job: JobView) -> CurveSource:
     read = curve(_job)
     found = CurveSource.of(f"{job_id} {mark}", read, curve_analysis.with_axes(read, _job))
-    tokens = found.figures.tokens or _job.trained_tokens  # today's files do not count them; their provider does
+    tokens = found.figures.tokens or _job.trained_tokens  # today's files do not contain them; the provider reports them
     return replace(found, figures=replace(found.figures, tokens=tokens), examples=_job.n_examples)
 
 
@@ -82,7 +82,7 @@ def _chain(key: tuple[tuple[str, _Mark], ...], where: str, _chain: tuple[JobView
 
 
 def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -> tuple[Observation, ...]:
-    """What a curve says, in words."""
+    """Observations about a curve, in words."""
     return _observations(source.key, len(points), source.examples, source.results, points)
 
 
@@ -110,7 +110,7 @@ def _curve_chart(
 
 
 def cached_chart(key: tuple[Any, ...], draw: Callable[[], Spec]) -> RenderedChart:
-    """Any other chart, drawn once for each `key`."""
+    """Any other chart, drawn once per `key`."""
     return _drawn(repr(key), where(), draw)
 
 
@@ -120,6 +120,6 @@ def _drawn(key: str, where: str, _draw: Callable[[], Spec]) -> RenderedChart:
 
 
 def read_file(file_id: str, text: str) -> CurveSource:
-    """The curve of a results file that a visitor uploaded; the visitor keeps it, not this cache."""
+    """The curve of a results file that a visitor uploaded; stored in the session, not in this cache."""
     read = results.parse(text)
     return CurveSource.of(f"file {file_id}", read, curve_analysis.with_axes(read))

@@ -23,7 +23,7 @@ from pages.ui.background_task import BackgroundTask, shared_task
 from pages.ui.cached import where
 from pages.ui.cached.provider_models import quick
 
-_ACCOUNT_S = 300  # whether an account may train does not change by the minute
+_ACCOUNT_S = 300  # permission to train rarely changes
 
 
 def account(provider: str, model: str) -> Preflight:
@@ -49,7 +49,7 @@ def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
     """The estimate for training on a file with this many tokens; see `core.finetuning.job_estimate`."""
     engine = cached.status().engine if model.provider == ENGINE else None
-    packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure holds for it alone
+    packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure only applies to it
     at_hand = engine is not None and not engine.external and packaged_base
     return job_estimate.estimate(
         cached.store(),

@@ -1,7 +1,7 @@
 """Cached reads of the training page's jobs, shared by all visitors; see `pages.ui.cached`.
 
 The cache key is the job's id and the time of its provider's last answer, so that a page with many jobs reads each of
-them once. Curves are in `cached_curves`, what a new job needs in `cached_form`.
+them once. Curves are in `cached_curves`, checks of a new job in `cached_form`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pages.ui.lang import language, localized
 from pages.ui.training.cached_curves import curve
 from pages.ui.training.curve_source import Sendable, sendable
 
-_SPARKS = 40  # values of the small curve in the list
+_SPARKS = 40  # points of the small curve in the list
 _FRESH_S = 3
 
 
@@ -83,12 +83,12 @@ def _words(job: JobView) -> str:
 
 @st.cache_resource(max_entries=4096)
 def _ended_words(job_id: str, heard: datetime, language: str, where: str, _job: JobView) -> str:
-    """Nothing changes about a job that has ended, and its sentence takes a search through the catalogue."""
+    """A finished job does not change, and building its sentence requires a catalogue search."""
     return _words(_job)
 
 
 def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
-    """A table shared by all visitors; rebuilt when `seen` changes, and every few seconds because it shows times."""
+    """A table shared by all visitors; rebuilt when `seen` changes, and every few seconds because it shows durations."""
     return _shared_table(seen, where(), make)
 
 
@@ -108,7 +108,7 @@ def _points(job_id: str, heard: datetime, where: str) -> tuple[CheckpointView, .
 
 
 def family(job: JobView) -> Family:
-    """Everything that is connected with a job."""
+    """Everything related to a job."""
     return _family(job.id, where())
 
 
@@ -118,7 +118,7 @@ def _family(job_id: str, where: str) -> Family:
 
 
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
-    """Jobs side by side, under names that tell them apart; rebuilt every few seconds because it shows times."""
+    """Jobs side by side, with distinct names; rebuilt every few seconds because it shows durations."""
     named = tuple(replace(job, name=names[job.id]) for job in opened)
     return _compared(tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named), where(), named)
 
@@ -153,7 +153,7 @@ def _unseen(as_now: str, job_id: str, where: str, _job: JobView) -> BackgroundTa
 
 
 def results_text(job_id: str) -> str:
-    """A job's results file as the provider sent it; no cell of it is a formula."""
+    """A job's results file as the provider sent it, with formulas escaped."""
     return safe_csv(jobs.get(cached.store(), job_id).results_csv or "")
 
 
@@ -161,7 +161,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
     """Two evaluations, row by row.
 
     Raises:
-        FabulaError: they have no row in common.
+        FabulaError: they have no rows in common.
     """
     return _against(tuned.id, tuned.finished_at, base.id, base.finished_at, where())
 

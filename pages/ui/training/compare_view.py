@@ -43,7 +43,7 @@ _FIGURES = {
     "cost_usd": mark("Cost"),
     "training_s": mark("Training time"),
     "points": mark("Points of accuracy gained"),
-    "usd_per_point": mark("Cost of one point of accuracy"),
+    "usd_per_point": mark("Cost per point of accuracy"),
 }
 _COLUMNS: dict[Column, str] = {
     "training_loss": mark("Training loss"),
@@ -58,7 +58,7 @@ _JOINER = "\u2060"  # no line breaks here: next to long names a browser would pu
 
 
 def show(opened: Sequence[JobView]) -> None:
-    """Draw the comparison. The page's address opens it again."""
+    """Draw the comparison. The page's URL opens it again."""
     names = job_labels.names(opened)
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")
@@ -74,7 +74,7 @@ def show(opened: Sequence[JobView]) -> None:
 
 
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
-    """One chart for each thing that any of them measured, two on a line."""
+    """One chart per metric that any job has, two per row."""
     sources = [cached_curves.source(job) for job in opened]
     possible = [axis for axis in charts.AXES if all(axis in one.axes for one in sources)] or ["step"]
     longest = max(one.results.steps for one in sources)
@@ -97,7 +97,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
 
 
 def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
-    """A row for each figure, the best of it marked; then what an evaluation said, where there was one."""
+    """One row per figure, with the best one marked; then evaluation results, if any."""
     rows = {}
     for name, title in _FIGURES.items():
         values = [getattr(column, name) for column in found.columns]
@@ -123,7 +123,7 @@ def _shared(values: Sequence[object]) -> Figure | None:
 
 
 def _marked(found: JobComparison, name: str, column: JobColumn, *, alone: bool) -> str:
-    """A cell; `alone`: with its definition, as its neighbours have another."""
+    """A cell; `alone`: with its definition, because its neighbours have different ones."""
     value = getattr(column, name)
     priced = value is not None or name not in _COSTS or column.provider != ENGINE
     text = _written(name, value) if priced else local_amount(None)
@@ -146,7 +146,7 @@ def _written(name: str, value: object) -> str:
 
 
 def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
-    """A row for each setting; those that differ first, and marked."""
+    """One row per setting; different ones first, and marked."""
     datasets = {one.id: one.name for one in cached.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
@@ -159,7 +159,7 @@ def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
 
 
 def _value(text: str) -> str:
-    """A setting as it is written: a number stays one, and anything else is text only."""
+    """A setting as displayed: numbers unchanged, anything else as plain text."""
     return text if text.replace(".", "", 1).isdecimal() else plain(text) or "–"
 
 

@@ -1,4 +1,4 @@
-"""A curve on a page: its table, its figures, and charts that are ready to be sent. Pure."""
+"""A curve on a page: its table, its figures, and charts ready to send. Pure."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ Sendable: TypeAlias = pa.Table
 
 
 def sendable(frame: pd.DataFrame) -> Sendable:
-    """A table in the form that goes to the browser. Made by one thread: Streamlit would start some at every rerun."""
+    """A table in the format sent to the browser.
+
+    Converted in one thread: Streamlit would start several on every rerun.
+    """
     return pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
 
 
 @dataclass(frozen=True, slots=True)
 class RenderedChart:
-    """A chart that is ready to be shown: its specification, and its rows apart, as Streamlit sends them."""
+    """A chart ready to display: its specification and, separately, its rows, as Streamlit sends them."""
 
     spec: Spec
     rows: Sendable
 
     @classmethod
     def of(cls, spec: Spec) -> RenderedChart:
-        """Take the rows out of a specification, once, so that a rerun has nothing to turn into a table."""
+        """Extract the rows from a specification once, so that reruns do not have to convert them."""
         rows = sendable(pd.DataFrame(spec["data"]["values"]))
         return cls({name: value for name, value in spec.items() if name != "data"}, rows)
 
     def whole(self) -> Spec:
-        """The specification with its rows inside, for a file."""
+        """The specification including its rows, for a file."""
         return {**self.spec, "data": {"values": self.rows.to_pylist()}}
 
 
@@ -71,16 +74,16 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class CurveSource:
-    """A curve and a key that changes when it does, for charts that are drawn once and shown many times.
+    """A curve and a key that changes with it, for charts that are drawn once and shown many times.
 
     Attributes:
-        key: tells this curve, as it is now, from every other.
-        results: for figures and words.
-        frame: with the columns that `core.charts.common.AXES` names, as far as they are known.
-        axes: what it can be drawn over.
-        figures: first and last known values; a long column is not searched at every rerun.
-        marks: steps to point out.
-        examples: how many examples the job trains on; None: not known.
+        key: identifies the current state of this curve.
+        results: for figures and observations.
+        frame: with the columns that `core.charts.common.AXES` names, if known.
+        axes: available x axes.
+        figures: first and last known values, so that long columns are not searched on every rerun.
+        marks: steps to mark.
+        examples: number of training examples; None: not known.
     """
 
     key: str
@@ -93,9 +96,9 @@ class CurveSource:
 
     @classmethod
     def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[CurveMark, ...] = ()) -> CurveSource:
-        """A curve with what is known of it."""
+        """Build the source of a curve."""
         return cls(key, read, frame, charts.axes(frame), Figures.of(read), marks)
 
     def marked(self, marks: Sequence[CurveMark]) -> CurveSource:
-        """The same curve with these steps pointed out."""
+        """The same curve with these steps marked."""
         return replace(self, marks=tuple(marks))

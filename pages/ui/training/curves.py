@@ -19,7 +19,7 @@ from pages.ui.training import cached_curves, job_labels
 from pages.ui.training.curve_source import CurveSource, Figures, RenderedChart
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
-_LEAST_CHANGE = 0.0005  # three digits of it are shown
+_LEAST_CHANGE = 0.0005  # three digits are shown
 _AXES: Mapping[Axis, str] = {
     "step": mark("Step"),
     "tokens": mark("Tokens"),
@@ -38,7 +38,7 @@ def show(
 ) -> int | None:
     """Draw figures, two charts, their controls, and observations. `key` is unique on the page.
 
-    `missing` is shown in place of a curve that does not exist and will not.
+    `missing`: shown instead if the curve does not and will not exist.
 
     Returns:
         The step of the checkpoint whose mark was clicked, or None.
@@ -63,7 +63,7 @@ def show(
 
 
 def pair(results: Results, key: str) -> None:
-    """Loss and accuracy, side by side, over steps, and nothing else."""
+    """Only loss and accuracy, side by side, over steps."""
     view = CurveView(smoothing=smoothing_weight(results.steps))
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
@@ -74,14 +74,14 @@ def pair(results: Results, key: str) -> None:
 
 
 def charts_only(source: CurveSource, key: str) -> None:
-    """The two charts and how to look at them, without figures and words."""
+    """The two charts and their display options, without figures and observations."""
     steps = source.results.steps
     _pair(source, key, view_of(key, source.axes, steps), clickable=False)
     controls(key, source.axes, steps)
 
 
 def for_file(source: CurveSource) -> dict[str, RenderedChart]:
-    """Both charts over steps, for an export; empty while there is no step."""
+    """Both charts over steps, for an export; empty before the first step."""
     if not source.results.steps:
         return {}
     view = CurveView(smoothing=smoothing_weight(source.results.steps))
@@ -92,12 +92,12 @@ def for_file(source: CurveSource) -> dict[str, RenderedChart]:
 
 
 def _smoothing_key(key: str, steps: int) -> str:
-    """Runs that are smoothed differently by default have sliders of their own: what suits one hides another."""
+    """Runs with different default smoothing have separate sliders, because no single value suits both."""
     return f"{key}_smoothing_{round(100 * smoothing_weight(steps))}"
 
 
 def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
-    """How this visitor looks at curves of this many steps: over steps, a little smoothed, to begin with."""
+    """This visitor's display options for curves of this many steps; initially over steps, slightly smoothed."""
     axis = state.get(f"{key}_axis", "step")
     return CurveView(
         axis=axis if axis in possible else "step",
@@ -124,12 +124,12 @@ def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
 
 
 def axis_title(axis: Axis) -> str:
-    """The title of the axis across."""
+    """The title of the x axis."""
     return _(_AXES[axis])
 
 
 def figures(one: Figures) -> None:
-    """The curve in numbers, each named by its definition."""
+    """The curve in numbers, each with its definition."""
     held_out = one.held_out_accuracy is not None
     loss, accuracy = job_labels.named(_("Training loss"), one.loss), job_labels.named(_("Token accuracy"), one.accuracy)
     with st.grid(5 if held_out else 4, min_column_width=150):
@@ -143,7 +143,7 @@ def figures(one: Figures) -> None:
 
 
 def observations(observations: Sequence[Observation]) -> None:
-    """Draw what the curve says, the most serious first."""
+    """Draw the observations about the curve, the most serious first."""
     for one in observations:
         st.markdown(f"{_ICONS[one.level]} {as_markdown(one.sentence)}")
 
@@ -167,7 +167,7 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
 
 
 def _clicked(event: Any) -> int | None:
-    """The step of the mark that was clicked."""
+    """The step of the clicked mark."""
     hits = event.selection.get(charts.CHECKPOINT) or []
     return int(hits[0]["at"]) if hits and "at" in hits[0] else None
 

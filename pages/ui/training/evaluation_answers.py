@@ -1,4 +1,4 @@
-"""The answers of an evaluation: scores per label or of the texts, and the rows, wrong ones first."""
+"""The answers of an evaluation: scores per label or of the texts, and the rows, wrong answers first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COUNTS = ("characters",)
 
 
 def scores(metrics: Metrics) -> None:
-    """A row per label with its confusions; for texts, the measures of the quality report."""
+    """One row per label with its confusions; for texts, the metrics of the quality report."""
     if metrics.labels:
         st.dataframe(
             pd.DataFrame(
@@ -66,14 +66,14 @@ def scores(metrics: Metrics) -> None:
             },
             border="horizontal",
             width="content",
-            alt=_("Measures of the texts"),
+            alt=_("Text measurements"),
         )
 
 
 def show(view: EvaluationView) -> None:
     """The rows with expected and actual text."""
     key = f"training_wrong_{view.id}"
-    wrong = st.toggle(_("Only wrong ones"), value=view.kind == "label", key=key)
+    wrong = st.toggle(_("Only wrong answers"), value=view.kind == "label", key=key)
     found = evaluations.answers(cached.store(), view.id, wrong_only=wrong, limit=_MOST)
     if not found:
         st.caption(_("None."))

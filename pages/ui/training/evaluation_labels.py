@@ -1,4 +1,4 @@
-"""Labels of evaluations: state, figures, and the one that counts for a job."""
+"""Labels of evaluations: state, figures, and a job's main result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES = {
 
 
 def state(view: EvaluationView) -> str:
-    """Its state in words, with how far it is."""
+    """Its state in words, with its progress."""
     words = _(STATES[view.state]) if view.state in STATES else view.state
     if view.active:
         words += " · " + _("{n} of {total} answers").format(n=number(view.answered), total=number(view.total))
@@ -40,7 +40,7 @@ def share(interval: Interval | None) -> str:
 
 
 def judged(view: EvaluationView) -> Interval | None:
-    """The share that counts: of correct labels, or, for texts, of similarity to the expected ones."""
+    """The main score: the share of correct labels, or for texts the similarity to the expected ones."""
     if view.metrics is None:
         return None
     return view.metrics.accuracy if view.kind == "label" else view.metrics.overlap

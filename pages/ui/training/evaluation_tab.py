@@ -46,7 +46,7 @@ def _all(job: JobView, was_running: bool) -> None:
 def _evaluations_of_job(
     job: JobView, found: list[EvaluationView]
 ) -> list[tuple[EvaluationView, EvaluationView | None]]:
-    """Evaluations of the job's own models, the newest first, each with that of the base on the same rows."""
+    """Evaluations of the job's own models, newest first, each with the base model's evaluation on the same rows."""
     bases = [one for one in found if one.job_id != job.id]
     return [(one, _base_evaluation(one, bases)) for one in found if one.job_id == job.id]
 
@@ -69,7 +69,7 @@ def _shown(
 
 
 def _base_evaluation(tuned: EvaluationView, bases: list[EvaluationView]) -> EvaluationView | None:
-    """The base that answered the same rows: of the same version and as many, nearest in time."""
+    """The base model's evaluation on the same rows: same version and number of rows, closest in time."""
     alike = [one for one in bases if (one.version_id, one.total) == (tuned.version_id, tuned.total)]
     return min(alike, key=lambda one: abs((one.created_at - tuned.created_at).total_seconds()), default=None)
 
@@ -195,7 +195,7 @@ def _start(job: JobView, *, running: bool) -> None:
 
 
 def _held_out(rows: HeldOut) -> str:
-    """What the rows are, in a sentence."""
+    """A description of the rows."""
     unseen = n_("{n} row was not used for training", "{n} rows were not used for training", rows.usable)
     if rows.kind == "label":
         shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")

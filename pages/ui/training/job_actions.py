@@ -47,7 +47,7 @@ def show(job: JobView) -> None:
 
 
 def write_with(job: JobView, model: str) -> None:
-    """To the story page, with this model chosen."""
+    """Open the story page with this model."""
     state.set_value("story_model", f"{job.provider}/{model}")
     state.set_value("story_part", "write")
     st.switch_page("story.py")

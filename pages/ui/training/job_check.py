@@ -26,7 +26,7 @@ _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
 _MEGABYTE = 1_000_000
 _QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is drawn without a flicker
-_LOOK_S = 1.0  # a long measurement reads thousands of rows a second
+_LOOK_S = 1.0  # a long measurement reads thousands of rows per second
 
 
 def show() -> bool:
@@ -61,7 +61,7 @@ def _opened(dataset_id: str) -> None:
 
 
 def _share(chosen: DatasetSummary) -> None:
-    """How much is kept for validation, unless the data set says so itself."""
+    """The share kept for validation, unless the data set defines it."""
     if cached.parts(chosen.id).get("validation"):
         return
     key = job_form.share_key(chosen.id)
@@ -77,7 +77,7 @@ def _share(chosen: DatasetSummary) -> None:
 
 
 def _quality(chosen: DatasetSummary) -> None:
-    """The verdict of the quality report on the finished rows, as the quality part of the data-set page has it."""
+    """The verdict of the quality report on the finished rows, as on the data-set page."""
     measurement, fingerprint = cached.quality_of(chosen.id)
     measurement.ask(fingerprint)
     measurement.wait(_QUALITY_WAIT_S)
@@ -125,7 +125,7 @@ def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFo
 
 
 def _checked(draft: JobDraft) -> bool:
-    """The whole file as it would be sent: figures, then faults by their line."""
+    """The whole file as it would be sent: figures, then errors by line."""
     st.markdown(_("**Check of the whole file**"))
     with cards.show_errors():
         found = background_task.wait_for_task(cached_form.file_check(job_form.form(draft), draft.file_rows))
@@ -172,7 +172,7 @@ def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
 
 
 def _problems(found: FileCheck) -> None:
-    """Line by line, with how the line begins."""
+    """The problems by line, with the beginning of each line."""
     shown = pd.DataFrame(
         [
             {

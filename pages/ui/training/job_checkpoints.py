@@ -46,7 +46,7 @@ def show(job: JobView, points: Sequence[CheckpointView], clicked: int | None) ->
 
 
 def _label(point: CheckpointView) -> str:
-    """Step and what was measured there."""
+    """Step and metrics of a checkpoint."""
     words = [_("step {step}").format(step=number(point.step))]
     if (loss := point.loss()) is not None:
         words.append(job_labels.named(_("loss {loss}").format(loss=number(loss.value, 3)), loss))

@@ -33,7 +33,7 @@ def show() -> bool:
 
 
 def button(ready: bool, close: Callable[[], None]) -> bool:
-    """The one button. Its label has the price where there is one. Returns whether it was pressed."""
+    """The submit button, with the price if there is one. Returns whether it was clicked."""
     try:
         draft = job_form.draft()
         found = job_estimate.requirements(draft)
@@ -73,7 +73,7 @@ def _sentence(draft: JobDraft) -> str:
 
 
 def _choices(form: JobForm) -> list[str]:
-    """The few numbers that were chosen, and what is left to the provider."""
+    """The chosen hyperparameters, and those left to the provider."""
     automatic = _("automatic")
     return [
         _("suffix: {suffix}").format(suffix=plain(form.suffix or "–")),
@@ -85,7 +85,7 @@ def _choices(form: JobForm) -> list[str]:
 
 
 def _form(draft: JobDraft, found: JobRequirements) -> JobForm:
-    """The job with what was shown before the button."""
+    """The job with the estimate shown before submitting."""
     one = found.estimate
     if one is None:
         return job_form.form(draft)

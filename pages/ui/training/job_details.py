@@ -31,7 +31,7 @@ _TRACKED = {
 
 
 def events(job: JobView) -> None:
-    """Every event, the newest first, in the provider's words."""
+    """Every event, newest first, with the provider's text."""
     found = jobs.events(cached.store(), job.id, _MOST)
     if not found:
         st.caption(_("No events yet."))
@@ -103,7 +103,7 @@ def _took(job: JobView) -> dict[str, str]:
 
 
 def _began(job: JobView) -> str:
-    """When training began, after any time in the queue."""
+    """When training started, excluding time in the queue."""
     began = job_events.training_started_at(cached.store(), job.id) or job.running_since
     if began is not None:
         return clock(began)

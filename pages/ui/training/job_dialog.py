@@ -1,4 +1,4 @@
-"""The dialog of a new job in three steps: check, estimate, confirm. A line of state opens it from anywhere."""
+"""The dialog of a new job in three steps: check, estimate, confirm. Session state opens it from any page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pages.ui.lang import _, mark
 from pages.ui.training import job_check, job_confirm, job_estimate, job_form
 
 _STEP = "training_dialog"  # 1 to 3; 0 or missing: closed
-_ASKED_FOR = "new"  # what other pages put into `training_part` to begin a job
+_ASKED_FOR = "new"  # the value of `training_part` with which other pages start a new job
 _STEPS: tuple[tuple[str, Callable[[], bool]], ...] = (
     (mark("Check"), job_check.show),
     (mark("Estimate"), job_estimate.show),
@@ -33,18 +33,18 @@ def button(*, primary: bool) -> None:
 
 
 def begin() -> None:
-    """Open the dialog at its first step, with what was chosen last. Only in a callback, or before it is drawn."""
+    """Open the dialog at its first step, with the previous choices. Only in a callback, or before it is drawn."""
     state.set_value(_STEP, 1)
 
 
 def further(job: JobView, model: str) -> None:
-    """A new job that starts from a model of this one."""
+    """Start a new job from this job's model."""
     job_form.start_from(job.provider, model)
     begin()
 
 
 def again(job: JobView, **changed: Any) -> None:
-    """A new job with the settings of this one, but for those `changed` (fields of `JobForm`)."""
+    """Start a new job with this job's settings, except for those in `changed` (fields of `JobForm`)."""
     with cards.keep_errors():
         job_form.fill(replace(jobs.clone(cached.store(), job.id), **changed))
         begin()
@@ -94,7 +94,7 @@ def _body() -> None:
 
 
 def _stepper(step: int) -> None:
-    """All steps on one line: done, now, to come."""
+    """All steps on one line: done, current, upcoming."""
     marks = []
     for place, (title, _show) in enumerate(_STEPS, start=1):
         words = f"{place} · {_(title)}"

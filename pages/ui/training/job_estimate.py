@@ -35,7 +35,7 @@ _TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 
 @dataclass(frozen=True, slots=True)
 class JobRequirements:
-    """What a job takes. `estimate` is None while tokens are being counted; `account`: None if unknown."""
+    """Requirements of a job. `estimate` is None while tokens are being counted; `account`: None if unknown."""
 
     estimate: JobEstimate | None
     exact: bool
@@ -78,7 +78,7 @@ def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
 
 
 def counting(draft: JobDraft) -> background_task.BackgroundTask[TokenCount]:
-    """Tokens of all rows that are chosen, as the model reads them.
+    """Tokens of all chosen rows, as the model reads them.
 
     Raises:
         FabulaError: they cannot be written so.
@@ -88,12 +88,12 @@ def counting(draft: JobDraft) -> background_task.BackgroundTask[TokenCount]:
 
 
 def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
-    """Tokens that are learned from in one epoch: without the share that is still to be kept for validation."""
+    """Training tokens per epoch, without the share that will be kept for validation."""
     return round(count.tokens * (1 - (draft.share or 0)))
 
 
 def facts(found: JobRequirements) -> None:
-    """Tokens, money, minutes; then what the provider says about the account, and how long the model can be called."""
+    """Tokens, cost, time; then the account check, and how long the model can be called."""
     one = found.estimate
     if one is None:
         st.caption(_("Counting tokens…"))
@@ -143,7 +143,7 @@ def _numbers(draft: JobDraft) -> bool:
 
 
 def _suffix() -> bool:
-    """The field for the suffix, with a line under it where no model can be called so; whether one can."""
+    """The field for the suffix, with a message if it is invalid; returns whether it is valid."""
     with st.container(gap="xsmall"):
         st.text_input(
             _("Suffix: becomes part of the model's name"),
@@ -158,7 +158,7 @@ def _suffix() -> bool:
 
 
 def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
-    """A whole number that stays automatic until it is switched off."""
+    """An integer field that is automatic by default."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if _automatic(title, key):
             return
@@ -185,7 +185,7 @@ def _automatic(title: str, key: str) -> bool:
 
 
 def _trackers(provider: str) -> None:
-    """Optional trackers. OpenAI logs to W&B on its own."""
+    """Optional trackers. OpenAI logs to W&B itself."""
     with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
             why_not = tracker_logging.unavailable(name, provider=provider)

@@ -23,8 +23,8 @@ from pages.ui.lang import _
 DATASET = "training_dataset"
 BASE = "training_base"
 PROJECT_KEY = "training_tracker_project"
-_MARKS = "training_marks"  # as step one left them
-_WANTED = "training_base_wanted"  # a model that no list names, a checkpoint say
+_MARKS = "training_marks"  # as set in step one
+_WANTED = "training_base_wanted"  # a model that is not in the list, such as a checkpoint
 _PROBLEM = "training_problem"
 _RATE = "training_rate"
 SUFFIX = "training_suffix"
@@ -43,9 +43,10 @@ class JobDraft:
     """What was chosen in the first step.
 
     Attributes:
-        rows: how many are learned from.
-        share: of the rows, kept for validation (0 to 1); None: none, or the version says it.
-        file_rows: how many there are before that share is taken out.
+        rows: number of training rows.
+        share: share of rows kept for validation (0 to 1); None: none, or defined by the
+        version.
+        file_rows: number of rows before this share is removed.
     """
 
     chosen: DatasetSummary
@@ -58,7 +59,7 @@ class JobDraft:
 
 
 def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
-    """The list of data sets to learn from."""
+    """The picker of data sets to train on."""
     by_id = {one.id: one for one in ready}
     if not by_id:
         st.caption(_("No data set has rows yet. Upload a file here, or create a data set first."))
@@ -76,7 +77,7 @@ def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
 
 
 def pick_base() -> ModelInfo | None:
-    """The list of models to start from."""
+    """The picker of models to start from."""
     return models.picker(
         _("Start from"),
         BASE,
@@ -92,7 +93,7 @@ def share_key(dataset_id: str) -> str:
 
 
 def keep(marks: TrainingFormat) -> None:
-    """What the first step found, for the next ones."""
+    """The result of the first step, for the following steps."""
     state.set_value(_MARKS, marks)
 
 
@@ -100,7 +101,7 @@ def draft() -> JobDraft:
     """What was chosen in the first step.
 
     Raises:
-        NotFound: something of it is not there any more.
+        NotFound: part of it no longer exists.
     """
     chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
     base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
@@ -118,7 +119,7 @@ def draft() -> JobDraft:
 
 
 def preserve_inputs() -> None:
-    """What was typed in the first step outlives the steps in which its fields are not drawn."""
+    """Keep the input of the first step while its fields are not drawn."""
     chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
     if chosen is not None:
         preparation.carry(chosen, _version(chosen), "training", "training")
@@ -130,7 +131,7 @@ def _version(chosen: DatasetSummary) -> Version | None:
 
 
 def form(draft: JobDraft) -> JobForm:
-    """The job that is chosen now; the second step adds its numbers."""
+    """The current job form; the second step adds its numbers."""
     suffix = typed_suffix()
     numbers = {name: _number(key) for key, name in _NUMBERS.items()}
     return JobForm(
@@ -154,7 +155,7 @@ def form(draft: JobDraft) -> JobForm:
 
 
 def typed_suffix() -> str | None:
-    """The suffix in its field; None where it is empty."""
+    """The suffix in its field; None if it is empty."""
     return str(state.get(SUFFIX) or "").strip() or None
 
 
@@ -180,7 +181,7 @@ def fill(form: JobForm) -> None:
 
 
 def start_from(provider: str, model: str) -> None:
-    """Choose the model to start from, also one that no list names."""
+    """Choose the model to start from, even one that is not in the list."""
     state.set_value(BASE, f"{provider}/{model}")
     state.set_value(_WANTED, (provider, model))
 
@@ -192,7 +193,7 @@ def problem() -> FabulaError | None:
 
 
 def keep_problem(error: FabulaError) -> None:
-    """To be shown in the dialog, which hides the page under it."""
+    """Show the error in the dialog, which covers the page."""
     state.set_value(_PROBLEM, error)
 
 
@@ -212,7 +213,7 @@ def _bases() -> list[ModelInfo]:
 
 
 def _number(key: str) -> float | None:
-    """A number that was typed; None where the choice is left to the provider."""
+    """The typed number; None if the choice is left to the provider."""
     if state.get(f"{key}_auto", True):
         return None
     try:

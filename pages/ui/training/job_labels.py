@@ -27,11 +27,11 @@ DEFINITIONS: dict[Definition, str] = {
     "last_step": mark("last step"),
     "held_out": mark("held-out"),
 }
-_SHORT_ID = 4  # characters at the end of an id, where ids differ: enough to distinguish jobs of one name
+_SHORT_ID = 4  # characters at the end of an id: enough to distinguish jobs with the same name
 
 
 def status(job: JobView) -> str:
-    """Its state in a word."""
+    """A job's state in a word."""
     return status_word(job.status)
 
 
@@ -41,16 +41,16 @@ def status_word(status: str) -> str:
 
 
 def named(title: str, figure: Figure | None) -> str:
-    """The title of a figure with its definition: "Token accuracy, smoothed"; alone where nothing was measured."""
+    """The title of a figure with its definition: "Token accuracy, smoothed"; without it if nothing was measured."""
     if figure is None:
         return title
     return _("{figure}, {definition}").format(figure=title, definition=_(DEFINITIONS[figure.definition]))
 
 
 def time_left(job: JobView, now: datetime, *, short: bool = False) -> str:
-    """How long it still takes, the same figure on every page: "about 5 min left"; "" where that is not known.
+    """The time left, the same figure on every page: "about 5 min left"; "" if unknown.
 
-    `short`: "5 min", for a column that has a title.
+    `short`: "5 min", for a titled column.
     """
     left = job.eta_s(now)
     if left is None:
@@ -59,12 +59,12 @@ def time_left(job: JobView, now: datetime, *, short: bool = False) -> str:
 
 
 def about_left(seconds: float) -> str:
-    """A time to the end in words: "about 5 min left"."""
+    """A remaining time in words: "about 5 min left"."""
     return _("about {minutes} min left").format(minutes=localized(minutes_left(seconds)))
 
 
 def model_name(model: str) -> str:
-    """A model's name for a narrow place: a tuned one's own name and id, with its base."""
+    """A model's name for narrow places: a tuned model's suffix and id, with its base."""
     if not model.startswith("ft:"):
         return model
     parts = model.split(":")
@@ -73,12 +73,12 @@ def model_name(model: str) -> str:
 
 
 def base_and_chain(chain: Sequence[JobView]) -> str:
-    """The base model and the jobs that a job was trained through before it, the first one first."""
+    """The base model and the ancestor jobs, first one first."""
     return " → ".join([model_name(chain[0].base_model), *(job.name for job in chain[:-1])])
 
 
 def names(jobs: Sequence[JobView]) -> dict[str, str]:
-    """A name for each job, by id: its own, with the end of its id where two have the same."""
+    """A name for each job, by id: its own, with the end of its id if two jobs have the same name."""
     all_names = [job.name for job in jobs]
     return {
         job.id: job.name if all_names.count(job.name) == 1 else f"{job.name} · {job.id[-_SHORT_ID:]}" for job in jobs

@@ -1,7 +1,7 @@
-"""All jobs, the newest first: a click opens one, several are compared; the address says which are open.
+"""All jobs, newest first: a click opens one, several are compared; the URL contains the open jobs.
 
-What is open changes only when this visitor ticks a row, follows a link, or starts a job here. A job that someone else
-starts appears in the list.
+The selection only changes when this visitor ticks a row, follows a link, or starts a job. A job started by another
+visitor only appears in the list.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_labels
 from pages.ui.training.curve_source import Sendable
 
-OPEN = "training_open"  # ids of the jobs that are open
+OPEN = "training_open"  # ids of the open jobs
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
 _DRAWN = "training_list_drawn"  # a new number redraws the list with the open jobs selected
-_PERCENT = "%.1f %%"  # as many digits as the metrics below have; "percent" would show two
+_PERCENT = "%.1f %%"  # the same number of digits as the metrics below; "percent" would show two
 _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # number of jobs from which the search field is shown
 _MOST_COMPARED = 8
-_LEAST_NEEDED = ("took", "tokens", "dataset", "provider")  # in this order where not all columns fit
-_WIDE = 1_215  # px for all columns: the table on a screen of 1440 px and more, less the boxes to tick
-_NAME = 170  # px at least
+_LEAST_NEEDED = ("took", "tokens", "dataset", "provider")  # priority of columns if not all fit
+_WIDE = 1_215  # px for all columns: the table at 1440 px or more, minus the checkboxes
+_NAME = 170  # px, minimum
 
 
 def open_jobs(*ids: str) -> None:
-    """Open these jobs at the next run."""
+    """Open these jobs in the next run."""
     _open(ids)
     query_address.keep(_ADDRESS, ",".join(ids))
 
@@ -53,7 +53,7 @@ def _open(ids: Sequence[str]) -> None:
 
 
 def show(found: Sequence[JobView]) -> list[JobView]:
-    """The list. Returns the jobs that are open, at least one, in the order of the list."""
+    """The list. Returns the open jobs, at least one, in list order."""
     _from_address(found)
     listed = _searched(found)
     if not listed:
@@ -76,14 +76,14 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     picked = [listed[row] for row in event.selection.rows if row < len(listed)][:_MOST_COMPARED]
     ids = tuple(job.id for job in picked)
     hidden = not picked and any(job.id in state.get(OPEN, ()) for job in found if job not in listed)
-    if not hidden:  # a search that hides what is open does not close it
+    if not hidden:  # a search that hides an open job does not close it
         state.set_value(OPEN, ids)
         query_address.keep(_ADDRESS, ",".join(ids))
     return _open_now(found)
 
 
 def _open_now(found: Sequence[JobView]) -> list[JobView]:
-    """The ticked jobs; without any, the job that was shown last, and for a first visit the newest."""
+    """The ticked jobs; without any, the last shown job, or on a first visit the newest one."""
     by_id = {job.id: job for job in found}
     ticked = set(state.get(OPEN) or ())
     opened = [job for job in found if job.id in ticked] or [by_id.get(str(state.get(_SHOWN)), found[0])]
@@ -92,7 +92,7 @@ def _open_now(found: Sequence[JobView]) -> list[JobView]:
 
 
 def _from_address(found: Sequence[JobView]) -> None:
-    """A link opens the jobs that it names; those that are gone are left out."""
+    """Open the jobs in the URL; deleted jobs are left out."""
     address = st.query_params.get(_ADDRESS)
     if address is None or state.get(OPEN) is not None:
         return
@@ -101,7 +101,7 @@ def _from_address(found: Sequence[JobView]) -> None:
 
 
 def _searched(found: Sequence[JobView]) -> list[JobView]:
-    """Those whose name, model, state or provider has what was typed."""
+    """The jobs whose name, model, state or provider contains the search text."""
     if len(found) < _SEARCHED:
         return list(found)
     word = st.text_input(
@@ -171,9 +171,9 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
 
 
 def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
-    """The columns that say something, and fit; the name takes the width that the others leave.
+    """The columns that have content and fit; the name gets the remaining width.
 
-    No time to the end where every job has ended, no provider where all have one.
+    No time left if every job has ended, no provider if all jobs have the same.
     """
     idle = {
         "eta": all(job.finished for job in listed),
@@ -193,9 +193,9 @@ def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
 
 
 def _columns() -> dict[str, Any]:
-    """Titles, formats and widths (px); a cost that is not known stays empty, it is not 0.
+    """Titles, formats and widths (px); an unknown cost is empty, not 0.
 
-    The name's width is what the others leave (`_fitting`).
+    The name gets the remaining width (`_fitting`).
     """
     config: Any = st.column_config
     smoothed = _("The end of the smoothed curve, or the last step of a run with fewer than 20 steps.")

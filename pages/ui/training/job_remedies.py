@@ -45,7 +45,7 @@ def _button(remedy: Remedy, job: JobView) -> bool:
 
 
 def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
-    """Label, icon, and what is different in the new job; None: this cannot help here."""
+    """Label, icon, and the changed settings of the new job; None: not applicable."""
     match remedy:
         case "smaller_batch" if (batch := job_form.smaller_batch(job)) is not None:
             label = _("Try again with batch size {n}").format(n=batch)
@@ -65,6 +65,6 @@ def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | No
 
 
 def _another_base(job: JobView) -> ModelInfo | None:
-    """Another model to start from: an untuned one before tuned ones; None: there is no other here."""
+    """Another model to start from, preferably untuned; None: there is no other model."""
     others = [one for one in cached.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
     return min(others, key=lambda one: one.id.startswith("ft:"), default=None)

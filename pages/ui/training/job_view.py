@@ -124,7 +124,10 @@ def _verdict(job: JobView) -> None:
 
 
 def _pause(job: JobView) -> None:
-    """Until when the provider wants no request, with a way to ask it at once. (Cancel is in the row of buttons.)"""
+    """The time until which the provider asked for no requests, with a button to retry now.
+
+    (Cancel is in the row of buttons.)
+    """
     now = utcnow()
     if job.finished or job.not_before is None or job.not_before <= now:
         return
@@ -162,7 +165,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
 
 
 def _bar(job: JobView) -> None:
-    """Of the upload while there is one; then by steps where the engine says so, else by time where an end is known.
+    """Progress of the upload while it runs; then by steps if the engine reports them, else by time if an end is known.
 
     Time in the queue does not count.
     """
@@ -185,7 +188,9 @@ def _bar(job: JobView) -> None:
 
 
 def _steps(job: JobView) -> tuple[int, int] | None:
-    """Step and number of steps of a job that the engine trains now; None when it does not, or does not say."""
+    """Current and total steps of a job that the engine is training; None if it is not training it or does not report
+    them.
+    """
     training = cached.status().engine.training or {}
     if training.get("job") != job.remote_id or not training.get("total_steps"):
         return None

@@ -23,11 +23,11 @@ _KINDS = {
     "checkpoint": mark("Checkpoint"),
     "model": mark("Model"),
 }
-_BAR, _HIGHEST = 24, 640  # px: room for the bar that scrolls; how much of a large family is seen at once
+_BAR, _HIGHEST = 24, 640  # px: space for the scroll bar; visible part of a large graph
 
 
 def show(job: JobView) -> None:
-    """Draw the tree; for a job that trained further also the chain from the first base model."""
+    """Draw the tree; for a job that continues an earlier one also the chain from the first base model."""
     family = cached_training.family(job)
     _tree(family, job)
     chain = lineage.chain(cached.store(), job.id)
@@ -56,7 +56,7 @@ def _tree(family: Family, job: JobView) -> None:
 
 
 def _member(node: Node, job: JobView) -> Member:
-    """A box, in the visitor's language."""
+    """The label of a node, in the visitor's language."""
     label, detail = node.label, node.detail
     if node.kind == "checkpoint":
         label = _("step {step}").format(step=node.label)

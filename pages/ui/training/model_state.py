@@ -12,11 +12,11 @@ from core.pricing.prices import ENGINE, tuned_base
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, code
 
-_NEW = timedelta(minutes=2)  # the engine's list of models may be older than a model that has just been made
+_NEW = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
 
 
 def gone(job: JobView) -> bool:
-    """Whether the engine, which answers, does not have the model that a job has made; False where it is not known."""
+    """Whether the engine is running but does not have the job's model; False if unknown."""
     if job.provider != ENGINE or job.fine_tuned_model is None:
         return False
     new = job.finished_at is None or utcnow() - job.finished_at < _NEW

@@ -1,4 +1,4 @@
-"""The curve of any results CSV: ours, OpenAI's of today, or one from 2023."""
+"""The curve of any results CSV: ours, OpenAI's current format, or one from 2023."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def show() -> None:
 
 
 def _source(file: UploadedFile) -> CurveSource:
-    """The file as read, once per upload."""
+    """The parsed file, once per upload."""
     stored = state.get(_HELD)
     if stored is None or stored[0] != file.file_id:
         with st.spinner(_("Reading the file"), show_time=True):

@@ -1,4 +1,4 @@
-"""The first schema: data sets and their rows, runs, training jobs, spend, stories, tours, and the workers' beats."""
+"""The first schema: data sets, rows, runs, training jobs, spend, stories, tours, and worker heartbeats."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ down_revision = "0001"
 
 
 def _new() -> dict[str, tuple[sa.Column[Any], ...]]:
-    """The columns that tables of the first schema get."""
+    """Columns added to tables of the first schema."""
     return {
         "datasets": (
             sa.Column("recipe_id", sa.String(length=32), nullable=True),

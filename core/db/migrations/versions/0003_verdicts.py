@@ -1,4 +1,4 @@
-"""Checkpoints, evaluations, own prices, budgets, votes; what jobs, spend and stories tell beside."""
+"""Checkpoints, evaluations, own prices, budgets, votes; more columns for jobs, spend and stories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0002"
 
 
 def _new() -> dict[str, tuple[sa.Column[Any], ...]]:
-    """The columns that earlier tables get."""
+    """Columns added to earlier tables."""
     return {
         "training_jobs": (
             sa.Column("parent_id", sa.String(length=32), nullable=True),

@@ -1,4 +1,4 @@
-"""Spend is asked for by run, job and story, in every transaction that a budget watches."""
+"""Spend is looked up by run, job and story in every transaction that checks a budget."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that write failed rows only, and the system text of a data set's chat files."""
+"""Runs that only retry failed rows, and the system text of a data set's chat files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spend by scope in one row each; lines of the spend ledger know their row or batch, and whether they were sent."""
+"""Spend totals, one row per scope; spend ledger lines refer to their row or batch and record whether they were sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
-down_revision = "0012"  # as they came: numbers are given out before
+down_revision = "0012"  # in order of arrival: the numbers were reserved earlier
 
 _ROWS_AT_ONCE = 10_000
 
@@ -33,7 +33,7 @@ def upgrade() -> None:
         sa.Column("at_most_usd", sa.String(length=40), nullable=False),
         sa.PrimaryKeyConstraint("scope", "subject", "month"),
     )
-    op.execute("UPDATE spend SET sent_at = at")  # nobody knows which were not: all may have been billed
+    op.execute("UPDATE spend SET sent_at = at")  # unknown which were not sent, so all count as possibly billed
     op.execute(
         "UPDATE batches SET spend_id = (SELECT min(spend.id) FROM spend"
         " WHERE spend.at = batches.created_at AND spend.reference = batches.run_id)"
@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def _tie_rows() -> None:
-    """Rows in flight get their lines: a claim and its lines carry one moment, so the pairs of one claim are alike."""
+    """Assign spend lines to rows in flight: a claim and its lines have the same timestamp."""
     on = op.get_bind()
     flying = on.execute(
         sa.text(
@@ -67,7 +67,9 @@ def _tie_rows() -> None:
 
 
 def _fill_totals() -> None:
-    """As `core.db.spend_totals` counts: by person and month, and by run, job or story; exact, so not summed by SQL."""
+    """The same totals as in `core.db.spend_totals`: by person and month, and by run, job or story; exact, so not summed
+    in SQL.
+    """
     on = op.get_bind()
     when = "to_char(at AT TIME ZONE 'UTC', 'YYYY-MM')" if on.dialect.name == "postgresql" else "substr(at, 1, 7)"
     usd = "coalesce(cost_usd, estimated_usd)"

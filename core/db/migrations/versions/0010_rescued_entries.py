@@ -1,4 +1,4 @@
-"""Which lines of rescue files have been booked: a line that is read twice counts once."""
+"""Ids of rescue file lines whose cost is recorded, so that a line that is read twice counts once."""
 
 from __future__ import annotations
 

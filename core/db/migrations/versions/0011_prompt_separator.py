@@ -1,4 +1,4 @@
-"""What stands between the columns of a data set's prompts."""
+"""The separator between the columns of a data set's prompts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0011"
-down_revision = "0018"  # as they came: numbers are given out before
+down_revision = "0018"  # in order of arrival: the numbers were reserved earlier
 
 
 def upgrade() -> None:

@@ -1,4 +1,4 @@
-"""Measured speeds of the engine, from which an hour of this machine becomes a price per token."""
+"""Measured speeds of the engine, used to convert the cost per hour into a price per token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training time without waiting, and the place in line of a job that waits."""
+"""Training time without waiting, and the queue position of a waiting job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from alembic import op
 revision = "0018"
 down_revision = "0010"
 
-_STARTED = "Fine-tuning job started"  # as OpenAI and our engine say it in a job's events
+_STARTED = "Fine-tuning job started"  # the wording of OpenAI's and our engine's job events
 
 
 def upgrade() -> None:

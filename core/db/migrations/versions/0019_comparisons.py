@@ -1,4 +1,4 @@
-"""The base and the tuned model side by side, for each job; a tour keeps its language, and shows such a pair."""
+"""Comparisons of the base and the tuned model of each job; tours store their language and show such a pair."""
 
 from __future__ import annotations
 

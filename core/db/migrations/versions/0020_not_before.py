@@ -1,4 +1,4 @@
-"""When a run or a training job is resumed whose provider has asked for a long pause."""
+"""When to resume a run or training job whose provider has asked for a long pause."""
 
 from __future__ import annotations
 

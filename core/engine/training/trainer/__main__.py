@@ -119,13 +119,13 @@ def _describe(exc: Exception) -> tuple[str, str]:
             "Free some space, then resume the job: it continues from its last checkpoint."
         )
     if isinstance(exc, UntrainableModel):  # the file was replaced after the job was created
-        return msg("The base model can be served here, not trained: {reason}.", reason=exc), msg(
+        return msg("The base model can be served here but not trained: {reason}.", reason=exc), msg(
             "Use another base model."
         )
     if isinstance(exc, LossDiverged):
         return msg("Training diverged: {reason}.", reason=exc), msg("Use a smaller learning_rate_multiplier.")
     if isinstance(exc, MemoryError):
-        return msg("The memory is full."), msg("Use a smaller batch_size or shorter examples.")
+        return msg("Out of memory."), msg("Use a smaller batch_size or shorter examples.")
     return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")
 
 

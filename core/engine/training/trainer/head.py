@@ -3,7 +3,7 @@
 With 262,144 tokens the head takes most of the computation and, implemented directly, most of the memory (1 MB of logits
 per position). Here the vocabulary is processed in tiles that fit in the cache. Each tile's logits update the running
 log-sum-exp and the running gradient with respect to the hidden states: the online softmax of FlashAttention
-(Dao et al. 2022, arXiv:2205.14135, algorithm 1), with the head in place of keys and values. For the loss
+(Dao et al. 2022, arXiv:2205.14135, algorithm 1), with the head as keys and values. For the loss
 alone, see Wijmans et al. 2024, "Cut your losses", arXiv:2411.09009.
 
 The processor rounds a bfloat16 product to 8 bits: a logit of 40 may be off by 0.125. Two measures keep this rounding
