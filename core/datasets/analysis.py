@@ -227,9 +227,9 @@ class PreparationFinding:
 
 def describe_findings(findings: Findings) -> tuple[PreparationFinding, ...]:
     """Findings as sentences, including good news, so that users see what was checked."""
-    sentence = msg("There are {pairs} pairs of prompt and completion.", pairs=f"{findings.pairs:,}")
+    sentence = msg("The data has {pairs} prompt-completion pairs.", pairs=f"{findings.pairs:,}")
     if findings.pairs == 1:
-        sentence = msg("There is 1 pair of prompt and completion.")
+        sentence = msg("The data has 1 prompt-completion pair.")
     sentences = [PreparationFinding("pairs", findings.pairs, sentence)]
     for kind, rows, one, several, why in (
         (

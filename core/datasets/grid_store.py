@@ -278,7 +278,7 @@ def _require_same_texts(current: Recipe, recipe: Recipe) -> None:
     if changed:
         raise BadRecipe(
             msg(
-                "The rows of this data set were written with other settings: {changed} differs.",
+                "The rows of this data set were written with different settings: {changed} differs.",
                 changed=", ".join(changed),
             ),
             msg("Save this as a new data set; both can be mixed later."),
