@@ -33,7 +33,8 @@ from bench._page_server import served
 from bench._tour_card import TourCard
 from core.db.store import Store
 from core.db.tables import utcnow
-from core.finetuning import before_after, jobs
+from core.evaluation import before_after
+from core.finetuning import jobs
 from core.settings import Settings
 from core.tours import tour, tour_recording
 from core.tours.tour_recording import TourRecording

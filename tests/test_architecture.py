@@ -58,7 +58,7 @@ _MAY_NOT_IMPORT = {
     "core/providers/": ("core.pricing", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/datasets/": ("core.providers", "core.generation", *_ABOVE_GENERATION),
     "core/generation/": _ABOVE_GENERATION,
-    "core/finetuning/": ("core.stories", "core.tours", "core.jobs"),
+    "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/evaluation/": ("core.stories", "core.tours", "core.jobs"),
     "core/stories/": (
         "core.datasets",

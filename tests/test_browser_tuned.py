@@ -20,7 +20,8 @@ from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
-from core.finetuning import before_after, jobs
+from core.evaluation import before_after
+from core.finetuning import jobs
 from core.finetuning.jobs import JobForm
 from core.settings import Settings
 from tests import browser_page, studio_process

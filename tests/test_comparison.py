@@ -20,8 +20,8 @@ from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
-from core.evaluation import run_export
-from core.finetuning import before_after, jobs, removed_pairs, unseen_prompts
+from core.evaluation import before_after, removed_pairs, run_export, unseen_prompts
+from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
 from core.jobs import before_after_runner
 from core.jobs.job_kinds import KINDS
@@ -64,7 +64,7 @@ def _trained(
     """A succeeded job."""
     form = JobForm(dataset_id, "job", provider, "gemma-3-270m", version_id=version)
     job_id = jobs.submit(store, LOCAL, form)
-    jobs.carry_out(store, FakeRegistry({provider: client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # a fake
+    KINDS["job"].carry_out(store, FakeRegistry({provider: client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # a fake
     return jobs.get(store, job_id)
 
 

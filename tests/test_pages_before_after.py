@@ -12,7 +12,8 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
-from core.finetuning import before_after, jobs, unseen_prompts
+from core.evaluation import before_after, unseen_prompts
+from core.finetuning import jobs
 from core.status import EngineStatus
 from pages.ui import cached
 from tests.fault_server import FaultServer

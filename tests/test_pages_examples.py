@@ -19,8 +19,8 @@ from core.actor import LOCAL
 from core.datasets.example_pairs import MAX_EXAMPLES, ExamplePair, samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
-from core.evaluation import run_export
-from core.finetuning import before_after, examples, jobs
+from core.evaluation import before_after, run_export
+from core.finetuning import examples, jobs
 from core.status import EngineStatus
 from core.stories import library
 from pages.ui import cached, examples_answers

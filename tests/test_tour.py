@@ -16,7 +16,8 @@ from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
-from core.finetuning import before_after, cpu_speed_estimate, jobs
+from core.evaluation import before_after
+from core.finetuning import cpu_speed_estimate, jobs
 from core.jobs import before_after_runner
 from core.jobs.job_kinds import KINDS
 from core.pricing import tokens

@@ -8,11 +8,11 @@ from __future__ import annotations
 from core.datasets import datasets
 from core.db.store import Store
 from core.errors import NotFound
-from core.evaluation import evaluations
+from core.evaluation import before_after, evaluations
+from core.evaluation.before_after import ComparisonView
 from core.evaluation.evaluation_types import EvaluationView
 from core.evaluation.scoring import Interval
-from core.finetuning import before_after, checkpoints, curve_analysis, job_views, lineage, results
-from core.finetuning.before_after import ComparisonView
+from core.finetuning import checkpoints, curve_analysis, job_views, lineage, results
 from core.finetuning.figures import figure
 from core.finetuning.job_views import JobView
 

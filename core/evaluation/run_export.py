@@ -12,9 +12,8 @@ from datetime import datetime
 from typing import Any
 
 from core.db.store import Store
-from core.evaluation import evaluations, model_card
-from core.finetuning import before_after, checkpoints, job_views, lineage
-from core.finetuning.job_views import JobView
+from core.evaluation import before_after, evaluations, model_card
+from core.finetuning import checkpoints, job_views, lineage
 from core.sanitize import safe_cell, safe_csv
 
 _MAX_EVENTS = 100_000
@@ -34,7 +33,7 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("README.md", model_card.model_card(store, job_id))
-        archive.writestr("settings.json", _json(settings(job)))
+        archive.writestr("settings.json", _json(job_views.job_settings(job)))
         archive.writestr("results.csv", safe_csv(job.results_csv or ""))
         events = job_views.events(store, job_id, _MAX_EVENTS)
         archive.writestr(
@@ -43,7 +42,7 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
         saved_checkpoints = checkpoints.list_checkpoints(store, job_id)
         rows = ([item.step, item.model, item.created_at, json.dumps(dict(item.metrics))] for item in saved_checkpoints)
         archive.writestr("checkpoints.csv", _csv(("step", "model", "created_at", "metrics"), rows))
-        archive.writestr("lineage.json", _json([settings(item) for item in lineage.chain(store, job_id)]))
+        archive.writestr("lineage.json", _json([job_views.job_settings(item) for item in lineage.chain(store, job_id)]))
         evaluated = [
             {"model": item.model, "kind": item.kind, "state": item.state, "metrics": item.metrics.to_dict()}
             for item in evaluations.list_for_job(store, job)
@@ -54,17 +53,6 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
         for name, chart in (charts or {}).items():
             _write_chart(archive, _safe_name(name), chart)
     return buffer.getvalue()
-
-
-def settings(job: JobView) -> Mapping[str, Any]:
-    """The settings and results of a job, for JSON."""
-    names = (
-        "id", "name", "provider", "base_model", "fine_tuned_model", "suffix", "hyperparameters", "seed", "file_format",
-        "separator", "stop", "dataset_id", "version_id", "validation_share", "parent_id", "n_examples",
-        "trained_tokens", "cost_usd", "estimated_usd", "estimated_s", "status", "error", "remote_id", "created_at",
-        "finished_at",
-    )  # fmt: skip
-    return {name: getattr(job, name) for name in names}
 
 
 def chart_images() -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from sqlalchemy import func, select
-from sqlalchemy.orm import defer
+from sqlalchemy.orm import Session, defer
 
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
@@ -19,6 +19,8 @@ from core.finetuning.job_views import FINISHED, JobView
 from core.rescheduling import RetryLater
 
 T = TypeVar("T")
+EndHook = Callable[[Session, TrainingJob], None]
+"""Called with a job that has just ended, in the transaction that records its end."""
 
 WITHOUT_RESULTS = (defer(TrainingJob.results_csv),)
 """Query option: load a job without its results file, which can be megabytes."""
@@ -40,11 +42,13 @@ class JobContext:
 
     Attributes:
         stopping: set when the worker stops; ends every pause.
+        on_end: see `EndHook`; by default nothing.
     """
 
     store: Store
     job_id: str
     stopping: threading.Event
+    on_end: EndHook = field(default=lambda session, job: None)
 
     def view(self) -> JobView:
         """The current state of the job, without its results file."""

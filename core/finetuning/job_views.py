@@ -289,3 +289,14 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         queue_position=job.queue_position,
         estimated_start=job.estimated_start,
     )
+
+
+def job_settings(job: JobView) -> Mapping[str, Any]:
+    """The settings and results of a job, for JSON."""
+    names = (
+        "id", "name", "provider", "base_model", "fine_tuned_model", "suffix", "hyperparameters", "seed", "file_format",
+        "separator", "stop", "dataset_id", "version_id", "validation_share", "parent_id", "n_examples",
+        "trained_tokens", "cost_usd", "estimated_usd", "estimated_s", "status", "error", "remote_id", "created_at",
+        "finished_at",
+    )  # fmt: skip
+    return {name: getattr(job, name) for name in names}

@@ -17,7 +17,7 @@ from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.finetuning import billing, tracker_logging, watch
 from core.finetuning import submit as submission
-from core.finetuning.job_context import MAX_ACTIVE_JOBS, JobContext, JobStopping
+from core.finetuning.job_context import MAX_ACTIVE_JOBS, EndHook, JobContext, JobStopping
 from core.finetuning.job_explanation import explain
 from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
 from core.finetuning.job_views import FINISHED, JobEvent, JobView, can_resume, events, get, last_event, list_jobs
@@ -134,8 +134,17 @@ def clone(store: Store, job_id: str) -> JobForm:
     )
 
 
-def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading.Event | None = None) -> float | None:
+def carry_out(
+    store: Store,
+    registry: Registry,
+    job_id: str,
+    stopping: threading.Event | None = None,
+    *,
+    on_end: EndHook = lambda session, job: None,
+) -> float | None:
     """Run a job to its end, resuming where it stopped: prepare, upload, submit, watch. Returns early when `stopping`.
+
+    `on_end` is called in the transaction that records the end of the job at its provider.
 
     Returns:
         Seconds until the job should be resumed, if it waits (paused, queued, provider unavailable); otherwise None.
@@ -143,7 +152,7 @@ def carry_out(store: Store, registry: Registry, job_id: str, stopping: threading
     Raises:
         FabulaError: the job can't continue. The caller records this with `give_up`.
     """
-    context = JobContext(store, job_id, stopping or threading.Event())
+    context = JobContext(store, job_id, stopping or threading.Event(), on_end)
     if context.view().finished:
         return None
     try:

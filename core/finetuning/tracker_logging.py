@@ -17,7 +17,6 @@ import pandas as pd
 
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.evaluation import run_export
 from core.finetuning import job_views, results, trackers
 from core.finetuning.job_form import DEFAULT_PROJECT
 from core.finetuning.job_views import JobView
@@ -165,7 +164,9 @@ def _steps(frame: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
 
 def _config(job: JobView) -> dict[str, Any]:
     return {
-        name: value for name, value in run_export.settings(job).items() if isinstance(value, str | int | float | dict)
+        name: value
+        for name, value in job_views.job_settings(job).items()
+        if isinstance(value, str | int | float | dict)
     }
 
 

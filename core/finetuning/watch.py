@@ -9,7 +9,7 @@ from typing import Any
 
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
-from core.finetuning import before_after, billing, job_events, job_views, training_time
+from core.finetuning import billing, job_events, job_views, training_time
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_context import WITHOUT_RESULTS, JobContext
 from core.finetuning.job_explanation import failure_advice
@@ -185,7 +185,7 @@ class _Watch:
             if ended:
                 job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
                 billing.settle(session, self._book, job)
-                before_after.start_after_training(session, job)
+                self._context.on_end(session, job)
         self._saved_results = self._results
         if events:
             self._newest_event = events[-1].id

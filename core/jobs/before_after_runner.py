@@ -16,9 +16,10 @@ from core.db.store import Store, advisory_lock
 from core.db.tables import Comparison, ComparisonAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
+from core.evaluation import before_after, unseen_prompts
+from core.evaluation.before_after import ACTIVE, SIDES
 from core.evaluation.evaluation_request import endpoint_for, with_separator
-from core.finetuning import before_after, job_views, unseen_prompts
-from core.finetuning.before_after import ACTIVE, SIDES
+from core.finetuning import job_views
 from core.finetuning.job_views import JobView
 from core.message import msg, sentences
 from core.pricing import custom_prices

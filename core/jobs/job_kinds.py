@@ -12,7 +12,7 @@ from sqlalchemy import Select, select
 from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import FabulaError
-from core.evaluation import evaluation_run
+from core.evaluation import before_after, evaluation_run
 from core.finetuning import jobs
 from core.generation import run_store, runs
 from core.jobs import before_after_runner
@@ -83,6 +83,10 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
     return None
 
 
+def _run_training_job(store: Store, registry: Registry, job_id: str, stopping: threading.Event) -> float | None:
+    return jobs.carry_out(store, registry, job_id, stopping, on_end=before_after.start_after_training)
+
+
 def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if session.get(Run, run_id) is not None:
@@ -103,7 +107,7 @@ KINDS: Mapping[str, JobKind] = {
         JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
         # A training job only needs a poll every two seconds; a paused or queued one occupies no slot.
         JobKind(
-            "job", jobs.MAX_ACTIVE_JOBS, _ids(_UNFINISHED_JOBS), jobs.carry_out, jobs.give_up, jobs.pending_requests
+            "job", jobs.MAX_ACTIVE_JOBS, _ids(_UNFINISHED_JOBS), _run_training_job, jobs.give_up, jobs.pending_requests
         ),
         # One at a time: each sends several requests in parallel, and stories have priority.
         JobKind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),

@@ -17,7 +17,8 @@ from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
-from core.finetuning import before_after, jobs
+from core.evaluation import before_after
+from core.finetuning import jobs
 from core.message import msg
 
 STEPS = ("dataset", "training", "story")

@@ -13,7 +13,8 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
-from core.finetuning import before_after, cpu_speed_estimate, jobs
+from core.evaluation import before_after
+from core.finetuning import cpu_speed_estimate, jobs
 from core.message import msg, sentences
 from core.pricing.prices import ENGINE
 from core.providers import Registry

@@ -15,8 +15,9 @@ from core.datasets import example_pairs
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
-from core.finetuning import before_after, examples
-from core.finetuning.before_after import SIDES, ComparisonView, Side, SideAnswer
+from core.evaluation import before_after
+from core.evaluation.before_after import SIDES, ComparisonView, Side, SideAnswer
+from core.finetuning import examples
 from core.finetuning.jobs import JobView
 from core.message import sentences
 from core.stories import arena

@@ -9,7 +9,8 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.finetuning import before_after, jobs
+from core.evaluation import before_after
+from core.finetuning import jobs
 from core.tours import tour
 from core.tours.tour import TourProgress
 from pages.ui import cached, cards, state, tour_recorded, tour_result

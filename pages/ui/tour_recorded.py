@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.evaluation.before_after import SideAnswer
 from core.finetuning import results
-from core.finetuning.before_after import SideAnswer
 from core.finetuning.results import Results
 from core.tours import tour_recording
 from pages.ui import views

@@ -6,7 +6,8 @@ import streamlit as st
 
 from core.db.tables import utcnow
 from core.errors import NotFound
-from core.finetuning import before_after, jobs
+from core.evaluation import before_after
+from core.finetuning import jobs
 from core.finetuning.figures import figure
 from core.finetuning.jobs import JobView
 from core.pricing.price_book import training_cost

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.finetuning import before_after, removed_pairs
-from core.finetuning.before_after import AnswerPair, ComparisonView, SideAnswer
+from core.evaluation import before_after, removed_pairs
+from core.evaluation.before_after import AnswerPair, ComparisonView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import background_task, cached, cards, state, undo, views

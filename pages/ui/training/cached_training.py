@@ -16,16 +16,16 @@ import streamlit as st
 
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.evaluation import evaluation_comparison
+from core.evaluation import evaluation_comparison, unseen_prompts
 from core.evaluation.evaluation_comparison import EvaluationComparison
 from core.evaluation.evaluations import EvaluationView
-from core.finetuning import checkpoints, job_comparison, jobs, lineage, unseen_prompts
+from core.evaluation.unseen_prompts import PromptChoice
+from core.finetuning import checkpoints, job_comparison, jobs, lineage
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.figures import Figure, figure, headline_accuracy
 from core.finetuning.job_comparison import JobComparison
 from core.finetuning.jobs import JobView
 from core.finetuning.lineage import Family
-from core.finetuning.unseen_prompts import PromptChoice
 from core.sanitize import safe_csv
 from pages.ui import cached
 from pages.ui.background_task import BackgroundTask, shared_task

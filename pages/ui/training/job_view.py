@@ -8,7 +8,8 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.finetuning import before_after, jobs, lineage
+from core.evaluation import before_after
+from core.finetuning import jobs, lineage
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import cached, cards, models, views

@@ -10,8 +10,8 @@ from core.actor import Actor
 from core.db.store import Store, advisory_lock
 from core.db.tables import ComparisonAnswer, Story, utcnow
 from core.errors import FabulaError, NotFound
-from core.finetuning import before_after
-from core.finetuning.before_after import AnswerPair, Side, SideAnswer
+from core.evaluation import before_after
+from core.evaluation.before_after import AnswerPair, Side, SideAnswer
 from core.message import msg
 
 

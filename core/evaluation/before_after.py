@@ -20,8 +20,8 @@ from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
+from core.evaluation.unseen_prompts import PromptChoice
 from core.finetuning.job_views import JobView
-from core.finetuning.unseen_prompts import PromptChoice
 from core.message import msg
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
