@@ -7,7 +7,7 @@ Checks the same things as OpenAI's tool of 2023 (`openai tools fine_tunes.prepar
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -231,6 +231,25 @@ def describe_findings(findings: Findings) -> tuple[PreparationFinding, ...]:
     if findings.pairs == 1:
         sentence = msg("The data has 1 prompt-completion pair.")
     sentences = [PreparationFinding("pairs", findings.pairs, sentence)]
+    sentences += _pairs_left_out(findings)
+    if findings.separator:
+        sentences.append(
+            PreparationFinding(
+                "separator",
+                findings.usable,
+                msg("All prompts end with {separator}.", separator=repr(findings.separator)),
+            )
+        )
+    if findings.ending:
+        sentences.append(
+            PreparationFinding(
+                "ending", findings.usable, msg("All completions end with {ending}.", ending=repr(findings.ending))
+            )
+        )
+    return tuple(sentences)
+
+
+def _pairs_left_out(findings: Findings) -> Iterator[PreparationFinding]:
     for kind, rows, one, several, why in (
         (
             "empty",
@@ -260,22 +279,7 @@ def describe_findings(findings: Findings) -> tuple[PreparationFinding, ...]:
     ):
         if rows:
             text = one if len(rows) == 1 else several
-            sentences.append(PreparationFinding(kind, len(rows), text, tuple(r + 1 for r in rows[:_MAX_ROWS]), why))
-    if findings.separator:
-        sentences.append(
-            PreparationFinding(
-                "separator",
-                findings.usable,
-                msg("All prompts end with {separator}.", separator=repr(findings.separator)),
-            )
-        )
-    if findings.ending:
-        sentences.append(
-            PreparationFinding(
-                "ending", findings.usable, msg("All completions end with {ending}.", ending=repr(findings.ending))
-            )
-        )
-    return tuple(sentences)
+            yield PreparationFinding(kind, len(rows), text, tuple(r + 1 for r in rows[:_MAX_ROWS]), why)
 
 
 def describe_changes(

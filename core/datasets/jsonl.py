@@ -115,30 +115,7 @@ def plan(
         separator = existing_mark(SEPARATORS, prompts, texts) or first_unused(SEPARATORS, prompts, "separator")
     if stop is None:
         stop = existing_mark(STOPS, completions, texts) or first_unused(STOPS, completions, "stop")
-    if inside := _count_inside(separator, prompts, texts):
-        raise BadTrainingFile(
-            msg(
-                "The separator {separator} occurs inside {inside} prompts.",
-                separator=repr(separator),
-                inside=f"{inside:,}",
-            ),
-            msg(
-                "Use one that no prompt contains, for example {separator}.",
-                separator=repr(first_unused(SEPARATORS, prompts, "separator")),
-            ),
-        )
-    if inside := _count_inside(stop, completions, texts):
-        raise BadTrainingFile(
-            msg(
-                "The stop {stop} occurs inside {inside} completions: the model would learn to end there.",
-                stop=repr(stop),
-                inside=f"{inside:,}",
-            ),
-            msg(
-                "Use one that no completion contains, for example {stop}.",
-                stop=repr(first_unused(STOPS, completions, "stop")),
-            ),
-        )
+    _require_unused(separator, stop, findings)
     added_separator = "" if _all_end_with(separator, prompts, texts) else separator
     added_stop = "" if _all_end_with(stop, completions, texts) else stop
     changes = analysis.describe_changes(findings, added_separator, added_stop, leading_space)
@@ -188,6 +165,35 @@ def propose_separator(prompts: Sequence[str]) -> str:
         BadTrainingFile: every common one occurs; one must be given.
     """
     return first_unused(SEPARATORS, occurrences(SEPARATORS, prompts), "separator")
+
+
+def _require_unused(separator: str, stop: str, findings: Findings) -> None:
+    """Raise BadTrainingFile if the separator or the stop occurs inside the texts."""
+    prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
+    if inside := _count_inside(separator, prompts, texts):
+        raise BadTrainingFile(
+            msg(
+                "The separator {separator} occurs inside {inside} prompts.",
+                separator=repr(separator),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no prompt contains, for example {separator}.",
+                separator=repr(first_unused(SEPARATORS, prompts, "separator")),
+            ),
+        )
+    if inside := _count_inside(stop, completions, texts):
+        raise BadTrainingFile(
+            msg(
+                "The stop {stop} occurs inside {inside} completions: the model would learn to end there.",
+                stop=repr(stop),
+                inside=f"{inside:,}",
+            ),
+            msg(
+                "Use one that no completion contains, for example {stop}.",
+                stop=repr(first_unused(STOPS, completions, "stop")),
+            ),
+        )
 
 
 def _all_end_with(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> bool:

@@ -15,6 +15,7 @@ from core.datasets import grid
 from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.errors import StorageFull
+from core.generation.provider_connection import completion_request
 from core.generation.response_classification import classify
 from core.pricing import budget, tokens
 from core.pricing.price_book import PriceBook, cost_of
@@ -65,16 +66,9 @@ def preview(
 
     def generate(position: int) -> PreviewRow:
         cell = grid.cell(recipe, position)
-        request = CompletionRequest(
-            model=recipe.model,
-            prompt=grid.render(recipe.template, cell.values),
-            system=recipe.system,
-            endpoint=endpoint,
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            max_tokens=recipe.max_tokens,
-            seed=grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat)),
-        )
+        prompt = grid.render(recipe.template, cell.values)
+        seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
+        request = completion_request(recipe, recipe.model, prompt, endpoint, seed)
         started_at = time.monotonic()
         if store is not None and actor is not None:
             answer = _complete_billed(client, request, store, actor, book or PriceBook.load(), stopping)

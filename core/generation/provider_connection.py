@@ -8,11 +8,29 @@ import time
 from collections.abc import Callable
 
 from core.datasets import grid
+from core.datasets.recipe import Recipe
 from core.generation.row_store import Claim
 from core.generation.run_store import RunContext
 from core.providers import Client, Completion, CompletionRequest, Registry, parameters
 from core.providers.async_client import AsyncTextClient
 from core.providers.schemas import Endpoint
+
+
+def completion_request(
+    recipe: Recipe, model: str, prompt: str, endpoint: Endpoint, seed: int | None, n: int = 1
+) -> CompletionRequest:
+    """The request for `n` texts of one cell, with the settings of its recipe."""
+    return CompletionRequest(
+        model=model,
+        prompt=prompt,
+        system=recipe.system,
+        endpoint=endpoint,
+        temperature=recipe.temperature,
+        top_p=recipe.top_p,
+        max_tokens=recipe.max_tokens,
+        seed=seed,
+        n=n,
+    )
 
 
 class ProviderConnection:
@@ -68,18 +86,9 @@ class ProviderConnection:
         Raises:
             FabulaError: see `AsyncTextClient.ask` and `Registry.provider`.
         """
-        recipe = self._context.recipe
-        request = self._request = CompletionRequest(
-            model=self._context.model,
-            prompt=claim.prompt,
-            system=recipe.system,
-            endpoint=self._endpoint or "chat",
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            max_tokens=recipe.max_tokens,
-            seed=grid.row_seed(recipe, claim.key),
-            n=n,
-        )
+        recipe, endpoint = self._context.recipe, self._endpoint or "chat"
+        seed = grid.row_seed(recipe, claim.key)
+        request = self._request = completion_request(recipe, self._context.model, claim.prompt, endpoint, seed, n)
         return await self._current_client().complete(request)
 
     async def close(self) -> None:

@@ -71,43 +71,12 @@ def set_price(
     if actor.role == "viewer":
         raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
     provider, model = provider.strip(), model.strip()
-    if not provider or not model:
-        raise FabulaError(
-            msg("A price needs a provider and a model."), msg("Enter both exactly as the provider writes them.")
-        )
-    if (count := len(model)) > MAX_MODEL_LENGTH:
-        raise FabulaError(
-            msg("The model's name has {count} characters; the limit is {limit}.", count=count, limit=MAX_MODEL_LENGTH),
-            msg("Enter it exactly as the provider writes it."),
-        )
-    if (count := len(provider)) > MAX_PROVIDER_LENGTH:
-        raise FabulaError(
-            msg(
-                "The provider's name has {count} characters; the limit is {limit}.",
-                count=count,
-                limit=MAX_PROVIDER_LENGTH,
-            ),
-            msg("Choose one from the list, or shorten it."),
-        )
-    if provider == ENGINE and model != ANY:
-        raise FabulaError(
-            msg("The engine's models have no price per token."), msg("Enter the cost per hour of this machine instead.")
-        )
+    _require_names(provider, model)
     if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
         raise FabulaError(
             msg("“{what}” is not priced per “{unit}”.", what=what, unit=unit), msg("Choose another unit.")
         )
-    allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(what, unit):,}")
-    if not amount.strip():
-        raise FabulaError(msg("The price has no amount."), allowed_range)
-    normalized = typed_number(amount)
-    try:
-        parse_amount(normalized, what, unit, model)
-        value = Decimal(normalized)
-    except BadFile as exc:
-        raise FabulaError(
-            msg("“{amount}” is not a price for {model}.", amount=amount, model=model), allowed_range
-        ) from exc
+    value = _read_amount(amount, what, unit, model)
     _check_currency(store, provider, model, what, currency)
     with store.session() as session:
         advisory_lock(session, "own_prices")
@@ -179,6 +148,47 @@ def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "U
     set_price(
         store, actor, provider=ENGINE, model=ANY, what="hosting_hour", amount=amount, currency=currency, unit="hour"
     )
+
+
+def _require_names(provider: str, model: str) -> None:
+    """Raise FabulaError unless a price can be set for this model of this provider."""
+    if not provider or not model:
+        raise FabulaError(
+            msg("A price needs a provider and a model."), msg("Enter both exactly as the provider writes them.")
+        )
+    if (count := len(model)) > MAX_MODEL_LENGTH:
+        raise FabulaError(
+            msg("The model's name has {count} characters; the limit is {limit}.", count=count, limit=MAX_MODEL_LENGTH),
+            msg("Enter it exactly as the provider writes it."),
+        )
+    if (count := len(provider)) > MAX_PROVIDER_LENGTH:
+        raise FabulaError(
+            msg(
+                "The provider's name has {count} characters; the limit is {limit}.",
+                count=count,
+                limit=MAX_PROVIDER_LENGTH,
+            ),
+            msg("Choose one from the list, or shorten it."),
+        )
+    if provider == ENGINE and model != ANY:
+        raise FabulaError(
+            msg("The engine's models have no price per token."), msg("Enter the cost per hour of this machine instead.")
+        )
+
+
+def _read_amount(amount: str, what: str, unit: str, model: str) -> Decimal:
+    """The amount that the user typed. Raises FabulaError if it is no price."""
+    allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(what, unit):,}")
+    if not amount.strip():
+        raise FabulaError(msg("The price has no amount."), allowed_range)
+    normalized = typed_number(amount)
+    try:
+        parse_amount(normalized, what, unit, model)
+        return Decimal(normalized)
+    except BadFile as exc:
+        raise FabulaError(
+            msg("“{amount}” is not a price for {model}.", amount=amount, model=model), allowed_range
+        ) from exc
 
 
 def _rows(store: Store) -> list[CustomPrice]:

@@ -25,6 +25,7 @@ from core.generation.batch.batch_results import (
 )
 from core.generation.batch.batch_settlement import BatchOutcome
 from core.generation.batch.batch_store import BatchRow, BatchView
+from core.generation.provider_connection import completion_request
 from core.generation.response_classification import RunEnd, end_for_error
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
@@ -106,17 +107,8 @@ class BatchLifecycle:
         return client.batch_line(row.key, self._request(client, row.prompt, seed))
 
     def _request(self, client: Client, prompt: str, seed: int | None) -> CompletionRequest:
-        recipe = self._context.recipe
-        return CompletionRequest(
-            model=self._context.model,
-            prompt=prompt,
-            system=recipe.system,
-            endpoint=self._endpoint(client),
-            temperature=recipe.temperature,
-            top_p=recipe.top_p,
-            max_tokens=recipe.max_tokens,
-            seed=seed,
-        )
+        recipe, endpoint = self._context.recipe, self._endpoint(client)
+        return completion_request(recipe, self._context.model, prompt, endpoint, seed)
 
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
         """Finish a batch, see `batch_settlement.close`."""
