@@ -31,7 +31,8 @@ from core.db.store import Store
 from core.db.tables import Row
 from core.generation import executor, runs
 from core.generation.concurrency import RunLimits
-from core.pricing.price_book import Price, PriceBook
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from core.providers import Provider, Registry
 from core.settings import Settings
 

@@ -17,7 +17,8 @@ from decimal import Decimal
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from core.pricing.price_book import Price, PriceBook
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from core.providers import Provider, Registry
 
 STORY = "A story."

@@ -15,7 +15,8 @@ from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadFile
 from core.pricing import price_book, spend, tokens
-from core.pricing.price_book import OVERLAY, PriceBook, compare, cost_of, speech_cost, training_cost
+from core.pricing.comparison import compare
+from core.pricing.price_book import OVERLAY, PriceBook, cost_of, speech_cost, training_cost
 from core.pricing.price_csv import read_prices
 from core.pricing.prices import ExchangeRate, Price, convert, tuned_base
 from core.settings import Settings

@@ -14,7 +14,8 @@ from core.charts import break_even, quality_price, spending
 from core.charts import cost as charts_cost
 from core.charts.common import Spec
 from core.pricing import workload
-from core.pricing.price_book import PriceBook, compare
+from core.pricing.comparison import compare
+from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.pricing.quality import Quality
 from core.pricing.spend_history import DayLine

@@ -30,7 +30,8 @@ from core.generation.batch import batch_lifecycle, batch_runner, batch_settlemen
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import job_kinds
-from core.pricing.price_book import Price, PriceBook
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, Provider, Registry, client
 from core.providers.batches import read_answer
 from core.settings import Settings
@@ -131,7 +132,7 @@ def test_a_run_hands_in_one_file_and_collects_every_row(store: Store, server: Ba
     assert {line["body"]["max_completion_tokens"] for line in lines} == {99}
     assert len({line["body"]["seed"] for line in lines}) == 30
     assert spends(store) == [(300, 150, 30 * EACH)]
-    (batch,) = batch_runner.batches_of_run(store, run_id)
+    (batch,) = batch_store.batches_of_run(store, run_id)
     assert (batch.state, batch.status, batch.total, batch.completed, batch.failed) == ("done", "completed", 30, 30, 0)
     assert next(iter(server.batches.values()))["metadata"] == {"fabula_intent": batch.id}
     assert done.cost_usd == 30 * EACH and done.tokens == 450
@@ -282,7 +283,7 @@ def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store
     assert execute(store, server, run_id, book=HALF).done == 12
     assert [len(server.lines(i)) for i in range(2)] == [12, 6]
     assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
-    assert [b.status for b in batch_runner.batches_of_run(store, run_id)] == ["completed", "expired"]
+    assert [b.status for b in batch_store.batches_of_run(store, run_id)] == ["completed", "expired"]
 
 
 def test_a_batch_that_always_expires_ends_with_a_reason_on_its_rows(store: Store, server: BatchServer) -> None:
@@ -300,7 +301,7 @@ def test_rejected_lines_fail_and_the_others_are_submitted(store: Store, server: 
     done = execute(store, server, run_id, book=HALF)
     assert (done.state, done.done, done.failed) == ("done", 10, 2)
     assert [r.position for r in rows(store, run_id) if r.reason] == [1, 4]
-    assert [b.reason for b in batch_runner.batches_of_run(store, run_id)] == [None, "Line 2 is wrong."]
+    assert [b.reason for b in batch_store.batches_of_run(store, run_id)] == [None, "Line 2 is wrong."]
     assert len(spends(store)) == 1, "a refused batch costs nothing"
 
 
@@ -367,7 +368,7 @@ def test_stop_cancels_the_batch_and_keeps_what_it_wrote(store: Store, server: Ba
     assert states(store, run_id) == {"done": 6, "pending": 6}
     assert server.count("POST /v1/batches/batch_1/cancel") == 1
     assert spends(store) == [(60, 30, 6 * EACH)]
-    assert batch_runner.batches_of_run(store, run_id)[0].state == "cancelled"
+    assert batch_store.batches_of_run(store, run_id)[0].state == "cancelled"
 
 
 def test_stop_before_the_post_sends_nothing(store: Store, server: BatchServer) -> None:
@@ -849,9 +850,9 @@ def test_an_endpoint_that_has_no_batches_or_does_not_answer_has_none(monkeypatch
 def test_batches_of_a_run_are_listed_newest_first(store: Store, server: BatchServer) -> None:
     run_id = queue(store, recipe())
     execute(store, server, run_id, replace(QUICK, max_requests=4))
-    found = batch_runner.batches_of_run(store, run_id)
+    found = batch_store.batches_of_run(store, run_id)
     assert [b.remote_id for b in found] == ["batch_3", "batch_2", "batch_1"] and all(b.over for b in found)
-    assert batch_runner.batches_of_run(store, "no such run") == ()
+    assert batch_store.batches_of_run(store, "no such run") == ()
 
 
 def test_the_ledger_says_where_a_batch_is(store: Store, server: BatchServer) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from core.db.store import Store
 from core.db.tables import Row, Spend
-from core.generation import reservations, row_store
+from core.generation import reservations, row_store, run_store
 from core.settings import Settings
 from tests.test_dataset_runs import queue, recipe
 
@@ -59,7 +59,7 @@ WRITTEN = {
 @pytest.mark.parametrize("name", WRITTEN)
 def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> None:
     wrote = WRITTEN[name]
-    context = row_store.begin(store, queue(store, recipe(3)), "me")
+    context = run_store.begin(store, queue(store, recipe(3)), "me")
     assert context is not None
     with store.session() as session:
         claims, by_money = row_store.claim(session, context, 2, lambda prompt: RESERVED, None)
@@ -84,7 +84,7 @@ def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> Non
 
 
 def test_missing_entries_are_returned(store: Store) -> None:
-    context = row_store.begin(store, queue(store, recipe(3)))
+    context = run_store.begin(store, queue(store, recipe(3)))
     assert context is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 3, lambda prompt: RESERVED, None)

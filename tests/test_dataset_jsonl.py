@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.datasets import jsonl, presets
+from core.datasets import analysis, jsonl, presets
 from core.datasets.importers import table_reader
 from core.errors import BadTrainingFile
 
@@ -54,7 +54,7 @@ def test_a_separator_that_occurs_inside_is_refused_with_a_better_one() -> None:
 
 
 def test_when_every_usual_stop_occurs_one_must_be_given() -> None:
-    everything = "".join(jsonl.STOPS) + "x"
+    everything = "".join(analysis.STOPS) + "x"
     with pytest.raises(BadTrainingFile, match="Every common stop"):
         jsonl.prepare([("p", everything), ("q", everything + "y")])
     assert jsonl.prepare([("p", everything), ("q", everything + "y")], stop="@end").stop == "@end"
@@ -69,7 +69,7 @@ def test_a_prepared_file_stays_as_it_is() -> None:
 
 def test_duplicates_empty_and_over_long_pairs_are_left_out_and_told() -> None:
     pairs = [("p", "a"), ("p", "a"), ("q", "b"), ("r", " \n"), ("s", "x" * 10_001), ("p", "c")]
-    findings = jsonl.analyse(pairs)
+    findings = analysis.analyse(pairs)
     assert (findings.duplicates, findings.empty, findings.too_long) == ((1,), (3,), (4,))
     assert findings.longest == 10_002
     prepared = jsonl.prepare(pairs)
@@ -99,7 +99,7 @@ def test_nothing_to_train_on_is_said(pairs: list[tuple[str, str]]) -> None:
 def test_what_all_pairs_have_in_common(
     pairs: list[tuple[str, str]], separator: str, ending: str, leading: bool
 ) -> None:
-    findings = jsonl.analyse(pairs)
+    findings = analysis.analyse(pairs)
     assert (findings.separator, findings.ending, findings.leading_space) == (separator, ending, leading)
 
 

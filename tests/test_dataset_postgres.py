@@ -8,7 +8,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.generation import executor, row_store, runs
+from core.generation import executor, row_store, run_store, runs
 from core.generation.concurrency import RunLimits
 from core.settings import Settings
 from tests.fault_server import FaultServer, error, rate_limit, text
@@ -52,7 +52,7 @@ def test_loaded_and_grown_data_sets_are_listed(store: Store) -> None:
 
 def test_two_workers_never_take_the_same_row(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, recipe(200))
-    context = row_store.begin(store, runs.enqueue(store, LOCAL, dataset_id))
+    context = run_store.begin(store, runs.enqueue(store, LOCAL, dataset_id))
     assert context is not None
     taken: list[int] = []
 

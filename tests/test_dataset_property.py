@@ -20,7 +20,7 @@ from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import BadRecipe
-from core.generation import executor, row_store, runs
+from core.generation import executor, row_store, run_store, runs
 from core.settings import Settings
 from tests.fault_server import Answer, FaultServer, error, rate_limit, text
 from tests.stores import fresh
@@ -138,7 +138,7 @@ class World:
 
     def _kill(self, run_id: str, rows: int) -> None:
         """The state after kill -9: rows claimed, half of them billed but not recorded, and the process dead."""
-        context = row_store.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
+        context = run_store.begin(self.store, run_id, "0" * 12 + ":1:2:gone")
         assert context is not None
         with self.store.session() as session:
             claims, _ = row_store.claim(session, context, rows, lambda prompt: Decimal("0.1"), None)
@@ -150,7 +150,7 @@ class World:
 
     def _pause(self, run_id: str, _: int) -> None:
         runs.request_pause(self.store, LOCAL, run_id)
-        assert row_store.begin(self.store, run_id) is None  # no executor is active
+        assert run_store.begin(self.store, run_id) is None  # no executor is active
 
     def check(self) -> None:
         """The ledger contains exactly the charges."""

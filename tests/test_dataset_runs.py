@@ -28,7 +28,8 @@ from core.generation import executor, group_commit_writer, run_store, runs
 from core.generation.concurrency import ConcurrencyControl, RunLimits
 from core.generation.row_store import RowOutcome
 from core.message import Message
-from core.pricing.price_book import Price, PriceBook
+from core.pricing.price_book import PriceBook
+from core.pricing.prices import Price
 from core.providers import Provider, Registry
 from tests.fault_server import (
     Answer,

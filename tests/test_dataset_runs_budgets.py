@@ -11,7 +11,7 @@ import pytest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
-from core.generation import row_store, runs
+from core.generation import row_store, run_store, runs
 from core.pricing import budget
 from tests import test_dataset_batch as batches
 from tests.batch_server import BatchServer
@@ -95,7 +95,7 @@ def test_interrupted_requests_count_at_their_maximum_cost(store: Store, server: 
 def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, server: FaultServer) -> None:
     """Its rows are requested again; the earlier requests may have been billed, so the total is unknown."""
     run_id = queue(store, recipe(5), budget_usd=Decimal(1))
-    context = row_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    context = run_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert context is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 2, lambda prompt: _WORST, None)
@@ -111,7 +111,7 @@ def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, s
 
 def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(5))
-    context = row_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
+    context = run_store.begin(store, run_id, "0" * 12 + ":1:2:gone")
     assert context is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 2, lambda prompt: Decimal(0), None)

@@ -18,7 +18,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
-from core.generation import executor, leases, row_store, runs
+from core.generation import executor, leases, row_store, run_store, runs
 from core.generation.claims import group_claims
 from core.generation.response_classification import split_completion, split_cost, split_tokens
 from core.generation.row_store import Claim
@@ -163,11 +163,11 @@ def test_only_rows_of_dead_executors_are_released(store: Store) -> None:
         for place, who in enumerate((living, dead, elsewhere, None)):
             _hand(store, place, {"claimed_by": who})
         _hand(store, 4, batch)
-        assert row_store.begin(store, run_id) is not None
+        assert run_store.begin(store, run_id) is not None
         with store.session() as session:
             ids = session.scalars(select(Row.position).where(Row.state == "sent").order_by(Row.position))
             assert list(ids) == [0, 4]
-    assert row_store.begin(store, run_id) is not None
+    assert run_store.begin(store, run_id) is not None
     assert states(store, run_id) == {"pending": 5, "sent": 1}  # its block has ended
 
 
@@ -178,12 +178,12 @@ def _hand(store: Store, position: int, values: dict[str, object]) -> None:
 
 def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     """This machine slept, and another executor wrote its row: both answers are paid for, the first one is kept."""
-    context = row_store.begin(store, queue(store, recipe(1)))
+    context = run_store.begin(store, queue(store, recipe(1)))
     assert context is not None
     with store.session() as session:
         slow, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
         row_store.mark(session, [slow[0].spend_id])
-    row_store.begin(store, context.run_id)
+    run_store.begin(store, context.run_id)
     with store.session() as session:
         quick, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
         row_store.settle(session, [_outcome(quick[0], "first")])
@@ -212,14 +212,14 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
     run_id = queue(store, recipe(1))
     with leases.hold_lease() as living:
         lost = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist: considered dead
-        slow_order, quick_order = (row_store.begin(store, run_id, who) for who in (lost, living))
+        slow_order, quick_order = (run_store.begin(store, run_id, who) for who in (lost, living))
         assert slow_order is not None and quick_order is not None
         with store.session() as session:
             (slow,), _ = row_store.claim(session, slow_order, 1, lambda prompt: Decimal(1), None)
             row_store.mark(session, [slow.spend_id])
         quick = None
         if meanwhile != "nothing":
-            row_store.begin(store, run_id, living)
+            run_store.begin(store, run_id, living)
         if meanwhile in ("claimed", "claimed and marked", "settled", "failed"):
             with store.session() as session:
                 (quick,), _ = row_store.claim(session, quick_order, 1, lambda prompt: Decimal(1), None)
@@ -370,7 +370,7 @@ def test_a_stop_that_comes_while_a_run_pauses_is_not_lost(store: Store) -> None:
     with store.session() as session:
         session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is finishing
     with store.session() as session:
-        row_store.finish(session, run_id, "paused", None)
+        run_store.finish(session, run_id, "paused", None)
     assert runs.progress(store, run_id).state == "stopped"
 
 

@@ -22,7 +22,7 @@ from core.db import migrate, spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
-from core.generation import row_store, runs
+from core.generation import row_store, run_store, runs
 from core.pricing import budget, spend
 from core.settings import Settings
 from tests.fault_server import FaultServer, held
@@ -139,7 +139,7 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
     run_id = queue(store, recipe(40))
     claims: list[row_store.Claim] = []
     for what, usd in steps:
-        order = row_store.begin(store, run_id, GONE) if what in ("claim", "crash") else None
+        order = run_store.begin(store, run_id, GONE) if what in ("claim", "crash") else None
         claims = [] if what == "crash" else claims
         with store.session() as session:
             line = session.scalar(select(Spend).order_by(Spend.id.desc()).limit(1))
@@ -170,7 +170,7 @@ def _answer(claim: row_store.Claim, usd: str | None) -> row_store.RowOutcome:
 
 
 def test_a_line_that_is_settled_twice_counts_once(store: Store) -> None:
-    order = row_store.begin(store, queue(store, recipe(1)))
+    order = run_store.begin(store, queue(store, recipe(1)))
     assert order is not None
     with store.session() as session:
         (claim,), _ = row_store.claim(session, order, 1, lambda prompt: Decimal(1), None)
@@ -352,7 +352,7 @@ class TestOnPostgres:
 def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
     """Rows claimed in advance: marked rows may have been billed, the others cost nothing."""
     run_id = queue(store, recipe(20))
-    order = row_store.begin(store, run_id, GONE)
+    order = run_store.begin(store, run_id, GONE)
     assert order is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
@@ -360,7 +360,7 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
         row_store.mark(session, [], [claims[3].spend_id])  # rate limited, not billed
         row_store.settle(session, [_answer(claims[0], "0.01")], GONE)
         assert budget.spent_on(session, run_id) == Decimal("0.91")
-    assert row_store.begin(store, run_id) is not None
+    assert run_store.begin(store, run_id) is not None
     with store.reading() as session:
         assert budget.spent_on(session, run_id) == Decimal("0.21")
         lines = session.execute(select(Spend.row_id, Spend.cost_usd, Spend.estimated_usd).order_by(Spend.id)).all()
@@ -375,19 +375,19 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
 
 def test_rows_released_by_others_are_not_sent(store: Store) -> None:
     """The machine slept before marking its rows and another one released them, so they can't be marked."""
-    order = row_store.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
+    order = run_store.begin(store, queue(store, recipe(3)), "0" * 12 + ":1:2:slept")
     assert order is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 3, lambda prompt: Decimal(1), None)
         lines = [claim.spend_id for claim in claims]
         assert row_store.mark(session, lines[:1]) == set()
-    assert row_store.begin(store, order.run_id) is not None
+    assert run_store.begin(store, order.run_id) is not None
     with store.session() as session:
         assert row_store.mark(session, lines) == set(lines[1:])
 
 
 def test_rows_of_a_data_set_can_go_and_their_lines_stay(store: Store) -> None:
-    order = row_store.begin(store, queue(store, recipe(2)))
+    order = run_store.begin(store, queue(store, recipe(2)))
     assert order is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 2, lambda prompt: Decimal(1), None)

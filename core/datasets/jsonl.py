@@ -13,8 +13,6 @@ from typing import Literal
 
 from core.datasets import analysis
 from core.datasets.analysis import (
-    MAX_PAIR_CHARACTERS,
-    SEPARATOR,
     SEPARATORS,
     STOPS,
     Example,
@@ -30,26 +28,6 @@ from core.datasets.analysis import (
 )
 from core.errors import BadTrainingFile
 from core.message import msg
-
-__all__ = [
-    "MAX_PAIR_CHARACTERS",
-    "SEPARATOR",
-    "SEPARATORS",
-    "STOPS",
-    "Example",
-    "Findings",
-    "Format",
-    "Plan",
-    "PreparationFinding",
-    "Prepared",
-    "analyse",
-    "plan",
-    "prepare",
-    "prepare_chat",
-    "propose_separator",
-    "propose_stop",
-]
-
 
 Format = Literal["completion", "chat"]
 

@@ -35,10 +35,7 @@ from core.db.rescue_files import Entry
 from core.db.tables import Row, Spend, Utc, utcnow
 from core.generation import reservations
 from core.generation.bulk_sql import JsonRows, as_single_value, fresh_ids, on_postgres, read, run, to_json
-from core.generation.run_store import RunContext, begin, finish, pending_conditions
-
-__all__ = ["Claim", "RowOutcome", "begin", "claim", "finish", "mark", "release", "settle"]
-
+from core.generation.run_store import RunContext, pending_conditions
 
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 

@@ -11,24 +11,9 @@ from pathlib import Path
 from typing import Protocol
 
 from core.pricing.bundled_prices import BundledPrices
-from core.pricing.comparison import PriceLine, Side, compare
 from core.pricing.price_csv import PriceEntry, check_consistency, read_prices
 from core.pricing.price_merge import Key, MergedPrices, merge, with_batch, with_overrides
 from core.pricing.prices import ENGINE, MTOK, USD, Price, local_price, tuned_base
-
-__all__ = [
-    "ENGINE",
-    "Key",
-    "Price",
-    "PriceBook",
-    "PriceLine",
-    "Side",
-    "compare",
-    "cost_of",
-    "speech_cost",
-    "training_cost",
-]
-
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 CUSTOM_PRICES_FILE = "prices.csv"  # in FABULA_HOME; same columns as data/prices.csv, and it overrides that file

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from core.datasets import jsonl
+from core.datasets import analysis
 from core.datasets.quality.units import SCRIPTS
 
 _REFUSAL_CHARACTERS = 240  # characters at the beginning, where a refusal is found
@@ -79,7 +79,7 @@ def ends_complete(text: str) -> bool:
 def stops_inside(text: str) -> list[str]:
     """The usual stop sequences that occur in a text before its end."""
     body = text.rstrip()
-    return [stop for stop in jsonl.STOPS if stop in body.removesuffix(stop)]
+    return [stop for stop in analysis.STOPS if stop in body.removesuffix(stop)]
 
 
 def language(letters: Sequence[int]) -> str | None:

@@ -21,7 +21,7 @@ from core.generation import run_budget, run_store
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_lifecycle import BatchLifecycle
 from core.generation.batch.batch_results import FailureHistory
-from core.generation.batch.batch_store import BatchCapacity, BatchView, batches_of_run
+from core.generation.batch.batch_store import BatchCapacity, BatchView
 from core.generation.response_classification import RunEnd, end_for_error
 from core.generation.run_store import RunContext
 from core.message import msg
@@ -31,8 +31,6 @@ from core.providers import Registry
 from core.providers.errors import retry_after_s
 from core.providers.retry import wait_s
 from core.settings import Settings
-
-__all__ = ["BatchTiming", "BatchView", "batches_of_run", "carry_out", "has_work"]
 
 _CANCELLING = msg("The provider is ending the batch; the texts written so far are collected.")
 _COLLECTING = msg("A batch from an earlier run is still at the provider; it is collected first.")

@@ -10,7 +10,7 @@ from core.datasets.heatmap import HeatMap
 from core.finetuning import jobs, lineage
 from core.finetuning.jobs import JobView
 from core.generation import runs
-from core.generation.batch import batch_runner
+from core.generation.batch import batch_store
 from core.generation.runs import RunProgress
 from core.model_profile import training_prompts
 from core.model_profile.training_prompts import TrainingHistory
@@ -108,11 +108,11 @@ def _large_heat(dataset_id: str, pair: tuple[int, int] | None, studio: str) -> H
     return heatmap.draw(store(), dataset_id, pair)
 
 
-def batches_of(run_id: str) -> tuple[batch_runner.BatchView, ...]:
+def batches_of(run_id: str) -> tuple[batch_store.BatchView, ...]:
     """The batches of a run, the newest first."""
     return _batches_of(run_id, where())
 
 
 @st.cache_resource(ttl=FRESH_S, max_entries=16)
-def _batches_of(run_id: str, studio: str) -> tuple[batch_runner.BatchView, ...]:
-    return batch_runner.batches_of_run(store(), run_id)
+def _batches_of(run_id: str, studio: str) -> tuple[batch_store.BatchView, ...]:
+    return batch_store.batches_of_run(store(), run_id)

@@ -12,7 +12,8 @@ from core import packaged_models
 from core.db.tables import utcnow
 from core.pricing import machine_time
 from core.pricing.comparison import Side
-from core.pricing.price_book import Key, PriceBook
+from core.pricing.price_book import PriceBook
+from core.pricing.price_merge import Key
 from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Price
 from pages.ui import cached, decimal_field, state
 from pages.ui.cost import cached_cost

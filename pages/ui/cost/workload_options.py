@@ -14,8 +14,9 @@ from core.actor import LOCAL
 from core.errors import FabulaError
 from core.message import msg
 from core.pricing import custom_prices
-from core.pricing.price_book import Key, PriceBook
+from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import MAX_PER_HOUR
+from core.pricing.price_merge import Key
 from core.pricing.prices import USD, tuned_base
 from core.pricing.workload import Candidate, Machine
 from pages.ui import cached, cards, decimal_field, state

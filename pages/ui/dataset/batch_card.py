@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.generation.batch.batch_runner import BatchView
+from core.generation.batch.batch_store import BatchView
 from core.generation.runs import RunProgress
 from pages.ui import cached
 from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from core.datasets import jsonl
+from core.datasets import analysis
 from core.datasets.quality import QualityReport
 from pages.ui.dataset import quality_labels
 from pages.ui.lang import _, column_name, n_, number, percent, plain
@@ -137,7 +137,7 @@ def _languages(report: QualityReport) -> ScoreFigure:
 
 def _stops(report: QualityReport) -> ScoreFigure:
     used = {one.name for one in report.stops}
-    free = next((stop for stop in jsonl.STOPS if stop not in used), None)
+    free = next((stop for stop in analysis.STOPS if stop not in used), None)
     inside = n_("{n} common stop is in the texts", "{n} common stops are in the texts", len(used))
     about = inside if used else _("no common stop is in the texts")
     return ScoreFigure(

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.actor import LOCAL
-from core.pricing.price_book import Price
-from core.pricing.prices import USD
+from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import presenter_prompts, prompt_order
 from core.stories.arena import RoundEntry
