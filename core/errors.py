@@ -57,24 +57,30 @@ class ProviderError(FabulaError):
     may_be_billed = True
 
 
-class RateLimited(ProviderError):
-    """429: wait and retry. `retry_after_s` is the delay the server asked for, in seconds; None: none given."""
+class Transient(ProviderError):
+    """The same request may succeed later; see `core.providers.retry`.
 
-    may_be_billed = False
+    `retry_after_s`: the delay that the server asked for, in seconds; None: none given.
+    """
 
     def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:
         super().__init__(what, next_step)
         self.retry_after_s = retry_after_s
 
 
-class Unavailable(ProviderError):
-    """Connection refused, timeout, 408, 409, 5xx: wait and retry. `retry_after_s` as in `RateLimited`."""
+class RateLimited(Transient):
+    """429: the server asks for fewer requests."""
+
+    may_be_billed = False
+
+
+class Unavailable(Transient):
+    """Connection refused, timeout, 408, 409, 5xx."""
 
     def __init__(
         self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = True
     ) -> None:
-        super().__init__(what, next_step)
-        self.retry_after_s = retry_after_s
+        super().__init__(what, next_step, retry_after_s)
         self.may_be_billed = may_be_billed
 
 

@@ -19,7 +19,7 @@ from email.parser import BytesParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from core.providers import Provider, Registry, RetryLimits
+from core.providers import Provider, Registry, RetryPolicy
 
 KEY = "sk-batch-key-that-must-not-leak"
 _STEPS = ("validating", "in_progress", "finalizing")
@@ -79,7 +79,7 @@ class BatchServer:
 
     def registry(self, kind: str = "openai", id: str = "openai") -> Registry:
         return Registry(
-            [self.provider(kind, id)], retry_limits=RetryLimits(total_s=5, tries=2, base_s=0.001, cap_s=0.01)
+            [self.provider(kind, id)], retry_policy=RetryPolicy(total_s=5, tries=2, base_s=0.001, cap_s=0.01)
         )
 
     def count(self, request: str) -> int:

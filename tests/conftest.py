@@ -15,7 +15,7 @@ import pytest
 
 from core import status
 from core.db.store import Store
-from core.providers import RetryLimits, parameters
+from core.providers import RetryPolicy, parameters
 from core.settings import Settings
 from core.stories import stream
 from tests import fault_server, postgres_server, stores
@@ -37,7 +37,7 @@ _PAGE_WAITS: dict[str, dict[str, object]] = {
     "pages.ui.background_task": {"_PATIENCE_S": WAIT_LIMIT_S},
     "pages.ui.cached.provider_models": {
         "_QUICK_TIMEOUT_S": WAIT_LIMIT_S,
-        "_QUICK": RetryLimits(total_s=WAIT_LIMIT_S, tries=1),
+        "_QUICK": RetryPolicy(total_s=WAIT_LIMIT_S, tries=1),
     },
     "pages.ui.training.job_check": {"_QUALITY_WAIT_S": WAIT_LIMIT_S},
     "pages.ui.dataset.quality_tab": {"_WAIT_S": WAIT_LIMIT_S},

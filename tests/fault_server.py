@@ -21,7 +21,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from core.providers import Provider, Registry, RetryLimits
+from core.providers import Provider, Registry, RetryPolicy
 from tests.waiting import WAIT_LIMIT_S
 
 KEY = "sk-test-key-that-must-not-leak"
@@ -163,8 +163,8 @@ class FaultServer:
         return Provider(id, kind, "The test server", self.url, key)  # type: ignore[arg-type]  # str for brevity
 
     def registry(self, kind: str = "compatible", id: str = "fault") -> Registry:
-        retry_limits = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
-        return Registry([self.provider(kind, id)], retry_limits=retry_limits)
+        retry_policy = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+        return Registry([self.provider(kind, id)], retry_policy=retry_policy)
 
     def enqueue(self, *answers: Answer) -> None:
         """Answers for the next completion requests, in order."""

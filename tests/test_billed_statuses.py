@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import pytest
 
 from core.errors import ProviderError
-from core.providers import Client, CompletionRequest, Provider, RetryLimits
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy
 from core.providers.async_client import AsyncTextClient
 from core.providers.errors import from_status
 from core.stories.error_explanation import explain
@@ -138,7 +138,7 @@ def _asked(server: FaultServer, answer: Answer, way: str) -> ProviderError:
         if way == "bulk":
             asyncio.run(_in_bulk(server.provider()))
         else:
-            Client(server.provider(), retry_limits=RetryLimits(total_s=5, tries=1)).complete(_CHAT)
+            Client(server.provider(), retry_policy=RetryPolicy(total_s=5, tries=1)).complete(_CHAT)
     return failed.value
 
 

@@ -26,7 +26,7 @@ from core.generation.concurrency import RunLimits
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
-from core.providers import Client, CompletionRequest, RetryLimits
+from core.providers import Client, CompletionRequest, RetryPolicy
 from core.settings import Settings
 from core.stories import stream as stories
 from core.stories.stream import StoryStream
@@ -182,7 +182,7 @@ _PAID = PriceBook(
     source=None,
     today=BOOK.today,
 )
-_QUICKLY = RetryLimits(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
+_QUICKLY = RetryPolicy(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
 _CACHED = raw(
     json.dumps(
         {
@@ -226,7 +226,7 @@ def test_a_preview_books_what_may_be_billed(
     store: Store, server: FaultServer, answer: Any, requests: int, stays: bool, kind: type[FabulaError] | None
 ) -> None:
     server.default = answer
-    client = Client(server.provider(), retry_limits=_QUICKLY)
+    client = Client(server.provider(), retry_policy=_QUICKLY)
     rows = previewing.preview(client, recipe(1), 1, store=store, actor=LOCAL, book=_PAID)
     if kind is None:
         assert [(row.text, row.reason) for row in rows] == [("From", None)]
@@ -254,7 +254,7 @@ def test_a_story_books_what_may_be_billed(
 
 def story(store: Store, server: FaultServer) -> StoryStream:
     request = CompletionRequest("writer", "Tell a story.", max_tokens=50)
-    return stories.start_story(store, LOCAL, Client(server.provider(), retry_limits=_QUICKLY), request, _PAID)
+    return stories.start_story(store, LOCAL, Client(server.provider(), retry_policy=_QUICKLY), request, _PAID)
 
 
 def streamed(*chunks: object) -> Any:

@@ -21,7 +21,7 @@ from core.generation import runs
 from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
 from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
 from core.pricing import budget
-from core.providers import Choice, Completion
+from core.providers import Choice, Completion, RetryPolicy
 from tests.fault_server import Answer, FaultServer, drop, error, html, text
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
@@ -36,7 +36,7 @@ _NAMES = ["500", "502", "503 of a proxy", "504", "dropped"]
 
 
 def test_it_opens_after_so_many_in_a_row_and_closes_with_the_first_answer() -> None:
-    breaker = CircuitBreaker(3, base_s=1.0, cap_s=60.0)
+    breaker = CircuitBreaker(3, RetryPolicy(base_s=1.0, cap_s=60.0))
     breaker.on_failure(0.0, 1.0)
     breaker.on_failure(0.0, 1.0)
     assert not breaker.on_success() and not breaker.is_open
@@ -50,7 +50,7 @@ def test_it_opens_after_so_many_in_a_row_and_closes_with_the_first_answer() -> N
 
 
 def test_what_was_sent_before_the_pause_does_not_make_it_longer() -> None:
-    breaker = CircuitBreaker(2, base_s=1.0, cap_s=60.0)
+    breaker = CircuitBreaker(2, RetryPolicy(base_s=1.0, cap_s=60.0))
     for _ in range(2):
         breaker.on_failure(sent_at=0.0, now=10.0)
     resume_at = breaker.resume_at
@@ -60,7 +60,7 @@ def test_what_was_sent_before_the_pause_does_not_make_it_longer() -> None:
 
 
 def test_the_pause_grows_up_to_its_cap_and_is_at_least_what_the_server_asks_for() -> None:
-    breaker, now, longest = CircuitBreaker(1, base_s=1.0, cap_s=8.0), 0.0, []
+    breaker, now, longest = CircuitBreaker(1, RetryPolicy(base_s=1.0, cap_s=8.0)), 0.0, []
     for tries in range(12):
         breaker.on_failure(now, now)
         assert breaker.resume_at is not None and breaker.resume_at - now <= min(8.0, 2.0**tries)

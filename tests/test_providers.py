@@ -20,12 +20,11 @@ from core.errors import (
     RateLimited,
     Refused,
     StreamCut,
+    Transient,
     Unavailable,
 )
-from core.providers import Client, Completion, CompletionRequest, Provider, Registry, RetryLimits
+from core.providers import Client, Completion, CompletionRequest, Provider, Registry, RetryPolicy
 from core.providers.async_client import AsyncTextClient
-from core.providers.errors import retry_after_s
-from core.providers.retry import wait_s
 from core.settings import Settings
 from tests.fault_server import (
     KEY,
@@ -47,8 +46,8 @@ from tests.fault_server import (
 )
 from tests.waiting import WAIT_LIMIT_S
 
-QUICK = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
-ONE_TRY = RetryLimits(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
+QUICK = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+ONE_TRY = RetryPolicy(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
 CHAT = CompletionRequest("writer", "Tell a story.", system="Be brief.", temperature=0.5, max_tokens=77, seed=3)
 LEGACY = CompletionRequest("writer", "宋,发射激光,艰难 ->\n", endpoint="completion", stop=(".",), max_tokens=2000)
 
@@ -59,8 +58,8 @@ def server() -> Iterator[FaultServer]:
         yield running
 
 
-def client(server: FaultServer, kind: str = "compatible", retry_limits: RetryLimits = QUICK) -> Client:
-    return Client(server.provider(kind), retry_limits=retry_limits)
+def client(server: FaultServer, kind: str = "compatible", retry_policy: RetryPolicy = QUICK) -> Client:
+    return Client(server.provider(kind), retry_policy=retry_policy)
 
 
 @pytest.mark.parametrize("request_", [CHAT, LEGACY], ids=["chat", "legacy"])
@@ -156,7 +155,7 @@ def test_every_fault_becomes_a_sentence_and_a_next_step(
         if in_bulk:
             asyncio.run(_ask(server.provider()))
         else:
-            client(server, retry_limits=ONE_TRY).complete(CHAT)
+            client(server, retry_policy=ONE_TRY).complete(CHAT)
     assert words in caught.value.what
     assert caught.value.next_step
     assert KEY not in caught.value.what
@@ -191,13 +190,13 @@ def test_nobody_there_is_unavailable_and_names_the_address() -> None:
     with FaultServer() as gone:
         provider = gone.provider()
     with pytest.raises(Unavailable, match=r"cannot be reached at http://127\.0\.0\.1"):
-        Client(provider, retry_limits=ONE_TRY).complete(CHAT)
+        Client(provider, retry_policy=ONE_TRY).complete(CHAT)
 
 
 def test_a_silent_server_times_out(server: FaultServer) -> None:
     server.enqueue(held())
     with pytest.raises(Unavailable, match="did not answer in time"):
-        Client(server.provider(), retry_limits=ONE_TRY, timeout=0.05).complete(CHAT)
+        Client(server.provider(), retry_policy=ONE_TRY, timeout=0.05).complete(CHAT)
 
 
 @pytest.mark.parametrize(
@@ -217,9 +216,9 @@ def test_how_long_the_server_asks_to_wait(
     server: FaultServer, headers: dict[str, str], wait: float | None, status: int
 ) -> None:
     server.enqueue(error(status, "slow down", **headers))
-    with pytest.raises(FabulaError) as caught:
-        client(server, retry_limits=ONE_TRY).complete(CHAT)
-    assert retry_after_s(caught.value) == wait
+    with pytest.raises(Transient) as caught:
+        client(server, retry_policy=ONE_TRY).complete(CHAT)
+    assert caught.value.retry_after_s == wait
 
 
 def test_a_passing_fault_is_waited_out(server: FaultServer) -> None:
@@ -263,7 +262,7 @@ def test_a_wait_longer_than_patience_is_not_begun(server: FaultServer) -> None:
     [(1, None, 0, 0.5), (3, None, 0, 2.0), (50, None, 0, 20), (1, 7.0, 7.0, 7.5), (9, 0.0, 0.0, 0.5)],
 )
 def test_waits_stay_in_their_bounds(tries: int, asked: float | None, least: float, most: float) -> None:
-    waits = [wait_s(tries, asked, 0.5, 20) for _ in range(200)]
+    waits = [RetryPolicy(base_s=0.5, cap_s=20).wait_s(tries, asked) for _ in range(200)]
     assert least <= min(waits) and max(waits) <= most
     assert len(set(waits)) > 100  # jitter
 
@@ -312,7 +311,7 @@ def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) ->
 def test_a_stream_of_html_is_no_text(server: FaultServer) -> None:
     server.default = html()
     with pytest.raises(Unavailable, match="not OpenAI's format"):
-        next(client(server, retry_limits=ONE_TRY).stream(CHAT))
+        next(client(server, retry_policy=ONE_TRY).stream(CHAT))
 
 
 def test_a_closed_stream_just_ends(server: FaultServer) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors import BadRequest, FabulaError, Misconfigured, ModelNotFound, NotThere, Unavailable
-from core.providers import Client, CompletionRequest, Provider, RetryLimits, connection_errors
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy, connection_errors
 from core.providers import errors as answer_errors
 from core.providers.async_client import AsyncTextClient
 from core.providers.endpoint_setup import check_setup
@@ -29,20 +29,20 @@ from tests import fault_server
 from tests.fault_server import FaultServer
 
 _REQUEST = CompletionRequest("writer", "x")
-_QUICK = RetryLimits(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
+_QUICK = RetryPolicy(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
 _SECRET = "sk-secret-part"
 
 
 def _whole(provider: Provider) -> object:
-    return Client(provider, retry_limits=_QUICK).complete(_REQUEST)
+    return Client(provider, retry_policy=_QUICK).complete(_REQUEST)
 
 
 def _streamed(provider: Provider) -> object:
-    return list(Client(provider, retry_limits=_QUICK).stream(_REQUEST))
+    return list(Client(provider, retry_policy=_QUICK).stream(_REQUEST))
 
 
 def _models(provider: Provider) -> object:
-    return Client(provider, retry_limits=_QUICK).models()
+    return Client(provider, retry_policy=_QUICK).models()
 
 
 def _in_bulk(provider: Provider) -> object:
@@ -239,7 +239,7 @@ def test_a_model_that_is_missing_is_no_wrong_address(ask: Ask, answer: fault_ser
 def test_a_batch_api_that_is_missing_says_nothing_about_the_address() -> None:
     with FaultServer() as server:
         server.enqueue(fault_server.error(404, "Not Found"))
-        assert not Client(_provider(server.url.removesuffix("/v1")), retry_limits=_QUICK).supports_batches()
+        assert not Client(_provider(server.url.removesuffix("/v1")), retry_policy=_QUICK).supports_batches()
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from core.errors import BadFile, BadRequest, NotFound, ProviderError, Refused, Unavailable
-from core.providers import Client, JobRequest, RetryLimits
+from core.providers import Client, JobRequest, RetryPolicy
 from tests.fault_server import KEY, Answer, FaultServer, drop, error, html, job
 from tests.waiting import at_once
 
-QUICK = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+QUICK = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
 REQUEST = JobRequest("gemma-3-270m", "file-1", suffix="ultraman", seed=7, n_epochs=2, learning_rate_multiplier=0.2)
 
 
@@ -25,7 +25,7 @@ def server() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def client(server: FaultServer) -> Client:
-    return Client(server.provider(), retry_limits=QUICK)
+    return Client(server.provider(), retry_policy=QUICK)
 
 
 def test_a_job_is_one_post_that_carries_its_intent(server: FaultServer, client: Client) -> None:

@@ -16,13 +16,13 @@ import pytest
 
 from core.errors import BadRequest, BadTrainingFile, NotFound, ProviderError, Unavailable
 from core.finetuning.results import parse
-from core.providers import JobRequest, Provider, Registry, RetryLimits
+from core.providers import JobRequest, Provider, Registry, RetryPolicy
 from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.together import Together
 from core.settings import Settings
 
-QUICK = RetryLimits(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
+QUICK = RetryPolicy(total_s=5, tries=3, base_s=0.001, cap_s=0.01)
 Handler = Callable[[httpx2.Request], httpx2.Response]
 
 
@@ -58,7 +58,7 @@ class Server:
 def azure(server: Server) -> Azure:
     client = Azure(
         Provider("azure", "azure", "Azure OpenAI", "https://r.openai.azure.com/openai/v1", "key"),
-        retry_limits=QUICK,
+        retry_policy=QUICK,
         transport=httpx2.MockTransport(server),
     )
     client.wait = lambda seconds: None
@@ -67,7 +67,7 @@ def azure(server: Server) -> Azure:
 
 def together(server: Server) -> Together:
     provider = Provider("together", "compatible", "Together", "https://api.together.ai/v1", "key")
-    return Together(provider, retry_limits=QUICK, transport=httpx2.MockTransport(server))
+    return Together(provider, retry_policy=QUICK, transport=httpx2.MockTransport(server))
 
 
 def file(status: str = "processed", id: str = "file-1", name: str = "fabula-i1.jsonl") -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from core.errors import BadRequest, Unavailable
-from core.providers import Client, CompletionRequest, Provider, RetryLimits, parameters
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy, parameters
 from core.providers.async_client import AsyncTextClient
 from core.providers.batches import read_answer
 from core.providers.rejected_parameters import refused_parameters
@@ -20,7 +20,7 @@ from tests.fault_server import Answer, FaultServer
 from tests.waiting import at_once
 
 _REQUEST = CompletionRequest("gpt-5", "Tell a story.", temperature=0.5, top_p=0.9, max_tokens=77, stop=("END",), seed=3)
-_ONCE = RetryLimits(total_s=5, tries=1)
+_ONCE = RetryPolicy(total_s=5, tries=1)
 
 
 def _openai(param: str, message: str, code: str = "unsupported_parameter") -> dict[str, Any]:
@@ -291,11 +291,11 @@ def _serve(server: FaultServer, picky: _Picky) -> None:
 
 
 def _whole(provider: Provider) -> str:
-    return Client(provider, retry_limits=_ONCE).complete(_REQUEST).texts[0].text
+    return Client(provider, retry_policy=_ONCE).complete(_REQUEST).texts[0].text
 
 
 def _streamed(provider: Provider) -> str:
-    return "".join(Client(provider, retry_limits=_ONCE).stream(_REQUEST))
+    return "".join(Client(provider, retry_policy=_ONCE).stream(_REQUEST))
 
 
 def _in_bulk(provider: Provider) -> str:
@@ -377,7 +377,7 @@ def test_stream_options_are_left_out_where_they_are_refused() -> None:
     with FaultServer() as server:
         _serve(server, _Picky("stream_options", said=lambda n: _said(f"Unrecognized request argument supplied: {n}")))
         provider = server.provider("azure")
-        stream = Client(provider, retry_limits=_ONCE).stream(_REQUEST)
+        stream = Client(provider, retry_policy=_ONCE).stream(_REQUEST)
         assert "".join(stream) == "A story." and stream.facts.tokens is None
         assert _whole(provider) == "A story."  # its defaults were never sent
         assert len(server.requests) == 3

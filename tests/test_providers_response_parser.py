@@ -21,7 +21,7 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
-from core.providers import Client, Completion, CompletionRequest, Provider, RetryLimits
+from core.providers import Client, Completion, CompletionRequest, Provider, RetryPolicy
 from core.providers.async_client import AsyncTextClient
 from core.providers.batches import read_answer
 from core.providers.response_parser import normalize_finish_reason, parse_completion, parsed
@@ -29,7 +29,7 @@ from core.providers.usage import Usage, read_usage
 from tests.fault_server import KEY, Answer, FaultServer, error, raw, text
 
 PROVIDER = Provider("fault", "compatible", "The test server", "http://127.0.0.1:1/v1", KEY)
-QUICK = RetryLimits(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+QUICK = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
 CHAT = CompletionRequest("writer", "Tell a story.", max_tokens=77)
 STORY = "A story."
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -163,7 +163,7 @@ def test_it_is_the_same_alone_in_bulk_in_a_batch_and_where_a_stream_was_asked_fo
     server: FaultServer, name: str
 ) -> None:
     server.default = raw(json.dumps(WHOLE[name]).encode())
-    ours = Client(server.provider(), retry_limits=QUICK)
+    ours = Client(server.provider(), retry_policy=QUICK)
     completion = ours.complete(CHAT)
     assert completion == asyncio.run(in_bulk(server.provider()))
     line = json.dumps({"custom_id": "a", "response": {"status_code": 200, "body": WHOLE[name]}, "error": None})
@@ -464,7 +464,7 @@ def test_an_error_inside_200_is_that_error(
     server: FaultServer, body: object, kind: type[FabulaError], words: str
 ) -> None:
     server.default = raw(json.dumps(body).encode())
-    one_try = Client(server.provider(), retry_limits=RetryLimits(tries=1))
+    one_try = Client(server.provider(), retry_policy=RetryPolicy(tries=1))
     asks = [
         lambda: one_try.complete(CHAT),
         lambda: asyncio.run(in_bulk(server.provider())),
@@ -496,7 +496,7 @@ def test_an_error_inside_200_is_that_error(
 )
 def test_a_stream_whose_first_event_is_an_error_is_tried_again(server: FaultServer, first: object) -> None:
     server.enqueue(events(first), raw(json.dumps(first).encode()), text("a", "b"))
-    assert "".join(Client(server.provider(), retry_limits=QUICK).stream(CHAT)) == "ab"
+    assert "".join(Client(server.provider(), retry_policy=QUICK).stream(CHAT)) == "ab"
     assert len(server.requests) == 3
 
 
@@ -504,7 +504,7 @@ def test_a_stream_that_has_begun_is_never_tried_again(server: FaultServer) -> No
     role = {"choices": [{"delta": {"role": "assistant", "content": ""}}]}
     server.default = events(role, {"error": {"message": "Rate limit exceeded", "code": 429}})
     with pytest.raises(StreamCut, match="Rate limit exceeded") as caught:
-        list(Client(server.provider(), retry_limits=QUICK).stream(CHAT))
+        list(Client(server.provider(), retry_policy=QUICK).stream(CHAT))
     assert caught.value.may_be_billed and len(server.requests) == 1
 
 
@@ -625,7 +625,7 @@ def test_an_error_line_of_a_stream_is_its_end_in_its_own_words(server: FaultServ
     written = 'data: {"choices": [{"delta": {"content": "A "}}]}\n\n'
     end = "data: [DONE]\n\n" * announced
     server.default = raw((written + line + end).encode(), "text/event-stream")
-    client = Client(server.provider(), retry_limits=RetryLimits(tries=1))
+    client = Client(server.provider(), retry_policy=RetryPolicy(tries=1))
     stream = client.stream(CHAT)
     assert next(stream) == "A "
     with pytest.raises(StreamCut, match="context full"):
@@ -661,7 +661,7 @@ def test_events_are_decoded_as_the_standard_and_servers_write_them(server: Fault
 def test_a_stream_without_a_first_event_may_be_billed_and_is_not_repeated(server: FaultServer, body: bytes) -> None:
     server.default = raw(body, "text/event-stream")
     with pytest.raises(Unreadable) as caught:
-        list(Client(server.provider(), retry_limits=QUICK).stream(CHAT))
+        list(Client(server.provider(), retry_policy=QUICK).stream(CHAT))
     assert caught.value.may_be_billed and len(server.requests) == 1
 
 
@@ -695,7 +695,7 @@ def test_an_error_beside_thinking_is_an_answer_at_an_unknown_cost(server: FaultS
     server.default = events({**body, "choices": [{**choice, "delta": choice["message"]}]})
     assert asyncio.run(in_bulk(server.provider())).texts[0].error == "broke"
     with pytest.raises(StreamCut, match="broke") as caught:
-        list(Client(server.provider(), retry_limits=QUICK).stream(CHAT))
+        list(Client(server.provider(), retry_policy=QUICK).stream(CHAT))
     assert caught.value.may_be_billed and len(server.requests) == 2
 
 
@@ -754,7 +754,7 @@ BROKE: list[tuple[int, object]] = [
 def test_no_credit_ends_it_at_once_in_every_dialect(server: FaultServer, status: int, body: object) -> None:
     words = body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)
     server.default = Answer(status=status, body=words.encode())
-    ours = Client(server.provider(), retry_limits=QUICK)
+    ours = Client(server.provider(), retry_policy=QUICK)
     asks = [
         lambda: ours.complete(CHAT),
         lambda: asyncio.run(in_bulk(server.provider())),
@@ -802,7 +802,7 @@ def test_no_credit_ends_it_at_once_in_every_dialect(server: FaultServer, status:
 def test_what_passes_by_itself_is_no_lack_of_credit(server: FaultServer, status: int, body: object) -> None:
     server.default = Answer(status=status, body=json.dumps(body).encode())
     with pytest.raises(RateLimited):
-        Client(server.provider(), retry_limits=RetryLimits(tries=1)).complete(CHAT)
+        Client(server.provider(), retry_policy=RetryPolicy(tries=1)).complete(CHAT)
 
 
 def test_a_word_of_the_prompt_in_an_error_is_shown_without_the_key(server: FaultServer) -> None:
@@ -865,11 +865,11 @@ def test_a_failure_behind_the_server_is_no_fault_of_the_request(
 ) -> None:
     server.default = Answer(status=status, body=json.dumps(body).encode())
     with pytest.raises(Unavailable) as caught:
-        Client(server.provider(), retry_limits=RetryLimits(tries=1)).complete(CHAT)
+        Client(server.provider(), retry_policy=RetryPolicy(tries=1)).complete(CHAT)
     assert caught.value.may_be_billed is billed
 
 
 def test_an_error_status_stays_what_it_is(server: FaultServer) -> None:
     server.default = error(500, "oops", "429")
     with pytest.raises(Unavailable, match=r"\(500\): oops"):
-        Client(server.provider(), retry_limits=RetryLimits(tries=1)).complete(CHAT)
+        Client(server.provider(), retry_policy=RetryPolicy(tries=1)).complete(CHAT)

@@ -20,7 +20,7 @@ from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluation_types import EvaluationForm
 from core.generation import previewing
 from core.pricing import custom_prices
-from core.providers import Client, Provider, RetryLimits
+from core.providers import Client, Provider, RetryPolicy
 from core.providers.connection import call_until
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
@@ -31,7 +31,7 @@ from tests.test_unanswered_requests import priced as priced
 from tests.test_unanswered_requests import server as server
 from tests.waiting import WAIT_LIMIT_S
 
-_LONG = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
+_LONG = RetryPolicy(total_s=7200, tries=3, base_s=3600, cap_s=3600)
 Begin = Callable[[Store, Provider], Callable[[], None]]
 """Begins something in a thread; what it gives back stops it and waits for its end."""
 
@@ -55,7 +55,7 @@ def _in_thread(work: Callable[[], object], stop: Callable[[], object]) -> Callab
 
 
 def _preview(store: Store, provider: Provider) -> Callable[[], None]:
-    stop, client, recipe = threading.Event(), Client(provider, retry_limits=_LONG), _recipe(provider)
+    stop, client, recipe = threading.Event(), Client(provider, retry_policy=_LONG), _recipe(provider)
     book = custom_prices.book(store)
     rows = previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book, stop=stop)
     return _in_thread(lambda: list(rows), stop.set)
@@ -63,14 +63,14 @@ def _preview(store: Store, provider: Provider) -> Callable[[], None]:
 
 def _speech(store: Store, provider: Provider) -> Callable[[], None]:
     stop, request, book = threading.Event(), SpeechRequest(_MODEL, "v", "words"), custom_prices.book(store)
-    speaker = Speech(provider, retry_limits=_LONG)
+    speaker = Speech(provider, retry_policy=_LONG)
     sound = read_aloud.read_aloud(store, LOCAL, speaker, request, "s1", book, stop=stop)
     return _in_thread(lambda: list(sound), stop.set)
 
 
 def _evaluation(store: Store, provider: Provider) -> Callable[[], None]:
     made = _evaluation_of(store, provider)
-    registry = _OneClient(Client(provider, retry_limits=_LONG))
+    registry = _OneClient(Client(provider, retry_policy=_LONG))
 
     ends = _in_thread(
         lambda: evaluation_run.carry_out(store, registry, made), lambda: evaluations.stop(store, LOCAL, made)
@@ -144,7 +144,7 @@ def test_a_preview_shows_the_texts_that_came_beside_one_that_failed(
 ) -> None:
     server.when("b", bad)
     server.default = lambda prompt: text(f"A story of {prompt}.")
-    client = Client(server.provider(), retry_limits=RetryLimits(total_s=5, tries=1))
+    client = Client(server.provider(), retry_policy=RetryPolicy(total_s=5, tries=1))
     rows = previewing.preview(
         client, _recipe(server.provider(), 3), 3, store=priced, actor=LOCAL, book=custom_prices.book(priced)
     )
@@ -166,7 +166,7 @@ def test_a_reading_goes_on_after_the_parts_that_were_paid(
     priced: Store, server: FaultServer, second: Any, kind: type[FabulaError] | None, unknown: int
 ) -> None:
     server.enqueue(raw(b"one", "audio/mpeg"), second, raw(b"two", "audio/mpeg"))
-    speech, book = Speech(server.provider(), retry_limits=RetryLimits(tries=1)), custom_prices.book(priced)
+    speech, book = Speech(server.provider(), retry_policy=RetryPolicy(tries=1)), custom_prices.book(priced)
     request = SpeechRequest(_MODEL, "v", _TWO)
     sound = []
     with pytest.raises(kind or FabulaError):

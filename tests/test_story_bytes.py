@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.errors import ProviderError
-from core.providers import Client, CompletionRequest, Provider, RetryLimits
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy
 from core.sanitize import SurrogateJoiner, safe_cell, storable
 
 _PIECES = ("从前，", "有一位", "英雄 😀", " — \u00e9nd.")
 _TEXT = "".join(_PIECES)
-_ONCE = RetryLimits(total_s=1, tries=1)
+_ONCE = RetryPolicy(total_s=1, tries=1)
 
 
 def _event(piece: str, finish: str | None = None, *, escaped: bool = False) -> bytes:
@@ -43,7 +43,7 @@ def _read(chunks: list[bytes]) -> tuple[str, ProviderError | None, str | None]:
     headers = {"content-type": "text/event-stream"}
     transport = httpx2.MockTransport(lambda _request: httpx2.Response(200, headers=headers, stream=_Chunks(chunks)))
     provider = Provider("x", "compatible", "The server", "http://127.0.0.1:1/v1", "")
-    client = Client(provider, async_transport=transport, retry_limits=_ONCE)
+    client = Client(provider, async_transport=transport, retry_policy=_ONCE)
     stream = client.stream(CompletionRequest(model="writer", prompt="x", endpoint="completion"))
     text, error = "", None
     try:

@@ -24,7 +24,7 @@ from core.errors import (
 )
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
-from core.providers import CompletionRequest, RetryLimits
+from core.providers import CompletionRequest, RetryPolicy
 from core.providers.speech import MAX_CHARACTERS, Speech, SpeechRequest
 from core.stories import chain, feedback, library, read_aloud
 from core.stories.chain_runner import Chain
@@ -36,7 +36,7 @@ from tests.waiting import until
 
 _IDEA = CompletionRequest(model="writer", prompt="一只{outline}猫", max_tokens=500, stop=(".",))
 _SPOKEN = SpeechRequest("tts-1", "alloy", "一句话。")
-_ONCE = RetryLimits(total_s=1, tries=1)
+_ONCE = RetryPolicy(total_s=1, tries=1)
 
 
 def _client(*texts: object) -> FakeClient:
@@ -190,7 +190,7 @@ def test_parts_are_complete_sentences_within_the_limit() -> None:
 
 
 def _speech(server: FaultServer) -> Speech:
-    return Speech(server.provider(), retry_limits=_ONCE)
+    return Speech(server.provider(), retry_policy=_ONCE)
 
 
 def test_an_endpoint_reads_a_story_part_by_part_and_the_ledger_knows(store: Store) -> None:
@@ -211,7 +211,7 @@ def test_sound_with_a_known_price_is_paid_by_the_character_within_the_budget(sto
     budget.set_budget(store, LOCAL, "month", Decimal("0.001"))
     with FaultServer() as server:
         server.enqueue(fault_server.raw(b"one", "audio/mpeg"), fault_server.unauthorized())
-        speech = Speech(replace(server.provider(), id="openai"), retry_limits=_ONCE)
+        speech = Speech(replace(server.provider(), id="openai"), retry_policy=_ONCE)
         for text, ends in (("字" * 60, None), ("字" * 6, Refused), ("字" * 60, OverBudget)):
             read = read_aloud.read_aloud(store, LOCAL, speech, replace(_SPOKEN, text=text), "s1", PriceBook.load())
             if ends is None:

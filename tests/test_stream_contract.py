@@ -15,7 +15,7 @@ from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import StreamCut
 from core.pricing.price_book import PriceBook
-from core.providers import Client, CompletionRequest, Provider, RetryLimits, TextStream
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy, TextStream
 from core.stories import arena, stream
 from core.stories.arena import RoundEntry
 from tests import fault_server
@@ -24,7 +24,7 @@ from tests.fault_server import FaultServer, rate_limit
 from tests.waiting import WAIT_LIMIT_S, until
 
 _REQUEST = CompletionRequest(model="writer", prompt="x")
-_PATIENT = RetryLimits(total_s=7200, tries=3, base_s=3600, cap_s=3600)
+_PATIENT = RetryPolicy(total_s=7200, tries=3, base_s=3600, cap_s=3600)
 
 Stream = TextStream | FakeStream
 Make = Callable[..., Stream]
@@ -182,7 +182,7 @@ def _state(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Ca
 @pytest.mark.parametrize("name", [*_STATES, "name lookup"])
 def test_close_ends_it_in_every_state_before_the_first_byte(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with _state(name, monkeypatch) as (url, reached):
-        client = Client(Provider("x", "compatible", "The server", url, ""), retry_limits=_PATIENT, timeout=600.0)
+        client = Client(Provider("x", "compatible", "The server", url, ""), retry_policy=_PATIENT, timeout=600.0)
         told = client.stream(_REQUEST)
         with _reading(told) as read:
             until(reached, f"a request in the state {name!r}")
@@ -195,7 +195,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
     name: str, monkeypatch: pytest.MonkeyPatch, store: Store
 ) -> None:
     with _state(name, monkeypatch) as (url, reached):
-        client = Client(Provider("engine", "engine", "The engine", url, ""), retry_limits=_PATIENT, timeout=600.0)
+        client = Client(Provider("engine", "engine", "The engine", url, ""), retry_policy=_PATIENT, timeout=600.0)
         told = stream.start_story(store, LOCAL, client, _REQUEST, PriceBook.load())
         until(reached, f"a request in the state {name!r}")
         told.cancel()
@@ -206,7 +206,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
 def test_four_panes_are_stopped_together(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         names = [f"m{n}" for n in range(4)]
-        registry = FakeRegistry({name: Client(server.provider(id=name), retry_limits=_PATIENT) for name in names})
+        registry = FakeRegistry({name: Client(server.provider(id=name), retry_policy=_PATIENT) for name in names})
         entries = [RoundEntry(name, _REQUEST) for name in names]
         round_ = arena.start_round(store, LOCAL, registry, entries, PriceBook.load())  # type: ignore[arg-type]  # a fake
         server.wait_for(lambda s: s.flying == 4)

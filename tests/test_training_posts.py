@@ -16,7 +16,7 @@ from core.errors import FabulaError
 from core.finetuning import job_explanation, jobs, submit
 from core.finetuning.jobs import JobForm, JobView
 from core.finetuning.results import parse
-from core.providers import Client, JobRequest, Provider, RemoteJob, RetryLimits
+from core.providers import Client, JobRequest, Provider, RemoteJob, RetryPolicy
 from tests.fakes import RESULTS, FakeRegistry
 from tests.job_server import JobServer
 from tests.test_training_jobs import InstantStopSignal
@@ -47,8 +47,8 @@ def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = WAIT_LIMIT_S) -> JobView:
     provider = Provider("engine", "engine", "The engine", f"{server.url}/v1", KEY)
-    quick = RetryLimits(total_s=WAIT_LIMIT_S, tries=2, base_s=0.001, cap_s=0.01)
-    client = Client(provider, retry_limits=quick, timeout=httpx2.Timeout(timeout_s))
+    quick = RetryPolicy(total_s=WAIT_LIMIT_S, tries=2, base_s=0.001, cap_s=0.01)
+    client = Client(provider, retry_policy=quick, timeout=httpx2.Timeout(timeout_s))
     registry: Any = FakeRegistry({"engine": client})
     try:
         run_to_end(lambda: jobs.carry_out(store, registry, job_id, InstantStopSignal()), lambda _: None)

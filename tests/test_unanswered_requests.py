@@ -24,7 +24,7 @@ from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluation_types import EvaluationForm
 from core.generation import previewing
 from core.pricing import budget, custom_prices
-from core.providers import Client, CompletionRequest, Provider, Registry, RetryLimits
+from core.providers import Client, CompletionRequest, Provider, Registry, RetryPolicy
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud, stream
 from tests.fault_server import (
@@ -42,7 +42,7 @@ from tests.fault_server import (
     unauthorized,
 )
 
-_PATIENCE = RetryLimits(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
+_PATIENCE = RetryPolicy(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
 _MODEL = "writer"
 _EVALUATION_TRIES = 5  # of one row
 Buyer = Callable[[Store, Provider, float | None], None]
@@ -79,7 +79,7 @@ class InstantPause(threading.Event):
 
 
 def client(provider: Provider, timeout: float | None) -> Client:
-    return Client(provider, retry_limits=_PATIENCE, timeout=timeout)
+    return Client(provider, retry_policy=_PATIENCE, timeout=timeout)
 
 
 def preview(store: Store, provider: Provider, timeout: float | None) -> None:
@@ -94,7 +94,7 @@ def story(store: Store, provider: Provider, timeout: float | None) -> None:
 
 
 def speech(store: Store, provider: Provider, timeout: float | None) -> None:
-    speaker = Speech(provider, retry_limits=_PATIENCE, timeout=timeout)
+    speaker = Speech(provider, retry_policy=_PATIENCE, timeout=timeout)
     list(
         read_aloud.read_aloud(
             store, LOCAL, speaker, SpeechRequest(_MODEL, "v", "words"), "s1", custom_prices.book(store)

@@ -26,7 +26,8 @@ from core.generation import runs
 from core.generation.batch import batch_runner
 from core.jobs.job_kinds import KINDS, JobKind
 from core.jobs.worker import Worker
-from core.providers import RemoteJob
+from core.providers import RemoteJob, RetryPolicy
+from core.providers.retry import BACKGROUND
 from core.settings import Settings
 from tests.batch_server import BatchServer
 from tests.fakes import FakeClient, FakeRegistry, remote_job
@@ -200,7 +201,7 @@ def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> N
 def test_a_provider_that_is_away_is_waited_for_elsewhere_and_longer_each_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_runner, "wait_s", lambda tries, *_: 4.0 * tries)  # without its jitter
+    monkeypatch.setattr(RetryPolicy, "wait_s", lambda _policy, tries, *_: 4.0 * tries)  # without its jitter
     with BatchServer() as server:
         server.faults["POST /v1/files"] = [500] * 3
         run_id, registry, halt = batch_run(store, "a"), server.registry(), threading.Event()
@@ -283,7 +284,7 @@ def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over
     call: str,
 ) -> None:
     monkeypatch.setattr(job_context, "_MIN_RESCHEDULE_S", 1.0)
-    monkeypatch.setattr(job_context, "_MAX_PAUSE_S", 1.0)
+    monkeypatch.setattr(job_context, "_RETRIES", replace(BACKGROUND, cap_s=1.0))
     provider = Busy(call, 3.0)
     (job_id,) = add_jobs(store, 1)
     worker = hire(FakeRegistry({"engine": provider}), few_places)

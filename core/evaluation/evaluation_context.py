@@ -13,11 +13,9 @@ from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.evaluation import evaluation_metrics, evaluations
 from core.evaluation.evaluation_types import ACTIVE, EvaluationView
-from core.retrying import call_with_retries
+from core.providers.retry import call_with_retries, interruptible_pause
 
 T = TypeVar("T")
-
-_POLL_S = 0.5  # maximum delay before a stop ends a pause
 
 
 class EvaluationStopped(Exception):
@@ -90,19 +88,12 @@ class EvaluationContext:
             FabulaError: from the last attempt. If the provider asks to wait for more than two minutes, there is no
                 further attempt, because other evaluations are queued.
         """
-
-        def attempt() -> T:
-            self.raise_if_stopped()
-            return call()
-
-        return call_with_retries(attempt, pause=self._pause, note=self.set_reason)
-
-    def _pause(self, seconds: float) -> None:
-        """Raises EvaluationStopped as soon as the evaluation is stopped."""
-        while seconds > 0:
-            self.stopping.wait(min(_POLL_S, seconds))
-            self.raise_if_stopped()
-            seconds -= _POLL_S
+        self.raise_if_stopped()
+        return call_with_retries(
+            call,
+            pause=interruptible_pause(self.stopping, self.raise_if_stopped),
+            note=lambda error: self.set_reason(error and error.what),
+        )
 
     def set_reason(self, reason: str | None) -> None:
         with self.store.session() as session:

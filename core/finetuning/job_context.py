@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -13,10 +14,10 @@ from sqlalchemy.orm import Session, defer
 
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
-from core.errors import FabulaError, RateLimited, Unavailable
+from core.errors import FabulaError, Transient
 from core.finetuning import billing, job_views
 from core.finetuning.job_views import FINISHED, JobView
-from core.rescheduling import RetryLater
+from core.providers.retry import BACKGROUND, RetryLater, call_with_retries
 
 T = TypeVar("T")
 EndHook = Callable[[Session, TrainingJob], None]
@@ -25,8 +26,7 @@ EndHook = Callable[[Session, TrainingJob], None]
 WITHOUT_RESULTS = (defer(TrainingJob.results_csv),)
 """Query option: load a job without its results file, which can be megabytes."""
 
-_FIRST_PAUSE_S = 2.0
-_MAX_PAUSE_S = 30.0
+_RETRIES = replace(BACKGROUND, max_retry_after_s=math.inf)  # a longer pause is made outside the worker
 _MIN_RESCHEDULE_S = 8.0  # shorter pauses are made in the worker; rescheduling costs a few commits
 MAX_ACTIVE_JOBS = 32
 """Maximum number of jobs that one worker runs at a time, not counting jobs that wait."""
@@ -67,7 +67,7 @@ class JobContext:
         """Show what the job waits for and, for long waits, until when; None: it no longer waits."""
         job = self.view()
         error_text, next_step = (error.what, error.next_step) if error else (None, None)
-        retry_after_s = getattr(error, "retry_after_s", None) or 0.0
+        retry_after_s = (error.retry_after_s if isinstance(error, Transient) else None) or 0.0
         not_before = utcnow() + timedelta(seconds=retry_after_s) if retry_after_s >= _MIN_RESCHEDULE_S else None
         if (job.error, job.next_step, job.not_before) != (error_text, next_step, not_before):
             with self.store.session() as session:  # not `update`: `updated_at` is the last answer of the provider
@@ -105,36 +105,30 @@ class JobContext:
 
         Args:
             call: must be safe to repeat.
-            max_attempts: None: no limit, until the job is cancelled. If the provider asks for a pause that is longer
-                than ours, there is no limit either.
+            max_attempts: None: no limit, until the job is cancelled.
 
         Raises:
             RateLimited, Unavailable: the last attempt failed.
             JobStopping: the worker stops or the job was cancelled.
-            RetryLater: the next attempt is far away and attempts are not limited; the job is rescheduled.
+            RetryLater: the job is rescheduled. The provider asks for a pause longer than ours, or the next pause is
+                long and attempts are not limited.
         """
-        attempts = 0
-        while True:
+
+        def attempt() -> T:
             try:
-                result = call()
-            except (RateLimited, Unavailable) as exc:
-                attempts += 1
-                retry_after_s = getattr(exc, "retry_after_s", None) or 0.0
-                if retry_after_s > _MAX_PAUSE_S:
-                    max_attempts = None
-                if max_attempts is not None and attempts >= max_attempts:
-                    raise
-                self.show_waiting(exc)
-                pause_s = max(retry_after_s, min(_MAX_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempts - 1, 10)))
-                if max_attempts is None:
-                    self.wait(pause_s)
-                else:
-                    self.pause(pause_s)
-                self.raise_if_cancelled()
-            else:
-                if attempts:
-                    self.show_waiting(None)
-                return result
+                return call()
+            except Transient as exc:
+                if exc.retry_after_s is not None and exc.retry_after_s > _RETRIES.cap_s:
+                    self.show_waiting(exc)
+                    raise RetryLater(exc.retry_after_s) from exc
+                raise
+
+        def pause(seconds: float) -> None:
+            (self.wait if max_attempts is None else self.pause)(seconds)
+            self.raise_if_cancelled()
+
+        policy = replace(_RETRIES, tries=max_attempts)
+        return call_with_retries(attempt, pause=pause, note=self.show_waiting, policy=policy)
 
     def raise_if_cancelled(self, status: str = "preparing") -> None:
         """Cancel the job if this was requested and the provider does not have it yet (the job is in `status`).

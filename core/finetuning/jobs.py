@@ -24,7 +24,7 @@ from core.finetuning.job_views import FINISHED, JobEvent, JobView, can_resume, e
 from core.message import msg
 from core.pricing import custom_prices
 from core.providers import Registry
-from core.rescheduling import RetryLater
+from core.providers.retry import RetryLater
 from core.settings import Settings
 
 __all__ = [

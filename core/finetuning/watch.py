@@ -18,7 +18,7 @@ from core.finetuning.tracker_logging import TrackerLogger
 from core.message import msg, sentences
 from core.pricing.price_book import PriceBook
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
-from core.rescheduling import RetryLater
+from core.providers.retry import RetryLater
 from core.sanitize import storable
 
 _POLL_S = 2.0  # the engine writes metrics about once a second

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from core.providers.retry import wait_s
+from core.providers import RetryPolicy
 
 _CEILINGS = {"engine": 4}  # the engine generates four texts at a time and queues the rest
 MAX_SHARED = 8  # answers in one request: a broken connection means at most eight retries
@@ -118,11 +118,11 @@ class CircuitBreaker:
     Args:
         threshold: failures in a row before the circuit opens. The requests in flight fail anyway when a provider goes
             down, so there is no use in a number far below theirs.
-        base_s, cap_s: the first pause is at most `base_s`; each further pause at most twice that, up to `cap_s`.
+        policy: length of the pauses.
     """
 
-    def __init__(self, threshold: int, base_s: float, cap_s: float) -> None:
-        self._threshold, self._base_s, self._cap_s = threshold, base_s, cap_s
+    def __init__(self, threshold: int, policy: RetryPolicy) -> None:
+        self._threshold, self._policy = threshold, policy
         self._failures = 0
         self._opened_at = float("-inf")
         self._resume_at = float("-inf")
@@ -150,7 +150,7 @@ class CircuitBreaker:
         self._failures += 1
         if self.is_open:
             tries = self._failures - self._threshold + 1
-            self._opened_at, self._resume_at = now, now + wait_s(tries, retry_after_s, self._base_s, self._cap_s)
+            self._opened_at, self._resume_at = now, now + self._policy.wait_s(tries, retry_after_s)
 
     def on_success(self) -> bool:
         """Record an answer. Returns True if it closed an open circuit."""

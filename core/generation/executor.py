@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store
 from core.db.tables import Run, utcnow
-from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Unavailable
+from core.errors import BadRequest, FabulaError, ModelNotFound, Transient
 from core.generation import leases, row_store, run_store
 from core.generation.claims import ClaimQueue, InFlight, PendingRequest
 from core.generation.concurrency import ConcurrencyControl, RunLimits, Throughput, ceiling
@@ -270,7 +270,7 @@ class RunExecutor:
             return
         try:
             self._connection.connect()
-        except (RateLimited, Unavailable) as exc:
+        except Transient as exc:
             self._retry_policy.cause = exc.what
         except FabulaError as exc:
             self._retry_policy.end_run(end_for_error(exc))

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from core.errors import (
-    FabulaError,
-    ModelNotFound,
-    ProviderError,
-    RateLimited,
-    Refused,
-    Unavailable,
-    Unreadable,
-)
+from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Transient, Unreadable
 from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
 from core.generation.response_classification import (
     RepeatedFailures,
@@ -27,9 +19,7 @@ from core.generation.response_classification import (
 )
 from core.generation.row_store import Claim, RowOutcome
 from core.message import msg
-from core.providers import Completion
-from core.providers.errors import retry_after_s
-from core.providers.retry import wait_s
+from core.providers import Completion, RetryPolicy
 
 _OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
 
@@ -104,8 +94,9 @@ class RequestRetryPolicy:
     def __init__(self, limits: RunLimits, concurrency: ConcurrencyControl, max_tokens: int, now: float) -> None:
         self._limits, self._concurrency, self._max_tokens = limits, concurrency, max_tokens
         self._repeated_failures = RepeatedFailures(limits.max_repeated_failures)
+        self._row_policy = RetryPolicy(base_s=limits.base_s, cap_s=limits.cap_s)
         self._circuit_breaker = CircuitBreaker(
-            limits.max_lost_requests, limits.base_s, _OUTAGE_CAP_FACTOR * limits.cap_s
+            limits.max_lost_requests, replace(self._row_policy, cap_s=_OUTAGE_CAP_FACTOR * limits.cap_s)
         )
         self._answers = 0
         self.last_answer_at = now
@@ -125,7 +116,7 @@ class RequestRetryPolicy:
 
     def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> SettleRow | RetryRow | ReleaseRow:
         """A request ended with an error."""
-        if isinstance(error, RateLimited | Unavailable):
+        if isinstance(error, Transient):
             return self._retry(error, attempts, now)
         if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
             self._count_answer(now)
@@ -172,9 +163,9 @@ class RequestRetryPolicy:
         if self._circuit_breaker.on_success():
             self._concurrency.restart()
 
-    def _retry(self, error: RateLimited | Unavailable, attempts: RowAttempts, now: float) -> SettleRow | RetryRow:
+    def _retry(self, error: Transient, attempts: RowAttempts, now: float) -> SettleRow | RetryRow:
         self.cause, self._rate_limited = error.what, isinstance(error, RateLimited)
-        lost, retry_after = error.may_be_billed, retry_after_s(error)
+        lost, retry_after = error.may_be_billed, error.retry_after_s
         if isinstance(error, RateLimited):
             self._concurrency.rate_limited(attempts.sent_at, now)
         elif self._answers > attempts.answers_seen or lost:
@@ -189,8 +180,7 @@ class RequestRetryPolicy:
             self.end_run(RunEnd("failed", _nothing_answered(attempts.failures, error)))  # the row stays pending
         if retry_after is not None and retry_after > self._limits.stall_s:
             self.end_run(RunEnd("waiting", error.what, retry_after))
-        wait = wait_s(max(1, attempts.count), retry_after, self._limits.base_s, self._limits.cap_s)
-        return RetryRow(wait, lost)
+        return RetryRow(self._row_policy.wait_s(max(1, attempts.count), retry_after), lost)
 
 
 def _failed_row(error: ProviderError) -> SettleRow:

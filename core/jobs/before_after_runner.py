@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from sqlalchemy import select
@@ -24,7 +25,7 @@ from core.finetuning.job_views import JobView
 from core.message import msg, sentences
 from core.pricing import custom_prices
 from core.providers import Client, CompletionRequest, Registry
-from core.retrying import RetryPolicy, call_with_retries, transient
+from core.providers.retry import BACKGROUND, call_with_retries, interruptible_pause, is_transient
 from core.settings import Settings
 from core.stories import stream
 
@@ -37,9 +38,7 @@ _TEMPERATURE, _TOP_P = 0.4, 0.7  # for stories: at 0 a small model repeats itsel
 _SEED = 8  # fixed, so the same models give the same answers
 _POLL_S = 0.5  # latency of a click on Stop
 _SAVE_S = 0.5  # how often a running answer is saved; pages read it from the database
-_RETRIES = RetryPolicy(
-    tries=50, first_pause_s=1.0, longest_pause_s=5.0
-)  # about four minutes: the engine may still be starting
+_RETRIES = replace(BACKGROUND, tries=50, base_s=1.0, cap_s=5.0)  # four minutes: the engine may still be starting
 _NEW_MODEL_S = 120.0  # the engine may serve a new model this long after its job has finished
 _INTERRUPTED = msg("The worker stopped while this text was being written. Writing it again is billed again.")
 
@@ -117,21 +116,15 @@ class _ComparisonRun:
         """The client of the job's provider; waits for an engine that is starting."""
         return self._with_retries(lambda: self._registry.get(job.provider))
 
-    def _with_retries(self, call: Callable[[], T], retryable: Callable[[FabulaError], bool] = transient) -> T:
-        def attempt() -> T:
-            self._raise_if_stopped()
-            return call()
-
+    def _with_retries(self, call: Callable[[], T], retryable: Callable[[FabulaError], bool] = is_transient) -> T:
+        self._raise_if_stopped()
         return call_with_retries(
-            attempt, pause=self._pause, note=self._set_reason, policy=_RETRIES, retryable=retryable
+            call,
+            pause=interruptible_pause(self.stopping, self._raise_if_stopped),
+            note=lambda error: self._set_reason(error and error.what),
+            policy=_RETRIES,
+            retryable=retryable,
         )
-
-    def _pause(self, seconds: float) -> None:
-        """Wait; raises _ComparisonStopped as soon as the comparison is stopped."""
-        while seconds > 0:
-            self.stopping.wait(min(_POLL_S, seconds))
-            self._raise_if_stopped()
-            seconds -= _POLL_S
 
     def _choose_prompts(self, job: JobView) -> None:
         """Choose the prompts and the request settings, unless an earlier worker did."""
@@ -273,7 +266,7 @@ def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> b
     if isinstance(error, ModelNotFound):
         ended = job.finished_at
         return side == "tuned" and ended is not None and (utcnow() - ended).total_seconds() < _NEW_MODEL_S
-    return transient(error)
+    return is_transient(error)
 
 
 def _next_step(error: FabulaError, client: Client, side: str) -> str:

@@ -5,7 +5,7 @@ Start with `Registry` (which endpoints are configured) and `Client` (the calls t
 
 from core.providers.client import Client
 from core.providers.registry import Registry
-from core.providers.retry import RetryLimits
+from core.providers.retry import RetryPolicy
 from core.providers.schemas import (
     Choice,
     Completion,
@@ -34,7 +34,7 @@ __all__ = [
     "RemoteCheckpoint",
     "RemoteEvent",
     "RemoteJob",
-    "RetryLimits",
+    "RetryPolicy",
     "StreamFacts",
     "TextStream",
 ]

@@ -18,7 +18,7 @@ from core.providers.batches import RemoteBatch, read_batch
 from core.providers.finetuning import INTENT, NEWEST, FineTuning
 from core.providers.generation import Generation
 from core.providers.parameters import PATHS, adjust_body, request_body
-from core.providers.retry import RetryLimits
+from core.providers.retry import RetryPolicy
 from core.providers.schemas import CompletionRequest, Endpoint, Provider
 
 _WINDOW = "24h"  # the only value that the API supports
@@ -26,7 +26,7 @@ _PAGE = 100
 _BLOCK = 1 << 16  # bytes per read when downloading a file
 _SUPPORT_CACHE_S = 600.0  # changes only when the endpoint is upgraded
 _ERROR_CACHE_S = 30.0
-_TIMEOUT_S = 3.0  # a form waits for it
+_ONE_TRY = RetryPolicy(tries=1, total_s=3.0)  # a form waits for it
 _batch_support: dict[str, tuple[bool, float]] = {}  # base URL → result, and until when it is valid
 
 
@@ -136,10 +136,8 @@ def supports_batch(provider: Provider) -> bool:
     if time.monotonic() < valid_until:
         return supported
     try:
-        supported, ttl_s = (
-            Client(provider, retry_limits=RetryLimits(_TIMEOUT_S, 1), timeout=_TIMEOUT_S).supports_batches(),
-            _SUPPORT_CACHE_S,
-        )
+        client = Client(provider, retry_policy=_ONE_TRY, timeout=_ONE_TRY.total_s)
+        supported, ttl_s = client.supports_batches(), _SUPPORT_CACHE_S
     except ProviderError:
         supported, ttl_s = False, _ERROR_CACHE_S
     _batch_support[provider.base_url] = (supported, time.monotonic() + ttl_s)

@@ -21,7 +21,7 @@ import openai
 from core.errors import Cancelled
 from core.providers.endpoint_setup import LOOPBACK, check_setup
 from core.providers.errors import not_an_api_answer, translate_errors
-from core.providers.retry import RetryLimits, with_retries, with_retries_async
+from core.providers.retry import RetryPolicy, with_retries, with_retries_async
 from core.providers.schemas import Provider
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ class Connection:
 
     Args:
         provider: the endpoint.
-        retry_limits: limits for retrying calls that are safe to repeat.
+        retry_policy: for calls that are safe to repeat.
         transport, async_transport: replace the network in tests.
         timeout: in seconds; replaces the defaults.
     """
@@ -60,13 +60,13 @@ class Connection:
         self,
         provider: Provider,
         *,
-        retry_limits: RetryLimits | None = None,
+        retry_policy: RetryPolicy | None = None,
         transport: httpx2.BaseTransport | None = None,
         async_transport: httpx2.AsyncBaseTransport | None = None,
         timeout: httpx2.Timeout | float | None = None,
     ) -> None:
         self.provider = provider
-        self._retry_limits = retry_limits or RetryLimits()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._transport = transport
         self._async_transport = async_transport
         self._timeout = _TIMEOUT if timeout is None else timeout
@@ -140,11 +140,11 @@ class Connection:
 
     def _with_retries(self, call: Callable[[], T]) -> T:
         """Call with retries; only for idempotent calls."""
-        return with_retries(lambda: self._once(call), self._retry_limits)
+        return with_retries(lambda: self._once(call), self._retry_policy)
 
     def _with_paid_retries(self, call: Callable[[], T]) -> T:
         """Call with retries; a paid call is repeated only after errors that certainly were not billed."""
-        return with_retries(lambda: self._once(call), self._retry_limits, paid=self.provider.kind != "engine")
+        return with_retries(lambda: self._once(call), self._retry_policy, paid=self.provider.kind != "engine")
 
     async def _with_paid_retries_async(self, call: Callable[[], Awaitable[T]]) -> T:
         """`_with_paid_retries` on the running event loop."""
@@ -153,7 +153,7 @@ class Connection:
             with translate_errors(self.provider):
                 return await call()
 
-        return await with_retries_async(once, self._retry_limits, paid=self.provider.kind != "engine")
+        return await with_retries_async(once, self._retry_policy, paid=self.provider.kind != "engine")
 
     def _headers(self) -> Mapping[str, str]:
         """Our key only: by default the SDK adds headers from OPENAI_* variables to requests to every endpoint."""

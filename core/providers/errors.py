@@ -45,11 +45,6 @@ _NO_ROUTE = re.compile(r"unexpected endpoint or method", re.I)  # LM Studio, und
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
 
-def retry_after_s(error: BaseException) -> float | None:
-    """The server's `retry-after` in seconds; None: not given."""
-    return error.retry_after_s if isinstance(error, RateLimited | Unavailable) else None
-
-
 @contextmanager
 def translate_errors(provider: Provider) -> Iterator[None]:
     """Translate every SDK error raised in the block.

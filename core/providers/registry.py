@@ -12,7 +12,7 @@ from core.errors import NotFound
 from core.message import msg
 from core.providers.azure import Azure
 from core.providers.client import Client
-from core.providers.retry import RetryLimits
+from core.providers.retry import RetryPolicy
 from core.providers.schemas import Provider
 from core.providers.together import Together
 from core.settings import Settings
@@ -31,14 +31,14 @@ class Registry:
 
     Args:
         providers: the endpoints, the default first.
-        retry_limits: for their clients.
+        retry_policy: for their clients.
     """
 
     def __init__(
         self,
         providers: Iterable[Provider | tuple[str, Callable[[], Provider]]],
         *,
-        retry_limits: RetryLimits | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self._providers: dict[str, Callable[[], Provider]] = {}
         for item in providers:
@@ -46,7 +46,7 @@ class Registry:
                 self._providers[item.id] = partial(_constant, item)
             else:
                 self._providers[item[0]] = item[1]
-        self._retry_limits = retry_limits
+        self._retry_policy = retry_policy
         self._clients: dict[str, Client] = {}
         self._lock = threading.Lock()
 
@@ -96,22 +96,22 @@ class Registry:
         with self._lock:
             client = self._clients.get(provider_id)
             if client is None or client.provider != provider:
-                client = self._clients[provider_id] = _client_class(provider)(provider, retry_limits=self._retry_limits)
+                client = self._clients[provider_id] = _client_class(provider)(provider, retry_policy=self._retry_policy)
             return client
 
-    def client(self, provider_id: str, *, retry_limits: RetryLimits, timeout: float) -> Client:
+    def client(self, provider_id: str, *, retry_policy: RetryPolicy, timeout: float) -> Client:
         """A new client of a provider with its own limits.
 
         Args:
             provider_id: the provider.
-            retry_limits: for its calls.
+            retry_policy: for its calls.
             timeout: in seconds.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.
         """
         provider = self.provider(provider_id)
-        return _client_class(provider)(provider, retry_limits=retry_limits, timeout=timeout)
+        return _client_class(provider)(provider, retry_policy=retry_policy, timeout=timeout)
 
 
 def _client_class(provider: Provider) -> type[Client]:

@@ -1,102 +1,178 @@
-"""Retries with exponential backoff: full jitter, the server's `retry-after` first, a limit on the total time.
+"""Retries of provider calls: which errors are repeated, how often, and how long to wait in between.
+
+`core.errors.Transient` is the errors that a later call may not meet. A single request is retried for a minute
+(`with_retries`); a background job can wait for minutes, shows why, and stops when asked (`call_with_retries`); runs and
+batches schedule their own requests and only ask how long to wait (`RetryPolicy.wait_s`).
 
 Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeVar
 
 import backoff
 
-from core.errors import ProviderError, RateLimited, Unavailable
-from core.providers.errors import retry_after_s
+from core.errors import FabulaError, Transient
 
 T = TypeVar("T")
 
-RETRIED = (RateLimited, Unavailable)  # other errors would not go away on a retry
+_STOP_POLL_S = 0.5  # a stopped job leaves its pause after this long
+
+
+class RetryLater(Exception):
+    """Resume this job after `seconds`, possibly in another worker: what it waits for takes long.
+
+    Raise it only when everything the job needs is in the ledger.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"nothing to do for {seconds} s")
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
-class RetryLimits:
-    """Limits for retrying one call.
+class RetryPolicy:
+    """How often a call is made, and how long to wait in between. The defaults are for a single request.
 
     Attributes:
-        total_s: limit on the total time, with all attempts and waits.
-        tries: maximum number of attempts.
-        base_s, cap_s: the first wait is at most `base_s`; the bound doubles with each attempt, up to `cap_s`.
+        tries: maximum number of calls; None: no limit.
+        base_s, cap_s: the first wait is at most `base_s`; the bound doubles with each further one, up to `cap_s`.
+        jitter: waits are random up to their bound, so that many requests do not return at the same moment.
+        total_s: limit on the total time with all calls and waits; applies to `with_retries`.
+        max_retry_after_s: a server that asks for a longer wait is not called again; applies to `call_with_retries`.
     """
 
-    total_s: float = 60.0
-    tries: int = 5
+    tries: int | None = 5
     base_s: float = 0.5
     cap_s: float = 20.0
+    jitter: bool = True
+    total_s: float = 60.0
+    max_retry_after_s: float = math.inf
+
+    def wait_s(self, tries: int, retry_after_s: float | None = None) -> float:
+        """Seconds until the next call, after `tries` (≥ 1) failed ones.
+
+        A server's `retry-after` is obeyed, plus up to a tenth of it (at most `base_s`) as jitter. Without jitter, the
+        wait is the bound, or `retry_after_s` if that is longer.
+        """
+        bound_s = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
+        if not self.jitter:
+            return max(retry_after_s or 0.0, bound_s)
+        if retry_after_s is None:
+            return float(backoff.full_jitter(bound_s))
+        spread_s = min(self.base_s, retry_after_s / 10) if retry_after_s >= self.base_s else self.base_s
+        return float(retry_after_s + backoff.full_jitter(spread_s))
 
 
-def wait_s(tries: int, server_wait_s: float | None, base_s: float, cap_s: float) -> float:
-    """Seconds until the next attempt, after `tries` (≥ 1) failed ones.
-
-    A server's `retry-after` is honoured, plus up to a tenth of it (at most `base_s`) so that many waiting requests do
-    not return at the same moment; otherwise full jitter under an exponential bound.
-    """
-    if server_wait_s is not None:
-        return float(
-            server_wait_s + backoff.full_jitter(min(base_s, server_wait_s / 10) if server_wait_s >= base_s else base_s)
-        )
-    return float(backoff.full_jitter(min(cap_s, base_s * 2.0 ** min(tries - 1, 30))))
+BACKGROUND = RetryPolicy(tries=12, base_s=2.0, cap_s=30.0, jitter=False, max_retry_after_s=120.0)
+"""For `call_with_retries`: the waits add up to about four minutes."""
 
 
-def with_retries(call: Callable[[], T], retry_limits: RetryLimits, *, paid: bool = False) -> T:
-    """Return `call()`, retrying after `RateLimited` and `Unavailable`. Only for calls that are safe to repeat.
+def is_transient(error: FabulaError) -> bool:
+    """Whether the same call may succeed later: the provider is unavailable or limits the rate."""
+    return isinstance(error, Transient)
+
+
+def with_retries(call: Callable[[], T], policy: RetryPolicy, *, paid: bool = False) -> T:
+    """Return `call()`, retried after transient errors. Only for calls that are safe to repeat.
 
     Args:
         call: one attempt.
-        retry_limits: limits on time and attempts.
+        policy: limits on time and number of calls.
         paid: each attempt costs money. It is then repeated only after errors that were certainly not billed; a request
             that timed out may be.
 
     Raises:
-        ProviderError: the last error, when a limit is reached or the server asks for a longer wait.
+        ProviderError: the last error, when a limit is reached or the server asks for a longer wait than is left.
     """
-    result: T = _retrying(retry_limits, paid)(call)()
+    result: T = _retrying(policy, paid)(call)()
     return result
 
 
-async def with_retries_async(call: Callable[[], Awaitable[T]], retry_limits: RetryLimits, *, paid: bool = False) -> T:
+async def with_retries_async(call: Callable[[], Awaitable[T]], policy: RetryPolicy, *, paid: bool = False) -> T:
     """`with_retries` on the running event loop: waits can be cancelled."""
 
     async def awaited() -> T:
         return await call()
 
-    result: T = await _retrying(retry_limits, paid)(awaited)()
+    result: T = await _retrying(policy, paid)(awaited)()
     return result
 
 
-def _retrying(retry_limits: RetryLimits, paid: bool) -> Callable[[Any], Any]:
+def call_with_retries(
+    call: Callable[[], T],
+    *,
+    pause: Callable[[float], object],
+    note: Callable[[FabulaError | None], object],
+    policy: RetryPolicy = BACKGROUND,
+    retryable: Callable[[FabulaError], bool] = is_transient,
+) -> T:
+    """Return `call()`, retried by a background job while it raises a retryable error.
+
+    Args:
+        call: safe to repeat.
+        pause: waits the given number of seconds (see `interruptible_pause`); an exception from it ends the retries.
+        note: called with the error before each pause, and with None once a retry has succeeded.
+        policy: number of calls and length of the pauses.
+        retryable: decides whether an error is worth another call.
+
+    Raises:
+        FabulaError: the error of the last call, or one that is not retryable.
+    """
+    for tries in count(1):
+        try:
+            result = call()
+        except FabulaError as exc:
+            retry_after_s = exc.retry_after_s if isinstance(exc, Transient) else None
+            if tries == policy.tries or (retry_after_s or 0.0) > policy.max_retry_after_s or not retryable(exc):
+                raise
+            note(exc)
+            pause(policy.wait_s(tries, retry_after_s))
+        else:
+            if tries > 1:
+                note(None)
+            return result
+    raise AssertionError("the last call returns or raises")
+
+
+def interruptible_pause(stopping: threading.Event, check: Callable[[], object]) -> Callable[[float], None]:
+    """A pause for `call_with_retries` that ends when `check` raises; it is called at least twice a second."""
+
+    def pause(seconds: float) -> None:
+        while seconds > 0:
+            stopping.wait(min(_STOP_POLL_S, seconds))
+            check()
+            seconds -= _STOP_POLL_S
+
+    return pause
+
+
+def _retrying(policy: RetryPolicy, paid: bool) -> Callable[[Any], Any]:
     """A decorator that retries a function or coroutine function within the limits."""
 
     def waits() -> Generator[float, Any, None]:
         error = yield 0.0
-        tries = 1
-        while True:
-            error = yield wait_s(tries, retry_after_s(error), retry_limits.base_s, retry_limits.cap_s)
-            tries += 1
+        for tries in count(1):
+            error = yield policy.wait_s(tries, error.retry_after_s)
 
     started = time.monotonic()
 
-    def give_up(error: Exception) -> bool:
-        if paid and isinstance(error, ProviderError) and error.may_be_billed:
-            return True
-        return (time.monotonic() - started) + (retry_after_s(error) or 0.0) > retry_limits.total_s
+    def give_up(error: Any) -> bool:
+        elapsed_s = time.monotonic() - started
+        return (paid and error.may_be_billed) or elapsed_s + (error.retry_after_s or 0.0) > policy.total_s
 
     return backoff.on_exception(
         waits,
-        RETRIED,
-        max_tries=retry_limits.tries,
-        max_time=retry_limits.total_s,
+        Transient,
+        max_tries=policy.tries,
+        max_time=policy.total_s,
         jitter=None,  # `wait_s` already includes jitter
         giveup=give_up,
         logger=None,

@@ -18,7 +18,7 @@ from core.finetuning import cpu_speed_estimate, jobs
 from core.message import msg, sentences
 from core.pricing.prices import ENGINE
 from core.providers import Registry
-from core.rescheduling import RetryLater
+from core.providers.retry import RetryLater
 from core.tours import tour_plan
 from core.tours.tour import UNFINISHED, steps_from
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from core.datasets import grid
 from core.db import rescue_files
 from core.db.store import Store
-from core.errors import BadRequest, FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.errors import BadRequest, FabulaError, NotFound, StorageFull, Transient
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_results import (
     BatchResults,
@@ -149,7 +149,7 @@ class BatchLifecycle:
         batch_store.update_batch(self._store, batch.id, state="submitting", input_file=input_file)
         try:
             remote = client.create_batch(input_file, self._endpoint(client), batch.id)
-        except (RateLimited, Unavailable):
+        except Transient:
             raise
         except FabulaError as exc:  # the provider refused it
             self.close(batch, "failed", storable(exc.what))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from core.errors import BadRequest, ModelNotFound, RateLimited, Refused, Unavailable
+from core.errors import BadRequest, ModelNotFound, Refused, Transient, Unavailable
 from core.generation.batch.batch_settlement import BatchOutcome
 from core.generation.response_classification import RepeatedFailures, RunEnd, classify, end_for_error
 from core.message import msg
@@ -67,7 +67,7 @@ class BatchResults:
         if old:
             return BatchOutcome(answer.custom_id, "pending")
         error = answer.error or Unavailable(msg("The provider's file lists this row without an answer."))
-        if isinstance(error, RateLimited | Unavailable):
+        if isinstance(error, Transient):
             return self.count_failure(answer.custom_id, error.what)
         if isinstance(error, Refused | ModelNotFound):
             self.end = self.end or end_for_error(error)

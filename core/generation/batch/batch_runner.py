@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
-from core.errors import FabulaError, NotFound, RateLimited, StorageFull, Unavailable
+from core.errors import FabulaError, NotFound, StorageFull, Transient
 from core.generation import run_budget, run_store
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_lifecycle import BatchLifecycle
@@ -27,9 +27,7 @@ from core.generation.run_store import RunContext
 from core.message import msg
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
-from core.providers import Registry
-from core.providers.errors import retry_after_s
-from core.providers.retry import wait_s
+from core.providers import Registry, RetryPolicy
 from core.settings import Settings
 
 _CANCELLING = msg("The provider is ending the batch; the texts written so far are collected.")
@@ -257,9 +255,10 @@ class _BatchRunner:
             end = action()
         except StorageFull:
             raise
-        except (RateLimited, Unavailable) as exc:
+        except Transient as exc:
             self._attempts[batch_id] = self._attempts.get(batch_id, 0) + 1
-            pause_s = wait_s(self._attempts[batch_id], retry_after_s(exc), self._timing.base_s, self._timing.cap_s)
+            policy = RetryPolicy(base_s=self._timing.base_s, cap_s=self._timing.cap_s)
+            pause_s = policy.wait_s(self._attempts[batch_id], exc.retry_after_s)
             self._next_at[batch_id] = time.monotonic() + pause_s
             self._errors[batch_id] = msg("Waiting {seconds} s. {cause}", seconds=max(1, round(pause_s)), cause=exc.what)
             return None

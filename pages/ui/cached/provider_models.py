@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.errors import FabulaError, StorageFull
-from core.providers import Client, ModelInfo, RetryLimits
+from core.providers import Client, ModelInfo, RetryPolicy
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
 from core.status import Status, collect
@@ -17,7 +17,7 @@ from pages.ui import unexpected_errors
 from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
 
 _MODELS_S = 5  # a model appears at most this long after its job ends
-_QUICK = RetryLimits(total_s=3.0, tries=1)  # a page does not wait for an unreachable endpoint; it shows an error
+_QUICK = RetryPolicy(total_s=3.0, tries=1)  # a page does not wait for an unreachable endpoint; it shows an error
 _QUICK_TIMEOUT_S = 3.0
 
 
@@ -63,7 +63,7 @@ def ask_models(provider: str) -> list[ModelInfo]:
 
 def quick(provider: str) -> Client:
     """A client for pages: one attempt with a short timeout."""
-    return registry().client(provider, retry_limits=_QUICK, timeout=_QUICK_TIMEOUT_S)
+    return registry().client(provider, retry_policy=_QUICK, timeout=_QUICK_TIMEOUT_S)
 
 
 def status() -> Status:

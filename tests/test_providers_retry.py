@@ -1,11 +1,14 @@
-"""Retried provider calls: how often, with which pauses, for which errors, and with which notes."""
+"""Retries of provider calls: how often, with which pauses, for which errors, and with which notes."""
 
 from __future__ import annotations
+
+import threading
+from dataclasses import replace
 
 import pytest
 
 from core.errors import BadRequest, FabulaError, ModelNotFound, RateLimited, Refused, ServerError, Unavailable
-from core.retrying import RetryPolicy, call_with_retries
+from core.providers.retry import BACKGROUND, RetryPolicy, call_with_retries, interruptible_pause
 
 _AWAY = Unavailable("It is away.", "Wait.")
 
@@ -23,8 +26,11 @@ class Calls:
             raise self.failures.pop(0)
         return "answer"
 
-    def go(self, policy: RetryPolicy | None = None) -> str:
-        return call_with_retries(self, pause=self.pauses.append, note=self.notes.append, policy=policy or RetryPolicy())
+    def note(self, error: FabulaError | None) -> None:
+        self.notes.append(error and error.what)
+
+    def go(self, policy: RetryPolicy = BACKGROUND) -> str:
+        return call_with_retries(self, pause=self.pauses.append, note=self.note, policy=policy)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_the_last_error_is_raised_when_the_tries_are_used_up() -> None:
 
 def test_a_policy_sets_the_pauses() -> None:
     calls = Calls(*[_AWAY] * 4)
-    assert calls.go(RetryPolicy(tries=5, first_pause_s=1.0, longest_pause_s=3.0)) == "answer"
+    assert calls.go(RetryPolicy(tries=5, base_s=1.0, cap_s=3.0, jitter=False)) == "answer"
     assert calls.pauses == [1, 2, 3, 3]
 
 
@@ -84,5 +90,46 @@ def test_a_pause_that_raises_ends_it() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        call_with_retries(calls, pause=stop, note=calls.notes.append)
+        call_with_retries(calls, pause=stop, note=calls.note)
     assert calls.made == 1
+
+
+def test_a_policy_without_a_limit_goes_on() -> None:
+    calls = Calls(*[_AWAY] * 100)
+    assert calls.go(replace(BACKGROUND, tries=None)) == "answer"
+    assert calls.pauses[-1] == BACKGROUND.cap_s
+
+
+@pytest.mark.parametrize(
+    ("tries", "retry_after_s", "wait_s"), [(1, None, 2), (4, None, 16), (5, None, 30), (2_000, None, 30), (1, 90.0, 90)]
+)
+def test_a_wait_without_jitter_is_its_bound_or_the_longer_one_that_the_server_asks_for(
+    tries: int, retry_after_s: float | None, wait_s: float
+) -> None:
+    assert RetryPolicy(base_s=2.0, cap_s=30.0, jitter=False).wait_s(tries, retry_after_s) == wait_s
+
+
+def test_an_interruptible_pause_ends_when_the_job_is_stopped() -> None:
+    stopping, checks = threading.Event(), list[int]()
+    stopping.set()  # each wait returns at once
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interruptible_pause(stopping, check)(3_600.0)
+    assert len(checks) == 3
+
+
+def test_an_interruptible_pause_has_the_asked_length() -> None:
+    waits = list[float]()
+
+    class Clock(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout or 0.0)
+            return False
+
+    interruptible_pause(Clock(), lambda: None)(1.7)
+    assert sum(waits) == pytest.approx(1.7) and max(waits) <= 0.5
