@@ -27,7 +27,7 @@ class Calls:
         return "answer"
 
     def note(self, error: FabulaError | None) -> None:
-        self.notes.append(error and error.what)
+        self.notes.append(error.what if error else None)
 
     def go(self, policy: RetryPolicy = BACKGROUND) -> str:
         return call_with_retries(self, pause=self.pauses.append, note=self.note, policy=policy)

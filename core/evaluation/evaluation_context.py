@@ -92,7 +92,7 @@ class EvaluationContext:
         return call_with_retries(
             call,
             pause=interruptible_pause(self.stopping, self.raise_if_stopped),
-            note=lambda error: self.set_reason(error and error.what),
+            note=lambda error: self.set_reason(error.what if error else None),
         )
 
     def set_reason(self, reason: str | None) -> None:

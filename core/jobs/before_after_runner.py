@@ -121,7 +121,7 @@ class _ComparisonRun:
         return call_with_retries(
             call,
             pause=interruptible_pause(self.stopping, self._raise_if_stopped),
-            note=lambda error: self._set_reason(error and error.what),
+            note=lambda error: self._set_reason(error.what if error else None),
             policy=_RETRIES,
             retryable=retryable,
         )
