@@ -14,10 +14,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import engine_endpoint, gc_tuning, logs, permissions
+from core import file_permissions, gc_tuning, logs
+from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
+from core.providers import engine_endpoint
 from core.settings import Settings
-from core.supervisor import EngineProcess
 from pages.ui import downloads, session_storage
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
@@ -28,7 +29,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
     logs.configure(logging.WARNING)
     settings = Settings.from_env()
-    permissions.keep_private(settings.home)
+    file_permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
     worker.start()

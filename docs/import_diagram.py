@@ -21,7 +21,7 @@ _BEGIN, _END = "```mermaid\n", "```\n"
 _BOXES = {
     "app": ("app.py<br>server, start and stop", ("app",)),
     "pages": ("pages/<br>Streamlit scripts and pages/ui", ("pages",)),
-    "jobs": ("core/jobs<br>worker and kinds of work", ("core.jobs", "core.recovery", "core.supervisor")),
+    "jobs": ("core/jobs<br>worker, engine supervisor", ("core.jobs",)),
     "tours": ("core/tours<br>the guided tour", ("core.tours",)),
     "charts": ("core/charts<br>Vega-Lite", ("core.charts",)),
     "model_profile": ("core/model_profile<br>what a model is for", ("core.model_profile",)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from core.jobs.engine_supervisor import EngineProcess
 from core.settings import Settings
-from core.supervisor import EngineProcess
 
 
 def main() -> None:

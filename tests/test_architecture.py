@@ -47,7 +47,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.message",
     "core.logs",
     "core.packaged_models",
-    "core.permissions",
+    "core.file_permissions",
 )
 
 _ABOVE_GENERATION = ("core.finetuning", "core.evaluation", "core.stories", "core.tours", "core.jobs")

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text as sql
 
-from core import supervisor
 from core.actor import LOCAL
 from core.db.store import Store
 from core.engine.api import app
 from core.errors import BadRecipe, FabulaError
 from core.generation import claims, provider_connection, retry_policy, row_store, run_store, runs
+from core.jobs import engine_supervisor
 from core.jobs.job_kinds import KINDS
 from core.jobs.task_runner import TaskRunner
 from core.providers import CompletionRequest
@@ -132,9 +132,9 @@ def test_the_engine_is_kept_after_an_unexpected_error(
             raise error
         lived.set()
 
-    monkeypatch.setattr(supervisor, "_LONGEST_PAUSE_S", 0.01)
-    monkeypatch.setattr(supervisor.EngineProcess, "_run_until_stopped", live)
-    engine = supervisor.EngineProcess(settings)
+    monkeypatch.setattr(engine_supervisor, "_LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(engine_supervisor.EngineProcess, "_run_until_stopped", live)
+    engine = engine_supervisor.EngineProcess(settings)
     settings.engine_home.mkdir(parents=True)
     engine.start()
     try:

@@ -15,7 +15,6 @@ import openai
 import pandas as pd
 import pytest
 
-from core import engine_endpoint
 from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
@@ -23,6 +22,7 @@ from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm
+from core.providers import engine_endpoint
 from core.settings import Settings
 from tests import browser_page, studio_process
 from tests.browser_page import TRAINED_MS, expect, press, press_if_there, settled, shown, visit

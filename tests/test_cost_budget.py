@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from core.actor import LOCAL, Actor
+from core.confidence_interval import wilson
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
@@ -21,7 +22,6 @@ from core.evaluation.scoring import Interval
 from core.pricing import budget, custom_prices, quality, spend, spend_history
 from core.pricing.price_book import PriceBook, cost_of, speech_cost, training_cost
 from core.pricing.quality import Quality
-from core.statistics import wilson
 
 _ANNA = Actor("anna", "Anna", "editor")
 _VIEWER = Actor("vic", "Vic", "viewer")

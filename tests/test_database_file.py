@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from core import recovery
 from core.db import rescue_files
 from core.db import store as store_module
 from core.db.store import Store, new_id
@@ -22,6 +21,7 @@ from core.db.tables import Row, Spend, Tour
 from core.errors import DatabaseLost
 from core.generation import executor
 from core.generation.concurrency import RunLimits
+from core.jobs import recovery
 from core.settings import Settings
 from tests.fault_server import FaultServer, held, text
 from tests.fault_server import story_server as story_server

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import pytest
 
-from core.decimal_input import format_number, parse
 from core.errors import FabulaError
+from core.pricing.decimal_input import format_number, parse
 
 _MOST = Decimal(10_000_000)
 

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, select, text
 
-from core import engine_endpoint, i18n, message
+from core import i18n, message
 from core.db.rescue_files import Entry, RescueFile, consume
 from core.db.tables.base import MessageText
 from core.errors import NotFound
 from core.message import Message, msg, sentences
+from core.providers import engine_endpoint
 from core.settings import Settings
 from pages.ui import failure_labels, lang
 

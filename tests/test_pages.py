@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import engine_endpoint
 from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.db.store import Store, new_id
@@ -21,9 +20,10 @@ from core.errors import Unavailable
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm
 from core.generation import executor, runs
+from core.jobs.system_status import Status
 from core.pricing import spend
+from core.providers import engine_endpoint
 from core.settings import Settings
-from core.status import Status
 from core.stories import stream
 from pages.ui import about, cached, models
 from tests import fault_server

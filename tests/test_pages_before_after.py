@@ -14,7 +14,7 @@ from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob
 from core.db.tables.story import COMPARISON
 from core.evaluation import before_after, unseen_prompts
 from core.finetuning import jobs
-from core.status import EngineStatus
+from core.jobs.system_status import EngineStatus
 from pages.ui import cached
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, labels, trouble, visit, words

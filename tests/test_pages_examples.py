@@ -21,7 +21,7 @@ from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after, run_export
 from core.finetuning import examples, jobs
-from core.status import EngineStatus
+from core.jobs.system_status import EngineStatus
 from core.stories import library
 from pages.ui import cached, examples_answers
 from pages.ui.story import story_visit

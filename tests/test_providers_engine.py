@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from core import i18n, speed_measurement
+from core import i18n
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
-from core.generation import executor, runs
+from core.generation import executor, runs, speed_measurement
 from core.message import Message
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from sqlalchemy import select, update
 
-from core import process_identity, recovery
+from core import processes
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
@@ -31,6 +31,7 @@ from core.finetuning.submit import submit_to_provider
 from core.generation import leases, previewing, row_store, run_store, runs
 from core.generation.previewing import PreviewRow
 from core.generation.row_store import RowOutcome, row_entry
+from core.jobs import recovery
 from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
 from core.stories import library, stream
@@ -232,7 +233,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
         with store.session() as session:
             if holder == "another machine, listed":
-                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=process_identity.identity()))
+                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=processes.identity()))
             session.execute(update(Row).where(Row.id == first_row(store, dataset_id).id).values(claimed_by=who))
         write(store, row_line(store, run_id, dataset_id, claimed_by=who if entry_names_it else "of another worker"))
         assert recovery.restore(store) == (0 if placed else 1)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from core.finetuning import results as results_module
 from core.finetuning.results import COLUMNS, parse
-from core.metrics import metric, metrics
+from core.providers.metric_parser import metric, metrics
 
 _ROOT = Path(__file__).parents[1]
 _EXCERPT = _ROOT / "data" / "samples" / "curie_2023_excerpt.csv"

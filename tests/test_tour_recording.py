@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bench import tour as bench
-from core import engine_endpoint
+from core.providers import engine_endpoint
 from core.settings import Settings
 from core.tours import tour_recording
 from core.tours.tour_recording import TourRecording

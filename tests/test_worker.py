@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from core import process_identity
+from core import processes
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store, new_id
@@ -180,7 +180,7 @@ def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
     if "unfinished" in broken:
         kind = replace(kind, unfinished=raising)
     if broken == "restore":
-        monkeypatch.setattr("core.recovery.restore", raising)
+        monkeypatch.setattr("core.jobs.recovery.restore", raising)
     task_runner = TaskRunner(store, lambda: None, {"tour": kind}, lambda *arguments: later.append(arguments))  # type: ignore[arg-type, return-value]
     task_runner.run("tour-1", "tour", item_id)
     assert [arguments[:2] for arguments in later] == [("tour", item_id)] and later[0][2] > 0
@@ -385,7 +385,7 @@ def test_a_worker_of_this_machine_is_dead_only_when_its_process_is(
     assert mine.live_ids() == {mine.id, other.id}
     now[0] = 3600.0
     assert mine.live_ids() == {mine.id, other.id}
-    monkeypatch.setattr(process_identity, "is_running", lambda identity: False)
+    monkeypatch.setattr(processes, "is_running", lambda identity: False)
     assert mine.live_ids() == {mine.id}
 
 

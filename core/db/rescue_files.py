@@ -1,7 +1,7 @@
 """Rescue files hold paid results that could not be written to the database: one JSON object per line.
 
-This module handles files and lines, not their content; `core.recovery` restores the entries. A line is durable once
-`add` has returned. The files are readable by their owner only (0600), because they contain prompts and texts.
+This module handles files and lines, not their content; `core.jobs.recovery` restores the entries. A line is durable
+once `add` has returned. The files are readable by their owner only (0600), because they contain prompts and texts.
 """
 
 from __future__ import annotations

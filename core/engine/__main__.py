@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
-from core import logs, permissions
+from core import file_permissions, logs
 
 EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
 DEFAULT_PORT = 8010
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
     token = _token(options, env)
     home = Path(options.home).expanduser().resolve()
     with _lock(home):
-        permissions.keep_private(home)
+        file_permissions.keep_private(home)
         _serve(options, home, token, env, _bind(options.host, options.port))
 
 

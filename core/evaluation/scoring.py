@@ -1,8 +1,8 @@
 """Scores of answers with confidence intervals. Pure.
 
-Intervals are 95 %; shares use Wilson's (`core.statistics`). Two models that answered the same rows are compared row by
-row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap (Koehn, 2004) for differences
-of scores.
+Intervals are 95 %; shares use Wilson's (`core.confidence_interval`). Two models that answered the same rows are
+compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap (Koehn, 2004)
+for differences of scores.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core import statistics
+from core import confidence_interval
 
 _RESAMPLES = 2_000  # the ends of the interval then vary by less than a tenth of its width
 _CHRF_N = 6  # characters; M. Popović, "chrF" (2015): n up to 6, recall counts twice as much
@@ -60,7 +60,7 @@ def wilson(right: int, n: int) -> Interval | None:
     """The share `right / n` with its Wilson interval; None: no rows."""
     if n <= 0:
         return None
-    return Interval(right / n, *statistics.wilson(right, n), n)
+    return Interval(right / n, *confidence_interval.wilson(right, n), n)
 
 
 def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 from core.db.store import Store
 from core.db.tables import Checkpoint
 from core.finetuning.figures import Definition, Figure
-from core.metrics import metrics
 from core.providers import RemoteCheckpoint
+from core.providers.metric_parser import metrics
 
 # Metric names of the providers; held-out rows first.
 _LOSSES: Mapping[Definition, Sequence[str]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from core.message import msg
-from core.metrics import NOT_MEASURED, PLACEHOLDERS, metric
+from core.providers.metric_parser import NOT_MEASURED, PLACEHOLDERS, metric
 
 COLUMNS = (
     "step",
@@ -105,8 +105,8 @@ def parse(text: str) -> Results:
 
     Accepts the headers of 2023 and today, columns in any order, missing columns, a BOM, and base64 encoding (OpenAI's
     file endpoint has sent that). If a step appears twice, the later line is used. Cells that mean "not measured"
-    (`core.metrics`) are empty; the rest of their line is used. Losses are not corrected: a negative loss is a bug of
-    the program that wrote it, and is shown.
+    (`core.providers.metric_parser`) are empty; the rest of their line is used. Losses are not corrected: a negative
+    loss is a bug of the program that wrote it, and is shown.
     """
     text = _decode(text)
     if len(text) > _FAST_PATH_CHARS and (fast := _parse_fast(text)) is not None:
@@ -195,7 +195,7 @@ def _frame(rows: list[dict[str, float]]) -> pd.DataFrame:
 
 
 def _drop_placeholders(frame: pd.DataFrame) -> pd.DataFrame:
-    """Replace placeholders for "not measured" by NaN: `core.metrics.metric` for whole columns."""
+    """Replace placeholders for "not measured" by NaN: `core.providers.metric_parser.metric` for whole columns."""
     losses = frame[_LOSSES]
     counts = frame[[name for name in COLUMNS if name not in _LOSSES and name != "step"]]
     return frame.assign(**losses.where(losses != NOT_MEASURED), **counts.where(counts >= 0))

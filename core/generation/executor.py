@@ -72,7 +72,7 @@ def execute(
         NotFound, BadRecipe: there is nothing to run.
         StorageFull: the database cannot be written, and `stopping` is set or the run could not be started.
         DatabaseLost: the database was deleted, damaged, or is no longer writable. Nothing was sent from then on; later
-            answers are in a rescue file (see `core.recovery`).
+            answers are in a rescue file (see `core.jobs.recovery`).
     """
     stop_event = stopping or threading.Event()
     with leases.hold_lease() as claimant:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core import process_identity
+from core import processes
 from core.db.store import new_id
 from core.db.worker_heartbeats import WorkerBeat
 
@@ -20,7 +20,7 @@ _active_claimants: set[str] = set()  # executors in this process
 @contextmanager
 def hold_lease() -> Iterator[str]:
     """Yield an id for one executor: host, process with its start time, and a unique number. Valid within the block."""
-    claimant = f"{_host_hash(socket.gethostname())}:{process_identity.identity()}:{new_id()}"
+    claimant = f"{_host_hash(socket.gethostname())}:{processes.identity()}:{new_id()}"
     _active_claimants.add(claimant)
     try:
         yield claimant
@@ -49,11 +49,7 @@ def _is_alive(claimant: str, registered: set[tuple[str, str]]) -> bool:
     host, process = _split_claimant(claimant)
     if host != _host_hash(socket.gethostname()):
         return (host, process) in registered
-    return (
-        claimant in _active_claimants
-        if process == process_identity.identity()
-        else process_identity.is_running(process)
-    )
+    return claimant in _active_claimants if process == processes.identity() else processes.is_running(process)
 
 
 def _split_claimant(claimant: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, func, select
 
-from core import process_identity
+from core import processes
 from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, utcnow
 from core.db.worker_heartbeats import WorkerBeat
@@ -66,9 +66,7 @@ class Heartbeat:
         with self._store.session() as session:
             row = session.get(WorkerBeat, self.id)
             if row is None:
-                session.add(
-                    row := WorkerBeat(id=self.id, host=socket.gethostname(), process=process_identity.identity())
-                )
+                session.add(row := WorkerBeat(id=self.id, host=socket.gethostname(), process=processes.identity()))
             row.beat_at, row.running = utcnow(), running
 
     def stop(self) -> None:
@@ -113,4 +111,4 @@ class Heartbeat:
 
 def _process_ended(beat: WorkerBeat) -> bool:
     """Whether a worker of this machine has certainly ended."""
-    return beat.host == socket.gethostname() and not process_identity.is_running(beat.process)
+    return beat.host == socket.gethostname() and not processes.is_running(beat.process)

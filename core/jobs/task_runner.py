@@ -7,9 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from core import recovery
 from core.db.store import Store
 from core.errors import DatabaseLost, FabulaError, StorageFull
+from core.jobs import recovery
 from core.jobs.job_kinds import JobKind, RegistryMaker
 from core.message import msg
 

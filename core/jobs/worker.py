@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from core import logs, permissions, recovery
+from core import file_permissions, logs
 from core.db.store import Store
 from core.errors import DatabaseLost, FabulaError, StorageFull
+from core.jobs import recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat, WorkerState, worker_state
 from core.jobs.job_kinds import KINDS, JobKind, RegistryMaker
 from core.jobs.task_runner import TaskRunner, running_workflows
@@ -166,7 +167,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
     settings = Settings.from_env()
-    permissions.keep_private(settings.home)
+    file_permissions.keep_private(settings.home)
     worker = Worker(settings)
     worker.start()
     gc.freeze()  # everything loaded so far is long-lived; scanning it in each collection would slow every response

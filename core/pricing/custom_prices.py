@@ -12,9 +12,9 @@ from sqlalchemy import select, update
 from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import CustomPrice, utcnow
-from core.decimal_input import typed_number
 from core.errors import BadFile, FabulaError, NotFound
 from core.message import msg
+from core.pricing.decimal_input import typed_number
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import ANY, UNITS, PriceEntry, max_amount, parse_amount
 from core.pricing.prices import ENGINE

@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 from sqlalchemy import func, select
 
+from core.confidence_interval import wilson
 from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Spend, Story, Vote
 from core.pricing.machine_time import MachineTime
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ENGINE, USD
-from core.statistics import wilson
 
 Kind = Literal["votes", "evaluation"]
 Model = tuple[str, str]

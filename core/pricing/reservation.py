@@ -106,6 +106,6 @@ class Reservation:
     def rescue_entry(
         self, prompt_tokens: int | None, completion_tokens: int | None, cost_usd: Decimal | None
     ) -> dict[str, Any]:
-        """The entry in the format of a rescue file (see `core.recovery`)."""
+        """The entry in the format of a rescue file (see `core.jobs.recovery`)."""
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
         return {"id": self._id, **self._values, **usage}

@@ -15,9 +15,9 @@ from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 
 from core.errors import BadFile, ProviderError
 from core.message import msg, restored
-from core.metrics import metrics
 from core.providers.connection import Connection
 from core.providers.errors import not_an_api_answer, translate_errors, tuning_closed, without_key
+from core.providers.metric_parser import metrics
 from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger

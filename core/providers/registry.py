@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
-from core.engine_endpoint import current_endpoint
 from core.errors import NotFound
 from core.message import msg
 from core.providers.azure import Azure
 from core.providers.client import Client
+from core.providers.engine_endpoint import current_endpoint
 from core.providers.retry import RetryPolicy
 from core.providers.schemas import Provider
 from core.providers.together import Together

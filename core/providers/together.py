@@ -15,10 +15,10 @@ from typing import Any
 
 from openai.types import Model
 
-from core.metrics import metrics
 from core.providers.client import Client
 from core.providers.errors import cannot_pause, not_an_api_answer, translate_errors, without_key
 from core.providers.finetuning import find_job_by_file, open_with_progress
+from core.providers.metric_parser import metrics
 from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 Json = Mapping[str, Any]

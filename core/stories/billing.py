@@ -132,7 +132,7 @@ class StoryBilling:
         row.model = model
 
     def rescue_entry(self, seen: StreamFacts, bill: Bill) -> dict[str, Any]:
-        """The call in the format of a rescue file (see `core.recovery`)."""
+        """The call in the format of a rescue file (see `core.jobs.recovery`)."""
         return {
             "id": self._spend_id,
             "actor": self._actor.id,

@@ -89,7 +89,7 @@ class StoryRecord:
                 row.duration_s = _sum(row.duration_s, seconds)
 
     def rescue_entry(self, text: str, facts: StoryFacts, error: FabulaError | None) -> dict[str, Any]:
-        """The story in the format of a rescue file (see `core.recovery`)."""
+        """The story in the format of a rescue file (see `core.jobs.recovery`)."""
         values = {
             "actor": self._actor.id,
             "provider": self._provider,

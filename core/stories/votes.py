@@ -9,12 +9,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.confidence_interval import wilson
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.pricing.quality import blind_rounds
-from core.statistics import wilson
 
 _MAX_VOTES = 10_000  # newest votes used for preference pairs
 

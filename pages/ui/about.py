@@ -9,7 +9,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import streamlit as st
 
-from core import recovery
+from core.jobs import recovery
 from pages.ui import cached
 from pages.ui.lang import _, code, n_, plain
 

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from core import errors, supervisor
+from core import errors
+from core.jobs import engine_supervisor
 from pages.ui import cached, state
 from pages.ui.lang import _, as_markdown, mark, sentences
 
@@ -86,7 +87,7 @@ def engine_missing_card() -> None:
                 "grids, files, prices, charts."
             )
         )
-        st.code(supervisor.INSTALL, language="bash")
+        st.code(engine_supervisor.INSTALL, language="bash")
         st.caption(_("The engine then starts within 30 seconds. Or set `OPENAI_API_KEY` to use OpenAI."))
 
 

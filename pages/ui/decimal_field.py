@@ -9,8 +9,8 @@ from typing import Literal
 
 import streamlit as st
 
-from core import decimal_input
 from core.errors import FabulaError
+from core.pricing import decimal_input
 from pages.ui import cards, state
 
 

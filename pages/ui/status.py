@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.errors import FabulaError
+from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
-from core.status import EngineStatus, WorkerStatus
 from pages.ui import cached, cards, views
 from pages.ui.lang import _, as_markdown, code, n_, number, plain, sentences
 

@@ -94,7 +94,7 @@ class SpendTotal(Base):
 
 
 class RescuedEntry(Base):
-    """A line of a rescue file whose cost was recorded (see `core.recovery`)."""
+    """A line of a rescue file whose cost was recorded (see `core.jobs.recovery`)."""
 
     __tablename__ = "rescued_entries"
 

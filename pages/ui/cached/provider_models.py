@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.errors import FabulaError, StorageFull
+from core.jobs.system_status import Status, collect
 from core.providers import Client, ModelInfo, RetryPolicy
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
-from core.status import Status, collect
 from pages.ui import unexpected_errors
 from pages.ui.cached.studio import POLL_S, prices, registry, settings, store, where
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core import speed_measurement
 from core.actor import LOCAL
+from core.generation import speed_measurement
 from core.pricing import machine_time
 from core.pricing.prices import ENGINE
 from pages.ui import cached, cards

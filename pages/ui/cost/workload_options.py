@@ -9,9 +9,10 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core import packaged_models, speed_measurement
+from core import packaged_models
 from core.actor import LOCAL
 from core.errors import FabulaError
+from core.generation import speed_measurement
 from core.message import msg
 from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook

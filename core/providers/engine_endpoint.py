@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from core import message, process_identity
+from core import message, processes
 from core.errors import EngineMissing, StorageFull, Unavailable
 from core.message import msg
 from core.settings import Settings
@@ -35,7 +35,7 @@ class EngineNote:
     Attributes:
         state: starting, up, missing (packages not installed), down (it crashed and will be restarted), stopped.
         url: its current or last base URL.
-        process: identity of the engine's process, see `core.process_identity`.
+        process: identity of the engine's process, see `core.processes`.
         message, next_step: why it is not up and what to do; shown to the user.
     """
 
@@ -75,7 +75,7 @@ def read(settings: Settings) -> EngineNote:
         note = EngineNote(**{name: message.loads(value) for name, value in fields.items()})  # type: ignore[arg-type]
     except (OSError, ValueError, TypeError, AttributeError):
         return _NO_ENGINE
-    if note.state in ("starting", "up") and not process_identity.is_running(note.process):
+    if note.state in ("starting", "up") and not processes.is_running(note.process):
         return replace(_NO_ENGINE, url=note.url)
     return note
 

@@ -15,17 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from core import engine_endpoint, process_identity, status, supervisor
+from core import processes
 from core.db.store import Store
-from core.engine_endpoint import EngineNote, current_endpoint
 from core.errors import EngineMissing, Unavailable
+from core.jobs import engine_supervisor, system_status
+from core.jobs.engine_supervisor import EngineProcess, ask_health, missing_packages
 from core.jobs.heartbeat import Heartbeat
+from core.providers import engine_endpoint
+from core.providers.engine_endpoint import EngineNote, current_endpoint
 from core.settings import Settings
-from core.supervisor import EngineProcess, ask_health, missing_packages
 from tests.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parent.parent
-_PROMISED_S = (status._TIMEOUT_S, status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
+_PROMISED_S = (system_status._TIMEOUT_S, system_status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
 
 
 @pytest.fixture
@@ -40,8 +42,8 @@ def keep(
     settings: Settings, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., EngineProcess]]:
     """Supervise a fake engine; it is stopped after the test."""
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(supervisor, "_LOCK_POLL_S", 0.05)
+    monkeypatch.setattr(engine_supervisor, "_FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(engine_supervisor, "_LOCK_POLL_S", 0.05)
     engines: list[EngineProcess] = []
 
     def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
@@ -124,7 +126,7 @@ def test_stop_ends_it_and_says_so(settings: Settings, keep: Callable[..., Engine
     engine = keep()
     note = note_when(settings, "up")
     engine.stop()
-    assert not process_identity.is_running(note.process)
+    assert not processes.is_running(note.process)
     assert engine_endpoint.read(settings).state == "stopped"
     with pytest.raises(Unavailable) as caught:
         current_endpoint(settings)
@@ -176,7 +178,7 @@ def test_a_taken_port_is_changed(settings: Settings, keep: Callable[..., EngineP
 def test_missing_packages_are_named_and_looked_for_again(
     settings: Settings, keep: Callable[..., EngineProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_MISSING_POLL_S", 0.05)
+    monkeypatch.setattr(engine_supervisor, "_MISSING_POLL_S", 0.05)
     needs = tmp_path / "needs.txt"
     needs.write_text("pytest>=8\nno-such-package-for-fabula==1\n")
     keep("well", needs)
@@ -200,7 +202,7 @@ def test_the_real_list_of_packages_can_be_read() -> None:
 def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
     settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_GRACE_S", 0.2)
+    monkeypatch.setattr(engine_supervisor, "_GRACE_S", 0.2)
     settings.engine_home.mkdir(parents=True)
     stale = subprocess.Popen(
         [
@@ -218,7 +220,7 @@ def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
         env=os.environ | {"FABULA_FAKE_ENGINE": "deaf", "FABULA_ENGINE_TOKEN": "x"},
     )
     until(lambda: lives(settings), "the stale engine")
-    engine_endpoint.write(settings, EngineNote("up", "http://127.0.0.1:1", process_identity.identity(stale.pid)))
+    engine_endpoint.write(settings, EngineNote("up", "http://127.0.0.1:1", processes.identity(stale.pid)))
     keep()
     assert stale.wait(WAIT_LIMIT_S) == -signal.SIGKILL
     note_when(settings, "up")
@@ -240,7 +242,7 @@ def test_two_studios_on_one_home_share_an_engine_and_the_second_takes_over(
 def test_the_log_is_bounded(
     settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_LOG_BYTES", 1_000)
+    monkeypatch.setattr(engine_supervisor, "_LOG_BYTES", 1_000)
     keep("chatty")
     log = settings.engine_home / "engine.log"
     until(lambda: log.with_suffix(".log.1").exists() and log.stat().st_size == 0, "a shortened log")
@@ -267,7 +269,7 @@ def test_kill_9_of_the_studio_ends_the_engine_and_the_next_start_has_a_new_one(
     note = note_when(settings, "up")
     os.kill(studio.pid, signal.SIGKILL)
     studio.wait()
-    until(lambda: not process_identity.is_running(note.process), "the engine ended with its app")
+    until(lambda: not processes.is_running(note.process), "the engine ended with its app")
     with pytest.raises(Unavailable):
         current_endpoint(settings)
     keep()
@@ -288,17 +290,17 @@ def test_a_note_that_makes_no_sense_is_no_engine(settings: Settings, content: st
 
 
 def test_a_process_is_known_by_more_than_its_number() -> None:
-    mine = process_identity.identity()
-    assert process_identity.is_running(mine)
-    assert not process_identity.is_running(f"{os.getpid()}:1")
-    assert not process_identity.is_running("")
-    assert process_identity.identity(2**22 + 1) == ""
+    mine = processes.identity()
+    assert processes.is_running(mine)
+    assert not processes.is_running(f"{os.getpid()}:1")
+    assert not processes.is_running("")
+    assert processes.identity(2**22 + 1) == ""
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    who = process_identity.identity(child.pid)
-    assert process_identity.is_running(who)
+    who = processes.identity(child.pid)
+    assert processes.is_running(who)
     threading.Thread(target=child.wait).start()
-    process_identity.terminate(who, 10.0)
-    assert not process_identity.is_running(who)
+    processes.terminate(who, 10.0)
+    assert not processes.is_running(who)
 
 
 # --- status --------------------------------------------------------------------------------------------------------
@@ -309,7 +311,7 @@ def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., Engi
     note_when(settings, "up")
     store = Store.open(settings)
     Heartbeat(store).beat(2)
-    seen = status.collect(settings, store, {"OPENAI_API_KEY": "sk-x"})
+    seen = system_status.collect(settings, store, {"OPENAI_API_KEY": "sk-x"})
     assert (seen.engine.state, seen.engine.models, seen.engine.tokens_per_s) == ("up", ("tiny",), 41.5)
     assert (seen.worker.up, seen.worker.running, seen.worker.queued) == (True, 2, 0)
     assert [(one.id, one.kind) for one in seen.providers] == [("engine", "engine"), ("openai", "openai")]
@@ -317,13 +319,13 @@ def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., Engi
 
 
 def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
-    seen = status.collect(settings, None, {})
+    seen = system_status.collect(settings, None, {})
     assert (seen.engine.state, seen.worker.up) == ("down", False)
     assert seen.engine.message
     assert seen.engine.next_step
     assert seen.worker.next_step
     assert [one.id for one in seen.providers] == ["engine"]
-    waiting = status.collect(settings, Store.open(settings), {})
+    waiting = system_status.collect(settings, Store.open(settings), {})
     assert (waiting.worker.up, waiting.worker.queued) == (False, 0)
     assert "python -m core.jobs.worker" in waiting.worker.next_step
 
@@ -331,7 +333,7 @@ def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
 def test_status_with_the_engine_missing(settings: Settings) -> None:
     settings.home.mkdir(parents=True)
     engine_endpoint.write(settings, EngineNote("missing", message="torch is missing.", next_step="Install it."))
-    seen = status.collect(settings, None, {}).engine
+    seen = system_status.collect(settings, None, {}).engine
     assert (seen.state, seen.message, seen.next_step) == ("missing", "torch is missing.", "Install it.")
 
 
@@ -339,9 +341,9 @@ def test_status_with_the_engine_missing(settings: Settings) -> None:
 def test_status_of_an_engine_that_does_not_answer_yet(settings: Settings, state: engine_endpoint.State) -> None:
     settings.home.mkdir(parents=True)
     engine_endpoint.write(
-        settings, EngineNote(state, "http://127.0.0.1:1", process_identity.identity(), "It starts.", "Wait.")
+        settings, EngineNote(state, "http://127.0.0.1:1", processes.identity(), "It starts.", "Wait.")
     )
-    assert status.collect(settings, None, {}).engine.state == state
+    assert system_status.collect(settings, None, {}).engine.state == state
 
 
 def test_status_answers_within_a_second_when_nothing_answers(
@@ -349,7 +351,7 @@ def test_status_answers_within_a_second_when_nothing_answers(
 ) -> None:
     assert max(_PROMISED_S) < 1
     for name, seconds in zip(("_TIMEOUT_S", "_HEALTH_TIMEOUT_S"), _PROMISED_S, strict=True):
-        monkeypatch.setattr(status, name, seconds)
+        monkeypatch.setattr(system_status, name, seconds)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -362,7 +364,7 @@ def test_status_answers_within_a_second_when_nothing_answers(
                 asked.set()
                 return over.wait(2 * WAIT_LIMIT_S)
 
-        seen = status.collect(there, Stuck(settings.database_url), {})
+        seen = system_status.collect(there, Stuck(settings.database_url), {})
         assert asked.wait(WAIT_LIMIT_S) and not over.is_set()  # it has not waited for the database
         over.set()
     assert (seen.engine.state, seen.engine.external, seen.worker.up) == ("down", True, False)

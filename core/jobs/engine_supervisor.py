@@ -21,15 +21,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from core import engine_endpoint, permissions, process_identity
-from core.engine_endpoint import Endpoint, EngineNote, current_endpoint
+from core import file_permissions, processes
 from core.errors import FabulaError
 from core.message import msg
+from core.providers import engine_endpoint
+from core.providers.engine_endpoint import Endpoint, EngineNote, current_endpoint
 from core.settings import Settings, engine_environment
 
 __all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "current_endpoint", "missing_packages"]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"
 _POLL_S = 0.25  # short, because users wait for the engine to start
 _LOCK_POLL_S = 5.0  # another app with the same home runs the engine; this one takes over when it exits
@@ -92,7 +93,7 @@ class EngineProcess:
             try:
                 with self._exclusive():
                     # an engine that an earlier process left running
-                    process_identity.terminate(engine_endpoint.read(self._settings).process, _GRACE_S)
+                    processes.terminate(engine_endpoint.read(self._settings).process, _GRACE_S)
                     self._run_until_stopped()
             except BlockingIOError:
                 self._stopping.wait(_LOCK_POLL_S)
@@ -128,7 +129,7 @@ class EngineProcess:
             note = EngineNote(
                 "starting",
                 url,
-                process_identity.identity(child.pid),
+                processes.identity(child.pid),
                 msg("The engine is starting."),
                 msg("Wait a few seconds."),
             )
@@ -156,9 +157,9 @@ class EngineProcess:
             "PYTHONUNBUFFERED": "1",
         }
         arguments = ["--host", _HOST, "--port", str(urlsplit(url).port), "--home", str(self._settings.engine_home)]
-        with open(self._log_path, "ab", opener=permissions.private_opener) as log:
+        with open(self._log_path, "ab", opener=file_permissions.private_opener) as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "core.parent_watch", str(os.getpid()), self._module, *arguments],
+                [sys.executable, "-m", "core.processes", str(os.getpid()), self._module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -234,7 +235,7 @@ class EngineProcess:
             BlockingIOError: another process holds it.
         """
         self._settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with open(self._settings.home / "engine.keeper", "w", opener=permissions.private_opener) as lock:
+        with open(self._settings.home / "engine.keeper", "w", opener=file_permissions.private_opener) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
 

@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from core import engine_endpoint
 from core.db.store import Store
 from core.errors import FabulaError
 from core.jobs import heartbeat
+from core.jobs.engine_supervisor import ask_health
 from core.message import msg
-from core.providers import Registry
+from core.providers import Registry, engine_endpoint
 from core.settings import Settings
-from core.supervisor import ask_health
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from core import permissions
+from core import file_permissions
 from tests.engine_process import ROOT, poll
 from tests.waiting import WAIT_LIMIT_S
 
@@ -53,7 +53,7 @@ def test_a_file_loses_the_permissions_of_others(tmp_path: Path, before: int, aft
     path.parent.mkdir(parents=True)
     path.write_text("x")
     path.chmod(before)
-    permissions.keep_private(tmp_path / "home")
+    file_permissions.keep_private(tmp_path / "home")
     assert _mode(path) == after
 
 
@@ -63,13 +63,13 @@ def test_a_folder_is_for_its_owner(tmp_path: Path, before: int) -> None:
     inner.mkdir(parents=True)
     (inner / "file").write_text("x")
     (tmp_path / "home" / "a").chmod(before)
-    permissions.keep_private(tmp_path / "home")
+    file_permissions.keep_private(tmp_path / "home")
     assert [_mode(path) for path in (inner.parents[1], inner.parent, inner)] == [0o700] * 3
     assert not _readable_by_others(tmp_path / "home")
 
 
 def test_what_is_created_afterwards_is_private(tmp_path: Path) -> None:
-    permissions.keep_private(tmp_path)
+    file_permissions.keep_private(tmp_path)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "file").write_text("x")
     assert (_mode(tmp_path / "new"), _mode(tmp_path / "new" / "file")) == (0o700, 0o600)
@@ -85,7 +85,7 @@ def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
     (home / "folder").symlink_to(outside)
     (home / "file").symlink_to(outside / "weights")
     (home / "nowhere").symlink_to(tmp_path / "missing")
-    permissions.keep_private(home)
+    file_permissions.keep_private(home)
     assert (_mode(outside), _mode(outside / "weights"), _mode(home)) == (0o755, 0o644, 0o700)
 
 
@@ -93,7 +93,7 @@ def test_a_socket_and_a_pipe_are_no_obstacle(tmp_path: Path, caplog: pytest.LogC
     os.mkfifo(tmp_path / "pipe")
     with closing(socket.socket(socket.AF_UNIX)) as server:
         server.bind(str(tmp_path / "socket"))
-        permissions.keep_private(tmp_path)
+        file_permissions.keep_private(tmp_path)
     assert not _readable_by_others(tmp_path)
     assert not caplog.records
 
@@ -101,7 +101,7 @@ def test_a_socket_and_a_pipe_are_no_obstacle(tmp_path: Path, caplog: pytest.LogC
 @pytest.mark.skipif(sys.platform != "linux", reason="uses /proc as a file system whose permissions cannot be changed")
 def test_what_cannot_be_changed_is_named_and_not_fatal(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        permissions.keep_private(Path("/proc/self/attr"))
+        file_permissions.keep_private(Path("/proc/self/attr"))
     assert "may be readable by other users" in caplog.text
     assert "/proc/self/attr: Operation not permitted" in caplog.text
 
@@ -111,7 +111,7 @@ def test_a_home_that_is_no_folder_of_its_own_is_left_alone(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "file").write_text("x")
-    permissions.keep_private(tmp_path)
+    file_permissions.keep_private(tmp_path)
     assert _mode(tmp_path / "file") == 0o644
     assert "not a dedicated folder" in caplog.text
 
@@ -168,5 +168,5 @@ def test_a_worker_keeps_its_home_private(tmp_path: Path) -> None:
 
 
 def test_a_home_that_is_not_there_yet_is_no_error(tmp_path: Path) -> None:
-    permissions.keep_private(tmp_path / "none" / "home")
+    file_permissions.keep_private(tmp_path / "none" / "home")
     assert not (tmp_path / "none").exists()
