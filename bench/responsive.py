@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("dataset", "training", "cost", "story")
 EXAMPLES, EPOCHS = 48, 6  # longer than the measurement on any machine that can train
 MEASURED_S = 60.0
-PAUSE_S = 0.5  # between two clicks of a fast visitor
+PAUSE_S = 0.5  # pause between two clicks of a fast visitor
 START_S = 300.0  # the first job on a machine converts the weights
 LOOK_S = 0.2
 

@@ -47,7 +47,7 @@ AIMS = {
     "en_near_max": "≤ 0.45",
 }
 _MEASURED = 120  # stories per file; drawn with a fixed seed, because two cores process only three per second
-_CHARACTERS, _WORDS = 5, 3  # of one n-gram
+_CHARACTERS, _WORDS = 5, 3  # length of an n-gram
 
 
 @dataclass(frozen=True)

@@ -153,11 +153,14 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
         r"|The proxy .{1,200} (?:asks for a user|does not let you)|The key of .{1,80} (?:has|contains) ",
         "setup",
     ),
-    (r"not OpenAI's format|None of the answers can be read", "unreadable"),
+    (r"not (?:in )?OpenAI's format|None of the answers can be read", "unreadable"),
     (r"price of .{1,200} is unknown", "unknown_price"),
     (r"left of \$|rest of the \$.{1,30} budget", "budget"),
     (r"would exceed (?:the|your|this)|budget.{0,40} used up", "shared_budget"),
-    (r"has a server error|gave up waiting for the model|answered with an error|did not carry out", "server_error"),
+    (
+        r"has a server error|gave up waiting for the model|answered with an error|did not (?:carry out|process)",
+        "server_error",
+    ),
     (r"The database|The disk|cannot be written|can be written to|cannot be created|temporary folder", "storage"),
     (
         r"did not answer in time|cannot be reached|could not be looked up|could not connect|There was no answer for"
@@ -165,14 +168,17 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
         "unreachable",
     ),
     (
-        r"broke off in the middle|was interrupted|did not say (?:whether|if) the text is|The text is not finished"
+        r"(?:broke off|ended) in the middle|was interrupted|did not say (?:whether|if) the text is"
+        r"|The text is not finished"
         r"|ended the text with an error|without an answer|with this answer in the provider's file can't be read",
         "interrupted",
     ),
     (r"no longer knows this|does not know this (?:job|batch)|was cancelled at the provider", "job_gone"),
     (r"no finished rows|rows (?:have )?changed", "bad_file"),
 )
-_REJECTED = re.compile(r"could not use the request|does not have it|refuses every request|refused the batch")
+_REJECTED = re.compile(
+    r"(?:could not use|rejected) the request|does not have it|could not find it|refuses every request|refused the batch"
+)
 # Patterns of providers' messages about a rejected request or a failed training job.
 _PROVIDER_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (

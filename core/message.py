@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 _STRUCTURE = "\x1e"  # record separator (as in RFC 7464): marks a stored text that is a message as JSON
 _KEY = "fabula"  # key of Fabula's extensions in OpenAI-shaped JSON
 _MAX_DEPTH = 30  # nesting of messages; ten joined sentences are nested nine levels deep
-_MAX_CHARS = 1_000_000  # of a message that is read
+_MAX_CHARS = 1_000_000  # limit for parsing a stored message
 
 
 class Message(str):

@@ -180,8 +180,8 @@ def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: Batc
     [
         ("length", "failed", "The text was cut off at 99 tokens.", True),
         ("content_filter", "failed", "The provider's content filter blocked the text.", True),
-        ((400, "Too long."), "failed", "could not use the request (400): Too long.", False),
-        ((400, "a\0b \ud800"), "failed", "could not use the request (400): ab ?", False),
+        ((400, "Too long."), "failed", "rejected the request (400): Too long.", False),
+        ((400, "a\0b \ud800"), "failed", "rejected the request (400): ab ?", False),
         ((500, "Sorry."), "failed", "has a server error (500): Sorry.", False),
         ((429, "Slow down."), "failed", "asks to slow down: Slow down.", False),
         (None, "failed", "The provider ended the batch before it reached this row.", False),
@@ -291,7 +291,7 @@ def test_a_batch_that_always_expires_ends_with_a_reason_on_its_rows(store: Store
     run_id = queue(store, recipe(3))
     done = execute(store, server, run_id)
     assert (done.state, done.failed, server.count(POST)) == ("done", 3, 3)
-    assert rows(store, run_id)[0].reason == "The batch server did not carry out this request: Out of time."
+    assert rows(store, run_id)[0].reason == "The batch server did not process this request: Out of time."
 
 
 def test_rejected_lines_fail_and_the_others_are_submitted(store: Store, server: BatchServer) -> None:
@@ -548,7 +548,7 @@ def test_a_temporary_error_is_shown_while_it_lasts(store: Store, server: BatchSe
     [
         (UPLOAD, 401, "refused the key", "sent"),
         (POST, 402, "no credit left", "pending"),
-        (POST, 400, "could not use the request (400)", "pending"),
+        (POST, 400, "rejected the request (400)", "pending"),
         ("GET /v1/batches/batch_1", 401, "are collected when you resume", "sent"),
     ],
 )

@@ -185,8 +185,8 @@ BROKEN_LINES = [
     ('{"prompt": "p", "completion": "c"', "Line 3: It is not JSON: Expecting ',' delimiter, at column 34."),
     ('{"prompt": "p" "completion": "c"}', "Line 3: It is not JSON: Expecting ',' delimiter, at column 16."),
     ("nonsense", "Line 3: It is not JSON: Expecting value, at column 1."),
-    ("[" * 100_000, "Line 3: It is JSON that cannot be read."),
-    ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: It is JSON that cannot be read."),
+    ("[" * 100_000, "Line 3: It is JSON that can't be parsed."),
+    ('{"prompt": "p", "completion": ' + "9" * 10_000 + "}", "Line 3: It is JSON that can't be parsed."),
     ('["p", "c"]', "Line 3: It is not a JSON object."),
     ('{"prompt": "p", "completion": "c\\u0000"}', "Line 3, 'completion': The cell contains a NUL character."),
     (

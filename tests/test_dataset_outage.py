@@ -27,7 +27,7 @@ from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
 from tests.waiting import until
 
-_WORST = Decimal("0.136")  # of a row: 5 + 32 prompt tokens, 99 completion tokens, at a tenth of a cent each
+_WORST = Decimal("0.136")  # worst case of a row: 5 + 32 prompt tokens, 99 completion tokens, at a tenth of a cent each
 _FAULTS = [error(500, "oops"), error(502, "bad gateway"), html(503), error(504, "late"), drop()]
 _NAMES = ["500", "502", "503 of a proxy", "504", "dropped"]
 

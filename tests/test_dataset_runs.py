@@ -205,8 +205,8 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
             "x",
             "tool_calls",
         ),
-        (error(400, "too long"), "The test server could not use the request (400): too long", None, None),
-        (error(422, "no"), "The test server could not use the request (422): no", None, None),
+        (error(400, "too long"), "The test server rejected the request (400): too long", None, None),
+        (error(422, "no"), "The test server rejected the request (422): no", None, None),
     ],
 )
 def test_an_unfinished_text_is_never_a_finished_story(

@@ -20,7 +20,7 @@ from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
 from tests.waiting import until
 
-_WORST = Decimal("0.136")  # of a row: 5 bytes + 32 + 99 tokens; its actual cost is $0.011
+_WORST = Decimal("0.136")  # worst case of a row: 5 bytes + 32 + 99 tokens; its actual cost is $0.011
 
 
 def total(store: Store) -> Decimal:

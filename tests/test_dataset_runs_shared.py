@@ -82,7 +82,7 @@ def test_an_endpoint_without_n_is_asked_for_one_at_a_time(store: Store, server: 
     execute(store, server, run_id, replace(QUICK, ceiling=1), book())
     assert states(store, run_id) == {"done": 20}
     shared = sum(n > 1 for n in asked_for(server))
-    assert 1 <= shared <= 3  # what was claimed before it was known
+    assert 1 <= shared <= 3  # rows that were claimed before this was known
     assert len(server.requests) == 20 + (shared if way == "refuses" else 0)
     # each answer is paid for once: 10 prompt tokens, 1 completion token
     assert runs.progress(store, run_id).cost_usd == Decimal("0.011") * 20

@@ -34,7 +34,7 @@ from tests.waiting import WAIT_LIMIT_S  # noqa: E402
 
 _LENGTH = 300  # tokens: longer than the windows and original contexts of the models below
 _PLACES = (5, 63, 64, 65, 130, 200, 299)
-_NEAR = 0.02  # of a log-probability; llama.cpp keeps keys and values as float16
+_NEAR = 0.02  # tolerance of a log-probability; llama.cpp keeps keys and values as float16
 _LETTER = next(number for number, (text, *_) in enumerate(vocabulary()) if text == "a")
 
 _LINEAR = {"rope.scaling.type": "linear", "rope.scaling.factor": 8.0}

@@ -119,7 +119,7 @@ def test_conversations_can_be_read_as_a_plain_table_which_warns_of_json(store: S
     (choice,) = [one for one in at.segmented_control if str(one.key).startswith("dataset_form")]
     choice.set_value("table").run()
     assert not at.exception and "Recognised: a table, 2 of 2 rows." in words(at)
-    assert any("are JSON, not plain text" in one.value for one in at.warning)
+    assert any("contain JSON, so the model" in one.value for one in at.warning)
     (choice,) = [one for one in at.segmented_control if str(one.key).startswith("dataset_form")]
     choice.set_value("found").run()
     assert "Recognised: ShareGPT conversations" in words(at)

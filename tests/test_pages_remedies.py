@@ -194,7 +194,7 @@ RUNS = [  # the reason why a run ended → the remedies next to it
     ("The test server refused the key (401): no Check the key.", {"Open settings", "Another model"}),
     ("There is no server named x. Look for a typing error.", {"Open settings", "Another model"}),
     ("There was no answer for 10 minutes. The test server cannot be reached at x.", {"Open settings", "Another model"}),
-    ("The provider refuses every request. The test server could not use the request (400): no", {"Open the recipe"}),
+    ("The provider refuses every request. The test server rejected the request (400): no", {"Open the recipe"}),
     ("The engine needs packages that are not installed: torch. Install them.", {"Install the engine", "Another model"}),
     ("Blocked: this would exceed this month's budget. $1.00 of $1.00 spent or reserved.", {"Open budgets"}),
     ("The price of writer is unknown, so a budget can't be enforced. Start without one.", {"Set its price"}),

@@ -143,8 +143,8 @@ def test_another_model_than_the_one_asked_for_is_told(
         (fault_server.error(404, "The model does not exist", "model_not_found"), "never been used here"),
         (fault_server.error(400, "filtered due to content management policy", "content_filter"), "content filter"),
         (fault_server.quota(), "no credit"),
-        (fault_server.html(), "not OpenAI's format"),
-        (fault_server.error_in_stream("从前"), "broke off"),
+        (fault_server.html(), "not in OpenAI's format"),
+        (fault_server.error_in_stream("从前"), "ended in the middle"),
     ],
 )
 def test_what_goes_wrong_is_a_card_with_a_way_on(

@@ -454,8 +454,8 @@ INNER: list[tuple[object, type[FabulaError], str]] = [
         Unavailable,
         "x",
     ),
-    ({"choices": None}, Unreadable, "not OpenAI's format"),
-    ({"id": "1", "model": "writer"}, Unreadable, "not OpenAI's format"),
+    ({"choices": None}, Unreadable, "not in OpenAI's format"),
+    ({"id": "1", "model": "writer"}, Unreadable, "not in OpenAI's format"),
 ]
 
 

@@ -27,7 +27,7 @@ from tests.test_training_jobs import InstantStopSignal
 from tests.waiting import at_once, run_to_end
 
 LANGUAGES = ("en", "zh_CN")
-_SEED = 7  # of the first tour
+_SEED = 7  # seed of the first tour
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ def test_as_many_stories_as_the_machine_learns_in_200_seconds(
     trained(store, *rates)
     plan = tour_plan.plan(store, language)
     texts = [text for row in tour_plan.stories(plan.preset, 40, 0) for text in (_prompt(plan, row), row["story"])]
-    batch_s = 2 * 4 * tokens.count(texts, packaged_models.BASE).tokens / 40 / rate  # of two epochs
+    batch_s = 2 * 4 * tokens.count(texts, packaged_models.BASE).tokens / 40 / rate  # one of two epochs
     assert plan.stories % 4 == 0 and plan.training_s == pytest.approx(plan.stories / 4 * batch_s)
     if plan.stories == tour_plan.FEWEST_STORIES:  # fewer would not be enough, even on a slow machine
         assert plan.training_s > 200 - batch_s

@@ -397,7 +397,7 @@ def test_a_row_that_cannot_be_read_fails_and_is_not_bought_for_ever(
     store: Store, form: EvaluationForm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(custom_prices, "book", lambda *_: PAID)
-    unreadable = Unreadable("not OpenAI's format", may_be_billed=True)
+    unreadable = Unreadable("not in OpenAI's format", may_be_billed=True)
     openai = Provider("openai", "openai", "OpenAI", "http://x/v1", "")
     writer = ScriptedModel(lambda r: unreadable if "refund" in r.prompt else right(r), openai)
     evaluation_id = evaluations.start(store, LOCAL, replace(form, provider="openai"))

@@ -45,7 +45,7 @@ def write(path: Path, *lines: str | bytes) -> Path:
         (b'{"prompt": "\xff"}', "not_utf8", "byte 13"),
         ('{"prompt": ', "not_json", "column"),
         ('{"prompt": "a", "completion": "\\ud800"}', "not_json", "lone surrogate"),
-        ("[" * 100_000, "not_json", "cannot be read"),
+        ("[" * 100_000, "not_json", "can't be parsed"),
         ("[1]", "not_object", "braces"),
         ('{"text": "x"}', "shape", "neither"),
         ('{"prompt": "x"}', "shape", '"completion"'),

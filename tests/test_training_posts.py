@@ -24,7 +24,7 @@ from tests.waiting import WAIT_LIMIT_S, run_to_end
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
-_PATIENCE_S = {True: 0.5, False: WAIT_LIMIT_S}  # with a server: whether it is to hang in this test
+_PATIENCE_S = {True: 0.5, False: WAIT_LIMIT_S}  # whether the server hangs in this test → timeout
 
 
 @pytest.fixture

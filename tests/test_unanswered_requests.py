@@ -44,7 +44,7 @@ from tests.fault_server import (
 
 _PATIENCE = RetryPolicy(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
 _MODEL = "writer"
-_EVALUATION_TRIES = 5  # of one row
+_EVALUATION_TRIES = 5  # attempts per row
 Buyer = Callable[[Store, Provider, float | None], None]
 
 UNHEARD = {

@@ -16,7 +16,7 @@ from core.finetuning.figures import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
 
-_OVERLAY_POINTS = 4_000  # of all lines in total
+_OVERLAY_POINTS = 4_000  # maximum over all lines
 _MIN_POINTS = 200  # per line
 _OVERLAY_HEIGHT = 320  # px
 _NAME_SHARE = 0.28  # share of the x axis reserved for names at the ends of lines

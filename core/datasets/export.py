@@ -148,7 +148,7 @@ def count_tokens(
             sampled += texts[-pair_count % step :: step]
         pair_count += len(texts)
     failed = False
-    if ask is not None and sampled:  # after reading: the read transaction must not wait for the network
+    if ask is not None and sampled:  # only after reading, because the read transaction must not wait for the network
         estimate = tokens.count(sampled, model).tokens
         try:
             actual = sum(map(ask, sampled))

@@ -25,7 +25,7 @@ from core.message import msg
 
 Kind = Literal["cells", "strip", "pairs", "blocks"]
 MAX_SQUARES = 5_000  # renders instantly in a browser, and squares are still large enough to tap
-MAX_UNLABELLED = 2_000  # in a strip; above this, shares are more readable
+MAX_UNLABELLED = 2_000  # maximum in a strip; above this, shares are more readable
 MAX_DOWN = 90  # labelled rows; at 16 px about 1.5 screens
 MAX_ACROSS = 60  # labelled columns, including repeats
 _BLOCKS = 1_000

@@ -91,7 +91,7 @@ _TEMPORARY = (_FULL, _LOCKED, _NO_FREE_CONNECTION)
 
 def storage_fault(error: BaseException) -> StorageFull | None:
     """The `StorageFull` for a database error; None if it is caused by a bug (bad SQL, a violated constraint)."""
-    if isinstance(error, sa_exc.TimeoutError):  # of the connection pool
+    if isinstance(error, sa_exc.TimeoutError):  # raised by the connection pool
         return StorageFull(*_NO_FREE_CONNECTION)
     if not isinstance(error, sa_exc.DBAPIError):
         return None

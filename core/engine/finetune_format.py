@@ -27,7 +27,7 @@ _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
-_MAX_NAME_CHARS = 40  # of an unknown key or role in a message
+_MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
 
 
 class BadLine(ValueError):
@@ -208,7 +208,7 @@ def _record(raw: bytes) -> dict[str, Any]:
             "not_json", msg("It is not JSON: {error}, at column {column}.", error=exc.msg, column=f"{exc.colno:,}")
         ) from exc
     except (ValueError, RecursionError) as exc:  # for example a number of 10,000 digits or a million brackets
-        raise BadLine("not_json", msg("It is JSON that cannot be read.")) from exc
+        raise BadLine("not_json", msg("It is JSON that can't be parsed.")) from exc
     if not isinstance(record, dict):
         raise BadLine("not_object", msg("It is not a JSON object."))
     return record

@@ -22,7 +22,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "validation": ("validation",),
 }
 _SAMPLE_ROWS = 1_000  # rows inspected to detect labels
-_MAX_LABEL_CHARS = 40  # as in the quality report
+_MAX_LABEL_CHARS = 40  # the same limit as in the quality report
 _MIN_ROWS_PER_LABEL = 4
 
 

@@ -28,8 +28,8 @@ from core.pricing.prices import tuned_base
 
 _MAX_REPORTED = 100  # problems listed by line; further ones are only counted
 _PREVIEW_EXAMPLES = 3  # examples in the preview
-_LINE_PREVIEW_CHARS = 120  # of a line with a problem
-_EXAMPLE_PREVIEW_CHARS = 2_000  # of each text in the preview
+_LINE_PREVIEW_CHARS = 120  # shown for a line with a problem
+_EXAMPLE_PREVIEW_CHARS = 2_000  # shown for each text in the preview
 _COUNT_BATCH = 256  # texts per token count
 _PROGRESS_LINES = 1_000  # lines
 MIN_EXAMPLES = 10  # required by OpenAI and Azure (guide "Supervised fine-tuning")

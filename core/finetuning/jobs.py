@@ -202,7 +202,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
             )
         elif job.status not in _ALLOWED_STATUSES.get(what, (job.status,)):
             raise FabulaError(
-                msg("The job can't {action} while it is {status}.", action=what, status=job.status),
+                msg("Can't {action} the job while it is {status}.", action=what, status=job.status),
                 msg("Wait until the job has progressed, then try again."),
             )
         job.stop_requested = what

@@ -17,7 +17,7 @@ from core.finetuning.job_views import JobView, get, list_jobs
 
 Kind = Literal["base", "dataset", "job", "checkpoint", "model"]
 _CHECKPOINT_SUFFIX = ":ckpt-step-"  # OpenAI and the engine append this and the step to the model name
-_MAX_LABEL_LENGTH = 40  # in the graph
+_MAX_LABEL_LENGTH = 40  # in a node of the graph
 _SHAPES: Mapping[Kind, str] = {
     "base": "box",
     "dataset": "folder",

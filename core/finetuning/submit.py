@@ -18,7 +18,7 @@ from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
 from core.message import msg
 from core.providers import Client, JobRequest, Registry, RemoteJob
 
-_UPLOAD_ATTEMPTS = 20  # with pauses of up to 30 s, enough for an engine to start or convert weights
+_UPLOAD_ATTEMPTS = 20  # pauses of up to 30 s give an engine enough time to start or convert weights
 _PROGRESS_WRITE_S = 0.5  # pages poll about once a second, and each write waits for the disk
 _SETTLE_S = 10.0  # by then, a POST sent just before a crash appears in the provider's list
 

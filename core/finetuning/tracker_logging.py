@@ -24,10 +24,10 @@ from core.finetuning.trackers import TrackerRun
 from core.settings import Settings
 
 _log = logging.getLogger(__name__)
-_MAX_ERROR_CHARS = 300  # of a tracker's error message
+_MAX_ERROR_CHARS = 300  # kept of a tracker's error message
 _LOGGED_BY_PROVIDER = ("openai", "wandb")  # (provider, tracker): the provider logs itself, see core.finetuning.submit
 _MAX_STEPS_PER_SEND = 2_000  # per poll, so that a slow tracker does not delay the job's updates
-_RETRY_S = 300.0  # after a failure
+_RETRY_S = 300.0  # pause after a failure
 
 
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider: str = "") -> str | None:

@@ -29,8 +29,8 @@ _SLOW_POLL_S = 15.0  # long results files are fetched less often: 10,000 steps a
 _LONG_RESULTS_CHARS = 200_000  # characters
 _HEARTBEAT = timedelta(seconds=20)  # how often the row is written without changes; each write waits for the disk
 _QUEUED_STATUSES = ("queued", "validating_files", "pending")  # status names of providers before training
-_MAX_RESULTS_ATTEMPTS = 5  # for the results of an ended job
-_MAX_MODEL_ATTEMPTS = 150  # for the model name of a succeeded job: five minutes
+_MAX_RESULTS_ATTEMPTS = 5  # attempts to fetch the results of an ended job
+_MAX_MODEL_ATTEMPTS = 150  # attempts to get the model name of a succeeded job: five minutes
 _CHECKPOINTS_S = 15.0  # checkpoints appear at the end of an epoch
 _NO_RESULTS = msg("The provider did not return the complete results file. The curve may be incomplete or missing.")
 _NO_MODEL = msg("The provider reports success but names no model yet. Fabula asks again for five minutes.")
@@ -134,7 +134,7 @@ class _Watch:
     def _new_events(self, client: Client, remote: RemoteJob) -> list[RemoteEvent]:
         try:
             return client.events(remote.id, self._newest_event)
-        except ProviderError:  # not critical: they come with the next poll
+        except ProviderError:  # not critical: the next poll fetches them
             return []
 
     def _new_checkpoints(self, client: Client, remote: RemoteJob, ended: bool) -> Sequence[RemoteCheckpoint] | None:

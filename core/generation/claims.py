@@ -99,11 +99,12 @@ class ClaimQueue:
         self._available, self._slots_for = available, slots_for
         self._claiming: asyncio.Task[None] | None = None
         self._exhausted = False
-        single = context.recipe.seed is not None or context.recipe.repeats == 1  # with a seed, each row has its own
+        # with a seed, each row has its own seed and request
+        single = context.recipe.seed is not None or context.recipe.repeats == 1
         self.max_shared = 1 if single else MAX_SHARED
         self.ready: deque[PendingRequest] = deque()
         self.cleared: deque[PendingRequest] = deque()
-        self._marking: list[PendingRequest] = []  # in the group being written
+        self._marking: list[PendingRequest] = []  # requests marked by the group being written
         self._refused: list[int] = []  # ledger entries whose mark must be cleared
         self._clearing: list[int] = []  # those of them in the group being written
         self.over_budget: str | None = None

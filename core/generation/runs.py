@@ -112,7 +112,7 @@ def retry_failed(
         )
         if not any(session.scalar(select(Row.id).where(condition).limit(1)) for condition in conditions):
             raise BadRecipe(
-                msg("No row has failed."), msg("Refresh the table: the row may have been written meanwhile.")
+                msg("No row has failed."), msg("Refresh the table: the row may have been written in the meantime.")
             )
         active = _active_run(session, dataset_id)
         run = active or _create_or_resume(session, actor, dataset_id, recipe, budget_usd, mode, run_store.FAILED_ONLY)

@@ -19,7 +19,7 @@ from core.settings import Settings
 
 T = TypeVar("T")
 
-_TIMEOUT_S = 0.8  # for all checks together; they run in parallel
+_TIMEOUT_S = 0.8  # total time for all checks, which run in parallel
 _HEALTH_TIMEOUT_S = 0.7
 _executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="status")  # a check that hangs is abandoned
 

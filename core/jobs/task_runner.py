@@ -14,8 +14,8 @@ from core.jobs.job_kinds import JobKind, RegistryMaker
 from core.message import msg
 
 _POLL_S = 0.5
-_STORAGE_PAUSE_S = 5.0  # before checking a full disk again
-_CRASH_PAUSE_S = 30.0  # before retrying after an unexpected error
+_STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
+_CRASH_PAUSE_S = 30.0  # pause before retrying after an unexpected error
 _GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsaved work is repeated at the next start
 
 _log = logging.getLogger("fabula.worker")

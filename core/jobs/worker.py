@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "WorkerState", "main", "worker_state"]
 
 _POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
-_STORAGE_PAUSE_S = 5.0  # before checking a full disk again
+_STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
-_CRASH_PAUSE_S = 30.0  # before restarting after an unexpected error
+_CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
 _OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker runs or will run
 _VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ours are compatible across releases
 

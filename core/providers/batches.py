@@ -136,10 +136,10 @@ def _unprocessed(provider: Provider, error: Any) -> ProviderError:
     message = quoted(details.get("message") or details.get("code"), provider)
     if details.get("code") in _NOT_PROCESSED or not details:
         return Unavailable(
-            msg("{name} did not carry out this request: {message}", name=provider.name, message=message),
+            msg("{name} did not process this request: {message}", name=provider.name, message=message),
             msg("Fabula submits it again."),
         )
     return BadRequest(
-        msg("{name} could not use the request: {message}", name=provider.name, message=message),
+        msg("{name} rejected the request: {message}", name=provider.name, message=message),
         msg("Change it and try again."),
     )

@@ -39,7 +39,8 @@ from core.providers.usage import Usage, read_usage
 _NO_USAGE = Usage()
 _BROKEN_EVENT = msg("a part of its answer cannot be read.")  # after "The provider ended the text with an error: "
 
-_CONNECTION_ERRORS = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)  # as raised by the SDK's own streams
+# the errors that the SDK's own streams raise
+_CONNECTION_ERRORS = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,7 @@ class Client(Generation, FineTuning):
                         file.write(block)
                 except httpx2.HTTPError as exc:
                     raise Unavailable(
-                        msg("{name} broke off in the middle of a file.", name=self.provider.name),
+                        msg("The connection to {name} ended in the middle of a file.", name=self.provider.name),
                         msg("Fabula fetches it again automatically."),
                     ) from exc
 

@@ -33,7 +33,7 @@ from core.providers.provider_errors import codes_of, may_be_billed, message_of, 
 from core.providers.rejected_parameters import refused_parameters
 from core.providers.schemas import Provider
 
-_MAX_MESSAGE_CHARS = 300  # of a server's message that a card can show
+_MAX_MESSAGE_CHARS = 300  # maximum length of a server's message on a card
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # no connection was established
 _GATEWAY_TIMEOUTS = {408, 504, 524}  # a gateway gave up waiting; the model may still have generated output
 _UPSTREAM_FAILED = {424, 498}  # Bedrock and TGI: the model failed; Groq: no capacity in the flex tier
@@ -103,7 +103,7 @@ def from_status(
 def unreadable(provider: Provider) -> Unreadable:
     """The error for a success status with a body that contains neither text nor usage. It may be billed."""
     return Unreadable(
-        msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
+        msg("{name} returned a response that is not in OpenAI's format.", name=provider.name),
         msg(
             "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
             base_url=provider.shown_url,
@@ -114,7 +114,7 @@ def unreadable(provider: Provider) -> Unreadable:
 def not_an_api_answer(provider: Provider) -> ServerError:
     """The error for a response that is not OpenAI's format: a login page, a proxy's page, other JSON."""
     return ServerError(
-        msg("{name} answered with something that is not OpenAI's format.", name=provider.name),
+        msg("{name} returned a response that is not in OpenAI's format.", name=provider.name),
         msg(
             "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
             base_url=provider.shown_url,
@@ -179,14 +179,12 @@ def _from_status(
         return no_version(provider, message)
     if status == 404:
         return NotThere(
-            msg("{name} does not have it: {message}", name=provider.name, message=message),
+            msg("{name} could not find it: {message}", name=provider.name, message=message),
             msg("It was deleted, or belongs to another account."),
         )
     refused = refused_parameters(body)
     return BadRequest(
-        msg(
-            "{name} could not use the request ({status}): {message}", name=provider.name, status=status, message=message
-        ),
+        msg("{name} rejected the request ({status}): {message}", name=provider.name, status=status, message=message),
         msg("Change it and try again."),
         refused,
         may_be_billed=not refused and may_be_billed(status, codes, body, headers, provider),
@@ -196,7 +194,7 @@ def _from_status(
 def stream_cut(provider: Provider, message: str = "") -> StreamCut:
     """The error for a stream that broke off; `message`: the endpoint's message, if any."""
     return StreamCut(
-        sentences(msg("{name} broke off in the middle of the text.", name=provider.name), message),
+        sentences(msg("The connection to {name} ended in the middle of the text.", name=provider.name), message),
         msg("Everything received is kept; try again."),
     )
 

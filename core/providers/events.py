@@ -23,7 +23,7 @@ DONE = object()
 BROKEN = object()
 """Item for a malformed event in a complete body."""
 
-_MAX_BYTES = 64 << 20  # of one event or response; no model writes more text
+_MAX_BYTES = 64 << 20  # limit of one event or response; no model writes more text
 
 
 @dataclass(slots=True)

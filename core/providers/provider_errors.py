@@ -53,7 +53,7 @@ _RATE = (
 )
 _OVERLOADED = r"overload|unavailable|busy|capacity|try again|繁忙|稍后"
 _FAILED = r"server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
-_MAX_RAW_CHARS = 2_000  # of a nested error
+_MAX_RAW_CHARS = 2_000  # limit for parsing a nested error
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
 # Matched in this order, first against the codes, then against the message.
 _MEANINGS = tuple(

@@ -27,7 +27,7 @@ ADJUSTABLE = ("max_completion_tokens", "max_tokens", "stream_options", "temperat
 
 _CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized_parameter"})
 _CAPS = frozenset({"max_tokens", "max_completion_tokens"})
-_MAX_CHARS = 20_000  # of one text that are examined
+_MAX_CHARS = 20_000  # how much of one text is examined
 _MAX_DEPTH = 6  # nested errors; a gateway behind a gateway has three
 
 _REJECTION = re.compile(

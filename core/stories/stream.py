@@ -74,7 +74,7 @@ class StoryStream:
         self.placement = placement or StoryPlacement()
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
         self.provider = client.provider.id
-        self.original_request = original_request or self.request  # of a continued story: the request that started it
+        self.original_request = original_request or self.request  # for a continued story, the request that started it
         self._record = StoryRecord(store, actor, self.provider, self.original_request, self.placement)
         self.id = self._record.id
         self._store, self._client, self._book, self._save_s = store, client, book, save_s

@@ -83,4 +83,4 @@ def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[Preview
     each = sum(row.seconds for row in previewed) / len(previewed)
     return each * -(
         -recipe.rows() // concurrency.ceiling(recipe.provider)
-    )  # in rounds of as many as are in flight at once
+    )  # in rounds of the number of requests in flight

@@ -65,7 +65,8 @@ _METADATA_WORDS = frozenset(
         *("编号", "序号", "日期", "时间", "模型", "链接", "分数", "评分", "版本", "标识"),
     )
 )
-_REJECTED_WORDS = frozenset(("rejected", "negative"))  # of a preference pair or a triplet: never used for training
+# columns of a preference pair or triplet that are never used for training
+_REJECTED_WORDS = frozenset(("rejected", "negative"))
 # May be part of a prompt, but are never guessed as the completion.
 _ATTRIBUTE_WORDS = frozenset(
     (

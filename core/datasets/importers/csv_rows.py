@@ -26,7 +26,7 @@ _MAX_CHARACTERS = 1_000_000
 _MAX_TITLES = 10  # maximum number of lines above the header
 _MIN_FULL_ROWS = 0.9  # share of rows with the full number of cells that is required to skip title lines
 _ESCAPED_QUOTE = re.compile(r'(?<!\\)((?:\\\\)*)\\"')
-_MARKDOWN_RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?\s*")  # between a header and its rows
+_MARKDOWN_RULE = re.compile(r"\s*\|?(\s*:?-+:?\s*\|)+(\s*:?-+:?\s*)?\s*")  # the rule between a header and its rows
 _MARKDOWN_BAR = re.compile(r"\s*(?<!\\)\|\s*")
 _SPACE_BEFORE_QUOTE = re.compile(r'[,;\t|] +"')
 

@@ -204,7 +204,7 @@ class _Document:
                 return self._repair(exc)
             except (ValueError, RecursionError) as exc:
                 self._skip_broken()
-                raise BrokenJson(msg("It is JSON that cannot be read.")) from exc
+                raise BrokenJson(msg("It is JSON that can't be parsed.")) from exc
 
     def _repair(self, error: json.JSONDecodeError) -> tuple[object, int]:
         end = self._end_of_value(self._find_restart() or len(self._buffer))

@@ -102,7 +102,7 @@ def _line_objects(line: str) -> Iterator[tuple[dict[str, Any], int]]:
         except json.JSONDecodeError as exc:
             value, end = without_trailing_comma(line[position:], exc), len(line)
         except (ValueError, RecursionError) as exc:  # huge numbers or deeply nested brackets
-            raise BrokenJson(msg("It is JSON that cannot be read.")) from exc
+            raise BrokenJson(msg("It is JSON that can't be parsed.")) from exc
         yield require_object(value), end - position
         position = GAP.match(line, end).end()  # type: ignore[union-attr]
 

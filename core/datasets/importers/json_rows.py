@@ -10,7 +10,7 @@ from typing import Any
 
 from core.datasets.importers import column_roles
 
-_MIN_COLUMNS = 2  # of a table stored by column
+_MIN_COLUMNS = 2  # minimum for a table stored by column
 _WRAPPER_KEYS = (
     "row",
     "item",

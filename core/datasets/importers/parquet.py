@@ -12,7 +12,7 @@ from core.datasets.importers.table import TableRows
 from core.errors import BadFile
 from core.message import msg
 
-MAX_BYTES = 500_000_000  # of the compressed file
+MAX_BYTES = 500_000_000  # limit for the compressed file
 MAX_MEMORY = 3_000_000_000  # bytes for the child: the file and one unpacked batch of rows
 _NEXT_STEP = msg("Save it again, or as CSV or JSONL.")
 

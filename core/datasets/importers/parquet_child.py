@@ -26,7 +26,7 @@ def main(memory: int) -> None:
         memory: bytes of address space for this process.
     """
     apply_limits(memory)
-    import pyarrow as pa  # after the limit, because imports count too
+    import pyarrow as pa  # imported after the limit is set, because imports count too
     import pyarrow.parquet as pq
 
     try:

@@ -33,7 +33,7 @@ from core.errors import BadFile
 from core.message import msg
 
 CHAT: Literal["chat"] = "chat"  # source of a data set made from conversations
-MAX_BYTES = 4_000_000_000  # of a text, which is read in blocks; a gigabyte takes about 15 s
+MAX_BYTES = 4_000_000_000  # limit for a text, which is read in blocks; a gigabyte takes about 15 s
 Source = bytes | Path | BinaryIO
 
 

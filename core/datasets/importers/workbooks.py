@@ -14,7 +14,7 @@ from core.datasets.importers.table import TableRows
 from core.errors import BadFile
 from core.message import msg
 
-MAX_BYTES = 100_000_000  # of the compressed workbook; about ten times as much text
+MAX_BYTES = 100_000_000  # limit for the compressed workbook, which contains about ten times as much text
 MAX_MEMORY = 1_500_000_000  # bytes for the child; a sheet of 10 million cells takes half of it
 _MAX_TITLES = 10  # rows above the header
 _AS_CSV = msg("Save the sheet as CSV (UTF-8), then choose that file.")

@@ -21,7 +21,7 @@ class Dataset(Base):
     name: Mapped[str] = mapped_column(String(200))
     source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | examples | mix
     columns: Mapped[list[str]]  # the columns that form the prompt, in order
-    prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # between the columns
+    prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # separator between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe it was created from
     chat_system: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None: the recipe's
@@ -50,7 +50,7 @@ class Row(Base):
     position: Mapped[int]
     repeat: Mapped[int] = mapped_column(default=0)
     column_values: Mapped[dict[str, Any]]
-    prompt: Mapped[str] = mapped_column(Text)  # as sent; for uploads, the columns joined
+    prompt: Mapped[str] = mapped_column(Text)  # the prompt as sent; for uploads, the joined columns
     state: Mapped[str] = mapped_column(String(20), default="pending")
     reason: Mapped[str | None] = mapped_column(MessageText)
     text: Mapped[str | None] = mapped_column(Text)

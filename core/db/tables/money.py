@@ -72,7 +72,8 @@ class Spend(Base):
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     reference: Mapped[str] = mapped_column(String(64), index=True, active_history=True)  # run, job or story id
-    row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)  # for a live run
+    # set for a live run
+    row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)
     sent_at: Mapped[datetime | None]  # set before the request is sent; None: never sent, so not billed
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]

@@ -77,7 +77,7 @@ class Tour(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(32))
     job_id: Mapped[str | None] = mapped_column(String(32))
     story_id: Mapped[str | None] = mapped_column(String(32))
-    language: Mapped[str] = mapped_column(String(10), default="zh_CN")  # of the page that started it
+    language: Mapped[str] = mapped_column(String(10), default="zh_CN")  # language of the page that started it
     reason: Mapped[str | None] = mapped_column(MessageText)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]

@@ -37,7 +37,7 @@ class TrainingJob(Base):
     validation_file: Mapped[str | None] = mapped_column(String(200))
     validation_share: Mapped[float | None]  # share of the examples held out for validation; None: none
     parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains further
-    file_bytes: Mapped[int | None]  # of the training file
+    file_bytes: Mapped[int | None]  # size of the training file
     uploaded_bytes: Mapped[int | None]
     estimated_usd: Mapped[Decimal | None]  # estimate shown before submitting
     estimated_s: Mapped[float | None]

@@ -12,10 +12,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from core.engine.api.errors import ApiError
 from core.message import msg
 
-MAX_REQUESTS = 256  # in parallel; uvicorn responds with 503 to more
+MAX_REQUESTS = 256  # requests in parallel; uvicorn responds with 503 to more
 _MAX_CONNECTIONS = MAX_REQUESTS + 64  # more are closed unread, so that file descriptors do not run out
-HEADERS_TIMEOUT_S = 10.0  # from the first byte of a request, or from connecting, to the end of its headers
-BODY_IDLE_TIMEOUT_S = 60.0  # without receiving a byte of an incomplete body
+HEADERS_TIMEOUT_S = 10.0  # time from the first byte of a request, or from connecting, to the end of its headers
+BODY_IDLE_TIMEOUT_S = 60.0  # time without receiving a byte of an incomplete body
 
 _Phase = Literal["headers", "body"]
 

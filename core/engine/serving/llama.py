@@ -36,7 +36,7 @@ _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
 _SPIN_COUNT = "1000"
 _START_S = 120.0  # takes 2 s from a warm disk cache; more from a cold, busy disk
 _STOP_S = 5.0
-_TOKENIZE_S = 60.0  # for one text; may take seconds on a busy machine
+_TOKENIZE_S = 60.0  # timeout for one text, which may take seconds on a busy machine
 
 
 _Key = tuple[str, Path | None]  # (name of the base model, adapter)

@@ -11,8 +11,8 @@ from typing import Any
 
 from core.engine import child_processes
 
-_LOG_BYTES = 2000  # of the log's end that is read for the last line
-_NICENESS = 10  # for systems without an idle scheduling class
+_LOG_BYTES = 2000  # bytes read from the end of the log to find its last line
+_NICENESS = 10  # used on systems without an idle scheduling class
 
 
 class TrainerProcess:

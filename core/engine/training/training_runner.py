@@ -24,13 +24,13 @@ from core.message import from_json, msg
 
 _log = logging.getLogger(__name__)
 
-LORA_RANK, LORA_ALPHA = 16, 32  # on all linear layers of gemma-3-270m: 3.8 million parameters, 7.6 MB per adapter
+LORA_RANK, LORA_ALPHA = 16, 32  # for all linear layers of gemma-3-270m: 3.8 million parameters, 7.6 MB per adapter
 _CHECKPOINT_S = 20  # longest work in seconds that a kill -9 loses
 _POLL_S = 0.5  # how often the trainer's files are read; it writes about once a second
 _GRACE_S = 60.0  # a trainer stops within one micro-batch; longer only on a machine that swaps
 _SHUTDOWN_GRACE_S = 10.0  # the same when the engine itself is stopping
 _LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed once a job has ended
-_MAX_CRASHES = 3  # without a completed step in between
+_MAX_CRASHES = 3  # consecutive crashes without a completed step in between
 
 
 class TrainingRunner:
@@ -87,7 +87,7 @@ class TrainingRunner:
         collector = EventCollector(self._context.store, job.id, self._context.home)
         crashes, last_step = 0, job.step
         while self._context.status(job) == "running" and not self._stopping.is_set():
-            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # of the previous trainer
+            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # the previous trainer's state
             trainer = TrainerProcess(self._context.folder(job))
             try:
                 latest = self._watch(job, trainer, collector)

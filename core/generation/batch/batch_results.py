@@ -77,7 +77,7 @@ class BatchResults:
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
             )
         if isinstance(error, BadRequest) and error.may_be_billed:
-            return BatchOutcome(answer.custom_id, "failed", storable(error.what))  # at an unknown cost
+            return BatchOutcome(answer.custom_id, "failed", storable(error.what))  # its cost is unknown
         return unbilled(answer.custom_id, error.what)
 
     def count_failure(self, key: str, message: str) -> BatchOutcome:

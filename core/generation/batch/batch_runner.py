@@ -138,7 +138,7 @@ class _BatchRunState:
     history: FailureHistory = field(default_factory=FailureHistory)
 
 
-_waiting_runs: dict[str, _BatchRunState] = {}  # by run id
+_waiting_runs: dict[str, _BatchRunState] = {}  # run id → state
 
 
 class _BatchRunner:
@@ -155,7 +155,7 @@ class _BatchRunner:
     ) -> None:
         self._store, self._context, self._lifecycle = store, context, lifecycle
         self._stopping, self._timing, self._state = stopping, timing, state
-        self._creates_batches = context.mode == "batch"  # else it only collects open batches
+        self._creates_batches = context.mode == "batch"  # otherwise it only collects open batches
         self._next_at, self._attempts, self._errors = state.next_at, state.attempts, state.errors
         self._budget: Decimal | None = None
 

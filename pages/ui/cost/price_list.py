@@ -198,8 +198,8 @@ def _machine(found: Sequence[PriceLine]) -> None:
         return
     st.caption(
         _(
-            ":material/memory: This machine: {hour} per hour. Engine prices are machine time: output by the measured "
-            "writing speed, training by finished jobs. Reading a prompt is not counted."
+            ":material/memory: This machine: {hour} per hour. Engine prices are machine time: output "
+            "is based on the measured speed, training on finished jobs. Input is not included."
         ).format(hour=money(machine.per_hour, machine.currency))
     )
     machine_speed.show()

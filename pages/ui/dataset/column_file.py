@@ -43,7 +43,7 @@ def show() -> None:
         too_many = [name for name in chosen if len(found[name]) > _MOST_VALUES]
         for name in too_many:
             st.warning(
-                _("{name} has more than {most} different values. Choose another column.").format(
+                _("{name} has more than {most} distinct values. Choose another column.").format(
                     name=plain(name), most=number(_MOST_VALUES)
                 )
             )

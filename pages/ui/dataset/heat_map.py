@@ -16,7 +16,7 @@ from pages.ui.lang import _, column_title, n_, number, percent, plain
 _POLL_S = 2.0  # slower than the panel, which updates every second, to reduce flicker
 _TALL = 1_020  # px: height for the preset's grid; a map with more lines scrolls
 _LINES = 58  # that fit into it
-_SHORT_LINES = 48  # of squares with shares, which are larger
+_SHORT_LINES = 48  # lines of squares with shares, which are larger
 
 
 def show(summary: DatasetSummary, active: bool) -> None:

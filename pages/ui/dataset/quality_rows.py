@@ -90,7 +90,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
             "reason": st.column_config.TextColumn(_("Reason")),
         },
         key=f"dataset_quality_{key}_rows_{state.studio().table}",
-        alt=_("Rows behind this figure"),
+        alt=_("Rows for this figure"),
     )
     picked = getattr(getattr(event, "selection", None), "rows", None) or []
     return [found[place] for place in picked if place < len(found)]

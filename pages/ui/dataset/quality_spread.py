@@ -24,7 +24,7 @@ def coverage(report: QualityReport) -> None:
             _("{filled} of {expected} cells have a row").format(
                 filled=number(covered.filled), expected=number(covered.expected)
             ),
-            n_("{n} row wanted in each", "{n} rows wanted in each", covered.per_cell) if covered.per_cell else "",
+            n_("{n} row expected per cell", "{n} rows expected per cell", covered.per_cell) if covered.per_cell else "",
         ]
     )
     if covered.cells:

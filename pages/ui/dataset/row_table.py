@@ -90,7 +90,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
             width=240,
         )
         _view()
-        undo.way_back()  # in this row, because a new row would move the table under the next click
+        undo.way_back()  # drawn in this row, because a new row would move the table under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else ()

@@ -13,7 +13,7 @@ from pages.ui import cards, views
 from pages.ui.lang import _, mark, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to recognise it
-_FEWEST_COLUMNS = 2  # of a file with prompts and completions
+_FEWEST_COLUMNS = 2  # minimum for a file with prompts and completions
 _SEPARATORS = {
     ",": mark("Comma"),
     "\n": mark("New line"),
@@ -101,8 +101,8 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
     if column_mapping.holds_json(imported.frame, chosen.completion):
         st.warning(
             _(
-                "Most cells of **{column}** are JSON, not plain text: a model would learn to write JSON. Choose "
-                "another column if that is not what you want."
+                "Most cells in **{column}** contain JSON, so the model would learn to write JSON. Choose "
+                "another column if you don't want that."
             ).format(column=plain(chosen.completion)),
             icon=":material/data_object:",
         )

@@ -60,7 +60,7 @@ def keep(chosen: DatasetSummary) -> None:
             10,
             format_func=lambda one: f"{one} %",
             key="dataset_share",
-            help=_("Takes the same share of every cell. These rows measure the model and are not trained on."),
+            help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
         )
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)

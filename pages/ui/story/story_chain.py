@@ -34,7 +34,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
                     with st.container():
                         _ended(chain, name, story)
                 else:
-                    st.empty()  # of the previous chain: cleared before the first word
+                    st.empty()  # clears the previous chain before the first word
         after = st.container() if chain.done else st.empty()
         if chain.done:
             with after.container():

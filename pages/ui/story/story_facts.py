@@ -12,7 +12,7 @@ _ENDINGS = {
     "content_filter": mark("cut by the provider's content filter"),
     "refusal": mark("the model refused"),
     "error": mark("ended by an error at the provider"),
-    "unknown": mark("maybe incomplete: the provider gave no finish reason"),
+    "unknown": mark("possibly incomplete: the provider gave no finish reason"),
 }
 
 

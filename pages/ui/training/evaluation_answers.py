@@ -45,12 +45,12 @@ def scores(metrics: Metrics) -> None:
                 "precision": st.column_config.NumberColumn(
                     _("Precision"),
                     format="percent",
-                    help=_("Of the rows that the model gave this label: the share that has it."),
+                    help=_("Of the rows that the model gave this label, the share for which it is correct."),
                 ),
                 "recall": st.column_config.NumberColumn(
                     _("Recall"),
                     format="percent",
-                    help=_("Of the rows that have this label: the share that the model gave it."),
+                    help=_("Of the rows that have this label, the share that the model labelled correctly."),
                 ),
             },
             placeholder="–",

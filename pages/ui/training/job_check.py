@@ -72,7 +72,7 @@ def _share(chosen: DatasetSummary) -> None:
         format_func=lambda one: f"{one} %",
         key=key,
         persist_state="session",
-        help=_("Takes the same share of every cell. These rows measure the model and are not trained on."),
+        help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
     )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from core.engine.formats.tokens import Encoded
 
-_MAX_TOKENS = 640  # with padding; activations take 2 MB per token, so 1.3 GB; only a single longer example takes more
+# including padding; activations take 2 MB per token, so 1.3 GB; only a single longer example takes more
+_MAX_TOKENS = 640
 
 
 def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:

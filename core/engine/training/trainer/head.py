@@ -57,7 +57,7 @@ def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, gradient: b
     label_rows = weight[labels].float()
     label_logits = (x.float() * label_rows).sum(dim=1, keepdim=True)
     reference = label_logits.to(weight.dtype, copy=True)
-    highest = torch.full((n, 1), -torch.inf)  # of the other tokens
+    highest = torch.full((n, 1), -torch.inf)  # highest logit of the other tokens
     total = torch.zeros(n, 1)  # Σ exp(logit - reference) over the other tokens
     weighted_rows = torch.zeros(n, width) if gradient else hidden.new_zeros(0)  # Σ exp(logit - reference) · row
     for start in range(0, weight.shape[0], _TILE):
