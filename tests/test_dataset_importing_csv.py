@@ -66,6 +66,11 @@ def test_a_space_before_a_quote_belongs_to_no_cell(text: str, expected: list[lis
     assert list(found.frame.columns) == ["k", "text"] and rows(found) == expected and found.problems == []
 
 
+def test_a_header_with_a_quoted_separator_is_not_cut() -> None:
+    found = read('k, "text, long"\na, "b, c"\nd, "e, f"\n')
+    assert list(found.frame.columns) == ["k", "text, long"] and rows(found) == [["a", "b, c"], ["d", "e, f"]]
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -237,8 +237,10 @@ def sniff(lines: LineReader) -> Dialect:
         for spaces in spaced:
             for delimiter in _DELIMITERS:
                 dialect = Dialect(delimiter, spaces, escapes)
-                widths = _widths(sample, dialect, complete)
-                if (fit := _fit(widths)) > best_fit:
+                fit = _fit(_widths(sample, dialect, complete))
+                simpler = replace(dialect, spaced=False)
+                cut = spaces and fit == best_fit and best_dialect == simpler and _cuts_quotes(sample, simpler)
+                if fit > best_fit or cut:
                     best_fit, best_dialect = fit, dialect
     return replace(best_dialect, titles=_count_titles(_widths(sample, best_dialect, complete)))
 
@@ -261,25 +263,33 @@ def _sample(lines: LineReader) -> tuple[list[str], bool]:
 
 
 def _widths(sample: Sequence[str], dialect: Dialect, complete: bool) -> list[int]:
-    """Number of cells of each row in the sample; an incomplete last row does not count."""
+    """Number of cells of each row in the sample, 0 if it is unreadable; an incomplete last row does not count."""
+    rows = _rows(sample, dialect)
+    widths = [0 if row is None else len(row) for row in rows if row is None or any(cell.strip() for cell in row)]
+    return widths if complete else widths[:-1]
+
+
+def _cuts_quotes(sample: Sequence[str], dialect: Dialect) -> bool:
+    """Whether a dialect without spaces before quotes cuts a quoted cell: ` "b` and ` c"`."""
+    cells = (cell for row in _rows(sample, dialect) for cell in row or ())
+    return any(cell.startswith(" ") and cell.lstrip().startswith('"') and cell.count('"') % 2 for cell in cells)
+
+
+def _rows(sample: Sequence[str], dialect: Dialect) -> Iterator[list[str] | None]:
+    """The rows of the sample; None: one that this dialect cannot read."""
     reader = csv.reader(
         dialect.normalized_lines(iter(sample)),
         delimiter=dialect.delimiter,
         skipinitialspace=dialect.spaced,
         strict=True,
     )
-    widths = []
     while True:
         try:
-            row = next(reader)
+            yield next(reader)
         except StopIteration:
-            break
-        except csv.Error:  # a row that this dialect cannot read
-            widths.append(0)
-            continue
-        if any(cell.strip() for cell in row):
-            widths.append(len(row))
-    return widths if complete else widths[:-1]
+            return
+        except csv.Error:
+            yield None
 
 
 def _fit(widths: Sequence[int]) -> _Fit:
