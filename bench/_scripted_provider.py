@@ -91,6 +91,7 @@ _REASONING = {
     "total_tokens": 1015,
     "completion_tokens_details": {"reasoning_tokens": 1000},
 }
+_LIMIT_REACHED = "Could not finish the message because max_tokens or model output limit was reached."  # OpenAI's
 _ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -191,6 +192,10 @@ def _broken() -> Iterator[AnswerKind]:
     yield AnswerKind("timeout inside 200, after writing", {"error": {"message": "Upstream request timed out"}})
     filtered = {"message": "The response was filtered", "code": "content_filter", "status": 400}
     yield AnswerKind("400 of the content filter", {"error": filtered}, status=400, final=True)
+    withheld = {"message": "Failed to parse", "code": "output_parse_failed", "failed_generation": STORY}
+    yield AnswerKind("400 after writing", {"error": withheld}, status=400, final=True)
+    yield AnswerKind("400 at the token limit", {"error": {"message": _LIMIT_REACHED}}, status=400, final=True)
+    yield AnswerKind("an error inside 200, after writing", {"error": {"message": "Generation failed"}}, final=True)
 
 
 def _errors() -> Iterator[AnswerKind]:

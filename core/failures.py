@@ -173,7 +173,10 @@ _SENTENCES: tuple[tuple[str, Cause], ...] = (
         r"|ended the text with an error|without an answer|with this answer in the provider's file can't be read",
         "interrupted",
     ),
-    (r"no longer knows this|does not know this (?:job|batch)|was cancelled at the provider", "job_gone"),
+    (
+        r"no longer (?:knows|has the results of) this|does not know this (?:job|batch)|was cancelled at the provider",
+        "job_gone",
+    ),
     (r"no finished rows|rows (?:have )?changed", "bad_file"),
 )
 _REJECTED = re.compile(

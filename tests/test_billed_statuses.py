@@ -54,6 +54,24 @@ STATUSES: list[tuple[int, object, Mapping[str, str], bool]] = [
     # it may have been processed
     (303, "", {"content-type": "text/html"}, True),
     (400, _said("The response was filtered", "content_filter"), _JSON, True),
+    # refused after the model had generated text
+    (400, {"error": {"message": "Failed to call a function.", "failed_generation": "Once"}}, _JSON, True),
+    (400, _said("Parsing failed.", "output_parse_failed"), _JSON, True),
+    (400, _said("Tool choice is none, but model called a tool", "tool_use_failed"), _JSON, True),
+    (400, _said("Could not finish the message because max_tokens or model output limit was reached."), _JSON, True),
+    (
+        400,
+        _said("The output text may contain sensitive information.", "OutputTextSensitiveContentDetected"),
+        _JSON,
+        True,
+    ),
+    (400, _said("It violates ContentSecurityDetection.", "OutputTextRiskDetection"), _JSON, True),
+    (400, _said("Output data may contain inappropriate content.", "data_inspection_failed"), _JSON, True),
+    (400, _said("系统检测到输入或生成内容可能包含不安全或敏感内容", "1301"), _JSON, True),
+    # refused before: filters of the input, and limits
+    (400, _said("Input data may contain inappropriate content.", "data_inspection_failed"), _JSON, False),
+    (400, _said("The input text may contain sensitive information.", "SensitiveContentDetected"), _JSON, False),
+    (400, _said("max_tokens is too large: 9. This model supports at most 8 output tokens."), _JSON, False),
     (408, _said("late"), _JSON, True),
     (424, _said("the model failed"), _JSON, True),
     (500, _said("oops"), _JSON, True),
@@ -113,7 +131,30 @@ INSIDE: list[tuple[object, bool]] = [
     ({"message": "Internal server error", "type": "server_error"}, True),
     ("Upstream request timed out", True),
     ({"message": "bad gateway"}, True),
+    # an error that says nothing about the request: the endpoint had accepted it
+    ("generation failed", True),
+    ({"message": "Something went wrong"}, True),
+    ({"message": "The model returned an empty response", "code": "empty_response"}, True),
+    ({"code": -1, "message": "生成失败"}, True),
+    ({"code": "content_filter", "message": "Filtered"}, True),
+    # and one that rejects it
+    ("Unexpected endpoint or method. (POST /chat)", False),
+    ({"message": "no", "code": 400}, False),
+    ({"message": "no", "type": "invalid_request_error"}, False),
+    ({"message": "no such model", "code": "model_not_found"}, False),
+    ({"message": "This model's maximum context length is 8192 tokens", "code": "context_length_exceeded"}, False),
+    ({"message": "Unsupported parameter: 'seed'"}, False),
+    ({"message": "messages is required"}, False),
 ]
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "billed"),
+    [(1027, "output new_sensitive", True), (1026, "input new_sensitive", True), (2013, "invalid params", False)],
+)
+def test_what_an_error_of_minimax_proves(server: FaultServer, code: int, message: str, billed: bool) -> None:
+    answer = raw(json.dumps({"choices": None, "base_resp": {"status_code": code, "status_msg": message}}).encode())
+    assert _asked(server, answer, "single").may_be_billed is billed
 
 
 @pytest.mark.parametrize(("inner", "billed"), INSIDE)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import signal
 import subprocess
@@ -22,14 +25,16 @@ from bench._scripted_provider import KINDS
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
+from core.db import spend_totals
 from core.db.store import Store
-from core.db.tables import Batch, Row, Run, Spend
+from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
 from core.generation import run_store, runs
 from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import job_kinds
+from core.pricing import budget, spend, spend_history
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, Provider, Registry, client
@@ -44,6 +49,7 @@ NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
 HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
 EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar per thousand
+WORST = Decimal(TEMPLATE_TOKENS + 5 + 99) / 2000  # of one request: prompt of five bytes, 99 tokens of text
 ROOT = Path(__file__).resolve().parents[1]
 POST, UPLOAD = "POST /v1/batches", "POST /v1/files"
 
@@ -176,28 +182,122 @@ def test_a_grid_larger_than_a_transaction_is_one_file(store: Store, server: Batc
 
 
 @pytest.mark.parametrize(
-    ("answer", "state", "reason", "bought"),
+    ("answer", "reason", "cost_usd", "lost"),
     [
-        ("length", "failed", "The text was cut off at 99 tokens.", True),
-        ("content_filter", "failed", "The provider's content filter blocked the text.", True),
-        ((400, "Too long."), "failed", "rejected the request (400): Too long.", False),
-        ((400, "a\0b \ud800"), "failed", "rejected the request (400): ab ?", False),
-        ((500, "Sorry."), "failed", "has a server error (500): Sorry.", False),
-        ((429, "Slow down."), "failed", "asks to slow down: Slow down.", False),
-        (None, "failed", "The provider ended the batch before it reached this row.", False),
+        ("length", "The text was cut off at 99 tokens.", EACH, 0),
+        ("content_filter", "The provider's content filter blocked the text.", EACH, 0),
+        ((400, "Too long."), "rejected the request (400): Too long.", Decimal(0), 0),
+        ((400, "a\0b \ud800"), "rejected the request (400): ab ?", Decimal(0), 0),
+        ((400, "Flagged.", "content_filter"), "rejected the request (400): Flagged.", None, 1),
+        ((500, "Sorry."), "has a server error (500): Sorry.", None, 3),
+        ((504, "Timed out."), "gave up waiting for the model (504): Timed out.", None, 3),
+        ((503, "Overloaded."), "has a server error (503): Overloaded.", Decimal(0), 0),
+        ((429, "Slow down."), "asks to slow down: Slow down.", Decimal(0), 0),
+        (None, "The provider ended the batch before it reached this row.", Decimal(0), 0),
     ],
 )
 def test_a_failed_line_is_reported_on_its_row(
-    store: Store, server: BatchServer, answer: Any, state: str, reason: str, bought: bool
+    store: Store, server: BatchServer, answer: Any, reason: str, cost_usd: Decimal | None, lost: int
 ) -> None:
+    """`cost_usd` None: unknown. `lost`: requests for the row that may be billed; each counts at its maximum cost."""
     server.answers["n0003"] = answer
     run_id = queue(store, recipe())
     done = execute(store, server, run_id, book=HALF)
     row = rows(store, run_id)[3]
     assert (done.state, done.done, done.failed) == ("done", 11, 1)
-    assert row.state == state and reason in (row.reason or "")
-    assert row.cost_usd == (EACH if bought else 0)
-    assert sum((s[2] or Decimal(0) for s in spends(store)), Decimal(0)) == (11 + bought) * EACH
+    assert row.state == "failed" and reason in (row.reason or "")
+    assert row.cost_usd == cost_usd
+    assert done.cost_usd == (None if lost else 11 * EACH + (cost_usd or 0))
+    assert done.at_most_usd == 11 * EACH + (cost_usd or 0) + lost * WORST
+
+
+@pytest.mark.parametrize(
+    ("answer", "billed"),
+    [
+        ((500, "Sorry."), True),
+        ((502, "Bad gateway."), True),
+        ((504, "Timed out generating response."), True),
+        ((408, "Timed out."), True),
+        ((424, "The model failed."), True),
+        ((500, "Overloaded.", "overloaded_error"), True),
+        ((503, "Overloaded."), False),
+        ((529, "Overloaded."), False),
+        ((409, "Locked."), False),
+        ((429, "Slow down."), False),
+        ((400, "Unsupported parameter: 'top_p' is not supported with this model."), False),
+        ({"error": {"message": "The upstream server timed out"}}, True),
+        ({"error": {"message": "Slow down", "code": 429}}, False),
+    ],
+)
+def test_a_line_that_may_be_billed_counts_at_its_maximum_cost_and_its_row_is_sent_again(
+    store: Store, server: BatchServer, answer: Any, billed: bool
+) -> None:
+    """Unknown, not 0, wherever it is shown: in the run, its budget, the spend page and the CSV."""
+    server.answers["n0003"] = answer
+    server.on = lambda what: server.answers.clear() if server.count(POST) == 1 and what == UPLOAD else None
+    run_id = queue(store, recipe(top_p=0.5), budget_usd=Decimal(5))
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.state, done.done, server.count(POST)) == ("done", 12, 2)
+    lost = [line for line in lines_of(store) if line.cost_usd is None]
+    assert [(line.reference, line.estimated_usd, line.completion_tokens) for line in lost] == [
+        (run_id, WORST, None)
+    ] * billed
+    assert done.cost_usd == (None if billed else 12 * EACH)
+    assert done.at_most_usd == 12 * EACH + billed * WORST
+    with store.reading() as session:
+        assert budget.spent_on(session, run_id) == done.at_most_usd
+    since, until = utcnow() - timedelta(days=1), utcnow() + timedelta(days=1)
+    spent = spend.spent(store, since)
+    assert (spent.calls, spent.unknown, spent.cost_usd) == (2 + billed, int(billed), 12 * EACH)
+    (day,) = [line for line in spend_history.by_period(store, [since], until) if line.calls]
+    assert (day.calls, day.unknown, day.cost_usd) == (2 + billed, int(billed), 12 * EACH)
+    cells = list(csv.DictReader(io.StringIO(spend_history.export(store, since, until).decode("utf-8-sig"))))
+    assert sorted(line["cost_usd"] for line in cells)[:billed] == [""] * billed
+    assert sum(Decimal(line["cost_usd"] or 0) for line in cells) == 12 * EACH
+
+
+def test_a_row_that_may_be_billed_is_booked_once_though_its_file_is_read_twice(
+    store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answers |= {"n0003": (500, "Sorry."), "n0005": (500, "Sorry.")}
+    run_id = queue(store, recipe())
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Died
+
+    with monkeypatch.context() as patched, pytest.raises(Died):
+        patched.setattr(batch_lifecycle.BatchLifecycle, "close", die)
+        execute(store, server, run_id, book=HALF)
+    with store.reading() as session:  # the batch reserves so much less
+        assert budget.spent_on(session, run_id) == 12 * WORST
+    server.answers.clear()
+    done = execute(store, server, run_id, book=HALF)
+    assert (done.done, done.at_most_usd) == (12, 12 * EACH + 2 * WORST)
+    with store.reading() as session:
+        assert budget.spent_on(session, run_id) == done.at_most_usd
+        assert spend_totals.recomputed(session)["reference", run_id, ""] == done.at_most_usd
+
+
+def test_a_budget_limits_what_failing_lines_may_cost(store: Store, server: BatchServer) -> None:
+    server.answers |= {f"n{i:04}": (500, "Sorry.") for i in range(12)}
+    run_id = queue(store, recipe(), budget_usd=4 * WORST)
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "stopped" and "requests with an unknown cost" in (done.reason or "")
+    assert sum(len(server.lines(i)) for i in range(len(server.batches))) == 4
+
+
+def test_lines_of_an_earlier_runs_batch_that_may_be_billed_count_in_that_run(store: Store, server: BatchServer) -> None:
+    server.answers |= {"n0003": (500, "Sorry."), "n0004": (400, "Flagged.", "content_filter"), "n0005": (400, "No.")}
+    first = queue(store, recipe())
+    during(server, POST, lambda: set_run(store, first, state="pausing"))
+    assert execute(store, server, first, book=HALF).state == "paused"
+    set_run(store, first, state="stopped")
+    server.on = lambda what: server.answers.clear() if server.count(POST) == 1 and what == UPLOAD else None
+    second = queue(store, recipe(), dataset_id=dataset_of(store, first))
+    done = execute(store, server, second, book=HALF)
+    assert (done.done, done.cost_usd) == (12, 3 * EACH)
+    assert runs.progress(store, first).at_most_usd == 9 * EACH + 2 * WORST
+    assert runs.progress(store, first).cost_usd is None
 
 
 @pytest.mark.parametrize("line", [b"not json", b'{"custom_id": 7}', b'["a"]', b'{"custom_id": "n0003", "respon'])
@@ -573,6 +673,24 @@ def test_a_batch_unknown_to_the_provider_is_reported_with_an_unknown_cost(store:
     assert states(store, run_id) == {"pending": 12} and spends(store) == [(None, None, None)]
 
 
+@pytest.mark.parametrize(("gone", "kept"), [("output", 0), ("error", 11)])
+def test_results_that_the_provider_has_deleted_do_not_block_the_data_set(
+    store: Store, server: BatchServer, gone: str, kept: int
+) -> None:
+    """The run said that they are collected when it is resumed, at every resume. Their cost is unknown."""
+    server.answers["n0003"] = (400, "No.")
+    run_id = queue(store, recipe())
+    server.on = lambda _: server.files.pop(f"file-batch_1-{gone}", None)
+    done = execute(store, server, run_id, book=HALF)
+    assert done.state == "failed" and "no longer has the results of this batch" in (done.reason or "")
+    assert states(store, run_id) == Counter({"pending": 12 - kept, "done": kept})
+    (line,) = lines_of(store)
+    assert (line.cost_usd, line.estimated_usd) == (None, 12 * WORST)
+    server.answers.clear()
+    runs.resume(store, LOCAL, run_id)
+    assert execute(store, server, run_id, book=HALF).done == 12
+
+
 def test_a_provider_that_is_not_set_up_any_more_ends_the_run(store: Store) -> None:
     run_id = queue(store, recipe())
     batch_runner.carry_out(store, Registry([]), run_id, threading.Event(), timing=QUICK, book=NO_PRICES)
@@ -797,6 +915,7 @@ def test_rows_of_a_killed_live_run_are_handed_in_too(store: Store, server: Batch
         (b'{"custom_id": "a", "response": null, "error": {"code": "batch_expired", "message": "x"}}', Unavailable),
         (b'{"custom_id": "a", "response": null, "error": {"code": "content_filter"}}', BadRequest),
         (b'{"custom_id": "a"}', Unavailable),
+        (b'{"custom_id": "a", "response": {"status_code": 0, "body": ""}}', Unavailable),
     ],
 )
 def test_an_error_in_a_line_is_the_one_that_a_live_request_would_have_raised(
@@ -804,6 +923,30 @@ def test_an_error_in_a_line_is_the_one_that_a_live_request_would_have_raised(
 ) -> None:
     answer = read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line)
     assert answer is not None and isinstance(answer.error, kind) and answer.completion is None
+
+
+@pytest.mark.parametrize(
+    ("error", "billed"),
+    [
+        ({"code": "batch_expired", "message": "This request could not be executed in time."}, False),
+        ({"code": "batch_cancelled", "message": "The batch was cancelled."}, False),
+        ({"code": "rate_limit_exceeded", "message": "Slow down."}, False),
+        ({"code": "insufficient_quota", "message": "No credit."}, False),
+        ({"code": "invalid_request_error", "message": "No."}, False),
+        ({"code": "model_not_found", "message": "No such model."}, False),
+        ({"code": "request_timeout", "message": "The call to the model timed out."}, True),
+        ({"code": "server_error", "message": "Sorry."}, True),
+        ({"code": "content_filter", "message": "Flagged."}, True),
+        ({"code": "unheard_of", "message": "Something went wrong."}, True),
+        ({"code": ["odd"], "message": "Something went wrong."}, True),
+        ("broken", True),
+        (None, True),
+    ],
+)
+def test_a_line_without_a_response_is_free_only_if_its_code_proves_it(error: object, billed: bool) -> None:
+    line = json.dumps({"custom_id": "a", "response": None, "error": error}).encode()
+    answer = read_answer(Provider("openai", "openai", "OpenAI", "https://x/v1", KEY), line)
+    assert answer is not None and answer.error is not None and answer.error.may_be_billed is billed
 
 
 @pytest.mark.parametrize("line", [b"", b"\n", b"null", b"[]", b"\xff\xfe", b'{"custom_id": null}', b'{"response": {}}'])

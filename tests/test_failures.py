@@ -243,6 +243,7 @@ def test_every_end_of_a_batch_has_a_cause() -> None:
     ]  # fmt: skip
     for reason, cause in (
         ("The provider no longer knows this batch. Resume to submit its rows again.", "job_gone"),
+        ("The provider no longer has the results of this batch. Resume to submit its rows again.", "job_gone"),
         ("The batch was cancelled at the provider. Resume to write the remaining rows.", "job_gone"),
         ("The provider refused the batch. No reason was given.", "bad_request"),
         ("The provider refused the batch. The file is not JSONL.", "bad_request"),

@@ -567,9 +567,40 @@ def test_the_month_stands_against_its_budget(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(8))
     at = visit("cost", cost_part="spent")
     assert "**$2.00** of **$8.00** spent this month, $6.00 left" in words(at)
-    assert {metric.label: metric.value for metric in at.metric}["Calls without a price"] == "1"
+    assert {metric.label: metric.value for metric in at.metric}["Calls with an unknown cost"] == "1"
     assert at.dataframe[0].value.iloc[0]["spent"] == 2
     assert at.dataframe[1].value.iloc[0]["calls"] == 3
+
+
+@pytest.mark.parametrize(
+    ("known", "unknown", "sentence", "cell"),
+    [
+        ((), ("0.5",), "**unknown** of **$8.00** spent this month, $7.50 left", None),
+        ((), ("0.5", "0.25"), "**unknown** of **$8.00** spent this month, $7.25 left", None),
+        ((), (None,), "**unknown** of **$8.00** spent this month, $8.00 left", None),
+        (("2",), ("0.5",), "**$2.00** of **$8.00** spent this month, $5.50 left", 2),
+    ],
+)
+def test_an_unknown_cost_is_not_shown_as_zero(
+    store: Store, known: tuple[str, ...], unknown: tuple[str | None, ...], sentence: str, cell: float | None
+) -> None:
+    """`unknown`: the highest possible costs, which count against the budget."""
+    for cost in known:
+        _spend(store, cost)
+    for most in unknown:
+        with store.session() as session:
+            spend.record(
+                session, LOCAL, "dataset", provider="openai", model="m", reference="r",
+                estimated_usd=None if most is None else Decimal(most),
+            )  # fmt: skip
+    budget.set_budget(store, LOCAL, "month", Decimal(8))
+    at = visit("cost", cost_part="spent")
+    assert sentence in words(at)
+    at_most = sum(Decimal(most or 0) for most in unknown)
+    assert (f"at their highest possible cost, ${at_most:.2f} together" in words(at)) is bool(at_most)
+    assert {metric.label: metric.value for metric in at.metric}["Calls with an unknown cost"] == str(len(unknown))
+    spent = [None if pd.isna(value) else value for value in at.dataframe[0].value["spent"]]
+    assert spent == ([cell] if cell else []) + [None]
 
 
 def test_a_budget_of_nothing_is_a_budget(store: Store) -> None:

@@ -141,7 +141,7 @@ def test_spent_counts_the_machine_time_of_runs_and_stories(server: FaultServer, 
     _story(store)
     _call(store, "s1", "story", utcnow())
     at = visit("cost", cost_part="spent")
-    assert {metric.label: metric.value for metric in at.metric}["Calls without a price"] == (
+    assert {metric.label: metric.value for metric in at.metric}["Calls with an unknown cost"] == (
         "3" if amount == "not priced" else "0"
     )
     total = {"free": "$0"}.get(amount, amount.replace("$0.0100", "$0.0200"))

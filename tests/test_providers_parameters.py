@@ -38,6 +38,10 @@ def _forbidden(*names: str) -> list[dict[str, Any]]:
     ]
 
 
+_LIMIT_REACHED = (
+    "Could not finish the message because max_tokens or model output limit was reached. "
+    "Please try again with higher max_tokens."
+)
 # server messages about a parameter (public bug reports), and the parameter they reject
 _REFUSALS: list[tuple[str, object, set[str]]] = [
     (
@@ -100,6 +104,11 @@ _REFUSALS: list[tuple[str, object, set[str]]] = [
         _openai("stream_options", "Unknown parameter: 'stream_options'.", "unknown_parameter"),
         {"stream_options"},
     ),
+    ("not recognized", _said("This endpoint does not recognize the parameter `seed`."), {"seed"}),
+    ("not a valid parameter", _said("Invalid request: seed is not a valid parameter for this model."), {"seed"}),
+    ("unexpected, of a JSON schema", _said("'seed' was unexpected"), {"seed"}),
+    ("invalid for a model", _said("The parameter top_p is invalid for this model."), {"top_p"}),
+    ("the limit that was reached, not refused", _said(_LIMIT_REACHED), set()),
     ("OpenAI, stop", _said("Unsupported parameter: 'stop' is not supported with this model."), {"stop"}),
     (
         "OpenAI, n",

@@ -741,6 +741,9 @@ BROKE: list[tuple[int, object]] = [
     (400, {"error": {"message": "Budget has been exceeded! Current cost: 0.5", "type": "budget_exceeded"}}),  # LiteLLM
     (400, {"error": {"message": "You have reached your specified API usage limits.", "type": "invalid_request_error"}}),
     (429, [{"error": {"code": 429, "message": "Your prepayment credits are depleted."}}]),  # Gemini
+    (429, [{"error": {"code": 429, "message": "Your project has exceeded its monthly spending cap."}}]),  # Gemini
+    (429, {"error": {"message": "您的账号资源包已用尽"}}),
+    (429, {"error": {"message": "当前账户可用额度为0"}}),
     (429, {"error": {"code": "1309", "message": "您的GLM Coding Plan套餐已到期，暂无法使用"}}),
     (429, {"error": {"code": "1311", "message": "当前订阅套餐暂未开放GLM-5权限"}}),
     (429, {"error": {"code": "SetLimitExceeded", "message": "The set inference limit is reached."}}),  # Volcengine

@@ -21,7 +21,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
-from core.errors import FabulaError, NotFound, OverBudget, Refused, Unavailable
+from core.errors import FabulaError, NotFound, NotThere, OverBudget, Refused, Unavailable
 from core.evaluation import model_card, run_export
 from core.finetuning import (
     checkpoints,
@@ -404,6 +404,35 @@ def test_a_reservation_is_released_if_nothing_ran(store: Store, form: JobForm) -
     carry(store, cancelled, FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k")))
     assert jobs.get(store, cancelled).status == "cancelled"
     assert spent(store, MOMENT).calls == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls", "cost_usd"),
+    [
+        ((remote_job("running"), remote_job("succeeded")), 1, Decimal("0.00625")),
+        ((remote_job("running"), remote_job("succeeded", trained_tokens=None)), 1, None),
+        ((remote_job("running"), remote_job("cancelled", trained_tokens=1_000)), 1, Decimal("0.005")),
+        ((remote_job("running"), remote_job("cancelled")), 1, None),
+        ((remote_job("running"), NotThere("No such job.", "")), 1, None),
+        ((remote_job("queued"), remote_job("cancelled")), 0, Decimal(0)),
+        ((remote_job("running"), remote_job("failed", error="No.")), 0, Decimal(0)),
+    ],
+)
+def test_a_job_that_ended_may_be_billed_for_what_it_has_trained(
+    store: Store, form: JobForm, answers: tuple[object, ...], calls: int, cost_usd: Decimal | None
+) -> None:
+    """None: unknown, and the estimate counts against budgets."""
+    paid = replace(form, provider="openai", base_model=MINI, estimated_usd=Decimal(2))
+    client = FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k"))
+    client.enqueue("job", *answers)
+    job_id = jobs.submit(store, LOCAL, paid)
+    carry(store, job_id, client)
+    assert jobs.get(store, job_id).finished
+    found = spent(store, MOMENT, job_id)
+    unknown = cost_usd is None
+    assert (found.calls, found.unknown, found.cost_usd) == (calls, int(unknown), cost_usd or 0)
+    with store.reading() as session:
+        assert budget.spent_on(session, job_id) == (2 if unknown else cost_usd)
 
 
 @pytest.mark.parametrize("expected", [Decimal(2), None])

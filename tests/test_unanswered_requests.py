@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from decimal import Decimal
 
 import pandas as pd
@@ -18,12 +19,13 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Row, Spend
+from core.db.tables import Evaluation, Row, Spend, utcnow
 from core.errors import FabulaError
 from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluation_types import EvaluationForm
 from core.generation import previewing
-from core.pricing import budget, custom_prices
+from core.pricing import budget, custom_prices, spend
+from core.pricing.reservation import Reservation, settle_abandoned
 from core.providers import Client, CompletionRequest, Provider, Registry, RetryPolicy
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud, stream
@@ -244,3 +246,66 @@ def test_a_story_that_is_cut_is_billed_by_its_words(priced: Store, server: Fault
         story(priced, server.provider(), None)
     (line,) = lines(priced)
     assert line.cost_usd and line.completion_tokens
+
+
+# --- the process was killed -----------------------------------------------------------------------------------------
+
+
+def _reserve(store: Store, page: spend.Page, reference: str, usd: str = "0.5") -> Reservation:
+    return Reservation(store, LOCAL, page, provider="fault", model=_MODEL, reference=reference, worst_usd=Decimal(usd))
+
+
+@pytest.mark.parametrize(
+    ("page", "reference", "usd", "hours", "abandoned"),
+    [
+        ("dataset", budget.PREVIEW, "0.5", 2, True),
+        ("story", "a story", "0.5", 2, True),
+        ("comparison", "a story", "0.5", 2, True),
+        ("training", "an evaluation", "0.5", 2, True),
+        ("story", "a story", "0.5", 0, False),  # it may be running
+        ("story", "a story", "0", 2, False),  # free
+        ("story", "a story that was read aloud", "0.5", 2, False),  # speech has no tokens
+        ("dataset", "a run", "0.5", 2, False),  # of a batch: at the provider for up to a day
+        ("training", "a job", "0.5", 2, False),
+    ],
+)
+def test_what_a_killed_process_had_in_flight_becomes_an_unknown_cost(
+    store: Store, page: spend.Page, reference: str, usd: str, hours: int, abandoned: bool
+) -> None:
+    for _ in range(2 if reference == budget.PREVIEW else 1):
+        _reserve(store, page, reference, usd)
+    with store.session() as session:
+        session.add(
+            Evaluation(
+                id="an evaluation",
+                dataset_id="d",
+                provider="fault",
+                model=_MODEL,
+                kind="text",
+                settings={},
+                created_by=LOCAL.id,
+            )
+        )
+        spend.record(
+            session, LOCAL, "story", provider="fault", model=_MODEL, reference="a story that was read aloud",
+            prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.1"),
+        )  # fmt: skip
+    reserved = len(lines(store)) - 1
+    with store.session() as session:
+        before = budget.spent_on(session, reference)
+        assert settle_abandoned(session, utcnow() + timedelta(hours=hours)) == (reserved if abandoned else 0)
+    settled = [line for line in lines(store) if line.reference == reference and line.prompt_tokens is None]
+    assert [(line.cost_usd, line.estimated_usd) for line in settled] == [
+        (None if abandoned else Decimal(usd), Decimal(usd))
+    ] * reserved
+    with store.reading() as session:
+        assert budget.spent_on(session, reference) == before
+
+
+def test_a_request_that_takes_very_long_still_gets_its_real_cost(store: Store) -> None:
+    slow, refused = _reserve(store, "story", "slow"), _reserve(store, "story", "refused")
+    with store.session() as session:
+        assert settle_abandoned(session, utcnow() + timedelta(hours=2)) == 2
+    slow.settle(10, 5, Decimal("0.015"))
+    refused.failed(FabulaError("No.", ""))
+    assert [(line.reference, line.cost_usd) for line in lines(store)] == [("slow", Decimal("0.015"))]

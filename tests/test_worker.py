@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
@@ -25,13 +27,14 @@ from core import processes
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store, new_id
-from core.db.tables import Tour, TrainingJob, utcnow
+from core.db.tables import Spend, Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
 from core.finetuning import jobs
 from core.jobs.heartbeat import Heartbeat
 from core.jobs.job_kinds import KINDS, JobKind
 from core.jobs.task_runner import TaskRunner, running_workflows
 from core.jobs.worker import Worker, worker_state
+from core.pricing import spend
 from core.settings import Settings
 from tests.fakes import RESULTS
 from tests.job_server import JobServer
@@ -97,6 +100,21 @@ def test_queued_work_is_done_and_the_heartbeat_says_so(store: Store, hire: Calla
     assert worker_state(store).queued == 0
     worker.stop()
     assert not worker_state(store).up
+
+
+def test_it_settles_what_a_killed_process_had_in_flight(store: Store, hire: Callable[[ScriptedTours], Worker]) -> None:
+    with store.session() as session:
+        spend_id = spend.record(
+            session, LOCAL, "story", provider="p", model="m", reference="a story", cost_usd=Decimal("0.5")
+        )
+        session.get_one(Spend, spend_id).at = utcnow() - timedelta(hours=2)
+    hire(ScriptedTours(lambda store, item_id, _: finish(store, item_id)))
+
+    def cost_usd() -> Decimal | None:
+        with store.reading() as session:
+            return session.get_one(Spend, spend_id).cost_usd
+
+    until(lambda: cost_usd() is None, "an unknown cost")
 
 
 def _wait_until_stopped(_store: Store, _item_id: str, stopping: threading.Event) -> None:

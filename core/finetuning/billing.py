@@ -28,10 +28,16 @@ def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
 
 
 def settle(session: Session, book: PriceBook, job: TrainingJob) -> None:
-    """Record the cost of a finished job in the job and in the ledger. Failed jobs are not billed."""
+    """Record the cost of a finished job in the job and in the ledger.
+
+    Failed jobs are not billed. A cancelled job is billed for what it has trained (Together: "Understanding refunds when
+    canceling fine-tuning jobs"); if its provider does not report how much that is, its cost is unknown.
+    """
     trained_tokens = job.trained_tokens
     reserved = _reserved(session, job.id)
-    if job.status == "failed" or (trained_tokens is None and job.status != "succeeded"):
+    trained = job.status == "succeeded" or trained_tokens is not None
+    began = job.provider != ENGINE and job.training_s is not None
+    if job.status == "failed" or not (trained or began):
         return release(session, job.id)
     job.cost_usd = training_cost(book, job.provider, job.base_model, trained_tokens)
     if reserved is not None:
@@ -55,6 +61,12 @@ def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None
         cost_usd=cost_usd,
         estimated_usd=job.estimated_usd,
     )
+
+
+def mark_unknown(session: Session, job_id: str) -> None:
+    """The job is not watched any more, but its provider may bill it. The estimate counts."""
+    if (reserved := _reserved(session, job_id)) is not None:
+        reserved.cost_usd = None
 
 
 def release(session: Session, job_id: str) -> None:

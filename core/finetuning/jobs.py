@@ -180,6 +180,8 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
         context.update(**failed, stop_requested=None)
         if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
             billing.release(session, job_id)
+        else:
+            billing.mark_unknown(session, job_id)
 
 
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:

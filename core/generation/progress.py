@@ -47,7 +47,8 @@ class RunProgress:
         failed_only: the run only retries failed rows.
         remaining: rows this run still has to write, including those in flight.
         in_flight, ceiling: rows in flight, and the maximum number of requests in flight.
-        requests: entries in the spend ledger, including those in flight: one per row sent, or per batch.
+        requests: entries in the spend ledger, including those in flight: one per row sent; of a batch one, and
+            one for each group of its lines that failed and may be billed.
         tokens: prompt and completion tokens of this run.
         cost_usd: their cost, None if the cost of one call is unknown. 0 on the engine: see `core.pricing.machine_time`.
         at_most_usd: maximum cost so far: calls without a token count (for example interrupted ones) at their worst

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING
 
 from core import file_permissions, logs
 from core.db.store import Store
+from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.jobs import recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat, WorkerState, worker_state
 from core.jobs.job_kinds import KINDS, JobKind, RegistryMaker
 from core.jobs.task_runner import TaskRunner, running_workflows
+from core.pricing import reservation
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ __all__ = ["Worker", "WorkerState", "main", "worker_state"]
 
 _POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
 _STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
+_SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
 _OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker runs or will run
@@ -135,6 +138,7 @@ class Worker:
 
     def _dispatch(self, store: Store, own_heartbeat: Heartbeat) -> None:
         next_beat, last_running = time.monotonic(), 0
+        next_sweep = next_beat
         resumed: dict[str, str] = {}
         orphaned: set[str] = set()
         while not self._stopping.is_set():
@@ -144,6 +148,10 @@ class Worker:
                     own_heartbeat.beat(last_running := len(running_workflows()))
                     orphaned = _cancel_orphans(open_workflows, own_heartbeat.live_ids(), own_heartbeat.id, orphaned)
                     next_beat = time.monotonic() + BEAT_INTERVAL_S
+                if time.monotonic() >= next_sweep:
+                    with store.session() as session:
+                        reservation.settle_abandoned(session, utcnow())
+                    next_sweep = time.monotonic() + _SWEEP_S
                 resumed = _resume_requested(store, self._kinds, open_workflows, resumed)
                 _enqueue_unfinished(store, self._kinds, open_workflows)
             except DatabaseLost:

@@ -1,24 +1,28 @@
 """Reserves the cost of a single request (a preview, an evaluation answer, speech) before it is sent, and settles it
-afterwards."""
+afterwards. `settle_abandoned` settles what a killed process left behind."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+from sqlalchemy.orm import Session, aliased
 
 from core.actor import Actor
 from core.db import rescue_files
 from core.db.store import Store
-from core.db.tables import Spend
+from core.db.tables import Evaluation, Spend
 from core.errors import FabulaError, StorageFull
 from core.pricing import budget, spend
 from core.pricing.spend import Page
 
 T = TypeVar("T")
+_MAX_REQUEST = timedelta(hours=1)  # no single request takes that long
+_LOOK_BACK = timedelta(days=31)
 
 
 class Reservation:
@@ -109,3 +113,23 @@ class Reservation:
         """The entry in the format of a rescue file (see `core.jobs.recovery`)."""
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
         return {"id": self._id, **self._values, **usage}
+
+
+def settle_abandoned(session: Session, now: datetime) -> int:
+    """Settle reservations of previews, stories and evaluation answers whose process was killed; returns their number.
+
+    The requests may have been billed: their cost becomes unknown and counts as the reserved amount. If such a request
+    is still running, its own settlement replaces this one. Runs, batches and training jobs have their own rules.
+    """
+    other = aliased(Spend)
+    # speech has no tokens either, but shares the reference of its story, which has an entry of its own
+    alone = ~select(other.id).where(other.reference == Spend.reference, other.id != Spend.id).exists()
+    unfinished_story = Spend.page.in_(("story", "comparison")) & alone
+    single = unfinished_story | (Spend.reference == budget.PREVIEW) | Spend.reference.in_(select(Evaluation.id))
+    unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
+    before = now - _MAX_REQUEST
+    query = select(Spend).where(Spend.at.between(before - _LOOK_BACK, before), *unsettled, single)
+    entries = [entry for entry in session.scalars(query) if entry.cost_usd]
+    for entry in entries:
+        entry.cost_usd = None
+    return len(entries)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
+from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
 from core.pricing import custom_prices, machine_time
@@ -43,8 +44,9 @@ COLUMNS = (
 class DayLine:
     """Spending of one person with one model on one page in one period, which starts at `day` (UTC).
 
-    `unknown`: calls that are not in `cost_usd`. Engine calls cost their share of machine time, which is unknown unless
-    a price per machine hour is set.
+    `unknown`: calls that are not in `cost_usd`; `unknown_at_most_usd`: their maximum cost as far as it is known, which
+    counts against budgets. Engine calls cost their share of machine time, which is unknown unless a price per machine
+    hour is set.
     """
 
     day: datetime
@@ -56,6 +58,7 @@ class DayLine:
     unknown: int
     tokens: int
     cost_usd: Decimal
+    unknown_at_most_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,11 @@ def by_period(store: Store, starts: Sequence[datetime], until: datetime) -> list
         for start, end in pairwise([*starts, until]):
             query = (
                 select(
-                    Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd,
+                    Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd, MAX_COST,
                     func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
                 )
                 .where(Spend.at >= start, Spend.at < end, Spend.provider != ENGINE)
-                .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd)
+                .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd, MAX_COST)
             )  # fmt: skip
             billed = session.execute(query).all()
             result += _day_lines(start, [*billed, *_engine_calls(store, session, start, end)])
@@ -130,7 +133,7 @@ def _engine_calls(store: Store, session: Session, start: datetime, end: datetime
     rows = session.execute(query).all()
     usd_per_call = machine_time.usd_per_call(store, sorted({row.reference for row in rows}))
     return [
-        (page, ENGINE, model, person, usd_per_call[reference], calls, prompt, completion)
+        (page, ENGINE, model, person, usd_per_call[reference], None, calls, prompt, completion)
         for page, model, person, reference, calls, prompt, completion in rows
     ]
 
@@ -224,7 +227,7 @@ def _cell(value: object) -> object:
 
 def _day_lines(day: datetime, rows: Iterable[Any]) -> list[DayLine]:
     lines: dict[tuple[str, str, str, str], DayLine] = {}
-    for page, provider, model, person, cost, calls, prompt, completion in rows:
+    for page, provider, model, person, cost, at_most, calls, prompt, completion in rows:
         key = (page, provider, model, person)
         line = lines.get(key) or DayLine(day, *key, 0, 0, 0, Decimal(0))
         lines[key] = replace(
@@ -233,6 +236,7 @@ def _day_lines(day: datetime, rows: Iterable[Any]) -> list[DayLine]:
             unknown=line.unknown + (calls if cost is None else 0),
             tokens=line.tokens + int(prompt or 0) + int(completion or 0),
             cost_usd=line.cost_usd + (Decimal(0) if cost is None else cost * calls),
+            unknown_at_most_usd=line.unknown_at_most_usd + (at_most or Decimal(0)) * (calls if cost is None else 0),
         )
     return sorted(lines.values(), key=lambda line: (-line.cost_usd, line.model, line.person))
 

@@ -14,16 +14,16 @@ from core.message import msg
 from core.providers.errors import from_status, not_an_api_answer, quoted
 from core.providers.finetuning import INTENT
 from core.providers.parameters import TOKEN_CAPS, learn, request_body
-from core.providers.response_parser import parse_completion, parsed
+from core.providers.response_parser import error_in_answer, parse_completion, parsed
 from core.providers.schemas import Completion, CompletionRequest, Provider
 from core.providers.usage import token_count
 
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # final statuses of the API
 _MAX_STATUS_CHARS = 30  # length of the ledger's column; the API's own values are shorter
-# Error codes of requests that the API did not process, or not completely; they should be submitted again.
-_NOT_PROCESSED = frozenset(
-    {"batch_expired", "batch_cancelled", "request_timeout", "server_error", "rate_limit_exceeded"}
-)
+# Error codes of lines without a response (OpenAI's API reference, "batch request output object"): the first two mean
+# that the request was not executed, `request_timeout` that the call to the model timed out.
+_NOT_EXECUTED = frozenset({"batch_expired", "batch_cancelled"})
+_TIMED_OUT = "request_timeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ def read_answer(provider: Provider, line: bytes, request: CompletionRequest | No
     if not isinstance(custom_id, str):
         return None
     response = item.get("response")
-    if not isinstance(response, Mapping) or (not response.get("body") and response.get("status_code") is None):
-        return BatchAnswer(custom_id, None, _unprocessed(provider, item.get("error")))
+    if not isinstance(response, Mapping) or not (response.get("body") or response.get("status_code")):
+        return BatchAnswer(custom_id, None, _error_without_response(provider, item.get("error")))
     body, status = response.get("body"), token_count(response.get("status_code"))
     if status is not None and status >= 300:
         return BatchAnswer(custom_id, None, _after_learning(from_status(status, body, {}, provider), provider, request))
@@ -128,18 +128,18 @@ def _after_learning(error: ProviderError, provider: Provider, request: Completio
     body = request_body(request, provider.kind)
     if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
         return error
-    return Unavailable(error.what, msg("Fabula submits it again without the parameter."))
+    return Unavailable(error.what, msg("Fabula submits it again without the parameter."), may_be_billed=False)
 
 
-def _unprocessed(provider: Provider, error: Any) -> ProviderError:
+def _error_without_response(provider: Provider, error: Any) -> ProviderError:
+    """The error of a line without a response. Without a code that proves otherwise, the request may be billed."""
     details = error if isinstance(error, Mapping) else {}
-    message = quoted(details.get("message") or details.get("code"), provider)
-    if details.get("code") in _NOT_PROCESSED or not details:
+    code = str(details.get("code") or "")
+    if code in _NOT_EXECUTED or code == _TIMED_OUT or not details:
+        message = quoted(details.get("message") or code, provider)
         return Unavailable(
             msg("{name} did not process this request: {message}", name=provider.name, message=message),
             msg("Fabula submits it again."),
+            may_be_billed=code not in _NOT_EXECUTED,
         )
-    return BadRequest(
-        msg("{name} rejected the request: {message}", name=provider.name, message=message),
-        msg("Change it and try again."),
-    )
+    return error_in_answer(details, provider)

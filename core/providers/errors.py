@@ -90,14 +90,25 @@ def timed_out(provider: Provider, *, sent: bool = True) -> Unavailable:
 
 
 def from_status(
-    status: int, body: object, headers: Mapping[str, str], provider: Provider, path: str = ""
+    status: int,
+    body: object,
+    headers: Mapping[str, str],
+    provider: Provider,
+    path: str = "",
+    *,
+    proven: bool = True,
 ) -> ProviderError:
     """The error for an HTTP status of 300 or above. `body` is its JSON, or its text if it is not JSON.
 
     `path`: path of the request, if known. A missing core path (see `CORE_PATHS`) means that the address is wrong.
+    `proven`: the endpoint said that it rejected the request; False: a bad request is only assumed.
     """
-    message = _display_message(body, msg("Error code: {status}", status=status), provider)
-    return _from_status(status, message, body, headers, provider, path)
+    names = ", ".join(code for code in codes_of(body) if not code.isdecimal())
+    message = _display_message(body, names or msg("Error code: {status}", status=status), provider)
+    error = _from_status(status, message, body, headers, provider, path)
+    if type(error) is BadRequest and not proven:
+        error.may_be_billed = not error.refused_parameters
+    return error
 
 
 def unreadable(provider: Provider) -> Unreadable:

@@ -54,6 +54,12 @@ _RATE = (
 _OVERLOADED = r"overload|unavailable|busy|capacity|try again|繁忙|稍后"
 _FAILED = r"server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
 _MAX_RAW_CHARS = 2_000  # limit for parsing a nested error
+_REJECTION = re.compile(
+    r"\binvalid.?(request|param|argument|value|input|message|prompt|model)|bad.?request|not.?found|does not exist"
+    r"|validation|unexpected endpoint|unsupported|not supported|(is|are) required|too long|context.?length"
+    r"|参数|不存在|不支持",
+    re.I,
+)
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
 # Matched in this order, first against the codes, then against the message.
 _MEANINGS = tuple(
@@ -91,10 +97,11 @@ _NO_CREDIT_MESSAGE = re.compile(
     r"insufficient.{0,12}(balance|credit|fund)"
     r"|(balance|credits?).{0,20}(insufficient|not enough|too low|exhausted|used up|depleted)"
     r"|(out of|requires? more|not enough|no( more| remaining)?|doesn't have any|used all( your| available)?) credits?\b"
-    r"|credit limit exceeded|included credits|(spend(ing)?|billing.hard).limit|past invoices|payment required"
+    r"|credit limit exceeded|included credits|(spend(ing)?|billing.hard).(limit|cap)|past invoices|payment required"
     r"|specified API usage limits?|budget has been exceeded"
     r"|account is in arrears|arrearage|overdue.{0,3}payment|account is in good standing"
-    r"|余额不足|余额已用|欠费|套餐.{0,4}到期|额度不足|额度已用|账户.{0,6}余额|请充值",
+    r"|余额不足|余额已用|欠费|套餐.{0,4}到期|额度(不足|已用|耗尽|用完|为 ?0)|资源包.{0,4}(不足|用尽|用完|耗尽)"
+    r"|账户.{0,6}余额|请充值",
     re.I,
 )
 # DashScope uses OpenAI's `insufficient_quota` also for its limit of tokens per minute (its error list: "Allocated quota
@@ -106,7 +113,10 @@ _PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[
 # the server; 520, 522, 524: the connection was lost later); Envoy (503 "disconnect/reset before headers", also if the
 # connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 of the content
 # filter is billed for prompt and completion; one of the input limit may be billed, and so may a 408) and its FAQ (500
-# if the model generated invalid Unicode).
+# if the model generated invalid Unicode). A 400 after the model has generated text: Groq ("failed_generation"),
+# reasoning models of OpenAI that use up the token limit before the first word, and filters of the output at Volcengine
+# (`OutputTextSensitiveContentDetected`, `OutputTextRiskDetection`), DashScope (`DataInspectionFailed`: "Output data may
+# contain inappropriate content"), MiniMax (1027: "output new_sensitive") and Zhipu (1301: "输入或生成内容").
 _NOT_BEGUN = frozenset(
     {
         *(301, 302, 307, 308),  # moved to another address
@@ -117,6 +127,11 @@ _NOT_BEGUN = frozenset(
 _OVERLOADED_STATUS = 503
 _LOST_UPSTREAM = re.compile(r"disconnect/reset before headers(?!.{0,40}(connection (failure|timeout)|overflow))", re.I)
 _FILTERED = frozenset({"contentfilter", "responsibleaipolicyviolation", "contentpolicyviolation"})
+_GENERATED = re.compile(
+    r"failed_generation|tool_use_failed|json_validate_failed|output_parse_failed|model output limit was reached"
+    r"|\boutput.{0,20}(sensitive|inappropriate|risk)|生成的?内容",
+    re.I,
+)
 
 
 def error_object(answer: object) -> object | None:
@@ -137,7 +152,8 @@ def error_object(answer: object) -> object | None:
             return error
     result = answer.get("base_resp")
     if isinstance(result, Mapping) and result.get("status_code"):
-        return {"message": message_of(result), "code": _MINIMAX.get(_text(result["status_code"]), 400)}
+        code = _text(result["status_code"])
+        return {"message": message_of(result), "code": _MINIMAX.get(code, code)}
     is_error = (
         answer.get("object") == "error"
         or answer.get("success") is False
@@ -162,6 +178,13 @@ def http_status_of(error: object) -> int:
                 overloaded = re.search(_OVERLOADED, message_of(error), re.I)
                 return 503 if status == 500 and overloaded else status
     return 400
+
+
+def is_rejection(error: object) -> bool:
+    """Whether an error says that the request itself was rejected: a status of 4xx, or a code or message about it."""
+    codes = codes_of(error)
+    stated = any(code.isdecimal() and 400 <= int(code) < 500 for code in codes)
+    return stated or _REJECTION.search(" ".join((*codes, message_of(error)))) is not None
 
 
 def codes_of(error: object) -> list[str]:
@@ -266,8 +289,14 @@ def may_be_billed(
         return not _from_api(body, headers) or bool(_LOST_UPSTREAM.search(str(body)))
     if 400 <= status < 500 and status not in (408, 424):
         processed = status == 400 and provider.kind == "azure"
-        return status not in _NOT_BEGUN and (processed or bool(_FILTERED & {_letters(code) for code in codes}))
+        return status not in _NOT_BEGUN and (processed or _was_processed(codes, body))
     return status not in _NOT_BEGUN
+
+
+def _was_processed(codes: Sequence[str], body: object) -> bool:
+    """Whether a refusal says that the model has read the prompt or generated text."""
+    filtered = _FILTERED & {_letters(code) for code in codes}
+    return bool(filtered) or _GENERATED.search(str(body)) is not None
 
 
 def _from_api(body: object, headers: Mapping[str, str]) -> bool:

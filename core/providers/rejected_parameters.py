@@ -35,6 +35,8 @@ _REJECTION = re.compile(
     r"|extra_forbidden|mutually exclusive|only (?:the )?default"
     r"|(?:unknown|unexpected|extra) (?:\w+ )?(?:parameter|argument|keyword|field|propert|name|input|key|option)"
     r"|not (?:permitted|allowed|accepted|recogni[sz]ed|available)|deprecated|(?:may|can) only be set"
+    r"|(?:not|n't) recogni[sz]e|not an? valid (?:\w+ )?(?:parameter|argument|field|property|option)"
+    r"|was unexpected|invalid (?:for|with) this model"
     r"|only \S+ (?:is|are) allowed|不支持|不被支持|未知参数|已弃用",
     re.I,
 )

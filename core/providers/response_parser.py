@@ -23,7 +23,7 @@ from typing import Any
 from core.errors import ProviderError
 from core.providers.errors import from_status, message_for, unreadable
 from core.providers.inline_thinking import without_thinking
-from core.providers.provider_errors import error_object, http_status_of
+from core.providers.provider_errors import error_object, http_status_of, is_rejection
 from core.providers.schemas import Choice, Completion, Provider
 from core.providers.usage import read_usage
 
@@ -250,8 +250,12 @@ def _without_text(
 
 
 def error_in_answer(error: object, provider: Provider) -> ProviderError:
-    """The exception for an error object in a response with HTTP 200."""
-    return from_status(http_status_of(error), error, {}, provider, "/chat/completions")
+    """The exception for an error object in a response with HTTP 200.
+
+    The endpoint accepted the request. It may be billed unless the error says that the request was rejected.
+    """
+    status, proven = http_status_of(error), is_rejection(error)
+    return from_status(status, error, {}, provider, "/chat/completions", proven=proven)
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> object | None:

@@ -114,7 +114,7 @@ def _cost() -> Card:
     if on_engine and on_engine == calls:
         sentence = _("{calls}, all of them machine time").format(calls=sentence)
     elif unknown := sum(line.unknown for line in lines):
-        sentence = _("{calls}, {unknown} of them without a price").format(calls=sentence, unknown=number(unknown))
+        sentence = _("{calls}, {unknown} of them with an unknown cost").format(calls=sentence, unknown=number(unknown))
     return Card(
         _("Cost"), ":material/payments:", _("Spent this month"), total_spent(lines), sentence,
         _("Compare prices"), "cost",

@@ -13,7 +13,7 @@ from pathlib import Path
 from core.datasets import grid
 from core.db import rescue_files
 from core.db.store import Store
-from core.errors import BadRequest, FabulaError, NotFound, StorageFull, Transient
+from core.errors import BadRequest, FabulaError, NotFound, NotThere, StorageFull, Transient
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_results import (
     BatchResults,
@@ -39,6 +39,7 @@ from core.sanitize import storable
 CANCELLED_WITH_RUN = msg("The batch was cancelled because the run was ended.")
 UNREADABLE = msg("The line with this answer in the provider's file can't be read.")
 """Reason of a row that was processed, but whose answer cannot be read."""
+_FILES_GONE = msg("The provider no longer has the results of this batch. Resume to submit its rows again.")
 _GROUP = 500  # answers per transaction: about 30 ms
 
 
@@ -226,14 +227,23 @@ class BatchLifecycle:
     # --- collect -------------------------------------------------------------------------------------------------
 
     def _collect(self, batch: BatchView) -> RunEnd | None:
-        """Read both files into the database. Safe to repeat after an interruption: settled rows stay settled."""
+        """Read both files into the database. Safe to repeat after an interruption: settled rows stay settled.
+
+        Files that were deleted or have expired cannot be collected: the other rows are pending again, at an unknown
+        cost.
+        """
         client, unreadable = self.client(), 0
         with _temporary_folder() as folder:
             path = Path(folder) / "answers.jsonl"
             for file_id in (batch.output_file, batch.error_file):
-                if file_id is not None:
+                if file_id is None:
+                    continue
+                try:
                     client.download(file_id, path)
-                    unreadable += self._read(batch, client, path)
+                except NotThere as exc:
+                    self.close(batch, "failed", storable(exc.what), unknown=True)
+                    return RunEnd("failed", _FILES_GONE)
+                unreadable += self._read(batch, client, path)
         cancelled = batch.status == "cancelled"
         self._settle_unreadable(batch, unreadable)
         if not cancelled:
@@ -278,7 +288,8 @@ class BatchLifecycle:
     def _settle(self, batch: BatchView, outcomes: list[BatchOutcome]) -> None:
         if outcomes:
             with self._store.session() as session:
-                batch_settlement.settle(session, self._context.dataset_id, batch.id, outcomes)
+                worst_case = self.request_cost.worst_case
+                batch_settlement.settle(session, self._context.dataset_id, batch.id, outcomes, worst_case)
 
     def _endpoint(self, client: Client) -> Endpoint:
         chosen = self._context.recipe.endpoint

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from core.errors import BadRequest, ModelNotFound, Refused, Transient, Unavailable
+from core.errors import ModelNotFound, Refused, Transient, Unavailable
 from core.generation.batch.batch_settlement import BatchOutcome
 from core.generation.response_classification import RepeatedFailures, RunEnd, classify, end_for_error
 from core.message import msg
@@ -64,11 +64,11 @@ class BatchResults:
         if answer.completion is not None:
             self._repeated.succeeded()
             return self._settled(answer)
-        if old:
-            return BatchOutcome(answer.custom_id, "pending")
         error = answer.error or Unavailable(msg("The provider's file lists this row without an answer."))
+        if old:
+            return BatchOutcome(answer.custom_id, "pending", may_be_billed=error.may_be_billed)
         if isinstance(error, Transient):
-            return self.count_failure(answer.custom_id, error.what)
+            return self.count_failure(answer.custom_id, error.what, may_be_billed=error.may_be_billed)
         if isinstance(error, Refused | ModelNotFound):
             self.end = self.end or end_for_error(error)
             return BatchOutcome(answer.custom_id, "pending")
@@ -76,17 +76,15 @@ class BatchResults:
             self.end = self.end or RunEnd(
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
             )
-        if isinstance(error, BadRequest) and error.may_be_billed:
-            return BatchOutcome(answer.custom_id, "failed", storable(error.what))  # its cost is unknown
-        return unbilled(answer.custom_id, error.what)
+        return _failed(answer.custom_id, error.what, error.may_be_billed)
 
-    def count_failure(self, key: str, message: str) -> BatchOutcome:
+    def count_failure(self, key: str, message: str, *, may_be_billed: bool = False) -> BatchOutcome:
         """A row came back without an answer: send it again, up to a limit."""
         self._attempts[key] += 1
         if self._attempts[key] < _MAX_ATTEMPTS:
-            return BatchOutcome(key, "pending")
+            return BatchOutcome(key, "pending", may_be_billed=may_be_billed)
         del self._attempts[key]
-        return unbilled(key, message)
+        return _failed(key, message, may_be_billed)
 
     def _settled(self, answer: BatchAnswer) -> BatchOutcome:
         completion = answer.completion
@@ -120,6 +118,11 @@ def rejected_lines(remote: RemoteBatch) -> Mapping[int, BatchFault]:
 def rejection_reason(remote: RemoteBatch) -> str:
     """The provider's reason for rejecting a file."""
     return storable(remote.faults[0].message) if remote.faults else msg("No reason was given.")
+
+
+def _failed(key: str, message: str, may_be_billed: bool) -> BatchOutcome:
+    """A row that failed, at an unknown cost or at none."""
+    return BatchOutcome(key, "failed", storable(message)) if may_be_billed else unbilled(key, message)
 
 
 def unbilled(key: str, message: str) -> BatchOutcome:

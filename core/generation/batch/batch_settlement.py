@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from core.db.store import Store
-from core.db.tables import Batch, Row, Run, utcnow
+from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.generation.batch.batch_store import OVER, spend_of
 from core.generation.run_store import FINAL
 
@@ -20,7 +20,12 @@ _FIELDS = ("state", "reason", "text", "finish_reason", "prompt_tokens", "complet
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """The result for the row with this key: done, failed, or pending (to be sent again)."""
+    """The result for the row with this key: done, failed, or pending (to be sent again).
+
+    Attributes:
+        cost_usd: None: unknown.
+        may_be_billed: for a pending row: the request that brought no answer may be billed, at an unknown cost.
+    """
 
     key: str
     state: str
@@ -30,10 +35,21 @@ class BatchOutcome:
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cost_usd: Decimal | None = None
+    may_be_billed: bool = False
 
 
-def settle(session: Session, dataset_id: str, batch_id: str, outcomes: Sequence[BatchOutcome]) -> None:
-    """Write results in one transaction. Rows that are already settled, or not in this batch, stay as they are."""
+def settle(
+    session: Session,
+    dataset_id: str,
+    batch_id: str,
+    outcomes: Sequence[BatchOutcome],
+    worst_case: Callable[[str], Decimal | None],
+) -> None:
+    """Write results in one transaction. Rows that are already settled, or not in this batch, stay as they are.
+
+    Args:
+        worst_case: maximum cost of a prompt in US dollars, None if the price is unknown.
+    """
     table, now = Row.__table__.c, utcnow()
     conditions = (table.dataset_id == dataset_id, table.batch_id == batch_id, table.state == "sent")
     statement = update(Row.__table__).where(*conditions, table.key == bindparam("row"))  # type: ignore[arg-type]  # a Table
@@ -44,7 +60,26 @@ def settle(session: Session, dataset_id: str, batch_id: str, outcomes: Sequence[
         session.execute(statement.values(values | {"updated_at": now}), rows)
     released = [{"row": o.key} for o in outcomes if o.state == "pending"]
     if released:
+        lost = [o.key for o in outcomes if o.state == "pending" and o.may_be_billed]
+        prompts = session.scalars(select(Row.prompt).where(*conditions, table.key.in_(lost))).all() if lost else ()
+        _book_lost(session, batch_id, [worst_case(prompt) for prompt in prompts])
         session.execute(statement.values(state="pending", batch_id=None, updated_at=now), released)
+
+
+def _book_lost(session: Session, batch_id: str, costs: Sequence[Decimal | None]) -> None:
+    """Book requests that may be billed but brought no answer, and whose rows leave the batch to be sent again.
+
+    They get a spend ledger entry of their own: an unknown cost, which counts at its maximum. The batch's entry reserves
+    that much less.
+    """
+    reserved = spend_of(session, session.get_one(Batch, batch_id)) if costs else None
+    if reserved is None:
+        return
+    usd = None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+    shared = {name: getattr(reserved, name) for name in ("at", "actor", "page", "provider", "model", "reference")}
+    session.add(Spend(**shared, cost_usd=None, estimated_usd=usd))
+    if usd is not None and reserved.cost_usd is not None:
+        reserved.cost_usd = reserved.estimated_usd = max(Decimal(0), reserved.cost_usd - usd)
 
 
 def close(

@@ -68,11 +68,12 @@ def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Peri
     else:
         st.markdown(_spent(lines, period))
     _machine_time([line for line in lines if line.provider == ENGINE])
+    _unknown(lines)
     with st.grid(4, min_column_width=150):
         views.metric(_("Calls"), number(sum(line.calls for line in lines)))
         views.metric(_("Tokens"), number(sum(line.tokens for line in lines)))
         unknown = sum(line.unknown for line in lines)
-        views.metric(_("Calls without a price"), number(unknown), help=_("Not included in any total."))
+        views.metric(_("Calls with an unknown cost"), number(unknown), help=_("Not included in any total."))
         views.metric(_("Models"), number(len({(line.provider, line.model) for line in lines})))
 
 
@@ -86,16 +87,17 @@ def _spent(lines: Sequence[DayLine], period: Period) -> str:
 
 
 def _of_budget(lines: Sequence[DayLine], month: BudgetView) -> None:
-    billed = sum((line.cost_usd for line in lines if line.provider != ENGINE), Decimal(0))
+    billed = [line for line in lines if line.provider != ENGINE]
+    known = spend_history.known_usd(billed) if billed else Decimal(0)
     st.markdown(
         _("**{spent}** of **{budget}** spent this month, {left} left.").format(
-            spent=usd(billed), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
+            spent=usd(known), budget=usd(month.amount_usd), left=usd(max(month.left_usd or Decimal(0), Decimal(0)))
         )
     )
     if month.amount_usd == 0:
         st.caption(_("This budget blocks every paid request."))
         return
-    share = float(billed / month.amount_usd)
+    share = float((known or Decimal(0)) / month.amount_usd)
     st.progress(min(max(share, 0.0), 1.0), text=percent(share, 0))
 
 
@@ -112,6 +114,18 @@ def _machine_time(engine: Sequence[DayLine]) -> None:
             _("Engine machine time: {amount}. Budgets don't include it.").format(
                 amount=usd(spend_history.known_usd(engine))
             )
+        )
+
+
+def _unknown(lines: Sequence[DayLine]) -> None:
+    """How much the calls with an unknown cost count against budgets."""
+    most = sum((line.unknown_at_most_usd for line in lines), Decimal(0))
+    if most:
+        st.caption(
+            _(
+                "The cost of some calls is unknown. They are not in the total; budgets count them at their highest "
+                "possible cost, {amount} together."
+            ).format(amount=usd(most))
         )
 
 
@@ -155,11 +169,11 @@ def _by_model(lines: Sequence[DayLine]) -> None:
             "page": st.column_config.TextColumn(_("Page")),
             "person": st.column_config.TextColumn(_("Person")),
             "calls": st.column_config.NumberColumn(_("Calls"), format="localized"),
-            "unknown": st.column_config.NumberColumn(_("Calls without a price"), format="localized"),
+            "unknown": st.column_config.NumberColumn(_("Calls with an unknown cost"), format="localized"),
             "tokens": st.column_config.NumberColumn(_("Tokens"), format="localized"),
             "spent": st.column_config.NumberColumn(_("US dollars"), format="%.4f"),
         },
-        placeholder=_("no price"),
+        placeholder=_("unknown"),
         alt=_("Cost of each model, by page and person"),
     )
 
@@ -205,6 +219,6 @@ def _by_work(works: Sequence[WorkLine]) -> None:
             "spent": st.column_config.NumberColumn(_("Actual"), format="%.4f", help=_("US dollars")),
             "person": st.column_config.TextColumn(_("Person")),
         },
-        placeholder=_("no price"),
+        placeholder=_("unknown"),
         alt=_("Runs, jobs and stories with estimated and actual cost"),
     )
