@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from core.actor import LOCAL
 from core.charts import quality as charts_quality
-from core.charts.common import Spec
+from core.charts.vega_lite import Spec
 from core.datasets import curation, datasets, quality
 from core.datasets.quality import lengths
 from core.datasets.quality.report import QualityReport

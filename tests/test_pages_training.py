@@ -20,8 +20,9 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.charts import common as charts
-from core.charts.common import CurveLabels, CurveView
+from core.charts import training_curve
+from core.charts.training_curve import CurveLabels
+from core.charts.vega_lite import CurveView
 from core.datasets import datasets
 from core.datasets.importers import table_reader
 from core.db.store import Store, new_id
@@ -676,7 +677,7 @@ def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: Faul
 def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
     lines = "\n".join(f"{n},{2 + 1 / n:.5f},0.5" for n in range(1, 20_001))
     source = cached_curves.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
-    drawn = RenderedChart.of(charts.loss_chart(source.frame, CurveView(), _labels()))
+    drawn = RenderedChart.of(training_curve.loss_chart(source.frame, CurveView(), _labels()))
     assert len(drawn.rows) <= 2_001
     assert len(drawn.whole()["data"]["values"]) == len(drawn.rows) and "data" not in drawn.spec
 

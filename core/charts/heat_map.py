@@ -1,4 +1,4 @@
-"""Heat map of a data set (`core.datasets.heatmap`), as a Vega-Lite spec. Conventions as in `core.charts.common`.
+"""Heat map of a data set (`core.datasets.heatmap`), as a Vega-Lite spec. Conventions as in `core.charts.vega_lite`.
 
 The colours of the states are set here instead of by the theme, because they have a meaning. They are readable in light
 and dark mode and with colour blindness; failed and excluded rows also have a sign.
@@ -13,10 +13,8 @@ from typing import Any
 
 import altair as alt
 
+from core.charts.vega_lite import Spec
 from core.datasets.heatmap import HeatMap, Square
-
-Spec = dict[str, Any]
-"""A Vega-Lite specification with its data inside."""
 
 SELECTION = "cell"  # name of the selection; its points have the field `place`
 STATES = ("done", "sent", "failed", "excluded", "pending")

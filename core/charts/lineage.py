@@ -1,4 +1,4 @@
-"""Lineage graph of models, from left to right, as a Vega-Lite spec. Conventions as in `core.charts.cost`.
+"""Lineage graph of models, from left to right, as a Vega-Lite spec. Conventions as in `core.charts.vega_lite`.
 
 Nodes are layered by their longest path from a root and placed near their parents. This suits graphs of a few dozen
 nodes; crossings are not minimised.
@@ -13,7 +13,7 @@ from statistics import mean
 
 import altair as alt
 
-from core.charts.common import Spec, to_spec
+from core.charts.vega_lite import Spec, to_spec
 
 OPENED = "member"
 """Name of the selection made by a click on a node; its point has the field `id`."""

@@ -1,4 +1,4 @@
-"""Charts of the quality report, as Vega-Lite specs. Conventions as in `core.charts.cost`.
+"""Charts of the quality report, as Vega-Lite specs. Conventions as in `core.charts.vega_lite`.
 
 The map sets its own colours, so that the numbers in it are readable. A click on a bar or cell is reported through the
 selection parameter `picked`, so that the page can show its rows.
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.charts.common import Spec
+from core.charts.vega_lite import Spec
 from core.datasets.quality.lengths import Bin
 
 PICKED = "picked"

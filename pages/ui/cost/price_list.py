@@ -9,8 +9,8 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import cost as charts_cost
-from core.charts.common import format_multiple
+from core.charts import cost
+from core.charts.cost import format_multiple
 from core.pricing.comparison import PriceLine, compare
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD, Price, convert
@@ -97,7 +97,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
         st.caption(_("None of these models has a price of this kind. See the table for other prices."))
         return
     title = {"output": _("written"), "input": _("read"), "training": _("trained on")}[choice.side]
-    words = charts_cost.PriceLabels(
+    words = cost.PriceLabels(
         price=_("{currency} per {unit} tokens {side} (log scale)").format(
             currency={USD: _("US dollars"), "CNY": _("yuan")}.get(choice.currency, choice.currency),
             unit=_(UNITS[choice.unit]),
@@ -115,7 +115,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
     high = len(shown) > _BARS_IN_SIGHT
     with st.container(height=_BARS_HEIGHT if high else "content", border=high):
         st.vega_lite_chart(
-            charts_cost.price_bars(named, words, choice.side),
+            cost.price_bars(named, words, choice.side),
             alt=_("Model prices per {unit} tokens").format(unit=_(UNITS[choice.unit])),
             key="cost_chart",
         )

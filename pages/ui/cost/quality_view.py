@@ -8,7 +8,7 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import quality_price
+from core.charts import cost
 from core.pricing import quality
 from core.pricing.quality import Quality
 from pages.ui.cost import cached_cost
@@ -24,7 +24,7 @@ def show() -> None:
         return
     _sentence(found)
     if any(one.cost_usd is not None for one in found):
-        words = quality_price.QualityLabels(
+        words = cost.QualityLabels(
             cost=_("US dollars per story (log scale)"),
             quality=_("Quality"),
             model=_("Model"),
@@ -33,7 +33,7 @@ def show() -> None:
             free=_("free"),
         )
         st.vega_lite_chart(
-            quality_price.quality_scatter(found, words),
+            cost.quality_scatter(found, words),
             alt=_("Quality of {n} models against their cost per story").format(n=len(found)),
             key="cost_quality_chart",
         )

@@ -8,7 +8,7 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import spending
+from core.charts import cost
 from core.pricing import spend_history
 from core.pricing.budget import BudgetView
 from core.pricing.prices import ENGINE
@@ -130,14 +130,14 @@ def _unknown(lines: Sequence[DayLine]) -> None:
 
 
 def _by_day(lines: Sequence[DayLine], period: Period) -> None:
-    words = spending.DayLabels(
+    words = cost.SpendingLabels(
         day=_("Month (UTC)") if period.monthly else _("Day (UTC)"),
         spent=_("US dollars"),
         model=_("Model"),
         others=_("other models"),
     )
     st.vega_lite_chart(
-        spending.days(lines, period.starts, words, monthly=period.monthly),
+        cost.spending_bars(lines, period.starts, words, monthly=period.monthly),
         alt=_("US dollars spent by month and model") if period.monthly else _("US dollars spent by day and model"),
         key="cost_days_chart",
     )

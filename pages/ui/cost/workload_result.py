@@ -9,7 +9,7 @@ from decimal import Decimal
 import pandas as pd
 import streamlit as st
 
-from core.charts import break_even
+from core.charts.cost import BreakEvenLabels, break_even
 from core.pricing import sensitivity, workload
 from core.pricing.prices import ExchangeRate, convert
 from core.pricing.sensitivity import Effect
@@ -118,7 +118,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     priced = [cost for cost in found if cost.total(1) is not None]
     if not priced:
         return
-    words = break_even.BreakEvenLabels(
+    words = BreakEvenLabels(
         requests=_("Stories"),
         total=_("Total cost ({currency})").format(currency=currency),
         way=_("Option"),
@@ -128,7 +128,7 @@ def _chart(found: Sequence[Costs], against: Sequence[BreakEven], currency: str) 
     )
     most = workload.chart_range(priced, list(against))
     st.vega_lite_chart(
-        break_even.break_even(found, against, most, words),
+        break_even(found, against, most, words),
         alt=_("Total cost of {n} options against the number of stories").format(n=len(priced)),
         key="work_chart",
     )

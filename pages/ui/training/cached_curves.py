@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from core.charts import common as charts
-from core.charts.common import CurveLabels, CurveMark, CurveView, Spec
+from core.charts import training_curve
+from core.charts.training_curve import CurveLabels, CurveMark
+from core.charts.vega_lite import CurveView, Spec
 from core.finetuning import curve_analysis, job_views, jobs, results
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
@@ -105,7 +106,7 @@ def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: Cur
 def _curve_chart(
     which: _Which, key: str, marks: tuple[CurveMark, ...], view: CurveView, labels: CurveLabels, _source: CurveSource
 ) -> RenderedChart:
-    draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
+    draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
     return RenderedChart.of(draw(_source.frame, view, labels, marks))
 
 

@@ -9,9 +9,8 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from core.charts import common as charts
-from core.charts import training as charts_training
-from core.charts.training import Column, OverlayLabels, RunCurve
+from core.charts import comparison, vega_lite
+from core.charts.comparison import Column, OverlayLabels, RunCurve
 from core.finetuning.figures import Figure
 from core.finetuning.job_comparison import JobColumn, JobComparison
 from core.finetuning.jobs import JobView
@@ -76,7 +75,7 @@ def show(opened: Sequence[JobView]) -> None:
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
     """One chart per metric that any job has, two per row."""
     sources = [cached_curves.source(job) for job in opened]
-    possible = [axis for axis in charts.AXES if all(axis in one.axes for one in sources)] or ["step"]
+    possible = [axis for axis in vega_lite.AXES if all(axis in one.axes for one in sources)] or ["step"]
     longest = max(one.results.steps for one in sources)
     view = curves.view_of(_KEY, possible, longest)
     shown = [
@@ -90,7 +89,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         for column in shown:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
-            chart = cached_curves.cached_chart(key, partial(charts_training.overlay, runs, column, view, labels))
+            chart = cached_curves.cached_chart(key, partial(comparison.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
             st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)

@@ -9,8 +9,9 @@ from typing import TypeAlias
 import pandas as pd
 import pyarrow as pa
 
-from core.charts import common as charts
-from core.charts.common import Axis, CurveMark, Spec
+from core.charts import vega_lite
+from core.charts.training_curve import CurveMark
+from core.charts.vega_lite import Axis, Spec
 from core.finetuning.figures import Figure, figure
 from core.finetuning.results import Results
 
@@ -79,7 +80,7 @@ class CurveSource:
     Attributes:
         key: identifies the current state of this curve.
         results: for figures and observations.
-        frame: with the columns that `core.charts.common.AXES` names, if known.
+        frame: with the columns that `core.charts.vega_lite.AXES` names, if known.
         axes: available x axes.
         figures: first and last known values, so that long columns are not searched on every rerun.
         marks: steps to mark.
@@ -97,7 +98,7 @@ class CurveSource:
     @classmethod
     def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[CurveMark, ...] = ()) -> CurveSource:
         """Build the source of a curve."""
-        return cls(key, read, frame, charts.axes(frame), Figures.of(read), marks)
+        return cls(key, read, frame, vega_lite.axes(frame), Figures.of(read), marks)
 
     def marked(self, marks: Sequence[CurveMark]) -> CurveSource:
         """The same curve with these steps marked."""

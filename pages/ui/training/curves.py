@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from core.charts import common as charts
-from core.charts.common import Axis, CurveLabels, CurveView
+from core.charts import training_curve
+from core.charts.training_curve import CurveLabels
+from core.charts.vega_lite import Axis, CurveView
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
 from core.finetuning.figures import Figure, smoothing_weight
@@ -52,7 +53,7 @@ def show(
     view = view_of(key, source.axes, results.steps)
     if points:
         words = _("checkpoint at step {step}")
-        marks = [charts.CurveMark(point.step, words.format(step=number(point.step))) for point in points]
+        marks = [training_curve.CurveMark(point.step, words.format(step=number(point.step))) for point in points]
         source = source.marked([*source.marks, *marks])
     clicked = _pair(source, key, view, clickable=bool(points))
     controls(key, source.axes, results.steps)
@@ -66,7 +67,7 @@ def pair(results: Results, key: str) -> None:
     """Only loss and accuracy, side by side, over steps."""
     view = CurveView(smoothing=smoothing_weight(results.steps))
     for which, place in zip(_BOTH, st.columns(2), strict=True):
-        draw = charts.loss_chart if which == "loss" else charts.accuracy_chart
+        draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
         words = _labels(which, view.axis, Figures.of(results))
         with place:
             chart = RenderedChart.of(draw(results.frame, view, words))
@@ -160,7 +161,7 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
                 continue
             event = st.vega_lite_chart(
                 chart.rows, chart.spec, alt=words.description, key=f"{name}_marked", on_select="rerun",
-                selection_mode=charts.CHECKPOINT,
+                selection_mode=training_curve.CHECKPOINT,
             )  # fmt: skip
         found = found if found is not None else _clicked(event)
     return found
@@ -168,7 +169,7 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
 
 def _clicked(event: Any) -> int | None:
     """The step of the clicked mark."""
-    hits = event.selection.get(charts.CHECKPOINT) or []
+    hits = event.selection.get(training_curve.CHECKPOINT) or []
     return int(hits[0]["at"]) if hits and "at" in hits[0] else None
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.charts import training as charts_training
-from core.charts.training import IntervalLabels, IntervalRow
+from core.charts import comparison
+from core.charts.comparison import IntervalLabels, IntervalRow
 from core.db.tables import utcnow
 from core.evaluation import evaluations, holdout
 from core.evaluation.evaluation_types import EvaluationView, HeldOut
@@ -138,7 +138,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
     labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
-    chart = cached_curves.cached_chart(key, lambda: charts_training.intervals(spans, labels))
+    chart = cached_curves.cached_chart(key, lambda: comparison.intervals(spans, labels))
     words = "; ".join(pair(span.name, percent(span.value)) for span in spans)
     st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_chart")
 

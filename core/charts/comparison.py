@@ -1,4 +1,4 @@
-"""Charts of several training jobs, and of evaluation results with intervals. Conventions as in `core.charts.common`."""
+"""Charts that compare: the curves of several training jobs, and evaluation results with intervals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
-from core.charts.common import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
+from core.charts.vega_lite import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.figures import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
@@ -36,7 +36,7 @@ class OverlayLabels:
 
 @dataclass(frozen=True, slots=True)
 class RunCurve:
-    """The curve of one job: a unique name, and a frame as for `core.charts.common.loss_chart`."""
+    """The curve of one job: a unique name, and a frame as for `core.charts.training_curve.loss_chart`."""
 
     name: str
     frame: pd.DataFrame

@@ -1,66 +1,29 @@
-"""Training curves as Vega-Lite specs, for `st.vega_lite_chart` or any Vega viewer.
-
-Specs are plain dicts without backgrounds, fonts or series colours, which the theme adds for light and dark mode. All
-texts are passed in translated; the page provides the `alt` text. Curves with more than 2,000 points are downsampled
-with MinMaxLTTB, which keeps extremes. This module draws the curve of one job or chain of jobs; `core.charts.training`
-draws several jobs in one chart.
-"""
+"""The training curve of one job, or of a chain of jobs. `core.charts.comparison` draws several jobs in one chart."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
 import altair as alt
 import numpy as np
 import pandas as pd
-from tsdownsample import MinMaxLTTBDownsampler
 
+from core.charts.vega_lite import X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.figures import smooth, smoothing_weight
 
-Spec = dict[str, Any]
-"""A Vega-Lite specification with its data inside."""
-
-Axis = Literal["step", "tokens", "epoch", "time"]
-"""The x axis of a curve."""
-
-AXES: dict[Axis, str] = {"step": "step", "tokens": "elapsed_tokens", "epoch": "epoch", "time": "seconds"}
-"""The column of each axis (`core.finetuning.curve_analysis.with_axes` adds all of them)."""
-
-MAX_POINTS = 2_000  # more are not visible on a screen and take longer to send and draw
 CHECKPOINT = "checkpoint"
 """Name of the selection made by a click on a checkpoint; its point has the field `at` (a step)."""
 
 _CURVE_HEIGHT = 300  # px
-_X_END = "xEnd"  # a parameter, so that a growing curve can use the same cached spec
-_LABEL_SHARE = 0.14  # share of the x axis reserved for the value at the end of a curve
-_LABEL_PX = 58  # minimum for that value on narrow screens
 _LABEL_DISTANCE = 0.08  # share of the chart's height: one line of text
 _LATE_MARK_SHARE = 0.6  # marks beyond this share of the axis have their label on the left
 _LABEL_ROWS, _LABEL_ROW_PX = 3, 15  # labels of neighbouring marks alternate between rows (height in px)
-_MAX_LABEL_SHARE = 0.7  # maximum share for labels, relative to the curve
 _MAX_DOTTED_POINTS = 12  # short curves also show dots, because a line through one point is not visible
 _FLAT_SHARE = 0.01  # relative range below which the axis is widened
 _FLAT_MARGIN = 0.05  # margin on both sides: share of the level, or points of accuracy
-_MINUTE_S = 60
-
-
-@dataclass(frozen=True, slots=True)
-class CurveView:
-    """Display options of curves.
-
-    Attributes:
-        axis: x axis; one of `axes(frame)`.
-        smoothing: weight from 0 (none) to below 1; see `core.finetuning.figures.smooth`.
-        log: logarithmic scale for the loss; values of 0 or less are left out.
-    """
-
-    axis: Axis = "step"
-    smoothing: float = 0.6
-    log: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +55,6 @@ class CurveMark:
     kind: Literal["checkpoint", "part"] = "checkpoint"
 
 
-def axes(frame: pd.DataFrame) -> tuple[Axis, ...]:
-    """The x axes for which the frame has values."""
-    return tuple(name for name, column in AXES.items() if column in frame and bool(frame[column].notna().any()))
-
-
 def loss_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, marks: Sequence[CurveMark] = ()) -> Spec:
     """Training loss (raw thin, smoothed bold) and validation loss, if measured.
 
@@ -113,70 +71,6 @@ def accuracy_chart(frame: pd.DataFrame, view: CurveView, labels: CurveLabels, ma
     """Token accuracy in percent; like `loss_chart`, but never on a logarithmic scale."""
     columns = ("training_token_accuracy", "validation_token_accuracy")
     return _curve_chart(frame, columns, replace(view, log=False), labels, marks, percent=True)
-
-
-def thin(frame: pd.DataFrame, x: str, y: str, max_points: int = MAX_POINTS) -> pd.DataFrame:
-    """Downsample to `max_points` rows with a value in `y` (MinMaxLTTB), keeping first, last, minimum and maximum."""
-    rows = frame[frame[y].notna()]
-    if len(rows) <= max_points:
-        return rows
-    x_values, values = rows[x].to_numpy(dtype="float64"), rows[y].to_numpy(dtype="float64")
-    downsample = MinMaxLTTBDownsampler().downsample  # type: ignore[no-untyped-call]  # py.typed, but its class is not
-    indices = downsample(x_values, values, n_out=max_points - 2)
-    return rows.iloc[np.unique([*indices, values.argmin(), values.argmax()])]
-
-
-def axis_values(frame: pd.DataFrame, axis: Axis) -> pd.Series[float]:
-    """The x values of the rows; time in minutes."""
-    values = frame[AXES[axis]].astype("Float64").astype("float64")
-    return values / _MINUTE_S if axis == "time" else values
-
-
-def x_axis(axis: Axis, title: str) -> alt.X:
-    """The x axis. Its end is the parameter from `x_end`."""
-    integer = axis == "step"
-    return alt.X(
-        "x:Q",
-        title=title,
-        scale=alt.Scale(domainMin=0, domainMax=alt.ExprRef(_X_END), nice=False),
-        axis=alt.Axis(
-            grid=False,
-            tickMinStep=1 if integer else alt.Undefined,
-            format={"step": ",d", "tokens": "~s"}.get(axis, "~g"),
-        ),
-    )
-
-
-def x_end(last: float, label_share: float = _LABEL_SHARE, label_px: int = _LABEL_PX) -> dict[str, Any]:
-    """The parameter for the end of the x axis: `last` plus a share for labels, at least `label_px` px."""
-    narrow_factor = f"min({1 + _MAX_LABEL_SHARE}, width / max(1, width - {label_px}))"
-    return {"name": _X_END, "expr": f"{float(f'{last or 1.0:.6g}')} * max({1 + label_share:g}, {narrow_factor})"}
-
-
-def format_multiple(multiple: Decimal | None) -> str:
-    """Format a multiple: 6 ×, 0.3 ×, 1,200 ×; "" if unknown."""
-    if multiple is None:
-        return ""
-    digits = 0 if multiple >= 100 or multiple == multiple.to_integral_value() else 1 if multiple >= 1 else 2
-    return f"{multiple:,.{digits}f} ×"
-
-
-def to_spec(chart: alt.LayerChart | alt.FacetChart) -> Spec:
-    """The chart as a dict without Altair's default theme."""
-    spec: Spec = chart.to_dict()
-    for key in ("config", "datasets"):
-        spec.pop(key, None)
-    return spec
-
-
-def with_rows(
-    spec: Spec, rows: list[dict[str, Any]], last: float, label_share: float = _LABEL_SHARE, label_px: int = _LABEL_PX
-) -> Spec:
-    """A copy of a cached spec with its data and the end of its x axis."""
-    return {**spec, "data": {"values": rows}, "params": [*spec.get("params", ()), x_end(last, label_share, label_px)]}
-
-
-# --- one curve ------------------------------------------------------------------------------------------------------
 
 
 def _curve_chart(
@@ -353,7 +247,7 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
         )
         .add_params(selection),
         *(
-            part.transform_filter(f"{'!' if late else ''}(datum.x < {_LATE_MARK_SHARE} * {_X_END})")
+            part.transform_filter(f"{'!' if late else ''}(datum.x < {_LATE_MARK_SHARE} * {X_END})")
             .mark_text(align="right" if late else "left", dx=-4 if late else 4, fontSize=12, baseline="top")
             .encode(x=x, y=row_y, text="mark:N", tooltip=tooltip, color=colour)
             for late in (False, True)
