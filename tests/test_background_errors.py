@@ -20,7 +20,8 @@ from core.jobs.job_kinds import KINDS
 from core.jobs.task_runner import TaskRunner
 from core.providers import CompletionRequest
 from core.settings import Settings
-from core.stories import story_record, stream
+from core.stories import story_record
+from core.stories.stream import StoryStream, StreamRequest
 from tests.fault_server import FaultServer
 from tests.fault_server import story_server as story_server
 from tests.test_dataset_runs import NO_PRICES, queue, recipe, states
@@ -116,7 +117,7 @@ def test_a_story_that_cannot_be_saved_says_so(
     request = CompletionRequest(model="writer", prompt="A hero", endpoint="chat", max_tokens=9)
     client = server.registry().get("fault")
     monkeypatch.setattr(story_record.StoryRecord, "save_in", raising)
-    story = stream.start_story(store, LOCAL, client, request, NO_PRICES)
+    story = StoryStream(StreamRequest(store, LOCAL, client, request, NO_PRICES))
     with pytest.raises(FabulaError, match="could not be saved"):
         list(story)
     assert story.done

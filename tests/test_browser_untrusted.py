@@ -34,7 +34,7 @@ from core.db.tables import (
 )
 from core.pricing import budget, custom_prices
 from core.settings import Settings
-from core.stories import presenter_prompts
+from core.stories import prompt_suggestions
 from tests import browser_page, fault_server, studio_process
 from tests.browser_page import expect, found_now, press, settled, shown, unfold, visit
 from tests.fakes import RESULTS
@@ -125,7 +125,7 @@ def ids(home: Path, studio: RunningStudio) -> Iterator[dict[str, str]]:
         jobs = [_job(store, dataset, status) for status in ("succeeded", "failed")]
         _stories(store)
         _tour(store, dataset, jobs)
-        presenter_prompts.save(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
+        prompt_suggestions.save_presenter_prompts(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
         custom_prices.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
         budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
         yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}

@@ -28,8 +28,7 @@ from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, RetryPolicy
 from core.settings import Settings
-from core.stories import stream as stories
-from core.stories.stream import StoryStream
+from core.stories.stream import StoryStream, StreamRequest
 from tests.fault_server import FaultServer, cut, drop, error, quota, raw, text
 from tests.fault_server import story_server as story_server
 from tests.stores import fresh
@@ -254,7 +253,7 @@ def test_a_story_books_what_may_be_billed(
 
 def story(store: Store, server: FaultServer) -> StoryStream:
     request = CompletionRequest("writer", "Tell a story.", max_tokens=50)
-    return stories.start_story(store, LOCAL, Client(server.provider(), retry_policy=_QUICKLY), request, _PAID)
+    return StoryStream(StreamRequest(store, LOCAL, Client(server.provider(), retry_policy=_QUICKLY), request, _PAID))
 
 
 def streamed(*chunks: object) -> Any:

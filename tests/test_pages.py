@@ -24,7 +24,7 @@ from core.jobs.system_status import Status
 from core.pricing import spend
 from core.providers import engine_endpoint
 from core.settings import Settings
-from core.stories import stream
+from core.stories import library
 from pages.ui import about, cached, models
 from tests import fault_server
 from tests.fault_server import FaultServer
@@ -475,7 +475,7 @@ def test_a_story_is_written_with_its_facts_and_kept(server: FaultServer, store: 
     at = click(visit("story"), "story_button")
     assert any(text.value == "从前，有一位英雄。" for text in at.text)
     assert "complete" in words(at) and "writer" in words(at)
-    assert [story.text for story in stream.recent(store)] == ["从前，有一位英雄。"]
+    assert [story.text for story in library.recent(store)] == ["从前，有一位英雄。"]
     assert at.button(key="story_button").label == "Write"
     shelf = visit("story", story_part="shelf")
     assert any(text.value == "从前，有一位英雄。" for text in shelf.text)
@@ -537,7 +537,7 @@ def test_a_story_of_a_model_that_is_gone_says_so(server: FaultServer, store: Sto
     server.default = fault_server.error(404, "The model does not exist", "model_not_found")
     at = click(visit("story"), "story_button")
     assert "Model not found" in trouble(at)
-    assert stream.recent(store) == []
+    assert library.recent(store) == []
 
 
 def test_a_story_that_is_cut_keeps_its_words(server: FaultServer, store: Store) -> None:
@@ -545,7 +545,7 @@ def test_a_story_that_is_cut_keeps_its_words(server: FaultServer, store: Store) 
     at = click(visit("story"), "story_button")
     assert any(text.value == "从前，有一" for text in at.text)
     assert "The stream was interrupted" in trouble(at) and "interrupted; the text so far is kept" in words(at)
-    assert stream.recent(store)[0].text == "从前，有一"
+    assert library.recent(store)[0].text == "从前，有一"
 
 
 def test_a_models_words_are_text_and_nothing_else(server: FaultServer, store: Store) -> None:

@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.settings import Settings
-from core.stories import library, presenter_prompts
+from core.stories import library, prompt_suggestions
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import click, labels, trouble, visit, words
@@ -39,7 +39,7 @@ def _keys(at: AppTest) -> set[str]:
 @pytest.fixture
 def prepared() -> Iterator[list[str]]:
     lines = ["讲一个**故事**", "另一个", "第三个"]
-    presenter_prompts.save(Settings.from_env().home, LOCAL, lines)
+    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, lines)
     yield lines
 
 
@@ -124,21 +124,21 @@ def test_prompts_can_be_edited_here(server: FaultServer, store: Store) -> None:
     at = _present()
     at.text_area(key="presenter_prompts").set_value("mine\nmine too").run()
     at = click(at, "presenter_keep")
-    assert presenter_prompts.load(Settings.from_env().home) == ["mine", "mine too"]
+    assert prompt_suggestions.load_presenter_prompts(Settings.from_env().home) == ["mine", "mine too"]
     assert _prompt(at) == "mine" and "1 / 2" in words(at)
 
 
 def test_fewer_prompts_than_before_leave_one_chosen(server: FaultServer, store: Store, prepared: list[str]) -> None:
     at = click(_present(), "presenter_previous")
     assert _prompt(at) == prepared[2]
-    presenter_prompts.save(Settings.from_env().home, LOCAL, ["only"])
+    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, ["only"])
     assert _prompt(at.run()) == "only"
 
 
 def test_words_are_text(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png) # a\n- b <b>"
     server.default = fault_server.text(nasty)
-    presenter_prompts.save(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])
+    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])
     at = _present()
     assert "\\!\\[x" in _prompt(at) or "!\\[x\\]" in _prompt(at)
     assert nasty in _texts(click(at, "presenter_write"))
@@ -170,7 +170,7 @@ def test_leaving_keeps_the_story_on_the_story_page(server: FaultServer, store: S
 
 
 def test_a_blind_round_of_the_story_page_hides_its_names_until_the_vote(server: FaultServer, store: Store) -> None:
-    presenter_prompts.save(Settings.from_env().home, LOCAL, ["讲"])
+    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, ["讲"])
     at = click(_compare(store, blind=True), "story_button")
     at.query_params["stage"], at.query_params["prompt"] = "1", "1"
     at.run()

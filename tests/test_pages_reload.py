@@ -10,7 +10,7 @@ from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
-from core.stories.recent import Recent
+from core.stories.readers import Recent
 from pages.ui.story import story_address, story_visit
 from tests import fault_server
 from tests.fault_server import FaultServer

@@ -16,7 +16,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
-from core.stories import library, stream, undo_export, votes
+from core.stories import exports, library, stream, votes
 from pages.ui.story import speech, story_view
 from pages.ui.story.story_session import story_session
 from tests import fault_server
@@ -493,15 +493,15 @@ def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made
     frame = pd.DataFrame({"prompt": ["a"], "story": ["b"]})
     made = datasets.from_frame(store, LOCAL, "liked", frame, ["prompt"], "story")
     with pytest.raises(FabulaError, match="Visitors"):
-        undo_export.undo_export(store, Actor("v", "V", "viewer"), made)
-    undo_export.undo_export(store, LOCAL, made)
+        exports.undo_export(store, Actor("v", "V", "viewer"), made)
+    exports.undo_export(store, LOCAL, made)
     assert datasets.list_datasets(store) == [] and len(library.recent(store)) == 1
     with pytest.raises(NotFound):
-        undo_export.undo_export(store, LOCAL, made)
+        exports.undo_export(store, LOCAL, made)
     _tuned(store)
     (used,) = datasets.list_datasets(store)
     with pytest.raises(FabulaError, match="is used by"):
-        undo_export.undo_export(store, LOCAL, used.id)
+        exports.undo_export(store, LOCAL, used.id)
     assert len(datasets.list_datasets(store)) == 1
 
 

@@ -34,7 +34,8 @@ from core.generation.row_store import RowOutcome, row_entry
 from core.jobs import recovery
 from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
-from core.stories import library, stream
+from core.stories import library
+from core.stories.stream import StoryStream, StreamRequest
 from tests.fault_server import FaultServer, error, held, text
 from tests.fault_server import story_server as story_server
 from tests.job_server import JobServer
@@ -350,7 +351,7 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
 ) -> None:
     server.default = held(text("Once upon", " a time."))
     request = CompletionRequest("writer", "once", max_tokens=9)
-    story = stream.start_story(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced))
+    story = StoryStream(StreamRequest(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced)))
     server.wait_for(lambda s: s.flying == 1)
     lose(priced, aside)
     server.release()
@@ -369,7 +370,7 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
     lose(priced, aside)
     with pytest.raises(DatabaseLost):
-        list(stream.start_story(priced, LOCAL, client, CompletionRequest("writer", "once", max_tokens=9), book))
+        list(StoryStream(StreamRequest(priced, LOCAL, client, CompletionRequest("writer", "once", max_tokens=9), book)))
     with pytest.raises(DatabaseLost):
         list(previewing.preview(client, recipe, 1, store=priced, actor=LOCAL, book=book))
     assert server.prompts() == []

@@ -16,9 +16,10 @@ from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refuse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest
-from core.stories import arena, feedback, library, reader_count, stream, votes
+from core.stories import arena, feedback, library, readers, stream, votes
 from core.stories.arena import RoundEntry
-from core.stories.story_facts import same_model
+from core.stories.story_record import same_model
+from core.stories.stream import StoryStream, StreamRequest
 from tests import fault_server
 from tests.fakes import FakeRegistry
 from tests.fault_server import FaultServer
@@ -198,13 +199,13 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A story waits for its first reader, even on a busy machine."""
-    monkeypatch.setattr(reader_count, "_FIRST_READER_S", 240.0)
+    monkeypatch.setattr(readers, "_FIRST_READER_S", 240.0)
 
 
 @pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = _Client("half a ", ...)
-    story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         until(lambda: story.text != "", "the first words")
     until(lambda: story.done, "the end")
@@ -215,7 +216,7 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
 @pytest.mark.usefixtures("patient")
 def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     client = _Client("half a ", ...)
-    story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         pass
     with story.reading():
@@ -225,14 +226,14 @@ def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
-    story = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         until(lambda: story.text != "", "the first words")
         story.keep_alive(240.0)
         story.keep_alive(0.0)
     assert story._readers._count and not story.done
     story.stop()
-    other = stream.start_story(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0)  # type: ignore[arg-type]  # a fake
+    other = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
     other.keep_alive(0.0)
     until(lambda: other.done, "the end")
     assert other.facts.abandoned
@@ -242,7 +243,7 @@ def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Sto
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        story = stream.start_story(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0)
+        story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))
         server.wait_for(lambda s: s.flying == 1)
         with story.reading():
             pass
@@ -256,7 +257,7 @@ _PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
 def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
     client = _Client(*pieces, provider="openai")
     client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
-    story = stream.start_story(store, actor, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, actor, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     return story
 
@@ -271,7 +272,7 @@ def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is
 
 def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
     client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
-    story = stream.start_story(store, LOCAL, client, _PAID, _BOOK)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     with store.reading() as session:
         assert session.scalars(select(Spend)).all() == []
@@ -286,7 +287,7 @@ def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
 
 def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
     assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
-    free = stream.start_story(store, _VIEWER, _Client("free"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    free = StoryStream(StreamRequest(store, _VIEWER, _Client("free"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
     assert "".join(free) == "free"
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     assert _paid(store, _VIEWER, "paid").text == "paid"
@@ -299,7 +300,7 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
 def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
     request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
-    first = stream.start_story(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK)  # type: ignore[arg-type]
+    first = StoryStream(StreamRequest(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK))  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
     (saved,) = library.recent(store)
     assert saved.partial and saved.error and saved.request() == first.request
@@ -315,7 +316,7 @@ def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
 def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
     client = _Client("x\0\ud800y")
     client.made.facts = replace(client.made.facts, model="m" * 500)
-    story = stream.start_story(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK)  # type: ignore[arg-type]
+    story = StoryStream(StreamRequest(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK))  # type: ignore[arg-type]
     assert "".join(story) == "x\ufffdy"
     with store.reading() as session:
         (row,) = session.scalars(select(Story))
@@ -323,6 +324,6 @@ def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
 
 
 def test_threads_end_with_their_stories(store: Store) -> None:
-    story = stream.start_story(store, LOCAL, _Client("x"), _REQUEST, _BOOK)  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, _Client("x"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
     list(story)
     until(lambda: not any(t.name == f"story-{story.id}" for t in threading.enumerate()), "the end of its thread")

@@ -27,8 +27,8 @@ from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, RetryPolicy
 from core.providers.speech import MAX_CHARACTERS, Speech, SpeechRequest
 from core.stories import chain, feedback, library, read_aloud
-from core.stories.chain_runner import Chain
-from core.stories.sentences import parts, sentences
+from core.stories.chain import Chain
+from core.stories.read_aloud import parts, sentences
 from tests import fault_server
 from tests.fakes import FakeClient, FakeStream
 from tests.fault_server import FaultServer

@@ -19,10 +19,9 @@ from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.pricing.price_book import PriceBook
 from core.providers import Provider
-from core.stories import error_explanation, exports, feedback, library, presenter_prompts
+from core.stories import error_explanation, exports, feedback, library, prompt_suggestions
 from core.stories.library import SavedStory, StoryFilter
-from core.stories.story_facts import StoryFacts
-from core.stories.token_usage import StoryUsage, usage
+from core.stories.story_record import StoryFacts, StoryUsage, count_usage
 from core.stories.votes import PreferencePair
 
 _VIEWER = Actor("guest", "A guest", "viewer")
@@ -261,12 +260,14 @@ def test_long_and_filtered_prompts_have_a_next_step(store: Store, said: str, wor
 
 
 def test_prepared_prompts_are_normalized(home: Path) -> None:
-    assert presenter_prompts.load(home) == []
-    presenter_prompts.save(home, LOCAL, [" one ", "", "two", "one", "x" * (presenter_prompts.MAX_PROMPT_LENGTH + 1)])
-    assert presenter_prompts.load(home) == ["one", "two", "x" * presenter_prompts.MAX_PROMPT_LENGTH]
+    assert prompt_suggestions.load_presenter_prompts(home) == []
+    prompt_suggestions.save_presenter_prompts(
+        home, LOCAL, [" one ", "", "two", "one", "x" * (prompt_suggestions.MAX_PROMPT_LENGTH + 1)]
+    )
+    assert prompt_suggestions.load_presenter_prompts(home) == ["one", "two", "x" * prompt_suggestions.MAX_PROMPT_LENGTH]
     with pytest.raises(FabulaError):
-        presenter_prompts.save(home, _VIEWER, [])
-    assert len(presenter_prompts.normalize(str(n) for n in range(99))) == presenter_prompts.MAX_PROMPTS
+        prompt_suggestions.save_presenter_prompts(home, _VIEWER, [])
+    assert len(prompt_suggestions.normalize_prompts(str(n) for n in range(99))) == prompt_suggestions.MAX_PROMPTS
 
 
 # --- tokens used so far -------------------------------------------------------------------------------------
@@ -286,4 +287,4 @@ def test_prepared_prompts_are_normalized(home: Path) -> None:
 def test_tokens_are_the_endpoints_where_it_has_sent_them_else_our_own_count(
     known: StoryFacts, expected: StoryUsage
 ) -> None:
-    assert usage(known, "Hello there", "Once upon a time") == expected
+    assert count_usage(known, "Hello there", "Once upon a time") == expected

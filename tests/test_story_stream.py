@@ -16,7 +16,8 @@ from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
 from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Provider
-from core.stories import arena, stream
+from core.stories import arena, library, story_record, stream
+from core.stories.stream import StoryStream, StreamRequest
 from tests.fakes import FakeStream
 from tests.fault_server import FaultServer, text
 from tests.waiting import WAIT_LIMIT_S, until
@@ -34,7 +35,7 @@ class _Client:
 
 
 def _write(store: Store, client: _Client) -> stream.StoryStream:
-    return stream.start_story(store, LOCAL, client, _REQUEST, PriceBook.load())  # type: ignore[arg-type]  # a fake client
+    return StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, PriceBook.load()))  # type: ignore[arg-type]  # a fake client
 
 
 def _kept(store: Store) -> list[Story]:
@@ -48,7 +49,7 @@ def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> No
     (row,) = _kept(store)
     assert (row.id, row.text, row.prompt, row.finish_reason) == (story.id, story.text, _REQUEST.prompt, "stop")
     assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
-    assert story.facts == stream.StoryFacts(
+    assert story.facts == story_record.StoryFacts(
         "writer-2026",
         0.4,
         3,
@@ -75,7 +76,7 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
     with FaultServer() as server:
         server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
         request = replace(_REQUEST, endpoint="chat", stop=())
-        story = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
         list(story)
     (row,) = _kept(store)
     assert story.text == row.text == "Once upon a time."
@@ -128,7 +129,9 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     """Between two reruns of a page there is no reader for a moment, which can be long on a busy machine."""
-    story = stream.start_story(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+    story = StoryStream(
+        StreamRequest(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+    )
     with story.reading():
         until(lambda: story.text, "the first word")
     until(lambda: story.done, "the end: its reader has gone")
@@ -190,10 +193,10 @@ def test_a_full_disk_is_reported_and_the_text_stays_on_the_page(store: Store, mo
 def test_the_shelf_has_the_newest_first(store: Store) -> None:
     for words in ("first", "second", "third"):
         list(_write(store, _Client(words)))
-    assert [story.text for story in stream.recent(store, 2)] == ["third", "second"]
-    newest = stream.recent(store, 1)[0]
-    assert stream.get(store, newest.id) == newest
-    assert stream.get(store, "nothing") is None
+    assert [story.text for story in library.recent(store, 2)] == ["third", "second"]
+    newest = library.recent(store, 1)[0]
+    assert library.get(store, newest.id) == newest
+    assert library.get(store, "nothing") is None
 
 
 def test_ids_differ(store: Store) -> None:

@@ -18,6 +18,7 @@ from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Provider, RetryPolicy, TextStream
 from core.stories import arena, stream
 from core.stories.arena import RoundEntry
+from core.stories.stream import StoryStream, StreamRequest
 from tests import fault_server
 from tests.fakes import FakeRegistry, FakeStream
 from tests.fault_server import FaultServer, rate_limit
@@ -196,7 +197,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
 ) -> None:
     with _state(name, monkeypatch) as (url, reached):
         client = Client(Provider("engine", "engine", "The engine", url, ""), retry_policy=_PATIENT, timeout=600.0)
-        told = stream.start_story(store, LOCAL, client, _REQUEST, PriceBook.load())
+        told = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, PriceBook.load()))
         until(reached, f"a request in the state {name!r}")
         told.cancel()
         _thread_ends(told)

@@ -28,7 +28,8 @@ from core.pricing import budget, custom_prices, spend
 from core.pricing.reservation import Reservation, settle_abandoned
 from core.providers import Client, CompletionRequest, Provider, Registry, RetryPolicy
 from core.providers.speech import Speech, SpeechRequest
-from core.stories import read_aloud, stream
+from core.stories import read_aloud
+from core.stories.stream import StoryStream, StreamRequest
 from tests.fault_server import (
     Answer,
     FaultServer,
@@ -92,7 +93,7 @@ def preview(store: Store, provider: Provider, timeout: float | None) -> None:
 
 def story(store: Store, provider: Provider, timeout: float | None) -> None:
     request = CompletionRequest(_MODEL, "once", max_tokens=9)
-    list(stream.start_story(store, LOCAL, client(provider, timeout), request, custom_prices.book(store)))
+    list(StoryStream(StreamRequest(store, LOCAL, client(provider, timeout), request, custom_prices.book(store))))
 
 
 def speech(store: Store, provider: Provider, timeout: float | None) -> None:
@@ -224,7 +225,9 @@ def test_a_try_that_was_answered_later_is_booked_beside_the_one_that_was_not(
 def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced: Store, server: FaultServer) -> None:
     serve(server, held())
     request = CompletionRequest(_MODEL, "once", max_tokens=9)
-    told = stream.start_story(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
+    told = StoryStream(
+        StreamRequest(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
+    )
     server.wait_for(lambda s: s.flying == 1)
     told.stop()
     (line,) = lines(priced)
@@ -234,7 +237,7 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
     request, book = CompletionRequest(_MODEL, "once", max_tokens=9), custom_prices.book(priced)
     with priced.session():  # another writer: the reservation must wait
-        told = stream.start_story(priced, LOCAL, client(server.provider(), None), request, book)
+        told = StoryStream(StreamRequest(priced, LOCAL, client(server.provider(), None), request, book))
         told.cancel()
     assert list(told) == []
     assert (sent(server), lines(priced)) == (0, [])

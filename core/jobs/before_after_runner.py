@@ -27,7 +27,8 @@ from core.pricing import custom_prices
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.retry import BACKGROUND, call_with_retries, interruptible_pause, is_transient
 from core.settings import Settings
-from core.stories import stream
+from core.stories.story_record import StoryPlacement
+from core.stories.stream import StoryStream, StreamRequest
 
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class _ComparisonRun:
         else:
             self._update_answer(answer_id, state="done")
 
-    def _start_story(self, job: JobView, client: Client, answer_id: int) -> stream.StoryStream:
+    def _start_story(self, job: JobView, client: Client, answer_id: int) -> StoryStream:
         with self._store.reading() as session:
             answer = session.get_one(ComparisonAnswer, answer_id)
             comparison = session.get_one(Comparison, self._id)
@@ -201,12 +202,14 @@ class _ComparisonRun:
         )
         actor = Actor(id=comparison.created_by, name=comparison.created_by, role="editor")
         price_book = custom_prices.book(self._store, Settings.from_env().home)
-        placement = stream.StoryPlacement(step=COMPARISON)
-        story = stream.start_story(self._store, actor, client, request, price_book, placement=placement, save_s=_SAVE_S)
+        placement = StoryPlacement(step=COMPARISON)
+        story = StoryStream(
+            StreamRequest(self._store, actor, client, request, price_book, placement=placement, save_s=_SAVE_S)
+        )
         self._update_answer(answer_id, state="writing", story_id=story.id)
         return story
 
-    def _wait_for_story(self, story: stream.StoryStream) -> None:
+    def _wait_for_story(self, story: StoryStream) -> None:
         """Wait until the story is finished.
 
         Raises:

@@ -13,7 +13,9 @@ from core.errors import FabulaError
 from core.message import msg
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Registry
-from core.stories.stream import TICK_S, StoryPlacement, StoryStream, Subscribers, start_story
+from core.stories.readers import Subscribers
+from core.stories.story_record import StoryPlacement
+from core.stories.stream import TICK_S, StoryStream, StreamRequest
 
 MAX_PANES = 4  # four columns are still readable, even on a projector
 _HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
@@ -101,7 +103,7 @@ def start_round(
 
     Args:
         blind: hide the model names and shuffle the order on screen (with `seed`, for tests).
-        idle_timeout_s: see `stream.start_story`.
+        idle_timeout_s: see `StreamRequest`.
         step: `COMPARISON` keeps the answers out of the library; None: they are ordinary stories.
 
     Raises:
@@ -115,15 +117,17 @@ def start_round(
     for entry, client in zip(entries, clients, strict=True):
         placement = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
         round_.stories.append(
-            start_story(
-                store,
-                actor,
-                client,
-                entry.request,
-                book,
-                placement=placement,
-                idle_timeout_s=idle_timeout_s,
-                subscribers=round_.subscribers,
+            StoryStream(
+                StreamRequest(
+                    store,
+                    actor,
+                    client,
+                    entry.request,
+                    book,
+                    placement=placement,
+                    idle_timeout_s=idle_timeout_s,
+                    subscribers=round_.subscribers,
+                )
             )
         )
     return round_

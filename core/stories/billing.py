@@ -17,9 +17,7 @@ from core.pricing import budget, spend, tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.providers import CompletionRequest, StreamFacts
 from core.sanitize import storable
-from core.stories.story_facts import same_model
-
-MAX_MODEL_NAME_LENGTH = 200  # column width in the database
+from core.stories.story_record import MAX_MODEL_NAME_LENGTH, same_model
 
 
 @dataclass(frozen=True, slots=True)

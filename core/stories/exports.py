@@ -1,4 +1,7 @@
-"""Exports stories as Markdown, CSV, JSONL, a printable page, training examples, and preference pairs (DPO). Pure."""
+"""Exports stories as Markdown, CSV, JSONL, a printable page, training examples, and preference pairs (DPO).
+
+`undo_export` deletes the data set that an export made; everything else is pure.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,13 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
 
+from sqlalchemy import delete, select
+
+from core.actor import Actor
+from core.db.store import Store
+from core.db.tables import Dataset, DatasetVersion, Evaluation, Row, TrainingJob
+from core.errors import FabulaError, NotFound
+from core.message import msg
 from core.sanitize import safe_cell
 from core.stories.library import SavedStory
 from core.stories.votes import PreferencePair
@@ -151,3 +161,25 @@ def _plain(line: str) -> str:
 
 def _html(text: str) -> str:
     return html.escape(text, quote=True)
+
+
+def undo_export(store: Store, actor: Actor, dataset_id: str) -> None:
+    """Delete the data set and its rows. The stories are not changed.
+
+    Raises:
+        FabulaError: it is in use, or the actor is a viewer. NotFound: it does not exist.
+    """
+    if actor.role == "viewer":
+        raise FabulaError(msg("Visitors cannot change data sets."), msg("Ask an editor to do it."))
+    with store.session() as session:
+        dataset = session.get(Dataset, dataset_id)
+        if dataset is None:
+            raise NotFound(msg("This data set no longer exists."), msg("There is nothing to undo."))
+        for table in (TrainingJob, DatasetVersion, Evaluation):
+            if session.scalar(select(table.id).where(table.dataset_id == dataset_id).limit(1)) is not None:
+                raise FabulaError(
+                    msg("This data set is used by a training job, a version or an evaluation."),
+                    msg("It was not deleted."),
+                )
+        session.execute(delete(Row).where(Row.dataset_id == dataset_id))
+        session.delete(dataset)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -16,6 +16,12 @@ from core.db.tables import Story
 from core.db.tables.story import NOT_IN_LIBRARY
 from core.pricing import custom_prices, machine_time
 from core.providers import CompletionRequest
+
+_CONTINUE_CHINESE = "\n\n下面是已经写好的开头。请从它中断的地方直接接着写完，不要重复已有的文字，也不要解释：\n\n"
+_CONTINUE_ENGLISH = (
+    "\n\nHere is how it begins. Go on exactly where it stops and bring it to its end; do not repeat any of it, and do "
+    "not explain:\n\n"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,3 +216,15 @@ def _to_view(row: Story, machine_hour: tuple[Decimal, str] | None) -> SavedStory
         round_id=row.round_id,
         step=row.step,
     )
+
+
+def continuation(request: CompletionRequest, text: str) -> CompletionRequest:
+    """The request for the rest of `text`, which `request` produced.
+
+    A completion model gets its own text appended to the prompt. A chat model gets an instruction in the language of
+    the prompt, because not every endpoint accepts the beginning of an answer.
+    """
+    if request.endpoint == "completion":
+        return replace(request, prompt=request.prompt + text)
+    chinese = any("\u4e00" <= character <= "\u9fff" for character in request.prompt + text)
+    return replace(request, prompt=request.prompt + (_CONTINUE_CHINESE if chinese else _CONTINUE_ENGLISH) + text)

@@ -1,9 +1,11 @@
-"""Saves a story while it is being written, and its tokens, cost and duration."""
+"""Saves a story while it is being written, with facts about its generation: model, tokens, cost, duration."""
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,12 +15,82 @@ from core.db.store import Store, new_id
 from core.db.tables import Story
 from core.errors import FabulaError
 from core.message import sentences
+from core.pricing import tokens
 from core.providers import CompletionRequest
 from core.sanitize import storable
-from core.stories.billing import MAX_MODEL_NAME_LENGTH
-from core.stories.story_facts import StoryFacts
 
+# Dated snapshots match their alias (OpenAI: a request for gpt-4o-mini is answered by gpt-4o-mini-2024-07-18).
+_DATED = re.compile(r"[-@:.](20\d{2}-?\d{2}(-?\d{2})?|\d{4,8}|latest)", re.ASCII)
+MAX_MODEL_NAME_LENGTH = 200  # column width in the database
 _MAX_FINISH_REASON_LENGTH = 30  # column width in the database
+
+
+@dataclass(frozen=True, slots=True)
+class StoryFacts:
+    """Facts about how a story was generated. None: not known, or not known yet.
+
+    Attributes:
+        model: the name that the endpoint returned; before the first text, the requested name.
+        first_text_s: seconds from sending to the first text.
+        tokens: completion tokens; tokens_per_s: their rate after the first one.
+        finish_reason: `stop`, `length`, …; None while the story is being written, and if it was stopped or interrupted.
+        stopped: it was stopped by a person, or because the last reader left (`abandoned`). The text is partial.
+        cost_usd: cost, known at the end; None: the price is unknown.
+        prompt_tokens: as counted by the endpoint.
+        counted_locally: the endpoint did not report `tokens`, so they were counted here.
+        requested_model: the requested name; "": the same as `model`.
+        duration_s: seconds from sending to the latest text.
+    """
+
+    model: str
+    first_text_s: float | None = None
+    tokens: int | None = None
+    tokens_per_s: float | None = None
+    finish_reason: str | None = None
+    stopped: bool = False
+    cost_usd: Decimal | None = None
+    prompt_tokens: int | None = None
+    counted_locally: bool = False
+    requested_model: str = ""
+    abandoned: bool = False
+    duration_s: float | None = None
+
+    @property
+    def answered_by_other_model(self) -> bool:
+        """Whether a different model answered than the one requested."""
+        return bool(self.requested_model) and not same_model(self.requested_model, self.model)
+
+
+def same_model(requested: str, returned: str) -> bool:
+    """Whether `returned` is the requested model or a dated snapshot of it.
+
+    Case and a leading path are ignored, because servers spell names differently.
+    """
+    expected, actual = requested.strip().casefold(), returned.strip().casefold()
+    if not actual or expected == actual or actual.endswith(f"/{expected}") or expected.endswith(f"/{actual}"):
+        return True
+    shorter, longer = sorted((expected, actual), key=len)
+    return longer.startswith(shorter) and _DATED.fullmatch(longer[len(shorter) :]) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class StoryUsage:
+    """Tokens of one request. `counted_locally`: at least one number was counted here, not by the endpoint."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    counted_locally: bool
+
+
+def count_usage(facts: StoryFacts, prompt: str, text: str) -> StoryUsage:
+    """The endpoint's numbers if known, otherwise tokens counted from `prompt` and the `text` so far."""
+    prompt_tokens = facts.prompt_tokens
+    completion_tokens = None if facts.counted_locally else facts.tokens
+    return StoryUsage(
+        prompt_tokens=tokens.count([prompt], facts.model).tokens if prompt_tokens is None else prompt_tokens,
+        completion_tokens=tokens.count([text], facts.model).tokens if completion_tokens is None else completion_tokens,
+        counted_locally=prompt_tokens is None or completion_tokens is None,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 
@@ -32,15 +32,9 @@ from core.providers.inline_thinking import without_thinking
 from core.sanitize import SurrogateJoiner, storable
 from core.stories import error_explanation
 from core.stories.billing import Bill, StoryBilling
-from core.stories.continuation import continuation
-from core.stories.library import SavedStory as SavedStory
-from core.stories.library import get as get
-from core.stories.library import recent as recent
-from core.stories.reader_count import ReaderCount
-from core.stories.story_facts import StoryFacts as StoryFacts
-from core.stories.story_record import StoryPlacement as StoryPlacement
-from core.stories.story_record import StoryRecord
-from core.stories.subscribers import Subscribers as Subscribers
+from core.stories.library import SavedStory, continuation
+from core.stories.readers import ReaderCount, Subscribers
+from core.stories.story_record import StoryFacts, StoryPlacement, StoryRecord
 
 TICK_S = 0.125  # eight updates per second look smooth; each one sends the whole text to the browser again
 _READ_PAUSE_S = 0.06  # pause between reads of the model's stream: half a tick, too short to notice
@@ -50,37 +44,53 @@ _SAVE_S = 2.0  # a power cut loses at most this much text
 STOP_S = 3.0  # after this, a stopped story counts as done even if it is still being saved
 
 
-class StoryStream:
-    """One story being written. Iterate for its text; `stop()` ends it and keeps the text so far.
+@dataclass(frozen=True, slots=True)
+class StreamRequest:
+    """What a `StoryStream` writes, for whom, and how it is read.
 
-    Each iteration starts from the beginning. If the model's stream ends with an error, iteration raises it after the
-    last text.
+    Attributes:
+        actor: who asks for the story and pays for it.
+        client: of the provider that writes it.
+        request: what is sent.
+        book: the prices for its reservation and its cost.
+        placement: the round or chain that it belongs to, and its column values.
+        idle_timeout_s: stop this many seconds after the last reader has left; None: always write to the end.
+        subscribers: notified of every piece; shared by stories that are read together. None: its own.
+        original_request: of a continued story, the request that started it; None: `request`.
+        save_s: seconds between saves of the text so far, for readers in other processes.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        actor: Actor,
-        client: Client,
-        request: CompletionRequest,
-        book: PriceBook,
-        *,
-        placement: StoryPlacement | None = None,
-        idle_timeout_s: float | None = None,
-        subscribers: Subscribers | None = None,
-        original_request: CompletionRequest | None = None,
-        save_s: float = _SAVE_S,
-    ) -> None:
-        self.placement = placement or StoryPlacement()
+    store: Store
+    actor: Actor
+    client: Client
+    request: CompletionRequest
+    book: PriceBook
+    placement: StoryPlacement = field(default_factory=StoryPlacement)
+    idle_timeout_s: float | None = None
+    subscribers: Subscribers | None = None
+    original_request: CompletionRequest | None = None
+    save_s: float = _SAVE_S
+
+
+class StoryStream:
+    """One story being written, in its own thread. Iterate for its text; `stop()` ends it and keeps the text so far.
+
+    Each iteration starts from the beginning. If the model's stream ends with an error, or a budget does not allow the
+    request, iteration raises it after the last text.
+    """
+
+    def __init__(self, story: StreamRequest) -> None:
+        client, request = story.client, story.request
+        self.placement = story.placement
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
         self.provider = client.provider.id
-        self.original_request = original_request or self.request  # for a continued story, the request that started it
-        self._record = StoryRecord(store, actor, self.provider, self.original_request, self.placement)
+        self.original_request = story.original_request or self.request
+        self._record = StoryRecord(story.store, story.actor, self.provider, self.original_request, self.placement)
         self.id = self._record.id
-        self._store, self._client, self._book, self._save_s = store, client, book, save_s
+        self._store, self._client, self._book, self._save_s = story.store, client, story.book, story.save_s
         self._words: list[str] = [self._record.previous_text] if self._record.previous_text else []
         self._written = ""  # the model's text with its thinking; known at the end
-        self._subscribers = subscribers or Subscribers()
+        self._subscribers = story.subscribers or Subscribers()
         self._version = 0
         self._done = self._stopped = self._abandoned = False
         self._stopped_at: float | None = None  # time.monotonic()
@@ -89,10 +99,10 @@ class StoryStream:
         self._error: FabulaError | None = None
         self._joiner = SurrogateJoiner()
         page: Page = "comparison" if self.placement.step == COMPARISON else "story"
-        self._billing = StoryBilling(store, actor, book, self.provider, self.request, self.id, page)
+        self._billing = StoryBilling(story.store, story.actor, story.book, self.provider, self.request, self.id, page)
         self._bill = Bill(None, None)
         self._upstream = client.stream(self.request)  # the request is sent on first read
-        self._readers = ReaderCount(idle_timeout_s, self._abandon)
+        self._readers = ReaderCount(story.idle_timeout_s, self._abandon)
         threading.Thread(target=self._run, name=f"story-{self.id}", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
@@ -304,39 +314,6 @@ def _may_be_billed(error: FabulaError) -> bool:
     return bool(getattr(error, "may_be_billed", False))
 
 
-def start_story(
-    store: Store,
-    actor: Actor,
-    client: Client,
-    request: CompletionRequest,
-    book: PriceBook,
-    *,
-    placement: StoryPlacement | None = None,
-    idle_timeout_s: float | None = None,
-    subscribers: Subscribers | None = None,
-    save_s: float = _SAVE_S,
-) -> StoryStream:
-    """Start a story. Provider and budget errors are raised while iterating, not by this call.
-
-    Args:
-        placement: the round or chain that it belongs to, and its column values.
-        idle_timeout_s: stop this many seconds after the last reader has left; None: always write to the end.
-        subscribers: notified of every piece; shared by stories that are read together.
-        save_s: seconds between saves of the text so far, for readers in other processes.
-    """
-    return StoryStream(
-        store,
-        actor,
-        client,
-        request,
-        book,
-        placement=placement,
-        idle_timeout_s=idle_timeout_s,
-        subscribers=subscribers,
-        save_s=save_s,
-    )
-
-
 def continue_story(
     store: Store,
     actor: Actor,
@@ -350,15 +327,16 @@ def continue_story(
     """Continue a partial story with the model that started it. It remains one story in the library."""
     original_request = saved.request()
     placement = StoryPlacement(saved.round_id, saved.step, saved.column_values, continues=(saved.id, saved.text))
-    request = continuation(original_request, saved.text)
     return StoryStream(
-        store,
-        actor,
-        client,
-        request,
-        book,
-        placement=placement,
-        idle_timeout_s=idle_timeout_s,
-        subscribers=subscribers,
-        original_request=original_request,
+        StreamRequest(
+            store,
+            actor,
+            client,
+            continuation(original_request, saved.text),
+            book,
+            placement=placement,
+            idle_timeout_s=idle_timeout_s,
+            subscribers=subscribers,
+            original_request=original_request,
+        )
     )

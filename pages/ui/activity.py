@@ -7,7 +7,7 @@ from datetime import datetime
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.stories import stream
+from core.stories import library
 from pages.ui import cached
 from pages.ui.lang import _, ago, n_, plain
 from pages.ui.training.job_view import STATUSES
@@ -24,7 +24,7 @@ def show() -> None:
     for job in cached.job_list()[:_SHOWN]:
         status = _(STATUSES.get(job.status, job.status))
         lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
-    for story in stream.recent(cached.store(), _SHOWN):
+    for story in library.recent(cached.store(), _SHOWN):
         if first := story.text.strip().partition("\n")[0]:
             lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
     if not lines:

@@ -22,7 +22,7 @@ from core.finetuning.jobs import JobView
 from core.message import sentences
 from core.stories import arena
 from core.stories.arena import Round, RoundEntry
-from core.stories.recent import Recent
+from core.stories.readers import Recent
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, duration, language, mark, n_, plain

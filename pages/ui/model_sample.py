@@ -16,8 +16,8 @@ from core.pricing import tokens
 from core.pricing.price_book import cost_of
 from core.pricing.prices import ENGINE
 from core.providers import CompletionRequest, ModelInfo
-from core.stories import stream
-from core.stories.stream import StoryPlacement, StoryStream
+from core.stories.story_record import StoryPlacement
+from core.stories.stream import StoryStream, StreamRequest
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.lang import _, usd
 from pages.ui.story import story_facts, story_model
@@ -147,10 +147,10 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
     if before is not None and not before.story.done:  # double click
         return
     with cards.keep_errors():
-        story = stream.start_story(
+        story = StoryStream(StreamRequest(
             cached.store(), LOCAL, cached.client(info.provider), request, cached.prices(),
             placement=StoryPlacement(step=SAMPLE), idle_timeout_s=_LEAVE_S,
-        )  # fmt: skip
+        ))  # fmt: skip
         state.set_value(_state_key(key), ModelSample(_name(info), story))
 
 

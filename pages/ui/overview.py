@@ -9,7 +9,7 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.pricing.budget import month_start
 from core.pricing.prices import ENGINE
-from core.stories import stream
+from core.stories import library
 from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, n_, number, pair, percent, plain
@@ -122,7 +122,7 @@ def _cost() -> Card:
 
 
 def _story() -> Card:
-    found = stream.recent(cached.store(), 1)
+    found = library.recent(cached.store(), 1)
     if not found:
         return Card(
             _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No stories yet."),

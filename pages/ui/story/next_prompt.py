@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.datasets import presets
-from core.stories import prompt_order
+from core.stories import prompt_suggestions
 from pages.ui import state
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import story_session
@@ -36,7 +36,7 @@ def advance(prompt_format: PromptFormat) -> None:
     session, offers = story_session(), outside(prompt_format)
     for _try in range(_TRIES):
         session.prompt_number += 1
-        values = prompt_order.nth_prompt(prompt_format.columns, offers, session.prompt_number)
+        values = prompt_suggestions.nth_prompt(prompt_format.columns, offers, session.prompt_number)
         prompt = prompt_format.prompt(values)
         if not prompt:
             continue

@@ -8,8 +8,8 @@ from streamlit.delta_generator import DeltaGenerator
 from core.providers.registry import ENGINE
 from core.stories import arena
 from core.stories.arena import Round
+from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
-from core.stories.token_usage import StoryUsage, usage
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _, code, n_, number, plain, usd
 from pages.ui.money import local_price
@@ -65,7 +65,7 @@ class _Pane:
 
     def _numbers(self) -> str:
         story = self.story
-        used = usage(story.facts, story.original_request.prompt, story.text)
+        used = count_usage(story.facts, story.original_request.prompt, story.text)
         lines = [_speed(story, used, named=self._named)]
         if self._named and story.text:
             lines.append(_cost(story, used))

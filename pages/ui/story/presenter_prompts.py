@@ -10,7 +10,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
-from core.stories import presenter_prompts, prompt_order
+from core.stories import prompt_suggestions
 from core.stories.arena import RoundEntry
 from pages.ui import cached, cards, models, query_address, state
 from pages.ui.cost import price_choice
@@ -90,7 +90,7 @@ def keep_in_address(who: PresenterModels) -> None:
 
 def prompts(who: PresenterModels) -> list[PreparedPrompt]:
     """The user's prompts, else cells of the first model's grid alternating with values outside it."""
-    by_hand = presenter_prompts.load(cached.settings().home)
+    by_hand = prompt_suggestions.load_presenter_prompts(cached.settings().home)
     if by_hand:
         return [PreparedPrompt(text, text, {}) for text in by_hand]
     return _of_grid(story_model.prompt_format_of(who.first)) or _of_grid(story_model.preset_format())
@@ -100,7 +100,7 @@ def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
     """Some cells of the grid, alternating with all values outside it."""
     outside, found = next_prompt.outside(prompt_format), []
     for number in range(_CELLS + len(outside)):
-        values = prompt_order.nth_prompt(prompt_format.columns, outside, number)
+        values = prompt_suggestions.nth_prompt(prompt_format.columns, outside, number)
         text = prompt_format.prompt(values)
         if text:
             title = " · ".join(value for value in values.values() if value)
@@ -131,9 +131,10 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
 
 def prompt_editor() -> None:
     """The editor of your own prompts, shared by all presenters of this home."""
+    saved = prompt_suggestions.load_presenter_prompts(cached.settings().home)
     st.text_area(
-        _("One prompt per line"), "\n".join(presenter_prompts.load(cached.settings().home)), height=120,
-        key="presenter_prompts", help=_("If empty: values in the grid and outside it."),
+        _("One prompt per line"), "\n".join(saved), height=120, key="presenter_prompts",
+        help=_("If empty: values in the grid and outside it."),
     )  # fmt: skip
     st.button(_("Save"), key="presenter_keep", on_click=_keep)
 
@@ -141,7 +142,7 @@ def prompt_editor() -> None:
 def _keep() -> None:
     with cards.keep_errors():
         lines = str(state.get("presenter_prompts") or "").splitlines()
-        presenter_prompts.save(cached.settings().home, LOCAL, lines)
+        prompt_suggestions.save_presenter_prompts(cached.settings().home, LOCAL, lines)
 
 
 def paid_picker() -> None:

@@ -15,7 +15,7 @@ from core.pricing.price_book import speech_cost
 from core.providers.registry import ENGINE
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
-from core.stories.sentences import parts
+from core.stories.read_aloud import parts
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, views
 from pages.ui.background_iterator import BackgroundIterator

@@ -6,9 +6,9 @@ import streamlit as st
 
 from core.stories import library
 from core.stories.arena import Round
-from core.stories.chain_runner import Chain
+from core.stories.chain import Chain
 from core.stories.library import StoryFilter
-from core.stories.recent import Recent
+from core.stories.readers import Recent
 from pages.ui import cached, query_address, state
 from pages.ui.story.story_session import StoryRequest, StorySession, story_session
 

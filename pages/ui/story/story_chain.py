@@ -8,8 +8,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.stories import arena
-from core.stories.chain import STEPS, StepName
-from core.stories.chain_runner import Chain
+from core.stories.chain import STEPS, Chain, StepName
 from core.stories.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark

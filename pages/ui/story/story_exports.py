@@ -11,7 +11,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.stories import exports, library, undo_export
+from core.stories import exports, library
 from core.stories.library import SavedStory, StoryFilter
 from pages.ui import cached, cards, lang, state
 from pages.ui.lang import _, n_, sentences
@@ -80,7 +80,7 @@ def _undo() -> None:
     session = story_session()
     with cards.keep_errors():
         if session.liked is not None:
-            undo_export.undo_export(cached.store(), LOCAL, session.liked[0])
+            exports.undo_export(cached.store(), LOCAL, session.liked[0])
             state.notify(":material/undo:", _("Data set deleted; the stories are kept."))
     session.liked = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.stories.story_facts import StoryFacts
+from core.stories.story_record import StoryFacts
 from pages.ui.lang import _, code, mark, n_, number
 from pages.ui.money import work_cost
 

@@ -20,10 +20,9 @@ from core.errors import RateLimited
 from core.failures import Failure, Remedy
 from core.generation import failed_rows
 from core.providers import CompletionRequest, ModelInfo
-from core.stories import stream
-from core.stories.chain import StepName
-from core.stories.chain_runner import Chain
-from core.stories.stream import StoryPlacement, StoryStream
+from core.stories.chain import Chain, StepName
+from core.stories.story_record import StoryPlacement
+from core.stories.stream import StoryStream, StreamRequest
 from pages.ui import cached, cards, failure_labels, models, state
 from pages.ui.lang import _, clock, duration, label, number
 from pages.ui.story.story_session import LEAVE_S, story_session
@@ -187,10 +186,10 @@ def _again_in_round(story: StoryStream, setting: _Setting | None, value: float |
         if round_ is None or story not in round_.stories:
             return
         place = StoryPlacement(story.placement.round_id, story.placement.step, story.placement.column_values)
-        again = stream.start_story(
+        again = StoryStream(StreamRequest(
             cached.store(), LOCAL, cached.client(story.provider), _changed(story.original_request, setting, value),
             cached.prices(), placement=place, idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
-        )  # fmt: skip
+        ))  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
 
 

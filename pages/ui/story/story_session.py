@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from core.stories import arena
 from core.stories.arena import Round, RoundEntry
-from core.stories.chain_runner import Chain
+from core.stories.chain import Chain
 from core.stories.stream import StoryStream
 from pages.ui import state
 from pages.ui.background_iterator import BackgroundIterator
@@ -61,7 +61,7 @@ class StorySession:
     editing: str | None = None  # the story whose dialog is open
     liked: tuple[str, str] | None = None  # the data set made from the liked stories, and a digest of these
     not_waited_for: set[str] = field(default_factory=set)  # stories that are not retried automatically
-    prompt_number: int = 0  # number of the last suggested prompt (see `core.stories.prompt_order`)
+    prompt_number: int = 0  # number of the last suggested prompt (see `core.stories.prompt_suggestions`)
     earlier: str = ""  # id of stories shown from the database, written by another process
     opened: bool = False  # the URL has been read (see `pages.ui.story.story_address`)
 

@@ -9,7 +9,7 @@ from core.actor import LOCAL
 from core.errors import FabulaError
 from core.stories import arena, library, stream
 from core.stories.arena import Round
-from core.stories.chain_runner import Chain
+from core.stories.chain import Chain
 from core.stories.library import StoryFilter
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
@@ -243,7 +243,7 @@ class StoryPane:
 def _continue(story: StoryStream) -> None:
     """Continue the story in its pane."""
     with cards.keep_errors():
-        saved = stream.get(cached.store(), story.id)
+        saved = library.get(cached.store(), story.id)
         round_ = story_session().round
         if saved is None or round_ is None or story not in round_.stories:
             return

@@ -6,7 +6,7 @@ const VOICES_MS = 2000; // browsers load their voices after the page
 const SPEAKS = "speechSynthesis" in window;
 const held = new WeakMap();
 
-// As core/stories/sentences.py cuts: an ending with its closing quotes, or a Latin full stop before white space.
+// As core/stories/read_aloud.py cuts: an ending with its closing quotes, or a Latin full stop before white space.
 const END = /(?:[。！？!?…；]+[”’」』）)"']*|\.+[”’"')]*(?=\s)|\n)\s*/g;
 
 function sentences(text, over) {

@@ -1,12 +1,42 @@
-"""Counts the readers of a story and reports when there are none."""
+"""Readers of a story that is being written: they wait for its text, are counted, and find it after a reload."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
 
 _FIRST_READER_S = 10.0  # time for the page to render and start reading, even on a busy machine
+
+T = TypeVar("T")
+
+_MAX_ITEMS = 100  # rounds of up to four stories: a few megabytes in all
+
+
+class Subscribers(threading.Condition):
+    """New text wakes only readers in `wait_for_words`; the end of a story wakes all.
+
+    Otherwise, a fast model with 100 chunks per second would wake each reader ten times between two screen updates.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiting_readers = 0
+
+    def wait_for_words(self, predicate: Callable[[], bool], timeout: float | None = None) -> None:
+        """Wait until `predicate` is true, at most `timeout` seconds. The lock must be held, as for `wait_for`."""
+        self._waiting_readers += 1
+        try:
+            self.wait_for(predicate, timeout)
+        finally:
+            self._waiting_readers -= 1
+
+    def notify_waiting(self) -> None:
+        """Wake the readers that wait for text. The lock must be held."""
+        if self._waiting_readers:
+            self.notify_all()
 
 
 class ReaderCount:
@@ -58,3 +88,24 @@ class ReaderCount:
             idle = not self._count and not self._closed
         if idle:
             self._on_idle()
+
+
+class Recent(Generic[T]):
+    """The newest `max_items` items by id. Thread-safe."""
+
+    def __init__(self, max_items: int = _MAX_ITEMS) -> None:
+        self._max_items, self._lock = max_items, threading.Lock()
+        self._by_id: OrderedDict[str, T] = OrderedDict()
+
+    def put(self, key: str, item: T) -> None:
+        """Add an item as the newest; the oldest is dropped when there are too many."""
+        with self._lock:
+            self._by_id[key] = item
+            self._by_id.move_to_end(key)
+            while len(self._by_id) > self._max_items:
+                self._by_id.popitem(last=False)
+
+    def get(self, key: str) -> T | None:
+        """The item with this id; None: it was dropped, or belongs to another process."""
+        with self._lock:
+            return self._by_id.get(key)

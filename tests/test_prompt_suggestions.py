@@ -7,8 +7,8 @@ import math
 import pytest
 
 from core.datasets import presets
-from core.stories import prompt_order
-from core.stories.prompt_order import Columns
+from core.stories import prompt_suggestions
+from core.stories.prompt_suggestions import Columns
 
 _TWO = (("hero", ("a", "b", "c")), ("mood", ("x", "y")))
 
@@ -30,7 +30,7 @@ _TWO = (("hero", ("a", "b", "c")), ("mood", ("x", "y")))
 def test_cells_and_values_outside_the_grid_take_turns(
     columns: Columns, outside: list[tuple[str, ...]], first: list[str]
 ) -> None:
-    assert ["".join(prompt_order.nth_prompt(columns, outside, n).values()) for n in range(len(first))] == first
+    assert ["".join(prompt_suggestions.nth_prompt(columns, outside, n).values()) for n in range(len(first))] == first
 
 
 @pytest.mark.parametrize("preset", presets.load(), ids=lambda preset: preset.id)
@@ -38,6 +38,7 @@ def test_every_preset_cell_appears_once_before_any_repeats(preset: presets.Prese
     columns = [(column.name, column.values) for column in preset.recipe.columns]
     size = math.prod(len(values) for _name, values in columns)
     first = [
-        tuple(prompt_order.nth_prompt(columns, preset.outside, n).values()) for n in range(size + len(preset.outside))
+        tuple(prompt_suggestions.nth_prompt(columns, preset.outside, n).values())
+        for n in range(size + len(preset.outside))
     ]
     assert len(set(first)) == len(first) and set(preset.outside) < set(first)
