@@ -102,26 +102,26 @@ class Untrained:
 
         from core.engine.formats import gguf_file, weights
         from core.engine.serving.llama import BaseModel
-        from core.engine.training.trainer import model, precision
+        from core.engine.training.trainer import model
 
         torch.set_num_threads(threads)
         self.home = home
         gguf = weights.ensure_gguf(packaged_models.BASE, home)
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
         self.base = BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf))
-        self.model = model.load(folder, precision.choose()[0], rank=16, alpha=32.0)
+        self.model = model.load(folder, model.choose_dtype()[0], rank=16, alpha=32.0)
         self.model.initialise(0)  # B is zero, so this is the base itself
 
     def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
         """For every story: the sum of its token losses (nats), and its number of tokens."""
         import torch
 
-        from core.engine.training.trainer.batches import tensors
         from core.engine.training.trainer.head import cross_entropy
+        from core.engine.training.trainer.loop import batch_tensors
 
         found = []
         for example in asyncio.run(self._encode(stories)):
-            ids, places, labels, _ = tensors([example])
+            ids, places, labels, _ = batch_tensors([example])
             with torch.no_grad():
                 hidden = self.model.hidden(ids).flatten(0, 1)[places]
             loss = cross_entropy(hidden, self.model.head, labels, gradient=False).loss
@@ -132,7 +132,7 @@ class Untrained:
         from core.engine import finetune_format
         from core.engine.formats import tokens
         from core.engine.serving.llama import Pool
-        from core.engine.training import tokenization
+        from core.engine.training import file_validation
 
         pool = Pool(os.cpu_count() or 1)
 
@@ -142,7 +142,7 @@ class Untrained:
                 for story in stories:
                     messages = [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]
                     line = json.dumps({"messages": messages}).encode()
-                    example = tokenization.as_example(finetune_format.parse(line), self.base)
+                    example = file_validation.as_example(finetune_format.parse_line(line), self.base)
                     made.append(tokens.encode(example, tokenize, self.base.card.bos, self.base.card.eos))
                 return made
 
@@ -240,7 +240,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="on busy cores, 1 is the fastest")
     options = _smoke.parse(
         parser,
-        modules=("torch", "transformers", "core.engine.training.tokenization", "core.engine.training.trainer.model"),
+        modules=("torch", "transformers", "core.engine.training.file_validation", "core.engine.training.trainer.model"),
     )
     with tempfile.TemporaryDirectory() as temporary:
         untrained = Untrained(options.home or Path(temporary), options.threads)

@@ -116,13 +116,13 @@ def _ours(folder: Path, run: str) -> dict[str, Any]:
     import torch
 
     from core.engine.formats import tokens
-    from core.engine.training.trainer import model, precision
-    from core.engine.training.trainer.job import JobSpec, Journal, read_lines
+    from core.engine.training.job_folder import JobSpec, Journal, read_lines
+    from core.engine.training.trainer import model
     from core.engine.training.trainer.loop import Loop
     from core.engine.training.trainer.resume import Position
 
     torch.set_num_threads(os.cpu_count() or 1)
-    dtype = torch.float32 if run == "ours-float32" else precision.choose()[0]
+    dtype = torch.float32 if run == "ours-float32" else model.choose_dtype()[0]
     tunable = model.load(folder / "weights", dtype, RANK, ALPHA)
     tunable.initialise(SEED)
     work = Path(tempfile.mkdtemp(dir=folder))
@@ -146,7 +146,7 @@ def _trl(folder: Path, run: str) -> dict[str, Any]:
     from trl import SFTConfig, SFTTrainer
 
     from core.engine.formats import tokens
-    from core.engine.formats.weights import LINEAR_MODULES
+    from core.engine.formats.gguf_file import LINEAR_MODULES
 
     torch.set_num_threads(os.cpu_count() or 1)
     config = AutoConfig.for_model(**json.loads((folder / "weights/config.json").read_text()))

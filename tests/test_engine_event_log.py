@@ -20,14 +20,14 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.api.files import PURPOSE, Files
 from core.engine.event_log import EventCollector
-from core.engine.formats import validator
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.formats.tokens import load
-from core.engine.formats.validator import Validator
 from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Event, File, Job
+from core.engine.training import file_validation
+from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext
-from core.engine.training.jsonl_tail import JsonlTail
+from core.engine.training.job_folder import JsonlTail
 from core.engine.training.training_runner import TrainingRunner
 
 _LINES = '{"prompt": "ab", "completion": "c"}\n'
@@ -202,7 +202,7 @@ def _validator(tmp_path: Path, store: EngineStore, pool: _Pool) -> Validator:
 def test_a_stumbling_tokenizer_is_asked_again_and_not_for_ever(
     faults: list[Exception], status: str, store: EngineStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(validator, "_PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(file_validation, "_PAUSES_S", (0.0, 0.0, 0.0))
     work = _validator(tmp_path, store, _Pool(*faults))
     for _ in range(len(faults) + 1):
         work.step()

@@ -23,7 +23,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from starlette.types import Message
 
-from core.engine.api.streaming import EventStream
+from core.engine.api.requests import EventStream
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving import generate, llama
 from core.engine.serving.llama_http import ServerAddress

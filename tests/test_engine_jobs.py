@@ -19,7 +19,7 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
-from core.engine.training.results import HEADER
+from core.engine.training.job_folder import RESULTS_COLUMNS
 from tests.engine_process import (
     DEADLINE_S,
     ROOT,
@@ -132,11 +132,11 @@ def test_the_results_are_a_csv(client: OpenAI, tuned: FineTuningJob) -> None:
     file = client.files.retrieve(tuned.result_files[0])
     text = client.files.content(file.id).text
     assert (file.purpose, file.bytes) == ("fine-tune-results", len(text.encode()))
-    assert text.splitlines()[0] == ",".join(HEADER)
+    assert text.splitlines()[0] == ",".join(RESULTS_COLUMNS)
     assert steps(text) == list(range(1, 11))
     last = text.splitlines()[-1].split(",")
-    assert float(last[HEADER.index("validation_loss")]) > 0
-    assert int(last[HEADER.index("elapsed_examples")]) == 40
+    assert float(last[RESULTS_COLUMNS.index("validation_loss")]) > 0
+    assert int(last[RESULTS_COLUMNS.index("elapsed_examples")]) == 40
 
 
 def test_checkpoints_are_models(client: OpenAI, tuned: FineTuningJob) -> None:

@@ -22,9 +22,8 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 
 from openai import BadRequestError  # noqa: E402
 
-from core.engine.formats import adapters, weights  # noqa: E402
-from core.engine.training import base_config  # noqa: E402
-from core.engine.training.base_config import UntrainableModel  # noqa: E402
+from core.engine.formats import base_config, gguf_file, weights  # noqa: E402
+from core.engine.formats.base_config import UntrainableModel  # noqa: E402
 from core.engine.training.trainer import model  # noqa: E402
 from core.providers import Client, Provider  # noqa: E402
 from tests.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
@@ -121,7 +120,7 @@ def test_a_tuned_model_has_the_servers_probabilities(name: str, tmp_path: Path) 
     generator = torch.Generator().manual_seed(5)
     for layer in tunable.lora.values():
         layer.lora_b.data = torch.randn(layer.lora_b.shape, generator=generator) / 50
-    adapters.write(tmp_path / "adapter.gguf", tunable.adapter())
+    gguf_file.write_adapter(tmp_path / "adapter.gguf", tunable.adapter())
     ours = _log_probabilities(tunable, text)
     assert np.abs(ours[-1] - before[-1]).max() > 10 * _NEAR  # the adapter has an effect
     with _llama(gguf, tmp_path / "adapter.gguf") as llama:

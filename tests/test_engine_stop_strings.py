@@ -20,8 +20,8 @@ from openai import OpenAI
 from core.engine.api.errors import ApiError
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving import generate, llama
+from core.engine.serving.generate import StopMatcher
 from core.engine.serving.llama_http import ServerAddress
-from core.engine.serving.stop_strings import StopMatcher
 from tests.engine_process import TINY, running
 from tests.tiny_gemma import EOS, vocabulary
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from core.engine import finetune_format
-from core.engine.formats import validate
 
 PAIR = b'{"prompt": "a", "completion": " b"}'
 CHAT = b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
@@ -34,7 +33,7 @@ def messages(*rows: tuple[str, object]) -> bytes:
 def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[str, int]) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    checked = validate.check(path)
+    checked = finetune_format.check_file(path)
     assert (checked.format, checked.examples) == expected
 
 
@@ -80,16 +79,16 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
 def test_a_broken_line_is_named_by_number_and_reason(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(PAIR + b"\n" + PAIR + b"\n" + line)
-    with pytest.raises(validate.InvalidTrainingFile) as caught:
-        validate.check(path)
+    with pytest.raises(finetune_format.InvalidTrainingFile) as caught:
+        finetune_format.check_file(path)
     assert str(caught.value).startswith(f"Line 3: {reason}")
 
 
 def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes((PAIR + b"\noops\n") * 30)
-    with pytest.raises(validate.InvalidTrainingFile) as caught:
-        validate.check(path)
+    with pytest.raises(finetune_format.InvalidTrainingFile) as caught:
+        finetune_format.check_file(path)
     assert "Line 2: " in str(caught.value)
     assert "Line 20: " in str(caught.value)
     assert str(caught.value).endswith("20 more lines are broken.")
@@ -99,8 +98,8 @@ def test_many_broken_lines_are_counted(tmp_path: Path) -> None:
 def test_a_file_without_examples_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
-    with pytest.raises(validate.InvalidTrainingFile, match="no examples"):
-        validate.check(path)
+    with pytest.raises(finetune_format.InvalidTrainingFile, match="no examples"):
+        finetune_format.check_file(path)
 
 
 def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None:
@@ -110,8 +109,8 @@ def test_memory_is_bounded_whatever_the_length_of_a_line(tmp_path: Path) -> None
         file.seek(200 << 20)  # a hole: one line of 200 MiB
         file.write(b"\n" + PAIR)
     tracemalloc.start()
-    with pytest.raises(validate.InvalidTrainingFile, match=r"^Line 2: It is larger than 1 MiB"):
-        validate.check(path)
+    with pytest.raises(finetune_format.InvalidTrainingFile, match=r"^Line 2: It is larger than 1 MiB"):
+        finetune_format.check_file(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 16 << 20

@@ -17,12 +17,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from core import packaged_models  # noqa: E402
-from core.engine.formats import adapters, tokens, weights  # noqa: E402
+from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
+from core.engine.training.job_folder import JobSpec, Journal, read_lines  # noqa: E402
 from core.engine.training.trainer import model  # noqa: E402
 from core.engine.training.trainer.head import cross_entropy  # noqa: E402
-from core.engine.training.trainer.job import JobSpec, Journal, read_lines  # noqa: E402
 from core.engine.training.trainer.loop import Loop, LossDiverged  # noqa: E402
-from core.engine.training.trainer.lora import LoraLinear  # noqa: E402
+from core.engine.training.trainer.model import LoraLinear  # noqa: E402
 from core.engine.training.trainer.resume import Position, read_position  # noqa: E402
 from tests.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.waiting import WAIT_LIMIT_S  # noqa: E402
@@ -250,7 +250,7 @@ def test_a_job_writes_curve_checkpoints_and_model(base: Path, tmp_path: Path) ->
     assert [row["step"] for row in rows if row["validation_loss"]] == [3, 6, 9, 12, 15, 18]
     checkpoints = list(read_lines(tmp_path / "job/checkpoints.jsonl"))
     assert [row["step"] for row in checkpoints] == [3, 6, 9, 12, 15, 18]
-    assert all(adapters.read(Path(row["path"])).rank == 16 for row in checkpoints)
+    assert all(gguf_file.read_adapter(Path(row["path"])).rank == 16 for row in checkpoints)
     assert (tmp_path / "job/final.gguf").exists()
 
 
@@ -281,7 +281,7 @@ def test_killed_at_any_moment_the_curve_is_whole_and_the_model_the_same(base: Pa
     assert _steps(killed) == list(range(1, 61))
     curve = [[row["training_loss"] for row in read_lines(folder / "metrics.jsonl")] for folder in (whole, killed)]
     assert curve[0] == pytest.approx(curve[1], rel=1e-4)
-    first, second = adapters.read(whole / "final.gguf"), adapters.read(killed / "final.gguf")
+    first, second = gguf_file.read_adapter(whole / "final.gguf"), gguf_file.read_adapter(killed / "final.gguf")
     for name, (a, _) in first.layers.items():
         assert np.allclose(a, second.layers[name][0], atol=1e-3)
 
@@ -354,8 +354,8 @@ def test_training_goes_on_from_a_tuned_model(base: Path, tmp_path: Path) -> None
 
 def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Path) -> None:
     a, b = np.ones((16, 9), np.float32), np.ones((9, 16), np.float32)
-    foreign = adapters.Adapter("gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (a, b)})
-    adapters.write(tmp_path / "foreign.gguf", foreign)
+    foreign = gguf_file.Adapter("gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (a, b)})
+    gguf_file.write_adapter(tmp_path / "foreign.gguf", foreign)
     _job(base, tmp_path / "job", start_adapter=str(tmp_path / "foreign.gguf"))
     assert _start(tmp_path / "job").wait(WAIT_LIMIT_S) == 1
     state = json.loads((tmp_path / "job/state.json").read_text())
@@ -374,16 +374,16 @@ def test_a_loss_that_is_no_number_stops_the_job(base: Path, tmp_path: Path) -> N
 
 def test_adapters_survive_a_round_trip(tmp_path: Path) -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float16)
-    adapter = adapters.Adapter("gemma3", 32.0, {"model.layers.1.mlp.up_proj": (a, b.T.copy())})
-    adapters.write(tmp_path / "x.gguf", adapter)
-    back = adapters.read(tmp_path / "x.gguf")
+    adapter = gguf_file.Adapter("gemma3", 32.0, {"model.layers.1.mlp.up_proj": (a, b.T.copy())})
+    gguf_file.write_adapter(tmp_path / "x.gguf", adapter)
+    back = gguf_file.read_adapter(tmp_path / "x.gguf")
     assert (back.architecture, back.alpha, back.rank) == ("gemma3", 32.0, 16)
     assert np.array_equal(back.layers["model.layers.1.mlp.up_proj"][1], b.T)
 
 
 def test_a_model_is_not_an_adapter(base: Path) -> None:
     with pytest.raises(ValueError, match="not a LoRA adapter"):
-        adapters.read(base / "tiny.gguf")
+        gguf_file.read_adapter(base / "tiny.gguf")
 
 
 def test_encode_learns_trained_segments_and_the_end() -> None:

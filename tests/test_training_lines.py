@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.engine import finetune_format
-from core.engine.formats import validate
 from core.finetuning import file_checker
 from tests.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat
 
@@ -24,8 +23,8 @@ def _verdicts(folder: Path, line: bytes) -> tuple[str | None, str | None]:
     checked = file_checker.check_file(path, MODEL)
     engine = None
     try:
-        validate.check(path)
-    except validate.InvalidTrainingFile as exc:
+        finetune_format.check_file(path)
+    except finetune_format.InvalidTrainingFile as exc:
         engine = str(exc)
     problem = next((one for one in checked.problems if one.level == "error" and one.line), None)
     return None if problem is None else f"Line {problem.line}: {problem.sentence}", engine
@@ -46,7 +45,7 @@ def test_both_refuse_a_bad_line_in_the_same_words(tmp_path: Path, line: bytes, k
     check, engine = _verdicts(tmp_path, line)
     assert check is not None and check == engine
     with pytest.raises(finetune_format.BadLine) as caught:
-        finetune_format.parse(line)
+        finetune_format.parse_line(line)
     assert caught.value.kind == kind
 
 
@@ -107,5 +106,5 @@ def test_the_engine_itself_agrees(tmp_path: Path) -> None:
             with pytest.raises(openai.BadRequestError) as caught:
                 client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
             with pytest.raises(finetune_format.BadLine) as named:
-                finetune_format.parse(line)
+                finetune_format.parse_line(line)
             assert f"{file_id}: Line 1: {named.value.sentence}" in caught.value.message

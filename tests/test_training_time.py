@@ -17,7 +17,7 @@ from core.actor import LOCAL
 from core.db import migrate
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.engine import store as engine_store
+from core.engine import store
 from core.engine.api import serializers
 from core.engine.store import Job
 from core.engine.training import job_queue
@@ -269,11 +269,11 @@ def test_the_time_left_is_one_figure_and_never_nothing(seconds: float, told: str
 
 
 @pytest.fixture
-def line(tmp_path: Path) -> Iterator[engine_store.EngineStore]:
-    yield engine_store.EngineStore(tmp_path / "engine.db")
+def line(tmp_path: Path) -> Iterator[store.EngineStore]:
+    yield store.EngineStore(tmp_path / "engine.db")
 
 
-def _add(line: engine_store.EngineStore, name: str, status: str, **values: Any) -> None:
+def _add(line: store.EngineStore, name: str, status: str, **values: Any) -> None:
     job = Job(
         id=name, created_at=1, status=status, model="m", base="m", format="completion", tuned_id=f"ft:{name}",  # type: ignore[arg-type]
         suffix=None, seed=1, training_file="f", validation_file=None, examples=9, n_epochs=2, batch_size=4,
@@ -282,7 +282,7 @@ def _add(line: engine_store.EngineStore, name: str, status: str, **values: Any) 
     line.add(replace(job, **values))
 
 
-def _places(line: engine_store.EngineStore) -> dict[str, tuple[int, float | None]]:
+def _places(line: store.EngineStore) -> dict[str, tuple[int, float | None]]:
     """Queue positions and seconds to the start."""
     found = job_queue.queue_positions(line, _NOW)
     return {
@@ -291,7 +291,7 @@ def _places(line: engine_store.EngineStore) -> dict[str, tuple[int, float | None
     }
 
 
-def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: engine_store.EngineStore) -> None:
+def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: store.EngineStore) -> None:
     _add(line, "first", "running", estimated_finish=int(_NOW) + 540, tokens_per_s=50.0, step=10, total_steps=100)
     _add(line, "second", "queued", epoch_tokens=1_000)
     _add(line, "third", "validating_files")
@@ -299,7 +299,7 @@ def test_a_job_behind_a_running_one_is_second_and_starts_when_that_ends(line: en
     assert _places(line) == {"second": (2, 540), "third": (3, 540 + 10 + 40), "fourth": (4, None)}
 
 
-def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: engine_store.EngineStore) -> None:
+def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: store.EngineStore) -> None:
     _add(line, "slow", "succeeded", tokens_per_s=10.0)
     _add(line, "newer", "succeeded", tokens_per_s=20.0)
     _add(line, "other base", "succeeded", base="n", tokens_per_s=999.0)
@@ -320,7 +320,7 @@ def test_without_an_estimate_the_tokens_left_and_the_newest_speed_tell(line: eng
     ],
 )
 def test_only_jobs_that_will_train_first_are_ahead(
-    line: engine_store.EngineStore, ahead: list[tuple[str, str, dict[str, Any]]], expected: tuple[int, float | None]
+    line: store.EngineStore, ahead: list[tuple[str, str, dict[str, Any]]], expected: tuple[int, float | None]
 ) -> None:
     for name, status, values in ahead:
         _add(line, name, status, **values)
@@ -328,7 +328,7 @@ def test_only_jobs_that_will_train_first_are_ahead(
     assert _places(line)["mine"] == expected
 
 
-def test_a_job_object_tells_its_place_and_its_training_time(line: engine_store.EngineStore) -> None:
+def test_a_job_object_tells_its_place_and_its_training_time(line: store.EngineStore) -> None:
     _add(line, "mine", "queued", training_s=12.3456)
     (job,) = line.select(Job, "1")
     reported = serializers.job(job, job_queue.queue_positions(line, _NOW)["mine"])["fabula"]
@@ -338,7 +338,7 @@ def test_a_job_object_tells_its_place_and_its_training_time(line: engine_store.E
 
 def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_path: Path) -> None:
     path = tmp_path / "engine.db"
-    old = engine_store.EngineStore(path)
+    old = store.EngineStore(path)
     _add(old, "done", "succeeded", started_at=1_000, finished_at=1_060)
     _add(old, "waiting", "queued")
     with closing(sqlite3.connect(path)) as connection:
@@ -347,7 +347,7 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
     for _start in range(2):
-        found = {job.id: (job.training_s, job.epoch_tokens) for job in engine_store.EngineStore(path).select(Job, "1")}
+        found = {job.id: (job.training_s, job.epoch_tokens) for job in store.EngineStore(path).select(Job, "1")}
         assert found == {"done": (60.0, None), "waiting": (0.0, None)}
 
 

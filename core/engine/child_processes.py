@@ -1,14 +1,19 @@
-"""Command lines and environment of the engine's child processes."""
+"""The engine's child processes: their command lines and environment, and the trainer."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 from core.settings import engine_environment
 
 _ROOT = Path(__file__).parents[2]
+
+_LOG_BYTES = 2000  # bytes read from the end of the log to find its last line
+_NICENESS = 10  # used on systems without an idle scheduling class
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -22,3 +27,72 @@ def environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(_ROOT), inherited.get("PYTHONPATH"))))
     overrides = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
     return {**inherited, **overrides}
+
+
+class TrainerProcess:
+    """`python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log."""
+
+    def __init__(self, folder: Path) -> None:
+        self._log = folder / "trainer.log"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command("core.engine.training.trainer", str(folder), str(os.getpid())),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={
+                    **environment(),
+                    "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads sleep instead of spinning
+                },
+                process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
+            )
+        _set_idle_priority(self._process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Exit code; None while running; negative for a signal."""
+        return self._process.poll()
+
+    def request_stop(self) -> None:
+        """Ask it to save its state and exit; takes about one micro-batch."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """Kill it; its last saved state is kept."""
+        self._process.kill()
+        self._process.wait()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` seconds; returns whether it has ended."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_log_line(self) -> str:
+        """The last line of its log."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))
+                lines = log.read().decode("utf-8", "replace").strip().splitlines()
+        except FileNotFoundError:
+            return ""
+        return lines[-1] if lines else ""
+
+
+def _set_idle_priority(pid: int) -> None:
+    """Let a process run only on idle CPU time. Called by the parent, so that it also applies to the child's imports.
+
+    llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a core, as
+    with nice +10, slows generation by far more than that share. How much was not measured on quiet cores.
+    """
+    with contextlib.suppress(OSError):  # the process has ended, or the system does not allow it
+        if hasattr(os, "SCHED_IDLE"):  # Linux
+            os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        else:
+            os.setpriority(os.PRIO_PROCESS, pid, _NICENESS)

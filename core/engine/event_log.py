@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core.engine import ids
-from core.engine.store import CheckpointRow, EngineStore, Event, Job, TunedModel, to_json
-from core.engine.training.jsonl_tail import JsonlTail
-from core.engine.training.trainer.job import MEASURED_STEPS, read_lines
+from core.engine.store import CheckpointRow, EngineStore, Event, Job, TunedModel, checkpoint_model_id, new_id, to_json
+from core.engine.training.job_folder import MEASURED_STEPS, JsonlTail, read_lines
 from core.message import extra_fields, msg
 
 _LEVELS = frozenset({"info", "warn", "error"})
@@ -93,7 +91,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def register_adapter(store: EngineStore, job: Job, source: Path, home: Path, step: int | None) -> str:
     """Copy an adapter from the job folder to HOME/adapters and register it as a model; returns the model id."""
-    model_id = job.tuned_id if step is None else ids.checkpoint_model(job.tuned_id, step)
+    model_id = job.tuned_id if step is None else checkpoint_model_id(job.tuned_id, step)
     code = job.tuned_id.rpartition(":")[2]
     adapter = Path("adapters") / (f"{code}.gguf" if step is None else f"{code}-step-{step}.gguf")
     (home / "adapters").mkdir(exist_ok=True)
@@ -155,7 +153,7 @@ def _checkpoints(store: EngineStore, job: Job, folder: Path, home: Path) -> None
         model = register_adapter(store, job, source, home, step)
         metrics = _finite(row.get("metrics") or {})
         at = int(row.get("at") or time.time())
-        store.add(CheckpointRow(ids.new("ftckpt"), job.id, at, step, model, to_json({"step": step, **metrics})))
+        store.add(CheckpointRow(new_id("ftckpt"), job.id, at, step, model, to_json({"step": step, **metrics})))
         add_event(
             store,
             job.id,
@@ -183,7 +181,7 @@ def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add(store: EngineStore, job_id: str, entry: _Entry) -> None:
     data = to_json({**entry.data, **extra_fields(entry.message)})
-    store.add(Event(ids.new("ftevent"), job_id, int(entry.at), entry.level, entry.message, entry.type, data))
+    store.add(Event(new_id("ftevent"), job_id, int(entry.at), entry.level, entry.message, entry.type, data))
 
 
 def _integer(value: object) -> int | None:

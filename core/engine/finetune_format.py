@@ -1,8 +1,9 @@
-"""Parses the lines of a training file, for the engine and for the checks of the dashboard. Pure, without dependencies.
+"""Parses and checks training files, for the engine and for the checks of the dashboard. Pure, without dependencies.
 
 The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
 fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables
-exported as JSON lines have such keys in every line.
+exported as JSON lines have such keys in every line. `check_file` validates a whole file with bounded memory before a
+job is created.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from core.message import msg
+from core.message import msg, sentences
 
 Format = Literal["chat", "completion"]
 
@@ -28,6 +30,7 @@ _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
 _MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
+_MAX_LISTED = 10  # broken lines that one message lists
 
 
 class BadLine(ValueError):
@@ -84,7 +87,7 @@ def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True
         if not raw.strip():
             continue
         try:
-            example = parse(raw, text_only=text_only)
+            example = parse_line(raw, text_only=text_only)
             file_format = file_format or format_of(example)
             if format_of(example) != file_format:
                 raise BadLine(
@@ -111,7 +114,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def parse(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversation:
+def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversation:
     """Parse one line.
 
     Args:
@@ -152,7 +155,7 @@ def is_missing(value: object) -> bool:
     return value is None or value in ("", [], {})
 
 
-def message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
+def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
     """Parse message `number` (counted from 1) of a conversation.
 
     Raises:
@@ -232,7 +235,7 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     raw_messages = present["messages"]
     if not isinstance(raw_messages, list):
         raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="messages"))
-    messages = [message(number, item, text_only=text_only) for number, item in enumerate(raw_messages, 1)]
+    messages = [parse_message(number, item, text_only=text_only) for number, item in enumerate(raw_messages, 1)]
     if messages[-1].role != "assistant":
         raise BadLine(
             "no_answer", msg("Its last message is from the {role}, not the assistant.", role=messages[-1].role)
@@ -283,3 +286,51 @@ def _check_encodable(text: str) -> None:
         text.encode()
     except UnicodeEncodeError as exc:
         raise BadLine("not_json", msg("It contains an invalid character (a lone surrogate).")) from exc
+
+
+class InvalidTrainingFile(ValueError):
+    """An invalid training file; the message lists lines and reasons."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFileSummary:
+    """Format and number of examples of a valid file."""
+
+    format: Format
+    examples: int
+
+
+def check_file(path: Path) -> TrainingFileSummary:
+    """Validate a whole file.
+
+    Raises:
+        InvalidTrainingFile: lines are broken; the message lists the first ten and the number of the others.
+        OSError: the file cannot be read.
+    """
+    file_format: Format | None = None
+    examples, problems = 0, 0
+    listed: list[str] = []
+    with path.open("rb") as file:
+        for line in parse_lines(lines(file)):
+            if isinstance(line.parsed, BadLine):
+                problems += 1
+                if len(listed) < _MAX_LISTED:
+                    listed.append(msg("Line {line}: {sentence}", line=line.number, sentence=line.parsed.sentence))
+            else:
+                file_format = file_format or format_of(line.parsed)
+                examples += 1
+    if problems > len(listed):
+        listed.append(msg("{count} more lines are broken.", count=problems - len(listed)))
+    if listed:
+        raise InvalidTrainingFile(sentences(*listed))
+    if file_format is None:
+        raise InvalidTrainingFile(msg("The file contains no examples."))
+    return TrainingFileSummary(file_format, examples)
+
+
+def read_examples(path: Path) -> Iterator[tuple[int, PromptCompletion | Conversation]]:
+    """(line number, example) of each line of a valid file. Raises BadLine for an invalid one."""
+    with path.open("rb") as file:
+        for number, raw in lines(file):
+            if raw.strip():
+                yield number, parse_line(raw)

@@ -1,9 +1,14 @@
-"""engine.db: files, jobs, events, checkpoints and models. Acknowledged data survives kill -9 and power loss."""
+"""engine.db: files, jobs, events, checkpoints and models, and their ids in OpenAI's format.
+
+Acknowledged data survives kill -9 and power loss.
+"""
 
 from __future__ import annotations
 
 import json
+import secrets
 import sqlite3
+import string
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -54,6 +59,8 @@ _MIGRATIONS = {
         "WHERE started_at IS NOT NULL",
     ),
 }
+
+_ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,8 @@ class TunedModel:
 
 
 Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel)
+
+
 _TABLES: dict[type, str] = {
     File: "files",
     Job: "jobs",
@@ -267,3 +276,23 @@ class EngineStore:
 def to_json(value: object) -> str:
     """JSON text for a column."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def random_code(length: int) -> str:
+    """Random letters and digits."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+def new_id(kind: str) -> str:
+    """An id such as `file-…`, `ftjob-…`, `ftevent-…`, `ftckpt_…`; 24 random characters avoid collisions."""
+    return f"{kind}_{random_code(24)}" if kind == "ftckpt" else f"{kind}-{random_code(24)}"
+
+
+def tuned_model_id(base: str, suffix: str | None) -> str:
+    """`ft:gemma-3-270m:fabula:ultraman:AbC123xy`; without a suffix its field is empty, as at OpenAI."""
+    return f"ft:{base}:fabula:{suffix or ''}:{random_code(8)}"
+
+
+def checkpoint_model_id(tuned_id: str, step: int) -> str:
+    """The model id of a checkpoint."""
+    return f"{tuned_id}:ckpt-step-{step}"

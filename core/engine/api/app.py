@@ -22,7 +22,7 @@ from starlette.routing import Route
 from core import packaged_models
 from core.engine import VERSION
 from core.engine.api import serializers
-from core.engine.api.auth import BearerAuth
+from core.engine.api.connections import BearerAuth
 from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.api.files import Files
 from core.engine.api.jobs import Jobs
@@ -34,7 +34,7 @@ from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job
 from core.engine.training import job_queue
 from core.engine.training.job_context import EngineJobContext
-from core.engine.training.job_loop import JobLoop
+from core.engine.training.training_runner import JobLoop
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -186,6 +186,32 @@ async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
         _log.exception("Unexpected error while %s was loaded ahead of time.", model_id)
 
 
+_Pick = Callable[[Engine], Callable[[Request], Any]]
+_JOBS = "/v1/fine_tuning/jobs"
+_ROUTES: tuple[tuple[str, str, _Pick], ...] = (
+    ("GET", "/health", lambda engine: engine.health),
+    ("GET", "/v1/models", lambda engine: engine.list_models),
+    ("GET", "/v1/models/{id:path}", lambda engine: engine.get_model),
+    ("DELETE", "/v1/models/{id:path}", lambda engine: engine.delete_model),
+    ("POST", "/v1/files", lambda engine: engine.files.create),
+    ("GET", "/v1/files", lambda engine: engine.files.list),
+    ("GET", "/v1/files/{id}", lambda engine: engine.files.get),
+    ("DELETE", "/v1/files/{id}", lambda engine: engine.files.delete),
+    ("GET", "/v1/files/{id}/content", lambda engine: engine.files.content),
+    ("POST", _JOBS, lambda engine: engine.jobs.create),
+    ("GET", _JOBS, lambda engine: engine.jobs.list),
+    ("GET", _JOBS + "/{id}", lambda engine: engine.jobs.get),
+    ("POST", _JOBS + "/{id}/cancel", lambda engine: engine.jobs.cancel),
+    ("POST", _JOBS + "/{id}/pause", lambda engine: engine.jobs.pause),
+    ("POST", _JOBS + "/{id}/resume", lambda engine: engine.jobs.resume),
+    ("GET", _JOBS + "/{id}/events", lambda engine: engine.jobs.events),
+    ("GET", _JOBS + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
+    ("POST", "/v1/completions", lambda engine: engine.inference.completions),
+    ("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+    ("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
+)
+
+
 def create_app(config: Config) -> Starlette:
     """The ASGI application of one engine. It opens the home folder at startup."""
     opened: list[Engine] = []
@@ -201,7 +227,7 @@ def create_app(config: Config) -> Starlette:
             opened.clear()
             await engine.stop()
 
-    def handle(pick: Callable[[Engine], Callable[[Request], Any]]) -> Callable[[Request], Awaitable[Response]]:
+    def handle(pick: _Pick) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             handler = pick(opened[0])
             if asyncio.iscoroutinefunction(handler):
@@ -211,33 +237,8 @@ def create_app(config: Config) -> Starlette:
 
         return endpoint
 
-    def route(method: str, path: str, pick: Callable[[Engine], Callable[[Request], Any]]) -> Route:
-        return Route(path, handle(pick), methods=[method])
-
-    jobs = "/v1/fine_tuning/jobs"
     return Starlette(
-        routes=[
-            route("GET", "/health", lambda engine: engine.health),
-            route("GET", "/v1/models", lambda engine: engine.list_models),
-            route("GET", "/v1/models/{id:path}", lambda engine: engine.get_model),
-            route("DELETE", "/v1/models/{id:path}", lambda engine: engine.delete_model),
-            route("POST", "/v1/files", lambda engine: engine.files.create),
-            route("GET", "/v1/files", lambda engine: engine.files.list),
-            route("GET", "/v1/files/{id}", lambda engine: engine.files.get),
-            route("DELETE", "/v1/files/{id}", lambda engine: engine.files.delete),
-            route("GET", "/v1/files/{id}/content", lambda engine: engine.files.content),
-            route("POST", jobs, lambda engine: engine.jobs.create),
-            route("GET", jobs, lambda engine: engine.jobs.list),
-            route("GET", jobs + "/{id}", lambda engine: engine.jobs.get),
-            route("POST", jobs + "/{id}/cancel", lambda engine: engine.jobs.cancel),
-            route("POST", jobs + "/{id}/pause", lambda engine: engine.jobs.pause),
-            route("POST", jobs + "/{id}/resume", lambda engine: engine.jobs.resume),
-            route("GET", jobs + "/{id}/events", lambda engine: engine.jobs.events),
-            route("GET", jobs + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
-            route("POST", "/v1/completions", lambda engine: engine.inference.completions),
-            route("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
-            route("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
-        ],
+        routes=[Route(path, handle(pick), methods=[method]) for method, path, pick in _ROUTES],
         middleware=[Middleware(BearerAuth, token=config.token)],
         exception_handlers={
             Exception: _failed,

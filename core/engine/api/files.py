@@ -11,13 +11,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from core.engine import ids
 from core.engine.api import serializers
 from core.engine.api.errors import ApiError, bad_value, unknown_file
 from core.engine.api.requests import query_limit
 from core.engine.api.upload import Upload, receive
-from core.engine.store import EngineStore, File
-from core.engine.training import results
+from core.engine.store import EngineStore, File, new_id
+from core.engine.training.job_folder import metrics_csv
 from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
@@ -55,7 +54,7 @@ class Files:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/files."""
-        file_id = ids.new("file")
+        file_id = new_id("file")
         partial = self._incoming / file_id
         try:
             upload = await receive(request, partial)
@@ -89,7 +88,7 @@ class Files:
         """GET /v1/files/{id}/content. The results of a running job grow between calls."""
         file = self.find(request.path_params["id"])
         if file.job_id is not None:
-            return Response(results.csv_text(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
+            return Response(metrics_csv(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
         return FileResponse(self.path(file.id), media_type="application/octet-stream")
 
     def delete(self, request: Request) -> Response:
@@ -146,7 +145,7 @@ class Files:
         """Size in bytes; the row of an unfinished job's results does not contain it yet."""
         if file.bytes or file.job_id is None:
             return file.bytes
-        return len(results.csv_text(self._jobs / file.job_id).encode())
+        return len(metrics_csv(self._jobs / file.job_id).encode())
 
 
 def _expires_at(fields: dict[str, str], now: int) -> int | None:

@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine import ids, job_rules
+from core.engine import finetune_format, job_rules
 from core.engine.api import job_request, serializers
 from core.engine.api.errors import ApiError, bad_value, unknown_job
 from core.engine.api.files import PURPOSE, SOURCES, Files, source_path
@@ -20,9 +20,8 @@ from core.engine.api.job_request import ParsedJobRequest
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import json_body, query_limit
 from core.engine.event_log import add_event
-from core.engine.formats import validate
 from core.engine.serving import chat
-from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, to_json
+from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, new_id, to_json, tuned_model_id
 from core.engine.training import job_queue
 from core.message import msg
 
@@ -129,13 +128,13 @@ class Jobs:
         multiplier = spec.learning_rate_multiplier
         auto = job_rules.automatic(checked.examples)
         job = Job(
-            id=ids.new("ftjob"),
+            id=new_id("ftjob"),
             created_at=_now(),
             status="validating_files",
             model=spec.model,
             base=base.name,
             format="both" if needs_both else checked.format,
-            tuned_id=ids.tuned_model(base.name, spec.suffix),
+            tuned_id=tuned_model_id(base.name, spec.suffix),
             suffix=spec.suffix,
             seed=spec.seed,
             training_file=spec.training_file,
@@ -148,7 +147,7 @@ class Jobs:
         )
         return self._store_job(job, spec, start.adapter)
 
-    def _check(self, file_id: str, param: str) -> validate.TrainingFileSummary:
+    def _check(self, file_id: str, param: str) -> finetune_format.TrainingFileSummary:
         try:
             file = self._files.find(file_id)
             if file.purpose != PURPOSE:
@@ -161,8 +160,8 @@ class Jobs:
                         expected=PURPOSE,
                     ),
                 )
-            return validate.check(self._files.path(file.id))
-        except validate.InvalidTrainingFile as exc:
+            return finetune_format.check_file(self._files.path(file.id))
+        except finetune_format.InvalidTrainingFile as exc:
             raise ApiError(
                 400, msg("{file_id}: {error}", file_id=file_id, error=exc), param=param, code="invalid_training_file"
             ) from exc

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from core import packaged_models
 from core.engine.api.errors import ApiError, unknown_model
-from core.engine.formats import weights
+from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT
 from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Format, TunedModel
-from core.engine.training import base_config
 from core.message import msg
 
 _ADAPTERS = Path(__file__).parents[3] / "data" / "storyteller"

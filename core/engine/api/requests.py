@@ -1,14 +1,17 @@
-"""Parses requests: JSON bodies of limited size, and parameters with OpenAI's limits and errors."""
+"""Requests: JSON bodies of limited size, parameters with OpenAI's limits and errors, and clients that disconnect."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.finetune_format import is_missing
@@ -148,3 +151,38 @@ async def disconnected(request: Request) -> None:
 def _abbreviated(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:40] + "…"
+
+
+class EventStream(Response):
+    """A response of server-sent events.
+
+    Starlette's StreamingResponse notices a disconnected client only when it sends, so a generation that waits for a
+    slot would continue.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        sending = asyncio.create_task(self._send(send))
+        disconnect = asyncio.create_task(disconnected(Request(scope, receive)))
+        try:
+            await asyncio.wait({sending, disconnect}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, disconnect):
+                task.cancel()
+            await asyncio.gather(sending, disconnect, return_exceptions=True)
+            with contextlib.suppress(RuntimeError):  # its cleanup is already running
+                await self._events.aclose()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for event in self._events:
+            await send({"type": "http.response.body", "body": event, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -1,17 +1,44 @@
-"""Fast reading of GGUF files: `gguf.GGUFReader` builds Python objects for every vocabulary entry."""
+"""GGUF files: fast reading of metadata, the names of tensors, and LoRA adapters.
+
+`gguf.GGUFReader` builds Python objects for every vocabulary entry; `QuickReader` skips them.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFReader, GGUFValueType
+from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, get_tensor_name_map
 
 _NO_TOKEN = 0xFFFFFFFF
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
+
+Matrix = npt.NDArray[np.float32]
+
+LINEAR_MODULES = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+_BIASED_MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+_LAYER_MODULES = (
+    *LINEAR_MODULES,
+    "self_attn.q_norm",
+    "self_attn.k_norm",
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
 
 
 class QuickReader(GGUFReader):
@@ -93,3 +120,88 @@ def model_card(path: Path) -> ModelCard:
         eos=int(scalar(reader, "tokenizer.ggml.eos_token_id", 0)),
         size_label=str(scalar(reader, "general.size_label", "")),
     )
+
+
+def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
+    """GGUF tensor name → transformers parameter name, from gguf's name map; biases only where llama.cpp has them."""
+    arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
+    name_map = get_tensor_name_map(arch, n_layers)
+    modules = ["model.embed_tokens", "model.norm", "lm_head"]
+    for layer in range(n_layers):
+        prefix = f"model.layers.{layer}"
+        modules += [f"{prefix}.{name}" for name in _LAYER_MODULES]
+    found = ((name_map.get_name(module), module) for module in modules)
+    pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
+    kinds = {True: ("weight", "bias"), False: ("weight",)}
+    return {
+        f"{gguf_name}.{kind}": f"{module}.{kind}"
+        for gguf_name, module in pairs
+        for kind in kinds[module.endswith(_BIASED_MODULES)]
+    }
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A low-rank update W + (alpha / rank) · B A of some linear layers.
+
+    Attributes:
+        architecture: llama.cpp's name of the base model's architecture (`gemma3`).
+        alpha: LoRA's alpha; the scale is alpha / rank.
+        layers: transformers module name (`model.layers.0.self_attn.q_proj`) → (A [rank, in], B [out, rank]).
+    """
+
+    architecture: str
+    alpha: float
+    layers: Mapping[str, tuple[Matrix, Matrix]]
+
+    @property
+    def rank(self) -> int:
+        return int(next(iter(self.layers.values()))[0].shape[0])
+
+
+def write_adapter(path: Path, adapter: Adapter, name: str = "") -> None:
+    """Write `adapter` atomically, with matrices as float16."""
+    n_layers = 1 + max(int(module.split(".")[2]) for module in adapter.layers)
+    gguf_names = {hf: gguf for gguf, hf in hf_names(adapter.architecture, n_layers).items()}
+    partial = path.with_name(path.name + ".part")
+    writer = GGUFWriter(partial, adapter.architecture)
+    writer.add_type("adapter")
+    if name:
+        writer.add_name(name)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", adapter.alpha)
+    for module, (a, b) in adapter.layers.items():
+        base = gguf_names[f"{module}.weight"]
+        writer.add_tensor(f"{base}.lora_a", np.ascontiguousarray(a, dtype=np.float16))
+        writer.add_tensor(f"{base}.lora_b", np.ascontiguousarray(b, dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    _sync(partial)
+    os.replace(partial, path)
+
+
+def read_adapter(path: Path) -> Adapter:
+    """Read an adapter that `write_adapter` (or llama.cpp's converter) wrote.
+
+    Raises:
+        ValueError: the file is not a LoRA adapter.
+    """
+    reader = QuickReader(path)
+    if scalar(reader, "adapter.type") != "lora":
+        raise ValueError(f"{path.name} is not a LoRA adapter")
+    architecture = str(scalar(reader, "general.architecture"))
+    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
+    blocks = 1 + max(int(name.split(".")[1]) for name in tensors)
+    layers = {
+        hf.removesuffix(".weight"): (tensors[f"{gguf}.lora_a"], tensors[f"{gguf}.lora_b"])
+        for gguf, hf in hf_names(architecture, blocks).items()
+        if f"{gguf}.lora_a" in tensors and hf.removesuffix(".weight").endswith(LINEAR_MODULES)
+    }
+    return Adapter(architecture, float(scalar(reader, "adapter.lora.alpha")), layers)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

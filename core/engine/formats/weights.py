@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from core import packaged_models
+from core.engine.formats import base_config
+from core.engine.formats.gguf_file import QuickReader, hf_names
 from core.message import msg
 
 PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -69,9 +71,6 @@ def convert(gguf: Path, folder: Path, on_message: Callable[[str], None]) -> Path
     Raises:
         UntrainableModel: an unsupported architecture, key or tensor.
     """
-    from core.engine.formats.gguf_file import QuickReader
-    from core.engine.training import base_config
-
     reader = QuickReader(gguf)
     config = base_config.from_reader(reader)
     if (folder / "weights.safetensors").exists():
@@ -107,47 +106,6 @@ def _write_config(folder: Path, config: Mapping[str, Any]) -> None:
     partial = folder / "config.json.part"
     partial.write_text(json.dumps(config, indent=2))
     os.replace(partial, folder / "config.json")
-
-
-def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
-    """GGUF tensor name → transformers parameter name, from gguf's name map; biases only where llama.cpp has them."""
-    from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
-
-    arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
-    name_map = get_tensor_name_map(arch, n_layers)
-    modules = ["model.embed_tokens", "model.norm", "lm_head"]
-    for layer in range(n_layers):
-        prefix = f"model.layers.{layer}"
-        modules += [f"{prefix}.{name}" for name in _LAYER_MODULES]
-    found = ((name_map.get_name(module), module) for module in modules)
-    pairs = [(gguf_name, module) for gguf_name, module in found if gguf_name]
-    kinds = {True: ("weight", "bias"), False: ("weight",)}
-    return {
-        f"{gguf_name}.{kind}": f"{module}.{kind}"
-        for gguf_name, module in pairs
-        for kind in kinds[module.endswith(_BIASED_MODULES)]
-    }
-
-
-LINEAR_MODULES = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
-_BIASED_MODULES = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
-_LAYER_MODULES = (
-    *LINEAR_MODULES,
-    "self_attn.q_norm",
-    "self_attn.k_norm",
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
 
 
 def packaged_path(home: Path) -> Path:

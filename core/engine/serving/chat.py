@@ -11,7 +11,7 @@ from core.engine.finetune_format import (
     GEMMA_CONTROL_TOKENS,
     BadLine,
     ChatMessage,
-    message,
+    parse_message,
     without_control_tokens,
 )
 from core.message import msg
@@ -115,4 +115,4 @@ def parse(raw: object) -> tuple[ChatMessage, ...]:
     """
     if not isinstance(raw, list) or not raw:
         raise BadLine("shape", msg("It is not a non-empty list of messages."))
-    return tuple(message(number, item) for number, item in enumerate(raw, start=1))
+    return tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))

@@ -18,8 +18,7 @@ from starlette.responses import JSONResponse, Response
 from core.engine import VERSION
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.models import Model, ModelCatalogue
-from core.engine.api.requests import json_body, until_disconnected
-from core.engine.api.streaming import EventStream
+from core.engine.api.requests import EventStream, json_body, until_disconnected
 from core.engine.finetune_format import BadLine, is_missing
 from core.engine.serving import chat, sampling
 from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, generate, stream_chunks

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.engine.api.errors import ApiError, is_disk_full
 from core.engine.api.files import Files, source_path
@@ -14,10 +15,25 @@ from core.engine.api.models import ModelCatalogue
 from core.engine.event_log import add_event
 from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job, to_json
-from core.engine.training.tokenization import JobFailed
-from core.message import msg
+from core.message import extra_fields, msg
 
 _log = logging.getLogger(__name__)
+
+
+class JobFailed(Exception):
+    """A job has failed. `code` and `param` as in OpenAI's job errors."""
+
+    def __init__(self, message: str, code: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.code, self.param = message, code, param
+
+    def error(self) -> dict[str, Any]:
+        """The `error` of a job object."""
+        return {"code": self.code, "message": self.message, "param": self.param, **extra_fields(self.message)}
+
+
+class JobCancelled(Exception):
+    """The job was cancelled meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,9 @@
-"""Runs training jobs: one trainer process at a time, monitored until it ends or the job's status changes."""
+"""Runs training jobs: one trainer process at a time, monitored until it ends or the job's status changes.
+
+`JobLoop` has two threads: one validates files, the other trains one job at a time. The API changes the status in the
+store, and the threads act on it. So a kill at any time loses nothing: jobs that are `validating_files`, `queued` or
+`running` at the next start are resumed.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +13,18 @@ import shutil
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from core.engine import ids
 from core.engine.api import job_request
 from core.engine.api.files import RESULTS_PURPOSE
+from core.engine.child_processes import TrainerProcess
 from core.engine.event_log import EventCollector, add_event, read_state, register_adapter
-from core.engine.store import File, Job
-from core.engine.training import results
-from core.engine.training.job_context import EngineJobContext, describe_error
-from core.engine.training.tokenization import JobFailed
-from core.engine.training.trainer_process import TrainerProcess, write_job_spec
+from core.engine.store import File, Job, new_id
+from core.engine.training.file_validation import Validator
+from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
+from core.engine.training.job_folder import metrics_csv, write_job_spec
 from core.message import from_json, msg
 
 _log = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ _GRACE_S = 60.0  # a trainer stops within one micro-batch; longer only on a mach
 _SHUTDOWN_GRACE_S = 10.0  # the same when the engine itself is stopping
 _LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed once a job has ended
 _MAX_CRASHES = 3  # consecutive crashes without a completed step in between
+_IDLE_S = 5.0  # how often the queue is polled without a wake-up
 
 
 class TrainingRunner:
@@ -71,7 +77,7 @@ class TrainingRunner:
     def _start(self, job: Job) -> None:
         """Set the status to `running` and create the results file."""
         context = self._context
-        result = job.result_file or ids.new("file")
+        result = job.result_file or new_id("file")
         with context.store.transaction():
             running = {"status": "running", "result_file": result, "started_at": job.started_at or _now()}
             if not context.store.update(Job, job.id, where="status = 'queued'", **running):
@@ -179,7 +185,7 @@ class TrainingRunner:
 
     def _close_results(self, job: Job) -> None:
         if job.result_file is not None:
-            size = len(results.csv_text(self._context.folder(job)).encode())
+            size = len(metrics_csv(self._context.folder(job)).encode())
             has_ended = self._context.status(job) in ("succeeded", "cancelled", "failed")
             self._context.store.update(File, job.result_file, bytes=size if has_ended else 0)
 
@@ -246,3 +252,49 @@ def _delete_large_files(folder: Path) -> None:
 
 def _now() -> int:
     return int(time.time())
+
+
+class JobLoop:
+    """Starts and stops the two threads."""
+
+    def __init__(self, context: EngineJobContext) -> None:
+        self._wakes = (threading.Event(), threading.Event())
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(step, wake), name=name, daemon=True)
+            for step, wake, name in (
+                (Validator(context, self._stopping).step, self._wakes[0], "validator"),
+                (TrainingRunner(context, self._stopping, self._wakes[1]).step, self._wakes[1], "trainer"),
+            )
+        ]
+
+    def start(self) -> None:
+        """Start the threads; they resume unfinished jobs."""
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Make the threads check for work now."""
+        for wake in self._wakes:
+            wake.set()
+
+    def stop(self) -> None:
+        """Stop the threads. A running trainer saves its state; its job resumes at the next start."""
+        self._stopping.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join()
+
+    def _loop(self, step: Callable[[], bool], wake: threading.Event) -> None:
+        """Call `step` repeatedly while it finds work; retry after a full disk or a locked database."""
+        while not self._stopping.is_set():
+            wake.clear()
+            try:
+                if step():
+                    self.wake()
+                    continue
+            except (OSError, sqlite3.Error) as exc:
+                _log.error("The engine cannot process jobs for now: %s", exc)
+            except Exception:
+                _log.exception("Unexpected error; retrying")
+            wake.wait(_IDLE_S)

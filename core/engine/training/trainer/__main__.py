@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 
-from core.engine.formats import adapters, tokens, weights
-from core.engine.training.base_config import UntrainableModel
-from core.engine.training.trainer import model, precision, resume
-from core.engine.training.trainer.job import JobSpec, Journal
+from core.engine.formats import gguf_file, tokens, weights
+from core.engine.formats.base_config import UntrainableModel
+from core.engine.training.job_folder import JobSpec, Journal
+from core.engine.training.trainer import model, resume
 from core.engine.training.trainer.loop import Loop, LossDiverged
 from core.engine.training.trainer.resume import Position
 from core.message import msg, sentences, to_json
@@ -53,11 +53,11 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
     position = resume.read_position(journal.folder)
     journal.rewind(position.step)
     weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
-    position = _with_dtype(spec, position, journal, precision.choose)
+    position = _with_dtype(spec, position, journal, model.choose_dtype)
     tunable = model.load(spec.weights_dir, getattr(torch, position.dtype), spec.lora_rank, spec.lora_alpha)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
-        tunable.load(adapters.read(spec.start_adapter))
+        tunable.load(gguf_file.read_adapter(spec.start_adapter))
     train = tokens.load(spec.train)
     loop = Loop(spec, journal, tunable, train, tokens.load(spec.valid) if spec.valid else [])
     if position.step:

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from core.engine.formats import adapters
+from core.engine.formats import gguf_file
 from core.engine.formats.tokens import Encoded, EncodedExamples
+from core.engine.training.job_folder import MEASURED_STEPS, JobSpec, Journal
 from core.engine.training.trainer import resume
-from core.engine.training.trainer.batches import micro_batches, tensors
 from core.engine.training.trainer.head import cross_entropy
-from core.engine.training.trainer.job import MEASURED_STEPS, JobSpec, Journal
 from core.engine.training.trainer.model import TunableModel
 from core.engine.training.trainer.resume import Position
 from core.message import msg
 
 _MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
 _SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
+
+# including padding; activations take 2 MB per token, so 1.3 GB; only a single longer example takes more
+_MAX_TOKENS = 640
 
 
 class LossDiverged(ArithmeticError):
@@ -165,7 +167,7 @@ class Loop:
         for group in micro_batches(examples):
             if stop():
                 raise TrainingStopped
-            ids, positions, labels, owners = tensors(group)
+            ids, positions, labels, owners = batch_tensors(group)
             with torch.set_grad_enabled(learn):
                 hidden = self.model.hidden(ids).flatten(0, 1)[positions]
             result = cross_entropy(hidden.detach(), self.model.head, labels, gradient=learn)
@@ -216,7 +218,7 @@ class Loop:
 
     def _checkpoint(self, position: Position, score: BatchScore, held_out: BatchScore | None) -> None:
         path = self.journal.folder / "checkpoints" / f"step-{position.step}.gguf"
-        adapters.write(path, self.model.adapter(), name=f"{self.spec.job_id} step {position.step}")
+        gguf_file.write_adapter(path, self.model.adapter(), name=f"{self.spec.job_id} step {position.step}")
         metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.token_accuracy}
         if held_out:
             metrics |= {"valid_loss": held_out.loss, "valid_mean_token_accuracy": held_out.token_accuracy}
@@ -231,3 +233,37 @@ class Loop:
                 token_accuracy=f"{score.token_accuracy:.1%}",
             )
         )
+
+
+def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
+    """Groups of examples of similar length, with at most `_MAX_TOKENS` padded tokens each."""
+    group: list[Encoded] = []
+    for example in sorted(examples, key=lambda example: len(example.tokens)):
+        if group and len(example.tokens) * (len(group) + 1) > _MAX_TOKENS:
+            yield group
+            group = []
+        group.append(example)
+    if group:
+        yield group
+
+
+def batch_tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tensors of a group of n examples.
+
+    Returns:
+        ids: right-padded token ids, [n, longest].
+        positions: flat positions that predict a trained token, [labels].
+        labels: these tokens, [labels].
+        owners: the index of each label's example, [labels].
+    """
+    longest = max(len(example.tokens) for example in group)
+    ids = torch.zeros(len(group), longest, dtype=torch.int64)
+    positions, labels, owners = [], [], []
+    for row, example in enumerate(group):
+        ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
+        for index in range(1, len(example.tokens)):
+            if example.trained[index]:
+                positions.append(row * longest + index - 1)
+                labels.append(example.tokens[index])
+                owners.append(row)
+    return ids, torch.tensor(positions), torch.tensor(labels), torch.tensor(owners)

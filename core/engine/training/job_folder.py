@@ -11,6 +11,8 @@ final.gguf           the adapter of the finished job
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import time
@@ -24,8 +26,17 @@ from core.message import extra_fields
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
 MEASURED_STEPS = 3  # timed steps after the first one that are needed for an estimate of the end
-
 _STATE_PERIOD_S = 1.0  # readers poll about as often
+RESULTS_COLUMNS = (
+    "step",
+    "elapsed_tokens",
+    "elapsed_examples",
+    "training_loss",
+    "training_sequence_accuracy",
+    "training_token_accuracy",
+    "validation_loss",
+    "validation_token_accuracy",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +151,66 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return
-    for line in text.splitlines():
+    yield from (row for line in text.splitlines() if (row := _object(line)) is not None)
+
+
+def write_job_spec(folder: Path, spec: dict[str, Any]) -> None:
+    """Write JOBDIR/job.json atomically."""
+    partial = folder / "job.json.part"
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(spec, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / "job.json")
+
+
+class JsonlTail:
+    """Reads a JSONL file from where the last committed read ended.
+
+    A file that was replaced or became shorter is read from its start.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._committed = self._last_read = (0, 0)  # (inode, offset in bytes)
+
+    def read_new(self) -> list[dict[str, Any]]:
+        """Objects of the lines since the last `commit`; malformed and incomplete lines are skipped."""
         try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+            with self._path.open("rb") as file:
+                stat = os.fstat(file.fileno())
+                inode, end = self._committed
+                if inode != stat.st_ino or end > stat.st_size:
+                    end = 0
+                file.seek(end)
+                block = file.read()
+        except FileNotFoundError:
+            return []
+        complete = block[: block.rfind(b"\n") + 1]
+        self._last_read = (stat.st_ino, end + len(complete))
+        return [row for line in complete.splitlines() if (row := _object(line)) is not None]
+
+    def commit(self) -> None:
+        """Mark the lines of the last `read_new` as processed."""
+        self._committed = self._last_read
+
+
+def _object(line: bytes | str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def metrics_csv(job_folder: Path) -> str:
+    """The results file so far, as CSV in OpenAI's format; only the header before the first step.
+
+    Unmeasured values are empty cells.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(RESULTS_COLUMNS)
+    for row in read_lines(job_folder / "metrics.jsonl"):
+        writer.writerow(["" if row.get(name) is None else row[name] for name in RESULTS_COLUMNS])
+    return text.getvalue()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from core.engine.formats.gguf_file import QuickReader
+from core.engine.formats.gguf_file import QuickReader, hf_names
 from core.message import msg
 
 TRAINABLE = frozenset({"gemma3", "qwen2", "qwen3"})
@@ -201,8 +201,6 @@ def _local_layers(keys: _Keys, layers: int) -> list[bool]:
 
 
 def _reject_unknown_tensors(architecture: str, layers: int, tensors: Iterable[str]) -> None:
-    from core.engine.formats.weights import hf_names
-
     known = hf_names(architecture, layers)
     for name in tensors:
         if name not in known:

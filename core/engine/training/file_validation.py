@@ -1,24 +1,32 @@
-"""The validating_files phase: tokenises the files of one job at a time."""
+"""The validating_files phase: tokenises the files of one job at a time; each example must fit the context."""
 
 from __future__ import annotations
 
 import sqlite3
 import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
 
+from core.engine import finetune_format
 from core.engine.api.errors import ApiError
 from core.engine.api.files import SOURCES
 from core.engine.event_log import add_event
+from core.engine.finetune_format import BadLine, Conversation, PromptCompletion
+from core.engine.formats import tokens
+from core.engine.formats.tokens import Encoded, SegmentedExample
+from core.engine.serving import chat
+from core.engine.serving.llama import BaseModel
 from core.engine.store import Job
-from core.engine.training import tokenization
-from core.engine.training.job_context import EngineJobContext, describe_error
-from core.engine.training.tokenization import JobCancelled, JobFailed
-from core.message import msg
+from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
+from core.message import msg, sentences
 
 # A llama.cpp server that crashed or is loading is back within seconds; after that, retrying does not help.
 _PAUSES_S = (1.0, 3.0, 9.0)
+_MAX_LISTED = 10  # overlong lines that one message lists
+_CANCEL_CHECK_S = 0.5  # how often cancellation is checked
 
 
 class Validator:
@@ -72,7 +80,7 @@ class Validator:
             for param, file_id, target in sources:
                 if file_id is not None:
                     source, path = self._source(job, param, file_id), context.folder(job) / target
-                    n_tokens[param] = tokenization.prepare(
+                    n_tokens[param] = tokenise_file(
                         source, path, base, tokenize, lambda: self._should_continue(job), param
                     )
         queued = {"status": "queued", "epoch_tokens": n_tokens["training_file"]}
@@ -97,3 +105,73 @@ class Validator:
 def _is_transient(exc: Exception) -> bool:
     """Whether the error came from a llama.cpp server, which the pool restarts."""
     return isinstance(exc, httpx2.HTTPError) or (isinstance(exc, ApiError) and exc.status == 503)
+
+
+def tokenise_file(
+    source: Path,
+    target: Path,
+    base: BaseModel,
+    tokenize: Callable[[str], list[int]],
+    should_continue: Callable[[], bool],
+    param: str,
+) -> int:
+    """Tokenise the training file `source` into `target`; returns the number of tokens.
+
+    Raises:
+        JobFailed: lines are longer than the context (the message lists them), or the file was deleted or changed.
+        JobCancelled: `should_continue()` became false.
+    """
+    too_long: list[str] = []
+
+    def encoded() -> Iterator[Encoded]:
+        checked_at = time.monotonic()
+        for number, example in finetune_format.read_examples(source):
+            if time.monotonic() - checked_at > _CANCEL_CHECK_S:
+                checked_at = time.monotonic()
+                if not should_continue():
+                    raise JobCancelled
+            encoded_example = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
+            if len(encoded_example.tokens) > base.context:
+                too_long.append(
+                    msg("Line {number} has {tokens} tokens.", number=number, tokens=len(encoded_example.tokens))
+                )
+            yield encoded_example
+
+    try:
+        total = tokens.save(target, encoded())
+    except FileNotFoundError as exc:
+        raise JobFailed(
+            msg("The file of '{param}' was deleted before it was read.", param=param), "file_not_found", param
+        ) from exc
+    except BadLine as exc:
+        raise JobFailed(
+            msg("The file of '{param}' has a broken line. {sentence}", param=param, sentence=exc.sentence),
+            "invalid_training_file",
+            param,
+        ) from exc
+    if too_long:
+        target.unlink()
+        raise _too_long_failure(too_long, base.context, param)
+    return total
+
+
+def _too_long_failure(lines: Sequence[str], context: int, param: str) -> JobFailed:
+    """The failure of a file with examples longer than `context` tokens; `lines` has a sentence for each."""
+    listed = list(lines[:_MAX_LISTED])
+    if more := len(lines) - len(listed):
+        listed.append(msg("{more} more lines are too long.", more=more))
+    message = msg(
+        "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
+        context=context,
+        too_long=sentences(*listed),
+    )
+    return JobFailed(message, "invalid_training_file", param)
+
+
+def as_example(example: PromptCompletion | Conversation, base: BaseModel) -> SegmentedExample:
+    """Split a line of a training file into trained and untrained segments."""
+    if isinstance(example, PromptCompletion):
+        return SegmentedExample(((example.prompt, False), (example.completion, True)), eos=True)
+    template = chat.template_for(base.card.architecture)
+    assert template is not None, "checked when the job was created"
+    return SegmentedExample(chat.segments(example.messages, template), eos=False)
