@@ -25,8 +25,8 @@ from core.db.tables import Dataset, Row, Run, utcnow
 from core.generation import executor, runs
 from core.message import msg, sentences
 from core.pricing import spend
-from pages.ui import cached
-from pages.ui.dataset import dataset_picker, run_panel, story_cards
+from pages.ui import cached, lang
+from pages.ui.dataset import dataset_picker, story_cards
 from tests import fault_server
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, field, trouble, visit, words
@@ -469,7 +469,7 @@ def test_rows_as_cards_can_be_read_left_out_and_opened(store: Store, written: st
      (0.004, "14 rows/h")],
 )  # fmt: skip
 def test_a_rate_has_the_digits_that_matter(rate: float | None, said: str) -> None:
-    assert run_panel.rate(rate) == said
+    assert lang.row_speed(rate) == said
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,21 @@ def duration(seconds: float | None) -> str:
     return _("{hours} h {minutes} min").format(hours=minutes // 60, minutes=minutes % 60)
 
 
+def token_speed(tokens_per_s: float) -> str:
+    """A speed: "41 tokens/s"."""
+    return _("{rate} tokens/s").format(rate=number(tokens_per_s, 0))
+
+
+def row_speed(rows_per_s: float | None) -> str:
+    """A speed with the digits that matter: 120 or 3.1 rows/s, 12 rows/min, 5 rows/h; "" where there is none."""
+    if not rows_per_s:
+        return ""
+    for each, template in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
+        if rows_per_s * each >= 1:
+            return template.format(rate=number(rows_per_s * each, 0 if rows_per_s * each >= 10 else 1))
+    return _("{rate} rows/h").format(rate=number(rows_per_s * 3_600, 0))
+
+
 def ago(moment: datetime, now: datetime) -> str:
     """How long ago `moment` was, for example "3 min ago"."""
     elapsed: timedelta = now - moment

@@ -8,7 +8,7 @@ from core.errors import FabulaError
 from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
 from pages.ui import cached, cards, views
-from pages.ui.lang import _, as_markdown, code, n_, number, plain, sentences
+from pages.ui.lang import _, as_markdown, code, n_, number, plain, sentences, token_speed
 
 _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
@@ -53,7 +53,7 @@ def engine_card() -> None:
             {
                 _("Version"): plain(engine.version or _("unknown")),
                 _("Address"): code(engine.url),
-                _("Last measured speed"): _("{rate} tokens/s").format(rate=number(engine.tokens_per_s, 0))
+                _("Last measured speed"): token_speed(engine.tokens_per_s)
                 if engine.tokens_per_s
                 else _("not measured yet"),
                 _("Training now"): _training(engine) if engine.training else _("nothing"),

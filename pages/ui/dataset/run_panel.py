@@ -10,7 +10,7 @@ from core.generation.runs import RunProgress
 from core.pricing.prices import ENGINE
 from pages.ui import cached, parameter_notes
 from pages.ui.dataset import batch_card, remedies, run_budget, run_controls
-from pages.ui.lang import _, as_markdown, duration, mark, n_, number, usd
+from pages.ui.lang import _, as_markdown, duration, mark, n_, number, row_speed, usd
 from pages.ui.money import run_price
 
 _RUN_STATES = {
@@ -57,7 +57,7 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
         n_("{n} failed", "{n} failed", summary.failed) if summary.failed else "",
         n_("{n} left out", "{n} left out", summary.excluded) if summary.excluded else "",
         n_("{n} to write again", "{n} to write again", progress.remaining) if progress.failed_only and active else "",
-        rate(progress.rows_per_s),
+        row_speed(progress.rows_per_s),
         n_("{n} token", "{n} tokens", progress.tokens) if progress.tokens else "",
         _money(progress),
         _("done in {time}").format(time=duration(progress.eta_s)) if progress.eta_s is not None else "",
@@ -73,16 +73,6 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     elif not active:
         remedies.ended(summary, progress)
     remedies.failed(summary, progress, idle=not active)
-
-
-def rate(rows_per_s: float | None) -> str:
-    """With significant digits: 120 or 3.1 per second, 12 per minute, 5 per hour."""
-    if not rows_per_s:
-        return ""
-    for each, template in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
-        if rows_per_s * each >= 1:
-            return template.format(rate=number(rows_per_s * each, 0 if rows_per_s * each >= 10 else 1))
-    return _("{rate} rows/h").format(rate=number(rows_per_s * 3_600, 0))
 
 
 def _money(progress: RunProgress) -> str:

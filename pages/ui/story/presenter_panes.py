@@ -11,7 +11,7 @@ from core.stories.arena import Round
 from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
-from pages.ui.lang import _, code, n_, number, plain, usd
+from pages.ui.lang import _, code, n_, plain, token_speed, usd
 from pages.ui.money import local_price
 from pages.ui.story import arena_vote, presenter_prompts, story_facts, story_words
 
@@ -88,7 +88,7 @@ def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
     tokens = n_("{n} token", "{n} tokens", used.completion_tokens) if story.text else ""
     parts = [
         f"**{code(facts.model)}**" if named else "",
-        f"**{_('{rate} tokens/s').format(rate=number(facts.tokens_per_s, 0))}**" if facts.tokens_per_s else "",
+        f"**{token_speed(facts.tokens_per_s)}**" if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and used.counted_locally else tokens,
         story_facts.ending_of(facts) if story.done else "",
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.stories.story_record import StoryFacts
-from pages.ui.lang import _, code, mark, n_, number
+from pages.ui.lang import _, code, mark, n_, number, token_speed
 from pages.ui.money import work_cost
 
 _ENDINGS = {
@@ -24,7 +24,7 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
     parts = [
         code(facts.model),
         _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
-        _("{rate} tokens/s").format(rate=number(facts.tokens_per_s, 0)) if facts.tokens_per_s else "",
+        token_speed(facts.tokens_per_s) if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and facts.counted_locally else tokens,
         "" if writing else work_cost(provider, facts.cost_usd, _seconds(facts)),
         "" if writing else ending_of(facts),
