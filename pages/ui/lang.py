@@ -134,7 +134,7 @@ def token_speed(tokens_per_s: float) -> str:
 
 
 def row_speed(rows_per_s: float | None) -> str:
-    """A speed with the digits that matter: 120 or 3.1 rows/s, 12 rows/min, 5 rows/h; "" where there is none."""
+    """A speed with significant digits: 120 or 3.1 rows/s, 12 rows/min, 5 rows/h; "" if there is none."""
     if not rows_per_s:
         return ""
     for each, template in ((1, _("{rate} rows/s")), (60, _("{rate} rows/min"))):
