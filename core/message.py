@@ -64,6 +64,15 @@ def msg(template: str, /, **params: object) -> Message:
     return Message(template, params)
 
 
+def percent(share: float, digits: int = 1) -> str:
+    """A share (0 to 1) as percent: "61.0 %", "100 %". 0 and 100 never have decimals.
+
+    Used for parameters of messages and by the pages, so that a share looks the same everywhere.
+    """
+    text = f"{share * 100:.{digits}f}"
+    return f"{int(float(text)) if float(text) in (0, 100) else text} %"
+
+
 def mark(template: str) -> str:
     """Mark a template for translation; the `Message` is created elsewhere, once its values are known."""
     return template

@@ -163,7 +163,7 @@ def test_the_articles_results_are_charted(browser: Browser, studio: RunningStudi
     shown(page, "training_results_file")
     settled(page)
     page.locator('.st-key-training_results_file input[type="file"]').set_input_files(_CURIE)
-    page.get_by_text("the token accuracy from 75.0% to 94.3%").wait_for()
+    page.get_by_text("the token accuracy from 75.0 % to 94.3 %").wait_for()
     _until_charts(page)
     expect(_metric(page, "Steps")).to_contain_text("1,857")
     expect(_metric(page, "Token accuracy, smoothed")).to_contain_text("94.3 %")

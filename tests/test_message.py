@@ -18,7 +18,7 @@ from core import i18n, message
 from core.db.rescue_files import Entry, RescueFile, consume
 from core.db.tables.base import MessageText
 from core.errors import NotFound
-from core.message import Message, msg, sentences
+from core.message import Message, msg, percent, sentences
 from core.providers import engine_endpoint
 from core.settings import Settings
 from pages.ui import failure_labels, lang
@@ -55,6 +55,24 @@ def test_a_message_is_its_english_text() -> None:
     )
     assert (found.template, dict(found.params)) == (_TEMPLATE, {"provider_id": "x"})
     assert json.dumps([found]) == '["There is no provider x on this machine."]'
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (0.0, 1, "0 %"),
+        (0.61, 1, "61.0 %"),
+        (0.9434, 1, "94.3 %"),
+        (0.9434, 0, "94 %"),
+        (0.99996, 1, "100 %"),
+        (1.0, 0, "100 %"),
+        (1.0, 1, "100 %"),
+        (-0.0004, 1, "0 %"),
+        (12.5, 0, "1250 %"),
+    ],
+)
+def test_a_share_is_written_in_one_way(share: float, digits: int, text: str) -> None:
+    assert percent(share, digits) == lang.percent(share, digits) == text
 
 
 def test_a_message_cannot_be_changed() -> None:

@@ -714,7 +714,7 @@ def test_jobs_of_one_name_are_told_apart_in_the_sentence_too(server: FaultServer
     at = visit("home")
     at.query_params["jobs"] = ",".join(ids)
     at.switch_page(str(_STORY.with_name("training.py"))).run()
-    assert f"'ultraman · {ids[1][-4:]}' has the highest training accuracy: 40.0% (last step)." in words(at)
+    assert f"'ultraman · {ids[1][-4:]}' has the highest training accuracy: 40.0 % (last step)." in words(at)
 
 
 def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, store: Store) -> None:

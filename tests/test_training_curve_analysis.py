@@ -68,15 +68,15 @@ def test_observations_of_a_curve(results: Results, kinds: list[str], expected: s
             [0.4, 0.9, 1.0, 1.0, 1.0, 1.0],
             None,
             9,
-            "100.0% of the training tokens correctly after 6 steps on 9 examples",
+            "100 % of the training tokens correctly after 6 steps on 9 examples",
         ),
         ([0.5] * 5 + [1.0] * 10, None, 27, "correctly after 15 steps on 27 examples"),
         ([1.0] * 40, None, None, "correctly after 40 steps: it has probably memorised"),
         ([1.0] * 40, None, 5_000, "correctly after 40 steps: it has probably memorised"),
         ([1.0] * 400, None, 120, "correctly after 400 steps on 120 examples"),
-        ([1.0] * 400, None, 5_000, "predicts 100.0% of the training tokens correctly: it may have memorised"),
-        ([1.0] * 400, 0.61, 5_000, "but only 61.0% of the held-out tokens"),
-        ([1.0] * 6, 0.5, 27, "but only 50.0% of the held-out tokens"),
+        ([1.0] * 400, None, 5_000, "predicts 100 % of the training tokens correctly: it may have memorised"),
+        ([1.0] * 400, 0.61, 5_000, "but only 61.0 % of the held-out tokens"),
+        ([1.0] * 6, 0.5, 27, "but only 50.0 % of the held-out tokens"),
         ([1.0] * 400, 0.99, 5_000, None),  # it generalises
         ([0.6] * 400, 0.3, 20, None),
         ([1.0, 1.0], None, 9, None),  # two batches can be a coincidence
@@ -115,7 +115,7 @@ def test_the_better_checkpoint_is_named() -> None:
 def test_the_articles_curve_learns_from_75_to_94_percent() -> None:
     found = observations(parse(_FIXTURE.read_text(encoding="utf-8")))
     good = next(one for one in found if one.kind == "good")
-    assert "from 75.0% to 94.3% (smoothed)" in good.sentence
+    assert "from 75.0 % to 94.3 % (smoothed)" in good.sentence
 
 
 def job(id: str, **values: object) -> JobView:

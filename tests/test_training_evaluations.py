@@ -149,7 +149,7 @@ def test_tuned_and_base_are_compared_in_a_sentence(store: Store, form: Evaluatio
     comparison = compare_evaluations(store, tuned, base)
     assert (comparison.n, comparison.tuned.value, round(comparison.base.value, 2)) == (24, 1.0, 0.33)
     assert comparison.difference.low > 0 and comparison.p_value is not None and comparison.p_value < 0.001
-    assert comparison.sentence == "Fine-tuning helped: 100% correct instead of 33%, on 24 held-out rows."
+    assert comparison.sentence == "Fine-tuning helped: 100 % correct instead of 33 %, on 24 held-out rows."
     assert "No clear difference" in compare_evaluations(store, tuned, tuned).sentence
     assert "made it worse" in compare_evaluations(store, base, tuned).sentence
 

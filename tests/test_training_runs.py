@@ -153,7 +153,7 @@ def test_upload_progress_is_saved(store: Store, form: JobForm, monkeypatch: pyte
             return super().upload(path, purpose)
 
     carry(store, job_id, Slow())
-    assert seen[0][0] == pytest.approx(0.5, abs=0.01) and "being uploaded: 50% of 1 KiB" in seen[0][1]
+    assert seen[0][0] == pytest.approx(0.5, abs=0.01) and "being uploaded: 50 % of 1 KiB" in seen[0][1]
     assert jobs.get(store, job_id).upload_share == 1
 
 
@@ -532,7 +532,7 @@ def test_runs_side_by_side() -> None:
     assert [row.name for row in found.rows if row.differs] == ["n_epochs"]
     assert found.columns[0].points == pytest.approx(40) and found.columns[0].usd_per_point == Decimal("0.1")
     assert found.best["accuracy"] == "a" and "training_s" not in found.best and "valid_loss" not in found.best
-    assert found.comparable and "job a" in found.sentence and "90.0% (last step)" in found.sentence
+    assert found.comparable and "job a" in found.sentence and "90.0 % (last step)" in found.sentence
     same = job_comparison.compare([one, replace(one, id="c")], [good, good], NOW)
     assert not same.best and "same settings" in same.sentence
     validated = parse("step,valid_loss\n1,0.5\n")
@@ -560,7 +560,7 @@ def test_the_validated_runs_are_counted(first: float | None, second: float | Non
     ]
     jobs_ = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab", start=2)]
     sentence = job_comparison.compare(jobs_, both, NOW).sentence
-    assert sentence.startswith("'job a' has the highest training accuracy: 90.0% (last step).") and says in sentence
+    assert sentence.startswith("'job a' has the highest training accuracy: 90.0 % (last step).") and says in sentence
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from core.evaluation import scoring
 from core.evaluation.evaluation_types import EvaluationView
 from core.evaluation.evaluations import get
 from core.evaluation.scoring import Interval
-from core.message import msg
+from core.message import msg, percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,21 +90,21 @@ def _sentence(kind: str, n: int, tuned: Interval, base: Interval, difference: In
         if difference.low > 0:
             return msg(
                 "Fine-tuning helped: {tuned} correct instead of {base}, on {n} held-out rows.",
-                tuned=f"{tuned.value:.0%}",
-                base=f"{base.value:.0%}",
+                tuned=percent(tuned.value, 0),
+                base=percent(base.value, 0),
                 n=f"{n:,}",
             )
         if difference.high < 0:
             return msg(
                 "Fine-tuning made it worse: {tuned} correct instead of {base}, on {n} held-out rows.",
-                tuned=f"{tuned.value:.0%}",
-                base=f"{base.value:.0%}",
+                tuned=percent(tuned.value, 0),
+                base=percent(base.value, 0),
                 n=f"{n:,}",
             )
         return msg(
             "No clear difference: {tuned} correct, base model {base}, on {n} rows. Use more rows to find out.",
-            tuned=f"{tuned.value:.0%}",
-            base=f"{base.value:.0%}",
+            tuned=percent(tuned.value, 0),
+            base=percent(base.value, 0),
             n=f"{n:,}",
         )
     if difference.low > 0:

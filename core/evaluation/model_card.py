@@ -15,6 +15,7 @@ from core.evaluation.scoring import Interval
 from core.finetuning import checkpoints, curve_analysis, job_views, lineage, results
 from core.finetuning.figures import figure
 from core.finetuning.job_views import JobView
+from core.message import percent
 
 _SPECIAL = "\\`*_{}[]<>()#+!|~$"
 _UNKNOWN = "unknown"
@@ -100,7 +101,7 @@ def _data(store: Store, job: JobView) -> list[tuple[str, str]]:
             name = datasets.summary(store, job.dataset_id).name
         except NotFound:
             name = "a deleted data set"
-    validation = "none" if job.validation_share is None else f"{job.validation_share:.0%}"
+    validation = "none" if job.validation_share is None else percent(job.validation_share, 0)
     return [
         ("Data set", _plain(name)),
         ("Examples", f"{job.n_examples:,}" if job.n_examples is not None else _UNKNOWN),
@@ -145,7 +146,7 @@ def _figure(curve: results.Results, column: str) -> str:
     found = figure(curve, column)
     if found is None:
         return _UNKNOWN
-    value = f"{found.value:.1%}" if column.endswith("accuracy") else f"{found.value:.4f}"
+    value = percent(found.value) if column.endswith("accuracy") else f"{found.value:.4f}"
     return f"{value} ({_DEFINITIONS[found.definition]})"
 
 

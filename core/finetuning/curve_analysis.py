@@ -17,7 +17,7 @@ from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.figures import figure
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Results
-from core.message import msg
+from core.message import msg, percent
 
 Kind = Literal["overfitting", "divergence", "plateau", "gap", "memorised", "good", "short"]
 Level = Literal["good", "look", "bad"]
@@ -203,8 +203,8 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
             "The model predicts {last} of the training tokens correctly but only {held_out} of the "
             "held-out tokens: it has probably memorised the examples. Use fewer epochs or more "
             "varied examples.",
-            last=f"{last:.1%}",
-            held_out=f"{held_out:.1%}",
+            last=percent(last),
+            held_out=percent(held_out),
         )
     elif len(_series(results, "validation_loss")[0]):
         return None
@@ -213,7 +213,7 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
             "The model predicts {last} of the training tokens correctly after {step} steps on "
             "{examples} examples: it has probably memorised them. Keep a tenth of the rows for "
             "validation to find out.",
-            last=f"{last:.1%}",
+            last=percent(last),
             step=f"{step:,}",
             examples=f"{examples:,}",
         )
@@ -221,14 +221,14 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
         sentence = msg(
             "The model predicts {last} of the training tokens correctly after {step} steps: it has "
             "probably memorised them. Keep a tenth of the rows for validation to find out.",
-            last=f"{last:.1%}",
+            last=percent(last),
             step=f"{step:,}",
         )
     else:
         sentence = msg(
             "The model predicts {last} of the training tokens correctly: it may have memorised the "
             "examples. Keep a tenth of the rows for validation to find out.",
-            last=f"{last:.1%}",
+            last=percent(last),
         )
     return Observation("memorised", "look", sentence, step)
 
@@ -281,7 +281,7 @@ def _good(results: Results) -> Observation | None:
             "and the token accuracy from {before} to {after} (smoothed).",
             first=f"{first:.3f}",
             last=f"{last.value:.3f}",
-            before=f"{before:.1%}",
-            after=f"{after.value:.1%}",
+            before=percent(before),
+            after=percent(after.value),
         )
     return Observation("good", "good", sentence)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from core.finetuning.figures import Figure, figure
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Results
-from core.message import msg, sentences
+from core.message import msg, percent, sentences
 from core.pricing.prices import tuned_base
 
 _LOWER_IS_BETTER = ("last_loss", "valid_loss", "cost_usd", "training_s", "usd_per_point")
@@ -188,13 +188,13 @@ def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
         highest = msg(
             "{name} has the highest training accuracy: {accuracy} (smoothed).",
             name=repr(winner.name),
-            accuracy=f"{winner.accuracy.value:.1%}",
+            accuracy=percent(winner.accuracy.value),
         )
     else:
         highest = msg(
             "{name} has the highest training accuracy: {accuracy} (last step).",
             name=repr(winner.name),
-            accuracy=f"{winner.accuracy.value:.1%}",
+            accuracy=percent(winner.accuracy.value),
         )
     return sentences(highest, _by_validation(columns))
 

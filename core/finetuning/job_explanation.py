@@ -6,7 +6,7 @@ import math
 from datetime import datetime, timedelta
 
 from core.finetuning.job_views import JobView
-from core.message import msg, sentences
+from core.message import msg, percent, sentences
 from core.pricing.prices import ENGINE
 
 _STALE_AFTER = timedelta(minutes=2)  # the provider is polled every two seconds
@@ -107,7 +107,7 @@ def _explain_unfinished(job: JobView, now: datetime) -> str:
         case "preparing" if job.upload_share is not None:
             return msg(
                 "The training file is being uploaded: {upload_share} of {file_bytes}.",
-                upload_share=f"{job.upload_share:.0%}",
+                upload_share=percent(job.upload_share, 0),
                 file_bytes=_size(job.file_bytes or 0),
             )
         case "preparing":

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import streamlit as st
 
-from core import i18n
+from core import i18n, message
 from core.datasets import presets
 
 KEY = "lang"
@@ -187,7 +187,7 @@ def about(value: int | None) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share (0 to 1) as percent; None is "unknown"."""
-    return _("unknown") if share is None else f"{share * 100:.{digits}f} %"
+    return _("unknown") if share is None else message.percent(share, digits)
 
 
 def code(text: Any) -> str:

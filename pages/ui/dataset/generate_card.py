@@ -22,7 +22,7 @@ from pages.ui.dataset import grid_form, saved_recipes
 from pages.ui.dataset.row_actions import CENT
 from pages.ui.decimal_field import DecimalInput
 from pages.ui.estimates import Estimate, estimate
-from pages.ui.lang import _, about, as_markdown, duration, in_language, n_, number, usd
+from pages.ui.lang import _, about, as_markdown, duration, in_language, n_, number, percent, usd
 from pages.ui.money import local_price
 from pages.ui.prompt_warning import Remedy
 
@@ -127,7 +127,7 @@ def _mode(recipe: Recipe) -> Mode:
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (
-        _("Within a day, at {share} of the price").format(share=f"{batch / live * 100:.0f} %")
+        _("Within a day, at {share} of the price").format(share=percent(float(batch / live), 0))
         if live and batch
         else _("Within a day, as a batch")
     )

@@ -115,5 +115,5 @@ def diversity(report: QualityReport) -> None:
     if view == "openings":
         quality_shared.shares("openings", [Share(one.text, one.rows) for one in spread.openings], _("How texts begin"))
     else:
-        cells = [Share(f"{' · '.join(one.cell)} ({one.highest:.0%})", one.rows) for one in spread.cells]
+        cells = [Share(f"{' · '.join(one.cell)} ({percent(one.highest, 0)})", one.rows) for one in spread.cells]
         quality_shared.shares("alike", cells, _("Rows of the cells with the most similar texts"))

@@ -10,7 +10,7 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.db.tables import utcnow
 from pages.ui import cached, cards, state, views
-from pages.ui.lang import _, ago, n_, number
+from pages.ui.lang import _, ago, n_, number, percent
 from pages.ui.limited_fields import number_field, text_field
 
 _NOW = ""
@@ -58,7 +58,7 @@ def keep(chosen: DatasetSummary) -> None:
             _("Kept for validation"),
             _SHARES,
             10,
-            format_func=lambda one: f"{one} %",
+            format_func=lambda one: percent(one / 100, 0),
             key="dataset_share",
             help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
         )

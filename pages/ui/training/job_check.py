@@ -18,7 +18,7 @@ from pages.ui import background_task, cached, cards, models, preparation, state
 from pages.ui.cached import TrainingFormat
 from pages.ui.dataset import quality_labels, upload, use_versions
 from pages.ui.dataset.quality_job import QualityMeasurement
-from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number
+from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number, percent
 from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import JobDraft
 
@@ -69,7 +69,7 @@ def _share(chosen: DatasetSummary) -> None:
     st.select_slider(
         _("Kept for validation"),
         _SHARES,
-        format_func=lambda one: f"{one} %",
+        format_func=lambda one: percent(one / 100, 0),
         key=key,
         persist_state="session",
         help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
