@@ -25,6 +25,7 @@ from pages.ui import lang
 _ROOT = Path(__file__).parents[1]
 _OTHERS = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT]
 _PLACE = re.compile(r"\{\w*\}|\*\*|`")
+_FIELD = re.compile(r"\{\w*\}")
 
 
 def _messages(language: str) -> list[Message]:
@@ -43,6 +44,17 @@ def test_every_sentence_of_the_code_is_translated(language: str) -> None:
 def test_no_translation_is_left_over(language: str) -> None:
     collected = {found.message for found in collect(_ROOT)}
     assert not sorted(set(i18n.messages(language)) - collected), "run make messages to drop unused messages"
+
+
+@pytest.mark.parametrize("language", _OTHERS)
+def test_no_two_messages_differ_only_in_the_names_of_their_fields(language: str) -> None:
+    """Two words at least: "{name}: {value}" and "about {cost}" are too short to be the same sentence by mistake."""
+    by_shape: dict[tuple[str, str], list[str]] = {}
+    for message in _messages(language):
+        english, translated = (text if isinstance(text, str) else text[0] for text in (message.id, message.string))
+        if len(re.findall(r"\w+", _FIELD.sub("", english))) > 1:
+            by_shape.setdefault((_FIELD.sub("{}", english), _FIELD.sub("{}", translated)), []).append(english)
+    assert [alike for alike in by_shape.values() if len(alike) > 1] == []
 
 
 @pytest.mark.parametrize("language", _OTHERS)

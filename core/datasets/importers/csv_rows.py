@@ -108,7 +108,9 @@ def _report_broken(exc: Exception, first: int, lines: LineReader, problems: Impo
     last = lines.number
     if isinstance(exc, LineTooLong) and exc.number == first:
         problems.add(
-            msg("Line {first} has more than {value} characters.", first=f"{first:,}", value=f"{MAX_LINE_CHARACTERS:,}")
+            msg(
+                "Line {number} has more than {value} characters.", number=f"{first:,}", value=f"{MAX_LINE_CHARACTERS:,}"
+            )
         )
     elif "unexpected end of data" in str(exc):
         problems.add(msg("Line {first}: a quote is opened but never closed; the line is left out.", first=f"{first:,}"))

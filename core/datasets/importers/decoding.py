@@ -84,10 +84,10 @@ def decode(data: bytes, name: str) -> Decoded:
     if len(data) > MAX_DECODE_BYTES:
         raise BadFile(
             msg(
-                "{name} is {size} MB; the limit is {limit} MB.",
-                name=name,
+                "{filename} is {size} MB; the limit is {value} MB.",
+                filename=name,
                 size=f"{len(data) // 1_000_000:,}",
-                limit=MAX_DECODE_BYTES // 1_000_000,
+                value=MAX_DECODE_BYTES // 1_000_000,
             ),
             msg("Split it into several files."),
         )

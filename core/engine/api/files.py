@@ -76,7 +76,7 @@ class Files:
         try:
             rows, more = self._store.page(File, where, values, after=after, limit=limit, newest_first=order == "desc")
         except KeyError as exc:
-            raise bad_value("after", msg("No such File object: {after}", after=after)) from exc
+            raise bad_value("after", msg("No such File object: {file_id}", file_id=after)) from exc
         return JSONResponse(serializers.page([serializers.file(row, self._size(row)) for row in rows], more))
 
     def get(self, request: Request) -> Response:

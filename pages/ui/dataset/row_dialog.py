@@ -26,7 +26,7 @@ def show(dataset_id: str) -> None:
     if not found:
         row_actions.open_row(None)
         return
-    title = _("Row {n}").format(n=found[0].position + 1)
+    title = _("Row {row}").format(row=found[0].position + 1)
     st.dialog(title, width="medium", on_dismiss=_close)(_row)(dataset_id, found[0])
 
 

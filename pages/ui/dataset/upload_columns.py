@@ -128,7 +128,7 @@ def _rows(part: str | None, count: int) -> str:
     if part == "held_out":
         return n_("{n} row held out", "{n} rows held out", count)
     if part == "train":
-        return n_("{n} row to train", "{n} rows to train", count)
+        return n_("{n} row to train on", "{n} rows to train on", count)
     if part == "validation":
-        return n_("{n} row to validate", "{n} rows to validate", count)
+        return n_("{n} row for validation", "{n} rows for validation", count)
     return n_("{n} row undecided", "{n} rows undecided", count)

@@ -92,7 +92,7 @@ def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
         _("about {tokens}").format(tokens=tokens) if tokens and used.counted_locally else tokens,
         story_facts.ending_of(facts) if story.done else "",
     ]
-    return " · ".join(part for part in parts if part) or _("writing …")
+    return " · ".join(part for part in parts if part) or _("Writing…")
 
 
 def _cost(story: StoryStream, used: StoryUsage) -> str:

@@ -19,7 +19,7 @@ _ENDINGS = {
 def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True) -> str:
     """The known facts, separated by dots; `named` False hides the model."""
     if not named:
-        return _("writing …") if writing else (ending_of(facts))
+        return _("Writing…") if writing else (ending_of(facts))
     tokens = n_("{n} token", "{n} tokens", facts.tokens) if facts.tokens else ""
     parts = [
         code(facts.model),
