@@ -51,6 +51,12 @@ def test_what_is_drawn_on_a_background_can_be_read(
     assert _contrast(drawn, behind) >= least
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_text_of_a_primary_button_can_be_read(scheme: str) -> None:
+    """Streamlit writes white on the primary colour in both schemes."""
+    assert _contrast(_rgb("#FFFFFF"), _rgb(_THEME[scheme]["primaryColor"])) >= _TEXT
+
+
 @pytest.mark.parametrize(("first", "second", "contrast"), [("#000000", "#FFFFFF", 21.0), ("#777777", "#FFFFFF", 4.48)])
 def test_the_contrast_is_that_of_the_standard(first: str, second: str, contrast: float) -> None:
     assert _contrast(_rgb(first), _rgb(second)) == pytest.approx(contrast, abs=0.01)
