@@ -51,7 +51,9 @@ def test_no_two_messages_differ_only_in_the_names_of_their_fields(language: str)
     """Two words at least: "{name}: {value}" and "about {cost}" are too short to be the same sentence by mistake."""
     by_shape: dict[tuple[str, str], list[str]] = {}
     for message in _messages(language):
-        english, translated = (text if isinstance(text, str) else text[0] for text in (message.id, message.string))
+        english, translated = (
+            text if isinstance(text, str) else text[0] for text in (message.id, message.string or "")
+        )
         if len(re.findall(r"\w+", _FIELD.sub("", english))) > 1:
             by_shape.setdefault((_FIELD.sub("{}", english), _FIELD.sub("{}", translated)), []).append(english)
     assert [alike for alike in by_shape.values() if len(alike) > 1] == []

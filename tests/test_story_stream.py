@@ -19,7 +19,7 @@ from core.providers import Client, CompletionRequest, Provider
 from core.stories import arena, library, story_record, stream
 from core.stories.stream import StoryStream, StreamRequest
 from tests.fakes import FakeStream
-from tests.fault_server import FaultServer, text
+from tests.fault_server import FaultServer, stalled, text
 from tests.waiting import WAIT_LIMIT_S, until
 
 _REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
@@ -70,6 +70,16 @@ def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
     pieces = list(story)
     assert "".join(pieces) == "字" * 500
     assert len(pieces) < 50
+
+
+def test_before_the_first_word_a_story_tells_whether_the_model_thinks(store: Store) -> None:
+    request = replace(_REQUEST, endpoint="chat", stop=())
+    with FaultServer(stalled("<think>Who is the hero?")) as server:
+        story = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        until(lambda: story.facts.has_thinking, "the thinking")
+        assert story.text == "" and not story.done
+        story.cancel()
+        until(lambda: story.done, "the end")
 
 
 def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is_billed(store: Store) -> None:

@@ -40,6 +40,7 @@ class StoryFacts:
         counted_locally: the endpoint did not report `tokens`, so they were counted here.
         requested_model: the requested name; "": the same as `model`.
         duration_s: seconds from sending to the latest text.
+        has_thinking: the model has sent thinking, which is not part of the text.
     """
 
     model: str
@@ -54,6 +55,7 @@ class StoryFacts:
     requested_model: str = ""
     abandoned: bool = False
     duration_s: float | None = None
+    has_thinking: bool = False
 
     @property
     def answered_by_other_model(self) -> bool:

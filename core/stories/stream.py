@@ -179,6 +179,7 @@ class StoryStream:
             requested_model="" if seen.model == self.request.model else self.request.model,
             abandoned=self._abandoned,
             duration_s=seen.duration_s,
+            has_thinking=seen.has_thinking,
         )
 
     @property

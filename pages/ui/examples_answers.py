@@ -215,7 +215,8 @@ def _side_by_side(round_: Round, prompt: str) -> None:
             for index in changed:
                 _draw(*places[index])
             if not changed:  # this also lets the script detect that the visitor has left
-                places[0][2].caption(_facts(places[0][0]))
+                for place in places:
+                    _draw(*place)
     for story in round_.stories:
         if story.error is not None:
             cards.error_card(story.error)

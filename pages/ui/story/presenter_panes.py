@@ -60,7 +60,9 @@ class _Pane:
         self._drawn += 1
 
     def measure(self) -> None:
-        """Only the numbers; this also lets the script detect that the visitor has left."""
+        """The numbers, and if the model is thinking; this also lets the script detect that the visitor has left."""
+        if not self.story.text:
+            story_words.draw(self._words, self.story)
         self._facts.markdown(self._numbers())
 
     def _numbers(self) -> str:

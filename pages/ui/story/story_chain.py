@@ -43,7 +43,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
     for name, story in chain.steps.items():
         if story is current:
             for changed in arena.updates([story], story.subscribers):
-                _draw(story, *panes[name], words_too=bool(changed))
+                _draw(story, *panes[name], words_too=bool(changed) or not story.text)
             st.rerun()  # the next step starts
 
 

@@ -163,7 +163,8 @@ def read_along(panes: list[StoryPane], round_: Round) -> None:
             for index in changed:
                 panes[index].draw()
             if not changed:
-                panes[0].beat()
+                for pane in panes:
+                    pane.beat()
     for pane in panes:
         pane.finish()
 
@@ -198,7 +199,9 @@ class StoryPane:
         self._drawn += 1
 
     def beat(self) -> None:
-        """Only the facts; this also lets the script detect that the visitor has left."""
+        """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
+        if not self.story.text:
+            story_words.draw(self._words, self.story)
         self._line.caption(self._facts())
 
     def _facts(self) -> str:

@@ -36,4 +36,11 @@ def draw(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
         return place.empty()  # its card gives the reason
     if story.done:
         return place.markdown(f":gray[{none or _('No text was written.')}]")
-    return place.markdown(f":shimmer[{_('Waiting for the first word')}]")
+    return place.markdown(f":shimmer[{waiting(story)}]")
+
+
+def waiting(story: StoryStream) -> str:
+    """Why there is no text yet, in words."""
+    if story.facts.has_thinking:
+        return _("The model is thinking before it writes")
+    return _("Waiting for the first word")
