@@ -87,6 +87,23 @@ def test_a_story_that_is_not_kept_can_be_written_again_and_not_rated(server: Fau
     assert not any("example" in key for key in _keys(at))
 
 
+@pytest.mark.parametrize(
+    ("language", "labels_shown"),
+    [
+        ("en", ["API format", "Temperature", "Top p", "Max tokens per story", "Stop at", "Seed"]),
+        ("zh_CN", ["API 格式", "温度", "Top p", "每篇故事的 token 上限", "遇到即停", "随机种子"]),
+    ],
+)
+def test_the_settings_of_a_story_have_their_labels(
+    server: FaultServer, store: Store, language: str, labels_shown: list[str]
+) -> None:
+    _written(server, story_seed=7, story_stop_engine_writer=["完", "。。"])
+    (table,) = visit("story", story_part="shelf", lang=language).table
+    assert [name for name in table.value.index if name in labels_shown] == labels_shown
+    assert not {"endpoint", "system", "temperature", "top_p", "max_tokens", "stop", "seed"} & {*table.value.index}
+    assert "`完` `。。`" in table.value.to_string()
+
+
 # --- write again ------------------------------------------------------------------------------------------------------
 
 

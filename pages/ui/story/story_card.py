@@ -12,13 +12,23 @@ from core.stories import feedback, library, stream
 from core.stories.arena import Round
 from core.stories.library import SavedStory
 from pages.ui import cached, cards, models, state, views
-from pages.ui.lang import _, ago, code, duration, n_, number, plain
+from pages.ui.lang import _, ago, code, duration, mark, n_, number, plain
 from pages.ui.limited_fields import fits
 from pages.ui.money import work_cost
 from pages.ui.story import story_actions, story_facts
 from pages.ui.story.story_session import LEAVE_S, story_session
 
 _LONG = 700  # characters shown initially
+_SETTINGS = {  # parameter of the request → its label
+    "endpoint": mark("API format"),
+    "system": mark("System text"),
+    "temperature": mark("Temperature"),
+    "top_p": mark("Top p"),
+    "max_tokens": mark("Max tokens per story"),
+    "stop": mark("Stop at"),
+    "seed": mark("Seed"),
+}
+_ENDPOINTS = {"chat": mark("Chat"), "completion": mark("Completion")}
 
 
 def show(story: SavedStory) -> None:
@@ -71,7 +81,7 @@ def _details(story: SavedStory) -> None:
     """Prompt, settings and facts of the story."""
     st.text(story.prompt)
     parameters = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
-    rows = {plain(name): code(value) for name, value in parameters.items()}
+    rows = {_(_SETTINGS[name]) if name in _SETTINGS else plain(name): _shown(parameters[name]) for name in parameters}
     if story.asked_model and story.asked_model != story.model:
         rows[_("Requested model")] = code(story.asked_model)
     rows[_("Provider")] = plain(models.provider_name(story.provider))
@@ -82,6 +92,13 @@ def _details(story: SavedStory) -> None:
     st.table(rows, border="horizontal", alt=_("How this story was made"))
     if story.error:
         st.text(story.error)
+
+
+def _shown(value: object) -> str:
+    """The value of a setting."""
+    if isinstance(value, list):
+        return " ".join(code(one) for one in value)
+    return _(_ENDPOINTS[value]) if isinstance(value, str) and value in _ENDPOINTS else code(value)
 
 
 def editor() -> None:
