@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import streamlit as st
 
 from core.actor import LOCAL
 from core.datasets import datasets, export
@@ -20,9 +19,8 @@ from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unav
 from core.generation import runs
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
-from pages.ui import background_task, cached, unexpected_errors
-from pages.ui.background_iterator import BackgroundIterator
-from pages.ui.background_task import BackgroundTask
+from pages.ui import background, cached, cached_rows
+from pages.ui.background import BackgroundIterator, BackgroundTask
 from pages.ui.training import cached_form
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words
@@ -45,7 +43,7 @@ _OURS = [StorageFull("The disk is full.", "Make room."), BadTrainingFile("Line 3
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure is retried on the next read."""
-    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
 
 
 def _dataset(store: Store) -> str:
@@ -102,7 +100,7 @@ def test_a_failure_is_kept_for_a_moment_and_then_tried_again(monkeypatch: pytest
     answers: Iterator[Any] = iter([ZeroDivisionError(), "an answer"])
     asked: list[str] = []
 
-    @st.cache_resource(max_entries=4)
+    @background.shared_task(max_entries=4, key=lambda key: key, version=lambda key: None)
     def look(key: str) -> BackgroundTask[str]:
         def make(_seen: object) -> str:
             asked.append(key)
@@ -113,13 +111,13 @@ def test_a_failure_is_kept_for_a_moment_and_then_tried_again(monkeypatch: pytest
 
         return BackgroundTask(make, 1)
 
-    first = background_task.shared_task(look, "a")
-    assert background_task.shared_task(look, "a") is first  # all concurrent viewers see the same card
+    first = look("a")
+    assert look("a") is first  # all concurrent viewers see the same card
     with pytest.raises(FabulaError):
         first.get()
-    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
-    assert background_task.shared_task(look, "a").get() == "an answer"
-    assert background_task.shared_task(look, "a").get() == "an answer" and asked == ["a", "a"]
+    monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
+    assert look("a").get() == "an answer"
+    assert look("a").get() == "an answer" and asked == ["a", "a"]
 
 
 # --- on the pages -------------------------------------------------------------------------------------------------
@@ -131,7 +129,7 @@ def test_a_preparation_that_fails_is_a_card_and_the_next_look_is_another_try(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     if many:
-        monkeypatch.setattr(background_task, "_AT_ONCE", 10)
+        monkeypatch.setattr(background, "_FEW_ROWS", 10)
     dataset_id = _dataset(store)
     with monkeypatch.context() as broken:
         broken.setattr(export, "plan", _raising(ZeroDivisionError()))
@@ -156,7 +154,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     monkeypatch.setattr(Client, "count_tokens", count_tokens)
 
     def count() -> TokenCount | None:
-        work = cached.tokens_of(dataset_id, None, 30, cached.TrainingFormat(), _MODEL)
+        work = cached_rows.tokens_of(dataset_id, None, 30, cached_rows.TrainingFormat(), _MODEL)
         until(lambda: work.done, "the count")
         return work.get()
 
@@ -164,7 +162,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     first = count()
     assert first is not None and first.unanswered and not first.exact and first.tokens > 0
     assert count() == first
-    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
     counted = count()
     assert counted == TokenCount(30 * 7, exact=True)  # the server returns 7 for every text
 
@@ -196,7 +194,7 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     first = cached_form.account("compatible", "m")
     assert not first.answered and said in first.reason
     assert cached_form.account("compatible", "m") == first
-    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
     second = cached_form.account("compatible", "m")
     assert second.answered
     assert cached_form.account("compatible", "m") == second  # the answer is cached: a third call would get none

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-import streamlit as st
 
 from core.actor import LOCAL
 from core.datasets import datasets, export, jsonl, presets
@@ -15,8 +14,8 @@ from core.db.tables import Row
 from core.generation import runs
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
-from pages.ui import background_task, cached
-from pages.ui.background_task import BackgroundTask
+from pages.ui import background, cached, cached_rows
+from pages.ui.background import BackgroundTask
 from tests.fault_server import FaultServer
 from tests.waiting import until
 
@@ -34,26 +33,26 @@ def _in_progress(store: Store, done: int) -> tuple[str, str]:
 
 
 def test_rows_that_come_do_not_start_a_second_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background_task, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(background, "_PATIENCE_S", 0.0)
     go_on, begun = threading.Event(), list[str]()
 
-    @st.cache_resource
-    def counted(as_now: str) -> BackgroundTask[str]:
+    @background.shared_task(max_entries=16, key=lambda job, rows: job, version=lambda job, rows: rows)
+    def counted(job: str, rows: str) -> BackgroundTask[str]:
         def make(_seen: Callable[[], None]) -> str:
-            begun.append(as_now)
+            begun.append(rows)
             go_on.wait()
-            return as_now
+            return rows
 
         return BackgroundTask(make, 1, asks=True)
 
-    first = background_task.shared_task(counted, "10 rows", job="count")
-    assert all(background_task.shared_task(counted, f"{rows} rows", job="count") is first for rows in range(11, 20))
-    other = background_task.shared_task(counted, "10 rows of another", job="other")
+    first = counted("count", "10 rows")
+    assert all(counted("count", f"{rows} rows") is first for rows in range(11, 20))
+    other = counted("other", "10 rows of another")
     assert other is not first
     go_on.set()
     until(lambda: first.done and other.done, "both")
     assert first.get() == "10 rows"
-    later = background_task.shared_task(counted, "20 rows", job="count")
+    later = counted("count", "20 rows")
     until(lambda: later.done, "the next one")
     assert later.get() == "20 rows"
     assert sorted(begun) == ["10 rows", "10 rows of another", "20 rows"]
@@ -67,7 +66,7 @@ def test_the_engine_counts_the_tokens_once_the_run_is_over(
     dataset_id, run_id = _in_progress(store, 5)
 
     def count() -> TokenCount | None:
-        work = cached.tokens_of(dataset_id, None, 5, cached.TrainingFormat(), _MODEL)
+        work = cached_rows.tokens_of(dataset_id, None, 5, cached_rows.TrainingFormat(), _MODEL)
         until(lambda: work.done, "the count")
         return work.get()
 

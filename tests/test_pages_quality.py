@@ -16,9 +16,9 @@ from core.db.store import Store
 from core.db.tables import Row
 from core.errors import StorageFull
 from core.generation import runs
-from pages.ui import unexpected_errors
+from pages.ui import background
+from pages.ui.background import RefreshedReport, RowProgress
 from pages.ui.dataset import quality_labels
-from pages.ui.dataset.quality_job import Progress, QualityMeasurement
 from tests.test_pages import again, click, labels, trouble, visit, words
 from tests.waiting import WAIT_LIMIT_S, until
 
@@ -168,16 +168,16 @@ def _empty() -> QualityReport:
 def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
     gate, begun = threading.Event(), []
 
-    def measure(progress: Progress) -> QualityReport:
+    def measure(progress: RowProgress) -> QualityReport:
         begun.append(1)
         progress(3, 9)
         gate.wait(2 * WAIT_LIMIT_S)
         return _empty()
 
-    measurement = QualityMeasurement(measure)
+    measurement = RefreshedReport(measure)
     measurement.ask("a")
     measurement.ask("b")  # while the first one is running
-    assert measurement.measuring and not measurement.fresh("a") and len(begun) <= 1
+    assert measurement.running and not measurement.fresh("a") and len(begun) <= 1
     until(lambda: (measurement.read, measurement.total) == (3, 9), "its progress")
     gate.set()
     measurement.wait(WAIT_LIMIT_S)
@@ -190,10 +190,10 @@ def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:
 
 
 def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
-    def measure(progress: Progress) -> QualityReport:
+    def measure(progress: RowProgress) -> QualityReport:
         raise ZeroDivisionError
 
-    measurement = QualityMeasurement(measure)
+    measurement = RefreshedReport(measure)
     measurement.ask("a")
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.error is not None and "went wrong" in measurement.error.what and measurement.error.next_step
@@ -203,34 +203,34 @@ def test_a_bug_is_told_and_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter((StorageFull("The disk is full.", "Make room."), _empty()))
 
-    def measure(progress: Progress) -> QualityReport:
+    def measure(progress: RowProgress) -> QualityReport:
         answer = next(answers)
         if isinstance(answer, StorageFull):
             raise answer
         return answer
 
-    measurement = QualityMeasurement(measure)
+    measurement = RefreshedReport(measure)
     measurement.ask("a")
     measurement.wait(WAIT_LIMIT_S)
     measurement.ask("a")  # immediately after: it is shown, not repeated
-    assert isinstance(measurement.error, StorageFull) and not measurement.measuring
-    monkeypatch.setattr(unexpected_errors, "FAILURE_KEPT_S", 0.0)
+    assert isinstance(measurement.error, StorageFull) and not measurement.running
+    monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
     measurement.ask("a")
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.error is None and measurement.fresh("a") and measurement.report is not None
 
 
 def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", float("inf"))  # every measurement counts as quick
-    measurement = QualityMeasurement(lambda progress: _empty())
+    monkeypatch.setattr("pages.ui.background._QUICK_S", float("inf"))  # every measurement counts as quick
+    measurement = RefreshedReport(lambda progress: _empty())
     measurement.ask("a", calm=True)
     measurement.wait(WAIT_LIMIT_S)
     measurement.ask("b", calm=True)  # a quick one is repeated
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("b")
-    monkeypatch.setattr("pages.ui.dataset.quality_job._QUICK_S", 0.0)  # now every measurement counts as long
+    monkeypatch.setattr("pages.ui.background._QUICK_S", 0.0)  # now every measurement counts as long
     measurement.ask("c", calm=True)
-    assert not measurement.measuring and measurement.fresh("b")
+    assert not measurement.running and measurement.fresh("b")
     measurement.ask("c", calm=True, again=True)
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("c")
@@ -246,15 +246,15 @@ def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:
 def test_an_error_is_kept_with_the_last_good_report() -> None:
     answers = iter((_empty(), StorageFull("The disk is full.", "Make room.")))
 
-    def measure(progress: Progress) -> QualityReport:
+    def measure(progress: RowProgress) -> QualityReport:
         answer = next(answers)
         if isinstance(answer, StorageFull):
             raise answer
         return answer
 
-    measurement = QualityMeasurement(measure)
+    measurement = RefreshedReport(measure)
     measurement.ask("a")
     measurement.wait(WAIT_LIMIT_S)
     measurement.ask("b")
     measurement.wait(WAIT_LIMIT_S)
-    assert measurement.report is not None and isinstance(measurement.error, StorageFull) and not measurement.measuring
+    assert measurement.report is not None and isinstance(measurement.error, StorageFull) and not measurement.running

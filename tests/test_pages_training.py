@@ -31,7 +31,7 @@ from core.errors import BadRequest
 from core.evaluation import evaluation_run, evaluations, holdout
 from core.finetuning import jobs, results
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from pages.ui import cached
+from pages.ui import cached, cached_rows
 from pages.ui.training import cached_curves, job_actions
 from pages.ui.training.curve_source import RenderedChart
 from tests.fakes import FakeRegistry
@@ -246,7 +246,7 @@ def test_the_first_step_shows_the_verdict_on_the_rows(
 ) -> None:
     dataset_id = _waves(store, rows=rows, unfilled=unfilled)
     at = _new_job()
-    until(lambda: not cached.quality_of(dataset_id)[0].measuring, "the measurement")
+    until(lambda: not cached_rows.quality_of(dataset_id)[0].running, "the measurement")
     shown = words(at.run())
     assert says in shown and behind in shown and "good" not in shown.lower()
     if unfilled:

@@ -16,7 +16,7 @@ from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile
 from core.finetuning import jobs
-from pages.ui import background_task
+from pages.ui import background
 from tests.fault_server import FaultServer
 from tests.test_pages import again, click, trouble, visit, words
 from tests.test_pages_training import next_step
@@ -158,8 +158,8 @@ def test_what_cannot_be_mixed_or_written_is_told_in_place(server: FaultServer, s
 def test_many_rows_are_looked_at_beside_the_page(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background_task, "_AT_ONCE", 10)
-    monkeypatch.setattr(background_task, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(background, "_FEW_ROWS", 10)
+    monkeypatch.setattr(background, "_PATIENCE_S", 0.0)
     at = use(load(store))
     until(lambda: "There are 30 pairs" in words(again(at)), "the check")
     assert not at.exception
@@ -169,7 +169,7 @@ def test_an_error_beside_the_page_is_raised_where_it_is_read() -> None:
     def fail(seen: object) -> None:
         raise BadTrainingFile("no", "yes")
 
-    work = background_task.BackgroundTask(fail, 1_000_000)
+    work = background.BackgroundTask(fail, 1_000_000)
     until(lambda: work.done, "the work")
     with pytest.raises(BadTrainingFile):
         work.get()

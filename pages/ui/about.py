@@ -10,7 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 import streamlit as st
 
 from core.jobs import recovery
-from pages.ui import cached
+from pages.ui import cache
 from pages.ui.lang import _, code, n_, plain
 
 _PARTS = (
@@ -30,7 +30,7 @@ _LONGEST_LICENCE = 120  # characters; anything longer is a licence text, not a n
 
 def data_card() -> None:
     """Folders and the database, without secrets."""
-    settings = cached.settings()
+    settings = cache.settings()
     with st.container(border=True):
         st.subheader(_("Where your data is stored"), anchor=False)
         st.table(
@@ -47,7 +47,7 @@ def data_card() -> None:
 
 def rescued_card() -> None:
     """Rescue files with paid answers that do not belong to this database. Draws nothing if there are none."""
-    for rescue_file in recovery.unrestored_files(cached.settings().home):
+    for rescue_file in recovery.unrestored_files(cache.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers saved outside the database"), anchor=False)
             words = n_(

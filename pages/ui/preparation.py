@@ -12,8 +12,8 @@ from core.datasets.importers import table_reader
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
-from pages.ui import cached, state
-from pages.ui.cached import TrainingFilePreview, TrainingFormat
+from pages.ui import cached_rows, state
+from pages.ui.cached_rows import TrainingFilePreview, TrainingFormat
 from pages.ui.dataset import system_text
 from pages.ui.lang import _, as_markdown, mark
 from pages.ui.limited_fields import text_field
@@ -29,7 +29,7 @@ def rows_of(chosen: DatasetSummary, version: Version | None) -> int:
     """Number of training rows: those of a version, or the finished rows that are not held out."""
     if version is not None:
         return version.n_train
-    found = cached.parts(chosen.id)
+    found = cached_rows.parts(chosen.id)
     return found.get(None, 0) + found.get("train", 0)
 
 
@@ -98,7 +98,7 @@ def _proposed(chosen: DatasetSummary, version: Version | None) -> TrainingFormat
     """The available marks; None if no common one is available, so that they must be entered."""
     try:
         version_id = None if version is None else version.id
-        preview = cached.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
+        preview = cached_rows.written(chosen.id, version_id, rows_of(chosen, version), TrainingFormat()).get()
     except FabulaError:
         return None
     return TrainingFormat(preview.plan.separator, preview.plan.stop) if preview is not None else None

@@ -9,6 +9,7 @@ from core.finetuning import results
 from core.finetuning.results import Results
 from core.tours import tour_recording
 from pages.ui import views
+from pages.ui.cache import shared
 from pages.ui.lang import _, language, number
 from pages.ui.training import before_after_view, curves
 
@@ -42,6 +43,6 @@ def show() -> None:
         before_after_view.answer(_("After"), recording.tuned_model, answer)
 
 
-@st.cache_resource(max_entries=2)
+@shared(max_entries=2)
 def _curve(results_csv: str) -> Results:
     return results.parse(results_csv)

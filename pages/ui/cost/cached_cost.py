@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import astuple
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from statistics import median
-
-import streamlit as st
 
 from core.datasets import datasets
 from core.db.tables import utcnow
@@ -22,6 +18,7 @@ from core.pricing.quality import Quality
 from core.pricing.spend_history import DayLine, WorkLine
 from core.pricing.tokens import DatasetTokens
 from pages.ui import cached
+from pages.ui.cache import shared
 
 _FRESH_S = 3  # sums over a month of calls change slowly
 
@@ -60,23 +57,15 @@ def tomorrow() -> datetime:
     return utcnow().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
 
 
-def months(until: datetime) -> list[datetime]:
+@shared(ttl=_FRESH_S, max_entries=2)
+def months(until: datetime) -> tuple[datetime, ...]:
     """First days of all months from the first ledger entry until before `until` (see `tomorrow`), newest first."""
-    return list(_months(until, _where()))
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=2)
-def _months(until: datetime, where: str) -> tuple[datetime, ...]:
     return tuple(spend_history.months(cached.store(), until - timedelta(days=1)))
 
 
-def budgets() -> list[BudgetView]:
+@shared(ttl=_FRESH_S, max_entries=2)
+def budgets() -> tuple[BudgetView, ...]:
     """All budgets with their remaining amounts."""
-    return list(_budgets(_where()))
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=2)
-def _budgets(where: str) -> tuple[BudgetView, ...]:
     return tuple(budget.budgets(cached.store()))
 
 
@@ -85,43 +74,31 @@ def now() -> datetime:
     return utcnow()
 
 
-def by_period(starts: tuple[datetime, ...], until: datetime) -> list[DayLine]:
+@shared(ttl=_FRESH_S, max_entries=8)
+def by_period(starts: tuple[datetime, ...], until: datetime) -> tuple[DayLine, ...]:
     """Spending by day or by month."""
-    return list(_stretches(starts, until, _where()))
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=8)
-def _stretches(starts: tuple[datetime, ...], until: datetime, where: str) -> tuple[DayLine, ...]:
     return tuple(spend_history.by_period(cached.store(), starts, until))
 
 
-def by_reference(since: datetime, until: datetime) -> list[WorkLine]:
+@shared(ttl=_FRESH_S, max_entries=8)
+def by_reference(since: datetime, until: datetime) -> tuple[WorkLine, ...]:
     """Runs, jobs and stories with their cost."""
-    return list(_works(since, until, _where()))
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=8)
-def _works(since: datetime, until: datetime, where: str) -> tuple[WorkLine, ...]:
     return tuple(spend_history.by_reference(cached.store(), since, until))
 
 
-def qualities() -> list[Quality]:
+@shared(ttl=_FRESH_S, max_entries=2)
+def qualities() -> tuple[Quality, ...]:
     """Votes and evaluations of models."""
-    return list(_qualities(_where()))
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=2)
-def _qualities(where: str) -> tuple[Quality, ...]:
     return tuple(quality.qualities(cached.store(), cached.prices(), machine()))
 
 
 def forget() -> None:
     """Clear the caches after a price or budget has changed."""
-    for poll in (_months, _stretches, _works, _qualities, _budgets):
+    for poll in (months, by_period, by_reference, qualities, budgets):
         poll.clear()
 
 
-@st.cache_data(max_entries=16)
+@shared(max_entries=16)
 def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
 
@@ -131,8 +108,3 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     found = datasets.examples(cached.store(), dataset_id)
     prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]
     return tokens.measure(prompts, completions, model) if found else None
-
-
-def _where() -> str:
-    """A cache key that differs between studios (tests have many), without their settings."""
-    return hashlib.sha256(repr(astuple(cached.settings())).encode()).hexdigest()

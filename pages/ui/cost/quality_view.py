@@ -46,7 +46,7 @@ def show() -> None:
         )  # fmt: skip
 
 
-def _table(found: list[Quality]) -> None:
+def _table(found: Sequence[Quality]) -> None:
     frame = pd.DataFrame(
         {
             "model": [one.model for one in found],
@@ -87,7 +87,7 @@ def _float(value: Decimal | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _sentence(found: list[Quality]) -> None:
+def _sentence(found: Sequence[Quality]) -> None:
     """The best model, if the intervals support one, and a cheaper one that may be as good."""
     first = quality.leader(found)
     if first is None:

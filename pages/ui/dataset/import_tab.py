@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.datasets import datasets, presets
-from pages.ui import cached, cards, state
+from pages.ui import cached, cached_rows, cards, state
 from pages.ui.dataset import upload
 from pages.ui.lang import _, in_language, language, n_, plain
 
@@ -29,7 +29,7 @@ def _sample(name: str, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps next to its button
         st.button(
-            n_("Load {n} row", "Load {n} rows", cached.sample_size(name)),
+            n_("Load {n} row", "Load {n} rows", cached_rows.sample_size(name)),
             icon=":material/download:",
             key=f"dataset_sample_{name}",
             on_click=_load,

@@ -13,7 +13,7 @@ from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import runs
 from pages.ui import cached, cards, parameter_notes, state, views
-from pages.ui.background_iterator import BackgroundIterator
+from pages.ui.background import BackgroundIterator
 from pages.ui.lang import _, as_markdown, plain
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for

@@ -8,9 +8,9 @@ import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
 from core.datasets.quality import QualityReport
-from pages.ui import cached, cards, state, undo, views
+from pages.ui import cached, cached_rows, cards, state, undo, views
+from pages.ui.background import RefreshedReport
 from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, quality_panels
-from pages.ui.dataset.quality_job import QualityMeasurement
 from pages.ui.lang import _, n_, number
 
 _WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
@@ -33,20 +33,20 @@ class _QualityView:
     """The current state of a data set."""
 
     summary: DatasetSummary
-    measurement: QualityMeasurement
+    measurement: RefreshedReport[QualityReport]
     fingerprint: str
     active: bool  # a run adds rows
 
     @property
     def in_progress(self) -> bool:
-        return self.active or self.measurement.measuring
+        return self.active or self.measurement.running
 
 
 def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
     summary, progress = cached.run_of(dataset_id)
     active = progress is not None and progress.state in _GOING_ON
-    measurement, fingerprint = cached.quality_of(dataset_id)
+    measurement, fingerprint = cached_rows.quality_of(dataset_id)
     measurement.ask(fingerprint, calm=active)
     if wait:
         measurement.wait(_WAIT_S)
@@ -60,7 +60,7 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
         if now.in_progress != was_going_on:
             st.rerun()
         measurement, report = now.measurement, now.measurement.report
-        if measurement.measuring:
+        if measurement.running:
             _progress(measurement)
         elif measurement.error is not None:
             cards.error_card(measurement.error)
@@ -72,7 +72,7 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
             _report(report, now)
 
 
-def _progress(measurement: QualityMeasurement) -> None:
+def _progress(measurement: RefreshedReport[QualityReport]) -> None:
     share = min(measurement.read / measurement.total, 1.0) if measurement.total else 0.0
     text = _("Measuring: {read} of {total} rows").format(read=number(measurement.read), total=number(measurement.total))
     st.progress(share, text=text if measurement.total else _("Measuring"))

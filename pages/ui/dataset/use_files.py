@@ -15,8 +15,8 @@ from core.datasets.datasets import DatasetSummary, Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background_task, cached, cards, preparation, training_estimate, views
-from pages.ui.cached import TrainingFormat
+from pages.ui import background, cached, cached_rows, cards, preparation, training_estimate, views
+from pages.ui.cached_rows import TrainingFormat
 from pages.ui.lang import _
 
 _MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is kept in memory during the download
@@ -58,8 +58,8 @@ def _jsonl(
 ) -> None:
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
-        preview = cached.written(chosen.id, version_id, rows, marks).get()
-        work = cached.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
+        preview = cached_rows.written(chosen.id, version_id, rows, marks).get()
+        work = cached_rows.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
         count = work.get() if work is not None else None
     except FabulaError as problem:
         cards.hint(problem)
@@ -84,7 +84,7 @@ def _jsonl(
         unknown = _("time: known after the first job")  # shown once, next to the button, not under every file
         views.facts(fact for fact in training_estimate.facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
-        background_task.wait_for_task(work)
+        background.wait_for_task(work)
 
 
 def _button(

@@ -9,8 +9,8 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background_task, cached, models, preparation, state, training_estimate, views
-from pages.ui.cached import TrainingFormat
+from pages.ui import background, cached, cached_rows, models, preparation, state, training_estimate, views
+from pages.ui.cached_rows import TrainingFormat
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
 
@@ -47,11 +47,11 @@ def _facts(
 ) -> None:
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
-        work = cached.tokens_of(chosen.id, version_id, rows, marks, model)
+        work = cached_rows.tokens_of(chosen.id, version_id, rows, marks, model)
         views.facts(training_estimate.facts(model, work.get(), epochs))
     except FabulaError:
         return  # the check says what is wrong
-    background_task.wait_for_task(work)
+    background.wait_for_task(work)
 
 
 def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInfo | None, epochs: int) -> None:

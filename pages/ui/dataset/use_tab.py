@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
-from pages.ui import background_task, cached, cards, preparation, state
-from pages.ui.cached import TrainingFormat
+from pages.ui import background, cached, cached_rows, cards, preparation, state
+from pages.ui.cached_rows import TrainingFormat
 from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price, use_versions
 from pages.ui.lang import _
 
@@ -33,7 +33,7 @@ def show() -> None:
                 marks = preparation.marks("dataset", chosen, version)
                 rows = preparation.rows_of(chosen, version)
                 version_id = None if version is None else version.id
-                preview = background_task.wait_for_task(cached.written(chosen.id, version_id, rows, marks))
+                preview = background.wait_for_task(cached_rows.written(chosen.id, version_id, rows, marks))
                 if preview is not None:
                     preparation.report(preview)
     with right:

@@ -9,7 +9,7 @@ from core.datasets import versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.db.tables import utcnow
-from pages.ui import cached, cards, state, views
+from pages.ui import cached, cached_rows, cards, state, views
 from pages.ui.lang import _, ago, n_, number, percent
 from pages.ui.limited_fields import number_field, text_field
 
@@ -22,9 +22,9 @@ _LONGEST_NOTE = 200  # characters
 
 def pick(page: str, chosen: DatasetSummary) -> Version | None:
     """The chosen version; None: the current rows. Draws only facts while there is no version."""
-    by_id = {version.id: version for version in cached.version_list(chosen.id)}
+    by_id = {version.id: version for version in cached_rows.version_list(chosen.id)}
     key = f"{page}_version_{chosen.id}"
-    found = cached.parts(chosen.id)
+    found = cached_rows.parts(chosen.id)
     now = (found.get(None, 0) + found.get("train", 0), found.get("validation", 0), found.get("held_out", 0))
     if not by_id:
         _facts(*now, _("as they are now"))

@@ -12,7 +12,7 @@ from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import prompt_suggestions
 from core.stories.arena import RoundEntry
-from pages.ui import cached, cards, models, query_address, state
+from pages.ui import cache, cached, cards, models, query_address, state
 from pages.ui.cost import price_choice
 from pages.ui.lang import _, plain
 from pages.ui.story import next_prompt, story_model
@@ -90,7 +90,7 @@ def keep_in_address(who: PresenterModels) -> None:
 
 def prompts(who: PresenterModels) -> list[PreparedPrompt]:
     """The user's prompts, else cells of the first model's grid alternating with values outside it."""
-    by_hand = prompt_suggestions.load_presenter_prompts(cached.settings().home)
+    by_hand = prompt_suggestions.load_presenter_prompts(cache.settings().home)
     if by_hand:
         return [PreparedPrompt(text, text, {}) for text in by_hand]
     return _of_grid(story_model.prompt_format_of(who.first)) or _of_grid(story_model.preset_format())
@@ -131,7 +131,7 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
 
 def prompt_editor() -> None:
     """The editor of your own prompts, shared by all presenters of this home."""
-    saved = prompt_suggestions.load_presenter_prompts(cached.settings().home)
+    saved = prompt_suggestions.load_presenter_prompts(cache.settings().home)
     st.text_area(
         _("One prompt per line"), "\n".join(saved), height=120, key="presenter_prompts",
         help=_("If empty: values in the grid and outside it."),
@@ -142,7 +142,7 @@ def prompt_editor() -> None:
 def _keep() -> None:
     with cards.keep_errors():
         lines = str(state.get("presenter_prompts") or "").splitlines()
-        prompt_suggestions.save_presenter_prompts(cached.settings().home, LOCAL, lines)
+        prompt_suggestions.save_presenter_prompts(cache.settings().home, LOCAL, lines)
 
 
 def paid_picker() -> None:

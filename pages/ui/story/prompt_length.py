@@ -10,6 +10,7 @@ from core.errors import FabulaError
 from core.providers import CompletionRequest, ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cached, models
+from pages.ui.cache import shared
 from pages.ui.lang import _, number, plain
 
 _MARKUP = 16  # tokens that the chat format adds to a prompt
@@ -48,13 +49,13 @@ def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
     if info.provider != ENGINE or info.context is None or len(text.encode()) + _MARKUP < info.context:
         return None  # a token has at least one byte
     try:
-        tokens = _counted(info.id, text, cached.where()) + _MARKUP
+        tokens = _counted(info.id, text) + _MARKUP
     except FabulaError:
         return None
     return tokens if tokens >= info.context else None
 
 
-@st.cache_data(max_entries=64)
-def _counted(model: str, text: str, studio: str) -> int:
+@shared(max_entries=64)
+def _counted(model: str, text: str) -> int:
     """Counted with the engine's own tokenizer."""
     return cached.client(ENGINE).count_tokens(model, text)

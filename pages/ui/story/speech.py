@@ -18,7 +18,7 @@ from core.stories import read_aloud
 from core.stories.read_aloud import parts
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, views
-from pages.ui.background_iterator import BackgroundIterator
+from pages.ui.background import BackgroundIterator
 from pages.ui.lang import _, number, usd
 from pages.ui.story.story_session import StorySound, story_session
 

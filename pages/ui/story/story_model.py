@@ -12,7 +12,7 @@ from core.pricing.prices import tuned_base
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
-from pages.ui import cached, views
+from pages.ui import cached, cached_rows, views
 from pages.ui.lang import _, as_markdown, code, language, plain, usd
 from pages.ui.money import local_price
 
@@ -79,12 +79,12 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
     if job is not None and job.dataset_id is not None:
         chat = job.file_format == "chat"
         return PromptFormat(
-            columns=cached.suggestions(job.dataset_id),
+            columns=cached_rows.suggestions(job.dataset_id),
             template=None,
             separator=job.separator or "",
             stop=(job.stop,) if job.stop else (),
             source=job.dataset_id,
-            between=cached.prompt_separator(job.dataset_id),
+            between=cached_rows.prompt_separator(job.dataset_id),
             system=datasets.chat_system(cached.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
             sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),

@@ -9,7 +9,7 @@ from core.stories.arena import Round, RoundEntry
 from core.stories.chain import Chain
 from core.stories.stream import StoryStream
 from pages.ui import state
-from pages.ui.background_iterator import BackgroundIterator
+from pages.ui.background import BackgroundIterator
 
 LEAVE_S = 0.6  # after the visitor has left; detecting that takes a quarter of a second, so less than a second in total
 

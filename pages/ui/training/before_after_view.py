@@ -9,7 +9,7 @@ from core.evaluation import before_after, removed_pairs
 from core.evaluation.before_after import AnswerPair, ComparisonView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
-from pages.ui import background_task, cached, cards, state, undo, views
+from pages.ui import background, cached, cards, state, undo, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, plain, sentences, usd
 from pages.ui.training import cached_training, job_labels
 
@@ -100,7 +100,7 @@ def _invitation(job: JobView) -> None:
     """For paid providers and older jobs: a description, the price, and the button."""
     words = _("Both models answer three prompts that are not in the training data.")
     if job.provider != ENGINE:
-        choice = background_task.wait_for_task(cached_training.unseen(job))
+        choice = background.wait_for_task(cached_training.unseen(job))
         if choice is None:
             return
         cost = before_after.estimate_usd(cached.prices(), job, choice)

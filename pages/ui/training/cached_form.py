@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
-
-import streamlit as st
 
 from core import packaged_models
 from core.datasets import datasets
@@ -18,10 +15,9 @@ from core.finetuning.job_form import JobForm
 from core.finetuning.preflight import Preflight
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
-from pages.ui import cached, unexpected_errors
-from pages.ui.background_task import BackgroundTask, shared_task
-from pages.ui.cached import where
-from pages.ui.cached.provider_models import quick
+from pages.ui import background, cached
+from pages.ui.background import BackgroundTask, shared_task
+from pages.ui.cache import shared
 
 _ACCOUNT_S = 300  # permission to train rarely changes
 
@@ -32,17 +28,17 @@ def account(provider: str, model: str) -> Preflight:
     Raises:
         FabulaError: the provider is not set up.
     """
-    found, checked_at = _account(provider, model, where())
-    if not found.answered and time.monotonic() - checked_at >= unexpected_errors.FAILURE_KEPT_S:
-        _account.clear(provider, model, where())
-        found, checked_at = _account(provider, model, where())
+    found, checked_at = _account(provider, model)
+    if not found.answered and time.monotonic() - checked_at >= background.FAILURE_KEPT_S:
+        _account.clear(provider, model)
+        found, checked_at = _account(provider, model)
     return found
 
 
-@st.cache_resource(ttl=_ACCOUNT_S, max_entries=64)
-def _account(provider: str, model: str, where: str) -> tuple[Preflight, float]:
+@shared(ttl=_ACCOUNT_S, max_entries=64)
+def _account(provider: str, model: str) -> tuple[Preflight, float]:
     """The state of an account, and when it was checked (`time.monotonic()`)."""
-    found = preflight.preflight(cached.store(), quick(provider), cached.prices(), model, utcnow())
+    found = preflight.preflight(cached.store(), cached.quick(provider), cached.prices(), model, utcnow())
     return found, time.monotonic()
 
 
@@ -64,24 +60,24 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
     )
 
 
-@st.cache_resource
+@shared(max_entries=1)
 def _rough_speed() -> float:
     return cpu_speed_estimate.rough_speed()
 
 
+def _file_key(form: JobForm, rows: int) -> tuple[object, ...]:
+    """What tells training files apart, except for the state of their rows."""
+    marks = (form.file_format, form.separator, form.stop)
+    return form.dataset_id, form.version_id, marks, form.provider, form.base_model
+
+
+@shared_task(
+    max_entries=16,
+    key=_file_key,
+    version=lambda form, rows: datasets.fingerprint(cached.store(), form.dataset_id, form.version_id),
+)
 def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
     """The check of the whole file that this form would send; repeated when a row is added, removed or edited."""
-    as_now = datasets.fingerprint(cached.store(), form.dataset_id, form.version_id)
-    marks = (form.file_format, form.separator, form.stop)
-    about = (marks, (form.provider, form.base_model))
-    job = ("check", form.dataset_id, form.version_id, about, where())
-    return shared_task(_file_check, as_now, *about, rows, where(), form, job=job)
-
-
-@st.cache_resource(max_entries=16)
-def _file_check(
-    as_now: str, marks: tuple[Any, ...], model: tuple[str, str], rows: int, where: str, _form: JobForm
-) -> BackgroundTask[FileCheck]:
     store = cached.store()
 
     def look(row_seen: Callable[[], None]) -> FileCheck:
@@ -93,6 +89,6 @@ def _file_check(
                 reported += 1
                 row_seen()
 
-        return file_checker.check_form(store, _form, on_progress=count)
+        return file_checker.check_form(store, form, on_progress=count)
 
     return BackgroundTask(look, rows)

@@ -1,4 +1,4 @@
-"""Cached reads of the training page's jobs, shared by all visitors; see `pages.ui.cached`.
+"""Cached reads of the training page's jobs, shared by all visitors; see `pages.ui.cache`.
 
 The cache key is the job's id and the time of its provider's last answer, so that a page with many jobs reads each of
 them once. Curves are in `cached_curves`, checks of a new job in `cached_form`.
@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal
 
 import pandas as pd
-import streamlit as st
 
 from core.datasets import datasets
 from core.db.tables import utcnow
@@ -28,8 +26,8 @@ from core.finetuning.jobs import JobView
 from core.finetuning.lineage import Family
 from core.sanitize import safe_csv
 from pages.ui import cached
-from pages.ui.background_task import BackgroundTask, shared_task
-from pages.ui.cached import where
+from pages.ui.background import BackgroundTask, shared_task
+from pages.ui.cache import shared
 from pages.ui.lang import language, localized
 from pages.ui.training.cached_curves import curve
 from pages.ui.training.curve_source import Sendable, sendable
@@ -51,14 +49,15 @@ class Summary:
     sparks: tuple[float, ...]
 
 
+def _as_heard(job: JobView) -> tuple[str, datetime]:
+    """Tells a job from what it was before its provider's last answer."""
+    return job.id, job.updated_at
+
+
+@shared(max_entries=4096, key=_as_heard)
 def summary(job: JobView) -> Summary:
     """The few figures of a job's curve."""
-    return _summary(job.id, job.updated_at, where(), job)
-
-
-@st.cache_resource(max_entries=4096)
-def _summary(job_id: str, heard: datetime, where: str, _job: JobView) -> Summary:
-    read = curve(_job)
+    read = curve(job)
     losses = read.frame["training_loss"].dropna()
     few = losses.iloc[:: max(1, len(losses) // _SPARKS)]
     return Summary(
@@ -74,82 +73,66 @@ def _summary(job_id: str, heard: datetime, where: str, _job: JobView) -> Summary
 
 def words(job: JobView) -> str:
     """The state of a job in one sentence."""
-    return _ended_words(job.id, job.updated_at, language(), where(), job) if job.finished else _words(job)
+    return _ended_words(job) if job.finished else _words(job)
 
 
 def _words(job: JobView) -> str:
     return localized(jobs.explain(job, utcnow(), None if job.finished else last_event(job)))
 
 
-@st.cache_resource(max_entries=4096)
-def _ended_words(job_id: str, heard: datetime, language: str, where: str, _job: JobView) -> str:
+@shared(max_entries=4096, key=lambda job: (_as_heard(job), language()))
+def _ended_words(job: JobView) -> str:
     """A finished job does not change, and building its sentence requires a catalogue search."""
-    return _words(_job)
+    return _words(job)
 
 
+@shared(ttl=_FRESH_S, max_entries=32, key=lambda seen, make: seen)
 def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
     """A table shared by all visitors; rebuilt when `seen` changes, and every few seconds because it shows durations."""
-    return _shared_table(seen, where(), make)
+    return sendable(make())
 
 
-@st.cache_resource(ttl=_FRESH_S, max_entries=32)
-def _shared_table(seen: int, where: str, _make: Callable[[], pd.DataFrame]) -> Sendable:
-    return sendable(_make())
-
-
+@shared(max_entries=256, key=_as_heard)
 def points(job: JobView) -> tuple[CheckpointView, ...]:
     """A job's checkpoints by step."""
-    return _points(job.id, job.updated_at, where())
+    return checkpoints.list_checkpoints(cached.store(), job.id)
 
 
-@st.cache_resource(max_entries=256)
-def _points(job_id: str, heard: datetime, where: str) -> tuple[CheckpointView, ...]:
-    return checkpoints.list_checkpoints(cached.store(), job_id)
-
-
+@shared(ttl=_FRESH_S, max_entries=16, key=lambda job: job.id)
 def family(job: JobView) -> Family:
     """Everything related to a job."""
-    return _family(job.id, where())
-
-
-@st.cache_resource(ttl=_FRESH_S, max_entries=16)
-def _family(job_id: str, where: str) -> Family:
-    return lineage.family(cached.store(), job_id)
+    return lineage.family(cached.store(), job.id)
 
 
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
     """Jobs side by side, with distinct names; rebuilt every few seconds because it shows durations."""
-    named = tuple(replace(job, name=names[job.id]) for job in opened)
-    return _compared(tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named), where(), named)
+    return _compared(tuple(replace(job, name=names[job.id]) for job in opened))
 
 
-@st.cache_resource(ttl=_FRESH_S, max_entries=16)
-def _compared(
-    key: tuple[tuple[str, datetime, str, Decimal | None], ...], where: str, _named: tuple[JobView, ...]
-) -> JobComparison:
-    return job_comparison.compare(_named, [curve(job) for job in _named], utcnow())
+@shared(
+    ttl=_FRESH_S,
+    max_entries=16,
+    key=lambda named: tuple((job.id, job.updated_at, job.name, job.cost_usd) for job in named),
+)
+def _compared(named: tuple[JobView, ...]) -> JobComparison:
+    return job_comparison.compare(named, [curve(job) for job in named], utcnow())
 
 
+@shared(max_entries=256, key=_as_heard)
 def last_event(job: JobView) -> datetime | None:
     """When the provider last sent a new event of a job; None if never."""
-    return _last_event(job.id, job.updated_at, where())
+    return jobs.last_event(cached.store(), job.id)
 
 
-@st.cache_resource(max_entries=256)
-def _last_event(job_id: str, heard: datetime, where: str) -> datetime | None:
-    return jobs.last_event(cached.store(), job_id)
-
-
+@shared_task(
+    max_entries=32,
+    key=lambda job: job.id,
+    version=lambda job: datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id),
+)
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
     """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
-    as_now = datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id)
-    return shared_task(_unseen, as_now, job.id, where(), job, job=("unseen", job.id, where()))
-
-
-@st.cache_resource(max_entries=32)
-def _unseen(as_now: str, job_id: str, where: str, _job: JobView) -> BackgroundTask[PromptChoice]:
     store = cached.store()
-    return BackgroundTask(lambda seen: unseen_prompts.choose(store, _job, seen), _job.n_examples or 0)
+    return BackgroundTask(lambda seen: unseen_prompts.choose(store, job, seen), job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:
@@ -157,17 +140,11 @@ def results_text(job_id: str) -> str:
     return safe_csv(jobs.get(cached.store(), job_id).results_csv or "")
 
 
+@shared(max_entries=64, key=lambda tuned, base: (tuned.id, tuned.finished_at, base.id, base.finished_at))
 def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison:
     """Two evaluations, row by row.
 
     Raises:
         FabulaError: they have no rows in common.
     """
-    return _against(tuned.id, tuned.finished_at, base.id, base.finished_at, where())
-
-
-@st.cache_resource(max_entries=64)
-def _against(
-    tuned: str, tuned_at: datetime | None, base: str, base_at: datetime | None, where: str
-) -> EvaluationComparison:
-    return evaluation_comparison.compare_evaluations(cached.store(), tuned, base)
+    return evaluation_comparison.compare_evaluations(cached.store(), tuned.id, base.id)

@@ -9,15 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
+from core.datasets.quality import QualityReport
 from core.datasets.versions import Version
 from core.finetuning import file_checker
 from core.finetuning.file_report import FileCheck
 from core.finetuning.job_form import default_validation_share
 from core.pricing.tokens import TokenCount
-from pages.ui import background_task, cached, cards, models, preparation, state
-from pages.ui.cached import TrainingFormat
+from pages.ui import background, cached, cached_rows, cards, models, preparation, state
+from pages.ui.background import RefreshedReport
+from pages.ui.cached_rows import TrainingFormat
 from pages.ui.dataset import quality_labels, upload, use_versions
-from pages.ui.dataset.quality_job import QualityMeasurement
 from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number, percent
 from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import JobDraft
@@ -62,7 +63,7 @@ def _opened(dataset_id: str) -> None:
 
 def _share(chosen: DatasetSummary) -> None:
     """The share kept for validation, unless the data set defines it."""
-    if cached.parts(chosen.id).get("validation"):
+    if cached_rows.parts(chosen.id).get("validation"):
         return
     key = job_form.share_key(chosen.id)
     state.set_default(key, round(100 * default_validation_share(preparation.rows_of(chosen, None))))
@@ -78,10 +79,10 @@ def _share(chosen: DatasetSummary) -> None:
 
 def _quality(chosen: DatasetSummary) -> None:
     """The verdict of the quality report on the finished rows, as on the data-set page."""
-    measurement, fingerprint = cached.quality_of(chosen.id)
+    measurement, fingerprint = cached_rows.quality_of(chosen.id)
     measurement.ask(fingerprint)
     measurement.wait(_QUALITY_WAIT_S)
-    if measurement.measuring:
+    if measurement.running:
         st.fragment(run_every=_LOOK_S)(_measuring)(measurement)
         return
     if measurement.error is not None:
@@ -100,9 +101,9 @@ def _quality(chosen: DatasetSummary) -> None:
             st.switch_page("dataset.py")
 
 
-def _measuring(measurement: QualityMeasurement) -> None:
+def _measuring(measurement: RefreshedReport[QualityReport]) -> None:
     """Progress of the measurement; reruns the step when it is done."""
-    if not measurement.measuring:
+    if not measurement.running:
         st.rerun()
     share = min(1.0, measurement.read / measurement.total) if measurement.total else 0.0
     words = _("Measuring: {read} of {total} rows").format(
@@ -115,8 +116,8 @@ def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFo
     """Checks and changes, with two lines of the file."""
     with cards.show_errors():
         rows = preparation.rows_of(chosen, version)
-        preview = background_task.wait_for_task(
-            cached.written(chosen.id, version.id if version is not None else None, rows, marks)
+        preview = background.wait_for_task(
+            cached_rows.written(chosen.id, version.id if version is not None else None, rows, marks)
         )
         if preview is not None:
             preparation.report(preview)
@@ -128,8 +129,8 @@ def _checked(draft: JobDraft) -> bool:
     """The whole file as it would be sent: figures, then errors by line."""
     st.markdown(_("**Check of the whole file**"))
     with cards.show_errors():
-        found = background_task.wait_for_task(cached_form.file_check(job_form.form(draft), draft.file_rows))
-        count = background_task.wait_for_task(job_estimate.counting(draft)) if found is not None else None
+        found = background.wait_for_task(cached_form.file_check(job_form.form(draft), draft.file_rows))
+        count = background.wait_for_task(job_estimate.counting(draft)) if found is not None else None
         if found is None or count is None:
             return False
         _verdict(found)

@@ -21,7 +21,7 @@ from core.finetuning.job_form import (
 )
 from core.finetuning.preflight import Preflight
 from core.pricing.tokens import TokenCount
-from pages.ui import background_task, cached, cards, decimal_field, state, views
+from pages.ui import background, cached_rows, cards, decimal_field, state, views
 from pages.ui.decimal_field import DecimalInput
 from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
 from pages.ui.limited_fields import number_field, text_field
@@ -70,21 +70,21 @@ def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
     except FabulaError as found:
         problem = found
     work = counting(draft)
-    count = background_task.wait_for_task(work) if wait else work.get()
+    count = background.wait_for_task(work) if wait else work.get()
     if count is None:
         return JobRequirements(None, False, account, problem)
     estimate = cached_form.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
     return JobRequirements(estimate, count.exact, account, problem)
 
 
-def counting(draft: JobDraft) -> background_task.BackgroundTask[TokenCount]:
-    """Tokens of all chosen rows, as the model reads them.
+def counting(draft: JobDraft) -> background.BackgroundTask[TokenCount]:
+    """Tokens of all rows that are chosen, as the model reads them.
 
     Raises:
         FabulaError: they cannot be written so.
     """
     version_id = draft.version.id if draft.version is not None else None
-    return cached.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
+    return cached_rows.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
 
 
 def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:

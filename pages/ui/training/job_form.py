@@ -15,8 +15,8 @@ from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, 
 from core.finetuning.jobs import JobForm
 from core.message import msg
 from core.providers import ModelInfo
-from pages.ui import cached, decimal_field, models, preparation, state
-from pages.ui.cached import TrainingFormat
+from pages.ui import cached, cached_rows, decimal_field, models, preparation, state
+from pages.ui.cached_rows import TrainingFormat
 from pages.ui.dataset import dataset_picker
 from pages.ui.lang import _
 
@@ -127,7 +127,7 @@ def preserve_inputs() -> None:
 
 def _version(chosen: DatasetSummary) -> Version | None:
     version_id = state.get(f"training_version_{chosen.id}")
-    return next((one for one in cached.version_list(chosen.id) if one.id == version_id), None)
+    return next((one for one in cached_rows.version_list(chosen.id) if one.id == version_id), None)
 
 
 def form(draft: JobDraft) -> JobForm:
@@ -165,7 +165,7 @@ def fill(form: JobForm) -> None:
     state.set_value(f"training_version_{form.dataset_id}", form.version_id or "")
     chosen = next((one for one in cached.dataset_list() if one.id == form.dataset_id), None)
     if chosen is not None:
-        version = next((one for one in cached.version_list(chosen.id) if one.id == form.version_id), None)
+        version = next((one for one in cached_rows.version_list(chosen.id) if one.id == form.version_id), None)
         preparation.put("training", chosen, version, TrainingFormat(form.separator, form.stop, form.file_format))
     state.set_value(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
     state.set_value(SUFFIX, form.suffix or "")

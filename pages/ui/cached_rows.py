@@ -1,26 +1,23 @@
-"""Cached reads of a data set before training: quality, file format, token counts."""
+"""Reads of a data set before training, shared by all visitors: quality, file format, token counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-import streamlit as st
-
 from core.datasets import datasets, export, jsonl, presets, quality, versions
 from core.datasets.importers import table_reader
+from core.datasets.quality import QualityReport
 from core.finetuning.job_form import FileFormat
 from core.generation import runs
 from core.pricing import tokens
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
-from pages.ui.background_task import BackgroundTask, shared_task
-from pages.ui.cached.live_data import run_of
-from pages.ui.cached.provider_models import quick, status
-from pages.ui.cached.studio import store, where
-from pages.ui.dataset.quality_job import QualityMeasurement
+from pages.ui.background import BackgroundTask, RefreshedReport, shared_task
+from pages.ui.cache import shared
+from pages.ui.cached import quick, run_of, status, store
 
 _SUGGESTED_FROM = 1_000  # rows read for suggestions
 _MOST_SUGGESTIONS = 50  # a longer list is not helpful
@@ -36,7 +33,15 @@ class TrainingFormat:
     file_format: FileFormat = "completion"
 
 
-@st.cache_data(max_entries=32, ttl=60)
+@dataclass(frozen=True, slots=True)
+class TrainingFilePreview:
+    """How rows are written for training, and the first lines of that file."""
+
+    plan: jsonl.Plan
+    lines: tuple[str, ...]
+
+
+@shared(ttl=60, max_entries=32)
 def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Columns of a data set with their values in order of appearance; "" if some rows have none."""
     recipe = datasets.recipe(store(), dataset_id)
@@ -49,55 +54,43 @@ def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
 
 
-@st.cache_data(max_entries=32, ttl=60)
+@shared(ttl=60, max_entries=32)
 def prompt_separator(dataset_id: str) -> str:
     """The separator between the columns of a data set's prompts."""
     return datasets.summary(store(), dataset_id).prompt_separator
 
 
-@st.cache_data(max_entries=8)
+@shared(max_entries=8)
 def sample_size(name: str) -> int:
     """How many stories a sample has."""
     path = presets.DATA / "samples" / f"{name}.csv"
     return len(table_reader.read_table(path.read_bytes(), path.name).frame)
 
 
-def quality_of(dataset_id: str) -> tuple[QualityMeasurement, str]:
-    """The quality measurement of a data set, and the fingerprint of its current rows.
+def quality_of(dataset_id: str) -> tuple[RefreshedReport[QualityReport], str]:
+    """The quality report on a data set, and the fingerprint of its current rows.
 
     Raises:
         NotFound: the data set does not exist (any more).
     """
-    return _measurement(dataset_id, where()), quality.fingerprint(store(), dataset_id)
+    return _quality(dataset_id), quality.fingerprint(store(), dataset_id)
 
 
-@st.cache_resource(max_entries=8)
-def _measurement(dataset_id: str, studio: str) -> QualityMeasurement:
+@shared(max_entries=8)
+def _quality(dataset_id: str) -> RefreshedReport[QualityReport]:
     ledger = store()
-    return QualityMeasurement(lambda progress: quality.dataset_report(ledger, dataset_id, progress))
+    return RefreshedReport(lambda progress: quality.dataset_report(ledger, dataset_id, progress))
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingFilePreview:
-    """How rows are written for training, and the first lines of that file."""
-
-    plan: jsonl.Plan
-    lines: tuple[str, ...]
-
-
+@shared_task(
+    max_entries=16,
+    key=lambda dataset_id, version_id, rows, marks: (dataset_id, version_id, marks),
+    version=lambda dataset_id, version_id, rows, marks: datasets.fingerprint(store(), dataset_id, version_id),
+)
 def written(
     dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat
 ) -> BackgroundTask[TrainingFilePreview]:
     """How a data set or version is written as a file; recomputed when a row is added, removed or edited."""
-    as_now = datasets.fingerprint(store(), dataset_id, version_id)
-    job = ("written", dataset_id, version_id, marks, where())
-    return shared_task(_written, as_now, dataset_id, version_id, rows, marks, where(), job=job)
-
-
-@st.cache_resource(max_entries=16)
-def _written(
-    as_now: str, dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat, studio: str
-) -> BackgroundTask[TrainingFilePreview]:
     chosen = export.Selection(store(), dataset_id, version_id)
 
     def look(row_seen: Callable[[], None]) -> TrainingFilePreview:
@@ -114,11 +107,8 @@ def tokens_of(
 
     While a run adds rows, the nearest vocabulary counts instead: each new row would cost the engine 200 requests.
     """
-    as_now = datasets.fingerprint(store(), dataset_id, version_id)
     own_tokenizer = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
-    arguments = (as_now, dataset_id, version_id, rows, marks, model.provider, model.id, own_tokenizer, where())
-    job = ("tokens", dataset_id, version_id, marks, model.provider, model.id, own_tokenizer, where())
-    return shared_task(_tokens_of, *arguments, job=job)
+    return _tokens_of(dataset_id, version_id, rows, marks, model.provider, model.id, own_tokenizer)
 
 
 def _grows(dataset_id: str, version_id: str | None) -> bool:
@@ -129,9 +119,12 @@ def _grows(dataset_id: str, version_id: str | None) -> bool:
     return run is not None and run.state in runs.ACTIVE
 
 
-@st.cache_resource(max_entries=64)
+@shared_task(
+    max_entries=64,
+    key=lambda dataset_id, version_id, rows, *rest: (dataset_id, version_id, *rest),
+    version=lambda dataset_id, version_id, *rest: datasets.fingerprint(store(), dataset_id, version_id),
+)
 def _tokens_of(
-    as_now: str,
     dataset_id: str,
     version_id: str | None,
     rows: int,
@@ -139,7 +132,6 @@ def _tokens_of(
     provider: str,
     model: str,
     own_tokenizer: bool,
-    studio: str,
 ) -> BackgroundTask[tokens.TokenCount]:
     chosen = export.Selection(store(), dataset_id, version_id)
     tokenizer_client = quick(provider) if own_tokenizer else None
@@ -152,13 +144,9 @@ def _tokens_of(
     return BackgroundTask(count, rows, asks=own_tokenizer, provisional=lambda counted: counted.unanswered)
 
 
-def parts(dataset_id: str) -> dict[str | None, int]:
+@shared(max_entries=64, key=lambda dataset_id: (dataset_id, datasets.fingerprint(store(), dataset_id)))
+def parts(dataset_id: str) -> Mapping[str | None, int]:
     """Number of finished rows of a data set by split."""
-    return _parts(datasets.fingerprint(store(), dataset_id), dataset_id)
-
-
-@st.cache_data(max_entries=64)
-def _parts(as_now: str, dataset_id: str) -> dict[str | None, int]:
     return datasets.split_counts(store(), dataset_id)
 
 
