@@ -15,12 +15,9 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
+from core.languages import CHINESE, ENGLISH, LANGUAGES
 from core.message import Message
 
-LANGUAGES = {"en": "English", "zh_CN": "简体中文"}
-"""Language code → the language's own name."""
-
-DEFAULT = "en"
 DOMAIN = "fabula"
 LOCALE = Path(__file__).parent / "locale"
 
@@ -62,7 +59,7 @@ class Translator:
     def gettext(self, message: str) -> str:
         """`message` in this language; unchanged if it is empty or has no translation."""
         translated = self._catalogue.gettext(message) if message else ""
-        return ChineseTemplate(translated) if self.language == "zh_CN" and "{" in translated else translated
+        return ChineseTemplate(translated) if self.language == CHINESE and "{" in translated else translated
 
     def ngettext(self, singular: str, plural: str, n: int) -> str:
         """The form of a counted phrase for `n`, its `{n}` not yet filled in."""
@@ -81,7 +78,7 @@ class Translator:
 @cache
 def translator(language: str) -> Translator:
     """The translator for a language code; English for an unsupported one."""
-    known = language if language in LANGUAGES else DEFAULT
+    known = language if language in LANGUAGES else ENGLISH
     return Translator(known, _catalogue(known))
 
 
@@ -95,19 +92,6 @@ def messages(language: str) -> tuple[str, ...]:
         catalogue = read_po(file, locale=language, domain=DOMAIN)
     ids = ((message.id, message.string) for message in catalogue if message.id and not message.fuzzy)
     return tuple(key if isinstance(key, str) else key[0] for key, string in ids if _is_translated(string))
-
-
-def match(accepted: str | None) -> str:
-    """The language to start with for a browser's locale or Accept-Language header.
-
-    Every variant of Chinese maps to 简体中文; unsupported languages map to English.
-    """
-    for part in (accepted or "").split(","):
-        code = part.split(";")[0].strip().replace("-", "_").lower()
-        for language in LANGUAGES:
-            if code and code.split("_")[0] == language.split("_")[0].lower():
-                return language
-    return DEFAULT
 
 
 def catalogue_path(language: str) -> Path:

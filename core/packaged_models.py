@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from core.languages import CHINESE, ENGLISH
+
 BASE = "gemma-3-270m"
 """The base model; see `core.engine.formats.weights` for its file."""
-WRITERS: Mapping[str, str] = {"storyteller": "zh_CN", "storyteller-en": "en"}
+WRITERS: Mapping[str, str] = {"storyteller": CHINESE, "storyteller-en": ENGLISH}
 """Writer → language of the presets it was trained on. The first one is the default."""
 
 

@@ -44,6 +44,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.engine",
     "core.settings",
     "core.errors",
+    "core.languages",
     "core.message",
     "core.logs",
     "core.packaged_models",

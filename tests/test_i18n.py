@@ -18,12 +18,13 @@ from babel.messages.pofile import read_po
 
 from core import errors, i18n
 from core.finetuning.job_explanation import minutes_left
+from core.languages import ENGLISH, LANGUAGES, match
 from core.locale.collect import collect
 from core.message import msg
 from pages.ui import lang
 
 _ROOT = Path(__file__).parents[1]
-_OTHERS = [language for language in i18n.LANGUAGES if language != i18n.DEFAULT]
+_OTHERS = [language for language in LANGUAGES if language != ENGLISH]
 _PLACE = re.compile(r"\{\w*\}|\*\*|`")
 _FIELD = re.compile(r"\{\w*\}")
 
@@ -84,7 +85,7 @@ def test_places_and_marks_survive_translation(language: str) -> None:
     ],
 )
 def test_the_browsers_language_is_followed(accepted: str | None, language: str) -> None:
-    assert i18n.match(accepted) == language
+    assert match(accepted) == language
 
 
 def test_english_is_the_message_itself() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from core import i18n
+from core import languages
 from core.datasets.presets import DATA
 from core.message import msg
 
@@ -94,7 +94,7 @@ def samples(language: str) -> tuple[ExampleSample, ...]:
 def sample_of(sample_id: str | None, pairs: Sequence[ExamplePair], language: str) -> ExampleSample | None:
     """The sample that these pairs came from, in the pairs' own language. None: they came from none."""
     given = set(pairs)
-    for sample_language in sorted(i18n.LANGUAGES, key=lambda code: code != language):
+    for sample_language in sorted(languages.LANGUAGES, key=lambda code: code != language):
         for sample in samples(sample_language):
             if sample.id == sample_id and given.intersection(sample.pairs):
                 return sample

@@ -28,7 +28,7 @@ class Preset:
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: column values that no cell of the grid has, one list per row, in column order.
-        composed: language of the composed stories for its columns (`zh`, `en`; `core.tours.composed_stories`).
+        composed: language of the composed stories for its columns, as base code (`core.tours.composed_stories`).
         story: how the writer trained on it is sampled: `temperature`, `top_p`, `max_tokens`.
     """
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from core import packaged_models
 from core.errors import BadRecipe
+from core.languages import CHINESE
 from core.message import msg
 from core.sanitize import canonical
 
@@ -52,7 +53,7 @@ class Recipe:
     system: str = ""
     repeats: int = 1
     provider: str = "engine"
-    model: str = packaged_models.writer("zh_CN")
+    model: str = packaged_models.writer(CHINESE)
     temperature: float = 0.5
     top_p: float = 1.0
     max_tokens: int = 2048

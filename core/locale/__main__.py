@@ -8,7 +8,8 @@ from pathlib import Path
 from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
-from core.i18n import DOMAIN, LANGUAGES, catalogue_path
+from core.i18n import DOMAIN, catalogue_path
+from core.languages import LANGUAGES
 from core.locale.collect import collect
 
 _ROOT = Path(__file__).parents[2]

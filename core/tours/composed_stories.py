@@ -16,11 +16,12 @@ from itertools import cycle, product
 from typing import Any
 
 from core.datasets import presets
+from core.languages import CHINESE, ENGLISH, base_code, match
 
 PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
 TELLINGS = 24  # stories per plot
-POWER_COLUMN = {"zh": "super_power", "en": "gift"}
+POWER_COLUMN = {CHINESE: "super_power", ENGLISH: "gift"}
 JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories used a sentence in the wrong place
 
 
@@ -28,12 +29,13 @@ def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
     """Stories of every plot, for the packaged writers. The same for the same seed.
 
     Args:
-        language: `zh` or `en`.
+        language: `zh_CN` or `en`, or its base code.
 
     Returns:
         Rows as in a sample file: the values of the prompt's columns, and `story`.
     """
-    parts, draw = _parts(language), random.Random(seed)
+    language, draw = match(language), random.Random(seed)
+    parts = _parts(language)
     rows = []
     for plot in parts["plots"]:
         powers = parts["other_powers"] if plot["powers"] == [ANY] else plot["powers"]
@@ -49,7 +51,7 @@ def stories_of_one_plot(
     """Different stories of one plot, for a tour. The same for the same seed.
 
     Args:
-        language: `zh` or `en`.
+        language: `zh_CN` or `en`, or its base code.
         values: the values of the prompt's columns that stories may have; one power and a few jobs are drawn from them.
         n_stories: number of stories; at most a few hundred, because the variants of a plot are limited.
         held_out: number of combinations of values that no story has.
@@ -58,7 +60,8 @@ def stories_of_one_plot(
         Rows as in a sample file: the values of the prompt's columns, and `story`. Every combination that is not held
         out has about the same number of stories.
     """
-    parts, draw = _parts(language), random.Random(seed)
+    language, draw = match(language), random.Random(seed)
+    parts = _parts(language)
     jobs = draw.sample(sorted(values.get("hero", parts["jobs"])), JOBS_OF_ONE_PLOT)
     if "hero" in values:  # the job is part of the prompt
         values = {**values, "hero": jobs}
@@ -79,7 +82,7 @@ def stories_of_one_plot(
 
 @lru_cache(maxsize=2)
 def _parts(language: str) -> Mapping[str, Any]:
-    return tomllib.loads((PARTS / f"{language}.toml").read_text(encoding="utf-8"))
+    return tomllib.loads((PARTS / f"{base_code(language)}.toml").read_text(encoding="utf-8"))
 
 
 def _only(parts: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _only(parts: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]
 def _compose(
     language: str, draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, Any], power: str
 ) -> dict[str, str]:
-    return (_chinese if language == "zh" else _english)(draw, parts, plot, power)
+    return (_chinese if language == CHINESE else _english)(draw, parts, plot, power)
 
 
 def _chinese(draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, Any], power: str) -> dict[str, str]:

@@ -17,19 +17,20 @@ import streamlit as st
 
 from core import i18n, message
 from core.datasets import presets
+from core.languages import CHINESE, ENGLISH, LANGUAGES, match
 
 KEY = "lang"
 
 
 def browser_language() -> str:
     """The language to start with: Chinese for a Chinese browser, English for every other."""
-    return i18n.match(st.context.locale)
+    return match(st.context.locale)
 
 
 def language() -> str:
     """The language of this run: `en` or `zh_CN`."""
     chosen = st.session_state.get(KEY) or st.query_params.get(KEY)
-    return chosen if chosen in i18n.LANGUAGES else browser_language()
+    return chosen if chosen in LANGUAGES else browser_language()
 
 
 def picker() -> None:
@@ -40,9 +41,9 @@ def picker() -> None:
     st.session_state.setdefault(KEY, language())
     chosen = st.segmented_control(
         _("Language"),
-        list(i18n.LANGUAGES),
+        list(LANGUAGES),
         required=True,
-        format_func=i18n.LANGUAGES.__getitem__,
+        format_func=LANGUAGES.__getitem__,
         label_visibility="collapsed",
         key=KEY,
         persist_state="session",
@@ -55,7 +56,7 @@ def picker() -> None:
 
 def in_language(names: Mapping[str, str]) -> str:
     """The name in the visitor's language, for data with translated names."""
-    return names.get(language()) or names["en"]
+    return names.get(language()) or names[ENGLISH]
 
 
 def column_name(name: str) -> str:
@@ -110,7 +111,7 @@ def pair(name: str, value: str) -> str:
 
 def sentences(*parts: str) -> str:
     """Complete sentences in one line, separated by a space if the language uses one."""
-    return ("" if language() == "zh_CN" else " ").join(part for part in parts if part)
+    return ("" if language() == CHINESE else " ").join(part for part in parts if part)
 
 
 def duration(seconds: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core.languages import CHINESE, ENGLISH
 from core.model_profile import training_prompts
 from core.model_profile.model_purpose import Purpose, purpose_of
 from core.providers import ModelInfo
@@ -15,7 +16,7 @@ _SENTENCES = {
     "base": mark("Base model: continues text, does not follow instructions."),
     "unknown": mark("This model's purpose is unknown."),
 }
-_LANGUAGES = {"en": mark("English"), "zh_CN": mark("Chinese")}
+_LANGUAGES = {ENGLISH: mark("English"), CHINESE: mark("Chinese")}
 
 
 def of(info: ModelInfo) -> Purpose:

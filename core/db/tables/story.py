@@ -10,6 +10,7 @@ from sqlalchemy import JSON, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.tables.base import Base, MessageText, utcnow
+from core.languages import CHINESE
 
 COMPARISON = "comparison"
 """`Story.step` of a text generated for a comparison; shown with its job, not in the library."""
@@ -77,7 +78,7 @@ class Tour(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(32))
     job_id: Mapped[str | None] = mapped_column(String(32))
     story_id: Mapped[str | None] = mapped_column(String(32))
-    language: Mapped[str] = mapped_column(String(10), default="zh_CN")  # language of the page that started it
+    language: Mapped[str] = mapped_column(String(10), default=CHINESE)  # language of the page that started it
     reason: Mapped[str | None] = mapped_column(MessageText)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]

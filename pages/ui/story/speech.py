@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core.actor import LOCAL
+from core.languages import CHINESE, ENGLISH, base_code
 from core.pricing import budget
 from core.pricing.price_book import speech_cost
 from core.providers.registry import ENGINE
@@ -58,11 +59,11 @@ def reader(story_id: str, target: str, *, over: bool) -> None:
                     "This browser has no voice to read with. Install one in your system's speech settings and reload "
                     "the page, open Fabula in another browser, or use Download audio."
                 ),
-                "zh": _(
+                base_code(CHINESE): _(
                     "This browser has no Chinese voice. Install one in your system's speech settings and reload the "
                     "page, choose another voice, or use Download audio."
                 ),
-                "en": _(
+                base_code(ENGLISH): _(
                     "This browser has no English voice. Install one in your system's speech settings and reload the "
                     "page, choose another voice, or use Download audio."
                 ),

@@ -78,7 +78,7 @@ def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
 
 
 def counting(draft: JobDraft) -> background.BackgroundTask[TokenCount]:
-    """Tokens of all rows that are chosen, as the model reads them.
+    """Tokens of all chosen rows, as the model reads them.
 
     Raises:
         FabulaError: they cannot be written so.
