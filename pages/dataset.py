@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pages.ui import cards, views
-from pages.ui.dataset import design_tab, import_tab, quality_tab, run_tab, url_state, use_tab
+from pages.ui.dataset import dataset_picker, design_tab, import_tab, quality_tab, run_tab, use_tab
 from pages.ui.lang import _
 
-url_state.follow()
+dataset_picker.follow_address()
 part = views.switch(
     "dataset_part",
     _("Part"),
@@ -29,4 +29,4 @@ with cards.show_errors():
         quality_tab.show()
     else:
         use_tab.show()
-url_state.keep(part)
+dataset_picker.keep_in_address(part)

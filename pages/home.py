@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pages.ui import activity, cards, examples_card, examples_form, overview, status, tour_card
+from pages.ui import cards, examples_card, examples_form, overview, status, tour_card
 
 with cards.show_errors():
     for card in (examples_card, tour_card) if examples_form.on_top() else (tour_card, examples_card):
         card.show()
     overview.show()
     status.strip()
-    activity.show()
+    overview.recent_activity()

@@ -1,4 +1,4 @@
-"""The estimate of a grid: tokens, money, time. A preview replaces the guess with a measurement."""
+"""Estimates of tokens, money and time: of a grid, where a preview replaces the guess, and of training on its rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from decimal import Decimal
 
 from core.datasets import grid
 from core.datasets.recipe import Recipe
+from core.finetuning.job_estimate import JobEstimate
 from core.generation import concurrency
 from core.generation.runs import PreviewRow
 from core.pricing import price_book, tokens
 from core.pricing.price_book import cost_of
+from core.pricing.tokens import TokenCount
+from core.providers import ModelInfo
 from pages.ui import cached, state
+from pages.ui.lang import _, about, duration, n_, usd
+from pages.ui.money import local_price
+from pages.ui.training import cached_form
 
+USUAL_EPOCHS = 3  # the engine's automatic value
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
 _SHARED_SPEED = 1.3  # four parallel streams are this much faster than one (measured: 54 against 41 tokens/s)
 
@@ -84,3 +91,35 @@ def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[Preview
     return each * -(
         -recipe.rows() // concurrency.ceiling(recipe.provider)
     )  # in rounds of the number of requests in flight
+
+
+def training_facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:
+    """Tokens, cost, time and last day, as short texts; `tokens`: per epoch, None while unknown."""
+    guess = cached_form.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
+    return (
+        _training_tokens(tokens, epochs),
+        local_price(guess.seconds) if guess.local else _training_price(tokens, guess.cost_usd),
+        _training_time(guess) if tokens is not None else "",
+        _("training can be started until {day}").format(day=guess.train_until) if guess.train_until else "",
+    )
+
+
+def _training_price(tokens: TokenCount | None, cost: Decimal | None) -> str:
+    return _("price: {price}").format(price=usd(None if tokens is None else cost))
+
+
+def _training_time(guess: JobEstimate) -> str:
+    """The duration, and whether it is only a rough estimate."""
+    if guess.seconds is None:
+        return _("time: known after the first job")
+    words = _("time: roughly {time}") if guess.rough else _("time: {time}")
+    return words.format(time=duration(guess.seconds))
+
+
+def _training_tokens(tokens: TokenCount | None, epochs: int) -> str:
+    if tokens is None:
+        return _("counting tokens")
+    total = tokens.tokens * epochs
+    if tokens.exact:
+        return n_("{n} token", "{n} tokens", total)
+    return _("about {tokens} tokens").format(tokens=about(total))

@@ -26,7 +26,7 @@ from core.stories.readers import Recent
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, duration, language, mark, n_, plain
-from pages.ui.story import story_facts, story_visit, story_words
+from pages.ui.story import story_facts, story_visit
 from pages.ui.story.story_session import LEAVE_S
 from pages.ui.training import before_after_view
 
@@ -209,7 +209,7 @@ def _side_by_side(round_: Round, prompt: str) -> None:
     for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
             st.markdown(f"**{_(_NAMES[side])}**")
-            places.append((story, story_words.draw(st, story, none=_("No answer.")), st.caption(_facts(story))))
+            places.append((story, story_facts.draw_text(st, story, none=_("No answer.")), st.caption(_facts(story))))
     if not round_.done:
         for changed in arena.updates(round_.stories, round_.subscribers):
             for index in changed:
@@ -223,7 +223,7 @@ def _side_by_side(round_: Round, prompt: str) -> None:
 
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator) -> None:
-    story_words.draw(words, story, none=_("No answer."))
+    story_facts.draw_text(words, story, none=_("No answer."))
     line.caption(_facts(story))
 
 

@@ -20,7 +20,7 @@ from core.stories.story_record import StoryPlacement
 from core.stories.stream import StoryStream, StreamRequest
 from pages.ui import cached, cards, parameter_notes, state, views
 from pages.ui.lang import _, usd
-from pages.ui.story import story_facts, story_model, story_words
+from pages.ui.story import story_facts, story_model
 from pages.ui.story.story_session import story_session
 
 _POLL_S = 0.3  # interval between redraws of the text
@@ -130,7 +130,7 @@ def _text(sample: ModelSample, was_writing: bool) -> None:
         if story.text.strip():
             views.story_text(story.text)
         elif not story.done:
-            st.markdown(f":shimmer[{story_words.waiting(story)}]")
+            st.markdown(f":shimmer[{story_facts.waiting(story)}]")
         st.caption(story_facts.line(story.facts, story.provider, writing=not story.done))
     if not story.done:
         return

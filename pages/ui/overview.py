@@ -1,8 +1,9 @@
-"""Four cards in workflow order, each with its latest figure and one next step."""
+"""Four cards in workflow order, each with its latest figure and one next step; recent activity."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import streamlit as st
 
@@ -12,12 +13,13 @@ from core.pricing.prices import ENGINE
 from core.stories import library
 from pages.ui import cached, cards, state, views
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, n_, number, pair, percent, plain
+from pages.ui.lang import _, ago, n_, number, pair, percent, plain
 from pages.ui.money import total_spent
 from pages.ui.training import cached_training, job_labels, job_list
 from pages.ui.training.job_view import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
+_RECENT = 6  # lines of recent activity
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,3 +136,24 @@ def _story() -> Card:
         _("Story"), ":material/auto_stories:", _("Characters in the last story"), number(len(text)),
         first_line[:40] + ("…" if len(first_line) > 40 else ""), _("Write another"), "story", ("story_part", "write"),
     )  # fmt: skip
+
+
+def recent_activity() -> None:
+    """Draw a few lines; nothing if there is no activity."""
+    lines: list[tuple[datetime, str, str]] = []
+    for one in cached.dataset_list()[:_RECENT]:
+        rows = n_("{n} row", "{n} rows", one.total)
+        lines.append((one.created_at, ":material/grid_view:", f"{plain(one.name)} · {rows}"))
+    for job in cached.job_list()[:_RECENT]:
+        status = _(STATUSES.get(job.status, job.status))
+        lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
+    for story in library.recent(cached.store(), _RECENT):
+        if first := story.text.strip().partition("\n")[0]:
+            lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
+    if not lines:
+        return
+    now = utcnow()
+    st.markdown(_("**Recent activity**"))
+    with st.container(gap="xxsmall"):
+        for time, icon, words in sorted(lines, reverse=True)[:_RECENT]:
+            st.caption(f"{icon} {words} · {ago(time, now)}")

@@ -1,4 +1,4 @@
-"""Preparation for training, as the data-set and the training page show it: format, separator, stop, report."""
+"""Preparation for training, as the data-set and the training page show it: format, separator, stop, system text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Final
 
 import streamlit as st
 
+from core.actor import LOCAL
+from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
-from pages.ui import cached_rows, state
+from pages.ui import cached, cached_rows, cards, state
 from pages.ui.cached_rows import TrainingFilePreview, TrainingFormat
-from pages.ui.dataset import system_text
 from pages.ui.lang import _, as_markdown, mark
 from pages.ui.limited_fields import text_field
 
@@ -22,6 +23,7 @@ _COMPLETION: Final = "completion"
 _CHAT: Final = "chat"
 _FORMATS: dict[FileFormat, str] = {_COMPLETION: mark("Prompt and completion"), _CHAT: mark("Chat")}
 _WILL = ("add_separator", "add_space", "add_stop", "roles", "system")
+_SYSTEM_TEXT_HEIGHT = 100  # px
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 
 
@@ -49,7 +51,7 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
             key=key,
         )
         if chat == _CHAT:
-            system_text.field(page, chosen.id)
+            _system_text(page, chosen.id)
             return TrainingFormat(file_format="chat")
         proposed = _proposed(chosen, version)
         place, start = _place(chosen, version), proposed or TrainingFormat()
@@ -125,3 +127,23 @@ def _shortened(line: str) -> str:
     if len(text) > _SHOWN_START + _SHOWN_END:
         holder[name] = f"{text[:_SHOWN_START]} … {text[-_SHOWN_END:]}"
     return json.dumps(row, ensure_ascii=False)
+
+
+def _system_text(page: str, dataset_id: str) -> None:
+    """The text area with the stored text; at first the recipe's system text."""
+    key, stored = f"{page}_system_{dataset_id}", datasets.chat_system(cached.store(), dataset_id)
+    if state.get(key) is None:
+        state.set_value(key, stored)
+    st.text_area(
+        _("System text (optional): begins every conversation of the file"),
+        height=_SYSTEM_TEXT_HEIGHT,
+        key=key,
+        on_change=_keep_system_text,
+        args=(key, dataset_id),
+        help=_("Use the same one when you call the model."),
+    )
+
+
+def _keep_system_text(key: str, dataset_id: str) -> None:
+    with cards.keep_errors():
+        datasets.set_chat_system(cached.store(), LOCAL, dataset_id, str(state.get(key) or ""))

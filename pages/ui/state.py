@@ -131,3 +131,11 @@ def drop(key: str) -> None:
     Only before the widget is drawn, or in a callback.
     """
     st.session_state.pop(key, None)
+
+
+def keep_in_address(name: str, value: str | None) -> None:
+    """Set a query parameter; None or "" removes it. An unchanged URL is not written."""
+    if not value:
+        st.query_params.pop(name, None)
+    elif st.query_params.get(name) != value:
+        st.query_params[name] = value

@@ -13,7 +13,7 @@ from core.evaluation import before_after
 from core.finetuning import jobs
 from core.tours import tour
 from core.tours.tour import TourProgress
-from pages.ui import cached, cards, state, tour_recorded, tour_result
+from pages.ui import cached, cards, state, tour_result
 from pages.ui.lang import _, as_markdown, language, localized, mark, number
 from pages.ui.training import before_after_view, cached_curves, curves, job_labels
 
@@ -89,7 +89,7 @@ def _invitation() -> None:
         )  # fmt: skip
     if missing:
         cards.engine_missing_card()
-        tour_recorded.show()
+        tour_result.recorded()
 
 
 # --- while it runs -------------------------------------------------------------------------------------------

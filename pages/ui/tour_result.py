@@ -1,4 +1,4 @@
-"""The result of a tour: before and after side by side, time and cost, and the next steps."""
+"""The result of a tour: before and after, time and cost, next steps; without the engine, a recorded one."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.errors import NotFound
 from core.evaluation import before_after
-from core.finetuning import jobs
+from core.evaluation.before_after import SideAnswer
+from core.finetuning import jobs, results
 from core.finetuning.figures import figure
 from core.finetuning.jobs import JobView
+from core.finetuning.results import Results
 from core.pricing.price_book import training_cost
+from core.tours import tour_recording
 from core.tours.tour import TourProgress
 from pages.ui import cached, examples_form, state, views
-from pages.ui.lang import _, number, percent, usd
+from pages.ui.cache import shared
+from pages.ui.lang import _, language, number, percent, usd
 from pages.ui.money import work_cost
-from pages.ui.training import before_after_view, cached_curves, job_actions, job_list
+from pages.ui.training import before_after_view, cached_curves, curves, job_actions, job_list
 
 _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
 
@@ -90,3 +94,37 @@ def _next(progress: TourProgress, job: JobView | None) -> None:
         if st.button(_("Bring your own examples"), icon=":material/playlist_add:", key="home_tour_bring"):
             examples_form.open_on_top()
             st.rerun()
+
+
+def recorded() -> None:
+    """Draw the recording in the page's language; nothing if there is none."""
+    recording = tour_recording.load(language())
+    if recording is None:
+        return
+    st.subheader(_("A recorded tour"), anchor=False)
+    st.caption(
+        _(
+            "Recorded on {day}: {base} was trained on {stories} stories ({tokens} tokens). The whole "
+            "tour took {minutes} minutes. This is a recording: nothing is training now."
+        ).format(
+            day=recording.recorded_on,
+            base=recording.base_model,
+            stories=number(recording.stories),
+            tokens=number(recording.trained_tokens),
+            minutes=number(recording.minutes, 1),
+        )
+    )
+    curves.pair(_curve(recording.results_csv), "home_tour_recorded_curve")
+    views.prompt(recording.prompt, "home_tour_recorded_prompt")
+    left, right = st.columns(2, gap="medium")
+    with left:
+        answer = SideAnswer("done", recording.before, finish_reason=recording.before_finish)
+        before_after_view.answer(_("Before"), recording.base_model, answer)
+    with right:
+        answer = SideAnswer("done", recording.after, finish_reason=recording.after_finish)
+        before_after_view.answer(_("After"), recording.tuned_model, answer)
+
+
+@shared(max_entries=2)
+def _curve(results_csv: str) -> Results:
+    return results.parse(results_csv)

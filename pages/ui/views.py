@@ -1,4 +1,4 @@
-"""Small shared views: the switch between the parts of a page, untrusted text, a row of facts."""
+"""Small shared views: the switch between the parts of a page, untrusted text, facts; whether the device is a phone."""
 
 from __future__ import annotations
 
@@ -72,3 +72,9 @@ def story_text(text: str) -> None:
     """A model's text without links, images or markup, in a column of readable width."""
     with st.container(width=720):
         st.text(text.strip())
+
+
+def is_phone() -> bool:
+    """Whether the browser is a phone's: its user agent contains "Mobi", as MDN recommends."""
+    headers = st.context.headers
+    return headers.get("Sec-Ch-Ua-Mobile") == "?1" or "Mobi" in headers.get("User-Agent", "")

@@ -15,7 +15,7 @@ from core.pricing.comparison import PriceLine, compare
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD, Price, convert
 from pages.ui import cached, cards
-from pages.ui.cost import cached_cost, custom_prices_form, machine_speed, price_data, quality_view
+from pages.ui.cost import cached_cost, custom_prices_form, price_data, quality_view, workload_options
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
 from pages.ui.lang import _, n_, plain
 from pages.ui.money import money
@@ -202,7 +202,7 @@ def _machine(found: Sequence[PriceLine]) -> None:
             "is based on the measured speed, training on finished jobs. Input is not included."
         ).format(hour=money(machine.per_hour, machine.currency))
     )
-    machine_speed.show()
+    workload_options.machine_speed()
 
 
 def _format(found: Sequence[PriceLine], unit: int) -> str:

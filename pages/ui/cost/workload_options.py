@@ -1,4 +1,4 @@
-"""The three options for a workload: a tuned model, an untuned one with a long prompt, this machine."""
+"""The options for a workload: a tuned model, an untuned one with a long prompt, this machine at its measured speed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from core.actor import LOCAL
 from core.errors import FabulaError
 from core.generation import speed_measurement
 from core.message import msg
-from core.pricing import custom_prices
+from core.pricing import custom_prices, machine_time
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import MAX_PER_HOUR
 from core.pricing.price_merge import Key
-from core.pricing.prices import USD, tuned_base
+from core.pricing.prices import ENGINE, USD, tuned_base
 from core.pricing.workload import Candidate, Machine
 from pages.ui import cached, cards, decimal_field, state
-from pages.ui.cost import cached_cost, machine_speed
+from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names
-from pages.ui.lang import _
+from pages.ui.lang import _, number, plain
 from pages.ui.money import money
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
@@ -97,7 +97,7 @@ def _machine() -> tuple[Machine | None, str | None]:
         cost_per_hour = decimal_field.decimal_field(
             _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
         )
-        machine_speed.show()
+        machine_speed()
         rented = st.toggle(_("Rented: also costs when idle"), key="work_rent", persist_state="session")
         measured_speed = measured.tokens_per_s if measured is not None else None
         writing = None if cost_per_hour.problem is not None else cost_per_hour.value or measured_speed
@@ -139,3 +139,34 @@ def _say_hour() -> None:
         currency = str(state.get("work_hour_currency") or USD)
         custom_prices.set_machine_hour(cached.store(), LOCAL, f"{amount:f}", currency)
     cached_cost.forget()
+
+
+def machine_speed() -> None:
+    """One line with the newest measurement, and the button. Call it once on a page."""
+    speed, engine = cached_cost.speed(), cached.status().engine
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if speed is None:
+            st.caption(_("Speed of this machine: not measured yet"))
+        else:
+            st.caption(
+                _("Measured on {day}: {rate} tokens/s with {model}").format(
+                    day=f"{speed.measured_at:%Y-%m-%d}", rate=number(speed.tokens_per_s, 1), model=plain(speed.model)
+                )
+            )
+        pressed = st.button(
+            _("Measure"), icon=":material/speed:", key="cost_measure", disabled=not engine.models,
+            help=_("Generates a few hundred tokens on the engine. Takes about 10 seconds."),
+        )  # fmt: skip
+    if engine.training is not None:
+        st.caption(_("A training job is running. A speed measured now would be too low."))
+    if pressed:
+        _measure(engine.models)
+
+
+def _measure(models: tuple[str, ...]) -> None:
+    """Measure while the page waits; leaving the page cancels the measurement."""
+    with cards.show_errors(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
+        found = speed_measurement.measure(cached.client(ENGINE), speed_measurement.base_model(models))
+        machine_time.save(cached.store(), LOCAL, found)
+        cached_cost.forget()
+        st.rerun()

@@ -1,4 +1,4 @@
-"""The data set that is open, the same in every part of the page; a first step if there is none."""
+"""The data set that is open, the same in every part of the page and in its address; a first step if there is none."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import streamlit as st
 from core.datasets.datasets import DatasetSummary
 from pages.ui import cached, cards, state
 from pages.ui.lang import _
+
+_PART, _OPEN = "part", "set"  # in the address
+_OF_ONE = ("rows", "quality", "use")  # parts that show one data set
 
 
 def pick() -> DatasetSummary | None:
@@ -46,3 +49,16 @@ def label(one: DatasetSummary) -> str:
     same = [other for other in cached.dataset_list() if other.name == one.name]
     first = min(same, key=lambda other: (other.created_at, other.id), default=one)
     return one.name if first.id == one.id else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"
+
+
+def follow_address() -> None:
+    """Open the view in the URL, unless this visitor has already chosen. Call before anything is drawn."""
+    for name, key in ((_PART, "dataset_part"), (_OPEN, "dataset_open")):
+        if name in st.query_params:
+            state.set_default(key, st.query_params[name])
+
+
+def keep_in_address(part: str) -> None:
+    """Write the open view into the URL."""
+    state.keep_in_address(_PART, part if part != "design" else None)
+    state.keep_in_address(_OPEN, state.get("dataset_open") if part in _OF_ONE else None)

@@ -12,7 +12,6 @@ from core.actor import LOCAL
 from core.datasets import curation, quality
 from core.datasets.quality import RowText
 from pages.ui import cached, cards, state, undo, views
-from pages.ui.dataset import device
 from pages.ui.lang import _, localized, n_, plain
 
 _A_PAGE = 50  # rows of one page of the table
@@ -83,7 +82,7 @@ def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list
         height="content" if len(found) <= _FEW else 400,
         on_select="rerun",
         selection_mode="multi-row",
-        column_order=_text_first(frame) if device.is_phone() else None,
+        column_order=_text_first(frame) if views.is_phone() else None,
         column_config={
             "mark": st.column_config.TextColumn(_("Group"), width="small"),
             "text": st.column_config.TextColumn(_("Text"), width="large"),

@@ -12,8 +12,8 @@ import streamlit as st
 from core.datasets import row_query
 from core.datasets.datasets import DatasetSummary
 from core.datasets.row_query import RowFilter, RowView
-from pages.ui import cached, failure_labels, state, undo
-from pages.ui.dataset import device, row_actions, row_dialog, story_cards
+from pages.ui import cached, failure_labels, state, undo, views
+from pages.ui.dataset import row_actions, row_dialog, story_cards
 from pages.ui.dataset.story_cards import STATES
 from pages.ui.lang import _, column_title, mark, n_, number, plain
 
@@ -108,7 +108,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
 
 def _view() -> None:
     """A table, or cards: the default on a phone is cards, because a table is too wide for it."""
-    state.set_default("dataset_view", "cards" if device.is_phone() else "table")
+    state.set_default("dataset_view", "cards" if views.is_phone() else "table")
     names = {"table": _("Table"), "cards": _("Cards")}
     icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}
     st.segmented_control(

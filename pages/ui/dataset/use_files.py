@@ -15,7 +15,7 @@ from core.datasets.datasets import DatasetSummary, Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cached, cached_rows, cards, preparation, training_estimate, views
+from pages.ui import background, cached, cached_rows, cards, estimates, preparation, views
 from pages.ui.cached_rows import TrainingFormat
 from pages.ui.lang import _
 
@@ -82,7 +82,7 @@ def _jsonl(
             )
     if model is not None:
         unknown = _("time: known after the first job")  # shown once, next to the button, not under every file
-        views.facts(fact for fact in training_estimate.facts(model, count, epochs) if fact != unknown)
+        views.facts(fact for fact in estimates.training_facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
         background.wait_for_task(work)
 

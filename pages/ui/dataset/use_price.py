@@ -9,7 +9,7 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cached, cached_rows, models, preparation, state, training_estimate, views
+from pages.ui import background, cached, cached_rows, estimates, models, preparation, state, views
 from pages.ui.cached_rows import TrainingFormat
 from pages.ui.lang import _
 from pages.ui.limited_fields import number_field
@@ -24,7 +24,7 @@ def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat)
         "dataset_train_epochs",
         1,
         50,
-        training_estimate.USUAL_EPOCHS,
+        estimates.USUAL_EPOCHS,
         persist_state="session",
     )
     if model is None:
@@ -48,7 +48,7 @@ def _facts(
     rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
     try:
         work = cached_rows.tokens_of(chosen.id, version_id, rows, marks, model)
-        views.facts(training_estimate.facts(model, work.get(), epochs))
+        views.facts(estimates.training_facts(model, work.get(), epochs))
     except FabulaError:
         return  # the check says what is wrong
     background.wait_for_task(work)
@@ -62,7 +62,7 @@ def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInf
     preparation.carry(chosen, version, "dataset", "training")
     if model is not None:
         state.set_value("training_base", f"{model.provider}/{model.id}")
-    if epochs != training_estimate.USUAL_EPOCHS:
+    if epochs != estimates.USUAL_EPOCHS:
         state.set_value("training_epochs_auto", False)
         state.set_value("training_epochs", epochs)
     st.switch_page("training.py")

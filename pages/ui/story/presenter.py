@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.stories import arena
 from core.stories.arena import Round
-from pages.ui import cards, models, query_address, state, views
+from pages.ui import cards, models, state, views
 from pages.ui.lang import _, code, plain
-from pages.ui.story import presenter_keys, presenter_panes, presenter_prompts, story_view
+from pages.ui.story import presenter_panes, presenter_prompts, story_view
 from pages.ui.story.presenter_prompts import MOST_PANES, PreparedPrompt, PresenterModels
 from pages.ui.story.story_session import story_session
 
@@ -25,6 +27,13 @@ _IN_ADDRESS = "stage"
 _PROMPT_IN_ADDRESS = "prompt"
 _LISTED = 8  # prompts that fit next to the chosen one at 1024 × 768
 _LONGEST_LABEL = 60  # maximum characters of a prompt on a button of the list
+_PARTS = Path(__file__).with_name("components")
+_presenter: Any = st.components.v2.component(
+    "fabula_presenter",
+    css=(_PARTS / "presenter.css").read_text(encoding="utf-8"),
+    js=(_PARTS / "presenter.js").read_text(encoding="utf-8"),
+    isolate_styles=False,  # its font sizes apply to the page while it is mounted
+)
 
 
 @dataclass
@@ -49,7 +58,7 @@ def button() -> None:
 def show() -> None:
     """Draw the whole screen. Bar and controls are fixed; only text scrolls."""
     with st.container(key="presenter"):
-        presenter_keys.listen()
+        _listen_to_keys()
         bar = st.container(key="presenter_bar", horizontal=True, vertical_alignment="center")
         middle = st.container(key="presenter_middle")
         controls = st.container(key="presenter_controls", horizontal=True, vertical_alignment="center")
@@ -104,7 +113,7 @@ def _open(presentation: Presentation, writers: PresenterModels, prompts: Sequenc
 
 
 def _keep_in_address(presentation: Presentation, writers: PresenterModels) -> None:
-    query_address.keep(_PROMPT_IN_ADDRESS, str(presentation.number + 1))
+    state.keep_in_address(_PROMPT_IN_ADDRESS, str(presentation.number + 1))
     presenter_prompts.keep_in_address(writers)
 
 
@@ -230,3 +239,8 @@ def _leave() -> None:
     """Return to the story page, which continues to show a story that is being written."""
     for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_prompts.MODELS_IN_ADDRESS):
         st.query_params.pop(name, None)
+
+
+def _listen_to_keys() -> None:
+    """Bind keys to the buttons that do the same; enter full screen if a click has just allowed it."""
+    _presenter(key="presenter_keys")

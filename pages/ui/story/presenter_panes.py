@@ -13,7 +13,7 @@ from core.stories.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _, code, n_, plain, token_speed, usd
 from pages.ui.money import local_price
-from pages.ui.story import arena_vote, presenter_prompts, story_facts, story_words
+from pages.ui.story import arena_vote, presenter_prompts, story_facts
 
 LONGEST_TITLE = 160  # characters of a prompt that leave room for the stories
 _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
@@ -47,14 +47,14 @@ class _Pane:
         self.story, self._named, self._drawn = story, named, 1
         with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
             with st.container(key=f"presenter_words_{at}"):
-                self._words = story_words.draw(st, story)
+                self._words = story_facts.draw_text(st, story)
                 self._trouble: DeltaGenerator = st.empty()
             with st.container(key=f"presenter_facts_{at}"):
                 self._facts: DeltaGenerator = st.markdown(self._numbers())
 
     def draw(self) -> None:
         """Draw the text so far; the numbers twice a second."""
-        story_words.draw(self._words, self.story)
+        story_facts.draw_text(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.measure()
         self._drawn += 1
@@ -62,7 +62,7 @@ class _Pane:
     def measure(self) -> None:
         """The numbers, and if the model is thinking; this also lets the script detect that the visitor has left."""
         if not self.story.text:
-            story_words.draw(self._words, self.story)
+            story_facts.draw_text(self._words, self.story)
         self._facts.markdown(self._numbers())
 
     def _numbers(self) -> str:

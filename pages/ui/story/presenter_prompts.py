@@ -12,7 +12,7 @@ from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import prompt_suggestions
 from core.stories.arena import RoundEntry
-from pages.ui import cache, cached, cards, models, query_address, state
+from pages.ui import cache, cached, cards, models, state
 from pages.ui.cost import price_choice
 from pages.ui.lang import _, plain
 from pages.ui.story import next_prompt, story_model
@@ -85,7 +85,7 @@ def keep_in_address(who: PresenterModels) -> None:
     """Store the models in the URL, for a reload."""
     named = ",".join(f"{info.provider}/{info.id}" for info in who.writing)
     state.set_value("presenter_asked", named)
-    query_address.keep(MODELS_IN_ADDRESS, named)
+    state.keep_in_address(MODELS_IN_ADDRESS, named)
 
 
 def prompts(who: PresenterModels) -> list[PreparedPrompt]:

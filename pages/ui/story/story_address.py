@@ -9,7 +9,7 @@ from core.stories.arena import Round
 from core.stories.chain import Chain
 from core.stories.library import StoryFilter
 from core.stories.readers import Recent
-from pages.ui import cached, query_address, state
+from pages.ui import cached, state
 from pages.ui.story.story_session import StoryRequest, StorySession, story_session
 
 _IN_ADDRESS = "story"
@@ -25,7 +25,7 @@ def follow() -> None:
     work = session.chain or session.round
     if work is not None:
         _recent.put(session.kept_as, work)
-    query_address.keep(_IN_ADDRESS, session.kept_as)
+    state.keep_in_address(_IN_ADDRESS, session.kept_as)
 
 
 def _open(session: StorySession, key: str) -> None:

@@ -12,7 +12,7 @@ from core.stories.chain import STEPS, Chain, StepName
 from core.stories.stream import StoryStream
 from pages.ui import cards, parameter_notes
 from pages.ui.lang import _, mark
-from pages.ui.story import speech, story_actions, story_facts, story_remedies, story_words
+from pages.ui.story import speech, story_actions, story_facts, story_remedies
 
 _NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
 
@@ -27,7 +27,7 @@ def page(chain: Chain, onward: Callable[[], None]) -> None:
                 st.markdown(f"**{number + 1} · {_(_NAMES[name])}**")
                 story = chain.steps.get(name)
                 with st.container(key=f"story_words_{number}"):
-                    words = st.empty() if story is None else story_words.draw(st, story)
+                    words = st.empty() if story is None else story_facts.draw_text(st, story)
                 panes[name] = (words, st.empty() if story is None else st.caption(_facts(story)))
                 if story is not None and story.done:
                     with st.container():
@@ -69,7 +69,7 @@ def _continue(chain: Chain, name: StepName) -> None:
 
 def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:
     if words_too:
-        story_words.draw(words, story)
+        story_facts.draw_text(words, story)
     line.caption(_facts(story))
 
 

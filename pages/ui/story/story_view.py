@@ -14,16 +14,7 @@ from core.stories.library import StoryFilter
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, parameter_notes, views
 from pages.ui.lang import _
-from pages.ui.story import (
-    arena_vote,
-    speech,
-    story_actions,
-    story_card,
-    story_chain,
-    story_facts,
-    story_remedies,
-    story_words,
-)
+from pages.ui.story import arena_vote, speech, story_actions, story_card, story_chain, story_facts, story_remedies
 from pages.ui.story.story_facts import ending as ending
 from pages.ui.story.story_model import PromptFormat
 from pages.ui.story.story_session import LEAVE_S, StoryRequest, StorySession, story_session
@@ -185,7 +176,7 @@ class StoryPane:
             else:
                 st.empty()  # always drawn, so that the content below does not move
             with st.container(key=f"story_words_{number}"):
-                self._words = story_words.draw(st, story)
+                self._words = story_facts.draw_text(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
             self._trouble: DeltaGenerator = _place_below(story.done)
         self.below: DeltaGenerator = _place_below(story.done)
@@ -193,7 +184,7 @@ class StoryPane:
     def draw(self) -> None:
         """Draw the text so far; the facts twice a second."""
         if self.story.text.strip():
-            story_words.draw(self._words, self.story)
+            story_facts.draw_text(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.beat()
         self._drawn += 1
@@ -201,7 +192,7 @@ class StoryPane:
     def beat(self) -> None:
         """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
         if not self.story.text:
-            story_words.draw(self._words, self.story)
+            story_facts.draw_text(self._words, self.story)
         self._line.caption(self._facts())
 
     def _facts(self) -> str:
@@ -211,7 +202,7 @@ class StoryPane:
     def finish(self) -> None:
         """Draw how it ended, and the remedies."""
         story = self.story
-        story_words.draw(self._words, story)
+        story_facts.draw_text(self._words, story)
         self.beat()
         facts = story.facts
         with self._trouble.container():

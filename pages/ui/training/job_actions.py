@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
 
 import streamlit as st
 
 from core.actor import LOCAL
+from core.db.tables import utcnow
 from core.evaluation import run_export
 from core.finetuning import jobs
 from core.finetuning.jobs import JobView
+from core.pricing.prices import ENGINE, tuned_base
 from pages.ui import cached, cards, state
-from pages.ui.lang import _, mark
-from pages.ui.training import cached_curves, cached_training, curves, job_dialog, model_state
+from pages.ui.lang import _, as_markdown, code, mark
+from pages.ui.training import cached_curves, cached_training, curves, job_dialog
+
+_NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
 
 _ACTIONS: Mapping[jobs.Request, tuple[str, str]] = {
     "pause": (mark("Pause"), ":material/pause:"),
@@ -26,7 +31,7 @@ def show(job: JobView) -> None:
     """One row of buttons."""
     with st.container(horizontal=True):
         _requests(job)
-        if job.fine_tuned_model is not None and not model_state.gone(job):
+        if job.fine_tuned_model is not None and not model_gone(job):
             if st.button(
                 _("Write a story with it"), icon=":material/auto_stories:", type="primary", key="training_try"
             ):
@@ -94,3 +99,30 @@ def _zipped(job: JobView) -> Callable[[], bytes]:
         return run_export.run_zip(store, job.id, charts)
 
     return make
+
+
+def model_gone(job: JobView) -> bool:
+    """Whether the engine is running but does not have the job's model; False if unknown."""
+    if job.provider != ENGINE or job.fine_tuned_model is None:
+        return False
+    new = job.finished_at is None or utcnow() - job.finished_at < _NEW_MODEL
+    served = cached.status().engine.models
+    return bool(served) and job.fine_tuned_model not in served and not new
+
+
+def model_state(job: JobView) -> None:
+    """Why the model cannot be called, and what to do; nothing if it can."""
+    if job.provider != ENGINE or job.fine_tuned_model is None:
+        return
+    engine = cached.status().engine
+    if model_gone(job):
+        base = tuned_base(job.fine_tuned_model) or job.base_model
+        if base in engine.models:
+            words = _("The engine no longer has this model. Its curve, answers and settings are kept.")
+            next_step = _("**Duplicate job** trains it again.")
+        else:
+            words = _("The engine no longer has {base}, the base of this model.").format(base=code(base))
+            next_step = _("Add it to `FABULA_ENGINE_MODELS` under this name and restart Fabula: the model works again.")
+        st.warning(f"{words}\n\n:material/arrow_forward: {next_step}", icon=":material/search_off:")
+    elif engine.state != "up" and engine.message:
+        st.caption(f":material/cloud_off: {as_markdown(engine.message)} {as_markdown(engine.next_step)}")

@@ -16,7 +16,7 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.jobs import JobView
-from pages.ui import cached, models, query_address, state
+from pages.ui import cached, models, state
 from pages.ui.lang import _, ago, duration, language
 from pages.ui.training import cached_training, job_labels
 from pages.ui.training.curve_source import Sendable
@@ -38,7 +38,7 @@ _NAME = 170  # px, minimum
 def open_jobs(*ids: str) -> None:
     """Open these jobs in the next run."""
     _open(ids)
-    query_address.keep(_ADDRESS, ",".join(ids))
+    state.keep_in_address(_ADDRESS, ",".join(ids))
 
 
 def open_from_elsewhere(*ids: str) -> None:
@@ -78,7 +78,7 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     hidden = not picked and any(job.id in state.get(OPEN, ()) for job in found if job not in listed)
     if not hidden:  # a search that hides an open job does not close it
         state.set_value(OPEN, ids)
-        query_address.keep(_ADDRESS, ",".join(ids))
+        state.keep_in_address(_ADDRESS, ",".join(ids))
     return _open_now(found)
 
 

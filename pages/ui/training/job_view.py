@@ -30,7 +30,6 @@ from pages.ui.training import (
     job_list,
     job_remedies,
     lineage_view,
-    model_state,
 )
 from pages.ui.training.curve_source import CurveSource
 from pages.ui.training.job_labels import STATUSES
@@ -85,7 +84,7 @@ def _one(job: JobView) -> None:
     """One job: state, actions, before and after, curve, checkpoints, and the other sections as tabs."""
     _verdict(job)
     job_remedies.show(job)
-    model_state.show(job)
+    job_actions.model_state(job)
     job_actions.show(job)
     before_after_view.show(job)
     points = cached_training.points(job)
