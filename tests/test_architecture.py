@@ -126,6 +126,32 @@ def test_arrows_point_one_way(part: str) -> None:
     assert not offenders
 
 
+_PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
+_MAX_MODULE_LINES, _MAX_FUNCTION_LINES = 350, 40
+
+
+def test_modules_and_functions_of_pages_are_short() -> None:
+    long = []
+    for path in _PAGES:
+        text = path.read_text(encoding="utf-8")
+        if len(text.splitlines()) > _MAX_MODULE_LINES:
+            long.append(_where(path))
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= _MAX_FUNCTION_LINES:
+                long.append(f"{_where(path)}:{node.lineno} {node.name}")
+    assert not long
+
+
+def test_pages_import_each_other_in_one_direction() -> None:
+    """A module is placed once all that it imports is (also inside functions); a cycle stays unplaced."""
+    names = {".".join(path.relative_to(_ROOT).with_suffix("").parts): path for path in _PAGES}
+    unplaced = {name: {module for module, _ in _imports(path)} & names.keys() - {name} for name, path in names.items()}
+    while ready := [name for name, imports in unplaced.items() if not imports & unplaced.keys()]:
+        for name in ready:
+            del unplaced[name]
+    assert not unplaced
+
+
 def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> None:
     offenders = [
         f"{_where(path)}:{line} imports {module}"

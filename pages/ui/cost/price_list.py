@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -129,7 +130,20 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
 
 def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> None:
     """Every row with its source and the day on which it was checked."""
-    names, unit = list_names(book), _(UNITS[choice.unit])
+    frame = _frame(book, found, choice)
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(frame) <= 15 else 560,
+        column_config=_columns(_(UNITS[choice.unit]), _format(found, choice.unit)),
+        placeholder=_("unknown"),
+        alt=_("Prices with their multiples, sources and dates"),
+    )
+
+
+def _frame(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> pd.DataFrame:
+    """The rows, without columns that are empty or say the same everywhere."""
+    names = list_names(book)
     columns = {
         "model": [line.model for line in found],
         "multiple": [_float(line.multiple) for line in found],
@@ -149,46 +163,38 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> N
     frame = pd.DataFrame(columns)
     if set(frame["currency"]) == {choice.currency}:
         frame = frame.drop(columns="currency")
-    frame = frame.drop(
+    return frame.drop(
         columns=[name for name in ("over_base", "cached", "hosting", "speech") if frame[name].isna().all()]
     )
-    amount = _format(found, choice.unit)
-    st.dataframe(
-        frame,
-        hide_index=True,
-        height="content" if len(frame) <= 15 else 560,
-        column_config={
-            "model": st.column_config.TextColumn(_("Model"), pinned=True, width=_NAME),
-            "provider": st.column_config.TextColumn(_("Price list"), width=_AMOUNT),
-            "multiple": st.column_config.NumberColumn(_("Multiple"), format="%.3g ×", width=_SHORT),
-            "over_base": st.column_config.NumberColumn(
-                _("vs. its base"),
-                format="%.3g ×",
-                width=_AMOUNT,
-                help=_("Output price of the tuned model ÷ that of its base model"),
-            ),
-            "input": st.column_config.NumberColumn(
-                _("Input per {unit}").format(unit=unit), format=amount, width=_AMOUNT
-            ),
-            "cached": st.column_config.NumberColumn(
-                _("Cached input per {unit}").format(unit=unit), format=amount, width=_LONG_TITLE
-            ),
-            "output": st.column_config.NumberColumn(
-                _("Output per {unit}").format(unit=unit), format=amount, width=_AMOUNT
-            ),
-            "training": st.column_config.NumberColumn(
-                _("Training per {unit}").format(unit=unit), format=amount, width=_AMOUNT
-            ),
-            "hosting": st.column_config.NumberColumn(_("Hosting per hour"), format="%.2f", width=_AMOUNT),
-            "speech": st.column_config.NumberColumn(_("Speech per 1M characters"), format="%.2f", width=_LONG_TITLE),
-            "currency": st.column_config.TextColumn(_("Currency"), width=_SHORT),
-            "source": st.column_config.TextColumn(_("Source"), width=_TEXT),
-            "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD", width=_AMOUNT),
-            "note": st.column_config.TextColumn(_("Note"), width=_TEXT),
-        },
-        placeholder=_("unknown"),
-        alt=_("Prices with their multiples, sources and dates"),
-    )
+
+
+def _columns(unit: str, amount: str) -> dict[str, Any]:
+    """How the columns are shown; `unit`: of tokens, `amount`: format of a price per unit."""
+    return {
+        "model": st.column_config.TextColumn(_("Model"), pinned=True, width=_NAME),
+        "provider": st.column_config.TextColumn(_("Price list"), width=_AMOUNT),
+        "multiple": st.column_config.NumberColumn(_("Multiple"), format="%.3g ×", width=_SHORT),
+        "over_base": st.column_config.NumberColumn(
+            _("vs. its base"),
+            format="%.3g ×",
+            width=_AMOUNT,
+            help=_("Output price of the tuned model ÷ that of its base model"),
+        ),
+        "input": st.column_config.NumberColumn(_("Input per {unit}").format(unit=unit), format=amount, width=_AMOUNT),
+        "cached": st.column_config.NumberColumn(
+            _("Cached input per {unit}").format(unit=unit), format=amount, width=_LONG_TITLE
+        ),
+        "output": st.column_config.NumberColumn(_("Output per {unit}").format(unit=unit), format=amount, width=_AMOUNT),
+        "training": st.column_config.NumberColumn(
+            _("Training per {unit}").format(unit=unit), format=amount, width=_AMOUNT
+        ),
+        "hosting": st.column_config.NumberColumn(_("Hosting per hour"), format="%.2f", width=_AMOUNT),
+        "speech": st.column_config.NumberColumn(_("Speech per 1M characters"), format="%.2f", width=_LONG_TITLE),
+        "currency": st.column_config.TextColumn(_("Currency"), width=_SHORT),
+        "source": st.column_config.TextColumn(_("Source"), width=_TEXT),
+        "checked": st.column_config.DateColumn(_("Checked"), format="YYYY-MM-DD", width=_AMOUNT),
+        "note": st.column_config.TextColumn(_("Note"), width=_TEXT),
+    }
 
 
 def _machine(found: Sequence[PriceLine]) -> None:

@@ -189,19 +189,7 @@ def _by_work(works: Sequence[WorkLine]) -> None:
                 len(over),
             )
         )
-    frame = pd.DataFrame(
-        {
-            "name": [work.name or work.reference for work in works],
-            "page": [_(_PAGES.get(work.page, work.page)) for work in works],
-            "model": [work.model for work in works],
-            "began": [work.started_at for work in works],
-            "took": [duration(work.duration_s) for work in works],
-            "calls": [work.calls for work in works],
-            "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
-            "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
-            "person": [work.person for work in works],
-        }
-    )
+    frame = _work_frame(works)
     st.dataframe(
         frame,
         hide_index=True,
@@ -221,4 +209,20 @@ def _by_work(works: Sequence[WorkLine]) -> None:
         },
         placeholder=_("unknown"),
         alt=_("Runs, jobs and stories with estimated and actual cost"),
+    )
+
+
+def _work_frame(works: Sequence[WorkLine]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "name": [work.name or work.reference for work in works],
+            "page": [_(_PAGES.get(work.page, work.page)) for work in works],
+            "model": [work.model for work in works],
+            "began": [work.started_at for work in works],
+            "took": [duration(work.duration_s) for work in works],
+            "calls": [work.calls for work in works],
+            "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
+            "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
+            "person": [work.person for work in works],
+        }
     )

@@ -56,18 +56,12 @@ def recipe_form() -> Recipe:
             with st.popover(_("More"), icon=":material/tune:"):
                 more = _more()
     recipe = Recipe(
-        name=str(more["name"] or ""),
         columns=tuple(columns),
         template=template or "",
-        system=str(more["system"] or ""),
         repeats=repeats,
         provider=model.provider if model else "",
         model=model.id if model else "",
-        temperature=float(more["temperature"]),
-        top_p=float(more["top_p"]),
-        max_tokens=int(more["max_tokens"]),
-        seed=int(more["seed"]) if more["seed"] is not None else None,
-        endpoint=more["endpoint"],
+        **more,
     )
     state.studio().recipe_drawn = recipe
     return recipe
@@ -163,16 +157,16 @@ def _take_preset(preset_id: str) -> None:
 
 
 def _more() -> dict[str, Any]:
-    """Less frequently used settings."""
+    """Less frequently used fields of the recipe, by name."""
     formats = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
     state.set_default("dataset_endpoint", "auto")
     return {
-        "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session"),
-        "system": st.text_area(_("System text"), key="dataset_system", persist_state="session"),
-        "temperature": st.slider(
-            _("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session"
+        "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session") or "",
+        "system": st.text_area(_("System text"), key="dataset_system", persist_state="session") or "",
+        "temperature": float(
+            st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session")
         ),
-        "top_p": st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session"),
+        "top_p": float(st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session")),
         "max_tokens": number_field(
             _("Max tokens per text"), "dataset_max_tokens", 1, 1_000_000, persist_state="session"
         ),

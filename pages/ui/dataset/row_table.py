@@ -58,15 +58,7 @@ def show(summary: DatasetSummary) -> None:
 
 def _filters(summary: DatasetSummary) -> RowFilter:
     """The filters: state, words, and the square selected in the map."""
-    few = summary.total <= _COUNTED_ROWS
-    counts: dict[str, int | None] = {
-        "all": summary.total,
-        "done": summary.done,
-        "failed": summary.failed,
-        "waiting": summary.pending,
-        "excluded": summary.excluded,
-        "edited": row_query.edited(cached.store(), summary.id) if few else None,
-    }
+    counts = _counts(summary)
     state.set_default("dataset_filter", "all")
     chosen = state.get("dataset_filter")
     shown = [key for key, n in counts.items() if key == "all" or n != 0 or key == chosen]
@@ -104,6 +96,19 @@ def _filters(summary: DatasetSummary) -> RowFilter:
         edited=key == "edited",
         words=str(words or "").strip(),
     )
+
+
+def _counts(summary: DatasetSummary) -> dict[str, int | None]:
+    """Number of rows by filter; None: too many rows to count."""
+    few = summary.total <= _COUNTED_ROWS
+    return {
+        "all": summary.total,
+        "done": summary.done,
+        "failed": summary.failed,
+        "waiting": summary.pending,
+        "excluded": summary.excluded,
+        "edited": row_query.edited(cached.store(), summary.id) if few else None,
+    }
 
 
 def _view() -> None:

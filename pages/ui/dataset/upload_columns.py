@@ -56,20 +56,21 @@ def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column
             placeholder=_("None: decide later"),
             help=_("Allowed values: train, validation, held out (test). An empty cell leaves the row undecided."),
         )
-    separator = guess.separator
-    if len(prompts) > 1:
-        separator = str(
-            st.selectbox(
-                _("Separator between prompt columns"),
-                list(_SEPARATORS),
-                index=list(_SEPARATORS).index(guess.separator),
-                format_func=lambda one: _(_SEPARATORS[one]),
-                key=key("separator"),
-                help=_("Empty cells add no separator."),
-                width=260,
-            )
-        )
+    separator = _separator(guess.separator, key("separator")) if len(prompts) > 1 else guess.separator
     return column_mapping.ColumnMapping(tuple(map(str, prompts)), completion, split, separator)
+
+
+def _separator(guess: str, key: str) -> str:
+    chosen = st.selectbox(
+        _("Separator between prompt columns"),
+        list(_SEPARATORS),
+        index=list(_SEPARATORS).index(guess),
+        format_func=lambda one: _(_SEPARATORS[one]),
+        key=key,
+        help=_("Empty cells add no separator."),
+        width=260,
+    )
+    return str(chosen)
 
 
 def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMapping) -> bool:

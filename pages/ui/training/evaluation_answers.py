@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
 
 from core.evaluation import evaluations
 from core.evaluation.evaluations import EvaluationView, Metrics
+from core.evaluation.scoring import LabelScore
 from pages.ui import cached
 from pages.ui.lang import _, localized, mark, number, percent, plain
 
@@ -23,39 +26,7 @@ _COUNTS = ("characters",)
 def scores(metrics: Metrics) -> None:
     """One row per label with its confusions; for texts, the metrics of the quality report."""
     if metrics.labels:
-        st.dataframe(
-            pd.DataFrame(
-                [
-                    {
-                        "label": one.label,
-                        "n": one.n,
-                        "right": one.right,
-                        "precision": one.precision,
-                        "recall": one.recall,
-                    }
-                    for one in metrics.labels
-                ]
-            ),
-            hide_index=True,
-            height="content" if len(metrics.labels) <= 8 else 260,
-            column_config={
-                "label": st.column_config.TextColumn(_("Label")),
-                "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
-                "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
-                "precision": st.column_config.NumberColumn(
-                    _("Precision"),
-                    format="percent",
-                    help=_("Of the rows that the model gave this label, the share for which it is correct."),
-                ),
-                "recall": st.column_config.NumberColumn(
-                    _("Recall"),
-                    format="percent",
-                    help=_("Of the rows that have this label, the share that the model labelled correctly."),
-                ),
-            },
-            placeholder="–",
-            alt=_("Scores by label"),
-        )
+        _by_label(metrics.labels)
     if metrics.quality:
         st.table(
             {
@@ -68,6 +39,42 @@ def scores(metrics: Metrics) -> None:
             width="content",
             alt=_("Text measurements"),
         )
+
+
+def _by_label(labels: Sequence[LabelScore]) -> None:
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "label": one.label,
+                    "n": one.n,
+                    "right": one.right,
+                    "precision": one.precision,
+                    "recall": one.recall,
+                }
+                for one in labels
+            ]
+        ),
+        hide_index=True,
+        height="content" if len(labels) <= 8 else 260,
+        column_config={
+            "label": st.column_config.TextColumn(_("Label")),
+            "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
+            "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
+            "precision": st.column_config.NumberColumn(
+                _("Precision"),
+                format="percent",
+                help=_("Of the rows that the model gave this label, the share for which it is correct."),
+            ),
+            "recall": st.column_config.NumberColumn(
+                _("Recall"),
+                format="percent",
+                help=_("Of the rows that have this label, the share that the model labelled correctly."),
+            ),
+        },
+        placeholder="–",
+        alt=_("Scores by label"),
+    )
 
 
 def show(view: EvaluationView) -> None:
