@@ -49,12 +49,12 @@ class Summary:
     sparks: tuple[float, ...]
 
 
-def _as_heard(job: JobView) -> tuple[str, datetime]:
+def _job_version(job: JobView) -> tuple[str, datetime]:
     """Tells a job from what it was before its provider's last answer."""
     return job.id, job.updated_at
 
 
-@shared(max_entries=4096, key=_as_heard)
+@shared(max_entries=4096, key=_job_version)
 def summary(job: JobView) -> Summary:
     """The few figures of a job's curve."""
     read = curve(job)
@@ -80,7 +80,7 @@ def _words(job: JobView) -> str:
     return localized(jobs.explain(job, utcnow(), None if job.finished else last_event(job)))
 
 
-@shared(max_entries=4096, key=lambda job: (_as_heard(job), language()))
+@shared(max_entries=4096, key=lambda job: (_job_version(job), language()))
 def _ended_words(job: JobView) -> str:
     """A finished job does not change, and building its sentence requires a catalogue search."""
     return _words(job)
@@ -92,7 +92,7 @@ def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
     return sendable(make())
 
 
-@shared(max_entries=256, key=_as_heard)
+@shared(max_entries=256, key=_job_version)
 def points(job: JobView) -> tuple[CheckpointView, ...]:
     """A job's checkpoints by step."""
     return checkpoints.list_checkpoints(cached.store(), job.id)
@@ -118,7 +118,7 @@ def _compared(named: tuple[JobView, ...]) -> JobComparison:
     return job_comparison.compare(named, [curve(job) for job in named], utcnow())
 
 
-@shared(max_entries=256, key=_as_heard)
+@shared(max_entries=256, key=_job_version)
 def last_event(job: JobView) -> datetime | None:
     """When the provider last sent a new event of a job; None if never."""
     return jobs.last_event(cached.store(), job.id)
