@@ -75,7 +75,7 @@ def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
 def test_before_the_first_word_a_story_tells_whether_the_model_thinks(store: Store) -> None:
     request = replace(_REQUEST, endpoint="chat", stop=())
     with FaultServer(stalled("<think>Who is the hero?")) as server:
-        story = stream.start_story(store, LOCAL, Client(server.provider()), request, PriceBook.load())
+        story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
         until(lambda: story.facts.has_thinking, "the thinking")
         assert story.text == "" and not story.done
         story.cancel()
