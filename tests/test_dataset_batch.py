@@ -680,7 +680,11 @@ def test_results_that_the_provider_has_deleted_do_not_block_the_data_set(
     """The run said that they are collected when it is resumed, at every resume. Their cost is unknown."""
     server.answers["n0003"] = (400, "No.")
     run_id = queue(store, recipe())
-    server.on = lambda _: server.files.pop(f"file-batch_1-{gone}", None)
+
+    def delete_results(_request: str) -> None:
+        server.files.pop(f"file-batch_1-{gone}", None)
+
+    server.on = delete_results
     done = execute(store, server, run_id, book=HALF)
     assert done.state == "failed" and "no longer has the results of this batch" in (done.reason or "")
     assert states(store, run_id) == Counter({"pending": 12 - kept, "done": kept})
