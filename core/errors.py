@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from core.message import msg
+from typing import ClassVar
+
+from core.message import Message, msg, with_cause
 
 
 class FabulaError(Exception):
     """Base class of all errors that a page may show.
 
     Attributes:
-        what: what happened, one sentence.
+        cause: code of the cause (`core.failures.Cause`) of all errors of a class whose message has none of its own;
+            None: the class does not say.
+        what: what happened, one sentence; stored with the code of its cause.
         next_step: what the user can do about it, one sentence.
     """
 
+    cause: ClassVar[str | None] = None
+
     def __init__(self, what: str, next_step: str = "") -> None:
-        super().__init__(what)
-        self.what = what
+        has_cause = isinstance(what, Message) and what.cause is not None
+        self.what = what if has_cause or self.cause is None else with_cause(what, self.cause)
+        super().__init__(self.what)
         self.next_step = next_step
 
 
@@ -30,6 +37,8 @@ class BadRecipe(FabulaError, ValueError):
 class BadFile(FabulaError, ValueError):
     """A file that cannot be read; `what` names line and column where it can."""
 
+    cause = "bad_file"
+
 
 class BadTrainingFile(BadFile):
     """Training data that a provider would refuse; `what` names the line."""
@@ -37,6 +46,8 @@ class BadTrainingFile(BadFile):
 
 class StorageFull(FabulaError, OSError):
     """The disk is full or the database unavailable: no paid requests are sent until it can be written again."""
+
+    cause = "storage"
 
 
 class DatabaseLost(StorageFull):
@@ -71,11 +82,15 @@ class Transient(ProviderError):
 class RateLimited(Transient):
     """429: the server asks for fewer requests."""
 
+    cause = "rate_limit"
+
     may_be_billed = False
 
 
 class Unavailable(Transient):
     """Connection refused, timeout, 408, 409, 5xx."""
+
+    cause = "unreachable"
 
     def __init__(
         self, what: str, next_step: str = "", retry_after_s: float | None = None, *, may_be_billed: bool = True
@@ -87,19 +102,27 @@ class Unavailable(Transient):
 class ServerError(Unavailable):
     """5xx, or a web page instead of an API response: the server failed, or the address is not that of an API."""
 
+    cause = "server_error"
+
 
 class Unreadable(Unavailable):
     """A success status with an unusable body: truncated, not JSON, or JSON without text, usage or error."""
 
+    cause = "unreadable"
+
 
 class Refused(ProviderError):
     """401, 403, insufficient_quota: work stops and keeps its results; the user fixes the account and resumes."""
+
+    cause = "bad_key"
 
     may_be_billed = False
 
 
 class Misconfigured(Refused):
     """An address, key, certificate or proxy cannot work as configured; handled like `Refused`."""
+
+    cause = "setup"
 
 
 class BadRequest(ProviderError, ValueError):
@@ -108,6 +131,8 @@ class BadRequest(ProviderError, ValueError):
     `refused_parameters`: names of the parameters that the endpoint says this model does not support. `may_be_billed`:
     the endpoint processed the prompt before it refused (Azure's content filter).
     """
+
+    cause = "bad_request"
 
     def __init__(
         self,
@@ -125,6 +150,8 @@ class BadRequest(ProviderError, ValueError):
 class PromptTooLong(BadRequest):
     """The prompt is longer than the model's context length."""
 
+    cause = "too_long"
+
 
 class NotThere(BadRequest, NotFound):
     """404 for a file, job or page: the address is correct, but the object does not exist."""
@@ -133,9 +160,13 @@ class NotThere(BadRequest, NotFound):
 class ModelNotFound(BadRequest, LookupError):
     """The endpoint does not have this model, or no longer does."""
 
+    cause = "model_not_found"
+
 
 class StreamCut(ProviderError):
     """A stream broke off early; the caller keeps the text received so far."""
+
+    cause = "interrupted"
 
     may_be_billed = True
 
@@ -152,6 +183,10 @@ class Cancelled(ProviderError):
 class EngineMissing(FabulaError, RuntimeError):
     """The engine's packages are not installed."""
 
+    cause = "engine_missing"
+
 
 class OverBudget(FabulaError):
     """A request would exceed a budget, or could because its price is unknown. It was not sent."""
+
+    cause = "shared_budget"

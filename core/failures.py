@@ -1,9 +1,9 @@
-"""Classifies failures of rows, runs, training jobs and stories into a few causes, each with its remedies. Pure.
+"""The causes of failed rows, runs, training jobs and stories, and the remedies for each, best first. Pure.
 
-The ledger stores errors as sentences (`Row.reason`, `Run.reason`, `TrainingJob.error`), so the cause is derived from
-the sentence, and from the finish reason if the provider gave one. This also covers sentences of earlier versions that
-no catalogue translates any more: a page shows the cause in the user's language and the sentence as a detail.
-`REMEDIES` and `JOB_REMEDIES` list the remedies for each cause, best first.
+The code of a cause is stored with the message (`core.message.with_cause`): the class of an error states it
+(`FabulaError.cause`), or the place where the message is created. Only a provider's own message is searched for its
+cause, before it is stored. Messages of earlier versions have no code: their finish reason or the provider's message
+decides.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal, get_args
 
-from core import errors
 from core.errors import FabulaError
+from core.message import Message, cause_of, with_cause
 
 Cause = Literal[
     "token_limit",
@@ -120,7 +119,7 @@ class Failure:
 
     Attributes:
         provider_message: the provider's own message, as Fabula's sentence quotes it; "": none quoted.
-        raw_text: the whole stored text if it contains none of Fabula's sentences, so its origin is unknown; else "".
+        raw_text: the whole stored text if it has no code of a cause, so its origin may be unknown; else "".
     """
 
     cause: Cause
@@ -135,53 +134,6 @@ _FINISH_REASONS: Mapping[str, Cause] = {
     "tool_calls": "interrupted",
     "error": "interrupted",
 }
-# Patterns of Fabula's own sentences, in this and earlier versions; the first match wins.
-_SENTENCES: tuple[tuple[str, Cause], ...] = (
-    (r"cut off at [\d,]+ tokens", "token_limit"),
-    (r"The model refused", "refused"),
-    (r"content filter (?:of .{1,80} )?blocked|held back by the content filter", "content_filter"),
-    (r"The answer was empty|answered with no text", "empty_answer"),
-    (r"asks to slow down|asks you to wait for|left alone", "rate_limit"),
-    (r"the account has no credit left", "no_credit"),
-    (r"refused the key|may not create fine-tuning jobs", "bad_key"),
-    (r"does not have this model|no longer has \S+[:;]|and it has never (?:been used|written) here", "model_not_found"),
-    (r"longer than \S+ can read at once", "too_long"),
-    (r"engine needs packages|packages are missing|engine is not installed", "engine_missing"),
-    (
-        r"no OpenAI-compatible API at|certificate of \S+ is not trusted|There is no (?:server named|provider)"
-        r"|The address of .+? (?:begins with|has no http|does not start with|contains a|is not a web address|ends in) ?"
-        r"|The proxy .{1,200} (?:asks for a user|does not let you)|The key of .{1,80} (?:has|contains) ",
-        "setup",
-    ),
-    (r"not (?:in )?OpenAI's format|None of the answers can be read", "unreadable"),
-    (r"price of .{1,200} is unknown", "unknown_price"),
-    (r"left of \$|rest of the \$.{1,30} budget", "budget"),
-    (r"would exceed (?:the|your|this)|budget.{0,40} used up", "shared_budget"),
-    (
-        r"has a server error|gave up waiting for the model|answered with an error|did not (?:carry out|process)",
-        "server_error",
-    ),
-    (r"The database|The disk|cannot be written|can be written to|cannot be created|temporary folder", "storage"),
-    (
-        r"did not answer in time|cannot be reached|could not be looked up|could not connect|There was no answer for"
-        r"|engine is not running|engine is starting|engine's port is taken|did not confirm the job",
-        "unreachable",
-    ),
-    (
-        r"(?:broke off|ended) in the middle|was interrupted|did not say (?:whether|if) the text is"
-        r"|The text is not finished"
-        r"|ended the text with an error|without an answer|with this answer in the provider's file can't be read",
-        "interrupted",
-    ),
-    (
-        r"no longer (?:knows|has the results of) this|does not know this (?:job|batch)|was cancelled at the provider",
-        "job_gone",
-    ),
-    (r"no finished rows|rows (?:have )?changed", "bad_file"),
-)
-_REJECTED = re.compile(
-    r"(?:could not use|rejected) the request|does not have it|could not find it|refuses every request|refused the batch"
-)
 # Patterns of providers' messages about a rejected request or a failed training job.
 _PROVIDER_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (
@@ -203,82 +155,75 @@ _PROVIDER_MESSAGES: tuple[tuple[str, Cause], ...] = (
 _JOB_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (r"memory|bad_alloc|\bOOM\b", "out_of_memory"),
     *_PROVIDER_MESSAGES,
-    (r"can have \d+ tokens at most|longer than", "too_long"),
     (r"infinite|not a number|\bnan\b|diverge", "diverged"),
     (r"disk|no space left", "storage"),
-    (r"not trained|cannot be trained|not available for fine-tuning", "model_not_found"),
-    (r"\blines?\b.{0,12}\d|broken line|invalid_training_file|format|jsonl|parse|no examples|was deleted", "bad_file"),
+    (r"not available for fine-tuning", "model_not_found"),
+    (r"\blines?\b.{0,12}\d|invalid_training_file|format|jsonl|parse|no examples", "bad_file"),
     (r"internal|server error|try again|retry|restart|unavailable|overloaded|failed unexpectedly", "server_error"),
 )
-_CAUSES_BY_ERROR: tuple[tuple[type[FabulaError], Cause], ...] = (
-    (errors.EngineMissing, "engine_missing"),
-    (errors.ModelNotFound, "model_not_found"),
-    (errors.RateLimited, "rate_limit"),
-    (errors.Misconfigured, "setup"),
-    (errors.Unreadable, "unreadable"),
-    (errors.StreamCut, "interrupted"),
-    (errors.StorageFull, "storage"),
-    (errors.BadFile, "bad_file"),
-)
-_CAUSES_BY_BASE_ERROR: tuple[tuple[type[FabulaError], Cause], ...] = (
-    (errors.ServerError, "server_error"),
-    (errors.Unavailable, "unreachable"),
-    (errors.Refused, "bad_key"),
-    (errors.PromptTooLong, "too_long"),
-    (errors.BadRequest, "bad_request"),
-    (errors.OverBudget, "shared_budget"),
-)
-"""Fallback by exception type, for errors whose sentence matches no pattern."""
 
 
 def of_row(reason: str | None, finish_reason: str | None = None) -> Failure:
     """The cause of a failed row."""
-    cause = _cause_in_sentence(reason or "") or _FINISH_REASONS.get(finish_reason or "")
-    return _failure(cause, cause or _cause_in_message(reason or "", _PROVIDER_MESSAGES) or "other", reason or "")
+    known = _stated(reason) or _FINISH_REASONS.get(finish_reason or "")
+    if known is not None:
+        return Failure(known, quoted_message(reason or ""))
+    return Failure(_cause_in(reason or "", _PROVIDER_MESSAGES) or "other", raw_text=reason or "")
 
 
 def of_run(reason: str | None) -> Failure:
     """Why a run ended before its last row."""
-    return Failure(_cause_in_sentence(reason or "") or _cause_in_message(reason or "", _PROVIDER_MESSAGES) or "other")
+    return Failure(_stated(reason) or _cause_in(reason or "", _PROVIDER_MESSAGES) or "other")
 
 
 def of_job(error: str | None) -> Failure:
-    """The cause of a failed training job, from the provider's message or Fabula's."""
-    cause = _cause_in_sentence(error or "", _JOB_MESSAGES) or _cause_in_message(error or "", _JOB_MESSAGES)
-    return Failure(cause or "other")
+    """The cause of a failed training job."""
+    return Failure(_stated(error) or _cause_in(error or "", _JOB_MESSAGES) or "other")
 
 
 def of_error(error: FabulaError) -> Failure:
     """The cause of an error that is shown immediately, such as a failed story."""
-    cause = next((cause for kind, cause in _CAUSES_BY_ERROR if isinstance(error, kind)), None) or _cause_in_sentence(
-        error.what
-    )
-    cause = cause or next((cause for kind, cause in _CAUSES_BY_BASE_ERROR if isinstance(error, kind)), None)
-    return _failure(cause, cause or "other", error.what)
+    known = _stated(error.what)
+    return Failure("other", raw_text=error.what) if known is None else Failure(known, quoted_message(error.what))
 
 
-@lru_cache(maxsize=4096)
-def _cause_in_sentence(sentence: str, messages: tuple[tuple[str, Cause], ...] = _PROVIDER_MESSAGES) -> Cause | None:
-    """The cause named by one of Fabula's sentences; for a rejected request, the cause in the provider's message.
+def request_refused(message: str) -> Cause:
+    """The cause in a provider's message about a request that it refused."""
+    return _stated(message) or _cause_in(message, _PROVIDER_MESSAGES) or "bad_request"
 
-    The text before the first colon is Fabula's. The provider's message after it could match any pattern.
+
+def with_request_cause(message: str) -> str:
+    """A provider's message about a row that it did not accept, to be stored: with the code of its cause, if known."""
+    cause = _cause_in(message, _PROVIDER_MESSAGES)
+    return message if cause is None else Message("{message}", {"message": message}, cause)
+
+
+def with_job_cause(error: str) -> str:
+    """The error of a training job, to be stored: with the code of its cause, if known.
+
+    If the code says no more than that a request was refused, the provider's message decides.
     """
-    head, _colon, rest = sentence.partition(": ")
-    if (cause := _first_match(_SENTENCES, head)) is not None:
-        return cause
-    if _REJECTED.search(head):
-        return _cause_in_message(rest or head, messages) or "bad_request"
-    return _first_match(_SENTENCES, sentence)
+    cause = _stated(error)
+    if cause in (None, "bad_request"):
+        cause = _cause_in(quoted_message(error) or error, _JOB_MESSAGES) or cause
+    return error if cause is None else with_cause(error, cause)
 
 
-def _cause_in_message(text: str, table: tuple[tuple[str, Cause], ...]) -> Cause | None:
-    return _first_match(table, text, re.I)
+def quoted_message(text: str) -> str:
+    """The provider's own message that a sentence quotes (its parameter `message`, also in a nested one); "": none."""
+    if not isinstance(text, Message):
+        return ""
+    if isinstance(own := text.params.get("message"), str):
+        return own
+    nested = (quoted_message(value) for value in text.params.values() if isinstance(value, str))
+    return next((message for message in nested if message), "")
 
 
-def _first_match(table: tuple[tuple[str, Cause], ...], text: str, flags: int = 0) -> Cause | None:
-    return next((cause for pattern, cause in table if re.search(pattern, text, flags | re.S)), None)
+def _stated(text: str | None) -> Cause | None:
+    """The cause whose code is stored with a message. A code that is not ours, for example of a server, is ignored."""
+    code = cause_of(text or "")
+    return next((cause for cause in CAUSES if cause == code), None)
 
 
-def _failure(known: Cause | None, cause: Cause, sentence: str) -> Failure:
-    """In a sentence with a `known` cause, the provider's message follows the first colon."""
-    return Failure(cause, raw_text=sentence) if known is None else Failure(cause, sentence.partition(": ")[2])
+def _cause_in(text: str, table: tuple[tuple[str, Cause], ...]) -> Cause | None:
+    return next((cause for pattern, cause in table if re.search(pattern, text, re.I | re.S)), None)

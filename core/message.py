@@ -21,25 +21,28 @@ _MAX_CHARS = 1_000_000  # limit for parsing a stored message
 class Message(str):
     """An English sentence with its template and parameters; immutable.
 
-    Create one with `msg`.
+    Create one with `msg`, and `with_cause` where it says why something failed.
 
     Attributes:
         template: the gettext message id, with named fields as in `str.format`.
         params: the value of each field: a string, a number, or a nested message, which is translated too.
+        cause: code of the cause of a failure (`core.failures.Cause`); None: see `cause_of`.
 
     Raises:
         KeyError, ValueError, IndexError: the template has a field without a parameter, or is malformed.
     """
 
-    __slots__ = ("params", "template")
+    __slots__ = ("cause", "params", "template")
     template: str
     params: Mapping[str, str | int | float]
+    cause: str | None
 
-    def __new__(cls, template: str, params: Mapping[str, object]) -> Message:
+    def __new__(cls, template: str, params: Mapping[str, object], cause: str | None = None) -> Message:
         values = {name: _param(value) for name, value in params.items()}
         self = super().__new__(cls, template.format(**values))
         object.__setattr__(self, "template", str.__str__(template))
         object.__setattr__(self, "params", MappingProxyType(values))
+        object.__setattr__(self, "cause", cause)
         return self
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
@@ -50,7 +53,7 @@ class Message(str):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Message, (self.template, dict(self.params))
+        return Message, (self.template, dict(self.params), self.cause)
 
 
 def msg(template: str, /, **params: object) -> Message:
@@ -78,6 +81,21 @@ def mark(template: str) -> str:
     return template
 
 
+def with_cause(text: str, cause: str) -> Message:
+    """The message with the code of its cause, which is stored with it; plain text becomes a message."""
+    if isinstance(text, Message):
+        return Message(text.template, text.params, cause)
+    return Message("{text}", {"text": text}, cause)
+
+
+def cause_of(text: str) -> str | None:
+    """The cause of a failure as the message, or the first message in its parameters, states it; None: not stated."""
+    if not isinstance(text, Message):
+        return None
+    inner = (cause_of(value) for value in text.params.values() if isinstance(value, str))
+    return text.cause or next((cause for cause in inner if cause is not None), None)
+
+
 def sentences(*parts: str) -> str:
     """Join sentences, for example what happened and the next step; empty ones are skipped.
 
@@ -93,10 +111,12 @@ def sentences(*parts: str) -> str:
 
 
 def to_json(text: str) -> Any:
-    """A message as `{"template": …, "params": {…}}`; other text unchanged."""
+    """A message as `{"template": …, "params": {…}}`, with its `cause` if it has one; other text unchanged."""
     if not isinstance(text, Message):
         return text
-    return {"template": text.template, "params": {name: _value_to_json(value) for name, value in text.params.items()}}
+    cause = {} if text.cause is None else {"cause": text.cause}
+    params = {name: _value_to_json(value) for name, value in text.params.items()}
+    return {"template": text.template, "params": params, **cause}
 
 
 def from_json(value: object, depth: int = 0) -> str | None:
@@ -108,8 +128,8 @@ def from_json(value: object, depth: int = 0) -> str | None:
         return value
     if not isinstance(value, Mapping) or depth > _MAX_DEPTH:
         return None
-    template, params = value.get("template"), value.get("params")
-    if not isinstance(template, str) or not isinstance(params, Mapping):
+    template, params, cause = value.get("template"), value.get("params"), value.get("cause")
+    if not isinstance(template, str) or not isinstance(params, Mapping) or not isinstance(cause, str | None):
         return None
     values = {str(k): v if isinstance(v, int | float) else from_json(v, depth + 1) for k, v in params.items()}
     if None in values.values():
@@ -121,7 +141,7 @@ def from_json(value: object, depth: int = 0) -> str | None:
             for _, name, spec, conversion in fields
         )
         length = len(template) + sum(len(str(values[name])) for _, name, _, _ in fields if name in values)
-        return Message(template, values) if simple and length <= _MAX_CHARS else None
+        return Message(template, values, cause) if simple and length <= _MAX_CHARS else None
     except ValueError:
         return None
 

@@ -28,7 +28,8 @@ _IDLE_JOINERS = re.compile(rf"(?:(?<={_UNJOINED})|^)[\u200c\u200d]+|[\u200c\u200
 def storable(text: str) -> str:
     """Text that every database accepts: NUL characters removed, lone surrogates replaced."""
     if isinstance(text, Message):
-        return Message(text.template, {k: storable(v) if isinstance(v, str) else v for k, v in text.params.items()})
+        params = {name: storable(value) if isinstance(value, str) else value for name, value in text.params.items()}
+        return Message(text.template, params, text.cause)
     return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
 
 

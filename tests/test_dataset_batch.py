@@ -29,6 +29,7 @@ from core.db import spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
+from core.failures import of_run
 from core.generation import run_store, runs
 from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store
 from core.generation.batch.batch_runner import BatchTiming
@@ -420,6 +421,7 @@ def test_a_rejected_file_ends_the_run(
     run_id = queue(store, recipe())
     done = execute(store, server, run_id)
     assert done.state == "failed" and (done.reason or "").startswith("The provider refused the batch.")
+    assert of_run(done.reason).cause == "bad_request"
     assert states(store, run_id) == {"pending": 12}
     assert spends(store) == []
 
@@ -440,6 +442,7 @@ def test_a_batch_cancelled_at_the_provider_is_not_submitted_again_automatically(
     run_id = queue(store, recipe())
     done = execute(store, server, run_id)
     assert done.state == "stopped" and "cancelled at the provider" in (done.reason or "")
+    assert of_run(done.reason).cause == "job_gone"
     assert states(store, run_id) == {"done": 6, "pending": 6}
     second_id = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
     assert execute(store, server, second_id).done == 12 and len(server.bought) == 12
@@ -670,6 +673,7 @@ def test_a_batch_unknown_to_the_provider_is_reported_with_an_unknown_cost(store:
     during(server, "GET /v1/batches/batch_1", server.batches.clear)
     done = execute(store, server, run_id, book=HALF)
     assert done.state == "failed" and "no longer knows this batch" in (done.reason or "")
+    assert of_run(done.reason).cause == "job_gone"
     assert states(store, run_id) == {"pending": 12} and spends(store) == [(None, None, None)]
 
 

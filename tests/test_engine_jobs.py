@@ -20,6 +20,7 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 from core.engine.training.job_folder import RESULTS_COLUMNS
+from core.message import cause_of, restored
 from tests.engine_process import (
     DEADLINE_S,
     ROOT,
@@ -354,6 +355,7 @@ def test_lines_beyond_the_context_fail_the_job_by_number_and_length(client: Open
     assert ended.error.code == "invalid_training_file"
     # <bos>, the prompt, 600 characters, <eos>
     assert "An example can have 512 tokens at most. Line 2 has 603 tokens." in ended.error.message
+    assert cause_of(restored(ended.error.message, ended.error.model_extra)) == "too_long"
 
 
 def test_the_ten_lines_of_the_documentation_work(

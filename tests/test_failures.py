@@ -9,23 +9,29 @@ from pathlib import Path
 
 import pytest
 
-from core import errors, failures
+from core import errors, failures, message
 from core.actor import LOCAL
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.engine.serving.llama import too_long
+from core.engine.training import job_context
+from core.engine.training.base_config import UntrainableModel
 from core.engine.training.trainer.__main__ import _describe
+from core.engine.training.trainer.loop import LossDiverged
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
+from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
 from core.generation import response_classification, run_budget
 from core.generation.batch import batch_lifecycle, batch_results
 from core.generation.concurrency import ConcurrencyControl, RunLimits
 from core.generation.response_classification import classify
 from core.generation.retry_policy import RequestRetryPolicy, RowAttempts
 from core.generation.run_store import RunContext
+from core.message import msg, sentences, with_cause
 from core.pricing import budget, custom_prices
-from core.providers import Choice, Completion, Provider
+from core.providers import Choice, Completion, Provider, Registry
 from core.providers import errors as provider_errors
+from core.providers.batches import BatchAnswer
 from core.providers.connection_errors import no_version, plain_to_tls, proxy_refuses, unreachable
 from core.providers.endpoint_setup import check_setup
 from core.stories import error_explanation
@@ -71,7 +77,8 @@ def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: 
     assert failures.of_error(error).cause == cause
     assert failures.of_row(error.what).cause == cause
     assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
-    assert failures.of_run(f"The provider refuses every request. {error.what}").cause == cause
+    assert failures.of_run(msg("The provider refuses every request. {what}", what=error.what)).cause == cause
+    assert failures.of_row(message.loads(message.dumps(error.what))).cause == cause  # as it is read back
 
 
 def test_a_providers_words_are_told_apart_from_fabulas() -> None:
@@ -100,7 +107,6 @@ WITHOUT_AN_ANSWER = [
     (proxy_refuses(_PROVIDER, 407), "setup"),
     (proxy_refuses(_PROVIDER, 403), "setup"),
     (proxy_refuses(_PROVIDER, 502), "unreachable"),
-    (errors.NotFound("There is no provider 'x' on this machine.", "Choose another provider."), "setup"),
     (errors.EngineMissing("The engine needs packages that are not installed: torch.", ""), "engine_missing"),
     (errors.Unavailable("The engine is not running.", "Start Fabula: it starts the engine too."), "unreachable"),
     (errors.StorageFull("The disk that holds Fabula's database is full.", "Free some space."), "storage"),
@@ -114,6 +120,13 @@ WITHOUT_AN_ANSWER = [
 def test_trouble_on_the_way_has_a_cause_live_and_stored(error: FabulaError, cause: str) -> None:
     assert failures.of_error(error).cause == cause
     assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
+
+
+def test_a_provider_that_is_not_configured_is_a_matter_of_setup() -> None:
+    with pytest.raises(errors.NotFound) as raised:
+        Registry([]).provider("x")
+    assert failures.of_error(raised.value).cause == "setup"
+    assert failures.of_job(failures.with_job_cause(raised.value.what)).cause == "setup"
 
 
 @pytest.mark.parametrize(
@@ -181,17 +194,13 @@ def test_an_answer_without_a_text_is_empty() -> None:
     assert failures.of_row(classify(Completion((), "writer", 10, 5), 2048).reason).cause == "empty_answer"
 
 
-EARLIER = [  # sentences of earlier versions, which no catalogue translates any more: finish reason, sentence, cause
+EARLIER = [  # stored by earlier versions, without the code of a cause: finish reason, sentence, cause
     ("length", "It was longer than the 2,048 tokens allowed.", "token_limit"),
     ("content_filter", "It was held back by the content filter.", "content_filter"),
     ("refusal", "It does not want to.", "refused"),
-    (None, "The test server wants no more: it asks to slow down: Limit", "rate_limit"),
-    (None, "The test server could not use the request: temperature is too high", "bad_request"),
-    (None, "The provider did not say if the text is finished.", "interrupted"),
-    (None, "The test server broke off in the middle of the text.", "interrupted"),
-    (None, "The test server did not carry out this request: Out of time.", "server_error"),
-    (None, "The test server answered with something that is not OpenAI's format.", "unreadable"),
-    (None, "This month's budget is used up: $0.28 of $0.30 spent or reserved.", "shared_budget"),
+    (None, "The test server could not use the request (400): maximum context length is 4096 tokens", "too_long"),
+    (None, "The test server asks to slow down: Rate limit reached", "rate_limit"),
+    (None, "This month's budget is used up: $0.28 of $0.30 spent or reserved.", "other"),
     (None, None, "other"),
     (None, "", "other"),
     (None, "An unknown error.", "other"),
@@ -234,69 +243,75 @@ def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
     ]  # fmt: skip
 
 
-def test_every_end_of_a_batch_has_a_cause() -> None:
-    unnamed = batch_results.unbilled("key", "The provider's file lists this row without an answer.")
+def test_every_failed_row_of_a_batch_has_a_cause() -> None:
+    reader = batch_results.BatchResults(2048, lambda prompt, completion: None)
+    for _ in range(3):  # as often as a row may come back without an answer
+        unnamed = reader.read(BatchAnswer("key", None, None))
     lost = batch_results.unbilled("key", batch_lifecycle.UNREADABLE)
-    line = batch_results.unbilled("key", "This model's maximum context length is 512 tokens.")
+    line = batch_results.unbilled("key", failures.with_request_cause("maximum context length is 512 tokens"))
     assert [failures.of_row(one.reason).cause for one in (unnamed, lost, line)] == [
         "interrupted", "interrupted", "too_long",
     ]  # fmt: skip
-    for reason, cause in (
-        ("The provider no longer knows this batch. Resume to submit its rows again.", "job_gone"),
-        ("The provider no longer has the results of this batch. Resume to submit its rows again.", "job_gone"),
-        ("The batch was cancelled at the provider. Resume to write the remaining rows.", "job_gone"),
-        ("The provider refused the batch. No reason was given.", "bad_request"),
-        ("The provider refused the batch. The file is not JSONL.", "bad_request"),
-    ):
-        assert failures.of_run(reason).cause == cause
+    assert failures.of_row(line.reason).provider_message == "maximum context length is 512 tokens"
 
 
-JOBS = [
-    (" ".join(_describe(MemoryError())), "out_of_memory"),
-    ("The trainer ended 3 times: killed, most likely because memory ran out: use a smaller", "out_of_memory"),
-    ("The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.", "out_of_memory"),
+def _refused(status: int, words: str) -> str:
+    return provider_errors.from_status(status, {"error": {"message": words}}, {}, _PROVIDER, "/v1/files").what
+
+
+JOBS = [  # the error of a job as its provider or Fabula states it, cause
+    (sentences(*_describe(MemoryError())), "out_of_memory"),
+    (sentences(*_describe(OSError(28, "No space left on device"))), "storage"),
+    (sentences(*_describe(LossDiverged(msg("the loss of step 12 is not a number")))), "diverged"),
+    (sentences(*_describe(UntrainableModel(msg("it has no tokenizer")))), "model_not_found"),
+    (job_context.describe_error(RuntimeError("boom")).message, "server_error"),
+    (job_context.describe_error(OSError(28, "No space left on device")).message, "storage"),
     ("CUDA out of memory. Tried to allocate 2.00 GiB", "out_of_memory"),
-    ("Training diverged: the loss of step 12 is not a number. Use a smaller learning_rate_multiplier.", "diverged"),
     ("The loss is infinite.", "diverged"),
-    (" ".join(_describe(OSError(28, "No space left on device"))), "storage"),
-    ("The file of 'training_file' has a broken line. It is not JSON: Expecting value, at column 1.", "bad_file"),
-    ("The file of 'training_file' was deleted before it was read.", "bad_file"),
     ("Line 3: Its completion is empty.", "bad_file"),
-    ("The test server rejected the request (400): Line 3: It is not a JSON object.", "bad_file"),
-    ("The data set has no finished rows to train on.", "bad_file"),
-    ("The rows have changed while the file was being written.", "bad_file"),
     ("invalid_training_file", "bad_file"),
-    ("An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.", "too_long"),
-    (too_long(512, 900).message, "too_long"),
-    (
-        "The base model can be served here but not trained: it has no tokenizer. Use another base model.",
-        "model_not_found",
-    ),
-    ("The test server does not have this model: The model 'x' does not exist.", "model_not_found"),
+    (_refused(400, "Line 3: It is not an object in braces."), "bad_file"),
+    (errors.BadTrainingFile("The data set has no finished rows to train on.").what, "bad_file"),
+    (_refused(400, too_long(512, 900).message), "too_long"),
+    (_refused(404, "The model 'x' does not exist."), "model_not_found"),
+    ("The model is not available for fine-tuning.", "model_not_found"),
     ("The job failed due to a violation of our usage policies.", "content_filter"),
     ("The training file was blocked by moderation.", "content_filter"),
     ("Exceeded billing hard limit", "no_credit"),
-    ("The test server: the account has no credit left: You exceeded your current quota", "no_credit"),
-    ("This account may not create fine-tuning jobs at OpenAI: not allowed", "bad_key"),
-    ("The test server refused the key (401): Incorrect API key", "bad_key"),
-    ("The test server cannot be reached at http://127.0.0.1:9/v1.", "unreachable"),
-    (
-        "The provider did not confirm the job and does not list it: The test server has a server error (502): x",
-        "unreachable",
-    ),
+    (_refused(429, "You exceeded your current quota, please check your plan and billing details."), "no_credit"),
+    (_refused(401, "Incorrect API key"), "bad_key"),
+    (_refused(400, "temperature must be at most 2"), "bad_request"),
+    (unreachable(_PROVIDER, ConnectionRefusedError(), sent=False).what, "unreachable"),
     ("The job failed due to an internal error.", "server_error"),
-    ("The engine failed unexpectedly: boom. Its log has the details.", "server_error"),
-    ("The engine needs packages that are not installed: torch.", "engine_missing"),
-    ("There is no provider 'together' on this machine.", "setup"),
-    ("The provider no longer knows this job.", "job_gone"),
+    (errors.EngineMissing("The engine needs packages that are not installed: torch.").what, "engine_missing"),
+    (UNKNOWN_AT_PROVIDER, "job_gone"),
     ("The provider gives no reason.", "other"),
-    (None, "other"),
+    ("", "other"),
 ]
 
 
 @pytest.mark.parametrize(("error", "cause"), JOBS)
-def test_a_failed_training_has_a_cause(error: str | None, cause: str) -> None:
+def test_a_failed_training_has_a_cause(error: str, cause: str) -> None:
+    stored = message.loads(message.dumps(failures.with_job_cause(error)))
+    assert failures.of_job(stored).cause == cause and stored == error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (None, "other"),
+        ("The trainer ended 3 times: memory ran out: use a smaller batch_size.", "out_of_memory"),
+        ("Training diverged: the loss of step 12 is not a number.", "diverged"),
+        ("The provider no longer knows this job.", "other"),
+    ],
+)
+def test_a_training_that_an_earlier_version_stored_has_a_cause(error: str | None, cause: str) -> None:
     assert failures.of_job(error).cause == cause
+
+
+@pytest.mark.parametrize("code", ["", "a_code_of_a_later_version", "OTHER"])
+def test_an_unknown_code_counts_as_another_reason(code: str) -> None:
+    assert failures.of_row(with_cause(msg("It broke."), code)) == failures.Failure("other", raw_text="It broke.")
 
 
 def test_what_a_story_is_told_in_full_keeps_its_cause(store: Store, home: Path) -> None:

@@ -17,8 +17,8 @@ from sqlalchemy import Column, Integer, MetaData, Table, create_engine, insert, 
 from core import i18n, message
 from core.db.rescue_files import Entry, RescueFile, consume
 from core.db.tables.base import MessageText
-from core.errors import NotFound
-from core.message import Message, msg, percent, sentences
+from core.errors import BadFile, NotFound
+from core.message import Message, cause_of, msg, percent, sentences, with_cause
 from core.providers import engine_endpoint
 from core.settings import Settings
 from pages.ui import failure_labels, lang
@@ -40,11 +40,12 @@ def _same(one: str, other: object) -> bool:
 
 
 def _parts(one: Message) -> tuple[object, ...]:
-    return one.template, {k: _parts(v) if isinstance(v, Message) else (type(v), v) for k, v in one.params.items()}
+    params = {k: _parts(v) if isinstance(v, Message) else (type(v), v) for k, v in one.params.items()}
+    return one.template, params, one.cause
 
 
 def _nested() -> Message:
-    inner = msg("There is no column {column}.", column="{title}")
+    inner = with_cause(msg("There is no column {column}.", column="{title}"), "bad_file")
     return msg("{reason} {n}: {share}", reason=inner, n=3, share=0.25)
 
 
@@ -101,6 +102,27 @@ def test_an_error_and_its_text_keep_the_message() -> None:
     assert _same(again.what, error.what) and _same(again.next_step, error.next_step)
     assert _same(str(error), error.what)
     assert _same(error.what, msg("{exc}", exc=error).params["exc"])
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("It broke.", None),
+        (msg("It broke."), None),
+        (with_cause("It broke.", "setup"), "setup"),
+        (with_cause(with_cause(msg("It broke."), "setup"), "storage"), "storage"),
+        (sentences(with_cause(msg("It broke."), "setup"), msg("Repair it.")), "setup"),
+        (with_cause(msg("{what}", what=with_cause(msg("It broke."), "setup")), "storage"), "storage"),
+        (NotFound("It is gone.").what, None),
+        (BadFile("It broke.").what, "bad_file"),
+        (BadFile(with_cause(msg("It broke."), "setup")).what, "setup"),
+        (BadFile(msg("{what}", what=with_cause(msg("It broke."), "setup"))).what, "bad_file"),
+        (msg("{error}", error=BadFile("It broke.")), "bad_file"),
+    ],
+)
+def test_the_cause_is_that_of_the_message_or_of_the_first_one_in_it(text: str, cause: str | None) -> None:
+    assert cause_of(text) == cause
+    assert cause_of(message.loads(message.dumps(text))) == cause
 
 
 def test_a_message_survives_pickle_copies_and_json() -> None:

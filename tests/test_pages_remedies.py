@@ -16,8 +16,11 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
+from core.errors import EngineMissing, ModelNotFound, PromptTooLong, RateLimited, Refused, Unavailable
 from core.finetuning import jobs
+from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
 from core.generation import executor, runs
+from core.message import msg, sentences, with_cause
 from core.stories import library
 from pages.ui.story import story_remedies
 from tests import fault_server
@@ -189,24 +192,24 @@ def test_before_the_first_row_nothing_is_resumed(store: Store, server: FaultServ
     assert show().button(key="dataset_continue").label == "Resume (7 left)"
 
 
-RUNS = [  # the reason why a run ended → the remedies next to it
-    ("The test server does not have this model: gone Choose another model.", {"Another model"}),
-    ("The test server refused the key (401): no Check the key.", {"Open settings", "Another model"}),
-    ("There is no server named x. Look for a typing error.", {"Open settings", "Another model"}),
-    ("There was no answer for 10 minutes. The test server cannot be reached at x.", {"Open settings", "Another model"}),
-    ("The provider refuses every request. The test server rejected the request (400): no", {"Open the recipe"}),
-    ("The engine needs packages that are not installed: torch. Install them.", {"Install the engine", "Another model"}),
-    ("Blocked: this would exceed this month's budget. $1.00 of $1.00 spent or reserved.", {"Open budgets"}),
-    ("The price of writer is unknown, so a budget can't be enforced. Start without one.", {"Set its price"}),
-    ("The test server: the account has no credit left: pay Add credit.", {"Another model"}),
+RUNS = [  # why a run has ended, and the code of its cause → the buttons next to it
+    ("The test server does not have this model: gone", "model_not_found", {"Another model"}),
+    ("The test server refused the key (401): no", "bad_key", {"Open settings", "Another model"}),
+    ("There is no server named x.", "setup", {"Open settings", "Another model"}),
+    ("The test server cannot be reached at x.", "unreachable", {"Open settings", "Another model"}),
+    ("The test server could not use the request (400): no", "bad_request", {"Open the recipe"}),
+    ("The engine needs packages: torch.", "engine_missing", {"Install the engine", "Another model"}),
+    ("Blocked: this would exceed this month's budget.", "shared_budget", {"Open budgets"}),
+    ("The price of writer is unknown.", "unknown_price", {"Set its price"}),
+    ("The test server: the account has no credit left: pay", "no_credit", {"Another model"}),
 ]
 
 
-@pytest.mark.parametrize(("reason", "offered"), RUNS)
+@pytest.mark.parametrize(("reason", "cause", "offered"), RUNS)
 def test_a_run_that_has_ended_early_says_why_and_what_helps(
-    store: Store, server: FaultServer, reason: str, offered: set[str]
+    store: Store, server: FaultServer, reason: str, cause: str, offered: set[str]
 ) -> None:
-    ended(store, reason)
+    ended(store, sentences(with_cause(reason, cause), msg("Try again.")))
     at = show()
     popovers = {popover.proto.popover.label for popover in at.get("popover")}
     assert reason.partition(":")[0] in trouble(at)
@@ -215,7 +218,7 @@ def test_a_run_that_has_ended_early_says_why_and_what_helps(
 
 
 def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: FaultServer) -> None:
-    dataset_id = ended(store, "The test server does not have this model: gone Choose another model.")
+    dataset_id = ended(store, ModelNotFound("The test server does not have this model: gone").what)
     at = show(dataset_fix_run_writer=True)
     click(at, "dataset_fix_run_writer_go")
     executed(store, server, newest(store, dataset_id))
@@ -226,7 +229,7 @@ def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: Fa
 def waiting(store: Store) -> str:
     """A run whose provider asked for a pause until 2033; returns its data set."""
     until = datetime(2033, 1, 2, 3, 4, 5, tzinfo=UTC)
-    return ended(store, "The test server asks to slow down: no", "waiting", not_before=until)
+    return ended(store, RateLimited("The test server asks to slow down: no").what, "waiting", not_before=until)
 
 
 def test_a_run_that_waits_says_until_when_and_for_how_long(store: Store, server: FaultServer) -> None:
@@ -258,7 +261,7 @@ def test_a_run_that_shall_not_wait_can_go_on_with_another_model(store: Store, se
 
 def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: FaultServer) -> None:
     reason = "The price of writer is unknown, so a budget can't be enforced. Start without one."
-    dataset_id = ended(store, reason, budget_usd=Decimal(2))
+    dataset_id = ended(store, with_cause(reason, "unknown_price"), budget_usd=Decimal(2))
     click(show(), "dataset_fix_run_free")
     run = runs.progress(store, newest(store, dataset_id))
     assert (run.state, run.budget_usd) == ("queued", None)
@@ -347,31 +350,27 @@ def test_a_job_that_diverged_is_tried_with_a_lower_rate(server: FaultServer, sto
     assert at.text_input(key="training_rate").value == "0.5"
 
 
-JOBS = [  # the job's error, its cause, the buttons
+JOBS = [  # the error of the job, the words for its cause, the buttons
     ("Line 3: Its completion is empty.", "The training file was rejected", {"training_fix_check_file"}),
+    (PromptTooLong("An example can have 512 tokens.").what, "Too long for the model", {"training_fix_check_file"}),
+    (ModelNotFound("The model is gone.").what, "Model not found", {"training_fix_another_model"}),
     (
-        "An example can have 512 tokens at most. Line 3 has 900. Shorten or remove them.",
-        "Too long for the model",
-        {"training_fix_check_file"},
-    ),
-    (
-        "The test server does not have this model: gone",
-        "Model not found",
-        {"training_fix_another_model"},
-    ),
-    (
-        "The test server cannot be reached at http://x.",
+        Unavailable("The test server cannot be reached at http://x.").what,
         "The provider is not responding",
         {"training_fix_try_again", "training_fix_open_settings"},
     ),
     (
-        "The engine needs packages that are not installed: torch.",
+        EngineMissing("The engine needs packages that are not installed: torch.").what,
         "The engine is not installed",
         {"training_fix_install_engine"},
     ),
-    ("The provider no longer knows this job.", "The provider no longer has it", {"training_fix_try_again"}),
+    (UNKNOWN_AT_PROVIDER, "The provider no longer has it", {"training_fix_try_again"}),
     ("Exceeded billing hard limit", "No credit left at the provider", {"training_fix_try_again"}),
-    ("The test server refused the key (401): no", "The provider refused the key", {"training_fix_open_settings"}),
+    (
+        Refused("The test server refused the key (401): no").what,
+        "The provider refused the key",
+        {"training_fix_open_settings"},
+    ),
     ("Nothing that anybody knows.", "", {"training_fix_try_again"}),
 ]
 

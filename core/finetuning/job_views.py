@@ -14,7 +14,7 @@ from sqlalchemy.orm import defer
 from core.db.store import Store
 from core.db.tables import TrainingEvent, TrainingJob
 from core.errors import NotFound
-from core.message import msg
+from core.message import msg, with_cause
 from core.pricing import custom_prices, machine_time
 from core.pricing.prices import ENGINE
 
@@ -25,7 +25,7 @@ MIN_TIME_LEFT_S = 60.0
 """The shortest time left shown for an unfinished job; estimates are not exact to the second."""
 _STARTING_S = 120.0  # time to load the model and to time three steps
 MAX_STATUS_LENGTH = 30  # column width in the database
-UNKNOWN_AT_PROVIDER = msg("The provider no longer knows this job.")
+UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer knows this job."), "job_gone")
 """The error of a job that was deleted at the provider."""
 
 

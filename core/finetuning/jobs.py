@@ -15,6 +15,7 @@ from core.datasets import versions
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.failures import with_job_cause
 from core.finetuning import billing, tracker_logging, watch
 from core.finetuning import submit as submission
 from core.finetuning.job_context import MAX_ACTIVE_JOBS, EndHook, JobContext, JobStopping
@@ -172,7 +173,8 @@ def carry_out(
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
     """Mark a job as failed with the reason. A finished job is not changed."""
-    failed = {"status": "failed", "error": error.what, "next_step": error.next_step or None, "finished_at": utcnow()}
+    reason = with_job_cause(error.what)
+    failed = {"status": "failed", "error": reason, "next_step": error.next_step or None, "finished_at": utcnow()}
     context = JobContext(store, job_id, threading.Event())
     with store.session() as session:
         if context.view().finished:

@@ -15,7 +15,7 @@ from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Ref
 from core.finetuning import training_files
 from core.finetuning.job_context import JobContext, JobStopping
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
-from core.message import msg
+from core.message import msg, with_cause
 from core.providers import Client, JobRequest, Registry, RemoteJob
 
 _UPLOAD_ATTEMPTS = 20  # pauses of up to 30 s give an engine enough time to start or convert weights
@@ -117,7 +117,10 @@ def _post(context: JobContext, registry: Registry) -> RemoteJob:
             existing = _find_existing(context, registry)
             if existing is None:
                 raise FabulaError(
-                    msg("The provider did not confirm the job and does not list it: {what}", what=exc.what),
+                    with_cause(
+                        msg("The provider did not confirm the job and does not list it: {what}", what=exc.what),
+                        "unreachable",
+                    ),
                     msg("No job is known to run at the provider. Submit it again."),
                 ) from exc
             return existing

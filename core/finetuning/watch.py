@@ -9,6 +9,7 @@ from typing import Any
 
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
+from core.failures import with_job_cause
 from core.finetuning import billing, job_events, job_views, training_time
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_context import WITHOUT_RESULTS, JobContext
@@ -193,7 +194,7 @@ class _Watch:
     def _remote_values(self, remote: RemoteJob, ended: bool) -> dict[str, Any]:
         """The columns that mirror the provider's state."""
         failed = remote.status == "failed"
-        error = storable(remote.error or msg("The provider gives no reason.")) if failed else None
+        error = with_job_cause(storable(remote.error or msg("The provider gives no reason."))) if failed else None
         if self._model_attempts and not ended:
             error = _NO_MODEL
         return {

@@ -12,10 +12,11 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from core.errors import FabulaError
-from core.message import msg, sentences
+from core.message import msg, sentences, with_cause
 from core.providers import Choice, Completion
 from core.sanitize import storable
 
+_EMPTY = with_cause(msg("The answer was empty."), "empty_answer")
 _MAX_FINISH_REASON = 30  # characters, the size of the column; the API's own values are shorter
 _COST_UNIT = Decimal("1e-12")  # US dollars; a token costs at least a thousand times as much
 
@@ -32,7 +33,7 @@ class ResponseVerdict(NamedTuple):
 def classify(answer: Completion, max_tokens: int) -> ResponseVerdict:
     """The verdict on the first text of an answer. Only a text with finish reason `stop` is a finished story."""
     if not answer.texts:
-        return ResponseVerdict("failed", msg("The answer was empty."), "", None)
+        return ResponseVerdict("failed", _EMPTY, "", None)
     choice = answer.texts[0]
     text = storable(choice.text)
     reason = _unfinished_reason(text, choice, max_tokens)
@@ -43,19 +44,26 @@ def classify(answer: Completion, max_tokens: int) -> ResponseVerdict:
 def _unfinished_reason(text: str, choice: Choice, max_tokens: int) -> str | None:
     finish_reason = choice.finish_reason
     if choice.error:
-        return storable(msg("The provider ended the text with an error: {error}", error=choice.error))
+        return storable(
+            with_cause(msg("The provider ended the text with an error: {message}", message=choice.error), "interrupted")
+        )
     if finish_reason == "length":
-        return msg("The text was cut off at {max_tokens} tokens.", max_tokens=f"{max_tokens:,}")
+        return with_cause(
+            msg("The text was cut off at {max_tokens} tokens.", max_tokens=f"{max_tokens:,}"), "token_limit"
+        )
     if finish_reason == "refusal":
-        return msg("The model refused to write this.")
+        return with_cause(msg("The model refused to write this."), "refused")
     if finish_reason == "content_filter":
-        return msg("The provider's content filter blocked the text.")
+        return with_cause(msg("The provider's content filter blocked the text."), "content_filter")
     if not text.strip():
-        return msg("The answer was empty.")
+        return _EMPTY
     if finish_reason is None:
-        return msg("The provider did not say whether the text is finished.")
+        return with_cause(msg("The provider did not say whether the text is finished."), "interrupted")
     if finish_reason != "stop":
-        return msg("The text is not finished: the provider ended it with {finish_reason}.", finish_reason=finish_reason)
+        return with_cause(
+            msg("The text is not finished: the provider ended it with {finish_reason}.", finish_reason=finish_reason),
+            "interrupted",
+        )
     return None
 
 

@@ -18,7 +18,7 @@ from core.generation.response_classification import (
     split_completion,
 )
 from core.generation.row_store import Claim, RowOutcome
-from core.message import msg
+from core.message import cause_of, msg, with_cause
 from core.providers import Completion, RetryPolicy
 
 _OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
@@ -151,6 +151,7 @@ class RequestRetryPolicy:
             return
         minutes = max(1, round(self._limits.stall_s / 60))
         reason = msg("There was no answer for {minutes} minutes. {cause}", minutes=minutes, cause=self.cause)
+        reason = with_cause(reason, cause_of(self.cause) or "unreachable")
         self.end_run(RunEnd("failed", reason))
 
     def end_run(self, end: RunEnd) -> None:

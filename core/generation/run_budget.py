@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from core.db.tables import Spend
 from core.errors import OverBudget
 from core.generation.run_store import RunContext
-from core.message import msg, sentences
+from core.message import msg, sentences, with_cause
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD
@@ -51,8 +51,12 @@ def unpriced(
     if empty_prompt_usd is not None:
         return None
     if budget_usd is not None:
-        return msg(
-            "The price of {model} is unknown, so a budget can't be enforced. Start without one.", model=context.model
+        return with_cause(
+            msg(
+                "The price of {model} is unknown, so a budget can't be enforced. Start without one.",
+                model=context.model,
+            ),
+            "unknown_price",
         )
     return _refusal(session, context, None)
 
@@ -67,9 +71,12 @@ def exhausted(
     page = budget.remaining_in(session, context.actor, context.run_id)
     reason: str | None
     if remaining_usd is not None and min_limit(remaining_usd, page) == remaining_usd:
-        reason = msg(
-            "The rest of the ${budget_usd} budget may not cover the next row. Raise the budget to continue.",
-            budget_usd=budget_usd,
+        reason = with_cause(
+            msg(
+                "The rest of the ${budget_usd} budget may not cover the next row. Raise the budget to continue.",
+                budget_usd=budget_usd,
+            ),
+            "budget",
         )
     else:
         reason = _refusal(session, context, (page or Decimal(0)) + _MIN_USD)

@@ -17,7 +17,7 @@ from core.db import spend_totals
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
-from core.message import msg
+from core.message import msg, with_cause
 
 Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
@@ -109,7 +109,10 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
     for scope, limit, spent in _applicable_budgets(session, actor, reference):
         if amount is None:
             raise OverBudget(
-                msg("Blocked: the price of this model is unknown, so the budget can't be enforced."),
+                with_cause(
+                    msg("Blocked: the price of this model is unknown, so the budget can't be enforced."),
+                    "unknown_price",
+                ),
                 msg("Set your own price for the model on the Cost page, or ask an admin to remove the budget."),
             )
         if spent + amount > limit:

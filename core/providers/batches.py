@@ -10,7 +10,7 @@ from typing import Any
 from openai.types import Batch
 
 from core.errors import BadRequest, ProviderError, Unavailable, Unreadable
-from core.message import msg
+from core.message import msg, with_cause
 from core.providers.errors import from_status, not_an_api_answer, quoted
 from core.providers.finetuning import INTENT
 from core.providers.parameters import TOKEN_CAPS, learn, request_body
@@ -138,7 +138,10 @@ def _error_without_response(provider: Provider, error: Any) -> ProviderError:
     if code in _NOT_EXECUTED or code == _TIMED_OUT or not details:
         message = quoted(details.get("message") or code, provider)
         return Unavailable(
-            msg("{name} did not process this request: {message}", name=provider.name, message=message),
+            with_cause(
+                msg("{name} did not process this request: {message}", name=provider.name, message=message),
+                "server_error",
+            ),
             msg("Fabula submits it again."),
             may_be_billed=code not in _NOT_EXECUTED,
         )

@@ -13,7 +13,7 @@ import httpx2
 from openai.types import Batch
 
 from core.errors import BadRequest, ProviderError, StorageFull, Unavailable
-from core.message import msg
+from core.message import msg, with_cause
 from core.providers.batches import RemoteBatch, read_batch
 from core.providers.finetuning import INTENT, NEWEST, FineTuning
 from core.providers.generation import Generation
@@ -108,7 +108,10 @@ class Client(Generation, FineTuning):
                         file.write(block)
                 except httpx2.HTTPError as exc:
                     raise Unavailable(
-                        msg("The connection to {name} ended in the middle of a file.", name=self.provider.name),
+                        with_cause(
+                            msg("The connection to {name} ended in the middle of a file.", name=self.provider.name),
+                            "interrupted",
+                        ),
                         msg("Fabula fetches it again automatically."),
                     ) from exc
 

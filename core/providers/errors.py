@@ -25,8 +25,9 @@ from core.errors import (
     Unavailable,
     Unreadable,
 )
+from core.failures import request_refused
 from core.logs import MIN_SECRET_CHARS
-from core.message import Message, msg, restored, sentences
+from core.message import Message, msg, restored, sentences, with_cause
 from core.providers.connection_errors import CORE_PATHS, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
 from core.providers.endpoint_setup import has_version
 from core.providers.provider_errors import codes_of, may_be_billed, message_of, no_credit
@@ -75,7 +76,10 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
     if isinstance(exc, openai.APIResponseValidationError):
         return not_an_api_answer(provider)
     return Unavailable(
-        msg("{name} answered with an error: {message}", name=provider.name, message=_sdk_message(exc, provider)),
+        with_cause(
+            msg("{name} answered with an error: {message}", name=provider.name, message=_sdk_message(exc, provider)),
+            "server_error",
+        ),
         msg("Try again in a minute."),
     )
 
@@ -125,7 +129,7 @@ def unreadable(provider: Provider) -> Unreadable:
 def not_an_api_answer(provider: Provider) -> ServerError:
     """The error for a response that is not OpenAI's format: a login page, a proxy's page, other JSON."""
     return ServerError(
-        msg("{name} returned a response that is not in OpenAI's format.", name=provider.name),
+        with_cause(msg("{name} returned a response that is not in OpenAI's format.", name=provider.name), "unreadable"),
         msg(
             "Check that {base_url} is the address of an OpenAI-compatible API; most end in /v1.",
             base_url=provider.shown_url,
@@ -143,7 +147,10 @@ def _from_status(
     codes = codes_of(body)
     if no_credit(status, codes, message):
         return Refused(
-            msg("{name}: the account has no credit left: {message}", name=provider.name, message=message),
+            with_cause(
+                msg("{name}: the account has no credit left: {message}", name=provider.name, message=message),
+                "no_credit",
+            ),
             msg("Add credit or raise the limit at the provider, then resume. Nothing is lost."),
         )
     if status in (401, 403):
@@ -162,11 +169,14 @@ def _from_status(
     if status in {408, 409, 425, *_UPSTREAM_FAILED} or status >= 500 or status < 400:
         if status in _GATEWAY_TIMEOUTS:
             return Unavailable(
-                msg(
-                    "{name} gave up waiting for the model ({status}): {message}",
-                    name=provider.name,
-                    status=status,
-                    message=message,
+                with_cause(
+                    msg(
+                        "{name} gave up waiting for the model ({status}): {message}",
+                        name=provider.name,
+                        status=status,
+                        message=message,
+                    ),
+                    "server_error",
                 ),
                 msg(
                     "Fabula retries automatically; if it persists, ask for fewer tokens, or check the provider's "
@@ -190,12 +200,20 @@ def _from_status(
         return no_version(provider, message)
     if status == 404:
         return NotThere(
-            msg("{name} could not find it: {message}", name=provider.name, message=message),
+            with_cause(
+                msg("{name} could not find it: {message}", name=provider.name, message=message),
+                request_refused(message),
+            ),
             msg("It was deleted, or belongs to another account."),
         )
     refused = refused_parameters(body)
     return BadRequest(
-        msg("{name} rejected the request ({status}): {message}", name=provider.name, status=status, message=message),
+        with_cause(
+            msg(
+                "{name} rejected the request ({status}): {message}", name=provider.name, status=status, message=message
+            ),
+            request_refused(message),
+        ),
         msg("Change it and try again."),
         refused,
         may_be_billed=not refused and may_be_billed(status, codes, body, headers, provider),

@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from core.errors import NotFound
-from core.message import msg
+from core.message import msg, with_cause
 from core.providers.azure import Azure
 from core.providers.client import Client
 from core.providers.engine_endpoint import current_endpoint
@@ -81,7 +81,9 @@ class Registry:
         """
         if provider_id not in self._providers:
             raise NotFound(
-                msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)),
+                with_cause(
+                    msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)), "setup"
+                ),
                 msg("Set its key and restart Fabula, or choose another provider."),
             )
         return self._providers[provider_id]()

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, PromptTooLong
-from core.message import msg
+from core.message import msg, with_cause
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import tuned_base
 from core.providers import Provider
@@ -34,7 +34,10 @@ def explain(store: Store, book: PriceBook, provider: Provider, model: str, error
         )
     elif isinstance(error, BadRequest) and _FILTERED.search(error.what):
         explained = BadRequest(
-            msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
+            with_cause(
+                msg("The content filter of {name} blocked the prompt: {what}", name=provider.name, what=error.what),
+                "content_filter",
+            ),
             msg("Rephrase the prompt, or choose another model."),
             may_be_billed=error.may_be_billed,
         )

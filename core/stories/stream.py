@@ -24,7 +24,7 @@ from core.db.store import Store
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ProviderError, StorageFull
-from core.message import msg
+from core.message import msg, with_cause
 from core.pricing.price_book import PriceBook
 from core.pricing.spend import Page
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
@@ -251,7 +251,10 @@ class StoryStream:
                     self._store, self._book, self._client.provider, self.request.model, failure
                 )
         except Exception as failure:  # closed connections raise many types; a bug must still end the story
-            error = ProviderError(msg("The stream was interrupted."), msg("Write it again. The text so far is kept."))
+            error = ProviderError(
+                with_cause(msg("The stream was interrupted."), "interrupted"),
+                msg("Write it again. The text so far is kept."),
+            )
             error.__cause__ = failure
         self._add(self._joiner.flush())
         self._remove_thinking()

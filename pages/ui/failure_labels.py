@@ -53,9 +53,9 @@ _PAGES: Mapping[Remedy, tuple[str, str, str, tuple[str, str] | None]] = {
 def sentence(reason: str, cause: Cause) -> str:
     """A stored reason in the visitor's language; if it has no translation, its cause, with the stored text quoted."""
     shown = localized(reason)
-    if shown != reason or language() == "en" or cause == "other":
+    if shown != reason or language() == "en":
         return shown
-    return f"{_(WORDS[cause])} · {stored(reason)}"
+    return stored(reason) if cause == "other" else f"{_(WORDS[cause])} · {stored(reason)}"
 
 
 def row_reason(row: RowView) -> str:

@@ -21,7 +21,7 @@ from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
-from core.message import msg, sentences
+from core.message import msg, sentences, with_cause
 
 # A llama.cpp server that crashed or is loading is back within seconds; after that, retrying does not help.
 _PAUSES_S = (1.0, 3.0, 9.0)
@@ -141,11 +141,16 @@ def tokenise_file(
         total = tokens.save(target, encoded())
     except FileNotFoundError as exc:
         raise JobFailed(
-            msg("The file of '{param}' was deleted before it was read.", param=param), "file_not_found", param
+            with_cause(msg("The file of '{param}' was deleted before it was read.", param=param), "bad_file"),
+            "file_not_found",
+            param,
         ) from exc
     except BadLine as exc:
         raise JobFailed(
-            msg("The file of '{param}' has a broken line. {sentence}", param=param, sentence=exc.sentence),
+            with_cause(
+                msg("The file of '{param}' has a broken line. {sentence}", param=param, sentence=exc.sentence),
+                "bad_file",
+            ),
             "invalid_training_file",
             param,
         ) from exc
@@ -160,10 +165,13 @@ def _too_long_failure(lines: Sequence[str], context: int, param: str) -> JobFail
     listed = list(lines[:_MAX_LISTED])
     if more := len(lines) - len(listed):
         listed.append(msg("{more} more lines are too long.", more=more))
-    message = msg(
-        "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
-        context=context,
-        too_long=sentences(*listed),
+    message = with_cause(
+        msg(
+            "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
+            context=context,
+            too_long=sentences(*listed),
+        ),
+        "too_long",
     )
     return JobFailed(message, "invalid_training_file", param)
 

@@ -15,7 +15,7 @@ from core.engine.api.models import ModelCatalogue
 from core.engine.event_log import add_event
 from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job, to_json
-from core.message import extra_fields, msg
+from core.message import extra_fields, msg, with_cause
 
 _log = logging.getLogger(__name__)
 
@@ -80,12 +80,16 @@ def describe_error(exc: Exception) -> JobFailed:
     if isinstance(exc, ApiError):
         return JobFailed(exc.message, exc.code or "server_error")
     if is_disk_full(exc):
-        message = msg(
-            "The engine's disk is full or cannot be written. Free some space in its home folder, "
-            "then resume or create the job again."
+        message = with_cause(
+            msg(
+                "The engine's disk is full or cannot be written. Free some space in its home folder, "
+                "then resume or create the job again."
+            ),
+            "storage",
         )
         return JobFailed(message, "insufficient_storage")
     _log.error("A job failed unexpectedly", exc_info=exc)
     return JobFailed(
-        msg("The engine failed unexpectedly: {error}. Its log has the details.", error=exc), "server_error"
+        with_cause(msg("The engine failed unexpectedly: {error}. Its log has the details.", error=exc), "server_error"),
+        "server_error",
     )

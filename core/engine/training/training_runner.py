@@ -25,7 +25,7 @@ from core.engine.store import File, Job, new_id
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
 from core.engine.training.job_folder import metrics_csv, write_job_spec
-from core.message import from_json, msg
+from core.message import from_json, msg, with_cause
 
 _log = logging.getLogger(__name__)
 
@@ -223,9 +223,12 @@ _NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|out of memory|bad_al
 def _crash_cause(trainer: TrainerProcess) -> str:
     code = trainer.code
     if code == -9:
-        return msg("killed, most likely because memory ran out: use a smaller batch_size or shorter examples")
+        return with_cause(
+            msg("killed, most likely because memory ran out: use a smaller batch_size or shorter examples"),
+            "out_of_memory",
+        )
     if _NO_MEMORY.search(trainer.last_log_line()):
-        return msg("memory ran out: use a smaller batch_size or shorter examples")
+        return with_cause(msg("memory ran out: use a smaller batch_size or shorter examples"), "out_of_memory")
     by_signal = code is not None and code < 0
     cause = msg("signal {number}", number=abs(code or 0)) if by_signal else msg("exit code {code}", code=code)
     return (

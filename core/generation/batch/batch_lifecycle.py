@@ -14,6 +14,7 @@ from core.datasets import grid
 from core.db import rescue_files
 from core.db.store import Store
 from core.errors import BadRequest, FabulaError, NotFound, NotThere, StorageFull, Transient
+from core.failures import request_refused, with_request_cause
 from core.generation.batch import batch_settlement, batch_store
 from core.generation.batch.batch_results import (
     BatchResults,
@@ -29,7 +30,7 @@ from core.generation.provider_connection import completion_request
 from core.generation.response_classification import RunEnd, end_for_error
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
-from core.message import msg
+from core.message import msg, with_cause
 from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest, Registry
 from core.providers.batches import ENDED, RemoteBatch, read_answer
@@ -37,9 +38,11 @@ from core.providers.schemas import Endpoint
 from core.sanitize import storable
 
 CANCELLED_WITH_RUN = msg("The batch was cancelled because the run was ended.")
-UNREADABLE = msg("The line with this answer in the provider's file can't be read.")
+UNREADABLE = with_cause(msg("The line with this answer in the provider's file can't be read."), "interrupted")
 """Reason of a row that was processed, but whose answer cannot be read."""
-_FILES_GONE = msg("The provider no longer has the results of this batch. Resume to submit its rows again.")
+_FILES_GONE = with_cause(
+    msg("The provider no longer has the results of this batch. Resume to submit its rows again."), "job_gone"
+)
 _GROUP = 500  # answers per transaction: about 30 ms
 
 
@@ -190,7 +193,12 @@ class BatchLifecycle:
             if not isinstance(exc, NotFound):
                 raise
             self.close(batch, "failed", storable(exc.what), unknown=True)
-            return RunEnd("failed", msg("The provider no longer knows this batch. Resume to submit its rows again."))
+            return RunEnd(
+                "failed",
+                with_cause(
+                    msg("The provider no longer knows this batch. Resume to submit its rows again."), "job_gone"
+                ),
+            )
         if remote.status in ENDED:
             return self._on_ended(batch, remote)
         changes = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
@@ -212,7 +220,11 @@ class BatchLifecycle:
         batch_store.update_batch(self._store, batch.id, status=remote.status)
         rejected = {} if is_queue_full(remote) else rejected_lines(remote)
         rows = islice(batch_store.rows_of(self._store, batch.id), max(rejected, default=0))
-        outcomes = [unbilled(row.key, rejected[line].message) for line, row in enumerate(rows, 1) if line in rejected]
+        outcomes = [
+            unbilled(row.key, with_request_cause(rejected[line].message))
+            for line, row in enumerate(rows, 1)
+            if line in rejected
+        ]
         self._settle(batch, outcomes)
         with self._store.reading() as session:
             others = len(batch_store.open_batches(session, self._context.dataset_id)) - 1
@@ -222,7 +234,9 @@ class BatchLifecycle:
         if is_queue_full(remote) and (others or batch.total > 1):
             self.queue_limit = QueueLimit(others, batch.total)
             return None
-        return RunEnd("failed", msg("The provider refused the batch. {reason}", reason=rejection_reason(remote)))
+        reason = rejection_reason(remote)
+        refused = msg("The provider refused the batch. {reason}", reason=reason)
+        return RunEnd("failed", with_cause(refused, request_refused(reason)))
 
     # --- collect -------------------------------------------------------------------------------------------------
 
@@ -251,7 +265,10 @@ class BatchLifecycle:
         self.close(batch, "cancelled" if cancelled else "done", batch.reason)
         if cancelled and batch.reason is None and not self.stop:
             return RunEnd(
-                "stopped", msg("The batch was cancelled at the provider. Resume to write the remaining rows.")
+                "stopped",
+                with_cause(
+                    msg("The batch was cancelled at the provider. Resume to write the remaining rows."), "job_gone"
+                ),
             )
         return None
 

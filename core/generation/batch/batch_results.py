@@ -11,7 +11,7 @@ from decimal import Decimal
 from core.errors import ModelNotFound, Refused, Transient, Unavailable
 from core.generation.batch.batch_settlement import BatchOutcome
 from core.generation.response_classification import RepeatedFailures, RunEnd, classify, end_for_error
-from core.message import msg
+from core.message import msg, with_cause
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 from core.sanitize import storable
 
@@ -64,7 +64,9 @@ class BatchResults:
         if answer.completion is not None:
             self._repeated.succeeded()
             return self._settled(answer)
-        error = answer.error or Unavailable(msg("The provider's file lists this row without an answer."))
+        error = answer.error or Unavailable(
+            with_cause(msg("The provider's file lists this row without an answer."), "interrupted")
+        )
         if old:
             return BatchOutcome(answer.custom_id, "pending", may_be_billed=error.may_be_billed)
         if isinstance(error, Transient):

@@ -24,7 +24,7 @@ from core.engine.training.job_folder import JobSpec, Journal
 from core.engine.training.trainer import model, resume
 from core.engine.training.trainer.loop import Loop, LossDiverged
 from core.engine.training.trainer.resume import Position
-from core.message import msg, sentences, to_json
+from core.message import msg, sentences, to_json, with_cause
 
 
 def main(folder: Path, engine_pid: int) -> int:
@@ -115,17 +115,19 @@ def _with_dtype(
 def _describe(exc: Exception) -> tuple[str, str]:
     """What happened and what to do next, for the user."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
-        return msg("The disk is full."), msg(
+        return with_cause(msg("The disk is full."), "storage"), msg(
             "Free some space, then resume the job: it continues from its last checkpoint."
         )
     if isinstance(exc, UntrainableModel):  # the file was replaced after the job was created
-        return msg("The base model can be served here but not trained: {reason}.", reason=exc), msg(
-            "Use another base model."
-        )
+        return with_cause(
+            msg("The base model can be served here but not trained: {reason}.", reason=exc), "model_not_found"
+        ), msg("Use another base model.")
     if isinstance(exc, LossDiverged):
-        return msg("Training diverged: {reason}.", reason=exc), msg("Use a smaller learning_rate_multiplier.")
+        return with_cause(msg("Training diverged: {reason}.", reason=exc), "diverged"), msg(
+            "Use a smaller learning_rate_multiplier."
+        )
     if isinstance(exc, MemoryError):
-        return msg("Out of memory."), msg("Use a smaller batch_size or shorter examples.")
+        return with_cause(msg("Out of memory."), "out_of_memory"), msg("Use a smaller batch_size or shorter examples.")
     return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")
 
 
