@@ -278,7 +278,7 @@ JOBS = [  # the error of a job as its provider or Fabula states it, cause
     ("The job failed due to a violation of our usage policies.", "content_filter"),
     ("The training file was blocked by moderation.", "content_filter"),
     ("Exceeded billing hard limit", "no_credit"),
-    (_refused(429, "You exceeded your current quota, please check your plan and billing details."), "no_credit"),
+    (_refused(429, "Your credit balance is too low."), "no_credit"),
     (_refused(401, "Incorrect API key"), "bad_key"),
     (_refused(400, "temperature must be at most 2"), "bad_request"),
     (unreachable(_PROVIDER, ConnectionRefusedError(), sent=False).what, "unreachable"),
