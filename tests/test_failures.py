@@ -153,6 +153,7 @@ def test_every_class_of_error_has_a_cause() -> None:
     expected = {
         "FabulaError": "other", "NotFound": "other", "BadRecipe": "other", "BadFile": "bad_file",
         "BadTrainingFile": "bad_file", "StorageFull": "storage", "DatabaseLost": "storage", "ProviderError": "other",
+        "Transient": "other",
         "RateLimited": "rate_limit", "Unavailable": "unreachable", "ServerError": "server_error",
         "Unreadable": "unreadable", "Refused": "bad_key", "Misconfigured": "setup", "BadRequest": "bad_request",
         "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted", "Cancelled": "other",
