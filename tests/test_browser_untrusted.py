@@ -18,9 +18,9 @@ from core.datasets import datasets, recipes, versions
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import (
+    BeforeAfter,
+    BeforeAfterAnswer,
     Checkpoint,
-    Comparison,
-    ComparisonAnswer,
     Dataset,
     Evaluation,
     EvaluationAnswer,
@@ -201,13 +201,13 @@ def _tour(store: Store, dataset: str, jobs: list[str]) -> None:
             id="t", state="done", step="story", dataset_id=dataset, job_id=jobs[0], created_by="local", reason=_NASTY,
             finished_at=utcnow(), language="en",
         ))  # fmt: skip
-        session.add(Comparison(
+        session.add(BeforeAfter(
             id="c", job_id=jobs[0], state="failed", source="held_out", reason=_NASTY, created_by="local",
             finished_at=utcnow(),
         ))  # fmt: skip
         session.flush()
         for place, side in enumerate(("base", "tuned", "base", "tuned")):
-            session.add(ComparisonAnswer(
+            session.add(BeforeAfterAnswer(
                 comparison_id="c", position=place // 2, side=side, prompt=f"{place // 2} {_NASTY}", expected=_NASTY,
                 state="done" if place < 2 else "failed", reason=None if place < 2 else _NASTY,
                 story_id=f"s{place}" if place < 2 else None,

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Row, Story, TrainingJob, utcnow
+from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.evaluation import before_after, unseen_prompts
 from core.finetuning import jobs
@@ -32,7 +32,7 @@ def _succeeded(store: Store, **values: object) -> str:
 def _compared(store: Store, job_id: str, state: str, *, source: str | None = "held_out", reason: str = "") -> None:
     with store.session() as session:
         session.add(
-            Comparison(id="c", job_id=job_id, state=state, source=source, reason=reason or None, created_by="local")
+            BeforeAfter(id="c", job_id=job_id, state=state, source=source, reason=reason or None, created_by="local")
         )
 
 
@@ -41,7 +41,7 @@ def _answer(store: Store, position: int, side: str, state: str, text: str = "", 
     values = {"prompt": f"text {position}", **values}
     with store.session() as session:
         session.add(
-            ComparisonAnswer(
+            BeforeAfterAnswer(
                 comparison_id="c", position=position, side=side, state=state, story_id=story_id, **values
             )
         )  # fmt: skip
@@ -113,7 +113,7 @@ def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
     at = click(visit("training"), "training_before_after_stop")
     assert before_after.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
     with store.session() as session:
-        before_after.finish(session, session.get_one(Comparison, "c"), "stopped")
+        before_after.finish(session, session.get_one(BeforeAfter, "c"), "stopped")
     click(again(at), "training_before_after_again")
     assert before_after.get(store, job_id).state == "queued"  # type: ignore[union-attr]
 

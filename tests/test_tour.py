@@ -14,11 +14,10 @@ from core import packaged_models
 from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Tour, TrainingJob, utcnow
+from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
-from core.evaluation import before_after
+from core.evaluation import before_after, before_after_runner
 from core.finetuning import cpu_speed_estimate, jobs
-from core.jobs import before_after_runner
 from core.jobs.job_kinds import KINDS
 from core.pricing import tokens
 from core.tours import tour, tour_plan, tour_runner
@@ -209,7 +208,7 @@ def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
     assert (len(datasets.list_datasets(store)), len(jobs.list_jobs(store))) == (1, 1)
     assert client.count("create_job") == 1
     with store.reading() as session:
-        assert session.scalar(select(func.count()).select_from(Comparison)) == 1
+        assert session.scalar(select(func.count()).select_from(BeforeAfter)) == 1
 
 
 @pytest.mark.parametrize("step", ["curve", "cost"])
@@ -362,7 +361,7 @@ def test_how_the_first_pair_ends_is_how_the_tour_ends(
         work(store, FakeRegistry({"engine": client}))
         states = {"base": base, "tuned": tuned}
         with store.session() as session:
-            for answer in session.scalars(select(ComparisonAnswer)):
+            for answer in session.scalars(select(BeforeAfterAnswer)):
                 answer.state = states[answer.side]
                 answer.reason = "No words came." if answer.state == "failed" else None
 

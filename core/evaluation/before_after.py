@@ -1,7 +1,9 @@
-"""Before and after: compares a job's base and tuned model on prompts that training has not seen.
+"""Before and after: the texts of a job's base model and tuned model for prompts that training has not seen.
 
-A job has at most one comparison. Engine jobs get one automatically when they succeed; for paid providers a person
-starts it. The worker runs it (`core.jobs.before_after_runner`); pages start it, show it, and add prompts.
+It shows the effect of one job and gives no score: `evaluation_comparison` compares the scores of two evaluations,
+`core.finetuning.job_comparison` the settings and curves of jobs. A job has it at most once. It starts automatically
+when a job of the engine succeeds; for paid providers a person starts it. The worker runs it (`before_after_runner`);
+pages start it, show it, and add prompts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import Comparison, ComparisonAnswer, Story, TrainingJob, utcnow
+from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
 from core.evaluation.unseen_prompts import PromptChoice
 from core.finetuning.job_views import JobView
@@ -76,7 +78,7 @@ class AnswerPair:
 
 
 @dataclass(frozen=True, slots=True)
-class ComparisonView:
+class BeforeAfterView:
     """The comparison of one job.
 
     Attributes:
@@ -100,17 +102,17 @@ class ComparisonView:
         return self.state in ACTIVE
 
 
-def get(store: Store, job_id: str) -> ComparisonView | None:
+def get(store: Store, job_id: str) -> BeforeAfterView | None:
     """The comparison of a job; None: not started."""
     with store.reading() as session:
-        comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+        comparison = session.scalar(select(BeforeAfter).where(BeforeAfter.job_id == job_id))
         if comparison is None:
             return None
         model_names = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
         models_by_side: dict[str, str | None] = dict(zip(SIDES, session.execute(model_names).one(), strict=True))
-        answers = select(ComparisonAnswer, Story).outerjoin(Story, Story.id == ComparisonAnswer.story_id)
-        answers = answers.where(ComparisonAnswer.comparison_id == comparison.id).order_by(ComparisonAnswer.position)
-        prompts: dict[int, ComparisonAnswer] = {}
+        answers = select(BeforeAfterAnswer, Story).outerjoin(Story, Story.id == BeforeAfterAnswer.story_id)
+        answers = answers.where(BeforeAfterAnswer.comparison_id == comparison.id).order_by(BeforeAfterAnswer.position)
+        prompts: dict[int, BeforeAfterAnswer] = {}
         sides: dict[tuple[int, str], SideAnswer] = {}
         for answer, story in session.execute(answers):
             prompts[answer.position] = answer
@@ -119,7 +121,7 @@ def get(store: Store, job_id: str) -> ComparisonView | None:
             AnswerPair(position, row.prompt, row.expected, sides[position, "base"], sides[position, "tuned"])
             for position, row in prompts.items()
         ]
-        return ComparisonView(
+        return BeforeAfterView(
             comparison.id,
             job_id,
             comparison.state,
@@ -134,7 +136,7 @@ def get(store: Store, job_id: str) -> ComparisonView | None:
 def any_active(store: Store) -> bool:
     """Whether any comparison is active."""
     with store.reading() as session:
-        return session.scalar(select(Comparison.id).where(Comparison.state.in_(ACTIVE)).limit(1)) is not None
+        return session.scalar(select(BeforeAfter.id).where(BeforeAfter.state.in_(ACTIVE)).limit(1)) is not None
 
 
 def start(store: Store, actor: Actor, job: JobView) -> str:
@@ -173,7 +175,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     comparison_id = start(store, actor, job)
     with store.session() as session:
         advisory_lock(session, "comparisons")
-        comparison = session.get_one(Comparison, comparison_id)
+        comparison = session.get_one(BeforeAfter, comparison_id)
         if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
             raise FabulaError(
                 msg("A job can have up to {limit} prompts.", limit=MAX_PROMPTS), msg("Write more on the story page.")
@@ -212,7 +214,7 @@ def add_answered_prompt(
 def next_position(session: Session, comparison_id: str) -> int:
     """The position after the last prompt of a comparison."""
     last = session.scalar(
-        select(func.max(ComparisonAnswer.position)).where(ComparisonAnswer.comparison_id == comparison_id)
+        select(func.max(BeforeAfterAnswer.position)).where(BeforeAfterAnswer.comparison_id == comparison_id)
     )
     return 0 if last is None else last + 1
 
@@ -229,7 +231,7 @@ def add_pair(
     for side in SIDES:
         answer = answers.get(side, _WAITING)
         session.add(
-            ComparisonAnswer(
+            BeforeAfterAnswer(
                 comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
                 state=answer.state, reason=answer.reason, story_id=answer.story_id,
             )
@@ -252,8 +254,8 @@ def retry(store: Store, actor: Actor, job_id: str) -> None:
         comparison = get_row(session, job_id)
         if comparison.state in ACTIVE:
             return
-        unfinished = select(ComparisonAnswer).where(
-            ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state != "done"
+        unfinished = select(BeforeAfterAnswer).where(
+            BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.state != "done"
         )
         for answer in session.scalars(unfinished):
             if answer.story_id is not None:
@@ -262,12 +264,14 @@ def retry(store: Store, actor: Actor, job_id: str) -> None:
         comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
 
 
-def finish(session: Session, comparison: Comparison, state: str, reason: str | None = None) -> None:
+def finish(session: Session, comparison: BeforeAfter, state: str, reason: str | None = None) -> None:
     """Record how a comparison ended. Unfinished answers become `stopped`."""
     comparison.state, comparison.reason, comparison.finished_at = state, reason, utcnow()
-    pending = ComparisonAnswer.state.in_(PENDING)
+    pending = BeforeAfterAnswer.state.in_(PENDING)
     session.execute(
-        update(ComparisonAnswer).where(ComparisonAnswer.comparison_id == comparison.id, pending).values(state="stopped")
+        update(BeforeAfterAnswer)
+        .where(BeforeAfterAnswer.comparison_id == comparison.id, pending)
+        .values(state="stopped")
     )
 
 
@@ -284,7 +288,7 @@ def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal
     return total
 
 
-def to_dicts(view: ComparisonView | None) -> list[dict[str, Any]]:
+def to_dicts(view: BeforeAfterView | None) -> list[dict[str, Any]]:
     """The pairs as JSON-compatible dictionaries for an export."""
     return [
         {
@@ -300,28 +304,28 @@ def to_dicts(view: ComparisonView | None) -> list[dict[str, Any]]:
 
 
 def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
-    comparison_id = session.scalar(select(Comparison.id).where(Comparison.job_id == job_id))
+    comparison_id = session.scalar(select(BeforeAfter.id).where(BeforeAfter.job_id == job_id))
     if comparison_id is None:
         comparison_id = new_id()
-        session.add(Comparison(id=comparison_id, job_id=job_id, created_by=actor_id))
+        session.add(BeforeAfter(id=comparison_id, job_id=job_id, created_by=actor_id))
     return comparison_id
 
 
 def _count_prompts(session: Session, comparison_id: str) -> int:
     """The number of prompts of a comparison."""
-    mine = ComparisonAnswer.comparison_id == comparison_id
-    return session.scalar(select(func.count(ComparisonAnswer.position.distinct())).where(mine)) or 0
+    mine = BeforeAfterAnswer.comparison_id == comparison_id
+    return session.scalar(select(func.count(BeforeAfterAnswer.position.distinct())).where(mine)) or 0
 
 
-def get_row(session: Session, job_id: str) -> Comparison:
+def get_row(session: Session, job_id: str) -> BeforeAfter:
     """The database row of a job's comparison. NotFound: it has none."""
-    comparison = session.scalar(select(Comparison).where(Comparison.job_id == job_id))
+    comparison = session.scalar(select(BeforeAfter).where(BeforeAfter.job_id == job_id))
     if comparison is None:
         raise NotFound(msg("This job has no comparison yet."), msg("Start one."))
     return comparison
 
 
-def _to_side_answer(answer: ComparisonAnswer, story: Story | None, model: str | None) -> SideAnswer:
+def _to_side_answer(answer: BeforeAfterAnswer, story: Story | None, model: str | None) -> SideAnswer:
     if story is None:  # not started, or empty: empty stories are not stored
         return SideAnswer(answer.state, reason=answer.reason, model=model or "", story_id=answer.story_id)
     return SideAnswer(

@@ -9,7 +9,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.errors import NotFound
 from core.evaluation import before_after, evaluations
-from core.evaluation.before_after import ComparisonView
+from core.evaluation.before_after import BeforeAfterView
 from core.evaluation.evaluation_types import EvaluationView
 from core.evaluation.scoring import Interval
 from core.finetuning import checkpoints, curve_analysis, job_views, lineage, results
@@ -127,7 +127,7 @@ def _evaluation_table(evaluated: list[EvaluationView]) -> list[str]:
     return lines
 
 
-def _before_after_section(view: ComparisonView | None) -> list[str]:
+def _before_after_section(view: BeforeAfterView | None) -> list[str]:
     """The answers of the base model and the new model to the same prompts."""
     lines = ["## Before and after", ""] if view is not None and view.pairs else []
     for pair in view.pairs if view is not None else ():

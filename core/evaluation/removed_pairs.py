@@ -8,7 +8,7 @@ from sqlalchemy import func, select, update
 
 from core.actor import Actor
 from core.db.store import Store, advisory_lock
-from core.db.tables import ComparisonAnswer, Story, utcnow
+from core.db.tables import BeforeAfterAnswer, Story, utcnow
 from core.errors import FabulaError, NotFound
 from core.evaluation import before_after
 from core.evaluation.before_after import AnswerPair, Side, SideAnswer
@@ -42,7 +42,9 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
         advisory_lock(session, "comparisons")
         comparison = before_after.get_row(session, job_id)
         removed = RemovedPair(job_id, pair, comparison.state, comparison.reason)
-        answers = list(session.scalars(select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == comparison.id)))
+        answers = list(
+            session.scalars(select(BeforeAfterAnswer).where(BeforeAfterAnswer.comparison_id == comparison.id))
+        )
         for answer in (answer for answer in answers if answer.position == position):
             if answer.state in before_after.PENDING:
                 raise FabulaError(msg("This prompt is still being answered."), msg("Stop first, then remove it."))
@@ -61,7 +63,7 @@ def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
     with store.session() as session:
         advisory_lock(session, "comparisons")
         comparison = before_after.get_row(session, removed.job_id)
-        same_position = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.position == pair.position)
+        same_position = (BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.position == pair.position)
         taken = session.scalar(select(func.count()).where(*same_position))
         position = before_after.next_position(session, comparison.id) if taken else pair.position
         sides: dict[Side, SideAnswer] = {"base": pair.base, "tuned": pair.tuned}

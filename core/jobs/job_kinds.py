@@ -12,10 +12,9 @@ from sqlalchemy import Select, select
 from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import FabulaError
-from core.evaluation import before_after, evaluation_run
+from core.evaluation import before_after, before_after_runner, evaluation_run
 from core.finetuning import jobs
 from core.generation import run_store, runs
-from core.jobs import before_after_runner
 from core.message import sentences
 from core.tours import tour_runner
 
@@ -27,7 +26,7 @@ RegistryMaker = Callable[[], "Registry"]
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """One kind of background job; an item is one run, training job, evaluation, comparison or tour.
+    """One kind of background job; an item is one run, training job, evaluation, before and after of a job, or tour.
 
     Attributes:
         name: prefix of its workflows and name of its queue.

@@ -165,7 +165,7 @@ class _TourRun:
             return _SEED + (session.scalar(earlier) or 0)
 
 
-def _first_pair(view: before_after.ComparisonView | None) -> before_after.AnswerPair | None:
+def _first_pair(view: before_after.BeforeAfterView | None) -> before_after.AnswerPair | None:
     return view.pairs[0] if view is not None and view.pairs else None
 
 

@@ -16,7 +16,7 @@ from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
 from core.evaluation import before_after
-from core.evaluation.before_after import SIDES, ComparisonView, Side, SideAnswer
+from core.evaluation.before_after import SIDES, BeforeAfterView, Side, SideAnswer
 from core.finetuning import examples
 from core.finetuning.jobs import JobView
 from core.message import sentences
@@ -108,7 +108,7 @@ def _answers(job: JobView) -> None:
             )  # fmt: skip
 
 
-def _asked(job: JobView, view: ComparisonView | None) -> TriedPrompt | None:
+def _asked(job: JobView, view: BeforeAfterView | None) -> TriedPrompt | None:
     """This visitor's last prompt unless removed; after a reload, the answers in progress."""
     tried: TriedPrompt | None = state.get(_ASKED)
     if tried is not None and tried.job_id == job.id:
@@ -188,7 +188,7 @@ def _answer(story: StoryStream) -> SideAnswer:
     return SideAnswer("stopped" if story.facts.stopped else "done", story_id=story.id)
 
 
-def _last_pair(job: JobView, view: ComparisonView | None) -> None:
+def _last_pair(job: JobView, view: BeforeAfterView | None) -> None:
     """The answers to the last prompt, whether entered here or on the job's page."""
     if view is None or not view.pairs:
         return

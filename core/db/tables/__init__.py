@@ -5,9 +5,9 @@ from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion
 from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
+    BeforeAfter,
+    BeforeAfterAnswer,
     Checkpoint,
-    Comparison,
-    ComparisonAnswer,
     Evaluation,
     EvaluationAnswer,
     TrainingEvent,
@@ -17,10 +17,10 @@ from core.db.tables.training import (
 __all__ = [
     "Base",
     "Batch",
+    "BeforeAfter",
+    "BeforeAfterAnswer",
     "Budget",
     "Checkpoint",
-    "Comparison",
-    "ComparisonAnswer",
     "CustomPrice",
     "Dataset",
     "DatasetVersion",

@@ -1,4 +1,4 @@
-"""Tables of training jobs, their events and checkpoints, evaluations and comparisons."""
+"""Tables of training jobs, their events and checkpoints, evaluations, and before and after."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ class EvaluationAnswer(Base):
     right: Mapped[bool | None]
 
 
-class Comparison(Base):
-    """A comparison of a job's base model and tuned model on prompts that were not in the training data.
+class BeforeAfter(Base):
+    """Before and after: the answers of a job's base and tuned model to prompts that were not in the training data.
 
     States: queued, running, stopping, stopped, done, failed(reason).
     """
@@ -154,7 +154,7 @@ class Comparison(Base):
     created_by: Mapped[str] = mapped_column(String(100))
 
 
-class ComparisonAnswer(Base):
+class BeforeAfterAnswer(Base):
     """The completion of one prompt by one of the two models; its text is in the story.
 
     States: waiting, writing, done, stopped, failed(reason).

@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.evaluation import before_after, removed_pairs
-from core.evaluation.before_after import AnswerPair, ComparisonView, SideAnswer
+from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import background, cached, cards, state, undo, views
@@ -114,7 +114,7 @@ def _invitation(job: JobView) -> None:
     st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
 
 
-def _state(job: JobView, view: ComparisonView) -> None:
+def _state(job: JobView, view: BeforeAfterView) -> None:
     """The source of the prompts, the progress, and the buttons."""
     if view.source is not None:
         st.caption(_(_SOURCES.get(view.source, _SOURCES["held_out"])))
@@ -141,7 +141,7 @@ def _state(job: JobView, view: ComparisonView) -> None:
             )
 
 
-def _own_prompt(job: JobView, view: ComparisonView) -> None:
+def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
     """The field for one more prompt."""
     if len(view.pairs) >= before_after.MAX_PROMPTS:
         return

@@ -1,4 +1,4 @@
-"""Runs a before/after comparison in the worker: choose prompts, let both models answer them in parallel, store every
+"""Runs before and after of a job in the worker: choose prompts, let both models answer them in parallel, store every
 answer."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy import select
 from core.actor import Actor
 from core.datasets import datasets
 from core.db.store import Store, advisory_lock
-from core.db.tables import Comparison, ComparisonAnswer, Story, utcnow
+from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
 from core.evaluation import before_after, unseen_prompts
@@ -32,7 +32,7 @@ from core.stories.stream import StoryStream, StreamRequest
 
 T = TypeVar("T")
 
-UNFINISHED = select(Comparison.id).where(Comparison.state.in_(ACTIVE)).order_by(Comparison.id)
+UNFINISHED = select(BeforeAfter.id).where(BeforeAfter.state.in_(ACTIVE)).order_by(BeforeAfter.id)
 """Ids of unfinished comparisons, oldest first."""
 
 _TEMPERATURE, _TOP_P = 0.4, 0.7  # for stories: at 0 a small model repeats itself; unlikely words make it incoherent
@@ -44,7 +44,7 @@ _NEW_MODEL_S = 120.0  # the engine may serve a new model this long after its job
 _INTERRUPTED = msg("The worker stopped while this text was being written. Writing it again is billed again.")
 
 
-class _ComparisonStopped(Exception):
+class _Stopped(Exception):
     """The worker is stopping, or the user stopped the comparison."""
 
 
@@ -54,24 +54,24 @@ def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: th
     Raises:
         FabulaError: it cannot continue. The caller records that with `give_up`.
     """
-    comparison_run = _ComparisonRun(store, registry, comparison_id, stopping or threading.Event())
+    before_after_run = _BeforeAfterRun(store, registry, comparison_id, stopping or threading.Event())
     try:
-        comparison_run.run()
-    except _ComparisonStopped:
-        if comparison_run.stopping.is_set():
+        before_after_run.run()
+    except _Stopped:
+        if before_after_run.stopping.is_set():
             return  # the next worker continues
-    comparison_run.finish()
+    before_after_run.finish()
 
 
 def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
     """Mark a comparison as failed, with the reason. Finished answers are kept."""
     with store.session() as session:
-        comparison = session.get(Comparison, comparison_id)
+        comparison = session.get(BeforeAfter, comparison_id)
         if comparison is not None and comparison.state in ACTIVE:
             before_after.finish(session, comparison, "failed", sentences(error.what, error.next_step))
 
 
-class _ComparisonRun:
+class _BeforeAfterRun:
     """One comparison that this worker is running."""
 
     def __init__(self, store: Store, registry: Registry, comparison_id: str, stopping: threading.Event) -> None:
@@ -82,13 +82,13 @@ class _ComparisonRun:
         """Generate every incomplete pair, one pair after another; the two models of a pair run in parallel.
 
         Raises:
-            _ComparisonStopped: the worker or the user stopped it.
+            _Stopped: the worker or the user stopped it.
             FabulaError: no answer can be requested, for example because the provider is unreachable.
         """
         job = self._start()
         client = self._client(job)
         self._choose_prompts(job)
-        with ThreadPoolExecutor(len(SIDES), thread_name_prefix="comparison") as pool:
+        with ThreadPoolExecutor(len(SIDES), thread_name_prefix="before-after") as pool:
             while pair := self._next_pair(client):
                 for future in [pool.submit(self._write_answer, job, client, *answer) for answer in pair]:
                     future.result()
@@ -96,17 +96,17 @@ class _ComparisonRun:
     def finish(self) -> None:
         """Set the final state of the comparison from its answers."""
         with self._store.session() as session:
-            comparison = session.get_one(Comparison, self._id)
+            comparison = session.get_one(BeforeAfter, self._id)
             if comparison.state == "stopping":
                 before_after.finish(session, comparison, "stopped")
             elif comparison.state in ACTIVE:
-                is_failed = (ComparisonAnswer.comparison_id == comparison.id, ComparisonAnswer.state == "failed")
-                failed = session.scalar(select(ComparisonAnswer.reason).where(*is_failed).limit(1))
+                is_failed = (BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.state == "failed")
+                failed = session.scalar(select(BeforeAfterAnswer.reason).where(*is_failed).limit(1))
                 before_after.finish(session, comparison, "done" if failed is None else "failed", failed)
 
     def _start(self) -> JobView:
         with self._store.session() as session:
-            comparison = session.get_one(Comparison, self._id)
+            comparison = session.get_one(BeforeAfter, self._id)
             if comparison.state == "queued":
                 comparison.state = "running"
             job_id = comparison.job_id
@@ -130,14 +130,14 @@ class _ComparisonRun:
     def _choose_prompts(self, job: JobView) -> None:
         """Choose the prompts and the request settings, unless an earlier worker did."""
         with self._store.reading() as session:
-            if session.get_one(Comparison, self._id).source is not None:
+            if session.get_one(BeforeAfter, self._id).source is not None:
                 return
         choice = unseen_prompts.choose(self._store, job)
         chat = job.file_format == "chat" and job.dataset_id is not None
         system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:
             advisory_lock(session, "comparisons")
-            comparison = session.get_one(Comparison, self._id)
+            comparison = session.get_one(BeforeAfter, self._id)
             comparison.source = choice.source
             comparison.settings = {
                 "system": system,
@@ -156,11 +156,11 @@ class _ComparisonRun:
         """Id and side of each missing answer of the first incomplete prompt; empty when every answer is complete."""
         self._raise_if_stopped()
         self._set_reason(None)
-        is_unfinished = ComparisonAnswer.state.in_(("waiting", "writing"))
-        query = select(ComparisonAnswer).where(ComparisonAnswer.comparison_id == self._id, is_unfinished)
+        is_unfinished = BeforeAfterAnswer.state.in_(("waiting", "writing"))
+        query = select(BeforeAfterAnswer).where(BeforeAfterAnswer.comparison_id == self._id, is_unfinished)
         with self._store.session() as session:
-            missing: list[ComparisonAnswer] = []
-            for answer in session.scalars(query.order_by(ComparisonAnswer.position, ComparisonAnswer.id)):
+            missing: list[BeforeAfterAnswer] = []
+            for answer in session.scalars(query.order_by(BeforeAfterAnswer.position, BeforeAfterAnswer.id)):
                 if answer.state == "writing" and _close_interrupted(
                     answer, session.get(Story, answer.story_id or ""), client
                 ):
@@ -185,8 +185,8 @@ class _ComparisonRun:
 
     def _start_story(self, job: JobView, client: Client, answer_id: int) -> StoryStream:
         with self._store.reading() as session:
-            answer = session.get_one(ComparisonAnswer, answer_id)
-            comparison = session.get_one(Comparison, self._id)
+            answer = session.get_one(BeforeAfterAnswer, answer_id)
+            comparison = session.get_one(BeforeAfter, self._id)
         settings = dict(comparison.settings or {})
         model = job.base_model if answer.side == "base" else job.fine_tuned_model or ""
         request = CompletionRequest(
@@ -214,40 +214,40 @@ class _ComparisonRun:
 
         Raises:
             FabulaError: it ended early.
-            _ComparisonStopped: the worker or the user stopped it.
+            _Stopped: the worker or the user stopped it.
         """
         while not story.done:
             with story.subscribers:
                 story.subscribers.wait_for(lambda: story.done, timeout=_POLL_S)
             try:
                 self._raise_if_stopped()
-            except _ComparisonStopped:
+            except _Stopped:
                 story.stop()
                 raise
         if story.error is not None:
             raise story.error
 
     def _raise_if_stopped(self) -> None:
-        """Raises _ComparisonStopped when the worker or the user stopped the comparison."""
+        """Raises _Stopped when the worker or the user stopped the comparison."""
         with self._store.reading() as session:
-            state = session.scalar(select(Comparison.state).where(Comparison.id == self._id))
+            state = session.scalar(select(BeforeAfter.state).where(BeforeAfter.id == self._id))
         if self.stopping.is_set() or state not in ("queued", "running"):
-            raise _ComparisonStopped
+            raise _Stopped
 
     def _set_reason(self, reason: str | None) -> None:
         with self._store.session() as session:
-            comparison = session.get_one(Comparison, self._id)
+            comparison = session.get_one(BeforeAfter, self._id)
             if comparison.reason != reason and comparison.state in ACTIVE:
                 comparison.reason = reason
 
     def _update_answer(self, answer_id: int, **values: str) -> None:
         with self._store.session() as session:
-            answer = session.get_one(ComparisonAnswer, answer_id)
+            answer = session.get_one(BeforeAfterAnswer, answer_id)
             for name, value in values.items():
                 setattr(answer, name, value)
 
 
-def _close_interrupted(answer: ComparisonAnswer, story: Story | None, client: Client) -> bool:
+def _close_interrupted(answer: BeforeAfterAnswer, story: Story | None, client: Client) -> bool:
     """Close an answer that an earlier worker was generating, if it must not be requested again: it is complete, or was
     paid for. Returns whether it was closed."""
     if story is not None and story.finish_reason is not None:

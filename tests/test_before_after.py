@@ -17,13 +17,12 @@ from sqlalchemy import select
 from core.actor import LOCAL
 from core.datasets import datasets, versions
 from core.db.store import Store
-from core.db.tables import Comparison, ComparisonAnswer, Row, Spend, Story, TrainingJob, utcnow
+from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
-from core.evaluation import before_after, removed_pairs, run_export, unseen_prompts
+from core.evaluation import before_after, before_after_runner, removed_pairs, run_export, unseen_prompts
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
-from core.jobs import before_after_runner
 from core.jobs.job_kinds import KINDS
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider
@@ -70,7 +69,7 @@ def _trained(
 
 def _go(
     store: Store, client: FakeClient, job: JobView, hurry: InstantStopSignal | None = None
-) -> before_after.ComparisonView:
+) -> before_after.BeforeAfterView:
     for comparison_id in KINDS["comparison"].unfinished(store):
         registry = FakeRegistry({job.provider: client})
         try:
@@ -80,7 +79,7 @@ def _go(
     return _view(store, job)
 
 
-def _view(store: Store, job: JobView) -> before_after.ComparisonView:
+def _view(store: Store, job: JobView) -> before_after.BeforeAfterView:
     view = before_after.get(store, job.id)
     assert view is not None
     return view
@@ -433,8 +432,8 @@ def test_killed_while_writing(store: Store, provider: str, state: str, again: in
     _go(store, client, job)
     before = client.count("stream")
     with store.session() as session:  # as after kill -9: a partial text, and an answer without a saved end
-        session.scalars(select(Comparison)).one().state = "running"
-        answers = session.scalars(select(ComparisonAnswer).order_by(ComparisonAnswer.id)).all()
+        session.scalars(select(BeforeAfter)).one().state = "running"
+        answers = session.scalars(select(BeforeAfterAnswer).order_by(BeforeAfterAnswer.id)).all()
         for answer in answers[:3]:
             answer.state = "writing"
         for answer in answers[:2]:
