@@ -20,7 +20,7 @@ from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
-from core.evaluation import before_after, before_after_runner, removed_pairs, run_export, unseen_prompts
+from core.evaluation import before_after, before_after_prompts, before_after_runner, holdout, run_export
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
 from core.jobs.job_kinds import KINDS
@@ -118,10 +118,10 @@ def test_prompts_that_training_has_not_seen(
     dataset_id = _dataset(store, cells)
     _keep(store, dataset_id, "held_out", *kept)
     job = _trained(store, client, dataset_id)
-    choice = unseen_prompts.choose(store, job)
+    choice = holdout.choose_prompts(store, job)
     assert (choice.source, {one.prompt for one in choice.prompts}) == (source, prompts)
     assert expected is None or {one.expected for one in choice.prompts} == expected
-    assert choice == unseen_prompts.choose(store, job)
+    assert choice == holdout.choose_prompts(store, job)
     assert not {one.prompt for one in choice.prompts} & {prompt for prompt, _ in datasets.examples(store, dataset_id)}
 
 
@@ -129,7 +129,7 @@ def test_values_outside_the_grid_where_the_columns_are_those_of_a_preset(store: 
     columns = ["dynasty", "super_power", "story_type"]
     frame = pd.DataFrame([("唐", "隐形", "轻松", "从前")] * 4, columns=[*columns, "text"])
     dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, columns, "text", "upload")
-    choice = unseen_prompts.choose(store, _trained(store, client, dataset_id))
+    choice = holdout.choose_prompts(store, _trained(store, client, dataset_id))
     assert choice.source == "preset"
     assert [one.prompt for one in choice.prompts] == ["宋,发射激光,艰难", "秦,龙卷风,辛苦", "汉,冰冻大海,艰难"]
 
@@ -139,7 +139,7 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
     version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.1)
     job = _trained(store, client, dataset_id, version=version)
     validation_prompts = {prompt for prompt, _ in versions.examples(store, version, "validation")}
-    choice = unseen_prompts.choose(store, job)
+    choice = holdout.choose_prompts(store, job)
     assert choice.source == "held_out" and len(choice.prompts) == 3
     assert {one.prompt for one in choice.prompts} <= validation_prompts
 
@@ -151,7 +151,7 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
 def test_room_for_an_answer(store: Store, client: FakeClient, texts: list[str], kind: str, tokens: int) -> None:
     frame = pd.DataFrame({"q": [f"question {i}" for i in range(len(texts))], "text": texts})
     dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, ["q"], "text", "upload")
-    choice = unseen_prompts.choose(store, _trained(store, client, dataset_id))
+    choice = holdout.choose_prompts(store, _trained(store, client, dataset_id))
     assert (choice.kind, choice.max_tokens) == (kind, tokens)
 
 
@@ -209,7 +209,7 @@ def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
 
 def test_the_cost_is_estimated_before_the_start(store: Store) -> None:
     job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
-    book, choice = PriceBook.load(), unseen_prompts.choose(store, job)
+    book, choice = PriceBook.load(), holdout.choose_prompts(store, job)
     assert before_after.estimate_usd(book, job, choice) is None
     with store.session() as session:
         row = session.get_one(TrainingJob, job.id)
@@ -282,8 +282,8 @@ def test_a_fully_trained_data_set_accepts_custom_prompts(store: Store, client: F
     job = _trained(store, client, _dataset(store, _GRID))
     done = _go(store, client, job)
     assert (done.state, done.source, done.pairs) == ("done", "none", ())
-    assert before_after.add_prompt(store, LOCAL, job, " 4,x ") == 0
-    assert before_after.add_prompt(store, LOCAL, job, "5,x") == 1
+    assert before_after_prompts.add_prompt(store, LOCAL, job, " 4,x ") == 0
+    assert before_after_prompts.add_prompt(store, LOCAL, job, "5,x") == 1
     done = _go(store, client, job)
     assert [(pair.prompt, pair.expected, pair.finished) for pair in done.pairs] == [
         ("4,x", None, True),
@@ -293,7 +293,7 @@ def test_a_fully_trained_data_set_accepts_custom_prompts(store: Store, client: F
 
 def test_a_prompt_of_a_person_may_come_before_the_prompts_are_chosen(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    assert before_after.add_prompt(store, LOCAL, job, "4,x") == 0
+    assert before_after_prompts.add_prompt(store, LOCAL, job, "4,x") == 0
     done = _go(store, client, job)
     assert done.state == "done" and len(done.pairs) == 3 and all(pair.finished for pair in done.pairs)
     assert done.pairs[0].prompt == "4,x" and len({pair.prompt for pair in done.pairs}) == 3
@@ -312,7 +312,7 @@ def test_answers_from_another_page_are_saved(store: Store, client: FakeClient) -
             )  # fmt: skip
     answers = {"base": before_after.SideAnswer("done", story_id="base")}
     answers["tuned"] = before_after.SideAnswer("failed", reason="It broke.", story_id="tuned")
-    before_after.add_answered_prompt(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
+    before_after_prompts.add_answered_prompt(store, LOCAL, job, "7,z", answers)  # type: ignore[arg-type]  # sides as plain strings
     view, requests_before = _view(store, job), client.count("stream")
     assert view.state == "done" and KINDS["comparison"].unfinished(store) == []
     (pair,) = view.pairs
@@ -325,56 +325,56 @@ def test_answers_from_another_page_are_saved(store: Store, client: FakeClient) -
 
 def test_a_job_keeps_a_limited_number_of_prompts(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
-    for number in range(before_after.MAX_PROMPTS + 2):
-        before_after.add_answered_prompt(store, LOCAL, job, f"prompt {number}", {})
-    assert len(_view(store, job).pairs) == before_after.MAX_PROMPTS
+    for number in range(before_after_prompts.MAX_PROMPTS + 2):
+        before_after_prompts.add_answered_prompt(store, LOCAL, job, f"prompt {number}", {})
+    assert len(_view(store, job).pairs) == before_after_prompts.MAX_PROMPTS
     with pytest.raises(FabulaError, match="can have up to 20 prompts"):
-        before_after.add_prompt(store, LOCAL, job, "one more")
+        before_after_prompts.add_prompt(store, LOCAL, job, "one more")
 
 
 def test_a_removed_prompt_can_be_restored(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _THREE_FREE))
     before = _go(store, client, job)
     first, second, third = before.pairs
-    removed = removed_pairs.remove(store, LOCAL, job.id, second.position)
+    removed = before_after_prompts.remove(store, LOCAL, job.id, second.position)
     assert _view(store, job).pairs == (first, third)
     with store.reading() as session:
         story = session.get_one(Story, second.tuned.story_id)
         assert story.deleted_at is not None
     with pytest.raises(NotFound):
-        removed_pairs.remove(store, LOCAL, job.id, second.position)
-    removed_pairs.restore(store, LOCAL, removed)
+        before_after_prompts.remove(store, LOCAL, job.id, second.position)
+    before_after_prompts.restore(store, LOCAL, removed)
     assert _view(store, job) == before
 
 
 def test_a_restored_prompt_goes_to_the_end_when_its_position_was_taken(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _THREE_FREE))
     third = _go(store, client, job).pairs[2]
-    removed = removed_pairs.remove(store, LOCAL, job.id, third.position)
-    before_after.add_prompt(store, LOCAL, job, "4,x")
+    removed = before_after_prompts.remove(store, LOCAL, job.id, third.position)
+    before_after_prompts.add_prompt(store, LOCAL, job, "4,x")
     _go(store, client, job)
-    removed_pairs.restore(store, LOCAL, removed)
+    before_after_prompts.restore(store, LOCAL, removed)
     assert [pair.prompt for pair in _view(store, job).pairs[2:]] == ["4,x", third.prompt]
 
 
 def test_a_prompt_that_is_still_to_be_answered_cannot_be_removed(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
-    position = before_after.add_prompt(store, LOCAL, job, "4,x")
+    position = before_after_prompts.add_prompt(store, LOCAL, job, "4,x")
     with pytest.raises(FabulaError, match="still being answered"):
-        removed_pairs.remove(store, LOCAL, job.id, position)
+        before_after_prompts.remove(store, LOCAL, job.id, position)
     assert [pair.prompt for pair in _view(store, job).pairs] == ["4,x"]
 
 
 def test_a_comparison_without_its_failed_prompt_is_done(store: Store) -> None:
     client = _Forgetting(gone={"gemma-3-270m"})
     job = _trained(store, client, _dataset(store, _GRID))
-    before_after.add_prompt(store, LOCAL, job, "4,x")
+    before_after_prompts.add_prompt(store, LOCAL, job, "4,x")
     failed = _go(store, client, job)
     assert failed.state == "failed"
-    removed = removed_pairs.remove(store, LOCAL, job.id, failed.pairs[0].position)
+    removed = before_after_prompts.remove(store, LOCAL, job.id, failed.pairs[0].position)
     assert (_view(store, job).state, _view(store, job).reason) == ("done", None)
-    removed_pairs.restore(store, LOCAL, removed)
+    before_after_prompts.restore(store, LOCAL, removed)
     assert _view(store, job) == failed
 
 
@@ -382,13 +382,16 @@ def test_removed_prompts_make_room_for_others(store: Store, client: FakeClient) 
     job = _trained(store, client, _dataset(store, _GRID))
     done = {side: before_after.SideAnswer("done") for side in before_after.SIDES}
     positions = [
-        before_after.add_answered_prompt(store, LOCAL, job, f"prompt {n}", done)
-        for n in range(before_after.MAX_PROMPTS + 1)
+        before_after_prompts.add_answered_prompt(store, LOCAL, job, f"prompt {n}", done)
+        for n in range(before_after_prompts.MAX_PROMPTS + 1)
     ]
-    assert positions == [*range(before_after.MAX_PROMPTS), None]
-    removed_pairs.remove(store, LOCAL, job.id, 0)
-    assert before_after.add_answered_prompt(store, LOCAL, job, "one more", done) == before_after.MAX_PROMPTS
-    assert before_after.add_answered_prompt(store, LOCAL, job, "too many", done) is None
+    assert positions == [*range(before_after_prompts.MAX_PROMPTS), None]
+    before_after_prompts.remove(store, LOCAL, job.id, 0)
+    assert (
+        before_after_prompts.add_answered_prompt(store, LOCAL, job, "one more", done)
+        == before_after_prompts.MAX_PROMPTS
+    )
+    assert before_after_prompts.add_answered_prompt(store, LOCAL, job, "too many", done) is None
 
 
 @pytest.mark.parametrize("prompt", ["", "  \n", "x" * 20_001])
@@ -396,7 +399,7 @@ def test_a_prompt_that_cannot_be_asked(store: Store, client: FakeClient, prompt:
     job = _trained(store, client, _dataset(store, _GRID))
     _go(store, client, job)
     with pytest.raises(FabulaError, match="prompt needs"):
-        before_after.add_prompt(store, LOCAL, job, prompt)
+        before_after_prompts.add_prompt(store, LOCAL, job, prompt)
 
 
 # --- stopped and killed ----------------------------------------------------------------------------------------------

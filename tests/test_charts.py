@@ -20,7 +20,7 @@ from core.charts.comparison import IntervalLabels, IntervalRow, OverlayLabels, R
 from core.charts.lineage import Member
 from core.charts.training_curve import CurveMark
 from core.charts.vega_lite import CurveView
-from core.finetuning import figures
+from core.finetuning import results
 from core.finetuning.results import COLUMNS, Results
 
 _WORDS = training_curve.CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
@@ -121,8 +121,8 @@ def test_the_number_at_the_end_of_the_bold_line_is_the_figure_of_the_run(chart: 
     frame = _frame(steps)
     percent = chart is training_curve.accuracy_chart
     column = "training_token_accuracy" if percent else "training_loss"
-    found = figures.figure(Results(frame, skipped=0), column)
-    assert found is not None and figures.smoothing_weight(steps) == weight
+    found = results.figure(Results(frame, skipped=0), column)
+    assert found is not None and results.smoothing_weight(steps) == weight
     for axis in vega_lite.axes(frame):
         for log in (False, True):
             (end,) = _rows(chart(frame, CurveView(axis, weight, log), _WORDS), "end")
@@ -232,13 +232,13 @@ def test_thinning_keeps_first_last_and_extremes(seed: int, size: int, peak: int,
     ],
 )
 def test_smoothing_is_the_unbiased_moving_average(values: list[float], weight: float, expected: list[float]) -> None:
-    np.testing.assert_allclose(figures.smooth(pd.Series(values, dtype=float), weight), expected)
+    np.testing.assert_allclose(results.smooth(pd.Series(values, dtype=float), weight), expected)
 
 
 @pytest.mark.parametrize("weight", [-0.1, 1.0, 2.0])
 def test_a_smoothing_outside_its_range_is_refused(weight: float) -> None:
     with pytest.raises(ValueError, match="smoothing must be"):
-        figures.smooth(pd.Series([1.0]), weight)
+        results.smooth(pd.Series([1.0]), weight)
 
 
 # --- several jobs ---------------------------------------------------------------------------------------------------

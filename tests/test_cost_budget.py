@@ -17,8 +17,7 @@ from core.confidence_interval import wilson
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotFound, OverBudget
-from core.evaluation.evaluation_types import Metrics
-from core.evaluation.scoring import Interval
+from core.evaluation.scoring import Interval, Metrics
 from core.pricing import budget, custom_prices, quality, spend, spend_history
 from core.pricing.price_book import PriceBook, cost_of, speech_cost, training_cost
 from core.pricing.quality import Quality

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
-from core.evaluation import before_after, unseen_prompts
+from core.evaluation import before_after, holdout
 from core.finetuning import jobs
 from core.jobs.system_status import EngineStatus
 from pages.ui import cached
@@ -182,13 +182,13 @@ def test_at_a_paid_provider_the_cost_stands_before_the_button(
 def test_the_prompts_are_chosen_once_for_all_drawings(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, real = list[str](), unseen_prompts.choose
+    chosen, real = list[str](), holdout.choose_prompts
 
-    def counted(*given: Any) -> unseen_prompts.PromptChoice:
+    def counted(*given: Any) -> holdout.PromptChoice:
         chosen.append("once")
         return real(*given)
 
-    monkeypatch.setattr(unseen_prompts, "choose", counted)
+    monkeypatch.setattr(holdout, "choose_prompts", counted)
     job_id = _succeeded(store, provider="openai", base_model="unlisted", fine_tuned_model="ft:unlisted:me::1")
     at = again(again(visit("training")))
     assert "Its cost is unknown" in words(at) and chosen == ["once"]

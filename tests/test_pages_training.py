@@ -28,7 +28,7 @@ from core.datasets.importers import table_reader
 from core.db.store import Store, new_id
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.errors import BadRequest
-from core.evaluation import evaluation_run, evaluations, holdout
+from core.evaluation import evaluation_run, evaluations
 from core.finetuning import jobs, results
 from core.providers import Choice, Completion, CompletionRequest, Provider
 from pages.ui import cached, cached_rows
@@ -910,7 +910,7 @@ def _labels() -> CurveLabels:
 
 def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
     """Run the evaluation like the worker: `say` creates an answer from the expected one; None: it fails."""
-    expected = {row.prompt: row.expected for row in holdout.examples(store, evaluations.get(store, evaluation_id))}
+    expected = {row.prompt: row.expected for row in evaluations.examples(store, evaluations.get(store, evaluation_id))}
 
     def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
         said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))

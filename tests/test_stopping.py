@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import Row
 from core.errors import BadRequest, Cancelled, FabulaError, Unavailable
 from core.evaluation import evaluation_run, evaluations
-from core.evaluation.evaluation_types import EvaluationForm
+from core.evaluation.evaluations import EvaluationForm
 from core.generation import previewing
 from core.pricing import custom_prices
 from core.providers import Client, Provider, RetryPolicy

@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
 from core.evaluation import before_after, before_after_runner
-from core.finetuning import cpu_speed_estimate, jobs
+from core.finetuning import job_estimate, jobs
 from core.jobs.job_kinds import KINDS
 from core.pricing import tokens
 from core.tours import tour, tour_plan, tour_runner
@@ -128,7 +128,7 @@ def trained(store: Store, *rates: float) -> None:
                 TrainingJob(
                     id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
                     file_format="completion", status="succeeded", trained_tokens=int(rate * 600),
-                    training_s=600.0 + cpu_speed_estimate.STARTUP_S,
+                    training_s=600.0 + job_estimate.STARTUP_S,
                     created_by="local",
                 )
             )  # fmt: skip

@@ -13,9 +13,8 @@ import pytest
 
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import curve_frame, observations, with_axes
-from core.finetuning.figures import Figure
 from core.finetuning.job_views import JobView
-from core.finetuning.results import Results, parse
+from core.finetuning.results import Figure, Results, parse
 from tests.fakes import MOMENT
 
 _FIXTURE = Path(__file__).parents[2] / "shared" / "fixtures" / "curie_results.csv"

@@ -341,9 +341,9 @@ def test_fewer_rows_than_there_are_come_from_all_over_and_are_the_same_for_both(
     store: Store, form: EvaluationForm
 ) -> None:
     few = [evaluations.start(store, LOCAL, replace(form, model=model, limit=9)) for model in (TUNED, BASE)]
-    drawn = [list(holdout.examples(store, evaluations.get(store, one))) for one in few]
+    drawn = [list(evaluations.examples(store, evaluations.get(store, one))) for one in few]
     assert drawn[0] == drawn[1] and len(drawn[0]) == 9 == evaluations.get(store, few[0]).total
-    examples = list(holdout.examples(store, evaluations.get(store, evaluations.start(store, LOCAL, form))))
+    examples = list(evaluations.examples(store, evaluations.get(store, evaluations.start(store, LOCAL, form))))
     assert drawn[0] != examples[:9] and set(one.key for one in drawn[0]) <= set(one.key for one in examples)
 
 

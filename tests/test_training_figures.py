@@ -13,8 +13,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from core.db.store import Store
 from core.evaluation import model_card
 from core.finetuning import curve_analysis, job_comparison, jobs
-from core.finetuning.figures import Figure, figure, headline_accuracy, smoothing_weight
-from core.finetuning.results import Results, parse
+from core.finetuning.results import Figure, Results, figure, headline_accuracy, parse, smoothing_weight
 from tests.fault_server import FaultServer
 from tests.test_pages import _FRAME, visit, words
 from tests.test_pages_training import _ago, _job

@@ -25,7 +25,6 @@ from core.errors import FabulaError, NotFound, NotThere, OverBudget, Refused, Un
 from core.evaluation import model_card, run_export
 from core.finetuning import (
     checkpoints,
-    cpu_speed_estimate,
     job_comparison,
     job_estimate,
     job_explanation,
@@ -35,10 +34,9 @@ from core.finetuning import (
     preflight,
     submit,
 )
-from core.finetuning.figures import Figure
 from core.finetuning.job_form import learning_rate_advice
 from core.finetuning.jobs import JobForm, JobView
-from core.finetuning.results import parse
+from core.finetuning.results import Figure, parse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.pricing.spend import spent
@@ -309,19 +307,17 @@ def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book:
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
     rough = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough_speed=50)
-    assert (
-        rough.seconds == cpu_speed_estimate.STARTUP_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
-    )
+    assert rough.seconds == job_estimate.STARTUP_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
     running = job_estimate.estimate(
         store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough_speed=1
     )
-    assert running.seconds == cpu_speed_estimate.STARTUP_S + 4 and "50 tokens per second" in running.basis
+    assert running.seconds == job_estimate.STARTUP_S + 4 and "50 tokens per second" in running.basis
     done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens per second
     measured = job_estimate.estimate(
         store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough_speed=1
     )
     assert not measured.rough and not running.rough
-    assert measured.seconds == pytest.approx(cpu_speed_estimate.STARTUP_S + 200 / 15) and "last job" in measured.basis
+    assert measured.seconds == pytest.approx(job_estimate.STARTUP_S + 200 / 15) and "last job" in measured.basis
     paid = job_estimate.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
     assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
     assert paid.callable_until == date(2027, 1, 14)
@@ -492,11 +488,11 @@ def test_the_speed_estimate_is_independent_of_other_load(monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "thread_time", lambda: next(worked))
     monkeypatch.setattr(time, "perf_counter", lambda: next(passed))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert cpu_speed_estimate.rough_speed() == pytest.approx(
-        2 * 2 * 64**3 * cpu_speed_estimate._PRODUCTS_PER_TIMING / 0.001 / 1.4e9
+    assert job_estimate.measure_rough_speed() == pytest.approx(
+        2 * 2 * 64**3 * job_estimate._PRODUCTS_PER_TIMING / 0.001 / 1.4e9
     )
     monkeypatch.undo()
-    assert cpu_speed_estimate.rough_speed() > 0
+    assert job_estimate.measure_rough_speed() > 0
 
 
 @pytest.mark.parametrize("text", ["", "step\n", RESULTS, RESULTS * 9])

@@ -21,16 +21,7 @@ from core.engine import store
 from core.engine.api import serializers
 from core.engine.store import Job
 from core.engine.training import job_queue
-from core.finetuning import (
-    cpu_speed_estimate,
-    curve_analysis,
-    job_comparison,
-    job_estimate,
-    job_explanation,
-    jobs,
-    lineage,
-    training_time,
-)
+from core.finetuning import curve_analysis, job_comparison, job_estimate, job_events, job_explanation, jobs, lineage
 from core.finetuning.jobs import JobForm
 from core.finetuning.results import parse
 from core.pricing.price_book import PriceBook
@@ -161,7 +152,7 @@ def test_training_time_grows_only_while_a_job_trains(
     before: dict[str, Any], remote: Any, events: list[Any], expected: tuple[float | None, Any]
 ) -> None:
     job = view(status="running", remote_id="r", **before)
-    found = training_time.after_poll(job, remote, events, MOMENT + _minutes(10))
+    found = job_events.training_time(job, remote, events, MOMENT + _minutes(10))
     assert (found["training_s"], found["running_since"]) == expected
 
 
@@ -236,7 +227,7 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
     if at_most_s is None:
         assert found.seconds is None
     else:
-        assert found.seconds is not None and cpu_speed_estimate.STARTUP_S < found.seconds <= at_most_s
+        assert found.seconds is not None and job_estimate.STARTUP_S < found.seconds <= at_most_s
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from core.db.store import Store
 from core.db.tables import Evaluation, Row, Spend, utcnow
 from core.errors import FabulaError
 from core.evaluation import evaluation_run, evaluations
-from core.evaluation.evaluation_types import EvaluationForm
+from core.evaluation.evaluations import EvaluationForm
 from core.generation import previewing
 from core.pricing import budget, custom_prices, spend
 from core.pricing.reservation import Reservation, settle_abandoned

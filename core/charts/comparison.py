@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from core.charts.vega_lite import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
-from core.finetuning.figures import smooth
+from core.finetuning.results import smooth
 
 Column = Literal["training_loss", "validation_loss", "training_token_accuracy", "validation_token_accuracy"]
 

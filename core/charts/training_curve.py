@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from core.charts.vega_lite import X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
-from core.finetuning.figures import smooth, smoothing_weight
+from core.finetuning.results import smooth, smoothing_weight
 
 CHECKPOINT = "checkpoint"
 """Name of the selection made by a click on a checkpoint; its point has the field `at` (a step)."""
@@ -131,7 +131,7 @@ def _smoothed(frame: pd.DataFrame, raw: pd.Series[float], weight: float) -> pd.S
 def _end_labels(lines: pd.DataFrame, percent: bool, *, named: bool) -> list[dict[str, Any]]:
     """Labels with the last value of each bold line. Two labels that would overlap are moved apart.
 
-    The end of the training line is the run's figure (`core.finetuning.figures`) only with the default smoothing. With
+    The end of the training line is the run's figure (`core.finetuning.results`) only with the default smoothing. With
     other smoothing it has no label (`named` is False).
     """
     labels: list[dict[str, Any]] = []

@@ -40,7 +40,7 @@ class CurveView:
 
     Attributes:
         axis: x axis; one of `axes(frame)`.
-        smoothing: weight from 0 (none) to below 1; see `core.finetuning.figures.smooth`.
+        smoothing: weight from 0 (none) to below 1; see `core.finetuning.results.smooth`.
         log: logarithmic scale for the loss; values of 0 or less are left out.
     """
 

@@ -8,34 +8,29 @@ pages start it, show it, and add prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from types import MappingProxyType
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
-from core.evaluation.unseen_prompts import PromptChoice
+from core.evaluation.holdout import PromptChoice
 from core.finetuning.job_views import JobView
 from core.message import msg
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.prices import ENGINE
-from core.sanitize import storable
 
 Side = Literal["base", "tuned"]
 SIDES: tuple[Side, ...] = ("base", "tuned")
 ACTIVE = ("queued", "running", "stopping")
 PENDING = ("waiting", "writing")  # states of answers that are not finished
-MAX_PROMPTS = 20  # per job, including prompts that people add
-_MAX_PROMPT_CHARS = 20_000  # characters
 _NO_MODEL = msg("This job has no model to compare yet.")
 
 
@@ -56,9 +51,6 @@ class SideAnswer:
     completion_tokens: int | None = None
     cost_usd: Decimal | None = None
     story_id: str | None = None
-
-
-_WAITING = SideAnswer("waiting")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ class BeforeAfterView:
 
     Attributes:
         state: queued, running, stopping, stopped, done or failed.
-        source: see `unseen_prompts.PromptChoice`; None: prompts not chosen yet.
+        source: see `holdout.PromptChoice`; None: prompts not chosen yet.
         reason: why it failed, or what it waits for while active.
     """
 
@@ -160,84 +152,6 @@ def start_after_training(session: Session, job: TrainingJob) -> None:
         _get_or_create(session, job.id, job.created_by)
 
 
-def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
-    """Add a prompt for both models to answer. Returns its position, from 0.
-
-    Raises:
-        FabulaError: the prompt is empty or too long, there are too many prompts, or see `start`.
-    """
-    text = storable(prompt).strip()
-    if not text or len(text) > _MAX_PROMPT_CHARS:
-        raise FabulaError(
-            msg("A prompt needs 1 to {limit} characters.", limit=f"{_MAX_PROMPT_CHARS:,}"),
-            msg("Change it and try again."),
-        )
-    comparison_id = start(store, actor, job)
-    with store.session() as session:
-        advisory_lock(session, "comparisons")
-        comparison = session.get_one(BeforeAfter, comparison_id)
-        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
-            raise FabulaError(
-                msg("A job can have up to {limit} prompts.", limit=MAX_PROMPTS), msg("Write more on the story page.")
-            )
-        position = next_position(session, comparison_id)
-        add_pair(session, comparison_id, position, text, None)
-        if comparison.state not in ACTIVE:
-            comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
-        return position
-
-
-def add_answered_prompt(
-    store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]
-) -> int | None:
-    """Add a prompt that both models have already answered on another page.
-
-    Args:
-        answers: `state`, `reason` and `story_id` of each side are used.
-
-    Returns:
-        Its position, or None if the job already has `MAX_PROMPTS` prompts.
-
-    Raises:
-        FabulaError: see `start`.
-    """
-    comparison_id = start(store, actor, job)
-    with store.session() as session:
-        advisory_lock(session, "comparisons")
-        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
-            return None
-        position = next_position(session, comparison_id)
-        add_pair(session, comparison_id, position, storable(prompt), None, answers)
-        return position
-
-
-def next_position(session: Session, comparison_id: str) -> int:
-    """The position after the last prompt of a comparison."""
-    last = session.scalar(
-        select(func.max(BeforeAfterAnswer.position)).where(BeforeAfterAnswer.comparison_id == comparison_id)
-    )
-    return 0 if last is None else last + 1
-
-
-def add_pair(
-    session: Session,
-    comparison_id: str,
-    position: int,
-    prompt: str,
-    expected: str | None,
-    answers: Mapping[Side, SideAnswer] = MappingProxyType({}),
-) -> None:
-    """Add a prompt with its existing answers; a side without an answer waits for one."""
-    for side in SIDES:
-        answer = answers.get(side, _WAITING)
-        session.add(
-            BeforeAfterAnswer(
-                comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
-                state=answer.state, reason=answer.reason, story_id=answer.story_id,
-            )
-        )  # fmt: skip
-
-
 def stop(store: Store, actor: Actor, job_id: str) -> None:
     """Stop the comparison; finished answers are kept. NotFound: the job has no comparison."""
     with store.session() as session:
@@ -309,12 +223,6 @@ def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
         comparison_id = new_id()
         session.add(BeforeAfter(id=comparison_id, job_id=job_id, created_by=actor_id))
     return comparison_id
-
-
-def _count_prompts(session: Session, comparison_id: str) -> int:
-    """The number of prompts of a comparison."""
-    mine = BeforeAfterAnswer.comparison_id == comparison_id
-    return session.scalar(select(func.count(BeforeAfterAnswer.position.distinct())).where(mine)) or 0
 
 
 def get_row(session: Session, job_id: str) -> BeforeAfter:

@@ -17,7 +17,7 @@ from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
-from core.evaluation import before_after, unseen_prompts
+from core.evaluation import before_after, before_after_prompts, holdout
 from core.evaluation.before_after import ACTIVE, SIDES
 from core.evaluation.evaluation_request import endpoint_for, with_separator
 from core.finetuning import job_views
@@ -132,7 +132,7 @@ class _BeforeAfterRun:
         with self._store.reading() as session:
             if session.get_one(BeforeAfter, self._id).source is not None:
                 return
-        choice = unseen_prompts.choose(self._store, job)
+        choice = holdout.choose_prompts(self._store, job)
         chat = job.file_format == "chat" and job.dataset_id is not None
         system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:
@@ -146,11 +146,11 @@ class _BeforeAfterRun:
                 "max_tokens": choice.max_tokens,
                 "seed": _SEED,
             }
-            first_position = before_after.next_position(
+            first_position = before_after_prompts.next_position(
                 session, comparison.id
             )  # the user may have added a prompt already
             for position, prompt in enumerate(choice.prompts, first_position):
-                before_after.add_pair(session, comparison.id, position, prompt.prompt, prompt.expected)
+                before_after_prompts.add_pair(session, comparison.id, position, prompt.prompt, prompt.expected)
 
     def _next_pair(self, client: Client) -> list[tuple[int, str]]:
         """Id and side of each missing answer of the first incomplete prompt; empty when every answer is complete."""

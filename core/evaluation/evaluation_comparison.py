@@ -10,8 +10,7 @@ from core.db.store import Store
 from core.db.tables import EvaluationAnswer
 from core.errors import FabulaError
 from core.evaluation import scoring
-from core.evaluation.evaluation_types import EvaluationView
-from core.evaluation.evaluations import get
+from core.evaluation.evaluations import EvaluationView, get
 from core.evaluation.scoring import Interval
 from core.message import msg, percent
 

@@ -1,28 +1,35 @@
-"""One row of an evaluation: request, scoring, storage and cost."""
+"""The requests of an evaluation in the worker: its state in the database, retries, and for each row the request, its
+score and its cost."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.db import rescue_files
-from core.db.tables import EvaluationAnswer
+from core.db.store import Store
+from core.db.tables import Evaluation, EvaluationAnswer
 from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
-from core.evaluation import scoring
-from core.evaluation.evaluation_context import EvaluationContext
-from core.evaluation.evaluation_types import EvaluationView, HeldOutExample
+from core.evaluation import evaluations, scoring
+from core.evaluation.evaluations import ACTIVE, EvaluationView
+from core.evaluation.holdout import HeldOutExample
 from core.message import msg
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.reservation import Reservation
 from core.providers import Client, Completion, CompletionRequest
+from core.providers.retry import call_with_retries, interruptible_pause
 from core.providers.schemas import Endpoint
 from core.sanitize import storable
+
+T = TypeVar("T")
 
 _REFUSED = frozenset({"refusal", "content_filter"})
 MAX_BILLED_ATTEMPTS = 5
@@ -32,11 +39,75 @@ RowResult = Literal["answered", "failed", "unanswered"]
 """`failed`: the provider refused the row; `unanswered`: it was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
 
 
-class _TooManyAttempts(FabulaError):
-    """A row was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
+class EvaluationStopped(Exception):
+    """The worker stops, or a person stopped the evaluation."""
 
-    def __init__(self, cause: ProviderError) -> None:
-        super().__init__(cause.what, cause.next_step)
+
+@dataclass(slots=True)
+class EvaluationContext:
+    """One evaluation that a worker runs."""
+
+    store: Store
+    id: str
+    stopping: threading.Event
+    halt: threading.Event = field(default_factory=threading.Event)
+    """Cancels the requests in flight when set."""
+
+    @property
+    def view(self) -> EvaluationView:
+        return evaluations.get(self.store, self.id)
+
+    def begin(self) -> bool:
+        """Mark the evaluation as running; False if there is nothing to do."""
+        with self.store.session() as session:
+            evaluation = session.get(Evaluation, self.id)
+            if evaluation is None or evaluation.state not in ACTIVE:
+                return False
+            if evaluation.state == "queued":
+                evaluation.state = "running"
+            return True
+
+    def last_reason(self) -> str:
+        query = select(EvaluationAnswer.reason).where(
+            EvaluationAnswer.evaluation_id == self.id, EvaluationAnswer.reason.is_not(None)
+        )
+        with self.store.reading() as session:
+            return session.scalar(query.order_by(EvaluationAnswer.id.desc()).limit(1)) or ""
+
+    def raise_if_stopped(self) -> None:
+        """Raises EvaluationStopped when the worker or the evaluation was stopped."""
+        if self.stopping.is_set():
+            raise EvaluationStopped
+        with self.store.reading() as session:
+            if session.scalar(select(Evaluation.state).where(Evaluation.id == self.id)) != "running":
+                raise EvaluationStopped
+
+    def raise_and_cancel_requests(self) -> None:
+        """Like `raise_if_stopped`, but cancels the requests in flight before raising."""
+        try:
+            self.raise_if_stopped()
+        except EvaluationStopped:
+            self.halt.set()
+            raise
+
+    def with_retries(self, call: Callable[[], T]) -> T:
+        """`call()`, repeated with growing pauses while the provider is unavailable. The evaluation shows the reason.
+
+        Raises:
+            EvaluationStopped: the worker or the evaluation was stopped.
+            FabulaError: from the last attempt. If the provider asks to wait for more than two minutes, there is no
+                further attempt, because other evaluations are queued.
+        """
+        self.raise_if_stopped()
+        return call_with_retries(
+            call,
+            pause=interruptible_pause(self.stopping, self.raise_if_stopped),
+            note=lambda error: self.set_reason(error.what if error else None),
+        )
+
+    def set_reason(self, reason: str | None) -> None:
+        with self.store.session() as session:
+            session.get_one(Evaluation, self.id).reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +204,7 @@ class EvaluationRequester:
         """
         right = None
         if text is not None and self.view.kind == "label":
-            expected = _remove_stop(example.expected, self.view.settings.get("stop"))
+            expected = scoring.remove_stop(example.expected, self.view.settings.get("stop"))
             right = finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
         values = {
             "evaluation_id": self.view.id,
@@ -166,16 +237,6 @@ class EvaluationRequester:
         return Actor(id=self.view.created_by, name=self.view.created_by, role="editor")
 
 
-def _add(session: Session, values: dict[str, Any]) -> None:
-    """Add an answer unless the row already has one."""
-    same_row = (
-        EvaluationAnswer.evaluation_id == values["evaluation_id"],
-        EvaluationAnswer.row_key == values["row_key"],
-    )
-    if not session.scalar(select(func.count()).where(*same_row)):
-        session.add(EvaluationAnswer(**values))
-
-
 def with_separator(prompt: str, separator: object) -> str:
     """The prompt as in the training file, ending with the separator."""
     return prompt + separator if isinstance(separator, str) and not prompt.endswith(separator) else prompt
@@ -188,5 +249,18 @@ def endpoint_for(client: Client, model: str, file_format: object) -> Endpoint:
     return client.endpoint(model)
 
 
-def _remove_stop(text: str, stop: object) -> str:
-    return text.removesuffix(stop) if isinstance(stop, str) and stop else text
+class _TooManyAttempts(FabulaError):
+    """A row was sent `MAX_BILLED_ATTEMPTS` times without an answer."""
+
+    def __init__(self, cause: ProviderError) -> None:
+        super().__init__(cause.what, cause.next_step)
+
+
+def _add(session: Session, values: dict[str, Any]) -> None:
+    """Add an answer unless the row already has one."""
+    same_row = (
+        EvaluationAnswer.evaluation_id == values["evaluation_id"],
+        EvaluationAnswer.row_key == values["row_key"],
+    )
+    if not session.scalar(select(func.count()).where(*same_row)):
+        session.add(EvaluationAnswer(**values))

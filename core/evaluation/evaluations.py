@@ -3,7 +3,10 @@ runs them (`evaluation_run`)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
@@ -13,28 +16,87 @@ from core.datasets import datasets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
-from core.evaluation.evaluation_types import ACTIVE, AnswerView, EvaluationForm, EvaluationView, Kind, Metrics
-from core.evaluation.holdout import PARTS, held_out
+from core.evaluation import holdout
+from core.evaluation.holdout import PARTS, HeldOutExample, Kind, Part
+from core.evaluation.scoring import Metrics
 from core.finetuning.job_views import JobView
 from core.message import msg
 
-__all__ = [
-    "ACTIVE",
-    "AnswerView",
-    "EvaluationForm",
-    "EvaluationView",
-    "Kind",
-    "Metrics",
-    "answers",
-    "form_for",
-    "get",
-    "list_evaluations",
-    "list_for_job",
-    "retry",
-    "start",
-    "start_pair",
-    "stop",
-]
+ACTIVE = ("queued", "running", "stopping")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationForm:
+    """What to evaluate, and how.
+
+    Attributes:
+        dataset_id, version_id: source of the rows; version_id None: the rows that the data set itself holds out.
+        provider, model: the model to evaluate; job_id: the job that made it, None for a base model.
+        part: held-out rows, validation rows, or both.
+        kind: `label` (a few short answers) or `text`; None: detected from the rows.
+        limit: maximum number of rows; a random sample, the same for every model.
+        max_tokens: per answer; None: chosen from the expected texts.
+        separator, stop, file_format: as in the training file, so that prompts have the same form.
+        system: system prompt; None: the one in the data set's chat files, none for other formats.
+    """
+
+    dataset_id: str
+    provider: str
+    model: str
+    job_id: str | None = None
+    version_id: str | None = None
+    part: Part = "both"
+    kind: Kind | None = None
+    limit: int = 200
+    max_tokens: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    separator: str | None = None
+    stop: str | None = None
+    file_format: str = "completion"
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationView:
+    """One evaluation. `answered`, `failed` and `right` count rows; `reason`: why it failed or waits."""
+
+    id: str
+    job_id: str | None
+    dataset_id: str
+    version_id: str | None
+    provider: str
+    model: str
+    kind: str
+    settings: Mapping[str, Any]
+    state: str
+    reason: str | None
+    total: int
+    answered: int
+    failed: int
+    right: int
+    metrics: Metrics | None
+    created_at: datetime
+    finished_at: datetime | None
+    created_by: str
+
+    @property
+    def active(self) -> bool:
+        """Whether the worker still has something to do for it."""
+        return self.state in ACTIVE
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerView:
+    """A model's answer to one row. `right`: None for texts, and if there is no answer (see `reason`)."""
+
+    id: int
+    prompt: str
+    expected: str
+    text: str | None
+    right: bool | None
+    reason: str | None
+
 
 _MAX_ROWS = 10_000
 
@@ -78,7 +140,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
             msg("The number of rows must be between 1 and {limit}.", limit=f"{_MAX_ROWS:,}"),
             msg("Choose another one."),
         )
-    held_out_rows = held_out(store, form.dataset_id, form.version_id)
+    held_out_rows = holdout.held_out(store, form.dataset_id, form.version_id)
     total = sum(getattr(held_out_rows, part) for part in PARTS[form.part])
     if not total:
         raise BadTrainingFile(
@@ -179,6 +241,19 @@ def list_for_job(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
             and evaluation.version_id == job.version_id)
     ]  # fmt: skip
     return tuple(matching)
+
+
+def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExample]:
+    """The rows of an evaluation, in order. They are the same every time unless the data set changes."""
+    settings = evaluation.settings
+    return holdout.holdout_rows(
+        store,
+        evaluation.dataset_id,
+        evaluation.version_id,
+        parts=PARTS[str(settings["part"])],
+        limit=int(settings["limit"]),
+        seed=int(settings.get("seed", 0)),
+    )
 
 
 def answers(

@@ -10,11 +10,11 @@ from core.db.store import Store
 from core.errors import NotFound
 from core.evaluation import before_after, evaluations
 from core.evaluation.before_after import BeforeAfterView
-from core.evaluation.evaluation_types import EvaluationView
+from core.evaluation.evaluations import EvaluationView
 from core.evaluation.scoring import Interval
 from core.finetuning import checkpoints, curve_analysis, job_views, lineage, results
-from core.finetuning.figures import figure
 from core.finetuning.job_views import JobView
+from core.finetuning.results import figure
 from core.message import percent
 
 _SPECIAL = "\\`*_{}[]<>()#+!|~$"

@@ -1,4 +1,4 @@
-"""Scores of answers with confidence intervals. Pure.
+"""Scores of answers with confidence intervals, and the metrics of an evaluation made of them. Pure.
 
 Intervals are 95 %; shares use Wilson's (`core.confidence_interval`). Two models that answered the same rows are
 compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap (Koehn, 2004)
@@ -11,11 +11,14 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from typing import Any
 
 import numpy as np
 
 from core import confidence_interval
+from core.message import from_json, to_json
 
 _RESAMPLES = 2_000  # the ends of the interval then vary by less than a tenth of its width
 _CHRF_N = 6  # characters; M. Popović, "chrF" (2015): n up to 6, recall counts twice as much
@@ -45,6 +48,54 @@ class LabelScore:
     recall: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The results of an evaluation. Shares are 0 to 1.
+
+    Attributes:
+        n: rows that were answered.
+        accuracy: share of correct labels; None for texts.
+        exact: share of answers that match the expected text, ignoring white space.
+        loss: nats per token on rows kept from training; None: `loss_note` gives the reason.
+        labels, confusion: for labels; answers that are not a label are counted under "".
+        overlap: similarity to the expected texts (chrF); None for labels.
+        quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
+            rows with a problem), `adherence` (share of requested column values that appear in the texts).
+        cost_usd: the provider's charge; None: the price is unknown. 0 on the engine, see `writing_s`.
+        writing_s: seconds with requests in flight; None: not recorded.
+    """
+
+    n: int
+    accuracy: Interval | None
+    exact: Interval | None
+    loss: float | None
+    loss_note: str
+    labels: tuple[LabelScore, ...]
+    confusion: Mapping[str, Mapping[str, int]]
+    overlap: Interval | None
+    quality: Mapping[str, float]
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: Decimal | None
+    writing_s: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-compatible data."""
+        cost = None if self.cost_usd is None else str(self.cost_usd)
+        return {**asdict(self), "cost_usd": cost, "loss_note": to_json(self.loss_note)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Metrics:
+        """The inverse of `to_dict`."""
+        values = dict(data)
+        for name in ("accuracy", "exact", "overlap"):
+            values[name] = None if values[name] is None else Interval(**values[name])
+        values["labels"] = tuple(LabelScore(**label) for label in values["labels"])
+        values["loss_note"] = from_json(values["loss_note"]) or ""
+        values["cost_usd"] = None if values["cost_usd"] is None else Decimal(values["cost_usd"])
+        return cls(**values)
+
+
 def normalize_label(text: str) -> str:
     """Normalise an answer to a label: first line, NFKC, case-folded, without punctuation around it."""
     first = next((line for line in unicodedata.normalize("NFKC", text).splitlines() if line.strip(_LABEL_EDGES)), "")
@@ -54,6 +105,11 @@ def normalize_label(text: str) -> str:
 def normalize_text(text: str) -> str:
     """Normalise a text: NFKC, white space collapsed."""
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def remove_stop(text: str, stop: object) -> str:
+    """A text of the training file without the stop at its end, if it has one."""
+    return text.removesuffix(stop) if isinstance(stop, str) and stop else text
 
 
 def wilson(right: int, n: int) -> Interval | None:

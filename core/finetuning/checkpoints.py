@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store
 from core.db.tables import Checkpoint
-from core.finetuning.figures import Definition, Figure
+from core.finetuning.results import Definition, Figure
 from core.providers import RemoteCheckpoint
 from core.providers.metric_parser import metrics
 

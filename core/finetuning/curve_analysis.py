@@ -14,9 +14,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from core.finetuning.checkpoints import CheckpointView
-from core.finetuning.figures import figure
 from core.finetuning.job_views import JobView
-from core.finetuning.results import Results
+from core.finetuning.results import Results, figure
 from core.message import msg, percent
 
 Kind = Literal["overfitting", "divergence", "plateau", "gap", "memorised", "good", "short"]

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
-from core.finetuning.figures import Figure, figure
 from core.finetuning.job_views import JobView
-from core.finetuning.results import Results
+from core.finetuning.results import Figure, Results, figure
 from core.message import msg, percent, sentences
 from core.pricing.prices import tuned_base
 
@@ -33,7 +32,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class JobColumn:
-    """The results of one job. Losses and accuracies are figures of `core.finetuning.figures`; None: not known.
+    """The results of one job. Losses and accuracies are figures of `core.finetuning.results`; None: not known.
 
     Attributes:
         training_s: seconds of training, without waiting.

@@ -1,23 +1,41 @@
-"""Estimates a job before it is submitted: tokens, cost, and time if the speed is known."""
+"""Estimates a job before it is submitted: tokens, cost, and time if the speed is known.
+
+Speeds are in tokens per second, without the start-up time, which dominates short jobs. The best source is the engine's
+timed steps, otherwise finished jobs. Before the first job, a quick measurement of this machine gives a rough estimate
+for the engine.
+"""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from statistics import median
 
+import numpy as np
 from sqlalchemy import select
 
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.engine import job_rules
-from core.finetuning import cpu_speed_estimate
 from core.message import msg
 from core.pricing.price_book import PriceBook, training_cost
 from core.pricing.prices import ENGINE, tuned_base
 
 _RECENT_JOBS = 5  # newest jobs used for the speed
+
+_MATRIX_SIZE = 64  # the largest that OpenBLAS multiplies in the calling thread
+_PRODUCTS_PER_TIMING = 80  # about half a millisecond together
+_MEASURE_S = 0.25
+_FLOP_PER_TOKEN = 1.4e9  # equivalent matrix FLOP per trained token: see docs/training.md, "The estimate"
+STARTUP_S = 20.0
+"""Engine: seconds from submit to the first step (check, upload, new process, loading weights)."""
+HOSTED_STARTUP_S = 60.0
+"""Hosted providers: seconds from `running` to the first step. Assumed, because no provider reports it."""
+_MIN_STARTUP_MULTIPLE = 3.0  # shorter jobs measure the start-up time, not the speed
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +80,7 @@ def estimate(
         epochs: None: chosen by the provider.
         examples: number of examples, from which the engine chooses the epochs.
         speed: tokens per second of the newest steps on this base model, if the provider reports them (the engine does).
-        rough_speed: tokens per second estimated from this machine (`core.finetuning.cpu_speed_estimate`).
+        rough_speed: tokens per second estimated from this machine (`core.finetuning.job_estimate`).
     """
     known_examples = (examples or None) if provider == ENGINE else None  # other providers do not publish their rule
     n_epochs = epochs or job_rules.automatic(known_examples).n_epochs
@@ -76,9 +94,7 @@ def estimate(
         trained_tokens=trained_tokens,
         cost_usd=training_cost(book, provider, model, trained_tokens),
         local=price is not None and price.local,
-        seconds=None
-        if best_speed is None
-        else cpu_speed_estimate.training_s(trained_tokens, best_speed, _startup_s(provider)),
+        seconds=None if best_speed is None else training_s(trained_tokens, best_speed, _startup_s(provider)),
         basis=basis,
         rough=bool(rough_speed) and not measured and not speed,
         train_until=price.training_until if price is not None else None,
@@ -101,7 +117,43 @@ def measured_speeds(store: Store, provider: str, model: str) -> list[float]:
         for job_model, trained, seconds in rows
         if (tuned_base(job_model) or job_model) == base_model and trained and seconds
     ]
-    return cpu_speed_estimate.speeds(jobs, _startup_s(provider))[:_RECENT_JOBS]
+    return speeds(jobs, _startup_s(provider))[:_RECENT_JOBS]
+
+
+def speeds(jobs: Sequence[tuple[int, float]], startup_s: float) -> list[float]:
+    """Tokens per second of each job, given as (trained tokens, training seconds). Short jobs are left out."""
+    return [
+        tokens / (seconds - startup_s)
+        for tokens, seconds in jobs
+        if tokens > 0 and seconds >= _MIN_STARTUP_MULTIPLE * startup_s
+    ]
+
+
+def training_s(tokens: int, speed: float, startup_s: float) -> float:
+    """Seconds that a job takes: its start-up, plus its tokens at `speed` tokens per second.
+
+    >>> training_s(tokens=12_000, speed=100.0, startup_s=20.0)
+    140.0
+    """
+    return startup_s + tokens / speed
+
+
+def measure_rough_speed() -> float:
+    """Estimated training speed of the engine on this machine, in tokens per second, from NumPy's matrix product.
+
+    Takes a quarter of a second. It measures the CPU time of one thread and assumes that all cores are as fast, so
+    other load does not affect the result. CPUs with fast bfloat16 train faster than this.
+    """
+    matrix = np.ones((_MATRIX_SIZE, _MATRIX_SIZE), dtype=np.float32)
+    product = np.empty_like(matrix)
+    deadline, fastest_s = time.perf_counter() + _MEASURE_S, float("inf")
+    while fastest_s == float("inf") or time.perf_counter() < deadline:
+        start = time.thread_time()
+        for _ in range(_PRODUCTS_PER_TIMING):
+            np.matmul(matrix, matrix, out=product)
+        if (elapsed_s := time.thread_time() - start) > 0:  # 0 if the system's clock is too coarse
+            fastest_s = min(fastest_s, elapsed_s / _PRODUCTS_PER_TIMING)
+    return (os.cpu_count() or 1) * 2.0 * _MATRIX_SIZE**3 / fastest_s / _FLOP_PER_TOKEN
 
 
 def _best_speed(step_speed: float | None, measured: list[float], rough_speed: float | None) -> tuple[float | None, str]:
@@ -120,7 +172,7 @@ def _best_speed(step_speed: float | None, measured: list[float], rough_speed: fl
 
 
 def _startup_s(provider: str) -> float:
-    return cpu_speed_estimate.STARTUP_S if provider == ENGINE else cpu_speed_estimate.HOSTED_STARTUP_S
+    return STARTUP_S if provider == ENGINE else HOSTED_STARTUP_S
 
 
 def _from_jobs(count: int) -> str:

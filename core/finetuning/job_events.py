@@ -1,22 +1,27 @@
-"""Events of a training job: the provider's events, each saved once, and notices that Fabula adds."""
+"""Events of a training job: the provider's events, each saved once, notices that Fabula adds, and the training time,
+without queued and paused time."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from core.db.store import Store, new_id
 from core.db.tables import TrainingEvent, utcnow
-from core.finetuning.training_time import STARTED
+from core.finetuning.job_views import FINISHED, JobView
 from core.message import Message
-from core.providers import RemoteEvent
+from core.providers import RemoteEvent, RemoteJob
 from core.sanitize import storable
 
 _OWN_PREFIX = "fabula-"  # id prefix of notices that Fabula adds
 _MAX_LEVEL_LENGTH, _MAX_TYPE_LENGTH = 10, 30  # column widths in the database
+
+STARTED = "Fine-tuning job started"
+"""Start of the message of the event that reports the start of training, at OpenAI and the engine."""
 
 
 def newest_remote_id(store: Store, job_id: str) -> str | None:
@@ -75,3 +80,28 @@ def add_notice(session: Session, job_id: str, message: str) -> None:
             message=message,
         )
     )
+
+
+def training_time(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
+    """The columns `training_s` and `running_since` of a job after polling its provider.
+
+    The engine measures the time itself. Elsewhere it is the time with status `running`, from the start event or, if
+    there is none, from the first poll with that status.
+
+    Args:
+        job: as saved.
+        remote: the provider's current state.
+        events: new since the last poll.
+        now: time of the poll (UTC).
+    """
+    if remote.training_s is not None:
+        return {"training_s": remote.training_s, "running_since": None}
+    started = next((event.at for event in events if event.message.startswith(STARTED)), None)
+    since, trained_s = job.running_since, job.trained_s
+    if remote.status == "running":
+        return {"training_s": trained_s, "running_since": since or started or now}
+    if since is None and trained_s is None and remote.status in FINISHED:  # started and ended between two polls
+        since = started
+    if since is not None:
+        trained_s = (trained_s or 0.0) + max(0.0, ((remote.finished_at or now) - since).total_seconds())
+    return {"training_s": trained_s, "running_since": None}

@@ -10,7 +10,7 @@ from typing import Any
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.failures import with_job_cause
-from core.finetuning import billing, job_events, job_views, training_time
+from core.finetuning import billing, job_events, job_views
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_context import WITHOUT_RESULTS, JobContext
 from core.finetuning.job_explanation import failure_advice
@@ -168,7 +168,7 @@ class _Watch:
     ) -> None:
         """Save all changes in one transaction, so that a finished job always has its complete curve."""
         before = self._context.view()
-        remote_values = self._remote_values(remote, ended) | training_time.after_poll(before, remote, events, utcnow())
+        remote_values = self._remote_values(remote, ended) | job_events.training_time(before, remote, events, utcnow())
         if (tracker_states := self._tracker_logger.send(self._results, send_all=ended)) is not None:
             remote_values["trackers"] = tracker_states
         with self._context.store.session() as session:

@@ -14,7 +14,7 @@ from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
 from core.evaluation import before_after
-from core.finetuning import cpu_speed_estimate, jobs
+from core.finetuning import job_estimate, jobs
 from core.message import msg, sentences
 from core.pricing.prices import ENGINE
 from core.providers import Registry
@@ -148,7 +148,7 @@ class _TourRun:
             n_epochs=tour_plan.EPOCHS,
             batch_size=tour_plan.BATCH_SIZE,
             seed=self._seed(),
-            estimated_s=plan.training_s + cpu_speed_estimate.STARTUP_S,
+            estimated_s=plan.training_s + job_estimate.STARTUP_S,
         )
 
     def _job(self) -> jobs.JobView:

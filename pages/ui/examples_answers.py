@@ -15,7 +15,7 @@ from core.datasets import example_pairs
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
-from core.evaluation import before_after
+from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import SIDES, BeforeAfterView, Side, SideAnswer
 from core.finetuning import examples
 from core.finetuning.jobs import JobView
@@ -179,7 +179,7 @@ def _keep(job: JobView, tried: TriedPrompt) -> None:
     tried.kept = True
     if any(story.text.strip() for story in tried.outcome.stories):
         answers = {side: _answer(story) for side, story in zip(SIDES, tried.outcome.stories, strict=True)}
-        tried.position = before_after.add_answered_prompt(cached.store(), LOCAL, job, tried.prompt, answers)
+        tried.position = before_after_prompts.add_answered_prompt(cached.store(), LOCAL, job, tried.prompt, answers)
 
 
 def _answer(story: StoryStream) -> SideAnswer:

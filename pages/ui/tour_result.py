@@ -9,9 +9,8 @@ from core.errors import NotFound
 from core.evaluation import before_after
 from core.evaluation.before_after import SideAnswer
 from core.finetuning import jobs, results
-from core.finetuning.figures import figure
 from core.finetuning.jobs import JobView
-from core.finetuning.results import Results
+from core.finetuning.results import Results, figure
 from core.pricing.price_book import training_cost
 from core.tours import tour_recording
 from core.tours.tour import TourProgress

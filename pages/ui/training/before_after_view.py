@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import LOCAL
-from core.evaluation import before_after, removed_pairs
+from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
@@ -143,7 +143,7 @@ def _state(job: JobView, view: BeforeAfterView) -> None:
 
 def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
     """The field for one more prompt."""
-    if len(view.pairs) >= before_after.MAX_PROMPTS:
+    if len(view.pairs) >= before_after_prompts.MAX_PROMPTS:
         return
     with (
         st.form(f"{_KEY}_form", clear_on_submit=True, border=False),
@@ -161,15 +161,18 @@ def _start(job: JobView) -> None:
 
 def _ask(job: JobView) -> None:
     with cards.keep_errors():
-        before_after.add_prompt(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+        before_after_prompts.add_prompt(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
 
 
 def _remove(job_id: str, position: int, page: str) -> None:
     with cards.keep_errors():
         store = cached.store()
-        removed = removed_pairs.remove(store, LOCAL, job_id, position)
+        removed = before_after_prompts.remove(store, LOCAL, job_id, position)
         undo.offer(
-            ":material/delete:", _("Prompt removed"), lambda: removed_pairs.restore(store, LOCAL, removed), page=page
+            ":material/delete:",
+            _("Prompt removed"),
+            lambda: before_after_prompts.restore(store, LOCAL, removed),
+            page=page,
         )
 
 

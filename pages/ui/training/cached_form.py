@@ -8,7 +8,7 @@ from collections.abc import Callable
 from core import packaged_models
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.finetuning import cpu_speed_estimate, file_checker, job_estimate, preflight
+from core.finetuning import file_checker, job_estimate, preflight
 from core.finetuning.file_report import FileCheck
 from core.finetuning.job_estimate import JobEstimate
 from core.finetuning.job_form import JobForm
@@ -62,7 +62,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
 
 @shared(max_entries=1)
 def _rough_speed() -> float:
-    return cpu_speed_estimate.rough_speed()
+    return job_estimate.measure_rough_speed()
 
 
 def _file_key(form: JobForm, rows: int) -> tuple[object, ...]:

@@ -14,16 +14,16 @@ import pandas as pd
 
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.evaluation import evaluation_comparison, unseen_prompts
+from core.evaluation import evaluation_comparison, holdout
 from core.evaluation.evaluation_comparison import EvaluationComparison
 from core.evaluation.evaluations import EvaluationView
-from core.evaluation.unseen_prompts import PromptChoice
+from core.evaluation.holdout import PromptChoice
 from core.finetuning import checkpoints, job_comparison, jobs, lineage
 from core.finetuning.checkpoints import CheckpointView
-from core.finetuning.figures import Figure, figure, headline_accuracy
 from core.finetuning.job_comparison import JobComparison
 from core.finetuning.jobs import JobView
 from core.finetuning.lineage import Family
+from core.finetuning.results import Figure, figure, headline_accuracy
 from core.sanitize import safe_csv
 from pages.ui import cached
 from pages.ui.background import BackgroundTask, shared_task
@@ -132,7 +132,7 @@ def last_event(job: JobView) -> datetime | None:
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
     """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
     store = cached.store()
-    return BackgroundTask(lambda seen: unseen_prompts.choose(store, job, seen), job.n_examples or 0)
+    return BackgroundTask(lambda seen: holdout.choose_prompts(store, job, seen), job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:

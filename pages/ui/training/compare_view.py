@@ -11,9 +11,9 @@ import streamlit as st
 
 from core.charts import comparison, vega_lite
 from core.charts.comparison import Column, OverlayLabels, RunCurve
-from core.finetuning.figures import Figure
 from core.finetuning.job_comparison import JobColumn, JobComparison
 from core.finetuning.jobs import JobView
+from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
 from pages.ui import cached
 from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd

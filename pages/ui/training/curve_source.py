@@ -12,8 +12,7 @@ import pyarrow as pa
 from core.charts import vega_lite
 from core.charts.training_curve import CurveMark
 from core.charts.vega_lite import Axis, Spec
-from core.finetuning.figures import Figure, figure
-from core.finetuning.results import Results
+from core.finetuning.results import Figure, Results, figure
 
 Sendable: TypeAlias = pa.Table
 """A table in the form that goes to the browser."""
@@ -47,7 +46,7 @@ class RenderedChart:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A curve in numbers, as `core.finetuning.figures` defines them. None: not known."""
+    """A curve in numbers, as `core.finetuning.results` defines them. None: not known."""
 
     steps: int
     tokens: int | None

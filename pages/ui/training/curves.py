@@ -12,8 +12,7 @@ from core.charts.training_curve import CurveLabels
 from core.charts.vega_lite import Axis, CurveView
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
-from core.finetuning.figures import Figure, smoothing_weight
-from core.finetuning.results import Results
+from core.finetuning.results import Figure, Results, smoothing_weight
 from pages.ui import state, views
 from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
 from pages.ui.training import cached_curves, job_labels

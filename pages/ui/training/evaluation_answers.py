@@ -8,8 +8,8 @@ import pandas as pd
 import streamlit as st
 
 from core.evaluation import evaluations
-from core.evaluation.evaluations import EvaluationView, Metrics
-from core.evaluation.scoring import LabelScore
+from core.evaluation.evaluations import EvaluationView
+from core.evaluation.scoring import LabelScore, Metrics
 from pages.ui import cached
 from pages.ui.lang import _, localized, mark, number, percent, plain
 

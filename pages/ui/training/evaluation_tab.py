@@ -9,7 +9,8 @@ from core.charts import comparison
 from core.charts.comparison import IntervalLabels, IntervalRow
 from core.db.tables import utcnow
 from core.evaluation import evaluations, holdout
-from core.evaluation.evaluation_types import EvaluationView, HeldOut
+from core.evaluation.evaluations import EvaluationView
+from core.evaluation.holdout import HeldOut
 from core.finetuning.jobs import JobView
 from pages.ui import cached, cards, models, state
 from pages.ui.lang import _, ago, as_markdown, n_, number, pair, percent, plain

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from core.finetuning.figures import Definition, Figure
 from core.finetuning.job_explanation import minutes_left
 from core.finetuning.jobs import JobView
+from core.finetuning.results import Definition, Figure
 from pages.ui.lang import _, localized, mark
 
 STATUSES = {
