@@ -202,10 +202,6 @@ class EvaluationRequester:
         Raises:
             StorageFull: the database can't be written. A paid answer is in a rescue file.
         """
-        right = None
-        if text is not None and self.view.kind == "label":
-            expected = scoring.remove_stop(example.expected, self.view.settings.get("stop"))
-            right = finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
         values = {
             "evaluation_id": self.view.id,
             "row_key": example.key,
@@ -214,7 +210,7 @@ class EvaluationRequester:
             "text": None if text is None else storable(text),
             "finish_reason": finish_reason,
             "reason": reason,
-            "right": right,
+            "right": self._is_right(example, text, finish_reason),
         }
         if reservation_and_answer is None:
             with self.context.store.session() as session:
@@ -231,6 +227,13 @@ class EvaluationRequester:
 
         entry = {"kind": "answer", "values": values, "spend": reservation.rescue_entry(*usage, cost)}
         rescue_files.write_or_rescue(self.context.store, write, entry)
+
+    def _is_right(self, example: HeldOutExample, text: str | None, finish_reason: str | None) -> bool | None:
+        """Whether the answer is the expected label; None: it is not a label, or there is no answer."""
+        if text is None or self.view.kind != "label":
+            return None
+        expected = scoring.remove_stop(example.expected, self.view.settings.get("stop"))
+        return finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
 
     @property
     def _actor(self) -> Actor:

@@ -147,18 +147,11 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
             msg("All rows are used for training, so the model can't be evaluated."),
             msg("Train on a version of the data set that has validation rows."),
         )
-    system = form.system
-    if system is None:
-        system = datasets.chat_system(store, form.dataset_id) if form.file_format == "chat" else ""
-    settings = asdict(form) | {"system": system, "labels": list(held_out_rows.labels)}
+    settings = asdict(form) | {"system": _system(store, form), "labels": list(held_out_rows.labels)}
     with store.session() as session:
         advisory_lock(session, "evaluations")
-        active = select(Evaluation).where(
-            Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
-        )
-        for existing in session.scalars(active):
-            if existing.settings == settings:
-                return existing.id
+        if (existing := _identical(session, form, settings)) is not None:
+            return existing
         evaluation = Evaluation(
             id=new_id(),
             job_id=form.job_id,
@@ -266,6 +259,21 @@ def answers(
     with store.reading() as session:
         rows = session.scalars(query.order_by(EvaluationAnswer.id).limit(limit))
         return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.right, r.reason) for r in rows)
+
+
+def _system(store: Store, form: EvaluationForm) -> str:
+    """The system prompt: the form's, or that of the chat file."""
+    if form.system is not None:
+        return form.system
+    return datasets.chat_system(store, form.dataset_id) if form.file_format == "chat" else ""
+
+
+def _identical(session: Session, form: EvaluationForm, settings: Mapping[str, Any]) -> str | None:
+    """The id of an active evaluation with the same settings; None: there is none."""
+    active = select(Evaluation).where(
+        Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
+    )
+    return next((one.id for one in session.scalars(active) if one.settings == settings), None)
 
 
 def _get_row(session: Session, evaluation_id: str) -> Evaluation:

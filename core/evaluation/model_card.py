@@ -52,18 +52,7 @@ def model_card(store: Store, job_id: str) -> str:
         "",
         "## Training",
         "",
-        *_table(
-            [
-                ("Steps", f"{curve.steps:,}" if curve.steps else _UNKNOWN),
-                ("Training loss, first step", _number(curve.first("training_loss"))),
-                ("Training loss", _figure(curve, "training_loss")),
-                ("Token accuracy", _figure(curve, "training_token_accuracy")),
-                ("Validation loss", _figure(curve, "validation_loss")),
-                ("Validation accuracy", _figure(curve, "validation_token_accuracy")),
-                ("Tokens trained on", f"{job.trained_tokens:,}" if job.trained_tokens is not None else _UNKNOWN),
-                ("Cost", f"${job.cost_usd:f}" if job.cost_usd is not None else _UNKNOWN),
-            ]
-        ),
+        *_table(_training(job, curve)),
         *(["", *notes] if notes else []),
         "",
         "## Evaluation on held-out rows",
@@ -107,6 +96,19 @@ def _data(store: Store, job: JobView) -> list[tuple[str, str]]:
         ("Examples", f"{job.n_examples:,}" if job.n_examples is not None else _UNKNOWN),
         ("Kept for validation", validation),
         ("Format", job.file_format),
+    ]
+
+
+def _training(job: JobView, curve: results.Results) -> list[tuple[str, str]]:
+    return [
+        ("Steps", f"{curve.steps:,}" if curve.steps else _UNKNOWN),
+        ("Training loss, first step", _number(curve.first("training_loss"))),
+        ("Training loss", _figure(curve, "training_loss")),
+        ("Token accuracy", _figure(curve, "training_token_accuracy")),
+        ("Validation loss", _figure(curve, "validation_loss")),
+        ("Validation accuracy", _figure(curve, "validation_token_accuracy")),
+        ("Tokens trained on", f"{job.trained_tokens:,}" if job.trained_tokens is not None else _UNKNOWN),
+        ("Cost", f"${job.cost_usd:f}" if job.cost_usd is not None else _UNKNOWN),
     ]
 
 
