@@ -60,7 +60,7 @@ _MAY_NOT_IMPORT = {
     "core/datasets/": ("core.providers", "core.generation", *_ABOVE_GENERATION),
     "core/generation/": _ABOVE_GENERATION,
     "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
-    "core/evaluation/": ("core.stories", "core.tours", "core.jobs"),
+    "core/evaluation/": ("core.tours", "core.jobs"),
     "core/stories/": (
         "core.datasets",
         "core.generation",
