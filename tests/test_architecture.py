@@ -127,19 +127,6 @@ def test_arrows_point_one_way(part: str) -> None:
 
 
 _PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
-_MAX_MODULE_LINES, _MAX_FUNCTION_LINES = 350, 40
-
-
-def test_modules_and_functions_of_pages_are_short() -> None:
-    long = []
-    for path in _PAGES:
-        text = path.read_text(encoding="utf-8")
-        if len(text.splitlines()) > _MAX_MODULE_LINES:
-            long.append(_where(path))
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno >= _MAX_FUNCTION_LINES:
-                long.append(f"{_where(path)}:{node.lineno} {node.name}")
-    assert not long
 
 
 def test_pages_import_each_other_in_one_direction() -> None:
