@@ -51,7 +51,7 @@ class BatchServer:
     done_share: float = 0.5
     usage: bool = True
     limit: int | None = None
-    on: Callable[[str], None] = lambda what: None
+    on: Callable[[str], object] = lambda what: None
     requests: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, dict[str, Any]] = field(default_factory=dict)
