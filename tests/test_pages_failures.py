@@ -136,7 +136,7 @@ def test_a_preparation_that_fails_is_a_card_and_the_next_look_is_another_try(
         at = visit("dataset", dataset_part="use", dataset_open=dataset_id)
         until(lambda: "Something went wrong" in trouble(again(at)), "the card")
         assert "Try again in a few seconds" in trouble(at) and not at.exception
-    until(lambda: "There are 30 pairs" in words(again(at)), "the check")
+    until(lambda: "The data has 30 prompt-completion pairs" in words(again(at)), "the check")
     assert "Something went wrong" not in trouble(at) and not at.exception
 
 

@@ -83,7 +83,9 @@ def test_a_split_is_kept_as_a_version_and_carried_to_training(server: FaultServe
     (version,) = versions.list_versions(store, dataset_id)
     assert (version.n_train, version.n_validation, version.note) == (24, 6, "first try")
     assert at.selectbox(key=f"dataset_version_{dataset_id}").value == version.id
-    assert "24 rows to train on · 6 rows for validation" in words(at) and "There are 24 pairs" in words(at)
+    assert "24 rows to train on · 6 rows for validation" in words(
+        at
+    ) and "The data has 24 prompt-completion pairs" in words(at)
     at.text_input(key=f"dataset_stop_{dataset_id}_{version.id}").input("###").run()
     click(at, "dataset_train")
     assert at.title[0].value == "Training"
@@ -161,7 +163,7 @@ def test_many_rows_are_looked_at_beside_the_page(
     monkeypatch.setattr(background, "_FEW_ROWS", 10)
     monkeypatch.setattr(background, "_PATIENCE_S", 0.0)
     at = use(load(store))
-    until(lambda: "There are 30 pairs" in words(again(at)), "the check")
+    until(lambda: "The data has 30 prompt-completion pairs" in words(again(at)), "the check")
     assert not at.exception
 
 
