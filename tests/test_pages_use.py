@@ -45,7 +45,7 @@ def test_without_finished_rows_the_way_to_the_run_is_shown(server: FaultServer, 
 
 def test_the_check_tells_what_it_found_what_it_does_and_why(server: FaultServer, store: Store) -> None:
     at = use(datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27))
-    assert "There are 27 pairs" in words(at)
+    assert "The data has 27 prompt-completion pairs" in words(at)
     assert "'.' is added to every completion" in words(at) and "use it as the stop when you call the model" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
     assert "machine time, not priced" in words(at)
@@ -58,7 +58,7 @@ def test_rows_that_are_held_out_are_counted_apart(server: FaultServer, store: St
     dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["a"], "story", split_column="part")
     at = use(dataset_id)
     assert "2 rows to train on · 1 row for validation · 1 row held out" in words(at)
-    assert "There are 2 pairs" in words(at)
+    assert "The data has 2 prompt-completion pairs" in words(at)
     click(at, "dataset_train")
     _confirm(at)
     assert at.button(key="training_submit").label == "Train on 2 rows"
