@@ -597,7 +597,7 @@ def test_an_unknown_cost_is_not_shown_as_zero(
     at = visit("cost", cost_part="spent")
     assert sentence in words(at)
     at_most = sum(Decimal(most or 0) for most in unknown)
-    assert (f"at their highest possible cost, ${at_most:.2f} together" in words(at)) is bool(at_most)
+    assert (f"at their highest possible cost, ${at_most:.4f} together" in words(at)) is bool(at_most)
     assert {metric.label: metric.value for metric in at.metric}["Calls with an unknown cost"] == str(len(unknown))
     spent = [None if pd.isna(value) else value for value in at.dataframe[0].value["spent"]]
     assert spent == ([cell] if cell else []) + [None]

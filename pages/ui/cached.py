@@ -218,7 +218,10 @@ def _large_heat(dataset_id: str, pair: tuple[int, int] | None) -> HeatMap:
     return heatmap.draw(store(), dataset_id, pair)
 
 
+_POLLS = (status, dataset_list, run_of, run_seconds, job_list, _heat, _large_heat, batches_of)
+
+
 def refresh() -> None:
     """Clear every cached poll, so that an action is visible immediately."""
-    for poll in (status, dataset_list, run_of, run_seconds, job_list, _heat, _large_heat, batches_of):
+    for poll in _POLLS:
         poll.clear()
