@@ -75,7 +75,7 @@ def test_the_first_step_tells_what_preparation_and_the_check_found(server: Fault
     at = _new_job()
     until(lambda: not at.button(key="training_next").disabled or not again(at), "the check")
     assert "**1 · Check**" in words(at)
-    assert "There are 27 pairs" in words(at)
+    assert "The data has 27 prompt-completion pairs" in words(at)
     assert any('->", "completion": " ' in block.value and block.value.endswith('."}') for block in at.code)
     assert "The format of all 27 examples is valid" in words(at)
     assert "longest example" in words(at) and "moderation" in words(at)
