@@ -50,7 +50,10 @@ def pytest_configure() -> None:
     for name in _to_scrub():
         del os.environ[name]
     os.environ.update(_SET)
-    hypothesis.settings.register_profile("fabula", deadline=None)  # a busy machine must not fail the test
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile(  # a busy machine must not fail the test
+        "fabula", deadline=None, suppress_health_check=slow
+    )
     hypothesis.settings.load_profile("fabula")
 
 
