@@ -74,7 +74,7 @@ def shared(
     Args:
         max_entries: results that are kept; the oldest is dropped.
         ttl: seconds until a result is computed again; None: never.
-        key: what tells results apart, computed from the arguments at every call: an id and a time of change in place of
+        key: what tells results apart, computed from the arguments at every call: an id and a time of change instead of
             a large object, the language of the page. None: the arguments themselves.
         refresh_mode: `background`: after `ttl` the old result is returned while a new one is computed.
     """
