@@ -520,6 +520,7 @@ def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pyte
     monkeypatch.setattr(cached, "status", status)
     broken = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cached, "models", lambda: broken)
+    monkeypatch.setattr(cached, "forget_models", lambda: None)
     at = visit("story")
     assert "The engine does not answer." in trouble(at)
     assert "models_again" in [button.key for button in at.button]
