@@ -52,6 +52,13 @@ def test_what_is_drawn_on_a_background_can_be_read(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_code_of_a_caption_can_be_read(scheme: str) -> None:
+    behind, front = _rgb(_THEME[scheme]["codeBackgroundColor"]), _rgb(_THEME[scheme]["codeTextColor"])
+    drawn = tuple(_CAPTION * above + (1 - _CAPTION) * below for above, below in zip(front, behind, strict=True))
+    assert _contrast(drawn, behind) >= _TEXT
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_text_of_a_primary_button_can_be_read(scheme: str) -> None:
     """Streamlit writes white on the primary colour in both schemes."""
     assert _contrast(_rgb("#FFFFFF"), _rgb(_THEME[scheme]["primaryColor"])) >= _TEXT

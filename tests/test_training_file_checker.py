@@ -46,7 +46,7 @@ def write(path: Path, *lines: str | bytes) -> Path:
         ('{"prompt": ', "not_json", "column"),
         ('{"prompt": "a", "completion": "\\ud800"}', "not_json", "lone surrogate"),
         ("[" * 100_000, "not_json", "can't be parsed"),
-        ("[1]", "not_object", "braces"),
+        ("[1]", "not_object", "not a JSON object"),
         ('{"text": "x"}', "shape", "neither"),
         ('{"prompt": "x"}', "shape", '"completion"'),
         ('{"prompt": 1, "completion": "y"}', "shape", '"prompt"'),
