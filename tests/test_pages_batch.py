@@ -64,7 +64,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
             {"state": "waiting", "status": "validating"},
             ("The provider is checking the file", "then starts writing", "batch_7"),
         ),
-        ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "Up to 23 h more", "60 min ago")),
+        ({"state": "waiting", "status": "in_progress"}, ("2 of 4", "Up to 23 h left", "60 min ago")),
         ({"state": "waiting", "status": "in_progress", "hours": 25}, ("one-day limit has passed",)),
         ({"state": "waiting", "status": "finalizing"}, ("Almost ready", "collects them as soon as")),
         ({"state": "waiting", "status": "cancelling"}, ("Cancelling the batch", "ten minutes")),
