@@ -99,7 +99,7 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     assert formats["accuracy"] % (100 * found.value) == sign
     charts = [text for chart in page.get("vega_lite_chart") for text in _texts(chart) if text.endswith("%")]
     assert charts == [share]
-    assert not re.search(r"accuracy from .* to (?!" + re.escape(share) + ")", words(page))
+    assert not re.search(r"accuracy from .* to (?!" + re.escape(sign) + ")", words(page))
 
     read_page = visit("training", training_part="read")
     read_page.file_uploader(key="training_results_file").upload("results.csv", run.encode()).run()
@@ -110,7 +110,7 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
     both.switch_page(str(_FRAME.with_name("training.py"))).run()
     figures = next(one.value for one in both.table if title in one.value.index)
     assert [str(cell) for cell in figures.loc[title]] == [sign] * 2
-    assert f"{share} ({name})" in model_card.model_card(store, ids[0])
+    assert f"{sign} ({name})" in model_card.model_card(store, ids[0])
     compared = job_comparison.compare([jobs.get(store, ids[0])], [read], jobs.get(store, ids[0]).created_at)
     assert compared.columns[0].accuracy == found
     assert smoothing_weight(read.steps) in (0.0, 0.6, 0.9)
