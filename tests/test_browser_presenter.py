@@ -34,6 +34,12 @@ addEventListener("click", () => { clicked = true; }, true);
 Object.defineProperty(Navigator.prototype, "userActivation", {get: () => ({isActive: clicked})});
 """
 # The parts of bar, title, numbers and controls that are off screen or make the page scroll.
+# Of two panes on a phone: which words or numbers begin before the element above them has ended.
+_OVERLAPPING = """() => {
+  const parts = [0, 1].flatMap(n => [`.st-key-presenter_words_${n}`, `[class*=st-key-presenter_facts_${n}]`]);
+  const boxes = parts.map(part => document.querySelector(part).getBoundingClientRect());
+  return parts.filter((_, n) => n && boxes[n].top < boxes[n - 1].bottom - 1);
+}"""
 _OUTSIDE = """() => {
   const places = ['bar', 'controls', 'title', 'facts_0', 'facts_1', 'list', 'prompt'];
   const inside = place => document.querySelectorAll(`.st-key-presenter_${place} :is(button, p, h1, h2)`);
@@ -228,3 +234,19 @@ def test_everything_but_the_words_stays_in_sight(
           return words.scrollTop + words.clientHeight - words.scrollHeight >= -2;
         }"""
     )
+
+
+def test_on_a_phone_the_panes_are_one_below_the_other(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
+) -> None:
+    streaming_server.begin(_LONG)
+    page = _open(browser, studio, locale="zh-CN", width=390, height=844)
+    page.keyboard.press("2")
+    page.get_by_role("radio", name="2", checked=True).wait_for()
+    settled(page)
+    page.keyboard.press("Space")
+    for at in range(2):
+        expect(_words(page, at)).to_contain_text("第59次。")
+    shown(page, "presenter_write")
+    settled(page)
+    expect_none(page, _OVERLAPPING)
