@@ -95,17 +95,6 @@ def test_stop_ends_a_story_whose_engine_does_not_answer(
     assert not streaming_server.go_on.is_set()
 
 
-def test_a_model_that_thinks_is_said_to_think_until_its_first_word(
-    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
-) -> None:
-    streaming_server.begin(("<think>Who is the hero?", "</think>从前，"), gated=1)
-    page = visit(browser, f"{studio.url}/story", locale="en-US")
-    press(page, "story_button")
-    expect(_words(page)).to_contain_text("The model is thinking before it writes")
-    streaming_server.go_on.set()
-    expect(_words(page)).to_have_text("从前，")
-
-
 def test_nothing_of_before_stays_while_a_story_is_written(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:
