@@ -29,7 +29,7 @@ from tests.waiting import WAIT_LIMIT_S
 
 
 def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
-    """Run it like a worker: give up an item that it cannot finish."""
+    """Run it like a worker: give up on an item that it cannot finish."""
     TaskRunner(store, server.registry, KINDS, _never_later).run(f"run-{run_id}", "run", run_id)
     return runs.progress(store, run_id)
 

@@ -1,8 +1,7 @@
 """Flow control of a run: how many requests are in flight, its throughput, and the limits for retries and pauses.
 
 `ConcurrencyControl` adapts to rate limits (additive increase, multiplicative decrease). `CircuitBreaker` keeps an
-outage
-cheap: while all requests fail, one at a time is sent, because each may be billed. No clock, no I/O.
+outage cheap: while all requests fail, one at a time is sent, because each may be billed. No clock, no I/O.
 """
 
 from __future__ import annotations

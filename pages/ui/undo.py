@@ -27,7 +27,7 @@ def offer(icon: str, sentence: str, act: Callable[[], object], *, page: str = "d
 
 
 def way_back(page: str = "dataset") -> None:
-    """Draw the undo button, on the page of the action."""
+    """Show the undo button on the page where the action was taken."""
     last: Undo | None = state.studio().undo
     if last is not None and last.page == page:
         st.button(

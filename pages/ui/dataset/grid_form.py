@@ -131,7 +131,7 @@ def _presets() -> None:
 
 
 def _change_start() -> None:
-    """Replace the form by another preset. Changes can be restored."""
+    """Replace the contents of the form with another preset. Changes can be restored."""
     studio = state.studio()
     current: Recipe | None = studio.recipe_drawn
     start = next((preset.recipe for preset in presets.load() if preset.id == studio.grid.preset), None)

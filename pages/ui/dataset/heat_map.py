@@ -58,10 +58,12 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
         )
     if map_.kind == "blocks":
         n = map_.per_square
-        st.caption(n_("Each square is {n} row.", "Each square is {n} rows; a fuller square has more rows done.", n))
+        st.caption(
+            n_("Each square is {n} row.", "Each square is {n} rows; the stronger its colour, the more are finished.", n)
+        )
     elif map_.kind == "pairs":
         st.caption(
-            _("Each square is a pair of values with {n} rows; a fuller square has more rows done.").format(
+            _("Each square is a pair of values with {n} rows; the stronger its colour, the more are finished.").format(
                 n=number(map_.per_square)
             )
         )
