@@ -137,10 +137,15 @@ _FINISH_REASONS: Mapping[str, Cause] = {
 # Patterns of providers' messages about a rejected request or a failed training job.
 _PROVIDER_MESSAGES: tuple[tuple[str, Cause], ...] = (
     (
-        r"moderation|usage polic|content.{0,3}(?:filter|policy|management)|responsible ?ai|safety|unsafe",
+        r"moderation|usage polic|content.{0,3}(?:filter|policy|management)|responsible ?ai"
+        r"|\bsafety (?:system|polic|reason|filter|check)|\bunsafe (?:content|prompt|input)",
         "content_filter",
     ),
-    (r"insufficient.{0,12}(?:quota|balance|credit)|billing|no credit|hard limit|余额不足|欠费", "no_credit"),
+    (
+        r"insufficient.{0,12}(?:quota|balance|credit)|billing (?:hard|limit|account|quota)|exceeded.{0,20}billing"
+        r"|no credit|hard limit|余额不足|欠费",
+        "no_credit",
+    ),
     (
         r"context.{0,40}(?:length|window|size)|maximum.{0,20}(?:context|prompt)|too many tokens|(?:is|are) too long"
         r"|context_length",

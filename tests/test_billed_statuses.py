@@ -145,6 +145,11 @@ INSIDE: list[tuple[object, bool]] = [
     ({"message": "This model's maximum context length is 8192 tokens", "code": "context_length_exceeded"}, False),
     ({"message": "Unsupported parameter: 'seed'"}, False),
     ({"message": "messages is required"}, False),
+    ("Missing field model", False),
+    ({"message": "prompt must not be empty"}, False),
+    ({"message": "temperature must be <= 1"}, False),
+    ({"message": "maximum context is 4096 tokens; you asked for 5000"}, False),
+    ({"message": "model `x` not exist"}, False),
 ]
 
 

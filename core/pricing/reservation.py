@@ -129,7 +129,8 @@ def settle_abandoned(session: Session, now: datetime) -> int:
     unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
     before = now - _MAX_REQUEST
     query = select(Spend).where(Spend.at.between(before - _LOOK_BACK, before), *unsettled, single)
-    entries = [entry for entry in session.scalars(query) if entry.cost_usd]
+    locked = query.with_for_update(of=Spend, skip_locked=True)  # what is being settled at this moment is not abandoned
+    entries = [entry for entry in session.scalars(locked) if entry.cost_usd]
     for entry in entries:
         entry.cost_usd = None
     return len(entries)

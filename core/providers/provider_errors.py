@@ -55,8 +55,9 @@ _OVERLOADED = r"overload|unavailable|busy|capacity|try again|繁忙|稍后"
 _FAILED = r"server.?error|internal.?error|upstream|time.?out|timed out|bad.?gateway"
 _MAX_RAW_CHARS = 2_000  # limit for parsing a nested error
 _REJECTION = re.compile(
-    r"\binvalid.?(request|param|argument|value|input|message|prompt|model)|bad.?request|not.?found|does not exist"
-    r"|validation|unexpected endpoint|unsupported|not supported|(is|are) required|too long|context.?length"
+    r"\binvalid.?(request|param|argument|value|input|message|prompt|model)|bad.?request|not.?found|not exist"
+    r"|validation|unexpected endpoint|unsupported|not supported|\brequired\b|\bmissing (field|param|argument)"
+    r"|\bmust (not )?be\b|too long|context.?length|maximum.{0,20}context|could not be parsed"
     r"|参数|不存在|不支持",
     re.I,
 )

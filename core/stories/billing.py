@@ -12,7 +12,7 @@ from core.actor import Actor
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import Refused
-from core.message import msg
+from core.message import msg, with_cause
 from core.pricing import budget, spend, tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.providers import CompletionRequest, StreamFacts
@@ -70,7 +70,9 @@ class StoryBilling:
             reference, actor = self._reference, self._actor
             if actor.role == "viewer" and budget.remaining_in(session, actor, reference) is None:
                 raise Refused(
-                    msg("Visitors can use paid models only within a budget, and no budget is set."),
+                    with_cause(
+                        msg("Visitors can use paid models only within a budget, and no budget is set."), "shared_budget"
+                    ),
                     msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )
             if worst_case_usd is None:  # `record` checks known amounts

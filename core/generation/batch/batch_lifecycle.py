@@ -256,7 +256,8 @@ class BatchLifecycle:
                     client.download(file_id, path)
                 except NotThere as exc:
                     self.close(batch, "failed", storable(exc.what), unknown=True)
-                    return RunEnd("failed", _FILES_GONE)
+                    of_this_run = batch.run_id == self._context.run_id
+                    return RunEnd("failed", _FILES_GONE) if of_this_run and not self.stop else None
                 unreadable += self._read(batch, client, path)
         cancelled = batch.status == "cancelled"
         self._settle_unreadable(batch, unreadable)
