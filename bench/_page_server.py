@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,36 +20,43 @@ _START_S, _STOP_S = 120, 40
 
 @contextmanager
 def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
-    """URL and process id of a separate server on a free port, which runs until the block ends.
+    """URL and process id of a server as `logged` starts it; its output is not kept."""
+    with tempfile.TemporaryDirectory() as folder, logged(script, Path(folder) / "log", environ) as (url, process):
+        yield url, process.pid
+
+
+@contextmanager
+def logged(
+    script: Path, log: Path, environ: Mapping[str, str], start_s: float = _START_S
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """URL and process of a separate server on a free port, which runs until the block ends; its output is in `log`.
 
     Raises:
-        RuntimeError: it ended, or did not answer in two minutes; with the end of its output.
+        RuntimeError: it ended, or did not answer in `start_s` seconds; with the end of its output.
     """
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port=0", "--server.headless=true"]
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "studio.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                command,
-                cwd=_ROOT,
-                env={**os.environ, "PYTHONPATH": str(_ROOT), **environ},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=_ROOT,
+            env={**os.environ, "PYTHONPATH": str(_ROOT), **environ},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield _address(log, process, start_s), process
+    finally:
+        process.terminate()
         try:
-            yield _address(log, process), process.pid
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
-def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
+def _address(log: Path, process: subprocess.Popen[bytes], start_s: float) -> str:
     """The URL that the server has printed, once it responds."""
-    ends = time.monotonic() + _START_S
+    ends = time.monotonic() + start_s
     while time.monotonic() < ends and process.poll() is None:
         if found := _URL.search(log.read_text(errors="replace")):
             try:
@@ -58,4 +65,4 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
             except OSError:
                 pass
         time.sleep(0.2)
-    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-2000:]}")
+    raise RuntimeError(f"the server did not start:\n{log.read_text(errors='replace')[-3000:]}")
