@@ -137,9 +137,7 @@ def rows(
     offset: int = 0,
 ) -> list[RowView]:
     """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
-    if states is not None and not states:
-        return []  # no state is asked for; to a filter, no state means all
-    where = RowFilter(states=tuple(states or ()))
+    where = RowFilter(states=None if states is None else tuple(states))
     return row_query.page(store, dataset_id, where, newest=newest, limit=limit, offset=offset)
 
 

@@ -34,7 +34,7 @@ class RowFilter:
     """Filter for rows. All given conditions must hold; no conditions means all rows.
 
     Attributes:
-        states: any of these; () for all.
+        states: any of these; None for all.
         ids: only these rows.
         start, end: positions from `start` up to, but not including, `end`.
         value_filters: values of columns.
@@ -42,7 +42,7 @@ class RowFilter:
         words: only rows whose text or prompt contains this string (ASCII letters: ignoring case).
     """
 
-    states: tuple[str, ...] = ()
+    states: tuple[str, ...] | None = None
     ids: tuple[int, ...] | None = None
     start: int | None = None
     end: int | None = None
@@ -190,7 +190,7 @@ def _require(dataset: Dataset | None) -> Dataset:
 
 def _conditions(dataset_id: str, where: RowFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [Row.dataset_id == dataset_id]
-    if where.states:
+    if where.states is not None:
         conditions.append(Row.state.in_(where.states))
     if where.ids is not None:
         conditions.append(Row.id.in_(where.ids))

@@ -22,13 +22,13 @@ _PAGE_CARDS = 15
 _FEW_ROWS = 12
 _COUNTED_ROWS = 20_000  # above this, counting the edited rows, for which there is no index, takes too long
 _LONGEST_TABLE = 520  # px
-_FILTERS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "all": (mark("All"), ()),
+_FILTERS: dict[str, tuple[str, tuple[str, ...] | None]] = {
+    "all": (mark("All"), None),
     "done": (mark("Done"), ("done",)),
     "failed": (mark("Failed"), ("failed",)),
     "waiting": (mark("Waiting"), ("pending", "sent")),
     "excluded": (mark("Left out"), ("excluded",)),
-    "edited": (mark("Edited"), ()),
+    "edited": (mark("Edited"), None),
 }
 
 
@@ -85,7 +85,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
         undo.way_back()  # drawn in this row, because a new row would move the table under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
-    states = _FILTERS[key][1] if key in _FILTERS else ()
+    states = _FILTERS[key][1] if key in _FILTERS else None
     base = narrowed or RowFilter()
     return RowFilter(
         states,
