@@ -1,6 +1,6 @@
 """The `--smoke` option of every bench: import everything, start what starts quickly, and measure nothing.
 
-`tests/test_bench.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
+`tests/bench/test_benches.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
 """
 
 from __future__ import annotations

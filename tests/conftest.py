@@ -18,10 +18,10 @@ from core.jobs import system_status
 from core.providers import RetryPolicy, parameters
 from core.settings import Settings
 from core.stories import stream
-from tests import fault_server, postgres_server, stores
-from tests.fault_server import FaultServer
-from tests.studio_process import CHROMIUM
-from tests.waiting import WAIT_LIMIT_S
+from tests.support import fault_server, postgres_server, stores
+from tests.support.fault_server import FaultServer
+from tests.support.studio_process import CHROMIUM
+from tests.support.waiting import WAIT_LIMIT_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -10,7 +10,7 @@ A small model that was trained on one kind of prompt writes nonsense for another
    have in common among themselves (`PromptVocabulary.typical_overlap`): near 1 for prompts made from a template, lower
    when every prompt is a different text, such as customers' messages.
 
-Measured on the templates of `tests/test_model_profile_similarity.py`; the figures are in `docs/story.md`.
+Measured on the templates of `tests/model_profile/test_similarity.py`; the figures are in `docs/story.md`.
 """
 
 from __future__ import annotations

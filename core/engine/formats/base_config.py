@@ -1,7 +1,7 @@
 """Converts a GGUF's metadata to a transformers configuration; rejects files with keys that cannot be converted.
 
 llama.cpp serves the file and transformers trains it; a key that only one of them respects would train a different model
-than the one served. `tests/test_engine_parity.py` compares the two, key by key. The meaning of each key and its default
+than the one served. `tests/engine/test_parity.py` compares the two, key by key. The meaning of each key and its default
 follow llama.cpp (`load_arch_hparams` of gemma3, qwen2 and qwen3).
 """
 

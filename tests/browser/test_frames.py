@@ -1,0 +1,212 @@
+"""Screenshots and animations with the real engine: the packaged storyteller writes on the story page, next to its base
+with hidden names, and in presenter mode; and a tour trains a model. Only made on request, because they use both cores
+for minutes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from PIL import Image
+
+from tests.support import browser_page, studio_process
+from tests.support.browser_page import press, settled, shown, visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = browser_page.MARKS
+
+_FRAMES = Path(__file__).parents[2] / "docs" / "screenshots"
+_SIZE: dict[str, Any] = {"width": 1100, "height": 1040}
+_FILM_WIDTH, _FILM_MOST = 640, 2_000_000  # px; maximum bytes for an image in the docs
+_EVERY_S = 0.8
+_FASTER = 4  # speed-up factor, so that three minutes on a busy machine become watchable
+_HOLD_MS = 2_500  # how long frames with text to read are shown
+_TOKENS = 260
+_SEED = 3
+
+_LONGER = (
+    "([n, letters]) => "
+    "document.querySelector(`.st-key-story_words_${n} [data-testid='stText']`)?.innerText.length > letters"
+)
+_PRESENTED = (
+    "letters => document.querySelector(`.st-key-presenter_words_0 [data-testid='stText']`)?.innerText.length > letters"
+)
+_PROJECTOR: dict[str, Any] = {"width": 1024, "height": 768}
+_TOUR_EVERY_S = 3.0
+_TOUR_FASTER = 12  # speed-up factor: four minutes in twenty seconds
+_TOUR_MS = 1_800_000  # a busy machine takes several times as long
+_STEPS_OF_A_CURVE = 20  # enough to see that the loss falls
+_AT_STEP = (
+    "least => [...document.querySelectorAll('[data-testid=stCaptionContainer]')]"
+    ".some(e => Number(/^(?:Training step|训练第) ([\\d,]+)/.exec(e.innerText)?.[1] ?? 0) >= least "
+    "&& document.querySelector('[data-testid=stVegaLiteChart] :is(canvas, svg)'))"
+)
+_BOTH_WRITE = (
+    "letters => { const texts = document.querySelectorAll('[data-testid=stText]'); "
+    "return texts.length > 1 && [...texts].every(e => e.innerText.length > letters); }"
+)
+
+
+class Film:
+    """Frames of a page with their durations; saved as one animated WebP, and some also as separate images."""
+
+    def __init__(self, page: Page, every_s: float = _EVERY_S, faster: int = _FASTER) -> None:
+        self._page, self._every_s, self._faster = page, every_s, faster
+        self._frames: list[tuple[Image.Image, int]] = []
+
+    def take(self, name: str | None = None, *, ms: int | None = None) -> None:
+        """Capture the current page; `name`: also save it in docs/screenshots, with 64 colours."""
+        picture = Image.open(io.BytesIO(self._page.screenshot(animations="disabled"))).convert("RGB")
+        if name is not None:
+            picture.quantize(64).save(_FRAMES / f"{name}.png", optimize=True)
+        height = round(picture.height * _FILM_WIDTH / picture.width)
+        small = picture.resize((_FILM_WIDTH, height), Image.Resampling.LANCZOS)
+        self._frames.append((small, ms or round(self._every_s * 1000 / self._faster)))
+
+    def roll(self, over: Callable[[], bool]) -> None:
+        """Capture a frame at intervals until the condition holds."""
+        while not over():
+            began = time.monotonic()
+            self.take()
+            self._page.wait_for_timeout(max(0.0, self._every_s - (time.monotonic() - began)) * 1000)
+
+    def save(self, path: Path) -> None:
+        pictures, stands = zip(*self._frames, strict=True)
+        pictures[0].save(
+            path, save_all=True, append_images=pictures[1:], duration=list(stands), loop=0, quality=45, method=4
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, f"{studio.url}/story", locale="en-US", **_SIZE)
+        film = Film(page)
+        _prepare(page)
+        film.take("story-1", ms=_HOLD_MS)
+        press(page, "story_button")
+        page.wait_for_function(_LONGER, arg=[0, 4])
+        film.take("story-2")
+        film.roll(lambda: _longer(page, 0, 100))
+        film.take("story-3")
+        film.roll(lambda: _told(page))
+        settled(page)
+        film.take("story-4", ms=_HOLD_MS)
+        page.locator(".st-key-story_compare label").click()
+        settled(page)
+        page.locator(".st-key-story_blind label").click()
+        settled(page)
+        press(page, "story_button")
+        for pane in range(2):
+            page.wait_for_function(_LONGER, arg=[pane, 20])
+        film.take("story-5", ms=_HOLD_MS)
+        page.locator(".st-key-story_words_0").evaluate("e => e.closest('[data-testid=stColumn]').scrollIntoView()")
+        film.roll(lambda: _told(page))
+        settled(page)
+        repeats = "请你用中文写" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
+        press(page, f"story_vote_{int(repeats)}")
+        page.get_by_text("You chose").wait_for()
+        settled(page)
+        film.take("story-6", ms=_HOLD_MS)
+        film.save(_FRAMES / "story.webp")
+    assert (_FRAMES / "story.webp").stat().st_size < _FILM_MOST
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_frames_of_presenter_mode(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
+    """From opening to leaving, by keyboard: one model, then the storyteller next to its base."""
+    name = f"presenter-{locale[:2]}"
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, f"{studio.url}/story", locale=locale, color_scheme=scheme, **_PROJECTOR)
+        film = Film(page)
+        film.take(ms=_HOLD_MS)
+        press(page, "story_present")
+        shown(page, "presenter_write")
+        settled(page)
+        film.take(f"{name}-1", ms=_HOLD_MS)
+        _present(page, film, f"{name}-2")
+        page.keyboard.press("ArrowRight")
+        page.locator(".st-key-presenter_controls").get_by_text("2 / ").wait_for()
+        settled(page)
+        film.take(ms=_HOLD_MS)
+        page.keyboard.press("2")
+        page.get_by_role("radio", name="2", checked=True).wait_for()
+        settled(page)
+        _present(page, film, f"{name}-3")
+        page.keyboard.press("Escape")
+        shown(page, "story_present")
+        settled(page)
+        film.take(ms=_HOLD_MS)
+        film.save(_FRAMES / f"{name}.webp")
+    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+@pytest.mark.parametrize(("locale", "scheme"), [("en-US", "light"), ("zh-CN", "dark")])
+def test_frames_of_the_tour(browser: Browser, tmp_path: Path, locale: str, scheme: str) -> None:
+    """From the start button to both texts: the curve grows, then the base and the new model write side by side."""
+    name = f"tour-{locale[:2]}"
+    with studio_process.running(tmp_path / "home") as studio:
+        page = visit(browser, studio.url, locale=locale, color_scheme=scheme, **_SIZE)
+        page.set_default_timeout(_TOUR_MS)
+        film = Film(page, _TOUR_EVERY_S, _TOUR_FASTER)
+        film.take(f"{name}-1", ms=_HOLD_MS)
+        press(page, "home_tour")
+        stop = page.locator(".st-key-home_tour_stop")
+        stop.wait_for()
+        film.roll(lambda: stop.count() == 0 or page.evaluate(_AT_STEP, _STEPS_OF_A_CURVE))
+        film.take(f"{name}-2", ms=_HOLD_MS)
+        film.roll(lambda: stop.count() == 0 or page.evaluate(_BOTH_WRITE, 60))
+        film.take(f"{name}-3", ms=_HOLD_MS)
+        film.roll(lambda: stop.count() == 0)
+        shown(page, "home_tour_story")  # the tour has ended with a model
+        settled(page)
+        film.take(f"{name}-4", ms=_HOLD_MS)
+        film.save(_FRAMES / f"{name}.webp")
+    assert (_FRAMES / f"{name}.webp").stat().st_size < _FILM_MOST
+
+
+def _present(page: Page, film: Film, name: str) -> None:
+    """Write a story to its end; `name`: screenshot of the finished story."""
+    page.keyboard.press("Space")
+    page.wait_for_function(_PRESENTED, arg=4)
+    film.roll(lambda: page.locator(".st-key-presenter_write").count() == 1)
+    settled(page)
+    film.take(name, ms=_HOLD_MS)
+
+
+def _prepare(page: Page) -> None:
+    """Values that are not in the training data, a length that keeps the animation short, and a fixed seed."""
+    press(page, "story_outside_0")
+    settled(page)
+    page.get_by_role("button", name="More").click()
+    for key, number in (("story_max_tokens", _TOKENS), ("story_seed", _SEED)):
+        field = page.locator(f".st-key-{key} input")
+        field.fill(str(number))
+        field.press("Enter")
+        settled(page)
+    page.keyboard.press("Escape")
+    settled(page)
+    page.mouse.move(0, 0)
+
+
+def _longer(page: Page, pane: int, letters: int) -> bool:
+    return bool(page.evaluate(_LONGER, [pane, letters])) or _told(page)
+
+
+def _told(page: Page) -> bool:
+    """Whether the story is finished: its button is Write again."""
+    return page.locator(".st-key-story_button").get_by_text("Write", exact=True).count() == 1

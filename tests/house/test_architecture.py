@@ -1,0 +1,224 @@
+"""Import rules: app → pages → core, each library used in one place only, and no page imported by core."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+_SOURCES = sorted([_ROOT / "app.py", *_ROOT.glob("pages/**/*.py"), *_ROOT.glob("core/**/*.py")])
+_CORE = [path for path in _SOURCES if path.is_relative_to(_ROOT / "core")]
+_ENGINE = [path for path in _SOURCES if path.is_relative_to(_ROOT / "core" / "engine")]
+
+# Library → the only paths in the project that may import it.
+_KNOWN_ONLY_TO = {
+    "openai": ("core/providers/",),
+    "backoff": ("core/providers/",),
+    "dbos": ("core/jobs/worker.py",),
+    "altair": ("core/charts/",),
+    "tsdownsample": ("core/charts/",),
+    "genai_prices": ("core/pricing/price_data_version.py", "core/pricing/bundled_prices.py"),
+    "toktok": ("core/pricing/tokens.py",),
+    "aiohttp": ("core/providers/",),
+    "python_calamine": ("core/datasets/",),
+    "pyarrow": ("core/datasets/", "pages/ui/training/curve_source.py"),
+    "babel": ("core/i18n.py", "core/locale/"),
+    "alembic": ("core/db/",),
+    "sqlalchemy": ("core/",),
+    "streamlit": ("app.py", "pages/"),
+    "torch": ("core/engine/",),
+    "transformers": ("core/engine/",),
+    "xllamacpp": ("core/engine/",),
+    "gguf": ("core/engine/",),
+}
+
+# What the engine, which must run standalone, may import from the rest.
+_KNOWN_TO_THE_ENGINE = (
+    "core.engine",
+    "core.settings",
+    "core.errors",
+    "core.languages",
+    "core.message",
+    "core.logs",
+    "core.packaged_models",
+    "core.file_permissions",
+)
+
+_ABOVE_GENERATION = ("core.finetuning", "core.evaluation", "core.stories", "core.tours", "core.jobs")
+# A package of core → what it must not import: imports only point downwards.
+_MAY_NOT_IMPORT = {
+    "core/db/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
+    "core/pricing/": ("core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
+    "core/providers/": ("core.pricing", "core.datasets", "core.generation", *_ABOVE_GENERATION),
+    "core/datasets/": ("core.providers", "core.generation", *_ABOVE_GENERATION),
+    "core/generation/": _ABOVE_GENERATION,
+    "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
+    "core/evaluation/": ("core.tours", "core.jobs"),
+    "core/stories/": (
+        "core.datasets",
+        "core.generation",
+        "core.finetuning",
+        "core.evaluation",
+        "core.tours",
+        "core.jobs",
+    ),
+    "core/tours/": ("core.stories", "core.jobs"),
+    "core/": ("app", "pages", "tests", "bench", "data"),
+    "pages/": ("app", "tests", "bench", "core.jobs.worker", "core.engine", "sqlalchemy"),
+}
+
+
+def _where(path: Path) -> str:
+    return path.relative_to(_ROOT).as_posix()
+
+
+@cache
+def _imports(path: Path) -> tuple[tuple[str, int], ...]:
+    """Every absolute module that a file imports, including inside functions, with its line."""
+    return tuple(_found(ast.parse(path.read_text(encoding="utf-8")), path))
+
+
+def _found(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
+    package = path.relative_to(_ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield module, node.lineno
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def _is(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+@pytest.mark.parametrize("library", _KNOWN_ONLY_TO)
+def test_each_library_is_known_in_one_place(library: str) -> None:
+    allowed = _KNOWN_ONLY_TO[library]
+    offenders = [
+        f"{_where(path)}:{line}"
+        for path in _SOURCES
+        for module, line in _imports(path)
+        if _is(module, library) and not _where(path).startswith(allowed)
+    ]
+    assert not offenders
+
+
+@pytest.mark.parametrize("part", _MAY_NOT_IMPORT)
+def test_arrows_point_one_way(part: str) -> None:
+    offenders = [
+        f"{_where(path)}:{line} imports {module}"
+        for path in _SOURCES
+        if _where(path).startswith(part)
+        for module, line in _imports(path)
+        for forbidden in _MAY_NOT_IMPORT[part]
+        if _is(module, forbidden)
+    ]
+    assert not offenders
+
+
+_PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
+
+
+def test_pages_import_each_other_in_one_direction() -> None:
+    """A module is placed once all that it imports is (also inside functions); a cycle stays unplaced."""
+    names = {".".join(path.relative_to(_ROOT).with_suffix("").parts): path for path in _PAGES}
+    unplaced = {name: {module for module, _ in _imports(path)} & names.keys() - {name} for name, path in names.items()}
+    while ready := [name for name, imports in unplaced.items() if not imports & unplaced.keys()]:
+        for name in ready:
+            del unplaced[name]
+    assert not unplaced
+
+
+def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> None:
+    offenders = [
+        f"{_where(path)}:{line} imports {module}"
+        for path in _ENGINE
+        for module, line in _imports(path)
+        if _is(module, "core") and module != "core" and not any(_is(module, known) for known in _KNOWN_TO_THE_ENGINE)
+    ]
+    assert not offenders
+
+
+def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
+    """The studio talks to the engine over HTTP; the rules for training files and job requests are pure and shared."""
+    rules = ("core.engine.finetune_format", "core.engine.job_rules")
+    offenders = [
+        f"{_where(path)}:{line} imports {module}"
+        for path in _SOURCES
+        if path not in _ENGINE
+        for module, line in _imports(path)
+        if _is(module, "core.engine") and module != "core.engine" and not any(_is(module, rule) for rule in rules)
+    ]
+    assert not offenders
+
+
+def test_only_one_module_touches_session_state() -> None:
+    allowed = {"pages/ui/state.py", "pages/ui/lang.py"}  # lang reads the language from its own widget
+    offenders = [
+        f"{_where(path)}:{node.lineno}"
+        for path in _SOURCES
+        if _where(path) not in allowed
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "session_state"
+    ]
+    assert not offenders
+
+
+def test_no_markup_is_smuggled_into_a_page() -> None:
+    words = ("unsafe_allow_html", "st.html(", "components.html(")
+    offenders = [
+        f"{_where(path)}: {word}" for path in _SOURCES for word in words if word in path.read_text(encoding="utf-8")
+    ]
+    assert not offenders
+
+
+_IMPORT_ALL = """
+import importlib, json, sys
+report = {"missing": []}
+for name in json.loads(sys.argv[1]):
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if not name.startswith("core.engine") or (exc.name or "").startswith("core"):
+            raise
+        report["missing"].append(name)  # requirements-engine.txt is optional
+report["loaded"] = [name for name in sys.modules if name.split(".")[0] in ("streamlit", "pages", "app")]
+print(json.dumps(report))
+"""
+
+
+def test_all_of_core_imports_without_streamlit() -> None:
+    names = [
+        ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in _CORE
+        if "migrations" not in path.parts  # Alembic runs those, inside its own context
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT_ALL, json.dumps(names)],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,  # torch and transformers on a cold disk
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1])["loaded"] == []
+
+
+def test_no_class_name_stands_for_two_classes() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _SOURCES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(_where(path))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

@@ -1,0 +1,329 @@
+"""Side-by-side stories: concurrent reading, separate ends, votes, and stopping stories without readers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import select
+
+from core.actor import LOCAL, Actor
+from core.db.store import Store
+from core.db.tables import Spend, Story
+from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
+from core.pricing import budget
+from core.pricing.price_book import PriceBook
+from core.providers import CompletionRequest
+from core.stories import arena, feedback, library, readers, stream, votes
+from core.stories.arena import RoundEntry
+from core.stories.story_record import same_model
+from core.stories.stream import StoryStream, StreamRequest
+from tests.stories.test_stream import _Client
+from tests.support import fault_server
+from tests.support.fakes import FakeRegistry
+from tests.support.fault_server import FaultServer
+from tests.support.waiting import until
+
+_REQUEST = CompletionRequest(model="writer", prompt="讲一个故事", endpoint="completion")
+_BOOK = PriceBook.load()
+_VIEWER = Actor("guest", "A guest", "viewer")
+
+
+def _entries(*models: str) -> list[RoundEntry]:
+    return [RoundEntry(model, replace(_REQUEST, model=model)) for model in models]
+
+
+def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | None = None) -> arena.Round:
+    registry = FakeRegistry({f"m{i}": client for i, client in enumerate(clients)})
+    entries = _entries(*registry.clients)
+    for client, name in zip(clients, registry.clients, strict=True):
+        client.made.facts = replace(client.made.facts, model=name)
+    return arena.start_round(store, LOCAL, registry, entries, _BOOK, blind=blind, seed=seed)  # type: ignore[arg-type]  # a fake
+
+
+def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
+    round_ = _round(store, *(_Client(text) for text in texts), blind=blind, seed=1)
+    for _ in arena.updates(round_.stories, round_.subscribers):
+        pass
+    return round_
+
+
+def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
+    clients = [_Client("a", ...), _Client("b", ...), _Client("c", ...), _Client("d", ...)]
+    round_ = _round(store, *clients)
+    seen: set[int] = set()
+    for changed in arena.updates(round_.stories, round_.subscribers, tick_s=0.001):
+        seen |= {i for i in changed if round_.stories[i].text}
+        if seen == {0, 1, 2, 3}:
+            break  # all have text and none has ended
+    assert not any(story.done for story in round_.stories)
+    round_.stop()
+    assert round_.done
+    saved = library.search(store, library.StoryFilter(round_id=round_.id)).stories
+    assert {story.text for story in saved} == set("abcd") and all(story.partial for story in saved)
+
+
+def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
+    round_ = _round(store, _Client(ModelNotFound("Gone.", "Pick another.")), _Client("fine"))
+    for _ in arena.updates(round_.stories, round_.subscribers):
+        pass
+    bad, good = round_.stories
+    assert isinstance(bad.error, ModelNotFound) and good.error is None and good.text == "fine"
+
+
+def test_updates_polls_while_there_is_no_text(store: Store) -> None:
+    round_ = _round(store, _Client(...))
+    beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, poll_s=0.001)
+    next(beats)  # the current state
+    assert [next(beats) for _ in range(3)] == [(), (), ()]
+    round_.stop()
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([], "no model"),
+        (_entries(*"abcde"), "Up to 4"),
+        ([RoundEntry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
+    ],
+)
+def test_invalid_rounds_are_rejected_before_sending(store: Store, entries: list[RoundEntry], words: str) -> None:
+    with pytest.raises(FabulaError, match=words):
+        arena.start_round(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
+
+
+def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
+    orders = {tuple(_round(store, *(_Client("x") for _ in range(4)), blind=True, seed=n).order) for n in range(6)}
+    assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
+    assert _round(store, _Client("x"), _Client("y")).order == [0, 1]
+
+
+@pytest.mark.parametrize(("seed", "next_seed"), [(None, None), (0, 1), (41, 42), (2**31 - 1, 0), (2**40, 0), (-5, -4)])
+def test_rerun_uses_the_next_seed(seed: int | None, next_seed: int | None) -> None:
+    request = replace(_REQUEST, seed=seed, temperature=0.3, stop=("END",))
+    assert arena.with_next_seed(request) == replace(request, seed=next_seed)
+
+
+def test_rerun_entries_have_the_same_models_and_values(store: Store) -> None:
+    entries = [replace(entry, column_values={"hero": "唐"}) for entry in _entries("m0", "m1")]
+    registry = FakeRegistry({"m0": _Client("a"), "m1": _Client("b")})
+    for name, client in registry.clients.items():
+        client.provider = replace(client.provider, id=name)
+    round_ = arena.start_round(store, LOCAL, registry, entries, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert arena.rerun_entries(round_.stories) == tuple(entries)
+
+
+# --- votes ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_hidden_until_a_vote_is_possible(store: Store) -> None:
+    assert not _finished(store, "a", "b", blind=False).names_hidden
+    both = _finished(store, "a", "b")
+    assert both.names_hidden and both.can_vote
+    one = _round(store, _Client("a"), _Client(ModelNotFound("m1 is not there.", "")), blind=True)
+    for _ in arena.updates(one.stories, one.subscribers):
+        pass
+    assert not one.can_vote and not one.names_hidden
+
+
+def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
+    round_ = _finished(store, "one", "two")
+    order = [story.id for story in round_.displayed]
+    votes.cast(store, LOCAL, round_.id, order, order[0], blind=True)
+    votes.cast(store, LOCAL, round_.id, order, order[1], blind=True)
+    assert votes.get_vote(store, LOCAL, round_.id) == (True, order[1])
+    assert sum(one.wins for one in votes.standings(store)) == 1
+    votes.cast(store, LOCAL, round_.id, order, None, blind=True)
+    assert [one.wins for one in votes.standings(store)] == [0, 0]
+
+
+def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(store: Store) -> None:
+    for blind in (True, True, True, False):
+        round_ = _finished(store, "good", "bad", blind=blind)
+        ids = {story.text: story.id for story in round_.stories}
+        votes.cast(store, LOCAL, round_.id, list(ids.values()), ids["good"], blind=blind)
+    best, worst = votes.standings(store)
+    assert (best.model, best.rounds, best.wins, best.share) == ("m0", 3, 3, 1.0)
+    assert (best.low, best.high) == (pytest.approx(0.4385, abs=1e-3), pytest.approx(1.0))  # Wilson, 3 of 3
+    assert (worst.model, worst.wins) == ("m1", 0)
+
+
+@pytest.mark.parametrize("wrong", ["foreign winner", "foreign story", "one story"])
+def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
+    round_, other = _finished(store, "one", "two"), _finished(store, "three", "four")
+    order = [story.id for story in round_.displayed]
+    winner = order[0]
+    if wrong == "foreign winner":
+        winner = other.stories[0].id
+    elif wrong == "foreign story":
+        order[1] = other.stories[0].id
+    else:
+        order = order[:1]
+    with pytest.raises((FabulaError, NotFound)):
+        votes.cast(store, LOCAL, round_.id, order, winner, blind=True)
+
+
+def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Store) -> None:
+    round_ = _finished(store, "good", "bad", "good")
+    ids = [story.id for story in round_.stories]
+    votes.cast(store, LOCAL, round_.id, ids, ids[0], blind=True)
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("good", "bad")]
+    feedback.edit(store, LOCAL, ids[0], "better")
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "bad"), ("better", "good")]
+    feedback.delete(store, LOCAL, ids[1])
+    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
+
+
+# --- model and cost ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "returned", "same"),
+    [
+        ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("Writer", "writer", True),
+        ("qwen", "models/qwen", True),
+        ("gpt-4o", "gpt-4o-mini", False),
+        ("gpt-4", "gpt-4.1", False),
+        ("ft:a:b:c:1", "ft:a:b:c:2", False),
+        ("storyteller", "gemma-3-270m", False),
+    ],
+)
+def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, returned: str, same: bool) -> None:
+    assert same_model(asked, returned) is same
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A story waits for its first reader, even on a busy machine."""
+    monkeypatch.setattr(readers, "_FIRST_READER_S", 240.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
+    client = _Client("half a ", ...)
+    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    with story.reading():
+        until(lambda: story.text != "", "the first words")
+    until(lambda: story.done, "the end")
+    assert client.made.closed.is_set() and story.facts.abandoned and story.facts.stopped
+    assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("half a ", None)]
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
+    client = _Client("half a ", ...)
+    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
+    with story.reading():
+        pass
+    with story.reading():
+        assert not story.done
+    story.stop()
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
+    story = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    with story.reading():
+        until(lambda: story.text != "", "the first words")
+        story.keep_alive(240.0)
+        story.keep_alive(0.0)
+    assert story._readers._count and not story.done
+    story.stop()
+    other = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    other.keep_alive(0.0)
+    until(lambda: other.done, "the end")
+    assert other.facts.abandoned
+
+
+@pytest.mark.usefixtures("patient")
+def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
+    with FaultServer(fault_server.held()) as server:
+        client = server.registry().get("fault")
+        story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))
+        server.wait_for(lambda s: s.flying == 1)
+        with story.reading():
+            pass
+        until(lambda: story.done, "the end, though the server has not answered")
+        assert story.facts.abandoned and not story.text
+
+
+_PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
+
+
+def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
+    client = _Client(*pieces, provider="openai")
+    client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
+    story = StoryStream(StreamRequest(store, actor, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
+    until(lambda: story.done, "the end")
+    return story
+
+
+def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is_stopped(store: Store) -> None:
+    story = _paid(store, LOCAL, "a", "b")
+    with store.reading() as session:
+        (spent,) = session.scalars(select(Spend))
+    assert spent.cost_usd == story.facts.cost_usd and spent.completion_tokens == 2
+    assert spent.estimated_usd is not None and spent.cost_usd is not None and spent.estimated_usd > spent.cost_usd > 0
+
+
+def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
+    client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
+    story = StoryStream(StreamRequest(store, LOCAL, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
+    until(lambda: story.done, "the end")
+    with store.reading() as session:
+        assert session.scalars(select(Spend)).all() == []
+    assert story.facts.cost_usd == Decimal(0)
+
+
+def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "month", Decimal("0.0000001"))
+    story = _paid(store, LOCAL, "never")
+    assert isinstance(story.error, OverBudget) and story.text == ""
+
+
+def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
+    assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
+    free = StoryStream(StreamRequest(store, _VIEWER, _Client("free"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
+    assert "".join(free) == "free"
+    budget.set_budget(store, LOCAL, "month", Decimal(1))
+    assert _paid(store, _VIEWER, "paid").text == "paid"
+
+
+# --- continuation
+# ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("endpoint", ["completion", "chat"])
+def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
+    request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
+    first = StoryStream(StreamRequest(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK))  # type: ignore[arg-type]
+    until(lambda: first.done, "the cut")
+    (saved,) = library.recent(store)
+    assert saved.partial and saved.error and saved.request() == first.request
+    client = _Client("一位", "英雄。")
+    more = stream.continue_story(store, LOCAL, client, saved, _BOOK)  # type: ignore[arg-type]  # a fake
+    assert "".join(more) == "从前，有一位英雄。"
+    assert more.request.prompt.endswith("从前，有") and more.request.prompt != saved.prompt
+    (continued,) = library.recent(store)
+    assert (continued.id, continued.text, continued.prompt) == (saved.id, "从前，有一位英雄。", saved.prompt)
+    assert continued.finish_reason == "stop" and continued.error is None and continued.tokens == (saved.tokens or 0) + 2
+
+
+def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
+    client = _Client("x\0\ud800y")
+    client.made.facts = replace(client.made.facts, model="m" * 500)
+    story = StoryStream(StreamRequest(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK))  # type: ignore[arg-type]
+    assert "".join(story) == "x\ufffdy"
+    with store.reading() as session:
+        (row,) = session.scalars(select(Story))
+    assert len(row.model) == 200 and row.prompt == "p?"
+
+
+def test_threads_end_with_their_stories(store: Store) -> None:
+    story = StoryStream(StreamRequest(store, LOCAL, _Client("x"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
+    list(story)
+    until(lambda: not any(t.name == f"story-{story.id}" for t in threading.enumerate()), "the end of its thread")
