@@ -14,12 +14,10 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-_TOKEN = os.environ["FABULA_ENGINE_TOKEN"]
-
 
 class _Health(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        known = self.headers.get("Authorization") == f"Bearer {_TOKEN}"
+        known = self.headers.get("Authorization") == f"Bearer {os.environ['FABULA_ENGINE_TOKEN']}"
         more = {"models": ["tiny"], "training": None, "queue": 0, "tokens_per_s": 41.5} if known else {}
         body = json.dumps({"status": "ok", "version": "0", **more}).encode()
         self.send_response(200)
