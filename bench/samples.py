@@ -98,18 +98,16 @@ class Untrained:
     """The packaged base in the trainer's own code, loaded once."""
 
     def __init__(self, home: Path, threads: int) -> None:
-        import torch
 
         from core.engine.formats import gguf_file, weights
         from core.engine.serving.llama import BaseModel
-        from core.engine.training.trainer import model
+        from core.engine.training.trainer import device, model
 
-        torch.set_num_threads(threads)
         self.home = home
         gguf = weights.ensure_gguf(packaged_models.BASE, home)
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
         self.base = BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf))
-        self.model = model.load(folder, model.choose_dtype()[0], rank=16, alpha=32.0)
+        self.model = model.load(folder, device.choose("auto", threads, print), rank=16, alpha=32.0)
         self.model.initialise(0)  # B is zero, so this is the base itself
 
     def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
@@ -117,14 +115,15 @@ class Untrained:
         import torch
 
         from core.engine.training.trainer.head import cross_entropy
-        from core.engine.training.trainer.loop import batch_tensors
+        from core.engine.training.trainer.objective import batch_tensors
 
         found = []
         for example in asyncio.run(self._encode(stories)):
             ids, places, labels, _ = batch_tensors([example])
             with torch.no_grad():
                 hidden = self.model.hidden(ids).flatten(0, 1)[places]
-            loss = cross_entropy(hidden, self.model.head, labels, gradient=False).loss
+            tile = self.model.device.head_tile
+            loss = cross_entropy(hidden, self.model.head, labels, tile=tile, gradient=False).loss
             found.append((float(loss.sum()), len(loss)))
         return found
 

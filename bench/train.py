@@ -113,17 +113,14 @@ def _in_own_process(run: str, folder: Path) -> dict[str, Any]:
 
 
 def _ours(folder: Path, run: str) -> dict[str, Any]:
-    import torch
-
     from core.engine.formats import tokens
     from core.engine.training.job_folder import JobSpec, Journal, read_lines
-    from core.engine.training.trainer import model
+    from core.engine.training.trainer import device, model
     from core.engine.training.trainer.loop import Loop
     from core.engine.training.trainer.resume import Position
 
-    torch.set_num_threads(os.cpu_count() or 1)
-    dtype = torch.float32 if run == "ours-float32" else model.choose_dtype()[0]
-    tunable = model.load(folder / "weights", dtype, RANK, ALPHA)
+    chosen = device.choose("float32" if run == "ours-float32" else "auto", 0, print)
+    tunable = model.load(folder / "weights", chosen, RANK, ALPHA)
     tunable.initialise(SEED)
     work = Path(tempfile.mkdtemp(dir=folder))
     spec = JobSpec("bench", folder, folder, None, folder / "train.npz", None, EPOCHS, BATCH, RATE, SEED, RANK, ALPHA)

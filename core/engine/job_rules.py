@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
+TrainingMethod = Literal["supervised"]
+METHODS: Final[tuple[TrainingMethod, ...]] = get_args(TrainingMethod)
+"""What `method.type` may be; each has its objective in `core.engine.training.trainer.objective`."""
 N_EPOCHS: Final = (1, 50)
 BATCH_SIZE: Final = (1, 256)
 LEARNING_RATE_MULTIPLIER: Final = (1e-4, 100.0)

@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from core.engine.job_rules import TrainingMethod
+
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -33,7 +35,8 @@ CREATE TABLE jobs (
   n_epochs INTEGER NOT NULL, batch_size INTEGER NOT NULL, learning_rate_multiplier REAL NOT NULL, metadata TEXT,
   fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
   finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
-  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER
+  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER,
+  method TEXT NOT NULL DEFAULT 'supervised'
 );
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE TABLE events (
@@ -58,6 +61,7 @@ _MIGRATIONS = {
         "UPDATE jobs SET training_s = max(0, coalesce(finished_at, strftime('%s', 'now')) - started_at) "
         "WHERE started_at IS NOT NULL",
     ),
+    2: ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'supervised'",),
 }
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -88,6 +92,7 @@ class Job:
         events_read: bytes of the trainer's events file that are already in `events`.
         training_s: training time in seconds, without waiting and pauses.
         epoch_tokens: number of tokens in the training file; None: not counted yet.
+        method: what `method.type` was in the request.
     """
 
     id: str
@@ -119,6 +124,7 @@ class Job:
     events_read: int = 0
     training_s: float = 0.0
     epoch_tokens: int | None = None
+    method: TrainingMethod = "supervised"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from openai import BadRequestError  # noqa: E402
 
 from core.engine.formats import base_config, gguf_file, weights  # noqa: E402
 from core.engine.formats.base_config import UntrainableModel  # noqa: E402
-from core.engine.training.trainer import model  # noqa: E402
+from core.engine.training.trainer import device, model  # noqa: E402
 from core.providers import Client, Provider  # noqa: E402
 from tests.support.engine_process import TINY, TOKEN, finished, jsonl, running, upload  # noqa: E402
 from tests.support.tiny_gemma import vocabulary  # noqa: E402
@@ -210,7 +210,7 @@ def test_a_head_of_another_width_trains_and_serves(tmp_path: Path) -> None:
 def _loaded(gguf: Path, folder: Path) -> model.TunableModel:
     """The base model in the trainer, with an adapter that has no effect."""
     weights.convert(gguf, folder, lambda _: None)
-    tunable = model.load(folder, torch.float32, 4, 8.0)
+    tunable = model.load(folder, device.cpu(), 4, 8.0)
     tunable.initialise(0)
     return tunable
 

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ torch = pytest.importorskip("torch", reason="requirements-engine.txt is not inst
 
 from core import packaged_models  # noqa: E402
 from core.engine.formats import gguf_file, tokens, weights  # noqa: E402
+from core.engine.job_rules import METHODS  # noqa: E402
 from core.engine.training.job_folder import JobSpec, Journal, read_lines  # noqa: E402
 from core.engine.training.trainer import model  # noqa: E402
-from core.engine.training.trainer.head import cross_entropy  # noqa: E402
+from core.engine.training.trainer.device import cpu, is_out_of_memory  # noqa: E402
+from core.engine.training.trainer.head import HeadResult, cross_entropy  # noqa: E402
 from core.engine.training.trainer.loop import Loop, LossDiverged  # noqa: E402
 from core.engine.training.trainer.model import LoraLinear  # noqa: E402
+from core.engine.training.trainer.objective import OBJECTIVES, Supervised, Tally  # noqa: E402
 from core.engine.training.trainer.resume import Position, read_position  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
@@ -68,6 +72,10 @@ def _job(base: Path, folder: Path, **changes: Any) -> JobSpec:
     return JobSpec.read(folder)
 
 
+def _head(hidden: Any, weight: Any, labels: Any, *, gradient: bool = True) -> HeadResult:
+    return cross_entropy(hidden, weight, labels, tile=cpu().head_tile, gradient=gradient)
+
+
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-m", "core.engine.training.trainer", str(folder)])
 
@@ -99,17 +107,17 @@ def test_the_head_agrees_with_plain_cross_entropy(n: int, words: int) -> None:
     plain = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     plain.sum().backward()
 
-    ours = cross_entropy(hidden.detach(), weight, labels)
+    ours = _head(hidden.detach(), weight, labels)
 
     assert torch.allclose(ours.loss, plain.detach(), atol=1e-4)
     assert torch.allclose(ours.gradient, hidden.grad, atol=1e-4)
     assert torch.equal(ours.correct, logits.argmax(1) == labels)
-    assert cross_entropy(hidden.detach(), weight, labels, gradient=False).gradient.numel() == 0
+    assert _head(hidden.detach(), weight, labels, gradient=False).gradient.numel() == 0
 
 
 def test_the_head_survives_logits_that_overflow_exp() -> None:
     hidden, weight = torch.full((2, 4), 30.0), torch.eye(4) * 40
-    result = cross_entropy(hidden, weight, torch.tensor([0, 3]))
+    result = _head(hidden, weight, torch.tensor([0, 3]))
     assert torch.isfinite(result.loss).all()
     assert torch.isfinite(result.gradient).all()
 
@@ -118,7 +126,7 @@ def test_a_bfloat16_head_stays_within_a_percent() -> None:
     generator = torch.Generator().manual_seed(2)
     hidden, weight = torch.randn(50, 64, generator=generator), torch.randn(5000, 64, generator=generator) / 8
     labels = torch.randint(5000, (50,), generator=generator)
-    exact, rounded = cross_entropy(hidden, weight, labels), cross_entropy(hidden, weight.bfloat16(), labels)
+    exact, rounded = _head(hidden, weight, labels), _head(hidden, weight.bfloat16(), labels)
     assert abs(rounded.loss.mean() / exact.loss.mean() - 1) < 0.01
     assert (rounded.gradient - exact.gradient).norm() / exact.gradient.norm() < 0.01
 
@@ -161,7 +169,7 @@ def _in_float64(hidden: Any, weight: Any, labels: Any) -> tuple[Any, Any, Any]:
 def test_a_bfloat16_loss_is_that_of_float64(toward: int, low: float, high: float) -> None:
     hidden, weight, labels = _pointing(toward, low, high)
     loss, gradient, correct = _in_float64(hidden, weight, labels)
-    ours = cross_entropy(hidden, weight, labels)
+    ours = _head(hidden, weight, labels)
     assert (ours.loss >= 0).all()
     assert (ours.loss - loss).abs().max() < 0.002
     near_zero = (loss < 0.1) & (loss > 1e-12)
@@ -169,7 +177,7 @@ def test_a_bfloat16_loss_is_that_of_float64(toward: int, low: float, high: float
     assert torch.equal(ours.correct, correct)
     assert torch.isfinite(ours.gradient).all()
     assert (ours.gradient - gradient).norm() <= 0.05 * gradient.norm() + 1e-12
-    assert torch.equal(cross_entropy(hidden, weight, labels, gradient=False).loss, ours.loss)
+    assert torch.equal(_head(hidden, weight, labels, gradient=False).loss, ours.loss)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -179,7 +187,7 @@ def test_a_loss_near_zero_keeps_its_digits(dtype: Any) -> None:
     weight = torch.eye(3, 8).to(dtype)
     hidden = torch.zeros(len(leads), 8)
     hidden[:, 0], hidden[:, 1], hidden[:, 2] = leads, 0.0, -1000.0
-    result = cross_entropy(hidden, weight, torch.zeros(len(leads), dtype=torch.int64))
+    result = _head(hidden, weight, torch.zeros(len(leads), dtype=torch.int64))
     expected = torch.log1p(torch.exp(-leads.double()))
     assert torch.allclose(result.loss.double(), expected, rtol=1e-5, atol=0)
     pull = expected.expm1() / expected.exp()  # 1 - p(label)
@@ -188,7 +196,7 @@ def test_a_loss_near_zero_keeps_its_digits(dtype: Any) -> None:
 
 
 def test_a_word_as_likely_as_the_label_is_not_correct() -> None:
-    result = cross_entropy(torch.zeros(2, 4), torch.randn(9, 4), torch.tensor([0, 8]))
+    result = _head(torch.zeros(2, 4), torch.randn(9, 4), torch.tensor([0, 8]))
     assert not result.correct.any()
     assert torch.allclose(result.loss, torch.full((2,), 9.0).log())
 
@@ -196,7 +204,7 @@ def test_a_word_as_likely_as_the_label_is_not_correct() -> None:
 def test_a_hidden_state_that_is_no_number_makes_a_loss_that_is_none() -> None:
     hidden = torch.tensor([[float("nan"), 1.0], [float("inf"), 1.0]])
     for dtype in (torch.float32, torch.bfloat16):
-        assert torch.isnan(cross_entropy(hidden, torch.ones(5, 2, dtype=dtype), torch.tensor([1, 2])).loss).all()
+        assert torch.isnan(_head(hidden, torch.ones(5, 2, dtype=dtype), torch.tensor([1, 2])).loss).all()
 
 
 def test_a_lora_layer_has_the_gradients_of_its_formula() -> None:
@@ -222,7 +230,7 @@ def test_a_lora_layer_has_the_gradients_of_its_formula() -> None:
 
 
 def test_padding_and_batching_change_nothing(base: Path, tmp_path: Path) -> None:
-    tunable = model.load(base / "weights", torch.float32, 4, 8.0)
+    tunable = model.load(base / "weights", cpu(), 4, 8.0)
     tunable.initialise(0)
     examples = [example for length in (6, 30, 80, 11) for example in _examples(1, length)]
     spec = _job(base, tmp_path)
@@ -233,6 +241,59 @@ def test_padding_and_batching_change_nothing(base: Path, tmp_path: Path) -> None
     total = sum(n for _, n in alone)
     assert together.loss == pytest.approx(sum(score.loss * n for score, n in alone) / total, rel=1e-4)
     assert together.token_accuracy == pytest.approx(sum(score.token_accuracy * n for score, n in alone) / total)
+
+
+def test_the_sizes_of_a_device_change_no_result(base: Path) -> None:
+    """Batches of one example and tiles of 17 tokens give the loss and the gradient of one batch and one tile."""
+    examples = [example for length in (6, 30, 80, 11) for example in _examples(1, length)]
+    found = []
+    for device in (cpu(), replace(cpu(), batch_tokens=1, head_tile=17)):
+        tunable = model.load(base / "weights", device, 4, 8.0)
+        tunable.initialise(0)
+        tally, asked = Tally(), list[int]()
+        Supervised(tunable).run_pass(examples, tally, lambda asked=asked: bool(asked.append(1)), learn=True)  # type: ignore[misc]
+        found.append((len(asked), tally.loss, [p.grad for p in tunable.parameters()]))
+    (together, loss, gradients), (alone, small_loss, small_gradients) = found
+    assert (together, alone) == (1, 4)
+    assert small_loss == pytest.approx(loss, rel=1e-5)
+    assert any(gradient.norm() > 0 for gradient in gradients)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(gradients, small_gradients, strict=True))
+
+
+def test_every_method_of_a_request_has_an_objective() -> None:
+    assert tuple(OBJECTIVES) == METHODS
+
+
+class _Unlearning(Supervised):
+    """Steps uphill."""
+
+    def run_pass(
+        self, examples: Sequence[tokens.Encoded], tally: Tally, stop: Callable[[], bool], *, learn: bool
+    ) -> None:
+        super().run_pass(examples, tally, stop, learn=learn)
+        for parameter in self._model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.neg_()
+
+
+def test_what_a_job_learns_is_decided_by_the_objective_of_its_method(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = _job(base, tmp_path / "job", n_epochs=6)
+    assert spec.method == "supervised"  # a job.json of before the field
+    monkeypatch.setitem(OBJECTIVES, "supervised", _Unlearning)
+    tunable = model.load(base / "weights", cpu(), 16, 32.0)
+    tunable.initialise(7)
+    Loop(spec, Journal(tmp_path / "job"), tunable, tokens.load(spec.train), []).run(Position(), lambda: False)
+    losses = [row["training_loss"] for row in read_lines(tmp_path / "job/metrics.jsonl")]
+    assert losses[-1] > losses[0]
+
+
+def test_memory_that_ran_out_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.int8)
+    assert is_out_of_memory(caught.value) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("the shapes do not fit"))
 
 
 def test_a_job_writes_curve_checkpoints_and_model(base: Path, tmp_path: Path) -> None:
@@ -315,7 +376,7 @@ def test_a_pause_waits_for_no_step_and_for_no_held_out_examples(
     order = {"valid": str(valid), "examples": _examples(6, 400), "batch_size": 2, "checkpoint_seconds": 1000}
     for name in ("whole", "paused"):
         _job(base, tmp_path / name, **order)
-    tunable = model.load(base / "weights", torch.float32, 16, 32.0)
+    tunable = model.load(base / "weights", cpu(), 16, 32.0)
     tunable.initialise(7)
     spec = JobSpec.read(tmp_path / "paused")
     asked: list[int] = []
@@ -364,7 +425,7 @@ def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Pa
 
 
 def test_a_loss_that_is_no_number_stops_the_job(base: Path, tmp_path: Path) -> None:
-    tunable = model.load(base / "weights", torch.float32, 4, 8.0)
+    tunable = model.load(base / "weights", cpu(), 4, 8.0)
     tunable.initialise(0)
     next(iter(tunable.lora.values())).lora_b.data.fill_(float("nan"))
     spec = _job(base, tmp_path)

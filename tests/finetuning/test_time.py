@@ -333,13 +333,14 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
     _add(old, "done", "succeeded", started_at=1_000, finished_at=1_060)
     _add(old, "waiting", "queued")
     with closing(sqlite3.connect(path)) as connection:
-        for column in ("training_s", "epoch_tokens"):
+        for column in ("training_s", "epoch_tokens", "method"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
     for _start in range(2):
-        found = {job.id: (job.training_s, job.epoch_tokens) for job in store.EngineStore(path).select(Job, "1")}
-        assert found == {"done": (60.0, None), "waiting": (0.0, None)}
+        jobs_found = store.EngineStore(path).select(Job, "1")
+        found = {job.id: (job.training_s, job.epoch_tokens, job.method) for job in jobs_found}
+        assert found == {"done": (60.0, None, "supervised"), "waiting": (0.0, None, "supervised")}
 
 
 # --- the ledger's migration -----------------------------------------------------------------------------------------

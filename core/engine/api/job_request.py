@@ -11,6 +11,7 @@ from core.engine import job_rules
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
 from core.engine.finetune_format import is_missing
+from core.engine.job_rules import TrainingMethod
 from core.message import msg
 
 _KNOWN = frozenset(
@@ -26,6 +27,7 @@ _KNOWN = frozenset(
         "integrations",
     ]
 )
+_OPENAI_METHODS = frozenset({"supervised", "dpo", "reinforcement"})
 _HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
 
@@ -42,6 +44,7 @@ class ParsedJobRequest:
     suffix: str | None
     seed: int
     metadata: dict[str, str] | None
+    method: TrainingMethod
     n_epochs: int | None
     batch_size: int | None
     learning_rate_multiplier: float | None
@@ -53,7 +56,8 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
     if body.get("integrations"):
         message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
-    hyperparameters = _without_auto(_hyperparameters(body))
+    method, options = _method(body)
+    hyperparameters = _without_auto(_hyperparameters(body, method, options))
     return ParsedJobRequest(
         model=required(body, "model"),
         training_file=required(body, "training_file"),
@@ -61,6 +65,7 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         suffix=_suffix(body.get("suffix")),
         seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
         metadata=_metadata(body.get("metadata")),
+        method=method,
         n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None),
         batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None),
         learning_rate_multiplier=number(
@@ -69,20 +74,25 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
     )
 
 
-def _hyperparameters(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """From `method.supervised.hyperparameters`, or from the older `hyperparameters`."""
-    old = _object(body, "hyperparameters")
+def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
+    """`method.type`, `supervised` if there is none, and the options under that name."""
     method = _object(body, "method")
-    reject_unknown(method, frozenset({"type", "supervised", "dpo", "reinforcement"}), "method.")
-    kind = method.get("type")
-    if (not is_missing(kind) and kind != "supervised") or method.get("dpo") or method.get("reinforcement"):
-        message = msg("This engine does supervised fine-tuning only: 'method.type' must be 'supervised'.")
+    reject_unknown(method, _OPENAI_METHODS | {"type"}, "method.")
+    asked = method.pop("type", "supervised")
+    kind = next((known for known in job_rules.METHODS if known == asked), None)
+    if kind is None or method.keys() - {kind}:
+        methods = ", ".join(f"'{name}'" for name in job_rules.METHODS)
+        message = msg("'method.type' must be one of {methods}: this engine has no other method.", methods=methods)
         raise ApiError(400, message, param="method.type", code="unsupported_parameter")
-    supervised = _object(method, "supervised", "method.")
-    reject_unknown(supervised, frozenset({"hyperparameters"}), "method.supervised.")
-    new = _object(supervised, "hyperparameters", "method.supervised.")
-    prefix = "method.supervised.hyperparameters." if new else "hyperparameters."
-    reject_unknown(new or old, _HYPERPARAMETERS, prefix)
+    return kind, _object(method, kind, "method.")
+
+
+def _hyperparameters(body: Mapping[str, Any], method: TrainingMethod, options: Mapping[str, Any]) -> dict[str, Any]:
+    """From the `hyperparameters` of the method, or from the older ones of the request."""
+    old = _object(body, "hyperparameters")
+    reject_unknown(options, frozenset({"hyperparameters"}), f"method.{method}.")
+    new = _object(options, "hyperparameters", f"method.{method}.")
+    reject_unknown(new or old, _HYPERPARAMETERS, f"method.{method}.hyperparameters." if new else "hyperparameters.")
     return new or old
 
 

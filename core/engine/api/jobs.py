@@ -144,6 +144,7 @@ class Jobs:
             batch_size=spec.batch_size or auto.batch_size,
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(spec.metadata) if spec.metadata else None,
+            method=spec.method,
         )
         return self._store_job(job, spec, start.adapter)
 

@@ -61,7 +61,7 @@ def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
         "status": row.status,
         "error": json.loads(row.error) if row.error else None,
         "hyperparameters": hyperparameters,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "method": {"type": row.method, row.method: {"hyperparameters": hyperparameters}},
         "training_file": row.training_file,
         "validation_file": row.validation_file,
         "result_files": [row.result_file] if row.result_file else [],

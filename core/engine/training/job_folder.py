@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from core.engine.job_rules import TrainingMethod
 from core.message import extra_fields
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
@@ -56,6 +57,7 @@ class JobSpec:
         checkpoint_seconds: longest training time that a kill -9 can lose, in seconds.
         threads: CPU threads; 0: all.
         dtype: of the frozen matrices: `float32`, `bfloat16`, or `auto` for the faster one on this machine.
+        method: the training method, which decides the loss (`trainer.objective`).
     """
 
     job_id: str
@@ -73,6 +75,7 @@ class JobSpec:
     checkpoint_seconds: float = 20.0
     threads: int = 0
     dtype: str = "auto"
+    method: TrainingMethod = "supervised"
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:

@@ -208,6 +208,7 @@ class TrainingRunner:
             "lora_alpha": LORA_ALPHA,
             "checkpoint_seconds": _CHECKPOINT_S,
             "threads": context.threads,
+            "method": job.method,
         }
 
 

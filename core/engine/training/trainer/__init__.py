@@ -2,5 +2,5 @@
 
 It is faster than a general trainer (figures: docs/benchmarks.md) because the output head is computed only for
 completion positions and never stores its logits (`head`), frozen matrices need no gradient (`LoraLinear`), and they
-are bfloat16 if the processor multiplies that faster (`choose_dtype`).
+are bfloat16 if the processor multiplies that faster (`device`).
 """

@@ -12,18 +12,14 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-
-import torch
 
 from core.engine.formats import gguf_file, tokens, weights
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.training.job_folder import JobSpec, Journal
-from core.engine.training.trainer import model, resume
+from core.engine.training.trainer import device, model, resume
 from core.engine.training.trainer.loop import Loop, LossDiverged
-from core.engine.training.trainer.resume import Position
 from core.message import msg, sentences, to_json, with_cause
 
 
@@ -49,12 +45,13 @@ def main(folder: Path, engine_pid: int) -> int:
 
 def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> None:
     journal.state("starting", now=True)
-    torch.set_num_threads(spec.threads or os.cpu_count() or 1)
     position = resume.read_position(journal.folder)
     journal.rewind(position.step)
     weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
-    position = _with_dtype(spec, position, journal, model.choose_dtype)
-    tunable = model.load(spec.weights_dir, getattr(torch, position.dtype), spec.lora_rank, spec.lora_alpha)
+    dtype = spec.dtype if position.dtype == "auto" else position.dtype  # an interrupted job keeps its dtype
+    chosen = device.choose(dtype, spec.threads, journal.event)
+    position = replace(position, dtype=chosen.dtype_name)
+    tunable = model.load(spec.weights_dir, chosen, spec.lora_rank, spec.lora_alpha)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
         tunable.load(gguf_file.read_adapter(spec.start_adapter))
@@ -92,26 +89,6 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
     journal.state("succeeded", now=True, **loop.figures(position))
 
 
-def _with_dtype(
-    spec: JobSpec, position: Position, journal: Journal, choose: Callable[[], tuple[object, float]]
-) -> Position:
-    """Set the dtype for the whole job: the one before the interruption, the one in the spec, or the faster one here."""
-    if position.dtype != "auto":
-        return position
-    if spec.dtype != "auto":
-        return replace(position, dtype=spec.dtype)
-    dtype, gain = choose()
-    name = str(dtype).removeprefix("torch.")
-    journal.event(
-        msg(
-            "Computing in {name}: bfloat16 multiplies {gain} times as fast as float32 on this processor.",
-            name=name,
-            gain=f"{gain:.1f}",
-        )
-    )
-    return replace(position, dtype=name)
-
-
 def _describe(exc: Exception) -> tuple[str, str]:
     """What happened and what to do next, for the user."""
     if isinstance(exc, OSError) and exc.errno == errno.ENOSPC:
@@ -126,7 +103,7 @@ def _describe(exc: Exception) -> tuple[str, str]:
         return with_cause(msg("Training diverged: {reason}.", reason=exc), "diverged"), msg(
             "Use a smaller learning_rate_multiplier."
         )
-    if isinstance(exc, MemoryError):
+    if device.is_out_of_memory(exc):
         return with_cause(msg("Out of memory."), "out_of_memory"), msg("Use a smaller batch_size or shorter examples.")
     return msg("Training stopped: {error}.", error=exc), msg("The engine's log has the details.")
 

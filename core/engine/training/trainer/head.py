@@ -23,7 +23,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_TILE = 4096  # tokens per tile: 5 MB of bfloat16 weights at width 640, and 8 MB for the logits of 512 positions
 _FAR = 1.0  # distance from the reference above which bfloat16 rounds by more than 0.002, so the reference is moved
 
 
@@ -43,13 +42,14 @@ class HeadResult:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch does not type it
-def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, gradient: bool = True) -> HeadResult:
+def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, tile: int, gradient: bool = True) -> HeadResult:
     """Loss, correctness and hidden-state gradient of a frozen linear head.
 
     Args:
         hidden: [n, width], float32.
         weight: [vocabulary, width], float32 or bfloat16; also the dtype of the multiplications.
         labels: [n], int64.
+        tile: tokens of the vocabulary that are multiplied at once (`Device.head_tile`).
         gradient: compute the gradient; False for validation.
     """
     n, width = hidden.shape
@@ -57,12 +57,12 @@ def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, gradient: b
     label_rows = weight[labels].float()
     label_logits = (x.float() * label_rows).sum(dim=1, keepdim=True)
     reference = label_logits.to(weight.dtype, copy=True)
-    highest = torch.full((n, 1), -torch.inf)  # highest logit of the other tokens
-    total = torch.zeros(n, 1)  # Σ exp(logit - reference) over the other tokens
-    weighted_rows = torch.zeros(n, width) if gradient else hidden.new_zeros(0)  # Σ exp(logit - reference) · row
-    for start in range(0, weight.shape[0], _TILE):
-        tile, positions = weight[start : start + _TILE], labels - start
-        logits = _relative_logits(x, tile, positions, reference)
+    highest = hidden.new_full((n, 1), -torch.inf)  # highest logit of the other tokens
+    total = hidden.new_zeros(n, 1)  # Σ exp(logit - reference) over the other tokens
+    weighted_rows = hidden.new_zeros(n, width) if gradient else hidden.new_zeros(0)  # Σ exp(logit - reference) · row
+    for start in range(0, weight.shape[0], tile):
+        rows, positions = weight[start : start + tile], labels - start
+        logits = _relative_logits(x, rows, positions, reference)
         tile_max = logits.amax(dim=1, keepdim=True)
         highest = torch.maximum(highest, tile_max + reference)
         far = (tile_max[:, 0] > _FAR).nonzero()[:, 0]
@@ -73,11 +73,11 @@ def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, gradient: b
             if gradient:
                 weighted_rows[far] *= shrink
             reference[far] = moved
-            logits[far] = _relative_logits(x[far], tile, positions[far], moved)
+            logits[far] = _relative_logits(x[far], rows, positions[far], moved)
         weights = logits.exp_()
         total += weights.sum(dim=1, keepdim=True)
         if gradient:
-            weighted_rows += weights.to(tile.dtype) @ tile
+            weighted_rows += weights.to(rows.dtype) @ rows
     above = reference.float() - label_logits
     loss = torch.nn.functional.softplus(total.log() + above)
     if gradient:

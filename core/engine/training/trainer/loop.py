@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,49 +15,17 @@ from core.engine.formats import gguf_file
 from core.engine.formats.tokens import Encoded, EncodedExamples
 from core.engine.training.job_folder import MEASURED_STEPS, JobSpec, Journal
 from core.engine.training.trainer import resume
-from core.engine.training.trainer.head import cross_entropy
 from core.engine.training.trainer.model import TunableModel
+from core.engine.training.trainer.objective import OBJECTIVES, BatchScore, Tally, TrainingStopped
 from core.engine.training.trainer.resume import Position
 from core.message import msg
 
 _MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
 _SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
 
-# including padding; activations take 2 MB per token, so 1.3 GB; only a single longer example takes more
-_MAX_TOKENS = 640
-
 
 class LossDiverged(ArithmeticError):
     """The loss became infinite or not a number."""
-
-
-class TrainingStopped(Exception):
-    """A stop was requested during a pass over examples, which is discarded."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchScore:
-    """Mean loss over trained tokens in nats, token accuracy, and share of completely correct examples (both 0 to 1)."""
-
-    loss: float
-    token_accuracy: float
-    sequence_accuracy: float
-
-
-@dataclass(slots=True)
-class _Tally:
-    """Sums over some examples; `loss` is summed over trained tokens."""
-
-    labels: int = 0
-    examples: int = 0
-    loss: float = 0.0
-    correct_tokens: int = 0
-    correct_examples: int = 0
-
-    def score(self) -> BatchScore:
-        return BatchScore(
-            self.loss / self.labels, self.correct_tokens / self.labels, self.correct_examples / self.examples
-        )
 
 
 class Loop:
@@ -75,6 +43,7 @@ class Loop:
             for name, layer in model.lora.items()
             for matrix in ("lora_a", "lora_b")
         }
+        self.objective = OBJECTIVES[spec.method](model)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
         self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for estimates
         self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
@@ -123,9 +92,9 @@ class Loop:
         Raises:
             TrainingStopped: `stop()` became true meanwhile.
         """
-        tally = _Tally()
+        tally = Tally()
         for start in range(0, len(examples), _SCORE_CHUNK):
-            self._pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
+            self.objective.run_pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
         return tally.score()
 
     def figures(self, position: Position) -> dict[str, Any]:
@@ -154,30 +123,13 @@ class Loop:
 
     def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
         self.optimizer.zero_grad(set_to_none=True)
-        tally = _Tally()
-        self._pass(batch, tally, stop, learn=True)
+        tally = Tally()
+        self.objective.run_pass(batch, tally, stop, learn=True)
         nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
         return tally.score()
-
-    def _pass(self, examples: Sequence[Encoded], tally: _Tally, stop: Callable[[], bool], *, learn: bool) -> None:
-        n_labels = sum(sum(example.trained[1:]) for example in examples)
-        for group in micro_batches(examples):
-            if stop():
-                raise TrainingStopped
-            ids, positions, labels, owners = batch_tensors(group)
-            with torch.set_grad_enabled(learn):
-                hidden = self.model.hidden(ids).flatten(0, 1)[positions]
-            result = cross_entropy(hidden.detach(), self.model.head, labels, gradient=learn)
-            if learn:
-                hidden.backward(result.gradient / n_labels)
-            tally.loss += float(result.loss.sum())
-            tally.correct_tokens += int(result.correct.sum())
-            tally.correct_examples += len(group) - len(set(owners[~result.correct].tolist()))
-        tally.labels += n_labels
-        tally.examples += len(examples)
 
     def _save(self, position: Position) -> None:
         """Save `position` durably, unless it is saved already."""
@@ -233,37 +185,3 @@ class Loop:
                 token_accuracy=f"{score.token_accuracy:.1%}",
             )
         )
-
-
-def micro_batches(examples: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """Groups of examples of similar length, with at most `_MAX_TOKENS` padded tokens each."""
-    group: list[Encoded] = []
-    for example in sorted(examples, key=lambda example: len(example.tokens)):
-        if group and len(example.tokens) * (len(group) + 1) > _MAX_TOKENS:
-            yield group
-            group = []
-        group.append(example)
-    if group:
-        yield group
-
-
-def batch_tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tensors of a group of n examples.
-
-    Returns:
-        ids: right-padded token ids, [n, longest].
-        positions: flat positions that predict a trained token, [labels].
-        labels: these tokens, [labels].
-        owners: the index of each label's example, [labels].
-    """
-    longest = max(len(example.tokens) for example in group)
-    ids = torch.zeros(len(group), longest, dtype=torch.int64)
-    positions, labels, owners = [], [], []
-    for row, example in enumerate(group):
-        ids[row, : len(example.tokens)] = torch.tensor(example.tokens)
-        for index in range(1, len(example.tokens)):
-            if example.trained[index]:
-                positions.append(row * longest + index - 1)
-                labels.append(example.tokens[index])
-                owners.append(row)
-    return ids, torch.tensor(positions), torch.tensor(labels), torch.tensor(owners)

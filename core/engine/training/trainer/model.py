@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from core.engine.formats.gguf_file import LINEAR_MODULES, Adapter
-
-_REPEATS = 5
-_MIN_GAIN = 1.3  # below this speed-up, the precision of float32 is worth more
+from core.engine.training.trainer.device import Device
 
 
 class LoraLinear(nn.Module):
@@ -32,14 +29,17 @@ class LoraLinear(nn.Module):
         self.weight = weight  # a plain tensor: neither trained nor in the state dict
         self.bias = None if base.bias is None else base.bias.detach()
         self.scale = alpha / rank
-        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features))
-        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank))
+        self.lora_a = nn.Parameter(torch.empty(rank, base.in_features, device=weight.device))
+        self.lora_b = nn.Parameter(torch.zeros(base.out_features, rank, device=weight.device))
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Initialise A with Kaiming-uniform values, as peft and the paper's code do (bound 1/√in), and B with zeros."""
+        """Initialise A with Kaiming-uniform values, as peft and the paper's code do (bound 1/√in), and B with zeros.
+
+        The values are drawn on the CPU, so that they are the same on every device.
+        """
         bound = 1 / math.sqrt(self.lora_a.shape[1])
         with torch.no_grad():
-            self.lora_a.uniform_(-bound, bound, generator=generator)
+            self.lora_a.copy_(torch.empty(self.lora_a.shape).uniform_(-bound, bound, generator=generator))
             self.lora_b.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,6 +83,7 @@ class TunableModel:
         head: [vocabulary, width]; the same tensor as `embedding` if they are tied.
         lora: module name → layer.
         architecture: llama.cpp's name of the architecture.
+        device: where all of it is.
     """
 
     body: nn.Module
@@ -91,6 +92,7 @@ class TunableModel:
     head: Tensor
     lora: dict[str, LoraLinear]
     architecture: str
+    device: Device
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Final hidden states [batch, length, width] of right-padded `ids` [batch, length]. Padding
@@ -115,7 +117,7 @@ class TunableModel:
         """A copy of the current adapter."""
         layer = next(iter(self.lora.values()))
         matrices = {
-            name: (part.lora_a.detach().numpy().copy(), part.lora_b.detach().numpy().copy())
+            name: (part.lora_a.detach().cpu().numpy().copy(), part.lora_b.detach().cpu().numpy().copy())
             for name, part in self.lora.items()
         }
         return Adapter(self.architecture, layer.scale * layer.lora_a.shape[0], matrices)
@@ -137,22 +139,22 @@ class TunableModel:
                 layer.lora_b.copy_(torch.from_numpy(b))
 
 
-def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> TunableModel:
-    """Build the model from a folder created by `core.engine.formats.weights.convert`, with frozen matrices in
-    `dtype`."""
+def load(weights_dir: Path, device: Device, rank: int, alpha: float) -> TunableModel:
+    """Build the model on `device` from a folder created by `core.engine.formats.weights.convert`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     settings = json.loads((weights_dir / "config.json").read_text())
     config: Any = AutoConfig.for_model(**settings)
-    weights = load_file(weights_dir / "weights.safetensors")
+    dtype = device.dtype
+    weights = load_file(weights_dir / "weights.safetensors", device=str(device.place))
     with torch.device("meta"):
         body = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model
     embedding = weights.pop("model.embed_tokens.weight").to(dtype)
     head = weights.pop("lm_head.weight").to(dtype) if "lm_head.weight" in weights else embedding
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
-    # recreated on the CPU, because its tables are computed and not loaded
-    body.rotary_emb = type(body.rotary_emb)(config=config)
+    # recreated on the device, because its tables are computed and not loaded
+    body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
     lora = _insert_lora(body, weights, dtype, rank, alpha)
     other_weights = {name.removeprefix("model."): value.float() for name, value in weights.items()}
     body.load_state_dict(other_weights, strict=False, assign=True)
@@ -163,7 +165,7 @@ def load(weights_dir: Path, dtype: torch.dtype, rank: int, alpha: float) -> Tuna
     for parameter in body.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
     architecture = settings["model_type"].removesuffix("_text")
-    return TunableModel(body.eval(), embedding, scale, head, lora, architecture)
+    return TunableModel(body.eval(), embedding, scale, head, lora, architecture, device)
 
 
 def _insert_lora(
@@ -183,23 +185,3 @@ def _insert_lora(
             setattr(block.get_submodule(parent), leaf, layer)
             layers[name] = layer
     return layers
-
-
-def choose_dtype() -> tuple[torch.dtype, float]:
-    """Choose the dtype of the frozen matrices; returns it and the speed-up of bfloat16. Takes about 0.2 s.
-
-    Processors with AMX or AVX512-BF16 are several times faster in bfloat16; others emulate it and are slower.
-    """
-    float32_s, bfloat16_s = _matmul_seconds(torch.float32), _matmul_seconds(torch.bfloat16)
-    gain = float32_s / bfloat16_s
-    return (torch.bfloat16 if gain >= _MIN_GAIN else torch.float32), gain
-
-
-def _matmul_seconds(dtype: torch.dtype) -> float:
-    x, w = torch.ones(256, 640, dtype=dtype), torch.ones(4096, 640, dtype=dtype)
-    durations = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        x @ w.T
-        durations.append(time.perf_counter() - start)
-    return min(durations)

@@ -67,5 +67,8 @@ def load(folder: Path, step: int, parameters: dict[str, nn.Parameter], optimizer
         for name, parameter in parameters.items():
             parameter.copy_(file.get_tensor(f"{name}.value"))
             if f"{name}.exp_avg" in names:
-                moments = {moment: file.get_tensor(f"{name}.{moment}") for moment in ("exp_avg", "exp_avg_sq")}
+                moments = {
+                    moment: file.get_tensor(f"{name}.{moment}").to(parameter.device)
+                    for moment in ("exp_avg", "exp_avg_sq")
+                }
                 optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
