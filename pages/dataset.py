@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pages.ui import cards, views
-from pages.ui.dataset import dataset_picker, design_tab, import_tab, quality_tab, run_tab, use_tab
+from pages.ui.dataset import dataset_picker, design_tab, importing, quality_tab, run_tab, use_tab
 from pages.ui.lang import _
 
 dataset_picker.follow_address()
@@ -22,7 +22,7 @@ with cards.show_errors():
     if part == "design":
         design_tab.show()
     elif part == "bring":
-        import_tab.show()
+        importing.show()
     elif part == "rows":
         run_tab.show()
     elif part == "quality":

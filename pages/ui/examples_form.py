@@ -18,7 +18,7 @@ from core.finetuning import examples
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cached, cards, state
-from pages.ui.dataset.upload import TYPES
+from pages.ui.dataset.importing import FILE_TYPES
 from pages.ui.lang import _, as_markdown, column_title, duration, in_language, language, n_, plain
 from pages.ui.training import cached_form
 
@@ -190,7 +190,7 @@ def _more() -> None:
         st.button(_("Add to the table"), icon=":material/playlist_add:", key="home_examples_add", on_click=_paste)
         st.file_uploader(
             _("Table (CSV, JSONL, Excel, Parquet) or chat log (TXT)"),
-            type=TYPES,
+            type=FILE_TYPES,
             key=_FILE,
             max_upload_size=_MOST_MB,
             on_change=_upload,

@@ -42,9 +42,9 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
     def page(run_id: str) -> None:
         from core.generation import runs
         from pages.ui import cached
-        from pages.ui.dataset import batch_card
+        from pages.ui.dataset import run_tab
 
-        batch_card.show(runs.progress(cached.store(), run_id))
+        run_tab.batches(runs.progress(cached.store(), run_id))
 
     cached.refresh()
     at = AppTest.from_function(page, args=(run_id,), default_timeout=WAIT_LIMIT_S)

@@ -16,7 +16,7 @@ from core.db.store import Store
 from core.db.tables import Dataset, Run
 from core.generation import runs
 from core.providers import client
-from pages.ui.dataset import generate_card
+from pages.ui.dataset import design_tab
 from pages.ui.estimates import Estimate
 from tests.pages.test_every_page import article_grid, click, field, trouble, visit, words
 from tests.support import fault_server
@@ -302,7 +302,7 @@ def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
         cost = Decimal("0.5") if batch else Decimal(1)
         return Estimate(tokens=1_000, usd=cost, seconds=None, local=recipe.provider == "engine", measured=False)
 
-    monkeypatch.setattr(generate_card, "estimate", estimate)
+    monkeypatch.setattr(design_tab, "estimate", estimate)
     return server
 
 

@@ -18,7 +18,7 @@ from core.errors import StorageFull
 from core.generation import runs
 from pages.ui import background
 from pages.ui.background import RefreshedReport, RowProgress
-from pages.ui.dataset import quality_labels
+from pages.ui.dataset import quality_report
 from tests.pages.test_every_page import again, click, labels, trouble, visit, words
 from tests.support.waiting import WAIT_LIMIT_S, until
 
@@ -57,9 +57,9 @@ def test_the_samples_verdict_stands_first_in_both_languages(store: Store) -> Non
 def test_every_card_opens(store: Store) -> None:
     datasets.load_sample(store, LOCAL, "ultraman_stories")
     at = _open()
-    for card in quality_labels.CARDS:
+    for card in quality_report.CARDS:
         if card != "labels":
-            name = quality_labels.CARDS[card][1]
+            name = quality_report.CARDS[card][1]
             if not at.button(key=f"dataset_quality_open_{card}").disabled:
                 click(at, f"dataset_quality_open_{card}")
             assert any(block.value.endswith(name) and block.value.startswith("####") for block in at.markdown), card
@@ -125,7 +125,7 @@ def test_many_rows_come_in_pages(store: Store) -> None:
 def test_what_a_model_wrote_is_text_only(store: Store) -> None:
     nasty = "![x](http://example.com/x.png)"
     _load(store, [(f"{nasty}{i}", f"{nasty} :red[hi] {i}.") for i in range(12)])
-    for card in quality_labels.CARDS:
+    for card in quality_report.CARDS:
         at = _open(card)
         shown = [*at.markdown, *at.caption, *at.metric]
         assert not any(nasty in str(element.value) for element in shown), card

@@ -26,7 +26,7 @@ from core.generation import executor, runs
 from core.message import msg, sentences
 from core.pricing import spend
 from pages.ui import cached, lang
-from pages.ui.dataset import dataset_picker, story_cards
+from pages.ui.dataset import dataset_picker, row_cards
 from tests.pages.test_every_page import again, click, field, trouble, visit, words
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -376,15 +376,15 @@ def test_the_newest_stories_are_of_different_cells(store: Store, written: str) -
     with store.session() as session:  # one answer wrote all rows of a cell, in order
         for row in session.query(Row):
             row.updated_at = utcnow()
-    cards = [row.values for row in story_cards.latest(store, written)]
+    cards = [row.values for row in row_cards.latest(store, written)]
     assert len(cards) == 3 and len({tuple(values.values()) for values in cards}) == 3
 
 
 def test_the_newest_stories_of_a_data_set_of_one_cell_are_its_rows(store: Store) -> None:
     frame = pd.DataFrame({"prompt": ["讲个故事"] * 4, "story": ["从前", "很久以前", "有一天", "后来"]})
     dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["prompt"], "story")
-    assert len(story_cards.latest(store, dataset_id)) == 3
-    assert len(story_cards.latest(store, dataset_id, more_to_come=True)) == 1
+    assert len(row_cards.latest(store, dataset_id)) == 3
+    assert len(row_cards.latest(store, dataset_id, more_to_come=True)) == 1
 
 
 # --- table ----------------------------------------------------------------------------------------------------------

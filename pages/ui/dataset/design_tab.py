@@ -1,17 +1,46 @@
-"""Design: the form on the left, the estimate and the button on the right."""
+"""Design: the form, an example prompt, the estimate with mode and budget, and the button that generates."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
+from typing import Literal
 
 import streamlit as st
 
-from core.datasets import grid
+from core.actor import LOCAL
+from core.datasets import datasets, grid, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
-from pages.ui import cards, views
-from pages.ui.dataset import generate_card, grid_form, preview_card, saved_recipes
-from pages.ui.lang import _, column_name, pair, plain
+from core.generation import concurrency, runs
+from core.model_profile import training_prompts
+from core.model_profile.model_purpose import purpose_of
+from core.model_profile.prompt_similarity import fixed_words
+from core.pricing.budget import MAX_USD
+from core.providers import ModelInfo, client
+from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
+from pages.ui.dataset import grid_form, preview_card, saved_recipes
+from pages.ui.dataset.row_cards import CENT
+from pages.ui.decimal_field import DecimalInput
+from pages.ui.estimates import Estimate, estimate
+from pages.ui.lang import (
+    _,
+    about,
+    as_markdown,
+    column_name,
+    duration,
+    in_language,
+    n_,
+    number,
+    pair,
+    percent,
+    plain,
+    usd,
+)
+from pages.ui.money import local_price
+from pages.ui.prompt_warning import Remedy
+
+Mode = Literal["live", "batch"]
 
 
 def show() -> None:
@@ -25,7 +54,7 @@ def show() -> None:
     with right:
         problem = _problem(recipe)
         _prompt_card(recipe, problem)
-        generate_card.show(recipe, problem)
+        _generate_card(recipe, problem)
         preview_card.show(recipe, problem)
 
 
@@ -54,3 +83,149 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
         cell = grid_form.random_cell(recipe)
         st.text(grid.render(recipe.template, cell))
         views.facts(pair(plain(column_name(name)), plain(value)) for name, value in cell.items())
+
+
+def _generate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
+    """The whole card; `problem` says why the recipe cannot be run."""
+    total = recipe.rows()
+    mode: Mode = "live"
+    budget = DecimalInput(None)
+    with st.container(border=True):
+        if problem is not None:
+            cards.hint(problem)
+        else:
+            _size(recipe)
+            if recipe.model:
+                mode = _mode(recipe)
+                guess = estimate(recipe, batch=mode == "batch")
+                _estimate_facts(recipe, guess, mode)
+                budget = _budget(guess)
+            for warning in recipe.warnings():
+                st.warning(as_markdown(warning), icon=":material/info:")
+            _far_prompt(recipe)
+        st.button(
+            n_("Generate {n} row", "Generate {n} rows", total),
+            type="primary",
+            icon=":material/play_arrow:",
+            disabled=problem is not None or budget.problem is not None or not recipe.model,
+            key="dataset_generate",
+            on_click=_generate,
+            args=(recipe, mode, budget.value),
+            width="stretch",
+        )
+        if not recipe.model:
+            models.none_yet()
+
+
+def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
+    """Fewest and most requests of a run: repeats of a cell can share one, unless each row has its own seed."""
+    rows = recipe.rows()
+    if mode == "batch" or recipe.seed is not None:
+        return rows, rows
+    shared = -(-recipe.repeats // concurrency.MAX_SHARED)  # rounded up
+    return rows // recipe.repeats * shared, rows
+
+
+def _size(recipe: Recipe) -> None:
+    total = recipe.rows()
+    st.markdown(
+        _("**{cells}** × {repeats} = **{rows}**").format(
+            cells=n_("{n} cell", "{n} cells", total // recipe.repeats),
+            repeats=n_("{n} repeat", "{n} repeats", recipe.repeats),
+            rows=n_("{n} row", "{n} rows", total),
+        )
+    )
+
+
+def _estimate_facts(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
+    """The estimate in one line."""
+    fewest, most = requests(recipe, mode)
+    if mode == "batch":
+        time = _("done within a day")
+    elif guess.seconds is None:
+        time = _("time: known after a preview")
+    else:
+        time = _("about {time}").format(time=duration(guess.seconds))
+    views.facts(
+        (
+            n_("{n} request", "{n} requests", most)
+            if fewest == most
+            else _("{fewest} to {most} requests").format(fewest=number(fewest), most=number(most)),
+            _("about {tokens} tokens").format(tokens=about(guess.tokens)),
+            local_price(guess.seconds) if guess.local else usd(guess.usd),
+            time,
+        )
+    )
+
+
+def _far_prompt(recipe: Recipe) -> None:
+    """Warn if the template is far from the model's training prompts."""
+    if not recipe.model:
+        return
+    writer = prompt_warning.model_of(recipe.provider, recipe.model)
+    text = f"{fixed_words(recipe.template)}\n{recipe.system}"
+    prompt_warning.show(writer, text, "dataset_model", _own_preset(writer))
+
+
+def _own_preset(writer: ModelInfo) -> Remedy | None:
+    """The preset that a packaged writer was trained on, one click away."""
+    language = purpose_of(writer).language
+    if language is None:
+        return None
+    preset = training_prompts.presets_of(language)[0]
+    words = _("Use its grid: {preset}").format(preset=in_language(preset.names))
+    return Remedy(words, ":material/grid_on:", "dataset_use_preset", grid_form.use_preset, (preset.id,))
+
+
+def _mode(recipe: Recipe) -> Mode:
+    """Live, or as a batch if the provider supports it."""
+    if not client.supports_batch(cached.registry().provider(recipe.provider)):
+        return "live"
+    live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
+    cheaper = (
+        _("Within a day, at {share} of the price").format(share=percent(float(batch / live), 0))
+        if live and batch
+        else _("Within a day, as a batch")
+    )
+    state.set_default("dataset_mode", "live")
+    chosen = st.segmented_control(
+        _("When"),
+        ["live", "batch"],
+        format_func={"live": _("Now"), "batch": cheaper}.__getitem__,
+        required=True,
+        label_visibility="collapsed",
+        key="dataset_mode",
+        persist_state="session",
+    )
+    return "batch" if chosen == "batch" else "live"
+
+
+def _budget(guess: Estimate) -> DecimalInput:
+    """The budget of the run; not shown if writing is free."""
+    if guess.local:
+        return DecimalInput(None)
+    amount = decimal_field.decimal_field(
+        _("Spending limit (US dollars)"),
+        "dataset_budget",
+        CENT,
+        MAX_USD,
+        placeholder=_("No limit"),
+        disabled=guess.usd is None,
+        help=_("The run stops before the next row could exceed this. Rows already written are kept."),
+        persist=True,
+    )
+    if guess.usd is None:
+        st.caption(_("This model's price is unknown, so a limit can't be enforced."))
+        return DecimalInput(None)
+    return amount if amount.value is None else DecimalInput(amount.value.quantize(CENT))
+
+
+def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
+    with cards.keep_errors():
+        store = cached.store()
+        dataset_id = datasets.create(store, LOCAL, recipe)
+        if (saved := saved_recipes.unchanged(recipe)) is not None:
+            recipes.set_source_recipe(store, LOCAL, dataset_id, saved)
+        runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd, mode=mode)
+        state.set_value("dataset_open", dataset_id)
+        state.set_value("dataset_part", "rows")

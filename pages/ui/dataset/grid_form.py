@@ -11,7 +11,7 @@ import streamlit as st
 from core.datasets import presets
 from core.datasets.recipe import Recipe
 from pages.ui import models, state
-from pages.ui.dataset import column_file, column_form
+from pages.ui.dataset import column_form
 from pages.ui.lang import _, in_language, language
 from pages.ui.limited_fields import number_field
 from pages.ui.state import GridDraft
@@ -37,7 +37,7 @@ def recipe_form() -> Recipe:
         column_form.removed()
         with st.container(horizontal=True, vertical_alignment="center"):
             st.button(_("Add a column"), icon=":material/add:", key="dataset_add_column", on_click=_add_column)
-            column_file.show()
+            column_form.from_file()
     with st.container(border=True):
         template = st.text_area(
             _("Template: the prompt, with {column} where a value goes"),

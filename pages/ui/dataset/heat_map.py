@@ -10,7 +10,7 @@ from core.charts import heat_map
 from core.datasets.datasets import DatasetSummary
 from core.datasets.heatmap import HeatMap
 from pages.ui import cached, cards, state
-from pages.ui.dataset import story_cards
+from pages.ui.dataset import row_cards
 from pages.ui.lang import _, column_title, n_, number, percent, plain
 
 _POLL_S = 2.0  # slower than the panel, which updates every second, to reduce flicker
@@ -82,12 +82,12 @@ def _picked(event: Any) -> int | None:
 def _stories(dataset_id: str, map_: HeatMap, place: int | None, active: bool) -> None:
     name = map_.name(place) if place is not None else ""
     if place is None or not name:
-        story_cards.newest(dataset_id, waiting=active)
+        row_cards.newest(dataset_id, waiting=active)
         st.caption(_("Click a square of the map to see its rows."))
         return
     where = map_.where(place)
     st.markdown(f"**{plain(name)}**")
-    count = story_cards.of_place(dataset_id, where)
+    count = row_cards.of_place(dataset_id, where)
     if count:
         pressed = st.button(
             n_("{n} row in the table", "{n} rows in the table", count),
@@ -123,7 +123,7 @@ def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
 
 def _labels() -> heat_map.MapLabels:
     return heat_map.MapLabels(
-        states={key: _(name) for key, name in story_cards.STATES.items()},
+        states={key: _(name) for key, name in row_cards.STATES.items()},
         state=_("State"),
         cell=_("Cell"),
         repeat=_("Repeat"),

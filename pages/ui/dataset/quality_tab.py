@@ -10,7 +10,7 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.quality import QualityReport
 from pages.ui import cached, cached_rows, cards, state, undo, views
 from pages.ui.background import RefreshedReport
-from pages.ui.dataset import dataset_picker, quality_figures, quality_labels, quality_panels
+from pages.ui.dataset import dataset_picker, quality_panels, quality_report
 from pages.ui.lang import _, n_, number
 
 _WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
@@ -91,13 +91,13 @@ def _report(report: QualityReport, now: _QualityView) -> None:
         with cards.empty(coming if now.active else none, icon=":material/fact_check:"):
             st.button(_("Go to the run"), type="primary", key="dataset_quality_run", on_click=_go, args=("rows",))
         return
-    st.markdown(quality_labels.verdict(report))
+    st.markdown(quality_report.verdict(report))
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(quality_labels.basis(report), width="content")
+        st.caption(quality_report.basis(report), width="content")
         if now.summary.excluded:
             st.caption(n_("{n} row is left out.", "{n} rows are left out.", now.summary.excluded), width="content")
         undo.way_back()
-    shown = quality_labels.cards(report)
+    shown = quality_report.shown_cards(report)
     if state.get(_OPEN) not in shown:
         state.set_value(_OPEN, _first(report, shown))
     opened = str(state.get(_OPEN))
@@ -110,8 +110,8 @@ def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
     """One figure per card, and the button that opens its panel below."""
     with st.grid(5, min_column_width=150):
         for card in shown:
-            icon, name = quality_labels.CARDS[card]
-            figure = quality_figures.of(card, report)
+            icon, name = quality_report.CARDS[card]
+            figure = quality_report.score_figure(card, report)
             with st.container(border=True, gap="xsmall", height="stretch"):
                 views.metric(f"{icon} {_(name)}", figure.value, help=figure.help or None)
                 st.caption(figure.about)
@@ -128,7 +128,7 @@ def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
 
 def _first(report: QualityReport, shown: list[str]) -> str:
     """The card that is open at first: that of the most serious finding."""
-    found = (quality_figures.CARD_OF[finding.kind] for finding in report.findings)
+    found = (quality_report.CARD_OF[finding.kind] for finding in report.findings)
     return next((card for card in found if card in shown), shown[0])
 
 

@@ -21,7 +21,7 @@ from core.generation import failed_rows, runs
 from core.generation.runs import Change, FailedRows, RunProgress
 from core.providers import ModelInfo, client
 from pages.ui import cached, cards, failure_labels, models, state
-from pages.ui.dataset import grid_form, row_actions
+from pages.ui.dataset import grid_form, row_cards
 from pages.ui.estimates import estimate
 from pages.ui.lang import _, clock, duration, n_, number, plain, usd
 
@@ -184,7 +184,7 @@ def _write(place: _Place, change: Change) -> None:
     """Write the rows of the line with other settings, within the rest of the last run's budget."""
     with cards.keep_errors():
         store = cached.store()
-        mode, budget = row_actions.last_run_settings(place.dataset_id)
+        mode, budget = row_cards.last_run_settings(place.dataset_id)
         if change.provider is not None and not client.supports_batch(cached.registry().provider(change.provider)):
             mode = "live"
         if place.cause is None:

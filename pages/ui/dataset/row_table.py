@@ -13,8 +13,8 @@ from core.datasets import row_query
 from core.datasets.datasets import DatasetSummary
 from core.datasets.row_query import RowFilter, RowView
 from pages.ui import cached, failure_labels, state, undo, views
-from pages.ui.dataset import row_actions, row_dialog, story_cards
-from pages.ui.dataset.story_cards import STATES
+from pages.ui.dataset import row_cards
+from pages.ui.dataset.row_cards import STATES
 from pages.ui.lang import _, column_title, mark, n_, number, plain
 
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser unread
@@ -44,7 +44,7 @@ def show(summary: DatasetSummary) -> None:
     found = row_query.page(cached.store(), summary.id, where, limit=size, offset=first)
     if found and cards:
         for row in found:
-            story_cards.card(row, listed=True)
+            row_cards.card(row, listed=True)
     elif found:
         _editor(summary, found)
     else:
@@ -53,7 +53,7 @@ def show(summary: DatasetSummary) -> None:
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.pagination(pages, key=key)
             st.caption(n_("{n} row", "{n} rows", count))
-    row_dialog.show(summary.id)
+    row_cards.dialog(summary.id)
 
 
 def _filters(summary: DatasetSummary) -> RowFilter:
@@ -191,9 +191,9 @@ def _keep(key: str, rows: Sequence[RowView]) -> None:
     for place, changed in edits.items():
         row = rows[int(place)]
         if "out" in changed and bool(changed["out"]) != (row.state == "excluded"):
-            saved.append((row_actions.leave_out if changed["out"] else row_actions.put_back)([row.id]))
+            saved.append((row_cards.leave_out if changed["out"] else row_cards.put_back)([row.id]))
         if "text" in changed and str(changed["text"] or "").strip() != (row.text or "").strip():
-            saved.append(row_actions.edit(row, str(changed["text"] or "")))
+            saved.append(row_cards.edit(row, str(changed["text"] or "")))
     if not all(saved):
         state.studio().table += 1  # a failed edit is not shown as saved
     if saved:
@@ -203,7 +203,7 @@ def _keep(key: str, rows: Sequence[RowView]) -> None:
 def _open(key: str, rows: Sequence[RowView]) -> None:
     click = state.get(key)
     if click is not None and 0 <= int(click["row"]) < len(rows):
-        row_actions.open_row(rows[int(click["row"])].id)
+        row_cards.open_row(rows[int(click["row"])].id)
 
 
 def _nothing(summary: DatasetSummary, where: RowFilter) -> str:

@@ -1,17 +1,32 @@
-"""Controls of a run: pause or resume, raise the budget, write missing rows, train, download."""
+"""Controls of a run: pause or resume, raise its budget, write missing rows, extend the grid, train, download."""
 
 from __future__ import annotations
+
+from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import datasets
+from core.datasets import datasets, grid_store
 from core.datasets.datasets import DatasetSummary
+from core.datasets.recipe import Recipe, parse_values
+from core.errors import FabulaError
 from core.generation import runs
 from core.generation.runs import RunProgress
-from pages.ui import cached, cards, state
-from pages.ui.dataset import extend_grid, run_budget
-from pages.ui.lang import _, n_
+from core.message import msg
+from core.pricing.budget import MAX_USD
+from pages.ui import cached, cards, decimal_field, estimates, state
+from pages.ui.dataset.row_cards import CENT
+from pages.ui.lang import _, n_, usd
+from pages.ui.limited_fields import number_field
+
+_STEP = Decimal("0.5")  # US dollars: proposed amounts are rounded up to multiples of this
+_ROOM = Decimal("1.1")  # the remaining rows may be longer than the previous ones
+_RAISE_OPEN = "dataset_raise"
+
+_MORE_REPEATS = 2  # proposed number of repeats
+_EXTEND_BUDGET = "dataset_top_up_budget"
+_EXTEND_OPEN = "dataset_top_up"
 
 
 def is_active(progress: RunProgress | None) -> bool:
@@ -28,9 +43,9 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
         else:
             _write_buttons(summary, progress)
         if summary.source == "recipe":
-            extend_grid.show(summary, "live" if progress is None else progress.mode)
+            _extend(summary, "live" if progress is None else progress.mode)
         if summary.done:
-            _use_buttons(summary, ready=not open_run, main=progress is None or not run_budget.is_capped(progress))
+            _use_buttons(summary, ready=not open_run, main=progress is None or not is_capped(progress))
 
 
 def _pause_buttons(progress: RunProgress) -> None:
@@ -71,16 +86,16 @@ def _pause_buttons(progress: RunProgress) -> None:
         args=("stop", progress.run_id),
     )
     if progress.budget_usd is not None:
-        run_budget.raise_limit(progress)
+        _raise_limit(progress)
 
 
 def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """One button for missing rows and one for failed rows: they cost different amounts."""
     if progress is None and summary.source != "recipe":
         return
-    capped = progress is not None and run_budget.is_capped(progress)
+    capped = progress is not None and is_capped(progress)
     if progress is not None and capped:
-        run_budget.raise_limit(progress)
+        _raise_limit(progress)
     if summary.pending > (progress.remaining if progress is not None and capped else 0):
         label = n_("Resume ({n} left)", "Resume ({n} left)", summary.pending)
         if summary.pending == summary.total:
@@ -98,7 +113,7 @@ def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress |
         st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))
         return
     with st.popover(label, icon=icon):
-        amount = run_budget.next_run_limit(last, key)
+        amount = _next_run_limit(last, key)
         st.button(label, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, amount))
 
 
@@ -132,8 +147,156 @@ def _act(what: str, run_id: str) -> None:
 
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
     with cards.keep_errors():
-        budget = run_budget.dollars(amount) if amount else None
+        budget = _dollars(amount) if amount else None
         if key == "retry":
             runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
         else:
             runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+
+
+def is_capped(progress: RunProgress) -> bool:
+    """True if the run stopped at its budget and has rows left."""
+    has_limit = progress.budget_usd is not None and progress.remaining > 0
+    return has_limit and progress.state == "stopped" and progress.reason is not None
+
+
+def _raise_limit(progress: RunProgress) -> None:
+    """Raise the limit of a run. A stopped run continues; what it has spent still counts."""
+    over = is_capped(progress)
+    popover = st.popover(
+        _("Raise the budget"), icon=":material/savings:", key=_RAISE_OPEN, on_change="rerun",
+        type="primary" if over else "secondary",
+    )  # fmt: skip
+    if not popover.open or progress.budget_usd is None:
+        return
+    with popover:
+        least = progress.budget_usd
+        amount = f"dataset_more_budget_{progress.run_id}_{least}"  # raised in another tab: start from the new value
+        _amount(amount, _projected_limit(progress) if over else progress.budget_usd, least)
+        st.button(
+            _("Resume") if over else _("Set"),
+            key="dataset_set_budget",
+            type="primary" if over else "secondary",
+            on_click=_raise,
+            args=(progress.run_id, amount, least, over),
+        )
+
+
+def _next_run_limit(last: RunProgress, button: str) -> str:
+    """Ask for the budget of a new run after a run with a budget; returns the key of the input field."""
+    left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
+    amount = f"dataset_{button}_budget_{last.run_id}"
+    _amount(amount, left if left >= CENT else last.budget_usd or CENT, CENT)
+    return amount
+
+
+def _dollars(amount: str, least: Decimal = CENT) -> Decimal:
+    """The typed amount, to the cent.
+
+    Raises:
+        FabulaError: nothing was typed, or it is not an amount of at least `least`.
+    """
+    amount_usd = decimal_field.read(amount, least, MAX_USD)
+    if amount_usd is None:
+        raise FabulaError(msg("No amount entered."), msg("Enter the maximum cost in US dollars."))
+    return amount_usd.quantize(CENT)
+
+
+def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
+    state.set_default(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
+    decimal_field.decimal_field(_("Spending limit (US dollars)"), key, least, MAX_USD)
+
+
+def _projected_limit(progress: RunProgress) -> Decimal:
+    """The projected cost of the run's rows, rounded up to a multiple of `_STEP`."""
+    budget = progress.budget_usd or Decimal(0)
+    projected = max((progress.projected_usd or Decimal(0)) * _ROOM, budget + CENT)
+    return (projected / _STEP).to_integral_value(ROUND_CEILING) * _STEP
+
+
+def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
+    with cards.keep_errors():
+        runs.raise_budget(cached.store(), LOCAL, run_id, _dollars(amount, least))
+        if go_on:
+            runs.resume(cached.store(), LOCAL, run_id)
+        state.set_value(_RAISE_OPEN, False)
+
+
+def _extend(summary: DatasetSummary, mode: runs.Mode) -> None:
+    """The popover of a data set with a recipe; `mode`: how its rows are written."""
+    popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
+    recipe = datasets.recipe(cached.store(), summary.id) if popover.open else None
+    if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
+        with popover:
+            _extend_form(summary.id, recipe, mode)
+
+
+def _extend_form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
+    st.markdown(f"**{_('More rows for each cell')}**")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        more = number_field(_("More repeats"), "dataset_more_repeats", 1, 1_000, _MORE_REPEATS, width=140)
+        _extend_button(dataset_id, recipe, grid_store.more_repeats(recipe, more), "repeats", mode)
+    st.divider()
+    st.markdown(f"**{_('More values')}**")
+    values_by_column = {column.name: column.values for column in recipe.columns}
+    column = str(st.selectbox(_("Column"), list(values_by_column), key="dataset_more_column"))
+    text = st.text_area(
+        _("New values"),
+        placeholder=_("one per line, or separated by commas"),
+        height=90,
+        key="dataset_more_values",
+    )
+    values = parse_values(str(text), values_by_column[column])
+    try:
+        grown = grid_store.with_values(recipe, column, values) if values else None
+    except FabulaError as error:
+        grown = None
+        cards.hint(error)
+    _extend_button(dataset_id, recipe, grown, "values", mode)
+    if _priced(recipe):
+        decimal_field.decimal_field(
+            _("Spending limit (US dollars)"), _EXTEND_BUDGET, CENT, MAX_USD, placeholder=_("no limit")
+        )
+
+
+def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
+    """The button with the number of rows, and next to it their expected cost."""
+    added = grown.rows() - recipe.rows() if grown is not None else 0
+    st.button(
+        n_("Write {n} more", "Write {n} more", added) if added else _("Write the new rows"),
+        icon=":material/add:",
+        key=f"dataset_more_{key}_go",
+        disabled=added <= 0,
+        on_click=_grow,
+        args=(dataset_id, grown, mode),
+    )
+    if grown is not None and added > 0:
+        cost = _extension_cost(recipe, grown)
+        if cost != 0:
+            st.caption(_("about {cost}").format(cost=usd(cost)))
+
+
+def _extension_cost(recipe: Recipe, grown: Recipe) -> Decimal | None:
+    """The expected cost of the added rows."""
+    with_them, without = estimates.estimate(grown).usd, estimates.estimate(recipe).usd
+    return None if with_them is None or without is None else max(with_them - without, Decimal(0))
+
+
+def _priced(recipe: Recipe) -> bool:
+    """Whether this model costs money, so that a limit is useful."""
+    return estimates.estimate(recipe).usd not in (None, Decimal(0))
+
+
+def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
+    if grown is None:
+        return
+    with cards.keep_errors():
+        budget = decimal_field.read(_EXTEND_BUDGET, CENT, MAX_USD)
+        growth = grid_store.grow(cached.store(), LOCAL, dataset_id, grown)
+        runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+        state.set_value("dataset_more_values", "")
+        state.set_value(_EXTEND_OPEN, False)  # the rows appear under this name
+        sentence = n_(
+            "{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows
+        )
+        state.notify(":material/add:", sentence)

@@ -7,7 +7,7 @@ import streamlit as st
 from core.datasets.datasets import DatasetSummary
 from pages.ui import background, cached, cached_rows, cards, preparation, state
 from pages.ui.cached_rows import TrainingFormat
-from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price, use_versions
+from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price
 from pages.ui.lang import _
 
 
@@ -24,8 +24,8 @@ def show() -> None:
     with left:
         with st.container(border=True):
             st.markdown(_("**Rows**"))
-            version = use_versions.pick("dataset", chosen)
-            use_versions.keep(chosen)
+            version = dataset_picker.pick_version("dataset", chosen)
+            dataset_picker.version_form(chosen)
         with st.container(border=True):
             st.markdown(_("**Checks and changes**"))
             marks = TrainingFormat()

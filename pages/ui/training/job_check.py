@@ -18,7 +18,7 @@ from core.pricing.tokens import TokenCount
 from pages.ui import background, cached, cached_rows, cards, models, preparation, state
 from pages.ui.background import RefreshedReport
 from pages.ui.cached_rows import TrainingFormat
-from pages.ui.dataset import quality_labels, upload, use_versions
+from pages.ui.dataset import dataset_picker, importing, quality_report
 from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number, percent
 from pages.ui.training import cached_form, job_estimate, job_form
 from pages.ui.training.job_form import JobDraft
@@ -36,7 +36,7 @@ def show() -> bool:
     left, right = st.columns(2, gap="medium")
     with left:
         chosen = job_form.pick_rows(ready)
-        version = use_versions.pick("training", chosen) if chosen is not None else None
+        version = dataset_picker.pick_version("training", chosen) if chosen is not None else None
         if chosen is not None and version is None:
             _share(chosen)
     with right:
@@ -44,7 +44,7 @@ def show() -> bool:
         if base is None:
             models.none_yet()
         with st.expander(_("Upload a CSV or JSONL instead"), icon=":material/upload_file:", expanded=not ready):
-            upload.form("training", _opened)
+            importing.upload_form("training", _opened)
     if chosen is None:
         return False
     with cards.show_errors():
@@ -90,9 +90,9 @@ def _quality(chosen: DatasetSummary) -> None:
     if measurement.report is None:
         return
     report = measurement.report
-    st.markdown(quality_labels.verdict_line(report))
+    st.markdown(quality_report.verdict_line(report))
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(quality_labels.basis(report), width="content")
+        st.caption(quality_report.basis(report), width="content")
         if report.findings and st.button(
             _("See these rows"), icon=":material/fact_check:", type="tertiary", key="training_quality"
         ):
