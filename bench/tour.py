@@ -36,8 +36,8 @@ from core.db.tables import utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs
 from core.settings import Settings
-from core.tours import tour, tour_recording
-from core.tours.tour_recording import TourRecording
+from core.tours import tour
+from core.tours.tour import TourRecording
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ("zh_CN", "en")
@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--tours", type=int, default=2, help="how many")
     parser.add_argument("--out", type=Path, help="keep prompts and texts here (JSON Lines), and as Markdown")
     parser.add_argument("--verdicts", type=Path, help="what a reader says of the texts in --out; takes no tour")
-    parser.add_argument("--record", action="store_true", help=f"write {tour_recording.PATH.relative_to(ROOT)}")
+    parser.add_argument("--record", action="store_true", help=f"write {tour.RECORDINGS.relative_to(ROOT)}")
     options = _smoke.parse(parser)
     if options.verdicts is not None:
         kept, verdicts = _json_lines.read(options.out), _json_lines.read(options.verdicts)
@@ -73,7 +73,7 @@ def main() -> None:
     languages = LANGUAGES if options.language == "both" else (options.language,)
     taken = _take(tuple(languages[number % len(languages)] for number in range(options.tours)), options.out)
     if options.record:
-        tour_recording.save([one.recording for one in taken])
+        tour.save_recordings([one.recording for one in taken])
     kept = [line(one) for one in taken]
     print(json.dumps({**slowest(kept), "coherent_of_10": None}))
 

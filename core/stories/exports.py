@@ -20,8 +20,8 @@ from core.db.tables import Dataset, DatasetVersion, Evaluation, Row, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.sanitize import safe_cell
+from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory
-from core.stories.votes import PreferencePair
 
 PairFormat = Literal["openai", "trl"]
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|!~$&"})

@@ -119,13 +119,8 @@ class StoryRecord:
         self, store: Store, actor: Actor, provider: str, original_request: CompletionRequest, placement: StoryPlacement
     ) -> None:
         self.id, self.previous_text = placement.continues or (new_id(), "")
-        self._store, self._actor, self._provider, self._original_request, self._placement = (
-            store,
-            actor,
-            provider,
-            original_request,
-            placement,
-        )
+        self._store, self._actor, self._provider = store, actor, provider
+        self._original_request, self._placement = original_request, placement
         self._started = time.monotonic()
 
     def save(self, text: str, facts: StoryFacts, error: FabulaError | None) -> None:
@@ -144,15 +139,10 @@ class StoryRecord:
         if text:
             row = session.get(Story, self.id)
             if row is None:
-                row = self._new_row()
+                row = Story(id=self.id, **self._origin())
                 session.add(row)
-            row.text = text
-            row.model = storable(facts.model)[:MAX_MODEL_NAME_LENGTH]
-            row.finish_reason = (
-                storable(facts.finish_reason)[:_MAX_FINISH_REASON_LENGTH] if facts.finish_reason else None
-            )
-            row.error = storable(sentences(error.what, error.next_step)) if error is not None else None
-            row.prompt_tokens = facts.prompt_tokens
+            for name, value in self._outcome(text, facts, error).items():
+                setattr(row, name, value)
             seconds = time.monotonic() - self._started
             if self._placement.continues is None:
                 row.first_text_s = facts.first_text_s
@@ -165,6 +155,18 @@ class StoryRecord:
     def rescue_entry(self, text: str, facts: StoryFacts, error: FabulaError | None) -> dict[str, Any]:
         """The story in the format of a rescue file (see `core.jobs.recovery`)."""
         values = {
+            **self._origin(),
+            **self._outcome(text, facts, error),
+            "completion_tokens": facts.tokens,
+            "cost_usd": facts.cost_usd,
+            "first_text_s": facts.first_text_s,
+            "duration_s": time.monotonic() - self._started,
+        }
+        return {"story_id": self.id, "values": values}
+
+    def _origin(self) -> dict[str, Any]:
+        """The columns that say where the story comes from: known before its first word."""
+        return {
             "actor": self._actor.id,
             "provider": self._provider,
             "asked_model": self._original_request.model[:MAX_MODEL_NAME_LENGTH],
@@ -173,30 +175,17 @@ class StoryRecord:
             "round_id": self._placement.round_id,
             "step": self._placement.step,
             "column_values": self._placement.column_values,
+        }
+
+    def _outcome(self, text: str, facts: StoryFacts, error: FabulaError | None) -> dict[str, Any]:
+        """The columns that change while it is written."""
+        return {
             "text": text,
             "model": storable(facts.model)[:MAX_MODEL_NAME_LENGTH],
             "finish_reason": storable(facts.finish_reason)[:_MAX_FINISH_REASON_LENGTH] if facts.finish_reason else None,
             "error": storable(sentences(error.what, error.next_step)) if error is not None else None,
             "prompt_tokens": facts.prompt_tokens,
-            "completion_tokens": facts.tokens,
-            "cost_usd": facts.cost_usd,
-            "first_text_s": facts.first_text_s,
-            "duration_s": time.monotonic() - self._started,
         }
-        return {"story_id": self.id, "values": values}
-
-    def _new_row(self) -> Story:
-        return Story(
-            id=self.id,
-            actor=self._actor.id,
-            provider=self._provider,
-            asked_model=self._original_request.model[:MAX_MODEL_NAME_LENGTH],
-            prompt=self._original_request.prompt,
-            parameters=_parameters(self._original_request),
-            round_id=self._placement.round_id,
-            step=self._placement.step,
-            column_values=self._placement.column_values,
-        )
 
 
 def _parameters(request: CompletionRequest) -> dict[str, Any]:

@@ -2,18 +2,23 @@
 
 Everything really runs on this machine, with nothing but the files included in Fabula.
 
-Pages start, stop, continue and watch it; the worker runs it (`tour_runner`).
+Pages start, stop, continue and watch it; the worker runs it (`tour_runner`). Where the engine is not installed, they
+show a recorded tour instead. `python -m bench.tour --record` writes the recordings.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.datasets import presets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
@@ -36,6 +41,8 @@ _QUEUED = msg("The tour starts as soon as the worker is free.")
 _STORIES_S = 25.0  # two answers of up to 600 tokens, generated in parallel, and loading the new model
 UNFINISHED = ("queued", "running")
 ENDED_EARLY = ("stopped", "failed")
+
+RECORDINGS = presets.DATA / "tour_recordings.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +191,53 @@ def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
         return None
     left = jobs.get(store, tour.job_id, results=False).eta_s(now)
     return None if left is None else left + _STORIES_S
+
+
+@dataclass(frozen=True, slots=True)
+class TourRecording:
+    """One real tour.
+
+    Attributes:
+        language: language of the page that started it (`en`, `zh_CN`).
+        recorded_on: the day, UTC (ISO 8601).
+        minutes: from the start to the end of both texts.
+        stories, trained_tokens: what the model was trained on.
+        base_model, tuned_model: the model that was trained, and the resulting one.
+        results_csv: the job's results file.
+        prompt: a prompt that neither model had seen.
+        before, after: the answers of the base model and the tuned model.
+        before_finish, after_finish: `stop`: complete; `length`: stopped at the token limit.
+    """
+
+    language: str
+    recorded_on: str
+    minutes: float
+    stories: int
+    trained_tokens: int
+    base_model: str
+    tuned_model: str
+    results_csv: str
+    prompt: str
+    before: str
+    before_finish: str | None
+    after: str
+    after_finish: str | None
+
+
+def load_recording(language: str, path: Path | None = None) -> TourRecording | None:
+    """The recording in a page's language; None: there is none. `path`: a file other than the one that ships."""
+    return _recordings(path or RECORDINGS).get(language)
+
+
+def save_recordings(recordings: Sequence[TourRecording], path: Path | None = None) -> None:
+    """Save the recordings. They replace those in the same languages; the others are kept."""
+    found = {**_recordings(path or RECORDINGS), **{one.language: one for one in recordings}}
+    text = json.dumps([asdict(found[name]) for name in sorted(found)], ensure_ascii=False, indent=1)
+    (path or RECORDINGS).write_text(text + "\n", encoding="utf-8")
+
+
+def _recordings(path: Path) -> Mapping[str, TourRecording]:
+    """All recordings by language. The file is small, and is only read where the engine is missing."""
+    if not path.is_file():
+        return {}
+    return {one["language"]: TourRecording(**one) for one in json.loads(path.read_text(encoding="utf-8"))}

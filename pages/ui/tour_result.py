@@ -12,7 +12,7 @@ from core.finetuning import jobs, results
 from core.finetuning.jobs import JobView
 from core.finetuning.results import Results, figure
 from core.pricing.price_book import training_cost
-from core.tours import tour_recording
+from core.tours import tour
 from core.tours.tour import TourProgress
 from pages.ui import cached, examples_form, state, views
 from pages.ui.cache import shared
@@ -97,7 +97,7 @@ def _next(progress: TourProgress, job: JobView | None) -> None:
 
 def recorded() -> None:
     """Draw the recording in the page's language; nothing if there is none."""
-    recording = tour_recording.load(language())
+    recording = tour.load_recording(language())
     if recording is None:
         return
     st.subheader(_("A recorded tour"), anchor=False)

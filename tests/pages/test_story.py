@@ -16,7 +16,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
-from core.stories import exports, library, stream, votes
+from core.stories import arena, exports, library, stream
 from pages.ui.story import speech, story_view
 from pages.ui.story.story_session import story_session
 from tests.pages.test_every_page import _FRAME, click, field, trouble, visit, words
@@ -220,7 +220,7 @@ def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store
     assert "**A**" in shown and "**B**" in shown and "`writer`" not in shown and f"`{_TUNED}`" not in shown
     click(at, "story_vote_0")
     assert "You chose" in words(at) and "`writer`" in words(at) and f"`{_TUNED}`" in words(at)
-    assert [one.rounds for one in votes.standings(store)] == [1, 1]
+    assert [one.rounds for one in arena.standings(store)] == [1, 1]
     tally = visit("story", story_part="votes")
     assert "No clear winner yet" in words(tally) and "1 blind round" in words(tally)
 
@@ -246,7 +246,7 @@ def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: Fau
 def test_one_can_like_none_of_them(server: FaultServer, store: Store) -> None:
     at = click(click(_compare(store), "story_button"), "story_vote_none")
     assert "You chose none of them." in words(at)
-    assert votes.standings(store) == []  # names were not hidden
+    assert arena.standings(store) == []  # names were not hidden
 
 
 def test_without_a_vote_the_tally_says_how_to_begin(server: FaultServer, store: Store) -> None:

@@ -9,7 +9,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.stories import feedback, library
+from core.stories import library
 from tests.pages.test_every_page import click, labels, visit, words
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -81,7 +81,7 @@ def test_a_training_example_is_a_liked_story_and_can_be_trained_on_at_once(serve
 
 def test_a_story_that_is_not_kept_can_be_written_again_and_not_rated(server: FaultServer, store: Store) -> None:
     at = _written(server)
-    feedback.delete(store, LOCAL, library.recent(store)[0].id)
+    library.delete(store, LOCAL, library.recent(store)[0].id)
     at.run()
     assert not at.exception and not at.get("feedback") and _keys(at) >= _ACTIONS
     assert not any("example" in key for key in _keys(at))

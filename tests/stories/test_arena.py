@@ -16,7 +16,7 @@ from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refuse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest
-from core.stories import arena, feedback, library, readers, stream, votes
+from core.stories import arena, library, readers, stream
 from core.stories.arena import RoundEntry
 from core.stories.story_record import same_model
 from core.stories.stream import StoryStream, StreamRequest
@@ -131,20 +131,20 @@ def test_names_are_hidden_until_a_vote_is_possible(store: Store) -> None:
 def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
     round_ = _finished(store, "one", "two")
     order = [story.id for story in round_.displayed]
-    votes.cast(store, LOCAL, round_.id, order, order[0], blind=True)
-    votes.cast(store, LOCAL, round_.id, order, order[1], blind=True)
-    assert votes.get_vote(store, LOCAL, round_.id) == (True, order[1])
-    assert sum(one.wins for one in votes.standings(store)) == 1
-    votes.cast(store, LOCAL, round_.id, order, None, blind=True)
-    assert [one.wins for one in votes.standings(store)] == [0, 0]
+    arena.cast_vote(store, LOCAL, round_.id, order, order[0], blind=True)
+    arena.cast_vote(store, LOCAL, round_.id, order, order[1], blind=True)
+    assert arena.get_vote(store, LOCAL, round_.id) == (True, order[1])
+    assert sum(one.wins for one in arena.standings(store)) == 1
+    arena.cast_vote(store, LOCAL, round_.id, order, None, blind=True)
+    assert [one.wins for one in arena.standings(store)] == [0, 0]
 
 
 def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(store: Store) -> None:
     for blind in (True, True, True, False):
         round_ = _finished(store, "good", "bad", blind=blind)
         ids = {story.text: story.id for story in round_.stories}
-        votes.cast(store, LOCAL, round_.id, list(ids.values()), ids["good"], blind=blind)
-    best, worst = votes.standings(store)
+        arena.cast_vote(store, LOCAL, round_.id, list(ids.values()), ids["good"], blind=blind)
+    best, worst = arena.standings(store)
     assert (best.model, best.rounds, best.wins, best.share) == ("m0", 3, 3, 1.0)
     assert (best.low, best.high) == (pytest.approx(0.4385, abs=1e-3), pytest.approx(1.0))  # Wilson, 3 of 3
     assert (worst.model, worst.wins) == ("m1", 0)
@@ -162,18 +162,21 @@ def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
     else:
         order = order[:1]
     with pytest.raises((FabulaError, NotFound)):
-        votes.cast(store, LOCAL, round_.id, order, winner, blind=True)
+        arena.cast_vote(store, LOCAL, round_.id, order, winner, blind=True)
 
 
 def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Store) -> None:
     round_ = _finished(store, "good", "bad", "good")
     ids = [story.id for story in round_.stories]
-    votes.cast(store, LOCAL, round_.id, ids, ids[0], blind=True)
-    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("good", "bad")]
-    feedback.edit(store, LOCAL, ids[0], "better")
-    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "bad"), ("better", "good")]
-    feedback.delete(store, LOCAL, ids[1])
-    assert [(pair.preferred, pair.other) for pair in votes.pairs(store)] == [("better", "good")]
+    arena.cast_vote(store, LOCAL, round_.id, ids, ids[0], blind=True)
+    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [("good", "bad")]
+    library.edit(store, LOCAL, ids[0], "better")
+    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [
+        ("better", "bad"),
+        ("better", "good"),
+    ]
+    library.delete(store, LOCAL, ids[1])
+    assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [("better", "good")]
 
 
 # --- model and cost ----------------------------------------------------------------------------------------

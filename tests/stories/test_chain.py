@@ -26,7 +26,7 @@ from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, RetryPolicy
 from core.providers.speech import MAX_CHARACTERS, Speech, SpeechRequest
-from core.stories import chain, feedback, library, read_aloud
+from core.stories import chain, library, read_aloud
 from core.stories.chain import Chain
 from core.stories.read_aloud import parts, sentences
 from tests.support import fault_server
@@ -141,7 +141,7 @@ def test_a_deleted_step_cannot_be_continued(store: Store) -> None:
     client.enqueue("stream", _cut())
     written = Chain(store, LOCAL, client, _IDEA, PriceBook.load())  # type: ignore[arg-type]  # a fake
     _to_its_end(written)
-    feedback.delete(store, LOCAL, written.steps["outline"].id)
+    library.delete(store, LOCAL, written.steps["outline"].id)
     with pytest.raises(NotFound):
         written.continue_step("outline")
 

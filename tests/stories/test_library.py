@@ -19,10 +19,10 @@ from core.db.tables import Story, TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.pricing.price_book import PriceBook
 from core.providers import Provider
-from core.stories import error_explanation, exports, feedback, library, prompt_suggestions
+from core.stories import error_explanation, exports, library, prompt_suggestions
+from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory, StoryFilter
 from core.stories.story_record import StoryFacts, StoryUsage, count_usage
-from core.stories.votes import PreferencePair
 
 _VIEWER = Actor("guest", "A guest", "viewer")
 _AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -85,10 +85,10 @@ def test_the_shelf_knows_its_models_and_tags(store: Store) -> None:
 
 def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     story = put(store, 1)
-    feedback.rate(store, LOCAL, story, stars=4)
-    feedback.like(store, LOCAL, story, True)
-    feedback.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
-    feedback.edit(store, LOCAL, story, "mine\0")
+    library.rate(store, LOCAL, story, stars=4)
+    library.like(store, LOCAL, story, True)
+    library.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
+    library.edit(store, LOCAL, story, "mine\0")
     saved = library.get(store, story)
     assert saved is not None
     assert (saved.stars, saved.liked, saved.tags, saved.edited_text, saved.text) == (
@@ -98,10 +98,10 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
         "mine",
         "story 1",
     )
-    feedback.rate(store, LOCAL, story, stars=None)
-    feedback.like(store, LOCAL, story, None)
-    feedback.tag(store, LOCAL, story, [])
-    feedback.edit(store, LOCAL, story, "story 1")  # the original text removes the edit
+    library.rate(store, LOCAL, story, stars=None)
+    library.like(store, LOCAL, story, None)
+    library.tag(store, LOCAL, story, [])
+    library.edit(store, LOCAL, story, "story 1")  # the original text removes the edit
     saved = library.get(store, story)
     assert saved is not None
     assert (saved.stars, saved.liked, saved.tags, saved.edited_text) == (None, None, (), None)
@@ -109,11 +109,11 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
 
 def test_a_deleted_story_is_hidden_until_it_is_restored(store: Store) -> None:
     story = put(store, 1)
-    feedback.delete(store, LOCAL, story)
+    library.delete(store, LOCAL, story)
     assert library.get(store, story) is None and found(store, StoryFilter()) == []
     with pytest.raises(NotFound):
-        feedback.like(store, LOCAL, story, True)
-    feedback.restore(store, LOCAL, story)
+        library.like(store, LOCAL, story, True)
+    library.restore(store, LOCAL, story)
     assert found(store, StoryFilter()) == [story]
 
 
@@ -123,19 +123,19 @@ def test_invalid_feedback_is_rejected_with_a_message(store: Store, wrong: str) -
     with pytest.raises(FabulaError) as caught:
         match wrong:
             case "stars":
-                feedback.rate(store, LOCAL, story, stars=6)
+                library.rate(store, LOCAL, story, stars=6)
             case "empty":
-                feedback.edit(store, LOCAL, story, " \0\n")
+                library.edit(store, LOCAL, story, " \0\n")
             case "long":
-                feedback.edit(store, LOCAL, story, "x" * (feedback.MAX_TEXT_LENGTH + 1))
+                library.edit(store, LOCAL, story, "x" * (library.MAX_TEXT_LENGTH + 1))
             case "tags":
-                feedback.tag(store, LOCAL, story, [str(n) for n in range(feedback.MAX_TAGS + 1)])
+                library.tag(store, LOCAL, story, [str(n) for n in range(library.MAX_TAGS + 1)])
             case "tag":
-                feedback.tag(store, LOCAL, story, ["x" * (feedback.MAX_TAG_LENGTH + 1)])
+                library.tag(store, LOCAL, story, ["x" * (library.MAX_TAG_LENGTH + 1)])
             case "viewer":
-                feedback.like(store, _VIEWER, story, True)
+                library.like(store, _VIEWER, story, True)
             case "gone":
-                feedback.like(store, LOCAL, "nothing", True)
+                library.like(store, LOCAL, "nothing", True)
     assert caught.value.what and caught.value.next_step
 
 
@@ -178,7 +178,7 @@ def test_a_table_holds_everything_and_no_formula() -> None:
 
 
 def test_pairs_are_written_as_each_trainer_reads_them() -> None:
-    pair = PreferencePair("讲", "好", "坏", "a", "b", "r")
+    pair = PreferencePair("讲", "好", "坏")
     (openai,) = map(json.loads, exports.preferences([pair]))
     assert openai == {
         "input": {"messages": [{"role": "user", "content": "讲"}]},

@@ -11,7 +11,7 @@ from core.actor import LOCAL, Actor
 from core.db.store import Store
 from core.pricing import spend_history
 from core.settings import Settings
-from core.stories import feedback, library, votes
+from core.stories import arena, library
 from core.stories.library import StoryFilter
 from tests.stories.test_arena import _finished
 from tests.stories.test_library import SHELVED, SOUGHT, found, put, shelve
@@ -34,15 +34,15 @@ def test_stories_can_be_searched_as_on_sqlite(store: Store) -> None:
 
 def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
     put(store, 1, tags=["x"])
-    feedback.rate(store, LOCAL, "s1", stars=4)
-    feedback.like(store, LOCAL, "s1", True)
-    feedback.edit(store, LOCAL, "s1", "mine\0")
-    feedback.tag(store, LOCAL, "s1", ["字", "字"])
+    library.rate(store, LOCAL, "s1", stars=4)
+    library.like(store, LOCAL, "s1", True)
+    library.edit(store, LOCAL, "s1", "mine\0")
+    library.tag(store, LOCAL, "s1", ["字", "字"])
     saved = library.get(store, "s1")
     assert saved is not None and (saved.stars, saved.liked, saved.final, saved.tags) == (4, True, "mine", ("字",))
-    feedback.delete(store, LOCAL, "s1")
+    library.delete(store, LOCAL, "s1")
     assert library.get(store, "s1") is None and library.tags(store) == []
-    feedback.restore(store, LOCAL, "s1")
+    library.restore(store, LOCAL, "s1")
     assert library.get(store, "s1") == saved
 
 
@@ -66,13 +66,13 @@ def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
 
     def vote(name: str) -> None:
         for winner in (ids[1], ids[0]):
-            votes.cast(store, Actor(name, name, "editor"), round_.id, ids, winner, blind=True)
+            arena.cast_vote(store, Actor(name, name, "editor"), round_.id, ids, winner, blind=True)
 
     threads = [threading.Thread(target=vote, args=(f"p{n}",)) for n in range(10)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(timeout=WAIT_LIMIT_S)
-    best, other = votes.standings(store)
+    best, other = arena.standings(store)
     assert (best.rounds, best.wins, other.wins) == (10, 10, 0)
-    assert len(votes.pairs(store)) == 10
+    assert len(arena.preference_pairs(store)) == 10

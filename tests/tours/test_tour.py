@@ -20,7 +20,7 @@ from core.evaluation import before_after, before_after_runner
 from core.finetuning import job_estimate, jobs
 from core.jobs.job_kinds import KINDS
 from core.pricing import tokens
-from core.tours import tour, tour_plan, tour_runner
+from core.tours import tour, tour_runner
 from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
 from tests.support.waiting import at_once, run_to_end
@@ -95,10 +95,10 @@ def test_the_whole_tour(
     assert (done.state, done.step, done.key, done.eta_s, done.language) == ("done", 3, "story", None, language)
     assert done.finished_at is not None
     dataset = datasets.summary(store, done.dataset_id or "")
-    assert dataset.done == tour_plan.plan(store, language, _SEED).stories
+    assert dataset.done == tour_runner.make_plan(store, language, _SEED).stories
     job = jobs.get(store, done.job_id or "")
     assert (job.name, job.base_model) == (dataset.name, "gemma-3-270m")
-    assert job.hyperparameters == {"n_epochs": tour_plan.EPOCHS, "batch_size": 4}
+    assert job.hyperparameters == {"n_epochs": tour_runner.EPOCHS, "batch_size": 4}
     pair = pair_of(store, done)
     assert [(said.text, said.model) for said in (pair.base, pair.tuned)] == [
         ("从前有一天", "gemma-3-270m"),
@@ -114,9 +114,9 @@ def test_the_whole_tour(
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_language_of_the_page_chooses_the_stories(store: Store, language: str) -> None:
-    plan = tour_plan.plan(store, language)
+    plan = tour_runner.make_plan(store, language)
     assert plan.preset == presets.get(language=language) and plan.preset.language == language
-    dataset_id = tour_plan.load(store, LOCAL, plan)
+    dataset_id = tour_runner.save_dataset(store, LOCAL, plan)
     assert list(datasets.summary(store, dataset_id).columns) == [column.name for column in plan.preset.recipe.columns]
 
 
@@ -143,32 +143,32 @@ def test_as_many_stories_as_the_machine_learns_in_200_seconds(
     store: Store, rates: tuple[float, ...], rate: float, language: str
 ) -> None:
     trained(store, *rates)
-    plan = tour_plan.plan(store, language)
-    texts = [text for row in tour_plan.stories(plan.preset, 40, 0) for text in (_prompt(plan, row), row["story"])]
+    plan = tour_runner.make_plan(store, language)
+    texts = [text for row in tour_runner.stories(plan.preset, 40, 0) for text in (_prompt(plan, row), row["story"])]
     batch_s = 2 * 4 * tokens.count(texts, packaged_models.BASE).tokens / 40 / rate  # one of two epochs
     assert plan.stories % 4 == 0 and plan.training_s == pytest.approx(plan.stories / 4 * batch_s)
-    if plan.stories == tour_plan.FEWEST_STORIES:  # fewer would not be enough, even on a slow machine
+    if plan.stories == tour_runner.FEWEST_STORIES:  # fewer would not be enough, even on a slow machine
         assert plan.training_s > 200 - batch_s
-    elif plan.stories < tour_plan.MOST_STORIES:
+    elif plan.stories < tour_runner.MOST_STORIES:
         assert 200 - batch_s <= plan.training_s <= 200
     else:
         assert plan.training_s <= 200
 
 
-def _prompt(plan: tour_plan.TourPlan, row: dict[str, str]) -> str:
+def _prompt(plan: tour_runner.TourPlan, row: dict[str, str]) -> str:
     return ",".join(row[column.name] for column in plan.preset.recipe.columns)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_a_tour_learns_one_power_and_leaves_three_combinations_out(store: Store, language: str) -> None:
-    plan = tour_plan.plan(store, language, _SEED)
-    dataset_id = tour_plan.load(store, LOCAL, plan)
+    plan = tour_runner.make_plan(store, language, _SEED)
+    dataset_id = tour_runner.save_dataset(store, LOCAL, plan)
     examples = datasets.examples(store, dataset_id)
     assert datasets.summary(store, dataset_id).done == plan.stories == len({text for _prompt, text in examples})
     learned = {tuple(prompt.split(",")) for prompt, _text in examples}
     seen = [set(values) for values in zip(*learned, strict=True)]
     assert sorted(len(values) for values in seen)[0] == 1  # the power
-    assert math.prod(map(len, seen)) - len(learned) == tour_plan.HELD_OUT
+    assert math.prod(map(len, seen)) - len(learned) == tour_runner.HELD_OUT
 
 
 def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
@@ -181,8 +181,8 @@ def test_a_repeated_tour_takes_other_stories_and_the_first_one_always_the_same(
     with store.session() as session:
         for job in session.scalars(select(TrainingJob)):
             assert job.seed in (7, 8)
-    plan = tour_plan.plan(store, "zh_CN", _SEED)
-    texts = {row["story"] for row in tour_plan.stories(plan.preset, plan.stories, _SEED)}
+    plan = tour_runner.make_plan(store, "zh_CN", _SEED)
+    texts = {row["story"] for row in tour_runner.stories(plan.preset, plan.stories, _SEED)}
     assert all(any(text[:40] in json.loads(line)["completion"] for text in texts) for line in first)
 
 
@@ -245,7 +245,7 @@ def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
     assert jobs.get(store, stopped.job_id or "").request == "cancel"
-    assert datasets.summary(store, stopped.dataset_id or "").done == tour_plan.plan(store, "en", _SEED).stories
+    assert datasets.summary(store, stopped.dataset_id or "").done == tour_runner.make_plan(store, "en", _SEED).stories
     tour.stop(store, LOCAL)
     assert seen(store).finished_at == stopped.finished_at
 

@@ -11,8 +11,8 @@ import pytest
 from bench import tour as bench
 from core.providers import engine_endpoint
 from core.settings import Settings
-from core.tours import tour_recording
-from core.tours.tour_recording import TourRecording
+from core.tours import tour
+from core.tours.tour import TourRecording
 from tests.pages.test_every_page import labels, visit, words
 
 RECORDING = TourRecording(
@@ -37,20 +37,20 @@ RECORDING = TourRecording(
 
 def test_recordings_are_kept_by_language(tmp_path: Path) -> None:
     path = tmp_path / "recordings.json"
-    assert tour_recording.load("en", path) is None
+    assert tour.load_recording("en", path) is None
     chinese = replace(RECORDING, language="zh_CN", after="从前有一位护士。")
-    tour_recording.save([RECORDING, chinese], path)
-    tour_recording.save([replace(RECORDING, minutes=3.1)], path)
-    assert tour_recording.load("zh_CN", path) == chinese
-    assert tour_recording.load("en", path) == replace(RECORDING, minutes=3.1)
-    assert tour_recording.load("fr", path) is None
+    tour.save_recordings([RECORDING, chinese], path)
+    tour.save_recordings([replace(RECORDING, minutes=3.1)], path)
+    assert tour.load_recording("zh_CN", path) == chinese
+    assert tour.load_recording("en", path) == replace(RECORDING, minutes=3.1)
+    assert tour.load_recording("fr", path) is None
 
 
 @pytest.mark.parametrize(("locale", "language"), [("en-US", "en"), ("zh-CN", "zh_CN")])
 def test_without_an_engine_a_recorded_tour_is_shown_and_called_that(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, locale: str, language: str
 ) -> None:
-    monkeypatch.setattr(tour_recording, "PATH", tmp_path / "recordings.json")
+    monkeypatch.setattr(tour, "RECORDINGS", tmp_path / "recordings.json")
     settings = Settings.from_env()
     settings.home.mkdir(parents=True)
     engine_endpoint.write(
@@ -58,7 +58,7 @@ def test_without_an_engine_a_recorded_tour_is_shown_and_called_that(
     )
     at = visit("home", locale)
     assert not at.text and at.button(key="home_tour").disabled
-    tour_recording.save([replace(RECORDING, language=language)])
+    tour.save_recordings([replace(RECORDING, language=language)])
     at = visit("home", locale)
     assert [text.value for text in at.text] == [RECORDING.before, RECORDING.after]
     assert {"en": "Recorded on 2026-11-29", "zh_CN": "录制于 2026-11-29"}[language] in words(at)
@@ -100,9 +100,9 @@ def test_a_reader_gets_prompts_and_both_texts_without_figures_of_training() -> N
 
 
 def test_the_recordings_that_ship_are_whole() -> None:
-    if not tour_recording.PATH.is_file():
+    if not tour.RECORDINGS.is_file():
         pytest.skip("no tour is recorded yet: python -m bench.tour --record")
     for language in bench.LANGUAGES:
-        recording = tour_recording.load(language)
+        recording = tour.load_recording(language)
         assert recording is not None and recording.before.strip() and recording.after.strip()
         assert recording.results_csv.count("\n") >= 20

@@ -7,7 +7,7 @@ import streamlit as st
 from core.actor import LOCAL
 from core.pricing import quality
 from core.pricing.quality import Quality
-from core.stories import exports, votes
+from core.stories import arena, exports
 from core.stories.arena import Round
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, code, label, n_, number, percent
@@ -17,7 +17,7 @@ _LETTERS = "ABCD"
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
     """Whether this visitor has voted on the round, and for which story; None: for none of them."""
-    return votes.get_vote(cached.store(), LOCAL, round_.id)
+    return arena.get_vote(cached.store(), LOCAL, round_.id)
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
@@ -60,7 +60,7 @@ def chosen(round_: Round, winner: str | None) -> None:
 
 def tally() -> None:
     """The ranking of the models after all blind rounds, and the preference pairs."""
-    found = votes.standings(cached.store())
+    found = arena.standings(cached.store())
     if not found:
         with cards.empty(
             _("No blind votes yet. Write with two models, hide their names, and vote."),
@@ -72,7 +72,7 @@ def tally() -> None:
     _pairs()
 
 
-def _table(found: list[votes.Standing]) -> None:
+def _table(found: list[arena.Standing]) -> None:
     st.markdown(_leader(found))
     st.table(
         {
@@ -88,7 +88,7 @@ def _table(found: list[votes.Standing]) -> None:
     st.caption(_("Only blind rounds between different models count. The cost page shows the result next to prices."))
 
 
-def _leader(found: list[votes.Standing]) -> str:
+def _leader(found: list[arena.Standing]) -> str:
     """The best model, by the rule of the cost page: only if the 95 % intervals do not overlap."""
     measured = [
         Quality(one.provider, one.model, "votes", "votes", one.share, one.low, one.high, one.rounds, None)
@@ -114,7 +114,7 @@ def _leader(found: list[votes.Standing]) -> str:
 
 def _pairs() -> None:
     """Preferred and other stories, as lines for preference training."""
-    found = votes.pairs(cached.store())
+    found = arena.preference_pairs(cached.store())
     if not found:
         return
     st.markdown(
@@ -136,7 +136,7 @@ def _pairs() -> None:
 def _cast(round_: Round, winner: str | None) -> None:
     with cards.keep_errors():
         order = [story.id for story in round_.displayed if story.text]
-        votes.cast(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
+        arena.cast_vote(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
 
 
 def _compare() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.stories import library
-from core.stories.feedback import MAX_STARS
-from core.stories.library import StoryFilter
+from core.stories.library import MAX_STARS, StoryFilter
 from pages.ui import cached, cards, state
 from pages.ui.lang import _, mark, n_
 from pages.ui.limited_fields import text_field

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.stories import feedback, library
+from core.stories import library
 from core.stories.library import SavedStory
 from core.stories.stream import StoryStream
 from pages.ui import cached, cards, state
@@ -105,10 +105,10 @@ def _liked(story_id: str) -> None:
 
 def _like(story_id: str, liked: bool | None) -> None:
     with cards.keep_errors():
-        feedback.like(cached.store(), LOCAL, story_id, liked)
+        library.like(cached.store(), LOCAL, story_id, liked)
 
 
 def _starred(story_id: str) -> None:
     chosen = state.get(f"story_stars_{story_id}")
     with cards.keep_errors():
-        feedback.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+        library.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.db.tables import utcnow
-from core.stories import feedback, library, stream
+from core.stories import library, stream
 from core.stories.arena import Round
 from core.stories.library import SavedStory
 from pages.ui import cached, cards, models, state, views
@@ -118,7 +118,7 @@ def _edit(story: SavedStory) -> None:
     cards.show_last_action()
     state.set_default(f"story_text_{story.id}", story.final)
     text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")
-    saved = fits(text, feedback.MAX_TEXT_LENGTH)
+    saved = fits(text, library.MAX_TEXT_LENGTH)
     with st.container(horizontal=True):
         st.button(
             _("Save"), type="primary", key=f"story_keep_{story.id}", disabled=not saved, on_click=_keep,
@@ -139,13 +139,13 @@ def _close() -> None:
 
 def _keep(story_id: str) -> None:
     with cards.keep_errors():
-        feedback.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
+        library.edit(cached.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
         _close()
 
 
 def _restore_original(story: SavedStory) -> None:
     with cards.keep_errors():
-        feedback.edit(cached.store(), LOCAL, story.id, None)
+        library.edit(cached.store(), LOCAL, story.id, None)
         _close()
 
 
@@ -161,12 +161,12 @@ def _tags(story: SavedStory) -> None:
 
 def _save_tags(story_id: str) -> None:
     with cards.keep_errors():
-        feedback.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
+        library.tag(cached.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
 
 
 def _delete(story: SavedStory) -> None:
     with cards.keep_errors():
-        feedback.delete(cached.store(), LOCAL, story.id)
+        library.delete(cached.store(), LOCAL, story.id)
         state.notify(":material/delete:", _("The story was deleted."))
         story_session().deleted = story.id
 
@@ -199,5 +199,5 @@ def bring_back() -> None:
 
 def _restore(story_id: str) -> None:
     with cards.keep_errors():
-        feedback.restore(cached.store(), LOCAL, story_id)
+        library.restore(cached.store(), LOCAL, story_id)
         story_session().deleted = None
