@@ -25,10 +25,8 @@ from core import file_permissions, processes
 from core.errors import FabulaError
 from core.message import msg
 from core.providers import engine_endpoint
-from core.providers.engine_endpoint import Endpoint, EngineNote, current_endpoint
+from core.providers.engine_endpoint import Endpoint, EngineNote
 from core.settings import Settings, engine_environment
-
-__all__ = ["INSTALL", "Endpoint", "EngineProcess", "ask_health", "current_endpoint", "missing_packages"]
 
 ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"

@@ -21,9 +21,8 @@ from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.jobs import recovery
-from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat, WorkerState, worker_state
-from core.jobs.job_kinds import KINDS, JobKind, RegistryMaker
-from core.jobs.task_runner import TaskRunner, running_workflows
+from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
+from core.jobs.task_runner import KINDS, JobKind, RegistryMaker, TaskRunner, running_workflows
 from core.pricing import reservation
 from core.settings import Settings
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
     from core.providers import Registry
 
-__all__ = ["Worker", "WorkerState", "main", "worker_state"]
 
 _POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
 _STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
@@ -43,7 +41,6 @@ _OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker 
 _VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ours are compatible across releases
 
 _log = logging.getLogger("fabula.worker")
-
 
 _task_runner: TaskRunner | None = None  # DBOS is one per process, and so is the worker
 _workflow: Callable[[str, str], None] | None = None

@@ -23,7 +23,7 @@ from core.errors import FabulaError, NotFound, ServerError, Unavailable
 from core.evaluation import before_after, before_after_prompts, before_after_runner, holdout, run_export
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
-from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import KINDS
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider
 from core.stories import library

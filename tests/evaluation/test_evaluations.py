@@ -35,7 +35,7 @@ from core.evaluation.evaluation_comparison import compare_evaluations
 from core.evaluation.evaluations import EvaluationForm
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm
-from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import KINDS
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price

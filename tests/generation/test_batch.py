@@ -34,7 +34,7 @@ from core.generation import run_store, runs
 from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
-from core.jobs import job_kinds
+from core.jobs import task_runner
 from core.pricing import budget, spend, spend_history
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
@@ -510,7 +510,7 @@ def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, ser
     assert execute(store, server, first).state == "paused"
     live = runs.enqueue(store, LOCAL, dataset_of(store, first), retry_failed=False, mode="live")
     assert live != first and batch_runner.has_work(store, live)
-    halt, carry_out = threading.Event(), job_kinds.KINDS["run"].carry_out
+    halt, carry_out = threading.Event(), task_runner.KINDS["run"].carry_out
     run_to_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batch_runner._waiting_runs.clear())
     assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
     assert len(server.bought) == 12

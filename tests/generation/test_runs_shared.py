@@ -22,7 +22,7 @@ from core.generation import executor, leases, row_store, run_store, runs
 from core.generation.claims import group_claims
 from core.generation.response_classification import split_completion, split_cost, split_tokens
 from core.generation.row_store import Claim
-from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import KINDS
 from core.providers import Choice, Completion
 from core.settings import Settings
 from tests.generation.test_runs import (

@@ -20,7 +20,7 @@ from core.db.store import Store
 from core.db.tables import Run, utcnow
 from core.generation import executor, run_store, runs
 from core.generation.concurrency import RunLimits
-from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import KINDS
 from core.jobs.worker import Worker
 from core.settings import Settings
 from tests.generation.test_runs import recipe

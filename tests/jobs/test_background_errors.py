@@ -16,8 +16,7 @@ from core.engine.api import app
 from core.errors import BadRecipe, FabulaError
 from core.generation import claims, provider_connection, retry_policy, row_store, run_store, runs
 from core.jobs import engine_supervisor
-from core.jobs.job_kinds import KINDS
-from core.jobs.task_runner import TaskRunner
+from core.jobs.task_runner import KINDS, TaskRunner
 from core.providers import CompletionRequest
 from core.settings import Settings
 from core.stories import story_record

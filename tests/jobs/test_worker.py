@@ -30,10 +30,9 @@ from core.db.store import Store, new_id
 from core.db.tables import Spend, Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
 from core.finetuning import jobs
-from core.jobs.heartbeat import Heartbeat
-from core.jobs.job_kinds import KINDS, JobKind
-from core.jobs.task_runner import TaskRunner, running_workflows
-from core.jobs.worker import Worker, worker_state
+from core.jobs.heartbeat import Heartbeat, worker_state
+from core.jobs.task_runner import KINDS, JobKind, TaskRunner, running_workflows
+from core.jobs.worker import Worker
 from core.pricing import spend
 from core.settings import Settings
 from tests.support.fakes import RESULTS

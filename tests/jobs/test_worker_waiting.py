@@ -24,7 +24,7 @@ from core.errors import FabulaError, RateLimited
 from core.finetuning import job_context, jobs, submit
 from core.generation import runs
 from core.generation.batch import batch_runner
-from core.jobs.job_kinds import KINDS, JobKind
+from core.jobs.task_runner import KINDS, JobKind
 from core.jobs.worker import Worker
 from core.providers import RemoteJob, RetryPolicy
 from core.providers.retry import BACKGROUND

@@ -13,7 +13,7 @@ from pathlib import Path
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError
-from core.jobs.job_kinds import KINDS, JobKind
+from core.jobs.task_runner import KINDS, JobKind
 from core.jobs.worker import Worker
 from core.settings import Settings
 

@@ -18,7 +18,7 @@ from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, ut
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
 from core.evaluation import before_after, before_after_runner
 from core.finetuning import job_estimate, jobs
-from core.jobs.job_kinds import KINDS
+from core.jobs.task_runner import KINDS
 from core.pricing import tokens
 from core.tours import tour, tour_runner
 from tests.finetuning.test_jobs import InstantStopSignal
