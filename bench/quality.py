@@ -24,7 +24,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from bench import _smoke
-from core.datasets import quality
+from core.datasets.quality import quality_store
 from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.settings import Settings
@@ -104,7 +104,7 @@ def _measure(settings: Settings, rows: int) -> None:
     store = Store(settings.database_url)
     before = _peak_mb()
     started, cpu = time.perf_counter(), time.process_time()
-    report = quality.dataset_report(store, "bench")
+    report = quality_store.dataset_report(store, "bench")
     seconds = time.perf_counter() - started
     for finding in report.findings:
         print(f"{finding.kind:10} {len(finding.rows):8,}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.charts.vega_lite import Spec
-from core.datasets.quality.lengths import Bin
+from core.datasets.quality.texts import Bin
 
 PICKED = "picked"
 """Name of the selection with the fields of the clicked mark."""

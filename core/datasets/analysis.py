@@ -149,14 +149,6 @@ def first_unused(common: Sequence[str], occurrences: Mapping[str, Occurrence], k
     raise BadTrainingFile(msg("Every common {kind} occurs in the texts.", kind=kind), msg("Enter one that does not."))
 
 
-def occurrences(marks: Sequence[str], texts: Iterable[str]) -> Mapping[str, Occurrence]:
-    """Occurrences of each mark in the texts."""
-    statistics = _TextStatistics(marks)
-    for text in texts:
-        statistics.add(text)
-    return statistics.occurrences()
-
-
 @dataclass(slots=True)
 class _TextStatistics:
     """Properties of all texts added so far."""

@@ -1,66 +1,42 @@
-"""Data sets: create, list and read them.
+"""Data sets: created from a recipe, an imported table or a sample that ships with Fabula; listed and summarised.
 
-`loading` makes them from existing rows, `row_query` filters and exports rows.
+`dataset_rows` reads and changes their rows, `export` writes them to files.
 """
 
 from __future__ import annotations
 
+import json
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count, pairwise
+from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+import pandas as pd
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.datasets import grid_store, row_query
-from core.datasets.loading import Source, Split, from_frame, load_sample, new_dataset, parse_split
+from core.datasets import grid, grid_store, presets
+from core.datasets.dataset_rows import join_values, require_dataset
+from core.datasets.grid_store import CHUNK
+from core.datasets.importers import table_reader
 from core.datasets.recipe import Recipe
-from core.datasets.row_query import (
-    RowFilter,
-    RowView,
-    TrainingExamples,
-    csv_line,
-    csv_lines,
-    examples,
-    join_values,
-    prompt_of,
-    to_csv,
-)
-from core.db.store import Store
-from core.db.tables import Dataset, Row
-from core.errors import BadRecipe, NotFound
+from core.datasets.splitting import parse_split
+from core.db.store import Store, new_id
+from core.db.tables import Dataset, Row, utcnow
+from core.errors import BadFile, BadRecipe, NotFound
 from core.message import msg
 from core.sanitize import storable
 
-__all__ = [
-    "DatasetSummary",
-    "RowView",
-    "Source",
-    "Split",
-    "TrainingExamples",
-    "chat_system",
-    "create",
-    "csv_line",
-    "csv_lines",
-    "examples",
-    "fingerprint",
-    "from_frame",
-    "join_values",
-    "list_datasets",
-    "load_sample",
-    "parse_split",
-    "prompt_of",
-    "recipe",
-    "rows",
-    "set_chat_system",
-    "split_counts",
-    "summary",
-    "to_csv",
-    "total_characters",
-]
-
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
 _SAMPLED_ROWS = 1_000  # rows
+Source = Literal["recipe", "sample", "upload", "chat", "examples"]
+MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
+_MAX_SEPARATOR = 20  # characters, the size of the column
+_ROLES_FILE = "roles.json"  # column roles of samples, if not "the last column is the completion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +103,6 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
             return None
 
 
-def rows(
-    store: Store,
-    dataset_id: str,
-    *,
-    states: Sequence[str] | None = None,
-    newest: bool = False,
-    limit: int = 50,
-    offset: int = 0,
-) -> list[RowView]:
-    """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
-    where = RowFilter(states=None if states is None else tuple(states))
-    return row_query.page(store, dataset_id, where, newest=newest, limit=limit, offset=offset)
-
-
 def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
     """Finished rows by split: held out, training, validation; None: undecided, so used for training."""
     done = select(Row.split, func.count()).where(Row.dataset_id == dataset_id, Row.state == "done").group_by(Row.split)
@@ -155,11 +117,8 @@ def chat_system(store: Store, dataset_id: str) -> str:
         NotFound: no such data set.
     """
     with store.reading() as session:
-        row = session.execute(select(Dataset.chat_system, Dataset.recipe).where(Dataset.id == dataset_id)).first()
-        if row is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-        custom, recipe_data = row
-        return custom if custom is not None else str((recipe_data or {}).get("system", ""))
+        dataset = require_dataset(session, dataset_id)
+        return str((dataset.recipe or {}).get("system", "")) if dataset.chat_system is None else dataset.chat_system
 
 
 def set_chat_system(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
@@ -207,3 +166,188 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
             values = (counts.total, counts.done, counts.failed, counts.pending, counts.excluded)
             summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *values))
     return summaries
+
+
+def from_frame(
+    store: Store,
+    actor: Actor,
+    name: str,
+    frame: pd.DataFrame,
+    prompt_columns: Sequence[str],
+    completion_column: str,
+    source: Source = "upload",
+    *,
+    split_column: str | None = None,
+    other_columns: Sequence[str] = (),
+    separator: str = ",",
+) -> str:
+    """Make a data set from a table, one finished row each. Rows without a completion are left out, but kept.
+
+    Args:
+        prompt_columns: the columns of the prompt, in this order.
+        completion_column: the text to learn.
+        split_column: the split of each row; empty means undecided.
+        other_columns: kept with each row, but not part of the prompt.
+        separator: joins the columns of a prompt; at most 20 characters. Empty cells add none.
+
+    Raises:
+        BadFile: a column is missing, there are no rows, or the split column has an unknown value.
+    """
+    columns = [str(c) for c in prompt_columns]
+    others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
+    existing = [str(c) for c in frame.columns]
+    for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
+        if column not in existing:
+            raise BadFile(
+                msg("There is no column {column}.", column=repr(column)),
+                msg("Choose one of: {columns}.", columns=", ".join(existing)),
+            )
+    if not columns or completion_column in columns:
+        raise BadFile(
+            msg("Choose at least one prompt column; it can't be the completion column."), msg("Choose again.")
+        )
+    if frame.empty:
+        raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
+    splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
+    repeats: Counter[tuple[str, ...]] = Counter()
+    with store.session() as session:  # one transaction: a partial import would look complete
+        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR])
+        for start in range(0, len(frame), CHUNK):
+            chunk = frame.iloc[start : start + CHUNK]
+            records = chunk[[*columns, *others, completion_column]].itertuples(index=False, name=None)
+            rows = [
+                {
+                    **_table_row(
+                        dataset_id, i, dict(zip(columns, map(_cell, values), strict=False)), _cell(text), repeats
+                    ),
+                    "prompt": join_values(map(_cell, values[: len(columns)]), separator),
+                    "column_values": dict(zip((*columns, *others), map(_cell, values), strict=True)),
+                    "split": splits[i],
+                }
+                for i, (*values, text) in enumerate(records, start)
+            ]
+            session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
+    return dataset_id
+
+
+def load_sample(
+    store: Store,
+    actor: Actor,
+    name: str,
+    limit: int | None = None,
+    *,
+    seed: int = 0,
+) -> str:
+    """Make a data set from the stories that ship with Fabula.
+
+    Args:
+        limit: number of rows; None: all. They are spread over the whole grid: the sample is divided into as many
+            ranges, and one row is drawn from each.
+        seed: seed of the draw; the same seed selects the same rows.
+
+    Raises:
+        NotFound: there is no such sample.
+    """
+    sample = _read_sample(name)
+    frame, draw = sample.frame, random.Random(seed)
+    if limit is not None and 0 < limit < len(frame):
+        ends = [i * len(frame) // limit for i in range(limit + 1)]
+        frame = frame.iloc[[draw.randrange(start, end) for start, end in pairwise(ends)]]
+    return from_frame(
+        store,
+        actor,
+        name,
+        frame,
+        sample.columns,
+        sample.completion,
+        "sample",
+        split_column=sample.split,
+        other_columns=sample.others,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """A sample's table, and which columns make the prompt, the completion and the split; others are kept."""
+
+    frame: pd.DataFrame
+    columns: list[str]
+    completion: str
+    split: str | None
+    others: list[str]
+
+
+def _read_sample(name: str) -> _Sample:
+    path = presets.DATA / "samples" / f"{name}.csv"
+    if not name.replace("_", "").isalnum() or not path.is_file():
+        raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
+    frame = table_reader.read_table(path.read_bytes(), path.name).frame
+    names = [str(column) for column in frame.columns]
+    roles = json.loads(path.with_name(_ROLES_FILE).read_text(encoding="utf-8")).get(name, {})
+    completion, split = roles.get("completion", names[-1]), roles.get("split")
+    columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
+    labels = roles.get("labels", [])  # columns of the sample only, not copied to a data set
+    others = [column for column in names if column not in (*columns, *labels, completion, split)]
+    return _Sample(frame, columns, completion, split, others)
+
+
+def new_dataset(
+    store: Store,
+    actor: Actor,
+    name: str,
+    source: str,
+    columns: list[str],
+    recipe_dict: dict[str, Any] | None,
+    separator: str = ",",
+) -> str:
+    """Create a data set without rows. Returns its id."""
+    dataset_id = new_id()
+    with store.session() as session:
+        session.add(
+            Dataset(
+                id=dataset_id,
+                name=unique_name(session, name),
+                source=source,
+                columns=columns,
+                prompt_separator=separator,
+                recipe=recipe_dict,
+                created_by=actor.id,
+            )
+        )
+    return dataset_id
+
+
+def unique_name(session: Session, name: str) -> str:
+    """The name, shortened to the column's size, with a number appended if another data set has the same name.
+
+    Data sets must be distinguishable in lists and widgets.
+    """
+    base = storable(name.strip())[:MAX_NAME] or "data set"
+    taken = set(session.scalars(select(Dataset.name).where(Dataset.name.startswith(base, autoescape=True))))
+    names = chain([base], (f"{base} ({n})" for n in count(2)))
+    return next(candidate for candidate in names if candidate not in taken)
+
+
+def _table_row(
+    dataset_id: str, position: int, values: dict[str, str], text: str, repeats: Counter[tuple[str, ...]]
+) -> dict[str, Any]:
+    """A row of a table; rows with equal values are repeats of one cell."""
+    cell = tuple(values.values())
+    repeat = repeats[cell]
+    repeats[cell] += 1
+    blank = not text.strip()
+    return {
+        "dataset_id": dataset_id,
+        "key": grid.loaded_key(values, repeat),
+        "position": position,
+        "repeat": repeat,
+        "column_values": values,
+        "state": "excluded" if blank else "done",
+        "reason": msg("The completion is empty.") if blank else None,
+        "text": text,
+        "updated_at": utcnow(),
+    }
+
+
+def _cell(value: object) -> str:
+    return "" if value is None or value != value else storable(str(value))  # NaN is not equal to itself

@@ -1,11 +1,10 @@
-"""Export of data sets as JSONL for training and as Parquet, with token counts for cost estimates.
-
-`row_query` exports CSV.
-"""
+"""Export of data sets as JSONL for training, CSV and Parquet, with token counts for cost estimates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -13,18 +12,19 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
-from core.datasets import datasets, jsonl, versions
+from core.datasets import dataset_rows, datasets, jsonl, versions
 from core.datasets.analysis import Example
-from core.datasets.datasets import Split
+from core.datasets.dataset_rows import prompt_of, require_dataset
 from core.datasets.grid_store import CHUNK
+from core.datasets.splitting import Split
 from core.db.store import Store
 from core.db.tables import Dataset, Row
-from core.errors import FabulaError, NotFound
-from core.message import msg
+from core.errors import FabulaError
 from core.pricing import tokens
 from core.pricing.tokens import TokenCount
+from core.sanitize import safe_cell
 
 T = TypeVar("T")
 
@@ -62,7 +62,7 @@ class Selection:
         """The examples of a split; can be iterated repeatedly. Without a version there is only `train`."""
         if self.version_id is not None:
             return versions.examples(self.store, self.version_id, split)
-        return datasets.TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
+        return TrainingExamples(self.store, self.dataset_id) if split == "train" else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +168,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     """
     count = 0
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        dataset = session.get(Dataset, dataset_id)
-        if dataset is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        dataset = require_dataset(session, dataset_id)
         query = select(Row.key, Row.column_values, Row.text, Row.split)
         query = query.where(Row.dataset_id == dataset_id, Row.state == "done").order_by(Row.position, Row.id)
         for rows in _chunks(session.execute(query.execution_options(yield_per=CHUNK)), CHUNK):
@@ -184,7 +182,7 @@ def _record(dataset: Dataset, key: str, values: dict[str, Any], text: str | None
     return {
         "key": key,
         "values": [(str(name), str(value)) for name, value in values.items()],
-        "prompt": datasets.prompt_of(dataset, values),
+        "prompt": dataset_rows.prompt_of(dataset, values),
         "completion": text or "",
         "split": split,
     }
@@ -194,3 +192,65 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
     iterator = iter(items)
     while chunk := tuple(islice(iterator, size)):
         yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExamples:
+    """Finished rows as (prompt, completion) pairs for training. Iterating reads them as a stream, each time again.
+
+    Rows that are held out or used for validation are not included.
+
+    Raises:
+        NotFound: on iteration: the data set does not exist (any more).
+    """
+
+    store: Store
+    dataset_id: str
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        with self.store.reading() as session:
+            dataset = require_dataset(session, self.dataset_id)
+            training = _finished_rows(self.dataset_id).where(Row.split.is_(None) | (Row.split == "train"))
+            for values, text, _split in session.execute(training):
+                yield prompt_of(dataset, values), text or ""
+
+
+def examples(store: Store, dataset_id: str) -> list[tuple[str, str]]:
+    """`TrainingExamples` as a list, for data sets that fit in memory."""
+    return list(TrainingExamples(store, dataset_id))
+
+
+def to_csv(store: Store, dataset_id: str) -> str:
+    """Finished rows as CSV in the article's format: an unnamed index, the columns, then the story.
+
+    Cells that a spreadsheet would interpret as a formula are prefixed with `'`. If rows have a split, a last column
+    `split` is added.
+    """
+    return "".join(csv_lines(store, dataset_id))
+
+
+def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
+    """`to_csv` line by line, for files larger than memory."""
+    with store.reading() as session:
+        columns = list(require_dataset(session, dataset_id).columns)
+        first = session.execute(_finished_rows(dataset_id).limit(1)).first()
+        columns += [name for name in (first[0] if first else ()) if name not in columns]
+        with_split = _finished_rows(dataset_id).where(Row.split.is_not(None)).limit(1)
+        split_column = ["split"] if session.execute(with_split).first() and "split" not in columns else []
+        yield csv_line(["", *columns, "story" if "story" not in columns else "completion", *split_column])
+        for index, (values, text, split) in enumerate(session.execute(_finished_rows(dataset_id))):
+            cells = [str(values.get(c, "")) for c in columns]
+            yield csv_line([str(index), *cells, text or "", *([split or ""] if split_column else [])])
+
+
+def csv_line(cells: Sequence[str]) -> str:
+    """One line of CSV, including the line end; formulas are escaped."""
+    line = io.StringIO()
+    # With "\r\n" as line end it quotes both CR and LF in cells.
+    csv.writer(line).writerow([safe_cell(c) for c in cells])
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _finished_rows(dataset_id: str) -> Select[tuple[dict[str, Any], str | None, str | None]]:
+    query = select(Row.column_values, Row.text, Row.split).where(Row.dataset_id == dataset_id, Row.state == "done")
+    return query.order_by(Row.position, Row.id).execution_options(yield_per=1_000)

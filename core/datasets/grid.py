@@ -22,11 +22,6 @@ class Cell:
     values: Mapping[str, str]
 
 
-def size(recipe: Recipe) -> int:
-    """Number of rows in the grid."""
-    return recipe.rows()
-
-
 def cell(recipe: Recipe, position: int) -> Cell:
     """The cell at `position` (from 0). The last column varies fastest; the repeats of a cell are adjacent.
 

@@ -16,12 +16,10 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.datasets import grid
+from core.datasets.dataset_rows import RowFilter, ValueFilter, require_dataset, stride
 from core.datasets.recipe import Recipe
-from core.datasets.row_query import RowFilter, ValueFilter, stride
 from core.db.store import Store
-from core.db.tables import Dataset, Row
-from core.errors import NotFound
-from core.message import msg
+from core.db.tables import Row
 
 Kind = Literal["cells", "strip", "pairs", "blocks"]
 MAX_SQUARES = 5_000  # renders instantly in a browser, and squares are still large enough to tap
@@ -97,9 +95,7 @@ def draw(store: Store, dataset_id: str, pair: tuple[int, int] | None = None) -> 
         NotFound: no such data set.
     """
     with store.reading() as session:
-        dataset = session.get(Dataset, dataset_id)
-        if dataset is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        dataset = require_dataset(session, dataset_id)
         columns = tuple(dataset.columns)
         if dataset.recipe is None:
             return _from_rows(session, dataset_id, columns)

@@ -7,7 +7,7 @@ and once for writing, so a file may be larger than memory.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,28 +23,12 @@ from core.datasets.analysis import (
     digest,
     existing_mark,
     first_unused,
-    occurrences,
     usable,
 )
 from core.errors import BadTrainingFile
 from core.message import msg
 
 Format = Literal["completion", "chat"]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A training file in memory.
-
-    Attributes:
-        lines: its lines, JSON without line end.
-        separator, stop, report: as in `Plan`.
-    """
-
-    lines: tuple[str, ...]
-    separator: str | None
-    stop: str | None
-    report: tuple[PreparationFinding, ...]
 
 
 def plan(
@@ -99,50 +83,6 @@ def plan(
     changes = analysis.describe_changes(findings, added_separator, added_stop, leading_space)
     report = (*analysis.describe_findings(findings), *changes)
     return Plan("completion", separator, stop, added_separator, added_stop, leading_space, "", findings, report)
-
-
-def prepare(
-    examples: Sequence[Example],
-    *,
-    separator: str | None = None,
-    stop: str | None = None,
-    leading_space: bool = True,
-) -> Prepared:
-    """A file of `{"prompt", "completion"}` lines in memory, as OpenAI's tool of 2023 wrote it; see `plan`.
-
-    Raises:
-        BadTrainingFile: no pair can be used, or the given separator or stop occurs inside the texts.
-    """
-    file_plan = plan(examples, separator=separator, stop=stop, leading_space=leading_space)
-    return Prepared(tuple(file_plan.lines(examples)), file_plan.separator, file_plan.stop, file_plan.report)
-
-
-def prepare_chat(examples: Sequence[Example], *, system: str = "") -> Prepared:
-    """A file of `{"messages"}` lines: system text (if any), the prompt as user turn, the completion as assistant turn.
-
-    Raises:
-        BadTrainingFile: no pair can be used.
-    """
-    file_plan = plan(examples, "chat", system=system)
-    return Prepared(tuple(file_plan.lines(examples)), None, None, file_plan.report)
-
-
-def propose_stop(completions: Sequence[str]) -> str:
-    """The first common stop that no completion contains.
-
-    Raises:
-        BadTrainingFile: every common one occurs; one must be given.
-    """
-    return first_unused(STOPS, occurrences(STOPS, completions), "stop")
-
-
-def propose_separator(prompts: Sequence[str]) -> str:
-    """The first common separator that no prompt contains.
-
-    Raises:
-        BadTrainingFile: every common one occurs; one must be given.
-    """
-    return first_unused(SEPARATORS, occurrences(SEPARATORS, prompts), "separator")
 
 
 def _require_unused(separator: str, stop: str, findings: Findings) -> None:

@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.datasets import datasets, splitting, versions
+from core.datasets import dataset_rows, splitting, versions
+from core.datasets.datasets import unique_name
 from core.datasets.grid_store import CHUNK
-from core.datasets.loading import unique_name
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound
@@ -185,7 +185,7 @@ def _key(dataset_id: str, key: str) -> str:
 
 
 def _copy(row: Any, dataset_id: str, position: int, source: Dataset, same_format: bool) -> dict[str, Any]:
-    prompt = datasets.prompt_of(source, row.column_values)
+    prompt = dataset_rows.prompt_of(source, row.column_values)
     return {
         "dataset_id": dataset_id,
         "key": _key(source.id, row.key),

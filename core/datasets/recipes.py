@@ -10,10 +10,11 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.datasets.dataset_rows import require_dataset
 from core.datasets.recipe import Recipe
 from core.db import tables
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import Dataset, utcnow
+from core.db.tables import utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
 from core.sanitize import storable
@@ -160,10 +161,7 @@ def set_source_recipe(store: Store, actor: Actor, dataset_id: str, recipe_id: st
     """
     with store.session() as session:
         _row(session, recipe_id)
-        dataset = session.get(Dataset, dataset_id)
-        if dataset is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
-        dataset.recipe_id = recipe_id
+        require_dataset(session, dataset_id).recipe_id = recipe_id
 
 
 def _clean_name(name: str) -> str:

@@ -12,17 +12,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from core.errors import FabulaError
+from core.errors import BadFile, FabulaError
 from core.message import msg
 
 _Numbers = npt.NDArray[np.uint64]
 _MIN_PER_STRATUM = 2  # minimum average number of rows per stratum
 _MAX_SHARE = 0.9  # the rest is needed for training
+Split = Literal["held_out", "train", "validation"]
+# Names of the splits in files (including those of Hugging Face and scikit-learn) → ours.
+_SPLIT_NAMES: dict[str, Split] = {
+    **dict.fromkeys(("held_out", "heldout", "held out", "held-out", "test", "eval"), "held_out"),
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
 
 
 def split(
@@ -156,3 +163,23 @@ def rank(text: str, seed: int) -> int:
 
 def _digests(texts: Sequence[str], seed: int) -> _Numbers:
     return np.fromiter((rank(text, seed) for text in texts), dtype=np.uint64, count=len(texts))
+
+
+def parse_split(value: str) -> Split | None:
+    """The split that a cell of a file names; None for an empty one.
+
+    Raises:
+        BadFile: it names no split.
+    """
+    if not value.strip():
+        return None
+    try:
+        return _SPLIT_NAMES[value.strip().lower()]
+    except KeyError:
+        raise BadFile(
+            msg(
+                "The split column contains {text}, which is not train, validation or held_out.",
+                text=repr(value.strip()[:50]),
+            ),
+            msg("Choose another column, or none; an empty cell leaves a row undecided."),
+        ) from None

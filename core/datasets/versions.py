@@ -14,9 +14,10 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
-from core.datasets import datasets, splitting
-from core.datasets.datasets import Split
+from core.datasets import dataset_rows, splitting
+from core.datasets.dataset_rows import require_dataset
 from core.datasets.grid_store import CHUNK
+from core.datasets.splitting import Split
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
@@ -90,9 +91,7 @@ def freeze(
         StorageFull: the disk is full; nothing is saved.
     """
     with store.reading() as session:  # the slow part, without blocking other writers
-        dataset = session.get(Dataset, dataset_id)
-        if dataset is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        dataset = require_dataset(session, dataset_id)
         split_rows = _split_rows(session, dataset, validation_share, seed)
         split_counts = Counter(split for _id, split in split_rows)
         if not split_counts["train"]:
@@ -160,7 +159,7 @@ def _split_rows(session: Session, dataset: Dataset, share: float, seed: int) -> 
     for row_index, (id_, key, values, text, split) in enumerate(
         session.execute(query.execution_options(yield_per=CHUNK))
     ):
-        content = _content_key(datasets.prompt_of(dataset, values), text or "")
+        content = _content_key(dataset_rows.prompt_of(dataset, values), text or "")
         split_rows.append((id_, split or "train"))
         if split is None:
             undecided.append(
@@ -220,7 +219,7 @@ def _examples(session: Session, dataset: Dataset, split_rows: _SplitRows) -> Ite
                 "split": chunk[id_],
                 "row_key": row.key,
                 "column_values": row.column_values,
-                "prompt": datasets.prompt_of(dataset, row.column_values),
+                "prompt": dataset_rows.prompt_of(dataset, row.column_values),
                 "completion": row.text or "",
                 "position": position,
             }

@@ -23,7 +23,7 @@ from core.evaluation.holdout import HeldOutExample
 from core.message import msg
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
-from core.pricing.reservation import Reservation
+from core.pricing.spend import Reservation
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.retry import call_with_retries, interruptible_pause
 from core.providers.schemas import Endpoint

@@ -11,8 +11,8 @@ from decimal import Decimal
 
 from sqlalchemy import select
 
-from core.datasets import quality
-from core.datasets.quality import QualityRow
+from core.datasets.quality.measure import report
+from core.datasets.quality.report import QualityRow
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob, utcnow
 from core.errors import FabulaError
@@ -228,12 +228,12 @@ def _quality(store: Store, evaluation: EvaluationView, answered: Sequence[Evalua
     if not rows:
         return {}
     columns = sorted({name for row in rows for name in row.values})
-    report = quality.report(rows, columns)
+    measured = report(rows, columns)
     texts = [row.text for row in rows]
     found: dict[str, float | None] = {
         "characters": sum(len(text.strip()) for text in texts) / len(texts),
         "distinct_2": scoring.distinct(texts),
-        "grave": report.verdict.share,
+        "grave": measured.verdict.share,
         "adherence": _adherence(rows, columns),
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -13,7 +13,8 @@ from typing import Any, Literal
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from core.datasets import datasets, export, presets, splitting
+from core.datasets import dataset_rows, datasets, export, presets, splitting
+from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, in_chunks
 from core.db.tables import Dataset, Row, VersionExample
 from core.errors import NotFound
@@ -76,8 +77,7 @@ def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> He
         NotFound: the data set does not exist.
     """
     with store.reading() as session:
-        if session.get(Dataset, dataset_id) is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        require_dataset(session, dataset_id)
         if version_id is not None:
             query = select(VersionExample.split, func.count()).where(VersionExample.version_id == version_id)
             counts = {part: n for part, n in session.execute(query.group_by(VersionExample.split))}
@@ -125,7 +125,7 @@ def holdout_rows(
         for chunk in in_chunks(ids):
             query = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(chunk)).order_by(Row.id)
             for key, values, text in session.execute(query):
-                yield HeldOutExample(key, _strings(values), datasets.prompt_of(dataset, values), text or "")
+                yield HeldOutExample(key, _strings(values), dataset_rows.prompt_of(dataset, values), text or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ def _sources(store: Store, dataset_id: str, version_id: str | None) -> Iterator[
     yield "held_out", [UnseenPrompt(row.prompt, row.expected) for row in held_out]
     with store.reading() as session:
         dataset = session.get_one(Dataset, dataset_id)
-    yield "grid", (UnseenPrompt(datasets.prompt_of(dataset, cell)) for cell in _cells(store, dataset))
+    yield "grid", (UnseenPrompt(dataset_rows.prompt_of(dataset, cell)) for cell in _cells(store, dataset))
     for preset in presets.load():
         if [column.name for column in preset.recipe.columns] == dataset.columns:
             yield "preset", (UnseenPrompt(_prompt_from_values(dataset, values)) for values in preset.outside)
@@ -251,4 +251,4 @@ def _values(store: Store, dataset: Dataset) -> dict[str, list[str]]:
 
 
 def _prompt_from_values(dataset: Dataset, values: Iterable[str]) -> str:
-    return datasets.prompt_of(dataset, dict(zip(dataset.columns, values, strict=False)))
+    return dataset_rows.prompt_of(dataset, dict(zip(dataset.columns, values, strict=False)))

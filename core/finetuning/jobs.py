@@ -12,8 +12,9 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.datasets import versions
+from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import Checkpoint, Dataset, Row, TrainingJob, utcnow
+from core.db.tables import Checkpoint, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.failures import with_job_cause
 from core.finetuning import billing, tracker_logging, watch
@@ -71,8 +72,7 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
         if (existing := _identical_job(session, form)) is not None:
             return existing
-        if session.get(Dataset, form.dataset_id) is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        require_dataset(session, form.dataset_id)
         finished_rows = (
             select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         )

@@ -19,7 +19,7 @@ from core.generation.provider_connection import completion_request
 from core.generation.response_classification import classify
 from core.pricing import budget, tokens
 from core.pricing.price_book import PriceBook, cost_of
-from core.pricing.reservation import Reservation
+from core.pricing.spend import Reservation
 from core.providers import Client, Completion, CompletionRequest
 
 

@@ -23,7 +23,7 @@ from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.jobs import recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
 from core.jobs.task_runner import KINDS, JobKind, RegistryMaker, TaskRunner, running_workflows
-from core.pricing import reservation
+from core.pricing import spend
 from core.settings import Settings
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Worker:
                     next_beat = time.monotonic() + BEAT_INTERVAL_S
                 if time.monotonic() >= next_sweep:
                     with store.session() as session:
-                        reservation.settle_abandoned(session, utcnow())
+                        spend.settle_abandoned(session, utcnow())
                     next_sweep = time.monotonic() + _SWEEP_S
                 resumed = _resume_requested(store, self._kinds, open_workflows, resumed)
                 _enqueue_unfinished(store, self._kinds, open_workflows)

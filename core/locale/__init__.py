@@ -1,1 +1,1 @@
-"""The catalogues (`<language>/LC_MESSAGES/fabula.po`) and the collector of translatable sentences."""
+"""The catalogues (`<language>/LC_MESSAGES/fabula.po`); `python -m core.locale` updates them from the code."""

@@ -1,5 +1,4 @@
 """The purpose of a model, and how similar a prompt is to its training prompts.
 
-Start with `model_purpose.purpose_of`. `prompt_similarity` compares prompts; `training_prompts` reads the training
-history from the ledger.
+Start with `model_purpose`: what a model is for and how it was trained. `prompt_similarity` compares prompts.
 """

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
-from core.pricing.price_merge import Key
-from core.pricing.prices import MTOK, USD, ExchangeRate, Price, convert
+from core.pricing.prices import MTOK, USD, ExchangeRate, Key, Price, convert
 
 if TYPE_CHECKING:
     from core.pricing.price_book import PriceBook

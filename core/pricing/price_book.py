@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Protocol
 
 from core.pricing.bundled_prices import BundledPrices
-from core.pricing.price_csv import PriceEntry, check_consistency, read_prices
-from core.pricing.price_merge import Key, MergedPrices, merge, with_batch, with_overrides
-from core.pricing.prices import ENGINE, MTOK, USD, Price, local_price, tuned_base
+from core.pricing.price_csv import (
+    MergedPrices,
+    PriceEntry,
+    check_consistency,
+    merge,
+    read_prices,
+    with_batch,
+    with_overrides,
+)
+from core.pricing.prices import ENGINE, MTOK, USD, Key, Price, local_price, tuned_base
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 CUSTOM_PRICES_FILE = "prices.csv"  # in FABULA_HOME; same columns as data/prices.csv, and it overrides that file

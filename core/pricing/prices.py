@@ -22,6 +22,8 @@ _TUNED = (
 )
 
 USD = "USD"
+Key = tuple[str, str]
+"""(provider, model)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +172,6 @@ YUAN = ExchangeRate(
     source="https://www.ecb.europa.eu/stats/eurofxref/eurofxref-daily.xml",
     day=date(2026, 5, 8),
 )
-
-
 """Reference rate of the European Central Bank. Users can set another one."""
 
 

@@ -97,11 +97,6 @@ def months(store: Store, now: datetime) -> list[datetime]:
     return result
 
 
-def days(store: Store, since: datetime, until: datetime) -> list[DayLine]:
-    """Spending by day from `since` (midnight, UTC) until before `until`, oldest first."""
-    return by_period(store, [since + timedelta(days=n) for n in range(-(-(until - since) // timedelta(days=1)))], until)
-
-
 def by_period(store: Store, starts: Sequence[datetime], until: datetime) -> list[DayLine]:
     """Spending by period. Each period lasts until the next start, the last one until before `until`."""
     result: list[DayLine] = []

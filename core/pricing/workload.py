@@ -1,4 +1,5 @@
-"""The cost of a workload with different options: a tuned model, a base model with a long prompt, your own machine.
+"""The cost of a workload with a tuned model, a base model with a long prompt, or your own machine; when one breaks even
+with another, and how far each input changes that.
 
 The model is linear: an initial cost, a cost per request and a cost per month of 30 days. Amounts are exact decimals in
 one currency; None: unknown. If a part is unknown, so is the total.
@@ -6,9 +7,10 @@ one currency; None: unknown. If a part is unknown, so is the total.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from core.errors import FabulaError
 from core.message import msg
@@ -25,6 +27,16 @@ _MAX_EPOCHS = 1_000
 _MAX_RANGE_FACTOR = 20  # chart range / last crossing; beyond this the crossing would not be visible
 
 Way = Literal["tuned", "base", "local"]
+
+SENSITIVITY_CHANGE = Decimal("0.2")  # a fifth
+SENSITIVITY_INPUTS = (
+    "requests_per_day",
+    "prompt_tokens",
+    "completion_tokens",
+    "context_tokens",
+    "training_tokens",
+    "cached_share",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +69,24 @@ class Workload:
         Raises:
             FabulaError: a value is out of range; `what` names it.
         """
-        requests, share = self.requests_per_day, self.cached_share
+        requests, tokens, share = self.requests_per_day, self.training_tokens, self.cached_share
+        per_request = (self.prompt_tokens, self.completion_tokens, self.context_tokens)
+        out_of_range = next((count for count in per_request if not 0 <= count <= _MAX_TOKENS), None)
         if requests.is_nan() or not 0 <= requests <= _MAX_REQUESTS:
-            raise FabulaError(
-                msg("{requests} stories a day is out of range.", requests=requests),
-                msg("Enter a number from 0 to 1,000,000,000."),
-            )
-        for tokens in (self.prompt_tokens, self.completion_tokens, self.context_tokens):
-            if not 0 <= tokens <= _MAX_TOKENS:
-                raise FabulaError(
-                    msg("{tokens} tokens per prompt or story is out of range.", tokens=tokens),
-                    msg("Enter a number from 0 to 100,000,000."),
-                )
-        if not 0 <= self.training_tokens <= _MAX_TRAINED_TOKENS:
-            raise FabulaError(
-                msg(
-                    "{training_tokens} tokens in a training file is out of range.", training_tokens=self.training_tokens
-                ),
-                msg("Enter a number from 0 to 10^15."),
-            )
+            what = msg("{requests} stories a day is out of range.", requests=requests)
+            raise FabulaError(what, msg("Enter a number from 0 to 1,000,000,000."))
+        if out_of_range is not None:
+            what = msg("{tokens} tokens per prompt or story is out of range.", tokens=out_of_range)
+            raise FabulaError(what, msg("Enter a number from 0 to 100,000,000."))
+        if not 0 <= tokens <= _MAX_TRAINED_TOKENS:
+            what = msg("{training_tokens} tokens in a training file is out of range.", training_tokens=tokens)
+            raise FabulaError(what, msg("Enter a number from 0 to 10^15."))
         if not 0 <= self.epochs <= _MAX_EPOCHS:
-            raise FabulaError(
-                msg("{epochs} epochs is out of range.", epochs=self.epochs), msg("Enter a number from 0 to 1,000.")
-            )
+            what = msg("{epochs} epochs is out of range.", epochs=self.epochs)
+            raise FabulaError(what, msg("Enter a number from 0 to 1,000."))
         if share.is_nan() or not 0 <= share <= 1:
-            raise FabulaError(
-                msg("A cached share of {share} is out of range.", share=share), msg("Enter a number from 0 to 1.")
-            )
+            what = msg("A cached share of {share} is out of range.", share=share)
+            raise FabulaError(what, msg("Enter a number from 0 to 1."))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +189,8 @@ def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: E
         return _local(workload, candidate, requests_per_month)
     price = candidate.price
     if price is None:
-        return Costs(
-            candidate, None, None, Decimal(0), requests_per_month, msg("The price is unknown. Set your own price.")
-        )
+        unknown = msg("The price is unknown. Set your own price.")
+        return Costs(candidate, None, None, Decimal(0), requests_per_month, unknown)
     tuned = candidate.way == "tuned"
     context = 0 if tuned else workload.context_tokens
     per_request = price.call(
@@ -200,16 +202,9 @@ def costs(workload: Workload, candidate: Candidate, currency: str = USD, rate: E
     upfront = _training(price, workload) if tuned else Decimal(0)
     hosting = price.hosting_per_hour or Decimal(0)
     amounts = (per_request, upfront, hosting * HOURS_PER_MONTH)
-    converted_amounts = [convert(amount, price.currency, currency, rate) for amount in amounts]
-    problem = _problem(price, workload, per_request, upfront, converted=converted_amounts[2] is not None)
-    return Costs(
-        candidate,
-        converted_amounts[0],
-        converted_amounts[1],
-        converted_amounts[2] or Decimal(0),
-        requests_per_month,
-        problem,
-    )
+    converted = [convert(amount, price.currency, currency, rate) for amount in amounts]
+    problem = _problem(price, workload, per_request, upfront, converted=converted[2] is not None)
+    return Costs(candidate, converted[0], converted[1], converted[2] or Decimal(0), requests_per_month, problem)
 
 
 def break_even(dearer_start: Costs, other: Costs) -> BreakEven:
@@ -254,14 +249,8 @@ def _training(price: Price, workload: Workload) -> Decimal | None:
 def _local(workload: Workload, candidate: Candidate, requests_per_month: Decimal) -> Costs:
     machine = candidate.machine
     if machine is None or machine.tokens_per_s <= 0:
-        return Costs(
-            candidate,
-            None,
-            None,
-            Decimal(0),
-            requests_per_month,
-            msg("The speed of this machine has not been measured yet."),
-        )
+        unmeasured = msg("The speed of this machine has not been measured yet.")
+        return Costs(candidate, None, None, Decimal(0), requests_per_month, unmeasured)
     busy_s = workload.requests_per_day * workload.completion_tokens / machine.tokens_per_s
     problem = msg("This machine can't write that many stories in a day.") if busy_s > _S_PER_DAY else None
     usd_per_token = machine.per_hour / _S_PER_HOUR / machine.tokens_per_s
@@ -298,3 +287,63 @@ def _problem(
     if upfront is None:
         return msg("The training price is unknown. Set your own price.")
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """The outcome with one input 20 % lower (`lower`) and 20 % higher (`higher`).
+
+    Days until break-even (None: never). If the unchanged workload does not break even, the difference in monthly cost
+    between the two options.
+    """
+
+    input: str
+    lower: Decimal | None
+    higher: Decimal | None
+
+
+CostPair = Callable[[Workload], tuple[Costs, Costs]]
+"""Computes the costs of two options for a workload: the one with the higher initial cost, and the other."""
+
+
+def sensitivity(workload: Workload, costs_of: CostPair, limit: int = 3) -> tuple[bool, list[Effect]]:
+    """The `limit` inputs with the largest effect, and whether outcomes are in days (otherwise money per month)."""
+    in_days = break_even(*costs_of(workload)).outcome == "at"
+    measure = _days if in_days else _per_month
+    result = []
+    for name in SENSITIVITY_INPUTS:
+        value = getattr(workload, name)
+        if not value:
+            continue
+        lower, higher = (
+            measure(costs_of(_scale_input(workload, name, 1 + change)))
+            for change in (-SENSITIVITY_CHANGE, SENSITIVITY_CHANGE)
+        )
+        if lower != higher:
+            result.append(Effect(name, lower, higher))
+    return in_days, sorted(result, key=_spread, reverse=True)[:limit]
+
+
+def _scale_input(workload: Workload, name: str, factor: Decimal) -> Workload:
+    scaled: Any = getattr(workload, name) * factor
+    if name == "cached_share":
+        scaled = min(scaled, Decimal(1))
+    elif name != "requests_per_day":
+        scaled = round(scaled)
+    return replace(workload, **{name: scaled})
+
+
+def _days(costs: tuple[Costs, Costs]) -> Decimal | None:
+    result = break_even(*costs)
+    return Decimal(0) if result.outcome == "at_once" else result.days
+
+
+def _per_month(costs: tuple[Costs, Costs]) -> Decimal | None:
+    first, second = costs[0].per_month, costs[1].per_month
+    return None if first is None or second is None else first - second
+
+
+def _spread(effect: Effect) -> Decimal:
+    if effect.lower is None or effect.higher is None:
+        return Decimal("Infinity")  # this input decides whether it breaks even at all
+    return abs(effect.higher - effect.lower)

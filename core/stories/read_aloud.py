@@ -13,7 +13,7 @@ from core.db.store import Store
 from core.errors import FabulaError, Refused
 from core.message import msg
 from core.pricing.price_book import PriceBook, speech_cost
-from core.pricing.reservation import Reservation
+from core.pricing.spend import Reservation
 from core.providers.speech import Speech, SpeechRequest
 
 # Sentence end and closing quotes. A Latin full stop must be followed by white space, so that 3.5 is not split.

@@ -18,8 +18,8 @@ from sqlalchemy import func, select
 from core import packaged_models
 from core.actor import Actor
 from core.datasets import datasets, presets
+from core.datasets.dataset_rows import join_values
 from core.datasets.presets import Preset
-from core.datasets.row_query import join_values
 from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound

@@ -22,8 +22,8 @@ from core.generation import runs
 from core.generation.batch import batch_store
 from core.generation.runs import RunProgress
 from core.jobs.system_status import Status, collect
-from core.model_profile import training_prompts
-from core.model_profile.training_prompts import TrainingHistory
+from core.model_profile import model_purpose
+from core.model_profile.model_purpose import TrainingHistory
 from core.pricing import custom_prices, machine_time
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import PriceEntry
@@ -196,7 +196,7 @@ def training_of(provider: str, model: str) -> TrainingHistory | None:
 
 @shared(ttl=60, max_entries=32)
 def _training_of(job_id: str) -> TrainingHistory:
-    return training_prompts.of_job(store(), jobs.get(store(), job_id, results=False))
+    return model_purpose.training_history(store(), jobs.get(store(), job_id, results=False))
 
 
 def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
-from core.datasets import datasets, export, jsonl, presets, quality, versions
+from core.datasets import dataset_rows, datasets, export, jsonl, presets, versions
 from core.datasets.importers import table_reader
-from core.datasets.quality import QualityReport
+from core.datasets.quality import quality_store
+from core.datasets.quality.report import QualityReport
 from core.finetuning.job_form import FileFormat
 from core.generation import runs
 from core.pricing import tokens
@@ -48,7 +49,7 @@ def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
     values_by_column: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
-    for row in datasets.rows(store(), dataset_id, limit=_SUGGESTED_FROM):
+    for row in dataset_rows.page(store(), dataset_id, limit=_SUGGESTED_FROM):
         for name, values in values_by_column.items():  # only prompt columns, not values that are merely stored
             values[row.values.get(name, "")] = None
     return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
@@ -73,13 +74,13 @@ def quality_of(dataset_id: str) -> tuple[RefreshedReport[QualityReport], str]:
     Raises:
         NotFound: the data set does not exist (any more).
     """
-    return _quality(dataset_id), quality.fingerprint(store(), dataset_id)
+    return _quality(dataset_id), quality_store.fingerprint(store(), dataset_id)
 
 
 @shared(max_entries=8)
 def _quality(dataset_id: str) -> RefreshedReport[QualityReport]:
     ledger = store()
-    return RefreshedReport(lambda progress: quality.dataset_report(ledger, dataset_id, progress))
+    return RefreshedReport(lambda progress: quality_store.dataset_report(ledger, dataset_id, progress))
 
 
 @shared_task(

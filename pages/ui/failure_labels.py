@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import streamlit as st
 
 from core import failures
-from core.datasets.row_query import RowView
+from core.datasets.dataset_rows import RowView
 from core.failures import CAUSES, Cause, Remedy
 from pages.ui import state
 from pages.ui.lang import _, language, localized, mark

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.languages import CHINESE, ENGLISH
-from core.model_profile import training_prompts
+from core.model_profile import model_purpose
 from core.model_profile.model_purpose import Purpose, purpose_of
 from core.providers import ModelInfo
 from pages.ui import cached, model_sample
@@ -42,7 +42,7 @@ def sentence(purpose: Purpose) -> str:
         language = purpose.language or ""
         names = dict.fromkeys(
             column_name(column.name).replace("_", " ")
-            for preset in training_prompts.presets_of(language)
+            for preset in model_purpose.presets_of(language)
             for column in preset.recipe.columns
         )
         return _("Writes stories of the kind it was trained on ({language}: {columns}).").format(

@@ -10,7 +10,7 @@ from core.actor import LOCAL
 from core.datasets import grid
 from core.db.tables.story import SAMPLE
 from core.evaluation.evaluation_request import with_separator
-from core.model_profile import training_prompts
+from core.model_profile import model_purpose
 from core.model_profile.model_purpose import Purpose
 from core.pricing import tokens
 from core.pricing.price_book import cost_of
@@ -92,7 +92,7 @@ def request_for(info: ModelInfo, purpose: Purpose) -> CompletionRequest:
             stop=shape.stop,
         )
     if purpose.kind == "stories":
-        preset = training_prompts.presets_of(purpose.language or "")[0]
+        preset = model_purpose.presets_of(purpose.language or "")[0]
         names = [column.name for column in preset.recipe.columns]
         values = dict(zip(names, preset.outside[0], strict=True))
         prompt = grid.render(preset.recipe.template, values)

@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from core import packaged_models
-from core.model_profile import training_prompts
+from core.model_profile.model_purpose import writer_vocabulary
 from core.model_profile.prompt_similarity import PromptSimilarity, PromptVocabulary, compare
 from core.pricing.prices import ENGINE
 from core.providers import ModelInfo
@@ -90,7 +90,7 @@ def model_of(provider: str, model: str) -> ModelInfo:
 
 def _learned(info: ModelInfo, language: str | None) -> PromptVocabulary | None:
     if language is not None:
-        return training_prompts.of_packaged_writer(language)
+        return writer_vocabulary(language)
     training = cached.training_of(info.provider, info.id)
     return None if training is None else training.vocabulary
 

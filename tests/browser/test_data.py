@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets
+from core.datasets import dataset_rows, datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.generation import runs
@@ -145,7 +145,7 @@ def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(
     settled(page)
     page.get_by_role("button", name="Leave out this 1 row").click()
     page.get_by_text("No duplicates.").wait_for()
-    left_out = [row.values["power"] for row in datasets.rows(store, dataset_id) if row.state == "excluded"]
+    left_out = [row.values["power"] for row in dataset_rows.page(store, dataset_id) if row.state == "excluded"]
     assert left_out == ["飞行"]  # the first of the two copies is kept
     settled(page)
     page.get_by_role("button", name="Undo: 1 row left out").click()
@@ -234,7 +234,7 @@ def test_a_text_is_changed_in_its_place_and_the_table_stays_under_the_pointer(
         page.get_by_role("radio", name=f"Left out {line - 1}").wait_for()
     settled(page)
     assert _corner(page) == (x, y)
-    found = datasets.rows(store, dataset_id)
+    found = dataset_rows.page(store, dataset_id)
     assert (found[0].text or "").strip() == "我自己写的故事。"
     assert [row.position for row in found if row.state == "excluded"] == [1, 2]
     page.get_by_role("button", name="Undo: 1 row left out").click()

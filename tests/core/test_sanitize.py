@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_store
+from core.datasets import dataset_rows, datasets, export, grid_store
 from core.datasets.recipe import Column, Recipe, parse_values, unique_values
 from core.db.store import Store
 from core.db.tables import TrainingJob
@@ -82,7 +82,7 @@ def test_every_csv_of_the_studio_is_safe(store: Store) -> None:
         )  # fmt: skip
     with zipfile.ZipFile(io.BytesIO(run_export.run_zip(store, "j1"))) as file:
         assert file.read("results.csv").decode() == "step,training_loss,note\n1,-1.0,' =HYPERLINK(1)\n"
-    assert datasets.csv_line(["a", evil]) == 'a,"\'\n =HYPERLINK(1)"\n'
+    assert export.csv_line(["a", evil]) == 'a,"\'\n =HYPERLINK(1)"\n'
     assert exports._cell(evil) == spend_history._cell(evil) == f"'{evil}"
 
 
@@ -132,4 +132,4 @@ def test_a_value_of_nothing_visible_is_empty(text: str) -> None:
 def test_a_grid_of_values_that_look_alike_has_each_once(store: Store) -> None:
     values = parse_values("café\ncafe\u0301\n\ufeffcafé \nthé")
     dataset_id = datasets.create(store, LOCAL, Recipe("r", (Column("c", values),), "{c}"))
-    assert [row.values["c"] for row in datasets.rows(store, dataset_id)] == ["café", "thé"]
+    assert [row.values["c"] for row in dataset_rows.page(store, dataset_id)] == ["café", "thé"]

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets
+from core.datasets import dataset_rows, datasets
+from core.datasets.dataset_rows import RowFilter
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
@@ -57,66 +58,68 @@ def everything(store: Store, ids: list[int]) -> list[tuple[object, ...]]:
 
 def test_a_row_left_out_is_restored_exactly(store: Store, ids: list[int]) -> None:
     before = everything(store, ids)
-    changed = curation.exclude(store, LOCAL, ids, _OUT)
+    changed = dataset_rows.exclude(store, LOCAL, ids, _OUT)
     assert changed == (ids[0], ids[1], ids[2], ids[4], ids[5])  # not the row in flight
     assert look(store, ids[0]) == ("excluded", _OUT, "从前", None)
     assert look(store, ids[1])[1] == f"It had failed: {_CUT} Left out: {_OUT}"
-    assert curation.restore(store, LOCAL, changed) == changed
+    assert dataset_rows.restore(store, LOCAL, changed) == changed
     assert everything(store, ids) == before
 
 
 def test_twice_is_once(store: Store, ids: list[int]) -> None:
-    assert curation.exclude(store, LOCAL, [ids[0], ids[0]], _OUT) == (ids[0],)
-    assert curation.exclude(store, LOCAL, [ids[0]], "Another reason.") == ()
+    assert dataset_rows.exclude(store, LOCAL, [ids[0], ids[0]], _OUT) == (ids[0],)
+    assert dataset_rows.exclude(store, LOCAL, [ids[0]], "Another reason.") == ()
     assert look(store, ids[0])[1] == _OUT
-    assert curation.restore(store, LOCAL, [ids[0]]) == (ids[0],)
-    assert curation.restore(store, LOCAL, [ids[0]]) == ()
-    assert curation.edit(store, LOCAL, ids[0], "很久以前") and not curation.edit(store, LOCAL, ids[0], "很久以前")
+    assert dataset_rows.restore(store, LOCAL, [ids[0]]) == (ids[0],)
+    assert dataset_rows.restore(store, LOCAL, [ids[0]]) == ()
+    assert dataset_rows.edit(store, LOCAL, ids[0], "很久以前") and not dataset_rows.edit(
+        store, LOCAL, ids[0], "很久以前"
+    )
 
 
 def test_thousands_of_rows_are_left_out_and_put_back_in_parts(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, replace(_RECIPE, repeats=500))
     with store.reading() as session:
         found = [row_id for (row_id,) in session.query(Row.id).filter_by(dataset_id=dataset_id)]
-    assert len(curation.exclude(store, LOCAL, found, _OUT)) == 1_500
+    assert len(dataset_rows.exclude(store, LOCAL, found, _OUT)) == 1_500
     assert datasets.summary(store, dataset_id).excluded == 1_500
-    assert len(curation.restore(store, LOCAL, found)) == 1_500
+    assert len(dataset_rows.restore(store, LOCAL, found)) == 1_500
     assert datasets.summary(store, dataset_id).pending == 1_500
 
 
 def test_the_model_text_is_kept_after_several_edits(store: Store, ids: list[int]) -> None:
-    assert curation.edit(store, LOCAL, ids[0], "很久以前")
-    assert curation.edit(store, LOCAL, ids[0], "很久很久以前")
+    assert dataset_rows.edit(store, LOCAL, ids[0], "很久以前")
+    assert dataset_rows.edit(store, LOCAL, ids[0], "很久很久以前")
     assert look(store, ids[0]) == ("done", None, "很久很久以前", "从前")
-    assert curation.revert(store, LOCAL, ids[0])
+    assert dataset_rows.revert(store, LOCAL, ids[0])
     assert look(store, ids[0]) == ("done", None, "从前", None)
-    assert not curation.revert(store, LOCAL, ids[0])
+    assert not dataset_rows.revert(store, LOCAL, ids[0])
 
 
 def test_the_models_own_words_again_make_a_row_unedited(store: Store, ids: list[int]) -> None:
-    curation.edit(store, LOCAL, ids[0], "很久以前")
-    assert curation.edit(store, LOCAL, ids[0], "从前")
+    dataset_rows.edit(store, LOCAL, ids[0], "很久以前")
+    assert dataset_rows.edit(store, LOCAL, ids[0], "从前")
     assert look(store, ids[0]) == ("done", None, "从前", None)
 
 
 def test_a_failed_row_with_a_new_text_is_done_until_that_is_taken_back(store: Store, ids: list[int]) -> None:
     row = ids[1]
-    curation.edit(store, LOCAL, row, "从前有一位英雄。")
+    dataset_rows.edit(store, LOCAL, row, "从前有一位英雄。")
     assert look(store, row)[0] == "done"
-    curation.exclude(store, LOCAL, [row], _OUT)
-    curation.restore(store, LOCAL, [row])
+    dataset_rows.exclude(store, LOCAL, [row], _OUT)
+    dataset_rows.restore(store, LOCAL, [row])
     assert look(store, row) == ("done", _CUT, "从前有一位英雄。", "从前有")
-    curation.revert(store, LOCAL, row)
+    dataset_rows.revert(store, LOCAL, row)
     assert look(store, row) == ("failed", _CUT, "从前有", None)
 
 
 def test_an_edit_taken_back_while_left_out_leaves_a_failed_row(store: Store, ids: list[int]) -> None:
     row = ids[1]
-    curation.edit(store, LOCAL, row, "从前有一位英雄。")
-    curation.exclude(store, LOCAL, [row], _OUT)
-    curation.revert(store, LOCAL, row)
+    dataset_rows.edit(store, LOCAL, row, "从前有一位英雄。")
+    dataset_rows.exclude(store, LOCAL, [row], _OUT)
+    dataset_rows.revert(store, LOCAL, row)
     assert look(store, row)[0] == "excluded"
-    curation.restore(store, LOCAL, [row])
+    dataset_rows.restore(store, LOCAL, [row])
     assert look(store, row) == ("failed", _CUT, "从前有", None)
 
 
@@ -135,43 +138,43 @@ def test_an_invalid_edit_is_refused_and_changes_nothing(
 ) -> None:
     before = everything(store, ids)
     with pytest.raises(FabulaError, match=told) as caught:
-        curation.edit(store, LOCAL, ids[index], text)
+        dataset_rows.edit(store, LOCAL, ids[index], text)
     assert caught.value.next_step
     assert everything(store, ids) == before
 
 
 def test_a_pending_row_that_is_left_out_cannot_be_edited_either(store: Store, ids: list[int]) -> None:
-    curation.exclude(store, LOCAL, [ids[2]], _OUT)
+    dataset_rows.exclude(store, LOCAL, [ids[2]], _OUT)
     with pytest.raises(FabulaError, match="not written yet"):
-        curation.edit(store, LOCAL, ids[2], "x")
+        dataset_rows.edit(store, LOCAL, ids[2], "x")
 
 
 def test_a_missing_row_is_reported(store: Store) -> None:
     with pytest.raises(NotFound):
-        curation.edit(store, LOCAL, 7, "x")
+        dataset_rows.edit(store, LOCAL, 7, "x")
     with pytest.raises(NotFound):
-        curation.revert(store, LOCAL, 7)
-    assert curation.exclude(store, LOCAL, [7], _OUT) == () == curation.restore(store, LOCAL, [7])
+        dataset_rows.revert(store, LOCAL, 7)
+    assert dataset_rows.exclude(store, LOCAL, [7], _OUT) == () == dataset_rows.restore(store, LOCAL, [7])
 
 
 def test_a_row_loaded_without_a_text_needs_one_before_it_is_restored(store: Store) -> None:
     frame = pd.DataFrame({"hero": ["唐"], "story": [""]})
     dataset_id = datasets.from_frame(store, LOCAL, "loaded", frame, ["hero"], "story")
-    (row,) = datasets.rows(store, dataset_id)
-    assert curation.restore(store, LOCAL, [row.id]) == ()
-    curation.edit(store, LOCAL, row.id, "从前")
-    assert curation.restore(store, LOCAL, [row.id]) == (row.id,)
+    (row,) = dataset_rows.page(store, dataset_id)
+    assert dataset_rows.restore(store, LOCAL, [row.id]) == ()
+    dataset_rows.edit(store, LOCAL, row.id, "从前")
+    assert dataset_rows.restore(store, LOCAL, [row.id]) == (row.id,)
     assert look(store, row.id) == ("done", None, "从前", "")
-    curation.revert(store, LOCAL, row.id)
+    dataset_rows.revert(store, LOCAL, row.id)
     assert look(store, row.id)[:2] == ("excluded", "The completion is empty.")
-    assert curation.restore(store, LOCAL, [row.id]) == ()
+    assert dataset_rows.restore(store, LOCAL, [row.id]) == ()
 
 
 def test_only_the_failed_rows_that_were_chosen_are_written_again(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with FaultServer(fault_server.refusal("No.")) as server:
         executor.execute(store, server.registry(), runs.enqueue(store, LOCAL, dataset_id))
-        first, second, *_others = datasets.rows(store, dataset_id, states=("failed",))
+        first, second, *_others = dataset_rows.page(store, dataset_id, RowFilter(states=("failed",)))
         server.default = fault_server.text("从前")
         run_id = runs.retry_failed(store, LOCAL, dataset_id, [first.id])
         assert runs.retry_failed(store, LOCAL, dataset_id, [second.id]) == run_id  # the same run

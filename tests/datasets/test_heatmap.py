@@ -12,9 +12,9 @@ from sqlalchemy import update
 from core.actor import LOCAL
 from core.charts import heat_map
 from core.charts.heat_map import MapLabels
-from core.datasets import curation, datasets, heatmap, row_query
+from core.datasets import dataset_rows, datasets, heatmap
+from core.datasets.dataset_rows import RowFilter
 from core.datasets.recipe import Column, Recipe
-from core.datasets.row_query import RowFilter
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import NotFound
@@ -60,8 +60,8 @@ def test_a_square_leads_to_its_rows_and_together_to_all(store: Store, recipe: Re
     found: Counter[int] = Counter()
     for place in {square.place for square in map_.squares}:
         where = map_.where(place)
-        rows = row_query.page(store, dataset_id, where, limit=10_000)
-        assert len(rows) == row_query.count(store, dataset_id, where)
+        rows = dataset_rows.page(store, dataset_id, where, limit=10_000)
+        assert len(rows) == dataset_rows.count(store, dataset_id, where)
         if map_.kind != "blocks":
             assert all(value in row.values.values() for row in rows for value in map_.name(place).split(" · "))
         found.update(row.id for row in rows)
@@ -84,7 +84,7 @@ def test_cells_without_a_row_are_pending_and_lead_to_no_row(store: Store) -> Non
         session.query(Row).delete()
     map_ = heatmap.draw(store, dataset_id)
     assert {square.state for square in map_.squares} == {"pending"}
-    assert row_query.page(store, dataset_id, map_.where(0)) == []
+    assert dataset_rows.page(store, dataset_id, map_.where(0)) == []
 
 
 def test_two_columns_of_a_large_grid_can_be_chosen(store: Store) -> None:
@@ -148,15 +148,15 @@ def test_rows_are_found_by_what_they_are(store: Store, where: RowFilter, positio
         first, second, *_rest = session.query(Row).order_by(Row.position)
         first.state, first.text = "done", "a dragon"
         second.state, second.text = "failed", "100% 100x"
-    curation.edit(store, LOCAL, first.id, "The dragon sleeps.")
-    found = row_query.page(store, dataset_id, where)
+    dataset_rows.edit(store, LOCAL, first.id, "The dragon sleeps.")
+    found = dataset_rows.page(store, dataset_id, where)
     assert [row.position for row in found] == positions
-    assert row_query.count(store, dataset_id, where) == len(positions)
+    assert dataset_rows.count(store, dataset_id, where) == len(positions)
 
 
 def test_rows_come_a_page_at_a_time(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
-    assert [r.position for r in row_query.page(store, dataset_id, RowFilter(), limit=2, offset=3)] == [3, 4]
+    assert [r.position for r in dataset_rows.page(store, dataset_id, RowFilter(), limit=2, offset=3)] == [3, 4]
 
 
 # --- chart ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets, mixing
+from core.datasets import dataset_rows, datasets, export, mixing
 from core.datasets.importers import column_mapping, decompression, json_document, table_reader
 from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
 from core.db.store import Store
@@ -249,8 +249,8 @@ def test_an_empty_cell_adds_no_separator_and_the_separator_is_kept(store: Store)
         id_ = datasets.from_frame(
             store, LOCAL, "x", found.frame, guessed.prompts, guessed.completion, separator=separator
         )
-        assert [prompt for prompt, _ in datasets.examples(store, id_)] == ["Name a colour", joined, ""]
-        assert [row.prompt for row in datasets.rows(store, id_)] == ["Name a colour", joined, ""]
+        assert [prompt for prompt, _ in export.examples(store, id_)] == ["Name a colour", joined, ""]
+        assert [row.prompt for row in dataset_rows.page(store, id_)] == ["Name a colour", joined, ""]
         assert datasets.summary(store, id_).prompt_separator == separator
 
 
@@ -263,8 +263,8 @@ def test_a_mix_keeps_the_prompts_of_data_sets_that_are_joined_otherwise(store: S
     for pair, columns in ((made[:2], ("prompt",)), ([made[0], made[2]], ("instruction", "input"))):
         mixed = mixing.mix(store, LOCAL, "m", [(id_, 1) for id_ in pair])
         assert datasets.summary(store, mixed).columns == columns
-        prompts = [prompt for prompt, _ in datasets.examples(store, mixed)]
-        assert sorted(prompts) == sorted(prompt for id_ in pair for prompt, _ in datasets.examples(store, id_))
+        prompts = [prompt for prompt, _ in export.examples(store, mixed)]
+        assert sorted(prompts) == sorted(prompt for id_ in pair for prompt, _ in export.examples(store, id_))
 
 
 @pytest.mark.parametrize(

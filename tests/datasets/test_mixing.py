@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets, mixing, versions
+from core.datasets import dataset_rows, datasets, export, mixing, versions
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadTrainingFile, NotFound
@@ -53,13 +53,13 @@ def test_shares_are_met_exactly(
 def test_rows_come_evenly_from_the_cells_and_the_same_ones_every_time(store: Store) -> None:
     a, b = load(store, "a", 10, 6), load(store, "b", 10, 6)
     first, second = (mixing.mix(store, LOCAL, "m", [(a, 1), (b, 1)], 3, 40) for _ in range(2))
-    drawn = datasets.rows(store, first, limit=100)
-    assert [r.text for r in drawn] == [r.text for r in datasets.rows(store, second, limit=100)]
-    learned = Counter(prompt for prompt, _ in datasets.examples(store, first))
+    drawn = dataset_rows.page(store, first, limit=100)
+    assert [r.text for r in drawn] == [r.text for r in dataset_rows.page(store, second, limit=100)]
+    learned = Counter(prompt for prompt, _ in export.examples(store, first))
     assert max(learned.values()) - min(learned.values()) <= 1 and len(learned) == 20
-    assert len({prompt[0] for prompt, _ in datasets.examples(store, first)[:12]}) == 2  # not one after the other
+    assert len({prompt[0] for prompt, _ in export.examples(store, first)[:12]}) == 2  # not one after the other
     other = mixing.mix(store, LOCAL, "m", [(a, 1), (b, 1)], 4, 40)
-    assert {r.text for r in datasets.rows(store, other, limit=100)} != {r.text for r in drawn}
+    assert {r.text for r in dataset_rows.page(store, other, limit=100)} != {r.text for r in drawn}
 
 
 def test_each_row_keeps_the_prompt_of_its_own_data_set(store: Store) -> None:
@@ -67,9 +67,9 @@ def test_each_row_keeps_the_prompt_of_its_own_data_set(store: Store) -> None:
     mix_id = mixing.mix(store, LOCAL, "", [(a, 1), (b, 1)])
     assert datasets.summary(store, mix_id).columns == ("prompt",)
     assert datasets.summary(store, mix_id).name == "a + b"
-    learned = {*datasets.examples(store, a), *datasets.examples(store, b)}
-    assert set(datasets.examples(store, mix_id)) == learned
-    assert datasets.rows(store, mix_id)[0].values.keys() >= {"prompt", "y"}
+    learned = {*export.examples(store, a), *export.examples(store, b)}
+    assert set(export.examples(store, mix_id)) == learned
+    assert dataset_rows.page(store, mix_id)[0].values.keys() >= {"prompt", "y"}
 
 
 def test_a_mix_records_its_parts_and_can_be_mixed_again(store: Store) -> None:

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.datasets.quality import QualityReport, QualityRow, duplicates, lengths, report, texts, units
-from core.datasets.quality.diversity import HashSample
-from core.datasets.quality.report import REASONS, Kind, QualityFinding, verdict
+from core.datasets.quality import similarity, texts, units
+from core.datasets.quality.measure import report
+from core.datasets.quality.report import REASONS, Kind, QualityFinding, QualityReport, QualityRow, verdict
+from core.datasets.quality.similarity import HashSample
 
 _SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 _FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "ultraman_stories.csv"
@@ -100,8 +101,8 @@ def test_ngrams_never_reach_over_the_end_of_a_text() -> None:
 @given(st.lists(st.text(max_size=40), max_size=12))
 def test_any_text_can_be_measured(texts_: list[str]) -> None:
     block = units.block([units.normalize(text) for text in texts_])
-    signed = duplicates.signatures(block)
-    assert signed.shape == (len(texts_), duplicates.PERMUTATIONS)
+    signed = similarity.signatures(block)
+    assert signed.shape == (len(texts_), similarity.PERMUTATIONS)
     assert len(block.hashes) == block.counts.sum() == len(block.row)
 
 
@@ -121,8 +122,8 @@ def test_a_signature_estimates_the_jaccard_likeness(changes: int) -> None:
         other = list(one)
         for place in random.Random(seed).sample(range(300), changes):
             other[place] = "Ω"
-        signed = duplicates.signatures(units.block([one, "".join(other)]))
-        estimate = duplicates.similarity(signed, np.array([0]), np.array([1]))[0]
+        signed = similarity.signatures(units.block([one, "".join(other)]))
+        estimate = similarity.estimated_similarity(signed, np.array([0]), np.array([1]))[0]
         gaps.append(estimate - _jaccard(one, "".join(other)))
     assert abs(float(np.mean(gaps))) < 0.05 and max(map(abs, gaps)) < 0.16  # four standard errors
 
@@ -136,7 +137,7 @@ def test_exact_and_near_copies_are_found_and_others_are_not(make: object) -> Non
     assert _found(result, "exact") == (41, 43)
     assert _found(result, "near") == (42,)
     assert [(one.rows, one.exact) for one in result.clusters] == [((4, 41, 43), True), ((8, 42), False)]
-    assert result.clusters[1].similarity >= duplicates.NEAR_DUPLICATE
+    assert result.clusters[1].similarity >= similarity.NEAR_DUPLICATE
 
 
 def test_case_width_and_punctuation_make_no_difference() -> None:
@@ -380,7 +381,7 @@ def test_lengths_lead_to_their_rows() -> None:
 
 @given(st.lists(st.integers(0, 5_000), min_size=1, max_size=60))
 def test_every_length_is_in_one_bar(values: list[int]) -> None:
-    result = lengths.measure(range(len(values)), values)
+    result = texts.measure_lengths(range(len(values)), values)
     bins = result.bins()
     assert sum(b.count for b in bins) == len(values) and len(bins) <= 32
     assert sorted(row for b in bins for row in result.between(b.low, b.high)) == list(range(len(values)))

@@ -100,14 +100,14 @@ def test_a_recipe_that_cannot_be_run_says_why_and_what_to_do(change: dict[str, o
 def test_a_one_value_grid_runs_and_says_that_it_is_one_row() -> None:
     recipe = Recipe("one", (Column("thing", ("hat",)),), "A {thing}.")
     recipe.check()
-    assert grid.size(recipe) == 1
+    assert recipe.rows() == 1
     assert any("one row" in warning for warning in recipe.warnings())
 
 
 def test_a_grid_of_a_million_cells_runs_with_a_warning_and_is_never_made_at_once() -> None:
     recipe = million()
     recipe.check()
-    assert grid.size(recipe) == 1_000_000
+    assert recipe.rows() == 1_000_000
     assert any("1,000,000 rows" in warning for warning in recipe.warnings())
     assert dict(grid.cell(recipe, 999_999).values) == {"a": "99", "b": "99", "c": "99"}
     assert [c.position for c in islice(grid.cells(recipe, 999_998), 9)] == [999_998, 999_999]
@@ -133,7 +133,7 @@ def test_cells_come_in_the_order_of_nested_loops_with_repeats_together() -> None
         (3, 1, "red", "cat"),
         (4, 0, "red", "boat"),
     ]
-    assert len(found) == 12 == grid.size(RECIPE)
+    assert len(found) == 12 == RECIPE.rows()
 
 
 @pytest.mark.parametrize("position", [-1, 12])

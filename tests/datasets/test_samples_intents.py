@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.datasets import datasets, presets
+from core.datasets import datasets, export, presets
 from core.db.store import Store
 from core.db.tables import Row
 
@@ -77,7 +77,7 @@ def test_the_sample_is_loaded_with_its_label_as_completion_and_its_held_out_rows
     one = datasets.summary(store, dataset_id)
     assert (one.columns, one.total, one.done) == (("message",), 160, 160)
     learnt = messages[messages["split"] == ""]  # held-out rows are not trained on
-    assert dict(datasets.examples(store, dataset_id)) == dict(zip(learnt["message"], learnt["intent"], strict=True))
+    assert dict(export.examples(store, dataset_id)) == dict(zip(learnt["message"], learnt["intent"], strict=True))
     with store.reading() as session:
         splits = Counter(session.scalars(select(Row.split).where(Row.dataset_id == dataset_id)))
     assert splits == {None: 120, "held_out": 40}

@@ -16,7 +16,8 @@ import pytest
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid, grid_store, presets
+from core.datasets import dataset_rows, datasets, export, grid, grid_store, presets
+from core.datasets.dataset_rows import RowFilter
 from core.datasets.importers import table_reader
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
@@ -33,7 +34,7 @@ def frame(**columns: list[Any]) -> pd.DataFrame:
 
 def test_a_recipe_becomes_pending_rows_with_their_prompts(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, replace(RECIPE, repeats=2))
-    found = datasets.rows(store, dataset_id)
+    found = dataset_rows.page(store, dataset_id)
     assert [(r.position, r.repeat, r.prompt, r.state) for r in found[:3]] == [
         (0, 0, "red hat", "pending"),
         (1, 1, "red hat", "pending"),
@@ -61,7 +62,7 @@ def test_a_million_cells_are_usable_at_once_and_in_bounded_memory(store: Store) 
     one = datasets.summary(store, dataset_id)
     assert (one.total, one.pending) == (1_000_000, 1_000_000)
     assert datasets.list_datasets(store) == [one]
-    assert len(datasets.rows(store, dataset_id, limit=50, offset=4_000)) == 50
+    assert len(dataset_rows.page(store, dataset_id, limit=50, offset=4_000)) == 50
     assert time.thread_time() - began < 10  # seconds of CPU time on the slowest machine; about half of it is typical
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert grown < 100_000 if sys.platform == "linux" else True  # KiB; all cells at once would be ten times that
@@ -91,7 +92,7 @@ def test_a_table_becomes_finished_rows(store: Store) -> None:
     one = datasets.summary(store, dataset_id)
     assert (one.name, one.source, one.columns) == ("mine", "upload", ("a", "b"))
     assert (one.total, one.done, one.excluded, one.pending) == (3, 2, 1, 0)
-    found = datasets.rows(store, dataset_id)
+    found = dataset_rows.page(store, dataset_id)
     assert [(r.values["a"], r.repeat, r.text, r.state, r.reason) for r in found] == [
         ("x", 0, "\n\none", "done", None),
         ("x", 1, "two", "done", None),
@@ -122,12 +123,12 @@ def test_a_split_column_and_others_stay_with_their_rows(store: Store) -> None:
         store, LOCAL, "x", table, ["a"], "text", split_column="part", other_columns=["lang", "a", "part"]
     )
     assert datasets.summary(store, dataset_id).columns == ("a",)
-    assert [r.values for r in datasets.rows(store, dataset_id)][:2] == [
+    assert [r.values for r in dataset_rows.page(store, dataset_id)][:2] == [
         {"a": "x", "lang": "en"},
         {"a": "y", "lang": "zh"},
     ]
-    assert datasets.examples(store, dataset_id) == [("y", "2")]  # neither held out nor for validation
-    assert datasets.to_csv(store, dataset_id) == (
+    assert export.examples(store, dataset_id) == [("y", "2")]  # neither held out nor for validation
+    assert export.to_csv(store, dataset_id) == (
         ",a,lang,story,split\n0,x,en,1,held_out\n1,y,zh,2,\n2,z,,3,validation\n"
     )
 
@@ -155,7 +156,7 @@ def test_an_empty_table_is_told(store: Store) -> None:
 
 def test_text_that_no_database_takes_is_made_storable(store: Store) -> None:
     dataset_id = datasets.from_frame(store, LOCAL, "x\0y", frame(a=["\ud800"], text=["a\0b"]), ["a"], "text")
-    assert datasets.examples(store, dataset_id) == [("?", "ab")]
+    assert export.examples(store, dataset_id) == [("?", "ab")]
     assert datasets.summary(store, dataset_id).name == "xy"
 
 
@@ -170,7 +171,7 @@ def test_samples_are_loaded(store: Store, name: str, limit: int | None, count: i
 
 def test_a_few_samples_are_spread_over_the_whole_grid(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories", 48)
-    found = datasets.rows(store, dataset_id, limit=100)
+    found = dataset_rows.page(store, dataset_id, limit=100)
     assert len(found) == 48
     for column in presets.get().recipe.columns:
         assert {r.values[column.name] for r in found} == set(column.values)
@@ -179,12 +180,12 @@ def test_a_few_samples_are_spread_over_the_whole_grid(store: Store) -> None:
 def test_a_seed_chooses_which_samples_are_taken(store: Store) -> None:
     def texts(seed: int) -> list[str]:
         dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 12, seed=seed)
-        return [text for _prompt, text in datasets.examples(store, dataset_id)]
+        return [text for _prompt, text in export.examples(store, dataset_id)]
 
     assert texts(7) == texts(7) != texts(8)
     assert len(set(texts(7))) == 12
     all_of_them = datasets.load_sample(store, LOCAL, "ultraman_stories_more")
-    all_texts = [text for _prompt, text in datasets.examples(store, all_of_them)]
+    all_texts = [text for _prompt, text in export.examples(store, all_of_them)]
     assert [all_texts.index(text) for text in texts(7)] == sorted(all_texts.index(text) for text in texts(7))
 
 
@@ -194,9 +195,9 @@ def test_the_intents_are_loaded_with_their_held_out_rows(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "support_intents")
     one = datasets.summary(store, dataset_id)
     assert (one.total, one.done, one.columns) == (160, 160, ("message",))
-    learned = datasets.examples(store, dataset_id)
+    learned = export.examples(store, dataset_id)
     assert len(learned) == 120 and len({intent for _, intent in learned}) == 8
-    assert {r.values["language"] for r in datasets.rows(store, dataset_id, limit=200)} == {"en", "zh"}
+    assert {r.values["language"] for r in dataset_rows.page(store, dataset_id, limit=200)} == {"en", "zh"}
 
 
 @pytest.mark.parametrize("name", ["nothing", "../presets", "/etc/passwd", ""])
@@ -206,49 +207,49 @@ def test_a_sample_that_is_not_there_is_not_found(store: Store, name: str) -> Non
 
 
 def test_a_data_set_that_is_not_there_is_not_found(store: Store) -> None:
-    for look in (datasets.summary, datasets.recipe, datasets.examples, datasets.to_csv):
+    for look in (datasets.summary, datasets.recipe, export.examples, export.to_csv):
         with pytest.raises(NotFound) as caught:
             look(store, "gone")
         assert caught.value.next_step
-    assert datasets.rows(store, "gone") == []
+    assert dataset_rows.page(store, "gone") == []
 
 
 def test_examples_join_the_columns_by_commas_and_take_finished_rows_only(store: Store) -> None:
     table = frame(a=["唐", "宋"], b=["隐形", "飞行"], text=["\n\n故事", ""])
     dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["a", "b"], "text")
-    assert datasets.examples(store, dataset_id) == [("唐,隐形", "\n\n故事")]
+    assert export.examples(store, dataset_id) == [("唐,隐形", "\n\n故事")]
 
 
 def test_csv_has_the_articles_format_and_reads_back(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories", 5)
-    text = datasets.to_csv(store, dataset_id)
-    first = datasets.rows(store, dataset_id, limit=1)[0]
+    text = export.to_csv(store, dataset_id)
+    first = dataset_rows.page(store, dataset_id, limit=1)[0]
     assert text.startswith(f",dynasty,super_power,story_type,story\n0,{','.join(first.values.values())},")
     second = table_reader.read_table(text.encode(), "again.csv").frame
     assert [tuple(row) for row in second.itertuples(index=False, name=None)] == [
-        (*r.values.values(), r.text) for r in datasets.rows(store, dataset_id)
+        (*r.values.values(), r.text) for r in dataset_rows.page(store, dataset_id)
     ]
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "＝1", "＋1", "－1", "＠x"])
 def test_no_cell_of_a_csv_is_a_formula(store: Store, cell: str) -> None:
     dataset_id = datasets.from_frame(store, LOCAL, "x", frame(**{cell: [cell], "text": [cell]}), [cell], "text")
-    for row in csv.reader(io.StringIO(datasets.to_csv(store, dataset_id), newline="")):
+    for row in csv.reader(io.StringIO(export.to_csv(store, dataset_id), newline="")):
         assert not any(value[:1] in "=+-@\t\r＝＋－＠" for value in row if value)
 
 
 def test_a_column_called_story_does_not_make_two_of_them(store: Store) -> None:
     dataset_id = datasets.from_frame(store, LOCAL, "x", frame(story=["a"], summary=["b"]), ["story"], "summary")
-    assert datasets.to_csv(store, dataset_id) == ",story,completion\n0,a,b\n"
+    assert export.to_csv(store, dataset_id) == ",story,completion\n0,a,b\n"
 
 
 def test_rows_by_state_by_page_and_newest_first(store: Store) -> None:
     table = frame(a=[str(n) for n in range(9)], text=[str(n) if n % 2 else "" for n in range(9)])
     dataset_id = datasets.from_frame(store, LOCAL, "x", table, ["a"], "text")
-    assert [r.position for r in datasets.rows(store, dataset_id, states=("done",))] == [1, 3, 5, 7]
-    assert [r.position for r in datasets.rows(store, dataset_id, limit=2, offset=3)] == [3, 4]
-    assert [r.position for r in datasets.rows(store, dataset_id, newest=True, limit=2)] == [8, 7]
-    assert [r.position for r in datasets.rows(store, dataset_id, states=())] == []
+    assert [r.position for r in dataset_rows.page(store, dataset_id, RowFilter(states=("done",)))] == [1, 3, 5, 7]
+    assert [r.position for r in dataset_rows.page(store, dataset_id, limit=2, offset=3)] == [3, 4]
+    assert [r.position for r in dataset_rows.page(store, dataset_id, newest=True, limit=2)] == [8, 7]
+    assert [r.position for r in dataset_rows.page(store, dataset_id, RowFilter(states=()))] == []
 
 
 def test_data_sets_are_listed_newest_first_each_with_its_own_rows(store: Store) -> None:
@@ -270,8 +271,8 @@ def test_the_articles_own_464_stories_become_a_data_set(store: Store) -> None:
     table = table_reader.read_table(path.read_bytes(), path.name).frame
     dataset_id = datasets.from_frame(store, LOCAL, "article", table, list(table.columns[:-1]), "story", "upload")
     assert datasets.summary(store, dataset_id).done == 464
-    assert datasets.examples(store, dataset_id)[0][0] == "唐,隐形,轻松"
-    assert len({r.prompt for r in datasets.rows(store, dataset_id, limit=500)}) == 155
+    assert export.examples(store, dataset_id)[0][0] == "唐,隐形,轻松"
+    assert len({r.prompt for r in dataset_rows.page(store, dataset_id, limit=500)}) == 155
 
 
 def test_keys_of_loaded_rows_tell_repeats_apart() -> None:

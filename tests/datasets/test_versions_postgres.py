@@ -30,5 +30,5 @@ def test_a_mix_is_frozen_once_and_written(store: Store, tmp_path: Path) -> None:
     selection = export.Selection(store, mix_id, version.id)
     assert len(list(export.jsonl_lines(selection, export.plan(selection)))) == 63
     assert export.write_parquet(store, mix_id, tmp_path / "x.parquet") == 88
-    assert datasets.to_csv(store, mix_id).count("held_out") == 4
+    assert export.to_csv(store, mix_id).count("held_out") == 4
     assert datasets.fingerprint(store, mix_id) == before

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.datasets import datasets, versions
+from core.datasets import datasets, export, versions
 from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
@@ -122,7 +122,7 @@ def test_prompts_that_training_has_not_seen(
     assert (choice.source, {one.prompt for one in choice.prompts}) == (source, prompts)
     assert expected is None or {one.expected for one in choice.prompts} == expected
     assert choice == holdout.choose_prompts(store, job)
-    assert not {one.prompt for one in choice.prompts} & {prompt for prompt, _ in datasets.examples(store, dataset_id)}
+    assert not {one.prompt for one in choice.prompts} & {prompt for prompt, _ in export.examples(store, dataset_id)}
 
 
 def test_values_outside_the_grid_where_the_columns_are_those_of_a_preset(store: Store, client: FakeClient) -> None:
@@ -221,8 +221,8 @@ def test_the_cost_is_estimated_before_the_start(store: Store) -> None:
 
 def test_a_model_that_is_not_served_yet_is_waited_for(store: Store, client: FakeClient) -> None:
     job = _trained(store, client, _dataset(store, _GRID[:7]))
-    loading = Unavailable("The engine is starting.", "Wait.")
-    client.enqueue("stream", loading, loading, FakeStream(("好",), "m"))
+    starting = Unavailable("The engine is starting.", "Wait.")
+    client.enqueue("stream", starting, starting, FakeStream(("好",), "m"))
     hurry, notes = InstantStopSignal(), set[str | None]()
     hurry.then = lambda _: notes.add(_view(store, job).reason)
     done = _go(store, client, job, hurry)

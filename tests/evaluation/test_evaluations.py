@@ -39,9 +39,9 @@ from core.jobs.task_runner import KINDS
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
-from core.pricing.spend import spent
 from core.providers import Choice, Completion, CompletionRequest, Provider
 from tests.support.fakes import MOMENT, FakeRegistry
+from tests.support.spending import spent
 
 TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
 LABELS = ("refund", "balance", "card lost")

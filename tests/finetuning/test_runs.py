@@ -39,10 +39,10 @@ from core.finetuning.jobs import JobForm, JobView
 from core.finetuning.results import Figure, parse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
-from core.pricing.spend import spent
 from core.providers import ModelInfo, Provider, RemoteCheckpoint
 from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
+from tests.support.spending import spent
 from tests.support.waiting import run_to_end
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -35,7 +35,7 @@ from core.generation.batch import batch_lifecycle, batch_runner, batch_settlemen
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import task_runner
-from core.pricing import budget, spend, spend_history
+from core.pricing import budget, spend_history
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, Provider, Registry, client
@@ -43,6 +43,7 @@ from core.providers.batches import read_answer
 from core.settings import Settings
 from tests.support.batch_server import KEY, BatchServer
 from tests.support.fault_server import FaultServer, error
+from tests.support.spending import spent
 from tests.support.waiting import WAIT_LIMIT_S, run_to_end
 
 QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
@@ -248,8 +249,8 @@ def test_a_line_that_may_be_billed_counts_at_its_maximum_cost_and_its_row_is_sen
     with store.reading() as session:
         assert budget.spent_on(session, run_id) == done.at_most_usd
     since, until = utcnow() - timedelta(days=1), utcnow() + timedelta(days=1)
-    spent = spend.spent(store, since)
-    assert (spent.calls, spent.unknown, spent.cost_usd) == (2 + billed, int(billed), 12 * EACH)
+    found = spent(store, since)
+    assert (found.calls, found.unknown, found.cost_usd) == (2 + billed, int(billed), 12 * EACH)
     (day,) = [line for line in spend_history.by_period(store, [since], until) if line.calls]
     assert (day.calls, day.unknown, day.cost_usd) == (2 + billed, int(billed), 12 * EACH)
     cells = list(csv.DictReader(io.StringIO(spend_history.export(store, since, until).decode("utf-8-sig"))))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_store
+from core.datasets import dataset_rows, datasets, grid_store
 from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
@@ -88,12 +88,12 @@ class World:
             self.made = grown
             grid_store.grow(self.store, LOCAL, self.dataset_id, grown)
         else:
-            rows = datasets.rows(self.store, self.dataset_id, limit=1_000)
+            rows = dataset_rows.page(self.store, self.dataset_id, limit=1_000)
             ids = [row.id for row in rows]
             if action == "exclude":
-                curation.exclude(self.store, LOCAL, ids[:: amount + 1], "Not wanted.")
+                dataset_rows.exclude(self.store, LOCAL, ids[:: amount + 1], "Not wanted.")
             else:
-                curation.restore(self.store, LOCAL, ids)
+                dataset_rows.restore(self.store, LOCAL, ids)
 
     def _enqueue(self) -> str | None:
         try:

@@ -11,7 +11,8 @@ import pytest
 from sqlalchemy import select
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_store
+from core.datasets import dataset_rows, datasets, grid_store
+from core.datasets.dataset_rows import RowFilter
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
@@ -57,7 +58,7 @@ def test_failed_rows_are_listed_by_cause_most_frequent_first(store: Store, mixed
 
 
 def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: FaultServer, mixed: str) -> None:
-    before = {row.id: row.text for row in datasets.rows(store, mixed, states=("done",))}
+    before = {row.id: row.text for row in dataset_rows.page(store, mixed, RowFilter(states=("done",)))}
     request_count = len(server.requests)
     limit = failed_rows.higher_limit(_LIMIT)
     ids = failed_rows.ids_of(store, mixed, "token_limit")
@@ -66,7 +67,7 @@ def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: 
     assert sent(server, request_count) == ["n0000", "n0003", "n0007"]
     assert {request.body["max_tokens"] for request in server.requests[request_count:]} == {limit} == {256}
     assert states(store, mixed) == {"done": 9, "failed": 3}
-    assert {row.id: row.text for row in datasets.rows(store, mixed) if row.id in before} == before
+    assert {row.id: row.text for row in dataset_rows.page(store, mixed) if row.id in before} == before
     saved_recipe = datasets.recipe(store, mixed)
     assert saved_recipe is not None and saved_recipe == replace(recipe(12), max_tokens=limit)
 

@@ -12,7 +12,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_store
+from core.datasets import dataset_rows, datasets, grid_store
+from core.datasets.dataset_rows import RowFilter
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
@@ -42,7 +43,7 @@ def states(store: Store, dataset_id: str) -> Counter[str]:
 
 
 def ids(store: Store, dataset_id: str, state: str) -> list[int]:
-    return [row.id for row in datasets.rows(store, dataset_id, states=(state,), limit=100)]
+    return [row.id for row in dataset_rows.page(store, dataset_id, RowFilter(states=(state,)), limit=100)]
 
 
 def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: FaultServer) -> None:
@@ -163,7 +164,7 @@ def test_the_budget_applies_and_the_remaining_rows_are_reported(store: Store, se
 def test_a_row_that_is_left_out_meanwhile_is_not_waited_for(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    curation.exclude(store, LOCAL, ids(store, dataset_id, "pending")[:1], "Not wanted.")
+    dataset_rows.exclude(store, LOCAL, ids(store, dataset_id, "pending")[:1], "Not wanted.")
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 3, "pending": 8, "excluded": 1}
 

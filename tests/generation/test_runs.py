@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_store
+from core.datasets import dataset_rows, datasets, export, grid_store
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
@@ -102,8 +102,8 @@ def executing(
         raise errors[0]
 
 
-def all_rows(store: Store, run_id: str) -> list[datasets.RowView]:
-    return datasets.rows(store, runs.progress(store, run_id).dataset_id, limit=100_000)
+def all_rows(store: Store, run_id: str) -> list[dataset_rows.RowView]:
+    return dataset_rows.page(store, runs.progress(store, run_id).dataset_id, limit=100_000)
 
 
 def states(store: Store, run_id: str) -> Counter[str]:
@@ -220,7 +220,7 @@ def test_an_unfinished_text_is_never_a_finished_story(
     assert isinstance(bad.reason, Message)  # so that a page can translate it
     assert states(store, run_id) == {"done": 4, "failed": 1}
     assert runs.progress(store, run_id).state == "done"
-    assert len(datasets.examples(store, runs.progress(store, run_id).dataset_id)) == 4
+    assert len(export.examples(store, runs.progress(store, run_id).dataset_id)) == 4
 
 
 def test_text_that_no_database_takes_is_made_storable(store: Store, server: FaultServer) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets
+from core.datasets import dataset_rows, datasets, export
+from core.datasets.dataset_rows import RowFilter
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.generation import executor, row_store, run_store, runs
@@ -38,10 +39,10 @@ def test_a_run_with_faults_writes_every_row(store: Store) -> None:
     progress = runs.progress(store, run_id)
     assert (progress.state, progress.total, progress.done, progress.failed, progress.pending) == ("done", 30, 29, 1, 0)
     assert progress.cost_usd is None and progress.tokens == 29 * 11
-    found = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=3)
+    found = dataset_rows.page(store, dataset_id, RowFilter(states=("done",)), newest=True, limit=3)
     assert len(found) == 3 and found[0].text == f"{found[0].prompt} 的故事"
-    assert datasets.to_csv(store, dataset_id).startswith(",number,story\n0,n000,n000 的故事\n")
-    assert len(datasets.examples(store, dataset_id)) == 29
+    assert export.to_csv(store, dataset_id).startswith(",number,story\n0,n000,n000 的故事\n")
+    assert len(export.examples(store, dataset_id)) == 29
 
 
 def test_loaded_and_grown_data_sets_are_listed(store: Store) -> None:

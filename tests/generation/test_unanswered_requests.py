@@ -25,7 +25,7 @@ from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluations import EvaluationForm
 from core.generation import previewing
 from core.pricing import budget, custom_prices, spend
-from core.pricing.reservation import Reservation, settle_abandoned
+from core.pricing.spend import Reservation, settle_abandoned
 from core.providers import Client, CompletionRequest, Provider, Registry, RetryPolicy
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud

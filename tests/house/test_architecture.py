@@ -24,7 +24,7 @@ _KNOWN_ONLY_TO = {
     "dbos": ("core/jobs/worker.py",),
     "altair": ("core/charts/",),
     "tsdownsample": ("core/charts/",),
-    "genai_prices": ("core/pricing/price_data_version.py", "core/pricing/bundled_prices.py"),
+    "genai_prices": ("core/pricing/bundled_prices.py",),
     "toktok": ("core/pricing/tokens.py",),
     "aiohttp": ("core/providers/",),
     "python_calamine": ("core/datasets/",),

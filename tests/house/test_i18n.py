@@ -19,7 +19,7 @@ from babel.messages.pofile import read_po
 from core import errors, i18n
 from core.finetuning.job_explanation import minutes_left
 from core.languages import ENGLISH, LANGUAGES, match
-from core.locale.collect import collect
+from core.locale.__main__ import collect
 from core.message import msg
 from pages.ui import lang
 

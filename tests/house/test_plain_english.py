@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from core.locale.collect import collect
+from core.locale.__main__ import collect
 
 _ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import csv
 import pytest
 
 from core.datasets import presets
-from core.model_profile import prompt_similarity, training_prompts
+from core.model_profile import model_purpose, prompt_similarity
 from core.model_profile.prompt_similarity import (
     FAR_BELOW,
     PromptVocabulary,
@@ -40,8 +40,8 @@ def _messages() -> PromptVocabulary | None:
 
 
 _LEARNED = {
-    "storyteller": lambda: training_prompts.of_packaged_writer("zh_CN"),
-    "storyteller-en": lambda: training_prompts.of_packaged_writer("en"),
+    "storyteller": lambda: model_purpose.writer_vocabulary("zh_CN"),
+    "storyteller-en": lambda: model_purpose.writer_vocabulary("en"),
     "values": _values_alone,
     "messages": _messages,
 }

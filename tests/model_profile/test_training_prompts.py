@@ -12,10 +12,9 @@ from core.datasets import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.finetuning import jobs
-from core.model_profile import training_prompts
-from core.model_profile.model_purpose import TrainingFacts
+from core.model_profile import model_purpose
+from core.model_profile.model_purpose import TrainingFacts, TrainingHistory
 from core.model_profile.prompt_similarity import compare
-from core.model_profile.training_prompts import TrainingHistory
 
 
 def _dataset(store: Store, name: str, prompts: list[str]) -> str:
@@ -39,7 +38,7 @@ def _train(store: Store, number: int, dataset_id: str | None, **values: object) 
                 fine_tuned_model=model, status="succeeded", created_by="local", **given | values,
             )
         )  # fmt: skip
-    return training_prompts.of_job(store, jobs.get(store, f"j{number}"))
+    return model_purpose.training_history(store, jobs.get(store, f"j{number}"))
 
 
 def test_the_facts_are_the_name_of_the_data_set_its_rows_and_the_first_base(store: Store) -> None:
@@ -91,13 +90,13 @@ def test_a_data_set_that_was_deleted_meanwhile_is_unknown(store: Store) -> None:
     _train(store, 1, dataset_id)
     job = jobs.get(store, "j1")
     gone = replace(job, dataset_id="gone")
-    assert training_prompts.of_job(store, gone) == TrainingHistory(
+    assert model_purpose.training_history(store, gone) == TrainingHistory(
         TrainingFacts(None, None, "gemma-3-270m"), None, "", ""
     )
 
 
 @pytest.mark.parametrize(("language", "names"), [("zh_CN", {"ultraman", "ultraman_more"}), ("en", {"english_stories"})])
 def test_a_packaged_writer_learned_the_presets_of_its_language(language: str, names: set[str]) -> None:
-    assert {preset.id for preset in training_prompts.presets_of(language)} == names
-    known = training_prompts.of_packaged_writer(language)
+    assert {preset.id for preset in model_purpose.presets_of(language)} == names
+    known = model_purpose.writer_vocabulary(language)
     assert known is not None and known.from_template and known.typical_overlap == 1

@@ -18,7 +18,7 @@ from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
 from core.finetuning import job_estimate, jobs
-from core.pricing import budget, custom_prices, machine_time, price_data_version, spend
+from core.pricing import budget, bundled_prices, custom_prices, machine_time, spend
 from core.pricing.comparison import compare
 from core.pricing.machine_time import Speed
 from core.settings import Settings
@@ -288,13 +288,13 @@ def test_a_list_without_such_a_model_says_so_and_shows_no_other(store: Store) ->
 
 
 def test_newer_prices_are_fetched_when_asked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # offline
+    monkeypatch.setattr(bundled_prices, "URL", "http://127.0.0.1:9/none")  # offline
     at = click(visit("cost", cost_lists=["openai"]), "cost_fetch")
     assert "The prices of 2026-11-10 remain in use" in at.warning[0].value.replace("\\", "") and not at.exception
     models = [{"id": "gpt-4o-mini", "match": {"equals": "gpt-4o-mini"}, "prices": {"input_mtok": 1, "output_mtok": 9}}]
     newer = [{"id": "openai", "name": "OpenAI", "api_pattern": "x", "models": models}]
     with price_server(json.dumps(newer).encode()) as address:
-        monkeypatch.setattr(price_data_version, "URL", address.url)
+        monkeypatch.setattr(bundled_prices, "URL", address.url)
         click(at, "cost_fetch")
     assert at.dataframe[0].value.set_index("model").loc["gpt-4o-mini", "output"] == 0.009
     assert "from genai-prices, fetched just now" in _captions(at) and not at.warning

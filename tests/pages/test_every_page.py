@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.datasets import datasets, presets
+from core.datasets import datasets, export, presets
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, TrainingEvent, TrainingJob, utcnow
 from core.errors import Unavailable
@@ -406,7 +406,7 @@ def test_an_uploaded_table_states_its_encoding_and_becomes_a_data_set(
     click(at, "dataset_keep")
     (kept,) = datasets.list_datasets(store)
     assert (kept.columns, kept.done) == (("朝代",), 1)
-    assert datasets.examples(store, kept.id) == [("唐", "从前")]
+    assert export.examples(store, kept.id) == [("唐", "从前")]
 
 
 def test_a_broken_line_is_named_and_the_good_rows_are_kept(store: Store) -> None:

@@ -9,8 +9,11 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.datasets import datasets, quality
-from core.datasets.quality import QualityReport
+from core.datasets import dataset_rows, datasets
+from core.datasets.dataset_rows import RowFilter
+from core.datasets.quality import quality_store
+from core.datasets.quality.measure import report
+from core.datasets.quality.report import REASONS, QualityReport
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
@@ -84,8 +87,8 @@ def test_copies_are_left_out_with_one_click_and_come_back_with_another(store: St
     until(lambda: "exact" not in again(at).markdown[0].value, "a report without the copies")
     assert datasets.summary(store, dataset_id).excluded == 2
     assert "2 rows are left out." in words(at)
-    excluded = datasets.rows(store, dataset_id, states=("excluded",))
-    assert {row.reason for row in excluded} == {quality.REASONS["exact"]}
+    excluded = dataset_rows.page(store, dataset_id, RowFilter(states=("excluded",)))
+    assert {row.reason for row in excluded} == {REASONS["exact"]}
     assert [row.position for row in excluded] == [5, 6]  # the first of each is kept
     click(at, "dataset_undo")
     assert datasets.summary(store, dataset_id).excluded == 0
@@ -151,7 +154,7 @@ def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatc
         raise StorageFull("The disk is full.", "Make room.")
 
     with monkeypatch.context() as broken:
-        broken.setattr(quality, "dataset_report", full)
+        broken.setattr(quality_store, "dataset_report", full)
         at = visit("dataset", dataset_part="quality")
         until(lambda: "The disk is full" in trouble(again(at)), "the error")
     click(at, "dataset_quality_again")
@@ -162,7 +165,7 @@ def test_a_broken_ledger_is_told_and_can_be_tried_again(store: Store, monkeypatc
 
 
 def _empty() -> QualityReport:
-    return quality.report([], [])
+    return report([], [])
 
 
 def test_one_measurement_at_a_time_and_one_for_each_state_of_the_rows() -> None:

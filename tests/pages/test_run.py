@@ -18,7 +18,7 @@ from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, grid_store
+from core.datasets import dataset_rows, datasets, grid_store
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
@@ -85,11 +85,11 @@ def type_into(at: AppTest, place: int, **cells: object) -> AppTest:
 
 
 def texts(store: Store, dataset_id: str) -> list[str | None]:
-    return [row.text for row in datasets.rows(store, dataset_id)]
+    return [row.text for row in dataset_rows.page(store, dataset_id)]
 
 
 def states(store: Store, dataset_id: str) -> list[str]:
-    return [row.state for row in datasets.rows(store, dataset_id)]
+    return [row.state for row in dataset_rows.page(store, dataset_id)]
 
 
 def squares(at: AppTest) -> pd.DataFrame:
@@ -345,7 +345,7 @@ def test_a_square_that_is_clicked_shows_its_rows_and_narrows_the_table(store: St
 
 def test_a_card_leaves_its_row_out_and_undo_takes_it_back(store: Store, written: str) -> None:
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
-    first = datasets.rows(store, written)[0].id
+    first = dataset_rows.page(store, written)[0].id
     click(at, f"dataset_out_{first}")
     assert states(store, written)[0] == "excluded"
     assert at.button(key="dataset_undo").label == "Undo: 1 row left out"
@@ -393,7 +393,7 @@ def test_the_newest_stories_of_a_data_set_of_one_cell_are_its_rows(store: Store)
 def test_a_tick_leaves_a_row_out_and_keeps_all_it_had(store: Store, written: str) -> None:
     at = type_into(show(), 0, out=True)
     assert states(store, written)[0] == "excluded"
-    assert datasets.rows(store, written)[0].text == _STORY
+    assert dataset_rows.page(store, written)[0].text == _STORY
     assert bool(table(at)["out"].iloc[0])
     click(at, "dataset_undo")
     assert states(store, written)[0] == "done"
@@ -456,7 +456,7 @@ def test_a_long_table_comes_in_pages(store: Store) -> None:
 def test_rows_as_cards_can_be_read_left_out_and_opened(store: Store, written: str) -> None:
     at = show(dataset_view="cards")  # the newest texts next to the map are among them
     assert not at.exception and not at.get("arrow_data_frame")
-    first = datasets.rows(store, written)[0].id
+    first = dataset_rows.page(store, written)[0].id
     click(at, f"dataset_listed_out_{first}")
     assert states(store, written)[0] == "excluded"
     click(at, f"dataset_listed_open_{first}")
@@ -515,7 +515,7 @@ def test_a_phone_begins_with_cards(
 
 def test_a_row_in_full_is_read_edited_and_given_back(store: Store, written: str) -> None:
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
-    first = datasets.rows(store, written)[0].id
+    first = dataset_rows.page(store, written)[0].id
     click(at, f"dataset_open_{first}")
     box = at.text_area(key=f"dataset_text_{first}")
     assert box.value == "从前，有一位英雄。"
@@ -531,7 +531,7 @@ def test_a_failed_row_in_full_says_why_and_is_written_again_alone(
     store: Store, server: FaultServer, written: str
 ) -> None:
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
-    second = datasets.rows(store, written)[1].id
+    second = dataset_rows.page(store, written)[1].id
     click(at, f"dataset_open_{second}")
     assert any("cut off at 2,048 tokens" in warning.value for warning in at.warning)
     click(at, "dataset_row_again")
@@ -543,7 +543,7 @@ def test_words_of_models_and_files_are_text_only(store: Store) -> None:
     nasty = "![x](http://example.com/x.png)"
     frame = pd.DataFrame({"text": [nasty], nasty: [nasty], "story": [nasty]})
     dataset_id = datasets.from_frame(store, LOCAL, nasty, frame, ["text", nasty], "story")
-    curation.exclude(store, LOCAL, [datasets.rows(store, dataset_id)[0].id], f"{nasty}.")
+    dataset_rows.exclude(store, LOCAL, [dataset_rows.page(store, dataset_id)[0].id], f"{nasty}.")
     at = show(**{f"dataset_map_{dataset_id}": {"selection": {"cell": [{"place": 0}]}}})
     shown = [*at.markdown, *at.caption, *at.warning]
     assert any("example.com" in element.value for element in shown)
@@ -571,7 +571,7 @@ def test_what_is_written_again_stays_within_what_the_budget_has_left(
             cost_usd=Decimal(spent), prompt_tokens=1, completion_tokens=1,
         )  # fmt: skip
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
-    click(at, f"dataset_open_{datasets.rows(store, written)[1].id}")
+    click(at, f"dataset_open_{dataset_rows.page(store, written)[1].id}")
     click(at, "dataset_row_again")
     assert runs.latest(store, written).budget_usd == Decimal(left)  # type: ignore[union-attr]
 

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import Button
 
 from core.actor import LOCAL, Actor
-from core.datasets import datasets
+from core.datasets import dataset_rows, datasets
 from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
@@ -473,7 +473,7 @@ def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with
     _put(store, 3, liked=False, column_values={"hero": "元"})
     at = click(visit("story", story_part="shelf"), "story_liked")
     (made,) = datasets.list_datasets(store)
-    rows = datasets.rows(store, made.id)
+    rows = dataset_rows.page(store, made.id)
     assert list(made.columns) == ["hero"]
     assert [(row.values, row.text) for row in rows] == [({"hero": "唐"}, "mine"), ({"hero": "宋"}, "story 2")]
     assert at.session_state["training_dataset"] == made.id

@@ -214,7 +214,7 @@ def test_days_are_grouped_by_model_and_person(store: Store) -> None:
         (start + timedelta(days=2), "50", LOCAL),
     ):
         _paid(store, amount, actor, at=at)
-    found = spend_history.days(store, start, start + timedelta(days=2))
+    found = spend_history.by_period(store, [start, start + timedelta(days=1)], start + timedelta(days=2))
     assert [(line.day.day, line.person, line.cost_usd, line.calls, line.unknown) for line in found] == [
         (1, "local", Decimal("1.1"), 2, 0),
         (2, "anna", Decimal(2), 2, 1),

@@ -15,7 +15,7 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.errors import FabulaError
-from core.pricing import price_data_version
+from core.pricing import bundled_prices
 from core.pricing.price_book import PriceBook
 from tests.support.price_address import PriceAddress, price_server
 
@@ -38,7 +38,7 @@ _BAD = [b"", b"not json", b"{}", b"[]", b'[{"id": 7}]', b'[{"id": "openai"}]', b
 @pytest.fixture
 def price_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[PriceAddress]:
     with price_server(json.dumps(_NEWER).encode()) as address:
-        monkeypatch.setattr(price_data_version, "URL", address.url)
+        monkeypatch.setattr(bundled_prices, "URL", address.url)
         yield address
 
 
@@ -50,7 +50,7 @@ def _output(book: PriceBook) -> Decimal | None:
 def test_open_price_books_use_newer_data(price_address: PriceAddress, home: Path) -> None:
     book = PriceBook.load(home)
     assert _output(book) == Decimal("0.6")
-    found = price_data_version.fetch(LOCAL, _WHEN, home)
+    found = bundled_prices.fetch(LOCAL, _WHEN, home)
     after = book.find("openai", "gpt-4o-mini")
     assert after is not None and (after.output_per_mtok, after.checked) == (9, date(2026, 12, 1))
     assert found.fetched == _WHEN
@@ -59,12 +59,12 @@ def test_open_price_books_use_newer_data(price_address: PriceAddress, home: Path
     assert spoken is not None and spoken.speech_per_mchar == 7
     tuned = book.find("openai", "ft:gpt-4o-mini-2024-07-18:x::y")
     assert tuned is not None and tuned.output_per_mtok == Decimal("1.2")  # data/prices.csv overrides it
-    price_data_version.use_packaged(LOCAL, home)
+    bundled_prices.use_packaged(LOCAL, home)
     assert _output(book) == Decimal("0.6")
 
 
 def test_all_processes_use_fetched_prices(price_address: PriceAddress, home: Path) -> None:
-    price_data_version.fetch(LOCAL, _WHEN, home)
+    bundled_prices.fetch(LOCAL, _WHEN, home)
     code = (
         "import sys; from pathlib import Path; from core.pricing.price_book import PriceBook, cost_of;"
         "print(cost_of(PriceBook.load(Path(sys.argv[1])), 'openai', 'gpt-4o-mini', 0, 1_000_000))"
@@ -79,34 +79,34 @@ def test_all_processes_use_fetched_prices(price_address: PriceAddress, home: Pat
 def test_invalid_price_data_is_ignored(price_address: PriceAddress, home: Path, answer: bytes | None) -> None:
     price_address.body = answer
     with pytest.raises(FabulaError, match=r"Couldn't fetch newer prices: .+") as failure:
-        price_data_version.fetch(LOCAL, datetime.now(UTC), home)
-    assert "2026-11-10" in failure.value.next_step and price_data_version.current(home).fetched is None
-    assert not list(home.glob(f"{price_data_version.FILE}*"))
+        bundled_prices.fetch(LOCAL, datetime.now(UTC), home)
+    assert "2026-11-10" in failure.value.next_step and bundled_prices.current(home).fetched is None
+    assert not list(home.glob(f"{bundled_prices.FILE}*"))
 
 
 @pytest.mark.parametrize("data", _BAD)
 def test_unreadable_fetched_data_falls_back_to_packaged_prices(home: Path, data: bytes) -> None:
     home.mkdir(exist_ok=True)
-    (home / price_data_version.FILE).write_bytes(data)
+    (home / bundled_prices.FILE).write_bytes(data)
     assert _output(PriceBook.load(home)) == Decimal("0.6")
 
 
 def test_one_that_is_older_than_the_package_is_not_used(price_address: PriceAddress, home: Path) -> None:
-    price_data_version.fetch(LOCAL, datetime(2026, 11, 9, tzinfo=UTC), home)
+    bundled_prices.fetch(LOCAL, datetime(2026, 11, 9, tzinfo=UTC), home)
     assert _output(PriceBook.load(home)) == Decimal("0.6")
 
 
 def test_without_a_network_the_packaged_prices_serve(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-    monkeypatch.setattr(price_data_version, "URL", "http://127.0.0.1:9/none")  # closed port
+    monkeypatch.setattr(bundled_prices, "URL", "http://127.0.0.1:9/none")  # closed port
     with pytest.raises(FabulaError, match="Couldn't fetch"):
-        price_data_version.fetch(LOCAL, datetime.now(UTC), home)
+        bundled_prices.fetch(LOCAL, datetime.now(UTC), home)
     assert _output(PriceBook.load(home)) == Decimal("0.6")
 
 
 def test_a_visitor_does_not_fetch(price_address: PriceAddress, home: Path) -> None:
     visitor = Actor("v", "V", "viewer")
     with pytest.raises(FabulaError, match="Viewers"):
-        price_data_version.fetch(visitor, datetime.now(UTC), home)
+        bundled_prices.fetch(visitor, datetime.now(UTC), home)
     with pytest.raises(FabulaError, match="Viewers"):
-        price_data_version.use_packaged(visitor, home)
+        bundled_prices.use_packaged(visitor, home)
     assert price_address.asked == 0

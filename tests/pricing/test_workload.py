@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import FabulaError
-from core.pricing import sensitivity, workload
+from core.pricing import workload
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ExchangeRate, Price, Tier
 from core.pricing.workload import BreakEven, Candidate, Costs, Machine, Workload
@@ -286,7 +286,7 @@ def _both(work: Workload) -> tuple[Costs, Costs]:
 
 
 def test_the_three_inputs_that_matter_most() -> None:
-    in_days, found = sensitivity.effects(_WORK, _both)
+    in_days, found = workload.sensitivity(_WORK, _both)
     assert in_days
     assert [effect.input for effect in found] == ["context_tokens", "requests_per_day", "training_tokens"]
     assert found[1].lower == Decimal("14.38875") and found[1].higher == Decimal("9.5925")
@@ -296,12 +296,12 @@ def test_the_three_inputs_that_matter_most() -> None:
 
 def test_inputs_that_decide_the_break_even_are_first() -> None:
     work = replace(_WORK, context_tokens=1400)
-    in_days, found = sensitivity.effects(work, _both)
+    in_days, found = workload.sensitivity(work, _both)
     assert in_days and None in (found[0].lower, found[0].higher)
 
 
 def test_without_a_break_even_the_monthly_difference_is_reported() -> None:
-    in_days, found = sensitivity.effects(replace(_WORK, context_tokens=0), _both)
+    in_days, found = workload.sensitivity(replace(_WORK, context_tokens=0), _both)
     assert not in_days
     assert found[0].input in ("requests_per_day", "completion_tokens")
     assert all(effect.lower is not None and effect.lower > 0 for effect in found)

@@ -10,7 +10,7 @@ import pytest
 
 from core import i18n
 from core.actor import LOCAL
-from core.datasets import datasets
+from core.datasets import dataset_rows, datasets
 from core.datasets.recipe import Column, Recipe
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
 from core.generation import executor, runs, speed_measurement
@@ -137,7 +137,7 @@ def test_a_run_writes_on_the_engine_and_survives_its_death(
     assert not thread.is_alive() and progress.state == "done" and progress.pending == 0
     assert progress.cost_usd == 0 and progress.tokens > 0
     # a tiny random model rarely ends by itself: truncated rows are marked and keep their text
-    rows = datasets.rows(store, progress.dataset_id)
+    rows = dataset_rows.page(store, progress.dataset_id)
     assert all(r.state == "done" or r.reason == "The text was cut off at 60 tokens." for r in rows)
     assert all(r.text for r in rows if r.finish_reason == "length")
     store.close()

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 from core import packaged_models
 from core.actor import LOCAL
-from core.datasets import datasets, presets
+from core.datasets import datasets, export, presets
 from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
@@ -163,7 +163,7 @@ def _prompt(plan: tour_runner.TourPlan, row: dict[str, str]) -> str:
 def test_a_tour_learns_one_power_and_leaves_three_combinations_out(store: Store, language: str) -> None:
     plan = tour_runner.make_plan(store, language, _SEED)
     dataset_id = tour_runner.save_dataset(store, LOCAL, plan)
-    examples = datasets.examples(store, dataset_id)
+    examples = export.examples(store, dataset_id)
     assert datasets.summary(store, dataset_id).done == plan.stories == len({text for _prompt, text in examples})
     learned = {tuple(prompt.split(",")) for prompt, _text in examples}
     seen = [set(values) for values in zip(*learned, strict=True)]

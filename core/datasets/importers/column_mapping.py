@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from core.datasets.datasets import join_values, parse_split
+from core.datasets.dataset_rows import join_values
 from core.datasets.importers import column_roles, conversations
+from core.datasets.splitting import parse_split
 from core.errors import BadFile
 
 COMMA, NEW_LINE = ",", "\n"

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from core.datasets.dataset_rows import join_values
 from core.datasets.example_pairs import ExamplePair
 from core.datasets.importers import column_mapping, column_roles, conversations, decoding, table_reader
-from core.datasets.row_query import join_values
 from core.errors import BadFile
 from core.message import msg
 

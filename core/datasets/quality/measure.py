@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
-from core.datasets.quality import coverage, diversity, duplicates, lengths, texts, units
-from core.datasets.quality.adherence import AdherenceCollector
+from core.datasets.quality import grid_fit, similarity, texts, units
+from core.datasets.quality.grid_fit import AdherenceCollector
 from core.datasets.quality.report import Kind, QualityFinding, QualityReport, QualityRow, Share, ordered
 from core.pricing import tokens
 
@@ -75,14 +75,14 @@ class _Collector:
         self.characters: list[int] = []
         self.tokens: list[int] = []
         self.exact_tokens = True
-        self.signatures: list[duplicates.Signatures] = []
+        self.signatures: list[similarity.Signatures] = []
         self.digests: list[int] = []
         self.incomplete: list[int] = []
         self.findings: dict[Kind, list[int]] = {}
         self.rows_by_name: dict[str, dict[str, list[int]]] = {}
         self.labels_by_prompt: dict[int, tuple[str, list[int]]] = {}  # prompt hash → first label, rows with another
         self.adherence = [AdherenceCollector(column) for column in columns]
-        self.sample, self.openings = diversity.HashSample(), diversity.OpeningCounter()
+        self.sample, self.openings = similarity.HashSample(), similarity.OpeningCounter()
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # one tuple object per cell, to save memory
 
     def add(self, rows: Sequence[QualityRow]) -> None:
@@ -137,7 +137,7 @@ class _Collector:
 
     def _add_block(self, rows: Sequence[QualityRow], block: units.Block) -> None:
         """Add the measures that are computed for a whole block."""
-        self.signatures.append(duplicates.signatures(block))
+        self.signatures.append(similarity.signatures(block))
         for row, letters in zip(rows, block.scripts[:, 1:].tolist(), strict=True):
             if script := texts.language(letters):
                 self._add_share("languages", script, row.id)
@@ -151,18 +151,18 @@ class _Collector:
         signatures = (
             np.concatenate(self.signatures)
             if self.signatures
-            else np.zeros((0, duplicates.PERMUTATIONS), dtype=np.uint32)
+            else np.zeros((0, similarity.PERMUTATIONS), dtype=np.uint32)
         )
-        clusters = duplicates.clusters(self.ids, signatures, np.asarray(self.digests, dtype=np.int64))
-        coverage_report = coverage.measure(self.cells, self.columns, grid, repeats)
+        clusters = similarity.clusters(self.ids, signatures, np.asarray(self.digests, dtype=np.int64))
+        coverage_report = grid_fit.measure_coverage(self.cells, self.columns, grid, repeats)
         sample = self.sample.texts()
         index = {row: i for i, row in enumerate(self.ids)}
         sample_texts = [text for _, text in sample]
-        diversity_report = diversity.measure(
+        diversity_report = similarity.measure_diversity(
             sample_texts, coverage_report.cells, index, signatures, self.openings, units.block(sample_texts)
         )
         adherence = () if self.task == "labels" else tuple(item.result(sample) for item in self.adherence)
-        characters = lengths.measure(self.ids, self.characters)
+        characters = texts.measure_lengths(self.ids, self.characters)
         languages = self._by_frequency("languages")
         findings = [QualityFinding(kind, tuple(rows)) for kind, rows in self.findings.items()]
         findings += [QualityFinding("missing", item.missing, item.column) for item in adherence]
@@ -179,7 +179,7 @@ class _Collector:
             task=self.task,
             findings=ordered(findings),
             characters=characters,
-            tokens=lengths.measure(self.ids, self.tokens),
+            tokens=texts.measure_lengths(self.ids, self.tokens),
             tokens_exact=self.exact_tokens,
             coverage=coverage_report,
             clusters=clusters,
@@ -191,7 +191,7 @@ class _Collector:
             labels=self._by_frequency("labels"),
         )
 
-    def _duplicate_findings(self, clusters: Sequence[duplicates.Cluster]) -> list[QualityFinding]:
+    def _duplicate_findings(self, clusters: Sequence[similarity.Cluster]) -> list[QualityFinding]:
         """All rows but the first of each cluster, as exact or as near duplicates of an earlier row."""
         digest = dict(zip(self.ids, self.digests, strict=True))
         exact, near = list[int](), list[int]()

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
+from core.datasets.dataset_rows import require_dataset
 from core.datasets.quality.measure import report
 from core.datasets.quality.report import QualityReport, QualityRow
 from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row
-from core.errors import NotFound
-from core.message import msg
 
 _CHUNK = 500  # rows per query: short queries, so that no read transaction stays open while measuring
 _MEASURED = ("done", "failed")
@@ -68,8 +67,7 @@ def fingerprint(store: Store, dataset_id: str) -> str:
     """
     query = select(Row.state, func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id)
     with store.reading() as session:
-        if session.get(Dataset, dataset_id) is None:
-            raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+        require_dataset(session, dataset_id)
         states = session.execute(query.group_by(Row.state).order_by(Row.state)).all()
     lines = [
         f"{state} {count} {updated_at}" for state, count, updated_at in states if state in (*_MEASURED, "excluded")

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from core.datasets.quality.adherence import Adherence
-from core.datasets.quality.coverage import Coverage
-from core.datasets.quality.diversity import Diversity
-from core.datasets.quality.duplicates import Cluster
-from core.datasets.quality.lengths import Lengths
+from core.datasets.quality.grid_fit import Adherence, Coverage
+from core.datasets.quality.similarity import Cluster, Diversity
+from core.datasets.quality.texts import Lengths
 from core.message import msg
 
 Kind = Literal[

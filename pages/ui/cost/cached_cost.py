@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from statistics import median
 
-from core.datasets import datasets
+from core.datasets import export
 from core.db.tables import utcnow
 from core.finetuning.job_estimate import measured_speeds
 from core.pricing import budget, custom_prices, machine_time, quality, spend_history, tokens
@@ -105,6 +105,6 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     Args:
         stamp: fingerprint of the rows (`datasets.fingerprint`); if it changes, they are counted again.
     """
-    found = datasets.examples(cached.store(), dataset_id)
+    found = export.examples(cached.store(), dataset_id)
     prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]
     return tokens.measure(prompts, completions, model) if found else None

@@ -13,8 +13,7 @@ from core.db.tables import utcnow
 from core.pricing import machine_time
 from core.pricing.comparison import Side
 from core.pricing.price_book import PriceBook
-from core.pricing.price_merge import Key
-from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Price
+from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price
 from pages.ui import cached, decimal_field, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, mark

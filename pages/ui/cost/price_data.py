@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.errors import FabulaError
-from core.pricing import price_data_version
+from core.pricing import bundled_prices
 from pages.ui import cache, cards, state
 from pages.ui.cost import cached_cost
 from pages.ui.lang import _, ago, as_markdown, n_, sentences
@@ -14,7 +14,7 @@ from pages.ui.lang import _, ago, as_markdown, n_, sentences
 
 def show(stale: int) -> None:
     """One line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
-    now = price_data_version.current(cache.settings().home)
+    now = bundled_prices.current(cache.settings().home)
     if now.fetched is None:
         line = _("Bundled price list (no network used): base models from {source}, {day}.").format(
             source=now.source, day=now.day
@@ -48,7 +48,7 @@ def show(stale: int) -> None:
 def _fetch() -> None:
     try:
         with st.spinner(_("Fetching prices")):
-            price_data_version.fetch(LOCAL, cached_cost.now(), cache.settings().home)
+            bundled_prices.fetch(LOCAL, cached_cost.now(), cache.settings().home)
     except FabulaError as problem:
         st.warning(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/cloud_off:")
         return
@@ -59,6 +59,6 @@ def _fetch() -> None:
 
 def _forget() -> None:
     with cards.keep_errors():
-        price_data_version.use_packaged(LOCAL, cache.settings().home)
+        bundled_prices.use_packaged(LOCAL, cache.settings().home)
         state.notify(":material/undo:", _("Now using the bundled prices."))
     cached_cost.forget()

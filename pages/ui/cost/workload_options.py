@@ -17,8 +17,7 @@ from core.message import msg
 from core.pricing import custom_prices, machine_time
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import MAX_PER_HOUR
-from core.pricing.price_merge import Key
-from core.pricing.prices import ENGINE, USD, tuned_base
+from core.pricing.prices import ENGINE, USD, Key, tuned_base
 from core.pricing.workload import Candidate, Machine
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.cost import cached_cost

@@ -10,10 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from core.charts.cost import BreakEvenLabels, break_even
-from core.pricing import sensitivity, workload
+from core.pricing import workload
 from core.pricing.prices import ExchangeRate, convert
-from core.pricing.sensitivity import Effect
-from core.pricing.workload import BreakEven, Candidate, Costs, Workload
+from core.pricing.workload import BreakEven, Candidate, Costs, Effect, Workload
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import say_rate
 from pages.ui.cost.workload_options import WorkloadOptions
@@ -170,7 +169,7 @@ def _sensitivity(work: Workload, options: WorkloadOptions, currency: str, rate: 
             workload.costs(changed, options.base, currency, rate),
         )
 
-    in_days, effects = sensitivity.effects(work, both)
+    in_days, effects = workload.sensitivity(work, both)
     if not effects:
         return
     st.markdown(

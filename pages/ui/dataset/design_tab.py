@@ -13,7 +13,7 @@ from core.datasets import datasets, grid, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import concurrency, runs
-from core.model_profile import training_prompts
+from core.model_profile import model_purpose
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
 from core.pricing.budget import MAX_USD
@@ -172,7 +172,7 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
     language = purpose_of(writer).language
     if language is None:
         return None
-    preset = training_prompts.presets_of(language)[0]
+    preset = model_purpose.presets_of(language)[0]
     words = _("Use its grid: {preset}").format(preset=in_language(preset.names))
     return Remedy(words, ":material/grid_on:", "dataset_use_preset", grid_form.use_preset, (preset.id,))
 

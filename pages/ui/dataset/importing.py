@@ -10,8 +10,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.actor import LOCAL
 from core.datasets import datasets, presets
+from core.datasets.datasets import MAX_NAME
 from core.datasets.importers import column_mapping, decoding, table_reader, workbooks
-from core.datasets.loading import MAX_NAME
 from core.errors import BadFile
 from pages.ui import cached, cached_rows, cards, state
 from pages.ui.dataset import upload_columns

@@ -8,7 +8,8 @@ from typing import Any
 import streamlit as st
 
 from core.charts import quality as charts_quality
-from core.datasets.quality import Adherence, QualityFinding, QualityReport, Share
+from core.datasets.quality.grid_fit import Adherence
+from core.datasets.quality.report import QualityFinding, QualityReport, Share
 from pages.ui import views
 from pages.ui.dataset import quality_report, quality_rows
 from pages.ui.dataset.quality_report import CARD_OF

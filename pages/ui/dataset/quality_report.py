@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.datasets import analysis
-from core.datasets.quality import QualityFinding, QualityReport
+from core.datasets.quality.report import QualityFinding, QualityReport
 from pages.ui.lang import _, column_name, mark, n_, number, percent, plain
 
 LEVELS = {

@@ -9,8 +9,10 @@ import pandas as pd
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import curation, quality
-from core.datasets.quality import RowText
+from core.datasets import dataset_rows
+from core.datasets.quality import quality_store
+from core.datasets.quality.quality_store import RowText
+from core.datasets.quality.report import REASONS
 from pages.ui import cached, cards, state, undo, views
 from pages.ui.lang import _, localized, n_, plain
 
@@ -42,7 +44,7 @@ def show(
     if not ids:
         return
     page = _page(key, len(ids))
-    found = quality.row_texts(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
+    found = quality_store.row_texts(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
     chosen = _table(key, found, marks or {})
     with st.container(horizontal=True, vertical_alignment="center"):
         if every and row_ids and not chosen:
@@ -126,10 +128,10 @@ def leave_out(row_ids: Sequence[int], kind: str) -> None:
     """Leave rows out of training and export, and store the reason with each."""
     with cards.keep_errors():
         store = cached.store()
-        changed = curation.exclude(store, LOCAL, row_ids, quality.REASONS.get(kind, quality.REASONS[""]))
+        changed = dataset_rows.exclude(store, LOCAL, row_ids, REASONS.get(kind, REASONS[""]))
         state.studio().table += 1
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", sentence, lambda: curation.restore(store, LOCAL, changed))
+            undo.offer(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
         else:
             state.notify(":material/info:", _("These rows are already left out."))

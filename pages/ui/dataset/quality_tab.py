@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
-from core.datasets.quality import QualityReport
+from core.datasets.quality.report import QualityReport
 from pages.ui import cached, cached_rows, cards, state, undo, views
 from pages.ui.background import RefreshedReport
 from pages.ui.dataset import dataset_picker, quality_panels, quality_report

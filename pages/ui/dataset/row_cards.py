@@ -9,8 +9,8 @@ from typing import Literal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import curation, datasets, row_query
-from core.datasets.row_query import RowFilter, RowView
+from core.datasets import dataset_rows
+from core.datasets.dataset_rows import RowFilter, RowView
 from core.db.store import Store
 from core.generation import concurrency, runs
 from pages.ui import cached, cards, failure_labels, state, undo, views
@@ -62,7 +62,7 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
 
     If there are too few cells, more rows of each, unless there are `more_to_come`.
     """
-    rows = datasets.rows(store, dataset_id, states=("done",), newest=True, limit=_LOOKED_AT)
+    rows = dataset_rows.page(store, dataset_id, RowFilter(states=("done",)), newest=True, limit=_LOOKED_AT)
     cells: dict[tuple[str, ...], RowView] = {}
     for row in rows:
         cells.setdefault(tuple(row.values.values()), row)
@@ -74,12 +74,12 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
 def of_place(dataset_id: str, where: RowFilter) -> int:
     """Draw the rows of the clicked square in full; returns their number."""
     store = cached.store()
-    found = row_query.page(store, dataset_id, where, limit=_MOST)
+    found = dataset_rows.page(store, dataset_id, where, limit=_MOST)
     if not found:
         st.caption(_("These rows do not exist yet; they appear as the run reaches them."))
     for row in found:
         card(row)
-    return row_query.count(store, dataset_id, where)
+    return dataset_rows.count(store, dataset_id, where)
 
 
 def state_badge(row: RowView) -> None:
@@ -140,7 +140,7 @@ def dialog(dataset_id: str) -> None:
     row_id = state.studio().row_open
     if row_id is None:
         return
-    found = row_query.page(cached.store(), dataset_id, RowFilter(ids=(row_id,)), limit=1)
+    found = dataset_rows.page(cached.store(), dataset_id, RowFilter(ids=(row_id,)), limit=1)
     if not found:
         open_row(None)
         return
@@ -167,7 +167,7 @@ def _dialog_of(dataset_id: str, row: RowView) -> None:
     writable = row.state in ("done", "failed", "excluded")
     state.set_default(f"dataset_text_{row.id}", (row.text or "").strip())
     text = st.text_area(_("Text"), height=_TEXT_HEIGHT, key=f"dataset_text_{row.id}", disabled=not writable)
-    fitting = fits(text, curation.MAX_CHARACTERS)
+    fitting = fits(text, dataset_rows.MAX_CHARACTERS)
     if row.original is not None:
         with st.expander(_("Original text"), icon=":material/history:"):
             st.text(row.original.strip())
@@ -211,10 +211,10 @@ def leave_out(row_ids: Sequence[int]) -> bool:
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cached.store()
-        changed = curation.exclude(store, LOCAL, row_ids, curation.BY_HAND)
+        changed = dataset_rows.exclude(store, LOCAL, row_ids, dataset_rows.BY_HAND)
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", sentence, lambda: curation.restore(store, LOCAL, changed))
+            undo.offer(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
     return bool(changed)
 
 
@@ -223,11 +223,11 @@ def put_back(row_ids: Sequence[int]) -> bool:
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cached.store()
-        changed = curation.restore(store, LOCAL, row_ids)
+        changed = dataset_rows.restore(store, LOCAL, row_ids)
         if changed:
             sentence = n_("{n} row put back", "{n} rows put back", len(changed))
-            again = curation.BY_HAND
-            undo.offer(":material/add_circle:", sentence, lambda: curation.exclude(store, LOCAL, changed, again))
+            again = dataset_rows.BY_HAND
+            undo.offer(":material/add_circle:", sentence, lambda: dataset_rows.exclude(store, LOCAL, changed, again))
         else:
             state.notify(":material/info:", _("Add a text before you put this row back."))
     return bool(changed)
@@ -238,7 +238,7 @@ def edit(row: RowView, text: str) -> bool:
     changed = False
     with cards.keep_errors():
         store = cached.store()
-        changed = curation.edit(store, LOCAL, row.id, with_original_whitespace(row.text or "", text))
+        changed = dataset_rows.edit(store, LOCAL, row.id, with_original_whitespace(row.text or "", text))
         if changed:
             undo.offer(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
@@ -248,12 +248,12 @@ def as_written(row: RowView) -> None:
     """Restore the model's original text."""
     with cards.keep_errors():
         store = cached.store()
-        if curation.revert(store, LOCAL, row.id):
+        if dataset_rows.revert(store, LOCAL, row.id):
             state.studio().table += 1
             undo.offer(
                 ":material/history:",
                 _("Original text restored"),
-                lambda: curation.edit(store, LOCAL, row.id, row.text or ""),
+                lambda: dataset_rows.edit(store, LOCAL, row.id, row.text or ""),
             )
 
 
@@ -291,6 +291,6 @@ def with_original_whitespace(before: str, text: str) -> str:
 def _restore_text(row: RowView) -> None:
     store = cached.store()
     if (row.text or "").strip():
-        curation.edit(store, LOCAL, row.id, row.text or "")
+        dataset_rows.edit(store, LOCAL, row.id, row.text or "")
     else:
-        curation.revert(store, LOCAL, row.id)
+        dataset_rows.revert(store, LOCAL, row.id)

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.datasets import row_query
+from core.datasets import dataset_rows
+from core.datasets.dataset_rows import RowFilter, RowView
 from core.datasets.datasets import DatasetSummary
-from core.datasets.row_query import RowFilter, RowView
 from pages.ui import cached, failure_labels, state, undo, views
 from pages.ui.dataset import row_cards
 from pages.ui.dataset.row_cards import STATES
@@ -37,11 +37,11 @@ def show(summary: DatasetSummary) -> None:
     where = _filters(summary)
     cards = state.get("dataset_view") == "cards"
     size = _PAGE_CARDS if cards else _PAGE_ROWS
-    count = row_query.count(cached.store(), summary.id, where)
+    count = dataset_rows.count(cached.store(), summary.id, where)
     pages = max(1, -(-count // size))
     key = f"dataset_page_{zlib.crc32(repr((summary.id, where, pages)).encode())}"  # another filter begins on page 1
     first = (int(state.get(key) or 1) - 1) * size
-    found = row_query.page(cached.store(), summary.id, where, limit=size, offset=first)
+    found = dataset_rows.page(cached.store(), summary.id, where, limit=size, offset=first)
     if found and cards:
         for row in found:
             row_cards.card(row, listed=True)
@@ -107,7 +107,7 @@ def _counts(summary: DatasetSummary) -> dict[str, int | None]:
         "failed": summary.failed,
         "waiting": summary.pending,
         "excluded": summary.excluded,
-        "edited": row_query.edited(cached.store(), summary.id) if few else None,
+        "edited": dataset_rows.edited(cached.store(), summary.id) if few else None,
     }
 
 

@@ -7,7 +7,7 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import datasets, grid_store
+from core.datasets import datasets, export, grid_store
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe, parse_values
 from core.errors import FabulaError
@@ -130,7 +130,7 @@ def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
         st.switch_page("training.py")
     st.download_button(
         _("Download CSV"),
-        data=lambda: datasets.to_csv(cached.store(), summary.id).encode("utf-8-sig"),
+        data=lambda: export.to_csv(cached.store(), summary.id).encode("utf-8-sig"),
         file_name=f"{summary.name}.csv",
         mime="text/csv",
         icon=":material/download:",

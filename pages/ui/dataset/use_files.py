@@ -11,7 +11,8 @@ from pathlib import Path
 import streamlit as st
 
 from core.datasets import datasets, export
-from core.datasets.datasets import DatasetSummary, Split
+from core.datasets.datasets import DatasetSummary
+from core.datasets.splitting import Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
@@ -109,7 +110,7 @@ def _lines(dataset_id: str, version_id: str | None, marks: TrainingFormat, part:
 
 
 def _csv(dataset_id: str) -> io.BytesIO:
-    return _file(chain((_CSV_MARK,), datasets.csv_lines(cached.store(), dataset_id)))
+    return _file(chain((_CSV_MARK,), export.csv_lines(cached.store(), dataset_id)))
 
 
 def _file(lines: Iterable[str]) -> io.BytesIO:

@@ -9,9 +9,8 @@ import streamlit as st
 
 from core.actor import LOCAL
 from core.datasets import mixing
-from core.datasets.datasets import DatasetSummary
+from core.datasets.datasets import MAX_NAME, DatasetSummary
 from core.datasets.importers import table
-from core.datasets.loading import MAX_NAME
 from core.errors import FabulaError
 from pages.ui import cached, cards, decimal_field, state
 from pages.ui.dataset import dataset_picker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from core.datasets import datasets, grid, presets
+from core.datasets import dataset_rows, datasets, grid, presets
 from core.errors import FabulaError
 from core.model_profile.model_purpose import purpose_of
 from core.pricing.prices import tuned_base
@@ -57,7 +57,7 @@ class PromptFormat:
         if any(not values.get(name) and "" not in suggested for name, suggested in self.columns):
             return ""
         if self.template is None:
-            prompt = datasets.join_values((values.get(name, "") for name, _suggested in self.columns), self.between)
+            prompt = dataset_rows.join_values((values.get(name, "") for name, _suggested in self.columns), self.between)
             return prompt and prompt + self.separator
         return grid.render(self.template, dict(values))
 

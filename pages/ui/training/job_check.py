@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
-from core.datasets.quality import QualityReport
+from core.datasets.quality.report import QualityReport
 from core.datasets.versions import Version
 from core.finetuning import file_checker
 from core.finetuning.file_report import FileCheck

@@ -1,19 +1,24 @@
-"""Manual changes to single rows: leave out, restore, edit. All of them can be undone.
+"""The rows of a data set: filtered by state, text or position in the grid; left out, restored and edited by hand.
 
-A row that is left out keeps its previous state, an edited row keeps the model's text. Every action is idempotent. Rows
-in flight are not changed, so that an answer never overwrites a change.
+A row that is left out keeps its previous state, an edited row keeps the model's text, so every change can be undone.
+Every action is idempotent. Rows in flight are not changed, so that an answer never overwrites a change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.datasets.recipe import Recipe
 from core.db.store import Store, in_chunks
-from core.db.tables import Row, utcnow
+from core.db.tables import Dataset, Row, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import Message, msg
 from core.sanitize import storable
@@ -23,6 +28,168 @@ BY_HAND = msg("Left out by hand.")
 # Parts of reasons that earlier versions stored as plain text.
 _FAILED_PREFIX, _LEFT_OUT_SEPARATOR = "It had failed: ", " Left out: "
 _EMPTY = msg("The completion is empty.")
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFilter:
+    """Rows with one value of a column: those whose `position // stride % size` is `index`."""
+
+    stride: int
+    size: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowFilter:
+    """Filter for rows. All given conditions must hold; no conditions means all rows.
+
+    Attributes:
+        states: any of these; None for all.
+        ids: only these rows.
+        start, end: positions from `start` up to, but not including, `end`.
+        value_filters: values of columns.
+        edited: only rows edited by a user.
+        words: only rows whose text or prompt contains this string (ASCII letters: ignoring case).
+    """
+
+    states: tuple[str, ...] | None = None
+    ids: tuple[int, ...] | None = None
+    start: int | None = None
+    end: int | None = None
+    value_filters: tuple[ValueFilter, ...] = ()
+    edited: bool = False
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RowView:
+    """A row for display.
+
+    Attributes:
+        reason: why it failed or was excluded; its text, if any, is kept.
+        original: the model's text, if a user has edited the row.
+    """
+
+    id: int
+    position: int
+    repeat: int
+    values: dict[str, str]
+    prompt: str
+    state: str
+    reason: str | None
+    text: str | None
+    original: str | None
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cost_usd: Decimal | None
+    updated_at: datetime
+
+    @property
+    def edited(self) -> bool:
+        return self.original is not None
+
+
+_ALL_ROWS = RowFilter()
+
+
+def page(
+    store: Store,
+    dataset_id: str,
+    where: RowFilter = _ALL_ROWS,
+    *,
+    newest: bool = False,
+    limit: int = 50,
+    offset: int = 0,
+) -> list[RowView]:
+    """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
+    query = select(Row).where(*_conditions(dataset_id, where))
+    query = query.order_by(Row.updated_at.desc(), Row.id.desc()) if newest else query.order_by(Row.position, Row.id)
+    with store.reading() as session:
+        return [_view(row) for row in session.scalars(query.limit(limit).offset(offset))]
+
+
+def count(store: Store, dataset_id: str, where: RowFilter) -> int:
+    """The number of rows."""
+    query = select(func.count()).select_from(Row).where(*_conditions(dataset_id, where))
+    with store.reading() as session:
+        return session.scalar(query) or 0
+
+
+def edited(store: Store, dataset_id: str) -> int:
+    """The number of rows edited by a user."""
+    return count(store, dataset_id, RowFilter(edited=True))
+
+
+def stride(recipe: Recipe, column: int) -> int:
+    """The number of positions between two values of a column: faster-varying sizes times repeats."""
+    positions = recipe.repeats
+    for faster in recipe.columns[column + 1 :]:
+        positions *= len(faster.values)
+    return positions
+
+
+def require_dataset(session: Session, dataset_id: str) -> Dataset:
+    """A data set.
+
+    Raises:
+        NotFound: it does not exist (any more).
+    """
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None:
+        raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
+    return dataset
+
+
+def prompt_of(dataset: Dataset, values: Mapping[str, Any]) -> str:
+    """The training prompt of a row: its values, joined by the data set's separator (by default a comma)."""
+    return join_values((str(values.get(column, "")) for column in dataset.columns), dataset.prompt_separator)
+
+
+def join_values(values: Iterable[str], separator: str) -> str:
+    """Column values joined to one text; empty values add no separator."""
+    return separator.join(value for value in values if value.strip())
+
+
+def _conditions(dataset_id: str, where: RowFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [Row.dataset_id == dataset_id]
+    if where.states is not None:
+        conditions.append(Row.state.in_(where.states))
+    if where.ids is not None:
+        conditions.append(Row.id.in_(where.ids))
+    if where.start is not None:
+        conditions.append(Row.position >= where.start)
+    if where.end is not None:
+        conditions.append(Row.position < where.end)
+    conditions += [
+        Row.position // value_filter.stride % value_filter.size == value_filter.index
+        for value_filter in where.value_filters
+    ]
+    if where.edited:
+        conditions.append(Row.original_text.is_not(None))
+    if where.words:
+        in_text, in_prompt = (column.icontains(where.words, autoescape=True) for column in (Row.text, Row.prompt))
+        conditions.append(in_text | in_prompt)
+    return conditions
+
+
+def _view(row: Row) -> RowView:
+    return RowView(
+        id=row.id,
+        position=row.position,
+        repeat=row.repeat,
+        values={str(name): str(value) for name, value in row.column_values.items()},
+        prompt=row.prompt,
+        state=row.state,
+        reason=row.reason,
+        text=row.text,
+        original=row.original_text,
+        finish_reason=row.finish_reason,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cost_usd=row.cost_usd,
+        updated_at=row.updated_at,
+    )
 
 
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
