@@ -19,7 +19,7 @@ from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
 from core.providers import engine_endpoint
 from core.settings import Settings
-from pages.ui import downloads, session_storage
+from pages.ui import streamlit_patches
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -34,8 +34,8 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     engine.start()
     worker.start()
     gc_tuning.freeze_long_lived()
-    downloads.keep_for_a_while()
-    session_storage.close_left_sessions()
+    streamlit_patches.keep_for_a_while()
+    streamlit_patches.close_left_sessions()
     try:
         yield {"settings": settings, "worker": worker}
     finally:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pages.ui import cards, views
+from pages.ui.components import cards, views
 from pages.ui.dataset import dataset_picker, design_tab, importing, quality_tab, run_tab, use_tab
-from pages.ui.lang import _
+from pages.ui.i18n import _
 
 dataset_picker.follow_address()
 part = views.switch(

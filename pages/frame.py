@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import cards, lang
-from pages.ui.lang import _
+from pages.ui import i18n
+from pages.ui.components import cards
+from pages.ui.i18n import _
 from pages.ui.story import presenter
 
 st.set_page_config(
@@ -42,6 +43,6 @@ with st.container(horizontal_alignment="center"), st.container(width="stretch" i
             with st.container(width="content", gap=None):
                 st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
                 st.caption(_SENTENCES[page.url_path])
-            lang.picker()
+            i18n.picker()
         cards.show_last_action()
     page.run()

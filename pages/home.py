@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pages.ui import cards, examples_card, examples_form, overview, status, tour_card
+from pages.ui import status
+from pages.ui.components import cards
+from pages.ui.home import examples_card, examples_form, overview, tour_card
 
 with cards.show_errors():
     for card in (examples_card, tour_card) if examples_form.on_top() else (tour_card, examples_card):

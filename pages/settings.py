@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import about, cards, status
+from pages.ui import about, status
+from pages.ui.components import cards
 
 with cards.show_errors():
     left, right = st.columns(2, gap="medium")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import cards, state, views
-from pages.ui.lang import _
-from pages.ui.story import arena_vote, composer, library, presenter, story_view, story_visit
+from pages.ui import state
+from pages.ui.components import cards, story_session, views
+from pages.ui.i18n import _
+from pages.ui.story import arena_vote, composer, library, presenter, story_view
 
-with story_visit.present(), cards.show_errors():
+with story_session.present(), cards.show_errors():
     if presenter.on():
         presenter.show()
     else:

@@ -35,7 +35,7 @@ _SCRUBBED = {"DATABASE_URL"} | {
 # How long a page waits for a background result before it is drawn without it; tests wait for the result.
 _PAGE_WAITS: dict[str, dict[str, object]] = {
     "pages.ui.background": {"_PATIENCE_S": WAIT_LIMIT_S},
-    "pages.ui.cached": {
+    "pages.ui.cache": {
         "_QUICK_TIMEOUT_S": WAIT_LIMIT_S,
         "_QUICK": RetryPolicy(total_s=WAIT_LIMIT_S, tries=1),
     },

@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.jobs import recovery
 from pages.ui import cache
-from pages.ui.lang import _, code, n_, plain
+from pages.ui.i18n import _, code, n_, plain
 
 _PARTS = (
     "streamlit",

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -18,9 +17,8 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import streamlit as st
 
 from core.errors import Cancelled, FabulaError
-from core.message import msg
-from pages.ui.cache import shared, where
-from pages.ui.lang import _, number
+from pages.ui.cache import as_fabula_error, shared, where
+from pages.ui.i18n import _, number
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,20 +31,6 @@ _FEW_ROWS = 5_000  # rows that take less than a second
 _LOOK_S = 0.5
 _PATIENCE_S = 0.4  # a result within this time is drawn without a flicker
 _QUICK_S = 1.0  # a shorter report is repeated while rows arrive; a longer one when no more do
-_log = logging.getLogger("fabula.pages")
-
-
-def as_fabula_error(error: Exception, work: str) -> FabulaError:
-    """`error` for a card: unchanged if it is a `FabulaError`, else a general sentence; `work` names it in the log."""
-    if isinstance(error, FabulaError):
-        return error
-    _log.error(work, exc_info=error)
-    fault = FabulaError(
-        msg("Something went wrong while this part was loading."),
-        msg("Try again in a few seconds. If it fails again, check Fabula's log."),
-    )
-    fault.__cause__ = error
-    return fault
 
 
 class _Work:

@@ -1,22 +1,60 @@
-"""`shared`: one result of a function for all visitors. Nothing of one visitor goes through it."""
+"""What all visitors share: `shared` keeps one result of a function for all of them, and the reads that every page uses.
+
+Nothing of one visitor goes through it. Ten viewers of a run cost one poll. Reads of one page are in its package
+(`cost/cached_cost`, `dataset/training_file`, `training/cached_training`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Hashable
-from dataclasses import astuple
+import logging
+import os
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import astuple, dataclass
 from functools import update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import streamlit as st
 
+from core.datasets import datasets, heatmap
+from core.datasets.datasets import DatasetSummary
+from core.datasets.heatmap import HeatMap
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.errors import FabulaError, StorageFull
+from core.finetuning import jobs, lineage
+from core.finetuning.jobs import JobView
+from core.generation import runs
+from core.generation.batch import batch_store
+from core.generation.runs import RunProgress
+from core.jobs.system_status import Status, collect
+from core.message import msg
+from core.model_profile import model_purpose
+from core.model_profile.model_purpose import TrainingHistory
+from core.pricing import custom_prices, machine_time
+from core.pricing.price_book import PriceBook
+from core.pricing.price_csv import PriceEntry
+from core.providers import Client, ModelInfo, Registry, RetryPolicy
+from core.providers.registry import ENGINE
+from core.providers.schemas import Endpoint
 from core.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_log = logging.getLogger("fabula.pages")
 _RefreshMode = Literal["foreground", "background"]
+
+POLL_S = 1.0  # rows and steps arrive about once a second; a second's delay still feels live
+FRESH_S = 0.8  # shorter than a poll: each poll reads again, and simultaneous polls of all viewers read once
+_MODELS_S = 5  # a model appears at most this long after its job ends
+_QUICK = RetryPolicy(total_s=3.0, tries=1)  # a page does not wait for an unreachable endpoint; it shows an error
+_QUICK_TIMEOUT_S = 3.0
+_LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, in the background
+
+
+# --- the studio -------------------------------------------------------------------------------------------------------
 
 
 class SharedFunction(Generic[P, T]):
@@ -93,3 +131,199 @@ def settings() -> Settings:
 def where() -> str:
     """A cache key that differs between studios (tests have many): a hash, so that no secret is in it."""
     return hashlib.sha256(repr(astuple(settings())).encode()).hexdigest()
+
+
+def as_fabula_error(error: Exception, work: str) -> FabulaError:
+    """`error` for a card: unchanged if it is a `FabulaError`, else a general sentence; `work` names it in the log."""
+    if isinstance(error, FabulaError):
+        return error
+    _log.error(work, exc_info=error)
+    fault = FabulaError(
+        msg("Something went wrong while this part was loading."),
+        msg("Try again in a few seconds. If it fails again, check Fabula's log."),
+    )
+    fault.__cause__ = error
+    return fault
+
+
+@shared(max_entries=4)
+def store() -> Store:
+    """The ledger."""
+    return Store.open(settings())
+
+
+@shared(
+    max_entries=4,
+    key=lambda: (os.environ.get("OPENAI_BASE_URL", ""), bool(os.environ.get("OPENAI_API_KEY"))),
+)
+def registry() -> Registry:
+    """The providers of this studio, with the worker's retry limits."""
+    return Registry.from_settings(settings(), os.environ)
+
+
+def client(provider: str) -> Client:
+    """The client of one provider."""
+    return registry().get(provider)
+
+
+def prices() -> PriceBook:
+    """The price book, including custom prices."""
+    return _price_book(tuple(custom_prices.entries(store())))
+
+
+@shared(max_entries=2, key=lambda entries: (repr(entries), utcnow().date().isoformat()))
+def _price_book(entries: tuple[PriceEntry, ...]) -> PriceBook:
+    return PriceBook.load(settings().home, own=entries)
+
+
+# --- models and status ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OfferedModels:
+    """The models that every provider offers now, and errors by provider."""
+
+    found: tuple[ModelInfo, ...]
+    problems: Mapping[str, FabulaError]
+
+
+@shared(ttl=_MODELS_S, max_entries=4, refresh_mode="background", key=lambda: tuple(registry().ids()))
+def models() -> OfferedModels:
+    """Models of all providers, the engine's first."""
+    found: list[ModelInfo] = []
+    problems: dict[str, FabulaError] = {}
+    for provider in registry().ids():
+        try:
+            found += quick(provider).models()
+        except Exception as problem:
+            problems[provider] = as_fabula_error(problem, f"asking {provider} for its models")
+    return OfferedModels(tuple(found), problems)
+
+
+def forget_models() -> None:
+    """Clear the cached models, so that the next run requests them again."""
+    models.clear()
+    _endpoint.clear()
+
+
+def ask_models(provider: str) -> list[ModelInfo]:
+    """The models of one provider, without the cache.
+
+    Raises:
+        FabulaError: why it does not answer.
+    """
+    return quick(provider).models()
+
+
+def quick(provider: str) -> Client:
+    """A client for pages: one attempt with a short timeout."""
+    return registry().client(provider, retry_policy=_QUICK, timeout=_QUICK_TIMEOUT_S)
+
+
+@shared(ttl=POLL_S, max_entries=4, key=lambda: bool(os.environ.get("OPENAI_API_KEY")))
+def status() -> Status:
+    """The current state of engine, worker and providers."""
+    try:
+        ledger = store()
+    except StorageFull:
+        ledger = None
+    return collect(settings(), ledger)
+
+
+def endpoint_of(info: ModelInfo) -> Endpoint:
+    """The endpoint that a model supports."""
+    if info.format is not None:
+        return "completion" if info.format == "completion" else "chat"
+    return _endpoint(info.provider, info.id)
+
+
+@shared(ttl=_MODELS_S, max_entries=256)
+def _endpoint(provider: str, model: str) -> Endpoint:
+    return quick(provider).endpoint(model)
+
+
+def trainable() -> list[ModelInfo]:
+    """Models that a job can start from: the engine's models, and those that OpenAI still fine-tunes."""
+    book = prices()
+    return [m for m in models().found if m.provider == ENGINE or book.training_price(m.provider, m.id) is not None]
+
+
+# --- data sets, runs and jobs: what changes often ---------------------------------------------------------------------
+
+
+@shared(ttl=FRESH_S, max_entries=4)
+def dataset_list() -> tuple[DatasetSummary, ...]:
+    """All data sets, the newest first."""
+    return tuple(datasets.list_datasets(store()))
+
+
+@shared(ttl=FRESH_S, max_entries=64)
+def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
+    """A data set and its newest run.
+
+    Raises:
+        NotFound: the data set does not exist (any more).
+    """
+    return datasets.summary(store(), dataset_id), runs.latest(store(), dataset_id)
+
+
+@shared(ttl=FRESH_S, max_entries=64)
+def run_seconds(run_id: str) -> float | None:
+    """How long the engine has worked on a run; None: unknown, or another provider writes it."""
+    return machine_time.engine_seconds(store(), [run_id]).get(run_id)
+
+
+@shared(ttl=FRESH_S, max_entries=16)
+def batches_of(run_id: str) -> tuple[batch_store.BatchView, ...]:
+    """The batches of a run, the newest first."""
+    return batch_store.batches_of_run(store(), run_id)
+
+
+@shared(ttl=FRESH_S, max_entries=4)
+def job_list() -> tuple[JobView, ...]:
+    """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
+    return tuple(jobs.list_jobs(store()))
+
+
+def job_of(model: str) -> JobView | None:
+    """The job that produced a tuned model, or one of its checkpoints; None if it is not in the ledger."""
+    return lineage.job_that_made(store(), model)
+
+
+def training_of(provider: str, model: str) -> TrainingHistory | None:
+    """What a model in the ledger was trained on; None: its job is not in the ledger."""
+    job = job_of(model)
+    return None if job is None or job.provider != provider else _training_of(job.id)
+
+
+@shared(ttl=60, max_entries=32)
+def _training_of(job_id: str) -> TrainingHistory:
+    return model_purpose.training_history(store(), jobs.get(store(), job_id, results=False))
+
+
+def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:
+    """The map of a data set with `rows` rows; `pair`: the chosen columns across and down.
+
+    Raises:
+        NotFound: the data set does not exist (any more).
+    """
+    return (_heat if rows <= heatmap.MAX_SQUARES else _large_heat)(dataset_id, pair)
+
+
+@shared(ttl=FRESH_S, max_entries=16)
+def _heat(dataset_id: str, pair: tuple[int, int] | None) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+@shared(ttl=_LARGE_HEAT_S, max_entries=16, refresh_mode="background")
+def _large_heat(dataset_id: str, pair: tuple[int, int] | None) -> HeatMap:
+    return heatmap.draw(store(), dataset_id, pair)
+
+
+_POLLS = (status, dataset_list, run_of, run_seconds, job_list, _heat, _large_heat, batches_of)
+
+
+def refresh() -> None:
+    """Clear every cached poll, so that an action is visible immediately."""
+    for poll in _POLLS:
+        poll.clear()

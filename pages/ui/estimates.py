@@ -15,10 +15,10 @@ from core.pricing import price_book, tokens
 from core.pricing.price_book import cost_of
 from core.pricing.tokens import TokenCount
 from core.providers import ModelInfo
-from pages.ui import cached, state
-from pages.ui.lang import _, about, duration, n_, usd
-from pages.ui.money import local_price
-from pages.ui.training import cached_form
+from pages.ui import cache, state
+from pages.ui.components.money import local_price
+from pages.ui.i18n import _, about, duration, n_, usd
+from pages.ui.training import cached_training
 
 USUAL_EPOCHS = 3  # the engine's automatic value
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
@@ -48,7 +48,7 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
         prompt_each = tokens.count([recipe.system, first], recipe.model).tokens
         completion_each = min(_TYPICAL_TOKENS, recipe.max_tokens)
     guess = price_book.estimate_generation(
-        cached.prices(),
+        cache.prices(),
         recipe.provider,
         recipe.model,
         requests=rows,
@@ -58,7 +58,7 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
     )
     expected = guess.expected_usd
     if batch:
-        each = cost_of(cached.prices(), recipe.provider, recipe.model, prompt_each, completion_each, batch=True)
+        each = cost_of(cache.prices(), recipe.provider, recipe.model, prompt_each, completion_each, batch=True)
         expected = None if each is None else each * rows
     return Estimate(
         tokens=guess.prompt_tokens + guess.completion_tokens,
@@ -82,7 +82,7 @@ def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[Preview
     On this machine, from the engine's latest measured speed. Elsewhere, or if there is none, from a preview, whose
     stories are written concurrently, like those of a run. None without either.
     """
-    speed = cached.status().engine.tokens_per_s
+    speed = cache.status().engine.tokens_per_s
     if local and speed:
         return completion_tokens / (speed * _SHARED_SPEED)
     if not previewed:
@@ -95,7 +95,7 @@ def _seconds(recipe: Recipe, completion_tokens: int, previewed: Sequence[Preview
 
 def training_facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:
     """Tokens, cost, time and last day, as short texts; `tokens`: per epoch, None while unknown."""
-    guess = cached_form.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
+    guess = cached_training.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
     return (
         _training_tokens(tokens, epochs),
         local_price(guess.seconds) if guess.local else _training_price(tokens, guess.cost_usd),

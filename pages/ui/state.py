@@ -72,7 +72,7 @@ class StudioState:
 
     grid: GridDraft = field(default_factory=GridDraft)
     preview: Any = None  # rows of the last preview, with the recipe they were made for
-    story: Any = None  # the pages.ui.story.story_session.StorySession of this visitor
+    story: Any = None  # the pages.ui.components.story_session.StorySession of this visitor
     presentation: Any = None  # the pages.ui.story.presenter.Presentation of this visitor
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
@@ -81,7 +81,7 @@ class StudioState:
     recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
     recipe_before: tuple[Any, GridDraft] | None = None  # the previous form, to restore
     recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last
-    undo: Any = None  # the pages.ui.undo.Undo of what was last done to rows
+    undo: Any = None  # the pages.ui.components.cards.Undo of what was last done to rows
     row_open: int | None = None  # the row whose dialog is open
     rows_of: Any = None  # the filter of the row table: (data set, its name, where)
     table: int = 0  # a new number redraws the table of rows without unsaved edits

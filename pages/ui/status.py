@@ -7,8 +7,9 @@ import streamlit as st
 from core.errors import FabulaError
 from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
-from pages.ui import cached, cards, views
-from pages.ui.lang import _, as_markdown, code, n_, number, plain, sentences, token_speed
+from pages.ui import cache
+from pages.ui.components import cards, views
+from pages.ui.i18n import _, as_markdown, code, n_, number, plain, sentences, token_speed
 
 _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
@@ -16,7 +17,7 @@ _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 @st.fragment(run_every=_LOOK_S)
 def strip() -> None:
     """Draw one line: engine with its current job, worker, providers."""
-    status = cached.status()
+    status = cache.status()
     engine, worker = status.engine, status.worker
     badges = [_engine_badge(engine)]
     if engine.models:
@@ -41,7 +42,7 @@ def engine_card() -> None:
     """The engine in full: state, models, speed, queue."""
     with st.container(border=True):
         st.subheader(_("Engine"), anchor=False)
-        engine = cached.status().engine
+        engine = cache.status().engine
         st.markdown(_engine_badge(engine))
         if engine.state == "missing":
             cards.engine_missing_card()
@@ -64,7 +65,7 @@ def engine_card() -> None:
         )
         st.markdown(_("**Models**"))
         with st.container(gap="xsmall"):
-            for model in cached.models().found:
+            for model in cache.models().found:
                 if model.provider == ENGINE:
                     base = model.base if model.base not in (None, model.id) else None
                     views.facts((code(model.id), _("tuned from {base}").format(base=base) if base else ""))
@@ -80,13 +81,13 @@ def providers_card() -> None:
     """Each provider with a test button."""
     with st.container(border=True):
         st.subheader(_("Providers"), anchor=False)
-        for provider_id in cached.registry().ids():
+        for provider_id in cache.registry().ids():
             with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
                 st.markdown(f"**{as_markdown(_name(provider_id))}**")
                 pressed = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
             if pressed:
                 _test(provider_id)
-        if cached.registry().ids() == [ENGINE]:
+        if cache.registry().ids() == [ENGINE]:
             st.caption(
                 _(
                     "To add one, set `OPENAI_API_KEY`, and `OPENAI_BASE_URL` for a compatible endpoint, before you "
@@ -99,7 +100,7 @@ def providers_card() -> None:
 
 def _test(provider_id: str) -> None:
     try:
-        found = cached.ask_models(provider_id)
+        found = cache.ask_models(provider_id)
     except FabulaError as problem:
         cards.error_card(problem)
         return
@@ -108,7 +109,7 @@ def _test(provider_id: str) -> None:
 
 def _name(provider_id: str) -> str:
     try:
-        return _("The engine") if provider_id == ENGINE else cached.registry().provider(provider_id).name
+        return _("The engine") if provider_id == ENGINE else cache.registry().provider(provider_id).name
     except FabulaError:
         return provider_id
 

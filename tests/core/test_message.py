@@ -21,7 +21,8 @@ from core.errors import BadFile, NotFound
 from core.message import Message, cause_of, msg, percent, sentences, with_cause
 from core.providers import engine_endpoint
 from core.settings import Settings
-from pages.ui import failure_labels, lang
+from pages.ui import i18n as pages_i18n
+from pages.ui.components import failure_labels
 
 _ROOT = Path(__file__).parents[2]
 _TEMPLATE = "There is no provider {provider_id} on this machine."
@@ -73,7 +74,7 @@ def test_a_message_is_its_english_text() -> None:
     ],
 )
 def test_a_share_is_written_in_one_way(share: float, digits: int, text: str) -> None:
-    assert percent(share, digits) == lang.percent(share, digits) == text
+    assert percent(share, digits) == pages_i18n.percent(share, digits) == text
 
 
 def test_a_message_cannot_be_changed() -> None:
@@ -178,7 +179,7 @@ def test_a_message_survives_the_engines_note(settings: Settings) -> None:
 
 
 def test_a_stored_reason_is_shown_in_the_visitors_language(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (lang, failure_labels):
+    for module in (pages_i18n, failure_labels):
         monkeypatch.setattr(module, "language", lambda: "zh_CN")
     reason = msg("The text was cut off at {max_tokens} tokens.", max_tokens="99")
     shown = failure_labels.sentence(str(_stored(reason)), "token_limit")
@@ -231,10 +232,10 @@ def test_a_value_comes_out_unchanged_in_both_languages(value: str | int | float)
 
 
 def test_a_sentence_as_a_value_is_translated_only_where_it_is_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
     inner = "No row has failed."
-    as_text = lang.localized(msg("Failed: {reason}", reason=inner))
-    as_message = lang.localized(msg("Failed: {reason}", reason=msg("No row has failed.")))
+    as_text = pages_i18n.localized(msg("Failed: {reason}", reason=inner))
+    as_message = pages_i18n.localized(msg("Failed: {reason}", reason=msg("No row has failed.")))
     assert as_text.endswith(inner) and as_message.endswith(_CHINESE(inner)) and _CHINESE(inner) != inner
 
 

@@ -22,7 +22,7 @@ from core.datasets.importers import column_mapping, decompression, json_document
 from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
 from core.db.store import Store
 from core.errors import BadFile
-from pages.ui.story.story_model import PromptFormat
+from pages.ui.components.prompt_formats import PromptFormat
 
 
 def read(data: bytes | str, name: str = "a.jsonl", **named: Any) -> table_reader.Imported:

@@ -21,7 +21,7 @@ from core.finetuning.job_explanation import minutes_left
 from core.languages import ENGLISH, LANGUAGES, match
 from core.locale.__main__ import collect
 from core.message import msg
-from pages.ui import lang
+from pages.ui import i18n as pages_i18n
 
 _ROOT = Path(__file__).parents[2]
 _OTHERS = [language for language in LANGUAGES if language != ENGLISH]
@@ -135,23 +135,23 @@ def test_collecting_finds_the_literal_templates_of_marked_calls(tmp_path: Path) 
 def test_a_value_is_kept_even_where_it_is_a_message_of_the_catalogue(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    localized = lang.localized(msg("The model '{model}' was deleted.", model=name))
-    assert localized == lang._("The model '{model}' was deleted.").replace("{model}", name)
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
+    localized = pages_i18n.localized(msg("The model '{model}' was deleted.", model=name))
+    assert localized == pages_i18n._("The model '{model}' was deleted.").replace("{model}", name)
 
 
 def test_messages_inside_messages_are_translated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
     inner = msg("{name} cannot be reached at {base_url}.", name=msg("The engine"), base_url="http://127.0.0.1:1/v1")
-    localized = lang.localized(msg("Failed: {reason}", reason=inner))
-    assert localized == lang._("Failed: {reason}").replace("{reason}", lang.localized(inner))
-    assert lang._("The engine") in localized and "The engine" not in localized
+    localized = pages_i18n.localized(msg("Failed: {reason}", reason=inner))
+    assert localized == pages_i18n._("Failed: {reason}").replace("{reason}", pages_i18n.localized(inner))
+    assert pages_i18n._("The engine") in localized and "The engine" not in localized
 
 
 def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
     for text in ("No row has failed.", "The training file x was deleted.", "running", "{name}", ""):
-        assert lang.localized(text) == text
+        assert pages_i18n.localized(text) == text
 
 
 def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
@@ -241,7 +241,7 @@ def _outside_calls(node: ast.AST) -> Iterator[ast.AST]:
     ],
 )
 def test_plain_text_is_no_markup_and_an_address_stays_as_it_can_be_copied(text: str, shown: str) -> None:
-    assert lang.plain(text) == shown
+    assert pages_i18n.plain(text) == shown
     assert not re.search("[\u200b-\u200d\u2060\ufeff]", shown)
 
 
@@ -257,7 +257,7 @@ def test_plain_text_is_no_markup_and_an_address_stays_as_it_can_be_copied(text: 
     ],
 )
 def test_a_label_of_untrusted_text_is_no_markup_and_is_read_aloud_without_escapes(text: str, shown: str) -> None:
-    assert lang.label(text) == shown
+    assert pages_i18n.label(text) == shown
 
 
 @pytest.mark.parametrize(
@@ -276,13 +276,16 @@ def test_a_label_of_untrusted_text_is_no_markup_and_is_read_aloud_without_escape
     ],
 )
 def test_commands_in_a_sentence_are_code_and_all_else_is_text(sentence: str, shown: str) -> None:
-    assert lang.as_markdown(sentence) == shown
+    assert pages_i18n.as_markdown(sentence) == shown
 
 
 def test_commands_of_a_translated_sentence_are_code_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
     sentence = msg("Start Fabula with `make run`, or a worker with `python -m core.jobs.worker`.")
-    assert lang.as_markdown(sentence) == "请用 `make run` 启动 Fabula，或用 `python -m core.jobs.worker` 启动后台进程。"
+    assert (
+        pages_i18n.as_markdown(sentence)
+        == "请用 `make run` 启动 Fabula，或用 `python -m core.jobs.worker` 启动后台进程。"
+    )
 
 
 @pytest.mark.parametrize(
@@ -303,26 +306,26 @@ def test_a_moment_is_told_in_the_visitors_time_zone(
 ) -> None:
     monkeypatch.setattr(st, "context", SimpleNamespace(timezone=timezone))
     moment = datetime(2026, 11, 29, 18, 5, 9, tzinfo=UTC)
-    assert lang.clock(moment) == shown
-    assert lang.clock(moment, moment + timedelta(seconds=1)) == shown.split(" ", 1)[1]  # today
-    assert lang.clock(moment, moment + timedelta(days=1)) == shown
+    assert pages_i18n.clock(moment) == shown
+    assert pages_i18n.clock(moment, moment + timedelta(seconds=1)) == shown.split(" ", 1)[1]  # today
+    assert pages_i18n.clock(moment, moment + timedelta(days=1)) == shown
 
 
 def test_today_is_the_visitors_today(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(st, "context", SimpleNamespace(timezone="Asia/Shanghai"))
     midnight = datetime(2026, 11, 29, 16, tzinfo=UTC)  # there
-    assert lang.clock(midnight - timedelta(minutes=1), midnight) == "2026-11-29 23:59:00"
-    assert lang.clock(midnight, midnight + timedelta(hours=9)) == "00:00:00"
+    assert pages_i18n.clock(midnight - timedelta(minutes=1), midnight) == "2026-11-29 23:59:00"
+    assert pages_i18n.clock(midnight, midnight + timedelta(hours=9)) == "00:00:00"
 
 
 @pytest.mark.parametrize(("minutes", "expected"), [(366, "6 小时 6"), (12, "12")])
 def test_a_time_in_a_sentence_is_in_the_language_of_the_sentence(
     monkeypatch: pytest.MonkeyPatch, minutes: int, expected: str
 ) -> None:
-    monkeypatch.setattr(lang, "language", lambda: "zh_CN")
-    assert lang.localized(minutes_left(60 * minutes)) == expected
+    monkeypatch.setattr(pages_i18n, "language", lambda: "zh_CN")
+    assert pages_i18n.localized(minutes_left(60 * minutes)) == expected
     sentence = msg("Queued for {age} min. This is normal.", age=minutes_left(60 * minutes))
-    assert f"{expected} 分钟" in lang.localized(sentence)
+    assert f"{expected} 分钟" in pages_i18n.localized(sentence)
 
 
 @pytest.mark.parametrize(
@@ -339,8 +342,8 @@ def test_a_duration_is_said_in_words(
     monkeypatch: pytest.MonkeyPatch, seconds: float | None, english: str, chinese: str
 ) -> None:
     for language, words in (("en", english), ("zh_CN", chinese)):
-        monkeypatch.setattr(lang, "language", lambda chosen=language: chosen)
-        assert lang.duration(seconds) == words
+        monkeypatch.setattr(pages_i18n, "language", lambda chosen=language: chosen)
+        assert pages_i18n.duration(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -353,5 +356,5 @@ def test_a_duration_is_said_in_words(
 def test_signs_between_words_are_those_of_the_language(
     monkeypatch: pytest.MonkeyPatch, language: str, parts: tuple[str, ...], line: str, pair: str
 ) -> None:
-    monkeypatch.setattr(lang, "language", lambda: language)
-    assert (lang.sentences(*parts), lang.pair("hero", "Rosa")) == (line, pair)
+    monkeypatch.setattr(pages_i18n, "language", lambda: language)
+    assert (pages_i18n.sentences(*parts), pages_i18n.pair("hero", "Rosa")) == (line, pair)

@@ -14,7 +14,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Batch, Run, utcnow
 from core.generation import runs
-from pages.ui import cached
+from pages.ui import cache
 from tests.support.waiting import WAIT_LIMIT_S
 
 
@@ -41,12 +41,12 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
 
     def page(run_id: str) -> None:
         from core.generation import runs
-        from pages.ui import cached
+        from pages.ui import cache
         from pages.ui.dataset import run_tab
 
-        run_tab.batches(runs.progress(cached.store(), run_id))
+        run_tab.batches(runs.progress(cache.store(), run_id))
 
-    cached.refresh()
+    cache.refresh()
     at = AppTest.from_function(page, args=(run_id,), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     at.run()

@@ -15,7 +15,7 @@ from core.db.tables.story import COMPARISON
 from core.evaluation import before_after, holdout
 from core.finetuning import jobs
 from core.jobs.system_status import EngineStatus
-from pages.ui import cached
+from pages.ui import cache
 from tests.pages.test_every_page import again, click, labels, trouble, visit, words
 from tests.pages.test_training import _job, _labelled
 from tests.support.fault_server import FaultServer
@@ -228,8 +228,8 @@ def test_a_model_that_cannot_be_called_is_told_with_a_way_on(
     job_id = _succeeded(store)
     with store.session() as session:
         session.get_one(TrainingJob, job_id).finished_at = utcnow() - timedelta(hours=1)
-    seen = replace(cached.status(), engine=engine)
-    monkeypatch.setattr(cached, "status", lambda: seen)
+    seen = replace(cache.status(), engine=engine)
+    monkeypatch.setattr(cache, "status", lambda: seen)
     at = visit("training")
     assert said in words(at)
     assert ("Write a story with it" in labels(at)) is callable_

@@ -22,9 +22,9 @@ from core.pricing import budget, bundled_prices, custom_prices, machine_time, sp
 from core.pricing.comparison import compare
 from core.pricing.machine_time import Speed
 from core.settings import Settings
-from pages.ui import cached
-from pages.ui.cost import cached_cost, period, price_choice, price_list
-from pages.ui.money import local_price
+from pages.ui import cache
+from pages.ui.components.money import local_price
+from pages.ui.cost import cached_cost, price_choice, price_list, spending
 from tests.pages.test_every_page import click, field, trouble, visit, words
 from tests.support.price_address import price_server
 
@@ -67,7 +67,7 @@ def test_the_page_opens_on_models_that_can_be_used_today(store: Store) -> None:
 
 
 def test_every_model_of_the_first_comparison_has_a_price(store: Store) -> None:
-    book = cached.prices()
+    book = cache.prices()
     found = {key: book.find(*key) for key in price_choice._TODAY}
     assert not [key for key, price in found.items() if price is None or price.output_per_mtok is None]
 
@@ -86,7 +86,7 @@ def test_the_article_comes_out_with_its_sources_in_one_click(store: Store) -> No
 
 @pytest.mark.parametrize("unit", [1_000, 1_000_000])
 def test_no_price_of_any_list_is_shown_as_another_or_as_nothing(store: Store, unit: int) -> None:
-    book = cached.prices()
+    book = cache.prices()
     for provider in price_choice.list_names(book):
         found = compare(book, ("openai", "gpt-4o-mini"), unit, prices=book.rows([provider]))
         shown = price_list._format(found, unit)
@@ -115,7 +115,7 @@ def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
     custom_prices.set_machine_hour(store, LOCAL, hour, currency)
     for day, rate in enumerate(speeds, 1):
         _measured(store, rate, day)
-    (price,) = price_choice.here(cached.prices())
+    (price,) = price_choice.here(cache.prices())
     training = Decimal(0) if hour == "0" else None  # no job with a measured training speed
     assert (price.output_per_mtok, price.training_per_mtok, price.currency) == (output, training, currency)
 
@@ -124,7 +124,7 @@ def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
     custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
     _trained(store, tokens=10_000, seconds=100 + job_estimate.STARTUP_S)
-    (price,) = price_choice.here(cached.prices())
+    (price,) = price_choice.here(cache.prices())
     assert (price.output_per_mtok, price.training_per_mtok) == (1, Decimal("0.1"))
 
 
@@ -184,11 +184,11 @@ def test_the_comparison_with_2023_has_a_way_back(store: Store) -> None:
 
 
 def test_the_speed_of_the_last_request_is_no_measurement(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = cached.status()
+    seen = cache.status()
     status = replace(seen, engine=replace(seen.engine, tokens_per_s=3.0))
-    monkeypatch.setattr(cached, "status", lambda: status)
+    monkeypatch.setattr(cache, "status", lambda: status)
     custom_prices.set_machine_hour(store, LOCAL, "0.036")
-    (price,) = price_choice.here(cached.prices())
+    (price,) = price_choice.here(cache.prices())
     assert price.output_per_mtok is None
     assert field(visit("cost", cost_part="workload"), "work_speed").value == ""
 
@@ -221,7 +221,7 @@ def test_the_month_ends_with_its_last_day_also_when_midnight_comes_while_it_is_l
 ) -> None:
     clock = iter([datetime(2026, 11, 30, 23, 59, 59, tzinfo=UTC), *[datetime(2026, 12, 1, tzinfo=UTC)] * 9])
     monkeypatch.setattr(cached_cost, "utcnow", lambda: next(clock))
-    found = period.choose()
+    found = spending.choose_period()
     assert (found.name, found.since, found.until, len(found.starts)) == (
         "2026-11", datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC), 30,
     )  # fmt: skip

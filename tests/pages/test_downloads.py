@@ -11,7 +11,7 @@ from streamlit.runtime.media_file_manager import MediaFileManager
 from streamlit.runtime.media_file_storage import MediaFileStorageError
 from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 
-from pages.ui import downloads
+from pages.ui import streamlit_patches
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_streamlit_alone_forgets_at_once(files: MediaFileManager) -> None:
 
 
 def test_what_was_offered_before_is_still_there(files: MediaFileManager) -> None:
-    downloads.keep_for_a_while()
+    streamlit_patches.keep_for_a_while()
     offered = [_drawn(files) for _ in range(3)]
     assert all(files.execute_deferred(one).startswith("/media/") for one in offered)
 
@@ -44,7 +44,7 @@ def test_what_was_offered_before_is_still_there(files: MediaFileManager) -> None
 def test_it_is_swept_once_in_a_while(files: MediaFileManager, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    downloads.keep_for_a_while()
+    streamlit_patches.keep_for_a_while()
     old, new = _drawn(files), _drawn(files)
     now += 60
     files.remove_orphaned_files()

@@ -25,7 +25,8 @@ from core.pricing import spend
 from core.providers import engine_endpoint
 from core.settings import Settings
 from core.stories import library
-from pages.ui import about, cached, models
+from pages.ui import about, cache
+from pages.ui.components import models
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import WAIT_LIMIT_S, until
@@ -44,7 +45,7 @@ _RESULTS = (
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     """A visitor opens a page. `state`: initial widget values."""
-    cached.refresh()
+    cache.refresh()
     at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     for key, value in state.items():
@@ -67,7 +68,7 @@ def article_grid(**state: object) -> AppTest:
 
 def again(at: AppTest) -> AppTest:
     """The page after a rerun, when something has changed elsewhere."""
-    cached.refresh()
+    cache.refresh()
     return at.run()
 
 
@@ -498,16 +499,16 @@ def test_a_chinese_story_page_asks_for_the_articles_stories(server: FaultServer,
 def test_an_engine_that_came_up_since_its_models_were_asked_for_is_no_trouble(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, forgotten = cached.models, list[bool]()
-    starting = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
-    monkeypatch.setattr(cached, "models", lambda: real() if forgotten else starting)
-    monkeypatch.setattr(cached, "forget_models", lambda: forgotten.append(True))
+    real, forgotten = cache.models, list[bool]()
+    starting = cache.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    monkeypatch.setattr(cache, "models", lambda: real() if forgotten else starting)
+    monkeypatch.setattr(cache, "forget_models", lambda: forgotten.append(True))
     at = visit("story")
     assert not at.error and any(button.key == "story_button" for button in at.button)
 
 
 def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, wait, waited = cached.status(), models._wait, []
+    seen, wait, waited = cache.status(), models._wait, []
 
     def later() -> None:
         waited.append(True)
@@ -517,10 +518,10 @@ def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pyte
         return replace(seen, engine=replace(seen.engine, state="down" if waited else "starting"))
 
     monkeypatch.setattr(models, "_wait", later)
-    monkeypatch.setattr(cached, "status", status)
-    broken = cached.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
-    monkeypatch.setattr(cached, "models", lambda: broken)
-    monkeypatch.setattr(cached, "forget_models", lambda: None)
+    monkeypatch.setattr(cache, "status", status)
+    broken = cache.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
+    monkeypatch.setattr(cache, "models", lambda: broken)
+    monkeypatch.setattr(cache, "forget_models", lambda: None)
     at = visit("story")
     assert "The engine does not answer." in trouble(at)
     assert "models_again" in [button.key for button in at.button]

@@ -23,8 +23,9 @@ from core.evaluation import before_after, run_export
 from core.finetuning import examples, jobs
 from core.jobs.system_status import EngineStatus
 from core.stories import library
-from pages.ui import cached, examples_answers
-from pages.ui.story import story_visit
+from pages.ui import cache
+from pages.ui.components import story_session
+from pages.ui.home import examples_answers
 from tests.pages.test_every_page import again, click, labels, trouble, visit, words
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -304,7 +305,7 @@ def test_answers_that_are_still_coming_are_there_after_a_reload(
 
     server.when(_INTENTS.prompt, fault_server.held())
     job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)
-    monkeypatch.setattr(story_visit, "RELOAD_S", 240.0)
+    monkeypatch.setattr(story_session, "RELOAD_S", 240.0)
     with monkeypatch.context() as patch:
         patch.setattr(examples_answers, "_side_by_side", lose_connection)
         ask(visit("home"))
@@ -365,8 +366,8 @@ def test_a_job_on_its_way_shows_its_phase_and_the_time_left(
         values = {**values, "estimated_finish": utcnow() + timedelta(minutes=10)}
     trained(store, **values)
     engine = EngineStatus("up", training={"job": "ftjob-1", "step": 12, "total_steps": 48})
-    seen = replace(cached.status(), engine=engine)
-    monkeypatch.setattr(cached, "status", lambda: seen)
+    seen = replace(cache.status(), engine=engine)
+    monkeypatch.setattr(cache, "status", lambda: seen)
     at = visit("home")
     assert said in words(at) and button in labels(at) and not at.error
 

@@ -19,9 +19,10 @@ from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unav
 from core.generation import runs
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
-from pages.ui import background, cached, cached_rows
+from pages.ui import background, cache
 from pages.ui.background import BackgroundIterator, BackgroundTask
-from pages.ui.training import cached_form
+from pages.ui.dataset import training_file
+from pages.ui.training import cached_training
 from tests.pages.test_every_page import again, click, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
@@ -154,11 +155,11 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
     monkeypatch.setattr(Client, "count_tokens", count_tokens)
 
     def count() -> TokenCount | None:
-        work = cached_rows.tokens_of(dataset_id, None, 30, cached_rows.TrainingFormat(), _MODEL)
+        work = training_file.tokens_of(dataset_id, None, 30, training_file.TrainingFormat(), _MODEL)
         until(lambda: work.done, "the count")
         return work.get()
 
-    until(lambda: cached.status().engine.state == "up", "the engine")
+    until(lambda: cache.status().engine.state == "up", "the engine")
     first = count()
     assert first is not None and first.unanswered and not first.exact and first.tokens > 0
     assert count() == first
@@ -176,7 +177,7 @@ def test_a_preview_that_fails_is_a_card(server: FaultServer, store: Store, monke
 
 def test_a_list_of_models_that_fails_is_a_card(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Client, "models", _raising(ZeroDivisionError()))
-    found = cached.models()
+    found = cache.models()
     assert found.found == () and "went wrong" in found.problems["engine"].what
 
 
@@ -191,10 +192,10 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     monkeypatch.setattr(Client, "jobs", lambda self: next(answers)(self))
     monkeypatch.setenv("OPENAI_API_KEY", "k")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
-    first = cached_form.account("compatible", "m")
+    first = cached_training.account("compatible", "m")
     assert not first.answered and said in first.reason
-    assert cached_form.account("compatible", "m") == first
+    assert cached_training.account("compatible", "m") == first
     monkeypatch.setattr(background, "FAILURE_KEPT_S", 0.0)
-    second = cached_form.account("compatible", "m")
+    second = cached_training.account("compatible", "m")
     assert second.answered
-    assert cached_form.account("compatible", "m") == second  # the answer is cached: a third call would get none
+    assert cached_training.account("compatible", "m") == second  # the answer is cached: a third call would get none

@@ -55,4 +55,4 @@ def test_no_field_has_a_limit_that_only_the_browser_knows(path: Path) -> None:
     source = path.read_text(encoding="utf-8")
     assert "max_chars" not in re.sub(r'""".*?"""', "", source, flags=re.DOTALL)
     limited = re.findall(r"number_input\((?:[^()]|\([^()]*\))*?(?:min_value|max_value|, -?\d)", source)
-    assert not limited, "pages.ui.limited_fields.number_field says what is allowed"
+    assert not limited, "pages.ui.components.fields.number_field says what is allowed"

@@ -14,8 +14,9 @@ from core.db.tables import Row
 from core.generation import runs
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
-from pages.ui import background, cached, cached_rows
+from pages.ui import background, cache
 from pages.ui.background import BackgroundTask
+from pages.ui.dataset import training_file
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 
@@ -66,15 +67,15 @@ def test_the_engine_counts_the_tokens_once_the_run_is_over(
     dataset_id, run_id = _in_progress(store, 5)
 
     def count() -> TokenCount | None:
-        work = cached_rows.tokens_of(dataset_id, None, 5, cached_rows.TrainingFormat(), _MODEL)
+        work = training_file.tokens_of(dataset_id, None, 5, training_file.TrainingFormat(), _MODEL)
         until(lambda: work.done, "the count")
         return work.get()
 
-    until(lambda: cached.status().engine.state == "up", "the engine")
+    until(lambda: cache.status().engine.state == "up", "the engine")
     during = count()
     assert during is not None and not during.exact and during.tokens > 0 and asked == []
     runs.request_stop(store, LOCAL, run_id)
-    cached.refresh()
+    cache.refresh()
     until(lambda: count() == TokenCount(5 * 7, exact=True), "the engine's own count")
     assert len(asked) == 5
 

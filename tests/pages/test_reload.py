@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
 from core.stories.readers import Recent
-from pages.ui.story import story_address, story_visit
+from pages.ui.components import story_session
 from tests.pages.test_every_page import _FRAME, click, visit, words
 from tests.pages.test_presenter import _present, _prompt
 from tests.pages.test_presenter import prepared as prepared
@@ -26,7 +26,7 @@ from tests.support.waiting import WAIT_LIMIT_S, until
 def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
     """The stories of this process, without those of other tests."""
     empty = Recent[object]()
-    monkeypatch.setattr(story_address, "_recent", empty)
+    monkeypatch.setattr(story_session, "_recent", empty)
     yield empty
 
 
@@ -101,7 +101,7 @@ def test_a_story_that_is_still_written_is_read_on(server: FaultServer, store: St
     at = visit("story", story_mode="free", story_prompt="一个想法")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pages.ui.story.story_view.read_along", _lose_connection)
-        patch.setattr(story_visit, "RELOAD_S", 240.0)
+        patch.setattr(story_session, "RELOAD_S", 240.0)
         at.button(key="story_button").click().run()
     held = at.session_state["studio"].story
     assert held.writing

@@ -25,7 +25,7 @@ from core.db.tables import Dataset, Row, Run, utcnow
 from core.generation import executor, runs
 from core.message import msg, sentences
 from core.pricing import spend
-from pages.ui import cached, lang
+from pages.ui import cache, i18n
 from pages.ui.dataset import dataset_picker, row_cards
 from tests.pages.test_every_page import again, click, field, trouble, visit, words
 from tests.support import fault_server
@@ -132,7 +132,7 @@ def test_what_a_data_set_is_called_in_a_list_stays_when_its_grid_grows(store: St
     # a browser identifies the option by this label only
     before = dataset_picker.label(datasets.summary(store, written))
     grid_store.grow(store, LOCAL, written, grid_store.more_repeats(_RECIPE, 1))
-    cached.refresh()
+    cache.refresh()
     assert dataset_picker.label(datasets.summary(store, written)) == before == "heroes"
 
 
@@ -469,7 +469,7 @@ def test_rows_as_cards_can_be_read_left_out_and_opened(store: Store, written: st
      (0.004, "14 rows/h")],
 )  # fmt: skip
 def test_a_rate_has_the_digits_that_matter(rate: float | None, said: str) -> None:
-    assert lang.row_speed(rate) == said
+    assert i18n.row_speed(rate) == said
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from core.db.tables import Dataset, Tour, utcnow
 from core.evaluation import evaluations
 from core.finetuning import jobs
 from core.tours import tour
-from pages.ui import cached
+from pages.ui import cache
 from pages.ui.dataset import dataset_picker
 from tests.pages.test_every_page import _FRAME, again, click, visit, words
 from tests.pages.test_training import _ago, _job, _judge, _labelled, next_step
@@ -145,4 +145,4 @@ def test_an_evaluation_of_another_visitor_is_offered_and_not_shown(server: Fault
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
     click(at, "training_evaluation_newest")
     assert f"training_evaluation_stop_{second}" in [button.key for button in at.button]
-    cached.refresh()
+    cache.refresh()

@@ -19,8 +19,8 @@ from streamlit.runtime.uploaded_file_manager import UploadedFileRec
 from streamlit.runtime.websocket_session_manager import WebsocketSessionManager
 
 import app
-from pages.ui import session_storage
-from pages.ui.session_storage import ClosingSessionStorage
+from pages.ui import streamlit_patches
+from pages.ui.streamlit_patches import ClosingSessionStorage
 
 _KEEP_S = 60.0
 
@@ -166,6 +166,6 @@ def test_the_server_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
         MemorySessionStorage(), MemoryUploadedFileManager("/uploads"), ScriptCache(), None
     )
     monkeypatch.setattr(runtime, "get_instance", lambda: SimpleNamespace(_session_mgr=manager))
-    session_storage.close_left_sessions()
+    streamlit_patches.close_left_sessions()
     assert isinstance(manager._session_storage, ClosingSessionStorage)
     assert "close_left_sessions" in app.lifespan.__wrapped__.__code__.co_names  # type: ignore[attr-defined]

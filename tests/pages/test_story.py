@@ -17,8 +17,8 @@ from core.db.store import Store
 from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.stories import arena, exports, library, stream
+from pages.ui.components.story_session import story_session
 from pages.ui.story import speech, story_view
-from pages.ui.story.story_session import story_session
 from tests.pages.test_every_page import _FRAME, click, field, trouble, visit, words
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer

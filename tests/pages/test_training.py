@@ -21,6 +21,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.charts import training_curve
+from core.charts.curve_source import RenderedChart
 from core.charts.training_curve import CurveLabels
 from core.charts.vega_lite import CurveView
 from core.datasets import datasets
@@ -31,9 +32,9 @@ from core.errors import BadRequest
 from core.evaluation import evaluation_run, evaluations
 from core.finetuning import jobs, results
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from pages.ui import cached, cached_rows
-from pages.ui.training import cached_curves, job_actions
-from pages.ui.training.curve_source import RenderedChart
+from pages.ui import cache
+from pages.ui.dataset import training_file
+from pages.ui.training import cached_training, job_actions
 from tests.pages.test_every_page import again, click, field, labels, trouble, visit, words
 from tests.support.fakes import FakeRegistry
 from tests.support.fault_server import FaultServer
@@ -222,7 +223,7 @@ def _waves(store: Store, *, rows: int, unfilled: int) -> str:
     text = [f"{n},{_SENTENCES[n % 7]} {n * n}{' {hero}' if n < unfilled else ''}." for n in range(rows)]
     read = table_reader.read_table("\n".join(["topic,text", *text]).encode(), "waves.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "waves", read.frame, ["topic"], "text", read.source)
-    cached.refresh()
+    cache.refresh()
     return dataset_id
 
 
@@ -246,7 +247,7 @@ def test_the_first_step_shows_the_verdict_on_the_rows(
 ) -> None:
     dataset_id = _waves(store, rows=rows, unfilled=unfilled)
     at = _new_job()
-    until(lambda: not cached_rows.quality_of(dataset_id)[0].running, "the measurement")
+    until(lambda: not training_file.quality_of(dataset_id)[0].running, "the measurement")
     shown = words(at.run())
     assert says in shown and behind in shown and "good" not in shown.lower()
     if unfilled:
@@ -567,7 +568,7 @@ def test_a_running_job_is_read_again_only_when_its_results_have_changed(
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.results_csv, job.updated_at = (job.results_csv or "") + more, utcnow()
-        cached.refresh()
+        cache.refresh()
         assert {m.label: m.value for m in again(at).metric}["Steps"] == steps
         assert len(read) == times
 
@@ -676,7 +677,7 @@ def test_a_results_file_in_utf_16_or_without_lines_is_no_other_file(server: Faul
 
 def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
     lines = "\n".join(f"{n},{2 + 1 / n:.5f},0.5" for n in range(1, 20_001))
-    source = cached_curves.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
+    source = cached_training.read_file("x", f"step,train_loss,train_accuracy\n{lines}\n")
     drawn = RenderedChart.of(training_curve.loss_chart(source.frame, CurveView(), _labels()))
     assert len(drawn.rows) <= 2_001
     assert len(drawn.whole()["data"]["values"]) == len(drawn.rows) and "data" not in drawn.spec
@@ -934,7 +935,7 @@ def _labelled(store: Store, *, held_out: int, rows: int = 30) -> str:
     with store.session() as session:
         for row in session.query(Row).filter(Row.dataset_id == dataset_id).order_by(Row.position).limit(held_out):
             row.split = "held_out"
-    cached.refresh()
+    cache.refresh()
     return dataset_id
 
 

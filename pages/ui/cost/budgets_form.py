@@ -12,10 +12,11 @@ from core.errors import FabulaError
 from core.message import msg
 from core.pricing import budget
 from core.pricing.budget import BudgetView
-from pages.ui import cached, cards, decimal_field, state
+from pages.ui import cache, state
+from pages.ui.components import cards, fields
+from pages.ui.components.fields import fits
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, mark, plain, usd
-from pages.ui.limited_fields import fits
+from pages.ui.i18n import _, mark, plain, usd
 
 _SCOPES = {
     "month": mark("Everyone, per month"),
@@ -46,7 +47,7 @@ def show(budgets: Sequence[BudgetView]) -> None:
                 state.set_default("cost_budget_person", LOCAL.id)
                 with st.container(gap="xsmall", width=180):
                     fits(st.text_input(_("Person"), key="cost_budget_person"), budget.MAX_SUBJECT_LENGTH)
-            decimal_field.decimal_field(
+            fields.decimal_field(
                 _("Amount (USD)"), "cost_budget_amount", Decimal(0), budget.MAX_USD, placeholder="20", width=160
             )
             st.button(_("Set budget"), icon=":material/check:", key="cost_budget_set", on_click=_set)
@@ -68,20 +69,20 @@ def _set() -> None:
     scope = state.get("cost_budget_scope")
     subject = str(state.get("cost_budget_person") or "") if scope == "person" else ""
     with cards.keep_errors():
-        amount = decimal_field.read("cost_budget_amount", Decimal(0), budget.MAX_USD)
+        amount = fields.read_decimal("cost_budget_amount", Decimal(0), budget.MAX_USD)
         if amount is None:
             if not str(state.get("cost_budget_amount") or "").strip():
                 raise FabulaError(
                     msg("The budget has no amount."), msg("Enter one in USD. 0 blocks every paid request.")
                 )
             return
-        budget.set_budget(cached.store(), LOCAL, scope, amount, subject)
+        budget.set_budget(cache.store(), LOCAL, scope, amount, subject)
         state.notify(":material/check:", _("Budget set."))
     cached_cost.forget()
 
 
 def _remove(scope: budget.Scope, subject: str) -> None:
     with cards.keep_errors():
-        budget.set_budget(cached.store(), LOCAL, scope, None, subject)
+        budget.set_budget(cache.store(), LOCAL, scope, None, subject)
         state.notify(":material/undo:", _("Budget removed."))
     cached_cost.forget()

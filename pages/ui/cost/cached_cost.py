@@ -1,4 +1,4 @@
-"""Cached reads of the cost page, shared by all visitors; see `pages.ui.cached`."""
+"""Cached reads of the cost page, shared by all visitors; see `pages.ui.cache`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from core.pricing.prices import ENGINE
 from core.pricing.quality import Quality
 from core.pricing.spend_history import DayLine, WorkLine
 from core.pricing.tokens import DatasetTokens
-from pages.ui import cached
+from pages.ui import cache
 from pages.ui.cache import shared
 
 _FRESH_S = 3  # sums over a month of calls change slowly
@@ -25,30 +25,30 @@ _FRESH_S = 3  # sums over a month of calls change slowly
 
 def machine() -> MachineTime | None:
     """Cost per hour of this machine with its measured speed; None if no price is set."""
-    return machine_time.current(cached.store())
+    return machine_time.current(cache.store())
 
 
 def hour() -> tuple[Decimal, str] | None:
     """Cost per hour of this machine and its currency; None if no price is set."""
-    return custom_prices.machine_hour(cached.store())
+    return custom_prices.machine_hour(cache.store())
 
 
 def speed() -> Speed | None:
     """The newest measured speed of the engine; None if not measured yet."""
-    return machine_time.latest_speed(cached.store())
+    return machine_time.latest_speed(cache.store())
 
 
 def training_speed(model: str) -> Decimal | None:
     """Tokens per second in training on this base: of the engine's newest steps, else of its newest jobs; None: none."""
-    if steps := cached.status().engine.training_speeds.get(model):
+    if steps := cache.status().engine.training_speeds.get(model):
         return Decimal(str(round(steps, 3)))
-    rates = measured_speeds(cached.store(), ENGINE, model)
+    rates = measured_speeds(cache.store(), ENGINE, model)
     return Decimal(str(median(rates))) if rates else None
 
 
 def providers() -> list[str]:
     """Ids of all providers that have prices of untuned models."""
-    source = cached.prices().source
+    source = cache.prices().source
     return source.providers() if isinstance(source, BundledPrices) else []
 
 
@@ -60,13 +60,13 @@ def tomorrow() -> datetime:
 @shared(ttl=_FRESH_S, max_entries=2)
 def months(until: datetime) -> tuple[datetime, ...]:
     """First days of all months from the first ledger entry until before `until` (see `tomorrow`), newest first."""
-    return tuple(spend_history.months(cached.store(), until - timedelta(days=1)))
+    return tuple(spend_history.months(cache.store(), until - timedelta(days=1)))
 
 
 @shared(ttl=_FRESH_S, max_entries=2)
 def budgets() -> tuple[BudgetView, ...]:
     """All budgets with their remaining amounts."""
-    return tuple(budget.budgets(cached.store()))
+    return tuple(budget.budgets(cache.store()))
 
 
 def now() -> datetime:
@@ -77,19 +77,19 @@ def now() -> datetime:
 @shared(ttl=_FRESH_S, max_entries=8)
 def by_period(starts: tuple[datetime, ...], until: datetime) -> tuple[DayLine, ...]:
     """Spending by day or by month."""
-    return tuple(spend_history.by_period(cached.store(), starts, until))
+    return tuple(spend_history.by_period(cache.store(), starts, until))
 
 
 @shared(ttl=_FRESH_S, max_entries=8)
 def by_reference(since: datetime, until: datetime) -> tuple[WorkLine, ...]:
     """Runs, jobs and stories with their cost."""
-    return tuple(spend_history.by_reference(cached.store(), since, until))
+    return tuple(spend_history.by_reference(cache.store(), since, until))
 
 
 @shared(ttl=_FRESH_S, max_entries=2)
 def qualities() -> tuple[Quality, ...]:
     """Votes and evaluations of models."""
-    return tuple(quality.qualities(cached.store(), cached.prices(), machine()))
+    return tuple(quality.qualities(cache.store(), cache.prices(), machine()))
 
 
 def forget() -> None:
@@ -105,6 +105,6 @@ def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
     Args:
         stamp: fingerprint of the rows (`datasets.fingerprint`); if it changes, they are counted again.
     """
-    found = export.examples(cached.store(), dataset_id)
+    found = export.examples(cache.store(), dataset_id)
     prompts, completions = [prompt for prompt, _ in found], [completion for _, completion in found]
     return tokens.measure(prompts, completions, model) if found else None

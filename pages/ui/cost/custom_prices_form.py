@@ -11,11 +11,12 @@ from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import UNITS, max_amount
 from core.pricing.prices import ENGINE
-from pages.ui import cached, cards, decimal_field, state
+from pages.ui import cache, state
+from pages.ui.components import cards, fields
+from pages.ui.components.fields import fits, text_field
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names, show_own
-from pages.ui.lang import _, ago, mark, plain
-from pages.ui.limited_fields import fits, text_field
+from pages.ui.i18n import _, ago, mark, plain
 
 _USES = {
     "input": mark("Input"),
@@ -38,7 +39,7 @@ _LONGEST_NOTE = 200  # characters
 
 def show(book: PriceBook) -> None:
     """An expander with the custom prices and the form."""
-    custom = custom_prices.list_custom(cached.store())
+    custom = custom_prices.list_custom(cache.store())
     title = _("Your own prices") if not custom else _("Your own prices ({n})").format(n=len(custom))
     changed = bool(state.get("cost_own_changed"))  # a new title would create a new, collapsed expander
     with st.expander(title, changed, icon=":material/edit:", key="cost_own", on_change="rerun") as opened:
@@ -89,7 +90,7 @@ def _form(book: PriceBook) -> None:
             state.set_value("cost_own_unit", units[0])
         per = unit.selectbox(_("Per"), units, format_func=lambda unit: _(_UNITS[unit]), key="cost_own_unit")
         with amount:
-            decimal_field.decimal_field(
+            fields.decimal_field(
                 _("Amount"), "cost_own_amount", Decimal(0), max_amount(price_kind or "output", per or units[0]),
                 placeholder="0.40",
             )  # fmt: skip
@@ -101,7 +102,7 @@ def _form(book: PriceBook) -> None:
 def _set() -> None:
     with cards.keep_errors():
         custom_prices.set_price(
-            cached.store(),
+            cache.store(),
             LOCAL,
             provider=str(state.get("cost_own_provider") or ""),
             model=str(state.get("cost_own_model") or ""),
@@ -120,7 +121,7 @@ def _set() -> None:
 
 def _remove(price_id: str) -> None:
     with cards.keep_errors():
-        custom_prices.remove(cached.store(), LOCAL, price_id)
+        custom_prices.remove(cache.store(), LOCAL, price_id)
         state.set_value("cost_own_changed", True)
         state.notify(":material/undo:", _("Price removed. The list price applies again."))
     cached_cost.forget()

@@ -14,9 +14,10 @@ from core.pricing import machine_time
 from core.pricing.comparison import Side
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price
-from pages.ui import cached, decimal_field, state
+from pages.ui import cache, state
+from pages.ui.components import fields
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, mark
+from pages.ui.i18n import _, mark
 
 ARTICLE = "openai-2023"
 TODAY = "today"
@@ -179,7 +180,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 def here(book: PriceBook) -> list[Price]:
     """Prices of the engine's models from machine time; unknown while the machine has no cost per hour."""
-    models = list(cached.status().engine.models) or [packaged_models.BASE]
+    models = list(cache.status().engine.models) or [packaged_models.BASE]
     local = [price for model in models if (price := book.find(ENGINE, model)) is not None]
     machine = cached_cost.machine()
     if machine is None:
@@ -219,8 +220,8 @@ def currency_choice(page: str) -> tuple[str, ExchangeRate]:
     currency = st.segmented_control(
         _("Currency"), [USD, YUAN.currency], required=True, key="cost_currency", persist_state="session"
     )
-    decimal_field.first("cost_rate", YUAN.per_usd)
-    rate = decimal_field.decimal_field(_("Yuan per US dollar"), "cost_rate", *_RATES, persist=True).value
+    fields.default_decimal("cost_rate", YUAN.per_usd)
+    rate = fields.decimal_field(_("Yuan per US dollar"), "cost_rate", *_RATES, persist=True).value
     if rate is None or rate == YUAN.per_usd:
         st.caption(_("Reference rate of the European Central Bank, {day}").format(day=YUAN.day))
         return str(currency), YUAN

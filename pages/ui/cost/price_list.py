@@ -1,4 +1,4 @@
-"""Prices: the comparison as a sentence, a bar chart, the table with its sources, own prices, quality against price."""
+"""Prices: the comparison as a sentence, a bar chart, the table with its sources, the date of the prices."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from core.actor import LOCAL
 from core.charts import cost
 from core.charts.cost import format_multiple
+from core.errors import FabulaError
+from core.pricing import bundled_prices
 from core.pricing.comparison import PriceLine, compare
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD, Price, convert
-from pages.ui import cached, cards
-from pages.ui.cost import cached_cost, custom_prices_form, price_data, quality_view, workload_options
+from pages.ui import cache, state
+from pages.ui.components import cards
+from pages.ui.components.money import money
+from pages.ui.cost import cached_cost, custom_prices_form, quality_view, workload_options
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
-from pages.ui.lang import _, n_, plain
-from pages.ui.money import money
+from pages.ui.i18n import _, ago, as_markdown, n_, plain, sentences
 
 _MOST_BARS = 300  # the table lists all
 _BARS_IN_SIGHT = 24  # more rows than this scroll
@@ -30,7 +34,7 @@ _NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 160, 260  # px of col
 
 def show() -> None:
     """Draw the whole part."""
-    book = cached.prices()
+    book = cache.prices()
     choice = controls(book)
     found = lines(book, choice)
     if not choice.prices:
@@ -45,7 +49,7 @@ def show() -> None:
         table(book, found, choice)
         _machine(found)
         say_rate((line.price.currency for line in found if not line.price.local), choice.currency, choice.rate)
-    price_data.show(sum(line.stale for line in found))
+    _date_of_prices(sum(line.stale for line in found))
     custom_prices_form.show(book)
     quality_view.show()
 
@@ -263,3 +267,55 @@ def _note(line: PriceLine) -> str:
 
 def _float(value: Decimal | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _date_of_prices(stale: int) -> None:
+    """One line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
+    now = bundled_prices.current(cache.settings().home)
+    if now.fetched is None:
+        line = _("Bundled price list (no network used): base models from {source}, {day}.").format(
+            source=now.source, day=now.day
+        )
+    else:
+        line = _("Base model prices from {source}, fetched {time}.").format(
+            source=now.source, time=ago(now.fetched, cached_cost.now())
+        )
+    if stale:
+        old = n_(
+            "{n} row was last checked over three months ago.",
+            "{n} rows were last checked over three months ago.",
+            stale,
+        )
+        line = sentences(line, old)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(f":material/info: {line}", width="content")
+        pressed = st.button(
+            _("Fetch newer prices"), icon=":material/sync:", type="tertiary", key="cost_fetch",
+            help=_("Downloads the price list once. Your own prices and Fabula's price file still override it."),
+        )  # fmt: skip
+        if now.fetched is not None:
+            st.button(
+                _("Use the bundled prices"), icon=":material/undo:", type="tertiary", key="cost_packaged",
+                on_click=_forget,
+            )  # fmt: skip
+    if pressed:
+        _fetch()
+
+
+def _fetch() -> None:
+    try:
+        with st.spinner(_("Fetching prices")):
+            bundled_prices.fetch(LOCAL, cached_cost.now(), cache.settings().home)
+    except FabulaError as problem:
+        st.warning(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/cloud_off:")
+        return
+    cached_cost.forget()
+    state.notify(":material/sync:", _("Now using the newest prices."))
+    st.rerun()
+
+
+def _forget() -> None:
+    with cards.keep_errors():
+        bundled_prices.use_packaged(LOCAL, cache.settings().home)
+        state.notify(":material/undo:", _("Now using the bundled prices."))
+    cached_cost.forget()

@@ -12,7 +12,7 @@ from core.charts import cost
 from core.pricing import quality
 from core.pricing.quality import Quality
 from pages.ui.cost import cached_cost
-from pages.ui.lang import _, n_, percent, plain, usd
+from pages.ui.i18n import _, n_, percent, plain, usd
 
 
 def show() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pandas as pd
@@ -13,11 +15,11 @@ from core.pricing import spend_history
 from core.pricing.budget import BudgetView
 from core.pricing.prices import ENGINE
 from core.pricing.spend_history import DayLine, WorkLine
-from pages.ui import cached, cards, views
+from pages.ui import cache, state
+from pages.ui.components import cards, views
+from pages.ui.components.money import total_spent
 from pages.ui.cost import budgets_form, cached_cost
-from pages.ui.cost.period import Period, choose
-from pages.ui.lang import _, duration, mark, n_, number, percent, usd
-from pages.ui.money import total_spent
+from pages.ui.i18n import _, duration, mark, n_, number, percent, usd
 
 _PAGES = {
     "dataset": mark("Data set"),
@@ -26,10 +28,13 @@ _PAGES = {
     "comparison": mark("Before and after"),
 }
 
+_ALL_TIME = "all"
+_PERIOD = "cost_period"
+
 
 def show() -> None:
     """Draw the whole part."""
-    period = choose()
+    period = choose_period()
     lines = cached_cost.by_period(period.starts, period.until)
     budgets = cached_cost.budgets()
     if not lines:
@@ -44,7 +49,7 @@ def show() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             _("Download every call as CSV"),
-            data=lambda: spend_history.export(cached.store(), period.since, period.until),
+            data=lambda: spend_history.export(cache.store(), period.since, period.until),
             file_name=f"fabula_spend_{period.name}.csv",
             mime="text/csv",
             icon=":material/download:",
@@ -226,3 +231,52 @@ def _work_frame(works: Sequence[WorkLine]) -> pd.DataFrame:
             "person": [work.person for work in works],
         }
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """From `since` until before `until` (UTC).
+
+    `starts`: the start of each bar: the days of a month, or the months of all time.
+    """
+
+    name: str
+    since: datetime
+    until: datetime
+    starts: tuple[datetime, ...]
+    now: bool = False
+
+    @property
+    def monthly(self) -> bool:
+        """Whether a bar is a month."""
+        return self.name == _ALL_TIME
+
+
+def choose_period() -> Period:
+    """The chosen period, by default this month. The picker is shown once there is an earlier month."""
+    tomorrow = cached_cost.tomorrow()
+    months = cached_cost.months(tomorrow)
+    names = [f"{month:%Y-%m}" for month in months]
+    if len(months) == 1:
+        return _month(months[0], tomorrow, now=True)
+    if state.get(_PERIOD) not in (*names, _ALL_TIME):
+        state.set_value(_PERIOD, names[0])
+    chosen = st.selectbox(
+        _("Period"),
+        [*names, _ALL_TIME],
+        format_func=lambda name: _("All time") if name == _ALL_TIME else _("{month}, this month").format(month=name)
+        if name == names[0] else name,
+        key=_PERIOD,
+        width=240,
+        label_visibility="collapsed",
+        persist_state="session",
+    )  # fmt: skip
+    if chosen == _ALL_TIME:
+        return Period(_ALL_TIME, months[-1], tomorrow, tuple(reversed(months)))
+    place = names.index(chosen)
+    return _month(months[place], tomorrow if place == 0 else months[place - 1], now=place == 0)
+
+
+def _month(since: datetime, until: datetime, *, now: bool) -> Period:
+    days = tuple(since + timedelta(days=n) for n in range((until - since).days))
+    return Period(f"{since:%Y-%m}", since, until, days, now)

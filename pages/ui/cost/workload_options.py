@@ -19,11 +19,12 @@ from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import MAX_PER_HOUR
 from core.pricing.prices import ENGINE, USD, Key, tuned_base
 from core.pricing.workload import Candidate, Machine
-from pages.ui import cached, cards, decimal_field, state
+from pages.ui import cache, state
+from pages.ui.components import cards, fields
+from pages.ui.components.money import money
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names
-from pages.ui.lang import _, number, plain
-from pages.ui.money import money
+from pages.ui.i18n import _, number, plain
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
 _FASTEST = Decimal(1_000_000)  # tokens per second
@@ -88,12 +89,12 @@ def _machine() -> tuple[Machine | None, str | None]:
     with st.container(border=True, gap="small"):
         st.markdown(f":material/memory: **{_('This machine')}**")
         _hour(hour)
-        decimal_field.first("work_speed", None)
+        fields.default_decimal("work_speed", None)
         # a new measurement replaces the typed value
         if measured is not None and state.get("work_speed_of") != measured.measured_at:
-            decimal_field.put("work_speed", round(measured.tokens_per_s, 1))
+            fields.put_decimal("work_speed", round(measured.tokens_per_s, 1))
             state.set_value("work_speed_of", measured.measured_at)
-        cost_per_hour = decimal_field.decimal_field(
+        cost_per_hour = fields.decimal_field(
             _("Tokens per second"), "work_speed", Decimal(0), _FASTEST, placeholder=_("not measured yet"), persist=True
         )
         machine_speed()
@@ -110,15 +111,15 @@ def _machine() -> tuple[Machine | None, str | None]:
 
 def _engine_base() -> str:
     """The base model that the engine trains."""
-    models = cached.status().engine.models
+    models = cache.status().engine.models
     return speed_measurement.base_model(models) if models else packaged_models.BASE
 
 
 def _hour(hour: tuple[Decimal, str] | None) -> None:
-    decimal_field.first("work_hour", hour[0] if hour else None)
+    fields.default_decimal("work_hour", hour[0] if hour else None)
     state.set_default("work_hour_currency", hour[1] if hour else USD)
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
-        decimal_field.decimal_field(
+        fields.decimal_field(
             _("Cost per hour"), "work_hour", Decimal(0), MAX_PER_HOUR, placeholder=_("electricity or rent"),
             on_change=_say_hour, help=_("A 100 W machine uses 0.1 kWh per hour."),
         )  # fmt: skip
@@ -130,19 +131,19 @@ def _hour(hour: tuple[Decimal, str] | None) -> None:
 
 def _say_hour() -> None:
     with cards.keep_errors():
-        amount = decimal_field.read("work_hour", Decimal(0), MAX_PER_HOUR)
+        amount = fields.read_decimal("work_hour", Decimal(0), MAX_PER_HOUR)
         if amount is None and cached_cost.hour() is None:  # a currency was chosen before an amount
             return
         if amount is None:
             raise FabulaError(msg("The cost per hour was not changed."), msg("Type 0 if it costs nothing."))
         currency = str(state.get("work_hour_currency") or USD)
-        custom_prices.set_machine_hour(cached.store(), LOCAL, f"{amount:f}", currency)
+        custom_prices.set_machine_hour(cache.store(), LOCAL, f"{amount:f}", currency)
     cached_cost.forget()
 
 
 def machine_speed() -> None:
     """One line with the newest measurement, and the button. Call it once on a page."""
-    speed, engine = cached_cost.speed(), cached.status().engine
+    speed, engine = cached_cost.speed(), cache.status().engine
     with st.container(horizontal=True, vertical_alignment="center"):
         if speed is None:
             st.caption(_("Speed of this machine: not measured yet"))
@@ -165,7 +166,7 @@ def machine_speed() -> None:
 def _measure(models: tuple[str, ...]) -> None:
     """Measure while the page waits; leaving the page cancels the measurement."""
     with cards.show_errors(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
-        found = speed_measurement.measure(cached.client(ENGINE), speed_measurement.base_model(models))
-        machine_time.save(cached.store(), LOCAL, found)
+        found = speed_measurement.measure(cache.client(ENGINE), speed_measurement.base_model(models))
+        machine_time.save(cache.store(), LOCAL, found)
         cached_cost.forget()
         st.rerun()

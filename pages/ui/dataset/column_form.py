@@ -8,9 +8,10 @@ import streamlit as st
 
 from core.datasets.importers import table_reader
 from core.datasets.recipe import Column, parse_values, unique_values
-from pages.ui import cards, state
+from pages.ui import state
+from pages.ui.components import cards
 from pages.ui.dataset import importing
-from pages.ui.lang import _, as_markdown, column_name, label, n_, number, plain
+from pages.ui.i18n import _, as_markdown, column_name, label, n_, number, plain
 from pages.ui.state import ColumnDraft
 
 _MOST_CHIPS = 60  # more values are shown as a list

@@ -9,9 +9,11 @@ from core.datasets import versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.db.tables import utcnow
-from pages.ui import cached, cached_rows, cards, state, views
-from pages.ui.lang import _, ago, n_, number, percent
-from pages.ui.limited_fields import number_field, text_field
+from pages.ui import cache, state
+from pages.ui.components import cards, views
+from pages.ui.components.fields import number_field, text_field
+from pages.ui.dataset import training_file
+from pages.ui.i18n import _, ago, n_, number, percent
 
 _PART, _OPEN = "part", "set"  # in the address
 _OF_ONE = ("rows", "quality", "use")  # parts that show one data set
@@ -25,7 +27,7 @@ _LONGEST_NOTE = 200  # characters
 
 def pick() -> DatasetSummary | None:
     """The open data set; None if there is none, with a next step on the page."""
-    found = cached.dataset_list()
+    found = cache.dataset_list()
     if not found:
         with cards.empty(_("No data set yet. Design a grid, or load the sample stories."), icon=":material/grid_view:"):
             st.button(
@@ -57,7 +59,7 @@ def label(one: DatasetSummary) -> str:
     A selectbox identifies an option by its label, and selects the first option if that label no longer exists. So a
     label never depends on data sets that are added later, even with the same name.
     """
-    same = [other for other in cached.dataset_list() if other.name == one.name]
+    same = [other for other in cache.dataset_list() if other.name == one.name]
     first = min(same, key=lambda other: (other.created_at, other.id), default=one)
     return one.name if first.id == one.id else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"
 
@@ -77,9 +79,9 @@ def keep_in_address(part: str) -> None:
 
 def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
     """The chosen version; None: the current rows. Draws only facts while there is no version."""
-    by_id = {version.id: version for version in cached_rows.version_list(chosen.id)}
+    by_id = {version.id: version for version in training_file.version_list(chosen.id)}
     key = f"{page}_version_{chosen.id}"
-    found = cached_rows.parts(chosen.id)
+    found = training_file.parts(chosen.id)
     now = (found.get(None, 0) + found.get("train", 0), found.get("validation", 0), found.get("held_out", 0))
     if not by_id:
         _version_facts(*now, _("as they are now"))
@@ -126,9 +128,9 @@ def version_form(chosen: DatasetSummary) -> None:
 
 
 def _save_version(dataset_id: str, share: float, seed: int, note: str) -> None:
-    version_id = versions.freeze(cached.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
+    version_id = versions.freeze(cache.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
     state.set_value(_MADE, version_id)
-    version = versions.get(cached.store(), version_id)
+    version = versions.get(cache.store(), version_id)
     state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=version.number))
 
 

@@ -18,12 +18,15 @@ from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
 from core.pricing.budget import MAX_USD
 from core.providers import ModelInfo, client
-from pages.ui import cached, cards, decimal_field, models, prompt_warning, state, views
+from pages.ui import cache, state
+from pages.ui.components import cards, fields, models, prompt_warnings, views
+from pages.ui.components.fields import DecimalInput
+from pages.ui.components.money import local_price
+from pages.ui.components.prompt_warnings import Remedy
 from pages.ui.dataset import grid_form, preview_card, saved_recipes
 from pages.ui.dataset.row_cards import CENT
-from pages.ui.decimal_field import DecimalInput
 from pages.ui.estimates import Estimate, estimate
-from pages.ui.lang import (
+from pages.ui.i18n import (
     _,
     about,
     as_markdown,
@@ -37,8 +40,6 @@ from pages.ui.lang import (
     plain,
     usd,
 )
-from pages.ui.money import local_price
-from pages.ui.prompt_warning import Remedy
 
 Mode = Literal["live", "batch"]
 
@@ -162,9 +163,9 @@ def _far_prompt(recipe: Recipe) -> None:
     """Warn if the template is far from the model's training prompts."""
     if not recipe.model:
         return
-    writer = prompt_warning.model_of(recipe.provider, recipe.model)
+    writer = prompt_warnings.model_of(recipe.provider, recipe.model)
     text = f"{fixed_words(recipe.template)}\n{recipe.system}"
-    prompt_warning.show(writer, text, "dataset_model", _own_preset(writer))
+    prompt_warnings.far_prompt(writer, text, "dataset_model", _own_preset(writer))
 
 
 def _own_preset(writer: ModelInfo) -> Remedy | None:
@@ -179,7 +180,7 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
 
 def _mode(recipe: Recipe) -> Mode:
     """Live, or as a batch if the provider supports it."""
-    if not client.supports_batch(cached.registry().provider(recipe.provider)):
+    if not client.supports_batch(cache.registry().provider(recipe.provider)):
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (
@@ -204,7 +205,7 @@ def _budget(guess: Estimate) -> DecimalInput:
     """The budget of the run; not shown if writing is free."""
     if guess.local:
         return DecimalInput(None)
-    amount = decimal_field.decimal_field(
+    amount = fields.decimal_field(
         _("Spending limit (US dollars)"),
         "dataset_budget",
         CENT,
@@ -222,7 +223,7 @@ def _budget(guess: Estimate) -> DecimalInput:
 
 def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         dataset_id = datasets.create(store, LOCAL, recipe)
         if (saved := saved_recipes.unchanged(recipe)) is not None:
             recipes.set_source_recipe(store, LOCAL, dataset_id, saved)

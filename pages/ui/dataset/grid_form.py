@@ -10,10 +10,11 @@ import streamlit as st
 
 from core.datasets import presets
 from core.datasets.recipe import Recipe
-from pages.ui import models, state
+from pages.ui import state
+from pages.ui.components import models
+from pages.ui.components.fields import number_field
 from pages.ui.dataset import column_form
-from pages.ui.lang import _, in_language, language
-from pages.ui.limited_fields import number_field
+from pages.ui.i18n import _, in_language, language
 from pages.ui.state import GridDraft
 
 SAVED = "saved"  # instead of a preset id: the form contains a saved recipe

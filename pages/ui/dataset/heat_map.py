@@ -9,9 +9,10 @@ import streamlit as st
 from core.charts import heat_map
 from core.datasets.datasets import DatasetSummary
 from core.datasets.heatmap import HeatMap
-from pages.ui import cached, cards, state
+from pages.ui import cache, state
+from pages.ui.components import cards
 from pages.ui.dataset import row_cards
-from pages.ui.lang import _, column_title, n_, number, percent, plain
+from pages.ui.i18n import _, column_title, n_, number, percent, plain
 
 _POLL_S = 2.0  # slower than the panel, which updates every second, to reduce flicker
 _TALL = 1_020  # px: height for the preset's grid; a map with more lines scrolls
@@ -28,7 +29,7 @@ def _watch(dataset_id: str, total: int, active: bool) -> None:
     with cards.show_errors():
         left, right = st.columns([3, 2], gap="medium")
         with left:
-            map_ = cached.heat_map(dataset_id, total, _pair(dataset_id))
+            map_ = cache.heat_map(dataset_id, total, _pair(dataset_id))
             _choose_pair(dataset_id, map_)
             place = _chart(dataset_id, map_)
         with right:

@@ -13,10 +13,11 @@ from core.datasets import datasets, presets
 from core.datasets.datasets import MAX_NAME
 from core.datasets.importers import column_mapping, decoding, table_reader, workbooks
 from core.errors import BadFile
-from pages.ui import cached, cached_rows, cards, state
-from pages.ui.dataset import upload_columns
-from pages.ui.lang import _, as_markdown, code, in_language, language, localized, mark, n_, number, plain, sentences
-from pages.ui.limited_fields import text_field
+from pages.ui import cache, state
+from pages.ui.components import cards
+from pages.ui.components.fields import text_field
+from pages.ui.dataset import training_file, upload_columns
+from pages.ui.i18n import _, as_markdown, code, in_language, language, localized, mark, n_, number, plain, sentences
 
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
@@ -91,7 +92,7 @@ def _sample(name: str, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps next to its button
         st.button(
-            n_("Load {n} row", "Load {n} rows", cached_rows.sample_size(name)),
+            n_("Load {n} row", "Load {n} rows", training_file.sample_size(name)),
             icon=":material/download:",
             key=f"dataset_sample_{name}",
             on_click=_load,
@@ -101,7 +102,7 @@ def _sample(name: str, title: str) -> None:
 
 def _load(name: str) -> None:
     with cards.keep_errors():
-        _open(datasets.load_sample(cached.store(), LOCAL, name))
+        _open(datasets.load_sample(cache.store(), LOCAL, name))
 
 
 def _open(dataset_id: str) -> None:
@@ -231,7 +232,7 @@ def _save(
 ) -> None:
     with cards.keep_errors():
         dataset_id = datasets.from_frame(
-            cached.store(),
+            cache.store(),
             LOCAL,
             name,
             imported.frame,
@@ -243,7 +244,7 @@ def _save(
             separator=chosen.separator,
         )
         if system := column_mapping.shared_system(imported.frame, chosen):
-            datasets.set_chat_system(cached.store(), LOCAL, dataset_id, system)
+            datasets.set_chat_system(cache.store(), LOCAL, dataset_id, system)
         opened(dataset_id)
 
 

@@ -12,9 +12,10 @@ from core.actor import LOCAL
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import runs
-from pages.ui import cached, cards, parameter_notes, state, views
+from pages.ui import cache, state
 from pages.ui.background import BackgroundIterator
-from pages.ui.lang import _, as_markdown, plain
+from pages.ui.components import cards, views
+from pages.ui.i18n import _, as_markdown, plain
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
 
@@ -35,7 +36,7 @@ def show(recipe: Recipe, problem: BadRecipe | None) -> None:
             running = _running()
             with st.container(width="content"), views.one_of((True, False), running):
                 _button(recipe, running, possible=problem is None and bool(recipe.model))
-        st.fragment(run_every=cached.POLL_S if running else None)(_preview)(running)
+        st.fragment(run_every=cache.POLL_S if running else None)(_preview)(running)
 
 
 def _button(recipe: Recipe, running: bool, *, possible: bool) -> None:
@@ -69,8 +70,8 @@ def _forget_preview() -> None:
 
 
 def _start_preview(recipe: Recipe) -> Preview:
-    client = cached.client(recipe.provider)
-    seed, store, book = state.studio().grid.draw, cached.store(), cached.prices()
+    client = cache.client(recipe.provider)
+    seed, store, book = state.studio().grid.draw, cache.store(), cache.prices()
 
     def make(stop: threading.Event) -> Iterator[runs.PreviewRow]:
         return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book, stop=stop)
@@ -93,7 +94,7 @@ def _preview(was_running: bool) -> None:
         )
     for row in gathering.items:
         _row(row)
-    parameter_notes.show(parameter_notes.of_recipe(shown.subject))
+    views.parameter_notes(views.rejected_parameters(shown.subject))
     if gathering.error is not None:
         cards.error_card(gathering.error)
 

@@ -10,10 +10,10 @@ import streamlit as st
 from core.charts import quality as charts_quality
 from core.datasets.quality.grid_fit import Adherence
 from core.datasets.quality.report import QualityFinding, QualityReport, Share
-from pages.ui import views
+from pages.ui.components import views
 from pages.ui.dataset import quality_report, quality_rows
 from pages.ui.dataset.quality_report import CARD_OF
-from pages.ui.lang import _, code, column_name, column_title, n_, number, percent, plain
+from pages.ui.i18n import _, code, column_name, column_title, n_, number, percent, plain
 
 _MOST_BARS = 30  # maximum per chart, and names per line; more are rare
 

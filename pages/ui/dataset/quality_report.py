@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from core.datasets import analysis
 from core.datasets.quality.report import QualityFinding, QualityReport
-from pages.ui.lang import _, column_name, mark, n_, number, percent, plain
+from pages.ui.i18n import _, column_name, mark, n_, number, percent, plain
 
 LEVELS = {
     "good": (":material/check_circle:", "green", mark("Good")),

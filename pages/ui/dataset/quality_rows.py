@@ -13,8 +13,9 @@ from core.datasets import dataset_rows
 from core.datasets.quality import quality_store
 from core.datasets.quality.quality_store import RowText
 from core.datasets.quality.report import REASONS
-from pages.ui import cached, cards, state, undo, views
-from pages.ui.lang import _, localized, n_, plain
+from pages.ui import cache, state
+from pages.ui.components import cards, views
+from pages.ui.i18n import _, localized, n_, plain
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
@@ -44,7 +45,7 @@ def show(
     if not ids:
         return
     page = _page(key, len(ids))
-    found = quality_store.row_texts(cached.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
+    found = quality_store.row_texts(cache.store(), ids[page * _A_PAGE : (page + 1) * _A_PAGE])
     chosen = _table(key, found, marks or {})
     with st.container(horizontal=True, vertical_alignment="center"):
         if every and row_ids and not chosen:
@@ -127,11 +128,11 @@ def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
 def leave_out(row_ids: Sequence[int], kind: str) -> None:
     """Leave rows out of training and export, and store the reason with each."""
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         changed = dataset_rows.exclude(store, LOCAL, row_ids, REASONS.get(kind, REASONS[""]))
         state.studio().table += 1
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
+            cards.offer_undo(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
         else:
             state.notify(":material/info:", _("These rows are already left out."))

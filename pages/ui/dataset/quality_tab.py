@@ -8,10 +8,11 @@ import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
 from core.datasets.quality.report import QualityReport
-from pages.ui import cached, cached_rows, cards, state, undo, views
+from pages.ui import cache, state
 from pages.ui.background import RefreshedReport
-from pages.ui.dataset import dataset_picker, quality_panels, quality_report
-from pages.ui.lang import _, n_, number
+from pages.ui.components import cards, views
+from pages.ui.dataset import dataset_picker, quality_panels, quality_report, training_file
+from pages.ui.i18n import _, n_, number
 
 _WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
 _OPEN = "dataset_quality_card"
@@ -25,7 +26,7 @@ def show() -> None:
         return
     with cards.show_errors():
         going_on = _current_view(chosen.id, wait=True).in_progress
-        st.fragment(run_every=cached.POLL_S if going_on else None)(_watch)(chosen.id, going_on)
+        st.fragment(run_every=cache.POLL_S if going_on else None)(_watch)(chosen.id, going_on)
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,9 @@ class _QualityView:
 
 def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
-    summary, progress = cached.run_of(dataset_id)
+    summary, progress = cache.run_of(dataset_id)
     active = progress is not None and progress.state in _GOING_ON
-    measurement, fingerprint = cached_rows.quality_of(dataset_id)
+    measurement, fingerprint = training_file.quality_of(dataset_id)
     measurement.ask(fingerprint, calm=active)
     if wait:
         measurement.wait(_WAIT_S)
@@ -96,7 +97,7 @@ def _report(report: QualityReport, now: _QualityView) -> None:
         st.caption(quality_report.basis(report), width="content")
         if now.summary.excluded:
             st.caption(n_("{n} row is left out.", "{n} rows are left out.", now.summary.excluded), width="content")
-        undo.way_back()
+        cards.undo_button()
     shown = quality_report.shown_cards(report)
     if state.get(_OPEN) not in shown:
         state.set_value(_OPEN, _first(report, shown))

@@ -20,10 +20,11 @@ from core.failures import Cause, Remedy
 from core.generation import failed_rows, runs
 from core.generation.runs import Change, FailedRows, RunProgress
 from core.providers import ModelInfo, client
-from pages.ui import cached, cards, failure_labels, models, state
+from pages.ui import cache, state
+from pages.ui.components import cards, failure_labels, models
 from pages.ui.dataset import grid_form, row_cards
 from pages.ui.estimates import estimate
-from pages.ui.lang import _, clock, duration, n_, number, plain, usd
+from pages.ui.i18n import _, clock, duration, n_, number, plain, usd
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
 """Offered for the whole run by the row of buttons below it."""
@@ -45,7 +46,7 @@ class _Place:
 
 def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> None:
     """Failed rows by cause, the most frequent first. During a run they have no buttons."""
-    recipe = datasets.recipe(cached.store(), summary.id) if progress.failed_by_cause and idle else None
+    recipe = datasets.recipe(cache.store(), summary.id) if progress.failed_by_cause and idle else None
     for group in progress.failed_by_cause:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(_line(group), width="content")
@@ -66,7 +67,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
     failure = failures.of_run(progress.reason)
     show = st.error if progress.state == "failed" else st.info
     show(plain(failure_labels.sentence(progress.reason, failure.cause)), icon=":material/error:")
-    if not summary.pending or (recipe := datasets.recipe(cached.store(), summary.id)) is None:
+    if not summary.pending or (recipe := datasets.recipe(cache.store(), summary.id)) is None:
         return
     place = _Place(summary.id, recipe, summary.pending, None)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -146,7 +147,7 @@ def _another_model(place: _Place) -> None:
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
     if not popover.open:  # drawn only while it is open, because the surrounding panel is redrawn repeatedly
         return
-    others = [one for one in cached.models().found if (one.provider, one.id) != writer]
+    others = [one for one in cache.models().found if (one.provider, one.id) != writer]
     with popover:
         if not others:
             st.caption(_("There is no other model here. Set a key for another provider in the settings."))
@@ -183,9 +184,9 @@ def _write_with(place: _Place, chosen: ModelInfo, popover: str) -> None:
 def _write(place: _Place, change: Change) -> None:
     """Write the rows of the line with other settings, within the rest of the last run's budget."""
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         mode, budget = row_cards.last_run_settings(place.dataset_id)
-        if change.provider is not None and not client.supports_batch(cached.registry().provider(change.provider)):
+        if change.provider is not None and not client.supports_batch(cache.registry().provider(change.provider)):
             mode = "live"
         if place.cause is None:
             runs.enqueue(
@@ -198,5 +199,5 @@ def _write(place: _Place, change: Change) -> None:
 
 def _resume(run_id: str) -> None:
     with cards.keep_errors():
-        runs.raise_budget(cached.store(), LOCAL, run_id, None)
-        runs.resume(cached.store(), LOCAL, run_id)
+        runs.raise_budget(cache.store(), LOCAL, run_id, None)
+        runs.resume(cache.store(), LOCAL, run_id)

@@ -13,9 +13,10 @@ from core.datasets import dataset_rows
 from core.datasets.dataset_rows import RowFilter, RowView
 from core.db.store import Store
 from core.generation import concurrency, runs
-from pages.ui import cached, cards, failure_labels, state, undo, views
-from pages.ui.lang import _, as_markdown, mark, n_, plain
-from pages.ui.limited_fields import fits
+from pages.ui import cache, state
+from pages.ui.components import cards, failure_labels, views
+from pages.ui.components.fields import fits
+from pages.ui.i18n import _, as_markdown, mark, n_, plain
 
 STATES = {
     "pending": mark("waiting"),
@@ -45,7 +46,7 @@ CENT = Decimal("0.01")  # the smallest budget
 
 def newest(dataset_id: str, waiting: bool) -> None:
     """The newest stories first; during a run, with space for the next ones."""
-    found = latest(cached.store(), dataset_id, more_to_come=waiting)
+    found = latest(cache.store(), dataset_id, more_to_come=waiting)
     if found or waiting:
         st.markdown(f"**{_('Newest texts')}**")
     for row in found:
@@ -73,7 +74,7 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
 
 def of_place(dataset_id: str, where: RowFilter) -> int:
     """Draw the rows of the clicked square in full; returns their number."""
-    store = cached.store()
+    store = cache.store()
     found = dataset_rows.page(store, dataset_id, where, limit=_MOST)
     if not found:
         st.caption(_("These rows do not exist yet; they appear as the run reaches them."))
@@ -140,7 +141,7 @@ def dialog(dataset_id: str) -> None:
     row_id = state.studio().row_open
     if row_id is None:
         return
-    found = dataset_rows.page(cached.store(), dataset_id, RowFilter(ids=(row_id,)), limit=1)
+    found = dataset_rows.page(cache.store(), dataset_id, RowFilter(ids=(row_id,)), limit=1)
     if not found:
         open_row(None)
         return
@@ -210,11 +211,11 @@ def leave_out(row_ids: Sequence[int]) -> bool:
     """Leave rows out of training and export. Returns True if any changed."""
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         changed = dataset_rows.exclude(store, LOCAL, row_ids, dataset_rows.BY_HAND)
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            undo.offer(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
+            cards.offer_undo(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
     return bool(changed)
 
 
@@ -222,12 +223,14 @@ def put_back(row_ids: Sequence[int]) -> bool:
     """Restore rows that were left out. Returns True if any changed."""
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         changed = dataset_rows.restore(store, LOCAL, row_ids)
         if changed:
             sentence = n_("{n} row put back", "{n} rows put back", len(changed))
             again = dataset_rows.BY_HAND
-            undo.offer(":material/add_circle:", sentence, lambda: dataset_rows.exclude(store, LOCAL, changed, again))
+            cards.offer_undo(
+                ":material/add_circle:", sentence, lambda: dataset_rows.exclude(store, LOCAL, changed, again)
+            )
         else:
             state.notify(":material/info:", _("Add a text before you put this row back."))
     return bool(changed)
@@ -237,20 +240,20 @@ def edit(row: RowView, text: str) -> bool:
     """Replace the text of a row; white space around it is kept. Returns True if it changed."""
     changed = False
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         changed = dataset_rows.edit(store, LOCAL, row.id, with_original_whitespace(row.text or "", text))
         if changed:
-            undo.offer(":material/edit:", _("Text changed"), lambda: _restore_text(row))
+            cards.offer_undo(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
 
 
 def as_written(row: RowView) -> None:
     """Restore the model's original text."""
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         if dataset_rows.revert(store, LOCAL, row.id):
             state.studio().table += 1
-            undo.offer(
+            cards.offer_undo(
                 ":material/history:",
                 _("Original text restored"),
                 lambda: dataset_rows.edit(store, LOCAL, row.id, row.text or ""),
@@ -261,12 +264,12 @@ def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
     """Retry failed rows within the rest of the last run's budget."""
     with cards.keep_errors():
         mode, budget = last_run_settings(dataset_id)
-        runs.retry_failed(cached.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+        runs.retry_failed(cache.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
 
 
 def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
     """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
-    last = runs.latest(cached.store(), dataset_id)
+    last = runs.latest(cache.store(), dataset_id)
     if last is None:
         return "live", None
     if last.budget_usd is None:
@@ -289,7 +292,7 @@ def with_original_whitespace(before: str, text: str) -> str:
 
 
 def _restore_text(row: RowView) -> None:
-    store = cached.store()
+    store = cache.store()
     if (row.text or "").strip():
         dataset_rows.edit(store, LOCAL, row.id, row.text or "")
     else:

@@ -12,10 +12,11 @@ import streamlit as st
 from core.datasets import dataset_rows
 from core.datasets.dataset_rows import RowFilter, RowView
 from core.datasets.datasets import DatasetSummary
-from pages.ui import cached, failure_labels, state, undo, views
+from pages.ui import cache, state
+from pages.ui.components import cards, failure_labels, views
 from pages.ui.dataset import row_cards
 from pages.ui.dataset.row_cards import STATES
-from pages.ui.lang import _, column_title, mark, n_, number, plain
+from pages.ui.i18n import _, column_title, mark, n_, number, plain
 
 _PAGE_ROWS = 50  # a screen and a half; more would be sent to the browser unread
 _PAGE_CARDS = 15
@@ -37,11 +38,11 @@ def show(summary: DatasetSummary) -> None:
     where = _filters(summary)
     cards = state.get("dataset_view") == "cards"
     size = _PAGE_CARDS if cards else _PAGE_ROWS
-    count = dataset_rows.count(cached.store(), summary.id, where)
+    count = dataset_rows.count(cache.store(), summary.id, where)
     pages = max(1, -(-count // size))
     key = f"dataset_page_{zlib.crc32(repr((summary.id, where, pages)).encode())}"  # another filter begins on page 1
     first = (int(state.get(key) or 1) - 1) * size
-    found = dataset_rows.page(cached.store(), summary.id, where, limit=size, offset=first)
+    found = dataset_rows.page(cache.store(), summary.id, where, limit=size, offset=first)
     if found and cards:
         for row in found:
             row_cards.card(row, listed=True)
@@ -82,7 +83,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
             width=240,
         )
         _view()
-        undo.way_back()  # drawn in this row, because a new row would move the table under the next click
+        cards.undo_button()  # drawn in this row, because a new row would move the table under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else None
@@ -107,7 +108,7 @@ def _counts(summary: DatasetSummary) -> dict[str, int | None]:
         "failed": summary.failed,
         "waiting": summary.pending,
         "excluded": summary.excluded,
-        "edited": dataset_rows.edited(cached.store(), summary.id) if few else None,
+        "edited": dataset_rows.edited(cache.store(), summary.id) if few else None,
     }
 
 

@@ -15,10 +15,11 @@ from core.generation import runs
 from core.generation.runs import RunProgress
 from core.message import msg
 from core.pricing.budget import MAX_USD
-from pages.ui import cached, cards, decimal_field, estimates, state
+from pages.ui import cache, estimates, state
+from pages.ui.components import cards, fields
+from pages.ui.components.fields import number_field
 from pages.ui.dataset.row_cards import CENT
-from pages.ui.lang import _, n_, usd
-from pages.ui.limited_fields import number_field
+from pages.ui.i18n import _, n_, usd
 
 _STEP = Decimal("0.5")  # US dollars: proposed amounts are rounded up to multiples of this
 _ROOM = Decimal("1.1")  # the remaining rows may be longer than the previous ones
@@ -130,7 +131,7 @@ def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
         st.switch_page("training.py")
     st.download_button(
         _("Download CSV"),
-        data=lambda: export.to_csv(cached.store(), summary.id).encode("utf-8-sig"),
+        data=lambda: export.to_csv(cache.store(), summary.id).encode("utf-8-sig"),
         file_name=f"{summary.name}.csv",
         mime="text/csv",
         icon=":material/download:",
@@ -142,16 +143,16 @@ def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
 def _act(what: str, run_id: str) -> None:
     act = {"pause": runs.request_pause, "resume": runs.resume, "stop": runs.request_stop}[what]
     with cards.keep_errors():
-        act(cached.store(), LOCAL, run_id)
+        act(cache.store(), LOCAL, run_id)
 
 
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
     with cards.keep_errors():
         budget = _dollars(amount) if amount else None
         if key == "retry":
-            runs.retry_failed(cached.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
+            runs.retry_failed(cache.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
         else:
-            runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+            runs.enqueue(cache.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
 
 
 def is_capped(progress: RunProgress) -> bool:
@@ -196,7 +197,7 @@ def _dollars(amount: str, least: Decimal = CENT) -> Decimal:
     Raises:
         FabulaError: nothing was typed, or it is not an amount of at least `least`.
     """
-    amount_usd = decimal_field.read(amount, least, MAX_USD)
+    amount_usd = fields.read_decimal(amount, least, MAX_USD)
     if amount_usd is None:
         raise FabulaError(msg("No amount entered."), msg("Enter the maximum cost in US dollars."))
     return amount_usd.quantize(CENT)
@@ -204,7 +205,7 @@ def _dollars(amount: str, least: Decimal = CENT) -> Decimal:
 
 def _amount(key: str, proposed: Decimal, least: Decimal) -> None:
     state.set_default(key, f"{max(proposed.quantize(CENT, ROUND_DOWN), least):.2f}")
-    decimal_field.decimal_field(_("Spending limit (US dollars)"), key, least, MAX_USD)
+    fields.decimal_field(_("Spending limit (US dollars)"), key, least, MAX_USD)
 
 
 def _projected_limit(progress: RunProgress) -> Decimal:
@@ -216,16 +217,16 @@ def _projected_limit(progress: RunProgress) -> Decimal:
 
 def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
     with cards.keep_errors():
-        runs.raise_budget(cached.store(), LOCAL, run_id, _dollars(amount, least))
+        runs.raise_budget(cache.store(), LOCAL, run_id, _dollars(amount, least))
         if go_on:
-            runs.resume(cached.store(), LOCAL, run_id)
+            runs.resume(cache.store(), LOCAL, run_id)
         state.set_value(_RAISE_OPEN, False)
 
 
 def _extend(summary: DatasetSummary, mode: runs.Mode) -> None:
     """The popover of a data set with a recipe; `mode`: how its rows are written."""
     popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
-    recipe = datasets.recipe(cached.store(), summary.id) if popover.open else None
+    recipe = datasets.recipe(cache.store(), summary.id) if popover.open else None
     if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
         with popover:
             _extend_form(summary.id, recipe, mode)
@@ -254,9 +255,7 @@ def _extend_form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         cards.hint(error)
     _extend_button(dataset_id, recipe, grown, "values", mode)
     if _priced(recipe):
-        decimal_field.decimal_field(
-            _("Spending limit (US dollars)"), _EXTEND_BUDGET, CENT, MAX_USD, placeholder=_("no limit")
-        )
+        fields.decimal_field(_("Spending limit (US dollars)"), _EXTEND_BUDGET, CENT, MAX_USD, placeholder=_("no limit"))
 
 
 def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
@@ -291,9 +290,9 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
     if grown is None:
         return
     with cards.keep_errors():
-        budget = decimal_field.read(_EXTEND_BUDGET, CENT, MAX_USD)
-        growth = grid_store.grow(cached.store(), LOCAL, dataset_id, grown)
-        runs.enqueue(cached.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+        budget = fields.read_decimal(_EXTEND_BUDGET, CENT, MAX_USD)
+        growth = grid_store.grow(cache.store(), LOCAL, dataset_id, grown)
+        runs.enqueue(cache.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
         state.set_value(_EXTEND_OPEN, False)  # the rows appear under this name
         sentence = n_(

@@ -12,10 +12,11 @@ from core.db.tables import utcnow
 from core.generation.batch.batch_store import BatchView
 from core.generation.runs import RunProgress
 from core.pricing.prices import ENGINE
-from pages.ui import cached, cards, parameter_notes, state, undo
+from pages.ui import cache, state
+from pages.ui.components import cards, views
+from pages.ui.components.money import run_price
 from pages.ui.dataset import dataset_picker, heat_map, remedies, row_cards, row_table, run_controls
-from pages.ui.lang import _, ago, as_markdown, code, duration, mark, n_, number, plain, row_speed, usd
-from pages.ui.money import run_price
+from pages.ui.i18n import _, ago, as_markdown, code, duration, mark, n_, number, plain, row_speed, usd
 
 _CALM_S = 5.0  # while nothing is written: the run may be resumed in another tab
 
@@ -65,9 +66,9 @@ def show() -> None:
     if chosen is None:
         return
     _another_one(chosen.id)
-    summary, progress = cached.run_of(chosen.id)
+    summary, progress = cache.run_of(chosen.id)
     active = run_controls.is_active(progress)
-    pause_s = cached.POLL_S if active else _CALM_S if progress is not None else None
+    pause_s = cache.POLL_S if active else _CALM_S if progress is not None else None
     st.fragment(run_every=pause_s)(_watch)(chosen.id, active)
     heat_map.show(summary, active)
     _rows(summary, active)
@@ -84,14 +85,14 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
             st.button(_("Refresh"), icon=":material/refresh:", type="tertiary", key="dataset_refresh")
             row_table.show(summary)
     else:
-        undo.way_back()
+        cards.undo_button()
         row_cards.dialog(summary.id)
 
 
 def _watch(dataset_id: str, was_active: bool) -> None:
     """The live part of the page. Reruns the whole page when a run starts or ends."""
     with cards.show_errors():
-        summary, progress = cached.run_of(dataset_id)
+        summary, progress = cache.run_of(dataset_id)
         if was_active != run_controls.is_active(progress):
             st.rerun()
         _panel(summary, progress)
@@ -104,7 +105,7 @@ def _another_one(dataset_id: str) -> None:
         state.set_value("dataset_filter", "all")
         state.set_value("dataset_words", "")
         row_cards.open_row(None)
-        undo.forget()
+        cards.forget_undo()
 
 
 def _panel(summary: DatasetSummary, progress: RunProgress | None) -> None:
@@ -113,7 +114,7 @@ def _panel(summary: DatasetSummary, progress: RunProgress | None) -> None:
         _loaded(summary)
     else:
         _bar(summary, progress)
-        if progress.mode == "batch" or cached.batches_of(progress.run_id):
+        if progress.mode == "batch" or cache.batches_of(progress.run_id):
             batches(progress)
     run_controls.show(summary, progress)
 
@@ -147,8 +148,8 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     if progress.note and active:
         for line in progress.note.splitlines():
             st.caption(f":material/hourglass_top: {as_markdown(line)}")
-    elif not active and (recipe := datasets.recipe(cached.store(), summary.id)) is not None:
-        parameter_notes.show(parameter_notes.of_recipe(recipe))
+    elif not active and (recipe := datasets.recipe(cache.store(), summary.id)) is not None:
+        views.parameter_notes(views.rejected_parameters(recipe))
     if progress.state == "waiting":
         remedies.waiting(progress)
     elif not active:
@@ -177,7 +178,7 @@ def _money(progress: RunProgress) -> str:
 
 def batches(progress: RunProgress) -> None:
     """The panel of a batch run."""
-    found = cached.batches_of(progress.run_id)
+    found = cache.batches_of(progress.run_id)
     going = progress.state in _BATCH_GOING
     with st.container(border=True):
         st.markdown(f":material/schedule_send: **{_('Written as a batch')}** · {_batch_heading(found, going)}")

@@ -12,16 +12,17 @@ from core.datasets.recipe import Recipe
 from core.datasets.recipes import SavedRecipe
 from core.db.tables import utcnow
 from core.errors import NotFound
-from pages.ui import cached, cards, state
+from pages.ui import cache, state
+from pages.ui.components import cards
 from pages.ui.dataset import grid_form
-from pages.ui.lang import _, ago, n_, plain
+from pages.ui.i18n import _, ago, n_, plain
 
 _LIST_HEIGHT = 300  # pixels; more of them scroll
 
 
 def show(recipe: Recipe) -> None:
     """The button to save, and the list of saved recipes with their number."""
-    saved = recipes.list_saved(cached.store())
+    saved = recipes.list_saved(cache.store())
     opened = next((one for one in saved if one.family == state.studio().grid.family), None)
     with st.container(horizontal=True, vertical_alignment="center"):
         _save(recipe, opened)
@@ -56,7 +57,7 @@ def unchanged(recipe: Recipe) -> str | None:
     """Id of the saved version that the form equals; None otherwise."""
     version = state.studio().grid.version
     try:
-        return version if version and recipes.load(cached.store(), version) == recipe else None
+        return version if version and recipes.load(cache.store(), version) == recipe else None
     except NotFound:  # deleted in the meantime
         return None
 
@@ -83,7 +84,7 @@ def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
 def _opened(one: SavedRecipe) -> None:
     """The open recipe: its name and its versions."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        versions = recipes.versions(cached.store(), one.family)
+        versions = recipes.versions(cache.store(), one.family)
         by_id = {version.id: version for version in versions}
         version_key, name_key = f"dataset_version_{one.family}", f"dataset_rename_{one.family}"
         version = state.studio().grid.version
@@ -136,8 +137,8 @@ def _line(one: SavedRecipe) -> None:
 def _keep(recipe: Recipe, family: str | None) -> None:
     """Mark this version as open, without changing the form."""
     with cards.keep_errors():
-        version = recipes.save(cached.store(), LOCAL, recipe, family)
-        one = next(one for one in recipes.list_saved(cached.store()) if one.id == version)
+        version = recipes.save(cache.store(), LOCAL, recipe, family)
+        one = next(one for one in recipes.list_saved(cache.store()) if one.id == version)
         studio = state.studio()
         studio.grid = replace(studio.grid, preset=grid_form.SAVED, family=one.family, version=version)
         studio.recipe_deleted = None
@@ -147,32 +148,32 @@ def _keep(recipe: Recipe, family: str | None) -> None:
 
 def _open(family: str, version: str) -> None:
     with cards.keep_errors():
-        grid_form.open_recipe(recipes.load(cached.store(), version), family=family, version=version)
+        grid_form.open_recipe(recipes.load(cache.store(), version), family=family, version=version)
         state.set_value("dataset_recipes", False)
 
 
 def _copy(one: SavedRecipe) -> None:
     with cards.keep_errors():
         name = _("Copy of {name}").format(name=one.name)
-        copied = recipes.copy(cached.store(), LOCAL, one.id, name)
-        family = next(saved.family for saved in recipes.list_saved(cached.store()) if saved.id == copied)
+        copied = recipes.copy(cache.store(), LOCAL, one.id, name)
+        family = next(saved.family for saved in recipes.list_saved(cache.store()) if saved.id == copied)
         _open(family, copied)
 
 
 def _rename(family: str, key: str) -> None:
     with cards.keep_errors():
-        recipes.rename(cached.store(), LOCAL, family, str(state.get(key) or ""))
+        recipes.rename(cache.store(), LOCAL, family, str(state.get(key) or ""))
         if family == state.studio().grid.family:
             state.set_value("dataset_name", str(state.get(key)))
 
 
 def _delete(one: SavedRecipe) -> None:
     with cards.keep_errors():
-        recipes.delete(cached.store(), LOCAL, one.family)
+        recipes.delete(cache.store(), LOCAL, one.family)
         state.studio().recipe_deleted = (one.family, one.name)
 
 
 def _undelete(family: str) -> None:
     with cards.keep_errors():
-        recipes.undelete(cached.store(), LOCAL, family)
+        recipes.undelete(cache.store(), LOCAL, family)
         state.studio().recipe_deleted = None

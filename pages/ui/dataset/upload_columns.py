@@ -9,8 +9,8 @@ import streamlit as st
 from core.datasets.importers import column_mapping, table_reader
 from core.errors import BadFile
 from core.message import msg
-from pages.ui import cards, views
-from pages.ui.lang import _, mark, n_, plain
+from pages.ui.components import cards, views
+from pages.ui.i18n import _, mark, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to recognise it
 _FEWEST_COLUMNS = 2  # minimum for a file with prompts and completions

@@ -16,9 +16,11 @@ from core.datasets.splitting import Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cached, cached_rows, cards, estimates, preparation, views
-from pages.ui.cached_rows import TrainingFormat
-from pages.ui.lang import _
+from pages.ui import background, cache, estimates
+from pages.ui.components import cards, views
+from pages.ui.dataset import training_file
+from pages.ui.dataset.training_file import TrainingFormat
+from pages.ui.i18n import _
 
 _MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is kept in memory during the download
 _CSV_MARK = "\ufeff"  # without it, spreadsheets do not detect UTF-8
@@ -29,7 +31,7 @@ def show(
 ) -> None:
     """One line per format: its button, and the training estimate. `marks`: the chosen training format."""
     st.markdown(_("**Export**"))
-    if datasets.total_characters(cached.store(), chosen.id) > _MOST_CHARACTERS:
+    if datasets.total_characters(cache.store(), chosen.id) > _MOST_CHARACTERS:
         st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))
         return
     marks = marks if marks.file_format == "completion" else TrainingFormat()
@@ -57,10 +59,10 @@ def _jsonl(
     model: ModelInfo | None,
     epochs: int,
 ) -> None:
-    rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
+    rows, version_id = training_file.rows_of(chosen, version), version.id if version else None
     try:
-        preview = cached_rows.written(chosen.id, version_id, rows, marks).get()
-        work = cached_rows.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
+        preview = training_file.written(chosen.id, version_id, rows, marks).get()
+        work = training_file.tokens_of(chosen.id, version_id, rows, marks, model) if model is not None else None
         count = work.get() if work is not None else None
     except FabulaError as problem:
         cards.hint(problem)
@@ -104,13 +106,13 @@ def _button(
 
 
 def _lines(dataset_id: str, version_id: str | None, marks: TrainingFormat, part: Split) -> io.BytesIO:
-    selection = export.Selection(cached.store(), dataset_id, version_id)
+    selection = export.Selection(cache.store(), dataset_id, version_id)
     plan = export.plan(selection, marks.file_format, separator=marks.separator, stop=marks.stop)
     return _file(export.jsonl_lines(selection, plan, part))
 
 
 def _csv(dataset_id: str) -> io.BytesIO:
-    return _file(chain((_CSV_MARK,), export.csv_lines(cached.store(), dataset_id)))
+    return _file(chain((_CSV_MARK,), export.csv_lines(cache.store(), dataset_id)))
 
 
 def _file(lines: Iterable[str]) -> io.BytesIO:
@@ -123,5 +125,5 @@ def _file(lines: Iterable[str]) -> io.BytesIO:
 def _parquet(dataset_id: str) -> bytes:
     with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
         path = Path(folder) / "rows.parquet"
-        export.write_parquet(cached.store(), dataset_id, path)
+        export.write_parquet(cache.store(), dataset_id, path)
         return path.read_bytes()

@@ -12,10 +12,11 @@ from core.datasets import mixing
 from core.datasets.datasets import MAX_NAME, DatasetSummary
 from core.datasets.importers import table
 from core.errors import FabulaError
-from pages.ui import cached, cards, decimal_field, state
+from pages.ui import cache, state
+from pages.ui.components import cards, fields
+from pages.ui.components.fields import number_field, text_field
 from pages.ui.dataset import dataset_picker
-from pages.ui.lang import _, label, n_, pair, percent, plain
-from pages.ui.limited_fields import number_field, text_field
+from pages.ui.i18n import _, label, n_, pair, percent, plain
 
 _LARGEST_SEED = 2**31 - 1
 _LARGEST_SHARE = Decimal(1_000_000)
@@ -46,7 +47,7 @@ def show(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
     seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
     name = text_field(_("Name"), "dataset_mix_name", MAX_NAME, placeholder=_("the names of its data sets"))
     try:
-        planned = mixing.plan(cached.store(), parts, size)
+        planned = mixing.plan(cache.store(), parts, size)
     except FabulaError as problem:
         cards.hint(problem)
         return
@@ -70,8 +71,8 @@ def open_made() -> None:
 
 def _share(one: DatasetSummary) -> float:
     key = f"dataset_mix_share_{one.id}"
-    decimal_field.first(key, 1)
-    share = decimal_field.decimal_field(
+    fields.default_decimal(key, 1)
+    share = fields.decimal_field(
         _("Share of {name}").format(name=label(one.name)),
         key,
         Decimal(0),
@@ -82,6 +83,6 @@ def _share(one: DatasetSummary) -> float:
 
 
 def _mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
-    state.set_value(_MADE, mixing.mix(cached.store(), LOCAL, name, parts, seed, size))
+    state.set_value(_MADE, mixing.mix(cache.store(), LOCAL, name, parts, seed, size))
     state.notify(":material/join:", _("The mix is saved as a new data set."))
-    cached.refresh()
+    cache.refresh()

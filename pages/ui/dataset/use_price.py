@@ -9,16 +9,18 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cached, cached_rows, estimates, models, preparation, state, views
-from pages.ui.cached_rows import TrainingFormat
-from pages.ui.lang import _
-from pages.ui.limited_fields import number_field
+from pages.ui import background, cache, estimates, state
+from pages.ui.components import models, views
+from pages.ui.components.fields import number_field
+from pages.ui.dataset import training_file
+from pages.ui.dataset.training_file import TrainingFormat
+from pages.ui.i18n import _
 
 
 def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
     """Draw model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
-    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cached.trainable())
+    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cache.trainable())
     epochs = number_field(
         _("Epochs: how many times each row is used"),
         "dataset_train_epochs",
@@ -45,9 +47,9 @@ def show(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat)
 def _facts(
     chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo, epochs: int
 ) -> None:
-    rows, version_id = preparation.rows_of(chosen, version), version.id if version else None
+    rows, version_id = training_file.rows_of(chosen, version), version.id if version else None
     try:
-        work = cached_rows.tokens_of(chosen.id, version_id, rows, marks, model)
+        work = training_file.tokens_of(chosen.id, version_id, rows, marks, model)
         views.facts(estimates.training_facts(model, work.get(), epochs))
     except FabulaError:
         return  # the check says what is wrong
@@ -59,7 +61,7 @@ def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInf
     state.set_value("training_dataset", chosen.id)
     state.set_value(f"training_version_{chosen.id}", version.id if version is not None else "")
     state.set_value("training_part", "new")
-    preparation.carry(chosen, version, "dataset", "training")
+    training_file.carry(chosen, version, "dataset", "training")
     if model is not None:
         state.set_value("training_base", f"{model.provider}/{model.id}")
     if epochs != estimates.USUAL_EPOCHS:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
-from pages.ui import background, cached, cached_rows, cards, preparation, state
-from pages.ui.cached_rows import TrainingFormat
-from pages.ui.dataset import dataset_picker, use_files, use_mix, use_price
-from pages.ui.lang import _
+from pages.ui import background, cache, state
+from pages.ui.components import cards
+from pages.ui.dataset import dataset_picker, training_file, use_files, use_mix, use_price
+from pages.ui.dataset.training_file import TrainingFormat
+from pages.ui.i18n import _
 
 
 def show() -> None:
@@ -30,12 +31,12 @@ def show() -> None:
             st.markdown(_("**Checks and changes**"))
             marks = TrainingFormat()
             with cards.show_errors():
-                marks = preparation.marks("dataset", chosen, version)
-                rows = preparation.rows_of(chosen, version)
+                marks = training_file.marks("dataset", chosen, version)
+                rows = training_file.rows_of(chosen, version)
                 version_id = None if version is None else version.id
-                preview = background.wait_for_task(cached_rows.written(chosen.id, version_id, rows, marks))
+                preview = background.wait_for_task(training_file.written(chosen.id, version_id, rows, marks))
                 if preview is not None:
-                    preparation.report(preview)
+                    training_file.report(preview)
     with right:
         with st.container(border=True):
             model, epochs = use_price.show(chosen, version, marks)
@@ -45,7 +46,7 @@ def show() -> None:
 
 
 def _mix(chosen: DatasetSummary) -> None:
-    others = [one for one in cached.dataset_list() if one.done and one.id != chosen.id]
+    others = [one for one in cache.dataset_list() if one.done and one.id != chosen.id]
     if others:
         with st.expander(_("Mix with other data sets"), icon=":material/join:"):
             use_mix.show(chosen, others)

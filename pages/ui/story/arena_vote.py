@@ -9,15 +9,16 @@ from core.pricing import quality
 from core.pricing.quality import Quality
 from core.stories import arena, exports
 from core.stories.arena import Round
-from pages.ui import cached, cards, state
-from pages.ui.lang import _, code, label, n_, number, percent
+from pages.ui import cache, state
+from pages.ui.components import cards
+from pages.ui.i18n import _, code, label, n_, number, percent
 
 _LETTERS = "ABCD"
 
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
     """Whether this visitor has voted on the round, and for which story; None: for none of them."""
-    return arena.get_vote(cached.store(), LOCAL, round_.id)
+    return arena.get_vote(cache.store(), LOCAL, round_.id)
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
@@ -60,7 +61,7 @@ def chosen(round_: Round, winner: str | None) -> None:
 
 def tally() -> None:
     """The ranking of the models after all blind rounds, and the preference pairs."""
-    found = arena.standings(cached.store())
+    found = arena.standings(cache.store())
     if not found:
         with cards.empty(
             _("No blind votes yet. Write with two models, hide their names, and vote."),
@@ -114,7 +115,7 @@ def _leader(found: list[arena.Standing]) -> str:
 
 def _pairs() -> None:
     """Preferred and other stories, as lines for preference training."""
-    found = arena.preference_pairs(cached.store())
+    found = arena.preference_pairs(cache.store())
     if not found:
         return
     st.markdown(
@@ -136,7 +137,7 @@ def _pairs() -> None:
 def _cast(round_: Round, winner: str | None) -> None:
     with cards.keep_errors():
         order = [story.id for story in round_.displayed if story.text]
-        arena.cast_vote(cached.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
+        arena.cast_vote(cache.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
 
 
 def _compare() -> None:

@@ -1,20 +1,25 @@
-"""The composer: one or more models, and a value for each column or a free prompt."""
+"""The composer: one or more models, a value for each column or a free prompt, and the settings of the story."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import streamlit as st
 
 from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
 from core.stories.arena import MAX_PANES, RoundEntry
-from pages.ui import cached, models, prompt_warning, state
-from pages.ui.lang import _, code, column_title, label
-from pages.ui.prompt_warning import Remedy
-from pages.ui.story import next_prompt, prompt_length, story_model, story_settings
-from pages.ui.story.story_model import PromptFormat
-from pages.ui.story.story_session import StoryRequest
+from pages.ui import cache, state
+from pages.ui.components import models, prompt_formats, prompt_warnings
+from pages.ui.components.fields import number_field
+from pages.ui.components.prompt_formats import PromptFormat, SamplingValues
+from pages.ui.components.prompt_warnings import Remedy
+from pages.ui.components.story_session import StoryRequest
+from pages.ui.i18n import _, code, column_title, label
+
+_PROPOSED = "story_proposed"  # the default sampling in the form, unless the visitor has changed it
+_MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 
 def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
@@ -30,10 +35,10 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
             if info is None:
                 models.none_yet()
                 return None
-            story_model.about(info)
+            prompt_formats.about(info)
         with right:
             others, blind = _others(info)
-        prompt_format = story_model.prompt_format_of(info)
+        prompt_format = prompt_formats.prompt_format_of(info)
         free = _free()
         values = {} if free else _columns(prompt_format, several)
         prompt = _free_prompt() if free else prompt_format.prompt(values)
@@ -44,10 +49,10 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
     with row:
         send = st.container()
         with st.popover(_("More"), icon=":material/tune:"):
-            settings = story_settings.form(info, prompt_format)
+            settings = _settings_form(info, prompt_format)
     entries = [_entry(info, prompt_format, prompt_format, values, prompt, settings)]
     for other in others:
-        entries.append(_entry(other, story_model.prompt_format_of(other), prompt_format, values, prompt, settings))
+        entries.append(_entry(other, prompt_formats.prompt_format_of(other), prompt_format, values, prompt, settings))
     with warnings:
         all_fit = _fits([info, *others], entries)
         if all_fit:
@@ -61,7 +66,7 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
 
 def _fits(found: Sequence[ModelInfo], entries: Sequence[RoundEntry]) -> bool:
     """True if every model can read its prompt; draws a warning for each that cannot."""
-    return not prompt_length.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
+    return not prompt_warnings.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
 
 
 def _entry(
@@ -70,14 +75,14 @@ def _entry(
     first: PromptFormat,
     values: dict[str, str],
     prompt: str,
-    settings: story_settings.StorySettings,
+    settings: StorySettings,
 ) -> RoundEntry:
     """The prompt of one model: in its own format if the values fit, else in the first model's."""
     request = CompletionRequest(
         model=info.id,
-        prompt=story_model.prompt_for(own, first, values, prompt),
+        prompt=prompt_formats.prompt_for(own, first, values, prompt),
         system=own.system,
-        endpoint=own.endpoint or cached.endpoint_of(info),
+        endpoint=own.endpoint or cache.endpoint_of(info),
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_tokens=settings.max_tokens,
@@ -94,19 +99,21 @@ def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[s
     use_columns = ("story_mode", "columns")
     columns = Remedy(_("From columns"), ":material/view_column:", "story_use_columns", state.set_value, use_columns)
     for number, info in enumerate(found):
-        own_format = story_model.prompt_format_of(info)
+        own_format = prompt_formats.prompt_format_of(info)
         has_values = bool(values) and all(name in values for name, _suggested in own_format.columns)
         if has_values and own_format.template is None:
             continue  # it gets the prompt in its training format
         text = first.sentence(values) if values else prompt
         if has_values and own_format.template is not None:
             text = fixed_words(own_format.template)
-        prompt_warning.show(info, text or prompt, "story_model" if number == 0 else None, None if values else columns)
+        prompt_warnings.far_prompt(
+            info, text or prompt, "story_model" if number == 0 else None, None if values else columns
+        )
 
 
 def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     """The other models (at first the base of a tuned model), and the blind switch."""
-    found = {f"{one.provider}/{one.id}": one for one in cached.models().found}
+    found = {f"{one.provider}/{one.id}": one for one in cache.models().found}
     found.pop(f"{info.provider}/{info.id}", None)
     if not found:
         return [], False
@@ -187,7 +194,7 @@ def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
 def _outside(prompt_format: PromptFormat) -> None:
     """Values outside the grid, one click each; only if the columns are the preset's."""
     names = [name for name, _values in prompt_format.columns]
-    offers = next_prompt.outside(prompt_format)
+    offers = prompt_formats.outside_values(prompt_format)
     if offers:
         st.caption(_("Or outside the grid"))
         with st.container(horizontal=True, gap="xsmall"):
@@ -195,7 +202,7 @@ def _outside(prompt_format: PromptFormat) -> None:
                 st.button(
                     ", ".join(values),
                     key=f"story_outside_{number}",
-                    on_click=next_prompt.fill_in,
+                    on_click=prompt_formats.fill_in,
                     args=(names, values),
                 )
 
@@ -217,3 +224,68 @@ def _stop_in_prompt(entries: Sequence[RoundEntry]) -> None:
     for stop in sorted(found):
         words = _("The prompt contains the stop {stop}: a story that repeats it ends there.")
         st.caption(f":material/warning: {words.format(stop=code(stop))}")
+
+
+@dataclass(frozen=True, slots=True)
+class StorySettings:
+    """The settings under More. `stop` is the choice for the first model."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    seed: int | None
+    stop: tuple[str, ...]
+    chain: bool
+
+    def stops(self, own: PromptFormat, first: PromptFormat) -> tuple[str, ...]:
+        """A model's stop: the chosen one for the first model; for other models their own."""
+        if own is first:
+            return self.stop
+        added = tuple(stop for stop in self.stop if stop not in first.stop)
+        return tuple(dict.fromkeys([*own.stop, *added]))[:_MOST_STOPS]
+
+
+def _settings_form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
+    """The controls, with the model's defaults and the stop proposed from its training data."""
+    _propose(prompt_format.sampling)
+    state.set_default("story_seed", None)
+    temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
+    top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
+    most = number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
+    stop = _stop_field(info, prompt_format)
+    seed = st.number_input(
+        _("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session"
+    )
+    chain = st.toggle(
+        _("Outline, then story, then title"),
+        key="story_chain",
+        help=_("Three requests, each based on the one before. For models that follow instructions."),
+        persist_state="session",
+    )
+    return StorySettings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
+
+
+def _propose(sampling: SamplingValues) -> None:
+    """Set the model's defaults in the form; values that the visitor has changed are kept."""
+    proposed, before = asdict(sampling), state.get(_PROPOSED) or {}
+    for name, value in proposed.items():
+        key = f"story_{name}"
+        if state.get(key) in (None, before.get(name)):
+            state.set_value(key, value)
+    state.set_value(_PROPOSED, proposed)
+
+
+def _stop_field(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]:
+    key = f"story_stop_{info.provider}_{info.id}"
+    state.set_default(key, list(prompt_format.stop))
+    chosen = st.multiselect(
+        _("Stop at"),
+        list(dict.fromkeys([*prompt_format.stop, *(state.get(key) or ())])),
+        accept_new_options=True,
+        max_selections=_MOST_STOPS,
+        key=key,
+        help=_("Suggested from the model's own training data."),
+        placeholder=_("Leave empty to write until the model stops"),
+        persist_state="session",
+    )
+    return tuple(str(stop) for stop in chosen)

@@ -17,11 +17,12 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core.stories import arena
 from core.stories.arena import Round
-from pages.ui import cards, models, state, views
-from pages.ui.lang import _, code, plain
+from pages.ui import state
+from pages.ui.components import cards, models, views
+from pages.ui.components.story_session import story_session
+from pages.ui.i18n import _, code, plain
 from pages.ui.story import presenter_panes, presenter_prompts, story_view
 from pages.ui.story.presenter_prompts import MOST_PANES, PreparedPrompt, PresenterModels
-from pages.ui.story.story_session import story_session
 
 _IN_ADDRESS = "stage"
 _PROMPT_IN_ADDRESS = "prompt"

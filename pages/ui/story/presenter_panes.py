@@ -10,10 +10,11 @@ from core.stories import arena
 from core.stories.arena import Round
 from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
-from pages.ui import cached, cards, parameter_notes, views
-from pages.ui.lang import _, code, n_, plain, token_speed, usd
-from pages.ui.money import local_price
-from pages.ui.story import arena_vote, presenter_prompts, story_facts
+from pages.ui import cache
+from pages.ui.components import cards, story_text, views
+from pages.ui.components.money import local_price
+from pages.ui.i18n import _, code, n_, plain, token_speed, usd
+from pages.ui.story import arena_vote, presenter_prompts
 
 LONGEST_TITLE = 160  # characters of a prompt that leave room for the stories
 _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
@@ -47,14 +48,14 @@ class _Pane:
         self.story, self._named, self._drawn = story, named, 1
         with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
             with st.container(key=f"presenter_words_{at}"):
-                self._words = story_facts.draw_text(st, story)
+                self._words = story_text.draw_text(st, story)
                 self._trouble: DeltaGenerator = st.empty()
             with st.container(key=f"presenter_facts_{at}"):
                 self._facts: DeltaGenerator = st.markdown(self._numbers())
 
     def draw(self) -> None:
         """Draw the text so far; the numbers twice a second."""
-        story_facts.draw_text(self._words, self.story)
+        story_text.draw_text(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.measure()
         self._drawn += 1
@@ -62,7 +63,7 @@ class _Pane:
     def measure(self) -> None:
         """The numbers, and if the model is thinking; this also lets the script detect that the visitor has left."""
         if not self.story.text:
-            story_facts.draw_text(self._words, self.story)
+            story_text.draw_text(self._words, self.story)
         self._facts.markdown(self._numbers())
 
     def _numbers(self) -> str:
@@ -79,7 +80,7 @@ class _Pane:
         self.measure()
         with self._trouble.container():
             if self._named:
-                parameter_notes.show(self.story.notes)
+                views.parameter_notes(self.story.notes)
                 if self.story.error is not None:
                     cards.error_card(self.story.error)
 
@@ -92,7 +93,7 @@ def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
         f"**{code(facts.model)}**" if named else "",
         f"**{token_speed(facts.tokens_per_s)}**" if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and used.counted_locally else tokens,
-        story_facts.ending_of(facts) if story.done else "",
+        story_text.ending_of(facts) if story.done else "",
     ]
     return " · ".join(part for part in parts if part) or _("Writing…")
 
@@ -103,7 +104,7 @@ def _cost(story: StoryStream, used: StoryUsage) -> str:
     if story.provider == ENGINE:
         own_price = local_price(facts.duration_s)
     else:
-        price = cached.prices().find(story.provider, facts.model)
+        price = cache.prices().find(story.provider, facts.model)
         running = price.call(*tokens) if price is not None and price.currency == "USD" else None
         own_price = usd(running if facts.cost_usd is None else facts.cost_usd)
     paid = presenter_prompts.paid_price()

@@ -12,12 +12,12 @@ from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import prompt_suggestions
 from core.stories.arena import RoundEntry
-from pages.ui import cache, cached, cards, models, state
+from pages.ui import cache, state
+from pages.ui.components import cards, models, prompt_formats
+from pages.ui.components.prompt_formats import PromptFormat
+from pages.ui.components.story_session import StoryRequest
 from pages.ui.cost import price_choice
-from pages.ui.lang import _, plain
-from pages.ui.story import next_prompt, story_model
-from pages.ui.story.story_model import PromptFormat
-from pages.ui.story.story_session import StoryRequest
+from pages.ui.i18n import _, plain
 
 MOST_PANES = 2  # the number that an audience can read at a glance
 _CELLS = 4  # cells of the grid: enough to show that stories differ, few enough for a talk
@@ -55,7 +55,7 @@ def writers() -> PresenterModels | None:
     first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
     if first is None:
         return None
-    others = [info for info in cached.models().found if (info.provider, info.id) != (first.provider, first.id)]
+    others = [info for info in cache.models().found if (info.provider, info.id) != (first.provider, first.id)]
     second = None
     if others:
         second = models.picker(_("Second model"), "presenter_second", among=others, prefer=first.base or "")
@@ -74,7 +74,7 @@ def _from_address() -> None:
     if not address_models or state.get("presenter_asked") == address_models:
         return
     state.set_value("presenter_asked", address_models)
-    listed = [f"{info.provider}/{info.id}" for info in cached.models().found]
+    listed = [f"{info.provider}/{info.id}" for info in cache.models().found]
     named = [name for name in dict.fromkeys(part.strip() for part in address_models.split(",")) if name in listed]
     for key, name in zip(("story_model", "presenter_second"), named, strict=False):
         state.set_value(key, name)
@@ -93,12 +93,12 @@ def prompts(who: PresenterModels) -> list[PreparedPrompt]:
     by_hand = prompt_suggestions.load_presenter_prompts(cache.settings().home)
     if by_hand:
         return [PreparedPrompt(text, text, {}) for text in by_hand]
-    return _of_grid(story_model.prompt_format_of(who.first)) or _of_grid(story_model.preset_format())
+    return _of_grid(prompt_formats.prompt_format_of(who.first)) or _of_grid(prompt_formats.preset_format())
 
 
 def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
     """Some cells of the grid, alternating with all values outside it."""
-    outside, found = next_prompt.outside(prompt_format), []
+    outside, found = prompt_formats.outside_values(prompt_format), []
     for number in range(_CELLS + len(outside)):
         values = prompt_suggestions.nth_prompt(prompt_format.columns, outside, number)
         text = prompt_format.prompt(values)
@@ -110,16 +110,16 @@ def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
 
 def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
     """Every model gets the prompt in its own format, with its own stop."""
-    first = story_model.prompt_format_of(who.first)
+    first = prompt_formats.prompt_format_of(who.first)
     entries = []
     for info in who.writing:
-        prompt_format = story_model.prompt_format_of(info)
-        prompt_text = story_model.prompt_for(prompt_format, first, prompt.values, prompt.text)
+        prompt_format = prompt_formats.prompt_format_of(info)
+        prompt_text = prompt_formats.prompt_for(prompt_format, first, prompt.values, prompt.text)
         request = CompletionRequest(
             model=info.id,
             prompt=prompt_text if prompt.values else prompt_text + prompt_format.separator,
             system=prompt_format.system,
-            endpoint=prompt_format.endpoint or cached.endpoint_of(info),
+            endpoint=prompt_format.endpoint or cache.endpoint_of(info),
             temperature=prompt_format.sampling.temperature,
             top_p=prompt_format.sampling.top_p,
             max_tokens=prompt_format.sampling.max_tokens,
@@ -163,6 +163,6 @@ def paid_price() -> Price | None:
 
 def _paid_models() -> dict[str, Price]:
     """Today's well-known models with a price in dollars, by provider and id, the usual one first."""
-    rows = price_choice.rows(cached.prices(), [price_choice.TODAY])
+    rows = price_choice.rows(cache.prices(), [price_choice.TODAY])
     priced = [price for price in rows if price.currency == USD and price.output_per_mtok]
     return {f"{price.provider}/{price.model}": price for price in sorted(priced, key=lambda p: p.key != _PAID)}

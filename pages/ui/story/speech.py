@@ -18,10 +18,11 @@ from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
 from core.stories.read_aloud import parts
 from core.stories.stream import StoryStream
-from pages.ui import cached, cards, views
+from pages.ui import cache
 from pages.ui.background import BackgroundIterator
-from pages.ui.lang import _, number, usd
-from pages.ui.story.story_session import StorySound, story_session
+from pages.ui.components import cards, views
+from pages.ui.components.story_session import StorySound, story_session
+from pages.ui.i18n import _, number, usd
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
@@ -75,7 +76,7 @@ def reader(story_id: str, target: str, *, over: bool) -> None:
 
 def sound_file(story_id: str, text: str, key: str) -> None:
     """Create audio of the text at a speech endpoint, to play and download."""
-    providers = [name for name in cached.registry().ids() if name != ENGINE]
+    providers = [name for name in cache.registry().ids() if name != ENGINE]
     if not providers:
         st.caption(
             _(
@@ -104,7 +105,7 @@ def sound_file(story_id: str, text: str, key: str) -> None:
                 args=(provider, request, story_id),
             )  # fmt: skip
     if sound is not None:
-        st.fragment(run_every=cached.POLL_S if reads else None)(_progress)(sound, reads)
+        st.fragment(run_every=cache.POLL_S if reads else None)(_progress)(sound, reads)
         if not reads:
             _sound(sound, f"{story_id}.mp3", key)
 
@@ -119,7 +120,7 @@ def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
             return
         before = earlier.parts
     with cards.keep_errors():
-        endpoint, store, book = Speech(cached.client(provider).provider), cached.store(), cached.prices()
+        endpoint, store, book = Speech(cache.client(provider).provider), cache.store(), cache.prices()
 
         def make(stop: threading.Event) -> Iterator[bytes]:
             done = len(before)
@@ -162,10 +163,10 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
 
 def _price(provider: str, model: str, text: str) -> None:
     """The cost, or what an unknown price means."""
-    cost = speech_cost(cached.prices(), provider, model, text)
+    cost = speech_cost(cache.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))
-    elif budget.remaining(cached.store(), LOCAL) is not None:
+    elif budget.remaining(cache.store(), LOCAL) is not None:
         st.caption(
             ":material/warning: "
             + _("This model's price is unknown and a budget applies, so the request would be blocked.")

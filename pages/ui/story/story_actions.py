@@ -1,24 +1,28 @@
-"""Actions for a finished story: rate, copy, keep as a training example, continue."""
+"""Actions for stories: rate, copy, keep as a training example, continue; export, and training on the liked ones."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from core.actor import LOCAL
+from core.datasets import datasets
+from core.db.tables import utcnow
 from core.errors import FabulaError
-from core.stories import library
-from core.stories.library import SavedStory
+from core.stories import exports, library
+from core.stories.library import SavedStory, StoryFilter
 from core.stories.stream import StoryStream
-from pages.ui import cached, cards, state
-from pages.ui.lang import _
-from pages.ui.story import next_prompt, story_exports
-from pages.ui.story.story_model import PromptFormat
-from pages.ui.story.story_session import StoryRequest, story_session
+from pages.ui import cache, i18n, state
+from pages.ui.components import cards, prompt_formats
+from pages.ui.components.prompt_formats import PromptFormat
+from pages.ui.components.story_session import StoryRequest, story_session
+from pages.ui.i18n import _, n_, sentences
 
 _FILES = Path(__file__).with_name("components")
 _copy_button: Any = st.components.v2.component(
@@ -26,6 +30,8 @@ _copy_button: Any = st.components.v2.component(
     js=(_FILES / "copy.js").read_text(encoding="utf-8"),
     css=(_FILES / "copy.css").read_text(encoding="utf-8"),
 )
+
+_MOST = 10_000  # stories in one file
 
 
 def below(story: StoryStream) -> None:
@@ -35,7 +41,7 @@ def below(story: StoryStream) -> None:
         return
     saved = None
     with suppress(FabulaError):  # the database is lost: the text stays on the page
-        saved = library.get(cached.store(), story.id)
+        saved = library.get(cache.store(), story.id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         if saved is None:
             _copy(story.id, text)
@@ -64,10 +70,10 @@ def onward(prompt_format: PromptFormat | None, write: Callable[[StoryRequest], N
         if prompt_format is not None:
             st.button(
                 _("Next prompt"), icon=":material/arrow_forward:", key="story_next",
-                on_click=next_prompt.advance, args=(prompt_format,),
+                on_click=prompt_formats.advance, args=(prompt_format,),
                 help=_("Fills in other values, in or outside the grid"),
             )  # fmt: skip
-        story_exports.train_button()
+        train_button()
 
 
 def _copy(story_id: str, text: str) -> None:
@@ -105,10 +111,95 @@ def _liked(story_id: str) -> None:
 
 def _like(story_id: str, liked: bool | None) -> None:
     with cards.keep_errors():
-        library.like(cached.store(), LOCAL, story_id, liked)
+        library.like(cache.store(), LOCAL, story_id, liked)
 
 
 def _starred(story_id: str) -> None:
     chosen = state.get(f"story_stars_{story_id}")
     with cards.keep_errors():
-        library.rate(cached.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+        library.rate(cache.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+
+
+def export_menu(where: StoryFilter, total: int) -> None:
+    """Two buttons: export the shown stories, train on the liked ones."""
+    with st.container(horizontal=True, width="content"):
+        with st.popover(_("Export"), icon=":material/download:", disabled=not total):
+            _file_buttons(where)
+        train_button()
+        if story_session().liked is not None:
+            st.button(
+                _("Undo: data set of liked stories"), icon=":material/undo:", type="tertiary", key="story_liked_undo",
+                on_click=_undo,
+            )  # fmt: skip
+
+
+def train_button() -> None:
+    """A button that opens the training page with a data set of the liked stories; nothing if no story is liked."""
+    count = library.search(cache.store(), StoryFilter(liked=True), limit=0).total
+    if count and st.button(
+        n_("Train on {n} liked story", "Train on {n} liked stories", count),
+        icon=":material/model_training:",
+        key="story_liked",
+        help=_(
+            "Creates a data set: each story's columns become the prompt, and its text (or your edit of "
+            "it) the completion."
+        ),
+    ):
+        _train()
+
+
+def _train() -> None:
+    """Create a data set of the liked stories and open the training page with it."""
+    with cards.show_errors():
+        state.set_value("training_dataset", _create_dataset())
+        state.set_value("training_part", "new")
+        st.switch_page("training.py")
+
+
+def _create_dataset() -> str:
+    """The id of the data set; unchanged stories reuse the last one."""
+    store = cache.store()
+    columns, rows = exports.examples(reversed(library.search(store, StoryFilter(liked=True), limit=_MOST).stories))
+    stamp = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
+    session = story_session()
+    if (
+        session.liked is None
+        or session.liked[1] != stamp
+        or all(one.id != session.liked[0] for one in cache.dataset_list())
+    ):
+        name = _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}")
+        dataset_id = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
+        session.liked = (dataset_id, stamp)
+        cache.refresh()
+        sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))
+        state.notify(":material/model_training:", sentences(sentence, _("You can undo this under Earlier stories.")))
+    return session.liked[0]
+
+
+def _undo() -> None:
+    session = story_session()
+    with cards.keep_errors():
+        if session.liked is not None:
+            exports.undo_export(cache.store(), LOCAL, session.liked[0])
+            state.notify(":material/undo:", _("Data set deleted; the stories are kept."))
+    session.liked = None
+
+
+def _file_buttons(where: StoryFilter) -> None:
+    """The files, each created when its button is pressed."""
+
+    def found() -> list[SavedStory]:
+        return list(library.search(cache.store(), where, limit=_MOST).stories)
+
+    title, language = _("Stories"), i18n.language().replace("_", "-")
+    kinds: list[tuple[str, str, str, Callable[[], str]]] = [
+        ("Markdown", "md", "text/markdown", lambda: exports.markdown(found())),
+        ("CSV", "csv", "text/csv", lambda: exports.as_csv(found())),
+        ("JSONL", "jsonl", "application/jsonl", lambda: "".join(exports.jsonl(found()))),
+        (_("Printable page (HTML)"), "html", "text/html", lambda: exports.page(found(), title, language)),
+    ]
+    for label, ending, kind, make in kinds:
+        st.download_button(
+            label, make, f"stories.{ending}", kind, icon=":material/download:", key=f"story_export_{ending}",
+            on_click="ignore", width="stretch",
+        )  # fmt: skip

@@ -23,9 +23,10 @@ from core.providers import CompletionRequest, ModelInfo
 from core.stories.chain import Chain, StepName
 from core.stories.story_record import StoryPlacement
 from core.stories.stream import StoryStream, StreamRequest
-from pages.ui import cached, cards, failure_labels, models, state
-from pages.ui.lang import _, clock, duration, label, number
-from pages.ui.story.story_session import LEAVE_S, story_session
+from pages.ui import cache, state
+from pages.ui.components import cards, failure_labels, models
+from pages.ui.components.story_session import LEAVE_S, story_session
+from pages.ui.i18n import _, clock, duration, label, number
 
 _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then submitted immediately
 _MOST_TOKENS = 32_768  # the same as in the form
@@ -67,7 +68,7 @@ def show_step(chain: Chain, name: StepName) -> None:
                 state.set_value(f"story_{setting}", value)
 
         def with_model(story: StoryStream, info: ModelInfo) -> None:
-            request = replace(story.original_request, model=info.id, endpoint=cached.endpoint_of(info))
+            request = replace(story.original_request, model=info.id, endpoint=cache.endpoint_of(info))
             _again_in_chain(chain, name, request, info.provider)
 
         _show(chain.steps[name], _Remedy(f"story_fix_{name}", again, with_model))
@@ -157,7 +158,7 @@ def _button(remedy: Remedy, story: StoryStream, rewrite: _Remedy) -> None:
 
 def _another_model(story: StoryStream, remedy: _Remedy) -> None:
     others = [
-        one for one in cached.models().found if (one.provider, one.id) != (story.provider, story.original_request.model)
+        one for one in cache.models().found if (one.provider, one.id) != (story.provider, story.original_request.model)
     ]
     if not others or remedy.with_model is None:
         return
@@ -187,15 +188,15 @@ def _again_in_round(story: StoryStream, setting: _Setting | None, value: float |
             return
         place = StoryPlacement(story.placement.round_id, story.placement.step, story.placement.column_values)
         again = StoryStream(StreamRequest(
-            cached.store(), LOCAL, cached.client(story.provider), _changed(story.original_request, setting, value),
-            cached.prices(), placement=place, idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
+            cache.store(), LOCAL, cache.client(story.provider), _changed(story.original_request, setting, value),
+            cache.prices(), placement=place, idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
         ))  # fmt: skip
         round_.stories[round_.stories.index(story)] = again
 
 
 def _again_in_chain(chain: Chain, name: StepName, request: CompletionRequest, provider: str) -> None:
     with cards.keep_errors():
-        chain.retry(name, request, cached.client(provider))
+        chain.retry(name, request, cache.client(provider))
 
 
 def _changed(request: CompletionRequest, setting: _Setting | None, value: float | None) -> CompletionRequest:

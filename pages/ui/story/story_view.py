@@ -1,6 +1,8 @@
-"""The panes of one or more stories as they arrive, with stop, continue and read aloud."""
+"""The panes of one or more stories, or of a chain, as they arrive, with stop, continue and read aloud."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
@@ -9,17 +11,21 @@ from core.actor import LOCAL
 from core.errors import FabulaError
 from core.stories import arena, library, stream
 from core.stories.arena import Round
-from core.stories.chain import Chain
+from core.stories.chain import STEPS, Chain, StepName
 from core.stories.library import StoryFilter
 from core.stories.stream import StoryStream
-from pages.ui import cached, cards, parameter_notes, views
-from pages.ui.lang import _
-from pages.ui.story import arena_vote, speech, story_actions, story_card, story_chain, story_facts, story_remedies
-from pages.ui.story.story_facts import ending as ending
-from pages.ui.story.story_model import PromptFormat
-from pages.ui.story.story_session import LEAVE_S, StoryRequest, StorySession, story_session
+from pages.ui import cache
+from pages.ui.components import cards, story_text, views
+from pages.ui.components.prompt_formats import PromptFormat
+from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, story_session
+from pages.ui.components.story_text import ending as ending
+from pages.ui.i18n import _, mark
+from pages.ui.story import arena_vote, speech, story_actions, story_remedies
+from pages.ui.story.library import story_card
 
 _FACTS_EVERY = 5  # updates: twice per second; a line that changes more often cannot be read
+
+_STEP_NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark("Title")}
 
 
 def button(story_request: StoryRequest | None) -> None:
@@ -63,7 +69,7 @@ def page(prompt_format: PromptFormat | None) -> None:
     kind = 1 if chain is not None else 0 if round_ is None else 1 + len(round_.stories)
     with views.one_of(range(2 + arena.MAX_PANES), kind):
         if chain is not None:
-            story_chain.page(chain, lambda: story_actions.onward(prompt_format, write))
+            _chain_page(chain, lambda: story_actions.onward(prompt_format, write))
         elif round_ is not None:
             _round(round_, prompt_format)
         elif not _stories_of_address(session.earlier):
@@ -76,13 +82,13 @@ def _stories_of_address(key: str) -> bool:
     """
     if not key:
         return False
-    store = cached.store()
+    store = cache.store()
     alone = library.get(store, key)
     stories = (
         [alone] if alone is not None else library.search(store, StoryFilter(round_id=key)).stories[::-1]
     )  # oldest first
     for story in stories:
-        story_card.show(story)
+        story_card(story)
     return bool(stories)
 
 
@@ -103,13 +109,13 @@ def write(story_request: StoryRequest) -> None:
         if story_request.chain:
             entry = story_request.entries[0]
             new.chain = Chain(
-                cached.store(), LOCAL, cached.client(entry.provider), entry.request, cached.prices(),
+                cache.store(), LOCAL, cache.client(entry.provider), entry.request, cache.prices(),
                 column_values=entry.column_values, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
             new.chain.advance()
         else:
             new.round = arena.start_round(
-                cached.store(), LOCAL, cached.registry(), story_request.entries, cached.prices(),
+                cache.store(), LOCAL, cache.registry(), story_request.entries, cache.prices(),
                 blind=story_request.blind, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
         session.round, session.chain = new.round, new.chain
@@ -176,7 +182,7 @@ class StoryPane:
             else:
                 st.empty()  # always drawn, so that the content below does not move
             with st.container(key=f"story_words_{number}"):
-                self._words = story_facts.draw_text(st, story)
+                self._words = story_text.draw_text(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
             self._trouble: DeltaGenerator = _place_below(story.done)
         self.below: DeltaGenerator = _place_below(story.done)
@@ -184,7 +190,7 @@ class StoryPane:
     def draw(self) -> None:
         """Draw the text so far; the facts twice a second."""
         if self.story.text.strip():
-            story_facts.draw_text(self._words, self.story)
+            story_text.draw_text(self._words, self.story)
         if self._drawn % _FACTS_EVERY == 0 or self.story.done:
             self.beat()
         self._drawn += 1
@@ -192,27 +198,27 @@ class StoryPane:
     def beat(self) -> None:
         """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
         if not self.story.text:
-            story_facts.draw_text(self._words, self.story)
+            story_text.draw_text(self._words, self.story)
         self._line.caption(self._facts())
 
     def _facts(self) -> str:
         story = self.story
-        return story_facts.line(story.facts, story.provider, writing=not story.done, named=self._named)
+        return story_text.line(story.facts, story.provider, writing=not story.done, named=self._named)
 
     def finish(self) -> None:
         """Draw how it ended, and the remedies."""
         story = self.story
-        story_facts.draw_text(self._words, story)
+        story_text.draw_text(self._words, story)
         self.beat()
         facts = story.facts
         with self._trouble.container():
             if self._named and story.text and facts.answered_by_other_model:
-                st.warning(story_facts.other_model_note(facts), icon=":material/swap_horiz:")
+                st.warning(story_text.other_model_note(facts), icon=":material/swap_horiz:")
             if self._named:
-                parameter_notes.show(story.notes)
+                views.parameter_notes(story.notes)
             if story.error is not None:
                 self._error(story.error)
-            if story.text and story_facts.partial(facts):
+            if story.text and story_text.partial(facts):
                 st.button(
                     _("Continue"),
                     icon=":material/play_arrow:",
@@ -237,18 +243,78 @@ class StoryPane:
 def _continue(story: StoryStream) -> None:
     """Continue the story in its pane."""
     with cards.keep_errors():
-        saved = library.get(cached.store(), story.id)
+        saved = library.get(cache.store(), story.id)
         round_ = story_session().round
         if saved is None or round_ is None or story not in round_.stories:
             return
-        client = cached.client(story.provider)
+        client = cache.client(story.provider)
         more = stream.continue_story(
-            cached.store(),
+            cache.store(),
             LOCAL,
             client,
             saved,
-            cached.prices(),
+            cache.prices(),
             idle_timeout_s=LEAVE_S,
             subscribers=round_.subscribers,
         )
         round_.stories[round_.stories.index(story)] = more
+
+
+def _chain_page(chain: Chain, onward: Callable[[], None]) -> None:
+    """Draw the three panes; each step starts when the previous one has ended. `onward` draws what follows the chain."""
+    current = chain.advance()
+    panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
+    with st.container(width=760):
+        for number, name in enumerate(STEPS):
+            with st.container(border=True):
+                st.markdown(f"**{number + 1} · {_(_STEP_NAMES[name])}**")
+                story = chain.steps.get(name)
+                with st.container(key=f"story_words_{number}"):
+                    words = st.empty() if story is None else story_text.draw_text(st, story)
+                panes[name] = (words, st.empty() if story is None else st.caption(_step_facts(story)))
+                if story is not None and story.done:
+                    with st.container():
+                        _step_ended(chain, name, story)
+                else:
+                    st.empty()  # clears the previous chain before the first word
+        after = st.container() if chain.done else st.empty()
+        if chain.done:
+            with after.container():
+                onward()
+        if (story_stream := chain.steps.get("story")) is not None:
+            speech.follow(story_stream, STEPS.index("story"))
+    for name, story in chain.steps.items():
+        if story is current:
+            for changed in arena.updates([story], story.subscribers):
+                _draw_step(story, *panes[name], words_too=bool(changed) or not story.text)
+            st.rerun()  # the next step starts
+
+
+def _step_ended(chain: Chain, name: StepName, story: StoryStream) -> None:
+    """The error of a step, a button to continue it if incomplete, and the actions for the story."""
+    views.parameter_notes(story.notes)
+    if story.error is not None:
+        cards.error_card(story.error)
+    if chain.done and story.text and (chain.paused_after(name) or story_text.partial(story.facts)):
+        st.button(
+            _("Continue"), icon=":material/play_arrow:", key=f"story_chain_go_on_{name}", on_click=_continue_step,
+            args=(chain, name),
+        )  # fmt: skip
+    story_remedies.show_step(chain, name)
+    if name == "story":
+        story_actions.below(story)
+
+
+def _continue_step(chain: Chain, name: StepName) -> None:
+    with cards.keep_errors():
+        chain.continue_step(name)
+
+
+def _draw_step(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator, *, words_too: bool = True) -> None:
+    if words_too:
+        story_text.draw_text(words, story)
+    line.caption(_step_facts(story))
+
+
+def _step_facts(story: StoryStream) -> str:
+    return story_text.line(story.facts, story.provider, writing=not story.done)

@@ -9,8 +9,9 @@ from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
-from pages.ui import background, cached, cards, state, undo, views
-from pages.ui.lang import _, as_markdown, mark, n_, number, plain, sentences, usd
+from pages.ui import background, cache, state
+from pages.ui.components import cards, views
+from pages.ui.i18n import _, as_markdown, mark, n_, number, plain, sentences, usd
 from pages.ui.training import cached_training, job_labels
 
 _KEY = "training_before_after"
@@ -38,7 +39,7 @@ def show(job: JobView) -> None:
 
 
 def _section(job: JobView) -> None:
-    view = before_after.get(cached.store(), job.id)
+    view = before_after.get(cache.store(), job.id)
     if view is None:
         _invitation(job)
         return
@@ -48,7 +49,7 @@ def _section(job: JobView) -> None:
             pair_of(job, pair, f"{_KEY}_{pair.position}")
             if pair.finished:
                 remove_button(job.id, pair.position, "training")
-    undo.way_back("training")
+    cards.undo_button("training")
     if view.source is not None:
         _own_prompt(job, view)
 
@@ -103,7 +104,7 @@ def _invitation(job: JobView) -> None:
         choice = background.wait_for_task(cached_training.unseen(job))
         if choice is None:
             return
-        cost = before_after.estimate_usd(cached.prices(), job, choice)
+        cost = before_after.estimate_usd(cache.prices(), job, choice)
         price = (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None
@@ -156,19 +157,19 @@ def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
 
 def _start(job: JobView) -> None:
     with cards.keep_errors():
-        before_after.start(cached.store(), LOCAL, job)
+        before_after.start(cache.store(), LOCAL, job)
 
 
 def _ask(job: JobView) -> None:
     with cards.keep_errors():
-        before_after_prompts.add_prompt(cached.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+        before_after_prompts.add_prompt(cache.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
 
 
 def _remove(job_id: str, position: int, page: str) -> None:
     with cards.keep_errors():
-        store = cached.store()
+        store = cache.store()
         removed = before_after_prompts.remove(store, LOCAL, job_id, position)
-        undo.offer(
+        cards.offer_undo(
             ":material/delete:",
             _("Prompt removed"),
             lambda: before_after_prompts.restore(store, LOCAL, removed),
@@ -179,4 +180,4 @@ def _remove(job_id: str, position: int, page: str) -> None:
 def _act(what: str, job_id: str) -> None:
     with cards.keep_errors():
         act = before_after.stop if what == "stop" else before_after.retry
-        act(cached.store(), LOCAL, job_id)
+        act(cache.store(), LOCAL, job_id)

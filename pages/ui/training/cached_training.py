@@ -1,39 +1,68 @@
-"""Cached reads of the training page's jobs, shared by all visitors; see `pages.ui.cache`.
+"""Cached reads of the training page, shared by all visitors: jobs, their curves and charts, and the check of a new job.
 
 The cache key is the job's id and the time of its provider's last answer, so that a page with many jobs reads each of
-them once. Curves are in `cached_curves`, checks of a new job in `cached_form`.
+them once. A curve is parsed again only when its results file has changed, not at every poll of its job, which keeps the
+page fast even with a million steps.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any, Literal
 
 import pandas as pd
 
+from core import packaged_models
+from core.charts import training_curve
+from core.charts.curve_source import CurveSource, RenderedChart, Sendable, sendable
+from core.charts.training_curve import CurveLabels, CurveMark
+from core.charts.vega_lite import CurveView, Spec
 from core.datasets import datasets
 from core.db.tables import utcnow
 from core.evaluation import evaluation_comparison, holdout
 from core.evaluation.evaluation_comparison import EvaluationComparison
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import PromptChoice
-from core.finetuning import checkpoints, job_comparison, jobs, lineage
+from core.finetuning import (
+    checkpoints,
+    curve_analysis,
+    file_checker,
+    job_comparison,
+    job_estimate,
+    job_views,
+    jobs,
+    lineage,
+    preflight,
+    results,
+)
 from core.finetuning.checkpoints import CheckpointView
+from core.finetuning.curve_analysis import Observation
+from core.finetuning.file_report import FileCheck
 from core.finetuning.job_comparison import JobComparison
+from core.finetuning.job_estimate import JobEstimate
+from core.finetuning.job_form import JobForm
 from core.finetuning.jobs import JobView
 from core.finetuning.lineage import Family
-from core.finetuning.results import Figure, figure, headline_accuracy
+from core.finetuning.preflight import Preflight
+from core.finetuning.results import Figure, Results, figure, headline_accuracy
+from core.pricing.prices import ENGINE, tuned_base
+from core.providers import ModelInfo
 from core.sanitize import safe_csv
-from pages.ui import cached
+from pages.ui import background, cache
 from pages.ui.background import BackgroundTask, shared_task
 from pages.ui.cache import shared
-from pages.ui.lang import language, localized
-from pages.ui.training.cached_curves import curve
-from pages.ui.training.curve_source import Sendable, sendable
+from pages.ui.i18n import language, localized
 
 _SPARKS = 40  # points of the small curve in the list
 _FRESH_S = 3
+
+_Mark = tuple[str, int, str]
+"""Tells a results file from what it was before: whether its job has ended, its length, how it ends."""
+
+_ACCOUNT_S = 300  # permission to train rarely changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +124,13 @@ def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
 @shared(max_entries=256, key=_job_version)
 def points(job: JobView) -> tuple[CheckpointView, ...]:
     """A job's checkpoints by step."""
-    return checkpoints.list_checkpoints(cached.store(), job.id)
+    return checkpoints.list_checkpoints(cache.store(), job.id)
 
 
 @shared(ttl=_FRESH_S, max_entries=16, key=lambda job: job.id)
 def family(job: JobView) -> Family:
     """Everything related to a job."""
-    return lineage.family(cached.store(), job.id)
+    return lineage.family(cache.store(), job.id)
 
 
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
@@ -121,23 +150,23 @@ def _compared(named: tuple[JobView, ...]) -> JobComparison:
 @shared(max_entries=256, key=_job_version)
 def last_event(job: JobView) -> datetime | None:
     """When the provider last sent a new event of a job; None if never."""
-    return jobs.last_event(cached.store(), job.id)
+    return jobs.last_event(cache.store(), job.id)
 
 
 @shared_task(
     max_entries=32,
     key=lambda job: job.id,
-    version=lambda job: datasets.fingerprint(cached.store(), job.dataset_id or "", job.version_id),
+    version=lambda job: datasets.fingerprint(cache.store(), job.dataset_id or "", job.version_id),
 )
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
     """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
-    store = cached.store()
+    store = cache.store()
     return BackgroundTask(lambda seen: holdout.choose_prompts(store, job, seen), job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:
     """A job's results file as the provider sent it, with formulas escaped."""
-    return safe_csv(jobs.get(cached.store(), job_id).results_csv or "")
+    return safe_csv(jobs.get(cache.store(), job_id).results_csv or "")
 
 
 @shared(max_entries=64, key=lambda tuned, base: (tuned.id, tuned.finished_at, base.id, base.finished_at))
@@ -147,4 +176,144 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
     Raises:
         FabulaError: they have no rows in common.
     """
-    return evaluation_comparison.compare_evaluations(cached.store(), tuned.id, base.id)
+    return evaluation_comparison.compare_evaluations(cache.store(), tuned.id, base.id)
+
+
+def _curve_key(job: JobView) -> tuple[str, _Mark]:
+    """Tells a job's curve from what it was before."""
+    return job.id, (f"{job.status} {job.updated_at}", 0, "") if job.finished else _mark_now(job)
+
+
+@shared(max_entries=256, key=lambda job: (job.id, job.updated_at))
+def _mark_now(job: JobView) -> _Mark:
+    return ("", *job_views.results_tail(cache.store(), job.id))
+
+
+@shared(max_entries=16, key=_curve_key)
+def curve(job: JobView) -> Results:
+    """A job's curve so far; do not modify it."""
+    return results.parse(jobs.get(cache.store(), job.id).results_csv or "")
+
+
+@shared(max_entries=8, key=_curve_key)
+def source(job: JobView) -> CurveSource:
+    """The curve of one job, with epochs and time if known."""
+    read = curve(job)
+    found = CurveSource.of(f"{_curve_key(job)}", read, curve_analysis.with_axes(read, job))
+    tokens = found.figures.tokens or job.trained_tokens  # today's files do not contain them; the provider reports them
+    return replace(found, figures=replace(found.figures, tokens=tokens), examples=job.n_examples)
+
+
+@shared(max_entries=8, key=lambda chain: tuple(_curve_key(job) for job in chain))
+def chain_source(chain: Sequence[JobView]) -> CurveSource:
+    """One continuous curve of a chain of jobs; where each begins is marked with its name."""
+    frame = curve_analysis.curve_frame([(job, curve(job)) for job in chain])
+    frame = frame.drop(columns=["step", "elapsed_tokens"])
+    frame = frame.rename(columns={"total_step": "step", "total_tokens": "elapsed_tokens"})
+    begins = frame.drop_duplicates("job")
+    names = {job.id: job.name for job in chain}
+    marks = tuple(
+        CurveMark(int(step), names.get(str(job), str(job)), "part")
+        for step, job in zip(begins["step"], begins["job"], strict=True)
+    )
+    return CurveSource.of(f"chain {[_curve_key(job) for job in chain]}", Results(frame, skipped=0), frame, marks)
+
+
+@shared(max_entries=64, key=lambda source, points=(): (source.key, len(points), source.examples))
+def observations(source: CurveSource, points: tuple[CheckpointView, ...] = ()) -> tuple[Observation, ...]:
+    """Observations about a curve, in words."""
+    return curve_analysis.observations(source.results, points, source.examples)
+
+
+_Which = Literal["loss", "accuracy"]
+
+
+@shared(max_entries=64, key=lambda which, source, view, labels: (which, source.key, source.marks, view, labels))
+def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: CurveLabels) -> RenderedChart:
+    """A curve's chart, built once for all visitors with the same view."""
+    draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
+    return RenderedChart.of(draw(source.frame, view, labels, source.marks))
+
+
+@shared(max_entries=32, key=lambda key, draw: repr(key))
+def cached_chart(key: tuple[Any, ...], draw: Callable[[], Spec]) -> RenderedChart:
+    """Any other chart, drawn once per `key`."""
+    return RenderedChart.of(draw())
+
+
+def read_file(file_id: str, text: str) -> CurveSource:
+    """The curve of a results file that a visitor uploaded; stored in the session, not in this cache."""
+    read = results.parse(text)
+    return CurveSource.of(f"file {file_id}", read, curve_analysis.with_axes(read))
+
+
+def account(provider: str, model: str) -> Preflight:
+    """Whether the account may train this model, and for how long the result can be called.
+
+    Raises:
+        FabulaError: the provider is not set up.
+    """
+    found, checked_at = _account(provider, model)
+    if not found.answered and time.monotonic() - checked_at >= background.FAILURE_KEPT_S:
+        _account.clear(provider, model)
+        found, checked_at = _account(provider, model)
+    return found
+
+
+@shared(ttl=_ACCOUNT_S, max_entries=64)
+def _account(provider: str, model: str) -> tuple[Preflight, float]:
+    """The state of an account, and when it was checked (`time.monotonic()`)."""
+    found = preflight.preflight(cache.store(), cache.quick(provider), cache.prices(), model, utcnow())
+    return found, time.monotonic()
+
+
+def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
+    """The estimate for training on a file with this many tokens; see `core.finetuning.job_estimate`."""
+    engine = cache.status().engine if model.provider == ENGINE else None
+    packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure only applies to it
+    at_hand = engine is not None and not engine.external and packaged_base
+    return job_estimate.estimate(
+        cache.store(),
+        cache.prices(),
+        model.provider,
+        model.id,
+        tokens=tokens,
+        epochs=epochs,
+        examples=examples,
+        speed=engine.training_speeds.get(tuned_base(model.id) or model.id) if engine is not None else None,
+        rough_speed=_rough_speed() if at_hand else None,
+    )
+
+
+@shared(max_entries=1)
+def _rough_speed() -> float:
+    return job_estimate.measure_rough_speed()
+
+
+def _file_key(form: JobForm, rows: int) -> tuple[object, ...]:
+    """What tells training files apart, except for the state of their rows."""
+    marks = (form.file_format, form.separator, form.stop)
+    return form.dataset_id, form.version_id, marks, form.provider, form.base_model
+
+
+@shared_task(
+    max_entries=16,
+    key=_file_key,
+    version=lambda form, rows: datasets.fingerprint(cache.store(), form.dataset_id, form.version_id),
+)
+def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
+    """The check of the whole file that this form would send; repeated when a row is added, removed or edited."""
+    store = cache.store()
+
+    def look(row_seen: Callable[[], None]) -> FileCheck:
+        reported = 0
+
+        def count(lines: int) -> None:
+            nonlocal reported
+            while reported < min(lines, rows):
+                reported += 1
+                row_seen()
+
+        return file_checker.check_form(store, form, on_progress=count)
+
+    return BackgroundTask(look, rows)

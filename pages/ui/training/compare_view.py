@@ -15,10 +15,10 @@ from core.finetuning.job_comparison import JobColumn, JobComparison
 from core.finetuning.jobs import JobView
 from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
-from pages.ui import cached
-from pages.ui.lang import _, as_markdown, duration, mark, number, percent, plain, usd
-from pages.ui.money import local_amount
-from pages.ui.training import cached_curves, cached_training, curves, evaluation_labels, job_labels
+from pages.ui import cache
+from pages.ui.components.money import local_amount
+from pages.ui.i18n import _, as_markdown, duration, mark, number, percent, plain, usd
+from pages.ui.training import cached_training, curves, evaluation_results, job_labels
 from pages.ui.training.job_details import HYPERPARAMETERS
 
 _SETTINGS = {
@@ -74,7 +74,7 @@ def show(opened: Sequence[JobView]) -> None:
 
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
     """One chart per metric that any job has, two per row."""
-    sources = [cached_curves.source(job) for job in opened]
+    sources = [cached_training.source(job) for job in opened]
     possible = [axis for axis in vega_lite.AXES if all(axis in one.axes for one in sources)] or ["step"]
     longest = max(one.results.steps for one in sources)
     view = curves.view_of(_KEY, possible, longest)
@@ -89,7 +89,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
         for column in shown:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
-            chart = cached_curves.cached_chart(key, partial(comparison.overlay, runs, column, view, labels))
+            chart = cached_training.cached_chart(key, partial(comparison.overlay, runs, column, view, labels))
             words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
             st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)
@@ -104,9 +104,9 @@ def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
             shared = _shared(values)
             cells = [_marked(found, name, column, alone=shared is None) for column in found.columns]
             rows[job_labels.named(_(title), shared)] = cells
-    judged = evaluation_labels.newest(list(names))
+    judged = evaluation_results.newest(list(names))
     if judged:
-        shares = {one: evaluation_labels.share(evaluation_labels.judged(view)) for one, view in judged.items()}
+        shares = {one: evaluation_results.share(evaluation_results.judged(view)) for one, view in judged.items()}
         rows[_("Correct on held-out rows")] = [shares.get(one, _("not evaluated")) for one in names]
     _table(rows, names, _("Results"))
     if found.best:
@@ -146,7 +146,7 @@ def _written(name: str, value: object) -> str:
 
 def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
     """One row per setting; different ones first, and marked."""
-    datasets = {one.id: one.name for one in cached.dataset_list()}
+    datasets = {one.id: one.name for one in cache.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)

@@ -8,15 +8,16 @@ from typing import Any, Literal
 import streamlit as st
 
 from core.charts import training_curve
+from core.charts.curve_source import CurveSource, Figures, RenderedChart
 from core.charts.training_curve import CurveLabels
 from core.charts.vega_lite import Axis, CurveView
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
 from core.finetuning.results import Figure, Results, smoothing_weight
-from pages.ui import state, views
-from pages.ui.lang import _, as_markdown, mark, n_, number, percent, plain
-from pages.ui.training import cached_curves, job_labels
-from pages.ui.training.curve_source import CurveSource, Figures, RenderedChart
+from pages.ui import state
+from pages.ui.components import views
+from pages.ui.i18n import _, as_markdown, mark, n_, number, percent, plain
+from pages.ui.training import cached_training, job_labels
 
 _BOTH: tuple[Literal["loss", "accuracy"], ...] = ("loss", "accuracy")
 _LEAST_CHANGE = 0.0005  # three digits are shown
@@ -56,7 +57,7 @@ def show(
         source = source.marked([*source.marks, *marks])
     clicked = _pair(source, key, view, clickable=bool(points))
     controls(key, source.axes, results.steps)
-    observations(cached_curves.observations(source, tuple(points)))
+    observations(cached_training.observations(source, tuple(points)))
     if results.skipped:
         st.caption(n_("{n} line could not be read", "{n} lines could not be read", results.skipped))
     return clicked
@@ -86,7 +87,7 @@ def for_file(source: CurveSource) -> dict[str, RenderedChart]:
         return {}
     view = CurveView(smoothing=smoothing_weight(source.results.steps))
     return {
-        which: cached_curves.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
+        which: cached_training.curve_chart(which, source, view, _labels(which, view.axis, source.figures))
         for which in _BOTH
     }
 
@@ -152,7 +153,7 @@ def _pair(source: CurveSource, key: str, view: CurveView, *, clickable: bool) ->
     found: int | None = None
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         words = _labels(which, view.axis, source.figures)
-        chart = cached_curves.curve_chart(which, source, view, words)
+        chart = cached_training.curve_chart(which, source, view, words)
         name = f"{key}_{which}_chart"
         with place:
             if not clickable:

@@ -12,11 +12,12 @@ from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
 from core.finetuning.jobs import JobView
-from pages.ui import cached, cards, models, state
-from pages.ui.lang import _, ago, as_markdown, n_, number, pair, percent, plain
-from pages.ui.money import work_cost
-from pages.ui.training import cached_curves, cached_training, evaluation_answers, evaluation_labels, job_labels
-from pages.ui.training.evaluation_labels import share
+from pages.ui import cache, state
+from pages.ui.components import cards, models
+from pages.ui.components.money import work_cost
+from pages.ui.i18n import _, ago, as_markdown, n_, number, pair, percent, plain
+from pages.ui.training import cached_training, evaluation_results, job_labels
+from pages.ui.training.evaluation_results import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
 _USUAL_LIMIT = 120
@@ -27,13 +28,13 @@ _KEY = "training_evaluation"
 def show(job: JobView) -> None:
     """Draw the results and the start button; updates while an evaluation runs."""
     with cards.show_errors():
-        running = any(one.active for one in evaluations.list_for_job(cached.store(), job))
-        st.fragment(run_every=cached.POLL_S if running else None)(_all)(job, running)
+        running = any(one.active for one in evaluations.list_for_job(cache.store(), job))
+        st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)
 
 
 def _all(job: JobView, was_running: bool) -> None:
     with cards.show_errors():
-        found = list(evaluations.list_for_job(cached.store(), job))
+        found = list(evaluations.list_for_job(cache.store(), job))
         if was_running != any(one.active for one in found):
             st.rerun()
         pairs = _evaluations_of_job(job, found)
@@ -97,7 +98,7 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
             icon=":material/fact_check:",
         ):
             _figures(one)
-            evaluation_answers.show(one)
+            evaluation_results.answers(one)
 
 
 def _p_value(p: float) -> str:
@@ -112,7 +113,7 @@ def _progress(one: EvaluationView) -> None:
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(min(1.0, share_done), text=pair(name, evaluation_labels.state(one)))
+            st.progress(min(1.0, share_done), text=pair(name, evaluation_results.state_of(one)))
             st.button(
                 _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=_act, args=("stop", one.id),
                 disabled=one.state == "stopping",
@@ -121,7 +122,7 @@ def _progress(one: EvaluationView) -> None:
     if one.failed or one.state in ("failed", "stopped"):
         with st.container(horizontal=True, vertical_alignment="center"):
             missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
-            st.markdown(f":material/error: {pair(name, evaluation_labels.state(one))} · {missing}")
+            st.markdown(f":material/error: {pair(name, evaluation_results.state_of(one))} · {missing}")
             st.button(
                 _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
                 args=("retry", one.id),
@@ -131,7 +132,7 @@ def _progress(one: EvaluationView) -> None:
 def _chart(ready: list[EvaluationView]) -> None:
     spans = []
     for one in ready:
-        interval = evaluation_labels.judged(one)
+        interval = evaluation_results.judged(one)
         if interval is not None:
             spans.append(IntervalRow(job_labels.model_name(one.model), interval.value, interval.low, interval.high))
     if not spans:
@@ -139,7 +140,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
     labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
-    chart = cached_curves.cached_chart(key, lambda: comparison.intervals(spans, labels))
+    chart = cached_training.cached_chart(key, lambda: comparison.intervals(spans, labels))
     words = "; ".join(pair(span.name, percent(span.value)) for span in spans)
     st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_chart")
 
@@ -149,14 +150,14 @@ def _figures(one: EvaluationView) -> None:
     metrics = one.metrics
     if metrics is None:
         return
-    facts = [share(evaluation_labels.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
+    facts = [share(evaluation_results.judged(one)), n_("{n} answer", "{n} answers", metrics.n)]
     facts.append(_("cost: {price}").format(price=work_cost(one.provider, metrics.cost_usd, metrics.writing_s)))
     if metrics.loss is not None:
         facts.append(_("loss {loss}").format(loss=number(metrics.loss, 3)))
     st.markdown(" · ".join(facts))
     if metrics.loss is None and metrics.loss_note:
         st.caption(as_markdown(metrics.loss_note))
-    evaluation_answers.scores(metrics)
+    evaluation_results.scores(metrics)
 
 
 def _start(job: JobView, *, running: bool) -> None:
@@ -169,7 +170,7 @@ def _start(job: JobView, *, running: bool) -> None:
             )
         )
         return
-    rows = holdout.held_out(cached.store(), job.dataset_id, job.version_id)
+    rows = holdout.held_out(cache.store(), job.dataset_id, job.version_id)
     if not rows.usable:
         st.info(
             _(
@@ -191,7 +192,7 @@ def _start(job: JobView, *, running: bool) -> None:
                 _("Compare with its base"), icon=":material/balance:", key=f"{_KEY}_start", on_click=_judge,
                 args=(job, int(limit)), disabled=running,
             )  # fmt: skip
-        if not cached.models().found:
+        if not cache.models().found:
             models.none_yet()
 
 
@@ -211,14 +212,14 @@ def _held_out(rows: HeldOut) -> str:
 
 def _judge(job: JobView, limit: int) -> None:
     with cards.keep_errors():
-        started = evaluations.start_pair(cached.store(), LOCAL, job, limit=limit)
+        started = evaluations.start_pair(cache.store(), LOCAL, job, limit=limit)
         state.set_value(f"{_KEY}_shown_{job.id}", started[0])
 
 
 def _act(what: str, evaluation_id: str) -> None:
     with cards.keep_errors():
         act = evaluations.stop if what == "stop" else evaluations.retry
-        act(cached.store(), LOCAL, evaluation_id)
+        act(cache.store(), LOCAL, evaluation_id)
 
 
 def _all_evaluations(found: list[EvaluationView]) -> None:
@@ -227,8 +228,8 @@ def _all_evaluations(found: list[EvaluationView]) -> None:
         st.table(
             {
                 _("Model"): [plain(job_labels.model_name(one.model)) for one in found],
-                _("State"): [evaluation_labels.state(one) for one in found],
-                _("Correct"): [share(evaluation_labels.judged(one)) for one in found],
+                _("State"): [evaluation_results.state_of(one) for one in found],
+                _("Correct"): [share(evaluation_results.judged(one)) for one in found],
                 _("Requested"): [ago(one.created_at, utcnow()) for one in found],
             },
             border="horizontal",

@@ -1,22 +1,28 @@
-"""Actions of a job: pause, resume, cancel, use its model, train it further, duplicate, export."""
+"""Actions of a job: pause, resume, cancel, use its model or a checkpoint, duplicate, export; remedies of a failure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import streamlit as st
 
+from core import failures
 from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.evaluation import run_export
-from core.finetuning import jobs
+from core.failures import Remedy
+from core.finetuning import job_form, jobs
+from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE, tuned_base
-from pages.ui import cached, cards, state
-from pages.ui.lang import _, as_markdown, code, mark
-from pages.ui.training import cached_curves, cached_training, curves, job_dialog
+from core.providers import ModelInfo
+from pages.ui import cache, state
+from pages.ui.components import cards, failure_labels
+from pages.ui.i18n import _, as_markdown, code, mark, number, percent
+from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
 _NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
 
@@ -25,6 +31,9 @@ _ACTIONS: Mapping[jobs.Request, tuple[str, str]] = {
     "resume": (mark("Resume"), ":material/play_arrow:"),
     "cancel": (mark("Cancel"), ":material/close:"),
 }
+
+_CHECKPOINT = "training_checkpoint"
+_CLICKED = "training_checkpoint_clicked"
 
 
 def show(job: JobView) -> None:
@@ -69,7 +78,7 @@ def _requests(job: JobView) -> None:
 
 def _request(job_id: str, action: jobs.Request) -> None:
     with cards.keep_errors():
-        jobs.request(cached.store(), LOCAL, job_id, action)
+        jobs.request(cache.store(), LOCAL, job_id, action)
 
 
 def _export_menu(job: JobView) -> None:
@@ -92,7 +101,7 @@ def _export_menu(job: JobView) -> None:
 
 def _zipped(job: JobView) -> Callable[[], bytes]:
     """Creates the zip on request, with the charts in the visitor's language."""
-    charts_by_name, store = curves.for_file(cached_curves.source(job)), cached.store()
+    charts_by_name, store = curves.for_file(cached_training.source(job)), cache.store()
 
     def make() -> bytes:
         charts = {name: one.whole() for name, one in charts_by_name.items()}
@@ -106,7 +115,7 @@ def model_gone(job: JobView) -> bool:
     if job.provider != ENGINE or job.fine_tuned_model is None:
         return False
     new = job.finished_at is None or utcnow() - job.finished_at < _NEW_MODEL
-    served = cached.status().engine.models
+    served = cache.status().engine.models
     return bool(served) and job.fine_tuned_model not in served and not new
 
 
@@ -114,7 +123,7 @@ def model_state(job: JobView) -> None:
     """Why the model cannot be called, and what to do; nothing if it can."""
     if job.provider != ENGINE or job.fine_tuned_model is None:
         return
-    engine = cached.status().engine
+    engine = cache.status().engine
     if model_gone(job):
         base = tuned_base(job.fine_tuned_model) or job.base_model
         if base in engine.models:
@@ -126,3 +135,100 @@ def model_state(job: JobView) -> None:
         st.warning(f"{words}\n\n:material/arrow_forward: {next_step}", icon=":material/search_off:")
     elif engine.state != "up" and engine.message:
         st.caption(f":material/cloud_off: {as_markdown(engine.message)} {as_markdown(engine.next_step)}")
+
+
+def checkpoints(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:
+    """One line: pick a checkpoint (or click its mark in the curve), its figures and its buttons."""
+    if not points:
+        return
+    by_step = {point.step: point for point in points}
+    key = f"{_CHECKPOINT}_{job.id}"
+    if clicked in by_step and clicked != state.get(_CLICKED):
+        state.set_value(key, clicked)
+    state.set_value(_CLICKED, clicked)
+    if state.get(key) not in by_step:
+        state.set_value(key, points[-1].step)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = by_step[
+            int(
+                st.selectbox(
+                    _("Checkpoint"),
+                    list(by_step),
+                    format_func=lambda step: _checkpoint_label(by_step[step]),
+                    key=key,
+                    width=320,
+                )
+            )
+        ]
+        if st.button(_("Try it"), icon=":material/auto_stories:", key="training_checkpoint_try"):
+            write_with(job, chosen.model)
+        if st.button(
+            _("Train it further"), icon=":material/forward:", key="training_checkpoint_further",
+            on_click=job_dialog.further, args=(job, chosen.model),
+        ):  # fmt: skip
+            st.rerun()
+        st.caption(code(chosen.model))
+
+
+def _checkpoint_label(point: CheckpointView) -> str:
+    """Step and metrics of a checkpoint."""
+    words = [_("step {step}").format(step=number(point.step))]
+    if (loss := point.loss()) is not None:
+        words.append(job_labels.named(_("loss {loss}").format(loss=number(loss.value, 3)), loss))
+    if (accuracy := point.accuracy()) is not None:
+        words.append(job_labels.named(_("accuracy {share}").format(share=percent(accuracy.value)), accuracy))
+    return " · ".join(words)
+
+
+def remedies(job: JobView) -> None:
+    """Draw one line for a failed job; nothing for others."""
+    if job.status != "failed":
+        return
+    failure = failures.of_job(job.error)
+    pressed = False
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if failure.cause != "other":
+            st.markdown(f"**{_(failure_labels.WORDS[failure.cause])}**", width="content")
+        for remedy in failures.JOB_REMEDIES[failure.cause]:
+            pressed = _remedy_button(remedy, job) or pressed
+    if pressed:
+        st.rerun()  # the dialog belongs to the whole page
+
+
+def _remedy_button(remedy: Remedy, job: JobView) -> bool:
+    """Draw one remedy; returns True if it was just pressed.
+
+    Most open the form with the job's settings and the fix applied.
+    """
+    if failure_labels.page_button(remedy, "training_fix") or (offer := _offer(remedy, job)) is None:
+        return False
+    label, icon, fixed = offer
+    return st.button(
+        label, icon=icon, key=f"training_fix_{remedy}", on_click=job_dialog.again, args=(job,), kwargs=fixed
+    )
+
+
+def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
+    """Label, icon, and the changed settings of the new job; None: not applicable."""
+    match remedy:
+        case "smaller_batch" if (batch := job_form.smaller_batch(job)) is not None:
+            label = _("Try again with batch size {n}").format(n=batch)
+            return label, ":material/memory_alt:", {"batch_size": batch}
+        case "lower_rate":
+            rate = job_form.lower_rate(job)
+            label = _("Try again with learning rate multiplier {rate}").format(rate=number(rate, 2))
+            return label, ":material/trending_down:", {"learning_rate_multiplier": rate}
+        case "check_file":
+            return _("Check the file"), ":material/fact_check:", {}
+        case "another_model" if (other := _another_base(job)) is not None:
+            label = _("Start from {model}").format(model=job_labels.model_name(other.id))
+            return label, ":material/swap_horiz:", {"provider": other.provider, "base_model": other.id}
+        case "try_again" | "wait":
+            return _("Submit again"), ":material/replay:", {}
+    return None
+
+
+def _another_base(job: JobView) -> ModelInfo | None:
+    """Another model to start from, preferably untuned; None: there is no other model."""
+    others = [one for one in cache.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
+    return min(others, key=lambda one: one.id.startswith("ft:"), default=None)

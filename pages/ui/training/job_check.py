@@ -15,12 +15,13 @@ from core.finetuning import file_checker
 from core.finetuning.file_report import FileCheck
 from core.finetuning.job_form import default_validation_share
 from core.pricing.tokens import TokenCount
-from pages.ui import background, cached, cached_rows, cards, models, preparation, state
+from pages.ui import background, cache, state
 from pages.ui.background import RefreshedReport
-from pages.ui.cached_rows import TrainingFormat
-from pages.ui.dataset import dataset_picker, importing, quality_report
-from pages.ui.lang import _, about, as_markdown, localized, mark, n_, number, percent
-from pages.ui.training import cached_form, job_estimate, job_form
+from pages.ui.components import cards, models
+from pages.ui.dataset import dataset_picker, importing, quality_report, training_file
+from pages.ui.dataset.training_file import TrainingFormat
+from pages.ui.i18n import _, about, as_markdown, localized, mark, n_, number, percent
+from pages.ui.training import cached_training, job_estimate, job_form
 from pages.ui.training.job_form import JobDraft
 
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
@@ -32,7 +33,7 @@ _LOOK_S = 1.0  # a long measurement reads thousands of rows per second
 
 def show() -> bool:
     """Draw the step; returns True if the person can continue."""
-    ready = [one for one in cached.dataset_list() if one.done]
+    ready = [one for one in cache.dataset_list() if one.done]
     left, right = st.columns(2, gap="medium")
     with left:
         chosen = job_form.pick_rows(ready)
@@ -51,7 +52,7 @@ def show() -> bool:
         _quality(chosen)
     st.markdown(_("**Checks and changes**"))
     only = file_checker.required_format(base.provider, base.id) if base is not None else None
-    marks = preparation.marks("training", chosen, version, only)
+    marks = training_file.marks("training", chosen, version, only)
     job_form.keep(marks)
     fine = _prepared(chosen, version, marks)
     return base is not None and fine and _checked(job_form.draft())
@@ -63,10 +64,10 @@ def _opened(dataset_id: str) -> None:
 
 def _share(chosen: DatasetSummary) -> None:
     """The share kept for validation, unless the data set defines it."""
-    if cached_rows.parts(chosen.id).get("validation"):
+    if training_file.parts(chosen.id).get("validation"):
         return
     key = job_form.share_key(chosen.id)
-    state.set_default(key, round(100 * default_validation_share(preparation.rows_of(chosen, None))))
+    state.set_default(key, round(100 * default_validation_share(training_file.rows_of(chosen, None))))
     st.select_slider(
         _("Kept for validation"),
         _SHARES,
@@ -79,7 +80,7 @@ def _share(chosen: DatasetSummary) -> None:
 
 def _quality(chosen: DatasetSummary) -> None:
     """The verdict of the quality report on the finished rows, as on the data-set page."""
-    measurement, fingerprint = cached_rows.quality_of(chosen.id)
+    measurement, fingerprint = training_file.quality_of(chosen.id)
     measurement.ask(fingerprint)
     measurement.wait(_QUALITY_WAIT_S)
     if measurement.running:
@@ -115,12 +116,12 @@ def _measuring(measurement: RefreshedReport[QualityReport]) -> None:
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> bool:
     """Checks and changes, with two lines of the file."""
     with cards.show_errors():
-        rows = preparation.rows_of(chosen, version)
+        rows = training_file.rows_of(chosen, version)
         preview = background.wait_for_task(
-            cached_rows.written(chosen.id, version.id if version is not None else None, rows, marks)
+            training_file.written(chosen.id, version.id if version is not None else None, rows, marks)
         )
         if preview is not None:
-            preparation.report(preview)
+            training_file.report(preview)
             return True
     return False
 
@@ -129,7 +130,7 @@ def _checked(draft: JobDraft) -> bool:
     """The whole file as it would be sent: figures, then errors by line."""
     st.markdown(_("**Check of the whole file**"))
     with cards.show_errors():
-        found = background.wait_for_task(cached_form.file_check(job_form.form(draft), draft.file_rows))
+        found = background.wait_for_task(cached_training.file_check(job_form.form(draft), draft.file_rows))
         count = background.wait_for_task(job_estimate.counting(draft)) if found is not None else None
         if found is None or count is None:
             return False

@@ -1,4 +1,4 @@
-"""Events and settings of a job."""
+"""About a job: its events, its settings, and its family tree with the chain as one curve."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from datetime import datetime
 
 import streamlit as st
 
+from core.charts import lineage as charts_family
+from core.charts.lineage import Member
 from core.db.tables import utcnow
-from core.finetuning import job_events, jobs
+from core.finetuning import job_events, jobs, lineage
 from core.finetuning.jobs import JobEvent, JobView
+from core.finetuning.lineage import Family, Node
 from core.pricing.prices import ENGINE
-from pages.ui import cached, models
-from pages.ui.lang import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
-from pages.ui.money import work_cost
-from pages.ui.training import job_labels
+from pages.ui import cache
+from pages.ui.components import models, views
+from pages.ui.components.money import local_amount, work_cost
+from pages.ui.i18n import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
+from pages.ui.training import cached_training, curves, job_labels, job_list
 
 _LEVELS = {"warn": ":material/warning: ", "error": ":material/error: "}
 _MOST = 200  # events on the page; all of them are in the zip
@@ -29,10 +33,19 @@ _TRACKED = {
     "logged": mark("logged, in the project {project}"),
 }
 
+_NODE_KINDS = {
+    "dataset": mark("Data set"),
+    "base": mark("Base model"),
+    "job": mark("Job"),
+    "checkpoint": mark("Checkpoint"),
+    "model": mark("Model"),
+}
+_BAR, _HIGHEST = 24, 640  # px: space for the scroll bar; visible part of a large graph
+
 
 def events(job: JobView) -> None:
     """Every event, newest first, with the provider's text."""
-    found = jobs.events(cached.store(), job.id, _MOST)
+    found = jobs.events(cache.store(), job.id, _MOST)
     if not found:
         st.caption(_("No events yet."))
         return
@@ -67,7 +80,7 @@ def hyperparameter(job: JobView, name: str) -> str:
 
 def _requested_settings(job: JobView) -> dict[str, str]:
     share = _("none") if not job.validation_share else percent(job.validation_share, 0)
-    names = {one.id: one.name for one in cached.dataset_list()}
+    names = {one.id: one.name for one in cache.dataset_list()}
     return {
         _("Provider"): plain(models.provider_name(job.provider)),
         _("Started from"): code(job.base_model),
@@ -104,7 +117,7 @@ def _took(job: JobView) -> dict[str, str]:
 
 def _began(job: JobView) -> str:
     """When training started, excluding time in the queue."""
-    began = job_events.training_started_at(cached.store(), job.id) or job.running_since
+    began = job_events.training_started_at(cache.store(), job.id) or job.running_since
     if began is not None:
         return clock(began)
     if job.training_s(utcnow()) == 0:
@@ -138,3 +151,66 @@ def _trackers(job: JobView) -> None:
         if name == "trackio" and not facts.get("error"):
             words.append(code(f"trackio show --project {facts.get('project')}"))
         st.caption(f":material/monitoring: {pair(plain(_TRACKERS.get(name, name)), ' · '.join(words) or '–')}")
+
+
+def family_tree(job: JobView) -> None:
+    """Draw the tree; for a job that continues an earlier one also the chain from the first base model."""
+    family = cached_training.family(job)
+    _tree(family, job)
+    chain = lineage.chain(cache.store(), job.id)
+    if len(chain) > 1:
+        _chain(chain)
+
+
+def _tree(family: Family, job: JobView) -> None:
+    """The chart; a click on another job opens it."""
+    members = [_member(one, job) for one in family.nodes]
+    kinds = {kind: _(title) for kind, title in _NODE_KINDS.items()}
+    key = (tuple(members), family.edges, tuple(kinds.values()))
+    chart = cached_training.cached_chart(key, lambda: charts_family.family(members, family.edges, kinds))
+    with st.container(height=min(_HIGHEST, chart.spec["height"] + _BAR), border=False):  # so that it can be scrolled
+        event = st.vega_lite_chart(
+            chart.rows, chart.spec, key=f"training_family_{job.id}", on_select="rerun", width="content",
+            selection_mode=charts_family.OPENED,
+            alt=_("Data sets, jobs, checkpoints and models, and how each was made"),
+        )  # fmt: skip
+    st.caption(_("Read from left to right: each part was made from the one before. Click another job to open it."))
+    hits = event.selection.get(charts_family.OPENED) or []
+    other_jobs = {one.id: one.ref for one in family.nodes if one.kind == "job" and one.ref != job.id}
+    if hits and (job_id := other_jobs.get(str(hits[0].get("id")))) is not None:
+        job_list.open_jobs(job_id)
+        st.rerun()
+
+
+def _member(node: Node, job: JobView) -> Member:
+    """The label of a node, in the visitor's language."""
+    label, detail = node.label, node.detail
+    if node.kind == "checkpoint":
+        label = _("step {step}").format(step=node.label)
+    elif node.kind == "model" and node.model:
+        label, _slash, base = job_labels.model_name(node.model.partition("/")[2]).partition(" · ")
+        detail = base
+    elif node.kind == "job" and node.status:
+        rows = _("{rows} rows").format(rows=node.detail) if node.detail else ""
+        detail = " · ".join(part for part in (job_labels.status_word(node.status), rows) if part)
+    return Member(node.id, node.kind, label, detail, marked=node.kind == "job" and node.ref == job.id)
+
+
+def _chain(chain: tuple[JobView, ...]) -> None:
+    """One continuous curve, and the total cost."""
+    st.markdown(f"**{_('From the first job to this one')}**")
+    cost = lineage.chain_cost(chain, utcnow())
+    unknown = n_("and {n} job without a price", "and {n} jobs without a price", cost.unknown)
+    with st.grid(4, min_column_width=150):
+        views.metric(_("Jobs"), number(len(chain)))
+        views.metric(_("Tokens trained on"), number(cost.tokens))
+        if cost.unknown == len(chain):
+            on_engine = all(job.provider == ENGINE for job in chain)
+            views.metric(_("Total cost"), local_amount(None) if on_engine else usd(None))
+        else:
+            also = unknown if cost.unknown else None
+            views.metric(_("Total cost"), usd(cost.known_usd), also, delta_color="off", delta_arrow="off")
+        views.metric(_("Total training time"), duration(cost.seconds))
+    source = cached_training.chain_source(chain)
+    if source.results.steps:
+        curves.charts_only(source, "training_chain")

@@ -8,19 +8,19 @@ from typing import Any
 
 import streamlit as st
 
+from core.actor import LOCAL
+from core.errors import FabulaError
 from core.finetuning import jobs
-from core.finetuning.jobs import JobView
-from pages.ui import cached, cards, state
-from pages.ui.lang import _, mark
-from pages.ui.training import job_check, job_confirm, job_estimate, job_form
+from core.finetuning.jobs import JobForm, JobView
+from pages.ui import cache, state
+from pages.ui.components import cards, models
+from pages.ui.i18n import _, mark, n_, percent, plain, usd
+from pages.ui.training import job_check, job_estimate, job_form, job_labels, job_list
+from pages.ui.training.job_estimate import JobRequirements
+from pages.ui.training.job_form import JobDraft
 
 _STEP = "training_dialog"  # 1 to 3; 0 or missing: closed
 _ASKED_FOR = "new"  # the value of `training_part` with which other pages start a new job
-_STEPS: tuple[tuple[str, Callable[[], bool]], ...] = (
-    (mark("Check"), job_check.show),
-    (mark("Estimate"), job_estimate.show),
-    (mark("Confirm"), job_confirm.show),
-)
 _NEXT = (mark("Next: estimate"), mark("Next: confirm"))
 
 
@@ -46,7 +46,7 @@ def further(job: JobView, model: str) -> None:
 def again(job: JobView, **changed: Any) -> None:
     """Start a new job with this job's settings, except for those in `changed` (fields of `JobForm`)."""
     with cards.keep_errors():
-        job_form.fill(replace(jobs.clone(cached.store(), job.id), **changed))
+        job_form.fill(replace(jobs.clone(cache.store(), job.id), **changed))
         begin()
 
 
@@ -89,7 +89,7 @@ def _body() -> None:
                 _(_NEXT[step - 1]), type="primary", icon=":material/arrow_forward:", key="training_next",
                 disabled=not ready, on_click=state.set_value, args=(_STEP, step + 1),
             )  # fmt: skip
-        elif job_confirm.button(ready, _close):
+        elif _submit_button(ready, _close):
             st.rerun()
 
 
@@ -108,3 +108,96 @@ def _stepper(step: int) -> None:
 def _close() -> None:
     state.set_value(_STEP, 0)
     job_form.forget_problem()
+
+
+def _confirm() -> bool:
+    """Draw the summary; returns True if the job can be started."""
+    if (problem := job_form.problem()) is not None:
+        cards.error_card(problem)
+    draft = job_form.draft()
+    found = job_estimate.requirements(draft)
+    with st.container(border=True):
+        st.markdown(_summary(draft))
+        st.caption(" · ".join(_choices(job_form.form(draft))))
+        job_estimate.facts(found)
+    st.caption(_("Clicking twice won't start a second job. Training continues if you close this page."))
+    return found.may
+
+
+def _submit_button(ready: bool, close: Callable[[], None]) -> bool:
+    """The submit button, with the price if there is one. Returns whether it was clicked."""
+    try:
+        draft = job_form.draft()
+        found = job_estimate.requirements(draft)
+    except FabulaError:  # the step above shows the error; the button stays active and shows it again
+        return False
+    return st.button(
+        _submit_label(draft, found),
+        type="primary",
+        icon=":material/model_training:",
+        key="training_submit",
+        disabled=not ready,
+        on_click=_submit,
+        args=(_form(draft, found), close),
+    )
+
+
+def _submit_label(draft: JobDraft, found: JobRequirements) -> str:
+    rows = n_("Train on {n} row", "Train on {n} rows", draft.rows)
+    one = found.estimate
+    if one is None or one.local:
+        return rows
+    return _("{rows} for {price}").format(rows=rows, price=usd(one.cost_usd))
+
+
+def _summary(draft: JobDraft) -> str:
+    words = _("**{model}** ({provider}) trains on **{rows}** of **{dataset}**").format(
+        model=plain(job_labels.model_name(draft.base.id)),
+        provider=plain(models.provider_name(draft.base.provider)),
+        rows=n_("{n} row", "{n} rows", draft.rows),
+        dataset=plain(draft.chosen.name),
+    )
+    if draft.version is not None and draft.version.n_validation:
+        words += ", " + n_("validated on {n} other row", "validated on {n} other rows", draft.version.n_validation)
+    elif draft.share:
+        words += ", " + _("{share} of them kept for validation").format(share=percent(draft.share, 0))
+    return f"{words}."
+
+
+def _choices(form: JobForm) -> list[str]:
+    """The chosen hyperparameters, and those left to the provider."""
+    automatic = _("automatic")
+    return [
+        _("suffix: {suffix}").format(suffix=plain(form.suffix or "–")),
+        _("epochs: {n}").format(n=form.n_epochs or automatic),
+        _("batch size: {n}").format(n=form.batch_size or automatic),
+        _("learning rate multiplier: {n}").format(n=form.learning_rate_multiplier or automatic),
+        _("seed: {n}").format(n=automatic if form.seed is None else form.seed),
+    ]
+
+
+def _form(draft: JobDraft, found: JobRequirements) -> JobForm:
+    """The job with the estimate shown before submitting."""
+    one = found.estimate
+    if one is None:
+        return job_form.form(draft)
+    return replace(job_form.form(draft), estimated_usd=one.cost_usd, estimated_s=one.seconds)
+
+
+def _submit(form: JobForm, close: Callable[[], None]) -> None:
+    try:
+        job_list.open_jobs(jobs.submit(cache.store(), LOCAL, form))
+    except FabulaError as problem:
+        job_form.keep_problem(problem)
+    else:
+        close()
+        state.set_value("training_part", "jobs")
+    finally:
+        cache.refresh()
+
+
+_STEPS: tuple[tuple[str, Callable[[], bool]], ...] = (
+    (mark("Check"), job_check.show),
+    (mark("Estimate"), job_estimate.show),
+    (mark("Confirm"), _confirm),
+)

@@ -21,12 +21,13 @@ from core.finetuning.job_form import (
 )
 from core.finetuning.preflight import Preflight
 from core.pricing.tokens import TokenCount
-from pages.ui import background, cached_rows, cards, decimal_field, state, views
-from pages.ui.decimal_field import DecimalInput
-from pages.ui.lang import _, about, as_markdown, duration, n_, number, usd
-from pages.ui.limited_fields import number_field, text_field
-from pages.ui.money import local_amount
-from pages.ui.training import cached_form, job_form
+from pages.ui import background, state
+from pages.ui.components import cards, fields, views
+from pages.ui.components.fields import DecimalInput, number_field, text_field
+from pages.ui.components.money import local_amount
+from pages.ui.dataset import training_file
+from pages.ui.i18n import _, about, as_markdown, duration, n_, number, usd
+from pages.ui.training import cached_training, job_form
 from pages.ui.training.job_form import JobDraft
 
 _USUAL_RATE = 1.0
@@ -66,14 +67,14 @@ def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
     form = job_form.form(draft)
     account, problem = None, None
     try:
-        account = cached_form.account(draft.base.provider, draft.base.id)
+        account = cached_training.account(draft.base.provider, draft.base.id)
     except FabulaError as found:
         problem = found
     work = counting(draft)
     count = background.wait_for_task(work) if wait else work.get()
     if count is None:
         return JobRequirements(None, False, account, problem)
-    estimate = cached_form.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
+    estimate = cached_training.estimate(draft.base, epoch_tokens(draft, count), form.n_epochs, draft.rows)
     return JobRequirements(estimate, count.exact, account, problem)
 
 
@@ -84,7 +85,7 @@ def counting(draft: JobDraft) -> background.BackgroundTask[TokenCount]:
         FabulaError: they cannot be written so.
     """
     version_id = draft.version.id if draft.version is not None else None
-    return cached_rows.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
+    return training_file.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
 
 
 def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
@@ -175,8 +176,8 @@ def _auto_rate(title: str, key: str) -> DecimalInput:
         if _automatic(title, key):
             return DecimalInput(None)
         if not state.get(key):
-            decimal_field.put(key, _USUAL_RATE)
-        return decimal_field.decimal_field(title, key, *job_form.RATES, hidden_label=True, width=140, persist=True)
+            fields.put_decimal(key, _USUAL_RATE)
+        return fields.decimal_field(title, key, *job_form.RATES, hidden_label=True, width=140, persist=True)
 
 
 def _automatic(title: str, key: str) -> bool:

@@ -15,10 +15,11 @@ from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, 
 from core.finetuning.jobs import JobForm
 from core.message import msg
 from core.providers import ModelInfo
-from pages.ui import cached, cached_rows, decimal_field, models, preparation, state
-from pages.ui.cached_rows import TrainingFormat
-from pages.ui.dataset import dataset_picker
-from pages.ui.lang import _
+from pages.ui import cache, state
+from pages.ui.components import fields, models
+from pages.ui.dataset import dataset_picker, training_file
+from pages.ui.dataset.training_file import TrainingFormat
+from pages.ui.i18n import _
 
 DATASET = "training_dataset"
 BASE = "training_base"
@@ -103,7 +104,7 @@ def draft() -> JobDraft:
     Raises:
         NotFound: part of it no longer exists.
     """
-    chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
+    chosen = next((one for one in cache.dataset_list() if one.id == state.get(DATASET)), None)
     base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
     if chosen is None:
         raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
@@ -112,7 +113,7 @@ def draft() -> JobDraft:
     version = _version(chosen)
     percent = int(state.get(share_key(chosen.id)) or 0)
     share = None if version is not None or not percent else percent / 100
-    rows = preparation.rows_of(chosen, version)
+    rows = training_file.rows_of(chosen, version)
     return JobDraft(
         chosen, version, state.get(_MARKS, TrainingFormat()), base, rows - round(rows * (share or 0)), share, rows
     )
@@ -120,14 +121,14 @@ def draft() -> JobDraft:
 
 def preserve_inputs() -> None:
     """Keep the input of the first step while its fields are not drawn."""
-    chosen = next((one for one in cached.dataset_list() if one.id == state.get(DATASET)), None)
+    chosen = next((one for one in cache.dataset_list() if one.id == state.get(DATASET)), None)
     if chosen is not None:
-        preparation.carry(chosen, _version(chosen), "training", "training")
+        training_file.carry(chosen, _version(chosen), "training", "training")
 
 
 def _version(chosen: DatasetSummary) -> Version | None:
     version_id = state.get(f"training_version_{chosen.id}")
-    return next((one for one in cached_rows.version_list(chosen.id) if one.id == version_id), None)
+    return next((one for one in training_file.version_list(chosen.id) if one.id == version_id), None)
 
 
 def form(draft: JobDraft) -> JobForm:
@@ -163,17 +164,17 @@ def fill(form: JobForm) -> None:
     """Put a job's settings into the fields. Only before they are drawn, or in a callback."""
     state.set_value(DATASET, form.dataset_id)
     state.set_value(f"training_version_{form.dataset_id}", form.version_id or "")
-    chosen = next((one for one in cached.dataset_list() if one.id == form.dataset_id), None)
+    chosen = next((one for one in cache.dataset_list() if one.id == form.dataset_id), None)
     if chosen is not None:
-        version = next((one for one in cached_rows.version_list(chosen.id) if one.id == form.version_id), None)
-        preparation.put("training", chosen, version, TrainingFormat(form.separator, form.stop, form.file_format))
+        version = next((one for one in training_file.version_list(chosen.id) if one.id == form.version_id), None)
+        training_file.put("training", chosen, version, TrainingFormat(form.separator, form.stop, form.file_format))
     state.set_value(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
     state.set_value(SUFFIX, form.suffix or "")
     for key, name in _NUMBERS.items():
         value = getattr(form, name)
         state.set_value(f"{key}_auto", value is None)
         if value is not None:
-            (decimal_field.put if key == _RATE else state.set_value)(key, value)
+            (fields.put_decimal if key == _RATE else state.set_value)(key, value)
     for name in TRACKERS:
         state.set_value(f"training_tracker_{name}", name in form.trackers)
     state.set_value(PROJECT_KEY, form.project)
@@ -203,11 +204,11 @@ def forget_problem() -> None:
 
 def _bases() -> list[ModelInfo]:
     """The trainable models, and the model that was requested with **Train it further**."""
-    found = cached.trainable()
+    found = cache.trainable()
     requested = state.get(_WANTED)
     if requested is not None and requested not in {(one.provider, one.id) for one in found}:
         provider, model = requested
-        if provider in cached.registry().ids():
+        if provider in cache.registry().ids():
             found.append(ModelInfo(id=model, provider=provider, base=None, format=None, created=None))
     return found
 
@@ -217,7 +218,7 @@ def _number(key: str) -> float | None:
     if state.get(f"{key}_auto", True):
         return None
     try:
-        value = decimal_field.read(key, *RATES) if key == _RATE else state.get(key)
+        value = fields.read_decimal(key, *RATES) if key == _RATE else state.get(key)
     except FabulaError:  # the second step does not continue while its text is invalid
         return None
     return None if value is None else float(value)

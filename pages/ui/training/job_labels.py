@@ -8,7 +8,7 @@ from datetime import datetime
 from core.finetuning.job_explanation import minutes_left
 from core.finetuning.jobs import JobView
 from core.finetuning.results import Definition, Figure
-from pages.ui.lang import _, localized, mark
+from pages.ui.i18n import _, localized, mark
 
 STATUSES = {
     "preparing": mark("preparing"),

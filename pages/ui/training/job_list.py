@@ -13,13 +13,14 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from core.charts.curve_source import Sendable
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.jobs import JobView
-from pages.ui import cached, models, state
-from pages.ui.lang import _, ago, duration, language
+from pages.ui import cache, state
+from pages.ui.components import models
+from pages.ui.i18n import _, ago, duration, language
 from pages.ui.training import cached_training, job_labels
-from pages.ui.training.curve_source import Sendable
 
 OPEN = "training_open"  # ids of the open jobs
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
@@ -133,7 +134,7 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
 
 def _frame(listed: Sequence[JobView]) -> Sendable:
     """The list as a table, cached for all visitors."""
-    datasets = {one.id: one.name for one in cached.dataset_list()}
+    datasets = {one.id: one.name for one in cache.dataset_list()}
     version = hash(
         (
             tuple((job.id, job.updated_at, job.status, job.cost_usd) for job in listed),
@@ -145,7 +146,7 @@ def _frame(listed: Sequence[JobView]) -> Sendable:
 
 
 def _table(listed: Sequence[JobView], datasets: Mapping[str, str]) -> pd.DataFrame:
-    chains = lineage.chains_of(cached.job_list())
+    chains = lineage.chains_of(cache.job_list())
     return pd.DataFrame([_record(job, chains.get(job.id, (job,)), datasets) for job in listed])
 
 

@@ -7,31 +7,28 @@ from collections.abc import Sequence
 import streamlit as st
 
 from core.actor import LOCAL
+from core.charts.curve_source import CurveSource
 from core.db.tables import utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs, lineage
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
-from pages.ui import cached, cards, models, views
-from pages.ui.lang import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
-from pages.ui.money import work_cost
+from pages.ui import cache
+from pages.ui.components import cards, models, views
+from pages.ui.components.money import work_cost
+from pages.ui.i18n import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
 from pages.ui.training import (
     before_after_view,
-    cached_curves,
     cached_training,
     compare_view,
     curves,
     evaluation_tab,
     job_actions,
-    job_checkpoints,
     job_details,
     job_dialog,
     job_labels,
     job_list,
-    job_remedies,
-    lineage_view,
 )
-from pages.ui.training.curve_source import CurveSource
 from pages.ui.training.job_labels import STATUSES
 
 __all__ = ["STATUSES", "show"]
@@ -52,20 +49,20 @@ _MEGABYTE = 1_000_000
 
 def show() -> None:
     """Draw the whole part."""
-    found = cached.job_list()
+    found = cache.job_list()
     if not found:
         with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):
             job_dialog.button(primary=True)
         return
     active = _active(found)
-    st.fragment(run_every=cached.POLL_S if active else None)(_all)(active)
+    st.fragment(run_every=cache.POLL_S if active else None)(_all)(active)
 
 
 def _all(was_active: bool) -> None:
     """The list and the open jobs, live. Reruns the page when the first work starts or the last ends."""
     cards.draw_page_if_left()
     with cards.show_errors():
-        found = cached.job_list()
+        found = cache.job_list()
         if was_active != _active(found):
             st.rerun()
         opened = job_list.show(found)
@@ -77,20 +74,20 @@ def _all(was_active: bool) -> None:
 
 def _active(found: Sequence[JobView]) -> bool:
     """True while a job or a comparison of its models runs."""
-    return any(not job.finished for job in found) or before_after.any_active(cached.store())
+    return any(not job.finished for job in found) or before_after.any_active(cache.store())
 
 
 def _one(job: JobView) -> None:
     """One job: state, actions, before and after, curve, checkpoints, and the other sections as tabs."""
     _verdict(job)
-    job_remedies.show(job)
+    job_actions.remedies(job)
     job_actions.model_state(job)
     job_actions.show(job)
     before_after_view.show(job)
     points = cached_training.points(job)
-    source = cached_curves.source(job)
+    source = cached_training.source(job)
     clicked = curves.show(source, "training_job", points, missing=_no_curve(job, source) if job.finished else None)
-    job_checkpoints.show(job, points, clicked)
+    job_actions.checkpoints(job, points, clicked)
     part = views.switch("training_tab", _("About this job"), {key: _(title) for key, title in _PARTS.items()})
     if part == "events":
         job_details.events(job)
@@ -99,7 +96,7 @@ def _one(job: JobView) -> None:
     elif part == "evaluation":
         evaluation_tab.show(job)
     else:
-        lineage_view.show(job)
+        job_details.family_tree(job)
 
 
 def _no_curve(job: JobView, source: CurveSource) -> str:
@@ -144,12 +141,12 @@ def _pause(job: JobView) -> None:
 
 def _retry_now(job_id: str) -> None:
     with cards.keep_errors():
-        jobs.retry_now(cached.store(), LOCAL, job_id)
+        jobs.retry_now(cache.store(), LOCAL, job_id)
 
 
 def _facts(job: JobView) -> tuple[str, ...]:
     """Provider, base model, and tokens, cost and time so far."""
-    chain = lineage.chain_of(job, cached.job_list())
+    chain = lineage.chain_of(job, cache.job_list())
     tokens = job.trained_tokens or cached_training.summary(job).tokens
     took = job.training_s(utcnow())
     has_cost = job.finished if job.provider == ENGINE else job.cost_usd is not None
@@ -191,7 +188,7 @@ def _steps(job: JobView) -> tuple[int, int] | None:
     """Current and total steps of a job that the engine is training; None if it is not training it or does not report
     them.
     """
-    training = cached.status().engine.training or {}
+    training = cache.status().engine.training or {}
     if training.get("job") != job.remote_id or not training.get("total_steps"):
         return None
     return int(training.get("step") or 0), int(training["total_steps"])

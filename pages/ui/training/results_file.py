@@ -5,11 +5,12 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
+from core.charts.curve_source import CurveSource
 from core.datasets.importers import decoding
-from pages.ui import cards, state
-from pages.ui.lang import _, as_markdown
-from pages.ui.training import cached_curves, curves
-from pages.ui.training.curve_source import CurveSource
+from pages.ui import state
+from pages.ui.components import cards
+from pages.ui.i18n import _, as_markdown
+from pages.ui.training import cached_training, curves
 
 _MEBIBYTE = 1 << 20  # the unit of an uploader's limit
 _HELD = "training_file_read"  # (id of the upload, its curve)
@@ -36,7 +37,7 @@ def _source(file: UploadedFile) -> CurveSource:
     if stored is None or stored[0] != file.file_id:
         with st.spinner(_("Reading the file"), show_time=True):
             text = decoding.decode(file.getvalue(), file.name).text
-            stored = (file.file_id, cached_curves.read_file(file.file_id, text))
+            stored = (file.file_id, cached_training.read_file(file.file_id, text))
         state.set_value(_HELD, stored)
     source: CurveSource = stored[1]
     return source

@@ -1,0 +1,199 @@
+"""How a model is prompted: the columns with suggested values, the template or the separator, and the next prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from core.datasets import dataset_rows, datasets, grid, presets
+from core.errors import FabulaError
+from core.model_profile.model_purpose import purpose_of
+from core.pricing.prices import tuned_base
+from core.providers import ModelInfo
+from core.providers.registry import ENGINE
+from core.providers.schemas import Endpoint
+from core.stories import prompt_suggestions
+from pages.ui import cache, state
+from pages.ui.components import views
+from pages.ui.components.money import local_price
+from pages.ui.components.story_session import story_session
+from pages.ui.dataset import training_file
+from pages.ui.i18n import _, as_markdown, code, language, plain, usd
+
+_CHECKPOINT = ":ckpt-step-"
+
+_TRIES = 20  # skips prompts that are empty or already in the composer
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingValues:
+    """Default sampling settings of a model; these values are for models that follow instructions."""
+
+    temperature: float = 0.7
+    top_p: float = 1.0
+    max_tokens: int = 1_000
+
+
+# small models: at higher temperatures their texts become incoherent
+_TUNED_HERE = SamplingValues(temperature=0.5, top_p=0.8)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """The prompt format of a model: its columns with suggested values, and how they become a prompt.
+
+    A model that was tuned on rows gets the values joined by `between`, then its separator, and ends at its stop; every
+    other model gets the filled template. `source`: the data set of a tuned model. A column that was empty in some rows
+    has "" among its values, and may be left empty. `system`: the system text of its training conversations; `endpoint`:
+    the endpoint it was trained for; None: the one it supports. `sampling`: the model's default sampling settings.
+    """
+
+    columns: tuple[tuple[str, tuple[str, ...]], ...]
+    template: str | None
+    separator: str = ""
+    stop: tuple[str, ...] = ()
+    source: str | None = None
+    between: str = ","
+    system: str = ""
+    endpoint: Endpoint | None = None
+    sampling: SamplingValues = SamplingValues()
+
+    def prompt(self, values: Mapping[str, str]) -> str:
+        """The prompt for values of all columns; "" while one is missing."""
+        if any(not values.get(name) and "" not in suggested for name, suggested in self.columns):
+            return ""
+        if self.template is None:
+            prompt = dataset_rows.join_values((values.get(name, "") for name, _suggested in self.columns), self.between)
+            return prompt and prompt + self.separator
+        return grid.render(self.template, dict(values))
+
+    def sentence(self, values: Mapping[str, str]) -> str:
+        """The values in the template, for a model that was not tuned on them; "" if the data set has no template."""
+        if self.template is not None or self.source is None:
+            return self.prompt(values)
+        recipe = datasets.recipe(cache.store(), self.source)
+        return "" if recipe is None else grid.render(recipe.template, dict(values))
+
+
+def prompt_format_of(info: ModelInfo) -> PromptFormat:
+    """The prompt format of a model.
+
+    For a tuned model: as in its training file; for a packaged writer: the preset it was trained on; for every other
+    model: the preset of the page's language.
+    """
+    job = cache.job_of(info.id)
+    if job is not None and job.dataset_id is not None:
+        chat = job.file_format == "chat"
+        return PromptFormat(
+            columns=training_file.suggestions(job.dataset_id),
+            template=None,
+            separator=job.separator or "",
+            stop=(job.stop,) if job.stop else (),
+            source=job.dataset_id,
+            between=training_file.prompt_separator(job.dataset_id),
+            system=datasets.chat_system(cache.store(), job.dataset_id) if chat else "",
+            endpoint=None if chat else "completion",
+            sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),
+        )
+    return preset_format(purpose_of(info).language)
+
+
+def preset_format(learned: str | None = None) -> PromptFormat:
+    """The format of a model that was not tuned here: its own preset, or the preset of the page's language."""
+    preset = presets.get(language=learned or language())
+    return PromptFormat(
+        tuple((column.name, column.values) for column in preset.recipe.columns),
+        preset.recipe.template,
+        sampling=SamplingValues(**preset.story) if learned else SamplingValues(),
+    )
+
+
+def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str], prompt: str) -> str:
+    """Convert `prompt`, made from `values` in the format `first`, to the format `own`.
+
+    If the columns differ, the model gets the filled template of the first format. Without values (a free prompt) the
+    prompt is unchanged.
+    """
+    if not values:
+        return prompt
+    has_values = all(name in values for name, _suggested in own.columns)
+    return own.prompt(values) if has_values else (first.sentence(values) or prompt)
+
+
+def about(info: ModelInfo) -> None:
+    """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date."""
+    views.facts((_kind(info), _runs_where(info), _price(info), _retired(info)))
+
+
+def _kind(info: ModelInfo) -> str:
+    base = info.base if info.base not in (None, info.id) else None
+    if _CHECKPOINT in info.id:
+        return _("Checkpoint of step {step}").format(step=plain(info.id.split(_CHECKPOINT)[1]))
+    return _("Base model") if base is None else _("Tuned from {base}").format(base=code(base))
+
+
+def _runs_where(info: ModelInfo) -> str:
+    if info.provider == ENGINE:
+        return _("runs on this machine")
+    try:
+        name = cache.registry().provider(info.provider).name
+    except FabulaError:
+        name = info.provider
+    return _("runs at {provider}").format(provider=as_markdown(name))
+
+
+def _price(info: ModelInfo) -> str:
+    price = cache.prices().find(info.provider, info.id)
+    if price is None or price.output_per_mtok is None or price.currency != "USD":
+        return _("price unknown")
+    if price.local:
+        return local_price()
+    return _("{price} per 1k tokens written").format(price=usd(price.output_per_mtok / 1000))
+
+
+def _retired(info: ModelInfo) -> str:
+    book = cache.prices()
+    for name in (info.id, tuned_base(info.id)):
+        price = None if name is None else book.find(info.provider, name)
+        if price is not None and price.valid_until is not None:
+            words = _("retired since {day}") if book.ended(price) else _("until {day}")
+            line = words.format(day=f"{price.valid_until:%Y-%m-%d}")
+            return f":orange[{line}]" if book.ended(price) or book.ends_soon(price) else line
+    return ""
+
+
+def outside_values(prompt_format: PromptFormat) -> list[tuple[str, ...]]:
+    """Values outside the grid, in column order; only if the columns are a preset's."""
+    names = tuple(name for name, _values in prompt_format.columns)
+    return [
+        values
+        for preset in presets.load()
+        if tuple(column.name for column in preset.recipe.columns) == names
+        for values in preset.outside
+    ]
+
+
+def fill_in(names: Sequence[str], values: Sequence[str]) -> None:
+    """Set one value per column; a story with other values is removed from the page."""
+    for name, value in zip(names, values, strict=True):
+        state.set_value(f"story_column_{name}", value)
+    story_session().clear()
+
+
+def advance(prompt_format: PromptFormat) -> None:
+    """Fill in the next prompt: into the columns, or as text in free-prompt mode."""
+    session, offers = story_session(), outside_values(prompt_format)
+    for _try in range(_TRIES):
+        session.prompt_number += 1
+        values = prompt_suggestions.nth_prompt(prompt_format.columns, offers, session.prompt_number)
+        prompt = prompt_format.prompt(values)
+        if not prompt:
+            continue
+        if state.get("story_mode") == "free":
+            if prompt != state.get("story_prompt"):
+                state.set_value("story_prompt", prompt)
+                session.clear()
+                return
+        elif any(value != state.get(f"story_column_{name}") for name, value in values.items()):
+            fill_in(list(values), list(values.values()))
+            return

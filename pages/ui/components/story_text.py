@@ -1,0 +1,110 @@
+"""The text of a story on a page, one line of facts below it, and why it ended, in words."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from streamlit.delta_generator import DeltaGenerator
+
+from core.stories.story_record import StoryFacts
+from core.stories.stream import StoryStream
+from pages.ui.components.money import work_cost
+from pages.ui.i18n import _, code, mark, n_, number, token_speed
+
+_ENDINGS = {
+    "stop": mark("complete"),
+    "length": mark("stopped at the token limit"),
+    "content_filter": mark("cut by the provider's content filter"),
+    "refusal": mark("the model refused"),
+    "error": mark("ended by an error at the provider"),
+    "unknown": mark("possibly incomplete: the provider gave no finish reason"),
+}
+
+
+def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True) -> str:
+    """The known facts, separated by dots; `named` False hides the model."""
+    if not named:
+        return _("Writing…") if writing else (ending_of(facts))
+    tokens = n_("{n} token", "{n} tokens", facts.tokens) if facts.tokens else ""
+    parts = [
+        code(facts.model),
+        _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
+        token_speed(facts.tokens_per_s) if facts.tokens_per_s else "",
+        _("about {tokens}").format(tokens=tokens) if tokens and facts.counted_locally else tokens,
+        "" if writing else work_cost(provider, facts.cost_usd, _seconds(facts)),
+        "" if writing else ending_of(facts),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _seconds(facts: StoryFacts) -> float | None:
+    """Duration of the request, from sending to the last text; None: unknown."""
+    if facts.first_text_s is None or not facts.tokens or not facts.tokens_per_s:
+        return facts.first_text_s
+    return facts.first_text_s + facts.tokens / facts.tokens_per_s
+
+
+def ending_of(facts: StoryFacts) -> str:
+    """Why it ended, or who stopped it."""
+    if facts.abandoned:
+        return _("stopped because you left the page; the text so far is kept")
+    if facts.stopped:
+        return _("stopped; the text so far is kept")
+    if facts.finish_reason is None and facts.first_text_s is None:
+        return ""  # there is no text: the error says why
+    return ending(facts.finish_reason)
+
+
+def ending(finish_reason: str | None) -> str:
+    """Why a story ended, in words; None: the connection ended before the provider said."""
+    if finish_reason is None:
+        return _("interrupted; the text so far is kept")
+    return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
+
+
+def partial(facts: StoryFacts) -> bool:
+    """True if the model did not finish, so that the story can be continued."""
+    return facts.finish_reason in (None, "length")
+
+
+def other_model_note(facts: StoryFacts) -> str:
+    """A note that a different model answered; None if it is the requested one."""
+    return _("You requested {asked}, but the server reports that {model} wrote this.").format(
+        asked=code(facts.requested_model), model=code(facts.model)
+    )
+
+
+class Place(Protocol):
+    """Where a story's text is drawn: `st`, or the container that an earlier call of `draw_text` returned."""
+
+    def text(self, body: str) -> DeltaGenerator: ...
+
+    def markdown(self, body: str) -> DeltaGenerator: ...
+
+    def empty(self) -> DeltaGenerator: ...
+
+
+def draw_text(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
+    """Draw the text so far, or why there is none; returns its container.
+
+    Args:
+        place: `st` for a new container, or the one that the first call returned. A new container is created with the
+            text: an empty one would flicker on each redraw.
+        story: the story to draw.
+        none: shown if the story ended without text and without an error.
+    """
+    text = story.text.strip()
+    if text:
+        return place.text(text)
+    if story.error is not None:
+        return place.empty()  # its card gives the reason
+    if story.done:
+        return place.markdown(f":gray[{none or _('No text was written.')}]")
+    return place.markdown(f":shimmer[{waiting(story)}]")
+
+
+def waiting(story: StoryStream) -> str:
+    """Why there is no text yet, in words."""
+    if story.facts.has_thinking:
+        return _("The model is thinking before it writes")
+    return _("Waiting for the first word")

@@ -1,0 +1,156 @@
+"""The results of an evaluation in words: state, main score, scores per label or of the texts, and the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from core.evaluation import evaluations
+from core.evaluation.evaluations import EvaluationView
+from core.evaluation.scoring import Interval, LabelScore, Metrics
+from pages.ui import cache
+from pages.ui.i18n import _, as_markdown, localized, mark, number, percent, plain
+
+STATES = {
+    "queued": mark("waiting for the worker"),
+    "running": mark("running"),
+    "stopping": mark("stopping"),
+    "stopped": mark("stopped"),
+    "done": mark("finished"),
+    "failed": mark("failed"),
+}
+
+_MOST = 100
+_QUALITY = {
+    "characters": mark("Characters"),
+    "distinct_2": mark("Distinct word pairs"),
+    "grave": mark("Texts with problems"),
+    "adherence": mark("Contains the requested value"),
+}
+_COUNTS = ("characters",)
+
+
+def state_of(view: EvaluationView) -> str:
+    """Its state in words, with its progress."""
+    words = _(STATES[view.state]) if view.state in STATES else view.state
+    if view.active:
+        words += " · " + _("{n} of {total} answers").format(n=number(view.answered), total=number(view.total))
+    if view.reason:
+        words += f" · {as_markdown(view.reason)}"
+    return words
+
+
+def share(interval: Interval | None) -> str:
+    """A share with its 95 % interval."""
+    if interval is None:
+        return _("unknown")
+    return _("{share} ({low} to {high})").format(
+        share=percent(interval.value), low=percent(interval.low), high=percent(interval.high)
+    )
+
+
+def judged(view: EvaluationView) -> Interval | None:
+    """The main score: the share of correct labels, or for texts the similarity to the expected ones."""
+    if view.metrics is None:
+        return None
+    return view.metrics.accuracy if view.kind == "label" else view.metrics.overlap
+
+
+def newest(job_ids: Sequence[str]) -> dict[str, EvaluationView]:
+    """The newest finished evaluation of each job's own model, by the job's id."""
+    found: dict[str, EvaluationView] = {}
+    for job_id in job_ids:
+        done = [one for one in evaluations.list_evaluations(cache.store(), job_id=job_id) if one.metrics is not None]
+        if done:
+            found[job_id] = max(done, key=lambda one: one.created_at)
+    return found
+
+
+def scores(metrics: Metrics) -> None:
+    """One row per label with its confusions; for texts, the metrics of the quality report."""
+    if metrics.labels:
+        _by_label(metrics.labels)
+    if metrics.quality:
+        st.table(
+            {
+                _(_QUALITY[name]) if name in _QUALITY else plain(name): number(value)
+                if name in _COUNTS
+                else percent(value)
+                for name, value in metrics.quality.items()
+            },
+            border="horizontal",
+            width="content",
+            alt=_("Text measurements"),
+        )
+
+
+def _by_label(labels: Sequence[LabelScore]) -> None:
+    st.dataframe(
+        pd.DataFrame(
+            [
+                {
+                    "label": one.label,
+                    "n": one.n,
+                    "right": one.right,
+                    "precision": one.precision,
+                    "recall": one.recall,
+                }
+                for one in labels
+            ]
+        ),
+        hide_index=True,
+        height="content" if len(labels) <= 8 else 260,
+        column_config={
+            "label": st.column_config.TextColumn(_("Label")),
+            "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
+            "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
+            "precision": st.column_config.NumberColumn(
+                _("Precision"),
+                format="percent",
+                help=_("Of the rows that the model gave this label, the share for which it is correct."),
+            ),
+            "recall": st.column_config.NumberColumn(
+                _("Recall"),
+                format="percent",
+                help=_("Of the rows that have this label, the share that the model labelled correctly."),
+            ),
+        },
+        placeholder="–",
+        alt=_("Scores by label"),
+    )
+
+
+def answers(view: EvaluationView) -> None:
+    """The rows with expected and actual text."""
+    key = f"training_wrong_{view.id}"
+    wrong = st.toggle(_("Only wrong answers"), value=view.kind == "label", key=key)
+    found = evaluations.answers(cache.store(), view.id, wrong_only=wrong, limit=_MOST)
+    if not found:
+        st.caption(_("None."))
+        return
+    frame = pd.DataFrame(
+        [
+            {
+                "prompt": one.prompt,
+                "expected": one.expected,
+                "answer": one.text if one.text is not None else localized(one.reason or ""),
+                "right": one.right,
+            }
+            for one in found
+        ]
+    )
+    st.dataframe(
+        frame,
+        hide_index=True,
+        height="content" if len(found) <= 6 else 300,
+        column_config={
+            "prompt": st.column_config.TextColumn(_("Prompt")),
+            "expected": st.column_config.TextColumn(_("Expected")),
+            "answer": st.column_config.TextColumn(_("Answer")),
+            "right": st.column_config.CheckboxColumn(_("Correct")),
+        },
+        placeholder="–",
+        alt=_("Answers"),
+    )
