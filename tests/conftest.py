@@ -8,7 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hypothesis
 import pytest
@@ -20,11 +20,7 @@ from core.settings import Settings
 from core.stories import stream
 from tests.support import fault_server, postgres_server, stores
 from tests.support.fault_server import FaultServer
-from tests.support.studio_process import CHROMIUM
 from tests.support.waiting import WAIT_LIMIT_S
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
 
 _SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_")
 _SCRUBBED = {"DATABASE_URL"} | {
@@ -100,29 +96,18 @@ def store(settings: Settings) -> Iterator[Store]:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An endpoint that offers the model `writer`, as the engine."""
-    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as running:
-        monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
+def server() -> Iterator[FaultServer]:
+    """A provider that answers every request with a story."""
+    with FaultServer(default=lambda prompt: fault_server.text(f"A story of {prompt}.")) as running:
         yield running
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    """A real Chromium; skips where playwright is not installed."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
 @pytest.fixture
-def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser without pages; pages that a test opened are closed when it ends or fails."""
-    yield chromium
-    for context in chromium.contexts:
-        context.close()
+def engine_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """The engine's endpoint: the same story from its model `writer`."""
+    with FaultServer(fault_server.text("从前，", "有一位英雄。")) as running:
+        monkeypatch.setenv("FABULA_ENGINE_URL", running.url.removesuffix("/v1"))
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import browser_page, studio_process
+from tests.support import browser_page
 from tests.support.browser_page import choose, expect, press, settled, shown, until_longer, visit
 from tests.support.story_server import MODELS, StreamingServer
 from tests.support.studio_process import RunningStudio
@@ -34,19 +33,6 @@ Object.defineProperty(window, "speechSynthesis", {value: {
 }});
 window.SpeechSynthesisUtterance = function (text) { this.text = text; };
 """
-
-
-@pytest.fixture(scope="module")
-def streaming_server() -> Iterator[StreamingServer]:
-    with StreamingServer() as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def studio(tmp_path_factory: pytest.TempPathFactory, streaming_server: StreamingServer) -> Iterator[RunningStudio]:
-    home = tmp_path_factory.mktemp("stories") / "home"
-    with studio_process.running(home, FABULA_ENGINE_URL=streaming_server.url.removesuffix("/v1")) as studio:
-        yield studio
 
 
 def _words(page: Page, number: int = 0) -> Locator:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser.test_story import streaming_server as streaming_server
-from tests.browser.test_story import studio as studio
 from tests.support import browser_page
 from tests.support.browser_page import expect, expect_none, press, settled, shown, visit
 from tests.support.story_server import StreamingServer

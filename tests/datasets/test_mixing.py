@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pandas as pd
 import pytest
 
 from core.actor import LOCAL
@@ -12,13 +11,7 @@ from core.datasets import dataset_rows, datasets, export, mixing, versions
 from core.db.store import Store
 from core.db.tables import Dataset, Row
 from core.errors import BadTrainingFile, NotFound
-
-
-def load(store: Store, name: str, cells: int, repeats: int, columns: tuple[str, str] = ("x", "y")) -> str:
-    rows = [(f"{name}{c}", "1", f"{name} story {c}-{r}", "") for c in range(cells) for r in range(repeats)]
-    frame = pd.DataFrame(rows, columns=[*columns, "story", "split"])
-    frame.loc[frame.index >= len(frame) - 2, "split"] = "held_out"
-    return datasets.from_frame(store, LOCAL, name, frame, columns, "story", split_column="split")
+from tests.support.ledger_rows import put_dataset
 
 
 def from_where(store: Store, mix_id: str, *, held_out: bool = False) -> Counter[str]:
@@ -40,7 +33,7 @@ def from_where(store: Store, mix_id: str, *, held_out: bool = False) -> Counter[
 def test_shares_are_met_exactly(
     store: Store, shares: tuple[float, float], size: int | None, rows: tuple[int, int]
 ) -> None:
-    a, b = load(store, "a", 20, 5), load(store, "b", 10, 3)
+    a, b = put_dataset(store, "a", 20, 5), put_dataset(store, "b", 10, 3)
     parts = list(zip((a, b), shares, strict=True))
     assert tuple(part.rows for part in mixing.plan(store, parts, size)) == rows
     mix_id = mixing.mix(store, LOCAL, "both", parts, 1, size)
@@ -51,7 +44,7 @@ def test_shares_are_met_exactly(
 
 
 def test_rows_come_evenly_from_the_cells_and_the_same_ones_every_time(store: Store) -> None:
-    a, b = load(store, "a", 10, 6), load(store, "b", 10, 6)
+    a, b = put_dataset(store, "a", 10, 6), put_dataset(store, "b", 10, 6)
     first, second = (mixing.mix(store, LOCAL, "m", [(a, 1), (b, 1)], 3, 40) for _ in range(2))
     drawn = dataset_rows.page(store, first, limit=100)
     assert [r.text for r in drawn] == [r.text for r in dataset_rows.page(store, second, limit=100)]
@@ -63,7 +56,7 @@ def test_rows_come_evenly_from_the_cells_and_the_same_ones_every_time(store: Sto
 
 
 def test_each_row_keeps_the_prompt_of_its_own_data_set(store: Store) -> None:
-    a, b = load(store, "a", 4, 2), load(store, "b", 4, 2, ("y", "z"))
+    a, b = put_dataset(store, "a", 4, 2), put_dataset(store, "b", 4, 2, ("y", "z"))
     mix_id = mixing.mix(store, LOCAL, "", [(a, 1), (b, 1)])
     assert datasets.summary(store, mix_id).columns == ("prompt",)
     assert datasets.summary(store, mix_id).name == "a + b"
@@ -73,7 +66,7 @@ def test_each_row_keeps_the_prompt_of_its_own_data_set(store: Store) -> None:
 
 
 def test_a_mix_records_its_parts_and_can_be_mixed_again(store: Store) -> None:
-    a, b, c = load(store, "a", 4, 2), load(store, "b", 4, 2), load(store, "c", 4, 2)
+    a, b, c = put_dataset(store, "a", 4, 2), put_dataset(store, "b", 4, 2), put_dataset(store, "c", 4, 2)
     mix_id = mixing.mix(store, LOCAL, "m", [(a, 3), (b, 1)], seed=5)
     with store.reading() as session:
         parts = session.get_one(Dataset, mix_id).parts
@@ -86,15 +79,15 @@ def test_a_mix_records_its_parts_and_can_be_mixed_again(store: Store) -> None:
 
 
 def test_mixes_of_mixes_of_mixes_keep_every_row_apart(store: Store) -> None:
-    mix_id = load(store, "a", 20, 2)
+    mix_id = put_dataset(store, "a", 20, 2)
     for turn in range(5):
-        mix_id = mixing.mix(store, LOCAL, f"m{turn}", [(mix_id, 1), (load(store, f"b{turn}", 20, 2), 1)])
+        mix_id = mixing.mix(store, LOCAL, f"m{turn}", [(mix_id, 1), (put_dataset(store, f"b{turn}", 20, 2), 1)])
     assert datasets.summary(store, mix_id).done > 76
 
 
 def test_an_impossible_mix_is_refused_with_a_reason(store: Store) -> None:
-    a, b = load(store, "a", 4, 2), load(store, "b", 4, 2)
-    empty = load(store, "empty", 1, 2)
+    a, b = put_dataset(store, "a", 4, 2), put_dataset(store, "b", 4, 2)
+    empty = put_dataset(store, "empty", 1, 2)
     for parts, size, words in (
         ([(a, 1.0)], None, "at least two data sets"),
         ([(a, 1.0), (a, 1.0)], None, "each of them once"),

@@ -10,7 +10,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, export, mixing, versions
 from core.db.store import Store
 from core.settings import Settings
-from tests.datasets.test_mixing import load
+from tests.support.ledger_rows import put_dataset
 from tests.support.waiting import at_once
 
 
@@ -20,7 +20,7 @@ def settings(on_postgres: Settings) -> Settings:
 
 
 def test_a_mix_is_frozen_once_and_written(store: Store, tmp_path: Path) -> None:
-    a, b = load(store, "a", 20, 5), load(store, "b", 10, 3)
+    a, b = put_dataset(store, "a", 20, 5), put_dataset(store, "b", 10, 3)
     mix_id = mixing.mix(store, LOCAL, "both", [(a, 2), (b, 1)], seed=1)
     before = datasets.fingerprint(store, mix_id)
     assert datasets.split_counts(store, mix_id) == {None: 84, "held_out": 4}

@@ -8,11 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.actor import LOCAL
 from core.datasets import datasets
-from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
+from tests.support.stores import create_dataset
 
 _PATIENCE_S = 120
 _ROOT = Path(__file__).resolve().parents[2]
@@ -21,19 +20,14 @@ import os, sys
 from core import logs
 from core.db.store import Store
 from core.settings import Settings
-from tests.db.test_bus_error import create
+from tests.support.stores import create_dataset
 
 logs.configure()
 store = Store.open(Settings.from_env({"FABULA_HOME": sys.argv[1]}))
-create(store, "first")
+create_dataset(store, "first")
 os.truncate(sys.argv[1] + "/fabula.db-shm", 0)  # the index of the write-ahead log, which SQLite keeps mapped
-create(store, "second")
+create_dataset(store, "second")
 """
-
-
-def create(store: Store, name: str) -> None:
-    recipe = Recipe(name, (Column("n", ("a",)),), "{n}", provider="engine", model="writer")
-    datasets.create(store, LOCAL, recipe)
 
 
 def test_a_bus_error_is_named_in_the_log_and_loses_nothing_that_was_committed(tmp_path: Path) -> None:
@@ -44,5 +38,5 @@ def test_a_bus_error_is_named_in_the_log_and_loses_nothing_that_was_committed(tm
     assert "Fatal Python error: Bus error" in ended.stderr and "in create" in ended.stderr
     store = Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
     assert [found.name for found in datasets.list_datasets(store)] == ["first"]
-    create(store, "third")
+    create_dataset(store, "third")
     store.close()

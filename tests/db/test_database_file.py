@@ -23,9 +23,8 @@ from core.generation import executor
 from core.generation.concurrency import RunLimits
 from core.jobs import recovery
 from core.settings import Settings
-from tests.generation.test_runs import NO_PRICES, queue, recipe
 from tests.support.fault_server import FaultServer, held, text
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import NO_PRICES, queue, recipe
 from tests.support.waiting import WAIT_LIMIT_S
 
 

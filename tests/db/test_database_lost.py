@@ -5,120 +5,38 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
-import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine, func, select
+from sqlalchemy import create_engine
 from sqlalchemy.exc import ProgrammingError
 
-from core.actor import LOCAL
-from core.datasets import datasets
-from core.datasets.recipe import Column, Recipe
 from core.db import rescue_files
 from core.db.store import Store
-from core.db.tables import Row, Spend
-from core.generation import runs
-from core.pricing import custom_prices
 from core.settings import Settings
 from tests.support import postgres_server
 from tests.support.fault_server import FaultServer, text
+from tests.support.running_worker import (
+    CEILING,
+    ROWS,
+    assert_bought_once,
+    rows_done,
+    running_worker,
+    start_run,
+    stopped_and_broken,
+)
 from tests.support.waiting import WAIT_LIMIT_S, until
-
-_ROOT = Path(__file__).parents[2]
-_MODEL = "writer"
-_CEILING = 16  # requests that a run keeps in flight
-_ROWS = 600
-_LOST = "Check that the database|Restore a backup|permissions|write permission|out of the folder"
-
-
-@dataclass
-class RunningWorker:
-    """`python -m core.jobs.worker` with the test server as its provider."""
-
-    process: subprocess.Popen[str]
-    log: Path
-
-    def told(self) -> int:
-        """Number of log lines about the lost database."""
-        words = self.log.read_text()
-        return sum(words.count(sentence) for sentence in _LOST.split("|"))
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(WAIT_LIMIT_S) == 0
-
-
-@contextmanager
-def worker(settings: Settings, server: FaultServer, tmp_path: Path, url: str = "") -> Iterator[RunningWorker]:
-    environ = os.environ | {"FABULA_HOME": str(settings.home), "OPENAI_API_KEY": "sk-x", "OPENAI_BASE_URL": server.url}
-    log = tmp_path / "worker.log"
-    with log.open("a") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "core.jobs.worker"],
-            cwd=_ROOT,
-            env=environ | ({"DATABASE_URL": url} if url else {}),
-            stderr=file,
-            text=True,
-        )
-    try:
-        yield RunningWorker(process, log)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture
 def provider() -> Iterator[FaultServer]:
     with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
         yield running
-
-
-def start_run(store: Store) -> str:
-    """A priced run that is long enough to be interrupted."""
-    for what in ("input", "output"):
-        custom_prices.set_price(store, LOCAL, provider="compatible", model=_MODEL, what=what, amount="1000")
-    numbers = tuple(f"n{i:05}" for i in range(_ROWS))
-    made = Recipe(
-        "stories", (Column("number", numbers),), "{number}", provider="compatible", model=_MODEL, max_tokens=99
-    )
-    return runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made))
-
-
-def done(store: Store, run_id: str) -> int:
-    with store.reading() as session:
-        return session.scalar(select(func.count()).where(Row.run_id == run_id, Row.state == "done")) or 0
-
-
-def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: Path) -> None:
-    """Every row has its own text, was requested once, and every request is recorded once with its cost."""
-    asked = Counter(provider.prompts())
-    assert (len(asked), set(asked.values())) == (_ROWS, {1})
-    with store.reading() as session:
-        texts = {row.prompt: row.text for row in session.scalars(select(Row).where(Row.run_id == run_id))}
-        lines = session.scalars(select(Spend).where(Spend.prompt_tokens.is_not(None))).all()
-    assert texts == {prompt: f"A story of {prompt}." for prompt in asked}
-    assert len(lines) == _ROWS
-    assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)  # others were claimed but never sent
-    assert rescue_files.files(home) == []
-
-
-def stopped_and_broken(running: RunningWorker, act: Callable[[], None]) -> None:
-    """Change the database while the worker is suspended in the middle of its work."""
-    running.process.send_signal(signal.SIGSTOP)
-    os.waitpid(running.process.pid, os.WUNTRACED)
-    try:
-        act()
-    finally:
-        running.process.send_signal(signal.SIGCONT)
 
 
 # --- SQLite --------------------------------------------------------------------------------------------------------
@@ -173,14 +91,14 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
         lose(database)
         asked_before = len(provider.prompts())
 
-    with worker(settings, provider, tmp_path) as running:
-        until(lambda: done(store, run_id) >= 50, "fifty rows")
+    with running_worker(settings, provider, tmp_path) as running:
+        until(lambda: rows_done(store, run_id) >= 50, "fifty rows")
         stopped_and_broken(running, break_it)
         until(lambda: running.told() >= 3, "the worker looked for its database again, and again in vain")
         assert running.process.poll() is None
         asked = len(provider.prompts())
-        assert asked - asked_before <= 2 * _CEILING
-        assert asked < _ROWS
+        assert asked - asked_before <= 2 * CEILING
+        assert asked < ROWS
         running.stop()
         assert len(provider.prompts()) == asked  # no further ones in the meantime
     (file,) = rescue_files.files(settings.home)
@@ -190,8 +108,8 @@ def test_a_worker_whose_database_file_is_gone_stops_buying_and_loses_no_answer(
         old.unlink()
     settings.home.mkdir(exist_ok=True)
     shutil.copy(copy, database)
-    with worker(settings, provider, tmp_path) as running:
-        until(lambda: done(store, run_id) == _ROWS, "all rows after the copy was put back", 2 * WAIT_LIMIT_S)
+    with running_worker(settings, provider, tmp_path) as running:
+        until(lambda: rows_done(store, run_id) == ROWS, "all rows after the copy was put back", 2 * WAIT_LIMIT_S)
         running.stop()
     assert_bought_once(store, provider, run_id, settings.home)
     store.close()
@@ -304,16 +222,16 @@ def test_a_worker_whose_postgres_is_gone_stops_buying_and_loses_no_answer(
         trouble.lose()
         asked_before = len(provider.prompts())
 
-    with worker(settings, provider, tmp_path, user) as running:
-        until(lambda: done(store, run_id) >= 50, "fifty rows")
+    with running_worker(settings, provider, tmp_path, user) as running:
+        until(lambda: rows_done(store, run_id) >= 50, "fifty rows")
         stopped_and_broken(running, break_it)
         until(lambda: rescue_files.files(home), "responses in flight are in a rescue file")
         until(lambda: provider.flying == 0 and running.told(), "the worker reports the loss")
         asked = len(provider.prompts())
-        assert asked - asked_before <= 2 * _CEILING
-        assert asked < _ROWS
+        assert asked - asked_before <= 2 * CEILING
+        assert asked < ROWS
         trouble.give_back()
-        until(lambda: done(store, run_id) == _ROWS, "the same worker resumes by itself", 2 * WAIT_LIMIT_S)
+        until(lambda: rows_done(store, run_id) == ROWS, "the same worker resumes by itself", 2 * WAIT_LIMIT_S)
         until(lambda: rescue_files.files(home) == [], "everything was restored")
         running.stop()
     assert_bought_once(store, provider, run_id, home)

@@ -18,10 +18,18 @@ from core.db import rescue_files
 from core.db.store import Store
 from core.errors import DatabaseLost
 from core.settings import Settings
-from tests.db.test_bus_error import create
-from tests.db.test_database_lost import _CEILING, _ROWS, assert_bought_once, done, start_run, stopped_and_broken, worker
-from tests.pages.test_every_page import trouble, visit
+from tests.support.app_pages import trouble, visit
 from tests.support.fault_server import FaultServer, text
+from tests.support.running_worker import (
+    CEILING,
+    ROWS,
+    assert_bought_once,
+    rows_done,
+    running_worker,
+    start_run,
+    stopped_and_broken,
+)
+from tests.support.stores import create_dataset
 from tests.support.waiting import WAIT_LIMIT_S, until
 
 _MOUNTS_S = 30
@@ -104,7 +112,7 @@ def test_every_page_says_that_the_home_cannot_be_written(
 @_WAYS
 def test_a_worker_says_so_waits_and_buys_nothing(tmp_path: Path, provider: FaultServer, way: object) -> None:
     with way(tmp_path) as home:  # type: ignore[operator]
-        with worker(_settings(home), provider, tmp_path) as running:
+        with running_worker(_settings(home), provider, tmp_path) as running:
             until(lambda: running.log.read_text().count("Give Fabula write permission") >= 2, "it looked again")
             assert running.process.poll() is None
             running.stop()
@@ -140,7 +148,7 @@ def test_a_user_without_rights_is_told_and_the_run_goes_on_once_they_are_given(
         assert provider.requests == [] and process.poll() is None
         for path in (home, *home.rglob("*")):
             os.chown(path, 65534, 65534)
-        until(lambda: done(store, run_id) == _ROWS, "the same worker does the work", 2 * WAIT_LIMIT_S)
+        until(lambda: rows_done(store, run_id) == ROWS, "the same worker does the work", 2 * WAIT_LIMIT_S)
     finally:
         process.terminate()
         assert process.wait(WAIT_LIMIT_S) == 0
@@ -160,8 +168,8 @@ def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
     with _mounted(tmp_path) as disk:
         store = Store.open(_settings(home))
         run_id = start_run(store)
-        with worker(_settings(home), provider, tmp_path) as running:
-            until(lambda: done(store, run_id) >= 50, "fifty rows")
+        with running_worker(_settings(home), provider, tmp_path) as running:
+            until(lambda: rows_done(store, run_id) >= 50, "fifty rows")
             asked_before = 0
 
             def break_it() -> None:
@@ -174,13 +182,13 @@ def test_a_disk_that_turns_read_only_stops_the_buying_and_loses_no_answer(
             until(lambda: running.log.read_text().count("may write to its home folder") >= 2, "it says so")
             until(lambda: provider.flying == 0, "nothing is under way")
             asked = len(provider.prompts())
-            assert asked - asked_before <= 2 * _CEILING and asked < _ROWS
+            assert asked - asked_before <= 2 * CEILING and asked < ROWS
             running.stop()
             assert len(provider.prompts()) == asked
         assert "Traceback" not in running.log.read_text()
     try:
-        with _mounted(tmp_path), worker(_settings(home), provider, tmp_path) as running:
-            until(lambda: done(store, run_id) == _ROWS, "all rows after the disk was repaired", 2 * WAIT_LIMIT_S)
+        with _mounted(tmp_path), running_worker(_settings(home), provider, tmp_path) as running:
+            until(lambda: rows_done(store, run_id) == ROWS, "all rows after the disk was repaired", 2 * WAIT_LIMIT_S)
             until(lambda: rescue_files.files(home) == [], "everything was taken in")
             running.stop()
             assert_bought_once(store, provider, run_id, home)
@@ -195,20 +203,20 @@ def test_an_immutable_database_file_loses_nothing(tmp_path: Path) -> None:
     with _mounted(tmp_path) as disk:
         home = disk / "home"
         store = Store.open(_settings(home))
-        create(store, "first")
+        create_dataset(store, "first")
         _system("chattr", "+i", home / "fabula.db")
         try:
-            create(store, "second")
+            create_dataset(store, "second")
             store.close()
             store = Store.open(_settings(home))
             assert _names(store) == {"first", "second"}
             with pytest.raises(DatabaseLost, match="read-only"):
-                create(store, "third")
+                create_dataset(store, "third")
             store.close()
         finally:
             _system("chattr", "-i", home / "fabula.db")
         store = Store.open(_settings(home))
-        create(store, "third")
+        create_dataset(store, "third")
         assert _names(store) == {"first", "second", "third"}
         store.close()
 

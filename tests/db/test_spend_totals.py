@@ -25,9 +25,8 @@ from core.errors import OverBudget
 from core.generation import row_store, run_store, runs
 from core.pricing import budget, spend
 from core.settings import Settings
-from tests.generation.test_runs import QUICK, book, executing, queue, recipe
 from tests.support.fault_server import FaultServer, held
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import QUICK, book, executing, queue, recipe
 from tests.support.stores import fresh
 from tests.support.waiting import at_once, until
 

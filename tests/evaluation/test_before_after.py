@@ -27,8 +27,8 @@ from core.jobs.task_runner import KINDS
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider
 from core.stories import library
-from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
+from tests.support.waiting import InstantStopSignal
 
 _TUNED = "ft:gemma-3-270m:fabula:tour:AbC123"
 

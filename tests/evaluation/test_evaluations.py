@@ -40,11 +40,9 @@ from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.providers import Choice, Completion, CompletionRequest, Provider
-from tests.support.fakes import MOMENT, FakeRegistry
+from tests.support.fakes import BASE, LABELS, MOMENT, TUNED, FakeRegistry
 from tests.support.spending import spent
 
-TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
-LABELS = ("refund", "balance", "card lost")
 Say = Callable[[CompletionRequest], Any]
 
 
@@ -71,21 +69,6 @@ class ScriptedModel:
 class InstantEvent(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         return self.is_set()
-
-
-@pytest.fixture
-def intents(store: Store) -> str:
-    """A version with 120 short rows, three labels, and a fifth for validation."""
-    rows = [{"question": f"question {n} about {LABELS[n % 3]}", "intent": LABELS[n % 3]} for n in range(120)]
-    dataset_id = datasets.from_frame(store, LOCAL, "intents", pd.DataFrame(rows), ["question"], "intent")
-    return versions.freeze(store, LOCAL, dataset_id, validation_share=0.2)
-
-
-@pytest.fixture
-def form(store: Store, intents: str) -> EvaluationForm:
-    return EvaluationForm(
-        versions.get(store, intents).dataset_id, "engine", TUNED, version_id=intents, separator=" ->", stop="."
-    )
 
 
 def right(request: CompletionRequest) -> str:

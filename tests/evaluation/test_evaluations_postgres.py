@@ -23,12 +23,10 @@ from core.evaluation import evaluations
 from core.evaluation.evaluation_comparison import compare_evaluations
 from core.evaluation.evaluations import EvaluationForm
 from core.settings import Settings
-from tests.evaluation.test_evaluations import BASE, TUNED, form, intents
 from tests.support import fault_server
+from tests.support.fakes import BASE, TUNED
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
-
-__all__ = ["form", "intents"]  # fixtures
 
 _ROOT = Path(__file__).parents[2]
 _AT_ONCE = 4  # requests in flight per worker

@@ -20,8 +20,8 @@ from core.errors import BadFile, FabulaError
 from core.finetuning import examples, jobs
 from core.finetuning.jobs import JobView
 from core.providers import ModelInfo
-from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import FakeClient, FakeRegistry
+from tests.support.waiting import InstantStopSignal
 
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _INTENTS = [

@@ -14,10 +14,10 @@ from core.db.store import Store
 from core.evaluation import model_card
 from core.finetuning import curve_analysis, job_comparison, jobs
 from core.finetuning.results import Figure, Results, figure, headline_accuracy, parse, smoothing_weight
-from tests.finetuning.test_runs import view
-from tests.pages.test_every_page import _FRAME, visit, words
-from tests.pages.test_training import _ago, _job
+from tests.support.app_pages import FRAME, visit, words
+from tests.support.fakes import job_view
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import hours_ago, put_job
 
 _CURIE = Path(__file__).parents[3] / "shared" / "fixtures" / "curie_results.csv"
 _LUCKY = "step,elapsed_tokens,training_loss,training_token_accuracy,validation_loss,validation_token_accuracy\n"
@@ -61,7 +61,7 @@ def test_a_card_shows_held_out_accuracy_where_there_is_one(held_out: float, defi
 
 def test_the_figure_of_a_chain_is_that_of_its_last_job() -> None:
     first, last = parse(_lucky(30)), parse(_lucky(30).replace("0.8", "0.9"))
-    frame = curve_analysis.curve_frame([(view("a"), first), (view("b"), last)])
+    frame = curve_analysis.curve_frame([(job_view("a"), first), (job_view("b"), last)])
     found = figure(Results(frame, skipped=0), "training_token_accuracy")
     assert found is not None and found == figure(last, "training_token_accuracy")
 
@@ -76,14 +76,14 @@ def run(request: pytest.FixtureRequest) -> str:
     return _lucky(120) if request.param == "lucky" else _lucky(12)
 
 
-def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, run: str) -> None:
+def test_every_page_shows_the_same_accuracy(engine_server: FaultServer, store: Store, run: str) -> None:
     read = parse(run)
     found = figure(read, "training_token_accuracy")
     assert found is not None
     name = {"smoothed": "smoothed", "last_step": "last step"}[found.definition]
     title, share, sign = f"Token accuracy, {name}", f"{found.value:.1%}", f"{100 * found.value:.1f} %"
     ids = [
-        _job(store, status="succeeded", dataset_id="d", name=each, results_csv=run, created_at=_ago(n + 1))
+        put_job(store, status="succeeded", dataset_id="d", name=each, results_csv=run, created_at=hours_ago(n + 1))
         for n, each in enumerate(("one", "two"))
     ]
 
@@ -107,7 +107,7 @@ def test_every_page_shows_the_same_accuracy(server: FaultServer, store: Store, r
 
     both = visit("home")
     both.query_params["jobs"] = ",".join(ids)
-    both.switch_page(str(_FRAME.with_name("training.py"))).run()
+    both.switch_page(str(FRAME.with_name("training.py"))).run()
     figures = next(one.value for one in both.table if title in one.value.index)
     assert [str(cell) for cell in figures.loc[title]] == [sign] * 2
     assert f"{sign} ({name})" in model_card.model_card(store, ids[0])

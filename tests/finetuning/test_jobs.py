@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,70 +27,14 @@ from core.errors import (
     NotThere,
     RateLimited,
     Refused,
-    StorageFull,
     Unavailable,
 )
 from core.finetuning import jobs, submit, watch
 from core.finetuning.jobs import JobForm, JobView
 from tests.support.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
-from tests.support.waiting import at_once, run_to_end
+from tests.support.waiting import InstantStopSignal, at_once
 
 AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
-
-
-class InstantStopSignal(threading.Event):
-    """A stop signal that does not wait; it records the waiting times."""
-
-    def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
-        super().__init__()
-        self.waits: list[float] = []
-        self.then = then
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.waits.append(timeout or 0.0)
-        self.then(len(self.waits))
-        return self.is_set()
-
-
-@pytest.fixture
-def dataset_id(store: Store) -> str:
-    frame = pd.DataFrame({"dynasty": ["唐", "宋"], "power": ["隐形", "飞行"], "story": ["故事一。", "故事二。"]})
-    return datasets.from_frame(store, LOCAL, "two", frame, ["dynasty", "power"], "story")
-
-
-@pytest.fixture
-def form(dataset_id: str) -> JobForm:
-    return JobForm(dataset_id, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2, batch_size=4, seed=7)
-
-
-@pytest.fixture
-def client() -> FakeClient:
-    return FakeClient()
-
-
-@pytest.fixture
-def carry(store: Store, client: FakeClient) -> Callable[..., InstantStopSignal]:
-    """Run a job like the worker, without waiting; errors are handled like in the worker."""
-
-    def go(
-        job_id: str, hurry: InstantStopSignal | None = None, registry: FakeRegistry | None = None
-    ) -> InstantStopSignal:
-        hurry = hurry or InstantStopSignal()
-        try:
-            there: Any = registry or FakeRegistry({"engine": client})
-            run_to_end(lambda: jobs.carry_out(store, there, job_id, hurry), hurry.wait)
-        except StorageFull:
-            raise
-        except FabulaError as exc:
-            jobs.give_up(store, job_id, exc)
-        return hurry
-
-    return go
-
-
-@pytest.fixture(autouse=True)
-def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 # --- submit --------------------------------------------------------------------------------------------------------

@@ -13,14 +13,13 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError
-from core.finetuning import job_explanation, jobs, submit
+from core.finetuning import job_explanation, jobs
 from core.finetuning.jobs import JobForm, JobView
 from core.finetuning.results import parse
 from core.providers import Client, JobRequest, Provider, RemoteJob, RetryPolicy
-from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import RESULTS, FakeRegistry
 from tests.support.job_server import JobServer
-from tests.support.waiting import WAIT_LIMIT_S, run_to_end
+from tests.support.waiting import WAIT_LIMIT_S, InstantStopSignal, run_to_end
 
 CREATE = "POST /v1/fine_tuning/jobs"
 KEY = "sk-that-must-not-leak"
@@ -38,11 +37,6 @@ def job_id(store: Store) -> str:
     frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(12)], "story": [f"故事{n}" for n in range(12)]})
     dataset_id = datasets.from_frame(store, LOCAL, "twelve", frame, ["power"], "story")
     return jobs.submit(store, LOCAL, JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
-
-
-@pytest.fixture(autouse=True)
-def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = WAIT_LIMIT_S) -> JobView:

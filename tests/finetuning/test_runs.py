@@ -35,15 +35,14 @@ from core.finetuning import (
     submit,
 )
 from core.finetuning.job_form import learning_rate_advice
-from core.finetuning.jobs import JobForm, JobView
+from core.finetuning.jobs import JobForm
 from core.finetuning.results import Figure, parse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
 from core.providers import ModelInfo, Provider, RemoteCheckpoint
-from tests.finetuning.test_jobs import InstantStopSignal
-from tests.support.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
+from tests.support.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, job_view, remote_job
 from tests.support.spending import spent
-from tests.support.waiting import run_to_end
+from tests.support.waiting import InstantStopSignal, run_to_end
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 MINI = "gpt-4.1-mini-2025-04-14"
@@ -54,11 +53,6 @@ def form(store: Store) -> JobForm:
     frame = pd.DataFrame({"power": [f"飞行{n}" for n in range(20)], "story": [f"故事{n}" for n in range(20)]})
     dataset_id = datasets.from_frame(store, LOCAL, "<b>twenty</b>", frame, ["power"], "story")
     return JobForm(dataset_id, "First", "engine", "gemma-3-270m", suffix="tour", n_epochs=2)
-
-
-@pytest.fixture(autouse=True)
-def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(submit, "_SETTLE_S", 0.0)
 
 
 @pytest.fixture
@@ -264,7 +258,7 @@ def test_unknown_statuses_of_a_provider_are_stored(store: Store, form: JobForm) 
 def test_a_job_state_is_explained(change: dict[str, Any], minutes: int, silent: int | None, told: str) -> None:
     now = MOMENT + timedelta(minutes=minutes)
     last = None if silent is None else now - timedelta(minutes=silent)
-    assert told in job_explanation.explain(view(updated_at=now, remote_id="r", **change), now, last)
+    assert told in job_explanation.explain(job_view(updated_at=now, remote_id="r", **change), now, last)
 
 
 @pytest.mark.parametrize(
@@ -283,20 +277,12 @@ def test_failure_advice(error: str, told: str) -> None:
     assert told in job_explanation.failure_advice(error)
 
 
-def view(id: str = "a", **values: object) -> JobView:
-    base = JobView(
-        id, None, f"job {id}", "engine", "gemma-3-270m", None, {}, None, "completion", None, None, "succeeded",
-        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, None,
-    )  # fmt: skip
-    return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
-
-
 def test_training_time_and_estimate() -> None:
-    job = view(status="running", estimated_s=100.0)
+    job = job_view(status="running", estimated_s=100.0)
     job = replace(job, running_since=MOMENT)
     assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60
     assert replace(job, estimated_finish=MOMENT).eta_s(NOW) is None  # long overdue: not used
-    assert view(trained_s=9.0).training_s(NOW) == 9 and view().eta_s(NOW) is None
+    assert job_view(trained_s=9.0).training_s(NOW) == 9 and job_view().eta_s(NOW) is None
 
 
 # --- estimate and permission ---------------------------------------------------------------------------------------
@@ -460,7 +446,7 @@ def test_a_chain_goes_back_to_its_first_job_and_sums_up(store: Store, family_of_
     assert tuple(one.id for one in found) == family_of_two and found[1].parent_id == family_of_two[0]
     total = lineage.chain_cost(found, NOW)
     assert (total.known_usd, total.unknown, total.tokens, total.seconds) == (Decimal("4.74"), 0, 1_200, 120)
-    assert lineage.chain_cost([view()], NOW).unknown == 1
+    assert lineage.chain_cost([job_view()], NOW).unknown == 1
 
 
 def test_a_job_on_a_checkpoint_has_its_job_as_parent(
@@ -519,7 +505,7 @@ def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -
 
 def test_runs_side_by_side() -> None:
     good, bad = parse("step,training_loss,training_token_accuracy\n1,2,0.5\n2,1,0.9\n"), parse(RESULTS)
-    one = view("a", dataset_id="d", hyperparameters={"n_epochs": 2}, cost_usd=Decimal(4))
+    one = job_view("a", dataset_id="d", hyperparameters={"n_epochs": 2}, cost_usd=Decimal(4))
     other = replace(
         one, id="b", name="job b", hyperparameters={"n_epochs": 3}, cost_usd=Decimal(9),
         finished_at=MOMENT + timedelta(hours=1),
@@ -554,7 +540,7 @@ def test_the_validated_runs_are_counted(first: float | None, second: float | Non
         parse(f"{header}\n1,{accuracy},{'' if loss is None else loss}\n")
         for accuracy, loss in ((0.9, first), (0.6, second))
     ]
-    jobs_ = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab", start=2)]
+    jobs_ = [job_view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab", start=2)]
     sentence = job_comparison.compare(jobs_, both, NOW).sentence
     assert sentence.startswith("'job a' has the highest training accuracy: 90.0 % (last step).") and says in sentence
 
@@ -577,8 +563,10 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
     first: dict[str, Any], second: dict[str, Any], same: bool
 ) -> None:
     plain = {"dataset_id": "d", "n_examples": 100, "cost_usd": Decimal(4)}
-    one = view("a", **{**plain, **first}, hyperparameters={"n_epochs": 2})
-    other = view("b", **{**plain, **second}, hyperparameters={"n_epochs": 3}, finished_at=MOMENT + timedelta(hours=1))
+    one = job_view("a", **{**plain, **first}, hyperparameters={"n_epochs": 2})
+    other = job_view(
+        "b", **{**plain, **second}, hyperparameters={"n_epochs": 3}, finished_at=MOMENT + timedelta(hours=1)
+    )
     results = [parse(f"step,training_loss,valid_loss\n1,{loss},{loss}\n") for loss in (1, 2)]
     found = job_comparison.compare([one, other], results, NOW)
     assert found.comparable is same and bool(found.best) is same
@@ -597,8 +585,8 @@ def test_only_runs_on_the_same_rows_and_split_are_ranked(
 )
 def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, second: str, ranked: bool) -> None:
     values = {"dataset_id": "d", "n_examples": 100}
-    one = view("a", **values, base_model=first, cost_usd=Decimal(4))
-    other = view("b", **values, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
+    one = job_view("a", **values, base_model=first, cost_usd=Decimal(4))
+    other = job_view("b", **values, base_model=second, cost_usd=Decimal(9), hyperparameters={"n_epochs": 3})
     header = "step,training_loss,training_token_accuracy,valid_loss"
     results = [parse(f"{header}\n1,9,0.1,9\n2,{loss},{1 - loss},{loss}\n") for loss in (0.1, 0.2)]
     found = job_comparison.compare([one, other], results, NOW)
@@ -610,7 +598,7 @@ def test_figures_per_token_are_ranked_within_one_base_model_only(first: str, sec
 
 def test_a_last_step_is_not_ranked_with_a_smoothed_figure() -> None:
     short, long = (parse("step,training_loss\n" + "".join(f"{n},{9 / n}\n" for n in range(1, k))) for k in (9, 60))
-    runs = [view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab")]
+    runs = [job_view(name, dataset_id="d", hyperparameters={"n_epochs": n}) for n, name in enumerate("ab")]
     found = job_comparison.compare(runs, [short, long], NOW)
     assert [one.last_loss and one.last_loss.definition for one in found.columns] == ["last_step", "smoothed"]
     assert found.comparable and "last_loss" not in found.best

@@ -27,11 +27,8 @@ from core.finetuning.results import parse
 from core.pricing.price_book import PriceBook
 from core.settings import Settings
 from pages.ui.training import job_labels
-from tests.finetuning.test_jobs import InstantStopSignal, carry, client, dataset_id, form, settled_at_once
-from tests.finetuning.test_runs import view
-from tests.support.fakes import MOMENT, FakeClient, event, remote_job
-
-__all__ = ["carry", "client", "dataset_id", "form", "settled_at_once"]
+from tests.support.fakes import MOMENT, FakeClient, event, job_view, remote_job
+from tests.support.waiting import InstantStopSignal
 
 _NOW = 1_800_000_000.0
 _STARTED = event(40, "Fine-tuning job started")
@@ -66,7 +63,7 @@ def _minutes(n: float) -> timedelta:
 def test_a_job_in_line_says_its_place_and_its_start(position: int, starts_in_min: float | None, says: str) -> None:
     now = MOMENT + _minutes(20)
     starts = None if starts_in_min is None else now + _minutes(starts_in_min)
-    job = view(
+    job = job_view(
         status="queued", remote_id="r", updated_at=now, queue_position=position, estimated_start=starts,
         estimated_s=600.0,
     )  # fmt: skip
@@ -106,7 +103,7 @@ def test_waiting_is_no_training(
     now = MOMENT + _minutes(minutes)
     wait = change.pop("wait", None)
     values: dict[str, Any] = {"remote_id": "r", "estimated_s": 600.0, "updated_at": now, "fine_tuned_model": "ft:x"}
-    job = view(**values | change, estimated_start=None if wait is None else now + _minutes(wait))
+    job = job_view(**values | change, estimated_start=None if wait is None else now + _minutes(wait))
     assert job.training_s(now) == trained
     assert job.eta_s(now) == eta
     assert says in job_explanation.explain(job, now)
@@ -116,7 +113,7 @@ def test_waiting_is_no_training(
 
 def test_the_time_axis_of_a_curve_is_training_time() -> None:
     curve = parse("step,elapsed_tokens,training_loss\n1,10,2\n2,20,1\n")
-    waited = view(trained_s=60.0, finished_at=MOMENT + _minutes(90), updated_at=MOMENT + _minutes(90))
+    waited = job_view(trained_s=60.0, finished_at=MOMENT + _minutes(90), updated_at=MOMENT + _minutes(90))
     assert list(curve_analysis.with_axes(curve, waited)["seconds"]) == [30, 60]
     assert curve_analysis.with_axes(curve, replace(waited, trained_s=None))["seconds"].isna().all()
 
@@ -151,7 +148,7 @@ def test_the_time_axis_of_a_curve_is_training_time() -> None:
 def test_training_time_grows_only_while_a_job_trains(
     before: dict[str, Any], remote: Any, events: list[Any], expected: tuple[float | None, Any]
 ) -> None:
-    job = view(status="running", remote_id="r", **before)
+    job = job_view(status="running", remote_id="r", **before)
     found = job_events.training_time(job, remote, events, MOMENT + _minutes(10))
     assert (found["training_s"], found["running_since"]) == expected
 
@@ -249,7 +246,7 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
 def test_the_time_left_is_one_figure_and_never_nothing(seconds: float, told: str) -> None:
     now = MOMENT + _minutes(20)
     ends = now + timedelta(seconds=seconds)
-    job = view(status="running", remote_id="r", updated_at=now, trained_s=600.0, estimated_finish=ends)
+    job = job_view(status="running", remote_id="r", updated_at=now, trained_s=600.0, estimated_finish=ends)
     assert told in job_explanation.explain(job, now)
     shown = job_labels.time_left(job, now)
     assert shown == (told if "min" in told else "")  # progress bar of the job, Home and the tour

@@ -30,11 +30,10 @@ from core.finetuning.job_form import TRACKERS
 from core.finetuning.jobs import JobForm
 from core.providers import Provider
 from core.settings import Settings
-from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import FakeClient, FakeRegistry, remote_job
 from tests.support.tracking_process import client as grow
 from tests.support.tracking_process import curve
-from tests.support.waiting import WAIT_LIMIT_S, run_to_end
+from tests.support.waiting import WAIT_LIMIT_S, InstantStopSignal, run_to_end
 
 
 @pytest.fixture

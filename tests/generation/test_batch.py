@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ from sqlalchemy import func, select, update
 
 from bench._scripted_provider import KINDS
 from core.actor import LOCAL
-from core.datasets import datasets
-from core.datasets.recipe import Column, Recipe
 from core.db import spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
@@ -36,24 +34,31 @@ from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import task_runner
 from core.pricing import budget, spend_history
-from core.pricing.price_book import PriceBook
-from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, Provider, Registry, client
 from core.providers.batches import read_answer
 from core.settings import Settings
+from tests.support.batch_runs import (
+    EACH,
+    HALF,
+    NO_PRICES,
+    POST,
+    QUICK,
+    UPLOAD,
+    Died,
+    execute,
+    queue,
+    recipe,
+    rows,
+    spends,
+    states,
+)
 from tests.support.batch_server import KEY, BatchServer
 from tests.support.fault_server import FaultServer, error
 from tests.support.spending import spent
 from tests.support.waiting import WAIT_LIMIT_S, run_to_end
 
-QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
-NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
-PRICE = Price("writer", "openai", Decimal(1000), Decimal(1000), None, None, "USD", "test", date(2026, 1, 1))
-HALF = PriceBook((PRICE,), None, date(2026, 11, 1), batch_factors={("openai", "*"): Decimal("0.5")})
-EACH = Decimal("0.0075")  # 10 + 5 tokens at half a dollar per thousand
 WORST = Decimal(TEMPLATE_TOKENS + 5 + 99) / 2000  # of one request: prompt of five bytes, 99 tokens of text
 ROOT = Path(__file__).resolve().parents[2]
-POST, UPLOAD = "POST /v1/batches", "POST /v1/files"
 
 
 @pytest.fixture
@@ -62,51 +67,9 @@ def server() -> Iterator[BatchServer]:
         yield running
 
 
-def recipe(rows: int = 12, provider: str = "openai", **given: object) -> Recipe:
-    numbers = tuple(f"n{i:04}" for i in range(rows))
-    made = Recipe("stories", (Column("number", numbers),), "{number}", provider=provider, model="writer", max_tokens=99)
-    return replace(made, **given)  # type: ignore[arg-type]  # a table of changes
-
-
-def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None, dataset_id: str | None = None) -> str:
-    chosen = dataset_id or datasets.create(store, LOCAL, made)
-    return runs.enqueue(store, LOCAL, chosen, budget_usd=budget_usd, mode="batch")
-
-
 def set_run(store: Store, run_id: str, **values: object) -> None:
     with store.session() as session:
         session.execute(update(Run).where(Run.id == run_id).values(**values))
-
-
-def execute(
-    store: Store, server: BatchServer, run_id: str, timing: BatchTiming = QUICK, book: PriceBook = NO_PRICES
-) -> runs.RunProgress:
-    """Execute the run until it ends, or fail after 90 s."""
-    halt = threading.Event()
-    timer = threading.Timer(90, halt.set)
-    timer.start()
-    try:
-        batch_runner.carry_out(store, server.registry(), run_id, halt, timing=timing, book=book)
-    finally:
-        timer.cancel()
-    assert not halt.is_set(), "it never ended"
-    return runs.progress(store, run_id)
-
-
-def rows(store: Store, run_id: str) -> list[Row]:
-    with store.reading() as session:
-        dataset_id = session.get_one(Run, run_id).dataset_id
-        return list(session.scalars(select(Row).where(Row.dataset_id == dataset_id).order_by(Row.position)))
-
-
-def states(store: Store, run_id: str) -> Counter[str]:
-    return Counter(row.state for row in rows(store, run_id))
-
-
-def spends(store: Store) -> list[tuple[int | None, int | None, Decimal | None]]:
-    with store.reading() as session:
-        found = session.scalars(select(Spend).order_by(Spend.id)).all()
-        return [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found]
 
 
 def lines_of(store: Store) -> list[Spend]:
@@ -716,10 +679,6 @@ def test_a_run_that_is_over_is_left_alone(store: Store, server: BatchServer) -> 
 
 
 # --- the worker dies ------------------------------------------------------------------------------------------------
-
-
-class Died(BaseException):
-    """Simulates a process that dies between two statements."""
 
 
 @pytest.mark.parametrize("call", ["upload", "create_batch", "batch", "download"])

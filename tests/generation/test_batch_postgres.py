@@ -9,7 +9,7 @@ import pytest
 from core.db.store import Store
 from core.providers import Client
 from core.settings import Settings
-from tests.generation.test_batch import EACH, HALF, QUICK, Died, execute, queue, recipe, spends, states
+from tests.support.batch_runs import EACH, HALF, QUICK, Died, execute, queue, recipe, spends, states
 from tests.support.batch_server import BatchServer
 
 

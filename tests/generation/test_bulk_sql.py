@@ -14,7 +14,7 @@ from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.generation import reservations, row_store, run_store
 from core.settings import Settings
-from tests.generation.test_runs import queue, recipe
+from tests.support.live_runs import queue, recipe
 
 RESERVED = Decimal("0.125")
 

@@ -29,9 +29,8 @@ from core.pricing.prices import Price
 from core.providers import Client, CompletionRequest, RetryPolicy
 from core.settings import Settings
 from core.stories.stream import StoryStream, StreamRequest
-from tests.generation.test_runs import QUICK, book, execute, queue, recipe
 from tests.support.fault_server import FaultServer, cut, drop, error, quota, raw, text
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import QUICK, book, execute, queue, recipe
 from tests.support.stores import fresh
 
 _SEQUENCES = 500

@@ -22,9 +22,8 @@ from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunL
 from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
 from core.pricing import budget
 from core.providers import Choice, Completion, RetryPolicy
-from tests.generation.test_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
 from tests.support.fault_server import Answer, FaultServer, drop, error, html, text
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import QUICK, all_rows, book, execute, executing, queue, recipe, states
 from tests.support.waiting import until
 
 _WORST = Decimal("0.136")  # worst case of a row: 5 + 32 prompt tokens, 99 completion tokens, at a tenth of a cent each

@@ -22,8 +22,8 @@ from core.db.tables import Row, Spend
 from core.errors import BadRecipe
 from core.generation import executor, row_store, run_store, runs
 from core.settings import Settings
-from tests.generation.test_runs import QUICK, book, recipe
 from tests.support.fault_server import Answer, FaultServer, error, rate_limit, text
+from tests.support.live_runs import QUICK, book, recipe
 from tests.support.stores import fresh
 
 _PRICE = Decimal("0.011")  # ten prompt tokens and one completion token, at a thousandth of a dollar each

@@ -18,10 +18,9 @@ from core.db.tables import Row, Run
 from core.errors import BadRecipe
 from core.generation import failed_rows, runs
 from core.generation.runs import Change
-from tests.generation.test_runs import QUICK, book, execute, executing, queue, recipe
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import QUICK, book, execute, executing, queue, recipe
 
 _LIMIT = 99  # token limit of the recipe
 

@@ -18,11 +18,10 @@ from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
 from core.generation import row_store, run_store, runs
-from tests.generation import test_batch as batch
-from tests.generation.test_runs import QUICK, book, execute, executing, recipe
+from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
 from tests.support.fault_server import FaultServer, held, refusal
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import QUICK, book, execute, executing, recipe
 
 
 def some(store: Store, failed: int = 4, waiting: int = 8, provider: str = "fault") -> str:
@@ -200,11 +199,11 @@ def test_a_batch_holds_the_failed_rows_only(store: Store) -> None:
     dataset_id = some(store, provider="openai")
     with BatchServer() as server:
         run_id = runs.retry_failed(store, LOCAL, dataset_id, mode="batch")
-        assert batch.execute(store, server, run_id).state == "done"
+        assert batch_runs.execute(store, server, run_id).state == "done"
         assert len(server.bought) == 4
         assert states(store, dataset_id) == {"done": 4, "pending": 8}
         rest = runs.enqueue(store, LOCAL, dataset_id, mode="batch")
-        assert batch.execute(store, server, rest).done == 12
+        assert batch_runs.execute(store, server, rest).done == 12
 
 
 def test_a_batch_run_that_is_widened_at_its_last_moment_writes_all(
@@ -221,4 +220,4 @@ def test_a_batch_run_that_is_widened_at_its_last_moment_writes_all(
 
     monkeypatch.setattr(run_store, "finish_if_complete", finish_complete)
     with BatchServer() as server:
-        assert batch.execute(store, server, run_id).done == 12
+        assert batch_runs.execute(store, server, run_id).done == 12

@@ -7,29 +7,23 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from core.actor import LOCAL
-from core.datasets import dataset_rows, datasets, export, grid_store
-from core.datasets.recipe import Column, Recipe
+from core.datasets import datasets, export, grid_store
 from core.db.store import Store
-from core.db.tables import Row, Run, Spend, utcnow
+from core.db.tables import Row, Run, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
 from core.generation import executor, group_commit_writer, run_store, runs
 from core.generation.concurrency import ConcurrencyControl, RunLimits
-from core.generation.row_store import RowOutcome
 from core.message import Message
-from core.pricing.price_book import PriceBook
-from core.pricing.prices import Price
 from core.providers import Provider, Registry
 from tests.support.fault_server import (
     Answer,
@@ -45,69 +39,21 @@ from tests.support.fault_server import (
     text,
     unauthorized,
 )
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import (
+    QUICK,
+    all_rows,
+    book,
+    execute,
+    executing,
+    queue,
+    recipe,
+    refused_writes,
+    spends,
+    states,
+)
 from tests.support.waiting import WAIT_LIMIT_S, until
 
-QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01)
-NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def recipe(rows: int = 12, provider: str = "fault", **given: object) -> Recipe:
-    numbers = tuple(f"n{i:04}" for i in range(rows))
-    made = Recipe("stories", (Column("number", numbers),), "{number}", provider=provider, model="writer", max_tokens=99)
-    return replace(made, **given)  # type: ignore[arg-type]  # a table of changes
-
-
-def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None) -> str:
-    return runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, made), budget_usd=budget_usd)
-
-
-def book(provider: str = "fault", per_mtok: str = "1000") -> PriceBook:
-    """One dollar per 1,000 tokens, for input and output."""
-    price = Price("writer", provider, Decimal(per_mtok), Decimal(per_mtok), None, None, "USD", "test", date(2026, 1, 1))
-    return PriceBook(overlay=(price,), source=None, today=date(2026, 11, 1))
-
-
-def execute(
-    store: Store, server: FaultServer, run_id: str, limits: RunLimits = QUICK, book: PriceBook = NO_PRICES
-) -> None:
-    executor.execute(store, server.registry(), run_id, limits=limits, book=book)
-
-
-@contextmanager
-def executing(
-    store: Store,
-    registry: Registry,
-    run_id: str,
-    limits: RunLimits = QUICK,
-    stopping: threading.Event | None = None,
-    book: PriceBook = NO_PRICES,
-) -> Iterator[threading.Thread]:
-    """A run in a thread; its errors fail the test."""
-    errors: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            executor.execute(store, registry, run_id, stopping, limits=limits, book=book)
-        except BaseException as exc:
-            errors.append(exc)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    yield thread
-    thread.join(WAIT_LIMIT_S)
-    assert not thread.is_alive()
-    if errors:
-        raise errors[0]
-
-
-def all_rows(store: Store, run_id: str) -> list[dataset_rows.RowView]:
-    return dataset_rows.page(store, runs.progress(store, run_id).dataset_id, limit=100_000)
-
-
-def states(store: Store, run_id: str) -> Counter[str]:
-    return Counter(r.state for r in all_rows(store, run_id))
 
 
 # --- success -------------------------------------------------------------------------------------------------------
@@ -550,21 +496,6 @@ def _failing_while(full: threading.Event, real: Callable[..., object]) -> Callab
     return storage
 
 
-def refused_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list with the size of each group of answers that the database rejected."""
-    real, sizes = group_commit_writer.GroupCommitWriter._record, []
-
-    def record(self: group_commit_writer.GroupCommitWriter, group: Sequence[RowOutcome], *marks: Any) -> set[int]:
-        try:
-            return real(self, group, *marks)
-        except StorageFull:
-            sizes.append(len(group))
-            raise
-
-    monkeypatch.setattr(group_commit_writer.GroupCommitWriter, "_record", record)
-    return sizes
-
-
 def test_a_full_disk_stops_buying_and_loses_no_answer(
     store: Store, server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -605,11 +536,6 @@ def test_a_disk_that_is_full_from_the_start_buys_nothing(
 
 
 # --- money ---------------------------------------------------------------------------------------------------------
-
-
-def spends(store: Store) -> list[Spend]:
-    with store.reading() as session:
-        return list(session.scalars(select(Spend).order_by(Spend.id)))
 
 
 def test_every_call_is_in_the_spend_ledger_with_what_it_cost(store: Store, server: FaultServer) -> None:

@@ -13,11 +13,10 @@ from core.db.store import Store
 from core.errors import BadRequest, OverBudget
 from core.generation import row_store, run_store, runs
 from core.pricing import budget
-from tests.generation import test_batch as batches
-from tests.generation.test_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
+from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
 from tests.support.fault_server import Answer, FaultServer, error, held, rate_limit
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import NO_PRICES, QUICK, book, execute, executing, queue, recipe, spends, states
 from tests.support.waiting import until
 
 _WORST = Decimal("0.136")  # worst case of a row: 5 bytes + 32 + 99 tokens; its actual cost is $0.011
@@ -208,10 +207,10 @@ def test_a_preview_that_fails_gives_back_what_was_reserved(store: Store, server:
 def test_a_batch_takes_as_many_rows_as_a_budget_of_the_cost_page_pays_for(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal("0.30"))
     with BatchServer() as server:
-        run_id = batches.queue(store, batches.recipe(40))
-        ended = batches.execute(store, server, run_id, book=batches.HALF)
+        run_id = batch_runs.queue(store, batch_runs.recipe(40))
+        ended = batch_runs.execute(store, server, run_id, book=batch_runs.HALF)
     assert ended.state == "stopped" and "this month's budget" in (ended.reason or "")
-    paid = [cost for _, _, cost in batches.spends(store)]
+    paid = [cost for _, _, cost in batch_runs.spends(store)]
     assert None not in paid and sum(cost for cost in paid if cost) <= Decimal("0.30")
     assert 20 <= ended.done < 40 and ended.done + ended.pending == 40
 
@@ -219,6 +218,6 @@ def test_a_batch_takes_as_many_rows_as_a_budget_of_the_cost_page_pays_for(store:
 def test_a_batch_of_an_unknown_price_is_not_handed_in_within_a_budget(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     with BatchServer() as server:
-        ended = batches.execute(store, server, batches.queue(store, batches.recipe(3)))
-        assert server.count(batches.POST) == 0
+        ended = batch_runs.execute(store, server, batch_runs.queue(store, batch_runs.recipe(3)))
+        assert server.count(batch_runs.POST) == 0
     assert ended.state == "failed" and "price of this model is unknown" in (ended.reason or "")

@@ -25,7 +25,8 @@ from core.generation.row_store import Claim
 from core.jobs.task_runner import KINDS
 from core.providers import Choice, Completion
 from core.settings import Settings
-from tests.generation.test_runs import (
+from tests.support.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
+from tests.support.live_runs import (
     QUICK,
     all_rows,
     book,
@@ -37,8 +38,6 @@ from tests.generation.test_runs import (
     spends,
     states,
 )
-from tests.support.fault_server import Answer, FaultServer, error, held, quota, rate_limit, raw, text, unauthorized
-from tests.support.fault_server import story_server as story_server
 from tests.support.stores import fresh
 from tests.support.waiting import until
 

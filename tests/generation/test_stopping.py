@@ -24,11 +24,9 @@ from core.providers import Client, Provider, RetryPolicy
 from core.providers.connection import call_until
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
-from tests.generation.test_unanswered_requests import _MODEL, _OneClient, lines
-from tests.generation.test_unanswered_requests import priced as priced
-from tests.generation.test_unanswered_requests import server as server
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer, error, held, rate_limit, raw, text
+from tests.support.live_runs import MODEL, OneClient, spends
 from tests.support.waiting import WAIT_LIMIT_S
 
 _LONG = RetryPolicy(total_s=7200, tries=3, base_s=3600, cap_s=3600)
@@ -62,7 +60,7 @@ def _preview(store: Store, provider: Provider) -> Callable[[], None]:
 
 
 def _speech(store: Store, provider: Provider) -> Callable[[], None]:
-    stop, request, book = threading.Event(), SpeechRequest(_MODEL, "v", "words"), custom_prices.book(store)
+    stop, request, book = threading.Event(), SpeechRequest(MODEL, "v", "words"), custom_prices.book(store)
     speaker = Speech(provider, retry_policy=_LONG)
     sound = read_aloud.read_aloud(store, LOCAL, speaker, request, "s1", book, stop=stop)
     return _in_thread(lambda: list(sound), stop.set)
@@ -70,7 +68,7 @@ def _speech(store: Store, provider: Provider) -> Callable[[], None]:
 
 def _evaluation(store: Store, provider: Provider) -> Callable[[], None]:
     made = _evaluation_of(store, provider)
-    registry = _OneClient(Client(provider, retry_policy=_LONG))
+    registry = OneClient(Client(provider, retry_policy=_LONG))
 
     ends = _in_thread(
         lambda: evaluation_run.carry_out(store, registry, made), lambda: evaluations.stop(store, LOCAL, made)
@@ -85,7 +83,7 @@ def _evaluation(store: Store, provider: Provider) -> Callable[[], None]:
 
 def _recipe(provider: Provider, cells: int = 1) -> Recipe:
     values = tuple("abcdefgh"[:cells])
-    return Recipe("s", (Column("n", values),), "{n}", provider=provider.id, model=_MODEL, max_tokens=9, endpoint="chat")
+    return Recipe("s", (Column("n", values),), "{n}", provider=provider.id, model=MODEL, max_tokens=9, endpoint="chat")
 
 
 def _evaluation_of(store: Store, provider: Provider) -> str:
@@ -93,7 +91,7 @@ def _evaluation_of(store: Store, provider: Provider) -> str:
     dataset_id = datasets.from_frame(store, LOCAL, "one", frame, ["question"], "answer")
     with store.session() as session:
         session.execute(update(Row).values(split="held_out"))
-    return evaluations.start(store, LOCAL, EvaluationForm(dataset_id, provider.id, _MODEL, max_tokens=9))
+    return evaluations.start(store, LOCAL, EvaluationForm(dataset_id, provider.id, MODEL, max_tokens=9))
 
 
 KINDS: dict[str, Begin] = {"preview": _preview, "speech": _speech, "evaluation": _evaluation}
@@ -105,7 +103,7 @@ def test_what_waits_for_its_headers_stops_at_once(priced: Store, server: FaultSe
     ends = KINDS[kind](priced, server.provider())
     server.wait_for(lambda s: s.flying == 1)
     ends()
-    (line,) = lines(priced)
+    (line,) = spends(priced)
     assert line.cost_usd is None and line.estimated_usd
 
 
@@ -116,14 +114,14 @@ def test_what_waits_for_its_next_try_stops_at_once(priced: Store, server: FaultS
     server.wait_for(lambda s: len([seen for seen in s.requests if seen.method == "POST"]) == 1 and s.flying == 0)
     ends()
     assert sum(seen.method == "POST" for seen in server.requests) == 1
-    assert all(line.cost_usd is None for line in lines(priced))
+    assert all(line.cost_usd is None for line in spends(priced))
 
 
 def test_what_is_stopped_before_it_begins_is_not_sent(server: FaultServer) -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(Cancelled) as caught:
-        Speech(server.provider()).speak(SpeechRequest(_MODEL, "v", "words"), stop)
+        Speech(server.provider()).speak(SpeechRequest(MODEL, "v", "words"), stop)
     assert not caught.value.may_be_billed and server.requests == []
 
 
@@ -167,7 +165,7 @@ def test_a_reading_goes_on_after_the_parts_that_were_paid(
 ) -> None:
     server.enqueue(raw(b"one", "audio/mpeg"), second, raw(b"two", "audio/mpeg"))
     speech, book = Speech(server.provider(), retry_policy=RetryPolicy(tries=1)), custom_prices.book(priced)
-    request = SpeechRequest(_MODEL, "v", _TWO)
+    request = SpeechRequest(MODEL, "v", _TWO)
     sound = []
     with pytest.raises(kind or FabulaError):
         for part in read_aloud.read_aloud(priced, LOCAL, speech, request, "s1", book):
@@ -176,5 +174,5 @@ def test_a_reading_goes_on_after_the_parts_that_were_paid(
     assert sound == [b"one", b"two"]
     first, again, twice = [seen.body["input"] for seen in server.requests]
     assert first != again == twice
-    assert [line.cost_usd is None for line in lines(priced)].count(True) == unknown
-    assert len(lines(priced)) == 2 + unknown
+    assert [line.cost_usd is None for line in spends(priced)].count(True) == unknown
+    assert len(spends(priced)) == 2 + unknown

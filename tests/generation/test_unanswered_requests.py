@@ -13,20 +13,20 @@ from decimal import Decimal
 
 import pandas as pd
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Evaluation, Row, Spend, utcnow
+from core.db.tables import Evaluation, Row, utcnow
 from core.errors import FabulaError
 from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluations import EvaluationForm
 from core.generation import previewing
 from core.pricing import budget, custom_prices, spend
 from core.pricing.spend import Reservation, settle_abandoned
-from core.providers import Client, CompletionRequest, Provider, Registry, RetryPolicy
+from core.providers import Client, CompletionRequest, Provider, RetryPolicy
 from core.providers.speech import Speech, SpeechRequest
 from core.stories import read_aloud
 from core.stories.stream import StoryStream, StreamRequest
@@ -44,9 +44,9 @@ from tests.support.fault_server import (
     text,
     unauthorized,
 )
+from tests.support.live_runs import MODEL, OneClient, spends
 
 _PATIENCE = RetryPolicy(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
-_MODEL = "writer"
 _EVALUATION_TRIES = 5  # attempts per row
 Buyer = Callable[[Store, Provider, float | None], None]
 
@@ -86,13 +86,13 @@ def client(provider: Provider, timeout: float | None) -> Client:
 
 
 def preview(store: Store, provider: Provider, timeout: float | None) -> None:
-    recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider=provider.id, model=_MODEL, max_tokens=9)
+    recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider=provider.id, model=MODEL, max_tokens=9)
     book = custom_prices.book(store)
     list(previewing.preview(client(provider, timeout), recipe, 1, store=store, actor=LOCAL, book=book))
 
 
 def story(store: Store, provider: Provider, timeout: float | None) -> None:
-    request = CompletionRequest(_MODEL, "once", max_tokens=9)
+    request = CompletionRequest(MODEL, "once", max_tokens=9)
     list(StoryStream(StreamRequest(store, LOCAL, client(provider, timeout), request, custom_prices.book(store))))
 
 
@@ -100,7 +100,7 @@ def speech(store: Store, provider: Provider, timeout: float | None) -> None:
     speaker = Speech(provider, retry_policy=_PATIENCE, timeout=timeout)
     list(
         read_aloud.read_aloud(
-            store, LOCAL, speaker, SpeechRequest(_MODEL, "v", "words"), "s1", custom_prices.book(store)
+            store, LOCAL, speaker, SpeechRequest(MODEL, "v", "words"), "s1", custom_prices.book(store)
         )
     )
 
@@ -110,20 +110,9 @@ def evaluation(store: Store, provider: Provider, timeout: float | None) -> None:
     dataset_id = datasets.from_frame(store, LOCAL, "one", frame, ["question"], "answer")
     with store.session() as session:
         session.execute(update(Row).values(split="held_out"))
-    form = EvaluationForm(dataset_id, provider.id, _MODEL, max_tokens=9)
+    form = EvaluationForm(dataset_id, provider.id, MODEL, max_tokens=9)
     made = evaluations.start(store, LOCAL, form)
-    evaluation_run.carry_out(store, _OneClient(client(provider, timeout)), made, InstantPause())
-
-
-class _OneClient(Registry):
-    """A registry of one client, with the test's time limit."""
-
-    def __init__(self, only: Client) -> None:
-        super().__init__([only.provider])
-        self._only = only
-
-    def get(self, provider_id: str) -> Client:
-        return self._only
+    evaluation_run.carry_out(store, OneClient(client(provider, timeout)), made, InstantPause())
 
 
 BUYERS: dict[str, Buyer] = {"preview": preview, "story": story, "speech": speech, "evaluation": evaluation}
@@ -133,20 +122,6 @@ BUYERS: dict[str, Buyer] = {"preview": preview, "story": story, "speech": speech
 def server() -> Iterator[FaultServer]:
     with FaultServer() as running:
         yield running
-
-
-@pytest.fixture
-def priced(store: Store) -> Store:
-    """A ledger whose model costs a dollar per 1,000 tokens, and per 1,000 characters of speech."""
-    for what in ("input", "output"):
-        custom_prices.set_price(store, LOCAL, provider="fault", model=_MODEL, what=what, amount="1000")
-    custom_prices.set_price(store, LOCAL, provider="fault", model=_MODEL, what="speech", amount="1000", unit="mchar")
-    return store
-
-
-def lines(store: Store) -> list[Spend]:
-    with store.reading() as session:
-        return list(session.scalars(select(Spend)))
 
 
 def sent(server: FaultServer) -> int:
@@ -165,7 +140,7 @@ def test_what_may_be_billed_counts_at_its_worst(priced: Store, server: FaultServ
     timeout = serve(server, UNHEARD[fault])
     with contextlib.suppress(FabulaError):
         BUYERS[buyer](priced, server.provider(), timeout)
-    found = lines(priced)
+    found = spends(priced)
     assert sent(server) == (_EVALUATION_TRIES if buyer == "evaluation" else 1)
     assert len(found) == sent(server)
     assert all(line.cost_usd is None and line.estimated_usd for line in found)
@@ -181,7 +156,7 @@ def test_what_was_refused_costs_nothing(priced: Store, server: FaultServer, faul
     with contextlib.suppress(FabulaError):
         BUYERS[buyer](priced, server.provider(), None)
     assert sent(server) >= 1
-    assert lines(priced) == []
+    assert spends(priced) == []
 
 
 @pytest.mark.parametrize("buyer", BUYERS)
@@ -190,7 +165,7 @@ def test_what_never_left_costs_nothing(priced: Store, server: FaultServer, buyer
     server.__exit__()  # the client has given up
     with contextlib.suppress(FabulaError):
         BUYERS[buyer](priced, provider, None)
-    assert lines(priced) == []
+    assert spends(priced) == []
 
 
 def test_a_row_that_is_never_answered_is_left_alone_and_says_why(priced: Store, server: FaultServer) -> None:
@@ -209,7 +184,7 @@ def test_tries_of_an_evaluation_end_with_the_budget(priced: Store, server: Fault
     with pytest.raises(FabulaError, match="budget"):
         evaluation(priced, server.provider(), None)
     assert sent(server) == 2
-    assert sum(line.estimated_usd or Decimal(0) for line in lines(priced)) <= Decimal("0.025")
+    assert sum(line.estimated_usd or Decimal(0) for line in spends(priced)) <= Decimal("0.025")
 
 
 def test_a_try_that_was_answered_later_is_booked_beside_the_one_that_was_not(
@@ -217,37 +192,37 @@ def test_a_try_that_was_answered_later_is_booked_beside_the_one_that_was_not(
 ) -> None:
     server.enqueue(drop(), rate_limit(retry_after_ms="1"), text("a"))
     evaluation(priced, server.provider(), None)
-    assert [(line.prompt_tokens, line.cost_usd is None) for line in lines(priced)] == [(None, True), (10, False)]
+    assert [(line.prompt_tokens, line.cost_usd is None) for line in spends(priced)] == [(None, True), (10, False)]
     (view,) = evaluations.list_evaluations(priced)
     assert view.answered == 1
 
 
 def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced: Store, server: FaultServer) -> None:
     serve(server, held())
-    request = CompletionRequest(_MODEL, "once", max_tokens=9)
+    request = CompletionRequest(MODEL, "once", max_tokens=9)
     told = StoryStream(
         StreamRequest(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
     )
     server.wait_for(lambda s: s.flying == 1)
     told.stop()
-    (line,) = lines(priced)
+    (line,) = spends(priced)
     assert line.cost_usd is None and line.estimated_usd
 
 
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
-    request, book = CompletionRequest(_MODEL, "once", max_tokens=9), custom_prices.book(priced)
+    request, book = CompletionRequest(MODEL, "once", max_tokens=9), custom_prices.book(priced)
     with priced.session():  # another writer: the reservation must wait
         told = StoryStream(StreamRequest(priced, LOCAL, client(server.provider(), None), request, book))
         told.cancel()
     assert list(told) == []
-    assert (sent(server), lines(priced)) == (0, [])
+    assert (sent(server), spends(priced)) == (0, [])
 
 
 def test_a_story_that_is_cut_is_billed_by_its_words(priced: Store, server: FaultServer) -> None:
     server.enqueue(cut("Once upon"))
     with pytest.raises(FabulaError):
         story(priced, server.provider(), None)
-    (line,) = lines(priced)
+    (line,) = spends(priced)
     assert line.cost_usd and line.completion_tokens
 
 
@@ -255,7 +230,7 @@ def test_a_story_that_is_cut_is_billed_by_its_words(priced: Store, server: Fault
 
 
 def _reserve(store: Store, page: spend.Page, reference: str, usd: str = "0.5") -> Reservation:
-    return Reservation(store, LOCAL, page, provider="fault", model=_MODEL, reference=reference, worst_usd=Decimal(usd))
+    return Reservation(store, LOCAL, page, provider="fault", model=MODEL, reference=reference, worst_usd=Decimal(usd))
 
 
 @pytest.mark.parametrize(
@@ -283,21 +258,21 @@ def test_what_a_killed_process_had_in_flight_becomes_an_unknown_cost(
                 id="an evaluation",
                 dataset_id="d",
                 provider="fault",
-                model=_MODEL,
+                model=MODEL,
                 kind="text",
                 settings={},
                 created_by=LOCAL.id,
             )
         )
         spend.record(
-            session, LOCAL, "story", provider="fault", model=_MODEL, reference="a story that was read aloud",
+            session, LOCAL, "story", provider="fault", model=MODEL, reference="a story that was read aloud",
             prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.1"),
         )  # fmt: skip
-    reserved = len(lines(store)) - 1
+    reserved = len(spends(store)) - 1
     with store.session() as session:
         before = budget.spent_on(session, reference)
         assert settle_abandoned(session, utcnow() + timedelta(hours=hours)) == (reserved if abandoned else 0)
-    settled = [line for line in lines(store) if line.reference == reference and line.prompt_tokens is None]
+    settled = [line for line in spends(store) if line.reference == reference and line.prompt_tokens is None]
     assert [(line.cost_usd, line.estimated_usd) for line in settled] == [
         (None if abandoned else Decimal(usd), Decimal(usd))
     ] * reserved
@@ -311,4 +286,4 @@ def test_a_request_that_takes_very_long_still_gets_its_real_cost(store: Store) -
         assert settle_abandoned(session, utcnow() + timedelta(hours=2)) == 2
     slow.settle(10, 5, Decimal("0.015"))
     refused.failed(FabulaError("No.", ""))
-    assert [(line.reference, line.cost_usd) for line in lines(store)] == [("slow", Decimal("0.015"))]
+    assert [(line.reference, line.cost_usd) for line in spends(store)] == [("slow", Decimal("0.015"))]

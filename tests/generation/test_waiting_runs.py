@@ -23,9 +23,8 @@ from core.generation.concurrency import RunLimits
 from core.jobs.task_runner import KINDS
 from core.jobs.worker import Worker
 from core.settings import Settings
-from tests.generation.test_runs import recipe
 from tests.support.fault_server import Answer, FaultServer, prompt_of, rate_limit, text
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import recipe
 from tests.support.waiting import until
 from tests.support.worker_starter import start_workers
 

@@ -21,9 +21,8 @@ from core.providers import CompletionRequest
 from core.settings import Settings
 from core.stories import story_record
 from core.stories.stream import StoryStream, StreamRequest
-from tests.generation.test_runs import NO_PRICES, queue, recipe, states
 from tests.support.fault_server import FaultServer
-from tests.support.fault_server import story_server as story_server
+from tests.support.live_runs import NO_PRICES, queue, recipe, states
 from tests.support.waiting import WAIT_LIMIT_S
 
 

@@ -37,7 +37,6 @@ from core.providers import Client, CompletionRequest
 from core.stories import library
 from core.stories.stream import StoryStream, StreamRequest
 from tests.support.fault_server import FaultServer, error, held, text
-from tests.support.fault_server import story_server as story_server
 from tests.support.job_server import JobServer
 from tests.support.stores import fresh
 from tests.support.waiting import at_once

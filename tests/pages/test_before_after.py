@@ -10,54 +10,28 @@ import pytest
 from sqlalchemy import select
 
 from core.db.store import Store
-from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Story, TrainingJob, utcnow
-from core.db.tables.story import COMPARISON
+from core.db.tables import BeforeAfter, Row, TrainingJob, utcnow
 from core.evaluation import before_after, holdout
 from core.finetuning import jobs
 from core.jobs.system_status import EngineStatus
 from pages.ui import cache
-from tests.pages.test_every_page import again, click, labels, trouble, visit, words
-from tests.pages.test_training import _job, _labelled
+from tests.support.app_pages import again, click, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_comparison, put_comparison_answer, put_job, put_labelled_rows
 
 _TUNED = "ft:writer:fabula:x:1"
 _LONG = " ".join(["word"] * 1_200)
 
 
 def _succeeded(store: Store, **values: object) -> str:
-    dataset_id = _labelled(store, held_out=4)
-    return _job(store, status="succeeded", **{"fine_tuned_model": _TUNED, "dataset_id": dataset_id, **values})
-
-
-def _compared(store: Store, job_id: str, state: str, *, source: str | None = "held_out", reason: str = "") -> None:
-    with store.session() as session:
-        session.add(
-            BeforeAfter(id="c", job_id=job_id, state=state, source=source, reason=reason or None, created_by="local")
-        )
-
-
-def _answer(store: Store, position: int, side: str, state: str, text: str = "", **values: object) -> None:
-    story_id = f"s{position}{side}" if text else None
-    values = {"prompt": f"text {position}", **values}
-    with store.session() as session:
-        session.add(
-            BeforeAfterAnswer(
-                comparison_id="c", position=position, side=side, state=state, story_id=story_id, **values
-            )
-        )  # fmt: skip
-        if text:
-            session.add(
-                Story(
-                    id=story_id, actor="local", provider="engine", model=side, prompt="p", parameters={}, text=text,
-                    finish_reason="length" if side == "base" else "stop", completion_tokens=7, step=COMPARISON,
-                )
-            )  # fmt: skip
+    dataset_id = put_labelled_rows(store, held_out=4)
+    return put_job(store, status="succeeded", **{"fine_tuned_model": _TUNED, "dataset_id": dataset_id, **values})
 
 
 def test_both_texts_stand_side_by_side(server: FaultServer, store: Store) -> None:
-    _compared(store, _succeeded(store), "done")
-    _answer(store, 0, "base", "done", "before <b>bold</b>", expected="red")
-    _answer(store, 0, "tuned", "done", "after", expected="red")
+    put_comparison(store, _succeeded(store), "done")
+    put_comparison_answer(store, 0, "base", "done", "before <b>bold</b>", expected="red")
+    put_comparison_answer(store, 0, "tuned", "done", "after", expected="red")
     at = visit("training")
     shown = words(at)
     assert "Before and after" in shown and "These rows were not used for training." in shown
@@ -81,7 +55,7 @@ def test_both_texts_stand_side_by_side(server: FaultServer, store: Store) -> Non
 def test_every_state_says_what_happens_and_what_can_be_done(
     server: FaultServer, store: Store, state: str, source: str | None, reason: str, said: str, button: str
 ) -> None:
-    _compared(store, _succeeded(store), state, source=source, reason=reason)
+    put_comparison(store, _succeeded(store), state, source=source, reason=reason)
     at = visit("training")
     assert said in words(at) and button in labels(at)
 
@@ -100,16 +74,16 @@ def test_every_state_says_what_happens_and_what_can_be_done(
 def test_an_answer_on_its_way(
     server: FaultServer, store: Store, state: str, text: str, reason: str | None, said: str
 ) -> None:
-    _compared(store, _succeeded(store), "running")
-    _answer(store, 0, "base", "done", "base text")
-    _answer(store, 0, "tuned", state, text, reason=reason)
+    put_comparison(store, _succeeded(store), "running")
+    put_comparison_answer(store, 0, "base", "done", "base text")
+    put_comparison_answer(store, 0, "tuned", state, text, reason=reason)
     shown = words(visit("training"))
     assert said in shown and "base text" in shown
 
 
 def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
     job_id = _succeeded(store)
-    _compared(store, job_id, "running")
+    put_comparison(store, job_id, "running")
     at = click(visit("training"), "training_before_after_stop")
     assert before_after.get(store, job_id).state == "stopping"  # type: ignore[union-attr]
     with store.session() as session:
@@ -120,7 +94,7 @@ def test_stop_and_write_again(server: FaultServer, store: Store) -> None:
 
 def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store) -> None:
     job_id = _succeeded(store)
-    _compared(store, job_id, "done")
+    put_comparison(store, job_id, "done")
     at = visit("training")
     at.text_input(key="training_before_after_prompt").input("my words")
     click(at, "training_before_after_ask")
@@ -132,9 +106,9 @@ def test_a_prompt_of_ones_own_is_asked_of_both(server: FaultServer, store: Store
 
 
 def test_a_long_prompt_is_shortened_and_all_of_it_is_one_click_away(server: FaultServer, store: Store) -> None:
-    _compared(store, _succeeded(store), "done")
-    _answer(store, 0, "base", "done", "before", prompt=_LONG)
-    _answer(store, 0, "tuned", "done", "after", prompt=_LONG)
+    put_comparison(store, _succeeded(store), "done")
+    put_comparison_answer(store, 0, "base", "done", "before", prompt=_LONG)
+    put_comparison_answer(store, 0, "tuned", "done", "after", prompt=_LONG)
     at = visit("training")
     (shown,) = [block.value for block in at.markdown if block.value.startswith(":material/chat_bubble:")]
     assert len(shown) < 350 and shown.endswith(" …`")
@@ -146,10 +120,10 @@ def test_a_long_prompt_is_shortened_and_all_of_it_is_one_click_away(server: Faul
 
 def test_a_prompt_can_be_removed_and_brought_back(server: FaultServer, store: Store) -> None:
     job_id = _succeeded(store)
-    _compared(store, job_id, "done")
+    put_comparison(store, job_id, "done")
     for position in (0, 1):
         for side in ("base", "tuned"):
-            _answer(store, position, side, "done", f"{side} {position}")
+            put_comparison_answer(store, position, side, "done", f"{side} {position}")
     at = click(visit("training"), "training_remove_0")
     assert [text.value for text in at.text] == ["base 1", "tuned 1"]
     assert "Undo: Prompt removed" in labels(at)
@@ -159,9 +133,9 @@ def test_a_prompt_can_be_removed_and_brought_back(server: FaultServer, store: St
 
 
 def test_a_prompt_that_is_being_answered_has_no_way_to_remove_it(server: FaultServer, store: Store) -> None:
-    _compared(store, _succeeded(store), "running")
-    _answer(store, 0, "base", "done", "base text")
-    _answer(store, 0, "tuned", "writing", "half")
+    put_comparison(store, _succeeded(store), "running")
+    put_comparison_answer(store, 0, "base", "done", "base text")
+    put_comparison_answer(store, 0, "tuned", "writing", "half")
     assert "Remove" not in labels(visit("training"))
 
 
@@ -238,11 +212,11 @@ def test_a_model_that_cannot_be_called_is_told_with_a_way_on(
 
 @pytest.mark.parametrize("values", [{"status": "running"}, {"status": "failed"}, {"status": "succeeded"}])
 def test_nothing_to_compare_shows_nothing(server: FaultServer, store: Store, values: dict[str, object]) -> None:
-    _job(store, **values)
+    put_job(store, **values)
     assert "Before and after" not in words(visit("training"))
 
 
 def test_in_chinese(server: FaultServer, store: Store) -> None:
-    _compared(store, _succeeded(store), "failed", reason="This training job no longer exists. Choose another one.")
+    put_comparison(store, _succeeded(store), "failed", reason="This training job no longer exists. Choose another one.")
     at = visit("training", "zh-CN")
     assert "训练前后对比" in words(at) and "重新写" in labels(at)

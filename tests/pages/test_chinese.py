@@ -13,7 +13,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.db.store import Store
 from core.db.tables import Row, Story, TrainingJob, utcnow
-from tests.pages.test_every_page import visit, words
+from tests.support.app_pages import visit, words
 
 _NOT_WORDS = re.compile(
     r"`[^`]*`|:material/\w+:|:[a-z]+(?:-badge)?\[|https?://\S+|\{\w*\}|make run|python -m [\w.]+|"

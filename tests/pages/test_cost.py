@@ -25,7 +25,7 @@ from core.settings import Settings
 from pages.ui import cache
 from pages.ui.components.money import local_price
 from pages.ui.cost import cached_cost, price_choice, price_list, spending
-from tests.pages.test_every_page import click, field, trouble, visit, words
+from tests.support.app_pages import click, field, trouble, visit, words
 from tests.support.price_address import price_server
 
 

@@ -18,8 +18,8 @@ from core.generation import runs
 from core.providers import client
 from pages.ui.dataset import design_tab
 from pages.ui.estimates import Estimate
-from tests.pages.test_every_page import article_grid, click, field, trouble, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import article_grid, click, field, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 

@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -28,10 +27,10 @@ from core.stories import library
 from pages.ui import about, cache
 from pages.ui.components import models
 from tests.support import fault_server
+from tests.support.app_pages import FRAME, again, article_grid, click, field, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import WAIT_LIMIT_S, until
 
-_FRAME = Path(__file__).parents[2] / "pages" / "frame.py"
 _PAGES = ("home", "dataset", "training", "cost", "story", "settings")
 _TITLES = {
     "en-US": dict(zip(_PAGES, ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"), strict=True)),
@@ -41,62 +40,6 @@ _RESULTS = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
     "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
 )
-
-
-def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
-    """A visitor opens a page. `state`: initial widget values."""
-    cache.refresh()
-    at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
-    at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
-    for key, value in state.items():
-        at.session_state[key] = value
-    at.run()
-    if page != "home":
-        at.switch_page(str(_FRAME.with_name(f"{page}.py"))).run()
-    assert not at.exception
-    return at
-
-
-def article_grid(**state: object) -> AppTest:
-    """The data-set page with the article's grid, in English: opened in Chinese, then the language was switched."""
-    at = visit("dataset", "zh-CN", **state)
-    at.session_state["lang"] = "en"
-    at.run()
-    assert not at.exception
-    return at
-
-
-def again(at: AppTest) -> AppTest:
-    """The page after a rerun, when something has changed elsewhere."""
-    cache.refresh()
-    return at.run()
-
-
-def click(at: AppTest, key: str) -> AppTest:
-    at.button(key=key).click().run()
-    assert not at.exception
-    return at
-
-
-def field(at: AppTest, key: str) -> Any:
-    """The widget with this key, of any kind. Streamlit types it as any element of the tree."""
-    return at.get_by_key(key)
-
-
-def words(at: AppTest) -> str:
-    """All texts on the page, except widget labels."""
-    texts = (at.title, at.subheader, at.markdown, at.caption, at.text, at.code)
-    shown = [str(element.value) for kind in (*texts, at.error, at.warning, at.info, at.success) for element in kind]
-    return "\n".join([*shown, *(str(bar.text) for bar in at.progress)]).replace("\\", "")
-
-
-def trouble(at: AppTest) -> str:
-    """The texts of the error cards."""
-    return "\n".join(card.value for card in at.error).replace("\\", "")
-
-
-def labels(at: AppTest) -> list[str]:
-    return [button.label for button in at.button]
 
 
 # --- every page -----------------------------------------------------------------------------------------------------
@@ -143,7 +86,7 @@ def test_the_language_can_be_chosen() -> None:
 
 
 def test_a_link_carries_the_language() -> None:
-    at = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
+    at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
     at.query_params["lang"] = "zh_CN"
     at.run()
     assert "开始导览" in labels(at)

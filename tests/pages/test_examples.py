@@ -26,8 +26,8 @@ from core.stories import library
 from pages.ui import cache
 from pages.ui.components import story_session
 from pages.ui.home import examples_answers
-from tests.pages.test_every_page import again, click, labels, trouble, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import again, click, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer
 
 _FRAME = Path(__file__).parents[2] / "pages" / "frame.py"

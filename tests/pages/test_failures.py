@@ -23,7 +23,7 @@ from pages.ui import background, cache
 from pages.ui.background import BackgroundIterator, BackgroundTask
 from pages.ui.dataset import training_file
 from pages.ui.training import cached_training
-from tests.pages.test_every_page import again, click, trouble, visit, words
+from tests.support.app_pages import again, click, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 

@@ -18,7 +18,7 @@ from core.datasets import datasets, presets
 from core.datasets.importers import table, table_reader
 from core.db.store import Store
 from core.db.tables import Row
-from tests.pages.test_every_page import click, trouble, visit, words
+from tests.support.app_pages import click, trouble, visit, words
 from tests.support.workbook_maker import sheet, workbook
 
 INTENTS = "message,intent,language,split\nWhere is it?,track,en,\n我要退款,refund,zh,held_out\nHi,greet,en,test\n"

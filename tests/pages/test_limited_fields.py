@@ -9,7 +9,7 @@ import pytest
 
 from core.db.store import Store
 from core.pricing import budget
-from tests.pages.test_every_page import click, visit, words
+from tests.support.app_pages import click, visit, words
 
 _PAGES = Path(__file__).parents[2] / "pages"
 

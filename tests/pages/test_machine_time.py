@@ -22,9 +22,9 @@ from core.finetuning import jobs
 from core.pricing import budget, custom_prices, machine_time, spend, spend_history
 from core.settings import Settings
 from core.stories import exports, library
-from tests.pages.test_every_page import visit, words
-from tests.pages.test_training import _job, _judge, _labelled
+from tests.support.app_pages import visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_job, put_labelled_rows, run_evaluation
 from tests.support.stores import fresh
 
 _RESULTS = (
@@ -46,7 +46,7 @@ def amount(request: pytest.FixtureRequest, store: Store) -> str:
 
 
 def _trained(store: Store, **values: object) -> str:
-    return _job(store, status="succeeded", training_s=100.0, cost_usd=Decimal(0), results_csv=_RESULTS, **values)
+    return put_job(store, status="succeeded", training_s=100.0, cost_usd=Decimal(0), results_csv=_RESULTS, **values)
 
 
 def _call(store: Store, reference: str, page: spend.Page, sent_at: datetime) -> None:
@@ -125,10 +125,10 @@ def test_the_run_panel_has_the_machine_time(server: FaultServer, store: Store, a
 
 
 def test_an_evaluation_has_the_machine_time(server: FaultServer, store: Store, amount: str) -> None:
-    dataset_id = _labelled(store, held_out=12)
+    dataset_id = put_labelled_rows(store, held_out=12)
     job_id = _trained(store, fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
     tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
-    _judge(store, tuned, lambda expected: expected)
+    run_evaluation(store, tuned, lambda expected: expected)
     shown = words(visit("training", training_tab="evaluation"))
     assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at the same time
 

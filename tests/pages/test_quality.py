@@ -22,7 +22,7 @@ from core.generation import runs
 from pages.ui import background
 from pages.ui.background import RefreshedReport, RowProgress
 from pages.ui.dataset import quality_report
-from tests.pages.test_every_page import again, click, labels, trouble, visit, words
+from tests.support.app_pages import again, click, labels, trouble, visit, words
 from tests.support.waiting import WAIT_LIMIT_S, until
 
 _HERO = "一位唐朝的英雄穿越到现代，拥有了{power}的超能力，帮助奥特曼打败了怪兽，从此城市恢复了和平与安宁。"

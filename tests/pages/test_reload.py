@@ -12,14 +12,17 @@ from streamlit.testing.v1 import AppTest
 from core.db.store import Store
 from core.stories.readers import Recent
 from pages.ui.components import story_session
-from tests.pages.test_every_page import _FRAME, click, visit, words
-from tests.pages.test_presenter import _present, _prompt
-from tests.pages.test_presenter import prepared as prepared
-from tests.pages.test_story import _put, _texts
-from tests.pages.test_story import server as server
 from tests.support import fault_server
+from tests.support.app_pages import FRAME, chosen_prompt, click, story_texts, visit, visit_presenter, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_story
 from tests.support.waiting import WAIT_LIMIT_S, until
+
+
+@pytest.fixture
+def server(tuned_server: FaultServer) -> FaultServer:
+    """The engine of this module has a tuned model."""
+    return tuned_server
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +35,9 @@ def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
 
 def _loaded_again(at: AppTest) -> AppTest:
     """The same URL in a new session."""
-    fresh = AppTest.from_file(str(_FRAME), default_timeout=WAIT_LIMIT_S)
+    fresh = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
     fresh.context = {"locale": "en-US", "timezone": "Asia/Shanghai"}
-    fresh.switch_page(str(_FRAME.with_name("story.py")))
+    fresh.switch_page(str(FRAME.with_name("story.py")))
     fresh.query_params.update(at.query_params)
     fresh.run()
     assert not fresh.exception
@@ -55,7 +58,7 @@ def test_stories_are_there_again(
         recent._by_id.clear()
     sent = len(server.prompts())
     at = _loaded_again(at)
-    assert sum(text.startswith("从前，") for text in _texts(at)) >= texts
+    assert sum(text.startswith("从前，") for text in story_texts(at)) >= texts
     assert "The story appears here" not in words(at) and len(server.prompts()) == sent
 
 
@@ -88,7 +91,7 @@ def test_the_next_prompt_clears_the_address(server: FaultServer, store: Store) -
 def test_an_address_of_stories_that_are_not_there_opens_an_empty_page(
     server: FaultServer, store: Store, named: str
 ) -> None:
-    _put(store, 2)
+    put_story(store, 2)
     at = visit("home")
     at.query_params["story"] = named
     at = _loaded_again(at)
@@ -121,13 +124,13 @@ def _lose_connection(*_given: object) -> None:
 
 
 def test_presenter_mode_keeps_its_place(server: FaultServer, store: Store, prepared: list[str]) -> None:
-    at = click(_present(models="engine/writer,engine/third"), "presenter_next")
+    at = click(visit_presenter(models="engine/writer,engine/third"), "presenter_next")
     at = _loaded_again(click(at, "presenter_write"))
-    assert sum(text.startswith("从前，") for text in _texts(at)) == 2 and "2 / 3" in words(at)
+    assert sum(text.startswith("从前，") for text in story_texts(at)) == 2 and "2 / 3" in words(at)
     assert f"## {prepared[1]}" in words(at)
     assert at.segmented_control(key="presenter_panes").value == 2
     at = _loaded_again(click(at, "presenter_next"))
-    assert _prompt(at) == prepared[2] and not any(text.startswith("从前，") for text in _texts(at))
+    assert chosen_prompt(at) == prepared[2] and not any(text.startswith("从前，") for text in story_texts(at))
     at = click(at, "presenter_leave")
     assert not {"stage", "prompt", "models"} & set(at.query_params)
 
@@ -135,15 +138,15 @@ def test_presenter_mode_keeps_its_place(server: FaultServer, store: Store, prepa
 def test_going_back_to_a_prompt_and_loading_again_shows_its_story(
     server: FaultServer, store: Store, prepared: list[str]
 ) -> None:
-    at = click(_present(models="engine/writer"), "presenter_write")
+    at = click(visit_presenter(models="engine/writer"), "presenter_write")
     at = click(click(at, "presenter_next"), "presenter_write")
     at = _loaded_again(click(at, "presenter_previous"))
-    assert "1 / 3" in words(at) and any(text == f"从前，{len(prepared[0])}。" for text in _texts(at))
+    assert "1 / 3" in words(at) and any(text == f"从前，{len(prepared[0])}。" for text in story_texts(at))
 
 
 @pytest.mark.parametrize("number", ["0", "99", "two", "²"])
 def test_an_address_with_an_impossible_prompt_opens_one_that_there_is(
     server: FaultServer, store: Store, prepared: list[str], number: str
 ) -> None:
-    at = _present(prompt=number)
-    assert _prompt(at).replace("\\", "") in prepared
+    at = visit_presenter(prompt=number)
+    assert chosen_prompt(at).replace("\\", "") in prepared

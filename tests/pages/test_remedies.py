@@ -23,10 +23,10 @@ from core.generation import executor, runs
 from core.message import msg, sentences, with_cause
 from core.stories import library
 from pages.ui.story import story_remedies
-from tests.pages.test_every_page import again, click, labels, trouble, visit, words
-from tests.pages.test_training import _job, next_step
 from tests.support import fault_server
+from tests.support.app_pages import again, click, labels, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_job
 
 _RECIPE = Recipe(
     "heroes", (Column("hero", ("唐", "宋", "元", "明")), Column("mood", ("轻松", "艰难"))), "写{hero}{mood}的故事",
@@ -331,7 +331,7 @@ def _keys(at: AppTest) -> set[str]:
 def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
     server: FaultServer, store: Store, sample: str
 ) -> None:
-    _job(
+    put_job(
         store, status="failed", dataset_id=sample, hyperparameters={"batch_size": 8, "n_epochs": 2},
         error="The trainer ended 3 times: memory ran out: use a smaller batch_size or shorter examples.",
     )  # fmt: skip
@@ -345,7 +345,7 @@ def test_a_job_that_ran_out_of_memory_is_tried_with_a_smaller_batch(
 
 
 def test_a_job_that_diverged_is_tried_with_a_lower_rate(server: FaultServer, store: Store, sample: str) -> None:
-    _job(store, status="failed", dataset_id=sample, error="Training diverged: the loss is not a number.")
+    put_job(store, status="failed", dataset_id=sample, error="Training diverged: the loss is not a number.")
     at = next_step(click(visit("training"), "training_fix_lower_rate"))
     assert at.text_input(key="training_rate").value == "0.5"
 
@@ -379,7 +379,7 @@ JOBS = [  # the error of the job, the words for its cause, the buttons
 def test_a_failed_job_has_a_button_that_does_the_next_step(
     server: FaultServer, store: Store, sample: str, error: str, cause: str, buttons: set[str]
 ) -> None:
-    _job(store, status="failed", dataset_id=sample, error=error)
+    put_job(store, status="failed", dataset_id=sample, error=error)
     at = visit("training")
     assert cause in words(at) and buttons <= _keys(at)
     pressed = next(iter(sorted(buttons)))
@@ -390,7 +390,7 @@ def test_a_failed_job_has_a_button_that_does_the_next_step(
 
 
 def test_a_job_that_has_not_failed_offers_no_remedy(server: FaultServer, store: Store, sample: str) -> None:
-    _job(store, status="succeeded", dataset_id=sample, fine_tuned_model="ft:writer:fabula:x:1")
+    put_job(store, status="succeeded", dataset_id=sample, fine_tuned_model="ft:writer:fabula:x:1")
     assert not any(key.startswith("training_fix_") for key in _keys(visit("training")))
 
 
@@ -398,7 +398,7 @@ def test_a_job_that_waits_says_until_when_and_is_retried_at_once(
     server: FaultServer, store: Store, sample: str
 ) -> None:
     until = datetime(2033, 1, 2, 3, 4, 5, tzinfo=UTC)
-    job_id = _job(
+    job_id = put_job(
         store, status="submitting", dataset_id=sample, remote_id=None, error="Quota.", not_before=until
     )  # fmt: skip
     at = visit("training")

@@ -27,8 +27,8 @@ from core.message import msg, sentences
 from core.pricing import spend
 from pages.ui import cache, i18n
 from pages.ui.dataset import dataset_picker, row_cards
-from tests.pages.test_every_page import again, click, field, trouble, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import again, click, field, trouble, visit, words
 from tests.support.fault_server import FaultServer
 
 _RECIPE = Recipe(

@@ -18,9 +18,9 @@ from core.finetuning import jobs
 from core.tours import tour
 from pages.ui import cache
 from pages.ui.dataset import dataset_picker
-from tests.pages.test_every_page import _FRAME, again, click, visit, words
-from tests.pages.test_training import _ago, _job, _judge, _labelled, next_step
+from tests.support.app_pages import FRAME, again, click, next_step, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import hours_ago, put_job, put_labelled_rows, run_evaluation
 
 _RECIPE = Recipe("heroes", (Column("hero", ("red", "blue")),), "Write about {hero}", model="writer")
 
@@ -34,17 +34,17 @@ def _training_at(*ids: str) -> AppTest:
     """The training page with these jobs in its URL."""
     at = visit("home")
     at.query_params["jobs"] = ",".join(ids)
-    return at.switch_page(str(_FRAME.with_name("training.py"))).run()
+    return at.switch_page(str(FRAME.with_name("training.py"))).run()
 
 
 @pytest.mark.parametrize("status", ["preparing", "queued", "running", "succeeded", "failed"])
 def test_a_job_of_another_visitor_appears_in_the_list_and_not_in_the_view(
     server: FaultServer, store: Store, status: str
 ) -> None:
-    _job(store, status="running", name="mine", created_at=_ago(1))
+    put_job(store, status="running", name="mine", created_at=hours_ago(1))
     at = visit("training")
     assert _opened(at) == "mine"
-    _job(store, status=status, name="theirs")
+    put_job(store, status=status, name="theirs")
     again(at)
     assert list(at.dataframe[0].value["name"]) == ["theirs", "mine"] and _opened(at) == "mine"
     assert _opened(again(at)) == "mine"
@@ -52,10 +52,10 @@ def test_a_job_of_another_visitor_appears_in_the_list_and_not_in_the_view(
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_what_an_address_opened_stays_when_others_start_jobs(server: FaultServer, store: Store, n: int) -> None:
-    ids = [_job(store, status="succeeded", name=f"mine {k}", created_at=_ago(5 - k)) for k in range(3)]
+    ids = [put_job(store, status="succeeded", name=f"mine {k}", created_at=hours_ago(5 - k)) for k in range(3)]
     at = _training_at(*ids[:n])
     before = at.query_params["jobs"]
-    _job(store, status="running", name="theirs")
+    put_job(store, status="running", name="theirs")
     again(at)
     assert at.query_params["jobs"] == before and len(at.dataframe[0].value) == 4
     if n == 1:
@@ -66,7 +66,7 @@ def test_what_an_address_opened_stays_when_others_start_jobs(server: FaultServer
 
 def test_a_job_that_this_visitor_starts_is_opened(server: FaultServer, store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
-    _job(store, status="running", name="theirs", created_at=_ago(1))
+    put_job(store, status="running", name="theirs", created_at=hours_ago(1))
     at = visit("training", training_dataset=dataset_id)
     click(at, "training_new")
     next_step(next_step(at))
@@ -77,7 +77,8 @@ def test_a_job_that_this_visitor_starts_is_opened(server: FaultServer, store: St
 
 def test_a_search_that_hides_what_is_open_does_not_close_it(server: FaultServer, store: Store) -> None:
     ids = [
-        _job(store, status="succeeded", name=f"job {n}", remote_id=f"r{n}", created_at=_ago(20 - n)) for n in range(12)
+        put_job(store, status="succeeded", name=f"job {n}", remote_id=f"r{n}", created_at=hours_ago(20 - n))
+        for n in range(12)
     ]
     at = _training_at(ids[3])
     for word in ("job 7", "no such job"):
@@ -88,10 +89,10 @@ def test_a_search_that_hides_what_is_open_does_not_close_it(server: FaultServer,
 
 
 def test_the_home_page_leads_to_the_job_that_it_names(server: FaultServer, store: Store) -> None:
-    _job(store, status="succeeded", name="older", created_at=_ago(2))
-    named = _job(store, status="succeeded", name="named", created_at=_ago(1))
+    put_job(store, status="succeeded", name="older", created_at=hours_ago(2))
+    named = put_job(store, status="succeeded", name="named", created_at=hours_ago(1))
     at = visit("home", training_open=())
-    _job(store, status="running", name="newer")
+    put_job(store, status="running", name="newer")
     click(at, "home_training")
     assert at.session_state["training_open"] == (named,)
 
@@ -134,10 +135,10 @@ def test_a_tour_of_another_visitor_does_not_take_the_place_of_the_one_shown(serv
 
 
 def test_an_evaluation_of_another_visitor_is_offered_and_not_shown(server: FaultServer, store: Store) -> None:
-    dataset_id, made = _labelled(store, held_out=12), "ft:writer:fabula:x:1"
-    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    dataset_id, made = put_labelled_rows(store, held_out=12), "ft:writer:fabula:x:1"
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     first, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
-    _judge(store, first, lambda expected: expected)
+    run_evaluation(store, first, lambda expected: expected)
     at = visit("training", training_tab="evaluation")
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
     second, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from types import ModuleType
 
 import pandas as pd
@@ -14,59 +13,28 @@ from streamlit.testing.v1.element_tree import Button
 from core.actor import LOCAL, Actor
 from core.datasets import dataset_rows, datasets
 from core.db.store import Store
-from core.db.tables import Story, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.stories import arena, exports, library, stream
 from pages.ui.components.story_session import story_session
 from pages.ui.story import speech, story_view
-from tests.pages.test_every_page import _FRAME, click, field, trouble, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import FRAME, click, field, story_texts, trouble, visit, visit_comparison, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import TUNED_MODEL, put_story, put_tuned_model
 from tests.support.waiting import WAIT_LIMIT_S, until
-
-_TUNED = "ft:writer:fabula:x:1"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """An engine with a base model and one tuned from it."""
-    with FaultServer(lambda prompt: fault_server.text("从前，", f"{len(prompt)}。")) as server:
-        server.models += [{**server.models[0], "id": _TUNED}, {**server.models[0], "id": "third"}]
-        monkeypatch.setenv("FABULA_ENGINE_URL", server.url.removesuffix("/v1"))
-        yield server
-
-
-def _texts(at: AppTest) -> list[str]:
-    return [text.value for text in at.text]
-
-
-def _put(store: Store, number: int, **values: object) -> str:
-    given = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
-    with store.session() as session:
-        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **given | values))
-    return f"s{number}"
-
-
-def _tuned(store: Store) -> None:
-    """The job that made the tuned model, from a data set with one column."""
-    frame = pd.DataFrame({"hero": ["唐", "宋"], "story": ["一", "二"]})
-    dataset_id = datasets.from_frame(store, LOCAL, "x", frame, ["hero"], "story")
-    with store.session() as session:
-        session.add(
-            TrainingJob(
-                id="j1", dataset_id=dataset_id, name="x", provider="engine", base_model="writer", hyperparameters={},
-                file_format="completion", separator=" ->", stop=".", fine_tuned_model=_TUNED, status="succeeded",
-                created_by="local",
-            )
-        )  # fmt: skip
-
 
 # --- the composer
 # ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def server(tuned_server: FaultServer) -> FaultServer:
+    """The engine of this module has a tuned model."""
+    return tuned_server
+
+
 def test_a_model_says_what_it_is_where_it_runs_and_what_it_costs(server: FaultServer, store: Store) -> None:
-    at = visit("story", story_model=f"engine/{_TUNED}")
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}")
     said = words(at)
     assert "Tuned from `writer`" in said and "runs on this machine" in said and "machine time, not priced" in said
 
@@ -77,9 +45,9 @@ def test_a_value_outside_the_grid_is_marked(server: FaultServer, store: Store) -
 
 
 def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer, store: Store) -> None:
-    _tuned(store)
-    at = visit("story", story_model=f"engine/{_TUNED}", story_column_hero="唐")
-    assert at.multiselect(key=f"story_stop_engine_{_TUNED}").value == ["."]
+    put_tuned_model(store)
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_column_hero="唐")
+    assert at.multiselect(key=f"story_stop_engine_{TUNED_MODEL}").value == ["."]
     click(at, "story_button")
     body = server.requests[-1].body
     assert (body["prompt"], body["stop"]) == ("唐 ->", ["."])
@@ -94,8 +62,8 @@ def test_nothing_can_be_sent_without_a_prompt(server: FaultServer, store: Store)
 
 
 def test_a_stop_that_stands_in_the_prompt_is_warned_of(server: FaultServer, store: Store) -> None:
-    _tuned(store)
-    at = visit("story", story_model=f"engine/{_TUNED}", story_column_hero="唐. 宋")
+    put_tuned_model(store)
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_column_hero="唐. 宋")
     assert "The prompt contains the stop `.`" in words(at)
 
 
@@ -173,7 +141,7 @@ def test_a_cut_story_goes_on_where_it_stopped(server: FaultServer, store: Store)
     at = click(visit("story"), "story_button")
     server.default = fault_server.text("位英雄。")
     click(at, "story_go_on_0")
-    assert "从前，有一位英雄。" in _texts(at) and not at.error
+    assert "从前，有一位英雄。" in story_texts(at) and not at.error
     assert "从前，有一" in server.prompts()[-1]
     assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("从前，有一位英雄。", "stop")]
 
@@ -181,45 +149,38 @@ def test_a_cut_story_goes_on_where_it_stopped(server: FaultServer, store: Store)
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def _compare(store: Store, *, blind: bool = False, others: int = 1) -> AppTest:
-    names = [f"engine/{_TUNED}", "engine/third"][:others]
-    return visit(
-        "story", story_compare=True, story_blind=blind, story_others=names, story_mode="free", story_prompt="讲",
-    )  # fmt: skip
-
-
 def test_several_models_write_side_by_side_each_with_its_name(server: FaultServer, store: Store) -> None:
-    at = click(_compare(store, others=2), "story_button")
+    at = click(visit_comparison(store, others=2), "story_button")
     assert sorted(seen.body["model"] for seen in server.requests if seen.method == "POST") == [
-        _TUNED,
+        TUNED_MODEL,
         "third",
         "writer",
     ]
-    assert all(f"`{name}`" in words(at) for name in (_TUNED, "third", "writer"))
+    assert all(f"`{name}`" in words(at) for name in (TUNED_MODEL, "third", "writer"))
     rounds = {story.round_id for story in library.recent(store)}
     assert len(library.recent(store)) == 3 and len(rounds) == 1 and None not in rounds
 
 
 def test_the_base_is_what_a_tuned_model_is_compared_with_first(server: FaultServer, store: Store) -> None:
-    at = visit("story", story_model=f"engine/{_TUNED}", story_compare=True)
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_compare=True)
     assert at.multiselect(key="story_others").value == ["engine/writer"]
 
 
 def test_each_model_is_asked_in_its_own_form(server: FaultServer, store: Store) -> None:
-    _tuned(store)
-    at = visit("story", story_model=f"engine/{_TUNED}", story_compare=True, story_column_hero="唐")
+    put_tuned_model(store)
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_compare=True, story_column_hero="唐")
     click(at, "story_button")
     asked = {seen.body["model"]: seen.body for seen in server.requests if seen.method == "POST"}
-    assert asked[_TUNED]["prompt"] == "唐 ->" and asked[_TUNED]["stop"] == ["."]
+    assert asked[TUNED_MODEL]["prompt"] == "唐 ->" and asked[TUNED_MODEL]["stop"] == ["."]
     assert "唐" in fault_server.prompt_of(asked["writer"])
 
 
 def test_a_blind_round_hides_the_names_until_the_vote(server: FaultServer, store: Store) -> None:
-    at = click(_compare(store, blind=True), "story_button")
+    at = click(visit_comparison(store, blind=True), "story_button")
     shown = words(at)
-    assert "**A**" in shown and "**B**" in shown and "`writer`" not in shown and f"`{_TUNED}`" not in shown
+    assert "**A**" in shown and "**B**" in shown and "`writer`" not in shown and f"`{TUNED_MODEL}`" not in shown
     click(at, "story_vote_0")
-    assert "You chose" in words(at) and "`writer`" in words(at) and f"`{_TUNED}`" in words(at)
+    assert "You chose" in words(at) and "`writer`" in words(at) and f"`{TUNED_MODEL}`" in words(at)
     assert [one.rounds for one in arena.standings(store)] == [1, 1]
     tally = visit("story", story_part="votes")
     assert "No clear winner yet" in words(tally) and "1 blind round" in words(tally)
@@ -230,7 +191,7 @@ _BROKE_OFF = "This story was interrupted. You will see the reason after you vote
 
 def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server: FaultServer, store: Store) -> None:
     server.default = fault_server.error_in_stream("从前")
-    at = click(_compare(store, blind=True), "story_button")
+    at = click(visit_comparison(store, blind=True), "story_button")
     assert [error.value for error in at.error] == [_BROKE_OFF] * 2
     assert "`writer`" not in words(at)
     click(at, "story_vote_0")
@@ -239,12 +200,12 @@ def test_what_breaks_off_in_a_blind_round_names_no_model_before_the_vote(server:
 
 def test_where_nothing_can_be_chosen_a_blind_round_tells_why_at_once(server: FaultServer, store: Store) -> None:
     server.default = fault_server.error(404, "The model does not exist", "model_not_found")
-    at = click(_compare(store, blind=True), "story_button")
+    at = click(visit_comparison(store, blind=True), "story_button")
     assert "never been used here" in trouble(at) and not any(button.key == "story_vote_0" for button in at.button)
 
 
 def test_one_can_like_none_of_them(server: FaultServer, store: Store) -> None:
-    at = click(click(_compare(store), "story_button"), "story_vote_none")
+    at = click(click(visit_comparison(store), "story_button"), "story_vote_none")
     assert "You chose none of them." in words(at)
     assert arena.standings(store) == []  # names were not hidden
 
@@ -261,7 +222,7 @@ def test_a_chain_writes_outline_story_and_title(server: FaultServer, store: Stor
     server.when("提纲，三到五句话", fault_server.text("先遇见，后分别。"))
     server.when("起一个题目", fault_server.text("光"))
     at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
-    assert {"先遇见，后分别。", "光"} <= set(_texts(at)) and at.button(key="story_button").label == "Write"
+    assert {"先遇见，后分别。", "光"} <= set(story_texts(at)) and at.button(key="story_button").label == "Write"
     assert "先遇见，后分别。" in server.prompts()[1]
     assert sorted(str(story.step) for story in library.recent(store)) == ["outline", "story", "title"]
 
@@ -271,9 +232,9 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
     server.when("写一个完整的故事", fault_server.cut("从前，"), fault_server.text("完。"))
     server.when("起一个题目", fault_server.text("光"))
     at = click(visit("story", story_chain=True, story_mode="free", story_prompt="一个想法"), "story_button")
-    assert "从前，" in _texts(at) and len(library.recent(store)) == 2
+    assert "从前，" in story_texts(at) and len(library.recent(store)) == 2
     click(at, "story_chain_go_on_story")
-    assert {"从前，完。", "光"} <= set(_texts(at)) and not at.error
+    assert {"从前，完。", "光"} <= set(story_texts(at)) and not at.error
     assert not any("go_on" in str(button.key) for button in at.button)
 
 
@@ -421,18 +382,18 @@ def test_a_reading_can_be_stopped(speaking: FaultServer, store: Store) -> None:
 
 
 def test_the_shelf_finds_rates_and_deletes(server: FaultServer, store: Store) -> None:
-    _put(store, 1, text="一位英雄")
-    _put(store, 2, text="别的")
+    put_story(store, 1, text="一位英雄")
+    put_story(store, 2, text="别的")
     at = visit("story", story_part="shelf", story_search="英雄")
-    assert "一位英雄" in _texts(at) and "别的" not in _texts(at)
+    assert "一位英雄" in story_texts(at) and "别的" not in story_texts(at)
     click(at, "story_delete_s1")
-    assert "一位英雄" not in _texts(at)
+    assert "一位英雄" not in story_texts(at)
     click(at, "story_undo")
-    assert "一位英雄" in _texts(at)
+    assert "一位英雄" in story_texts(at)
 
 
 def test_thumbs_stars_and_tags_are_kept(server: FaultServer, store: Store) -> None:
-    _put(store, 1)
+    put_story(store, 1)
     at = visit("story", story_part="shelf")
     at.feedback(key="story_thumb_s1").set_value(1).run()
     at.feedback(key="story_stars_s1").set_value(3).run()
@@ -441,7 +402,7 @@ def test_thumbs_stars_and_tags_are_kept(server: FaultServer, store: Store) -> No
 
 
 def test_an_edit_is_kept_beside_the_words(server: FaultServer, store: Store) -> None:
-    _put(store, 1)
+    put_story(store, 1)
     at = click(visit("story", story_part="shelf"), "story_edit_s1")
     at.text_area(key="story_text_s1").set_value("mine").run()
     click(at, "story_keep_s1")
@@ -451,26 +412,26 @@ def test_an_edit_is_kept_beside_the_words(server: FaultServer, store: Store) -> 
 
 def test_a_shelf_of_many_stories_has_pages_and_one_that_nothing_fits_says_so(server: FaultServer, store: Store) -> None:
     for number in range(23):
-        _put(store, number)
+        put_story(store, number)
     at = visit("story", story_part="shelf")
-    assert "23 stories" in words(at) and len([text for text in _texts(at) if text.startswith("story ")]) == 10
+    assert "23 stories" in words(at) and len([text for text in story_texts(at) if text.startswith("story ")]) == 10
     at = visit("story", story_part="shelf", story_search="nothing like it")
     assert at.info and "No stories match" in at.info[0].value
 
 
 def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store: Store) -> None:
-    _put(store, 1, text="从前，", finish_reason=None, asked_model="writer")
+    put_story(store, 1, text="从前，", finish_reason=None, asked_model="writer")
     at = click(visit("story", story_part="shelf"), "story_resume_s1")
-    assert any(text.startswith("从前，从前，") for text in _texts(at))
+    assert any(text.startswith("从前，从前，") for text in story_texts(at))
     assert len(library.recent(store)) == 1 and library.recent(store)[0].finish_reason == "stop"
 
 
 def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with_it(
     server: FaultServer, store: Store
 ) -> None:
-    _put(store, 1, liked=True, column_values={"hero": "唐"}, edited_text="mine")
-    _put(store, 2, liked=True, column_values={"hero": "宋"})
-    _put(store, 3, liked=False, column_values={"hero": "元"})
+    put_story(store, 1, liked=True, column_values={"hero": "唐"}, edited_text="mine")
+    put_story(store, 2, liked=True, column_values={"hero": "宋"})
+    put_story(store, 3, liked=False, column_values={"hero": "元"})
     at = click(visit("story", story_part="shelf"), "story_liked")
     (made,) = datasets.list_datasets(store)
     rows = dataset_rows.page(store, made.id)
@@ -478,10 +439,10 @@ def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with
     assert [(row.values, row.text) for row in rows] == [({"hero": "唐"}, "mine"), ({"hero": "宋"}, "story 2")]
     assert at.session_state["training_dataset"] == made.id
     assert any(button.key == "training_next" for button in at.button)  # the dialog of a new job
-    at.switch_page(str(_FRAME.with_name("story.py"))).run()
+    at.switch_page(str(FRAME.with_name("story.py"))).run()
     click(at, "story_liked")
     assert len(datasets.list_datasets(store)) == 1  # the same stories are the same data set
-    at.switch_page(str(_FRAME.with_name("story.py"))).run()
+    at.switch_page(str(FRAME.with_name("story.py"))).run()
     click(at, "story_liked_undo")
     assert datasets.list_datasets(store) == [] and not at.error
 
@@ -489,7 +450,7 @@ def test_one_click_makes_a_data_set_of_the_liked_stories_and_opens_training_with
 def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made_from_it(
     server: FaultServer, store: Store
 ) -> None:
-    _put(store, 1, liked=True)
+    put_story(store, 1, liked=True)
     frame = pd.DataFrame({"prompt": ["a"], "story": ["b"]})
     made = datasets.from_frame(store, LOCAL, "liked", frame, ["prompt"], "story")
     with pytest.raises(FabulaError, match="Visitors"):
@@ -498,7 +459,7 @@ def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made
     assert datasets.list_datasets(store) == [] and len(library.recent(store)) == 1
     with pytest.raises(NotFound):
         exports.undo_export(store, LOCAL, made)
-    _tuned(store)
+    put_tuned_model(store)
     (used,) = datasets.list_datasets(store)
     with pytest.raises(FabulaError, match="is used by"):
         exports.undo_export(store, LOCAL, used.id)
@@ -507,9 +468,11 @@ def test_the_data_set_of_liked_stories_can_be_taken_back_until_something_is_made
 
 def test_nothing_on_the_shelf_is_markup(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png) <script>alert(1)</script> **bold**"
-    _put(store, 1, text=nasty, prompt=nasty, model="ft:" + nasty, tags=[nasty], error=nasty, finish_reason=nasty[:30])
+    put_story(
+        store, 1, text=nasty, prompt=nasty, model="ft:" + nasty, tags=[nasty], error=nasty, finish_reason=nasty[:30]
+    )
     at = visit("story", story_part="shelf")
-    assert nasty in _texts(at)
+    assert nasty in story_texts(at)
     shown = [*(m.value for m in at.markdown), *(c.value for c in at.caption)]
     assert not any("](http" in line.replace("`", "") and "\\]" not in line and "`" not in line for line in shown)
 
@@ -518,5 +481,5 @@ def test_a_story_says_which_parameters_its_model_does_not_take(server: FaultServ
     refused = fault_server.error(400, "`temperature` is deprecated for this model.")
     server.judge = lambda body: refused if "temperature" in body else fault_server.text("A story.")
     at = click(visit("story"), "story_button")
-    assert "A story." in _texts(at)
+    assert "A story." in story_texts(at)
     assert any("writer does not accept" in one.value and "temperature" in one.value for one in at.caption)

@@ -10,16 +10,12 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.stories import library
-from tests.pages.test_every_page import click, labels, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import click, labels, story_texts, visit, words
 from tests.support.fault_server import FaultServer
 
 _FREE = {"story_mode": "free", "story_prompt": "讲"}
 _ACTIONS = {"story_again", "story_next"}
-
-
-def _texts(at: AppTest) -> list[str]:
-    return [text.value for text in at.text]
 
 
 def _keys(at: AppTest) -> set[str]:
@@ -117,7 +113,7 @@ def test_again_is_the_same_request_with_another_seed(
     first, second = _bodies(server)
     assert first.get("seed") == seed and second.get("seed") == next_seed
     assert {**first, "seed": 0} == {**second, "seed": 0}
-    assert "另一个故事。" in _texts(at) and "一个故事。" not in _texts(at)
+    assert "另一个故事。" in story_texts(at) and "一个故事。" not in story_texts(at)
     assert [story.text for story in library.recent(store)] == ["另一个故事。", "一个故事。"]
     assert [story.column_values for story in library.recent(store)] == [library.recent(store)[0].column_values] * 2
 
@@ -155,7 +151,7 @@ def test_the_next_prompt_is_filled_in_and_the_old_story_leaves_the_page(server: 
     click(at, "story_next")
     assert at.selectbox(key="story_column_hero").value == "a gardener" != hero
     assert "Outside the grid" in words(at)
-    assert "一个故事。" not in _texts(at) and "The story appears here" in words(at) and not _keys(at) & _ACTIONS
+    assert "一个故事。" not in story_texts(at) and "The story appears here" in words(at) and not _keys(at) & _ACTIONS
     assert [story.text for story in library.recent(store)] == ["一个故事。"] and len(server.prompts()) == 1
     click(at, "story_button")
     assert "a gardener" in server.prompts()[1]
@@ -168,13 +164,13 @@ def test_values_outside_the_grid_that_are_chosen_by_hand_begin_a_new_prompt_too(
     server: FaultServer, store: Store
 ) -> None:
     at = click(_written(server), "story_outside_1")
-    assert "一个故事。" not in _texts(at) and "The story appears here" in words(at)
+    assert "一个故事。" not in story_texts(at) and "The story appears here" in words(at)
 
 
 def test_the_next_free_prompt_is_a_text(server: FaultServer, store: Store) -> None:
     at = click(_written(server, **_FREE), "story_next")
     prompt = str(at.text_area(key="story_prompt").value)
-    assert "a gardener" in prompt and "一个故事。" not in _texts(at)
+    assert "a gardener" in prompt and "一个故事。" not in story_texts(at)
     click(at, "story_button")
     assert server.prompts()[-1] == prompt
 

@@ -11,10 +11,9 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Tour, TrainingEvent, utcnow
 from core.tours import tour
-from tests.pages.test_before_after import _answer, _compared
-from tests.pages.test_every_page import click, labels, visit, words
-from tests.pages.test_training import _job
+from tests.support.app_pages import click, labels, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_comparison, put_comparison_answer, put_job
 
 _TUNED = "ft:writer:fabula:tour:1"
 _RESULTS = (
@@ -33,7 +32,7 @@ def _tour(store: Store, state: str, step: str, **values: object) -> None:
 def _succeeded(store: Store) -> tuple[str, str]:
     """Ids of a small data set and of a finished job that trained on it."""
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 9)
-    job_id = _job(
+    job_id = put_job(
         store, status="succeeded", fine_tuned_model=_TUNED, dataset_id=dataset_id, results_csv=_RESULTS, n_examples=8
     )
     return dataset_id, job_id
@@ -69,7 +68,7 @@ def test_a_tour_that_has_made_nothing_yet_says_what_happens_and_how_long_it_take
 def test_before_its_first_step_a_training_says_what_it_waits_for_and_not_the_trainers_event(
     store: Store, server: FaultServer
 ) -> None:
-    job_id = _job(store, status="running", results_csv=None, training_s=20.0)
+    job_id = put_job(store, status="running", results_csv=None, training_s=20.0)
     with store.session() as session:
         session.add(
             TrainingEvent(
@@ -83,7 +82,7 @@ def test_before_its_first_step_a_training_says_what_it_waits_for_and_not_the_tra
 
 
 def test_a_training_shows_its_steps_and_its_curve(store: Store, server: FaultServer) -> None:
-    job_id = _job(
+    job_id = put_job(
         store, status="running", results_csv=_RESULTS, n_examples=130, hyperparameters={"n_epochs": 2, "batch_size": 4}
     )
     _tour(store, "running", "training", job_id=job_id)
@@ -99,20 +98,20 @@ def test_before_the_models_write_the_card_says_what_is_waited_for(
     store: Store, server: FaultServer, reason: str, said: str
 ) -> None:
     dataset_id, job_id = _succeeded(store)
-    _compared(store, job_id, "running", source="grid" if reason else None, reason=reason)
+    put_comparison(store, job_id, "running", source="grid" if reason else None, reason=reason)
     if reason:
-        _answer(store, 0, "base", "waiting")
-        _answer(store, 0, "tuned", "waiting")
+        put_comparison_answer(store, 0, "base", "waiting")
+        put_comparison_answer(store, 0, "tuned", "waiting")
     _tour(store, "running", "story", dataset_id=dataset_id, job_id=job_id)
     assert said in words(visit("home"))
 
 
 def test_both_stories_are_read_while_they_are_written(store: Store, server: FaultServer) -> None:
     dataset_id, job_id = _succeeded(store)
-    _compared(store, job_id, "running", source="grid")
+    put_comparison(store, job_id, "running", source="grid")
     for position in (0, 1):
-        _answer(store, position, "base", "writing", f"repeats {position}")
-        _answer(store, position, "tuned", "writing", f"宋朝的一位 {position}")
+        put_comparison_answer(store, position, "base", "writing", f"repeats {position}")
+        put_comparison_answer(store, position, "tuned", "writing", f"宋朝的一位 {position}")
     _tour(store, "running", "story", dataset_id=dataset_id, job_id=job_id)
     at = visit("home")
     assert "home_tour_stop" in [button.key for button in at.button]
@@ -125,9 +124,9 @@ def test_a_finished_tour_shows_before_and_after_and_steps_back_later(
     store: Store, server: FaultServer, hours_ago: int, whole: bool
 ) -> None:
     dataset_id, job_id = _succeeded(store)
-    _compared(store, job_id, "running", source="grid")
-    _answer(store, 0, "base", "done", "repeats")
-    _answer(store, 0, "tuned", "done", "宋朝的一位英雄")
+    put_comparison(store, job_id, "running", source="grid")
+    put_comparison_answer(store, 0, "base", "done", "repeats")
+    put_comparison_answer(store, 0, "tuned", "done", "宋朝的一位英雄")
     ended = utcnow() - timedelta(hours=hours_ago)
     _tour(
         store, "done", "story", dataset_id=dataset_id, job_id=job_id, finished_at=ended,

@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -26,26 +24,20 @@ from core.charts.training_curve import CurveLabels
 from core.charts.vega_lite import CurveView
 from core.datasets import datasets
 from core.datasets.importers import table_reader
-from core.db.store import Store, new_id
+from core.db.store import Store
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
-from core.errors import BadRequest
-from core.evaluation import evaluation_run, evaluations
+from core.evaluation import evaluations
 from core.finetuning import jobs, results
-from core.providers import Choice, Completion, CompletionRequest, Provider
 from pages.ui import cache
 from pages.ui.dataset import training_file
 from pages.ui.training import cached_training, job_actions
-from tests.pages.test_every_page import again, click, field, labels, trouble, visit, words
-from tests.support.fakes import FakeRegistry
+from tests.support.app_pages import again, click, field, labels, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import _RESULTS, hours_ago, put_job, put_labelled_rows, run_evaluation
 from tests.support.waiting import until
 
 _STORY = Path(__file__).parents[2] / "pages" / "story.py"
 _HEADER = "step,train_loss,train_accuracy"
-_RESULTS = (
-    "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
-    "1,625,1,0.88,0.0,0.75\n2,1258,2,0.81,0.0,0.78\nbroken\n3,1859,3,0.40,0.0,0.95\n"
-)
 
 
 @pytest.fixture
@@ -57,12 +49,6 @@ def sample(store: Store) -> str:
 def _new_job(at: AppTest | None = None) -> AppTest:
     """The dialog at its first step, opened as from other pages."""
     return visit("training", training_part="new") if at is None else click(at, "training_new")
-
-
-def next_step(at: AppTest) -> AppTest:
-    """Go to the next step once the background check of the first one allows it."""
-    until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")
-    return click(at, "training_next")
 
 
 def _to_the_end(at: AppTest) -> AppTest:
@@ -158,7 +144,7 @@ def test_a_base_that_is_only_served_is_told_before_the_button(
 
 def test_a_base_that_is_gone_is_told_before_the_button(server: FaultServer, store: Store, sample: str) -> None:
     """Duplicate a job whose base the engine no longer has."""
-    job_id = _job(store, status="failed", dataset_id=sample, base_model="old-base")
+    job_id = put_job(store, status="failed", dataset_id=sample, base_model="old-base")
     assert job_id
     at = next_step(click(visit("training"), "training_again"))
     until(lambda: "has no model" in words(at) or not again(at), "what the engine says of the base")
@@ -317,7 +303,7 @@ def test_a_file_that_no_model_takes_is_told_by_line_and_cannot_go_on(
 def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServer, store: Store, sample: str) -> None:
     made = "ft:writer:fabula:x:1"
     server.models.append({"id": made, "object": "model", "created": 1_800_000_000, "owned_by": "t"})
-    _job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample, hyperparameters={"n_epochs": 2})
+    put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample, hyperparameters={"n_epochs": 2})
     at = click(visit("training"), "training_further")
     assert at.selectbox(key="training_base").value == f"engine/{made}"
     at = click(visit("training"), "training_again")
@@ -330,13 +316,13 @@ def test_a_job_that_was_logged_elsewhere_is_done_again_so(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("core.finetuning.tracker_logging.unavailable", lambda name, environ=None, provider="": None)
-    _job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
+    put_job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
     at = next_step(click(visit("training"), "training_again"))
     assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
 
 
 def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultServer, store: Store, sample: str) -> None:
-    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    job_id = put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     _checkpoint(store, job_id, 2, "ft:writer:fabula:x:1:ckpt-step-2")
     at = click(visit("training"), "training_checkpoint_further")
     assert at.selectbox(key="training_base").value == "engine/ft:writer:fabula:x:1:ckpt-step-2"
@@ -346,7 +332,7 @@ def test_a_checkpoint_that_no_list_names_can_be_trained_further(server: FaultSer
 
 
 def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServer, store: Store) -> None:
-    _job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
+    put_job(store, status="running", estimated_finish=utcnow() + timedelta(minutes=5))
     at = visit("training")
     assert "Training · about 5 min left" in words(at)
     assert {m.label: m.value for m in at.metric}["Token accuracy, last step"] == "95.0 %"
@@ -357,12 +343,12 @@ def test_a_running_job_shows_verdict_progress_curve_and_events(server: FaultServ
 
 
 def test_tokens_that_the_file_does_not_count_are_the_providers(server: FaultServer, store: Store) -> None:
-    _job(store, status="succeeded", results_csv=f"{_HEADER}\n1,1,0.5\n", trained_tokens=300_000)
+    put_job(store, status="succeeded", results_csv=f"{_HEADER}\n1,1,0.5\n", trained_tokens=300_000)
     assert {m.label: m.value for m in visit("training").metric}["Tokens trained on"] == "300,000"
 
 
 def test_an_upload_shows_how_much_has_been_sent(server: FaultServer, store: Store) -> None:
-    _job(store, status="preparing", remote_id=None, results_csv=None, file_bytes=4_000_000, uploaded_bytes=1_000_000)
+    put_job(store, status="preparing", remote_id=None, results_csv=None, file_bytes=4_000_000, uploaded_bytes=1_000_000)
     at = visit("training")
     assert "1.0 of 4.0 MB sent" in words(at)
     assert "No step has been measured yet" in words(at)
@@ -372,17 +358,17 @@ def test_an_upload_shows_how_much_has_been_sent(server: FaultServer, store: Stor
     ("status", "action"), [("running", "pause"), ("paused", "resume"), ("running", "cancel"), ("queued", "cancel")]
 )
 def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: Store, status: str, action: str) -> None:
-    job_id = _job(store, status=status)
+    job_id = put_job(store, status=status)
     at = click(visit("training"), f"training_{action}")
     assert jobs.get(store, job_id).request == action
     assert at.button(key=f"training_{action}").disabled
 
 
 def test_a_job_that_failed_at_the_engine_can_go_on_where_it_was(server: FaultServer, store: Store) -> None:
-    early = _job(store, status="failed", results_csv=None, error="Line 3.")
+    early = put_job(store, status="failed", results_csv=None, error="Line 3.")
     assert "training_resume" not in _keys(visit("training", training_open=(early,)))
-    assert "training_resume" not in _keys(visit("training", training_open=(_job(store, status="cancelled"),)))
-    job_id = _job(store, status="failed", error="The trainer ended.", next_step="Submit it again.")
+    assert "training_resume" not in _keys(visit("training", training_open=(put_job(store, status="cancelled"),)))
+    job_id = put_job(store, status="failed", error="The trainer ended.", next_step="Submit it again.")
     at = click(visit("training", training_open=(job_id,)), "training_resume")
     job = jobs.get(store, job_id)
     assert (job.status, job.request, job.error, job.finished_at) == ("queued", "resume", None, None)
@@ -390,7 +376,7 @@ def test_a_job_that_failed_at_the_engine_can_go_on_where_it_was(server: FaultSer
 
 
 def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultServer, store: Store) -> None:
-    job_id = _job(store, status="running")
+    job_id = put_job(store, status="running")
     at = visit("training")
     with store.session() as session:
         session.get_one(TrainingJob, job_id).status = "succeeded"
@@ -399,7 +385,7 @@ def test_a_job_that_ended_meanwhile_says_so_when_one_cancels_it(server: FaultSer
 
 
 def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: Store) -> None:
-    _job(store, status="running", events_at=utcnow() - timedelta(minutes=40))
+    put_job(store, status="running", events_at=utcnow() - timedelta(minutes=40))
     assert "No event for 40 min; the provider still reports running" in words(visit("training"))
 
 
@@ -417,33 +403,33 @@ def test_a_job_whose_provider_falls_silent_says_so(server: FaultServer, store: S
 def test_a_job_without_a_curve_says_why(
     server: FaultServer, store: Store, status: str, results: str | None, says: str
 ) -> None:
-    _job(store, status=status, results_csv=results)
+    put_job(store, status=status, results_csv=results)
     at = visit("training")
     assert says in words(at) and not at.get("vega_lite_chart")
 
 
 def test_a_failed_job_says_why_and_what_to_do(server: FaultServer, store: Store) -> None:
-    _job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
+    put_job(store, status="failed", error="The file has no examples.", next_step="Choose another data set.")
     at = visit("training")
     assert "Failed: The file has no examples" in words(at)
     assert "Choose another data set" in words(at)
 
 
 def test_a_job_that_waits_says_what_to_do(server: FaultServer, store: Store) -> None:
-    _job(store, status="running", error="OpenAI refused the key (401).", next_step="Check the key.")
+    put_job(store, status="running", error="OpenAI refused the key (401).", next_step="Check the key.")
     at = visit("training")
     assert "Waiting to retry: OpenAI refused the key" in words(at)
     assert "Check the key." in words(at)
 
 
 def test_a_state_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store: Store) -> None:
-    _job(store, status="pondering")
+    put_job(store, status="pondering")
     at = visit("training")
     assert list(at.dataframe[0].value["status"]) == ["pondering"] and "pondering" in words(at)
 
 
 def test_an_event_of_a_type_that_nobody_knows_is_shown_as_it_is(server: FaultServer, store: Store) -> None:
-    job_id = _job(store, status="running")
+    job_id = put_job(store, status="running")
     with store.session() as session:
         session.add(
             TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="info", type="moon", message="It waxes.")
@@ -454,7 +440,7 @@ def test_an_event_of_a_type_that_nobody_knows_is_shown_as_it_is(server: FaultSer
 
 def test_a_finished_job_leads_to_a_story_with_its_model(server: FaultServer, store: Store, sample: str) -> None:
     server.models.append({"id": "ft:writer:fabula:x:1", "object": "model", "created": 1_800_000_000, "owned_by": "t"})
-    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     at = visit("training")
     at.button(key="training_try").click().run()
     at.switch_page(str(_STORY)).run()
@@ -469,7 +455,7 @@ def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, st
         "trained_tokens": 1859,
         "training_s": 80.0,
     }
-    _job(store, status="succeeded", dataset_id=sample, **made)
+    put_job(store, status="succeeded", dataset_id=sample, **made)
     row = visit("training").dataframe[0].value.iloc[0]
     assert (row["dataset"], row["status"], row["cost"]) == ("ultraman_stories_more", "finished", 1.05)
     assert (row["loss"], row["accuracy"], list(row["curve"])) == (0.40, 95.0, [0.88, 0.81, 0.40])
@@ -479,9 +465,9 @@ def test_the_list_has_figures_sparkline_and_what_it_cost(server: FaultServer, st
 
 def test_the_list_tells_when_a_job_is_done_and_what_it_came_from(server: FaultServer, store: Store) -> None:
     made = "ft:writer:fabula:x:1"
-    first = _job(store, status="succeeded", name="First", fine_tuned_model=made, created_at=_ago(2))
+    first = put_job(store, status="succeeded", name="First", fine_tuned_model=made, created_at=hours_ago(2))
     ends = utcnow() + timedelta(minutes=20)
-    _job(store, status="running", name="Second", base_model=made, parent_id=first, estimated_finish=ends)
+    put_job(store, status="running", name="Second", base_model=made, parent_id=first, estimated_finish=ends)
     at = visit("training")
     row = at.dataframe[0].value.iloc[0]
     assert (row["name"], row["eta"], row["base"]) == ("Second", "20 min", "writer → First")
@@ -501,7 +487,7 @@ def test_a_job_behind_another_shows_its_place_and_no_training_time(
     server: FaultServer, store: Store, locale: str, place: str, waited: str
 ) -> None:
     now = utcnow()
-    _job(
+    put_job(
         store, status="queued", queue_position=2, estimated_start=now + timedelta(minutes=9), estimated_s=300.0,
         training_s=0.0, created_at=now - timedelta(minutes=30), results_csv=None,
     )  # fmt: skip
@@ -517,7 +503,7 @@ def test_a_job_behind_another_shows_its_place_and_no_training_time(
 
 def test_a_job_near_its_end_says_the_same_everywhere_and_never_0_s(server: FaultServer, store: Store) -> None:
     now = utcnow()
-    _job(store, status="running", training_s=600.0, estimated_finish=now, created_at=now - timedelta(hours=1))
+    put_job(store, status="running", training_s=600.0, estimated_finish=now, created_at=now - timedelta(hours=1))
     at = visit("training")
     assert words(at).count("about 1 min left") >= 1 and at.progress[0].proto.text.startswith("about 1 min left")
     assert at.dataframe[0].value.iloc[0]["eta"] == "1 min" and "in 0 s" not in words(at)
@@ -526,7 +512,7 @@ def test_a_job_near_its_end_says_the_same_everywhere_and_never_0_s(server: Fault
 
 def test_a_running_job_counts_only_its_training(server: FaultServer, store: Store) -> None:
     now = utcnow()
-    _job(store, status="running", training_s=60.0, estimated_s=240.0, created_at=now - timedelta(hours=2))
+    put_job(store, status="running", training_s=60.0, estimated_s=240.0, created_at=now - timedelta(hours=2))
     at = visit("training")
     assert "about 3 min left" in words(at) and "trained for 60 s" in words(at)
     (bar,) = at.progress
@@ -535,7 +521,7 @@ def test_a_running_job_counts_only_its_training(server: FaultServer, store: Stor
 
 def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
     for number in range(12):
-        _job(store, status="succeeded", name=f"job {number}", remote_id=f"r{number}")
+        put_job(store, status="succeeded", name=f"job {number}", remote_id=f"r{number}")
     at = visit("training")
     assert len(at.dataframe[0].value) == 12
     at.text_input(key="training_search").input("JOB 11").run()
@@ -547,7 +533,7 @@ def test_many_jobs_can_be_searched(server: FaultServer, store: Store) -> None:
 def test_a_job_is_read_once_however_often_its_page_is_drawn(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _job(store, status="succeeded")
+    put_job(store, status="succeeded")
     at = visit("training")
     monkeypatch.setattr("core.finetuning.results.parse", lambda text: pytest.fail("the results are read again"))
     assert len(again(at).get("vega_lite_chart")) == 2
@@ -556,7 +542,7 @@ def test_a_job_is_read_once_however_often_its_page_is_drawn(
 def test_a_running_job_is_read_again_only_when_its_results_have_changed(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job_id = _job(store, status="running")
+    job_id = put_job(store, status="running")
     at, read, parse = visit("training"), list[str](), results.parse
 
     def parsed(text: str) -> results.Results:
@@ -575,7 +561,7 @@ def test_a_running_job_is_read_again_only_when_its_results_have_changed(
 
 def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png)"
-    job_id = _job(store, status="succeeded", name=nasty, fine_tuned_model=nasty, base_model=nasty)
+    job_id = put_job(store, status="succeeded", name=nasty, fine_tuned_model=nasty, base_model=nasty)
     with store.session() as session:
         session.add(TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="warn", type="x", message=nasty))
     for tab in ("events", "settings", "family", "evaluation"):
@@ -587,7 +573,7 @@ def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) 
 
 
 def test_a_curve_can_be_drawn_over_tokens_and_on_a_log_scale(server: FaultServer, store: Store) -> None:
-    _job(store, status="succeeded", trained_tokens=1859)
+    put_job(store, status="succeeded", trained_tokens=1859)
     at = visit("training")
     field(at, "training_job_axis").set_value("tokens").run()
     at.toggle(key="training_job_log").set_value(True).run()
@@ -600,7 +586,7 @@ def test_a_curve_can_be_drawn_over_tokens_and_on_a_log_scale(server: FaultServer
 def test_checkpoints_are_marked_and_can_be_tried(server: FaultServer, store: Store, sample: str) -> None:
     made = "ft:writer:fabula:x:1"
     server.models.append({"id": f"{made}:ckpt-step-2", "object": "model", "created": 1, "owned_by": "t"})
-    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample)
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=sample)
     _checkpoint(store, job_id, 2, f"{made}:ckpt-step-2", valid_loss=0.7)
     at = visit("training")
     chosen = at.selectbox(key=f"training_checkpoint_{job_id}")
@@ -615,7 +601,7 @@ def test_a_checkpoint_of_a_job_that_still_runs_can_be_tried_though_no_list_names
     server: FaultServer, store: Store, sample: str
 ) -> None:
     point = "ft:writer:fabula:x:1:ckpt-step-2"
-    job_id = _job(store, status="running", dataset_id=sample, separator=" =>")
+    job_id = put_job(store, status="running", dataset_id=sample, separator=" =>")
     _checkpoint(store, job_id, 2, point)
     at = visit("training")
     at.button(key="training_checkpoint_try").click().run()
@@ -630,7 +616,7 @@ def test_a_checkpoint_of_a_job_that_still_runs_can_be_tried_though_no_list_names
 
 def test_a_curve_that_overfits_says_so(server: FaultServer, store: Store) -> None:
     lines = [f"{n},{2 - n / 60:.3f},{max(1.0, 2 - n / 30) if n < 40 else 1 + (n - 40) / 40:.3f}" for n in range(1, 101)]
-    _job(store, status="succeeded", results_csv="\n".join(["step,train_loss,valid_loss", *lines]))
+    put_job(store, status="succeeded", results_csv="\n".join(["step,train_loss,valid_loss", *lines]))
     shown = words(visit("training")).casefold()
     assert ":red[:material/warning:]" in shown or ":orange[:material/visibility:]" in shown
 
@@ -687,8 +673,8 @@ def test_a_long_curve_is_sent_as_two_thousand_points() -> None:
 
 
 def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> None:
-    first = _job(store, status="succeeded", name="slow", hyperparameters={"n_epochs": 2}, created_at=_ago(2))
-    second = _job(store, status="succeeded", name="fast", hyperparameters={"n_epochs": 4}, created_at=_ago(1))
+    first = put_job(store, status="succeeded", name="slow", hyperparameters={"n_epochs": 2}, created_at=hours_ago(2))
+    second = put_job(store, status="succeeded", name="fast", hyperparameters={"n_epochs": 4}, created_at=hours_ago(1))
     at = visit("home")
     at.query_params["jobs"] = f"{first},{second},gone"
     at.switch_page(str(_STORY.with_name("training.py"))).run()
@@ -703,7 +689,7 @@ def test_an_address_opens_a_comparison(server: FaultServer, store: Store) -> Non
 
 def test_jobs_of_one_name_are_told_apart_in_the_sentence_too(server: FaultServer, store: Store) -> None:
     ids = [
-        _job(
+        put_job(
             store,
             status="succeeded",
             dataset_id="d",
@@ -719,7 +705,7 @@ def test_jobs_of_one_name_are_told_apart_in_the_sentence_too(server: FaultServer
 
 
 def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, store: Store) -> None:
-    _job(store, status="failed", error="No room.")
+    put_job(store, status="failed", error="No room.")
     at = visit("home")
     at.query_params["jobs"] = "gone"
     at.switch_page(str(_STORY.with_name("training.py"))).run()
@@ -730,7 +716,7 @@ def test_a_link_to_a_job_that_is_gone_opens_the_newest(server: FaultServer, stor
 
 
 def test_settings_show_what_was_told_and_what_it_took(server: FaultServer, store: Store) -> None:
-    _job(
+    put_job(
         store, status="succeeded", provider="openai", cost_usd=Decimal("1.05"), estimated_usd=Decimal("1.20"),
         estimated_s=120.0, hyperparameters={"learning_rate_multiplier": 0.2},
     )  # fmt: skip
@@ -768,7 +754,7 @@ def test_the_outcome_says_when_a_job_was_submitted_began_and_ended(
     trained: str | None,
 ) -> None:
     """Two hours in the queue lie between the first two, and do not count as training."""
-    job_id = _job(store, created_at=_MOMENT, **values)
+    job_id = put_job(store, created_at=_MOMENT, **values)
     with store.session() as session:
         if began == _BEGAN:
             session.add(TrainingEvent(
@@ -784,19 +770,19 @@ def test_the_outcome_says_when_a_job_was_submitted_began_and_ended(
 
 
 def test_an_event_of_another_day_has_its_date(server: FaultServer, store: Store) -> None:
-    _job(store, status="running", events_at=_MOMENT)
+    put_job(store, status="running", events_at=_MOMENT)
     assert f"{_SUBMITTED} · Training started" in words(visit("training"))
 
 
 def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer, store: Store, sample: str) -> None:
     made = "ft:writer:fabula:x:1"
-    first = _job(
-        store, status="succeeded", name="first", fine_tuned_model=made, dataset_id=sample, created_at=_ago(2),
+    first = put_job(
+        store, status="succeeded", name="first", fine_tuned_model=made, dataset_id=sample, created_at=hours_ago(2),
         provider="openai", cost_usd=Decimal("3.69"), trained_tokens=1859,
     )  # fmt: skip
-    _job(
+    put_job(
         store, status="succeeded", name="second", base_model=made, parent_id=first, dataset_id=sample,
-        created_at=_ago(1), provider="openai", cost_usd=Decimal("1.05"), trained_tokens=1859,
+        created_at=hours_ago(1), provider="openai", cost_usd=Decimal("1.05"), trained_tokens=1859,
     )  # fmt: skip
     at = visit("training", training_tab="family")
     assert {m.label: m.value for m in at.metric}["Total cost"] == "\\$4.74"
@@ -805,16 +791,16 @@ def test_a_chain_shows_its_family_its_one_curve_and_its_cost(server: FaultServer
 
 def test_a_chain_of_which_no_price_is_known_did_not_cost_nothing(server: FaultServer, store: Store) -> None:
     made = "ft:writer:fabula:x:1"
-    first = _job(store, status="succeeded", fine_tuned_model=made, created_at=_ago(2))
-    _job(store, status="succeeded", base_model=made, parent_id=first, created_at=_ago(1))
+    first = put_job(store, status="succeeded", fine_tuned_model=made, created_at=hours_ago(2))
+    put_job(store, status="succeeded", base_model=made, parent_id=first, created_at=hours_ago(1))
     at = visit("training", training_tab="family")
     assert {m.label: m.value for m in at.metric}["Total cost"] == "not priced"
 
 
 def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) -> None:
-    dataset_id = _labelled(store, held_out=12)
+    dataset_id = put_labelled_rows(store, held_out=12)
     made = "ft:writer:fabula:x:1"
-    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     at = visit("training", training_tab="evaluation")
     assert "12 rows were not used for training" in words(at) and "labels" in words(at)
     click(at, "training_evaluation_start")
@@ -829,11 +815,11 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
 
 def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server: FaultServer, store: Store) -> None:
     """120 short rows: the tuned model predicts two of three labels correctly, its base one."""
-    dataset_id, made = _labelled(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
-    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    dataset_id, made = put_labelled_rows(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
-    _judge(store, tuned, lambda expected: "green" if expected == "blue" else expected)
-    _judge(store, base, lambda expected: "red")
+    run_evaluation(store, tuned, lambda expected: "green" if expected == "blue" else expected)
+    run_evaluation(store, base, lambda expected: "red")
     at = visit("training", training_tab="evaluation")
     shown = words(at)
     assert "66.7 %" in shown and "33.3 %" in shown and "120 rows" in shown
@@ -850,10 +836,10 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
 
 
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:
-    dataset_id, made = _labelled(store, held_out=12), "ft:writer:fabula:x:1"
-    job_id = _job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    dataset_id, made = put_labelled_rows(store, held_out=12), "ft:writer:fabula:x:1"
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
     tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
-    _judge(store, tuned, lambda expected: None if expected == "red" else expected)
+    run_evaluation(store, tuned, lambda expected: None if expected == "red" else expected)
     at = visit("training", training_tab="evaluation")
     assert "4 rows have no answer" in words(at)
     click(at, f"training_evaluation_retry_{tuned}")
@@ -864,7 +850,7 @@ def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vl_convert")
-    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample, seed=7)
+    put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample, seed=7)
     offered: list[Callable[[], bytes]] = []
     zipped = job_actions._zipped
     monkeypatch.setattr(job_actions, "_zipped", lambda job: offered.append(zipped(job)) or offered[-1])
@@ -882,14 +868,14 @@ def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
 
 
 def test_without_rows_kept_from_training_nothing_is_judged(server: FaultServer, store: Store, sample: str) -> None:
-    _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     at = visit("training", training_tab="evaluation")
     assert any("All rows were used for training" in info.value for info in at.info)
 
 
 @pytest.mark.parametrize("tab", ["events", "settings", "evaluation", "family"])
 def test_every_tab_opens_in_chinese(server: FaultServer, store: Store, sample: str, tab: str) -> None:
-    job_id = _job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
+    job_id = put_job(store, status="succeeded", fine_tuned_model="ft:writer:fabula:x:1", dataset_id=sample)
     _checkpoint(store, job_id, 2, "ft:writer:fabula:x:1:ckpt-step-2")
     assert not visit("training", "zh-CN", training_tab=tab).error
 
@@ -901,68 +887,10 @@ def _keys(at: AppTest) -> list[str | None]:
     return [button.key for button in at.button]
 
 
-def _ago(hours: int) -> object:
-    return utcnow() - timedelta(hours=hours)
-
-
 def _labels() -> CurveLabels:
     return CurveLabels("Step", "Loss", "Training", "Smoothed", "Validation", "Step")
-
-
-def _judge(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
-    """Run the evaluation like the worker: `say` creates an answer from the expected one; None: it fails."""
-    expected = {row.prompt: row.expected for row in evaluations.examples(store, evaluations.get(store, evaluation_id))}
-
-    def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
-        said = say(next(label for text, label in expected.items() if request.prompt == f"{text} ->"))
-        if said is None:
-            raise BadRequest("The provider refuses this text.")
-        return Completion((Choice(f" {said}.", "stop"),), request.model, 5, 2)
-
-    client = SimpleNamespace(
-        provider=Provider("engine", "engine", "The engine", "http://x/v1", ""), complete=complete,
-        endpoint=lambda model: "completion",
-    )  # fmt: skip
-    registry: Any = FakeRegistry({"engine": client})
-    evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())
-
-
-def _labelled(store: Store, *, held_out: int, rows: int = 30) -> str:
-    """Short rows with one of three labels, some of them held out."""
-    lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(rows)]
-    frame = table_reader.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
-    dataset_id = datasets.from_frame(store, LOCAL, "labels", frame.frame, ["topic"], "label", frame.source)
-    with store.session() as session:
-        for row in session.query(Row).filter(Row.dataset_id == dataset_id).order_by(Row.position).limit(held_out):
-            row.split = "held_out"
-    cache.refresh()
-    return dataset_id
 
 
 def _checkpoint(store: Store, job_id: str, step: int, model: str, **metrics: float) -> None:
     with store.session() as session:
         session.add(Checkpoint(job_id=job_id, remote_id=f"c{step}", step=step, model=model, metrics=metrics))
-
-
-def _job(store: Store, **values: object) -> str:
-    """A job in the ledger, as stored by the worker."""
-    job_id = new_id()
-    events_at = values.pop("events_at", None) or utcnow()
-    given: dict[str, object] = {
-        "id": job_id, "dataset_id": None, "name": "ultraman", "provider": "engine", "base_model": "writer",
-        "suffix": "x", "hyperparameters": {}, "file_format": "completion", "separator": " ->", "stop": ".",
-        "remote_id": f"ftjob-{job_id}", "results_csv": _RESULTS, "n_examples": 27, "created_by": "local",
-    }  # fmt: skip
-    with store.session() as session:
-        job = TrainingJob(**{**given, **values})
-        if job.status in jobs.FINISHED:
-            job.finished_at = utcnow()
-        session.add(job)
-        session.flush()
-        session.add(
-            TrainingEvent(
-                job_id=job.id, remote_id="e1", at=events_at, level="info", type="message",
-                message="Training started: 27 examples, 3 epochs, 21 steps.",
-            )
-        )  # fmt: skip
-    return job_id

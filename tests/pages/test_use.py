@@ -17,8 +17,7 @@ from core.db.tables import Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile
 from core.finetuning import jobs
 from pages.ui import background
-from tests.pages.test_every_page import again, click, trouble, visit, words
-from tests.pages.test_training import next_step
+from tests.support.app_pages import again, click, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 

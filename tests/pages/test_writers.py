@@ -17,8 +17,8 @@ from core.db.store import Store
 from core.db.tables import Spend, Story, TrainingJob
 from core.pricing import custom_prices
 from core.stories import library
-from tests.pages.test_every_page import click, trouble, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import click, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 

@@ -14,7 +14,6 @@ from core.providers.async_client import AsyncTextClient
 from core.providers.errors import from_status
 from core.stories.error_explanation import explain
 from tests.support.fault_server import KEY, Answer, FaultServer, error, html, raw
-from tests.support.fault_server import story_server as story_server
 
 _ENVOY = "upstream connect error or disconnect/reset before headers. reset reason: "
 _JSON = {"content-type": "application/json"}

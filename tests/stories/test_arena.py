@@ -14,45 +14,22 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.pricing import budget
-from core.pricing.price_book import PriceBook
-from core.providers import CompletionRequest
 from core.stories import arena, library, readers, stream
 from core.stories.arena import RoundEntry
 from core.stories.story_record import same_model
 from core.stories.stream import StoryStream, StreamRequest
-from tests.stories.test_stream import _Client
 from tests.support import fault_server
 from tests.support.fakes import FakeRegistry
 from tests.support.fault_server import FaultServer
+from tests.support.streamed_stories import BOOK, ROUND_REQUEST, StoryClient, finished_round, round_entries, start_round
 from tests.support.waiting import until
 
-_REQUEST = CompletionRequest(model="writer", prompt="讲一个故事", endpoint="completion")
-_BOOK = PriceBook.load()
 _VIEWER = Actor("guest", "A guest", "viewer")
 
 
-def _entries(*models: str) -> list[RoundEntry]:
-    return [RoundEntry(model, replace(_REQUEST, model=model)) for model in models]
-
-
-def _round(store: Store, *clients: _Client, blind: bool = False, seed: int | None = None) -> arena.Round:
-    registry = FakeRegistry({f"m{i}": client for i, client in enumerate(clients)})
-    entries = _entries(*registry.clients)
-    for client, name in zip(clients, registry.clients, strict=True):
-        client.made.facts = replace(client.made.facts, model=name)
-    return arena.start_round(store, LOCAL, registry, entries, _BOOK, blind=blind, seed=seed)  # type: ignore[arg-type]  # a fake
-
-
-def _finished(store: Store, *texts: str, blind: bool = True) -> arena.Round:
-    round_ = _round(store, *(_Client(text) for text in texts), blind=blind, seed=1)
-    for _ in arena.updates(round_.stories, round_.subscribers):
-        pass
-    return round_
-
-
 def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
-    clients = [_Client("a", ...), _Client("b", ...), _Client("c", ...), _Client("d", ...)]
-    round_ = _round(store, *clients)
+    clients = [StoryClient("a", ...), StoryClient("b", ...), StoryClient("c", ...), StoryClient("d", ...)]
+    round_ = start_round(store, *clients)
     seen: set[int] = set()
     for changed in arena.updates(round_.stories, round_.subscribers, tick_s=0.001):
         seen |= {i for i in changed if round_.stories[i].text}
@@ -66,7 +43,7 @@ def test_four_stories_are_written_concurrently_and_saved(store: Store) -> None:
 
 
 def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
-    round_ = _round(store, _Client(ModelNotFound("Gone.", "Pick another.")), _Client("fine"))
+    round_ = start_round(store, StoryClient(ModelNotFound("Gone.", "Pick another.")), StoryClient("fine"))
     for _ in arena.updates(round_.stories, round_.subscribers):
         pass
     bad, good = round_.stories
@@ -74,7 +51,7 @@ def test_one_that_fails_leaves_the_others_alone(store: Store) -> None:
 
 
 def test_updates_polls_while_there_is_no_text(store: Store) -> None:
-    round_ = _round(store, _Client(...))
+    round_ = start_round(store, StoryClient(...))
     beats = arena.updates(round_.stories, round_.subscribers, tick_s=0.001, poll_s=0.001)
     next(beats)  # the current state
     assert [next(beats) for _ in range(3)] == [(), (), ()]
@@ -85,33 +62,35 @@ def test_updates_polls_while_there_is_no_text(store: Store) -> None:
     ("entries", "words"),
     [
         ([], "no model"),
-        (_entries(*"abcde"), "Up to 4"),
-        ([RoundEntry("a", replace(_REQUEST, prompt=" \n"))], "prompt is empty"),
+        (round_entries(*"abcde"), "Up to 4"),
+        ([RoundEntry("a", replace(ROUND_REQUEST, prompt=" \n"))], "prompt is empty"),
     ],
 )
 def test_invalid_rounds_are_rejected_before_sending(store: Store, entries: list[RoundEntry], words: str) -> None:
     with pytest.raises(FabulaError, match=words):
-        arena.start_round(store, LOCAL, FakeRegistry(), entries, _BOOK)  # type: ignore[arg-type]  # a fake
+        arena.start_round(store, LOCAL, FakeRegistry(), entries, BOOK)  # type: ignore[arg-type]  # a fake
 
 
 def test_the_order_is_mixed_only_where_names_are_hidden(store: Store) -> None:
-    orders = {tuple(_round(store, *(_Client("x") for _ in range(4)), blind=True, seed=n).order) for n in range(6)}
+    orders = {
+        tuple(start_round(store, *(StoryClient("x") for _ in range(4)), blind=True, seed=n).order) for n in range(6)
+    }
     assert len(orders) > 1 and all(sorted(order) == [0, 1, 2, 3] for order in orders)
-    assert _round(store, _Client("x"), _Client("y")).order == [0, 1]
+    assert start_round(store, StoryClient("x"), StoryClient("y")).order == [0, 1]
 
 
 @pytest.mark.parametrize(("seed", "next_seed"), [(None, None), (0, 1), (41, 42), (2**31 - 1, 0), (2**40, 0), (-5, -4)])
 def test_rerun_uses_the_next_seed(seed: int | None, next_seed: int | None) -> None:
-    request = replace(_REQUEST, seed=seed, temperature=0.3, stop=("END",))
+    request = replace(ROUND_REQUEST, seed=seed, temperature=0.3, stop=("END",))
     assert arena.with_next_seed(request) == replace(request, seed=next_seed)
 
 
 def test_rerun_entries_have_the_same_models_and_values(store: Store) -> None:
-    entries = [replace(entry, column_values={"hero": "唐"}) for entry in _entries("m0", "m1")]
-    registry = FakeRegistry({"m0": _Client("a"), "m1": _Client("b")})
+    entries = [replace(entry, column_values={"hero": "唐"}) for entry in round_entries("m0", "m1")]
+    registry = FakeRegistry({"m0": StoryClient("a"), "m1": StoryClient("b")})
     for name, client in registry.clients.items():
         client.provider = replace(client.provider, id=name)
-    round_ = arena.start_round(store, LOCAL, registry, entries, _BOOK)  # type: ignore[arg-type]  # a fake
+    round_ = arena.start_round(store, LOCAL, registry, entries, BOOK)  # type: ignore[arg-type]  # a fake
     assert arena.rerun_entries(round_.stories) == tuple(entries)
 
 
@@ -119,17 +98,17 @@ def test_rerun_entries_have_the_same_models_and_values(store: Store) -> None:
 
 
 def test_names_are_hidden_until_a_vote_is_possible(store: Store) -> None:
-    assert not _finished(store, "a", "b", blind=False).names_hidden
-    both = _finished(store, "a", "b")
+    assert not finished_round(store, "a", "b", blind=False).names_hidden
+    both = finished_round(store, "a", "b")
     assert both.names_hidden and both.can_vote
-    one = _round(store, _Client("a"), _Client(ModelNotFound("m1 is not there.", "")), blind=True)
+    one = start_round(store, StoryClient("a"), StoryClient(ModelNotFound("m1 is not there.", "")), blind=True)
     for _ in arena.updates(one.stories, one.subscribers):
         pass
     assert not one.can_vote and not one.names_hidden
 
 
 def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
-    round_ = _finished(store, "one", "two")
+    round_ = finished_round(store, "one", "two")
     order = [story.id for story in round_.displayed]
     arena.cast_vote(store, LOCAL, round_.id, order, order[0], blind=True)
     arena.cast_vote(store, LOCAL, round_.id, order, order[1], blind=True)
@@ -141,7 +120,7 @@ def test_a_vote_counts_once_a_person_and_moves_with_them(store: Store) -> None:
 
 def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(store: Store) -> None:
     for blind in (True, True, True, False):
-        round_ = _finished(store, "good", "bad", blind=blind)
+        round_ = finished_round(store, "good", "bad", blind=blind)
         ids = {story.text: story.id for story in round_.stories}
         arena.cast_vote(store, LOCAL, round_.id, list(ids.values()), ids["good"], blind=blind)
     best, worst = arena.standings(store)
@@ -152,7 +131,7 @@ def test_models_stand_by_share_with_an_interval_and_open_rounds_do_not_count(sto
 
 @pytest.mark.parametrize("wrong", ["foreign winner", "foreign story", "one story"])
 def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
-    round_, other = _finished(store, "one", "two"), _finished(store, "three", "four")
+    round_, other = finished_round(store, "one", "two"), finished_round(store, "three", "four")
     order = [story.id for story in round_.displayed]
     winner = order[0]
     if wrong == "foreign winner":
@@ -166,7 +145,7 @@ def test_a_vote_on_something_else_is_refused(store: Store, wrong: str) -> None:
 
 
 def test_pairs_take_the_edit_of_the_winner_and_leave_equal_texts_out(store: Store) -> None:
-    round_ = _finished(store, "good", "bad", "good")
+    round_ = finished_round(store, "good", "bad", "good")
     ids = [story.id for story in round_.stories]
     arena.cast_vote(store, LOCAL, round_.id, ids, ids[0], blind=True)
     assert [(pair.preferred, pair.other) for pair in arena.preference_pairs(store)] == [("good", "bad")]
@@ -207,8 +186,8 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
-    client = _Client("half a ", ...)
-    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    client = StoryClient("half a ", ...)
+    story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         until(lambda: story.text != "", "the first words")
     until(lambda: story.done, "the end")
@@ -218,8 +197,8 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
 
 @pytest.mark.usefixtures("patient")
 def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
-    client = _Client("half a ", ...)
-    story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
+    client = StoryClient("half a ", ...)
+    story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         pass
     with story.reading():
@@ -227,16 +206,22 @@ def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     story.stop()
 
 
+def _unread(store: Store) -> StoryStream:
+    """A story in the middle of its text, which stops as soon as nobody reads it."""
+    client = StoryClient("half a ", ...)
+    return StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+
+
 @pytest.mark.usefixtures("patient")
 def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
-    story = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    story = _unread(store)
     with story.reading():
         until(lambda: story.text != "", "the first words")
         story.keep_alive(240.0)
         story.keep_alive(0.0)
     assert story._readers._count and not story.done
     story.stop()
-    other = StoryStream(StreamRequest(store, LOCAL, _Client("half a ", ...), _REQUEST, _BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    other = _unread(store)
     other.keep_alive(0.0)
     until(lambda: other.done, "the end")
     assert other.facts.abandoned
@@ -246,7 +231,7 @@ def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Sto
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        story = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, _BOOK, idle_timeout_s=0.0))
+        story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))
         server.wait_for(lambda s: s.flying == 1)
         with story.reading():
             pass
@@ -254,13 +239,13 @@ def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
         assert story.facts.abandoned and not story.text
 
 
-_PAID = replace(_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
+_PAID = replace(ROUND_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=1000)
 
 
 def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
-    client = _Client(*pieces, provider="openai")
+    client = StoryClient(*pieces, provider="openai")
     client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
-    story = StoryStream(StreamRequest(store, actor, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, actor, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     return story
 
@@ -274,8 +259,8 @@ def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is
 
 
 def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
-    client = _Client(ModelNotFound("Gone.", "Pick another."), provider="openai")
-    story = StoryStream(StreamRequest(store, LOCAL, client, _PAID, _BOOK))  # type: ignore[arg-type]  # a fake
+    client = StoryClient(ModelNotFound("Gone.", "Pick another."), provider="openai")
+    story = StoryStream(StreamRequest(store, LOCAL, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     with store.reading() as session:
         assert session.scalars(select(Spend)).all() == []
@@ -290,7 +275,7 @@ def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
 
 def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
     assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
-    free = StoryStream(StreamRequest(store, _VIEWER, _Client("free"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
+    free = StoryStream(StreamRequest(store, _VIEWER, StoryClient("free"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
     assert "".join(free) == "free"
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     assert _paid(store, _VIEWER, "paid").text == "paid"
@@ -302,13 +287,13 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
 
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
 def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
-    request = replace(_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
-    first = StoryStream(StreamRequest(store, LOCAL, _Client("从前，有", RuntimeError("cut")), request, _BOOK))  # type: ignore[arg-type]
+    request = replace(ROUND_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
+    first = StoryStream(StreamRequest(store, LOCAL, StoryClient("从前，有", RuntimeError("cut")), request, BOOK))  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
     (saved,) = library.recent(store)
     assert saved.partial and saved.error and saved.request() == first.request
-    client = _Client("一位", "英雄。")
-    more = stream.continue_story(store, LOCAL, client, saved, _BOOK)  # type: ignore[arg-type]  # a fake
+    client = StoryClient("一位", "英雄。")
+    more = stream.continue_story(store, LOCAL, client, saved, BOOK)  # type: ignore[arg-type]  # a fake
     assert "".join(more) == "从前，有一位英雄。"
     assert more.request.prompt.endswith("从前，有") and more.request.prompt != saved.prompt
     (continued,) = library.recent(store)
@@ -317,9 +302,9 @@ def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
 
 
 def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
-    client = _Client("x\0\ud800y")
+    client = StoryClient("x\0\ud800y")
     client.made.facts = replace(client.made.facts, model="m" * 500)
-    story = StoryStream(StreamRequest(store, LOCAL, client, replace(_REQUEST, prompt="p\0\udfff"), _BOOK))  # type: ignore[arg-type]
+    story = StoryStream(StreamRequest(store, LOCAL, client, replace(ROUND_REQUEST, prompt="p\0\udfff"), BOOK))  # type: ignore[arg-type]
     assert "".join(story) == "x\ufffdy"
     with store.reading() as session:
         (row,) = session.scalars(select(Story))
@@ -327,6 +312,6 @@ def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
 
 
 def test_threads_end_with_their_stories(store: Store) -> None:
-    story = StoryStream(StreamRequest(store, LOCAL, _Client("x"), _REQUEST, _BOOK))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(StreamRequest(store, LOCAL, StoryClient("x"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
     list(story)
     until(lambda: not any(t.name == f"story-{story.id}" for t in threading.enumerate()), "the end of its thread")

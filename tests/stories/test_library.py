@@ -15,7 +15,7 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.db.store import Store
-from core.db.tables import Story, TrainingJob
+from core.db.tables import TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
 from core.pricing.price_book import PriceBook
 from core.providers import Provider
@@ -23,6 +23,8 @@ from core.stories import error_explanation, exports, library, prompt_suggestions
 from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory, StoryFilter
 from core.stories.story_record import StoryFacts, StoryUsage, count_usage
+from tests.support.ledger_rows import put_story
+from tests.support.library_search import SOUGHT, found_stories, put_stories
 
 _VIEWER = Actor("guest", "A guest", "viewer")
 _AT = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
@@ -30,61 +32,22 @@ _NASTY = '<script>alert(1)</script> ![x](http://example.com/x.png) "quoted" & <i
 _STORY = SavedStory("1", _AT, "engine", "writer", "宋,飞行 ->", "从前。", "stop", 3, stars=2)
 
 
-def put(store: Store, number: int, **values: object) -> str:
-    defaults = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
-    with store.session() as session:
-        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **defaults | values))
-    return f"s{number}"
-
-
-def found(store: Store, where: StoryFilter) -> list[str]:
-    return sorted(story.id for story in library.search(store, where).stories)
-
-
-SHELVED: tuple[dict[str, object], ...] = (
-    {"text": "一位英雄", "liked": True, "stars": 3},
-    {"edited_text": "100% mine", "liked": False, "finish_reason": None},
-    {"model": "other", "prompt": "another prompt", "tags": ["英雄", 'a"b'], "stars": 5},
-)
-SOUGHT: tuple[tuple[StoryFilter, list[str]], ...] = (
-    (StoryFilter(), ["s1", "s2", "s3"]),
-    (StoryFilter(words="英雄"), ["s1", "s3"]),
-    (StoryFilter(words="英雄 OTHER"), ["s3"]),
-    (StoryFilter(words="100%"), ["s2"]),
-    (StoryFilter(words="_"), []),
-    (StoryFilter(model="other"), ["s3"]),
-    (StoryFilter(liked=True), ["s1"]),
-    (StoryFilter(liked=False), ["s2"]),
-    (StoryFilter(stars=4), ["s3"]),
-    (StoryFilter(tag="英雄"), ["s3"]),
-    (StoryFilter(tag="英"), []),
-    (StoryFilter(edited=True), ["s2"]),
-    (StoryFilter(partial=True), ["s2"]),
-    (StoryFilter(partial=False), ["s1", "s3"]),
-)
-
-
-def shelve(store: Store) -> None:
-    for number, values in enumerate(SHELVED, start=1):
-        put(store, number, **values)
-
-
 @pytest.mark.parametrize(("where", "ids"), SOUGHT)
 def test_stories_can_be_searched(store: Store, where: StoryFilter, ids: list[str]) -> None:
-    shelve(store)
-    assert found(store, where) == ids
+    put_stories(store)
+    assert found_stories(store, where) == ids
     assert library.search(store, where, limit=0).total == len(ids)
 
 
 def test_the_shelf_knows_its_models_and_tags(store: Store) -> None:
-    put(store, 1, model="b", tags=["y", "x"])
-    put(store, 2, model="a")
-    put(store, 3, model="a", tags=["x"])
+    put_story(store, 1, model="b", tags=["y", "x"])
+    put_story(store, 2, model="a")
+    put_story(store, 3, model="a", tags=["x"])
     assert library.models(store) == ["a", "b"] and library.tags(store) == ["x", "y"]
 
 
 def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
-    story = put(store, 1)
+    story = put_story(store, 1)
     library.rate(store, LOCAL, story, stars=4)
     library.like(store, LOCAL, story, True)
     library.tag(store, LOCAL, story, [" a  b ", "a b", "", "c"])
@@ -108,18 +71,18 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
 
 
 def test_a_deleted_story_is_hidden_until_it_is_restored(store: Store) -> None:
-    story = put(store, 1)
+    story = put_story(store, 1)
     library.delete(store, LOCAL, story)
-    assert library.get(store, story) is None and found(store, StoryFilter()) == []
+    assert library.get(store, story) is None and found_stories(store, StoryFilter()) == []
     with pytest.raises(NotFound):
         library.like(store, LOCAL, story, True)
     library.restore(store, LOCAL, story)
-    assert found(store, StoryFilter()) == [story]
+    assert found_stories(store, StoryFilter()) == [story]
 
 
 @pytest.mark.parametrize("wrong", ["stars", "empty", "long", "tags", "tag", "viewer", "gone"])
 def test_invalid_feedback_is_rejected_with_a_message(store: Store, wrong: str) -> None:
-    story = put(store, 1)
+    story = put_story(store, 1)
     with pytest.raises(FabulaError) as caught:
         match wrong:
             case "stars":
@@ -226,7 +189,7 @@ def test_a_retired_model_has_a_date_and_a_replacement(store: Store) -> None:
 
 
 def test_a_deleted_model_has_its_last_use_and_a_replacement(store: Store) -> None:
-    put(store, 1, model="ft:base:fabula:a:1", at=_AT)
+    put_story(store, 1, model="ft:base:fabula:a:1", at=_AT)
     with store.session() as session:
         for number, name in enumerate(("ft:base:fabula:a:1", "ft:base:fabula:b:2")):
             session.add(

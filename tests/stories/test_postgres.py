@@ -13,9 +13,9 @@ from core.pricing import spend_history
 from core.settings import Settings
 from core.stories import arena, library
 from core.stories.library import StoryFilter
-from tests.stories.test_arena import _finished
-from tests.stories.test_library import SHELVED, SOUGHT, found, put, shelve
-from tests.stories.test_stream import _Client, _write
+from tests.support.ledger_rows import put_story
+from tests.support.library_search import SHELVED, SOUGHT, found_stories, put_stories
+from tests.support.streamed_stories import StoryClient, finished_round, write_story
 from tests.support.waiting import WAIT_LIMIT_S
 
 
@@ -25,15 +25,15 @@ def settings(on_postgres: Settings) -> Settings:
 
 
 def test_stories_can_be_searched_as_on_sqlite(store: Store) -> None:
-    shelve(store)
+    put_stories(store)
     for where, ids in SOUGHT:
-        assert found(store, where) == ids, where
+        assert found_stories(store, where) == ids, where
     assert library.search(store, StoryFilter(), offset=1, limit=1).total == len(SHELVED)
     assert library.models(store) == ["writer", "other"] and library.tags(store) == ['a"b', "英雄"]
 
 
 def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
-    put(store, 1, tags=["x"])
+    put_story(store, 1, tags=["x"])
     library.rate(store, LOCAL, "s1", stars=4)
     library.like(store, LOCAL, "s1", True)
     library.edit(store, LOCAL, "s1", "mine\0")
@@ -47,7 +47,7 @@ def test_feedback_is_saved_and_can_be_cleared(store: Store) -> None:
 
 
 def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
-    story = _write(store, _Client("从前\0", "，😀", provider="openai"))
+    story = write_story(store, StoryClient("从前\0", "，😀", provider="openai"))
     assert "".join(story) == "从前，😀"
     saved = library.recent(store)[0]
     assert (saved.text, saved.finish_reason, saved.tokens) == ("从前，😀", "stop", 2)
@@ -61,7 +61,7 @@ def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
 
 
 def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
-    round_ = _finished(store, "a", "b")
+    round_ = finished_round(store, "a", "b")
     ids = [story.id for story in round_.displayed]
 
     def vote(name: str) -> None:

@@ -15,27 +15,12 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, StreamCut
 from core.pricing.price_book import PriceBook
-from core.providers import Client, CompletionRequest, Provider
+from core.providers import Client
 from core.stories import arena, library, story_record, stream
 from core.stories.stream import StoryStream, StreamRequest
-from tests.support.fakes import FakeStream
 from tests.support.fault_server import FaultServer, stalled, text
+from tests.support.streamed_stories import STORY_REQUEST, StoryClient, write_story
 from tests.support.waiting import WAIT_LIMIT_S, until
-
-_REQUEST = CompletionRequest(model="writer", prompt="宋,发射激光,艰难 ->", endpoint="completion", stop=(".",))
-
-
-class _Client:
-    def __init__(self, *pieces: object, provider: str = "engine") -> None:
-        self.provider = Provider(provider, "engine", "The engine", "http://127.0.0.1:1/v1", "")
-        self.made = FakeStream(pieces, "writer-2026")
-
-    def stream(self, _request: CompletionRequest) -> FakeStream:
-        return self.made
-
-
-def _write(store: Store, client: _Client) -> stream.StoryStream:
-    return StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, PriceBook.load()))  # type: ignore[arg-type]  # a fake client
 
 
 def _kept(store: Store) -> list[Story]:
@@ -44,10 +29,10 @@ def _kept(store: Store) -> list[Story]:
 
 
 def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> None:
-    story = _write(store, _Client("从前", "，有", "一位英雄。"))
+    story = write_story(store, StoryClient("从前", "，有", "一位英雄。"))
     assert "".join(story) == story.text == "从前，有一位英雄。"
     (row,) = _kept(store)
-    assert (row.id, row.text, row.prompt, row.finish_reason) == (story.id, story.text, _REQUEST.prompt, "stop")
+    assert (row.id, row.text, row.prompt, row.finish_reason) == (story.id, story.text, STORY_REQUEST.prompt, "stop")
     assert row.parameters["stop"] == ["."] and row.completion_tokens == 3 and row.first_text_s == 0.4
     assert story.facts == story_record.StoryFacts(
         "writer-2026",
@@ -65,15 +50,15 @@ def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> No
 
 
 def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
-    client = _Client(*["字"] * 500)
-    story = _write(store, client)
+    client = StoryClient(*["字"] * 500)
+    story = write_story(store, client)
     pieces = list(story)
     assert "".join(pieces) == "字" * 500
     assert len(pieces) < 50
 
 
 def test_before_the_first_word_a_story_tells_whether_the_model_thinks(store: Store) -> None:
-    request = replace(_REQUEST, endpoint="chat", stop=())
+    request = replace(STORY_REQUEST, endpoint="chat", stop=())
     with FaultServer(stalled("<think>Who is the hero?")) as server:
         story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
         until(lambda: story.facts.has_thinking, "the thinking")
@@ -85,7 +70,7 @@ def test_before_the_first_word_a_story_tells_whether_the_model_thinks(store: Sto
 def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is_billed(store: Store) -> None:
     with FaultServer() as server:
         server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
-        request = replace(_REQUEST, endpoint="chat", stop=())
+        request = replace(STORY_REQUEST, endpoint="chat", stop=())
         story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
         list(story)
     (row,) = _kept(store)
@@ -96,13 +81,13 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
 
 
 def test_every_reader_gets_the_complete_story(store: Store) -> None:
-    story = _write(store, _Client("one ", "two"))
+    story = write_story(store, StoryClient("one ", "two"))
     assert "".join(story) == "".join(story) == "one two"
 
 
 def test_stopping_ends_it_at_once_and_keeps_the_words(store: Store) -> None:
-    client = _Client("从前", ...)
-    story = _write(store, client)
+    client = StoryClient("从前", ...)
+    story = write_story(store, client)
     assert next(iter(story)) == "从前"
     story.stop()
     assert story.done and client.made.closed.is_set()
@@ -117,7 +102,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A database that is busy for half a minute must not hold up the page."""
-    free, client = threading.Event(), _Client("从前", ...)
+    free, client = threading.Event(), StoryClient("从前", ...)
     save = stream.StoryStream._save
 
     def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
@@ -126,7 +111,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 
     monkeypatch.setattr(stream.StoryStream, "_save", slow)
     monkeypatch.setattr(stream, "STOP_S", 60)
-    story = _write(store, client)
+    story = write_story(store, client)
     assert next(iter(story)) == "从前"
     story.cancel()  # returns at once
     assert story.stopping and not story.done and story.facts.stopped
@@ -140,7 +125,7 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     """Between two reruns of a page there is no reader for a moment, which can be long on a busy machine."""
     story = StoryStream(
-        StreamRequest(store, LOCAL, _Client("从前", ...), _REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+        StreamRequest(store, LOCAL, StoryClient("从前", ...), STORY_REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
     )
     with story.reading():
         until(lambda: story.text, "the first word")
@@ -151,7 +136,7 @@ def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
 
 
 def test_a_story_without_readers_is_written_and_saved(store: Store) -> None:
-    story = _write(store, _Client("nobody ", "looks"))
+    story = write_story(store, StoryClient("nobody ", "looks"))
     until(lambda: story.done, "the end of the story")
     assert [row.text for row in _kept(store)] == ["nobody looks"]
 
@@ -167,7 +152,7 @@ def test_a_story_without_readers_is_written_and_saved(store: Store) -> None:
 def test_an_error_is_raised_after_the_last_text(
     store: Store, pieces: tuple[object, ...], text: str, error: type[FabulaError]
 ) -> None:
-    story = _write(store, _Client(*pieces))
+    story = write_story(store, StoryClient(*pieces))
     read = []
     with pytest.raises(error):
         for piece in story:
@@ -181,7 +166,7 @@ def test_an_error_is_raised_after_the_last_text(
     ("provider", "cost"), [("engine", Decimal(0)), ("nobody-knows", None)], ids=["local", "unknown price"]
 )
 def test_tokens_and_cost_are_in_the_spend_ledger(store: Store, provider: str, cost: Decimal | None) -> None:
-    story = _write(store, _Client("a", "b", provider=provider))
+    story = write_story(store, StoryClient("a", "b", provider=provider))
     list(story)
     with store.reading() as session:
         (spent,) = session.scalars(select(Spend))
@@ -194,7 +179,7 @@ def test_a_full_disk_is_reported_and_the_text_stays_on_the_page(store: Store, mo
         raise StorageFull("The disk is full.", "Free some space.")
 
     monkeypatch.setattr(store, "session", full)
-    story = _write(store, _Client("kept in ", "memory"))
+    story = write_story(store, StoryClient("kept in ", "memory"))
     with pytest.raises(StorageFull):
         list(story)
     assert story.text == "kept in memory"
@@ -202,7 +187,7 @@ def test_a_full_disk_is_reported_and_the_text_stays_on_the_page(store: Store, mo
 
 def test_the_shelf_has_the_newest_first(store: Store) -> None:
     for words in ("first", "second", "third"):
-        list(_write(store, _Client(words)))
+        list(write_story(store, StoryClient(words)))
     assert [story.text for story in library.recent(store, 2)] == ["third", "second"]
     newest = library.recent(store, 1)[0]
     assert library.get(store, newest.id) == newest
@@ -210,7 +195,7 @@ def test_the_shelf_has_the_newest_first(store: Store) -> None:
 
 
 def test_ids_differ(store: Store) -> None:
-    stories = [_write(store, _Client("x")) for _number in range(3)]
+    stories = [write_story(store, StoryClient("x")) for _number in range(3)]
     for told in stories:
         list(told)
     assert all(a.id != b.id for a, b in itertools.combinations(stories, 2))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelNotFound, NotFound
+from core.finetuning.jobs import JobView
 from core.providers import (
     CompletionRequest,
     JobRequest,
@@ -212,3 +213,15 @@ class FakeRegistry:
 
 
 NO_MODEL = ModelNotFound("The engine does not have this model.", "Choose another model.")
+
+
+def job_view(id: str = "a", **values: object) -> JobView:
+    base = JobView(
+        id, None, f"job {id}", "engine", "gemma-3-270m", None, {}, None, "completion", None, None, "succeeded",
+        None, None, None, None, None, None, 100, None, None, None, MOMENT, MOMENT, None,
+    )  # fmt: skip
+    return replace(base, **values)  # type: ignore[arg-type]  # any of its fields
+
+
+TUNED, BASE = "ft:gemma-3-270m:fabula:x:1", "gemma-3-270m"
+LABELS = ("refund", "balance", "card lost")

@@ -13,13 +13,11 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import unquote
-
-import pytest
 
 from core.providers import Provider, Registry, RetryPolicy
 from tests.support.waiting import WAIT_LIMIT_S
@@ -209,13 +207,6 @@ class FaultServer:
             self.flying += change
             self.peak = max(self.peak, self.flying)
             self._news.notify_all()
-
-
-@pytest.fixture(name="server")
-def story_server() -> Iterator[FaultServer]:
-    """The fixture `server` of the modules that import this: it answers every request with a story."""
-    with FaultServer(default=lambda prompt: text(f"A story of {prompt}.")) as running:
-        yield running
 
 
 def prompt_of(body: object) -> str:

@@ -6,6 +6,9 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+from core.actor import LOCAL
+from core.datasets import datasets
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 
@@ -26,3 +29,8 @@ def _migrated() -> bytes:
         settings = Settings.from_env({"FABULA_HOME": folder})
         Store.open(settings).close()  # closing the last connection puts everything into the one file
         return Path(settings.database_url.removeprefix("sqlite:///")).read_bytes()
+
+
+def create_dataset(store: Store, name: str) -> None:
+    recipe = Recipe(name, (Column("n", ("a",)),), "{n}", provider="engine", model="writer")
+    datasets.create(store, LOCAL, recipe)

@@ -45,3 +45,17 @@ def run_to_end(go: Callable[[], float | None], pause: Callable[[float], object])
     """
     while (wait_s := go()) is not None and not pause(wait_s):
         pass
+
+
+class InstantStopSignal(threading.Event):
+    """A stop signal that does not wait; it records the waiting times."""
+
+    def __init__(self, then: Callable[[int], None] = lambda number: None) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+        self.then = then
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout or 0.0)
+        self.then(len(self.waits))
+        return self.is_set()

@@ -21,9 +21,8 @@ from core.finetuning import job_estimate, jobs
 from core.jobs.task_runner import KINDS
 from core.pricing import tokens
 from core.tours import tour, tour_runner
-from tests.finetuning.test_jobs import InstantStopSignal
 from tests.support.fakes import MOMENT, NO_MODEL, FakeClient, FakeRegistry, FakeStream, remote_job
-from tests.support.waiting import at_once, run_to_end
+from tests.support.waiting import InstantStopSignal, at_once, run_to_end
 
 LANGUAGES = ("en", "zh_CN")
 _SEED = 7  # seed of the first tour

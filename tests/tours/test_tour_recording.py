@@ -13,7 +13,7 @@ from core.providers import engine_endpoint
 from core.settings import Settings
 from core.tours import tour
 from core.tours.tour import TourRecording
-from tests.pages.test_every_page import labels, visit, words
+from tests.support.app_pages import labels, visit, words
 
 RECORDING = TourRecording(
     language="en",
