@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from core.providers import Provider, Registry, RetryPolicy
+from tests.support import fault_server
 
 KEY = "sk-batch-key-that-must-not-leak"
 _STEPS = ("validating", "in_progress", "finalizing")
@@ -232,7 +233,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
             assert form["purpose"] == b"batch"
             file_id = f"file-{len(owner.files) + 1}"
             owner.files[file_id] = form["file"]
-            return _json({"id": file_id, "object": "file", "bytes": 1, "created_at": 1, "purpose": "batch"})
+            return _json(fault_server.file(file_id, "batch"))
         if parts[0] == "files" and parts[1] in owner.files:
             return 200, owner.files[parts[1]]
         if parts[0] == "batches" and len(parts) == 1:

@@ -21,6 +21,7 @@ class _Health(BaseHTTPRequestHandler):
         more = {"models": ["tiny"], "training": None, "queue": 0, "tokens_per_s": 41.5} if known else {}
         body = json.dumps({"status": "ok", "version": "0", **more}).encode()
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -324,14 +324,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
         if parts[0] == "files" and method == "POST":
             file_id = f"file-{len(self.fault.files) + 1}"
             self.fault.files[file_id] = body if isinstance(body, bytes) else b""
-            return {
-                "id": file_id,
-                "object": "file",
-                "bytes": 1,
-                "created_at": 1,
-                "filename": "x",
-                "purpose": "fine-tune",
-            }
+            return file(file_id)
         if parts[:2] == ["fine_tuning", "jobs"]:
             return self._jobs(method, parts[2:], body)
         if parts[0] == "files":
@@ -352,6 +345,19 @@ class _FaultHandler(BaseHTTPRequestHandler):
         if rest[1:] in (["cancel"], ["pause"], ["resume"]):
             found["status"] = {"cancel": "cancelled", "pause": "paused", "resume": "running"}[rest[1]]
         return found
+
+
+def file(id: str, purpose: str = "fine-tune") -> dict[str, Any]:
+    """A file object in OpenAI's format."""
+    return {
+        "id": id,
+        "object": "file",
+        "bytes": 1,
+        "created_at": 1_700_000_000,
+        "filename": "x",
+        "purpose": purpose,
+        "status": "processed",
+    }
 
 
 def job(id: str, **given: object) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
+from tests.support import fault_server
 from tests.support.fakes import RESULTS
 from tests.support.waiting import WAIT_LIMIT_S
 
@@ -48,24 +49,19 @@ class JobServer:
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
         """A finished job."""
-        job = {
-            "id": f"ftjob-{len(self.jobs) + 1}",
-            "object": "fine_tuning.job",
-            "created_at": 1767323045,
-            "finished_at": 1767323046,
-            "error": None,
-            "fine_tuned_model": _MODEL,
-            "hyperparameters": {"n_epochs": 1},
-            "model": body["model"],
-            "organization_id": "fabula",
-            "result_files": ["file-results"],
-            "seed": 1,
-            "status": "succeeded",
-            "trained_tokens": 1250,
-            "training_file": body["training_file"],
-            "validation_file": None,
-            "metadata": body["metadata"],
-        }
+        job = fault_server.job(
+            f"ftjob-{len(self.jobs) + 1}",
+            model=body["model"],
+            training_file=body["training_file"],
+            metadata=body["metadata"],
+            status="succeeded",
+            created_at=1767323045,
+            finished_at=1767323046,
+            fine_tuned_model=_MODEL,
+            hyperparameters={"n_epochs": 1},
+            result_files=["file-results"],
+            trained_tokens=1250,
+        )
         self.jobs.append(job)
         self.on_created()
         return job
@@ -78,16 +74,8 @@ class _JobHandler(BaseHTTPRequestHandler):
         sent = self.rfile.read(int(self.headers["Content-Length"]))
         self.owner.requests.append(f"POST {self.path}")
         if self.path == "/v1/files":
-            file = {
-                "id": "file-1",
-                "object": "file",
-                "bytes": 1,
-                "created_at": 1,
-                "filename": "x",
-                "status": "processed",
-            }
             if not self._fails(self.owner.faults.get("upload")):
-                self._say(file | {"purpose": "fine-tune"})
+                self._say(fault_server.file("file-1"))
             return
         waiting = self.owner.faults.get("create") or []
         fault = str(waiting.pop(0)) if waiting else None
