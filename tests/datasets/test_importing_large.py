@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from core.datasets.importers import decoding, table, table_reader
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
+from core.datasets.importers.table import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
 _GB = 1_000_000_000

@@ -18,8 +18,8 @@ import pytest
 
 from core.actor import LOCAL
 from core.datasets import dataset_rows, datasets, export, mixing
-from core.datasets.importers import column_mapping, decompression, json_document, table_reader
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
+from core.datasets.importers import column_mapping, file_type, json_document, table_reader
+from core.datasets.importers.table import MAX_LINE_CHARACTERS
 from core.db.store import Store
 from core.errors import BadFile
 from pages.ui.components.prompt_formats import PromptFormat
@@ -376,7 +376,7 @@ def test_a_broken_or_oversized_compressed_file_says_so(monkeypatch: pytest.Monke
             read(data, "a.gz")
     with pytest.raises(BadFile, match="is a PDF"):
         read(gzip.compress(b"%PDF-1.7"), "a.gz")
-    monkeypatch.setattr(decompression, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(file_type, "MAX_BYTES", 10_000)
     with pytest.raises(BadFile, match="unpacks to more than"):
         read(packed, "a.gz")
 

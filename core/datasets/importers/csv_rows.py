@@ -14,8 +14,7 @@ from itertools import islice
 
 from core.datasets.importers import table
 from core.datasets.importers.decoding import LineReader, LineTooLong, RowTooLong
-from core.datasets.importers.import_problems import MAX_CELL_CHARACTERS, MAX_LINE_CHARACTERS, ImportProblems
-from core.datasets.importers.table import TableRows
+from core.datasets.importers.table import MAX_CELL_CHARACTERS, MAX_LINE_CHARACTERS, ImportProblems, TableRows
 from core.errors import BadFile
 from core.message import msg
 

@@ -16,13 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TextIO
 
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
-from core.datasets.importers.sniffing import HEAD, reject_other_formats
+from core.datasets.importers.file_type import HEAD, reject_other_formats
+from core.datasets.importers.table import BROKEN, MAX_LINE_CHARACTERS
 from core.errors import BadFile
 from core.message import msg
 
 MAX_DECODE_BYTES = 200_000_000  # limit of `decode`, which keeps the whole text in memory
-BROKEN = "\udcff"  # replaces invalid bytes; decoded text cannot contain it otherwise
 _ERRORS = "fabula.broken"
 _BLOCK = 1 << 20
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")  # rare in text

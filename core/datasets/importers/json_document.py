@@ -11,18 +11,18 @@ import re
 from collections.abc import Iterator
 from typing import TextIO
 
-from core.datasets.importers import json_rows
-from core.datasets.importers.decoding import BROKEN
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems, position, with_position
+from core.datasets.importers.file_type import HEAD
 from core.datasets.importers.json_objects import (
     DECODER,
     GAP,
     BrokenJson,
     JsonObject,
+    is_conversation,
     require_object,
+    row_from_list,
     without_trailing_comma,
 )
-from core.datasets.importers.sniffing import HEAD
+from core.datasets.importers.table import BROKEN, MAX_LINE_CHARACTERS, ImportProblems, position, with_position
 from core.message import msg
 
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -160,7 +160,7 @@ class _Document:
         if has_broken_bytes:
             self._report_entry(line, msg("Some bytes are not valid characters."))
         else:
-            row = json_rows.row_from_list(value) if isinstance(value, list) else require_object(value)
+            row = row_from_list(value) if isinstance(value, list) else require_object(value)
             yield JsonObject(line, row, size, self._entries)
 
     def _report_entry(self, line: int, problem: str) -> None:
@@ -174,10 +174,10 @@ class _Document:
             value = DECODER.decode(self._buffer[self._position : end]) if end is not None else None
         except (ValueError, RecursionError):
             return None
-        if end is None or not isinstance(value, list) or not json_rows.is_conversation(value):
+        if end is None or not isinstance(value, list) or not is_conversation(value):
             return None
         self._entries += 1
-        row = JsonObject(self._line, json_rows.row_from_list(value), end - self._position, self._entries)
+        row = JsonObject(self._line, row_from_list(value), end - self._position, self._entries)
         self._advance(row.size)
         return row
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from core.datasets.importers.decoding import BROKEN, LineReader, LineTooLong, RowTooLong
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS, ImportProblems, position, with_position
+from core.datasets.importers.decoding import LineReader, LineTooLong, RowTooLong
+from core.datasets.importers.table import BROKEN, MAX_LINE_CHARACTERS, ImportProblems, position, with_position
 from core.message import msg
 
 Layout = Literal["lines", "document"]
 DECODER = json.JSONDecoder(strict=False)  # accepts unescaped line breaks and tabs inside strings
 GAP = re.compile(r"[\s,\ufeff]*")
 _STRING_OR_LAST_COMMA = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")|,(?=\s*[}\]])', re.DOTALL)
+_TURN_KEYS = frozenset(
+    ("role", "content", "from", "value", "speaker", "sender", "text", "name", "weight", "refusal", "reasoning_content")
+) | {"tool_calls", "tool_call_id", "function_call", "language"}
 
 
 class BrokenJson(ValueError):
@@ -36,7 +39,7 @@ class JsonObject(NamedTuple):
         line: the line where it begins, from 1.
         value: its content.
         size: its length in characters.
-        entry: its number, see `import_problems.position`.
+        entry: its number, see `table.position`.
     """
 
     line: int
@@ -125,3 +128,15 @@ def require_object(value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BrokenJson(msg("It is not a JSON object."))
     return value
+
+
+def is_conversation(values: Sequence[Any]) -> bool:
+    """True if a list instead of a row contains only turns."""
+    return bool(values) and all(isinstance(turn, dict) and turn and turn.keys() <= _TURN_KEYS for turn in values)
+
+
+def row_from_list(values: Sequence[Any]) -> dict[str, Any]:
+    """A list instead of a row: a conversation, or cells without names."""
+    if is_conversation(values):
+        return {"messages": list(values)}
+    return {f"column {number}": value for number, value in enumerate(values, 1)}

@@ -1,17 +1,20 @@
-"""JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text."""
+"""JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text.
+
+Also tables that are stored by column or by index, rows wrapped in another object, and rows that are lists of cells.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from core.datasets.importers import import_problems, json_document, json_objects, json_rows, table
+from core.datasets.importers import column_mapping, json_document, json_objects, table
 from core.datasets.importers.cell_format import cell_text
 from core.datasets.importers.decoding import LineReader
-from core.datasets.importers.import_problems import ImportProblems, position
+from core.datasets.importers.file_type import HEAD
 from core.datasets.importers.json_objects import JsonObject
-from core.datasets.importers.sniffing import HEAD
+from core.datasets.importers.table import ImportProblems, position
 from core.errors import BadFile
 from core.message import msg
 
@@ -21,6 +24,14 @@ _EXPECTED_FORMAT = msg(
     'Write one object per line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
     'objects (in pandas: orient="records").'
 )
+_MIN_COLUMNS = 2  # minimum for a table stored by column
+_WRAPPER_KEYS = (
+    "row",
+    "item",
+    "fields",
+    "data",
+    "_source",
+)  # Hugging Face, OpenAI Evals, Argilla, Label Studio, Elastic
 
 
 def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRows:
@@ -36,19 +47,19 @@ def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRo
         objects = json_objects.read_lines(LineReader(text), problems)
     else:
         objects = json_document.read_document(text, problems)
-    unit: import_problems.RowUnit = "Line" if layout == "lines" else "Entry"
+    unit: table.RowUnit = "Line" if layout == "lines" else "Entry"
     first, characters = list[JsonObject](), 0
     for item in objects:
         first.append(item)
         characters += item.size
         if len(first) >= _FIRST_OBJECTS or characters >= _FIRST_CHARACTERS:
             break
-    if len(first) == 1 and (rows := json_rows.rows_from_table(first[0].value)) is not None:
+    if len(first) == 1 and (rows := _rows_from_table(first[0].value)) is not None:
         unit, first = "Row", [JsonObject(number, row, 0) for number, row in enumerate(rows, 1)]
-    header = json_rows.header_row(first[0].value) if first else None
-    if (key := json_rows.wrapper_key([item.value for item in first])) is not None:
-        first = [item._replace(value=json_rows.unwrap(item.value, key)) for item in first]
-        objects = (item._replace(value=json_rows.unwrap(item.value, key)) for item in objects)
+    header = _header_row(first[0].value) if first else None
+    if (key := _wrapper_key([item.value for item in first])) is not None:
+        first = [item._replace(value=_unwrap(item.value, key)) for item in first]
+        objects = (item._replace(value=_unwrap(item.value, key)) for item in objects)
     keys = list(dict.fromkeys(chain.from_iterable(item.value for item in first)))
     if not keys:
         raise no_rows_error(filename, problems)
@@ -75,7 +86,7 @@ class _ObjectStream(NamedTuple):
     """The objects of a file, the unit of their positions, and the keys of the first `sampled` objects."""
 
     objects: Iterable[JsonObject]
-    unit: import_problems.RowUnit
+    unit: table.RowUnit
     keys: list[str]
     sampled: int
 
@@ -109,3 +120,82 @@ def _table(rows: _ObjectStream, filename: str, problems: ImportProblems) -> tabl
         raise no_rows_error(filename, problems)
     result = builder.rows(rows.unit)
     return result.with_frame(result.frame.rename(columns={"": "column 1"}))
+
+
+def _rows_from_table(table: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of a table that is the only object of a file, as pandas writes it. None: the object is itself a row.
+
+    Supports `DataFrame.to_json` with `orient="split"` (`columns` and `data`), `"list"` (a list per column), `"columns"`
+    (an object per column, by index) and `"index"` (a row per index entry). At least two columns: a single one may be
+    any list.
+    """
+    columns = _columns(table)
+    if columns is not None:
+        return [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    values = list(table.values())
+    if not _same_keys(values) or any(map(_is_example_column, table)) or not any(map(_is_example_column, values[0])):
+        return None
+    return [dict(value) for value in values]
+
+
+def _columns(table: Mapping[str, Any]) -> dict[str, list[Any]] | None:
+    names, data = table.get("columns"), table.get("data")
+    if isinstance(names, list) and isinstance(data, list) and table.keys() <= {"columns", "index", "data"}:
+        is_complete = all(isinstance(row, list) and len(row) == len(names) for row in data)
+        return {str(name): [row[i] for row in data] for i, name in enumerate(names)} if is_complete else None
+    values = list(table.values())
+    if len(values) < _MIN_COLUMNS:
+        return None
+    if _same_keys(values):
+        has_row_numbers = list(values[0]) == [str(row) for row in range(len(values[0]))]
+        by_index = any(map(_is_example_column, table)) and not any(map(_is_example_column, values[0]))
+        if has_row_numbers or by_index:
+            return {name: list(value.values()) for name, value in table.items()}
+        return None
+    equal_lists = all(isinstance(value, list) and len(value) == len(values[0]) for value in values)
+    # Lists of objects are values of a row, for example messages and tools.
+    if not equal_lists or any(isinstance(cell, dict) for value in values for cell in value):
+        return None
+    return dict(table)
+
+
+def _same_keys(values: Sequence[Any]) -> bool:
+    """True if all values are objects with the same keys."""
+    return bool(values) and all(
+        isinstance(value, dict) and value and value.keys() == values[0].keys() for value in values
+    )
+
+
+def _is_example_column(key: str) -> bool:
+    """True if a key is the name of a prompt, completion or conversation column, not an index entry."""
+    return column_mapping.guess_role(key) in ("prompt", "completion") or key.strip().lower() in (
+        "messages",
+        "conversations",
+    )
+
+
+def _header_row(first: Mapping[str, Any]) -> list[str] | None:
+    """The column names, if the first row of a table without names is a header. None: it is an ordinary row."""
+    names = list(first.values())
+    is_unnamed = list(first) == [f"column {number}" for number in range(1, len(first) + 1)]
+    all_texts = all(isinstance(name, str) and name.strip() for name in names)
+    if not is_unnamed or not all_texts or len(set(names)) < max(len(names), _MIN_COLUMNS):
+        return None
+    return names if any(map(_is_example_column, names)) else None
+
+
+def _wrapper_key(objects: Sequence[Mapping[str, Any]]) -> str | None:
+    """The key under which all objects wrap the row, such as Hugging Face's `row`. None: there is none."""
+    for key in _WRAPPER_KEYS:
+        if objects and all(isinstance(item.get(key), dict) and item[key] for item in objects):
+            return key
+    return None
+
+
+def _unwrap(wrapper: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """An object whose row is nested under `key`: the row's columns next to the object's own."""
+    nested = wrapper.get(key)
+    if not isinstance(nested, dict):
+        return dict(wrapper)
+    outside = {name: value for name, value in wrapper.items() if name != key}
+    return {**{f"{key}.{name}" if name in outside else name: value for name, value in nested.items()}, **outside}

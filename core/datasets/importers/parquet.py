@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from core.datasets.importers import sandboxed_reader, table
-from core.datasets.importers.import_problems import ImportProblems
-from core.datasets.importers.table import TableRows
+from core.datasets.importers.table import ImportProblems, TableRows
 from core.errors import BadFile
 from core.message import msg
 

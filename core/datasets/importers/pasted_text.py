@@ -10,7 +10,7 @@ from typing import Literal
 
 from core.datasets.dataset_rows import join_values
 from core.datasets.example_pairs import ExamplePair
-from core.datasets.importers import column_mapping, column_roles, conversations, decoding, table_reader
+from core.datasets.importers import column_mapping, conversations, decoding, table_reader
 from core.errors import BadFile
 from core.message import msg
 
@@ -97,7 +97,7 @@ def from_table(imported: table_reader.Imported) -> Pasted:
         ExamplePair(join_values(map(str, values), mapping.separator), str(answer))
         for values, answer in zip(prompt_rows, frame[mapping.completion], strict=True)
     ]
-    if len(columns) == 2 and not any(column_roles.guess_role(column) for column in columns):
+    if len(columns) == 2 and not any(column_mapping.guess_role(column) for column in columns):
         pairs.insert(0, ExamplePair(columns[0], columns[1]))
         if mapping.completion == columns[0]:
             pairs = [pairs[0], *(ExamplePair(pair.answer, pair.prompt) for pair in pairs[1:])]

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from core.datasets.importers.import_problems import MAX_LINE_CHARACTERS
+from core.datasets.importers.table import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
 _CPU_SECONDS = 60  # CPU time; a sheet of a million rows takes ten

@@ -9,9 +9,8 @@ from typing import Literal
 from core.datasets.importers import conversations, table
 from core.datasets.importers.cell_format import cell_text
 from core.datasets.importers.conversations import Turn
-from core.datasets.importers.import_problems import ImportProblems, position, with_position
 from core.datasets.importers.json_objects import BrokenJson
-from core.datasets.importers.table import TableRows
+from core.datasets.importers.table import ImportProblems, TableRows, position, with_position
 from core.errors import BadFile
 from core.message import msg
 

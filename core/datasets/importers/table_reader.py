@@ -14,20 +14,10 @@ from typing import BinaryIO, Literal
 
 import pandas as pd
 
-from core.datasets.importers import (
-    csv_rows,
-    decoding,
-    decompression,
-    json_table,
-    parquet,
-    sniffing,
-    table_format,
-    workbooks,
-)
+from core.datasets.importers import csv_rows, decoding, file_type, json_table, parquet, table_format, workbooks
 from core.datasets.importers.decoding import LineReader
-from core.datasets.importers.import_problems import ImportProblems
-from core.datasets.importers.sniffing import HEAD, Kind
-from core.datasets.importers.table import TableRows
+from core.datasets.importers.file_type import HEAD, Kind
+from core.datasets.importers.table import ImportProblems, TableRows
 from core.datasets.importers.table_format import RecognisedFormat
 from core.errors import BadFile
 from core.message import msg
@@ -68,7 +58,7 @@ class Imported:
     sheet: str | None = None
     sheets: tuple[str, ...] = ()
     delimiter: str | None = None
-    compression: decompression.Compression | None = None
+    compression: file_type.Compression | None = None
 
     @property
     def source(self) -> Literal["upload", "chat"]:
@@ -86,7 +76,7 @@ class Imported:
 def read_table(
     source: Source, filename: str, *, encoding: str | None = None, sheet: str | None = None, as_table: bool = False
 ) -> Imported:
-    """The rows of a file. Its type is detected by content, not by name; it may be compressed (`decompression`).
+    """The rows of a file. Its type is detected by content, not by name; it may be compressed (`file_type`).
 
     CSV: with a header line; comma, semicolon, tab or bar; a first column of row numbers is dropped. JSON: lines, an
     array, or any other layout (`json_objects`). Conversation columns become examples (`conversations`). Memory is
@@ -104,11 +94,11 @@ def read_table(
     """
     options = _ReadOptions(encoding, sheet, as_table)
     with _open_seekable(source) as file:
-        compression = decompression.compression(file)
+        compression = file_type.compression(file)
         if compression is None:
             return _read(file, filename, options)
-        with decompression.unpacked(file, filename, compression) as inside:
-            return replace(_read(inside, decompression.inner_name(filename), options), compression=compression)
+        with file_type.unpacked(file, filename, compression) as inside:
+            return replace(_read(inside, file_type.inner_name(filename), options), compression=compression)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +123,9 @@ def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
             msg("Split it into several files."),
         )
     head = _head(file)
-    sniffing.reject_other_formats(head, filename, tables=True)
+    file_type.reject_other_formats(head, filename, tables=True)
     problems, encoding, sheet = ImportProblems(), None, workbooks.NO_SHEET
-    kind = sniffing.binary_kind(head)
+    kind = file_type.binary_kind(head)
     if kind == "workbook":
         rows, sheet = workbooks.read(file, filename, problems, options.sheet)
     elif kind == "parquet":
@@ -144,7 +134,7 @@ def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
         kind, rows, encoding = _text(file, filename, problems, options.encoding)
     delimiter = rows.delimiter
     rows, recognised = table_format.recognise(rows, filename, problems, as_table=options.as_table)
-    mismatch = sniffing.extension_mismatch(kind, filename)
+    mismatch = file_type.extension_mismatch(kind, filename)
     return Imported(
         frame=rows.frame,
         encoding=encoding,
@@ -168,7 +158,7 @@ def _text(file: BinaryIO, filename: str, problems: ImportProblems, encoding: str
         detected = decoding.detect(file, filename)
     text = decoding.open_text(file, detected)
     try:
-        kind = sniffing.text_kind(text.read(HEAD), filename)
+        kind = file_type.text_kind(text.read(HEAD), filename)
         text.seek(0)
         if kind == "jsonl":
             return kind, json_table.read(text, filename, problems), detected.label

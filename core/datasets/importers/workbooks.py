@@ -9,8 +9,7 @@ from itertools import chain, islice
 from typing import Any, BinaryIO
 
 from core.datasets.importers import sandboxed_reader, table
-from core.datasets.importers.import_problems import ImportProblems
-from core.datasets.importers.table import TableRows
+from core.datasets.importers.table import ImportProblems, TableRows
 from core.errors import BadFile
 from core.message import msg
 
