@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.datasets.importers import parquet, sandboxed_reader, table_reader, workbooks
+from core.datasets.importers import sandboxed_reader, table_reader
 from core.errors import BadFile
 from tests.support.workbook_maker import row, sheet, workbook
 
@@ -145,7 +145,7 @@ BOMBS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_small_workbook_that_wants_all_memory_gets_none(bomb: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbooks, "MAX_MEMORY", 150_000_000)
+    monkeypatch.setattr(sandboxed_reader, "WORKBOOK_MEMORY", 150_000_000)
     data = workbook({"Bomb": BOMBS[bomb]})
     assert len(data) < 1_000_000
     with pytest.raises(BadFile, match="takes more than 150 MB or too long to open"):
@@ -159,7 +159,7 @@ def test_a_workbook_that_takes_too_long_is_given_up(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_workbook_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workbooks, "MAX_BYTES", 100)
+    monkeypatch.setattr(sandboxed_reader, "MAX_WORKBOOK_BYTES", 100)
     with pytest.raises(BadFile, match="is a workbook of 0 MB"):
         table_reader.read_table(XLSX, "a.xlsx")
 
@@ -230,7 +230,7 @@ def test_messages_in_parquet_are_examples_as_in_jsonl() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a process from taking more memory than it may")
 def test_parquet_that_unpacks_to_too_much_takes_no_memory_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MAX_MEMORY", 700_000_000)
+    monkeypatch.setattr(sandboxed_reader, "PARQUET_MEMORY", 700_000_000)
     data = as_parquet({"a": pa.array(["x" * 300_000_000])}, compression="zstd", write_statistics=False)
     assert len(data) < 1_000_000
     with pytest.raises(BadFile, match="takes more than 700 MB to open"):
@@ -248,7 +248,7 @@ def test_a_changed_byte_in_parquet_ends_nothing_but_its_own_process(place: int) 
 
 
 def test_parquet_that_is_too_large_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet, "MAX_BYTES", 10)
+    monkeypatch.setattr(sandboxed_reader, "MAX_PARQUET_BYTES", 10)
     with pytest.raises(BadFile, match="the limit is"):
         table_reader.read_table(PARQUET, "a.parquet")
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from core.datasets.importers import table_reader
-from core.datasets.importers.workbook_cells import format_number
+from core.datasets.importers.cells import format_number
 from core.errors import BadFile
 from tests.support.workbook_maker import row, sheet, workbook
 

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, NamedTuple, TextIO
 
 from core.datasets.importers import column_mapping, json_document, json_objects, table
-from core.datasets.importers.cell_format import cell_text
+from core.datasets.importers.cells import cell_text
 from core.datasets.importers.decoding import LineReader
 from core.datasets.importers.file_type import HEAD
 from core.datasets.importers.json_objects import JsonObject

@@ -1,5 +1,6 @@
-"""Builds a table from rows of text: validates cells, packs rows as they arrive, within limits, and collects what is wrong
-with them as sentences with positions. Pure.
+"""Builds a table from rows of text: validates cells, and packs rows as they arrive, within limits. Pure.
+
+`ImportProblems` collects what is wrong with them, as sentences with positions.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.datasets.importers import conversations, table
-from core.datasets.importers.cell_format import cell_text
+from core.datasets.importers.cells import cell_text
 from core.datasets.importers.conversations import Turn
 from core.datasets.importers.json_objects import BrokenJson
 from core.datasets.importers.table import ImportProblems, TableRows, position, with_position

@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 
 import pandas as pd
 
-from core.datasets.importers import csv_rows, decoding, file_type, json_table, parquet, table_format, workbooks
+from core.datasets.importers import csv_rows, decoding, file_type, json_table, sandboxed_reader, table_format
 from core.datasets.importers.decoding import LineReader
 from core.datasets.importers.file_type import HEAD, Kind
 from core.datasets.importers.table import ImportProblems, TableRows
@@ -124,12 +124,12 @@ def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
         )
     head = _head(file)
     file_type.reject_other_formats(head, filename, tables=True)
-    problems, encoding, sheet = ImportProblems(), None, workbooks.NO_SHEET
+    problems, encoding, sheet = ImportProblems(), None, sandboxed_reader.NO_SHEET
     kind = file_type.binary_kind(head)
     if kind == "workbook":
-        rows, sheet = workbooks.read(file, filename, problems, options.sheet)
+        rows, sheet = sandboxed_reader.read_workbook(file, filename, problems, options.sheet)
     elif kind == "parquet":
-        rows = parquet.read(file, filename, problems)
+        rows = sandboxed_reader.read_parquet(file, filename, problems)
     else:
         kind, rows, encoding = _text(file, filename, problems, options.encoding)
     delimiter = rows.delimiter

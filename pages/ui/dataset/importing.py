@@ -11,7 +11,7 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.datasets.datasets import MAX_NAME
-from core.datasets.importers import column_mapping, decoding, table_reader, workbooks
+from core.datasets.importers import column_mapping, decoding, sandboxed_reader, table_reader
 from core.errors import BadFile
 from pages.ui import cache, state
 from pages.ui.components import cards
@@ -261,7 +261,7 @@ def _accepted() -> str:
         ".zst). The file is not sent to any provider."
     )
     sizes = _("Up to {most} MB, Excel up to {workbook} MB.").format(
-        most=number(MAX_FILE_MB), workbook=number(workbooks.MAX_BYTES // _MB)
+        most=number(MAX_FILE_MB), workbook=number(sandboxed_reader.MAX_WORKBOOK_BYTES // _MB)
     )
     return sentences(formats, sizes)
 

@@ -1,13 +1,15 @@
-"""Cells of an xlsx sheet whose text calamine does not preserve: number formats, ids of 16 or more digits, errors,
-formulas.
+"""The text of cells: of values of any type, and of cells in workbooks whose text calamine does not preserve.
 
-calamine returns numbers as floating point without their format, and errors and unsaved formulas as empty cells. Here
-the sheet's XML is parsed a second time, but only if a quick search finds any of these.
+calamine returns numbers as floating point without their format, and errors and unsaved formulas as empty cells. So the
+XML of an xlsx sheet is parsed a second time for number formats, ids of 16 or more digits, errors and formulas, but only
+if a quick search finds any of these. An OpenDocument sheet (LibreOffice, WPS) stores the displayed text of each cell,
+which is used for percentages, leading zeros, long ids and errors. Lightweight, because the reader process imports it.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from decimal import Decimal, InvalidOperation
 from typing import IO, NamedTuple
 from xml.parsers import expat
 
+_MAX_EXACT = 2**53  # up to here floating point represents every integer
 _BLOCK = 1 << 20
 _OVERLAP = 64  # bytes, longer than any match
 _MAX_PART = 10_000_000  # bytes of the sheet list or the formats
@@ -26,6 +29,30 @@ _PERCENT = re.compile(r"[#,]*0*(\.(0+))?\s*%")
 _BUILT_IN = {"9": "0%", "10": "0.00%"}  # ECMA-376, part 1, 18.8.30
 _DIGITS_AND_LITERALS = re.compile(r'(?:0|[-/() .]|\\.|"[^"]*")+')
 _LITERAL = re.compile(r'\\(.)|"([^"]*)"|(.)')
+OPENDOCUMENT_PART = "content.xml"
+_MAX_DISPLAYED = 100  # characters
+_MAX_REPEATED = 100_000  # maximum number of repeated rows that are expanded
+_KEEP_DISPLAYED = re.compile(r"0\d+|-?\d{16,}")  # leading zeros, or more digits than floating point preserves
+
+
+def cell_text(value: object) -> str:
+    """A value of any type as cell text. Missing values (also NaN) are empty; lists and objects become JSON.
+
+    Whole numbers have no decimal point: programs without nullable integers write 1.0 for 1.
+    """
+    if value is None or value != value:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT:
+        return str(int(value))
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value)
 
 
 class SpecialCell(NamedTuple):
@@ -37,7 +64,7 @@ class SpecialCell(NamedTuple):
     fault: str  # "", "error", "formula"
 
 
-def special_cells(data: bytes, sheet: str) -> Iterator[SpecialCell]:
+def xlsx_cells(data: bytes, sheet: str) -> Iterator[SpecialCell]:
     """The special cells of a sheet of an xlsx file, row by row; none for other kinds of files.
 
     Raises:
@@ -220,3 +247,82 @@ def _column_index(reference: str) -> int:
             break
         number = 26 * number + ord(char) - 64
     return number - 1
+
+
+def opendocument_cells(data: bytes, sheet: str) -> Iterator[SpecialCell]:
+    """The special cells of a sheet, row by row.
+
+    Raises:
+        zipfile.BadZipFile, KeyError, ValueError, expat.ExpatError: the file is invalid.
+    """
+    scanner = _OpenDocumentScanner(sheet)
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler, parser.EndElementHandler = scanner.start, scanner.end
+    parser.CharacterDataHandler = scanner.data
+    with zipfile.ZipFile(io.BytesIO(data)) as book, book.open(OPENDOCUMENT_PART) as file:
+        yield from _parse(parser, scanner, file)
+
+
+def _parse(parser: expat.XMLParserType, scanner: _OpenDocumentScanner, file: IO[bytes]) -> Iterator[SpecialCell]:
+    while block := file.read(_BLOCK):
+        parser.Parse(block, False)
+        yield from scanner.found
+        scanner.found.clear()
+
+
+class _OpenDocumentScanner:
+    """Expat handlers for the cells of the requested sheet."""
+
+    def __init__(self, sheet: str) -> None:
+        self.found = list[SpecialCell]()
+        self._sheet = sheet
+        self._inside = False
+        self._row = self._column = 0
+        self._rows = 1  # repeat count of the current row
+        self._attrs: dict[str, str] | None = None
+        self._displayed = ""
+        self._in_row = list[tuple[int, str, str]]()
+
+    def start(self, name: str, attrs: dict[str, str]) -> None:
+        if name == "table:table":
+            self._inside, self._row = attrs.get("table:name") == self._sheet, 0
+        elif not self._inside:
+            return
+        elif name == "table:table-row":
+            self._rows, self._column = int(attrs.get("table:number-rows-repeated", 1)), 0
+        elif name in ("table:table-cell", "table:covered-table-cell"):
+            self._attrs, self._displayed = attrs, ""
+
+    def data(self, text: str) -> None:
+        if self._attrs is not None and len(self._displayed) < _MAX_DISPLAYED:
+            self._displayed += text
+
+    def end(self, name: str) -> None:
+        if not self._inside:
+            return
+        if name in ("table:table-cell", "table:covered-table-cell") and self._attrs is not None:
+            columns = int(self._attrs.get("table:number-columns-repeated", 1))
+            if (fault := self._fault()) is not None:
+                self._in_row += [
+                    (self._column + offset, self._displayed, fault) for offset in range(min(columns, 1_000))
+                ]
+            self._column += columns
+            self._attrs = None
+        elif name == "table:table-row":
+            if self._in_row:
+                for offset in range(min(self._rows, _MAX_REPEATED)):
+                    self.found += [SpecialCell(self._row + offset, *cell) for cell in self._in_row]
+            self._row, self._in_row = self._row + self._rows, []
+        elif name == "table:table":
+            self._inside = False
+
+    def _fault(self) -> str | None:
+        """The fault of the current cell, "" if its displayed text is used; None: its value is used."""
+        attrs = self._attrs or {}
+        if attrs.get("calcext:value-type") == "error":
+            return "error"
+        kind = attrs.get("office:value-type")
+        if kind == "percentage" or (kind == "float" and _KEEP_DISPLAYED.fullmatch(self._displayed.strip())):
+            return "" if self._displayed.strip() else None
+        return None
