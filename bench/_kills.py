@@ -58,7 +58,7 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
         store = Store.open(Settings.from_env({"FABULA_HOME": folder}))
         for use in ("input", "output"):
             custom_prices.set_price(
-                store, LOCAL, provider=_PROVIDER, model="writer", what=use, amount=str(_USD_PER_MTOK)
+                store, LOCAL, provider=_PROVIDER, model="writer", kind=use, amount=str(_USD_PER_MTOK)
             )
         worst = _worst(store)
         in_flight = kills * ceiling(_PROVIDER) * worst

@@ -211,10 +211,10 @@ def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> 
                 new_reason = msg("It had failed: {was} Left out: {why}", was=previous, why=why) if previous else why
                 statement = update(Row).where(Row.id.in_([id_ for id_, row_reason in rows if row_reason == previous]))
                 # An edited row that had failed keeps that state.
-                state_before = func.coalesce(Row.state_before, Row.state)
+                previous_state = func.coalesce(Row.previous_state, Row.state)
                 values = {
                     "state": "excluded",
-                    "state_before": state_before,
+                    "previous_state": previous_state,
                     "reason": new_reason,
                     "updated_at": utcnow(),
                 }
@@ -233,9 +233,9 @@ def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ..
         with store.session() as session:
             query = select(Row).where(Row.id.in_(chunk), Row.state == "excluded").order_by(Row.id).with_for_update()
             for row in session.scalars(query):
-                if row.state_before is not None or (row.text or "").strip():
+                if row.previous_state is not None or (row.text or "").strip():
                     row.reason = _reason_before(row.reason)
-                    row.state, row.state_before = _state_before(row)
+                    row.state, row.previous_state = _previous_state(row)
                     row.updated_at = utcnow()
                     changed.append(row.id)
     return tuple(changed)
@@ -266,7 +266,7 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
         if row.original_text is None:
             row.original_text = row.text or ""
             if row.state == "failed":
-                row.state, row.state_before = "done", "failed"
+                row.state, row.previous_state = "done", "failed"
         row.text, row.updated_at = text, utcnow()
         return True
 
@@ -287,7 +287,7 @@ def _editable(session: Session, row_id: int) -> Row:
         raise FabulaError(
             msg("This row is being written."), msg("Wait until the row is written, or stop the run first.")
         )
-    if "pending" in (row.state, row.state_before):
+    if "pending" in (row.state, row.previous_state):
         raise FabulaError(msg("This row is not written yet."), msg("Write the story first, then edit it."))
     return row
 
@@ -303,18 +303,18 @@ def _revert(row: Row) -> bool:
     if row.original_text is None:
         return False
     row.text, row.original_text, row.updated_at = row.original_text, None, utcnow()
-    if not row.text.strip() and row.state_before != "failed":  # loaded from a file without a completion
-        row.state, row.state_before, row.reason = "excluded", None, _EMPTY
+    if not row.text.strip() and row.previous_state != "failed":  # loaded from a file without a completion
+        row.state, row.previous_state, row.reason = "excluded", None, _EMPTY
     elif row.state != "excluded":
-        row.state, row.state_before = row.state_before or "done", None
+        row.state, row.previous_state = row.previous_state or "done", None
     return True
 
 
-def _state_before(row: Row) -> tuple[str, str | None]:
-    """The state of a restored row, and its `state_before`: "failed" if a user edited the failed row, else None."""
+def _previous_state(row: Row) -> tuple[str, str | None]:
+    """The state of a restored row, and its `previous_state`: "failed" if a user edited the failed row, else None."""
     if row.original_text is None:
-        return row.state_before or "done", None
-    return "done", "failed" if row.state_before == "failed" else None
+        return row.previous_state or "done", None
+    return "done", "failed" if row.previous_state == "failed" else None
 
 
 def _reason_before(reason: str | None) -> str | None:

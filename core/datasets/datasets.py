@@ -110,7 +110,7 @@ def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
         return {split: count for split, count in session.execute(done)}
 
 
-def chat_system(store: Store, dataset_id: str) -> str:
+def system_message(store: Store, dataset_id: str) -> str:
     """The system text that begins every conversation of a chat file: the one that was set, or else the recipe's.
 
     Raises:
@@ -118,14 +118,14 @@ def chat_system(store: Store, dataset_id: str) -> str:
     """
     with store.reading() as session:
         dataset = require_dataset(session, dataset_id)
-        return str((dataset.recipe or {}).get("system", "")) if dataset.chat_system is None else dataset.chat_system
+        return str((dataset.recipe or {}).get("system", "")) if dataset.system_message is None else dataset.system_message
 
 
-def set_chat_system(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
+def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
     """Set the system text of a data set's chat files; "": none."""
     with store.session() as session:
         statement = update(Dataset).where(Dataset.id == dataset_id)
-        session.execute(statement.values(chat_system=storable(text.strip())[:_MAX_SYSTEM_CHARACTERS]))
+        session.execute(statement.values(system_message=storable(text.strip())[:_MAX_SYSTEM_CHARACTERS]))
 
 
 def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) -> str:
@@ -135,7 +135,7 @@ def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) ->
     """
     done = select(func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
-        system = session.scalar(select(Dataset.chat_system).where(Dataset.id == dataset_id))
+        system = session.scalar(select(Dataset.system_message).where(Dataset.id == dataset_id))
         if version_id is not None:
             return f"{version_id}:{system}"
         count, newest = session.execute(done).one()

@@ -90,7 +90,7 @@ def plan(
     """How the training examples are written (see `jsonl.plan`).
 
     The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None:
-    the system text of the data set (`datasets.chat_system`). `on_example` is called for each example that is read.
+    the system text of the data set (`datasets.system_message`). `on_example` is called for each example that is read.
 
     Raises:
         BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
@@ -103,7 +103,7 @@ def plan(
         plan_for_all = jsonl.plan(chain(training, validation), separator=separator, stop=stop)
         separator, stop = plan_for_all.separator, plan_for_all.stop
     if file_format == "chat" and system is None:
-        system = datasets.chat_system(selection.store, selection.dataset_id)
+        system = datasets.system_message(selection.store, selection.dataset_id)
     return jsonl.plan(training, file_format, separator=separator, stop=stop, system=system or "")
 
 

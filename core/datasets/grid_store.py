@@ -101,7 +101,7 @@ def fill(session: Session, dataset_id: str, recipe: Recipe, limit: int = CHUNK) 
     if rows:
         session.execute(insert(Row.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
     if end != filled:
-        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=end))
+        session.execute(update(Dataset).where(Dataset.id == dataset_id).values(fill_cursor=end))
     return len(rows)
 
 
@@ -140,7 +140,7 @@ def _counts(total: int, by_state: Mapping[str, int]) -> Counts:
 
 def lock_grid(session: Session, dataset_id: str, recipe: Recipe) -> tuple[int, Recipe]:
     """The fill cursor and recipe of a data set, locked until the end of this transaction."""
-    query = select(Dataset.filled, Dataset.recipe).where(Dataset.id == dataset_id).with_for_update()
+    query = select(Dataset.fill_cursor, Dataset.recipe).where(Dataset.id == dataset_id).with_for_update()
     row = session.execute(query).first()
     if row is None or row[1] is None:
         return 0, recipe_of(session, dataset_id)  # raises the reason
@@ -195,7 +195,7 @@ def update_positions(session: Session, dataset_id: str, recipe: Recipe, filled: 
         session.execute(delete(Row).where(Row.id.in_(obsolete)))
     locked_by_others = set(ids) - {row.id for row in rows}
     cursor = -min(locked_by_others, default=ids[-1] + 1 if len(ids) == CHUNK else 0)
-    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(filled=cursor))
+    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(fill_cursor=cursor))
     return cursor
 
 
@@ -226,7 +226,7 @@ def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
         recipe = replace(recipe, name=current.name)
         added = recipe.rows() - _common_rows(current, recipe)
         if recipe != current:
-            changes = {"recipe": recipe.to_dict(), "filled": REPOSITION_ALL}
+            changes = {"recipe": recipe.to_dict(), "fill_cursor": REPOSITION_ALL}
             session.execute(update(Dataset).where(Dataset.id == dataset_id).values(changes))
             filled = update_positions(session, dataset_id, recipe, REPOSITION_ALL)
     while filled < 0:

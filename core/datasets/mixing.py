@@ -98,7 +98,11 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
                 source="mix",
                 columns=list(first.columns) if same_format else [_PROMPT],
                 prompt_separator=first.prompt_separator,
-                parts={"seed": seed, "size": sum(p.rows for p in plan_parts), "parts": [asdict(p) for p in plan_parts]},
+                mix_sources={
+                    "seed": seed,
+                    "size": sum(p.rows for p in plan_parts),
+                    "parts": [asdict(p) for p in plan_parts],
+                },
                 created_by=actor.id,
             )
         )

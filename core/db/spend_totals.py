@@ -24,7 +24,7 @@ from core.db.tables import Spend, SpendTotal
 Key: TypeAlias = tuple[str, str, str]
 """Scope, subject, month: see `SpendTotal`."""
 _TOTALS: Table = SpendTotal.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
-_COLUMNS = ("at", "actor", "reference", "cost_usd", "estimated_usd")
+_COLUMNS = ("created_at", "actor", "reference", "cost_usd", "estimated_usd")
 
 MAX_COST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
 """Cost of a call; if unknown (interrupted, no token counts), its maximum possible cost; else null."""
@@ -71,16 +71,16 @@ def change(session: Session | Connection, changes: Changes) -> None:
 def _upsert(dialect: str) -> Insert:
     """An exact "insert or add" statement: with Postgres numerics, or `decimal_add` from `core.db.store` on SQLite."""
     usd = bindparam("usd", type_=String())
-    values = {name: bindparam(name, type_=String()) for name in ("scope", "subject", "month")} | {"at_most_usd": usd}
+    values = {name: bindparam(name, type_=String()) for name in ("scope", "subject", "month")} | {"max_usd": usd}
     if dialect == "postgresql":
         statement = postgres_insert(_TOTALS).values(values)
-        old, new = cast(_TOTALS.c.at_most_usd, Numeric), cast(statement.excluded.at_most_usd, Numeric)
+        old, new = cast(_TOTALS.c.max_usd, Numeric), cast(statement.excluded.max_usd, Numeric)
         return statement.on_conflict_do_update(
-            index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": cast(old + new, String)}
+            index_elements=_TOTALS.primary_key.columns, set_={"max_usd": cast(old + new, String)}
         )
     insert = sqlite_insert(_TOTALS).values(values)
-    total = func.decimal_add(_TOTALS.c.at_most_usd, insert.excluded.at_most_usd, type_=String())
-    return insert.on_conflict_do_update(index_elements=_TOTALS.primary_key.columns, set_={"at_most_usd": total})
+    total = func.decimal_add(_TOTALS.c.max_usd, insert.excluded.max_usd, type_=String())
+    return insert.on_conflict_do_update(index_elements=_TOTALS.primary_key.columns, set_={"max_usd": total})
 
 
 def decimal_add(a: str, b: str) -> str:
@@ -104,7 +104,7 @@ def track_flush(session: Session, _context: object) -> None:
 
 def _count(changes: Changes, line: Mapping[str, Any], sign: int) -> None:
     usd = line["estimated_usd"] if line["cost_usd"] is None else line["cost_usd"]
-    changes.add(line["at"], line["actor"], line["reference"], None if usd is None else sign * usd)
+    changes.add(line["created_at"], line["actor"], line["reference"], None if usd is None else sign * usd)
 
 
 def _old_value(line: Spend, name: str) -> Any:
@@ -114,13 +114,13 @@ def _old_value(line: Spend, name: str) -> Any:
 
 def of_month(session: Session, now: datetime) -> dict[str, Decimal]:
     """Amount that each person spent or reserved in the calendar month of `now` (UTC), in US dollars."""
-    query = select(SpendTotal.subject, SpendTotal.at_most_usd)
+    query = select(SpendTotal.subject, SpendTotal.max_usd)
     return dict(session.execute(query.where(SpendTotal.scope == "person", SpendTotal.month == month(now))).all())
 
 
 def of_reference(session: Session, reference: str) -> Decimal:
     """Amount that a run, job or story has spent or reserved in total, in US dollars; independent of the clock."""
-    return session.scalar(select(SpendTotal.at_most_usd).where(*_key(("reference", reference, "")))) or Decimal(0)
+    return session.scalar(select(SpendTotal.max_usd).where(*_key(("reference", reference, "")))) or Decimal(0)
 
 
 def _key(key: Key) -> Iterable[Any]:
@@ -130,10 +130,10 @@ def _key(key: Key) -> Iterable[Any]:
 def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
     """Recompute the totals from every ledger line. SQL groups equal amounts; the exact sum is computed here."""
     line, changes = Spend.__table__.c, Changes()
-    period = func.substr(line.at, 1, 7, type_=String())
+    period = func.substr(line.created_at, 1, 7, type_=String())
     connection = session.connection() if isinstance(session, Session) else session
     if connection.dialect.name == "postgresql":
-        period = func.to_char(func.timezone("UTC", line.at), "YYYY-MM", type_=String())
+        period = func.to_char(func.timezone("UTC", line.created_at), "YYYY-MM", type_=String())
     usd = func.coalesce(line.cost_usd, line.estimated_usd, type_=line.cost_usd.type)
     query = select(period, line.actor, line.reference, usd, func.count()).where(usd.is_not(None))
     for at, actor, reference, amount, calls in session.execute(query.group_by(period, line.actor, line.reference, usd)):
@@ -146,7 +146,7 @@ def repair(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
     if session.connection().dialect.name == "postgresql":
         # waits for transactions that are writing ledger lines
         session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))
-    rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.at_most_usd))
+    rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.max_usd))
     stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}
     expected = recomputed(session)
     wrong = {

@@ -103,7 +103,7 @@ def get(store: Store, job_id: str) -> BeforeAfterView | None:
         model_names = select(TrainingJob.base_model, TrainingJob.fine_tuned_model).where(TrainingJob.id == job_id)
         models_by_side: dict[str, str | None] = dict(zip(SIDES, session.execute(model_names).one(), strict=True))
         answers = select(BeforeAfterAnswer, Story).outerjoin(Story, Story.id == BeforeAfterAnswer.story_id)
-        answers = answers.where(BeforeAfterAnswer.comparison_id == comparison.id).order_by(BeforeAfterAnswer.position)
+        answers = answers.where(BeforeAfterAnswer.before_after_id == comparison.id).order_by(BeforeAfterAnswer.position)
         prompts: dict[int, BeforeAfterAnswer] = {}
         sides: dict[tuple[int, str], SideAnswer] = {}
         for answer, story in session.execute(answers):
@@ -142,7 +142,7 @@ def start(store: Store, actor: Actor, job: JobView) -> str:
     if job.dataset_id is None:
         raise FabulaError(msg("This job has no data set to take prompts from."), msg("Train on a data set instead."))
     with store.session() as session:
-        advisory_lock(session, "comparisons")
+        advisory_lock(session, "before_after")
         return _get_or_create(session, job.id, actor.id)
 
 
@@ -169,7 +169,7 @@ def retry(store: Store, actor: Actor, job_id: str) -> None:
         if comparison.state in ACTIVE:
             return
         unfinished = select(BeforeAfterAnswer).where(
-            BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.state != "done"
+            BeforeAfterAnswer.before_after_id == comparison.id, BeforeAfterAnswer.state != "done"
         )
         for answer in session.scalars(unfinished):
             if answer.story_id is not None:
@@ -184,7 +184,7 @@ def finish(session: Session, comparison: BeforeAfter, state: str, reason: str | 
     pending = BeforeAfterAnswer.state.in_(PENDING)
     session.execute(
         update(BeforeAfterAnswer)
-        .where(BeforeAfterAnswer.comparison_id == comparison.id, pending)
+        .where(BeforeAfterAnswer.before_after_id == comparison.id, pending)
         .values(state="stopped")
     )
 
@@ -218,11 +218,11 @@ def to_dicts(view: BeforeAfterView | None) -> list[dict[str, Any]]:
 
 
 def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
-    comparison_id = session.scalar(select(BeforeAfter.id).where(BeforeAfter.job_id == job_id))
-    if comparison_id is None:
-        comparison_id = new_id()
-        session.add(BeforeAfter(id=comparison_id, job_id=job_id, created_by=actor_id))
-    return comparison_id
+    before_after_id = session.scalar(select(BeforeAfter.id).where(BeforeAfter.job_id == job_id))
+    if before_after_id is None:
+        before_after_id = new_id()
+        session.add(BeforeAfter(id=before_after_id, job_id=job_id, created_by=actor_id))
+    return before_after_id
 
 
 def get_row(session: Session, job_id: str) -> BeforeAfter:

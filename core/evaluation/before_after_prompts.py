@@ -46,16 +46,16 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
             msg("A prompt needs 1 to {limit} characters.", limit=f"{_MAX_PROMPT_CHARS:,}"),
             msg("Change it and try again."),
         )
-    comparison_id = start(store, actor, job)
+    before_after_id = start(store, actor, job)
     with store.session() as session:
-        advisory_lock(session, "comparisons")
-        comparison = session.get_one(BeforeAfter, comparison_id)
-        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
+        advisory_lock(session, "before_after")
+        comparison = session.get_one(BeforeAfter, before_after_id)
+        if _count_prompts(session, before_after_id) >= MAX_PROMPTS:
             raise FabulaError(
                 msg("A job can have up to {limit} prompts.", limit=MAX_PROMPTS), msg("Write more on the story page.")
             )
-        position = next_position(session, comparison_id)
-        add_pair(session, comparison_id, position, text, None)
+        position = next_position(session, before_after_id)
+        add_pair(session, before_after_id, position, text, None)
         if comparison.state not in ACTIVE:
             comparison.state, comparison.reason, comparison.finished_at = "queued", None, None
         return position
@@ -75,13 +75,13 @@ def add_answered_prompt(
     Raises:
         FabulaError: see `start`.
     """
-    comparison_id = start(store, actor, job)
+    before_after_id = start(store, actor, job)
     with store.session() as session:
-        advisory_lock(session, "comparisons")
-        if _count_prompts(session, comparison_id) >= MAX_PROMPTS:
+        advisory_lock(session, "before_after")
+        if _count_prompts(session, before_after_id) >= MAX_PROMPTS:
             return None
-        position = next_position(session, comparison_id)
-        add_pair(session, comparison_id, position, storable(prompt), None, answers)
+        position = next_position(session, before_after_id)
+        add_pair(session, before_after_id, position, storable(prompt), None, answers)
         return position
 
 
@@ -99,11 +99,11 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
     if view is None or pair is None:
         raise NotFound(msg("This prompt no longer exists."), msg("Reload the page."))
     with store.session() as session:
-        advisory_lock(session, "comparisons")
+        advisory_lock(session, "before_after")
         comparison = before_after.get_row(session, job_id)
         removed = RemovedPair(job_id, pair, comparison.state, comparison.reason)
         answers = list(
-            session.scalars(select(BeforeAfterAnswer).where(BeforeAfterAnswer.comparison_id == comparison.id))
+            session.scalars(select(BeforeAfterAnswer).where(BeforeAfterAnswer.before_after_id == comparison.id))
         )
         for answer in (answer for answer in answers if answer.position == position):
             if answer.state in before_after.PENDING:
@@ -121,9 +121,12 @@ def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
     """Restore a removed pair, at the end if its position is taken."""
     pair = removed.pair
     with store.session() as session:
-        advisory_lock(session, "comparisons")
+        advisory_lock(session, "before_after")
         comparison = before_after.get_row(session, removed.job_id)
-        same_position = (BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.position == pair.position)
+        same_position = (
+            BeforeAfterAnswer.before_after_id == comparison.id,
+            BeforeAfterAnswer.position == pair.position,
+        )
         taken = session.scalar(select(func.count()).where(*same_position))
         position = next_position(session, comparison.id) if taken else pair.position
         sides: dict[Side, SideAnswer] = {"base": pair.base, "tuned": pair.tuned}
@@ -134,17 +137,17 @@ def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
             comparison.state, comparison.reason = removed.state, removed.reason
 
 
-def next_position(session: Session, comparison_id: str) -> int:
+def next_position(session: Session, before_after_id: str) -> int:
     """The position after the last prompt of a comparison."""
     last = session.scalar(
-        select(func.max(BeforeAfterAnswer.position)).where(BeforeAfterAnswer.comparison_id == comparison_id)
+        select(func.max(BeforeAfterAnswer.position)).where(BeforeAfterAnswer.before_after_id == before_after_id)
     )
     return 0 if last is None else last + 1
 
 
 def add_pair(
     session: Session,
-    comparison_id: str,
+    before_after_id: str,
     position: int,
     prompt: str,
     expected: str | None,
@@ -155,13 +158,13 @@ def add_pair(
         answer = answers.get(side, _WAITING)
         session.add(
             BeforeAfterAnswer(
-                comparison_id=comparison_id, position=position, side=side, prompt=prompt, expected=expected,
+                before_after_id=before_after_id, position=position, side=side, prompt=prompt, expected=expected,
                 state=answer.state, reason=answer.reason, story_id=answer.story_id,
             )
         )  # fmt: skip
 
 
-def _count_prompts(session: Session, comparison_id: str) -> int:
+def _count_prompts(session: Session, before_after_id: str) -> int:
     """The number of prompts of a comparison."""
-    mine = BeforeAfterAnswer.comparison_id == comparison_id
+    mine = BeforeAfterAnswer.before_after_id == before_after_id
     return session.scalar(select(func.count(BeforeAfterAnswer.position.distinct())).where(mine)) or 0

@@ -48,13 +48,13 @@ class _Stopped(Exception):
     """The worker is stopping, or the user stopped the comparison."""
 
 
-def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: threading.Event | None = None) -> None:
+def carry_out(store: Store, registry: Registry, before_after_id: str, stopping: threading.Event | None = None) -> None:
     """Run or resume a comparison until it is finished. Complete answers are not requested again.
 
     Raises:
         FabulaError: it cannot continue. The caller records that with `give_up`.
     """
-    before_after_run = _BeforeAfterRun(store, registry, comparison_id, stopping or threading.Event())
+    before_after_run = _BeforeAfterRun(store, registry, before_after_id, stopping or threading.Event())
     try:
         before_after_run.run()
     except _Stopped:
@@ -63,10 +63,10 @@ def carry_out(store: Store, registry: Registry, comparison_id: str, stopping: th
     before_after_run.finish()
 
 
-def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
+def give_up(store: Store, before_after_id: str, error: FabulaError) -> None:
     """Mark a comparison as failed, with the reason. Finished answers are kept."""
     with store.session() as session:
-        comparison = session.get(BeforeAfter, comparison_id)
+        comparison = session.get(BeforeAfter, before_after_id)
         if comparison is not None and comparison.state in ACTIVE:
             before_after.finish(session, comparison, "failed", sentences(error.what, error.next_step))
 
@@ -74,9 +74,9 @@ def give_up(store: Store, comparison_id: str, error: FabulaError) -> None:
 class _BeforeAfterRun:
     """One comparison that this worker is running."""
 
-    def __init__(self, store: Store, registry: Registry, comparison_id: str, stopping: threading.Event) -> None:
+    def __init__(self, store: Store, registry: Registry, before_after_id: str, stopping: threading.Event) -> None:
         self.stopping = stopping
-        self._store, self._registry, self._id = store, registry, comparison_id
+        self._store, self._registry, self._id = store, registry, before_after_id
 
     def run(self) -> None:
         """Generate every incomplete pair, one pair after another; the two models of a pair run in parallel.
@@ -100,7 +100,7 @@ class _BeforeAfterRun:
             if comparison.state == "stopping":
                 before_after.finish(session, comparison, "stopped")
             elif comparison.state in ACTIVE:
-                is_failed = (BeforeAfterAnswer.comparison_id == comparison.id, BeforeAfterAnswer.state == "failed")
+                is_failed = (BeforeAfterAnswer.before_after_id == comparison.id, BeforeAfterAnswer.state == "failed")
                 failed = session.scalar(select(BeforeAfterAnswer.reason).where(*is_failed).limit(1))
                 before_after.finish(session, comparison, "done" if failed is None else "failed", failed)
 
@@ -134,9 +134,9 @@ class _BeforeAfterRun:
                 return
         choice = holdout.choose_prompts(self._store, job)
         chat = job.file_format == "chat" and job.dataset_id is not None
-        system = datasets.chat_system(self._store, job.dataset_id or "") if chat else ""
+        system = datasets.system_message(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:
-            advisory_lock(session, "comparisons")
+            advisory_lock(session, "before_after")
             comparison = session.get_one(BeforeAfter, self._id)
             comparison.source = choice.source
             comparison.settings = {
@@ -157,7 +157,7 @@ class _BeforeAfterRun:
         self._raise_if_stopped()
         self._set_reason(None)
         is_unfinished = BeforeAfterAnswer.state.in_(("waiting", "writing"))
-        query = select(BeforeAfterAnswer).where(BeforeAfterAnswer.comparison_id == self._id, is_unfinished)
+        query = select(BeforeAfterAnswer).where(BeforeAfterAnswer.before_after_id == self._id, is_unfinished)
         with self._store.session() as session:
             missing: list[BeforeAfterAnswer] = []
             for answer in session.scalars(query.order_by(BeforeAfterAnswer.position, BeforeAfterAnswer.id)):

@@ -70,7 +70,7 @@ def compare_evaluations(store: Store, tuned_id: str, base_id: str) -> Evaluation
 def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
     """Score of each answered row: 1 or 0 for labels, chrF (0 to 1) for texts."""
     query = select(
-        EvaluationAnswer.row_key, EvaluationAnswer.right, EvaluationAnswer.text, EvaluationAnswer.expected
+        EvaluationAnswer.row_key, EvaluationAnswer.correct, EvaluationAnswer.text, EvaluationAnswer.expected
     ).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_not(None))
     with store.reading() as session:
         rows = session.execute(query).all()

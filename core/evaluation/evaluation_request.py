@@ -210,7 +210,7 @@ class EvaluationRequester:
             "text": None if text is None else storable(text),
             "finish_reason": finish_reason,
             "reason": reason,
-            "right": self._is_right(example, text, finish_reason),
+            "correct": self._is_correct(example, text, finish_reason),
         }
         if reservation_and_answer is None:
             with self.context.store.session() as session:
@@ -228,7 +228,7 @@ class EvaluationRequester:
         entry = {"kind": "answer", "values": values, "spend": reservation.rescue_entry(*usage, cost)}
         rescue_files.write_or_rescue(self.context.store, write, entry)
 
-    def _is_right(self, example: HeldOutExample, text: str | None, finish_reason: str | None) -> bool | None:
+    def _is_correct(self, example: HeldOutExample, text: str | None, finish_reason: str | None) -> bool | None:
         """Whether the answer is the expected label; None: it is not a label, or there is no answer."""
         if text is None or self.view.kind != "label":
             return None

@@ -105,7 +105,7 @@ def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
     exact = sum(scoring.normalize_text(expected) == scoring.normalize_text(text) for expected, text in pairs)
     return Metrics(
         n=len(answered),
-        accuracy=scoring.wilson(sum(bool(one.right) for one in answered), len(answered)) if is_label else None,
+        accuracy=scoring.wilson(sum(bool(one.correct) for one in answered), len(answered)) if is_label else None,
         exact=scoring.wilson(exact, len(answered)),
         loss=loss,
         loss_note=_MEASURED if loss is not None else _NO_LOSS,

@@ -255,17 +255,17 @@ def answers(
     """Answers in order of arrival. `after`: continue after this answer id."""
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, EvaluationAnswer.id > after)
     if wrong_only:
-        query = query.where(EvaluationAnswer.right.is_(False) | EvaluationAnswer.text.is_(None))
+        query = query.where(EvaluationAnswer.correct.is_(False) | EvaluationAnswer.text.is_(None))
     with store.reading() as session:
         rows = session.scalars(query.order_by(EvaluationAnswer.id).limit(limit))
-        return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.right, r.reason) for r in rows)
+        return tuple(AnswerView(r.id, r.prompt, r.expected, r.text, r.correct, r.reason) for r in rows)
 
 
 def _system(store: Store, form: EvaluationForm) -> str:
     """The system prompt: the form's, or that of the chat file."""
     if form.system is not None:
         return form.system
-    return datasets.chat_system(store, form.dataset_id) if form.file_format == "chat" else ""
+    return datasets.system_message(store, form.dataset_id) if form.file_format == "chat" else ""
 
 
 def _identical(session: Session, form: EvaluationForm, settings: Mapping[str, Any]) -> str | None:
@@ -285,7 +285,7 @@ def _get_row(session: Session, evaluation_id: str) -> Evaluation:
 
 def _counts(session: Session, ids: list[str]) -> dict[str, tuple[int, int, int]]:
     """The numbers of answered, failed and right rows, by evaluation id."""
-    answered, right = func.count(EvaluationAnswer.text), func.count().filter(EvaluationAnswer.right.is_(True))
+    answered, right = func.count(EvaluationAnswer.text), func.count().filter(EvaluationAnswer.correct.is_(True))
     query = select(EvaluationAnswer.evaluation_id, func.count(), answered, right).where(
         EvaluationAnswer.evaluation_id.in_(ids)
     )

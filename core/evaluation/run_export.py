@@ -37,7 +37,10 @@ def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] |
         archive.writestr("results.csv", safe_csv(job.results_csv or ""))
         events = job_views.events(store, job_id, _MAX_EVENTS)
         archive.writestr(
-            "events.csv", _csv(("at", "level", "type", "message"), ([e.at, e.level, e.type, e.message] for e in events))
+            "events.csv",
+            _csv(
+                ("created_at", "level", "type", "message"), ([e.created_at, e.level, e.type, e.message] for e in events)
+            ),
         )
         saved_checkpoints = checkpoints.list_checkpoints(store, job_id)
         rows = ([item.step, item.model, item.created_at, json.dumps(dict(item.metrics))] for item in saved_checkpoints)

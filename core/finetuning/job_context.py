@@ -140,7 +140,7 @@ class JobContext:
         if job.finished:
             raise JobStopping
         if job.request == "cancel" and job.status == status:
-            self.update(status="cancelled", stop_requested=None, error=None, next_step=None, finished_at=utcnow())
+            self.update(status="cancelled", requested_action=None, error=None, next_step=None, finished_at=utcnow())
             with self.store.session() as session:
                 billing.release(session, self.job_id)
             raise JobStopping

@@ -29,7 +29,7 @@ def newest_remote_id(store: Store, job_id: str) -> str | None:
     query = (
         select(TrainingEvent.remote_id)
         .where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.not_like(f"{_OWN_PREFIX}%"))
-        .order_by(TrainingEvent.at.desc(), TrainingEvent.id.desc())
+        .order_by(TrainingEvent.created_at.desc(), TrainingEvent.id.desc())
         .limit(1)
     )
     with store.reading() as session:
@@ -38,7 +38,7 @@ def newest_remote_id(store: Store, job_id: str) -> str | None:
 
 def training_started_at(store: Store, job_id: str) -> datetime | None:
     """When training first started, from the provider's event (UTC); None: no such event."""
-    started = select(func.min(TrainingEvent.at)).where(
+    started = select(func.min(TrainingEvent.created_at)).where(
         TrainingEvent.job_id == job_id,
         or_(TrainingEvent.message.startswith(STARTED), TrainingEvent.message == Message(STARTED, {})),
     )
@@ -58,7 +58,7 @@ def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:
         TrainingEvent(
             job_id=job_id,
             remote_id=event.id,
-            at=event.at,
+            created_at=event.at,
             level=event.level[:_MAX_LEVEL_LENGTH],
             type=event.type[:_MAX_TYPE_LENGTH],
             message=storable(event.message),
@@ -74,7 +74,7 @@ def add_notice(session: Session, job_id: str, message: str) -> None:
         TrainingEvent(
             job_id=job_id,
             remote_id=f"{_OWN_PREFIX}{new_id()}",
-            at=utcnow(),
+            created_at=utcnow(),
             level="warn",
             type="message",
             message=message,

@@ -176,7 +176,7 @@ def can_resume(status: str, provider: str, remote_id: str | None, error: str | N
 class JobEvent:
     """One event with the provider's text. `type`: `message` for events that people should read."""
 
-    at: datetime
+    created_at: datetime
     level: str
     message: str
     type: str = "message"
@@ -224,17 +224,19 @@ def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
     query = (
         select(TrainingEvent)
         .where(TrainingEvent.job_id == job_id)
-        .order_by(TrainingEvent.at.desc(), TrainingEvent.id.desc())
+        .order_by(TrainingEvent.created_at.desc(), TrainingEvent.id.desc())
         .limit(limit)
     )
     with store.reading() as session:
-        return [JobEvent(event.at, event.level, event.message, event.type) for event in session.scalars(query)][::-1]
+        return [JobEvent(event.created_at, event.level, event.message, event.type) for event in session.scalars(query)][
+            ::-1
+        ]
 
 
 def last_event(store: Store, job_id: str) -> datetime | None:
     """Time of the job's newest event (UTC); None: there is none."""
     with store.reading() as session:
-        return session.scalar(select(func.max(TrainingEvent.at)).where(TrainingEvent.job_id == job_id))
+        return session.scalar(select(func.max(TrainingEvent.created_at)).where(TrainingEvent.job_id == job_id))
 
 
 def _priced(job: JobView, machine_hour: tuple[Decimal, str] | None) -> JobView:
@@ -259,7 +261,7 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         separator=job.separator,
         stop=job.stop,
         status=job.status,
-        request=job.stop_requested,
+        request=job.requested_action,
         remote_id=job.remote_id,
         fine_tuned_model=job.fine_tuned_model,
         error=job.error,

@@ -179,7 +179,7 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if context.view().finished:
             return
-        context.update(**failed, stop_requested=None)
+        context.update(**failed, requested_action=None)
         if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
             billing.release(session, job_id)
         else:
@@ -209,7 +209,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
                 msg("Can't {action} the job while it is {status}.", action=what, status=job.status),
                 msg("Wait until the job has progressed, then try again."),
             )
-        job.stop_requested = what
+        job.requested_action = what
 
 
 def retry_now(store: Store, actor: Actor, job_id: str) -> None:
@@ -228,9 +228,9 @@ def retry_now(store: Store, actor: Actor, job_id: str) -> None:
 
 def pending_requests(store: Store) -> dict[str, str]:
     """Pending requests for unfinished jobs, by job id, including retries started with `retry_now`."""
-    query = select(TrainingJob.id, TrainingJob.stop_requested, TrainingJob.not_before).where(
+    query = select(TrainingJob.id, TrainingJob.requested_action, TrainingJob.not_before).where(
         TrainingJob.status.not_in(FINISHED),
-        TrainingJob.stop_requested.is_not(None) | (TrainingJob.not_before <= utcnow()),
+        TrainingJob.requested_action.is_not(None) | (TrainingJob.not_before <= utcnow()),
     )
     with store.reading() as session:
         return {id_: what or f"retry {not_before}" for id_, what, not_before in session.execute(query)}

@@ -125,8 +125,8 @@ class _Watch:
             self._add_notice(sentences(exc.what, exc.next_step))
         with self._context.store.session() as session:
             job = session.get_one(TrainingJob, self._context.job_id, options=WITHOUT_RESULTS)
-            if job.stop_requested == request:  # otherwise there is a newer request
-                job.stop_requested = None
+            if job.requested_action == request:  # otherwise there is a newer request
+                job.requested_action = None
 
     def _add_notice(self, message: str) -> None:
         with self._context.store.session() as session:
@@ -184,7 +184,7 @@ class _Watch:
             job.updated_at = utcnow()
             job_events.add(session, job.id, events)
             if ended:
-                job.stop_requested, job.finished_at = None, remote.finished_at or utcnow()
+                job.requested_action, job.finished_at = None, remote.finished_at or utcnow()
                 billing.settle(session, self._book, job)
                 self._context.on_end(session, job)
         self._saved_results = self._results

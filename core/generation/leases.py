@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from core import processes
 from core.db.store import new_id
-from core.db.worker_heartbeats import WorkerBeat
+from core.db.worker_heartbeats import WorkerHeartbeat
 
 _active_claimants: set[str] = set()  # executors in this process
 
@@ -40,7 +40,7 @@ def expired(session: Session, claimants: Iterable[str]) -> list[str]:
     if remote:
         registered = {
             (_host_hash(host), process)
-            for host, process in session.execute(select(WorkerBeat.host, WorkerBeat.process))
+            for host, process in session.execute(select(WorkerHeartbeat.host, WorkerHeartbeat.process))
         }
     return [claimant for claimant in ids if not _is_alive(claimant, registered)]
 

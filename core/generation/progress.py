@@ -51,7 +51,7 @@ class RunProgress:
             one for each group of its lines that failed and may be billed.
         tokens: prompt and completion tokens of this run.
         cost_usd: their cost, None if the cost of one call is unknown. 0 on the engine: see `core.pricing.machine_time`.
-        at_most_usd: maximum cost so far: calls without a token count (for example interrupted ones) at their worst
+        max_usd: maximum cost so far: calls without a token count (for example interrupted ones) at their worst
             case.
         projected_usd: estimated cost at the end, if the remaining rows cost as much as the previous ones on average.
         rows_per_s: rows finished per second over the last minute; over the whole run once it has ended.
@@ -83,7 +83,7 @@ class RunProgress:
     requests: int = 0
     failed_only: bool = False
     remaining: int = 0
-    at_most_usd: Decimal | None = None
+    max_usd: Decimal | None = None
     provider: str = ""
     not_before: datetime | None = None
 
@@ -143,7 +143,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         requests=calls + (counts.sent if run.mode == "live" else 0),
         failed_only=failed_only,
         remaining=remaining,
-        at_most_usd=at_most,
+        max_usd=at_most,
         provider=run.provider,
         not_before=run.not_before,
     )
@@ -175,7 +175,7 @@ def _usage(session: Session, run: Run) -> tuple[int, int, _CallCosts, Decimal | 
     """
     query = (
         select(Spend.cost_usd, MAX_COST, func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens))
-        .where(Spend.at >= run.created_at - _CLOCK_TOLERANCE, Spend.reference == run.id)
+        .where(Spend.created_at >= run.created_at - _CLOCK_TOLERANCE, Spend.reference == run.id)
         .where(Spend.completion_tokens.is_not(None) | Spend.cost_usd.is_(None))  # the others are reservations
         .group_by(Spend.cost_usd, MAX_COST)
     )

@@ -40,7 +40,7 @@ from core.generation.bulk_sql import JsonRows, as_single_value, on_postgres, rea
 _SPEND: Table = Spend.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 _TOTAL_COLUMNS = (
     _SPEND.c.id,
-    _SPEND.c.at,
+    _SPEND.c.created_at,
     _SPEND.c.actor,
     _SPEND.c.reference,
     _SPEND.c.cost_usd,
@@ -72,7 +72,7 @@ def _reserve_statement(postgres: bool) -> Insert:
     group = JsonRows(postgres)
     params = {name: bindparam(name, type_=String()) for name in ("run", "actor", "provider", "model")}
     shared: dict[str, ColumnElement[Any]] = {
-        "at": bindparam("now", type_=Utc()),
+        "created_at": bindparam("now", type_=Utc()),
         "actor": params["actor"],
         "page": literal("dataset"),
         "provider": params["provider"],

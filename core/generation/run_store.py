@@ -199,7 +199,7 @@ def finish_if_complete(session: Session, context: RunContext) -> bool:
     if session.scalar(missing.limit(1)) is not None:
         return False
     if not failed_only:
-        filled = session.scalar(select(Dataset.filled).where(Dataset.id == context.dataset_id))
+        filled = session.scalar(select(Dataset.fill_cursor).where(Dataset.id == context.dataset_id))
         if filled is None or filled < 0 or fill(session, context.dataset_id, context.recipe):
             return False
     finish(session, context.run_id, "done", None)

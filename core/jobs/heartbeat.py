@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, select
 from core import processes
 from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, utcnow
-from core.db.worker_heartbeats import WorkerBeat
+from core.db.worker_heartbeats import WorkerHeartbeat
 
 BEAT_INTERVAL_S = 5.0  # each heartbeat is one small durable write
 _DOWN_AFTER_S = 20.0  # four missed heartbeats: shown as down
@@ -42,7 +42,7 @@ def worker_state(store: Store) -> WorkerState:
     """
     cutoff = utcnow() - timedelta(seconds=_DOWN_AFTER_S)
     with store.reading() as session:
-        beats = session.scalars(select(WorkerBeat).where(WorkerBeat.beat_at > cutoff)).all()
+        beats = session.scalars(select(WorkerHeartbeat).where(WorkerHeartbeat.heartbeat_at > cutoff)).all()
         n_queued = (
             select(func.count()).select_from(Run).where(Run.state == "queued").scalar_subquery()
             + select(func.count()).select_from(TrainingJob).where(TrainingJob.status == "preparing").scalar_subquery()
@@ -64,10 +64,10 @@ class Heartbeat:
     def beat(self, running: int) -> None:
         """Record that this worker is alive and works on `running` items."""
         with self._store.session() as session:
-            row = session.get(WorkerBeat, self.id)
+            row = session.get(WorkerHeartbeat, self.id)
             if row is None:
-                session.add(row := WorkerBeat(id=self.id, host=socket.gethostname(), process=processes.identity()))
-            row.beat_at, row.running = utcnow(), running
+                session.add(row := WorkerHeartbeat(id=self.id, host=socket.gethostname(), process=processes.identity()))
+            row.heartbeat_at, row.running = utcnow(), running
 
     def stop(self) -> None:
         """Delete this worker's heartbeat."""
@@ -88,10 +88,12 @@ class Heartbeat:
         seconds *of this process's monotonic clock*, so that a wrong clock or a suspended laptop is not taken for death.
         """
         with self._store.reading() as session:
-            beats = session.scalars(select(WorkerBeat)).all()
+            beats = session.scalars(select(WorkerHeartbeat)).all()
         now = time.monotonic()
         self._seen = {
-            beat.id: seen if (seen := self._seen.get(beat.id)) and seen[0] == beat.beat_at else (beat.beat_at, now)
+            beat.id: seen
+            if (seen := self._seen.get(beat.id)) and seen[0] == beat.heartbeat_at
+            else (beat.heartbeat_at, now)
             for beat in beats
         }
         dead = {beat.id for beat in beats if beat.id != self.id and self._is_dead(beat, now)}
@@ -99,16 +101,16 @@ class Heartbeat:
             self._delete(dead)
         return {beat.id for beat in beats} - dead | {self.id}
 
-    def _is_dead(self, beat: WorkerBeat, now: float) -> bool:
+    def _is_dead(self, beat: WorkerHeartbeat, now: float) -> bool:
         if beat.host == socket.gethostname():  # while the disk is full a live worker writes no heartbeat
             return _process_ended(beat)
         return now - self._seen[beat.id][1] > _DEAD_AFTER_S
 
     def _delete(self, ids: set[str]) -> None:
         with self._store.session() as session:
-            session.execute(delete(WorkerBeat).where(WorkerBeat.id.in_(ids)))
+            session.execute(delete(WorkerHeartbeat).where(WorkerHeartbeat.id.in_(ids)))
 
 
-def _process_ended(beat: WorkerBeat) -> bool:
+def _process_ended(beat: WorkerHeartbeat) -> bool:
     """Whether a worker of this machine has certainly ended."""
     return beat.host == socket.gethostname() and not processes.is_running(beat.process)

@@ -171,7 +171,11 @@ def _restore_answer(session: Session, entry: Entry) -> bool:
     )
     if (answer := session.scalar(query)) is not None:
         if answer.text is None:
-            answer.text, answer.finish_reason, answer.right = values["text"], values["finish_reason"], values["right"]
+            answer.text, answer.finish_reason, answer.correct = (
+                values["text"],
+                values["finish_reason"],
+                values["correct"],
+            )
             answer.reason = values["reason"]
         return bool(answer.text == values["text"])
     if session.get(Evaluation, values["evaluation_id"]) is None:
@@ -191,8 +195,8 @@ def _restore_job(session: Session, entry: Entry) -> bool:
 def _restore_batch(session: Session, entry: Entry) -> bool:
     batch = session.get(Batch, entry["batch_id"])
     if batch is not None and batch.remote_id is None and batch.state in ("preparing", "submitting"):
-        batch.remote_id, batch.status, batch.state = entry["remote_id"], entry["status"], "waiting"
-        batch.input_file = entry["input_file"]
+        batch.remote_id, batch.remote_status, batch.state = entry["remote_id"], entry["remote_status"], "waiting"
+        batch.input_file_id = entry["input_file_id"]
     return batch is not None and batch.remote_id == entry["remote_id"]
 
 

@@ -181,7 +181,7 @@ def _system_of_job(store: Store, job: JobView) -> str:
     if job.dataset_id is None or job.file_format != "chat":
         return ""
     try:
-        return datasets.chat_system(store, job.dataset_id)
+        return datasets.system_message(store, job.dataset_id)
     except NotFound:
         return ""
 

@@ -33,12 +33,12 @@ _SOURCE = "set in this studio"
 
 @dataclass(frozen=True, slots=True)
 class CustomPriceView:
-    """A custom price. `what`: see `USES`; `amount` is per `unit`: mtok, ktok, hour, factor or mchar."""
+    """A custom price. `kind`: see `USES`; `amount` is per `unit`: mtok, ktok, hour, factor or mchar."""
 
     id: str
     provider: str
     model: str
-    what: str
+    kind: str
     amount: Decimal
     currency: str
     unit: str
@@ -53,7 +53,7 @@ def set_price(
     *,
     provider: str,
     model: str,
-    what: str,
+    kind: str,
     amount: str,
     currency: str = "USD",
     unit: str = "mtok",
@@ -72,22 +72,22 @@ def set_price(
         raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
     provider, model = provider.strip(), model.strip()
     _require_names(provider, model)
-    if what not in USES or unit not in UNITS[what] or currency not in CURRENCIES:
+    if kind not in USES or unit not in UNITS[kind] or currency not in CURRENCIES:
         raise FabulaError(
-            msg("“{what}” is not priced per “{unit}”.", what=what, unit=unit), msg("Choose another unit.")
+            msg("“{kind}” is not priced per “{unit}”.", kind=kind, unit=unit), msg("Choose another unit.")
         )
-    value = _read_amount(amount, what, unit, model)
-    _check_currency(store, provider, model, what, currency)
+    value = _read_amount(amount, kind, unit, model)
+    _check_currency(store, provider, model, kind, currency)
     with store.session() as session:
-        advisory_lock(session, "own_prices")
-        same_price = (CustomPrice.provider == provider, CustomPrice.model == model, CustomPrice.what == what)
+        advisory_lock(session, "custom_prices")
+        same_price = (CustomPrice.provider == provider, CustomPrice.model == model, CustomPrice.kind == kind)
         now = utcnow()
         session.execute(update(CustomPrice).where(*same_price, CustomPrice.deleted_at.is_(None)).values(deleted_at=now))
         row = CustomPrice(
             id=new_id(),
             provider=provider,
             model=model,
-            what=what,
+            kind=kind,
             amount=value,
             currency=currency,
             unit=unit,
@@ -135,7 +135,7 @@ def book(store: Store, home: Path | None = None, now: datetime | None = None) ->
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:
     """Cost per hour of this machine, and its currency; None: not set."""
-    rows = [row for row in _rows(store) if row.provider == ENGINE and row.what == "hosting_hour"]
+    rows = [row for row in _rows(store) if row.provider == ENGINE and row.kind == "hosting_hour"]
     return (rows[0].amount, rows[0].currency) if rows else None
 
 
@@ -146,7 +146,7 @@ def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "U
         FabulaError: the amount is invalid, or the actor is a viewer.
     """
     set_price(
-        store, actor, provider=ENGINE, model=ANY, what="hosting_hour", amount=amount, currency=currency, unit="hour"
+        store, actor, provider=ENGINE, model=ANY, kind="hosting_hour", amount=amount, currency=currency, unit="hour"
     )
 
 
@@ -176,14 +176,14 @@ def _require_names(provider: str, model: str) -> None:
         )
 
 
-def _read_amount(amount: str, what: str, unit: str, model: str) -> Decimal:
+def _read_amount(amount: str, kind: str, unit: str, model: str) -> Decimal:
     """The amount that the user typed. Raises FabulaError if it is no price."""
-    allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(what, unit):,}")
+    allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(kind, unit):,}")
     if not amount.strip():
         raise FabulaError(msg("The price has no amount."), allowed_range)
     normalized = typed_number(amount)
     try:
-        parse_amount(normalized, what, unit, model)
+        parse_amount(normalized, kind, unit, model)
         return Decimal(normalized)
     except BadFile as exc:
         raise FabulaError(
@@ -201,10 +201,10 @@ def _rows(store: Store) -> list[CustomPrice]:
         return list(session.scalars(query))
 
 
-def _check_currency(store: Store, provider: str, model: str, what: str, currency: str) -> None:
-    others = (row for row in _rows(store) if (row.provider, row.model) == (provider, model) and row.what != what)
+def _check_currency(store: Store, provider: str, model: str, kind: str, currency: str) -> None:
+    others = (row for row in _rows(store) if (row.provider, row.model) == (provider, model) and row.kind != kind)
     for row in others:
-        if what != "batch_factor" and row.what != "batch_factor" and row.currency != currency:
+        if kind != "batch_factor" and row.kind != "batch_factor" and row.currency != currency:
             raise FabulaError(
                 msg("Your other prices for {model} are in {currency}.", model=model, currency=row.currency),
                 msg("Enter all prices of a model in one currency."),
@@ -217,7 +217,7 @@ def _day(moment: datetime | None) -> date | None:
 
 def _view(row: CustomPrice) -> CustomPriceView:
     return CustomPriceView(
-        row.id, row.provider, row.model, row.what, row.amount, row.currency, row.unit, row.note,
+        row.id, row.provider, row.model, row.kind, row.amount, row.currency, row.unit, row.note,
         row.created_at, row.created_by,
     )  # fmt: skip
 
@@ -226,7 +226,7 @@ def _entry(row: CustomPrice) -> PriceEntry:
     return PriceEntry(
         model=row.model,
         provider=row.provider,
-        what=row.what,
+        kind=row.kind,
         amount=row.amount * 1_000 if row.unit == "ktok" else row.amount,
         currency=row.currency,
         source=_SOURCE,

@@ -120,17 +120,20 @@ def save(store: Store, actor: Actor, speed: Speed) -> None:
     with store.session() as session:
         session.add(
             SpeedMeasurement(
-                model=speed.model, tokens_per_s=float(speed.tokens_per_s), at=speed.measured_at, created_by=actor.id
+                model=speed.model,
+                tokens_per_s=float(speed.tokens_per_s),
+                measured_at=speed.measured_at,
+                created_by=actor.id,
             )
         )
 
 
 def latest_speed(store: Store) -> Speed | None:
     """The latest measurement; None: not measured yet."""
-    query = select(SpeedMeasurement).order_by(SpeedMeasurement.at.desc(), SpeedMeasurement.id.desc()).limit(1)
+    query = select(SpeedMeasurement).order_by(SpeedMeasurement.measured_at.desc(), SpeedMeasurement.id.desc()).limit(1)
     with store.reading() as session:
         row = session.scalars(query).first()
-    return None if row is None else Speed(Decimal(str(row.tokens_per_s)), row.model, row.at)
+    return None if row is None else Speed(Decimal(str(row.tokens_per_s)), row.model, row.measured_at)
 
 
 def request_seconds(session: Session, ended: Mapping[str, datetime | None]) -> dict[str, float | None]:

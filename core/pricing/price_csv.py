@@ -45,7 +45,7 @@ UNITS: Mapping[str, tuple[str, ...]] = {
 MAX_PER_MTOK = Decimal(100_000)  # a hundred times the highest known price; more is a wrong unit
 MAX_PER_HOUR = Decimal(10_000)
 
-_REQUIRED_COLUMNS = ("model", "provider", "what", "amount", "currency", "unit", "source", "checked")
+_REQUIRED_COLUMNS = ("model", "provider", "kind", "amount", "currency", "unit", "source", "checked")
 _NEXT_STEP = msg("Correct the line. For columns and formats, see data/prices.csv in the project.")
 
 _FIELDS = {
@@ -76,14 +76,14 @@ class PriceEntry:
     """One row of a price file: one amount for one use of one model, with its validity.
 
     Attributes:
-        amount: per million tokens or characters, per hour, or a factor (see `what`); None for `use`.
+        amount: per million tokens or characters, per hour, or a factor (see `kind`); None for `use`.
         base_model: for a tuned model, the model it was tuned from.
         where: file and line, for error messages.
     """
 
     model: str
     provider: str
-    what: str
+    kind: str
     amount: Decimal | None
     currency: str
     source: str
@@ -121,23 +121,23 @@ def check_consistency(entries: Iterable[PriceEntry]) -> None:
     Raises:
         BadFile: they do; `what` names both rows.
     """
-    ordered = sorted(entries, key=lambda e: (e.provider, e.model, e.what, e.valid_from or date.min))
-    for _, group in groupby(ordered, key=lambda e: (e.provider, e.model, e.what)):
+    ordered = sorted(entries, key=lambda e: (e.provider, e.model, e.kind, e.valid_from or date.min))
+    for _, group in groupby(ordered, key=lambda e: (e.provider, e.model, e.kind)):
         rows = list(group)
         for earlier, later in pairwise(rows):
             if earlier.valid_until is None or later.valid_from is None or later.valid_from <= earlier.valid_until:
                 raise BadFile(
                     msg(
-                        "{where} and {other_where} give two amounts of “{what}” for {model} at the same time.",
+                        "{where} and {other_where} give two amounts of “{kind}” for {model} at the same time.",
                         where=earlier.where,
                         other_where=later.where,
-                        what=earlier.what,
+                        kind=earlier.kind,
                         model=earlier.model,
                     ),
                     _NEXT_STEP,
                 )
     for _, group in groupby(ordered, key=lambda e: (e.provider, e.model)):
-        priced = [e for e in group if e.amount is not None and e.what != "batch_factor"]
+        priced = [e for e in group if e.amount is not None and e.kind != "batch_factor"]
         for entry in priced:
             if entry.currency != priced[0].currency:
                 raise BadFile(
@@ -153,7 +153,7 @@ def check_consistency(entries: Iterable[PriceEntry]) -> None:
                 )
 
 
-def parse_amount(text: str, what: str, unit: str, where: str) -> Decimal:
+def parse_amount(text: str, kind: str, unit: str, where: str) -> Decimal:
     """Parse an amount: per million tokens or characters, per hour, or a factor. `ktok` is converted to `mtok`.
 
     Raises:
@@ -167,7 +167,7 @@ def parse_amount(text: str, what: str, unit: str, where: str) -> Decimal:
         ) from exc
     if not amount.is_finite() or amount < 0:
         raise BadFile(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text), _NEXT_STEP)
-    if amount > max_amount(what, unit):
+    if amount > max_amount(kind, unit):
         raise BadFile(
             msg("{where}: “{text}” in “amount” is far above any known price. Check the unit.", where=where, text=text),
             _NEXT_STEP,
@@ -175,27 +175,27 @@ def parse_amount(text: str, what: str, unit: str, where: str) -> Decimal:
     return amount * 1_000 if unit == "ktok" else amount
 
 
-def max_amount(what: str, unit: str) -> Decimal:
+def max_amount(kind: str, unit: str) -> Decimal:
     """The largest accepted amount, in `unit`."""
-    limit = {"hosting_hour": MAX_PER_HOUR, "batch_factor": Decimal(1)}.get(what, MAX_PER_MTOK)
+    limit = {"hosting_hour": MAX_PER_HOUR, "batch_factor": Decimal(1)}.get(kind, MAX_PER_MTOK)
     return limit / 1_000 if unit == "ktok" else limit
 
 
 def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
     values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-    what, unit = values["what"], values["unit"]
-    optional = ("amount", "currency", "unit") if what == "use" else ("currency",) if what == "batch_factor" else ()
+    kind, unit = values["kind"], values["unit"]
+    optional = ("amount", "currency", "unit") if kind == "use" else ("currency",) if kind == "batch_factor" else ()
     for name in _REQUIRED_COLUMNS:
         if not values[name] and name not in optional:
             raise BadFile(msg("{where}: “{name}” is empty.", where=where, name=name), _NEXT_STEP)
-    if what not in USES:
+    if kind not in USES:
         raise BadFile(
-            msg("{where}: “{what}” in “what” is not one of {uses}.", where=where, what=what, uses=", ".join(USES)),
+            msg("{where}: “{kind}” in “kind” is not one of {uses}.", where=where, kind=kind, uses=", ".join(USES)),
             _NEXT_STEP,
         )
-    if unit not in UNITS[what]:
+    if unit not in UNITS[kind]:
         raise BadFile(
-            msg("{where}: “{what}” is not priced per “{unit}”.", where=where, what=what, unit=unit), _NEXT_STEP
+            msg("{where}: “{kind}” is not priced per “{unit}”.", where=where, kind=kind, unit=unit), _NEXT_STEP
         )
     if values["currency"] and not re.fullmatch(r"[A-Z]{3}", values["currency"]):
         raise BadFile(
@@ -208,13 +208,13 @@ def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
     assert dates["checked"] is not None  # checked above
     if dates["valid_from"] and dates["valid_until"] and dates["valid_from"] > dates["valid_until"]:
         raise BadFile(msg("{where}: “valid_from” is after “valid_until”.", where=where), _NEXT_STEP)
-    if what == "use" and (values["amount"] or dates["valid_until"] is None):
+    if kind == "use" and (values["amount"] or dates["valid_until"] is None):
         raise BadFile(msg("{where}: “use” needs a last day in “valid_until” and no amount.", where=where), _NEXT_STEP)
     return PriceEntry(
         model=values["model"],
         provider=values["provider"],
-        what=what,
-        amount=None if what == "use" else parse_amount(values["amount"], what, unit, where),
+        kind=kind,
+        amount=None if kind == "use" else parse_amount(values["amount"], kind, unit, where),
         currency=values["currency"] or "USD",
         source=values["source"],
         checked=dates["checked"],
@@ -272,7 +272,7 @@ def merge(entries: Iterable[PriceEntry], today: date, *, own: bool = False) -> M
             last_days[key] = use.valid_until
         if factor is not None and factor.amount is not None:
             factors[key] = factor.amount
-        if key[1] != ANY and any(what in current for what in _FIELDS):
+        if key[1] != ANY and any(kind in current for kind in _FIELDS):
             prices.append(_price(key, current, last_days.get(key), own))
     return MergedPrices(tuple(prices), last_days, factors)
 
@@ -316,14 +316,14 @@ def _rows_on(rows: Sequence[PriceEntry], day: date) -> dict[str, PriceEntry]:
     by_use: dict[str, PriceEntry] = {}
     for row in sorted(rows, key=lambda entry: entry.valid_from or date.min):
         if row.valid_from is None or row.valid_from <= day:
-            by_use[row.what] = row
+            by_use[row.kind] = row
     return by_use
 
 
 def _price(key: Key, current: dict[str, PriceEntry], last_day: date | None, own: bool) -> Price:
-    primary = next(current[what] for what in _PRIMARY_ORDER if what in current)
-    amounts = {field: current[what].amount for what, field in _FIELDS.items() if what in current}
-    last_price_days = [row.valid_until for what in ("input", "output") if (row := current.get(what)) is not None]
+    primary = next(current[kind] for kind in _PRIMARY_ORDER if kind in current)
+    amounts = {field: current[kind].amount for kind, field in _FIELDS.items() if kind in current}
+    last_price_days = [row.valid_until for kind in ("input", "output") if (row := current.get(kind)) is not None]
     training = current.get("training")
     base = next((row.base_model for row in current.values() if row.base_model), None)
     notes = dict.fromkeys(row.note for row in current.values() if row.note)
@@ -336,7 +336,7 @@ def _price(key: Key, current: dict[str, PriceEntry], last_day: date | None, own:
         base_model=base or tuned_base(key[1]),
         currency=primary.currency,
         source=primary.source,
-        checked=min(row.checked for what, row in current.items() if what in _FIELDS),
+        checked=min(row.checked for kind, row in current.items() if kind in _FIELDS),
         valid_until=last_day,
         price_until=min((day for day in last_price_days if day is not None), default=None),
         training_until=training.valid_until if training is not None else None,

@@ -104,7 +104,12 @@ def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
 
     Stories that were deleted from the library still count.
     """
-    query = select(Vote.order, Vote.winner).where(Vote.blind.is_(True)).order_by(Vote.at.desc()).limit(_MAX_ROWS)
+    query = (
+        select(Vote.story_ids, Vote.winner_id)
+        .where(Vote.blind.is_(True))
+        .order_by(Vote.created_at.desc())
+        .limit(_MAX_ROWS)
+    )
     with store.reading() as session:
         votes = session.execute(query).all()
         ids = {story for order, _ in votes for story in order}

@@ -24,7 +24,7 @@ from core.sanitize import safe_cell
 
 _EXPORT_PAGE_ROWS = 5_000  # rows per query of the export
 COLUMNS = (
-    "at",
+    "created_at",
     "actor",
     "page",
     "provider",
@@ -90,7 +90,7 @@ class WorkLine:
 def months(store: Store, now: datetime) -> list[datetime]:
     """The starts (UTC) of all months from the first call to now, newest first."""
     with store.reading() as session:
-        first = session.scalar(select(func.min(Spend.at))) or now
+        first = session.scalar(select(func.min(Spend.created_at))) or now
     result = [month_start(now)]
     while result[-1] > first:
         result.append(month_start(result[-1] - timedelta(days=1)))
@@ -107,7 +107,7 @@ def by_period(store: Store, starts: Sequence[datetime], until: datetime) -> list
                     Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd, MAX_COST,
                     func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
                 )
-                .where(Spend.at >= start, Spend.at < end, Spend.provider != ENGINE)
+                .where(Spend.created_at >= start, Spend.created_at < end, Spend.provider != ENGINE)
                 .group_by(Spend.page, Spend.provider, Spend.model, Spend.actor, Spend.cost_usd, MAX_COST)
             )  # fmt: skip
             billed = session.execute(query).all()
@@ -122,7 +122,7 @@ def _engine_calls(store: Store, session: Session, start: datetime, end: datetime
             Spend.page, Spend.model, Spend.actor, Spend.reference,
             func.count(), func.sum(Spend.prompt_tokens), func.sum(Spend.completion_tokens),
         )
-        .where(Spend.at >= start, Spend.at < end, Spend.provider == ENGINE)
+        .where(Spend.created_at >= start, Spend.created_at < end, Spend.provider == ENGINE)
         .group_by(Spend.page, Spend.model, Spend.actor, Spend.reference)
     )  # fmt: skip
     rows = session.execute(query).all()
@@ -141,9 +141,11 @@ def known_usd(lines: Iterable[DayLine]) -> Decimal | None:
 
 def by_reference(store: Store, since: datetime, until: datetime | None = None, limit: int = 50) -> list[WorkLine]:
     """Runs, jobs and stories with calls in the period, and the cost of these calls, newest first."""
-    in_period = Spend.at >= since if until is None else and_(Spend.at >= since, Spend.at < until)
+    in_period = (
+        Spend.created_at >= since if until is None else and_(Spend.created_at >= since, Spend.created_at < until)
+    )
     newest = (
-        select(Spend.reference, func.min(Spend.at).label("started_at"), func.max(Spend.id).label("last"))
+        select(Spend.reference, func.min(Spend.created_at).label("started_at"), func.max(Spend.id).label("last"))
         .where(in_period)
         .group_by(Spend.reference)
         .order_by(func.max(Spend.id).desc())
@@ -203,7 +205,7 @@ def _pages(store: Store, since: datetime, until: datetime) -> Iterator[Sequence[
     """The calls in the period by id, in pages of `_EXPORT_PAGE_ROWS`."""
     last = 0
     while True:
-        query = select(Spend).where(Spend.at >= since, Spend.at < until, Spend.id > last)
+        query = select(Spend).where(Spend.created_at >= since, Spend.created_at < until, Spend.id > last)
         with store.reading() as session:
             rows = session.scalars(query.order_by(Spend.id).limit(_EXPORT_PAGE_ROWS)).all()
         yield rows
@@ -288,7 +290,7 @@ def _work_facts(store: Store, ids: Sequence[str]) -> dict[str, _WorkFacts]:
         }
         evaluations = select(Evaluation.id, Evaluation.model, Evaluation.created_at).where(Evaluation.id.in_(ids))
         result |= {key: _WorkFacts(model, started_at) for key, model, started_at in session.execute(evaluations)}
-        stories = select(Story.id, Story.prompt, Story.at, Story.duration_s).where(Story.id.in_(ids))
+        stories = select(Story.id, Story.prompt, Story.created_at, Story.duration_s).where(Story.id.in_(ids))
         for key, prompt, started_at, duration_s in session.execute(stories):
             result[key] = _WorkFacts(" ".join(prompt.split())[:60], started_at, duration_s)
         for key, name, started_at, duration_s, estimated_usd in session.execute(

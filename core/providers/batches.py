@@ -42,8 +42,8 @@ class RemoteBatch:
 
     id: str
     status: str
-    output_file: str | None
-    error_file: str | None
+    output_file_id: str | None
+    error_file_id: str | None
     total: int
     completed: int
     failed: int
@@ -74,8 +74,8 @@ def read_batch(provider: Provider, batch: Batch) -> RemoteBatch:
     return RemoteBatch(
         id=batch.id,
         status=batch.status[:_MAX_STATUS_CHARS],
-        output_file=batch.output_file_id or None,
-        error_file=batch.error_file_id or None,
+        output_file_id=batch.output_file_id or None,
+        error_file_id=batch.error_file_id or None,
         total=int(counts.total or 0) if counts else 0,
         completed=int(counts.completed or 0) if counts else 0,
         failed=int(counts.failed or 0) if counts else 0,

@@ -43,14 +43,14 @@ class Client(Generation, FineTuning):
         line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
-    def create_batch(self, input_file: str, endpoint: Endpoint, intent_id: str) -> RemoteBatch:
+    def create_batch(self, input_file_id: str, endpoint: Endpoint, intent_id: str) -> RemoteBatch:
         """Submit a file of requests: exactly one POST. After any error, check with `find_batch` before sending again.
 
         Raises:
             ProviderError: the endpoint returned an error, or did not respond (then the batch may exist).
         """
         body: dict[str, Any] = {
-            "input_file_id": input_file,
+            "input_file_id": input_file_id,
             "endpoint": self._url(endpoint),
             "completion_window": _WINDOW,
             "metadata": {INTENT: intent_id},

@@ -255,14 +255,14 @@ def cast_vote(
         if row is None:
             row = Vote(id=new_id(), actor=actor.id, round_id=round_id)
             session.add(row)
-        row.at, row.blind, row.order, row.winner = utcnow(), blind, list(order), winner
+        row.created_at, row.blind, row.story_ids, row.winner_id = utcnow(), blind, list(order), winner
 
 
 def get_vote(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
     """Whether this person has voted on a round, and the winner (None: no story)."""
     with store.reading() as session:
         row = _find_vote(session, actor, round_id)
-        return (False, None) if row is None else (True, row.winner)
+        return (False, None) if row is None else (True, row.winner_id)
 
 
 def standings(store: Store) -> list[Standing]:
@@ -278,13 +278,13 @@ def preference_pairs(store: Store) -> list[PreferencePair]:
     for the other one.
     """
     with store.reading() as session:
-        query = select(Vote).where(Vote.winner.is_not(None)).order_by(Vote.at.desc(), Vote.id).limit(_MAX_VOTES)
+        query = select(Vote).where(Vote.winner_id.is_not(None)).order_by(Vote.created_at.desc(), Vote.id).limit(_MAX_VOTES)
         votes = list(session.scalars(query))
         stories = _stories(session, votes)
     result = []
     for vote in votes:
-        winner = stories.get(vote.winner or "")
-        others = [stories[story] for story in vote.order if story in stories and story != vote.winner]
+        winner = stories.get(vote.winner_id or "")
+        others = [stories[story] for story in vote.story_ids if story in stories and story != vote.winner_id]
         for other in others if winner is not None else ():
             assert winner is not None
             pair = PreferencePair(winner.prompt, _best_text(winner), other.text.strip())
@@ -302,7 +302,7 @@ def _find_vote(session: Session, actor: Actor, round_id: str) -> Vote | None:
 
 
 def _stories(session: Session, votes: Sequence[Vote], chunk_size: int = 500) -> dict[str, Story]:
-    ids = sorted({story for vote in votes for story in vote.order})
+    ids = sorted({story for vote in votes for story in vote.story_ids})
     stories: dict[str, Story] = {}
     for start in range(0, len(ids), chunk_size):
         in_chunk = Story.id.in_(ids[start : start + chunk_size])

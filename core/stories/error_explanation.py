@@ -77,9 +77,9 @@ def _model_missing(store: Store, book: PriceBook, provider: Provider, model: str
 
 def _last_used(store: Store, provider: Provider, model: str) -> datetime | None:
     query = (
-        select(Story.at)
-        .where(Story.provider == provider.id, (Story.model == model) | (Story.asked_model == model))
-        .order_by(Story.at.desc())
+        select(Story.created_at)
+        .where(Story.provider == provider.id, (Story.model == model) | (Story.requested_model == model))
+        .order_by(Story.created_at.desc())
         .limit(1)
     )
     with store.reading() as session:

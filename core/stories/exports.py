@@ -26,8 +26,8 @@ from core.stories.library import SavedStory
 PairFormat = Literal["openai", "trl"]
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|!~$&"})
 _COLUMNS = (
-    "id", "at", "provider", "model", "asked_model", "prompt", "text", "edited_text", "finish_reason", "prompt_tokens",
-    "completion_tokens", "cost_usd", "first_text_s", "duration_s", "stars", "liked", "tags", "parameters",
+    "id", "created_at", "provider", "model", "requested_model", "prompt", "text", "edited_text", "finish_reason",
+    "prompt_tokens", "completion_tokens", "cost_usd", "first_text_s", "duration_s", "stars", "liked", "tags", "parameters",
     "column_values", "round_id", "step", "error",
 )  # fmt: skip
 # Stories can't load or run anything: all text is escaped, and the content policy blocks everything else.
@@ -129,7 +129,7 @@ def examples(stories: Iterable[SavedStory]) -> tuple[list[str], list[dict[str, s
 def _record(story: SavedStory) -> dict[str, Any]:
     values: dict[str, Any] = {name: getattr(story, name, None) for name in _COLUMNS}
     values |= {
-        "at": story.at.isoformat(),
+        "created_at": story.created_at.isoformat(),
         "completion_tokens": story.tokens,
         "cost_usd": None if story.cost_usd is None else str(story.cost_usd),
         "tags": list(story.tags),
@@ -150,7 +150,7 @@ def _title(story: SavedStory) -> str:
 
 
 def _facts(story: SavedStory) -> list[str]:
-    facts = [story.model, f"{story.at:%Y-%m-%d %H:%M} UTC"]
+    facts = [story.model, f"{story.created_at:%Y-%m-%d %H:%M} UTC"]
     return [*facts, "★" * story.stars] if story.stars else facts
 
 

@@ -38,22 +38,22 @@ class SavedStory:
     """A story in the library.
 
     Attributes:
-        at: when it was written (UTC).
-        model: the name that the endpoint returned; asked_model: the one that was requested.
+        created_at: when it was written (UTC).
+        model: the name that the endpoint returned; requested_model: the one that was requested.
         text: the original text; edited_text: a person's edited version.
         cost_usd: the provider's charge, or for the engine the cost of machine time; None: unknown.
         first_text_s: seconds to the first text; duration_s: seconds in total.
     """
 
     id: str
-    at: datetime
+    created_at: datetime
     provider: str
     model: str
     prompt: str
     text: str
     finish_reason: str | None
     tokens: int | None
-    asked_model: str | None = None
+    requested_model: str | None = None
     parameters: dict[str, Any] | None = None
     prompt_tokens: int | None = None
     cost_usd: Decimal | None = None
@@ -82,7 +82,7 @@ class SavedStory:
         """The request that produced the story."""
         parameters = self.parameters or {}
         return CompletionRequest(
-            model=self.asked_model or self.model,
+            model=self.requested_model or self.model,
             prompt=self.prompt,
             system=str(parameters.get("system") or ""),
             endpoint="completion" if parameters.get("endpoint") == "completion" else "chat",
@@ -143,7 +143,7 @@ def search(store: Store, where: StoryFilter, *, offset: int = 0, limit: int | No
     query, machine_hour = _filtered(select(Story), where), custom_prices.machine_hour(store)
     with store.reading() as session:
         total = session.scalar(_filtered(select(func.count(Story.id)), where)) or 0
-        rows = session.scalars(query.order_by(Story.at.desc(), Story.id.desc()).offset(offset).limit(limit))
+        rows = session.scalars(query.order_by(Story.created_at.desc(), Story.id.desc()).offset(offset).limit(limit))
         return StoryPage(tuple(_to_view(row, machine_hour) for row in rows), total)
 
 
@@ -197,14 +197,14 @@ def _tags_json() -> ColumnElement[str]:
 def _to_view(row: Story, machine_hour: tuple[Decimal, str] | None) -> SavedStory:
     return SavedStory(
         id=row.id,
-        at=row.at,
+        created_at=row.created_at,
         provider=row.provider,
         model=row.model,
         prompt=row.prompt,
         text=row.text,
         finish_reason=row.finish_reason,
         tokens=row.completion_tokens,
-        asked_model=row.asked_model,
+        requested_model=row.requested_model,
         parameters=row.parameters,
         prompt_tokens=row.prompt_tokens,
         cost_usd=machine_time.work_usd(machine_hour, row.provider, row.cost_usd, row.duration_s),

@@ -169,7 +169,7 @@ class StoryRecord:
         return {
             "actor": self._actor.id,
             "provider": self._provider,
-            "asked_model": self._original_request.model[:MAX_MODEL_NAME_LENGTH],
+            "requested_model": self._original_request.model[:MAX_MODEL_NAME_LENGTH],
             "prompt": self._original_request.prompt,
             "parameters": _parameters(self._original_request),
             "round_id": self._placement.round_id,

@@ -151,7 +151,7 @@ def _dataset(store: Store) -> str:
             session.add(Row(
                 dataset_id=dataset, key=f"k{place}", position=place, repeat=place % 2, prompt=_NASTY, state=state,
                 column_values={recipe.columns[0].name: _SHORT, "power": "fly"}, reason=reason, text=f"{place} {_NASTY}",
-                finish_reason="stop", run_id="r", state_before="done",
+                finish_reason="stop", run_id="r", previous_state="done",
             ))  # fmt: skip
     versions.freeze(store, LOCAL, dataset, validation_share=0.25, note=_NASTY)
     return dataset
@@ -168,7 +168,7 @@ def _job(store: Store, dataset: str, status: str) -> str:
         ))  # fmt: skip
         session.flush()
         session.add(TrainingEvent(
-            job_id=job, remote_id="e", at=utcnow(), level="info", type="message", message=_NASTY,
+            job_id=job, remote_id="e", created_at=utcnow(), level="info", type="message", message=_NASTY,
         ))  # fmt: skip
         session.add(Checkpoint(job_id=job, remote_id="c", step=2, model=_SHORT, metrics={}, created_at=utcnow()))
         session.add(Evaluation(
@@ -178,7 +178,7 @@ def _job(store: Store, dataset: str, status: str) -> str:
         session.flush()
         session.add(EvaluationAnswer(
             evaluation_id=f"ev-{status}", row_key="k", prompt=_NASTY, expected=_NASTY, text=_NASTY, reason=_NASTY,
-            right=False,
+            correct=False,
         ))  # fmt: skip
     return job
 
@@ -187,7 +187,8 @@ def _stories(store: Store) -> None:
     with store.session() as session:
         for number in range(2):
             session.add(Story(
-                id=f"s{number}", actor="local", provider="engine", model=_SHORT, asked_model="writer", prompt=_NASTY,
+                id=f"s{number}", actor="local", provider="engine", model=_SHORT,
+                requested_model="writer", prompt=_NASTY,
                 parameters={}, text=_NASTY, finish_reason="stop" if number else None, error=None if number else _NASTY,
                 tags=[_SHORT[:40]], column_values={_SHORT[:60]: _SHORT}, liked=True,
             ))  # fmt: skip
@@ -208,7 +209,7 @@ def _tour(store: Store, dataset: str, jobs: list[str]) -> None:
         session.flush()
         for place, side in enumerate(("base", "tuned", "base", "tuned")):
             session.add(BeforeAfterAnswer(
-                comparison_id="c", position=place // 2, side=side, prompt=f"{place // 2} {_NASTY}", expected=_NASTY,
+                before_after_id="c", position=place // 2, side=side, prompt=f"{place // 2} {_NASTY}", expected=_NASTY,
                 state="done" if place < 2 else "failed", reason=None if place < 2 else _NASTY,
                 story_id=f"s{place}" if place < 2 else None,
             ))  # fmt: skip

@@ -53,7 +53,7 @@ def look(store: Store, row_id: int) -> tuple[str, str | None, str | None, str | 
 def everything(store: Store, ids: list[int]) -> list[tuple[object, ...]]:
     with store.reading() as session:
         rows = [session.get_one(Row, row_id) for row_id in ids]
-        return [(r.state, r.reason, r.text, r.original_text, r.state_before) for r in rows]
+        return [(r.state, r.reason, r.text, r.original_text, r.previous_state) for r in rows]
 
 
 def test_a_row_left_out_is_restored_exactly(store: Store, ids: list[int]) -> None:

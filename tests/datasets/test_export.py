@@ -92,16 +92,16 @@ def test_a_chat_file_begins_with_the_recipes_system_text_or_the_one_that_was_giv
         return [turn["content"] for turn in line["messages"] if turn["role"] == "system"]
 
     before = datasets.fingerprint(store, dataset_id), datasets.fingerprint(store, dataset_id, "v1")
-    assert system() == ["Be brief."] == [datasets.chat_system(store, dataset_id)]
-    datasets.set_chat_system(store, LOCAL, dataset_id, " Tell it well. ")
+    assert system() == ["Be brief."] == [datasets.system_message(store, dataset_id)]
+    datasets.set_system_message(store, LOCAL, dataset_id, " Tell it well. ")
     assert system() == ["Tell it well."]
     assert datasets.fingerprint(store, dataset_id) != before[0]
     assert datasets.fingerprint(store, dataset_id, "v1") != before[1]
-    datasets.set_chat_system(store, LOCAL, dataset_id, "")
+    datasets.set_system_message(store, LOCAL, dataset_id, "")
     assert system() == [] and export.plan(selection, "chat", system="Mine.").system == "Mine."
     assert export.plan(selection).system == ""  # a file of prompts and completions has none
     with pytest.raises(NotFound):
-        datasets.chat_system(store, "gone")
+        datasets.system_message(store, "gone")
 
 
 def test_a_tokenizer_that_is_a_request_away_counts_some_and_the_rest_in_proportion() -> None:

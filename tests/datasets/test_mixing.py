@@ -69,7 +69,7 @@ def test_a_mix_records_its_parts_and_can_be_mixed_again(store: Store) -> None:
     a, b, c = put_dataset(store, "a", 4, 2), put_dataset(store, "b", 4, 2), put_dataset(store, "c", 4, 2)
     mix_id = mixing.mix(store, LOCAL, "m", [(a, 3), (b, 1)], seed=5)
     with store.reading() as session:
-        parts = session.get_one(Dataset, mix_id).parts
+        parts = session.get_one(Dataset, mix_id).mix_sources
     assert parts is not None and (parts["seed"], parts["size"]) == (5, 8)
     assert [(p["dataset_id"], p["rows"], p["share"]) for p in parts["parts"]] == [(a, 6, 0.75), (b, 2, 0.25)]
     second = mixing.mix(store, LOCAL, "again", [(mix_id, 1), (c, 1)])

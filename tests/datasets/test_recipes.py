@@ -163,7 +163,7 @@ def test_an_interrupted_growth_is_finished_by_the_next_caller(store: Store, monk
             grid_store.grow(store, LOCAL, dataset_id, grown)
         monkeypatch.setattr(grid_store, "update_positions", real)
         with store.reading() as session:
-            assert (session.scalar(select(Dataset.filled)) or 0) < 0
+            assert (session.scalar(select(Dataset.fill_cursor)) or 0) < 0
         if by == "grow":
             grid_store.grow(store, LOCAL, dataset_id, grown)
         fill_all(store, dataset_id)

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store, new_id
-from core.db.tables import Base, Tour
+from core.db.tables import Tour
 from core.errors import StorageFull
 from core.finetuning import jobs
 from core.jobs.heartbeat import Heartbeat, worker_state
@@ -30,12 +28,6 @@ _ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def settings(on_postgres: Settings) -> Settings:
     return on_postgres
-
-
-def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
-    with store.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
 
 
 def test_three_processes_that_start_at_once_all_get_the_schema(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Totals of the spend ledger: exact after every change, filled by the migration, and read instead of single lines."""
+"""Totals of the spend ledger: exact after every change, and read instead of single lines."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, event, func, insert, select, text, update
+from sqlalchemy import delete, event, func, insert, select, update
 
 from core.actor import LOCAL, Actor
-from core.db import migrate, spend_totals
+from core.db import spend_totals
 from core.db.store import Store
-from core.db.tables import Batch, Dataset, Row, Run, Spend, SpendTotal, utcnow
+from core.db.tables import Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
 from core.generation import row_store, run_store, runs
 from core.pricing import budget, spend
@@ -44,7 +41,7 @@ def there(store: Store) -> dict[spend_totals.Key, Decimal]:
     """The totals that are not zero."""
     with store.reading() as session:
         rows = session.scalars(select(SpendTotal)).all()
-    return {(row.scope, row.subject, row.month): row.at_most_usd for row in rows if row.at_most_usd}
+    return {(row.scope, row.subject, row.month): row.max_usd for row in rows if row.max_usd}
 
 
 def agree(store: Store) -> bool:
@@ -70,7 +67,7 @@ def _twice(line: Spend) -> None:
 
 
 def _last_month(line: Spend) -> None:
-    line.at = datetime(2026, 10, 31, 23, 59, tzinfo=UTC)
+    line.created_at = datetime(2026, 10, 31, 23, 59, tzinfo=UTC)
 
 
 def _another_person(line: Spend) -> None:
@@ -188,7 +185,7 @@ def test_totals_that_are_wrong_are_named_and_repaired(
     record(store, "0.25")
     record(store, "0.5", ANN)
     with store.session() as session:
-        session.execute(update(SpendTotal).where(SpendTotal.subject == "ann").values(at_most_usd=Decimal(9)))
+        session.execute(update(SpendTotal).where(SpendTotal.subject == "ann").values(max_usd=Decimal(9)))
         session.execute(delete(SpendTotal).where(SpendTotal.scope == "reference"))
     monkeypatch.setenv("FABULA_HOME", str(settings.home))
     spend_totals.main()
@@ -196,81 +193,6 @@ def test_totals_that_are_wrong_are_named_and_repaired(
     assert there(store)["reference", "run-1", ""] == Decimal("0.75") and agree(store)
     spend_totals.main()
     assert "The totals agree" in capsys.readouterr().out
-
-
-# --- the migration ---------------------------------------------------------------------------------------------------
-
-_BEFORE = "0005"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def old(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """A database of the previous release."""
-    if request.param == "postgresql":
-        store = Store(request.getfixturevalue("on_postgres").database_url)
-    else:
-        (tmp_path / "old.db").touch()  # a store never creates the file
-        store = Store(f"sqlite:///{tmp_path}/old.db")
-        migrate._use_write_ahead_log(store.engine)
-    _migrate(store, _BEFORE)
-    return store
-
-
-def _migrate(store: Store, to: str) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrate._FOLDER))
-    with store.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
-
-
-def _insert(store: Store, table: str, **values: object) -> None:
-    columns = ", ".join(f'"{name}"' for name in values)
-    with store.engine.begin() as connection:
-        places = ", ".join(f":{name}" for name in values)
-        connection.execute(text(f"INSERT INTO {table} ({columns}) VALUES ({places})"), values)
-
-
-def test_the_migration_fills_totals_and_links_calls_in_flight(old: Store) -> None:
-    claimed, batched = datetime(2026, 11, 3, 12, tzinfo=UTC), datetime(2026, 11, 4, tzinfo=UTC)
-    _insert(
-        old, "datasets", id="d", name="d", source="recipe", columns="[]", filled=0, created_at=claimed, created_by="a"
-    )
-    _insert(old, "runs", id="r", dataset_id="d", state="running", provider="p", model="m", mode="live", scope="all",
-            created_at=claimed, created_by="ann")  # fmt: skip
-    _insert(old, "batches", id="b", run_id="r", state="waiting", total=1, completed=0, failed=0,
-            created_at=batched, updated_at=batched)  # fmt: skip
-    for place, (state, batch) in enumerate([("sent", None), ("sent", None), ("sent", "b"), ("done", None)]):
-        _insert(old, "rows", dataset_id="d", key=str(place), position=place, repeat=0, column_values="{}", prompt="x",
-                state=state, run_id="r", batch_id=batch, updated_at=claimed)  # fmt: skip
-    lines = [
-        (claimed, "ann", "r", None, "0.2"),  # two reservations of one claim
-        (claimed, "ann", "r", None, "0.1"),
-        (claimed, "ann", "r", 5, "0.05"),  # settled
-        (batched, "ann", "r", None, "3"),
-        (datetime(2026, 10, 31, 23, 59, 59, tzinfo=UTC), "bob", "story", 1, "0.000000001"),
-        (claimed, "bob", "story", 1, None),
-    ]
-    for at, actor, reference, tokens, cost in lines:
-        _insert(old, "spend", at=at, actor=actor, page="dataset", provider="p", model="m", reference=reference,
-                prompt_tokens=tokens, completion_tokens=tokens, cost_usd=cost, estimated_usd=cost)  # fmt: skip
-    _migrate(old, "head")
-    assert there(old) == {
-        ("person", "ann", "2026-11"): Decimal("3.35"),
-        ("person", "bob", "2026-10"): Decimal("0.000000001"),
-        ("reference", "r", ""): Decimal("3.35"),
-        ("reference", "story", ""): Decimal("0.000000001"),
-    }
-    assert agree(old)
-    with old.reading() as session:
-        spends = session.scalars(select(Spend).order_by(Spend.id)).all()
-        flying = session.scalars(select(Row.id).where(Row.state == "sent", Row.batch_id.is_(None))).all()
-        assert {line.row_id for line in spends[:2]} == set(flying) and [line.row_id for line in spends[2:]] == [
-            None
-        ] * 4
-        assert all(line.sent_at == line.at for line in spends)  # all count as sent
-        assert session.get_one(Batch, "b").spend_id == spends[3].id
-    old.close()
 
 
 # --- budgets read totals, and reads take no lock ---------------------------------------------------------------------
@@ -286,7 +208,9 @@ def statements(store: Store) -> list[str]:
 def test_a_budget_check_reads_no_lines(store: Store) -> None:
     with store.session() as session:
         line = {"actor": "local", "page": "dataset", "provider": "p", "model": "m", "reference": "run-1"}
-        session.execute(insert(Spend), [{**line, "at": utcnow(), "cost_usd": Decimal("0.01")} for _ in range(1_000)])
+        session.execute(
+            insert(Spend), [{**line, "created_at": utcnow(), "cost_usd": Decimal("0.01")} for _ in range(1_000)]
+        )
         spend_totals.repair(session)
     for scope, subject, usd in (("month", "", "20"), ("person", "local", "11"), ("run", "", "12")):
         budget.set_budget(store, LOCAL, scope, Decimal(usd), subject)  # type: ignore[arg-type]  # scopes

@@ -1,4 +1,4 @@
-"""The ledger on SQLite: migrations, threads, nesting, and the messages when the disk fails."""
+"""The ledger on SQLite: threads, nesting, and the messages when the disk fails."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import threading
 from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import func, select, text
 
 from core.db import store as store_module
 from core.db.storage_errors import storage_fault
 from core.db.store import Store, new_id
-from core.db.tables import Base, Dataset, Tour
-from core.errors import FabulaError, StorageFull
+from core.db.tables import Dataset, Tour
+from core.errors import StorageFull
 from core.settings import Settings
 from tests.support.waiting import WAIT_LIMIT_S, at_once
 
@@ -52,12 +50,6 @@ def test_open_creates_folders_schema_and_durable_settings(store: Store, settings
     assert pragmas == {"journal_mode": "wal", "synchronous": 2}
 
 
-def test_migrations_make_exactly_the_tables_of_the_code(store: Store) -> None:
-    with store.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, Base.metadata) == []
-
-
 def test_open_again_changes_nothing(store: Store, settings: Settings) -> None:
     with store.session() as session:
         session.add(_tour())
@@ -82,13 +74,6 @@ def test_four_processes_that_start_at_once_all_get_the_schema(settings: Settings
         _, errors = child.communicate(timeout=WAIT_LIMIT_S)
         assert child.returncode == 0, errors
     assert _count(Store.open(settings)) == 0
-
-
-def test_a_database_of_a_newer_fabula_is_told_as_such(store: Store, settings: Settings) -> None:
-    with store.session() as session:
-        session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(FabulaError, match="newer version"):
-        Store.open(settings)
 
 
 def test_error_inside_a_session_keeps_nothing(store: Store) -> None:

@@ -70,12 +70,12 @@ def _trained(
 def _go(
     store: Store, client: FakeClient, job: JobView, hurry: InstantStopSignal | None = None
 ) -> before_after.BeforeAfterView:
-    for comparison_id in KINDS["comparison"].unfinished(store):
+    for before_after_id in KINDS["comparison"].unfinished(store):
         registry = FakeRegistry({job.provider: client})
         try:
-            before_after_runner.carry_out(store, registry, comparison_id, hurry or InstantStopSignal())  # type: ignore[arg-type]  # a fake
+            before_after_runner.carry_out(store, registry, before_after_id, hurry or InstantStopSignal())  # type: ignore[arg-type]  # a fake
         except FabulaError as exc:
-            before_after_runner.give_up(store, comparison_id, exc)
+            before_after_runner.give_up(store, before_after_id, exc)
     return _view(store, job)
 
 
@@ -272,8 +272,8 @@ def test_an_engine_that_is_down_is_waited_for(store: Store, client: FakeClient) 
             registry.clients["engine"] = client
 
     hurry.then = starts
-    (comparison_id,) = KINDS["comparison"].unfinished(store)
-    before_after_runner.carry_out(store, registry, comparison_id, hurry)  # type: ignore[arg-type]  # a fake
+    (before_after_id,) = KINDS["comparison"].unfinished(store)
+    before_after_runner.carry_out(store, registry, before_after_id, hurry)  # type: ignore[arg-type]  # a fake
     assert _view(store, job).state == "done"
     assert set(notes[:300]) == {"The engine is not running."} and sum(hurry.waits[:300]) > 120
 

@@ -119,7 +119,7 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
 def test_a_model_is_asked_with_the_system_text_that_it_learned(
     store: Store, form: EvaluationForm, file_format: str, system: str
 ) -> None:
-    datasets.set_chat_system(store, LOCAL, form.dataset_id, "Name the intent.")
+    datasets.set_system_message(store, LOCAL, form.dataset_id, "Name the intent.")
     writer = ScriptedModel(right)
     go(store, evaluations.start(store, LOCAL, replace(form, file_format=file_format)), writer)
     assert {request.system for request in writer.asked} == {system}

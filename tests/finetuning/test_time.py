@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import text
 
 from core.actor import LOCAL
-from core.db import migrate
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.engine import store
@@ -25,7 +24,6 @@ from core.finetuning import curve_analysis, job_comparison, job_estimate, job_ev
 from core.finetuning.jobs import JobForm
 from core.finetuning.results import parse
 from core.pricing.price_book import PriceBook
-from core.settings import Settings
 from pages.ui.training import job_labels
 from tests.support.fakes import MOMENT, FakeClient, event, job_view, remote_job
 from tests.support.waiting import InstantStopSignal
@@ -338,42 +336,3 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
         jobs_found = store.EngineStore(path).select(Job, "1")
         found = {job.id: (job.training_s, job.epoch_tokens, job.method) for job in jobs_found}
         assert found == {"done": (60.0, None, "supervised"), "waiting": (0.0, None, "supervised")}
-
-
-# --- the ledger's migration -----------------------------------------------------------------------------------------
-
-
-def test_jobs_of_before_get_their_training_time_from_the_event_of_the_start(
-    settings: Settings, store: Store, form: JobForm
-) -> None:
-    told, untold = (jobs.submit(store, LOCAL, replace(form, name=name)) for name in ("told", "untold"))
-    with store.session() as session:
-        for job_id in (told, untold):
-            session.execute(
-                text(
-                    "UPDATE training_jobs SET status = 'succeeded', finished_at = :at, training_s = NULL WHERE id = :id"
-                ),
-                {"id": job_id, "at": "2026-01-02 03:10:00.000000"},
-            )
-        session.execute(
-            text(
-                "INSERT INTO training_events (job_id, remote_id, at, level, type, message) "
-                "VALUES (:id, 'e1', '2026-01-02 03:08:30.000000', 'info', 'message', 'Fine-tuning job started')"
-            ),
-            {"id": told},
-        )
-    _downgrade(store)
-    migrate.upgrade(store.engine)
-    assert jobs.get(store, told).trained_s == 90 and jobs.get(store, untold).trained_s is None
-
-
-def _downgrade(store: Store) -> None:
-    """Downgrade to the schema without training time."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrate._FOLDER))
-    with store.engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.downgrade(config, "0018-1")

@@ -104,7 +104,13 @@ def test_a_run_hands_in_one_file_and_collects_every_row(store: Store, server: Ba
     assert len({line["body"]["seed"] for line in lines}) == 30
     assert spends(store) == [(300, 150, 30 * EACH)]
     (batch,) = batch_store.batches_of_run(store, run_id)
-    assert (batch.state, batch.status, batch.total, batch.completed, batch.failed) == ("done", "completed", 30, 30, 0)
+    assert (batch.state, batch.remote_status, batch.total, batch.completed, batch.failed) == (
+        "done",
+        "completed",
+        30,
+        30,
+        0,
+    )
     assert next(iter(server.batches.values()))["metadata"] == {"fabula_intent": batch.id}
     assert done.cost_usd == 30 * EACH and done.tokens == 450
 
@@ -173,7 +179,7 @@ def test_a_failed_line_is_reported_on_its_row(
     assert row.state == "failed" and reason in (row.reason or "")
     assert row.cost_usd == cost_usd
     assert done.cost_usd == (None if lost else 11 * EACH + (cost_usd or 0))
-    assert done.at_most_usd == 11 * EACH + (cost_usd or 0) + lost * WORST
+    assert done.max_usd == 11 * EACH + (cost_usd or 0) + lost * WORST
 
 
 @pytest.mark.parametrize(
@@ -208,9 +214,9 @@ def test_a_line_that_may_be_billed_counts_at_its_maximum_cost_and_its_row_is_sen
         (run_id, WORST, None)
     ] * billed
     assert done.cost_usd == (None if billed else 12 * EACH)
-    assert done.at_most_usd == 12 * EACH + billed * WORST
+    assert done.max_usd == 12 * EACH + billed * WORST
     with store.reading() as session:
-        assert budget.spent_on(session, run_id) == done.at_most_usd
+        assert budget.spent_on(session, run_id) == done.max_usd
     since, until = utcnow() - timedelta(days=1), utcnow() + timedelta(days=1)
     found = spent(store, since)
     assert (found.calls, found.unknown, found.cost_usd) == (2 + billed, int(billed), 12 * EACH)
@@ -237,10 +243,10 @@ def test_a_row_that_may_be_billed_is_booked_once_though_its_file_is_read_twice(
         assert budget.spent_on(session, run_id) == 12 * WORST
     server.answers.clear()
     done = execute(store, server, run_id, book=HALF)
-    assert (done.done, done.at_most_usd) == (12, 12 * EACH + 2 * WORST)
+    assert (done.done, done.max_usd) == (12, 12 * EACH + 2 * WORST)
     with store.reading() as session:
-        assert budget.spent_on(session, run_id) == done.at_most_usd
-        assert spend_totals.recomputed(session)["reference", run_id, ""] == done.at_most_usd
+        assert budget.spent_on(session, run_id) == done.max_usd
+        assert spend_totals.recomputed(session)["reference", run_id, ""] == done.max_usd
 
 
 def test_a_budget_limits_what_failing_lines_may_cost(store: Store, server: BatchServer) -> None:
@@ -261,7 +267,7 @@ def test_lines_of_an_earlier_runs_batch_that_may_be_billed_count_in_that_run(sto
     second = queue(store, recipe(), dataset_id=dataset_of(store, first))
     done = execute(store, server, second, book=HALF)
     assert (done.done, done.cost_usd) == (12, 3 * EACH)
-    assert runs.progress(store, first).at_most_usd == 9 * EACH + 2 * WORST
+    assert runs.progress(store, first).max_usd == 9 * EACH + 2 * WORST
     assert runs.progress(store, first).cost_usd is None
 
 
@@ -348,7 +354,7 @@ def test_an_expired_batch_keeps_what_it_wrote_and_hands_in_the_rest(store: Store
     assert execute(store, server, run_id, book=HALF).done == 12
     assert [len(server.lines(i)) for i in range(2)] == [12, 6]
     assert len(server.bought) == 12 and sum(s[2] or 0 for s in spends(store)) == 12 * EACH
-    assert [b.status for b in batch_store.batches_of_run(store, run_id)] == ["completed", "expired"]
+    assert [b.remote_status for b in batch_store.batches_of_run(store, run_id)] == ["completed", "expired"]
 
 
 def test_a_batch_that_always_expires_ends_with_a_reason_on_its_rows(store: Store, server: BatchServer) -> None:
@@ -972,7 +978,7 @@ def test_the_ledger_says_where_a_batch_is(store: Store, server: BatchServer) -> 
 
     def on(what: str) -> None:
         with store.reading() as session:
-            seen.extend((state, status) for state, status in session.execute(select(Batch.state, Batch.status)))
+            seen.extend((state, status) for state, status in session.execute(select(Batch.state, Batch.remote_status)))
 
     server.on = on
     execute(store, server, run_id)

@@ -136,7 +136,7 @@ def test_after_an_outage_every_row_is_written_and_every_try_is_booked(
     costs = [line.cost_usd for line in lines(store, run_id)]
     assert costs.count(None) == 20 and costs.count(Decimal("0.011")) == 40
     told = runs.progress(store, run_id)
-    assert told.cost_usd is None and told.at_most_usd == 20 * _WORST + 40 * Decimal("0.011")
+    assert told.cost_usd is None and told.max_usd == 20 * _WORST + 40 * Decimal("0.011")
 
 
 def test_while_everything_fails_one_request_flies_and_then_more_again(store: Store, server: FaultServer) -> None:

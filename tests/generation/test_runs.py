@@ -547,14 +547,14 @@ def test_every_call_is_in_the_spend_ledger_with_what_it_cost(store: Store, serve
     ] * 3
     assert [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found] == [(10, 1, Decimal("0.011"))] * 3
     done = runs.progress(store, run_id)
-    assert done.cost_usd == done.at_most_usd == Decimal("0.033")
+    assert done.cost_usd == done.max_usd == Decimal("0.033")
     assert all_rows(store, run_id)[0].cost_usd == Decimal("0.011")
 
 
 def test_an_unknown_price_is_unknown_and_not_nothing(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2))
     execute(store, server, run_id)
-    assert runs.progress(store, run_id).cost_usd is None is runs.progress(store, run_id).at_most_usd
+    assert runs.progress(store, run_id).cost_usd is None is runs.progress(store, run_id).max_usd
     assert [s.cost_usd for s in spends(store)] == [None, None]
 
 
@@ -608,7 +608,7 @@ def test_what_was_cut_off_in_flight_costs_an_unknown_amount(store: Store, server
         runs.request_stop(store, LOCAL, run_id)
     assert [s.cost_usd for s in spends(store)] == [None, None]
     ended = runs.progress(store, run_id)
-    assert (ended.cost_usd, ended.at_most_usd) == (None, Decimal("0.272"))
+    assert (ended.cost_usd, ended.max_usd) == (None, Decimal("0.272"))
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, s
     ended = runs.progress(store, run_id)
     assert (ended.state, ended.done) == ("done", 5)
     assert sorted(str(line.cost_usd) for line in spends(store)) == ["0.011"] * 5 + ["None"] * 2
-    assert (ended.cost_usd, ended.at_most_usd) == (None, 5 * Decimal("0.011") + 2 * _WORST)
+    assert (ended.cost_usd, ended.max_usd) == (None, 5 * Decimal("0.011") + 2 * _WORST)
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     assert budget.remaining(store, LOCAL) == 1 - 5 * Decimal("0.011") - 2 * _WORST
 
@@ -117,7 +117,7 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
         row_store.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book(per_mtok="0"))
     ended = runs.progress(store, run_id)
-    assert (ended.done, ended.cost_usd, ended.at_most_usd) == (5, 0, 0)
+    assert (ended.done, ended.cost_usd, ended.max_usd) == (5, 0, 0)
 
 
 def marks(store: Store) -> list[bool]:

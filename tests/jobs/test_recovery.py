@@ -23,7 +23,7 @@ from core.db import rescue_files
 from core.db.rescue_files import RescueFile
 from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, Row, Run, Spend, Story, TrainingJob, utcnow
-from core.db.worker_heartbeats import WorkerBeat
+from core.db.worker_heartbeats import WorkerHeartbeat
 from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.finetuning import jobs
 from core.finetuning.job_context import JobContext
@@ -233,7 +233,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
         with store.session() as session:
             if holder == "another machine, listed":
-                session.add(WorkerBeat(id="there", host=_ELSEWHERE, process=processes.identity()))
+                session.add(WorkerHeartbeat(id="there", host=_ELSEWHERE, process=processes.identity()))
             session.execute(update(Row).where(Row.id == first_row(store, dataset_id).id).values(claimed_by=who))
         write(store, row_line(store, run_id, dataset_id, claimed_by=who if entry_names_it else "of another worker"))
         assert recovery.restore(store) == (0 if placed else 1)
@@ -447,17 +447,17 @@ def test_an_answer_a_batch_and_jobs_find_their_place_or_stay(store: Store) -> No
     answer = {"row_key": "k", "prompt": "p", "expected": "e", "text": "t", "finish_reason": "stop", "reason": None}
     write(
         store,
-        {"kind": "batch", "batch_id": "b1", "remote_id": "r1", "status": "validating", "input_file": "f"},
-        {"kind": "batch", "batch_id": "b2", "remote_id": "r2", "status": "validating", "input_file": "f"},
-        {"kind": "batch", "batch_id": "gone", "remote_id": "r3", "status": "validating", "input_file": "f"},
-        {"kind": "answer", "values": {**answer, "evaluation_id": "e1", "right": True}},
-        {"kind": "answer", "values": {**answer, "evaluation_id": "gone", "right": True}},
+        {"kind": "batch", "batch_id": "b1", "remote_id": "r1", "remote_status": "validating", "input_file_id": "f"},
+        {"kind": "batch", "batch_id": "b2", "remote_id": "r2", "remote_status": "validating", "input_file_id": "f"},
+        {"kind": "batch", "batch_id": "gone", "remote_id": "r3", "remote_status": "validating", "input_file_id": "f"},
+        {"kind": "answer", "values": {**answer, "evaluation_id": "e1", "correct": True}},
+        {"kind": "answer", "values": {**answer, "evaluation_id": "gone", "correct": True}},
         {"kind": "job", "job_id": "gone", "remote_id": "ftjob-9", "status": "running"},
     )
     assert recovery.restore(store) == 4
     with store.reading() as session:
         batch = session.get_one(Batch, "b1")
-        assert (batch.state, batch.remote_id, batch.input_file) == ("waiting", "r1", "f")
+        assert (batch.state, batch.remote_id, batch.input_file_id) == ("waiting", "r1", "f")
         assert session.get_one(Batch, "b2").remote_id == "other"
         assert [one.text for one in session.scalars(select(EvaluationAnswer))] == ["t"]
         assert session.scalars(select(TrainingJob)).all() == [] == session.scalars(select(Story)).all()

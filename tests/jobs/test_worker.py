@@ -106,7 +106,7 @@ def test_it_settles_what_a_killed_process_had_in_flight(store: Store, hire: Call
         spend_id = spend.record(
             session, LOCAL, "story", provider="p", model="m", reference="a story", cost_usd=Decimal("0.5")
         )
-        session.get_one(Spend, spend_id).at = utcnow() - timedelta(hours=2)
+        session.get_one(Spend, spend_id).created_at = utcnow() - timedelta(hours=2)
     hire(ScriptedTours(lambda store, item_id, _: finish(store, item_id)))
 
     def cost_usd() -> Decimal | None:

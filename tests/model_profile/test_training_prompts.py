@@ -72,7 +72,7 @@ def test_a_model_made_from_the_storyteller_still_knows_its_instruction(store: St
 
 def test_the_system_text_of_conversations_is_among_what_was_learned(store: Store) -> None:
     dataset_id = _dataset(store, "Support", ["Where is it?", "Cancel it"])
-    datasets.set_chat_system(store, LOCAL, dataset_id, "Answer with refund or billing.")
+    datasets.set_system_message(store, LOCAL, dataset_id, "Answer with refund or billing.")
     chat = _train(store, 1, dataset_id, file_format="chat", separator=None, stop=None)
     plain = _train(store, 2, dataset_id)
     assert chat.system == "Answer with refund or billing." and plain.system == ""

@@ -31,7 +31,7 @@ def run_id(store: Store) -> str:
 def add(store: Store, run_id: str, state: str, status: str | None = None, hours: float = 1, **given: Any) -> None:
     values = {"total": 4, "completed": 2, "remote_id": "batch_7", **given}
     with store.session() as session:
-        batch = Batch(id=new_id(), run_id=run_id, state=state, status=status, **values)
+        batch = Batch(id=new_id(), run_id=run_id, state=state, remote_status=status, **values)
         batch.created_at = utcnow() - timedelta(hours=hours)
         session.add(batch)
 

@@ -201,7 +201,9 @@ def test_an_hour_with_a_price_is_the_same_on_every_page(store: Store) -> None:
                 id=model, actor="local", provider="engine", model=model, prompt="p", parameters={}, text="t",
             ))  # fmt: skip
     with store.session() as session:
-        session.add(Vote(id="v", actor="local", round_id="r", blind=True, order=["gemma-3-270m", "other"], winner=None))
+        session.add(
+            Vote(id="v", actor="local", round_id="r", blind=True, story_ids=["gemma-3-270m", "other"], winner_id=None)
+        )
     before = visit("cost", cost_lists=["engine", "openai"], cost_unit=1_000)
     assert pd.isna(before.dataframe[0].value.set_index("model").loc["gemma-3-270m", "output"])
     assert pd.isna(before.dataframe[1].value.set_index("model").loc["gemma-3-270m", "each"])
@@ -315,7 +317,7 @@ def test_every_list_together_is_one_table(store: Store) -> None:
 def test_an_own_price_of_a_model_that_no_list_has_shows_up_at_once(store: Store) -> None:
     at = visit(
         "cost", cost_lists=["openai-2023"], cost_own=True, cost_own_provider="openai", cost_own_model="house-7b",
-        cost_own_what="output", cost_own_amount="0.15", cost_unit=1_000_000,
+        cost_own_kind="output", cost_own_amount="0.15", cost_unit=1_000_000,
     )  # fmt: skip
     click(at, "cost_own_set")
     line = at.dataframe[0].value.set_index("model").loc["house-7b"]
@@ -324,7 +326,7 @@ def test_an_own_price_of_a_model_that_no_list_has_shows_up_at_once(store: Store)
 
 
 def test_own_prices_of_a_provider_without_a_list_are_compared_on_opening(store: Store) -> None:
-    custom_prices.set_price(store, LOCAL, provider="acme", model="house-7b", what="output", amount="0.15")
+    custom_prices.set_price(store, LOCAL, provider="acme", model="house-7b", kind="output", amount="0.15")
     at = visit("cost", cost_unit=1_000_000)
     line = at.dataframe[0].value.set_index("model").loc["house-7b"]
     assert (line["output"], line["provider"]) == (0.15, "acme")
@@ -333,7 +335,7 @@ def test_own_prices_of_a_provider_without_a_list_are_compared_on_opening(store: 
 
 def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store) -> None:
     at = visit(
-        "cost", cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini", cost_own_what="output",
+        "cost", cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini", cost_own_kind="output",
         cost_own_amount="0,15",
     )  # fmt: skip
     click(at, "cost_own_set")
@@ -344,7 +346,7 @@ def test_an_amount_that_can_be_read_in_two_ways_is_asked_for_again(store: Store)
 def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
     at = visit(
         "cost", cost_lists=["openai"], cost_own=True, cost_own_provider="openai", cost_own_model="gpt-4o-mini",
-        cost_own_what="output", cost_own_amount="0.9",
+        cost_own_kind="output", cost_own_amount="0.9",
     )  # fmt: skip
     click(at, "cost_own_set")
     assert next(
@@ -367,7 +369,7 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
         ({"amount": "100001"}, "Enter a number from 0 to 100000.", "Enter a number from 0 to 100,000."),
         ({"amount": "100.5", "unit": "ktok"}, "Enter a number from 0 to 100.", "Enter a number from 0 to 100."),
         (
-            {"amount": "2", "what": "batch_factor"},
+            {"amount": "2", "kind": "batch_factor"},
             "Enter a number from 0 to 1.",
             "Enter a number from 0 to 1.",
         ),
@@ -383,7 +385,7 @@ def test_an_own_price_is_set_marked_and_taken_back(store: Store) -> None:
 def test_what_cannot_be_a_price_is_told_with_what_is_allowed(
     store: Store, typed: dict[str, str], hint: str, refused: str
 ) -> None:
-    form = {"provider": "openai", "model": "gpt-4o-mini", "what": "output", "amount": "0.4"} | typed
+    form = {"provider": "openai", "model": "gpt-4o-mini", "kind": "output", "amount": "0.4"} | typed
     at = visit("cost", cost_own=True, **{f"cost_own_{name}": value for name, value in form.items()})
     assert hint in _captions(at).replace("\\", "")
     click(at, "cost_own_set")
@@ -400,7 +402,7 @@ def test_a_broken_price_file_is_told_and_the_other_parts_work(store: Store) -> N
 
 
 def test_names_that_look_like_markup_are_text(store: Store) -> None:
-    custom_prices.set_price(store, LOCAL, provider="p", model="![x](http://evil/a.png)", what="output", amount="1")
+    custom_prices.set_price(store, LOCAL, provider="p", model="![x](http://evil/a.png)", kind="output", amount="1")
     at = visit("cost", cost_lists=["p"], cost_own=True, cost_baseline=("p", "![x](http://evil/a.png)"))
     assert not any("![x](" in text.value for text in at.markdown)
 
@@ -628,7 +630,7 @@ def test_an_earlier_month_and_all_time_can_be_chosen_and_the_export_follows(stor
         made = spend.record(
             session, LOCAL, "story", provider="openai", model="old", reference="o", prompt_tokens=1, cost_usd=Decimal(5)
         )
-        session.get_one(Spend, made).at = before
+        session.get_one(Spend, made).created_at = before
     budget.set_budget(store, LOCAL, "month", Decimal(8))
     cached_cost.forget()
     at = visit("cost", cost_part="spent")
@@ -674,7 +676,9 @@ def test_quality_stands_beside_price(store: Store) -> None:
                 completion_tokens=1, cost_usd=Decimal("0.3") if model == "good" else Decimal("0.01"),
             )  # fmt: skip
         for winner in (ids[0], ids[0], ids[1]):
-            session.add(Vote(id=new_id(), actor="local", round_id=new_id(), blind=True, order=ids, winner=winner))
+            session.add(
+                Vote(id=new_id(), actor="local", round_id=new_id(), blind=True, story_ids=ids, winner_id=winner)
+            )
         session.add(
             Evaluation(
                 id=new_id(), dataset_id="d", provider="openai", model="dark", kind="label", settings={}, state="done",

@@ -583,7 +583,7 @@ def _job(store: Store, *, dataset_id: str | None = None, **values: object) -> st
         session.flush()
         session.add(
             TrainingEvent(
-                job_id=job.id, remote_id="e1", at=utcnow(), level="info", type="message",
+                job_id=job.id, remote_id="e1", created_at=utcnow(), level="info", type="message",
                 message="Training started. Examples: 27, epochs: 3, steps: 21.",
             )
         )  # fmt: skip

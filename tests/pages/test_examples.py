@@ -356,7 +356,7 @@ def test_more_examples_begin_with_those_of_the_job(server: FaultServer, store: S
         ({"status": "running"}, "Loading the base model", "Stop training"),
         ({"status": "running", "remote_id": "ftjob-1"}, "step 12 of 48 · about 10 min left", "Stop training"),
         ({"status": "paused"}, "Paused", "Resume"),
-        ({"status": "running", "stop_requested": "cancel"}, "Stopping", "Stop training"),
+        ({"status": "running", "requested_action": "cancel"}, "Stopping", "Stop training"),
     ],
 )
 def test_a_job_on_its_way_shows_its_phase_and_the_time_left(

@@ -420,7 +420,7 @@ def test_a_shelf_of_many_stories_has_pages_and_one_that_nothing_fits_says_so(ser
 
 
 def test_a_cut_story_of_the_shelf_goes_on_at_the_desk(server: FaultServer, store: Store) -> None:
-    put_story(store, 1, text="从前，", finish_reason=None, asked_model="writer")
+    put_story(store, 1, text="从前，", finish_reason=None, requested_model="writer")
     at = click(visit("story", story_part="shelf"), "story_resume_s1")
     assert any(text.startswith("从前，从前，") for text in story_texts(at))
     assert len(library.recent(store)) == 1 and library.recent(store)[0].finish_reason == "stop"

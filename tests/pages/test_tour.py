@@ -72,7 +72,7 @@ def test_before_its_first_step_a_training_says_what_it_waits_for_and_not_the_tra
     with store.session() as session:
         session.add(
             TrainingEvent(
-                job_id=job_id, remote_id="e", at=utcnow(), level="info", message="Computing in bfloat16",
+                job_id=job_id, remote_id="e", created_at=utcnow(), level="info", message="Computing in bfloat16",
                 type="message",
             )
         )  # fmt: skip

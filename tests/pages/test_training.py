@@ -432,7 +432,9 @@ def test_an_event_of_a_type_that_nobody_knows_is_shown_as_it_is(server: FaultSer
     job_id = put_job(store, status="running")
     with store.session() as session:
         session.add(
-            TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="info", type="moon", message="It waxes.")
+            TrainingEvent(
+                job_id=job_id, remote_id="e2", created_at=utcnow(), level="info", type="moon", message="It waxes."
+            )
         )
     shown = words(visit("training"))
     assert "· moon: It waxes." in shown and "message: " not in shown
@@ -563,7 +565,9 @@ def test_names_and_events_of_others_are_text(server: FaultServer, store: Store) 
     nasty = "![x](http://example.com/x.png)"
     job_id = put_job(store, status="succeeded", name=nasty, fine_tuned_model=nasty, base_model=nasty)
     with store.session() as session:
-        session.add(TrainingEvent(job_id=job_id, remote_id="e2", at=utcnow(), level="warn", type="x", message=nasty))
+        session.add(
+            TrainingEvent(job_id=job_id, remote_id="e2", created_at=utcnow(), level="warn", type="x", message=nasty)
+        )
     for tab in ("events", "settings", "family", "evaluation"):
         at = visit("training", training_tab=tab)
         assert not any(nasty in str(element.value) for element in [*at.caption, *at.markdown])
@@ -758,7 +762,7 @@ def test_the_outcome_says_when_a_job_was_submitted_began_and_ended(
     with store.session() as session:
         if began == _BEGAN:
             session.add(TrainingEvent(
-                job_id=job_id, remote_id="e2", at=_MOMENT + timedelta(hours=2), level="info", type="message",
+                job_id=job_id, remote_id="e2", created_at=_MOMENT + timedelta(hours=2), level="info", type="message",
                 message="Fine-tuning job started",
             ))  # fmt: skip
         if ended == _ENDED:

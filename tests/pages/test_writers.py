@@ -318,7 +318,7 @@ def test_a_packaged_writer_is_asked_with_the_columns_it_was_trained_on_in_either
 def test_a_model_of_conversations_is_asked_as_they_began(server: FaultServer, store: Store) -> None:
     """Values without a separator, at the chat endpoint, with the system text that its conversations began with."""
     dataset_id = _tuned(store, "chat")
-    datasets.set_chat_system(store, LOCAL, dataset_id, "You tell stories.")
+    datasets.set_system_message(store, LOCAL, dataset_id, "You tell stories.")
     server.models[-1]["fabula"]["format"] = "chat"
     columns = {"story_column_dynasty": "宋", "story_column_super_power": "飞行", "story_column_story_type": "努力"}
     at = click(visit("story", story_model=f"engine/{_TUNED}", **columns), "story_button")

@@ -43,7 +43,7 @@ def _paid(
             completion_tokens=20, cost_usd=None if amount is None else Decimal(amount),
         )  # fmt: skip
         if at is not None:
-            session.get_one(Spend, spend_id).at = at
+            session.get_one(Spend, spend_id).created_at = at
         return spend_id
 
 
@@ -291,7 +291,7 @@ def test_the_export_is_csv_that_no_spreadsheet_runs(store: Store) -> None:
 
 def _set(store: Store, **values: str) -> str:
     return custom_prices.set_price(
-        store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "what": "output", **values}
+        store, LOCAL, **{"provider": "openai", "model": "gpt-4o-mini", "kind": "output", **values}
     )
 
 
@@ -352,10 +352,10 @@ def test_a_later_price_replaces_an_earlier_one_and_can_be_taken_back(store: Stor
 
 
 def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> None:
-    for what, amount in (("input", "1"), ("output", "2"), ("training", "4"), ("hosting_hour", "3")):
-        unit = "hour" if what == "hosting_hour" else "mtok"
-        _set(store, provider="mistral", model="ft:open-mistral-7b", what=what, amount=amount, unit=unit)
-    _set(store, provider="openai", model="gpt-5", what="training", amount="50")
+    for kind, amount in (("input", "1"), ("output", "2"), ("training", "4"), ("hosting_hour", "3")):
+        unit = "hour" if kind == "hosting_hour" else "mtok"
+        _set(store, provider="mistral", model="ft:open-mistral-7b", kind=kind, amount=amount, unit=unit)
+    _set(store, provider="openai", model="gpt-5", kind="training", amount="50")
     book = custom_prices.book(store)
     assert cost_of(book, "mistral", "ft:open-mistral-7b:org:x", 1_000_000, 1_000_000) == 3
     assert training_cost(book, "mistral", "open-mistral-7b", 1_000_000) == 4
@@ -364,10 +364,10 @@ def test_own_prices_make_unknown_models_and_trainings_known(store: Store) -> Non
 
 
 def test_reading_aloud_can_have_an_own_price(store: Store) -> None:
-    _set(store, model="our-voice", what="speech", amount="20", unit="mchar")
+    _set(store, model="our-voice", kind="speech", amount="20", unit="mchar")
     assert speech_cost(custom_prices.book(store), "openai", "our-voice", "字" * 500) == Decimal("0.01")
     with pytest.raises(FabulaError):
-        _set(store, model="our-voice", what="speech", amount="20", unit="mtok")
+        _set(store, model="our-voice", kind="speech", amount="20", unit="mtok")
 
 
 def test_prices_in_another_currency_stand_alone(store: Store) -> None:
@@ -376,7 +376,7 @@ def test_prices_in_another_currency_stand_alone(store: Store) -> None:
     assert price is not None
     assert (price.currency, price.input_per_mtok, price.output_per_mtok) == ("CNY", None, Decimal(5))
     with pytest.raises(FabulaError, match="CNY"):
-        _set(store, what="input", amount="1", currency="USD")
+        _set(store, kind="input", amount="1", currency="USD")
 
 
 def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Store) -> None:
@@ -401,10 +401,10 @@ def test_the_machine_has_a_price_an_hour_and_its_models_none_a_token(store: Stor
         {"amount": "1", "provider": " "},
         {"amount": "1", "model": ""},
         {"amount": "1", "model": "m" * 300},
-        {"amount": "1", "what": "lunch"},
+        {"amount": "1", "kind": "lunch"},
         {"amount": "1", "unit": "hour"},
         {"amount": "1", "currency": "EUR"},
-        {"amount": "2", "what": "batch_factor", "unit": "factor"},
+        {"amount": "2", "kind": "batch_factor", "unit": "factor"},
     ],
 )
 def test_invalid_prices_are_rejected(store: Store, values: dict[str, str]) -> None:
@@ -416,7 +416,7 @@ def test_invalid_prices_are_rejected(store: Store, values: dict[str, str]) -> No
 
 def test_viewers_look_but_do_not_set(store: Store) -> None:
     with pytest.raises(FabulaError):
-        custom_prices.set_price(store, _VIEWER, provider="p", model="m", what="input", amount="1")
+        custom_prices.set_price(store, _VIEWER, provider="p", model="m", kind="input", amount="1")
     price_id = _set(store, amount="1")
     with pytest.raises(FabulaError):
         custom_prices.remove(store, _VIEWER, price_id)
@@ -436,7 +436,7 @@ def _story(store: Store, model: str, provider: str = "openai") -> str:
 
 def _vote(store: Store, order: list[str], winner: str | None, blind: bool = True) -> None:
     with store.session() as session:
-        session.add(Vote(id=new_id(), actor="local", round_id=new_id(), blind=blind, order=order, winner=winner))
+        session.add(Vote(id=new_id(), actor="local", round_id=new_id(), blind=blind, story_ids=order, winner_id=winner))
 
 
 def test_blind_votes_become_shares_with_their_interval(store: Store) -> None:

@@ -459,7 +459,7 @@ _GOOD = "m,p,,input,1,USD,mtok,,,s,2026-11-20,"
         (["m,p,,input,1000000,USD,mtok,,,s,2026-11-20,"], "is far above any known price"),
         (["m,p,,batch_factor,5,,factor,,,s,2026-11-20,"], "is far above any known price"),
         (["m,p,,input,1,USD,hour,,,s,2026-11-20,"], "“input” is not priced per “hour”"),
-        (["m,p,,lunch,1,USD,mtok,,,s,2026-11-20,"], "“lunch” in “what” is not one of"),
+        (["m,p,,lunch,1,USD,mtok,,,s,2026-11-20,"], "“lunch” in “kind” is not one of"),
         (["m,p,,input,1,dollars,mtok,,,s,2026-11-20,"], "“dollars” in “currency” is not a code"),
         (["m,p,,input,1,USD,mtok,,,s,20.11.2026,"], "line 2: “20.11.2026” in “checked” is not a date"),
         (["m,p,,input,1,USD,mtok,2026-12-01,2026-11-01,s,2026-11-20,"], "“valid_from” is after “valid_until”"),

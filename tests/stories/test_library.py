@@ -189,7 +189,7 @@ def test_a_retired_model_has_a_date_and_a_replacement(store: Store) -> None:
 
 
 def test_a_deleted_model_has_its_last_use_and_a_replacement(store: Store) -> None:
-    put_story(store, 1, model="ft:base:fabula:a:1", at=_AT)
+    put_story(store, 1, model="ft:base:fabula:a:1", created_at=_AT)
     with store.session() as session:
         for number, name in enumerate(("ft:base:fabula:a:1", "ft:base:fabula:b:2")):
             session.add(

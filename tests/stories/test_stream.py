@@ -46,7 +46,7 @@ def test_text_arrives_in_order_and_is_saved_with_its_request(store: Store) -> No
         duration_s=3.4,
         requested_model="writer",
     )
-    assert (row.model, row.asked_model, row.prompt_tokens, row.cost_usd) == ("writer-2026", "writer", 9, Decimal(0))
+    assert (row.model, row.requested_model, row.prompt_tokens, row.cost_usd) == ("writer-2026", "writer", 9, Decimal(0))
 
 
 def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:

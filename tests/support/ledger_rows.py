@@ -78,7 +78,7 @@ def put_job(store: Store, **values: object) -> str:
         session.flush()
         session.add(
             TrainingEvent(
-                job_id=job.id, remote_id="e1", at=events_at, level="info", type="message",
+                job_id=job.id, remote_id="e1", created_at=events_at, level="info", type="message",
                 message="Training started: 27 examples, 3 epochs, 21 steps.",
             )
         )  # fmt: skip
@@ -98,7 +98,7 @@ def put_comparison_answer(store: Store, position: int, side: str, state: str, te
     with store.session() as session:
         session.add(
             BeforeAfterAnswer(
-                comparison_id="c", position=position, side=side, state=state, story_id=story_id, **values
+                before_after_id="c", position=position, side=side, state=state, story_id=story_id, **values
             )
         )  # fmt: skip
         if text:

@@ -376,8 +376,8 @@ def test_a_comparison_that_cannot_begin_ends_the_tour_with_its_reason(
 
     def train_then_fail(_number: int) -> None:
         if seen(store).key == "story":
-            for comparison_id in KINDS["comparison"].unfinished(store):
-                before_after_runner.give_up(store, comparison_id, BadRequest("It broke.", "Look."))
+            for before_after_id in KINDS["comparison"].unfinished(store):
+                before_after_runner.give_up(store, before_after_id, BadRequest("It broke.", "Look."))
         else:
             work(store, FakeRegistry({"engine": client}))
 

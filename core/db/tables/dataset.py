@@ -24,9 +24,10 @@ class Dataset(Base):
     prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # separator between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe it was created from
-    chat_system: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None: the recipe's
-    filled: Mapped[int] = mapped_column(default=0)  # number of grid positions, from 0, for which rows were created
-    parts: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # for a mix: its sources
+    system_message: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None: the recipe's
+    # grid positions before this have their rows; negative while rows are repositioned (`grid_store.update_positions`)
+    fill_cursor: Mapped[int] = mapped_column(default=0)
+    mix_sources: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # for a mix: what it is made of
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
@@ -40,8 +41,8 @@ class Row(Base):
     __tablename__ = "rows"
     __table_args__ = (
         UniqueConstraint("dataset_id", "key"),
-        Index("rows_by_state", "dataset_id", "state", "updated_at"),
-        Index("rows_by_place", "dataset_id", "position"),
+        Index("ix_rows_state", "dataset_id", "state", "updated_at"),
+        Index("ix_rows_position", "dataset_id", "position"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -62,7 +63,7 @@ class Row(Base):
     claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that sent it
     batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
     original_text: Mapped[str | None] = mapped_column(Text)  # the generated text, if the user has edited `text`
-    state_before: Mapped[str | None] = mapped_column(String(20))  # for an excluded row: the state to restore
+    previous_state: Mapped[str | None] = mapped_column(String(20))  # for an excluded row: the state to restore
     split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not assigned
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
@@ -70,7 +71,7 @@ class Row(Base):
 class RecipeVersion(Base):
     """One version of a saved recipe. Versions of one recipe share `family`; a copy starts a new family."""
 
-    __tablename__ = "recipes"
+    __tablename__ = "recipe_versions"
     __table_args__ = (UniqueConstraint("family", "version"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -146,7 +147,7 @@ class Run(Base):
 class Batch(Base):
     """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is the id from the POST.
 
-    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled; `status` is the provider's.
+    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled.
     """
 
     __tablename__ = "batches"
@@ -156,11 +157,11 @@ class Batch(Base):
     spend_id: Mapped[int | None] = mapped_column(ForeignKey("spend.id", ondelete="SET NULL"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="preparing")
     reason: Mapped[str | None] = mapped_column(MessageText)
-    status: Mapped[str | None] = mapped_column(String(30))
-    input_file: Mapped[str | None] = mapped_column(String(200))
+    remote_status: Mapped[str | None] = mapped_column(String(30))
+    input_file_id: Mapped[str | None] = mapped_column(String(200))
     remote_id: Mapped[str | None] = mapped_column(String(200))
-    output_file: Mapped[str | None] = mapped_column(String(200))
-    error_file: Mapped[str | None] = mapped_column(String(200))
+    output_file_id: Mapped[str | None] = mapped_column(String(200))
+    error_file_id: Mapped[str | None] = mapped_column(String(200))
     total: Mapped[int] = mapped_column(default=0)
     completed: Mapped[int] = mapped_column(default=0)
     failed: Mapped[int] = mapped_column(default=0)

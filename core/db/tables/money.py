@@ -14,12 +14,12 @@ from core.db.tables.base import Base, utcnow
 class CustomPrice(Base):
     """A price set by the user; it overrides the price list. One amount for one kind of use of one model."""
 
-    __tablename__ = "own_prices"  # the name in the first migrations
+    __tablename__ = "custom_prices"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
-    what: Mapped[str] = mapped_column(String(20))  # training input cached_input output hosting_hour batch_factor
+    kind: Mapped[str] = mapped_column(String(20))  # training input cached_input output hosting_hour batch_factor
     amount: Mapped[Decimal]
     currency: Mapped[str] = mapped_column(String(3), default="USD")
     unit: Mapped[str] = mapped_column(String(10), default="mtok")  # mtok | ktok | hour | factor
@@ -39,7 +39,7 @@ class SpeedMeasurement(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     model: Mapped[str] = mapped_column(String(200))
     tokens_per_s: Mapped[float]
-    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    measured_at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
     created_by: Mapped[str] = mapped_column(String(100))
 
 
@@ -66,7 +66,7 @@ class Spend(Base):
     __tablename__ = "spend"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    at: Mapped[datetime] = mapped_column(default=utcnow, index=True, active_history=True)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow, index=True, active_history=True)
     actor: Mapped[str] = mapped_column(String(100), active_history=True)
     page: Mapped[str] = mapped_column(String(20))  # dataset | training | story | comparison
     provider: Mapped[str] = mapped_column(String(50))
@@ -91,7 +91,7 @@ class SpendTotal(Base):
     scope: Mapped[str] = mapped_column(String(10), primary_key=True)  # person | reference
     subject: Mapped[str] = mapped_column(String(100), primary_key=True)  # the actor, or the run, job or story id
     month: Mapped[str] = mapped_column(String(7), primary_key=True)  # for a person: 2026-11 (UTC); else ""
-    at_most_usd: Mapped[Decimal]  # spent plus reserved; unknown costs count as estimated
+    max_usd: Mapped[Decimal]  # spent plus reserved; unknown costs count as estimated
 
 
 class RescuedEntry(Base):
@@ -100,4 +100,4 @@ class RescuedEntry(Base):
     __tablename__ = "rescued_entries"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -25,7 +25,7 @@ class Story(Base):
     __tablename__ = "stories"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow, index=True)
     actor: Mapped[str] = mapped_column(String(100))
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
@@ -37,7 +37,7 @@ class Story(Base):
     first_text_s: Mapped[float | None]
     duration_s: Mapped[float | None]
     # the requested model; `model` is the one the server reported
-    asked_model: Mapped[str | None] = mapped_column(String(200))
+    requested_model: Mapped[str | None] = mapped_column(String(200))
     prompt_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
     error: Mapped[str | None] = mapped_column(MessageText)  # why it broke off
@@ -53,18 +53,18 @@ class Story(Base):
 
 
 class Vote(Base):
-    """A user's vote for the best story of a round. `winner` None: none of them."""
+    """A user's vote for the best story of a round. `winner_id` None: none of them."""
 
     __tablename__ = "votes"
     __table_args__ = (UniqueConstraint("round_id", "actor"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
     actor: Mapped[str] = mapped_column(String(100))
     round_id: Mapped[str] = mapped_column(String(32), index=True)
     blind: Mapped[bool]
-    order: Mapped[list[str]]  # story ids in the order shown
-    winner: Mapped[str | None] = mapped_column(String(32))  # story id
+    story_ids: Mapped[list[str]]  # in the order shown
+    winner_id: Mapped[str | None] = mapped_column(String(32))
 
 
 class Tour(Base):

@@ -44,7 +44,7 @@ class TrainingJob(Base):
     # experiment trackers it is logged to
     trackers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
-    stop_requested: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
+    requested_action: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[str | None] = mapped_column(MessageText)
@@ -74,7 +74,7 @@ class TrainingEvent(Base):
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), index=True)
     remote_id: Mapped[str] = mapped_column(String(200))
-    at: Mapped[datetime]
+    created_at: Mapped[datetime]
     level: Mapped[str] = mapped_column(String(10))
     type: Mapped[str] = mapped_column(String(30))
     message: Mapped[str] = mapped_column(MessageText)
@@ -121,7 +121,7 @@ class Evaluation(Base):
 class EvaluationAnswer(Base):
     """A model's completion of one held-out example."""
 
-    __tablename__ = "answers"
+    __tablename__ = "evaluation_answers"
     __table_args__ = (UniqueConstraint("evaluation_id", "row_key"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
@@ -132,7 +132,7 @@ class EvaluationAnswer(Base):
     text: Mapped[str | None] = mapped_column(Text)
     finish_reason: Mapped[str | None] = mapped_column(String(30))
     reason: Mapped[str | None] = mapped_column(MessageText)  # why there is no completion
-    right: Mapped[bool | None]
+    correct: Mapped[bool | None]
 
 
 class BeforeAfter(Base):
@@ -141,7 +141,7 @@ class BeforeAfter(Base):
     States: queued, running, stopping, stopped, done, failed(reason).
     """
 
-    __tablename__ = "comparisons"
+    __tablename__ = "before_after"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
@@ -160,11 +160,11 @@ class BeforeAfterAnswer(Base):
     States: waiting, writing, done, stopped, failed(reason).
     """
 
-    __tablename__ = "comparison_answers"
-    __table_args__ = (UniqueConstraint("comparison_id", "position", "side"),)
+    __tablename__ = "before_after_answers"
+    __table_args__ = (UniqueConstraint("before_after_id", "position", "side"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
-    comparison_id: Mapped[str] = mapped_column(ForeignKey("comparisons.id"))
+    before_after_id: Mapped[str] = mapped_column(ForeignKey("before_after.id"))
     position: Mapped[int]  # position of the prompt, from 0
     side: Mapped[str] = mapped_column(String(10))  # base | tuned
     prompt: Mapped[str] = mapped_column(Text)

@@ -144,15 +144,15 @@ class BatchLifecycle:
         with _temporary_folder() as folder:
             path = Path(folder) / f"fabula-{batch.id}.jsonl"
             _write(path, (self.line(client, row) for row in batch_store.rows_of(self._store, batch.id)))
-            input_file = client.upload(path, "batch")
-        return self._post(batch, client, input_file)
+            input_file_id = client.upload(path, "batch")
+        return self._post(batch, client, input_file_id)
 
-    def _post(self, batch: BatchView, client: Client, input_file: str) -> RunEnd | None:
+    def _post(self, batch: BatchView, client: Client, input_file_id: str) -> RunEnd | None:
         """POST once. The intent is recorded before it; without a clear answer, the batch is searched for."""
         self._search_started.pop(batch.id, None)
-        batch_store.update_batch(self._store, batch.id, state="submitting", input_file=input_file)
+        batch_store.update_batch(self._store, batch.id, state="submitting", input_file_id=input_file_id)
         try:
-            remote = client.create_batch(input_file, self._endpoint(client), batch.id)
+            remote = client.create_batch(input_file_id, self._endpoint(client), batch.id)
         except Transient:
             raise
         except FabulaError as exc:  # the provider refused it
@@ -171,11 +171,11 @@ class BatchLifecycle:
         if self.stop:
             self.close(batch, "cancelled", CANCELLED_WITH_RUN)
             return None
-        return self._post(batch, client, batch.input_file or "")
+        return self._post(batch, client, batch.input_file_id or "")
 
     def _adopt(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
-        known = {"remote_id": remote.id, "status": remote.status}
-        entry = {"kind": "batch", "batch_id": batch.id, "input_file": batch.input_file, **known}
+        known = {"remote_id": remote.id, "remote_status": remote.status}
+        entry = {"kind": "batch", "batch_id": batch.id, "input_file_id": batch.input_file_id, **known}
         rescue_files.write_or_rescue(
             self._store,
             lambda session: batch_store.update_batch(self._store, batch.id, state="waiting", **known),
@@ -201,7 +201,7 @@ class BatchLifecycle:
             )
         if remote.status in ENDED:
             return self._on_ended(batch, remote)
-        changes = {"status": remote.status, "completed": remote.completed, "failed": remote.failed}
+        changes = {"remote_status": remote.status, "completed": remote.completed, "failed": remote.failed}
         if changes != {name: getattr(batch, name) for name in changes}:
             batch_store.update_batch(self._store, batch.id, **changes)
         if self.stop and remote.status != "cancelling":
@@ -209,15 +209,15 @@ class BatchLifecycle:
         return None
 
     def _on_ended(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
-        files = {"output_file": remote.output_file, "error_file": remote.error_file}
+        files = {"output_file_id": remote.output_file_id, "error_file_id": remote.error_file_id}
         if remote.status == "failed" and not any(files.values()):
             return self._on_rejected(batch, remote)
-        batch_store.update_batch(self._store, batch.id, state="collecting", status=remote.status, **files)
+        batch_store.update_batch(self._store, batch.id, state="collecting", remote_status=remote.status, **files)
         return None  # the next step collects it
 
     def _on_rejected(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
         """The provider rejected the file before processing it: some lines are invalid, or its queue is full."""
-        batch_store.update_batch(self._store, batch.id, status=remote.status)
+        batch_store.update_batch(self._store, batch.id, remote_status=remote.status)
         rejected = {} if is_queue_full(remote) else rejected_lines(remote)
         rows = islice(batch_store.rows_of(self._store, batch.id), max(rejected, default=0))
         outcomes = [
@@ -249,7 +249,7 @@ class BatchLifecycle:
         client, unreadable = self.client(), 0
         with _temporary_folder() as folder:
             path = Path(folder) / "answers.jsonl"
-            for file_id in (batch.output_file, batch.error_file):
+            for file_id in (batch.output_file_id, batch.error_file_id):
                 if file_id is None:
                     continue
                 try:
@@ -259,7 +259,7 @@ class BatchLifecycle:
                     of_this_run = batch.run_id == self._context.run_id
                     return RunEnd("failed", _FILES_GONE) if of_this_run and not self.stop else None
                 unreadable += self._read(batch, client, path)
-        cancelled = batch.status == "cancelled"
+        cancelled = batch.remote_status == "cancelled"
         self._settle_unreadable(batch, unreadable)
         if not cancelled:
             self._settle_missing(batch)

@@ -76,7 +76,9 @@ def _book_lost(session: Session, batch_id: str, costs: Sequence[Decimal | None])
     if reserved is None:
         return
     usd = None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
-    shared = {name: getattr(reserved, name) for name in ("at", "actor", "page", "provider", "model", "reference")}
+    shared = {
+        name: getattr(reserved, name) for name in ("created_at", "actor", "page", "provider", "model", "reference")
+    }
     session.add(Spend(**shared, cost_usd=None, estimated_usd=usd))
     if usd is not None and reserved.cost_usd is not None:
         reserved.cost_usd = reserved.estimated_usd = max(Decimal(0), reserved.cost_usd - usd)

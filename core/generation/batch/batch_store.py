@@ -31,7 +31,7 @@ class BatchView:
 
     Attributes:
         state: preparing, submitting, waiting, collecting, done, failed or cancelled.
-        status: the provider's status, None before there is one.
+        remote_status: the provider's status, None before there is one.
         reason: why the batch failed.
         completed, failed: rows by result, as the provider counts them; the actual numbers once the batch is over.
     """
@@ -39,12 +39,12 @@ class BatchView:
     id: str
     run_id: str
     state: str
-    status: str | None
+    remote_status: str | None
     reason: str | None
-    input_file: str | None
+    input_file_id: str | None
     remote_id: str | None
-    output_file: str | None
-    error_file: str | None
+    output_file_id: str | None
+    error_file_id: str | None
     total: int
     completed: int
     failed: int
@@ -192,7 +192,7 @@ def _add_rows(
         )
         session.add(reserved)
         session.flush()
-        batch = Batch(id=batch_id, run_id=context.run_id, spend_id=reserved.id, created_at=reserved.at, total=0)
+        batch = Batch(id=batch_id, run_id=context.run_id, spend_id=reserved.id, created_at=reserved.created_at, total=0)
         session.add(batch)
     elif (spend := spend_of(session, batch)) is not None and usd is not None:
         spend.cost_usd = spend.estimated_usd = (spend.cost_usd or Decimal(0)) + usd

@@ -91,7 +91,7 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
             stop=(job.stop,) if job.stop else (),
             source=job.dataset_id,
             between=training_file.prompt_separator(job.dataset_id),
-            system=datasets.chat_system(cache.store(), job.dataset_id) if chat else "",
+            system=datasets.system_message(cache.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
             sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),
         )

@@ -52,10 +52,10 @@ def show(book: PriceBook) -> None:
 def _line(one: custom_prices.CustomPriceView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.markdown(
-            _("**{model}** · {provider}: {what} {amount} {currency} / {unit}").format(
+            _("**{model}** · {provider}: {kind} {amount} {currency} / {unit}").format(
                 model=plain(one.model),
                 provider=plain(one.provider),
-                what=_(_USES[one.what]),
+                kind=_(_USES[one.kind]),
                 amount=one.amount,
                 currency=one.currency,
                 unit=_(_UNITS[one.unit]),
@@ -74,7 +74,7 @@ def _form(book: PriceBook) -> None:
     )
     names = {name: title for name, title in list_names(book).items() if name != ENGINE}
     state.set_default("cost_own_provider", "openai")
-    state.set_default("cost_own_what", "output")
+    state.set_default("cost_own_kind", "output")
     with st.grid(4, min_column_width=150):
         st.selectbox(
             _("Provider"), list(names), format_func=lambda name: names.get(name, name), key="cost_own_provider",
@@ -83,7 +83,7 @@ def _form(book: PriceBook) -> None:
         with st.container(gap="xsmall"):
             model = st.text_input(_("Model"), key="cost_own_model", placeholder="ft:gpt-4.1-mini-2025-04-14")
             fits(model, custom_prices.MAX_MODEL_LENGTH)
-        price_kind = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_what")
+        price_kind = st.selectbox(_("For"), list(_USES), format_func=lambda use: _(_USES[use]), key="cost_own_kind")
         amount, unit = st.container(), st.container()
         units = UNITS[price_kind or "output"]
         if state.get("cost_own_unit") not in units:
@@ -106,7 +106,7 @@ def _set() -> None:
             LOCAL,
             provider=str(state.get("cost_own_provider") or ""),
             model=str(state.get("cost_own_model") or ""),
-            what=str(state.get("cost_own_what")),
+            kind=str(state.get("cost_own_kind")),
             amount=str(state.get("cost_own_amount") or ""),
             currency=str(state.get("cost_own_currency") or "USD"),
             unit=str(state.get("cost_own_unit")),

@@ -244,7 +244,7 @@ def _save(
             separator=chosen.separator,
         )
         if system := column_mapping.shared_system(imported.frame, chosen):
-            datasets.set_chat_system(cache.store(), LOCAL, dataset_id, system)
+            datasets.set_system_message(cache.store(), LOCAL, dataset_id, system)
         opened(dataset_id)
 
 

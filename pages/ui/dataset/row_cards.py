@@ -274,7 +274,7 @@ def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
         return "live", None
     if last.budget_usd is None:
         return last.mode, None
-    return last.mode, max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
+    return last.mode, max(last.budget_usd - (last.max_usd or Decimal(0)), CENT)
 
 
 def open_row(row_id: int | None) -> None:

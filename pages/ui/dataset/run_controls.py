@@ -185,7 +185,7 @@ def _raise_limit(progress: RunProgress) -> None:
 
 def _next_run_limit(last: RunProgress, button: str) -> str:
     """Ask for the budget of a new run after a run with a budget; returns the key of the input field."""
-    left = (last.budget_usd or Decimal(0)) - (last.at_most_usd or Decimal(0))
+    left = (last.budget_usd or Decimal(0)) - (last.max_usd or Decimal(0))
     amount = f"dataset_{button}_budget_{last.run_id}"
     _amount(amount, left if left >= CENT else last.budget_usd or CENT, CENT)
     return amount

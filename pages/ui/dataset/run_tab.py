@@ -159,15 +159,15 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
 
 def _money(progress: RunProgress) -> str:
     """Cost so far, the limit, and the projected total."""
-    paid = progress.tokens or progress.at_most_usd
+    paid = progress.tokens or progress.max_usd
     if progress.provider == ENGINE:
         return run_price(progress.run_id) if paid else ""
     if progress.budget_usd is None and (not paid or progress.cost_usd == 0):
         return ""
     spent = usd(progress.cost_usd) if progress.cost_usd is not None else _("cost unknown")
-    if progress.cost_usd is None and progress.at_most_usd is not None:  # no request has a known cost
-        spent = _("up to {most}").format(most=usd(progress.at_most_usd))
-    if progress.budget_usd is not None and progress.cost_usd is None and progress.at_most_usd is None:
+    if progress.cost_usd is None and progress.max_usd is not None:  # no request has a known cost
+        spent = _("up to {most}").format(most=usd(progress.max_usd))
+    if progress.budget_usd is not None and progress.cost_usd is None and progress.max_usd is None:
         return _("cost unknown, limit {most}").format(most=usd(progress.budget_usd))
     if progress.budget_usd is not None:
         spent = _("{spent} of at most {most}").format(spent=spent, most=usd(progress.budget_usd))
@@ -225,8 +225,8 @@ def _batch(batch: BatchView) -> None:
 def _batch_state(batch: BatchView) -> str:
     """The batch's state as a key of `_STATES`. A provider's status that is not in it is returned unchanged."""
     if batch.state == "waiting":
-        return batch.status or "validating"
-    return "expired" if batch.state == "done" and batch.status == "expired" else batch.state
+        return batch.remote_status or "validating"
+    return "expired" if batch.state == "done" and batch.remote_status == "expired" else batch.state
 
 
 def _batch_next(batch: BatchView, where: str, now: datetime) -> str:

@@ -147,7 +147,7 @@ def _shortened(line: str) -> str:
 
 def _system_text(page: str, dataset_id: str) -> None:
     """The text area with the stored text; at first the recipe's system text."""
-    key, stored = f"{page}_system_{dataset_id}", datasets.chat_system(cache.store(), dataset_id)
+    key, stored = f"{page}_system_{dataset_id}", datasets.system_message(cache.store(), dataset_id)
     if state.get(key) is None:
         state.set_value(key, stored)
     st.text_area(
@@ -162,7 +162,7 @@ def _system_text(page: str, dataset_id: str) -> None:
 
 def _keep_system_text(key: str, dataset_id: str) -> None:
     with cards.keep_errors():
-        datasets.set_chat_system(cache.store(), LOCAL, dataset_id, str(state.get(key) or ""))
+        datasets.set_system_message(cache.store(), LOCAL, dataset_id, str(state.get(key) or ""))
 
 
 @dataclass(frozen=True, slots=True)

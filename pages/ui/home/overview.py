@@ -150,7 +150,7 @@ def recent_activity() -> None:
         lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
     for story in library.recent(cache.store(), _RECENT):
         if first := story.text.strip().partition("\n")[0]:
-            lines.append((story.at, ":material/auto_stories:", plain(first[:60])))
+            lines.append((story.created_at, ":material/auto_stories:", plain(first[:60])))
     if not lines:
         return
     now = utcnow()

@@ -128,7 +128,7 @@ def story_card(story: SavedStory) -> None:
                 "" if story.finish_reason == "stop" else story_text.ending(story.finish_reason),
                 _("edited") if story.edited_text is not None else "",
                 " ".join(f":gray-badge[{plain(tag)}]" for tag in story.tags),
-                ago(story.at, utcnow()),
+                ago(story.created_at, utcnow()),
             )
         )
         _rating_row(story)
@@ -167,8 +167,8 @@ def _details(story: SavedStory) -> None:
     st.text(story.prompt)
     parameters = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
     rows = {_(_SETTINGS[name]) if name in _SETTINGS else plain(name): _shown(parameters[name]) for name in parameters}
-    if story.asked_model and story.asked_model != story.model:
-        rows[_("Requested model")] = code(story.asked_model)
+    if story.requested_model and story.requested_model != story.model:
+        rows[_("Requested model")] = code(story.requested_model)
     rows[_("Provider")] = plain(models.provider_name(story.provider))
     if story.first_text_s is not None:
         rows[_("First words")] = _("after {seconds} s").format(seconds=number(story.first_text_s, 1))

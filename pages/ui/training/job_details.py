@@ -57,7 +57,7 @@ def events(job: JobView) -> None:
 
 def _line(event: JobEvent, now: datetime) -> str:
     kind = "" if event.type == "message" else f"{plain(event.type)}: "  # an unknown type is shown as it is
-    return f"{clock(event.at, now)} · {_LEVELS.get(event.level, '')}{kind}{as_markdown(event.message)}"
+    return f"{clock(event.created_at, now)} · {_LEVELS.get(event.level, '')}{kind}{as_markdown(event.message)}"
 
 
 def settings(job: JobView) -> None:
