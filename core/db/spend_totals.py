@@ -1,8 +1,7 @@
 """Totals of the spend ledger for budget checks: one row per scope, updated in the transaction that changes the ledger.
 
 A budget check then reads two rows instead of a month of lines. Changes of `Spend` objects are tracked automatically at
-each flush; bulk statements must call `change`. `python -m core.db.spend_totals` compares the totals with the ledger and
-repairs them.
+each flush; bulk statements must call `change`. `core.db.repair_spend_totals` compares the totals with the ledger.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, Insert, Numeric, String, Table, bindparam, cast, func, inspect, select, text
+from sqlalchemy import Connection, Insert, Numeric, String, Table, bindparam, cast, func, inspect, select
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
@@ -125,53 +124,3 @@ def of_reference(session: Session, reference: str) -> Decimal:
 
 def _key(key: Key) -> Iterable[Any]:
     return (SpendTotal.scope == key[0], SpendTotal.subject == key[1], SpendTotal.month == key[2])
-
-
-def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
-    """Recompute the totals from every ledger line. SQL groups equal amounts; the exact sum is computed here."""
-    line, changes = Spend.__table__.c, Changes()
-    period = func.substr(line.created_at, 1, 7, type_=String())
-    connection = session.connection() if isinstance(session, Session) else session
-    if connection.dialect.name == "postgresql":
-        period = func.to_char(func.timezone("UTC", line.created_at), "YYYY-MM", type_=String())
-    usd = func.coalesce(line.cost_usd, line.estimated_usd, type_=line.cost_usd.type)
-    query = select(period, line.actor, line.reference, usd, func.count()).where(usd.is_not(None))
-    for at, actor, reference, amount, calls in session.execute(query.group_by(period, line.actor, line.reference, usd)):
-        changes.add(at, actor, reference, amount * calls)
-    return {key: amount for key, amount in changes.usd.items() if amount}
-
-
-def repair(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
-    """Correct the totals from the ledger; returns the wrong ones with their old and new values."""
-    if session.connection().dialect.name == "postgresql":
-        # waits for transactions that are writing ledger lines
-        session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))
-    rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.max_usd))
-    stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}
-    expected = recomputed(session)
-    wrong = {
-        key: (stored.get(key, Decimal(0)), expected.get(key, Decimal(0)))
-        for key in stored.keys() | expected.keys()
-        if stored.get(key, Decimal(0)) != expected.get(key, Decimal(0))
-    }
-    changes = Changes()
-    changes.usd.update({key: new - old for key, (old, new) in wrong.items()})
-    change(session, changes)
-    return wrong
-
-
-def main() -> None:
-    """Compare the totals with the spend ledger and correct differences."""
-    from core.db.store import Store
-    from core.settings import Settings
-
-    store = Store.open(Settings.from_env())
-    with store.session() as session:
-        wrong = repair(session)
-    for (scope, subject, period), (old, new) in sorted(wrong.items()):
-        print(f"{scope} {subject} {period}: ${old} → ${new}")
-    print(f"{len(wrong)} totals repaired." if wrong else "The totals agree with the spend ledger.")
-
-
-if __name__ == "__main__":
-    main()

@@ -27,8 +27,8 @@ PairFormat = Literal["openai", "trl"]
 _MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\`*_{}[]<>#|!~$&"})
 _COLUMNS = (
     "id", "created_at", "provider", "model", "requested_model", "prompt", "text", "edited_text", "finish_reason",
-    "prompt_tokens", "completion_tokens", "cost_usd", "first_text_s", "duration_s", "stars", "liked", "tags", "parameters",
-    "column_values", "round_id", "step", "error",
+    "prompt_tokens", "completion_tokens", "cost_usd", "first_text_s", "duration_s", "stars", "liked", "tags",
+    "parameters", "column_values", "round_id", "step", "error",
 )  # fmt: skip
 # Stories can't load or run anything: all text is escaped, and the content policy blocks everything else.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, text
 
-from core.db import spend_totals, worker_heartbeats  # noqa: F401 - registers its table in the metadata
+from core.db import repair_spend_totals, spend_totals, worker_heartbeats  # noqa: F401 - registers its table in the metadata
 from core.db.store import Store
 from core.db.tables import Base, BeforeAfter, BeforeAfterAnswer, Dataset, EvaluationAnswer, Spend, Story, Vote
 from core.errors import FabulaError
@@ -95,7 +95,8 @@ def test_a_database_of_revision_0020_is_renamed_and_keeps_its_content(settings: 
             assert session.query(EvaluationAnswer).one().correct is True
             assert session.query(BeforeAfterAnswer).one().before_after_id == session.query(BeforeAfter).one().id
             assert session.query(Spend).one().created_at == _AT
-            assert spend_totals.of_reference(session, "s") == Decimal("0.5") and spend_totals.repair(session) == {}
+            assert spend_totals.of_reference(session, "s") == Decimal("0.5")
+            assert repair_spend_totals.repair(session) == {}
         store.close()
 
 

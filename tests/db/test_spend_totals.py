@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, event, func, insert, select, update
 
 from core.actor import LOCAL, Actor
-from core.db import spend_totals
+from core.db import repair_spend_totals, spend_totals
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
@@ -46,7 +46,7 @@ def there(store: Store) -> dict[spend_totals.Key, Decimal]:
 
 def agree(store: Store) -> bool:
     with store.reading() as session:
-        counted = spend_totals.recomputed(session)
+        counted = repair_spend_totals.recomputed(session)
     return there(store) == counted
 
 
@@ -188,10 +188,10 @@ def test_totals_that_are_wrong_are_named_and_repaired(
         session.execute(update(SpendTotal).where(SpendTotal.subject == "ann").values(max_usd=Decimal(9)))
         session.execute(delete(SpendTotal).where(SpendTotal.scope == "reference"))
     monkeypatch.setenv("FABULA_HOME", str(settings.home))
-    spend_totals.main()
+    repair_spend_totals.main()
     assert "person ann" in (told := capsys.readouterr().out) and "$9 → $0.5" in told and "2 totals repaired" in told
     assert there(store)["reference", "run-1", ""] == Decimal("0.75") and agree(store)
-    spend_totals.main()
+    repair_spend_totals.main()
     assert "The totals agree" in capsys.readouterr().out
 
 
@@ -211,7 +211,7 @@ def test_a_budget_check_reads_no_lines(store: Store) -> None:
         session.execute(
             insert(Spend), [{**line, "created_at": utcnow(), "cost_usd": Decimal("0.01")} for _ in range(1_000)]
         )
-        spend_totals.repair(session)
+        repair_spend_totals.repair(session)
     for scope, subject, usd in (("month", "", "20"), ("person", "local", "11"), ("run", "", "12")):
         budget.set_budget(store, LOCAL, scope, Decimal(usd), subject)  # type: ignore[arg-type]  # scopes
     queries = statements(store)
@@ -262,7 +262,7 @@ class TestOnPostgres:
         with executing(store, server.registry(), run_id, replace(QUICK, ceiling=8), book=book()):
             for _ in range(10):
                 with store.session() as session:
-                    assert spend_totals.repair(session) == {}
+                    assert repair_spend_totals.repair(session) == {}
         assert runs.progress(store, run_id).done == 60 and agree(store)
 
     def test_a_crash_gives_back_what_was_never_sent(self, store: Store) -> None:

@@ -23,7 +23,7 @@ from sqlalchemy import func, select, update
 
 from bench._scripted_provider import KINDS
 from core.actor import LOCAL
-from core.db import spend_totals
+from core.db import repair_spend_totals
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
@@ -246,7 +246,7 @@ def test_a_row_that_may_be_billed_is_booked_once_though_its_file_is_read_twice(
     assert (done.done, done.max_usd) == (12, 12 * EACH + 2 * WORST)
     with store.reading() as session:
         assert budget.spent_on(session, run_id) == done.max_usd
-        assert spend_totals.recomputed(session)["reference", run_id, ""] == done.max_usd
+        assert repair_spend_totals.recomputed(session)["reference", run_id, ""] == done.max_usd
 
 
 def test_a_budget_limits_what_failing_lines_may_cost(store: Store, server: BatchServer) -> None:
