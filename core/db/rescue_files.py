@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -149,15 +149,24 @@ def _is_accepted(line: bytes, accept: Callable[[Entry], bool]) -> bool:
         entry = json.loads(line)
     except ValueError:
         return False
-    return isinstance(entry, dict) and accept(
-        {k: message.loads(v) if isinstance(v, str) else v for k, v in entry.items()}
-    )
+    return isinstance(entry, dict) and accept(_map_texts(entry, message.loads))
 
 
 def _line(entry: Entry) -> bytes:
     """An entry as one line of JSON, with line breaks escaped."""
-    stored = {name: message.dumps(value) if isinstance(value, str) else value for name, value in entry.items()}
-    return json.dumps({"id": new_id(), **stored}, default=str, separators=(",", ":")).encode() + b"\n"
+    stored = _map_texts({"id": new_id(), **entry}, message.dumps)
+    return json.dumps(stored, default=str, separators=(",", ":")).encode() + b"\n"
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """`value` with every text in it changed, also in nested dicts and lists: a message may be anywhere."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _map_texts(one, change) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(one, change) for one in value]
+    return value
 
 
 def _append(path: Path, data: bytes) -> None:

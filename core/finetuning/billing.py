@@ -30,14 +30,15 @@ def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
 def settle(session: Session, book: PriceBook, job: TrainingJob) -> None:
     """Record the cost of a finished job in the job and in the ledger.
 
-    Failed jobs are not billed. A cancelled job is billed for what it has trained (Together: "Understanding refunds when
-    canceling fine-tuning jobs"); if its provider does not report how much that is, its cost is unknown.
+    A job is billed for the tokens that its provider reports as billable, however it ended (see `RemoteJob`). If the
+    provider reports none for a job that was cancelled or failed after its training began, the cost is unknown: no
+    provider but Azure documents that failed jobs are free. A job that ended before its training began costs nothing.
     """
     trained_tokens = job.trained_tokens
     reserved = _reserved(session, job.id)
     trained = job.status == "succeeded" or trained_tokens is not None
     began = job.provider != ENGINE and job.training_s is not None
-    if job.status == "failed" or not (trained or began):
+    if not (trained or began):
         return release(session, job.id)
     job.cost_usd = training_cost(book, job.provider, job.base_model, trained_tokens)
     if reserved is not None:

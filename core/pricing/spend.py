@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.db import rescue_files
@@ -27,7 +27,9 @@ Page = Literal["dataset", "training", "story", "comparison"]
 """The purpose of a call: a data set, a training job, a story, or a before/after comparison."""
 
 T = TypeVar("T")
-_MAX_REQUEST = timedelta(hours=1)  # no single request takes that long
+# No single request takes that long: a read times out after 10 minutes, but a stream lasts as long as text arrives, and
+# 16,000 tokens take an hour on a slow machine. Until then another process may still be receiving the answer.
+_MAX_REQUEST = timedelta(hours=1)
 _LOOK_BACK = timedelta(days=31)
 
 
@@ -194,16 +196,16 @@ class Reservation:
 
 
 def settle_abandoned(session: Session, now: datetime) -> int:
-    """Settle reservations of previews, stories and evaluation answers whose process was killed; returns their number.
+    """Settle reservations of previews, stories, speech and evaluation answers whose process was killed.
 
     The requests may have been billed: their cost becomes unknown and counts as the reserved amount. If such a request
     is still running, its own settlement replaces this one. Runs, batches and training jobs have their own rules.
+
+    Returns:
+        The number of settled reservations.
     """
-    other = aliased(Spend)
-    # speech has no tokens either, but shares the reference of its story, which has an entry of its own
-    alone = ~select(other.id).where(other.reference == Spend.reference, other.id != Spend.id).exists()
-    unfinished_story = Spend.page.in_(("story", "comparison")) & alone
-    single = unfinished_story | (Spend.reference == budget.PREVIEW) | Spend.reference.in_(select(Evaluation.id))
+    of_story = Spend.page.in_(("story", "comparison"))
+    single = of_story | (Spend.reference == budget.PREVIEW) | Spend.reference.in_(select(Evaluation.id))
     unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
     before = now - _MAX_REQUEST
     query = select(Spend).where(Spend.created_at.between(before - _LOOK_BACK, before), *unsettled, single)

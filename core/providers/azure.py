@@ -61,6 +61,15 @@ class Azure(Client):
         """Create a job, exactly one POST; see `FineTuning.create_job`. Azure has no integrations such as W&B."""
         return super().create_job(replace(request, integrations=()), intent_id)
 
+    def job(self, job_id: str) -> RemoteJob:
+        """The current state of the job. A failed one has no billable tokens.
+
+        Source: Microsoft Learn, "Cost management for fine-tuning": "You aren't charged for time spent in queue, failed
+        jobs, jobs canceled prior to training beginning, or data safety checks."
+        """
+        job = super().job(job_id)
+        return replace(job, trained_tokens=0) if job.status == "failed" else job
+
     def find_job(self, intent_id: str) -> RemoteJob | None:
         """Find a job by its metadata, or by its training file: some API versions drop the metadata."""
         return super().find_job(intent_id) or find_job_by_file(self, intent_id)

@@ -166,6 +166,9 @@ class RemoteJob:
     """A fine-tuning job as reported by its endpoint. `status` is the API's value, including ones that the SDK's type
     lacks (`paused`).
 
+    trained_tokens: the tokens that are billed; None: not known, or not yet (OpenAI's API reference: "The total number
+        of billable tokens processed by this fine-tuning job").
+
     Reported by our engine only; None at other endpoints:
         training_s: training time in seconds, without waiting and pauses.
         queue_position: position in the queue while waiting; the job in training is 1.

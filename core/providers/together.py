@@ -182,7 +182,9 @@ class Together(Client):
             model=str(job.get("model") or ""),
             fine_tuned_model=job.get("model_output_name") if status == "completed" else None,
             error=messages[-1] if messages and _STATUSES.get(status) == "failed" else None,
-            trained_tokens=job.get("token_count") if ended else None,
+            # `token_count` is the whole job's; one that ended early is billed for its completed steps only (Together,
+            # "Understanding refunds when canceling fine-tuning jobs"), whose number it does not report
+            trained_tokens=job.get("token_count") if status == "completed" else None,
             estimated_finish=None if left_s is None else datetime.now(UTC) + timedelta(seconds=float(left_s)),
             result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
             training_file=str(job.get("training_file") or ""),

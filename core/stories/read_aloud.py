@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 from core.actor import Actor
 from core.db.store import Store
-from core.errors import FabulaError, Refused
+from core.errors import FabulaError, Refused, StorageFull
 from core.message import msg
 from core.pricing.price_book import PriceBook, speech_cost
 from core.pricing.spend import Reservation
@@ -82,4 +83,7 @@ def read_aloud(
         reservation = Reservation(
             store, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id, worst_usd=cost
         )
-        yield reservation.call(partial(speech.speak, replace(request, text=part), stop))
+        sound = reservation.call(partial(speech.speak, replace(request, text=part), stop))
+        with suppress(StorageFull):  # saved in a rescue file; the audio is paid for, so it is delivered
+            reservation.settle(0, 0, cost)  # billed by character: an entry without tokens would look unfinished
+        yield sound

@@ -67,7 +67,7 @@ def store(home: Path, studio: RunningStudio) -> Iterator[Store]:
     """The studio's ledger, opened by the test."""
     store = Store(Settings.from_env({"FABULA_HOME": str(home)}).database_url)
     for use in ("input", "output"):
-        custom_prices.set_price(store, LOCAL, provider="compatible", model="writer", what=use, amount="100")
+        custom_prices.set_price(store, LOCAL, provider="compatible", model="writer", kind=use, amount="100")
     yield store
     store.close()
 

@@ -126,7 +126,7 @@ def ids(home: Path, studio: RunningStudio) -> Iterator[dict[str, str]]:
         _stories(store)
         _tour(store, dataset, jobs)
         prompt_suggestions.save_presenter_prompts(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
-        custom_prices.set_price(store, LOCAL, provider="openai", model=_SHORT, what="output", amount="1", note=_SHORT)
+        custom_prices.set_price(store, LOCAL, provider="openai", model=_SHORT, kind="output", amount="1", note=_SHORT)
         budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
         yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}
     finally:

@@ -165,10 +165,13 @@ def test_a_message_survives_the_database() -> None:
 
 def test_a_message_survives_a_rescue_file(tmp_path: Path) -> None:
     file, taken = RescueFile(tmp_path), list[Entry]()
-    assert file.add([{"reason": _nested(), "text": "\x1e{}", "error": None, "spend": {"page": "story"}}])
+    values = {"reason": _nested(), "notes": [_nested()], "text": "\x1e{}"}  # as of an evaluation's answer
+    assert file.add([{"reason": _nested(), "text": "\x1e{}", "error": None, "values": values}])
     assert file.path is not None and consume(file.path, lambda entry: not taken.append(entry)) == 0
     assert _same(taken[0]["reason"], _nested())
-    assert (taken[0]["text"], taken[0]["error"], taken[0]["spend"]) == ("\x1e{}", None, {"page": "story"})
+    assert (taken[0]["text"], taken[0]["error"]) == ("\x1e{}", None)
+    inner = taken[0]["values"]
+    assert _same(inner["reason"], _nested()) and _same(inner["notes"][0], _nested()) and inner["text"] == "\x1e{}"
 
 
 def test_a_message_survives_the_engines_note(settings: Settings) -> None:

@@ -397,7 +397,10 @@ def test_a_reservation_is_released_if_nothing_ran(store: Store, form: JobForm) -
         ((remote_job("running"), remote_job("cancelled")), 1, None),
         ((remote_job("running"), NotThere("No such job.", "")), 1, None),
         ((remote_job("queued"), remote_job("cancelled")), 0, Decimal(0)),
-        ((remote_job("running"), remote_job("failed", error="No.")), 0, Decimal(0)),
+        ((remote_job("running"), remote_job("failed", error="No.")), 1, None),
+        ((remote_job("running"), remote_job("failed", error="No.", trained_tokens=1_000)), 1, Decimal("0.005")),
+        ((remote_job("running"), remote_job("failed", error="No.", trained_tokens=0)), 1, Decimal(0)),
+        ((remote_job("queued"), remote_job("failed", error="No.")), 0, Decimal(0)),
     ],
 )
 def test_a_job_that_ended_may_be_billed_for_what_it_has_trained(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -14,12 +15,13 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Row
+from core.db.tables import Row, utcnow
 from core.errors import BadRequest, Cancelled, FabulaError, Unavailable
 from core.evaluation import evaluation_run, evaluations
 from core.evaluation.evaluations import EvaluationForm
 from core.generation import previewing
 from core.pricing import custom_prices
+from core.pricing.spend import settle_abandoned
 from core.providers import Client, Provider, RetryPolicy
 from core.providers.connection import call_until
 from core.providers.speech import Speech, SpeechRequest
@@ -176,3 +178,5 @@ def test_a_reading_goes_on_after_the_parts_that_were_paid(
     assert first != again == twice
     assert [line.cost_usd is None for line in spends(priced)].count(True) == unknown
     assert len(spends(priced)) == 2 + unknown
+    with priced.session() as session:  # what was delivered is settled, so it never becomes unknown
+        assert settle_abandoned(session, utcnow() + timedelta(hours=2)) == 0

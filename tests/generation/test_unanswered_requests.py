@@ -242,7 +242,7 @@ def _reserve(store: Store, page: spend.Page, reference: str, usd: str = "0.5") -
         ("training", "an evaluation", "0.5", 2, True),
         ("story", "a story", "0.5", 0, False),  # it may be running
         ("story", "a story", "0", 2, False),  # free
-        ("story", "a story that was read aloud", "0.5", 2, False),  # speech has no tokens
+        ("story", "a continued story", "0.5", 2, True),  # the story has another entry, which is settled
         ("dataset", "a run", "0.5", 2, False),  # of a batch: at the provider for up to a day
         ("training", "a job", "0.5", 2, False),
     ],
@@ -265,7 +265,7 @@ def test_what_a_killed_process_had_in_flight_becomes_an_unknown_cost(
             )
         )
         spend.record(
-            session, LOCAL, "story", provider="fault", model=MODEL, reference="a story that was read aloud",
+            session, LOCAL, "story", provider="fault", model=MODEL, reference="a continued story",
             prompt_tokens=1, completion_tokens=1, cost_usd=Decimal("0.1"),
         )  # fmt: skip
     reserved = len(spends(store)) - 1

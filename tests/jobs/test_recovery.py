@@ -312,8 +312,8 @@ def test_a_new_database_keeps_the_lines_of_the_old_one(store: Store, settings: A
 
 @pytest.fixture
 def priced(store: Store) -> Store:
-    for what in ("input", "output"):
-        custom_prices.set_price(store, LOCAL, provider="fault", model="writer", what=what, amount="1000")
+    for kind in ("input", "output"):
+        custom_prices.set_price(store, LOCAL, provider="fault", model="writer", kind=kind, amount="1000")
     return store
 
 

@@ -48,8 +48,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
 @pytest.fixture
 def paid(monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterator[FaultServer]:
     """A provider with two models: one with a known price, one with an unknown price."""
-    for what, amount in (("input", "1"), ("output", "10")):
-        custom_prices.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", what=what, amount=amount)
+    for kind, amount in (("input", "1"), ("output", "10")):
+        custom_prices.set_price(store, LOCAL, provider="compatible", model="gpt-4.1-mini", kind=kind, amount=amount)
     with FaultServer(fault_server.text("A keeper", " found a letter.")) as server:
         server.models[:] = [{**server.models[0], "id": name} for name in ("gpt-4.1-mini", "gpt-unpriced")]
         monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)

@@ -158,6 +158,15 @@ def test_an_azure_job_is_found_by_its_mark_or_by_its_file(marked: str | None, na
     assert (azure(server).find_job("i1") is not None) == found
 
 
+@pytest.mark.parametrize(
+    ("status", "reported", "billable"),
+    [("failed", None, 0), ("failed", 900, 0), ("cancelled", None, None), ("succeeded", 900, 900)],
+)
+def test_a_failed_azure_job_is_free(status: str, reported: int | None, billable: int | None) -> None:
+    job = {**AZURE_JOB, "status": status, "trained_tokens": reported}
+    assert azure(Server({("GET", "/fine_tuning/jobs/ftjob-1"): job})).job("ftjob-1").trained_tokens == billable
+
+
 def test_azure_cannot_pause() -> None:
     with pytest.raises(BadRequest, match="cannot pause"):
         azure(Server({})).pause("ftjob-1")
@@ -207,8 +216,11 @@ def test_a_tuned_model_is_trained_further_from_where_its_job_ended(step: str, st
 
 @pytest.mark.parametrize(
     ("status", "ours"),
-    [("completed", "succeeded"), ("error", "failed"), ("cancel_requested", "running"), ("compressing", "compressing")],
-)
+    [
+        ("completed", "succeeded"), ("error", "failed"), ("user_error", "failed"), ("cancelled", "cancelled"),
+        ("cancel_requested", "running"), ("compressing", "compressing"),
+    ],
+)  # fmt: skip
 def test_a_together_job_is_told_in_our_words(status: str, ours: str) -> None:
     progress = {"estimate_available": True, "seconds_remaining": 60}
     events = [{"level": "error", "message": "Row 3 is broken."}]
@@ -217,6 +229,7 @@ def test_a_together_job_is_told_in_our_words(status: str, ours: str) -> None:
     assert remote_job.status == ours and remote_job.estimated_finish is not None
     assert (remote_job.error == "Row 3 is broken.") == (ours == "failed")
     assert (remote_job.fine_tuned_model is not None) == (ours == "succeeded")
+    assert remote_job.trained_tokens == (850_000 if ours == "succeeded" else None)  # the count is the whole job's
     assert remote_job.created_at == datetime(2026, 5, 17, 17, 35, 45, 123_000, UTC)
 
 
