@@ -7,7 +7,7 @@ by accident. Everything else (logs, CSV files, comparisons) treats a message as 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from string import Formatter
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -74,6 +74,17 @@ def percent(share: float, digits: int = 1) -> str:
     """
     text = f"{share * 100:.{digits}f}"
     return f"{int(float(text)) if float(text) in (0, 100) else text} %"
+
+
+def listed(items: Sequence[str]) -> str:
+    """Items in one line, "a, b, c"; a page separates them as its language does. "" if there are none.
+
+    The message is nested in halves, so that long lists stay below the limit of depth.
+    """
+    if len(items) < 2:
+        return "".join(items)
+    middle = len(items) // 2
+    return msg("{first}, {then}", first=listed(items[:middle]), then=listed(items[middle:]))
 
 
 def mark(template: str) -> str:

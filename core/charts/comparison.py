@@ -11,6 +11,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from core import message
 from core.charts.vega_lite import Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.results import smooth
 
@@ -91,8 +92,8 @@ def intervals(spans: Sequence[IntervalRow], labels: IntervalLabels) -> Spec:
             "value": round(span.value, 4),
             "low": round(span.low, 4),
             "high": round(span.high, 4),
-            "written": f"{span.value:.1%}",
-            "between": f"{span.low:.1%} – {span.high:.1%}",
+            "written": message.percent(span.value),
+            "between": f"{message.percent(span.low)} – {message.percent(span.high)}",
         }
         for span in spans
     ]
@@ -154,7 +155,7 @@ def _overlay_spec(labels: OverlayLabels, axis: Axis, log: bool, percent: bool, n
     tooltip = [
         alt.Tooltip("job:N", title=labels.job),
         alt.Tooltip("x:Q", title=labels.x, format=",d" if axis in ("step", "tokens") else ".2f"),
-        alt.Tooltip("y:Q", title=labels.value, format=".2%" if percent else ".4f"),
+        alt.Tooltip("y:Q", title=labels.value, format=".1%" if percent else ".4f"),
     ]
     hover = alt.selection_point(name="hover", on="pointerover", nearest=True, empty=False)
     chart = alt.layer(

@@ -272,7 +272,9 @@ def _break_even_spec(labels: BreakEvenLabels, names: tuple[str, ...]) -> Spec:
 
 @dataclass(frozen=True, slots=True)
 class QualityLabels:
-    """Translated texts: axis and tooltip titles, `kinds` (votes, evaluations), and `free` for models without a cost."""
+    """Translated texts: axis and tooltip titles, `kinds` (votes, evaluations), `free` for models without a cost,
+    and the `comma` between models at one point.
+    """
 
     cost: str
     quality: str
@@ -280,6 +282,7 @@ class QualityLabels:
     count: str
     kinds: tuple[str, str]
     free: str
+    comma: str = ", "
 
 
 def quality_scatter(qualities: Sequence[Quality], labels: QualityLabels) -> Spec:
@@ -308,7 +311,7 @@ def quality_scatter(qualities: Sequence[Quality], labels: QualityLabels) -> Spec
         names.setdefault((row["cost"], row["share"]), []).append(str(row["model"]))
     for row in rows:
         sharing = names.pop((row["cost"], row["share"]), [])
-        row["name"] = ", ".join(sharing) + (f" · {labels.free}" if sharing and not row["paid"] else "")
+        row["name"] = labels.comma.join(sharing) + (f" · {labels.free}" if sharing and not row["paid"] else "")
     return with_data(_scatter_spec(labels), rows)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from core.charts.vega_lite import Spec
+from core.charts.vega_lite import CONFIG, Spec
 from core.datasets.quality.texts import Bin
 
 PICKED = "picked"
@@ -86,6 +86,7 @@ def bars(values: Sequence[tuple[str, float]], labels: BarLabels, *, percent: boo
     }
     return {
         **_clickable(["name"], _CLICKABLE_LAYER),
+        "config": CONFIG,
         "height": {"step": _BAR_STEP},
         "data": {"values": [{"name": name, "value": value, "tone": "rows"} for name, value in values]},
         "encoding": encoding,

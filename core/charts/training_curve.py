@@ -11,6 +11,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from core import message
 from core.charts.vega_lite import X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
 from core.finetuning.results import smooth, smoothing_weight
 
@@ -139,7 +140,7 @@ def _end_labels(lines: pd.DataFrame, percent: bool, *, named: bool) -> list[dict
         known = lines[lines[name].notna()]
         if len(known):
             value = float(known[name].iloc[-1])
-            text = f"{value:.1%}" if percent else f"{value:.3f}"
+            text = message.percent(value) if percent else f"{value:.3f}"
             labels.append({"x": float(known["x"].iloc[-1]), "y": value, "end": text, "line": name})
     if len(labels) == 2:
         low, high = sorted(labels, key=lambda end: float(end["y"]))
@@ -182,7 +183,7 @@ def _mark_rows(lines: pd.DataFrame, marks: Sequence[CurveMark]) -> list[dict[str
 @cache
 def _curve_spec(labels: CurveLabels, axis: Axis, log: bool, percent: bool, dots: bool) -> Spec:
     x = x_axis(axis, labels.x)
-    number = ".2%" if percent else ".4f"
+    number = ".1%" if percent else ".4f"
     step = [] if axis == "step" else [alt.Tooltip("step:Q", title=labels.step, format=",d")]
     x_tooltip = [alt.Tooltip("x:Q", title=labels.x, format=",d" if axis in ("step", "tokens") else ".2f"), *step]
     # A nominal colour without a range uses the theme's palette: first colour training, second validation.

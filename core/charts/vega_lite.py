@@ -24,6 +24,10 @@ Axis = Literal["step", "tokens", "epoch", "time"]
 AXES: dict[Axis, str] = {"step": "step", "tokens": "elapsed_tokens", "epoch": "epoch", "time": "seconds"}
 """The column of each axis (`core.finetuning.curve_analysis.with_axes` adds all of them)."""
 
+_NUMBERS = {"decimal": ".", "thousands": ",", "grouping": [3], "currency": ["$", ""], "percent": " %"}
+CONFIG: Spec = {"locale": {"number": _NUMBERS}}
+"""The specs' `config`: numbers as on the pages, with a space before the percent sign (`core.message.percent`)."""
+
 MAX_POINTS = 2_000  # more are not visible on a screen and take longer to send and draw
 X_END = "xEnd"  # a parameter, so that a growing curve can use the same cached spec
 _LABEL_SHARE = 0.14  # share of the x axis reserved for the value at the end of a curve
@@ -95,9 +99,8 @@ def x_end(last: float, label_share: float = _LABEL_SHARE, label_px: int = _LABEL
 def to_spec(chart: alt.LayerChart | alt.FacetChart) -> Spec:
     """The chart as a dict without Altair's default theme."""
     spec: Spec = chart.to_dict()
-    for key in ("config", "datasets"):
-        spec.pop(key, None)
-    return spec
+    spec.pop("datasets", None)
+    return {**spec, "config": CONFIG}
 
 
 def with_rows(

@@ -28,7 +28,7 @@ from core.datasets.splitting import parse_split
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
-from core.message import msg
+from core.message import listed, msg
 from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
@@ -118,7 +118,9 @@ def system_message(store: Store, dataset_id: str) -> str:
     """
     with store.reading() as session:
         dataset = require_dataset(session, dataset_id)
-        return str((dataset.recipe or {}).get("system", "")) if dataset.system_message is None else dataset.system_message
+        return (
+            str((dataset.recipe or {}).get("system", "")) if dataset.system_message is None else dataset.system_message
+        )
 
 
 def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
@@ -200,7 +202,7 @@ def from_frame(
         if column not in existing:
             raise BadFile(
                 msg("There is no column {column}.", column=repr(column)),
-                msg("Choose one of: {columns}.", columns=", ".join(existing)),
+                msg("Choose one of: {columns}.", columns=listed(existing)),
             )
     if not columns or completion_column in columns:
         raise BadFile(

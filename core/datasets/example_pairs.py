@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from core import languages
 from core.datasets.presets import DATA
-from core.message import msg
+from core.message import listed, msg
 
 MIN_EXAMPLES, MAX_EXAMPLES = 5, 200
 """Number of examples that this form accepts. With fewer a model memorises them; more take too long for a form."""
@@ -273,8 +273,8 @@ def _same_answers(usable: Sequence[ExamplePair]) -> list[ExampleFinding]:
 
 def _row_list(numbers: Sequence[int]) -> str:
     """Row numbers as a list, limited to the first few."""
-    shown = ", ".join(f"{number:,}" for number in numbers[:_MAX_ROW_NUMBERS])
-    return shown if len(numbers) <= _MAX_ROW_NUMBERS else shown + " …"
+    more = ["…"] if len(numbers) > _MAX_ROW_NUMBERS else []
+    return listed([*(f"{number:,}" for number in numbers[:_MAX_ROW_NUMBERS]), *more])
 
 
 def _quoted(text: str) -> str:

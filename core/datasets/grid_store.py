@@ -18,7 +18,7 @@ from core.datasets.recipe import Recipe, unique_values
 from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadRecipe, NotFound
-from core.message import msg
+from core.message import listed, msg
 
 CHUNK = 1_000  # rows per transaction: about 50 ms, so that other writers do not wait long
 INITIAL_ROWS = 5_000  # rows created when a data set is made, about 0.25 s; the run creates the rest
@@ -279,7 +279,7 @@ def _require_same_texts(current: Recipe, recipe: Recipe) -> None:
         raise BadRecipe(
             msg(
                 "The rows of this data set were written with different settings: {changed} differs.",
-                changed=", ".join(changed),
+                changed=listed(changed),
             ),
             msg("Save this as a new data set; both can be mixed later."),
         )

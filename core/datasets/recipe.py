@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from core import packaged_models
 from core.errors import BadRecipe
 from core.languages import CHINESE
-from core.message import msg
+from core.message import listed, msg
 from core.sanitize import canonical
 
 EndpointChoice = Literal["auto", "chat", "completion"]
@@ -73,7 +73,7 @@ class Recipe:
                         name=field,
                         column=repr(field),
                     ),
-                    msg("Add the column, or use one of: {names}.", names=", ".join(f"{{{n}}}" for n in names)),
+                    msg("Add the column, or use one of: {names}.", names=listed([f"{{{n}}}" for n in names])),
                 )
         _check_numbers(self)
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from core import file_permissions, processes
 from core.errors import FabulaError
-from core.message import msg
+from core.message import listed, msg
 from core.providers import engine_endpoint
 from core.providers.engine_endpoint import Endpoint, EngineNote
 from core.settings import Settings, engine_environment
@@ -265,4 +265,4 @@ def _installed(name: str) -> bool:
 
 
 def _missing(names: Sequence[str]) -> str:
-    return msg("The engine needs packages that are not installed: {names}.", names=", ".join(names))
+    return msg("The engine needs packages that are not installed: {names}.", names=listed(names))

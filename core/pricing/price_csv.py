@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from core.errors import BadFile
-from core.message import msg
+from core.message import listed, msg
 from core.pricing.prices import Key, Price, tuned_base
 
 ANY = "*"
@@ -190,7 +190,7 @@ def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
             raise BadFile(msg("{where}: “{name}” is empty.", where=where, name=name), _NEXT_STEP)
     if kind not in USES:
         raise BadFile(
-            msg("{where}: “{kind}” in “kind” is not one of {uses}.", where=where, kind=kind, uses=", ".join(USES)),
+            msg("{where}: “{kind}” in “kind” is not one of {uses}.", where=where, kind=kind, uses=listed(USES)),
             _NEXT_STEP,
         )
     if unit not in UNITS[kind]:

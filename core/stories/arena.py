@@ -278,7 +278,9 @@ def preference_pairs(store: Store) -> list[PreferencePair]:
     for the other one.
     """
     with store.reading() as session:
-        query = select(Vote).where(Vote.winner_id.is_not(None)).order_by(Vote.created_at.desc(), Vote.id).limit(_MAX_VOTES)
+        query = (
+            select(Vote).where(Vote.winner_id.is_not(None)).order_by(Vote.created_at.desc(), Vote.id).limit(_MAX_VOTES)
+        )
         votes = list(session.scalars(query))
         stories = _stories(session, votes)
     result = []

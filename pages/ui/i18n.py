@@ -7,7 +7,7 @@ The choice is stored in the URL (`?lang=zh_CN`), so that links keep it; without 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
@@ -109,6 +109,12 @@ def pair(name: str, value: str) -> str:
     return _("{name}: {value}").format(name=name, value=value)
 
 
+def listed(items: Iterable[str], *, semicolons: bool = False) -> str:
+    """Items in one line with the language's commas; with semicolons if the items contain commas or colons."""
+    comma, semicolon = ("、", "；") if language() == CHINESE else (", ", "; ")
+    return (semicolon if semicolons else comma).join(items)
+
+
 def sentences(*parts: str) -> str:
     """Complete sentences in one line, separated by a space if the language uses one."""
     return ("" if language() == CHINESE else " ").join(part for part in parts if part)
@@ -189,6 +195,15 @@ def about(value: int | None) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share (0 to 1) as percent; None is "unknown"."""
     return _("unknown") if share is None else message.percent(share, digits)
+
+
+PERCENT_FORMAT = "%.1f %%"
+"""Format of a table's column of `table_percent`; Streamlit's own "percent" shows two digits and no space."""
+
+
+def table_percent(share: float | None) -> float | None:
+    """A share (0 to 1) as a number for a column with `PERCENT_FORMAT`, which stays sortable; None is unknown."""
+    return None if share is None else 100 * share
 
 
 def code(text: Any) -> str:

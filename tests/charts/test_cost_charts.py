@@ -11,7 +11,7 @@ import altair as alt
 import pytest
 
 from core.charts import cost
-from core.charts.vega_lite import Spec
+from core.charts.vega_lite import CONFIG, Spec
 from core.pricing import workload
 from core.pricing.comparison import compare
 from core.pricing.price_book import PriceBook
@@ -31,7 +31,7 @@ def _valid(spec: Spec) -> None:
     plain = json.loads(json.dumps(spec, allow_nan=False))
     alt.LayerChart.from_dict({**plain, "data": {"values": plain["data"]["values"][:5]}})
     text = json.dumps(plain)
-    assert "config" not in plain and '"font"' not in text and "#" not in text
+    assert plain["config"] == CONFIG and '"font"' not in text and "#" not in text
 
 
 def _price(model: str, output: str | None, **more: Any) -> Price:

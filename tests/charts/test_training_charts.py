@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import message
 from core.charts import comparison, cost, lineage, training_curve, vega_lite
 from core.charts.comparison import IntervalLabels, IntervalRow, OverlayLabels, RunCurve
 from core.charts.lineage import Member
 from core.charts.training_curve import CurveMark
-from core.charts.vega_lite import CurveView
+from core.charts.vega_lite import CONFIG, CurveView
 from core.finetuning import results
 from core.finetuning.results import COLUMNS, Results
 
@@ -112,7 +113,7 @@ def test_a_curve_says_its_last_smoothed_value() -> None:
     loss = training_curve.loss_chart(frame, CurveView(smoothing=0), _WORDS)
     assert [(row["line"], row["end"]) for row in _rows(loss, "end")] == [("smooth", "1.732"), ("valid", "0.500")]
     accuracy = training_curve.accuracy_chart(frame, CurveView(smoothing=0), _WORDS)
-    assert [row["end"] for row in _rows(accuracy, "end")] == ["71.1%", "50.0%"]
+    assert [row["end"] for row in _rows(accuracy, "end")] == ["71.1 %", "50.0 %"]
 
 
 @pytest.mark.parametrize("chart", _BOTH)
@@ -126,7 +127,7 @@ def test_the_number_at_the_end_of_the_bold_line_is_the_figure_of_the_run(chart: 
     for axis in vega_lite.axes(frame):
         for log in (False, True):
             (end,) = _rows(chart(frame, CurveView(axis, weight, log), _WORDS), "end")
-            assert end["end"] == (f"{found.value:.1%}" if percent else f"{found.value:.3f}")
+            assert end["end"] == (message.percent(found.value) if percent else f"{found.value:.3f}")
     other = 0.3
     assert not _rows(chart(frame, CurveView(smoothing=other), _WORDS), "end")  # no label with other smoothing
 
@@ -208,7 +209,7 @@ def test_no_chart_paints_a_background_or_sets_a_font() -> None:
         comparison.intervals([IntervalRow("a", 0.5, 0.4, 0.6)], IntervalLabels("Right", "Model", "95 %")),
     ):
         _valid(spec)
-        assert {"background", "config", "datasets", "description"}.isdisjoint(spec)
+        assert {"background", "datasets", "description"}.isdisjoint(spec) and spec["config"] == CONFIG
         assert '"font"' not in json.dumps(spec)
 
 
@@ -272,7 +273,7 @@ def test_intervals_keep_their_order_and_write_their_share() -> None:
     spec = comparison.intervals(spans, IntervalLabels("Right", "Model", "95 %"))
     _valid(spec)
     rows = [(row["name"], row["written"], row["between"]) for row in spec["data"]["values"]]
-    assert rows == [("tuned", "90.0%", "83.0% – 95.0%"), ("base", "40.0%", "31.0% – 50.0%")]
+    assert rows == [("tuned", "90.0 %", "83.0 % – 95.0 %"), ("base", "40.0 %", "31.0 % – 50.0 %")]
 
 
 # --- a family -------------------------------------------------------------------------------------------------------

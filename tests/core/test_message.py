@@ -277,3 +277,12 @@ def test_messages_that_are_too_deep_are_no_messages() -> None:
     for _ in range(10_000):
         deep = {"template": "{a}", "params": {"a": deep}}
     assert message.from_json(deep) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 100])
+def test_a_list_has_the_commas_of_the_language(count: int) -> None:
+    items = [f"n{number}" for number in range(count)]
+    there = msg("Choose one of: {columns}.", columns=message.listed(items))
+    assert there == f"Choose one of: {', '.join(items)}."
+    assert _CHINESE.translated(there).count("、") == max(0, count - 1) and ", " not in _CHINESE.translated(there)
+    assert _same(there, _stored(there))

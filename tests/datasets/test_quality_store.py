@@ -13,7 +13,7 @@ from sqlalchemy import update
 
 from core.actor import LOCAL
 from core.charts import quality as charts_quality
-from core.charts.vega_lite import Spec
+from core.charts.vega_lite import CONFIG, Spec
 from core.datasets import dataset_rows, datasets
 from core.datasets.quality import quality_store, texts
 from core.datasets.quality.report import QualityReport
@@ -158,4 +158,4 @@ def test_a_chart_is_valid_and_can_be_clicked(spec: Spec, fewest: int) -> None:
     assert [param["name"] for param in plain["params"]] == [charts_quality.PICKED]
     layers = {layer.get("name") for layer in plain.get("layer", [])}
     assert all(view in layers for view in plain["params"][0].get("views", []))
-    assert not {"background", "config", "title"} & set(plain)
+    assert not {"background", "title"} & set(plain) and plain.get("config", CONFIG) == CONFIG

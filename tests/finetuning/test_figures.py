@@ -81,7 +81,7 @@ def test_every_page_shows_the_same_accuracy(engine_server: FaultServer, store: S
     found = figure(read, "training_token_accuracy")
     assert found is not None
     name = {"smoothed": "smoothed", "last_step": "last step"}[found.definition]
-    title, share, sign = f"Token accuracy, {name}", f"{found.value:.1%}", f"{100 * found.value:.1f} %"
+    title, sign = f"Token accuracy, {name}", f"{100 * found.value:.1f} %"
     ids = [
         put_job(store, status="succeeded", dataset_id="d", name=each, results_csv=run, created_at=hours_ago(n + 1))
         for n, each in enumerate(("one", "two"))
@@ -98,7 +98,7 @@ def test_every_page_shows_the_same_accuracy(engine_server: FaultServer, store: S
     formats = {name: column.get("type_config", {}).get("format") for name, column in _config(table).items()}
     assert formats["accuracy"] % (100 * found.value) == sign
     charts = [text for chart in page.get("vega_lite_chart") for text in _texts(chart) if text.endswith("%")]
-    assert charts == [share]
+    assert charts == [sign]
     assert not re.search(r"accuracy from .* to (?!" + re.escape(sign) + ")", words(page))
 
     read_page = visit("training", training_part="read")

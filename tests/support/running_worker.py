@@ -71,8 +71,8 @@ def running_worker(settings: Settings, server: FaultServer, tmp_path: Path, url:
 
 def start_run(store: Store) -> str:
     """A priced run that is long enough to be interrupted."""
-    for what in ("input", "output"):
-        custom_prices.set_price(store, LOCAL, provider="compatible", model=MODEL, what=what, amount="1000")
+    for kind in ("input", "output"):
+        custom_prices.set_price(store, LOCAL, provider="compatible", model=MODEL, kind=kind, amount="1000")
     numbers = tuple(f"n{i:05}" for i in range(ROWS))
     made = Recipe(
         "stories", (Column("number", numbers),), "{number}", provider="compatible", model=MODEL, max_tokens=99

@@ -20,7 +20,7 @@ from pathlib import PurePath
 from typing import IO, Any, BinaryIO, Literal
 
 from core.errors import BadFile
-from core.message import Message, mark, msg
+from core.message import Message, listed, mark, msg
 
 Kind = Literal["csv", "jsonl", "parquet", "workbook"]
 HEAD = 1 << 16  # bytes needed to detect the type of a file
@@ -268,8 +268,8 @@ def _only_file(archive: zipfile.ZipFile, filename: str) -> IO[bytes]:
                 Message(template, {"filename": filename}), msg("Save the table in it as CSV, then choose that file.")
             )
     if len(infos) != 1:
-        names = ", ".join(info.filename[:100] for info in infos[:_MAX_LISTED])
-        names += ", …" if len(infos) > _MAX_LISTED else ""
+        more = ["…"] if len(infos) > _MAX_LISTED else []
+        names = listed([*(info.filename[:100] for info in infos[:_MAX_LISTED]), *more])
         raise BadFile(
             msg("{filename} contains {count} files: {names}.", filename=filename, count=f"{len(infos):,}", names=names)
             if infos

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from core.engine.formats.gguf_file import QuickReader, hf_names
-from core.message import msg
+from core.message import listed, msg
 
 TRAINABLE = frozenset({"gemma3", "qwen2", "qwen3"})
 """Architectures whose matrices have the same layout in GGUF and transformers (llama's query and key rows do not)."""
@@ -64,7 +64,7 @@ def from_reader(reader: QuickReader) -> dict[str, Any]:
             msg(
                 "general.architecture is {architecture}; only {trainable} can be trained",
                 architecture=repr(architecture),
-                trainable=", ".join(sorted(TRAINABLE)),
+                trainable=listed(sorted(TRAINABLE)),
             )
         )
     prefix = f"{architecture}."

@@ -12,7 +12,7 @@ from core.charts import cost
 from core.pricing import quality
 from core.pricing.quality import Quality
 from pages.ui.cost import cached_cost
-from pages.ui.i18n import _, n_, percent, plain, usd
+from pages.ui.i18n import PERCENT_FORMAT, _, listed, n_, percent, plain, table_percent, usd
 
 
 def show() -> None:
@@ -31,6 +31,7 @@ def show() -> None:
             count=_("Rounds or examples"),
             kinds=(_("blind votes"), _("evaluation")),
             free=_("free"),
+            comma=listed(["", ""]),
         )
         st.vega_lite_chart(
             cost.quality_scatter(found, words),
@@ -51,7 +52,7 @@ def _table(found: Sequence[Quality]) -> None:
         {
             "model": [one.model for one in found],
             "measured": [_("blind votes") if one.kind == "votes" else _("evaluation") for one in found],
-            "share": [one.share for one in found],
+            "share": [table_percent(one.share) for one in found],
             "interval": [_interval(one) for one in found],
             "n": [one.n for one in found],
             "each": [_float(one.cost_usd) for one in found],
@@ -64,7 +65,7 @@ def _table(found: Sequence[Quality]) -> None:
         column_config={
             "model": st.column_config.TextColumn(_("Model"), pinned=True),
             "measured": st.column_config.TextColumn(_("Measured by")),
-            "share": st.column_config.NumberColumn(_("Quality"), format="percent"),
+            "share": st.column_config.NumberColumn(_("Quality"), format=PERCENT_FORMAT),
             "interval": st.column_config.TextColumn(_("95 % interval")),
             "n": st.column_config.NumberColumn(_("Rounds or examples"), format="localized"),
             "each": st.column_config.NumberColumn(_("Per story"), format="%.6f", help=_("US dollars")),
@@ -101,7 +102,7 @@ def _sentence(found: Sequence[Quality]) -> None:
             _("**{model}**: {share} of {n}. Measure a second model in the same way to compare.").format(**names)
         )
     else:
-        others = ", ".join(plain(one.model) for one in first.rivals)
+        others = listed(plain(one.model) for one in first.rivals)
         st.markdown(
             _("No clear winner yet: **{model}** has {share} of {n}, but the 95 % interval overlaps with {others}.")
             .format(others=others, **names)

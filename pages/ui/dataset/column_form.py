@@ -11,7 +11,7 @@ from core.datasets.recipe import Column, parse_values, unique_values
 from pages.ui import state
 from pages.ui.components import cards
 from pages.ui.dataset import importing
-from pages.ui.i18n import _, as_markdown, column_name, label, n_, number, plain
+from pages.ui.i18n import _, as_markdown, column_name, label, listed, n_, number, plain
 from pages.ui.state import ColumnDraft
 
 _MOST_CHIPS = 60  # more values are shown as a list
@@ -89,7 +89,7 @@ def _chips(draft: ColumnDraft) -> tuple[str, ...]:
 
 def _value_summary(draft: ColumnDraft) -> tuple[str, ...]:
     """Too many values for chips: their number and the first ones. All are used."""
-    first = ", ".join(plain(value) for value in draft.values[:_SHOWN])
+    first = listed(plain(value) for value in draft.values[:_SHOWN])
     count = n_("{n} value", "{n} values", len(draft.values))
     st.markdown(_("**{values}**: {first}, …").format(values=count, first=first))
     return draft.values

@@ -13,7 +13,7 @@ from core.datasets.quality.report import QualityFinding, QualityReport, Share
 from pages.ui.components import views
 from pages.ui.dataset import quality_report, quality_rows
 from pages.ui.dataset.quality_report import CARD_OF
-from pages.ui.i18n import _, code, column_name, column_title, n_, number, percent, plain
+from pages.ui.i18n import _, code, column_name, column_title, listed, n_, number, percent, plain
 
 _MOST_BARS = 30  # maximum per chart, and names per line; more are rare
 
@@ -133,7 +133,8 @@ def _coverage(report: QualityReport) -> None:
     if covered.missing:
         named = [" · ".join(plain(value) for value in cell) for cell in covered.missing[:_MOST_BARS]]
         st.markdown(f"**{_('Cells without rows')}**")
-        st.caption("; ".join(named) + ("; …" if covered.expected - covered.filled > len(named) else ""))
+        more = ["…"] if covered.expected - covered.filled > len(named) else []
+        st.caption(listed([*named, *more], semicolons=True))
 
 
 def _cell_map(report: QualityReport) -> None:

@@ -179,7 +179,7 @@ def _record(row: RowView, columns: Sequence[str]) -> dict[str, Any]:
         "out": row.state == "excluded",
         **{f"value_{i}": row.values.get(name, "") for i, name in enumerate(columns)},
         "text": (row.text or "").strip(),
-        "state": f"{state_label}, {_('edited')}" if row.edited else state_label,
+        "state": _(", ").join((state_label, _("edited"))) if row.edited else state_label,
         "reason": failure_labels.row_reason(row),
         "open": _("Open"),
     }

@@ -10,7 +10,7 @@ from core.datasets.importers import column_mapping, table_reader
 from core.errors import BadFile
 from core.message import msg
 from pages.ui.components import cards, views
-from pages.ui.i18n import _, mark, n_, plain
+from pages.ui.i18n import _, listed, mark, n_, plain
 
 _SHOWN_TEXT = 240  # characters of an example: enough to recognise it
 _FEWEST_COLUMNS = 2  # minimum for a file with prompts and completions
@@ -113,7 +113,7 @@ def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMappin
 
 def _trained_on(chosen: column_mapping.ColumnMapping) -> str:
     """How a row is used for training, as a sentence."""
-    prompts = ", ".join(f"**{plain(column)}**" for column in chosen.prompts)
+    prompts = listed(f"**{plain(column)}**" for column in chosen.prompts)
     completion = f"**{plain(chosen.completion)}**"
     if len(chosen.prompts) == 1:
         return _("Prompt: {prompt}. Completion (the text to learn): {completion}.").format(

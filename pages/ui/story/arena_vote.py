@@ -11,7 +11,7 @@ from core.stories import arena, exports
 from core.stories.arena import Round
 from pages.ui import cache, state
 from pages.ui.components import cards
-from pages.ui.i18n import _, code, label, n_, number, percent
+from pages.ui.i18n import _, code, label, listed, n_, number, percent
 
 _LETTERS = "ABCD"
 
@@ -106,7 +106,7 @@ def _leader(found: list[arena.Standing]) -> str:
         return _("Best so far: {model}, preferred in {share} of {rounds} (95 % interval: {low} to {high}).").format(
             low=percent(first.best.low, 0), high=percent(first.best.high, 0), **facts
         )
-    others = ", ".join(code(one.model) for one in first.rivals)
+    others = listed(code(one.model) for one in first.rivals)
     return _(
         "No clear winner yet: {model} was preferred in {share} of {rounds}, but the 95 % interval overlaps with "
         "{others}. More blind rounds narrow it."

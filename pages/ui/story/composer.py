@@ -16,7 +16,7 @@ from pages.ui.components.fields import number_field
 from pages.ui.components.prompt_formats import PromptFormat, SamplingValues
 from pages.ui.components.prompt_warnings import Remedy
 from pages.ui.components.story_session import StoryRequest
-from pages.ui.i18n import _, code, column_title, label
+from pages.ui.i18n import _, code, column_title, label, listed
 
 _PROPOSED = "story_proposed"  # the default sampling in the form, unless the visitor has changed it
 _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
@@ -200,7 +200,7 @@ def _outside(prompt_format: PromptFormat) -> None:
         with st.container(horizontal=True, gap="xsmall"):
             for number, values in enumerate(offers):
                 st.button(
-                    ", ".join(values),
+                    listed(values),
                     key=f"story_outside_{number}",
                     on_click=prompt_formats.fill_in,
                     args=(names, values),

@@ -17,7 +17,7 @@ from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
 from pages.ui import cache
 from pages.ui.components.money import local_amount
-from pages.ui.i18n import _, as_markdown, duration, mark, number, percent, plain, usd
+from pages.ui.i18n import _, as_markdown, duration, listed, mark, number, percent, plain, usd
 from pages.ui.training import cached_training, curves, evaluation_results, job_labels
 from pages.ui.training.job_details import HYPERPARAMETERS
 
@@ -90,7 +90,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
             labels = OverlayLabels(curves.axis_title(view.axis), _(_COLUMNS[column]), _("Job"))
             key = (column, view, labels, tuple(one.key for one in sources), tuple(names[job.id] for job in opened))
             chart = cached_training.cached_chart(key, partial(comparison.overlay, runs, column, view, labels))
-            words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=", ".join(names.values()))
+            words = _("{what} of {jobs}").format(what=_(_COLUMNS[column]), jobs=listed(names.values()))
             st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_{column}")
     curves.controls(_KEY, possible, longest)
 

@@ -11,7 +11,7 @@ from core.evaluation import evaluations
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.scoring import Interval, LabelScore, Metrics
 from pages.ui import cache
-from pages.ui.i18n import _, as_markdown, localized, mark, number, percent, plain
+from pages.ui.i18n import PERCENT_FORMAT, _, as_markdown, localized, mark, number, percent, plain, table_percent
 
 STATES = {
     "queued": mark("waiting for the worker"),
@@ -94,8 +94,8 @@ def _by_label(labels: Sequence[LabelScore]) -> None:
                     "label": one.label,
                     "n": one.n,
                     "right": one.right,
-                    "precision": one.precision,
-                    "recall": one.recall,
+                    "precision": table_percent(one.precision),
+                    "recall": table_percent(one.recall),
                 }
                 for one in labels
             ]
@@ -108,12 +108,12 @@ def _by_label(labels: Sequence[LabelScore]) -> None:
             "right": st.column_config.NumberColumn(_("Correct"), format="localized"),
             "precision": st.column_config.NumberColumn(
                 _("Precision"),
-                format="percent",
+                format=PERCENT_FORMAT,
                 help=_("Of the rows that the model gave this label, the share for which it is correct."),
             ),
             "recall": st.column_config.NumberColumn(
                 _("Recall"),
-                format="percent",
+                format=PERCENT_FORMAT,
                 help=_("Of the rows that have this label, the share that the model labelled correctly."),
             ),
         },

@@ -15,7 +15,7 @@ from core.finetuning.jobs import JobView
 from pages.ui import cache, state
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
-from pages.ui.i18n import _, ago, as_markdown, n_, number, pair, percent, plain
+from pages.ui.i18n import _, ago, as_markdown, listed, n_, number, pair, percent, plain
 from pages.ui.training import cached_training, evaluation_results, job_labels
 from pages.ui.training.evaluation_results import share
 
@@ -141,7 +141,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     labels = IntervalLabels(title, _("Model"), _("95 % interval"))
     key = (tuple(spans), labels)
     chart = cached_training.cached_chart(key, lambda: comparison.intervals(spans, labels))
-    words = "; ".join(pair(span.name, percent(span.value)) for span in spans)
+    words = listed((pair(span.name, percent(span.value)) for span in spans), semicolons=True)
     st.vega_lite_chart(chart.rows, chart.spec, alt=words, key=f"{_KEY}_chart")
 
 
@@ -200,7 +200,7 @@ def _held_out(rows: HeldOut) -> str:
     """A description of the rows."""
     unseen = n_("{n} row was not used for training", "{n} rows were not used for training", rows.usable)
     if rows.kind == "label":
-        shown = ", ".join(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
+        shown = listed(plain(label) for label in rows.labels[:6]) + (" …" if len(rows.labels) > 6 else "")
         return _(
             "{unseen_rows}. The answers are labels ({labels}), so the share of correct labels is measured."
         ).format(unseen_rows=unseen, labels=shown)

@@ -158,9 +158,9 @@ def _summary(draft: JobDraft) -> str:
         dataset=plain(draft.chosen.name),
     )
     if draft.version is not None and draft.version.n_validation:
-        words += ", " + n_("validated on {n} other row", "validated on {n} other rows", draft.version.n_validation)
+        words += _(", ") + n_("validated on {n} other row", "validated on {n} other rows", draft.version.n_validation)
     elif draft.share:
-        words += ", " + _("{share} of them kept for validation").format(share=percent(draft.share, 0))
+        words += _(", ") + _("{share} of them kept for validation").format(share=percent(draft.share, 0))
     return f"{words}."
 
 

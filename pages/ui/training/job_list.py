@@ -19,14 +19,13 @@ from core.finetuning import lineage
 from core.finetuning.jobs import JobView
 from pages.ui import cache, state
 from pages.ui.components import models
-from pages.ui.i18n import _, ago, duration, language
+from pages.ui.i18n import PERCENT_FORMAT, _, ago, duration, language, table_percent
 from pages.ui.training import cached_training, job_labels
 
 OPEN = "training_open"  # ids of the open jobs
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
 _DRAWN = "training_list_drawn"  # a new number redraws the list with the open jobs selected
-_PERCENT = "%.1f %%"  # the same number of digits as the metrics below; "percent" would show two
 _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # number of jobs from which the search field is shown
@@ -159,8 +158,8 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "eta": None if job.finished else job_labels.time_left(job, now, short=True) or _("unknown"),
         "curve": list(curve.sparks),
         "loss": curve.loss and curve.loss.value,
-        "accuracy": curve.accuracy and 100 * curve.accuracy.value,
-        "held_out": curve.held_out_accuracy and 100 * curve.held_out_accuracy.value,
+        "accuracy": curve.accuracy and table_percent(curve.accuracy.value),
+        "held_out": curve.held_out_accuracy and table_percent(curve.held_out_accuracy.value),
         "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(trained) if (trained := job.training_s(now)) is not None else None,
@@ -210,8 +209,8 @@ def _columns() -> dict[str, Any]:
         "eta": config.TextColumn(_("Time left"), width=85),
         "curve": config.LineChartColumn(_("Curve"), width=75),
         "loss": config.NumberColumn(_("Loss"), format="%.3f", help=smoothed, width=75),
-        "accuracy": config.NumberColumn(_("Accuracy"), format=_PERCENT, help=accuracy, width=85),
-        "held_out": config.NumberColumn(_("Held out"), format=_PERCENT, help=held_out, width=85),
+        "accuracy": config.NumberColumn(_("Accuracy"), format=PERCENT_FORMAT, help=accuracy, width=85),
+        "held_out": config.NumberColumn(_("Held out"), format=PERCENT_FORMAT, help=held_out, width=85),
         "tokens": config.NumberColumn(_("Tokens"), format="localized", width=70),
         "cost": config.NumberColumn(_("Cost, USD"), format="%.4f", width=80),
         "took": config.TextColumn(_("Training time"), help=_("Excludes queueing and pauses."), width=85),

@@ -18,7 +18,7 @@ from core.engine.training.trainer import resume
 from core.engine.training.trainer.model import TunableModel
 from core.engine.training.trainer.objective import OBJECTIVES, BatchScore, Tally, TrainingStopped
 from core.engine.training.trainer.resume import Position
-from core.message import msg
+from core.message import msg, percent
 
 _MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
 _SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
@@ -182,6 +182,6 @@ class Loop:
                 epoch=epoch,
                 n_epochs=self.spec.n_epochs,
                 loss=f"{score.loss:.3f}",
-                token_accuracy=f"{score.token_accuracy:.1%}",
+                token_accuracy=percent(score.token_accuracy),
             )
         )
