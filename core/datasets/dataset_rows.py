@@ -281,6 +281,15 @@ def revert(store: Store, actor: Actor, row_id: int) -> bool:
         return _revert(_row(session, row_id))
 
 
+def with_original_whitespace(before: str, text: str) -> str:
+    """`text` with the outer white space of `before` (stories of the 2023 article start with two newlines)."""
+    bare = before.strip()
+    if not bare or not text.strip():
+        return text
+    start = before.index(bare)
+    return before[:start] + text.strip() + before[start + len(bare) :]
+
+
 def _editable(session: Session, row_id: int) -> Row:
     row = _row(session, row_id)
     if row.state == "sent":

@@ -22,6 +22,7 @@ from core.generation.failed_rows import Change, FailedRows
 from core.generation.previewing import PreviewRow, preview
 from core.generation.progress import ACTIVE, Mode, RunProgress, latest, progress
 from core.message import msg
+from core.pricing.budget import CENT
 
 __all__ = [
     "ACTIVE",
@@ -190,6 +191,16 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
         )
     with store.session() as session:
         run_store.lock_run(session, run_id).budget_usd = budget_usd
+
+
+def last_settings(store: Store, dataset_id: str) -> tuple[Mode, Decimal | None]:
+    """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
+    last = latest(store, dataset_id)
+    if last is None:
+        return "live", None
+    if last.budget_usd is None:
+        return last.mode, None
+    return last.mode, max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
 
 
 def _has_open_batch(session: Session, run: Run) -> bool:

@@ -22,6 +22,8 @@ from core.message import msg, with_cause
 Scope = Literal["run", "month", "person"]
 PREVIEW = "preview"
 """Used instead of a run id for previews, which count towards the month and the person but not towards a run."""
+CENT = Decimal("0.01")
+"""The smallest budget of a run."""
 MAX_USD = Decimal(1_000_000_000)
 MAX_SUBJECT_LENGTH = 100
 """Maximum characters of a person's name (column width in the database)."""

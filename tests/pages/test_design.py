@@ -15,9 +15,9 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Run
 from core.generation import runs
+from core.generation.previewing import RunEstimate
 from core.providers import client
 from pages.ui.dataset import design_tab
-from pages.ui.estimates import Estimate
 from tests.support import fault_server
 from tests.support.app_pages import article_grid, click, field, trouble, visit, words
 from tests.support.fault_server import FaultServer
@@ -298,9 +298,9 @@ def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setattr(client, "supports_batch", lambda provider: provider.kind != "engine")
 
-    def estimate(recipe: Recipe, *, batch: bool = False) -> Estimate:
+    def estimate(recipe: Recipe, *, batch: bool = False) -> RunEstimate:
         cost = Decimal("0.5") if batch else Decimal(1)
-        return Estimate(tokens=1_000, usd=cost, seconds=None, local=recipe.provider == "engine", measured=False)
+        return RunEstimate(tokens=1_000, usd=cost, seconds=None, local=recipe.provider == "engine")
 
     monkeypatch.setattr(design_tab, "estimate", estimate)
     return server

@@ -29,7 +29,7 @@ from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob,
 from core.evaluation import evaluations
 from core.finetuning import jobs, results
 from pages.ui import cache
-from pages.ui.dataset import training_file
+from pages.ui.dataset import quality_report
 from pages.ui.training import cached_training, job_actions
 from tests.support.app_pages import again, click, field, labels, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
@@ -233,7 +233,7 @@ def test_the_first_step_shows_the_verdict_on_the_rows(
 ) -> None:
     dataset_id = _waves(store, rows=rows, unfilled=unfilled)
     at = _new_job()
-    until(lambda: not training_file.quality_of(dataset_id)[0].running, "the measurement")
+    until(lambda: not quality_report.quality_of(dataset_id)[0].running, "the measurement")
     shown = words(at.run())
     assert says in shown and behind in shown and "good" not in shown.lower()
     if unfilled:

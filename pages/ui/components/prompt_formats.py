@@ -14,15 +14,19 @@ from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
 from core.stories import prompt_suggestions
 from pages.ui import cache, state
+from pages.ui.cache import shared
 from pages.ui.components import views
 from pages.ui.components.money import local_price
 from pages.ui.components.story_session import story_session
-from pages.ui.dataset import training_file
 from pages.ui.i18n import _, as_markdown, code, language, plain, usd
 
 _CHECKPOINT = ":ckpt-step-"
 
 _TRIES = 20  # skips prompts that are empty or already in the composer
+
+
+_SUGGESTED_FROM = 1_000  # rows read for suggestions
+_MOST_SUGGESTIONS = 50  # a longer list is not helpful
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,12 @@ def prompt_format_of(info: ModelInfo) -> PromptFormat:
     if job is not None and job.dataset_id is not None:
         chat = job.file_format == "chat"
         return PromptFormat(
-            columns=training_file.suggestions(job.dataset_id),
+            columns=_suggestions(job.dataset_id),
             template=None,
             separator=job.separator or "",
             stop=(job.stop,) if job.stop else (),
             source=job.dataset_id,
-            between=training_file.prompt_separator(job.dataset_id),
+            between=_prompt_separator(job.dataset_id),
             system=datasets.system_message(cache.store(), job.dataset_id) if chat else "",
             endpoint=None if chat else "completion",
             sampling=_TUNED_HERE if job.provider == ENGINE else SamplingValues(),
@@ -197,3 +201,24 @@ def advance(prompt_format: PromptFormat) -> None:
         elif any(value != state.get(f"story_column_{name}") for name, value in values.items()):
             fill_in(list(values), list(values.values()))
             return
+
+
+@shared(ttl=60, max_entries=32)
+def _suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Columns of a data set with their values in order of appearance; "" if some rows have none."""
+    recipe = datasets.recipe(cache.store(), dataset_id)
+    if recipe is not None:
+        return tuple((column.name, column.values) for column in recipe.columns)
+    values_by_column: dict[str, dict[str, None]] = {}
+    for name in datasets.summary(cache.store(), dataset_id).columns:
+        values_by_column[name] = {}
+    for row in dataset_rows.page(cache.store(), dataset_id, limit=_SUGGESTED_FROM):
+        for name, values in values_by_column.items():  # only prompt columns, not values that are merely stored
+            values[row.values.get(name, "")] = None
+    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
+
+
+@shared(ttl=60, max_entries=32)
+def _prompt_separator(dataset_id: str) -> str:
+    """The separator between the columns of a data set's prompts."""
+    return datasets.summary(cache.store(), dataset_id).prompt_separator

@@ -12,11 +12,12 @@ from core.actor import LOCAL
 from core.datasets import datasets, grid, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
-from core.generation import concurrency, runs
+from core.generation import previewing, runs
+from core.generation.previewing import RunEstimate
 from core.model_profile import model_purpose
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
-from core.pricing.budget import MAX_USD
+from core.pricing.budget import CENT, MAX_USD
 from core.providers import ModelInfo, client
 from pages.ui import cache, state
 from pages.ui.components import cards, fields, models, prompt_warnings, views
@@ -24,8 +25,7 @@ from pages.ui.components.fields import DecimalInput
 from pages.ui.components.money import local_price
 from pages.ui.components.prompt_warnings import Remedy
 from pages.ui.dataset import grid_form, preview_card, saved_recipes
-from pages.ui.dataset.row_cards import CENT
-from pages.ui.estimates import Estimate, estimate
+from pages.ui.dataset.preview_card import estimate
 from pages.ui.i18n import (
     _,
     about,
@@ -118,15 +118,6 @@ def _generate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
             models.none_yet()
 
 
-def requests(recipe: Recipe, mode: Mode) -> tuple[int, int]:
-    """Fewest and most requests of a run: repeats of a cell can share one, unless each row has its own seed."""
-    rows = recipe.rows()
-    if mode == "batch" or recipe.seed is not None:
-        return rows, rows
-    shared = -(-recipe.repeats // concurrency.MAX_SHARED)  # rounded up
-    return rows // recipe.repeats * shared, rows
-
-
 def _size(recipe: Recipe) -> None:
     total = recipe.rows()
     st.markdown(
@@ -138,9 +129,9 @@ def _size(recipe: Recipe) -> None:
     )
 
 
-def _estimate_facts(recipe: Recipe, guess: Estimate, mode: Mode) -> None:
+def _estimate_facts(recipe: Recipe, guess: RunEstimate, mode: Mode) -> None:
     """The estimate in one line."""
-    fewest, most = requests(recipe, mode)
+    fewest, most = previewing.request_range(recipe, batch=mode == "batch")
     if mode == "batch":
         time = _("done within a day")
     elif guess.seconds is None:
@@ -201,7 +192,7 @@ def _mode(recipe: Recipe) -> Mode:
     return "batch" if chosen == "batch" else "live"
 
 
-def _budget(guess: Estimate) -> DecimalInput:
+def _budget(guess: RunEstimate) -> DecimalInput:
     """The budget of the run; not shown if writing is free."""
     if guess.local:
         return DecimalInput(None)

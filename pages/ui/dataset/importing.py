@@ -14,9 +14,10 @@ from core.datasets.datasets import MAX_NAME
 from core.datasets.importers import column_mapping, decoding, sandboxed_reader, table_reader
 from core.errors import BadFile
 from pages.ui import cache, state
+from pages.ui.cache import shared
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
-from pages.ui.dataset import training_file, upload_columns
+from pages.ui.dataset import upload_columns
 from pages.ui.i18n import _, as_markdown, code, in_language, language, localized, mark, n_, number, plain, sentences
 
 _SHOWN_PROBLEMS = 20
@@ -92,7 +93,7 @@ def _sample(name: str, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.markdown(f"**{plain(title)}**", width="stretch")  # a long title wraps next to its button
         st.button(
-            n_("Load {n} row", "Load {n} rows", training_file.sample_size(name)),
+            n_("Load {n} row", "Load {n} rows", _sample_size(name)),
             icon=":material/download:",
             key=f"dataset_sample_{name}",
             on_click=_load,
@@ -301,3 +302,10 @@ def _recognised(imported: table_reader.Imported, key: str) -> None:
         required=True,
         key=key,
     )
+
+
+@shared(max_entries=8)
+def _sample_size(name: str) -> int:
+    """How many stories a sample has."""
+    path = presets.DATA / "samples" / f"{name}.csv"
+    return len(table_reader.read_table(path.read_bytes(), path.name).frame)

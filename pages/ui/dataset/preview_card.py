@@ -1,4 +1,4 @@
-"""A preview of three texts: does the template work, and how long are they?"""
+"""A preview of three texts (does the template work, and how long are they?), and the estimate that it calibrates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import streamlit as st
 from core.actor import LOCAL
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
-from core.generation import runs
+from core.generation import previewing, runs
+from core.generation.previewing import PreviewRow, RunEstimate
 from pages.ui import cache, state
 from pages.ui.background import BackgroundIterator
 from pages.ui.components import cards, views
@@ -106,3 +107,20 @@ def _row(row: runs.PreviewRow) -> None:
         st.text(text)
     if row.reason:
         st.caption(f":orange[:material/warning: {as_markdown(row.reason)}]")
+
+
+def estimate(recipe: Recipe, *, batch: bool = False) -> RunEstimate:
+    """The estimate for a runnable recipe; a preview of it replaces the guess.
+
+    Args:
+        batch: at the price of a batch, which takes up to a day.
+    """
+    speed = cache.status().engine.tokens_per_s
+    return previewing.estimate_run(recipe, cache.prices(), _previewed(recipe), speed, batch=batch)
+
+
+def _previewed(recipe: Recipe) -> list[PreviewRow]:
+    preview = state.studio().preview
+    if preview is None or preview.subject != recipe:
+        return []
+    return [row for row in preview.gathering.items if row.completion_tokens]

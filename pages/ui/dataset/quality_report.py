@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import streamlit as st
+
 from core.datasets import analysis
+from core.datasets.quality import quality_store
 from core.datasets.quality.report import QualityFinding, QualityReport
+from pages.ui import cache
+from pages.ui.background import RefreshedReport
+from pages.ui.cache import shared
 from pages.ui.i18n import _, column_name, mark, n_, number, percent, plain
 
 LEVELS = {
@@ -263,3 +269,25 @@ _FIGURES: dict[str, Callable[[QualityReport], ScoreFigure]] = {
     "languages": _languages,
     "stops": _stops,
 }
+
+
+def quality_of(dataset_id: str) -> tuple[RefreshedReport[QualityReport], str]:
+    """The quality report on a data set, and the fingerprint of its current rows.
+
+    Raises:
+        NotFound: the data set does not exist (any more).
+    """
+    return _quality(dataset_id), quality_store.fingerprint(cache.store(), dataset_id)
+
+
+@shared(max_entries=8)
+def _quality(dataset_id: str) -> RefreshedReport[QualityReport]:
+    ledger = cache.store()
+    return RefreshedReport(lambda progress: quality_store.dataset_report(ledger, dataset_id, progress))
+
+
+def progress_bar(measurement: RefreshedReport[QualityReport]) -> None:
+    """The rows measured so far."""
+    share = min(measurement.read / measurement.total, 1.0) if measurement.total else 0.0
+    text = _("Measuring: {read} of {total} rows").format(read=number(measurement.read), total=number(measurement.total))
+    st.progress(share, text=text if measurement.total else _("Measuring"))

@@ -11,8 +11,8 @@ from core.datasets.quality.report import QualityReport
 from pages.ui import cache, state
 from pages.ui.background import RefreshedReport
 from pages.ui.components import cards, views
-from pages.ui.dataset import dataset_picker, quality_panels, quality_report, training_file
-from pages.ui.i18n import _, n_, number
+from pages.ui.dataset import dataset_picker, quality_panels, quality_report
+from pages.ui.i18n import _, n_
 
 _WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
 _OPEN = "dataset_quality_card"
@@ -47,7 +47,7 @@ def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
     summary, progress = cache.run_of(dataset_id)
     active = progress is not None and progress.state in _GOING_ON
-    measurement, fingerprint = training_file.quality_of(dataset_id)
+    measurement, fingerprint = quality_report.quality_of(dataset_id)
     measurement.ask(fingerprint, calm=active)
     if wait:
         measurement.wait(_WAIT_S)
@@ -62,7 +62,7 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
             st.rerun()
         measurement, report = now.measurement, now.measurement.report
         if measurement.running:
-            _progress(measurement)
+            quality_report.progress_bar(measurement)
         elif measurement.error is not None:
             cards.error_card(measurement.error)
             _measure_again(now)
@@ -71,12 +71,6 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
             _measure_again(now)
         if report is not None:
             _report(report, now)
-
-
-def _progress(measurement: RefreshedReport[QualityReport]) -> None:
-    share = min(measurement.read / measurement.total, 1.0) if measurement.total else 0.0
-    text = _("Measuring: {read} of {total} rows").format(read=number(measurement.read), total=number(measurement.total))
-    st.progress(share, text=text if measurement.total else _("Measuring"))
 
 
 def _measure_again(now: _QualityView) -> None:

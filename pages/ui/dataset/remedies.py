@@ -22,8 +22,8 @@ from core.generation.runs import Change, FailedRows, RunProgress
 from core.providers import ModelInfo, client
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models
-from pages.ui.dataset import grid_form, row_cards
-from pages.ui.estimates import estimate
+from pages.ui.dataset import grid_form
+from pages.ui.dataset.preview_card import estimate
 from pages.ui.i18n import _, clock, duration, n_, number, plain, usd
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
@@ -185,7 +185,7 @@ def _write(place: _Place, change: Change) -> None:
     """Write the rows of the line with other settings, within the rest of the last run's budget."""
     with cards.keep_errors():
         store = cache.store()
-        mode, budget = row_cards.last_run_settings(place.dataset_id)
+        mode, budget = runs.last_settings(store, place.dataset_id)
         if change.provider is not None and not client.supports_batch(cache.registry().provider(change.provider)):
             mode = "live"
         if place.cause is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal
 from typing import Literal
 
 import streamlit as st
@@ -40,8 +39,6 @@ _EMPTY = 60
 _SHORT, _LONG = 120, 600  # characters that a card next to the map, or in a list, shows without scrolling
 
 _TEXT_HEIGHT = 320  # px: a story of 300 characters without scrolling
-
-CENT = Decimal("0.01")  # the smallest budget
 
 
 def newest(dataset_id: str, waiting: bool) -> None:
@@ -241,7 +238,7 @@ def edit(row: RowView, text: str) -> bool:
     changed = False
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.edit(store, LOCAL, row.id, with_original_whitespace(row.text or "", text))
+        changed = dataset_rows.edit(store, LOCAL, row.id, dataset_rows.with_original_whitespace(row.text or "", text))
         if changed:
             cards.offer_undo(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
@@ -263,32 +260,13 @@ def as_written(row: RowView) -> None:
 def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
     """Retry failed rows within the rest of the last run's budget."""
     with cards.keep_errors():
-        mode, budget = last_run_settings(dataset_id)
+        mode, budget = runs.last_settings(cache.store(), dataset_id)
         runs.retry_failed(cache.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
-
-
-def last_run_settings(dataset_id: str) -> tuple[runs.Mode, Decimal | None]:
-    """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
-    last = runs.latest(cache.store(), dataset_id)
-    if last is None:
-        return "live", None
-    if last.budget_usd is None:
-        return last.mode, None
-    return last.mode, max(last.budget_usd - (last.max_usd or Decimal(0)), CENT)
 
 
 def open_row(row_id: int | None) -> None:
     """Open this row's dialog in the next run; None closes it."""
     state.studio().row_open = row_id
-
-
-def with_original_whitespace(before: str, text: str) -> str:
-    """`text` with the outer white space of `before` (stories of the 2023 article start with two newlines)."""
-    bare = before.strip()
-    if not bare or not text.strip():
-        return text
-    start = before.index(bare)
-    return before[:start] + text.strip() + before[start + len(bare) :]
 
 
 def _restore_text(row: RowView) -> None:

@@ -14,11 +14,11 @@ from core.errors import FabulaError
 from core.generation import runs
 from core.generation.runs import RunProgress
 from core.message import msg
-from core.pricing.budget import MAX_USD
-from pages.ui import cache, estimates, state
+from core.pricing.budget import CENT, MAX_USD
+from pages.ui import cache, state
 from pages.ui.components import cards, fields
 from pages.ui.components.fields import number_field
-from pages.ui.dataset.row_cards import CENT
+from pages.ui.dataset import preview_card
 from pages.ui.i18n import _, n_, usd
 
 _STEP = Decimal("0.5")  # US dollars: proposed amounts are rounded up to multiples of this
@@ -277,13 +277,13 @@ def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: s
 
 def _extension_cost(recipe: Recipe, grown: Recipe) -> Decimal | None:
     """The expected cost of the added rows."""
-    with_them, without = estimates.estimate(grown).usd, estimates.estimate(recipe).usd
+    with_them, without = preview_card.estimate(grown).usd, preview_card.estimate(recipe).usd
     return None if with_them is None or without is None else max(with_them - without, Decimal(0))
 
 
 def _priced(recipe: Recipe) -> bool:
     """Whether this model costs money, so that a limit is useful."""
-    return estimates.estimate(recipe).usd not in (None, Decimal(0))
+    return preview_card.estimate(recipe).usd not in (None, Decimal(0))
 
 
 def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:

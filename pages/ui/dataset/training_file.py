@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -12,24 +13,26 @@ from typing import Final
 import streamlit as st
 
 from core.actor import LOCAL
-from core.datasets import dataset_rows, datasets, export, jsonl, presets, versions
+from core.datasets import datasets, export, jsonl, versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
-from core.datasets.quality import quality_store
-from core.datasets.quality.report import QualityReport
 from core.datasets.versions import Version
 from core.errors import FabulaError
+from core.finetuning.job_estimate import JobEstimate
 from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
 from core.generation import runs
 from core.pricing import tokens
+from core.pricing.tokens import TokenCount
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from pages.ui import cache, state
-from pages.ui.background import BackgroundTask, RefreshedReport, shared_task
-from pages.ui.cache import quick, run_of, shared, status, store
+from pages.ui.background import BackgroundTask, shared_task
+from pages.ui.cache import shared
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
-from pages.ui.i18n import _, as_markdown, mark
+from pages.ui.components.money import local_price
+from pages.ui.i18n import _, about, as_markdown, duration, mark, n_, usd
+from pages.ui.training import cached_training
 
 _COMPLETION: Final = "completion"
 _CHAT: Final = "chat"
@@ -38,8 +41,6 @@ _WILL = ("add_separator", "add_space", "add_stop", "roles", "system")
 _SYSTEM_TEXT_HEIGHT = 100  # px
 _SHOWN_START, _SHOWN_END = 40, 24  # characters of a story
 
-_SUGGESTED_FROM = 1_000  # rows read for suggestions
-_MOST_SUGGESTIONS = 50  # a longer list is not helpful
 _SHOWN_LINES = 2
 
 
@@ -182,57 +183,16 @@ class TrainingFilePreview:
     lines: tuple[str, ...]
 
 
-@shared(ttl=60, max_entries=32)
-def suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Columns of a data set with their values in order of appearance; "" if some rows have none."""
-    recipe = datasets.recipe(store(), dataset_id)
-    if recipe is not None:
-        return tuple((column.name, column.values) for column in recipe.columns)
-    values_by_column: dict[str, dict[str, None]] = {name: {} for name in datasets.summary(store(), dataset_id).columns}
-    for row in dataset_rows.page(store(), dataset_id, limit=_SUGGESTED_FROM):
-        for name, values in values_by_column.items():  # only prompt columns, not values that are merely stored
-            values[row.values.get(name, "")] = None
-    return tuple((name, tuple(values)[:_MOST_SUGGESTIONS]) for name, values in values_by_column.items())
-
-
-@shared(ttl=60, max_entries=32)
-def prompt_separator(dataset_id: str) -> str:
-    """The separator between the columns of a data set's prompts."""
-    return datasets.summary(store(), dataset_id).prompt_separator
-
-
-@shared(max_entries=8)
-def sample_size(name: str) -> int:
-    """How many stories a sample has."""
-    path = presets.DATA / "samples" / f"{name}.csv"
-    return len(table_reader.read_table(path.read_bytes(), path.name).frame)
-
-
-def quality_of(dataset_id: str) -> tuple[RefreshedReport[QualityReport], str]:
-    """The quality report on a data set, and the fingerprint of its current rows.
-
-    Raises:
-        NotFound: the data set does not exist (any more).
-    """
-    return _quality(dataset_id), quality_store.fingerprint(store(), dataset_id)
-
-
-@shared(max_entries=8)
-def _quality(dataset_id: str) -> RefreshedReport[QualityReport]:
-    ledger = store()
-    return RefreshedReport(lambda progress: quality_store.dataset_report(ledger, dataset_id, progress))
-
-
 @shared_task(
     max_entries=16,
     key=lambda dataset_id, version_id, rows, marks: (dataset_id, version_id, marks),
-    version=lambda dataset_id, version_id, rows, marks: datasets.fingerprint(store(), dataset_id, version_id),
+    version=lambda dataset_id, version_id, rows, marks: datasets.fingerprint(cache.store(), dataset_id, version_id),
 )
 def written(
     dataset_id: str, version_id: str | None, rows: int, marks: TrainingFormat
 ) -> BackgroundTask[TrainingFilePreview]:
     """How a data set or version is written as a file; recomputed when a row is added, removed or edited."""
-    chosen = export.Selection(store(), dataset_id, version_id)
+    chosen = export.Selection(cache.store(), dataset_id, version_id)
 
     def look(row_seen: Callable[[], None]) -> TrainingFilePreview:
         plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop, on_example=row_seen)
@@ -248,7 +208,8 @@ def tokens_of(
 
     While a run adds rows, the nearest vocabulary counts instead: each new row would cost the engine 200 requests.
     """
-    own_tokenizer = model.provider == ENGINE and status().engine.state == "up" and not _grows(dataset_id, version_id)
+    engine_is_up = model.provider == ENGINE and cache.status().engine.state == "up"
+    own_tokenizer = engine_is_up and not _grows(dataset_id, version_id)
     return _tokens_of(dataset_id, version_id, rows, marks, model.provider, model.id, own_tokenizer)
 
 
@@ -256,14 +217,14 @@ def _grows(dataset_id: str, version_id: str | None) -> bool:
     """True while a run adds rows. A version does not change."""
     if version_id is not None:
         return False
-    _summary, run = run_of(dataset_id)
+    _summary, run = cache.run_of(dataset_id)
     return run is not None and run.state in runs.ACTIVE
 
 
 @shared_task(
     max_entries=64,
     key=lambda dataset_id, version_id, rows, *rest: (dataset_id, version_id, *rest),
-    version=lambda dataset_id, version_id, *rest: datasets.fingerprint(store(), dataset_id, version_id),
+    version=lambda dataset_id, version_id, *rest: datasets.fingerprint(cache.store(), dataset_id, version_id),
 )
 def _tokens_of(
     dataset_id: str,
@@ -274,8 +235,8 @@ def _tokens_of(
     model: str,
     own_tokenizer: bool,
 ) -> BackgroundTask[tokens.TokenCount]:
-    chosen = export.Selection(store(), dataset_id, version_id)
-    tokenizer_client = quick(provider) if own_tokenizer else None
+    chosen = export.Selection(cache.store(), dataset_id, version_id)
+    tokenizer_client = cache.quick(provider) if own_tokenizer else None
 
     def count(row_seen: Callable[[], None]) -> tokens.TokenCount:
         plan = export.plan(chosen, marks.file_format, separator=marks.separator, stop=marks.stop)
@@ -285,12 +246,44 @@ def _tokens_of(
     return BackgroundTask(count, rows, asks=own_tokenizer, provisional=lambda counted: counted.unanswered)
 
 
-@shared(max_entries=64, key=lambda dataset_id: (dataset_id, datasets.fingerprint(store(), dataset_id)))
+@shared(max_entries=64, key=lambda dataset_id: (dataset_id, datasets.fingerprint(cache.store(), dataset_id)))
 def parts(dataset_id: str) -> Mapping[str | None, int]:
     """Number of finished rows of a data set by split."""
-    return datasets.split_counts(store(), dataset_id)
+    return datasets.split_counts(cache.store(), dataset_id)
 
 
 def version_list(dataset_id: str) -> list[versions.Version]:
     """Versions of a data set, the newest first."""
-    return versions.list_versions(store(), dataset_id)
+    return versions.list_versions(cache.store(), dataset_id)
+
+
+def training_facts(model: ModelInfo, tokens: TokenCount | None, epochs: int) -> tuple[str, ...]:
+    """Tokens, cost, time and last day, as short texts; `tokens`: per epoch, None while unknown."""
+    guess = cached_training.estimate(model, tokens.tokens if tokens is not None else 0, epochs)
+    return (
+        _training_tokens(tokens, epochs),
+        local_price(guess.seconds) if guess.local else _training_price(tokens, guess.cost_usd),
+        _training_time(guess) if tokens is not None else "",
+        _("training can be started until {day}").format(day=guess.train_until) if guess.train_until else "",
+    )
+
+
+def _training_price(tokens: TokenCount | None, cost: Decimal | None) -> str:
+    return _("price: {price}").format(price=usd(None if tokens is None else cost))
+
+
+def _training_time(guess: JobEstimate) -> str:
+    """The duration, and whether it is only a rough estimate."""
+    if guess.seconds is None:
+        return _("time: known after the first job")
+    words = _("time: roughly {time}") if guess.rough else _("time: {time}")
+    return words.format(time=duration(guess.seconds))
+
+
+def _training_tokens(tokens: TokenCount | None, epochs: int) -> str:
+    if tokens is None:
+        return _("counting tokens")
+    total = tokens.tokens * epochs
+    if tokens.exact:
+        return n_("{n} token", "{n} tokens", total)
+    return _("about {tokens} tokens").format(tokens=about(total))

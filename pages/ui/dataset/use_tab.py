@@ -1,20 +1,36 @@
-"""Use: rows and versions, checks and changes, split, price, export, train."""
+"""Use: rows and versions, checks and changes, the price of training, a mix with other data sets."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from decimal import Decimal
+
 import streamlit as st
 
-from core.datasets.datasets import DatasetSummary
+from core import packaged_models
+from core.actor import LOCAL
+from core.datasets import mixing
+from core.datasets.datasets import MAX_NAME, DatasetSummary
+from core.datasets.importers import table
+from core.datasets.versions import Version
+from core.errors import FabulaError
+from core.providers import ModelInfo
 from pages.ui import background, cache, state
-from pages.ui.components import cards
-from pages.ui.dataset import dataset_picker, training_file, use_files, use_mix, use_price
+from pages.ui.components import cards, fields, models, views
+from pages.ui.components.fields import number_field, text_field
+from pages.ui.dataset import dataset_picker, export_card, training_file
 from pages.ui.dataset.training_file import TrainingFormat
-from pages.ui.i18n import _
+from pages.ui.i18n import _, label, n_, pair, percent, plain
+
+_USUAL_EPOCHS = 3  # the engine's automatic value
+_LARGEST_SEED = 2**31 - 1
+_LARGEST_SHARE = Decimal(1_000_000)
+_MIX_MADE = "dataset_mix_made"
 
 
 def show() -> None:
     """Draw the whole part."""
-    use_mix.open_made()
+    _open_made_mix()
     chosen = dataset_picker.pick()
     if chosen is None:
         return
@@ -39,17 +55,17 @@ def show() -> None:
                     training_file.report(preview)
     with right:
         with st.container(border=True):
-            model, epochs = use_price.show(chosen, version, marks)
+            model, epochs = _train_card(chosen, version, marks)
         with st.container(border=True):
-            use_files.show(chosen, version, marks, model, epochs)
-        _mix(chosen)
+            export_card.show(chosen, version, marks, model, epochs)
+        _mix_card(chosen)
 
 
-def _mix(chosen: DatasetSummary) -> None:
+def _mix_card(chosen: DatasetSummary) -> None:
     others = [one for one in cache.dataset_list() if one.done and one.id != chosen.id]
     if others:
         with st.expander(_("Mix with other data sets"), icon=":material/join:"):
-            use_mix.show(chosen, others)
+            _mix_form(chosen, others)
 
 
 def _nothing_yet() -> None:
@@ -63,3 +79,121 @@ def _nothing_yet() -> None:
             on_click=state.set_value,
             args=("dataset_part", "rows"),
         )
+
+
+def _train_card(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
+    """Draw model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
+    st.markdown(_("**Train on this data set**"))
+    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cache.trainable())
+    epochs = number_field(
+        _("Epochs: how many times each row is used"),
+        "dataset_train_epochs",
+        1,
+        50,
+        _USUAL_EPOCHS,
+        persist_state="session",
+    )
+    if model is None:
+        models.none_yet()
+    else:
+        _training_estimate(chosen, version, marks, model, epochs)
+    if st.button(
+        _("Train on this"),
+        icon=":material/model_training:",
+        type="primary",
+        width="stretch",
+        key="dataset_train",
+    ):
+        _carry_over(chosen, version, model, epochs)
+    return model, epochs
+
+
+def _training_estimate(
+    chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo, epochs: int
+) -> None:
+    rows, version_id = training_file.rows_of(chosen, version), version.id if version else None
+    try:
+        work = training_file.tokens_of(chosen.id, version_id, rows, marks, model)
+        views.facts(training_file.training_facts(model, work.get(), epochs))
+    except FabulaError:
+        return  # the check says what is wrong
+    background.wait_for_task(work)
+
+
+def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInfo | None, epochs: int) -> None:
+    """Start the new job with the choices made here."""
+    state.set_value("training_dataset", chosen.id)
+    state.set_value(f"training_version_{chosen.id}", version.id if version is not None else "")
+    state.set_value("training_part", "new")
+    training_file.carry(chosen, version, "dataset", "training")
+    if model is not None:
+        state.set_value("training_base", f"{model.provider}/{model.id}")
+    if epochs != _USUAL_EPOCHS:
+        state.set_value("training_epochs_auto", False)
+        state.set_value("training_epochs", epochs)
+    st.switch_page("training.py")
+
+
+def _mix_form(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
+    """Draw the other data sets, their shares, the resulting rows, and the button."""
+    by_id = {one.id: one for one in others}
+    picked = st.multiselect(
+        _("Other data sets"),
+        list(by_id),
+        format_func=lambda one: dataset_picker.label(by_id[one]),
+        key="dataset_mix_others",
+        placeholder=_("Choose at least one"),
+    )
+    if not picked:
+        st.caption(
+            _(
+                "Train one model on several domains. Rows are drawn evenly from the cells of each data "
+                "set; no row is used twice."
+            )
+        )
+        return
+    parts = [(one.id, _share_field(one)) for one in (chosen, *(by_id[id_] for id_ in picked))]
+    all_rows = st.toggle(_("All available rows"), True, key="dataset_mix_whole")
+    size = None if all_rows else number_field(_("Rows of the mix"), "dataset_mix_size", 1, table.MAX_ROWS, 100)
+    seed = number_field(_("Seed (change it to draw other rows)"), "dataset_mix_seed", 0, _LARGEST_SEED)
+    name = text_field(_("Name"), "dataset_mix_name", MAX_NAME, placeholder=_("the names of its data sets"))
+    try:
+        planned = mixing.plan(cache.store(), parts, size)
+    except FabulaError as problem:
+        cards.hint(problem)
+        return
+    for part in planned:
+        rows_text = n_("{n} row", "{n} rows", part.rows)
+        st.markdown(f"- {pair(plain(part.name), rows_text)} · {percent(part.share)}")
+    count = sum(part.rows for part in planned)
+    if st.button(n_("Mix {n} row", "Mix {n} rows", count), icon=":material/join:", key="dataset_mix"):
+        with cards.show_errors(), st.spinner(_("Mixing"), show_time=True):
+            _save_mix(name, parts, seed, size)
+            st.rerun()
+
+
+def _open_made_mix() -> None:
+    """Open the mix that was just created. Call it before the data set picker is drawn."""
+    if (mix_id := state.get(_MIX_MADE)) is not None:
+        state.set_value("dataset_open", mix_id)
+        state.set_value("dataset_mix_others", [])  # so that the next click does not mix the mix
+        state.set_value(_MIX_MADE, None)
+
+
+def _share_field(one: DatasetSummary) -> float:
+    key = f"dataset_mix_share_{one.id}"
+    fields.default_decimal(key, 1)
+    share = fields.decimal_field(
+        _("Share of {name}").format(name=label(one.name)),
+        key,
+        Decimal(0),
+        _LARGEST_SHARE,
+        help=_("Shares are relative: 2 and 1 mean two thirds and one third."),
+    )
+    return float(share.value or 0)  # 0 is rejected by the plan, with a reason
+
+
+def _save_mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
+    state.set_value(_MIX_MADE, mixing.mix(cache.store(), LOCAL, name, parts, seed, size))
+    state.notify(":material/join:", _("The mix is saved as a new data set."))
+    cache.refresh()

@@ -80,7 +80,7 @@ def _share(chosen: DatasetSummary) -> None:
 
 def _quality(chosen: DatasetSummary) -> None:
     """The verdict of the quality report on the finished rows, as on the data-set page."""
-    measurement, fingerprint = training_file.quality_of(chosen.id)
+    measurement, fingerprint = quality_report.quality_of(chosen.id)
     measurement.ask(fingerprint)
     measurement.wait(_QUALITY_WAIT_S)
     if measurement.running:
@@ -106,11 +106,7 @@ def _measuring(measurement: RefreshedReport[QualityReport]) -> None:
     """Progress of the measurement; reruns the step when it is done."""
     if not measurement.running:
         st.rerun()
-    share = min(1.0, measurement.read / measurement.total) if measurement.total else 0.0
-    words = _("Measuring: {read} of {total} rows").format(
-        read=number(measurement.read), total=number(measurement.total)
-    )
-    st.progress(share, text=words if measurement.total else _("Measuring"))
+    quality_report.progress_bar(measurement)
 
 
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> bool:

@@ -16,7 +16,7 @@ from core.datasets.splitting import Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cache, estimates
+from pages.ui import background, cache
 from pages.ui.components import cards, views
 from pages.ui.dataset import training_file
 from pages.ui.dataset.training_file import TrainingFormat
@@ -85,7 +85,7 @@ def _jsonl(
             )
     if model is not None:
         unknown = _("time: known after the first job")  # shown once, next to the button, not under every file
-        views.facts(fact for fact in estimates.training_facts(model, count, epochs) if fact != unknown)
+        views.facts(fact for fact in training_file.training_facts(model, count, epochs) if fact != unknown)
     if work is not None and not work.done:
         background.wait_for_task(work)
 
