@@ -30,6 +30,12 @@ class NotFound(FabulaError, LookupError):
     """The requested object does not exist, or no longer does."""
 
 
+class NotAllowed(FabulaError):
+    """The person's role does not allow this action; nothing was changed. See `core.actor.requires`."""
+
+    cause = "not_allowed"
+
+
 class BadRecipe(FabulaError, ValueError):
     """A recipe that cannot be run: empty grid, unknown column in the template, …"""
 

@@ -41,6 +41,7 @@ Cause = Literal[
     "bad_file",
     "diverged",
     "job_gone",
+    "not_allowed",
     "other",
 ]
 Remedy = Literal[
@@ -86,6 +87,7 @@ REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
     "bad_file": ("open_recipe", "another_model"),
     "diverged": ("try_again", "another_model"),
     "job_gone": ("try_again",),
+    "not_allowed": ("open_settings",),
     "other": ("try_again", "another_model"),
 }
 """For rows, runs and stories."""
@@ -109,6 +111,7 @@ JOB_REMEDIES: Mapping[Cause, tuple[Remedy, ...]] = {
     "bad_file": ("check_file",),
     "diverged": ("lower_rate",),
     "job_gone": ("try_again",),
+    "not_allowed": ("open_settings",),
 }
 """For training jobs, whose input is a file and whose settings are a form."""
 

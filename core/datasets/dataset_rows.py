@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets.recipe import Recipe
 from core.db.store import Store, in_chunks
 from core.db.tables import Dataset, Row, utcnow
@@ -192,6 +192,7 @@ def _view(row: Row) -> RowView:
     )
 
 
+@requires("editor")
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
     """Leave rows out of training and export. Returns the ids of the rows changed by this call, for an undo.
 
@@ -223,6 +224,7 @@ def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> 
     return tuple(changed)
 
 
+@requires("editor")
 def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ...]:
     """Restore rows to their state before they were left out. Returns the ids of the rows changed by this call.
 
@@ -241,6 +243,7 @@ def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ..
     return tuple(changed)
 
 
+@requires("editor")
 def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
     """Replace the model's text by a user's text; the original is kept. Returns True if anything changed.
 
@@ -271,6 +274,7 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
         return True
 
 
+@requires("editor")
 def revert(store: Store, actor: Actor, row_id: int) -> bool:
     """Restore the model's text of an edited row. Returns True if anything changed.
 

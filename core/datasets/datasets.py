@@ -18,7 +18,7 @@ import pandas as pd
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import grid, grid_store, presets
 from core.datasets.dataset_rows import join_values, require_dataset
 from core.datasets.grid_store import CHUNK
@@ -56,6 +56,7 @@ class DatasetSummary:
     excluded: int
 
 
+@requires("editor")
 def create(store: Store, actor: Actor, recipe: Recipe) -> str:
     """Create a data set to be generated. Returns its id immediately, however large the grid is.
 
@@ -123,6 +124,7 @@ def system_message(store: Store, dataset_id: str) -> str:
         )
 
 
+@requires("editor")
 def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
     """Set the system text of a data set's chat files; "": none."""
     with store.session() as session:
@@ -170,6 +172,7 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
     return summaries
 
 
+@requires("editor")
 def from_frame(
     store: Store,
     actor: Actor,
@@ -232,6 +235,7 @@ def from_frame(
     return dataset_id
 
 
+@requires("editor")
 def load_sample(
     store: Store,
     actor: Actor,
@@ -293,6 +297,7 @@ def _read_sample(name: str) -> _Sample:
     return _Sample(frame, columns, completion, split, others)
 
 
+@requires("editor")
 def new_dataset(
     store: Store,
     actor: Actor,

@@ -12,7 +12,7 @@ from itertools import islice
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import grid
 from core.datasets.recipe import Recipe, unique_values
 from core.db.store import Store
@@ -207,6 +207,7 @@ class Growth:
     kept_rows: int
 
 
+@requires("editor")
 def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
     """Give the grid of a data set more values or repeats. Written rows are kept; only missing rows are added.
 

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, insert, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import dataset_rows, splitting, versions
 from core.datasets.datasets import unique_name
 from core.datasets.grid_store import CHUNK
@@ -70,6 +70,7 @@ def plan(store: Store, parts: Shares, size: int | None = None) -> tuple[MixPart,
         return _plan(session, parts, size)
 
 
+@requires("editor")
 def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, size: int | None = None) -> str:
     """Create a data set from rows of others. Returns its id. The same arguments select the same rows.
 

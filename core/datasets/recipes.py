@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets.dataset_rows import require_dataset
 from core.datasets.recipe import Recipe
 from core.db import tables
@@ -55,6 +55,7 @@ class SavedRecipe:
     created_by: str
 
 
+@requires("editor")
 def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) -> str:
     """Save a recipe, valid or not. Returns the id of its version.
 
@@ -81,6 +82,7 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
         return _add(session, actor, recipe, family, newest.version + 1, newest.copied_from)
 
 
+@requires("editor")
 def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
     """Start a new family from this version. Returns the new id.
 
@@ -93,6 +95,7 @@ def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
         return _add(session, actor, replace(_recipe(original), name=_clean_name(name)), new_id(), 1, original.id)
 
 
+@requires("editor")
 def rename(store: Store, actor: Actor, family: str, name: str) -> None:
     """Rename a family. This creates no new version, because the generated texts stay the same.
 
@@ -105,6 +108,7 @@ def rename(store: Store, actor: Actor, family: str, name: str) -> None:
         _update_family(session, family, name=_clean_name(name))
 
 
+@requires("editor")
 def delete(store: Store, actor: Actor, family: str) -> None:
     """Remove a family from the list; `undelete` restores it. Data sets made from it keep their own copy.
 
@@ -116,6 +120,7 @@ def delete(store: Store, actor: Actor, family: str) -> None:
         _update_family(session, family, deleted_at=utcnow())
 
 
+@requires("editor")
 def undelete(store: Store, actor: Actor, family: str) -> None:
     """Undo `delete`. Safe to repeat.
 
@@ -153,6 +158,7 @@ def load(store: Store, recipe_id: str) -> Recipe:
         return _recipe(_row(session, recipe_id))
 
 
+@requires("editor")
 def set_source_recipe(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
     """Record which saved recipe a data set was made from.
 

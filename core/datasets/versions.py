@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import dataset_rows, splitting
 from core.datasets.dataset_rows import require_dataset
 from core.datasets.grid_store import CHUNK
@@ -70,6 +70,7 @@ class VersionExamples:
             yield from ((prompt, completion) for prompt, completion in session.execute(ordered))
 
 
+@requires("editor")
 def freeze(
     store: Store, actor: Actor, dataset_id: str, *, validation_share: float = 0.0, seed: int = 0, note: str = ""
 ) -> str:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
@@ -131,6 +131,7 @@ def any_active(store: Store) -> bool:
         return session.scalar(select(BeforeAfter.id).where(BeforeAfter.state.in_(ACTIVE)).limit(1)) is not None
 
 
+@requires("editor")
 def start(store: Store, actor: Actor, job: JobView) -> str:
     """Start the comparison of a job, or return the existing one. Returns its id.
 
@@ -152,6 +153,7 @@ def start_after_training(session: Session, job: TrainingJob) -> None:
         _get_or_create(session, job.id, job.created_by)
 
 
+@requires("editor")
 def stop(store: Store, actor: Actor, job_id: str) -> None:
     """Stop the comparison; finished answers are kept. NotFound: the job has no comparison."""
     with store.session() as session:
@@ -162,6 +164,7 @@ def stop(store: Store, actor: Actor, job_id: str) -> None:
             finish(session, comparison, "stopped")
 
 
+@requires("editor")
 def retry(store: Store, actor: Actor, job_id: str) -> None:
     """Retry failed and stopped answers; finished ones are kept. NotFound: the job has no comparison."""
     with store.session() as session:

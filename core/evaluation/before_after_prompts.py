@@ -9,7 +9,7 @@ from types import MappingProxyType
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
 from core.errors import FabulaError, NotFound
@@ -34,6 +34,7 @@ class RemovedPair:
     reason: str | None
 
 
+@requires("editor")
 def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     """Add a prompt for both models to answer. Returns its position, from 0.
 
@@ -61,6 +62,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
         return position
 
 
+@requires("editor")
 def add_answered_prompt(
     store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]
 ) -> int | None:
@@ -85,6 +87,7 @@ def add_answered_prompt(
         return position
 
 
+@requires("editor")
 def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPair:
     """Remove a prompt and both answers from a job's comparison; `restore` undoes this.
 
@@ -117,6 +120,7 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
         return removed
 
 
+@requires("editor")
 def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
     """Restore a removed pair, at the end if its position is taken."""
     pair = removed.pair

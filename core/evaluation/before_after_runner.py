@@ -204,7 +204,7 @@ class _BeforeAfterRun:
         price_book = custom_prices.book(self._store, Settings.from_env().home)
         placement = StoryPlacement(step=COMPARISON)
         story = StoryStream(
-            StreamRequest(self._store, actor, client, request, price_book, placement=placement, save_s=_SAVE_S)
+            actor, StreamRequest(self._store, client, request, price_book, placement=placement, save_s=_SAVE_S)
         )
         self._update_answer(answer_id, state="writing", story_id=story.id)
         return story

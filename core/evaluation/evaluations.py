@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import datasets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
@@ -127,6 +127,7 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
     )
 
 
+@requires("editor")
 def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     """Start an evaluation and return its id. An identical active evaluation is returned instead of a new one.
 
@@ -168,6 +169,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
         return evaluation.id
 
 
+@requires("editor")
 def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tuple[str, str]:
     """Evaluate a job's model and its base model on the same rows. Returns both ids: (tuned, base).
 
@@ -178,6 +180,7 @@ def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tu
     return start(store, actor, tuned), start(store, actor, base)
 
 
+@requires("editor")
 def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
     """Stop an evaluation and its requests in flight; answers are kept. NotFound: it does not exist."""
     with store.session() as session:
@@ -188,6 +191,7 @@ def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
             evaluation.state, evaluation.finished_at = "stopped", utcnow()
 
 
+@requires("editor")
 def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
     """Retry the missing answers; existing ones are kept. NotFound: it does not exist."""
     with store.session() as session:

@@ -14,7 +14,7 @@ import pandas as pd
 from sqlalchemy import select
 
 from core import packaged_models
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import datasets
 from core.datasets.example_pairs import ExamplePair, check
 from core.db.store import Store, advisory_lock
@@ -99,6 +99,7 @@ def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
     return min(untuned, key=lambda model: model.id != packaged_models.BASE, default=None)
 
 
+@requires("editor")
 def train(
     store: Store,
     actor: Actor,
@@ -146,6 +147,7 @@ def train(
         return jobs.submit(store, actor, form)
 
 
+@requires("viewer")
 def newest_job(store: Store, actor: Actor) -> JobView | None:
     """The actor's newest job from examples; None: there is none."""
     query = (

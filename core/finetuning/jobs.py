@@ -10,7 +10,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import versions
 from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, advisory_lock, new_id
@@ -56,6 +56,7 @@ _MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
 _ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
 
 
+@requires("editor")
 def submit(store: Store, actor: Actor, form: JobForm) -> str:
     """Create a job and return its id. If an identical unfinished job exists, its id is returned.
 
@@ -186,6 +187,7 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
             billing.mark_unknown(session, job_id)
 
 
+@requires("editor")
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
     """Ask the worker to cancel, pause or resume a job. It does so within seconds; see `JobView.request`.
 
@@ -212,6 +214,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
         job.requested_action = what
 
 
+@requires("editor")
 def retry_now(store: Store, actor: Actor, job_id: str) -> None:
     """Retry a waiting job now, without the pause that the provider asked for.
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import grid
 from core.datasets.recipe import Recipe
 from core.db.store import Store
@@ -52,23 +52,24 @@ class RunEstimate:
     local: bool
 
 
+@requires("editor")
 def preview(
+    store: Store,
+    actor: Actor,
     client: Client,
     recipe: Recipe,
     n: int = 3,
     seed: int = 0,
     *,
-    store: Store | None = None,
-    actor: Actor | None = None,
     book: PriceBook | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[PreviewRow]:
     """Generate stories for `n` random cells of the grid in parallel, and yield each when it arrives. Nothing is saved.
 
-    With `store` and `actor`, the cost of each request is reserved before it is sent, and recorded as spend. Setting
-    `stop` cancels the requests.
+    The cost of each request is reserved before it is sent, and recorded as spend. Setting `stop` cancels the requests.
 
     Raises:
+        NotAllowed: the actor is a viewer.
         BadRecipe: the recipe is invalid.
         OverBudget: it would exceed a budget.
         ProviderError: the first error of a request, after the stories of the others.
@@ -85,10 +86,7 @@ def preview(
         seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
         request = completion_request(recipe, recipe.model, prompt, endpoint, seed)
         started_at = time.monotonic()
-        if store is not None and actor is not None:
-            answer = _complete_billed(client, request, store, actor, book or PriceBook.load(), stopping)
-        else:
-            answer = client.complete(request, stop=stopping)
+        answer = _complete_billed(client, request, store, actor, book or PriceBook.load(), stopping)
         usage = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - started_at)
         verdict = classify(answer, recipe.max_tokens)
         return PreviewRow(

@@ -11,7 +11,7 @@ from decimal import Decimal
 from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import grid_store
 from core.datasets.recipe import Recipe
 from core.db.store import Store, in_chunks, new_id
@@ -46,6 +46,7 @@ __all__ = [
 _RESUMABLE = ("waiting", "pausing", "paused", "stopped", "failed", "done")
 
 
+@requires("editor")
 def enqueue(
     store: Store,
     actor: Actor,
@@ -82,6 +83,7 @@ def enqueue(
         return _create_or_resume(session, actor, dataset_id, recipe, budget_usd, mode, "all").id
 
 
+@requires("editor")
 def retry_failed(
     store: Store,
     actor: Actor,
@@ -123,6 +125,7 @@ def retry_failed(
         return run.id
 
 
+@requires("editor")
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
     """Ask a run to stop. No new request is sent after about a second; answers that arrived are kept. Safe to repeat.
 
@@ -139,6 +142,7 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
             run.state, run.not_before = "stopped", None
 
 
+@requires("editor")
 def request_pause(store: Store, actor: Actor, run_id: str) -> None:
     """Ask a run to pause. Like `request_stop`, but `resume` continues the run. Safe to repeat.
 
@@ -155,6 +159,7 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "pausing"
 
 
+@requires("editor")
 def resume(store: Store, actor: Actor, run_id: str) -> None:
     """Continue a run that was paused or stopped, is waiting, or failed; its cost adds up.
 
@@ -177,6 +182,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
         _requeue(run)
 
 
+@requires("editor")
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
     """Set a run's budget; None: no limit. An active run applies it from its next rows on.
 

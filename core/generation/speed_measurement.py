@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 
+from core.actor import Actor, requires
 from core.db.tables import utcnow
 from core.errors import FabulaError, Unavailable
 from core.message import msg
@@ -19,12 +20,14 @@ _FEWEST_TOKENS = 16  # shorter completions are too short to measure
 _PROMPT = "Count upwards: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
 
 
-def measure(client: Client, model: str) -> Speed:
+@requires("editor")
+def measure(actor: Actor, client: Client, model: str) -> Speed:
     """Measure the generation speed of `model`: one warm-up request, then the median of three.
 
     Takes about ten seconds. A training job that runs at the same time lowers the result.
 
     Raises:
+        NotAllowed: the actor is a viewer.
         FabulaError: the model stopped too early to measure anything.
         Unavailable, ModelNotFound: the engine does not respond, or does not have the model.
     """

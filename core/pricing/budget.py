@@ -12,7 +12,7 @@ from typing import Literal
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db import spend_totals
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Budget, utcnow
@@ -45,14 +45,13 @@ def month_start(now: datetime) -> datetime:
     return now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
+@requires("admin")
 def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | None, subject: str = "") -> None:
     """Set a budget, or remove it (None). `subject`: the person's name for scope `person`, otherwise empty.
 
     Raises:
-        FabulaError: the amount is invalid, the person is missing, or the actor is not an admin.
+        NotAllowed: the actor is not an admin. FabulaError: the amount is invalid, or the person is missing.
     """
-    if actor.role != "admin":
-        raise FabulaError(msg("Only admins can change budgets."), msg("Ask an admin."))
     subject = subject.strip()
     if (scope == "person") != bool(subject):
         raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
@@ -83,6 +82,7 @@ def budgets(store: Store) -> list[BudgetView]:
         return [_view(row, spent_by_person) for row in rows]
 
 
+@requires("viewer")
 def remaining(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
     """US dollars that this person may still spend on this run, job or story, at least 0; None: no budget applies."""
     with store.reading() as session:

@@ -17,8 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from core.actor import Actor
-from core.errors import FabulaError, Refused
+from core.actor import Actor, requires
+from core.errors import FabulaError
 from core.message import msg
 from core.pricing.prices import Price, Tier, tuned_base
 
@@ -65,16 +65,16 @@ def current(home: Path | None) -> PriceDataVersion:
     return fetched if fetched is not None and fetched.day >= PACKAGED else _packaged()
 
 
+@requires("editor")
 def fetch(actor: Actor, now: datetime, home: Path) -> PriceDataVersion:
     """Fetch the newest data for all processes of this home. If this fails, the data in use does not change.
 
     Takes at most about 10 seconds.
 
     Raises:
-        Refused: the actor is a viewer.
+        NotAllowed: the actor is a viewer.
         FabulaError: offline, invalid data, or it can't be saved; `what` gives the reason.
     """
-    _require_editor(actor)
     with _fetch_lock:
         try:
             data = _download()
@@ -93,19 +93,14 @@ def fetch(actor: Actor, now: datetime, home: Path) -> PriceDataVersion:
     return current(home)
 
 
+@requires("editor")
 def use_packaged(actor: Actor, home: Path) -> None:
     """Delete the fetched data and use the packaged data again.
 
     Raises:
-        Refused: the actor is a viewer.
+        NotAllowed: the actor is a viewer.
     """
-    _require_editor(actor)
     (home / FILE).unlink(missing_ok=True)
-
-
-def _require_editor(actor: Actor) -> None:
-    if actor.role == "viewer":
-        raise Refused(msg("Viewers cannot fetch prices."), msg("Ask an editor to do it."))
 
 
 def _download() -> bytes:

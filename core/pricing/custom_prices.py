@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import select, update
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import CustomPrice, utcnow
 from core.errors import BadFile, FabulaError, NotFound
@@ -47,6 +47,7 @@ class CustomPriceView:
     created_by: str
 
 
+@requires("editor")
 def set_price(
     store: Store,
     actor: Actor,
@@ -66,10 +67,8 @@ def set_price(
         amount: as typed by the user.
 
     Raises:
-        FabulaError: a name is missing, the amount is invalid or ambiguous, or the actor is a viewer.
+        NotAllowed: the actor is a viewer. FabulaError: a name is missing, or the amount is invalid or ambiguous.
     """
-    if actor.role == "viewer":
-        raise FabulaError(msg("Viewers cannot set prices."), msg("Ask an editor to do it."))
     provider, model = provider.strip(), model.strip()
     _require_names(provider, model)
     if kind not in USES or unit not in UNITS[kind] or currency not in CURRENCIES:
@@ -98,15 +97,14 @@ def set_price(
         return row.id
 
 
+@requires("editor")
 def remove(store: Store, actor: Actor, price_id: str) -> None:
     """Remove a custom price, so that the list price applies again.
 
     Raises:
         NotFound: it does not exist.
-        FabulaError: the actor is a viewer.
+        NotAllowed: the actor is a viewer. NotFound: it was already removed.
     """
-    if actor.role == "viewer":
-        raise FabulaError(msg("Viewers cannot change prices."), msg("Ask an editor to do it."))
     with store.session() as session:
         row = session.get(CustomPrice, price_id)
         if row is None or row.deleted_at is not None:
@@ -139,11 +137,12 @@ def machine_hour(store: Store) -> tuple[Decimal, str] | None:
     return (rows[0].amount, rows[0].currency) if rows else None
 
 
+@requires("editor")
 def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "USD") -> None:
     """Set the cost per hour of this machine: electricity or rent.
 
     Raises:
-        FabulaError: the amount is invalid, or the actor is a viewer.
+        NotAllowed: the actor is a viewer. FabulaError: the amount is invalid.
     """
     set_price(
         store, actor, provider=ENGINE, model=ANY, kind="hosting_hour", amount=amount, currency=currency, unit="hour"

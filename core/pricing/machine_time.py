@@ -17,11 +17,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, case, extract, func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, in_chunks
 from core.db.tables import Evaluation, Run, SpeedMeasurement, Spend, Story, TrainingJob, utcnow
-from core.errors import FabulaError
-from core.message import msg
 from core.pricing import custom_prices
 from core.pricing.prices import ENGINE, MTOK, USD, YUAN, Price, convert
 
@@ -109,14 +107,13 @@ def current(store: Store) -> MachineTime | None:
     return None if machine_hour is None else MachineTime(*machine_hour, latest_speed(store))
 
 
+@requires("editor")
 def save(store: Store, actor: Actor, speed: Speed) -> None:
     """Save a measurement; the latest one is used.
 
     Raises:
-        FabulaError: the actor is a viewer.
+        NotAllowed: the actor is a viewer.
     """
-    if actor.role == "viewer":
-        raise FabulaError(msg("Viewers cannot measure the machine."), msg("Ask an editor to do it."))
     with store.session() as session:
         session.add(
             SpeedMeasurement(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.confidence_interval import wilson
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Story, Vote, utcnow
@@ -95,6 +95,7 @@ class Round:
             story.stop()
 
 
+@requires("viewer")
 def start_round(
     store: Store,
     actor: Actor,
@@ -126,16 +127,16 @@ def start_round(
         placement = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
         round_.stories.append(
             StoryStream(
+                actor,
                 StreamRequest(
                     store,
-                    actor,
                     client,
                     entry.request,
                     book,
                     placement=placement,
                     idle_timeout_s=idle_timeout_s,
                     subscribers=round_.subscribers,
-                )
+                ),
             )
         )
     return round_
@@ -228,6 +229,7 @@ class PreferencePair:
     other: str
 
 
+@requires("viewer")
 def cast_vote(
     store: Store, actor: Actor, round_id: str, order: Sequence[str], winner: str | None, *, blind: bool
 ) -> None:
@@ -258,6 +260,7 @@ def cast_vote(
         row.created_at, row.blind, row.story_ids, row.winner_id = utcnow(), blind, list(order), winner
 
 
+@requires("viewer")
 def get_vote(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
     """Whether this person has voted on a round, and the winner (None: no story)."""
     with store.reading() as session:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, new_id
 from core.errors import NotFound
 from core.message import msg
@@ -93,6 +93,7 @@ def step_request(request: CompletionRequest, name: StepName, texts: Mapping[Step
 class Chain:
     """Outline, story, title: `advance()` starts the next step. `steps` holds the started steps in order."""
 
+    @requires("viewer")
     def __init__(
         self,
         store: Store,
@@ -204,15 +205,15 @@ class Chain:
     def _start(self, name: StepName, request: CompletionRequest) -> StoryStream:
         placement = StoryPlacement(self.id, name, self._values)
         self.steps[name] = StoryStream(
+            self._actor,
             StreamRequest(
                 self._store,
-                self._actor,
                 self._client,
                 request,
                 self._book,
                 placement=placement,
                 idle_timeout_s=self._idle_timeout_s,
-            )
+            ),
         )
         return self.steps[name]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sqlalchemy import delete, select
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import Dataset, DatasetVersion, Evaluation, Row, TrainingJob
 from core.errors import FabulaError, NotFound
@@ -163,14 +163,13 @@ def _html(text: str) -> str:
     return html.escape(text, quote=True)
 
 
+@requires("editor")
 def undo_export(store: Store, actor: Actor, dataset_id: str) -> None:
     """Delete the data set and its rows. The stories are not changed.
 
     Raises:
-        FabulaError: it is in use, or the actor is a viewer. NotFound: it does not exist.
+        NotAllowed: the actor is a viewer. FabulaError: it is in use. NotFound: it does not exist.
     """
-    if actor.role == "viewer":
-        raise FabulaError(msg("Visitors cannot change data sets."), msg("Ask an editor to do it."))
     with store.session() as session:
         dataset = session.get(Dataset, dataset_id)
         if dataset is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, String, cast, func, or_, select
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import Story, utcnow
 from core.db.tables.story import NOT_IN_LIBRARY
@@ -233,33 +233,36 @@ def continuation(request: CompletionRequest, text: str) -> CompletionRequest:
     return replace(request, prompt=request.prompt + (_CONTINUE_CHINESE if chinese else _CONTINUE_ENGLISH) + text)
 
 
+@requires("editor")
 def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> None:
     """Give a story 1 to 5 stars, or clear the rating (None).
 
     Raises:
-        FabulaError: not 1 to 5, or the actor is a viewer. NotFound: the story does not exist.
+        NotAllowed: the actor is a viewer. FabulaError: not 1 to 5. NotFound: the story does not exist.
     """
     if stars is not None and not 1 <= stars <= MAX_STARS:
         raise FabulaError(
             msg("A story can't have {stars} stars.", stars=stars), msg("Enter 1 to {limit}.", limit=MAX_STARS)
         )
-    _change(store, actor, story_id, stars=stars)
+    _change(store, story_id, stars=stars)
 
 
+@requires("editor")
 def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
     """Set thumbs up (True), thumbs down (False) or neither (None).
 
     Raises:
         FabulaError, NotFound: as `rate`.
     """
-    _change(store, actor, story_id, liked=liked)
+    _change(store, story_id, liked=liked)
 
 
+@requires("editor")
 def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
     """Save a person's edited version next to the original text. None, or the original text, removes the edit.
 
     Raises:
-        FabulaError: empty or too long, or the actor is a viewer. NotFound: as `rate`.
+        FabulaError: empty or too long. NotAllowed, NotFound: as `rate`.
     """
     if text is not None:
         text = storable(text)
@@ -271,14 +274,15 @@ def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
                 msg("Keep it below {limit}.", limit=f"{MAX_TEXT_LENGTH:,}"),
             )
     saved = get(store, story_id)
-    _change(store, actor, story_id, edited_text=None if saved is not None and text == saved.text else text)
+    _change(store, story_id, edited_text=None if saved is not None and text == saved.text else text)
 
 
+@requires("editor")
 def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
     """Set the tags of a story. Duplicates and surrounding white space are removed; the order is kept.
 
     Raises:
-        FabulaError: too many or too long, or the actor is a viewer. NotFound: as `rate`.
+        FabulaError: too many or too long. NotAllowed, NotFound: as `rate`.
     """
     clean = list(dict.fromkeys(" ".join(storable(name).split()) for name in tags))
     clean = [name for name in clean if name]
@@ -288,30 +292,30 @@ def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
         raise FabulaError(
             msg("A tag can have up to {limit} characters.", limit=MAX_TAG_LENGTH), msg("Choose a shorter one.")
         )
-    _change(store, actor, story_id, tags=clean or None)
+    _change(store, story_id, tags=clean or None)
 
 
+@requires("editor")
 def delete(store: Store, actor: Actor, story_id: str) -> None:
     """Delete a story from the library; `restore` undoes this.
 
     Raises:
         FabulaError, NotFound: as `rate`.
     """
-    _change(store, actor, story_id, deleted_at=utcnow())
+    _change(store, story_id, deleted_at=utcnow())
 
 
+@requires("editor")
 def restore(store: Store, actor: Actor, story_id: str) -> None:
     """Restore a deleted story.
 
     Raises:
         FabulaError, NotFound: as `rate`.
     """
-    _change(store, actor, story_id, include_deleted=True, deleted_at=None)
+    _change(store, story_id, include_deleted=True, deleted_at=None)
 
 
-def _change(store: Store, actor: Actor, story_id: str, *, include_deleted: bool = False, **values: Any) -> None:
-    if actor.role == "viewer":
-        raise FabulaError(msg("Visitors can read stories but not change them."), msg("Ask someone who has permission."))
+def _change(store: Store, story_id: str, *, include_deleted: bool = False, **values: Any) -> None:
     with store.session() as session:
         row = session.get(Story, story_id)
         if row is None or (row.deleted_at is not None and not include_deleted):

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from core.actor import Actor
-from core.errors import FabulaError, StorageFull
+from core.actor import Actor, requires
+from core.errors import StorageFull
 from core.message import msg
 from core.sanitize import storable
 
@@ -58,16 +58,13 @@ def load_presenter_prompts(home: Path) -> list[str]:
     return normalize_prompts(text.splitlines())
 
 
+@requires("editor")
 def save_presenter_prompts(home: Path, actor: Actor, lines: Iterable[str]) -> None:
     """Save these prompts; an empty list removes all.
 
     Raises:
-        FabulaError: the actor is a viewer. StorageFull: the file can't be written.
+        NotAllowed: the actor is a viewer. StorageFull: the file can't be written.
     """
-    if actor.role == "viewer":
-        raise FabulaError(
-            msg("Visitors can use the prepared prompts but not change them."), msg("Ask someone who has permission.")
-        )
     try:
         home.mkdir(parents=True, exist_ok=True)
         (home / _PRESENTER_FILE).write_text("".join(f"{line}\n" for line in normalize_prompts(lines)), encoding="utf-8")

@@ -9,9 +9,9 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store
-from core.errors import FabulaError, Refused, StorageFull
+from core.errors import FabulaError, StorageFull
 from core.message import msg
 from core.pricing.price_book import PriceBook, speech_cost
 from core.pricing.spend import Reservation
@@ -46,6 +46,7 @@ def parts(text: str, max_chars: int = MAX_SPEECH_CHARS) -> list[str]:
     return result
 
 
+@requires("editor")
 def read_aloud(
     store: Store,
     actor: Actor,
@@ -68,16 +69,12 @@ def read_aloud(
         stop: stops the call as soon as it is set, at any point of a request.
 
     Raises:
-        OverBudget: it would exceed a budget. Refused: the actor is a viewer. FabulaError: there is no text.
+        OverBudget: it would exceed a budget. NotAllowed: the actor is a viewer. FabulaError: there is no text.
         ProviderError: see `Speech`. Cancelled: it was stopped.
     """
     text_parts = parts(request.text)
     if not text_parts:
         raise FabulaError(msg("There is nothing to read aloud."), msg("Write a story first."))
-    if actor.role == "viewer":
-        raise Refused(
-            msg("Visitors can't use a paid model to read stories aloud."), msg("Use the browser's own voice.")
-        )
     for part in text_parts[skip_parts:]:
         cost = speech_cost(book, speech.provider.id, request.model, part)
         reservation = Reservation(

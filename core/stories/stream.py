@@ -18,7 +18,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import utcnow
@@ -49,7 +49,6 @@ class StreamRequest:
     """What a `StoryStream` writes, for whom, and how it is read.
 
     Attributes:
-        actor: who asks for the story and pays for it.
         client: of the provider that writes it.
         request: what is sent.
         book: the prices for its reservation and its cost.
@@ -61,7 +60,6 @@ class StreamRequest:
     """
 
     store: Store
-    actor: Actor
     client: Client
     request: CompletionRequest
     book: PriceBook
@@ -77,15 +75,20 @@ class StoryStream:
 
     Each iteration starts from the beginning. If the model's stream ends with an error, or a budget does not allow the
     request, iteration raises it after the last text.
+
+    Args:
+        actor: who asks for the story and pays for it.
+        story: what is written, and how it is read.
     """
 
-    def __init__(self, story: StreamRequest) -> None:
+    @requires("viewer")
+    def __init__(self, actor: Actor, story: StreamRequest) -> None:
         client, request = story.client, story.request
         self.placement = story.placement
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
         self.provider = client.provider.id
         self.original_request = story.original_request or self.request
-        self._record = StoryRecord(story.store, story.actor, self.provider, self.original_request, self.placement)
+        self._record = StoryRecord(story.store, actor, self.provider, self.original_request, self.placement)
         self.id = self._record.id
         self._store, self._client, self._book, self._save_s = story.store, client, story.book, story.save_s
         self._words: list[str] = [self._record.previous_text] if self._record.previous_text else []
@@ -99,7 +102,7 @@ class StoryStream:
         self._error: FabulaError | None = None
         self._joiner = SurrogateJoiner()
         page: Page = "comparison" if self.placement.step == COMPARISON else "story"
-        self._billing = StoryBilling(story.store, story.actor, story.book, self.provider, self.request, self.id, page)
+        self._billing = StoryBilling(story.store, actor, story.book, self.provider, self.request, self.id, page)
         self._bill = Bill(None, None)
         self._upstream = client.stream(self.request)  # the request is sent on first read
         self._readers = ReaderCount(story.idle_timeout_s, self._abandon)
@@ -318,6 +321,7 @@ def _may_be_billed(error: FabulaError) -> bool:
     return bool(getattr(error, "may_be_billed", False))
 
 
+@requires("viewer")
 def continue_story(
     store: Store,
     actor: Actor,
@@ -332,9 +336,9 @@ def continue_story(
     original_request = saved.request()
     placement = StoryPlacement(saved.round_id, saved.step, saved.column_values, continues=(saved.id, saved.text))
     return StoryStream(
+        actor,
         StreamRequest(
             store,
-            actor,
             client,
             continuation(original_request, saved.text),
             book,
@@ -342,5 +346,5 @@ def continue_story(
             idle_timeout_s=idle_timeout_s,
             subscribers=subscribers,
             original_request=original_request,
-        )
+        ),
     )

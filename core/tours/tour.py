@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import presets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Tour, utcnow
@@ -74,6 +74,7 @@ class TourProgress:
     finished_at: datetime | None
 
 
+@requires("editor")
 def start(store: Store, actor: Actor, language: str) -> str:
     """Queue a tour in a page's language (`en`, `zh_CN`). Returns its id, or the id of the tour in progress, if any."""
     with store.session() as session:
@@ -85,6 +86,7 @@ def start(store: Store, actor: Actor, language: str) -> str:
         return tour.id
 
 
+@requires("editor")
 def stop(store: Store, actor: Actor) -> None:
     """Stop the tour in progress, and its training or comparison. What it made is kept."""
     with store.session() as session:
@@ -100,6 +102,7 @@ def stop(store: Store, actor: Actor) -> None:
             before_after.stop(store, actor, tour.job_id)
 
 
+@requires("editor")
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
     """Continue a tour that was stopped or has failed. Returns its id, or the id of the tour in progress, if any.
 

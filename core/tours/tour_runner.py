@@ -16,7 +16,7 @@ import pandas as pd
 from sqlalchemy import func, select
 
 from core import packaged_models
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.datasets import datasets, presets
 from core.datasets.dataset_rows import join_values
 from core.datasets.presets import Preset
@@ -88,6 +88,7 @@ def make_plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     return TourPlan(preset, n_stories, EPOCHS * n_stories * per_story / rate, seed)
 
 
+@requires("editor")
 def save_dataset(store: Store, actor: Actor, plan: TourPlan) -> str:
     """Make the data set of a plan. Returns its id."""
     frame = pd.DataFrame(stories(plan.preset, plan.stories, plan.seed))

@@ -225,7 +225,7 @@ def test_a_preview_books_what_may_be_billed(
 ) -> None:
     server.default = answer
     client = Client(server.provider(), retry_policy=_QUICKLY)
-    rows = previewing.preview(client, recipe(1), 1, store=store, actor=LOCAL, book=_PAID)
+    rows = previewing.preview(store, LOCAL, client, recipe(1), 1, book=_PAID)
     if kind is None:
         assert [(row.text, row.reason) for row in rows] == [("From", None)]
     else:
@@ -252,7 +252,7 @@ def test_a_story_books_what_may_be_billed(
 
 def story(store: Store, server: FaultServer) -> StoryStream:
     request = CompletionRequest("writer", "Tell a story.", max_tokens=50)
-    return StoryStream(StreamRequest(store, LOCAL, Client(server.provider(), retry_policy=_QUICKLY), request, _PAID))
+    return StoryStream(LOCAL, StreamRequest(store, Client(server.provider(), retry_policy=_QUICKLY), request, _PAID))
 
 
 def streamed(*chunks: object) -> Any:

@@ -677,23 +677,24 @@ def test_rate_and_time_left_come_from_the_ledger(
 def test_a_preview_shows_some_cells_and_keeps_nothing(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
     small_recipe = recipe(9)
-    found = list(runs.preview(client, small_recipe, n=3, seed=1))
+    found = list(runs.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book()))
     assert len({r.prompt for r in found}) == 3
     assert all(r.text == f"A story of {r.prompt}." and r.reason is None and r.completion_tokens == 1 for r in found)
-    assert sorted(r.prompt for r in runs.preview(client, small_recipe, n=3, seed=1)) == sorted(r.prompt for r in found)
-    assert len(list(runs.preview(client, recipe(2), n=3))) == 2
-    assert datasets.list_datasets(store) == [] and spends(store) == []
+    again = runs.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book())
+    assert sorted(r.prompt for r in again) == sorted(r.prompt for r in found)
+    assert len(list(runs.preview(store, LOCAL, client, recipe(2), n=3, book=book()))) == 2
+    assert datasets.list_datasets(store) == []
 
 
-def test_a_preview_can_be_billed(store: Store, server: FaultServer) -> None:
+def test_a_preview_is_billed(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
-    assert len(list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))) == 3
+    assert len(list(runs.preview(store, LOCAL, client, recipe(9), book=book()))) == 3
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.011")] * 3
 
 
 def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: FaultServer) -> None:
     server.default = held()
-    preview = runs.preview(server.registry().get("fault"), recipe(9), store=store, actor=LOCAL, book=book())
+    preview = runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), book=book())
     reader = threading.Thread(target=next, args=(preview,))
     reader.start()
     server.wait_for(lambda s: s.flying == 3)
@@ -703,18 +704,18 @@ def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: Fa
     until(lambda: [s.cost_usd for s in spends(store)] == [Decimal("0.012")] * 3, "three settled entries")
 
 
-def test_a_preview_of_an_unfinished_text_says_so(server: FaultServer) -> None:
+def test_a_preview_of_an_unfinished_text_says_so(store: Store, server: FaultServer) -> None:
     server.default = text("half", finish_reason="length")
-    found = list(runs.preview(server.registry().get("fault"), recipe(9), n=1))
+    found = list(runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
     assert found[0].text == "half" and found[0].reason == "The text was cut off at 99 tokens."
 
 
-def test_a_preview_that_fails_raises(server: FaultServer) -> None:
-    server.default = rate_limit()
+def test_a_preview_that_fails_raises(store: Store, server: FaultServer) -> None:
+    server.default, client = rate_limit(), server.registry().get("fault")
     with pytest.raises(RateLimited):
-        list(runs.preview(server.registry().get("fault"), recipe(9)))
+        list(runs.preview(store, LOCAL, client, recipe(9), book=book()))
     with pytest.raises(BadRecipe):
-        list(runs.preview(server.registry().get("fault"), recipe(9, template="{x}")))
+        list(runs.preview(store, LOCAL, client, recipe(9, template="{x}"), book=book()))
 
 
 def test_an_unsupported_parameter_is_left_out_and_reported(store: Store, server: FaultServer) -> None:

@@ -183,9 +183,9 @@ def test_a_preview_is_not_sent_where_a_budget_is_used_up(store: Store, server: F
     client = server.registry().get("fault")
     budget.set_budget(store, LOCAL, "month", Decimal("0.05"))
     with pytest.raises(OverBudget, match="this month's budget"):
-        list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=book()))
+        list(runs.preview(store, LOCAL, client, recipe(9), book=book()))
     with pytest.raises(OverBudget, match="price of this model is unknown"):
-        list(runs.preview(client, recipe(9), store=store, actor=LOCAL, book=NO_PRICES))
+        list(runs.preview(store, LOCAL, client, recipe(9), book=NO_PRICES))
     assert server.requests == [] and spends(store) == []
 
 
@@ -193,14 +193,14 @@ def test_previews_are_no_run_whose_budget_they_could_use_up(store: Store, server
     client = server.registry().get("fault")
     budget.set_budget(store, LOCAL, "run", 2 * _WORST)
     for _ in range(30):
-        list(runs.preview(client, recipe(9), n=1, store=store, actor=LOCAL, book=book()))
+        list(runs.preview(store, LOCAL, client, recipe(9), n=1, book=book()))
     assert total(store) == 30 * Decimal("0.011") > 2 * _WORST
 
 
 def test_a_preview_that_fails_gives_back_what_was_reserved(store: Store, server: FaultServer) -> None:
     server.default = error(400, "no")
     with pytest.raises(BadRequest):
-        list(runs.preview(server.registry().get("fault"), recipe(9), n=1, store=store, actor=LOCAL, book=book()))
+        list(runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
     assert spends(store) == []
 
 

@@ -57,7 +57,7 @@ def _in_thread(work: Callable[[], object], stop: Callable[[], object]) -> Callab
 def _preview(store: Store, provider: Provider) -> Callable[[], None]:
     stop, client, recipe = threading.Event(), Client(provider, retry_policy=_LONG), _recipe(provider)
     book = custom_prices.book(store)
-    rows = previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book, stop=stop)
+    rows = previewing.preview(store, LOCAL, client, recipe, 1, book=book, stop=stop)
     return _in_thread(lambda: list(rows), stop.set)
 
 
@@ -145,9 +145,7 @@ def test_a_preview_shows_the_texts_that_came_beside_one_that_failed(
     server.when("b", bad)
     server.default = lambda prompt: text(f"A story of {prompt}.")
     client = Client(server.provider(), retry_policy=RetryPolicy(total_s=5, tries=1))
-    rows = previewing.preview(
-        client, _recipe(server.provider(), 3), 3, store=priced, actor=LOCAL, book=custom_prices.book(priced)
-    )
+    rows = previewing.preview(priced, LOCAL, client, _recipe(server.provider(), 3), 3, book=custom_prices.book(priced))
     found = []
     with pytest.raises(FabulaError):
         for row in rows:

@@ -88,12 +88,12 @@ def client(provider: Provider, timeout: float | None) -> Client:
 def preview(store: Store, provider: Provider, timeout: float | None) -> None:
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider=provider.id, model=MODEL, max_tokens=9)
     book = custom_prices.book(store)
-    list(previewing.preview(client(provider, timeout), recipe, 1, store=store, actor=LOCAL, book=book))
+    list(previewing.preview(store, LOCAL, client(provider, timeout), recipe, 1, book=book))
 
 
 def story(store: Store, provider: Provider, timeout: float | None) -> None:
     request = CompletionRequest(MODEL, "once", max_tokens=9)
-    list(StoryStream(StreamRequest(store, LOCAL, client(provider, timeout), request, custom_prices.book(store))))
+    list(StoryStream(LOCAL, StreamRequest(store, client(provider, timeout), request, custom_prices.book(store))))
 
 
 def speech(store: Store, provider: Provider, timeout: float | None) -> None:
@@ -201,7 +201,7 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
     serve(server, held())
     request = CompletionRequest(MODEL, "once", max_tokens=9)
     told = StoryStream(
-        StreamRequest(priced, LOCAL, client(server.provider(), None), request, custom_prices.book(priced))
+        LOCAL, StreamRequest(priced, client(server.provider(), None), request, custom_prices.book(priced))
     )
     server.wait_for(lambda s: s.flying == 1)
     told.stop()
@@ -212,7 +212,7 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
     request, book = CompletionRequest(MODEL, "once", max_tokens=9), custom_prices.book(priced)
     with priced.session():  # another writer: the reservation must wait
-        told = StoryStream(StreamRequest(priced, LOCAL, client(server.provider(), None), request, book))
+        told = StoryStream(LOCAL, StreamRequest(priced, client(server.provider(), None), request, book))
         told.cancel()
     assert list(told) == []
     assert (sent(server), spends(priced)) == (0, [])

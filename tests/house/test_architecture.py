@@ -1,4 +1,4 @@
-"""Import rules: app → pages → core, each library used in one place only, and no page imported by core."""
+"""Rules of the house: app → pages → core, each library used in one place only, and a role for every action."""
 
 from __future__ import annotations
 
@@ -80,9 +80,14 @@ def _where(path: Path) -> str:
 
 
 @cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def _imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Every absolute module that a file imports, including inside functions, with its line."""
-    return tuple(_found(ast.parse(path.read_text(encoding="utf-8")), path))
+    return tuple(_found(_tree(path), path))
 
 
 def _found(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
@@ -167,7 +172,7 @@ def test_only_one_module_touches_session_state() -> None:
         f"{_where(path)}:{node.lineno}"
         for path in _SOURCES
         if _where(path) not in allowed
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(_tree(path))
         if isinstance(node, ast.Attribute) and node.attr == "session_state"
     ]
     assert not offenders
@@ -217,7 +222,138 @@ def test_all_of_core_imports_without_streamlit() -> None:
 def test_no_class_name_stands_for_two_classes() -> None:
     places: dict[str, list[str]] = {}
     for path in _SOURCES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.ClassDef):
                 places.setdefault(node.name, []).append(_where(path))
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+# Calls that change something (a write transaction, a file) or that a provider may bill, by the name of the method.
+_CHANGES = frozenset({"session", "write_text", "write_bytes", "unlink"})
+_PAID = frozenset({"complete", "stream", "speak", "create_job", "create_batch"})
+_BELOW_ACTIONS = ("core/db/", "core/engine/", "core/providers/")  # an action calls these; they know no roles
+_ROLE_CORE = [path for path in _CORE if not _where(path).startswith(_BELOW_ACTIONS)]
+_PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
+_Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(_ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def _definitions() -> dict[str, tuple[Path, _Definition]]:
+    """Every function and class of core at the top level of its module, by its dotted name."""
+    return {
+        f"{_module(path)}.{node.name}": (path, node)
+        for path in _ROLE_CORE
+        for node in _tree(path).body
+        if isinstance(node, _Definition)
+    }
+
+
+@cache
+def _modules() -> dict[str, Path]:
+    return {_module(path): path for path in _ROLE_CORE}
+
+
+@cache
+def _names(path: Path) -> dict[str, str]:
+    """What the names of a module stand for: its own definitions, and what it imports from core."""
+    module = _module(path)
+    own = {name.removeprefix(f"{module}."): name for name in _definitions() if name.rpartition(".")[0] == module}
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("core")
+        for alias in node.names
+    }
+    return imported | own
+
+
+def _defined(name: str) -> str | None:
+    """The definition that a dotted name leads to, also through a module that imports it; None: it is none of core's."""
+    if name in _definitions():
+        return name
+    module, _, attribute = name.rpartition(".")
+    path = _modules().get(module)
+    onward = _names(path).get(attribute) if path is not None else None
+    return None if onward is None or onward == name else _defined(onward)
+
+
+def _uses(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
+    """The functions and classes of core that the code names, called or passed on, with the line."""
+    names = _names(path)
+    for node in ast.walk(tree):
+        base = node.value if isinstance(node, ast.Attribute) else node
+        if isinstance(base, ast.Name) and base.id in names:
+            dotted = names[base.id] + (f".{node.attr}" if isinstance(node, ast.Attribute) else "")
+            if (found := _defined(dotted) or _defined(names[base.id])) is not None:
+                yield found, base.lineno
+
+
+def _declared(node: ast.AST) -> bool:
+    """Whether `@requires` stands on a function, or on the constructor of a class."""
+    if isinstance(node, ast.ClassDef):
+        return any(
+            isinstance(part, ast.FunctionDef) and part.name == "__init__" and _declared(part) for part in node.body
+        )
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
+        isinstance(one, ast.Call) and isinstance(one.func, ast.Name) and one.func.id == "requires"
+        for one in node.decorator_list
+    )
+
+
+def _method_calls(tree: ast.AST, methods: frozenset[str]) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods:
+            yield f"{node.lineno} calls {node.func.attr}()"
+
+
+def _unchecked(name: str, seen: set[str]) -> Iterator[str]:
+    """Changes that a function or class leads to without passing a declaration, as the way to them."""
+    path, node = _definitions()[name]
+    if name in seen or _declared(node):
+        return
+    seen.add(name)
+    yield from (f"{name}:{call}" for call in _method_calls(node, _CHANGES | _PAID))
+    for used, _line in _uses(node, path):
+        yield from (f"{name} → {way}" for way in _unchecked(used, seen))
+
+
+def test_whatever_pages_call_declares_its_role_before_it_changes_something() -> None:
+    offenders = [
+        f"{_where(path)}:{line} {way}"
+        for path in _PAGES
+        for name, line in _uses(_tree(path), path)
+        for way in _unchecked(name, set())
+    ]
+    assert not offenders
+
+
+def test_pages_send_no_paid_request_and_write_nothing_themselves() -> None:
+    offenders = [f"{_where(path)}:{call}" for path in _PAGES for call in _method_calls(_tree(path), _CHANGES | _PAID)]
+    assert not offenders
+
+
+def test_every_action_that_takes_an_actor_declares_its_role() -> None:
+    """Functions with a `session` are parts of an action, which has the role."""
+    offenders = [
+        name
+        for name, (_path, node) in _definitions().items()
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_") and not _declared(node)
+        if {"actor"} == {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]} & {"actor", "session"}
+    ]
+    assert not offenders
+
+
+def test_only_one_module_of_the_pages_knows_who_the_visitor_is() -> None:
+    offenders = [
+        f"{_where(path)}:{line}"
+        for path in _PAGES
+        for module, line in _imports(path)
+        if module == "core.actor.LOCAL" and _where(path) != "pages/ui/sign_in.py"
+    ]
+    assert not offenders

@@ -115,7 +115,7 @@ def test_a_story_that_cannot_be_saved_says_so(
     request = CompletionRequest(model="writer", prompt="A hero", endpoint="chat", max_tokens=9)
     client = server.registry().get("fault")
     monkeypatch.setattr(story_record.StoryRecord, "save_in", raising)
-    story = StoryStream(StreamRequest(store, LOCAL, client, request, NO_PRICES))
+    story = StoryStream(LOCAL, StreamRequest(store, client, request, NO_PRICES))
     with pytest.raises(FabulaError, match="could not be saved"):
         list(story)
     assert story.done

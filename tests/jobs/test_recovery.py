@@ -350,7 +350,7 @@ def test_a_story_that_ends_without_a_database_is_on_the_shelf_at_the_next_start(
 ) -> None:
     server.default = held(text("Once upon", " a time."))
     request = CompletionRequest("writer", "once", max_tokens=9)
-    story = StoryStream(StreamRequest(priced, LOCAL, Client(server.provider()), request, custom_prices.book(priced)))
+    story = StoryStream(LOCAL, StreamRequest(priced, Client(server.provider()), request, custom_prices.book(priced)))
     server.wait_for(lambda s: s.flying == 1)
     lose(priced, aside)
     server.release()
@@ -369,9 +369,9 @@ def test_nothing_is_bought_without_a_database(priced: Store, server: FaultServer
     recipe = Recipe("s", (Column("n", ("a",)),), "{n}", provider="fault", model="writer", max_tokens=9)
     lose(priced, aside)
     with pytest.raises(DatabaseLost):
-        list(StoryStream(StreamRequest(priced, LOCAL, client, CompletionRequest("writer", "once", max_tokens=9), book)))
+        list(StoryStream(LOCAL, StreamRequest(priced, client, CompletionRequest("writer", "once", max_tokens=9), book)))
     with pytest.raises(DatabaseLost):
-        list(previewing.preview(client, recipe, 1, store=priced, actor=LOCAL, book=book))
+        list(previewing.preview(priced, LOCAL, client, recipe, 1, book=book))
     assert server.prompts() == []
     assert rescue_files.files(priced.home) == []
 
@@ -389,7 +389,7 @@ def preview_without_a_database(store: Store, server: FaultServer, aside: Path) -
     breaking = threading.Thread(target=away)
     breaking.start()
     try:
-        return list(previewing.preview(client, recipe, 1, store=store, actor=LOCAL, book=book))
+        return list(previewing.preview(store, LOCAL, client, recipe, 1, book=book))
     finally:
         breaking.join()
 

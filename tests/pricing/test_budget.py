@@ -16,7 +16,7 @@ from core.actor import LOCAL, Actor
 from core.confidence_interval import wilson
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
-from core.errors import FabulaError, NotFound, OverBudget
+from core.errors import FabulaError, NotAllowed, NotFound, OverBudget
 from core.evaluation.scoring import Interval, Metrics
 from core.pricing import budget, custom_prices, quality, spend, spend_history
 from core.pricing.price_book import PriceBook, cost_of, speech_cost, training_cost
@@ -415,10 +415,10 @@ def test_invalid_prices_are_rejected(store: Store, values: dict[str, str]) -> No
 
 
 def test_viewers_look_but_do_not_set(store: Store) -> None:
-    with pytest.raises(FabulaError):
+    with pytest.raises(NotAllowed):
         custom_prices.set_price(store, _VIEWER, provider="p", model="m", kind="input", amount="1")
     price_id = _set(store, amount="1")
-    with pytest.raises(FabulaError):
+    with pytest.raises(NotAllowed):
         custom_prices.remove(store, _VIEWER, price_id)
 
 

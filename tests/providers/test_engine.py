@@ -61,7 +61,7 @@ def test_a_stream_can_be_closed_in_the_middle(client: Client) -> None:
 
 def test_the_speed_of_the_machine_is_measured_with_real_requests(client: Client) -> None:
     assert speed_measurement.base_model(["ft:x:fabula::a", "base", "other"]) == "base"
-    found = speed_measurement.measure(client, TINY)
+    found = speed_measurement.measure(LOCAL, client, TINY)
     assert found.model == TINY and found.tokens_per_s > 0
     with pytest.raises(Unavailable):
         speed_measurement.base_model([])

@@ -197,7 +197,7 @@ def test_stopping_a_story_ends_its_thread_in_every_state(
 ) -> None:
     with _state(name, monkeypatch) as (url, reached):
         client = Client(Provider("engine", "engine", "The engine", url, ""), retry_policy=_PATIENT, timeout=600.0)
-        told = StoryStream(StreamRequest(store, LOCAL, client, _REQUEST, PriceBook.load()))
+        told = StoryStream(LOCAL, StreamRequest(store, client, _REQUEST, PriceBook.load()))
         until(reached, f"a request in the state {name!r}")
         told.cancel()
         _thread_ends(told)

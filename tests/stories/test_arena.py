@@ -187,7 +187,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = StoryClient("half a ", ...)
-    story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         until(lambda: story.text != "", "the first words")
     until(lambda: story.done, "the end")
@@ -198,7 +198,7 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
 @pytest.mark.usefixtures("patient")
 def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     client = StoryClient("half a ", ...)
-    story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
     with story.reading():
         pass
     with story.reading():
@@ -209,7 +209,7 @@ def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
 def _unread(store: Store) -> StoryStream:
     """A story in the middle of its text, which stops as soon as nobody reads it."""
     client = StoryClient("half a ", ...)
-    return StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    return StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
 
 
 @pytest.mark.usefixtures("patient")
@@ -231,7 +231,7 @@ def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Sto
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        story = StoryStream(StreamRequest(store, LOCAL, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))
+        story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))
         server.wait_for(lambda s: s.flying == 1)
         with story.reading():
             pass
@@ -245,7 +245,7 @@ _PAID = replace(ROUND_REQUEST, model="gpt-4o-mini", endpoint="chat", max_tokens=
 def _paid(store: Store, actor: Actor, *pieces: object) -> stream.StoryStream:
     client = StoryClient(*pieces, provider="openai")
     client.made.facts = replace(client.made.facts, model="gpt-4o-mini-2024-07-18")
-    story = StoryStream(StreamRequest(store, actor, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(actor, StreamRequest(store, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     return story
 
@@ -260,7 +260,7 @@ def test_a_paid_story_is_reserved_settled_and_priced_by_its_own_count_when_it_is
 
 def test_a_request_that_is_refused_before_its_first_word_costs_nothing(store: Store) -> None:
     client = StoryClient(ModelNotFound("Gone.", "Pick another."), provider="openai")
-    story = StoryStream(StreamRequest(store, LOCAL, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(LOCAL, StreamRequest(store, client, _PAID, BOOK))  # type: ignore[arg-type]  # a fake
     until(lambda: story.done, "the end")
     with store.reading() as session:
         assert session.scalars(select(Spend)).all() == []
@@ -275,7 +275,7 @@ def test_a_budget_stops_a_story_before_anything_is_sent(store: Store) -> None:
 
 def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(store: Store) -> None:
     assert isinstance(_paid(store, _VIEWER, "never").error, Refused)
-    free = StoryStream(StreamRequest(store, _VIEWER, StoryClient("free"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
+    free = StoryStream(_VIEWER, StreamRequest(store, StoryClient("free"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
     assert "".join(free) == "free"
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     assert _paid(store, _VIEWER, "paid").text == "paid"
@@ -288,7 +288,7 @@ def test_a_visitor_writes_here_for_nothing_and_elsewhere_only_within_a_budget(st
 @pytest.mark.parametrize("endpoint", ["completion", "chat"])
 def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
     request = replace(ROUND_REQUEST, endpoint=endpoint)  # type: ignore[arg-type]  # both are endpoints
-    first = StoryStream(StreamRequest(store, LOCAL, StoryClient("从前，有", RuntimeError("cut")), request, BOOK))  # type: ignore[arg-type]
+    first = StoryStream(LOCAL, StreamRequest(store, StoryClient("从前，有", RuntimeError("cut")), request, BOOK))  # type: ignore[arg-type]
     until(lambda: first.done, "the cut")
     (saved,) = library.recent(store)
     assert saved.partial and saved.error and saved.request() == first.request
@@ -304,7 +304,7 @@ def test_a_continued_story_is_one_story(store: Store, endpoint: str) -> None:
 def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
     client = StoryClient("x\0\ud800y")
     client.made.facts = replace(client.made.facts, model="m" * 500)
-    story = StoryStream(StreamRequest(store, LOCAL, client, replace(ROUND_REQUEST, prompt="p\0\udfff"), BOOK))  # type: ignore[arg-type]
+    story = StoryStream(LOCAL, StreamRequest(store, client, replace(ROUND_REQUEST, prompt="p\0\udfff"), BOOK))  # type: ignore[arg-type]
     assert "".join(story) == "x\ufffdy"
     with store.reading() as session:
         (row,) = session.scalars(select(Story))
@@ -312,6 +312,6 @@ def test_stories_from_elsewhere_fit_the_table(store: Store) -> None:
 
 
 def test_threads_end_with_their_stories(store: Store) -> None:
-    story = StoryStream(StreamRequest(store, LOCAL, StoryClient("x"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
+    story = StoryStream(LOCAL, StreamRequest(store, StoryClient("x"), ROUND_REQUEST, BOOK))  # type: ignore[arg-type]  # a fake
     list(story)
     until(lambda: not any(t.name == f"story-{story.id}" for t in threading.enumerate()), "the end of its thread")

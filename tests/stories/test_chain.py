@@ -15,6 +15,7 @@ from core.errors import (
     BadRequest,
     FabulaError,
     ModelNotFound,
+    NotAllowed,
     NotFound,
     OverBudget,
     RateLimited,
@@ -253,7 +254,7 @@ def test_text_without_sentences_is_not_sent(store: Store) -> None:
             speech.speak(SpeechRequest("m", "v", "x" * (MAX_CHARACTERS + 1)))
         with pytest.raises(FabulaError):
             list(read_aloud.read_aloud(store, LOCAL, speech, SpeechRequest("m", "v", " 。"), "s", book))
-        with pytest.raises(Refused):
+        with pytest.raises(NotAllowed):
             list(read_aloud.read_aloud(store, Actor("g", "g", "viewer"), speech, _SPOKEN, "s", book))
         budget.set_budget(store, LOCAL, "month", Decimal(1))
         with pytest.raises(OverBudget):  # its price is unknown

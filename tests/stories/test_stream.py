@@ -60,7 +60,7 @@ def test_many_small_pieces_are_gathered_to_few(store: Store) -> None:
 def test_before_the_first_word_a_story_tells_whether_the_model_thinks(store: Store) -> None:
     request = replace(STORY_REQUEST, endpoint="chat", stop=())
     with FaultServer(stalled("<think>Who is the hero?")) as server:
-        story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
+        story = StoryStream(LOCAL, StreamRequest(store, Client(server.provider()), request, PriceBook.load()))
         until(lambda: story.facts.has_thinking, "the thinking")
         assert story.text == "" and not story.done
         story.cancel()
@@ -71,7 +71,7 @@ def test_thinking_that_a_chat_template_has_opened_is_no_part_of_the_story_and_is
     with FaultServer() as server:
         server.default = replace(text("Hm, a ", "knight.</th", "ink>\n\n", "Once ", "upon a time."), usage=False)
         request = replace(STORY_REQUEST, endpoint="chat", stop=())
-        story = StoryStream(StreamRequest(store, LOCAL, Client(server.provider()), request, PriceBook.load()))
+        story = StoryStream(LOCAL, StreamRequest(store, Client(server.provider()), request, PriceBook.load()))
         list(story)
     (row,) = _kept(store)
     assert story.text == row.text == "Once upon a time."
@@ -125,7 +125,8 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 def test_whoever_presses_stop_has_not_left_the_page(store: Store) -> None:
     """Between two reruns of a page there is no reader for a moment, which can be long on a busy machine."""
     story = StoryStream(
-        StreamRequest(store, LOCAL, StoryClient("从前", ...), STORY_REQUEST, PriceBook.load(), idle_timeout_s=0.01)  # type: ignore[arg-type]  # a fake client
+        LOCAL,
+        StreamRequest(store, StoryClient("从前", ...), STORY_REQUEST, PriceBook.load(), idle_timeout_s=0.01),  # type: ignore[arg-type]  # a fake client
     )
     with story.reading():
         until(lambda: story.text, "the first word")

@@ -26,7 +26,7 @@ class StoryClient:
 
 
 def write_story(store: Store, client: StoryClient) -> stream.StoryStream:
-    return StoryStream(StreamRequest(store, LOCAL, client, STORY_REQUEST, PriceBook.load()))  # type: ignore[arg-type]  # a fake client
+    return StoryStream(LOCAL, StreamRequest(store, client, STORY_REQUEST, PriceBook.load()))  # type: ignore[arg-type]  # a fake client
 
 
 ROUND_REQUEST = CompletionRequest(model="writer", prompt="讲一个故事", endpoint="completion")

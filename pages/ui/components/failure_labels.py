@@ -37,6 +37,7 @@ WORDS: Mapping[Cause, str] = {
     "bad_file": mark("The training file was rejected"),
     "diverged": mark("The training diverged"),
     "job_gone": mark("The provider no longer has it"),
+    "not_allowed": mark("This person's role does not allow it"),
     "other": mark("Failed for another reason"),
 }
 assert tuple(WORDS) == CAUSES

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import grid
 from core.db.tables.story import SAMPLE
 from core.evaluation.evaluation_request import with_separator
@@ -22,6 +21,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, prompt_formats, story_text, views
 from pages.ui.components.story_session import story_session
 from pages.ui.i18n import _, usd
+from pages.ui.sign_in import current_actor
 
 _POLL_S = 0.3  # interval between redraws of the text
 _LEAVE_S = 5.0  # time since the page last drew the sample; even a busy page redraws sooner
@@ -147,8 +147,8 @@ def _begin(info: ModelInfo, request: CompletionRequest, key: str) -> None:
     if before is not None and not before.story.done:  # double click
         return
     with cards.keep_errors():
-        story = StoryStream(StreamRequest(
-            cache.store(), LOCAL, cache.client(info.provider), request, cache.prices(),
+        story = StoryStream(current_actor(), StreamRequest(
+            cache.store(), cache.client(info.provider), request, cache.prices(),
             placement=StoryPlacement(step=SAMPLE), idle_timeout_s=_LEAVE_S,
         ))  # fmt: skip
         state.set_value(_state_key(key), ModelSample(_name(info), story))

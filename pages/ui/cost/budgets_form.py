@@ -7,7 +7,6 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.message import msg
 from core.pricing import budget
@@ -17,6 +16,7 @@ from pages.ui.components import cards, fields
 from pages.ui.components.fields import fits
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, mark, plain, usd
+from pages.ui.sign_in import current_actor
 
 _SCOPES = {
     "month": mark("Everyone, per month"),
@@ -44,7 +44,7 @@ def show(budgets: Sequence[BudgetView]) -> None:
                 width=260,
             )
             if scope == "person":
-                state.set_default("cost_budget_person", LOCAL.id)
+                state.set_default("cost_budget_person", current_actor().id)
                 with st.container(gap="xsmall", width=180):
                     fits(st.text_input(_("Person"), key="cost_budget_person"), budget.MAX_SUBJECT_LENGTH)
             fields.decimal_field(
@@ -76,13 +76,13 @@ def _set() -> None:
                     msg("The budget has no amount."), msg("Enter one in USD. 0 blocks every paid request.")
                 )
             return
-        budget.set_budget(cache.store(), LOCAL, scope, amount, subject)
+        budget.set_budget(cache.store(), current_actor(), scope, amount, subject)
         state.notify(":material/check:", _("Budget set."))
     cached_cost.forget()
 
 
 def _remove(scope: budget.Scope, subject: str) -> None:
     with cards.keep_errors():
-        budget.set_budget(cache.store(), LOCAL, scope, None, subject)
+        budget.set_budget(cache.store(), current_actor(), scope, None, subject)
         state.notify(":material/undo:", _("Budget removed."))
     cached_cost.forget()

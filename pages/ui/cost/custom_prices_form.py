@@ -6,7 +6,6 @@ from decimal import Decimal
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import UNITS, max_amount
@@ -17,6 +16,7 @@ from pages.ui.components.fields import fits, text_field
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names, show_own
 from pages.ui.i18n import _, ago, mark, plain
+from pages.ui.sign_in import current_actor
 
 _USES = {
     "input": mark("Input"),
@@ -103,7 +103,7 @@ def _set() -> None:
     with cards.keep_errors():
         custom_prices.set_price(
             cache.store(),
-            LOCAL,
+            current_actor(),
             provider=str(state.get("cost_own_provider") or ""),
             model=str(state.get("cost_own_model") or ""),
             kind=str(state.get("cost_own_kind")),
@@ -121,7 +121,7 @@ def _set() -> None:
 
 def _remove(price_id: str) -> None:
     with cards.keep_errors():
-        custom_prices.remove(cache.store(), LOCAL, price_id)
+        custom_prices.remove(cache.store(), current_actor(), price_id)
         state.set_value("cost_own_changed", True)
         state.notify(":material/undo:", _("Price removed. The list price applies again."))
     cached_cost.forget()

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.actor import LOCAL
 from core.charts import cost
 from core.charts.cost import format_multiple
 from core.errors import FabulaError
@@ -24,6 +23,7 @@ from pages.ui.components.money import money
 from pages.ui.cost import cached_cost, custom_prices_form, quality_view, workload_options
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
 from pages.ui.i18n import _, ago, as_markdown, n_, plain, sentences
+from pages.ui.sign_in import current_actor
 
 _MOST_BARS = 300  # the table lists all
 _BARS_IN_SIGHT = 24  # more rows than this scroll
@@ -305,7 +305,7 @@ def _date_of_prices(stale: int) -> None:
 def _fetch() -> None:
     try:
         with st.spinner(_("Fetching prices")):
-            bundled_prices.fetch(LOCAL, cached_cost.now(), cache.settings().home)
+            bundled_prices.fetch(current_actor(), cached_cost.now(), cache.settings().home)
     except FabulaError as problem:
         st.warning(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/cloud_off:")
         return
@@ -316,6 +316,6 @@ def _fetch() -> None:
 
 def _forget() -> None:
     with cards.keep_errors():
-        bundled_prices.use_packaged(LOCAL, cache.settings().home)
+        bundled_prices.use_packaged(current_actor(), cache.settings().home)
         state.notify(":material/undo:", _("Now using the bundled prices."))
     cached_cost.forget()

@@ -10,7 +10,6 @@ from decimal import Decimal
 import streamlit as st
 
 from core import packaged_models
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.generation import speed_measurement
 from core.message import msg
@@ -25,6 +24,7 @@ from pages.ui.components.money import money
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names
 from pages.ui.i18n import _, number, plain
+from pages.ui.sign_in import current_actor
 
 _TUNED: Key = ("openai", "ft:gpt-4o-mini-2024-07-18")
 _FASTEST = Decimal(1_000_000)  # tokens per second
@@ -137,7 +137,7 @@ def _say_hour() -> None:
         if amount is None:
             raise FabulaError(msg("The cost per hour was not changed."), msg("Type 0 if it costs nothing."))
         currency = str(state.get("work_hour_currency") or USD)
-        custom_prices.set_machine_hour(cache.store(), LOCAL, f"{amount:f}", currency)
+        custom_prices.set_machine_hour(cache.store(), current_actor(), f"{amount:f}", currency)
     cached_cost.forget()
 
 
@@ -166,7 +166,7 @@ def machine_speed() -> None:
 def _measure(models: tuple[str, ...]) -> None:
     """Measure while the page waits; leaving the page cancels the measurement."""
     with cards.show_errors(), st.spinner(_("Measuring, about 10 seconds"), show_time=True):
-        found = speed_measurement.measure(cache.client(ENGINE), speed_measurement.base_model(models))
-        machine_time.save(cache.store(), LOCAL, found)
+        found = speed_measurement.measure(current_actor(), cache.client(ENGINE), speed_measurement.base_model(models))
+        machine_time.save(cache.store(), current_actor(), found)
         cached_cost.forget()
         st.rerun()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
@@ -14,6 +13,7 @@ from pages.ui.components import cards, views
 from pages.ui.components.fields import number_field, text_field
 from pages.ui.dataset import training_file
 from pages.ui.i18n import _, ago, n_, number, percent
+from pages.ui.sign_in import current_actor
 
 _PART, _OPEN = "part", "set"  # in the address
 _OF_ONE = ("rows", "quality", "use")  # parts that show one data set
@@ -128,7 +128,9 @@ def version_form(chosen: DatasetSummary) -> None:
 
 
 def _save_version(dataset_id: str, share: float, seed: int, note: str) -> None:
-    version_id = versions.freeze(cache.store(), LOCAL, dataset_id, validation_share=share, seed=seed, note=note)
+    version_id = versions.freeze(
+        cache.store(), current_actor(), dataset_id, validation_share=share, seed=seed, note=note
+    )
     state.set_value(_MADE, version_id)
     version = versions.get(cache.store(), version_id)
     state.notify(":material/bookmark:", _("Version {n} is saved and does not change.").format(n=version.number))

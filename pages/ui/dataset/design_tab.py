@@ -8,7 +8,6 @@ from typing import Literal
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import datasets, grid, recipes
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
@@ -40,6 +39,7 @@ from pages.ui.i18n import (
     plain,
     usd,
 )
+from pages.ui.sign_in import current_actor
 
 Mode = Literal["live", "batch"]
 
@@ -215,9 +215,9 @@ def _budget(guess: RunEstimate) -> DecimalInput:
 def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
     with cards.keep_errors():
         store = cache.store()
-        dataset_id = datasets.create(store, LOCAL, recipe)
+        dataset_id = datasets.create(store, current_actor(), recipe)
         if (saved := saved_recipes.unchanged(recipe)) is not None:
-            recipes.set_source_recipe(store, LOCAL, dataset_id, saved)
-        runs.enqueue(store, LOCAL, dataset_id, budget_usd=budget_usd, mode=mode)
+            recipes.set_source_recipe(store, current_actor(), dataset_id, saved)
+        runs.enqueue(store, current_actor(), dataset_id, budget_usd=budget_usd, mode=mode)
         state.set_value("dataset_open", dataset_id)
         state.set_value("dataset_part", "rows")

@@ -8,7 +8,6 @@ from pathlib import PurePath
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.datasets.datasets import MAX_NAME
 from core.datasets.importers import column_mapping, decoding, sandboxed_reader, table_reader
@@ -19,6 +18,7 @@ from pages.ui.components import cards
 from pages.ui.components.fields import text_field
 from pages.ui.dataset import upload_columns
 from pages.ui.i18n import _, as_markdown, code, in_language, language, localized, mark, n_, number, plain, sentences
+from pages.ui.sign_in import current_actor
 
 _SHOWN_PROBLEMS = 20
 _FEW_NOTES = 2  # more of them are one click away
@@ -103,7 +103,7 @@ def _sample(name: str, title: str) -> None:
 
 def _load(name: str) -> None:
     with cards.keep_errors():
-        _open(datasets.load_sample(cache.store(), LOCAL, name))
+        _open(datasets.load_sample(cache.store(), current_actor(), name))
 
 
 def _open(dataset_id: str) -> None:
@@ -234,7 +234,7 @@ def _save(
     with cards.keep_errors():
         dataset_id = datasets.from_frame(
             cache.store(),
-            LOCAL,
+            current_actor(),
             name,
             imported.frame,
             chosen.prompts,
@@ -245,7 +245,7 @@ def _save(
             separator=chosen.separator,
         )
         if system := column_mapping.shared_system(imported.frame, chosen):
-            datasets.set_system_message(cache.store(), LOCAL, dataset_id, system)
+            datasets.set_system_message(cache.store(), current_actor(), dataset_id, system)
         opened(dataset_id)
 
 

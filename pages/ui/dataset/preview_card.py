@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import previewing, runs
@@ -17,6 +16,7 @@ from pages.ui import cache, state
 from pages.ui.background import BackgroundIterator
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, plain
+from pages.ui.sign_in import current_actor
 
 _PREVIEW = 3  # enough to see whether the template works, few enough to wait for
 
@@ -73,9 +73,10 @@ def _forget_preview() -> None:
 def _start_preview(recipe: Recipe) -> Preview:
     client = cache.client(recipe.provider)
     seed, store, book = state.studio().grid.draw, cache.store(), cache.prices()
+    actor = current_actor()  # `make` runs in a thread
 
     def make(stop: threading.Event) -> Iterator[runs.PreviewRow]:
-        return runs.preview(client, recipe, _PREVIEW, seed, store=store, actor=LOCAL, book=book, stop=stop)
+        return runs.preview(store, actor, client, recipe, _PREVIEW, seed, book=book, stop=stop)
 
     return Preview(recipe, BackgroundIterator(make, expected=min(_PREVIEW, recipe.rows())))
 

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import dataset_rows
 from core.datasets.quality import quality_store
 from core.datasets.quality.quality_store import RowText
@@ -16,6 +15,7 @@ from core.datasets.quality.report import REASONS
 from pages.ui import cache, state
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, localized, n_, plain
+from pages.ui.sign_in import current_actor
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
@@ -129,10 +129,12 @@ def leave_out(row_ids: Sequence[int], kind: str) -> None:
     """Leave rows out of training and export, and store the reason with each."""
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.exclude(store, LOCAL, row_ids, REASONS.get(kind, REASONS[""]))
+        changed = dataset_rows.exclude(store, current_actor(), row_ids, REASONS.get(kind, REASONS[""]))
         state.studio().table += 1
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            cards.offer_undo(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
+            cards.offer_undo(
+                ":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, current_actor(), changed)
+            )
         else:
             state.notify(":material/info:", _("These rows are already left out."))

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 import streamlit as st
 
 from core import failures
-from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe
@@ -25,6 +24,7 @@ from pages.ui.components import cards, failure_labels, models
 from pages.ui.dataset import grid_form
 from pages.ui.dataset.preview_card import estimate
 from pages.ui.i18n import _, clock, duration, n_, number, plain, usd
+from pages.ui.sign_in import current_actor
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
 """Offered for the whole run by the row of buttons below it."""
@@ -190,14 +190,22 @@ def _write(place: _Place, change: Change) -> None:
             mode = "live"
         if place.cause is None:
             runs.enqueue(
-                store, LOCAL, place.dataset_id, budget_usd=budget, retry_failed=False, mode=mode, change=change
+                store,
+                current_actor(),
+                place.dataset_id,
+                budget_usd=budget,
+                retry_failed=False,
+                mode=mode,
+                change=change,
             )
         else:
             ids = failed_rows.ids_of(store, place.dataset_id, place.cause)
-            runs.retry_failed(store, LOCAL, place.dataset_id, ids, budget_usd=budget, mode=mode, change=change)
+            runs.retry_failed(
+                store, current_actor(), place.dataset_id, ids, budget_usd=budget, mode=mode, change=change
+            )
 
 
 def _resume(run_id: str) -> None:
     with cards.keep_errors():
-        runs.raise_budget(cache.store(), LOCAL, run_id, None)
-        runs.resume(cache.store(), LOCAL, run_id)
+        runs.raise_budget(cache.store(), current_actor(), run_id, None)
+        runs.resume(cache.store(), current_actor(), run_id)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import dataset_rows
 from core.datasets.dataset_rows import RowFilter, RowView
 from core.db.store import Store
@@ -16,6 +15,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, views
 from pages.ui.components.fields import fits
 from pages.ui.i18n import _, as_markdown, mark, n_, plain
+from pages.ui.sign_in import current_actor
 
 STATES = {
     "pending": mark("waiting"),
@@ -209,10 +209,12 @@ def leave_out(row_ids: Sequence[int]) -> bool:
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.exclude(store, LOCAL, row_ids, dataset_rows.BY_HAND)
+        changed = dataset_rows.exclude(store, current_actor(), row_ids, dataset_rows.BY_HAND)
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            cards.offer_undo(":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, LOCAL, changed))
+            cards.offer_undo(
+                ":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, current_actor(), changed)
+            )
     return bool(changed)
 
 
@@ -221,12 +223,12 @@ def put_back(row_ids: Sequence[int]) -> bool:
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.restore(store, LOCAL, row_ids)
+        changed = dataset_rows.restore(store, current_actor(), row_ids)
         if changed:
             sentence = n_("{n} row put back", "{n} rows put back", len(changed))
             again = dataset_rows.BY_HAND
             cards.offer_undo(
-                ":material/add_circle:", sentence, lambda: dataset_rows.exclude(store, LOCAL, changed, again)
+                ":material/add_circle:", sentence, lambda: dataset_rows.exclude(store, current_actor(), changed, again)
             )
         else:
             state.notify(":material/info:", _("Add a text before you put this row back."))
@@ -238,7 +240,9 @@ def edit(row: RowView, text: str) -> bool:
     changed = False
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.edit(store, LOCAL, row.id, dataset_rows.with_original_whitespace(row.text or "", text))
+        changed = dataset_rows.edit(
+            store, current_actor(), row.id, dataset_rows.with_original_whitespace(row.text or "", text)
+        )
         if changed:
             cards.offer_undo(":material/edit:", _("Text changed"), lambda: _restore_text(row))
     return changed
@@ -248,12 +252,12 @@ def as_written(row: RowView) -> None:
     """Restore the model's original text."""
     with cards.keep_errors():
         store = cache.store()
-        if dataset_rows.revert(store, LOCAL, row.id):
+        if dataset_rows.revert(store, current_actor(), row.id):
             state.studio().table += 1
             cards.offer_undo(
                 ":material/history:",
                 _("Original text restored"),
-                lambda: dataset_rows.edit(store, LOCAL, row.id, row.text or ""),
+                lambda: dataset_rows.edit(store, current_actor(), row.id, row.text or ""),
             )
 
 
@@ -261,7 +265,7 @@ def write_again(dataset_id: str, row_ids: Sequence[int]) -> None:
     """Retry failed rows within the rest of the last run's budget."""
     with cards.keep_errors():
         mode, budget = runs.last_settings(cache.store(), dataset_id)
-        runs.retry_failed(cache.store(), LOCAL, dataset_id, row_ids, budget_usd=budget, mode=mode)
+        runs.retry_failed(cache.store(), current_actor(), dataset_id, row_ids, budget_usd=budget, mode=mode)
 
 
 def open_row(row_id: int | None) -> None:
@@ -272,6 +276,6 @@ def open_row(row_id: int | None) -> None:
 def _restore_text(row: RowView) -> None:
     store = cache.store()
     if (row.text or "").strip():
-        dataset_rows.edit(store, LOCAL, row.id, row.text or "")
+        dataset_rows.edit(store, current_actor(), row.id, row.text or "")
     else:
-        dataset_rows.revert(store, LOCAL, row.id)
+        dataset_rows.revert(store, current_actor(), row.id)

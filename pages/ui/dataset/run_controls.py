@@ -6,7 +6,6 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import datasets, export, grid_store
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe, parse_values
@@ -20,6 +19,7 @@ from pages.ui.components import cards, fields
 from pages.ui.components.fields import number_field
 from pages.ui.dataset import preview_card
 from pages.ui.i18n import _, n_, usd
+from pages.ui.sign_in import current_actor
 
 _STEP = Decimal("0.5")  # US dollars: proposed amounts are rounded up to multiples of this
 _ROOM = Decimal("1.1")  # the remaining rows may be longer than the previous ones
@@ -143,16 +143,16 @@ def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
 def _act(what: str, run_id: str) -> None:
     act = {"pause": runs.request_pause, "resume": runs.resume, "stop": runs.request_stop}[what]
     with cards.keep_errors():
-        act(cache.store(), LOCAL, run_id)
+        act(cache.store(), current_actor(), run_id)
 
 
 def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
     with cards.keep_errors():
         budget = _dollars(amount) if amount else None
         if key == "retry":
-            runs.retry_failed(cache.store(), LOCAL, dataset_id, budget_usd=budget, mode=mode)
+            runs.retry_failed(cache.store(), current_actor(), dataset_id, budget_usd=budget, mode=mode)
         else:
-            runs.enqueue(cache.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+            runs.enqueue(cache.store(), current_actor(), dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
 
 
 def is_capped(progress: RunProgress) -> bool:
@@ -217,9 +217,9 @@ def _projected_limit(progress: RunProgress) -> Decimal:
 
 def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
     with cards.keep_errors():
-        runs.raise_budget(cache.store(), LOCAL, run_id, _dollars(amount, least))
+        runs.raise_budget(cache.store(), current_actor(), run_id, _dollars(amount, least))
         if go_on:
-            runs.resume(cache.store(), LOCAL, run_id)
+            runs.resume(cache.store(), current_actor(), run_id)
         state.set_value(_RAISE_OPEN, False)
 
 
@@ -291,8 +291,8 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
         return
     with cards.keep_errors():
         budget = fields.read_decimal(_EXTEND_BUDGET, CENT, MAX_USD)
-        growth = grid_store.grow(cache.store(), LOCAL, dataset_id, grown)
-        runs.enqueue(cache.store(), LOCAL, dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
+        growth = grid_store.grow(cache.store(), current_actor(), dataset_id, grown)
+        runs.enqueue(cache.store(), current_actor(), dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
         state.set_value(_EXTEND_OPEN, False)  # the rows appear under this name
         sentence = n_(

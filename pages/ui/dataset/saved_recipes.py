@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import recipes
 from core.datasets.recipe import Recipe
 from core.datasets.recipes import SavedRecipe
@@ -16,6 +15,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.dataset import grid_form
 from pages.ui.i18n import _, ago, n_, plain
+from pages.ui.sign_in import current_actor
 
 _LIST_HEIGHT = 300  # pixels; more of them scroll
 
@@ -137,7 +137,7 @@ def _line(one: SavedRecipe) -> None:
 def _keep(recipe: Recipe, family: str | None) -> None:
     """Mark this version as open, without changing the form."""
     with cards.keep_errors():
-        version = recipes.save(cache.store(), LOCAL, recipe, family)
+        version = recipes.save(cache.store(), current_actor(), recipe, family)
         one = next(one for one in recipes.list_saved(cache.store()) if one.id == version)
         studio = state.studio()
         studio.grid = replace(studio.grid, preset=grid_form.SAVED, family=one.family, version=version)
@@ -155,25 +155,25 @@ def _open(family: str, version: str) -> None:
 def _copy(one: SavedRecipe) -> None:
     with cards.keep_errors():
         name = _("Copy of {name}").format(name=one.name)
-        copied = recipes.copy(cache.store(), LOCAL, one.id, name)
+        copied = recipes.copy(cache.store(), current_actor(), one.id, name)
         family = next(saved.family for saved in recipes.list_saved(cache.store()) if saved.id == copied)
         _open(family, copied)
 
 
 def _rename(family: str, key: str) -> None:
     with cards.keep_errors():
-        recipes.rename(cache.store(), LOCAL, family, str(state.get(key) or ""))
+        recipes.rename(cache.store(), current_actor(), family, str(state.get(key) or ""))
         if family == state.studio().grid.family:
             state.set_value("dataset_name", str(state.get(key)))
 
 
 def _delete(one: SavedRecipe) -> None:
     with cards.keep_errors():
-        recipes.delete(cache.store(), LOCAL, one.family)
+        recipes.delete(cache.store(), current_actor(), one.family)
         state.studio().recipe_deleted = (one.family, one.name)
 
 
 def _undelete(family: str) -> None:
     with cards.keep_errors():
-        recipes.undelete(cache.store(), LOCAL, family)
+        recipes.undelete(cache.store(), current_actor(), family)
         state.studio().recipe_deleted = None

@@ -12,7 +12,6 @@ from typing import Final
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import datasets, export, jsonl, versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
@@ -32,6 +31,7 @@ from pages.ui.components import cards
 from pages.ui.components.fields import text_field
 from pages.ui.components.money import local_price
 from pages.ui.i18n import _, about, as_markdown, duration, mark, n_, usd
+from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training
 
 _COMPLETION: Final = "completion"
@@ -163,7 +163,7 @@ def _system_text(page: str, dataset_id: str) -> None:
 
 def _keep_system_text(key: str, dataset_id: str) -> None:
     with cards.keep_errors():
-        datasets.set_system_message(cache.store(), LOCAL, dataset_id, str(state.get(key) or ""))
+        datasets.set_system_message(cache.store(), current_actor(), dataset_id, str(state.get(key) or ""))
 
 
 @dataclass(frozen=True, slots=True)

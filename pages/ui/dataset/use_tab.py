@@ -8,7 +8,6 @@ from decimal import Decimal
 import streamlit as st
 
 from core import packaged_models
-from core.actor import LOCAL
 from core.datasets import mixing
 from core.datasets.datasets import MAX_NAME, DatasetSummary
 from core.datasets.importers import table
@@ -21,6 +20,7 @@ from pages.ui.components.fields import number_field, text_field
 from pages.ui.dataset import dataset_picker, export_card, training_file
 from pages.ui.dataset.training_file import TrainingFormat
 from pages.ui.i18n import _, label, n_, pair, percent, plain
+from pages.ui.sign_in import current_actor
 
 _USUAL_EPOCHS = 3  # the engine's automatic value
 _LARGEST_SEED = 2**31 - 1
@@ -194,6 +194,6 @@ def _share_field(one: DatasetSummary) -> float:
 
 
 def _save_mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | None) -> None:
-    state.set_value(_MIX_MADE, mixing.mix(cache.store(), LOCAL, name, parts, seed, size))
+    state.set_value(_MIX_MADE, mixing.mix(cache.store(), current_actor(), name, parts, seed, size))
     state.notify(":material/join:", _("The mix is saved as a new data set."))
     cache.refresh()

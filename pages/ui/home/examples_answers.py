@@ -10,7 +10,6 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 
-from core.actor import LOCAL
 from core.datasets import example_pairs
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
@@ -28,6 +27,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, story_session, story_text, views
 from pages.ui.components.story_session import LEAVE_S
 from pages.ui.i18n import _, duration, language, mark, n_, plain
+from pages.ui.sign_in import current_actor
 from pages.ui.training import before_after_view
 
 _ASKED = "home_examples_asked"
@@ -162,7 +162,13 @@ def _ask(job: JobView, key: str) -> None:
     try:
         entries = [RoundEntry(job.provider, request) for request in examples.comparison_requests(job, prompt)]
         outcome: Round | FabulaError = arena.start_round(
-            cache.store(), LOCAL, cache.registry(), entries, cache.prices(), idle_timeout_s=LEAVE_S, step=COMPARISON
+            cache.store(),
+            current_actor(),
+            cache.registry(),
+            entries,
+            cache.prices(),
+            idle_timeout_s=LEAVE_S,
+            step=COMPARISON,
         )
     except FabulaError as problem:
         outcome = problem
@@ -179,7 +185,9 @@ def _keep(job: JobView, tried: TriedPrompt) -> None:
     tried.kept = True
     if any(story.text.strip() for story in tried.outcome.stories):
         answers = {side: _answer(story) for side, story in zip(SIDES, tried.outcome.stories, strict=True)}
-        tried.position = before_after_prompts.add_answered_prompt(cache.store(), LOCAL, job, tried.prompt, answers)
+        tried.position = before_after_prompts.add_answered_prompt(
+            cache.store(), current_actor(), job, tried.prompt, answers
+        )
 
 
 def _answer(story: StoryStream) -> SideAnswer:

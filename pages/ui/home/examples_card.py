@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.errors import NotFound
 from core.finetuning import examples, jobs
@@ -13,6 +12,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.home import examples_answers, examples_form
 from pages.ui.i18n import _, as_markdown, mark, number, plain
+from pages.ui.sign_in import current_actor
 from pages.ui.training import job_labels, job_list
 
 _JOB = "home_examples_job"  # id of the job on the card
@@ -42,7 +42,7 @@ def _shown() -> JobView | None:
             return jobs.get(cache.store(), job_id, results=False)
         except NotFound:
             state.drop(_JOB)
-    found = examples.newest_job(cache.store(), LOCAL)
+    found = examples.newest_job(cache.store(), current_actor())
     if found is not None:
         state.set_value(_JOB, found.id)
     return found
@@ -71,7 +71,7 @@ def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | No
     with examples_form.keep_problems():
         job_id = examples.train(
             cache.store(),
-            LOCAL,
+            current_actor(),
             [pair for _row, pair in examples_form.typed()],
             name=name,
             suffix=suffix,
@@ -145,4 +145,4 @@ def _next(job: JobView) -> None:
 
 def _request(job_id: str, what: jobs.Request) -> None:
     with cards.keep_errors():
-        jobs.request(cache.store(), LOCAL, job_id, what)
+        jobs.request(cache.store(), current_actor(), job_id, what)

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.errors import NotFound
 from core.evaluation import before_after
@@ -24,6 +23,7 @@ from pages.ui.components import cards, views
 from pages.ui.components.money import work_cost
 from pages.ui.home import examples_form
 from pages.ui.i18n import _, as_markdown, language, localized, mark, number, percent, usd
+from pages.ui.sign_in import current_actor
 from pages.ui.training import before_after_view, cached_training, curves, job_actions, job_labels, job_list
 
 _STEPS = {
@@ -204,17 +204,17 @@ def _ended(progress: TourProgress) -> None:
 
 def _start() -> None:
     with cards.keep_errors():
-        state.set_value(_SHOWN, tour.start(cache.store(), LOCAL, language()))
+        state.set_value(_SHOWN, tour.start(cache.store(), current_actor(), language()))
 
 
 def _stop() -> None:
     with cards.keep_errors():
-        tour.stop(cache.store(), LOCAL)
+        tour.stop(cache.store(), current_actor())
 
 
 def _resume(tour_id: str) -> None:
     with cards.keep_errors():
-        state.set_value(_SHOWN, tour.resume(cache.store(), LOCAL, tour_id))
+        state.set_value(_SHOWN, tour.resume(cache.store(), current_actor(), tour_id))
 
 
 def _result(progress: TourProgress) -> None:

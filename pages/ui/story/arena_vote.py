@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.pricing import quality
 from core.pricing.quality import Quality
 from core.stories import arena, exports
@@ -12,13 +11,14 @@ from core.stories.arena import Round
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, code, label, listed, n_, number, percent
+from pages.ui.sign_in import current_actor
 
 _LETTERS = "ABCD"
 
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
     """Whether this visitor has voted on the round, and for which story; None: for none of them."""
-    return arena.get_vote(cache.store(), LOCAL, round_.id)
+    return arena.get_vote(cache.store(), current_actor(), round_.id)
 
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
@@ -137,7 +137,7 @@ def _pairs() -> None:
 def _cast(round_: Round, winner: str | None) -> None:
     with cards.keep_errors():
         order = [story.id for story in round_.displayed if story.text]
-        arena.cast_vote(cache.store(), LOCAL, round_.id, order, winner, blind=round_.blind)
+        arena.cast_vote(cache.store(), current_actor(), round_.id, order, winner, blind=round_.blind)
 
 
 def _compare() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.stories import library, stream
 from core.stories.arena import Round
@@ -17,6 +16,7 @@ from pages.ui.components.fields import fits, text_field
 from pages.ui.components.money import work_cost
 from pages.ui.components.story_session import LEAVE_S, story_session
 from pages.ui.i18n import _, ago, code, duration, mark, n_, number, plain
+from pages.ui.sign_in import current_actor
 from pages.ui.story import story_actions
 
 _SHOWN = 10
@@ -224,13 +224,13 @@ def _close() -> None:
 
 def _keep(story_id: str) -> None:
     with cards.keep_errors():
-        library.edit(cache.store(), LOCAL, story_id, str(state.get(f"story_text_{story_id}") or ""))
+        library.edit(cache.store(), current_actor(), story_id, str(state.get(f"story_text_{story_id}") or ""))
         _close()
 
 
 def _restore_original(story: SavedStory) -> None:
     with cards.keep_errors():
-        library.edit(cache.store(), LOCAL, story.id, None)
+        library.edit(cache.store(), current_actor(), story.id, None)
         _close()
 
 
@@ -246,12 +246,14 @@ def _tags(story: SavedStory) -> None:
 
 def _save_tags(story_id: str) -> None:
     with cards.keep_errors():
-        library.tag(cache.store(), LOCAL, story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()])
+        library.tag(
+            cache.store(), current_actor(), story_id, [str(tag) for tag in state.get(f"story_tags_{story_id}") or ()]
+        )
 
 
 def _delete(story: SavedStory) -> None:
     with cards.keep_errors():
-        library.delete(cache.store(), LOCAL, story.id)
+        library.delete(cache.store(), current_actor(), story.id)
         state.notify(":material/delete:", _("The story was deleted."))
         story_session().deleted = story.id
 
@@ -262,7 +264,7 @@ def _continue(story: SavedStory) -> None:
         round_ = Round(story.id, [], [0])
         round_.stories.append(
             stream.continue_story(
-                cache.store(), LOCAL, cache.client(story.provider), story, cache.prices(),
+                cache.store(), current_actor(), cache.client(story.provider), story, cache.prices(),
                 idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
             )
         )  # fmt: skip
@@ -284,5 +286,5 @@ def _undo_delete() -> None:
 
 def _restore(story_id: str) -> None:
     with cards.keep_errors():
-        library.restore(cache.store(), LOCAL, story_id)
+        library.restore(cache.store(), current_actor(), story_id)
         story_session().deleted = None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import prompt_suggestions
@@ -18,6 +17,7 @@ from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import StoryRequest
 from pages.ui.cost import price_choice
 from pages.ui.i18n import _, plain
+from pages.ui.sign_in import current_actor
 
 MOST_PANES = 2  # the number that an audience can read at a glance
 _CELLS = 4  # cells of the grid: enough to show that stories differ, few enough for a talk
@@ -142,7 +142,7 @@ def prompt_editor() -> None:
 def _keep() -> None:
     with cards.keep_errors():
         lines = str(state.get("presenter_prompts") or "").splitlines()
-        prompt_suggestions.save_presenter_prompts(cache.settings().home, LOCAL, lines)
+        prompt_suggestions.save_presenter_prompts(cache.settings().home, current_actor(), lines)
 
 
 def paid_picker() -> None:

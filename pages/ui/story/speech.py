@@ -9,7 +9,6 @@ from typing import Any
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.languages import CHINESE, ENGLISH, base_code
 from core.pricing import budget
 from core.pricing.price_book import speech_cost
@@ -23,6 +22,7 @@ from pages.ui.background import BackgroundIterator
 from pages.ui.components import cards, views
 from pages.ui.components.story_session import StorySound, story_session
 from pages.ui.i18n import _, number, usd
+from pages.ui.sign_in import current_actor
 
 _SCRIPT = Path(__file__).with_name("components") / "speech.js"
 _read_aloud: Any = st.components.v2.component("fabula_speech", js=_SCRIPT.read_text(encoding="utf-8"))
@@ -121,10 +121,11 @@ def _read(provider: str, request: SpeechRequest, story_id: str) -> None:
         before = earlier.parts
     with cards.keep_errors():
         endpoint, store, book = Speech(cache.client(provider).provider), cache.store(), cache.prices()
+        actor = current_actor()  # `make` runs in a thread
 
         def make(stop: threading.Event) -> Iterator[bytes]:
             done = len(before)
-            return read_aloud.read_aloud(store, LOCAL, endpoint, request, story_id, book, skip_parts=done, stop=stop)
+            return read_aloud.read_aloud(store, actor, endpoint, request, story_id, book, skip_parts=done, stop=stop)
 
         session.silence()
         total = len(parts(request.text))
@@ -166,7 +167,7 @@ def _price(provider: str, model: str, text: str) -> None:
     cost = speech_cost(cache.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))
-    elif budget.remaining(cache.store(), LOCAL) is not None:
+    elif budget.remaining(cache.store(), current_actor()) is not None:
         st.caption(
             ":material/warning: "
             + _("This model's price is unknown and a budget applies, so the request would be blocked.")

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.tables import utcnow
 from core.errors import FabulaError
@@ -23,6 +22,7 @@ from pages.ui.components import cards, prompt_formats
 from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import StoryRequest, story_session
 from pages.ui.i18n import _, n_, sentences
+from pages.ui.sign_in import current_actor
 
 _FILES = Path(__file__).with_name("components")
 _copy_button: Any = st.components.v2.component(
@@ -111,13 +111,13 @@ def _liked(story_id: str) -> None:
 
 def _like(story_id: str, liked: bool | None) -> None:
     with cards.keep_errors():
-        library.like(cache.store(), LOCAL, story_id, liked)
+        library.like(cache.store(), current_actor(), story_id, liked)
 
 
 def _starred(story_id: str) -> None:
     chosen = state.get(f"story_stars_{story_id}")
     with cards.keep_errors():
-        library.rate(cache.store(), LOCAL, story_id, stars=None if chosen is None else int(chosen) + 1)
+        library.rate(cache.store(), current_actor(), story_id, stars=None if chosen is None else int(chosen) + 1)
 
 
 def export_menu(where: StoryFilter, total: int) -> None:
@@ -168,7 +168,7 @@ def _create_dataset() -> str:
         or all(one.id != session.liked[0] for one in cache.dataset_list())
     ):
         name = _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}")
-        dataset_id = datasets.from_frame(store, LOCAL, name, pd.DataFrame(rows), columns, "story")
+        dataset_id = datasets.from_frame(store, current_actor(), name, pd.DataFrame(rows), columns, "story")
         session.liked = (dataset_id, stamp)
         cache.refresh()
         sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))
@@ -180,7 +180,7 @@ def _undo() -> None:
     session = story_session()
     with cards.keep_errors():
         if session.liked is not None:
-            exports.undo_export(cache.store(), LOCAL, session.liked[0])
+            exports.undo_export(cache.store(), current_actor(), session.liked[0])
             state.notify(":material/undo:", _("Data set deleted; the stories are kept."))
     session.liked = None
 

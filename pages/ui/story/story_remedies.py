@@ -14,7 +14,6 @@ from typing import Literal
 import streamlit as st
 
 from core import failures
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.errors import RateLimited
 from core.failures import Failure, Remedy
@@ -27,6 +26,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models
 from pages.ui.components.story_session import LEAVE_S, story_session
 from pages.ui.i18n import _, clock, duration, label, number
+from pages.ui.sign_in import current_actor
 
 _WRITE_NOW = "story_write_now"  # set by a button that changes the model: the form is then submitted immediately
 _MOST_TOKENS = 32_768  # the same as in the form
@@ -187,8 +187,8 @@ def _again_in_round(story: StoryStream, setting: _Setting | None, value: float |
         if round_ is None or story not in round_.stories:
             return
         place = StoryPlacement(story.placement.round_id, story.placement.step, story.placement.column_values)
-        again = StoryStream(StreamRequest(
-            cache.store(), LOCAL, cache.client(story.provider), _changed(story.original_request, setting, value),
+        again = StoryStream(current_actor(), StreamRequest(
+            cache.store(), cache.client(story.provider), _changed(story.original_request, setting, value),
             cache.prices(), placement=place, idle_timeout_s=LEAVE_S, subscribers=round_.subscribers,
         ))  # fmt: skip
         round_.stories[round_.stories.index(story)] = again

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.stories import arena, library, stream
 from core.stories.arena import Round
@@ -20,6 +19,7 @@ from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, story_session
 from pages.ui.components.story_text import ending as ending
 from pages.ui.i18n import _, mark
+from pages.ui.sign_in import current_actor
 from pages.ui.story import arena_vote, speech, story_actions, story_remedies
 from pages.ui.story.library import story_card
 
@@ -109,13 +109,13 @@ def write(story_request: StoryRequest) -> None:
         if story_request.chain:
             entry = story_request.entries[0]
             new.chain = Chain(
-                cache.store(), LOCAL, cache.client(entry.provider), entry.request, cache.prices(),
+                cache.store(), current_actor(), cache.client(entry.provider), entry.request, cache.prices(),
                 column_values=entry.column_values, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
             new.chain.advance()
         else:
             new.round = arena.start_round(
-                cache.store(), LOCAL, cache.registry(), story_request.entries, cache.prices(),
+                cache.store(), current_actor(), cache.registry(), story_request.entries, cache.prices(),
                 blind=story_request.blind, idle_timeout_s=LEAVE_S,
             )  # fmt: skip
         session.round, session.chain = new.round, new.chain
@@ -250,7 +250,7 @@ def _continue(story: StoryStream) -> None:
         client = cache.client(story.provider)
         more = stream.continue_story(
             cache.store(),
-            LOCAL,
+            current_actor(),
             client,
             saved,
             cache.prices(),

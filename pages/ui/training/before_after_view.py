@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
 from core.finetuning.jobs import JobView
@@ -12,6 +11,7 @@ from core.pricing.prices import ENGINE
 from pages.ui import background, cache, state
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, mark, n_, number, plain, sentences, usd
+from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, job_labels
 
 _KEY = "training_before_after"
@@ -157,22 +157,22 @@ def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
 
 def _start(job: JobView) -> None:
     with cards.keep_errors():
-        before_after.start(cache.store(), LOCAL, job)
+        before_after.start(cache.store(), current_actor(), job)
 
 
 def _ask(job: JobView) -> None:
     with cards.keep_errors():
-        before_after_prompts.add_prompt(cache.store(), LOCAL, job, str(state.get(f"{_KEY}_prompt") or ""))
+        before_after_prompts.add_prompt(cache.store(), current_actor(), job, str(state.get(f"{_KEY}_prompt") or ""))
 
 
 def _remove(job_id: str, position: int, page: str) -> None:
     with cards.keep_errors():
         store = cache.store()
-        removed = before_after_prompts.remove(store, LOCAL, job_id, position)
+        removed = before_after_prompts.remove(store, current_actor(), job_id, position)
         cards.offer_undo(
             ":material/delete:",
             _("Prompt removed"),
-            lambda: before_after_prompts.restore(store, LOCAL, removed),
+            lambda: before_after_prompts.restore(store, current_actor(), removed),
             page=page,
         )
 
@@ -180,4 +180,4 @@ def _remove(job_id: str, position: int, page: str) -> None:
 def _act(what: str, job_id: str) -> None:
     with cards.keep_errors():
         act = before_after.stop if what == "stop" else before_after.retry
-        act(cache.store(), LOCAL, job_id)
+        act(cache.store(), current_actor(), job_id)

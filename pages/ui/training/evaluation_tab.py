@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.charts import comparison
 from core.charts.comparison import IntervalLabels, IntervalRow
 from core.db.tables import utcnow
@@ -16,6 +15,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, ago, as_markdown, listed, n_, number, pair, percent, plain
+from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, evaluation_results, job_labels
 from pages.ui.training.evaluation_results import share
 
@@ -212,14 +212,14 @@ def _held_out(rows: HeldOut) -> str:
 
 def _judge(job: JobView, limit: int) -> None:
     with cards.keep_errors():
-        started = evaluations.start_pair(cache.store(), LOCAL, job, limit=limit)
+        started = evaluations.start_pair(cache.store(), current_actor(), job, limit=limit)
         state.set_value(f"{_KEY}_shown_{job.id}", started[0])
 
 
 def _act(what: str, evaluation_id: str) -> None:
     with cards.keep_errors():
         act = evaluations.stop if what == "stop" else evaluations.retry
-        act(cache.store(), LOCAL, evaluation_id)
+        act(cache.store(), current_actor(), evaluation_id)
 
 
 def _all_evaluations(found: list[EvaluationView]) -> None:

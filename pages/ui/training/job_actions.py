@@ -10,7 +10,6 @@ from typing import Any
 import streamlit as st
 
 from core import failures
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.evaluation import run_export
 from core.failures import Remedy
@@ -22,6 +21,7 @@ from core.providers import ModelInfo
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent
+from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
 _NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
@@ -78,7 +78,7 @@ def _requests(job: JobView) -> None:
 
 def _request(job_id: str, action: jobs.Request) -> None:
     with cards.keep_errors():
-        jobs.request(cache.store(), LOCAL, job_id, action)
+        jobs.request(cache.store(), current_actor(), job_id, action)
 
 
 def _export_menu(job: JobView) -> None:

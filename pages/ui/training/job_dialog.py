@@ -8,13 +8,13 @@ from typing import Any
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
 from pages.ui import cache, state
 from pages.ui.components import cards, models
 from pages.ui.i18n import _, mark, n_, percent, plain, usd
+from pages.ui.sign_in import current_actor
 from pages.ui.training import job_check, job_estimate, job_form, job_labels, job_list
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
@@ -186,7 +186,7 @@ def _form(draft: JobDraft, found: JobRequirements) -> JobForm:
 
 def _submit(form: JobForm, close: Callable[[], None]) -> None:
     try:
-        job_list.open_jobs(jobs.submit(cache.store(), LOCAL, form))
+        job_list.open_jobs(jobs.submit(cache.store(), current_actor(), form))
     except FabulaError as problem:
         job_form.keep_problem(problem)
     else:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.charts.curve_source import CurveSource
 from core.db.tables import utcnow
 from core.evaluation import before_after
@@ -17,6 +16,7 @@ from pages.ui import cache
 from pages.ui.components import cards, models, views
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
+from pages.ui.sign_in import current_actor
 from pages.ui.training import (
     before_after_view,
     cached_training,
@@ -141,7 +141,7 @@ def _pause(job: JobView) -> None:
 
 def _retry_now(job_id: str) -> None:
     with cards.keep_errors():
-        jobs.retry_now(cache.store(), LOCAL, job_id)
+        jobs.retry_now(cache.store(), current_actor(), job_id)
 
 
 def _facts(job: JobView) -> tuple[str, ...]:

@@ -1,0 +1,96 @@
+"""Roles: who may do what, and every declared action refuses a lower role before it does anything."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import core
+from core.actor import LOCAL, ROLES, Actor, Role, required_role, requires
+from core.errors import NotAllowed
+from core.failures import of_error
+
+_SKIPPED = ("core.engine", "core.db.migrations", "core.locale.__main__")  # torch, Alembic's own context, a script
+
+
+def _declared_actions() -> dict[str, Callable[..., Any]]:
+    """Every declared function and constructor of core, by its dotted name."""
+    found = {}
+    for info in pkgutil.walk_packages(core.__path__, "core."):
+        if not info.name.startswith(_SKIPPED):
+            for value in vars(importlib.import_module(info.name)).values():
+                action = value.__init__ if inspect.isclass(value) else value
+                if inspect.isfunction(action) and required_role(action) is not None:
+                    found[f"{action.__module__}.{action.__qualname__}"] = action
+    return found
+
+
+_ACTIONS = _declared_actions()
+
+
+def _refusals() -> Iterator[tuple[str, Role]]:
+    for name, action in _ACTIONS.items():
+        needed = required_role(action)
+        assert needed is not None
+        yield from ((name, role) for role in ROLES[: ROLES.index(needed)])
+
+
+@pytest.mark.parametrize(("name", "role"), list(_refusals()))
+def test_an_action_refuses_a_lower_role_before_it_does_anything(name: str, role: Role) -> None:
+    """All other arguments are None: an action that looked at one of them first would fail with another error."""
+    action = _ACTIONS[name]
+    required = [
+        parameter.name
+        for parameter in inspect.signature(action).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    arguments = dict.fromkeys(required) | {"actor": Actor("anna", "Anna", role)}
+    with pytest.raises(NotAllowed) as caught:
+        action(**arguments)
+    assert caught.value.next_step
+    assert of_error(caught.value).cause == "not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("core.pricing.budget.set_budget", "admin"),
+        ("core.generation.runs.enqueue", "editor"),
+        ("core.finetuning.jobs.submit", "editor"),
+        ("core.stories.read_aloud.read_aloud", "editor"),  # a generator, refused before it is read
+        ("core.stories.arena.cast_vote", "viewer"),
+        ("core.stories.stream.StoryStream.__init__", "viewer"),
+    ],
+)
+def test_what_an_action_needs(name: str, needed: Role) -> None:
+    assert required_role(_ACTIONS[name]) == needed
+
+
+@pytest.mark.parametrize("role", ROLES)
+@pytest.mark.parametrize("needed", ROLES)
+def test_a_role_may_do_what_the_roles_before_it_may(role: Role, needed: Role) -> None:
+    @requires(needed)
+    def change(value: int, actor: Actor) -> int:
+        return value + 1
+
+    by_name, by_position = ((1,), {"actor": Actor("a", "A", role)}), ((1, Actor("a", "A", role)), {})
+    for positional, named in (by_name, by_position):
+        if ROLES.index(role) >= ROLES.index(needed):
+            assert change(*positional, **named) == 2  # type: ignore[arg-type]
+        else:
+            with pytest.raises(NotAllowed):
+                change(*positional, **named)  # type: ignore[arg-type]
+
+
+def test_the_local_user_may_do_everything() -> None:
+    assert all(LOCAL.has(role) for role in ROLES)
+
+
+def test_an_action_without_an_actor_cannot_be_declared() -> None:
+    with pytest.raises(TypeError, match="actor"):
+        requires("editor")(lambda store: store)
