@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from string import Formatter
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from core import packaged_models
 from core.errors import BadRecipe
@@ -16,6 +16,11 @@ from core.message import listed, msg
 from core.sanitize import canonical
 
 EndpointChoice = Literal["auto", "chat", "completion"]
+ColumnType = Literal["auto", "word", "style"]
+"""What a column's values are to the texts: words that each text must contain, or a style (a mood, an instruction) that
+it follows without naming it. `auto`: the texts themselves show which (`core.datasets.quality.grid_fit`).
+"""
+COLUMN_TYPES: Final[tuple[ColumnType, ...]] = get_args(ColumnType)
 
 MANY_ROWS = 100_000  # above this a run on one machine takes days, not hours
 MAX_ROWS = 10_000_000  # a database of about 10 GB
@@ -29,6 +34,7 @@ class Column:
 
     name: str
     values: tuple[str, ...]
+    type: ColumnType = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +117,7 @@ class Recipe:
 
         `rows` is included so that a list of data sets can show it without loading every value.
         """
-        columns = [{"name": c.name, "values": list(c.values)} for c in self.columns]
-        return {**asdict(self), "columns": columns, "rows": self.rows()}
+        return {**asdict(self), "columns": [_column_to_dict(c) for c in self.columns], "rows": self.rows()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -122,11 +127,20 @@ class Recipe:
             BadRecipe: a field is missing or has the wrong type.
         """
         try:
-            columns = tuple(Column(str(c["name"]), tuple(str(v) for v in c["values"])) for c in data["columns"])
+            columns = tuple(
+                Column(str(c["name"]), tuple(str(v) for v in c["values"]), c.get("type", "auto"))
+                for c in data["columns"]
+            )
             known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "columns"}
             return cls(columns=columns, **known)
         except (KeyError, TypeError) as exc:
             raise BadRecipe(msg("This recipe is not complete."), msg("Define the grid again.")) from exc
+
+
+def _column_to_dict(column: Column) -> dict[str, Any]:
+    """Without the type `auto`, so that recipes stored before columns had a type equal those of today."""
+    own_type = {} if column.type == "auto" else {"type": column.type}
+    return {"name": column.name, "values": list(column.values), **own_type}
 
 
 def parse_values(text: str, known: Collection[str] = ()) -> tuple[str, ...]:
@@ -210,6 +224,11 @@ def _check_columns(columns: tuple[Column, ...]) -> None:
         if names.count(column.name) > 1:
             raise BadRecipe(
                 msg("Two columns are called {name}.", name=column.name), msg("Give each column a different name.")
+            )
+        if column.type not in COLUMN_TYPES:
+            raise BadRecipe(
+                msg("{name} has the type {type}, which does not exist.", name=column.name, type=repr(column.type)),
+                msg("Choose one of: {types}.", types=", ".join(COLUMN_TYPES)),
             )
         if not column.values:
             raise BadRecipe(

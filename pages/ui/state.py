@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
+from core.datasets.recipe import Column, ColumnType
 from core.errors import FabulaError
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ class ColumnDraft:
     id: int
     name: str
     values: tuple[str, ...]
+    type: ColumnType = "auto"
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class GridDraft:
     version: str = ""  # id of the open version
 
     @classmethod
-    def of(cls, columns: Sequence[tuple[str, Sequence[str]]], preset: str, first_id: int) -> GridDraft:
-        drafts = tuple(ColumnDraft(first_id + i, name, tuple(values)) for i, (name, values) in enumerate(columns))
+    def of(cls, columns: Sequence[Column], preset: str, first_id: int) -> GridDraft:
+        drafts = tuple(ColumnDraft(first_id + i, c.name, c.values, c.type) for i, c in enumerate(columns))
         return cls(columns=drafts, preset=preset, next_id=first_id + len(drafts))
 
     def with_column(self, name: str = "", values: tuple[str, ...] = ()) -> GridDraft:
@@ -48,6 +50,10 @@ class GridDraft:
 
     def with_values(self, column_id: int, values: tuple[str, ...]) -> GridDraft:
         changed = tuple(replace(c, values=values) if c.id == column_id else c for c in self.columns)
+        return replace(self, columns=changed)
+
+    def with_type(self, column_id: int, column_type: ColumnType) -> GridDraft:
+        changed = tuple(replace(c, type=column_type) if c.id == column_id else c for c in self.columns)
         return replace(self, columns=changed)
 
     def without(self, column_id: int) -> GridDraft:

@@ -17,6 +17,7 @@ from core.datasets.quality import similarity, texts, units
 from core.datasets.quality.measure import report
 from core.datasets.quality.report import REASONS, Kind, QualityFinding, QualityReport, QualityRow, verdict
 from core.datasets.quality.similarity import HashSample
+from core.datasets.recipe import ColumnType
 
 _SAMPLES = Path(__file__).parents[2] / "data" / "samples"
 _FIXTURE = Path(__file__).parents[3] / "shared" / "fixtures" / "ultraman_stories.csv"
@@ -343,6 +344,33 @@ def test_a_value_that_stands_in_the_text_is_asked_for_and_a_mood_is_not() -> Non
     assert not mood.literal and mood.share == 0 and not mood.missing
     assert note.share is None
     assert [(f.detail, f.rows) for f in result.find("missing")] == [("power", (99,))]
+
+
+@pytest.mark.parametrize(
+    ("column_type", "literal", "missing"),
+    [("auto", False, ()), ("style", False, ()), ("word", True, tuple(range(20)))],
+)
+def test_a_word_that_no_text_contains_is_missing_only_if_its_column_says_that_it_is_a_word(
+    column_type: ColumnType, literal: bool, missing: tuple[int, ...]
+) -> None:
+    rows = [_row(i, _story(i), values={"power": "隐形"}) for i in range(20)]
+    result = report(rows, ["power"], types={"power": column_type})
+    (power,) = result.adherence
+    assert (power.literal, power.share, power.missing) == (literal, 0.0, missing)
+    assert [finding.rows for finding in result.find("missing")] == ([missing] if missing else [])
+
+
+def test_a_style_that_some_texts_name_is_not_missing_in_the_others() -> None:
+    rows = [_row(i, _story(i) + ("隐形" if i else ""), values={"power": "隐形"}) for i in range(20)]
+    (guessed,), (style,) = (report(rows, ["power"], types=types).adherence for types in ({}, {"power": "style"}))  # type: ignore[arg-type]
+    assert (guessed.missing, style.missing) == ((0,), ())
+
+
+def test_a_column_of_words_is_measured_even_with_a_value_of_its_own_in_every_row() -> None:
+    rows = [_row(i, f"{_story(i)}{'' if i == 7 else f'hero-{i}'}", values={"hero": f"hero-{i}"}) for i in range(250)]
+    (guessed,), (word,) = (report(rows, ["hero"], types=types).adherence for types in ({}, {"hero": "word"}))  # type: ignore[arg-type]
+    assert (guessed.share, guessed.missing) == (None, ())
+    assert (word.share, word.missing) == (249 / 250, (7,))
 
 
 def test_a_value_that_stands_in_every_text_shows_nothing() -> None:

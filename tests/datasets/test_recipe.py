@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.datasets import grid, presets
-from core.datasets.recipe import Column, Recipe, parse_values, template_fields
+from core.datasets.recipe import COLUMN_TYPES, Column, ColumnType, Recipe, parse_values, template_fields
 from core.errors import BadRecipe, NotFound
 
 COLOURS = Column("colour", ("red", "blue"))
@@ -78,6 +78,7 @@ BAD = [
     ({"columns": (Column("colour", ("red", "red")), THINGS)}, "has the value 'red' twice"),
     ({"columns": (Column("colour", ("red", "")), THINGS)}, "colour has an empty value"),
     ({"columns": (Column("colour", ("r\0ed",)), THINGS)}, "colour has an empty value"),
+    ({"columns": (Column("colour", ("red",), "number"), THINGS)}, "colour has the type 'number'"),  # type: ignore[arg-type]
     ({"repeats": 0}, "repeats is 0"),
     ({"temperature": 2.1}, "temperature is 2.1"),
     ({"temperature": float("nan")}, "temperature is nan"),
@@ -238,16 +239,31 @@ names = st.text(st.characters(exclude_characters="{}\r\n\0", exclude_categories=
 cell_values = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, unique=True)
 
 
-@given(st.lists(st.tuples(names, cell_values), min_size=1, max_size=4, unique_by=lambda c: c[0]), st.integers(1, 3))
+columns_of_any_type = st.tuples(names, cell_values, st.sampled_from(COLUMN_TYPES))
+
+
+@given(st.lists(columns_of_any_type, min_size=1, max_size=4, unique_by=lambda c: c[0]), st.integers(1, 3))
 def test_a_recipe_survives_json_and_its_cells_are_all_different(
-    columns: list[tuple[str, list[str]]], repeats: int
+    columns: list[tuple[str, list[str], ColumnType]], repeats: int
 ) -> None:
-    recipe = Recipe("r", tuple(Column(n, tuple(v)) for n, v in columns), "x", repeats=repeats)
+    recipe = Recipe("r", tuple(Column(n, tuple(v), kind) for n, v, kind in columns), "x", repeats=repeats)
     second = Recipe.from_dict(recipe.to_dict())
     assert second == recipe and recipe.to_dict()["rows"] == recipe.rows()
     found = list(islice(grid.cells(recipe), 500))
     keys = {grid.key(recipe, c.values, c.repeat) for c in found}
     assert len(keys) == len(found) == min(500, recipe.rows())
+
+
+def test_a_recipe_stored_before_columns_had_a_type_is_read_and_written_as_it_was() -> None:
+    stored = RECIPE.to_dict()
+    assert stored["columns"][0] == {"name": COLOURS.name, "values": list(COLOURS.values)}
+    assert Recipe.from_dict(stored) == RECIPE and RECIPE.columns[0].type == "auto"
+
+
+def test_the_type_of_a_column_does_not_change_its_rows() -> None:
+    typed = replace(RECIPE, columns=(replace(COLOURS, type="word"), THINGS))
+    cell = grid.cell(RECIPE, 0)
+    assert grid.cell(typed, 0) == cell and grid.key(typed, cell.values, 0) == grid.key(RECIPE, cell.values, 0)
 
 
 @pytest.mark.parametrize("data", [{}, {"columns": [{"name": "a"}], "name": "x", "template": "y"}, {"columns": 3}])

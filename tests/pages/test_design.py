@@ -59,6 +59,21 @@ def test_a_chip_that_is_off_stays_off_when_the_list_is_edited(server: FaultServe
     assert at.session_state["dataset_values_2"] == ["轻松", "艰难", "勇敢"]
 
 
+def test_the_type_of_a_column_is_chosen_with_its_values_and_kept(server: FaultServer, store: Store) -> None:
+    at = opened(article_grid(), "dataset_list_1")
+    kind = next(one for one in at.segmented_control if one.key == "dataset_type_1")
+    assert kind.value == "auto"
+    kind.set_value("word").run()
+    at = opened(at, "dataset_list_1")
+    assert next(one for one in at.segmented_control if one.key == "dataset_type_1").value == "word"
+    click(at, "dataset_remove_1")
+    click(at, "dataset_undo_remove")
+    click(at, "dataset_generate")
+    (created,) = datasets.list_datasets(store)
+    recipe = datasets.recipe(store, created.id)
+    assert recipe is not None and [column.type for column in recipe.columns] == ["auto", "word", "auto"]
+
+
 def test_a_list_too_long_for_chips_is_counted_and_used_whole(server: FaultServer) -> None:
     at = opened(article_grid(), "dataset_list_0")
     at.text_area(key="dataset_pasted_0").set_value("\n".join(f"v{n}" for n in range(1_000))).run()

@@ -1,9 +1,10 @@
 """How the texts fit the grid: rows per cell (coverage), and texts that lack a value of their cell (adherence).
 
-Adherence is measured for columns with literal values. A value that occurs in nearly every text, requested or not, shows
-nothing. Neither does a value that is never written out ("light-hearted" describes a manner; the word does not occur in
-the story). So a column counts as literal only if its value occurs in at least half of the texts, and clearly more often
-than in texts with another value.
+Adherence is measured for columns with literal values. A column of the type `word` is literal, one of the type `style`
+is not. For others the texts decide: a value that occurs in nearly every text, requested or not, shows nothing. Neither
+does a value that is never written out ("light-hearted" describes a manner; the word does not occur in the story). So
+their column counts as literal only if its value occurs in at least half of the texts, and clearly more often than in
+texts with another value.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from core.datasets.quality.units import normalize
+from core.datasets.recipe import ColumnType
 
 MAX_CELLS = 50_000  # above this, cells are not listed individually, only counts per value
 _MAX_MISSING = 200  # maximum number of empty cells listed
@@ -155,8 +157,8 @@ class Adherence:
 class AdherenceCollector:
     """Counts, text by text, how often the values of one column occur."""
 
-    def __init__(self, column: str) -> None:
-        self.column = column
+    def __init__(self, column: str, column_type: ColumnType = "auto") -> None:
+        self.column, self._type = column, column_type
         self._requested: Counter[str] = Counter()
         self._missing: dict[str, list[int]] = {}
         self._is_free_text = False
@@ -166,7 +168,8 @@ class AdherenceCollector:
         if self._is_free_text or not value.strip():
             return
         self._requested[value] += 1
-        if len(self._requested) > MAX_VALUES or len(value) > _MAX_VALUE_CHARACTERS:
+        is_long = len(self._requested) > MAX_VALUES or len(value) > _MAX_VALUE_CHARACTERS
+        if is_long and self._type != "word":
             self._is_free_text = True
             self._missing.clear()
         elif normalize(value).strip() not in text:
@@ -180,7 +183,7 @@ class AdherenceCollector:
         values = [ValueShare(value, n, tuple(self._missing.get(value, ()))) for value, n in self._requested.items()]
         values.sort(key=lambda item: item.found / item.requested)
         share, chance = sum(item.found for item in values) / total, self._chance(sample)
-        literal = share >= LITERAL_FROM and (chance is None or share >= chance + ABOVE_CHANCE)
+        literal = self._type == "word" or (self._type == "auto" and _is_literal(share, chance))
         missing = tuple(sorted(row for item in values for row in item.missing)) if literal else ()
         return Adherence(self.column, literal, share, chance, tuple(values), missing)
 
@@ -194,3 +197,7 @@ class AdherenceCollector:
                     pairs += 1
                     hits += needle in text
         return hits / pairs if pairs else None
+
+
+def _is_literal(share: float, chance: float | None) -> bool:
+    return share >= LITERAL_FROM and (chance is None or share >= chance + ABOVE_CHANCE)

@@ -17,6 +17,7 @@ import numpy as np
 from core.datasets.quality import grid_fit, similarity, texts, units
 from core.datasets.quality.grid_fit import AdherenceCollector
 from core.datasets.quality.report import Kind, QualityFinding, QualityReport, QualityRow, Share, ordered
+from core.datasets.recipe import ColumnType
 from core.pricing import tokens
 
 _HEAD_ROWS = 1_000  # rows used to decide if the completions are labels
@@ -39,6 +40,7 @@ def report(
     rows: Iterable[QualityRow],
     columns: Sequence[str],
     *,
+    types: Mapping[str, ColumnType] | None = None,
     grid: Mapping[str, Sequence[str]] | None = None,
     repeats: int | None = None,
     model: str = "",
@@ -49,13 +51,14 @@ def report(
     Args:
         rows: read once, as a stream; of equal rows the first is the one to keep.
         columns: the columns that make the cells.
+        types: of the recipe's columns; columns without one are `auto`.
         grid, repeats: of the recipe; None: the values that occur make the grid.
         model: whose tokenizer is used for rows without a token count.
         progress: called after each block with the number of rows read; may raise to cancel.
     """
     stream = iter(rows)
     head = list(islice(stream, _HEAD_ROWS))
-    collector = _Collector(columns, _detect_task(head), model)
+    collector = _Collector(columns, types or {}, _detect_task(head), model)
     read = 0
     for block in _blocks(chain(head, stream)):
         collector.add(block)
@@ -68,7 +71,7 @@ def report(
 class _Collector:
     """Collects the measures of all rows read so far."""
 
-    def __init__(self, columns: Sequence[str], task: Task, model: str) -> None:
+    def __init__(self, columns: Sequence[str], types: Mapping[str, ColumnType], task: Task, model: str) -> None:
         self.columns, self.task, self.model = tuple(columns), task, model
         self.ids: list[int] = []
         self.cells: list[tuple[int, tuple[str, ...]]] = []
@@ -81,7 +84,7 @@ class _Collector:
         self.findings: dict[Kind, list[int]] = {}
         self.rows_by_name: dict[str, dict[str, list[int]]] = {}
         self.labels_by_prompt: dict[int, tuple[str, list[int]]] = {}  # prompt hash → first label, rows with another
-        self.adherence = [AdherenceCollector(column) for column in columns]
+        self.adherence = [AdherenceCollector(column, types.get(column, "auto")) for column in columns]
         self.sample, self.openings = similarity.HashSample(), similarity.OpeningCounter()
         self._known: dict[tuple[str, ...], tuple[str, ...]] = {}  # one tuple object per cell, to save memory
 

@@ -97,6 +97,7 @@ def _measure(store: Store, dataset_id: str, progress: Callable[[int, int], None]
     return report(
         _rows(store, dataset_id),
         columns,
+        types={column.name: column.type for column in recipe.columns} if recipe else None,
         grid={column.name: column.values for column in recipe.columns} if recipe else None,
         repeats=recipe.repeats if recipe else None,
         model=recipe.model if recipe else "",

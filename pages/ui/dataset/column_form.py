@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import streamlit as st
 
 from core.datasets.importers import table_reader
-from core.datasets.recipe import Column, parse_values, unique_values
+from core.datasets.recipe import COLUMN_TYPES, Column, ColumnType, parse_values, unique_values
 from pages.ui import state
 from pages.ui.components import cards
 from pages.ui.dataset import importing
-from pages.ui.i18n import _, as_markdown, column_name, label, listed, n_, number, plain
+from pages.ui.i18n import _, as_markdown, column_name, label, listed, mark, n_, number, plain
 from pages.ui.state import ColumnDraft
 
 _MOST_CHIPS = 60  # more values are shown as a list
 _SHOWN = 12
 _LIST_HEIGHT = 320  # pixels
+_TYPES: Mapping[ColumnType, str] = {
+    "auto": mark("Automatic"),
+    "word": mark("Must appear"),
+    "style": mark("Need not appear"),
+}
 
 _SHOWN_PROBLEMS = 3
 _MOST_VALUES = 100_000  # per column: the maximum that is useful in a grid and that a page can display
@@ -49,7 +55,7 @@ def column(draft: ColumnDraft) -> Column:
                 args=(draft.id,),
             )
             _list(draft)
-    return Column(name=(name or "").strip(), values=values)
+    return Column(name=(name or "").strip(), values=values, type=draft.type)
 
 
 def _label(name: str) -> str:
@@ -118,6 +124,30 @@ def _list(draft: ColumnDraft) -> None:
             on_click=_use,
             args=(draft.id, found),
         )
+        _type(draft)
+
+
+def _type(draft: ColumnDraft) -> None:
+    """What the values are to the texts."""
+    key = f"dataset_type_{draft.id}"
+    state.set_value(key, draft.type)
+    st.segmented_control(
+        _("The values in the texts"),
+        COLUMN_TYPES,
+        format_func=lambda column_type: _(_TYPES[column_type]),
+        required=True,
+        key=key,
+        help=_(
+            "A name or a thing must appear in each text; the quality report lists texts without it. A mood or an "
+            "instruction need not appear. Automatic: decided from the finished texts."
+        ),
+        on_change=_set_type,
+        args=(draft.id, key),
+    )
+
+
+def _set_type(column_id: int, key: str) -> None:
+    state.studio().grid = state.studio().grid.with_type(column_id, state.get(key))
 
 
 def _use(column_id: int, values: tuple[str, ...]) -> None:

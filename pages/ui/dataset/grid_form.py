@@ -9,7 +9,7 @@ from typing import Any
 import streamlit as st
 
 from core.datasets import presets
-from core.datasets.recipe import Recipe
+from core.datasets.recipe import Column, Recipe
 from pages.ui import state
 from pages.ui.components import models
 from pages.ui.components.fields import number_field
@@ -83,8 +83,7 @@ def draw_random_cell() -> None:
 def open_recipe(recipe: Recipe, *, preset: str = SAVED, family: str = "", version: str = "") -> None:
     """Put a recipe into the form. In a callback, or before the form is drawn."""
     studio = state.studio()
-    columns = [(column.name, column.values) for column in recipe.columns] or [("", ())]
-    draft = GridDraft.of(columns, preset, studio.grid.next_id)
+    draft = GridDraft.of(recipe.columns or [Column("", ())], preset, studio.grid.next_id)
     studio.grid = replace(draft, draw=studio.grid.draw, family=family, version=version)
     state.set_value("dataset_preset", preset)
     if preset == SAVED:
