@@ -233,7 +233,8 @@ def test_no_class_name_stands_for_two_classes() -> None:
 # Calls that change something (a write transaction, a file) or that a provider may bill, by the name of the method.
 _CHANGES = frozenset({"session", "write_text", "write_bytes", "unlink"})
 _PAID = frozenset({"complete", "stream", "speak", "create_job", "create_batch"})
-_BELOW_ACTIONS = ("core/db/", "core/engine/", "core/providers/")  # an action calls these; they know no roles
+_BELOW_ACTIONS = ("core/db/", "core/engine/")  # an action calls these; they know no roles
+_NO_ACTION = frozenset({"core.providers.engine_endpoint.token"})  # makes the engine's token on first use
 _ROLE_CORE = [path for path in _CORE if not _where(path).startswith(_BELOW_ACTIONS)]
 _PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -288,7 +289,7 @@ def _uses(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
     names = _names(path)
     for node in ast.walk(tree):
         base = node.value if isinstance(node, ast.Attribute) else node
-        if isinstance(base, ast.Name) and base.id in names:
+        if isinstance(base, ast.Name) and isinstance(base.ctx, ast.Load) and base.id in names:
             dotted = names[base.id] + (f".{node.attr}" if isinstance(node, ast.Attribute) else "")
             if (found := _defined(dotted) or _defined(names[base.id])) is not None:
                 yield found, base.lineno
@@ -315,10 +316,11 @@ def _method_calls(tree: ast.AST, methods: frozenset[str]) -> Iterator[str]:
 def _unchecked(name: str, seen: set[str]) -> Iterator[str]:
     """Changes that a function or class leads to without passing a declaration, as the way to them."""
     path, node = _definitions()[name]
-    if name in seen or _declared(node):
+    if name in seen or name in _NO_ACTION or _declared(node):
         return
     seen.add(name)
-    yield from (f"{name}:{call}" for call in _method_calls(node, _CHANGES | _PAID))
+    changes = _CHANGES if _where(path).startswith("core/providers/") else _CHANGES | _PAID  # clients call themselves
+    yield from (f"{name}:{call}" for call in _method_calls(node, changes))
     for used, _line in _uses(node, path):
         yield from (f"{name} → {way}" for way in _unchecked(used, seen))
 
