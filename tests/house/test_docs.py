@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,19 +115,31 @@ def _anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def _imports(text: str) -> Iterator[tuple[str, str]]:
-    """(module, name) of every project import in a Python block of a document."""
+def _used_names(text: str) -> Iterator[tuple[str, str, str]]:
+    """Every project import in a Python block of a document, as (module, name, ""), and every attribute that the block
+    uses of it, as (module, name, attribute)."""
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-        for node in ast.walk(ast.parse(block)):
+        nodes = list(ast.walk(ast.parse(block)))
+        imported: dict[str, tuple[str, str]] = {}
+        for node in nodes:
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "core":
-                yield from ((str(node.module), alias.name) for alias in node.names)
+                imported |= {alias.asname or alias.name: (str(node.module), alias.name) for alias in node.names}
+        yield from ((*source, "") for source in imported.values())
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported:
+                yield (*imported[node.value.id], node.attr)
 
 
 @pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
-def test_what_a_document_imports_is_there(document: Path) -> None:
-    for module, name in _imports(document.read_text(encoding="utf-8")):
-        found = importlib.import_module(module)
-        assert hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}"), f"{module}.{name}"
+def test_what_a_document_imports_and_calls_is_there(document: Path) -> None:
+    missing = []
+    for module, name, attribute in _used_names(document.read_text(encoding="utf-8")):
+        with suppress(ModuleNotFoundError):  # then it is no module but a name in one
+            importlib.import_module(f"{module}.{name}")
+        found = getattr(importlib.import_module(module), name, None)
+        if found is None or (attribute and not hasattr(found, attribute)):
+            missing.append(f"{module}.{name}.{attribute}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("document", _DOCUMENTS, ids=lambda path: path.name)
