@@ -28,7 +28,7 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.generation import run_store, runs
-from core.generation.concurrency import ceiling
+from core.generation.concurrency import DEFAULT_LIMIT
 from core.generation.run_budget import RequestCost
 from core.pricing import budget, custom_prices
 from core.settings import Settings
@@ -61,7 +61,7 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
                 store, LOCAL, provider=_PROVIDER, model="writer", kind=use, amount=str(_USD_PER_MTOK)
             )
         worst = _worst(store)
-        in_flight = kills * ceiling(_PROVIDER) * worst
+        in_flight = kills * DEFAULT_LIMIT * worst
         budget_usd = _ROWS * _ANSWER_TOKENS * _USD_PER_MTOK / 1_000_000 + in_flight + 100 * worst
         run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _recipe()), budget_usd=budget_usd)
         _kill(url, Path(folder), store, run_id, kills)

@@ -10,17 +10,11 @@ from dataclasses import dataclass
 
 from core.providers import RetryPolicy
 
-_CEILINGS = {"engine": 4}  # the engine generates four texts at a time and queues the rest
 MAX_SHARED = 8  # answers in one request: a broken connection means at most eight retries
 _ROUNDS_TO_LIMIT = 16  # rounds without a rate limit from zero to the ceiling
-_DEFAULT_CEILING = 16  # well below the lowest rate limits of hosted providers
+DEFAULT_LIMIT = 16  # for providers that do not report one: well below the lowest rate limits of hosted providers
 _SAMPLE_S = 0.25  # sample interval: long enough to smooth out single answers
 _MIN_ANSWERS = 16  # answers needed for an estimate within a sample interval
-
-
-def ceiling(provider: str) -> int:
-    """The maximum number of requests that a run keeps in flight at a provider."""
-    return _CEILINGS.get(provider, _DEFAULT_CEILING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +22,7 @@ class RunLimits:
     """Limits for retries, pauses and concurrency of a run.
 
     Attributes:
-        ceiling: maximum number of requests in flight; None: the provider's (see `ceiling`).
+        ceiling: maximum number of requests in flight; None: what the provider reports, or `DEFAULT_LIMIT`.
         base_s, cap_s: a row's first wait is at most `base_s`; each further wait at most twice that, up to `cap_s`.
         stall_s: the run ends if there was no answer for this long.
         max_row_failures: a row that fails this often while others succeed, or may have been billed this often, is
@@ -79,6 +73,10 @@ class ConcurrencyControl:
     def available(self, in_flight: int) -> int:
         """How many more requests may be sent now."""
         return max(0, self.allowed - in_flight)
+
+    def start(self, limit: int) -> None:
+        """Begin with another limit, before the first request."""
+        self.limit, self._allowed = limit, float(limit)
 
     def succeeded(self) -> None:
         """Record an answer."""

@@ -23,7 +23,7 @@ from core.db.tables import Run, utcnow
 from core.errors import BadRequest, FabulaError, ModelNotFound, Transient
 from core.generation import leases, row_store, run_store
 from core.generation.claims import ClaimQueue, InFlight, PendingRequest
-from core.generation.concurrency import ConcurrencyControl, RunLimits, Throughput, ceiling
+from core.generation.concurrency import DEFAULT_LIMIT, ConcurrencyControl, RunLimits, Throughput
 from core.generation.group_commit_writer import GroupCommitWriter
 from core.generation.provider_connection import ProviderConnection
 from core.generation.response_classification import (
@@ -105,7 +105,7 @@ class RunExecutor:
             claimant=context.claimant,
         )  # fmt: skip
         self._connection = ProviderConnection(registry, context, limits.tick_s, self._wake.set)
-        self._concurrency = ConcurrencyControl(limits.ceiling or ceiling(context.provider))
+        self._concurrency = ConcurrencyControl(limits.ceiling or DEFAULT_LIMIT)
         self._retry_policy = RequestRetryPolicy(limits, self._concurrency, context.recipe.max_tokens, time.monotonic())
         self._send_loops: set[asyncio.Task[None]] = set()
         self._shutting_down = False
@@ -266,10 +266,12 @@ class RunExecutor:
 
     def _connect(self) -> None:
         """Connect to the provider. A starting engine is waited for."""
-        if self._retry_policy.end is not None or self._writer.down:
+        if self._connection.open or self._retry_policy.end is not None or self._writer.down:
             return
         try:
             self._connection.connect()
+            if self._connection.open and self._limits.ceiling is None:
+                self._concurrency.start(self._connection.parallel or DEFAULT_LIMIT)
         except Transient as exc:
             self._retry_policy.cause = exc.what
         except FabulaError as exc:

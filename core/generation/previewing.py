@@ -132,6 +132,7 @@ def estimate_run(
     previewed: Sequence[PreviewRow],
     engine_tokens_per_s: float | None,
     *,
+    parallel: int | None = None,
     batch: bool = False,
 ) -> RunEstimate:
     """The estimate for a runnable recipe.
@@ -140,6 +141,7 @@ def estimate_run(
         book: the prices.
         previewed: texts of this recipe, whose lengths and times replace the guess; may be empty.
         engine_tokens_per_s: the engine's latest measured speed; None: not measured.
+        parallel: `ModelInfo.parallel` of the writer.
         batch: at the price of a batch, which takes up to a day.
     """
     rows = recipe.rows()
@@ -166,7 +168,7 @@ def estimate_run(
     if local and engine_tokens_per_s:
         seconds: float | None = guess.completion_tokens / (engine_tokens_per_s * _SHARED_SPEED)
     else:
-        seconds = _seconds(recipe, previewed)
+        seconds = _seconds(recipe, previewed, parallel or concurrency.DEFAULT_LIMIT)
     return RunEstimate(total, guess.expected_usd, seconds, local)
 
 
@@ -179,9 +181,9 @@ def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:
     return rows // recipe.repeats * shared, rows
 
 
-def _seconds(recipe: Recipe, previewed: Sequence[PreviewRow]) -> float | None:
+def _seconds(recipe: Recipe, previewed: Sequence[PreviewRow], in_flight: int) -> float | None:
     """Time of the whole run, from a preview, whose texts are written concurrently like those of a run."""
     if not previewed:
         return None
-    rounds = -(-recipe.rows() // concurrency.ceiling(recipe.provider))  # of the number of requests in flight
+    rounds = -(-recipe.rows() // in_flight)
     return sum(row.seconds for row in previewed) / len(previewed) * rounds

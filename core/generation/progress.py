@@ -17,7 +17,6 @@ from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound
 from core.generation import failed_rows
-from core.generation.concurrency import ceiling
 from core.generation.failed_rows import FailedRows
 from core.generation.run_store import FAILED_ONLY
 from core.message import msg
@@ -46,7 +45,7 @@ class RunProgress:
         failed_by_cause: failed rows of the data set by cause, most frequent first.
         failed_only: the run only retries failed rows.
         remaining: rows this run still has to write, including those in flight.
-        in_flight, ceiling: rows in flight, and the maximum number of requests in flight.
+        in_flight: rows in flight.
         requests: entries in the spend ledger, including those in flight: one per row sent; of a batch one, and
             one for each group of its lines that failed and may be billed.
         tokens: prompt and completion tokens of this run.
@@ -69,7 +68,6 @@ class RunProgress:
     failed: int
     pending: int
     in_flight: int
-    ceiling: int
     tokens: int
     cost_usd: Decimal | None
     budget_usd: Decimal | None
@@ -129,7 +127,6 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         failed=counts.failed,
         pending=counts.pending,
         in_flight=counts.sent,
-        ceiling=ceiling(run.provider),
         tokens=tokens,
         cost_usd=cost,
         budget_usd=run.budget_usd,

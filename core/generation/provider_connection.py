@@ -13,7 +13,7 @@ from core.generation.row_store import Claim
 from core.generation.run_store import RunContext
 from core.providers import Client, Completion, CompletionRequest, Registry, parameters
 from core.providers.async_client import AsyncTextClient
-from core.providers.schemas import Endpoint
+from core.providers.schemas import Endpoint, ServedModel
 
 
 def completion_request(
@@ -38,7 +38,7 @@ class ProviderConnection:
 
     Args:
         pause_s: seconds before an endpoint that did not answer is tried again.
-        notify: called on the event loop when the API format of the model has been determined.
+        notify: called on the event loop when it is known how the provider serves the model.
     """
 
     def __init__(self, registry: Registry, context: RunContext, pause_s: float, notify: Callable[[], None]) -> None:
@@ -47,31 +47,36 @@ class ProviderConnection:
         self._text_client: AsyncTextClient | None = None
         self._previous_clients: list[AsyncTextClient] = []
         self._request: CompletionRequest | None = None
-        self._endpoint: Endpoint | None = None if context.recipe.endpoint == "auto" else context.recipe.endpoint
-        self._connecting: asyncio.Task[Endpoint] | None = None
+        self._served: ServedModel | None = None
+        self._connecting: asyncio.Task[ServedModel] | None = None
         self._connect_at = 0.0
 
     @property
     def open(self) -> bool:
-        """True once the API format of the model is known."""
-        return self._endpoint is not None
+        """True once it is known how the provider serves the model."""
+        return self._served is not None
+
+    @property
+    def parallel(self) -> int | None:
+        """Requests that the provider works on at the same time; None: it does not say, or is not asked yet."""
+        return None if self._served is None else self._served.parallel
 
     def connect(self) -> None:
-        """Determine the API format of the model. Call again until the connection is `open`.
+        """Ask how the provider serves the model. Call again until the connection is `open`.
 
         Raises:
             FabulaError: the endpoint returned an error or did not answer.
         """
-        if self._endpoint is not None:
+        if self._served is not None:
             return
         if self._connecting is None and time.monotonic() >= self._connect_at:
             self._connect_at = time.monotonic() + self._pause_s
             self._client = self._registry.get(self._context.provider)
-            self._connecting = asyncio.create_task(self._client.aendpoint(self._context.model))
+            self._connecting = asyncio.create_task(self._client.served(self._context.model))
             self._connecting.add_done_callback(lambda task: self._notify())
         elif self._connecting is not None and self._connecting.done():
             task, self._connecting = self._connecting, None
-            self._endpoint = task.result()
+            self._served = task.result()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -86,7 +91,9 @@ class ProviderConnection:
         Raises:
             FabulaError: see `AsyncTextClient.ask` and `Registry.provider`.
         """
-        recipe, endpoint = self._context.recipe, self._endpoint or "chat"
+        recipe = self._context.recipe
+        found: Endpoint = "chat" if self._served is None else self._served.endpoint
+        endpoint = found if recipe.endpoint == "auto" else recipe.endpoint
         seed = grid.row_seed(recipe, claim.key)
         request = self._request = completion_request(recipe, self._context.model, claim.prompt, endpoint, seed, n)
         return await self._current_client().complete(request)

@@ -18,7 +18,7 @@ from core.providers.chunk_parser import ChunkStream, parse_body
 from core.providers.connection import Connection, call_until
 from core.providers.errors import not_an_api_answer, translate_errors
 from core.providers.parameters import PATHS, Negotiation, request_body
-from core.providers.schemas import Completion, CompletionRequest, Endpoint, Health, ModelInfo
+from core.providers.schemas import Completion, CompletionRequest, Endpoint, Health, ModelInfo, ServedModel
 from core.providers.stream import TextStream
 
 # OpenAI lists every model of an account; these families do not generate text.
@@ -120,12 +120,13 @@ class Generation(Connection):
             return "completion" if _LEGACY.match(model) else "chat"
         return _endpoint_of(model, self.models())
 
-    async def aendpoint(self, model: str) -> Endpoint:
-        """`endpoint` without retries, on the running event loop."""
+    async def served(self, model: str) -> ServedModel:
+        """How this endpoint serves `model`, without retries, on the running event loop."""
         if self.provider.kind != "engine":
-            return self.endpoint(model)
+            return ServedModel(self.endpoint(model))
         with translate_errors(self.provider):
-            return _endpoint_of(model, self._text_models((await self._async_sdk().models.list()).data))
+            models = self._text_models((await self._async_sdk().models.list()).data)
+        return ServedModel(_endpoint_of(model, models), next((m.parallel for m in models if m.id == model), None))
 
     def count_tokens(self, model: str, text: str) -> int:
         """Exact number of tokens in `text`, from the engine's tokenizer.
@@ -187,6 +188,7 @@ class Generation(Connection):
             job=engine_fields.get("job"),
             not_trainable=_not_trainable(engine_fields),
             context=engine_fields.get("context"),
+            parallel=_positive(engine_fields.get("parallel")),
         )
 
 
@@ -199,3 +201,7 @@ def _not_trainable(engine_fields: Mapping[str, Any]) -> str | None:
 def _endpoint_of(model: str, models: list[ModelInfo]) -> Endpoint:
     known = next((m.format for m in models if m.id == model), None)
     return "completion" if known == "completion" else "chat"
+
+
+def _positive(value: object) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None

@@ -131,6 +131,7 @@ class ModelInfo:
         job: id of the fine-tuning job that produced it; None: unknown.
         not_trainable: why it cannot be fine-tuned (reported by our engine); None: it can, or unknown.
         context: context length in tokens, prompt and completion together (reported by our engine); None: unknown.
+        parallel: requests that it works on at the same time (reported by our engine); None: unknown.
     """
 
     id: str
@@ -141,6 +142,15 @@ class ModelInfo:
     job: str | None = None
     not_trainable: str | None = None
     context: int | None = None
+    parallel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """How an endpoint serves a model: the API format to use, and `ModelInfo.parallel`."""
+
+    endpoint: Endpoint
+    parallel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

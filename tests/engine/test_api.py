@@ -15,6 +15,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 
 from core.engine.api.upload import MAX_FILE_BYTES
+from core.engine.serving.llama import PARALLEL
 from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, running, upload
 
 _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'
@@ -138,7 +139,7 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
     expected = {"base": TINY, "format": "both", "job": None, "step": None, "not_trainable": None}
     extra = (model.model_extra or {})["fabula"]
     assert 0 < extra.pop("context") <= 4096  # tokens of prompt and answer together
-    assert extra == expected
+    assert extra == expected | {"parallel": PARALLEL}
 
 
 def test_a_base_model_cannot_be_deleted(client: OpenAI) -> None:

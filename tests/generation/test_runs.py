@@ -18,11 +18,12 @@ from sqlalchemy import select, update
 
 from core.actor import LOCAL
 from core.datasets import datasets, export, grid_store
+from core.datasets.recipe import EndpointChoice
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
 from core.generation import executor, group_commit_writer, run_store, runs
-from core.generation.concurrency import ConcurrencyControl, RunLimits
+from core.generation.concurrency import DEFAULT_LIMIT, ConcurrencyControl, RunLimits
 from core.message import Message
 from core.providers import Provider, Registry
 from tests.support.fault_server import (
@@ -91,14 +92,25 @@ def test_the_requests_in_flight_reach_the_ceiling_and_never_exceed_it(
     assert states(store, run_id) == {"done": 10}
 
 
-def test_the_engine_gets_four_at_a_time_by_default(store: Store, server: FaultServer) -> None:
+@pytest.mark.parametrize("endpoint", ["auto", "completion"])
+@pytest.mark.parametrize(
+    ("reported", "in_flight"), [(3, 3), (None, DEFAULT_LIMIT), (0, DEFAULT_LIMIT), ("4", DEFAULT_LIMIT)]
+)
+def test_a_provider_gets_as_many_requests_as_it_says_it_works_on(
+    store: Store, server: FaultServer, endpoint: EndpointChoice, reported: object, in_flight: int
+) -> None:
     server.default = held()
-    run_id = queue(store, recipe(10, provider="engine"))
+    server.models = [
+        {"id": "writer", "object": "model", "created": 1, "owned_by": "x", "fabula": {"parallel": reported}}
+    ]
+    run_id = queue(store, recipe(20, provider="engine", endpoint=endpoint))
     with executing(store, server.registry("engine", "engine"), run_id):
-        server.wait_for(lambda s: s.flying == 4)
-        assert runs.progress(store, run_id).ceiling == 4
+        server.wait_for(lambda s: s.flying == in_flight)
         server.release()
-    assert server.peak == 4
+    assert server.peak == in_flight
+    assert {r.path for r in server.requests if r.method == "POST"} == {
+        "/v1/completions" if endpoint == "completion" else "/v1/chat/completions"
+    }
 
 
 def test_a_model_of_completion_format_is_asked_on_that_endpoint(store: Store, server: FaultServer) -> None:

@@ -100,7 +100,7 @@ def test_an_error_while_the_way_is_looked_for_ends_the_run(
         raise RuntimeError("no way")
 
     registry = server.registry()
-    monkeypatch.setattr(type(registry.get("fault")), "aendpoint", raising)
+    monkeypatch.setattr(type(registry.get("fault")), "served", raising)
     run_id = queue(store, recipe(3, endpoint="auto"))
     ended = carry_out(store, server, run_id)
     assert ended.state == "failed" and "RuntimeError" in (ended.reason or "") and server.requests == []

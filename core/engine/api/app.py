@@ -30,7 +30,7 @@ from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
-from core.engine.serving.llama import Pool
+from core.engine.serving.llama import PARALLEL, Pool
 from core.engine.store import EngineStore, Job
 from core.engine.training import job_queue
 from core.engine.training.job_context import EngineJobContext
@@ -138,7 +138,7 @@ class Engine:
         return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
 
     def _model_json(self, model: Model) -> serializers.Json:
-        return serializers.model(model, self.models.not_trainable_reason(model), self.models.context(model))
+        return serializers.model(model, self.models.not_trainable_reason(model), self.models.context(model), PARALLEL)
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""

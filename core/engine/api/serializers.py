@@ -105,7 +105,7 @@ def checkpoint(row: CheckpointRow) -> Json:
     }
 
 
-def model(row: Model, not_trainable: str | None, context: int | None) -> Json:
+def model(row: Model, not_trainable: str | None, context: int | None, parallel: int) -> Json:
     """A model object; fields that OpenAI does not have are under `fabula`."""
     return {
         "id": row.id,
@@ -120,5 +120,6 @@ def model(row: Model, not_trainable: str | None, context: int | None) -> Json:
             "not_trainable": not_trainable,
             **({"not_trainable_message": to_json(not_trainable)} if isinstance(not_trainable, Message) else {}),
             "context": context,
+            "parallel": parallel,
         },
     }

@@ -117,7 +117,10 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> RunEstimate:
         batch: at the price of a batch, which takes up to a day.
     """
     speed = cache.status().engine.tokens_per_s
-    return previewing.estimate_run(recipe, cache.prices(), _previewed(recipe), speed, batch=batch)
+    listed = (m.parallel for m in cache.models().found if (m.provider, m.id) == (recipe.provider, recipe.model))
+    return previewing.estimate_run(
+        recipe, cache.prices(), _previewed(recipe), speed, parallel=next(listed, None), batch=batch
+    )
 
 
 def _previewed(recipe: Recipe) -> list[PreviewRow]:
