@@ -118,9 +118,12 @@ def _parents(node: str, edges: Sequence[tuple[str, str]], rows: Mapping[str, flo
 def _family_spec(columns: int, rows: int, kinds: tuple[str, ...]) -> Spec:
     x_scale = alt.Scale(domain=[0, columns - 1 + _BOX_WIDTH], nice=False)
     y_scale = alt.Scale(domain=[rows - 0.5, -0.5], nice=False)
-    x, x2 = alt.X("x:Q", scale=x_scale, axis=None), alt.X2("x2:Q")
-    y, y2 = alt.Y("y:Q", scale=y_scale, axis=None), alt.Y2("y2:Q")
-    colour = alt.Color("kind:N", scale=alt.Scale(domain=list(kinds)), legend=None)
+    colours = alt.Scale(domain=list(kinds))
+    ends = {
+        "x": alt.X("x:Q", scale=x_scale, axis=None), "x2": alt.X2("x2:Q"),
+        "y": alt.Y("y:Q", scale=y_scale, axis=None), "y2": alt.Y2("y2:Q"),
+    }  # fmt: skip
+    colour = alt.Color("kind:N", scale=colours, legend=None)
     selection = alt.selection_point(name=OPENED, on="click", fields=["id"], empty=False)
     base = alt.Chart(alt.NamedData("rows"))
     box = base.transform_filter("isValid(datum.id)").transform_calculate(
@@ -129,28 +132,19 @@ def _family_spec(columns: int, rows: int, kinds: tuple[str, ...]) -> Spec:
     tooltip_fields = ("kind", "whole", "detail")
     tooltip = [alt.Tooltip(f"{name}:N", title=" " * width) for width, name in enumerate(tooltip_fields, 1)]
     line = base.transform_filter("isValid(datum.from)").mark_rule(strokeWidth=1.5, opacity=0.4)
-    colours = alt.Scale(domain=list(kinds))
 
     def text(field: str, row: str, size: int, opacity: float) -> alt.Chart:
-        text_mark: alt.Chart = box.mark_text(
-            align="left", baseline="middle", fontSize=size, opacity=opacity, limit=_TEXT_PX
-        )
-        encoded: alt.Chart = text_mark.encode(
-            x=alt.X("left:Q", scale=x_scale, axis=None),
-            y=alt.Y(f"{row}:Q", scale=y_scale, axis=None),
-            text=f"{field}:N",
-        )
+        marked = box.mark_text(align="left", baseline="middle", fontSize=size, opacity=opacity, limit=_TEXT_PX)
+        left, upper = alt.X("left:Q", scale=x_scale, axis=None), alt.Y(f"{row}:Q", scale=y_scale, axis=None)
+        encoded: alt.Chart = marked.encode(x=left, y=upper, text=f"{field}:N")
         return encoded
 
     return to_spec(
         alt.layer(
-            line.encode(x=x, x2=x2, y=y, y2=y2, color=colour),
+            line.encode(**ends, color=colour),
             box.mark_rect(cornerRadius=6, fillOpacity=0.18, cursor="pointer")
             .encode(
-                x=x,
-                x2=x2,
-                y=y,
-                y2=y2,
+                **ends,
                 fill=alt.Fill("kind:N", scale=colours, legend=None),
                 stroke=alt.Stroke("kind:N", scale=colours, legend=None),
                 strokeWidth=alt.condition("datum.marked", alt.value(3), alt.value(1)),

@@ -121,22 +121,8 @@ def cell_map(cells: Sequence[tuple[str, str, int]], across: str, down: str, rows
         "height": {"step": _CELL_STEP},
         "data": {"values": [{"across": a, "down": d, "rows": count} for a, d, count in cells]},
         "encoding": {
-            "x": {
-                "field": "across",
-                "type": "nominal",
-                "sort": None,
-                "scale": _CELL_PADDING,
-                "title": across,
-                "axis": {"labelAngle": 0, "labelLimit": 120, "orient": "top", "ticks": False, "domain": False},
-            },
-            "y": {
-                "field": "down",
-                "type": "nominal",
-                "sort": None,
-                "scale": _CELL_PADDING,
-                "title": down,
-                "axis": {"labelLimit": 160, "ticks": False, "domain": False},
-            },
+            "x": {**_cell_axis("across", across), "axis": {**_ACROSS_AXIS, "ticks": False, "domain": False}},
+            "y": {**_cell_axis("down", down), "axis": {"labelLimit": 160, "ticks": False, "domain": False}},
         },
         "layer": [
             {**rect_layer, "encoding": {"color": colour, "opacity": _OPACITY, "tooltip": tooltip}},
@@ -148,7 +134,12 @@ def cell_map(cells: Sequence[tuple[str, str, int]], across: str, down: str, rows
 # A nominal field uses the theme's palette, in light and dark mode. Without it, marks would be black.
 _THEME_COLOUR: Spec = {"field": "tone", "type": "nominal", "legend": None}
 _CELL_PADDING: Spec = {"paddingInner": 0.06}
+_ACROSS_AXIS: Spec = {"labelAngle": 0, "labelLimit": 120, "orient": "top"}
 _OPACITY: Spec = {"condition": {"param": PICKED, "value": 1}, "value": _UNSELECTED_OPACITY}
+
+
+def _cell_axis(field: str, title: str) -> Spec:
+    return {"field": field, "type": "nominal", "sort": None, "scale": _CELL_PADDING, "title": title}
 
 
 def _clickable(fields: Sequence[str], layer: str | None = None) -> Spec:

@@ -1,7 +1,7 @@
 """Analysis of training pairs in a single pass, keeping only a hash per pair, and its findings as sentences. Pure.
 
 Checks the same things as OpenAI's tool of 2023 (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
-`validators.py`): count, common separator, common ending, leading white space, duplicates, over-long pairs.
+`validators.py`): count, common separator, common ending, duplicates, over-long pairs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Findings:
         usable: number of pairs with a completion that are not too long (including duplicates).
         separator: what all usable prompts end with, or "".
         ending: what all usable completions end with, or "".
-        leading_space: True if all usable completions begin with white space.
         empty, duplicates, too_long: indices (from 0) of pairs that are left out, each in one list only; of equal pairs
             the first is kept.
         longest: length of the longest pair in characters.
@@ -59,7 +58,6 @@ class Findings:
     usable: int
     separator: str
     ending: str
-    leading_space: bool
     empty: tuple[int, ...]
     duplicates: tuple[int, ...]
     too_long: tuple[int, ...]
@@ -89,7 +87,7 @@ def analyse(examples: Iterable[Example], separator: str | None = None, stop: str
     completions = _TextStatistics(tuple(dict.fromkeys((*STOPS, *filter(None, [stop])))))
     digests, indices = array("Q"), array("Q")
     empty, too_long = [], []
-    pairs = longest = leading = 0
+    pairs = longest = 0
     for pairs, (prompt, completion) in enumerate(examples, 1):
         length = len(prompt) + len(completion)
         longest = max(longest, length)
@@ -100,7 +98,6 @@ def analyse(examples: Iterable[Example], separator: str | None = None, stop: str
         else:
             digests.append(digest(prompt, completion))
             indices.append(pairs - 1)
-            leading += completion[:1].isspace()
             prompts.add(prompt)
             completions.add(completion)
     duplicates, repeated = _find_duplicates(digests, indices)
@@ -109,7 +106,6 @@ def analyse(examples: Iterable[Example], separator: str | None = None, stop: str
         usable=len(digests),
         separator=prompts.common_end,
         ending=completions.common_end,
-        leading_space=bool(digests) and leading == len(digests),
         empty=tuple(empty),
         duplicates=duplicates,
         too_long=tuple(too_long),
@@ -274,9 +270,7 @@ def _pairs_left_out(findings: Findings) -> Iterator[PreparationFinding]:
             yield PreparationFinding(kind, len(rows), text, tuple(r + 1 for r in rows[:_MAX_ROWS]), why)
 
 
-def describe_changes(
-    findings: Findings, separator: str, stop: str, leading_space: bool
-) -> tuple[PreparationFinding, ...]:
+def describe_changes(findings: Findings, separator: str, stop: str) -> tuple[PreparationFinding, ...]:
     """The changes to prompts and completions; "" means no mark."""
     sentences = []
     if separator:
@@ -293,9 +287,8 @@ def describe_changes(
                 why=why,
             )
         )
-    if leading_space:
-        why = msg("Most tokenizers put a word and the space before it into one token.")
-        sentences.append(PreparationFinding("add_space", 0, msg("Every completion begins with a space."), why=why))
+    why = msg("Most tokenizers put a word and the space before it into one token.")
+    sentences.append(PreparationFinding("add_space", 0, msg("Every completion begins with a space."), why=why))
     if stop:
         why = msg("The model learns to stop there; use it as the stop when you call the model.")
         if stop in STOPS[1:] and (count := findings.in_completions[STOPS[0]].anywhere):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -19,10 +18,10 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.datasets import grid, grid_store, presets
+from core.datasets import grid, grid_store
 from core.datasets.dataset_rows import join_values, require_dataset
 from core.datasets.grid_store import CHUNK
-from core.datasets.importers import table_reader
+from core.datasets.presets import read_sample
 from core.datasets.recipe import Recipe
 from core.datasets.splitting import parse_split
 from core.db.store import Store, new_id
@@ -36,7 +35,6 @@ _SAMPLED_ROWS = 1_000  # rows
 Source = Literal["recipe", "sample", "upload", "chat", "examples"]
 MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
 _MAX_SEPARATOR = 20  # characters, the size of the column
-_ROLES_FILE = "roles.json"  # column roles of samples, if not "the last column is the completion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,19 +198,7 @@ def from_frame(
     """
     columns = [str(c) for c in prompt_columns]
     others = [str(c) for c in other_columns if c not in (*columns, completion_column, split_column)]
-    existing = [str(c) for c in frame.columns]
-    for column in (*columns, *others, completion_column, *([split_column] if split_column is not None else [])):
-        if column not in existing:
-            raise BadFile(
-                msg("There is no column {column}.", column=repr(column)),
-                msg("Choose one of: {columns}.", columns=listed(existing)),
-            )
-    if not columns or completion_column in columns:
-        raise BadFile(
-            msg("Choose at least one prompt column; it can't be the completion column."), msg("Choose again.")
-        )
-    if frame.empty:
-        raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
+    _check_table(frame, columns, completion_column, [*others, *([split_column] if split_column is not None else [])])
     splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
     repeats: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # one transaction: a partial import would look complete
@@ -235,6 +221,23 @@ def from_frame(
     return dataset_id
 
 
+def _check_table(frame: pd.DataFrame, columns: Sequence[str], completion_column: str, others: Sequence[str]) -> None:
+    """Raise BadFile unless a data set can be made of these columns."""
+    existing = [str(c) for c in frame.columns]
+    for column in (*columns, *others, completion_column):
+        if column not in existing:
+            raise BadFile(
+                msg("There is no column {column}.", column=repr(column)),
+                msg("Choose one of: {columns}.", columns=listed(existing)),
+            )
+    if not columns or completion_column in columns:
+        raise BadFile(
+            msg("Choose at least one prompt column; it can't be the completion column."), msg("Choose again.")
+        )
+    if frame.empty:
+        raise BadFile(msg("There are no rows."), msg("Choose a file that has examples."))
+
+
 @requires("editor")
 def load_sample(
     store: Store,
@@ -254,7 +257,7 @@ def load_sample(
     Raises:
         NotFound: there is no such sample.
     """
-    sample = _read_sample(name)
+    sample = read_sample(name)
     frame, draw = sample.frame, random.Random(seed)
     if limit is not None and 0 < limit < len(frame):
         ends = [i * len(frame) // limit for i in range(limit + 1)]
@@ -270,31 +273,6 @@ def load_sample(
         split_column=sample.split,
         other_columns=sample.others,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    """A sample's table, and which columns make the prompt, the completion and the split; others are kept."""
-
-    frame: pd.DataFrame
-    columns: list[str]
-    completion: str
-    split: str | None
-    others: list[str]
-
-
-def _read_sample(name: str) -> _Sample:
-    path = presets.DATA / "samples" / f"{name}.csv"
-    if not name.replace("_", "").isalnum() or not path.is_file():
-        raise NotFound(msg("There is no sample called {name}.", name=name), msg("Choose one from the list."))
-    frame = table_reader.read_table(path.read_bytes(), path.name).frame
-    names = [str(column) for column in frame.columns]
-    roles = json.loads(path.with_name(_ROLES_FILE).read_text(encoding="utf-8")).get(name, {})
-    completion, split = roles.get("completion", names[-1]), roles.get("split")
-    columns = roles.get("prompt", [column for column in names if column not in (completion, split)])
-    labels = roles.get("labels", [])  # columns of the sample only, not copied to a data set
-    others = [column for column in names if column not in (*columns, *labels, completion, split)]
-    return _Sample(frame, columns, completion, split, others)
 
 
 @requires("editor")

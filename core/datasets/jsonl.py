@@ -37,10 +37,11 @@ def plan(
     *,
     separator: str | None = None,
     stop: str | None = None,
-    leading_space: bool = True,
     system: str = "",
 ) -> Plan:
     """Analyse the pairs and decide how to write them. Marks that are already present are not added again.
+
+    Every completion of a completion file begins with a space, as the tokenizers of 2023 required.
 
     Args:
         examples: (prompt, completion) pairs; read once.
@@ -49,7 +50,6 @@ def plan(
             no prompt contains.
         stop: ends every completion; None: the one that all completions end with, else `.`, else another common one that
             no completion contains.
-        leading_space: begin every completion with a space, as the tokenizers of 2023 required.
         system: the system text of a chat file, which has no separator, stop, or leading spaces.
 
     Raises:
@@ -61,17 +61,8 @@ def plan(
             msg("There is no example to train on."), msg("Generate rows, or choose a data set with finished rows.")
         )
     if file_format == "chat":
-        return Plan(
-            "chat",
-            None,
-            None,
-            "",
-            "",
-            False,
-            system,
-            findings,
-            (*analysis.describe_findings(findings), *analysis.describe_chat(system)),
-        )
+        report = (*analysis.describe_findings(findings), *analysis.describe_chat(system))
+        return Plan("chat", None, None, "", "", system, findings, report)
     prompts, completions, texts = findings.in_prompts, findings.in_completions, findings.usable
     if separator is None:
         separator = existing_mark(SEPARATORS, prompts, texts) or first_unused(SEPARATORS, prompts, "separator")
@@ -80,9 +71,9 @@ def plan(
     _require_unused(separator, stop, findings)
     added_separator = "" if _all_end_with(separator, prompts, texts) else separator
     added_stop = "" if _all_end_with(stop, completions, texts) else stop
-    changes = analysis.describe_changes(findings, added_separator, added_stop, leading_space)
+    changes = analysis.describe_changes(findings, added_separator, added_stop)
     report = (*analysis.describe_findings(findings), *changes)
-    return Plan("completion", separator, stop, added_separator, added_stop, leading_space, "", findings, report)
+    return Plan("completion", separator, stop, added_separator, added_stop, "", findings, report)
 
 
 def _require_unused(separator: str, stop: str, findings: Findings) -> None:
@@ -142,7 +133,6 @@ class Plan:
     stop: str | None
     added_separator: str
     added_stop: str
-    leading_space: bool
     system: str
     findings: Findings
     report: tuple[PreparationFinding, ...]
@@ -164,7 +154,7 @@ class Plan:
                 raise _rows_changed()
             if self.stop and not _fits_plan(completion, self.stop, bool(self.added_stop)):
                 raise _rows_changed()
-            text = completion if not self.leading_space or completion.startswith(" ") else f" {completion}"
+            text = completion if completion.startswith(" ") else f" {completion}"
             yield prompt + self.added_separator, text + self.added_stop
 
     def lines(self, examples: Iterable[Example]) -> Iterator[str]:

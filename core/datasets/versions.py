@@ -107,11 +107,10 @@ def freeze(
         )
         if (existing := session.scalar(equal_version)) is not None:
             return existing
-        last = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id)
         version = DatasetVersion(
             id=new_id(),
             dataset_id=dataset_id,
-            number=(session.scalar(last) or 0) + 1,
+            number=_next_number(session, dataset_id),
             note=storable(note.strip())[:_MAX_NOTE],
             sha256=sha256,
             settings={"validation_share": validation_share, "seed": seed, "held_out": split_counts["held_out"]},
@@ -148,6 +147,11 @@ def get(store: Store, version_id: str) -> Version:
 def examples(store: Store, version_id: str, split: Split = "train") -> VersionExamples:
     """The examples of one split; can be iterated repeatedly."""
     return VersionExamples(store, version_id, split)
+
+
+def _next_number(session: Session, dataset_id: str) -> int:
+    last = select(func.max(DatasetVersion.number)).where(DatasetVersion.dataset_id == dataset_id)
+    return (session.scalar(last) or 0) + 1
 
 
 def _split_rows(session: Session, dataset: Dataset, share: float, seed: int) -> _SplitRows:

@@ -71,10 +71,7 @@ def set_price(
     """
     provider, model = provider.strip(), model.strip()
     _require_names(provider, model)
-    if kind not in USES or unit not in UNITS[kind] or currency not in CURRENCIES:
-        raise FabulaError(
-            msg("“{kind}” is not priced per “{unit}”.", kind=kind, unit=unit), msg("Choose another unit.")
-        )
+    _require_unit(kind, unit, currency)
     value = _read_amount(amount, kind, unit, model)
     _check_currency(store, provider, model, kind, currency)
     with store.session() as session:
@@ -172,6 +169,13 @@ def _require_names(provider: str, model: str) -> None:
     if provider == ENGINE and model != ANY:
         raise FabulaError(
             msg("The engine's models have no price per token."), msg("Enter the cost per hour of this machine instead.")
+        )
+
+
+def _require_unit(kind: str, unit: str, currency: str) -> None:
+    if kind not in USES or unit not in UNITS[kind] or currency not in CURRENCIES:
+        raise FabulaError(
+            msg("“{kind}” is not priced per “{unit}”.", kind=kind, unit=unit), msg("Choose another unit.")
         )
 
 

@@ -15,7 +15,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from core.errors import BadFile
-from core.message import listed, msg
+from core.message import Message, listed, msg
 from core.pricing.prices import Key, Price, tuned_base
 
 ANY = "*"
@@ -46,7 +46,7 @@ MAX_PER_MTOK = Decimal(100_000)  # a hundred times the highest known price; more
 MAX_PER_HOUR = Decimal(10_000)
 
 _REQUIRED_COLUMNS = ("model", "provider", "kind", "amount", "currency", "unit", "source", "checked")
-_NEXT_STEP = msg("Correct the line. For columns and formats, see data/prices.csv in the project.")
+_DATES = ("checked", "valid_from", "valid_until")
 
 _FIELDS = {
     "input": "input_per_mtok",
@@ -95,6 +95,10 @@ class PriceEntry:
     where: str = ""
 
 
+def _bad_row(what: Message) -> BadFile:
+    return BadFile(what, msg("Correct the line. For columns and formats, see data/prices.csv in the project."))
+
+
 def read_prices(path: Path) -> list[PriceEntry]:
     """The rows of a price file, in order.
 
@@ -107,10 +111,10 @@ def read_prices(path: Path) -> list[PriceEntry]:
             reader = csv.DictReader(lines)
             missing = [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
             if missing:
-                raise BadFile(msg("{name} has no column “{missing}”.", name=path.name, missing=missing[0]), _NEXT_STEP)
+                raise _bad_row(msg("{name} has no column “{missing}”.", name=path.name, missing=missing[0]))
             entries = [_parse_row(row, f"{path.name}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise BadFile(msg("{name} cannot be read: {reason}.", name=path.name, reason=exc), _NEXT_STEP) from exc
+        raise _bad_row(msg("{name} cannot be read: {reason}.", name=path.name, reason=exc)) from exc
     check_consistency(entries)
     return entries
 
@@ -126,21 +130,20 @@ def check_consistency(entries: Iterable[PriceEntry]) -> None:
         rows = list(group)
         for earlier, later in pairwise(rows):
             if earlier.valid_until is None or later.valid_from is None or later.valid_from <= earlier.valid_until:
-                raise BadFile(
+                raise _bad_row(
                     msg(
                         "{where} and {other_where} give two amounts of “{kind}” for {model} at the same time.",
                         where=earlier.where,
                         other_where=later.where,
                         kind=earlier.kind,
                         model=earlier.model,
-                    ),
-                    _NEXT_STEP,
+                    )
                 )
     for _, group in groupby(ordered, key=lambda e: (e.provider, e.model)):
         priced = [e for e in group if e.amount is not None and e.kind != "batch_factor"]
         for entry in priced:
             if entry.currency != priced[0].currency:
-                raise BadFile(
+                raise _bad_row(
                     msg(
                         "{where} and {other_where} price {model} in {currency} and in {other_currency}.",
                         where=priced[0].where,
@@ -148,8 +151,7 @@ def check_consistency(entries: Iterable[PriceEntry]) -> None:
                         model=entry.model,
                         currency=priced[0].currency,
                         other_currency=entry.currency,
-                    ),
-                    _NEXT_STEP,
+                    )
                 )
 
 
@@ -162,15 +164,12 @@ def parse_amount(text: str, kind: str, unit: str, where: str) -> Decimal:
     try:
         amount = Decimal(text)
     except InvalidOperation as exc:
-        raise BadFile(
-            msg("{where}: “{text}” in “amount” is not a number.", where=where, text=text), _NEXT_STEP
-        ) from exc
+        raise _bad_row(msg("{where}: “{text}” in “amount” is not a number.", where=where, text=text)) from exc
     if not amount.is_finite() or amount < 0:
-        raise BadFile(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text), _NEXT_STEP)
+        raise _bad_row(msg("{where}: “{text}” in “amount” is not a price.", where=where, text=text))
     if amount > max_amount(kind, unit):
-        raise BadFile(
-            msg("{where}: “{text}” in “amount” is far above any known price. Check the unit.", where=where, text=text),
-            _NEXT_STEP,
+        raise _bad_row(
+            msg("{where}: “{text}” in “amount” is far above any known price. Check the unit.", where=where, text=text)
         )
     return amount * 1_000 if unit == "ktok" else amount
 
@@ -183,38 +182,18 @@ def max_amount(kind: str, unit: str) -> Decimal:
 
 def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
     values = {name: (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-    kind, unit = values["kind"], values["unit"]
-    optional = ("amount", "currency", "unit") if kind == "use" else ("currency",) if kind == "batch_factor" else ()
-    for name in _REQUIRED_COLUMNS:
-        if not values[name] and name not in optional:
-            raise BadFile(msg("{where}: “{name}” is empty.", where=where, name=name), _NEXT_STEP)
-    if kind not in USES:
-        raise BadFile(
-            msg("{where}: “{kind}” in “kind” is not one of {uses}.", where=where, kind=kind, uses=listed(USES)),
-            _NEXT_STEP,
-        )
-    if unit not in UNITS[kind]:
-        raise BadFile(
-            msg("{where}: “{kind}” is not priced per “{unit}”.", where=where, kind=kind, unit=unit), _NEXT_STEP
-        )
-    if values["currency"] and not re.fullmatch(r"[A-Z]{3}", values["currency"]):
-        raise BadFile(
-            msg(
-                "{where}: “{currency}” in “currency” is not a code like USD.", where=where, currency=values["currency"]
-            ),
-            _NEXT_STEP,
-        )
-    dates = {name: _parse_date(values, name, where) for name in ("checked", "valid_from", "valid_until")}
-    assert dates["checked"] is not None  # checked above
+    _check_values(values, where)
+    kind, dates = values["kind"], {name: _parse_date(values, name, where) for name in _DATES}
+    assert dates["checked"] is not None  # checked by `_check_values`
     if dates["valid_from"] and dates["valid_until"] and dates["valid_from"] > dates["valid_until"]:
-        raise BadFile(msg("{where}: “valid_from” is after “valid_until”.", where=where), _NEXT_STEP)
+        raise _bad_row(msg("{where}: “valid_from” is after “valid_until”.", where=where))
     if kind == "use" and (values["amount"] or dates["valid_until"] is None):
-        raise BadFile(msg("{where}: “use” needs a last day in “valid_until” and no amount.", where=where), _NEXT_STEP)
+        raise _bad_row(msg("{where}: “use” needs a last day in “valid_until” and no amount.", where=where))
     return PriceEntry(
         model=values["model"],
         provider=values["provider"],
         kind=kind,
-        amount=None if kind == "use" else parse_amount(values["amount"], kind, unit, where),
+        amount=None if kind == "use" else parse_amount(values["amount"], kind, values["unit"], where),
         currency=values["currency"] or "USD",
         source=values["source"],
         checked=dates["checked"],
@@ -226,17 +205,33 @@ def _parse_row(row: dict[str, str | None], where: str) -> PriceEntry:
     )
 
 
+def _check_values(values: dict[str, str], where: str) -> None:
+    """Raise BadFile if a required value is missing, or a use, unit or currency is unknown."""
+    kind, unit = values["kind"], values["unit"]
+    optional = ("amount", "currency", "unit") if kind == "use" else ("currency",) if kind == "batch_factor" else ()
+    for name in _REQUIRED_COLUMNS:
+        if not values[name] and name not in optional:
+            raise _bad_row(msg("{where}: “{name}” is empty.", where=where, name=name))
+    if kind not in USES:
+        raise _bad_row(
+            msg("{where}: “{kind}” in “kind” is not one of {uses}.", where=where, kind=kind, uses=listed(USES))
+        )
+    if unit not in UNITS[kind]:
+        raise _bad_row(msg("{where}: “{kind}” is not priced per “{unit}”.", where=where, kind=kind, unit=unit))
+    if values["currency"] and not re.fullmatch(r"[A-Z]{3}", values["currency"]):
+        raise _bad_row(
+            msg("{where}: “{currency}” in “currency” is not a code like USD.", where=where, currency=values["currency"])
+        )
+
+
 def _parse_date(values: dict[str, str], name: str, where: str) -> date | None:
     if not (text_value := values.get(name, "")):
         return None
     try:
         return date.fromisoformat(text_value)
     except ValueError as exc:
-        raise BadFile(
-            msg(
-                "{where}: “{text}” in “{name}” is not a date like 2026-11-21.", where=where, text=text_value, name=name
-            ),
-            _NEXT_STEP,
+        raise _bad_row(
+            msg("{where}: “{text}” in “{name}” is not a date like 2026-11-21.", where=where, text=text_value, name=name)
         ) from exc
 
 

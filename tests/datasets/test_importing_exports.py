@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core.datasets.importers import column_mapping, conversations, pasted_text, table_reader
+from core.datasets import example_pairs
+from core.datasets.importers import column_mapping, conversations, table_reader
 from core.errors import BadFile
 
 USER, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -168,7 +169,7 @@ def test_several_turns_in_a_chat_template_keep_their_order(template: str) -> Non
 
 @pytest.mark.parametrize("template", RENDERED)
 def test_a_pasted_conversation_in_a_chat_template_is_pairs(template: str) -> None:
-    found = pasted_text.from_text(RENDERED[template] + SECOND[template])
+    found = example_pairs.from_text(RENDERED[template] + SECOND[template])
     assert [(pair.prompt, pair.answer) for pair in found.pairs] == [("q", "a"), ("r", "b")]
 
 

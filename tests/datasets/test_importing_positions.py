@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from core.datasets.importers import pasted_text, table_reader
+from core.datasets import example_pairs
+from core.datasets.importers import table_reader
 from tests.support.workbook_maker import sheet, workbook
 
 
@@ -112,7 +113,7 @@ def test_a_key_that_comes_late_is_named_by_its_entry(monkeypatch: pytest.MonkeyP
     ],
 )
 def test_a_pasted_row_that_cannot_be_used_is_said_to_be_left_out(text: str, notes: tuple[str, ...]) -> None:
-    assert pasted_text.from_text(text).notes == notes
+    assert example_pairs.from_text(text).notes == notes
 
 
 def test_the_end_of_a_file_that_is_too_large_is_no_row_that_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,19 +109,17 @@ def test_nothing_to_train_on_is_said(pairs: list[tuple[str, str]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pairs", "separator", "ending", "leading"),
+    ("pairs", "separator", "ending"),
     [
-        ([("a ->", " x."), ("b ->", " y.")], " ->", ".", True),
-        ([("a", "x"), ("b", " y")], "", "", False),
-        ([("same", "same")], "", "", False),
-        ([], "", "", False),
+        ([("a ->", " x."), ("b ->", " y.")], " ->", "."),
+        ([("a", "x"), ("b", " y")], "", ""),
+        ([("same", "same")], "", ""),
+        ([], "", ""),
     ],
 )
-def test_what_all_pairs_have_in_common(
-    pairs: list[tuple[str, str]], separator: str, ending: str, leading: bool
-) -> None:
+def test_what_all_pairs_have_in_common(pairs: list[tuple[str, str]], separator: str, ending: str) -> None:
     findings = analysis.analyse(pairs)
-    assert (findings.separator, findings.ending, findings.leading_space) == (separator, ending, leading)
+    assert (findings.separator, findings.ending) == (separator, ending)
 
 
 def test_chat_lines_have_system_user_and_assistant() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from core.actor import LOCAL, Actor
 from core.datasets import datasets, example_pairs
-from core.datasets.example_pairs import MAX_CELL_CHARACTERS, MAX_EXAMPLES, MIN_EXAMPLES, ExamplePair, check, samples
-from core.datasets.importers import pasted_text, table_reader
+from core.datasets.example_pairs import MAX_CELL_CHARACTERS, MAX_EXAMPLES, MIN_EXAMPLES, ExamplePair, check
+from core.datasets.importers import table_reader
+from core.datasets.presets import example_samples
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadFile, FabulaError
@@ -42,7 +43,7 @@ def sentences(pairs: list[ExamplePair]) -> str:
 
 @pytest.mark.parametrize("language", ["en", "zh_CN"])
 def test_three_samples_of_twelve_rows_are_ready_to_train_in_each_language(language: str) -> None:
-    found = samples(language)
+    found = example_samples(language)
     assert [sample.id for sample in found] == ["support-intents", "house-style", "extract-json"]
     for sample in found:
         assert len(sample.pairs) == 12 and check(sample.pairs) == example_pairs.CheckedExamples(sample.pairs, ())
@@ -53,7 +54,7 @@ def test_three_samples_of_twelve_rows_are_ready_to_train_in_each_language(langua
 
 @pytest.mark.parametrize("language", ["en", "zh_CN"])
 def test_the_samples_teach_what_they_say(language: str) -> None:
-    intents, style, fields = samples(language)
+    intents, style, fields = example_samples(language)
     labels = [pair.answer for pair in intents.pairs]
     assert sorted(labels.count(label) for label in set(labels)) == [3, 3, 3, 3]
     endings = {pair.answer.rstrip("。.").rpartition("。" if language == "zh_CN" else ". ")[2] for pair in style.pairs}
@@ -170,7 +171,7 @@ _TWO = (ExamplePair("Where is it?", "On its way."), ExamplePair("Thanks, and the
     ],
 )  # fmt: skip
 def test_pairs_are_read_from_pasted_text(text: str, pairs: tuple[ExamplePair, ...], form: str) -> None:
-    found = pasted_text.from_text(text)
+    found = example_pairs.from_text(text)
     assert (found.pairs, found.form) == (pairs, form)
 
 
@@ -179,17 +180,17 @@ def test_pairs_are_read_from_pasted_text(text: str, pairs: tuple[ExamplePair, ..
 )
 def test_text_without_pairs_is_refused_with_what_to_paste(text: str) -> None:
     with pytest.raises(BadFile) as caught:
-        pasted_text.from_text(text)
+        example_pairs.from_text(text)
     assert caught.value.next_step.startswith("Paste lines such as")
 
 
 def test_a_text_that_is_too_long_is_refused_before_it_is_read() -> None:
     with pytest.raises(BadFile, match="1,000,001 characters"):
-        pasted_text.from_text("x" * 1_000_001)
+        example_pairs.from_text("x" * 1_000_001)
 
 
 def test_what_has_no_counterpart_in_a_chat_is_counted() -> None:
-    found = pasted_text.from_text("Agent: Hello!\nCustomer: Where is it?\nAgent: On its way.\nCustomer: Thanks!")
+    found = example_pairs.from_text("Agent: Hello!\nCustomer: Where is it?\nAgent: On its way.\nCustomer: Thanks!")
     assert found.notes == ("Messages without an answer, left out: 1.", "Answers without a question, left out: 1.")
 
 
@@ -206,7 +207,7 @@ def test_what_has_no_counterpart_in_a_chat_is_counted() -> None:
     ],
 )
 def test_pairs_are_read_from_a_file(name: str, data: bytes, form: str) -> None:
-    found = pasted_text.from_file(data, name)
+    found = example_pairs.from_file(data, name)
     assert (found.pairs, found.form) == (_TWO[:1], form)
 
 
@@ -223,13 +224,13 @@ def test_pairs_are_read_from_a_file(name: str, data: bytes, form: str) -> None:
 )
 def test_a_file_that_cannot_be_read_says_what_to_do(name: str, data: bytes) -> None:
     with pytest.raises(BadFile) as caught:
-        pasted_text.from_file(data, name)
+        example_pairs.from_file(data, name)
     assert caught.value.what and caught.value.next_step
 
 
 def test_a_file_with_one_column_has_no_answers() -> None:
     with pytest.raises(BadFile, match="prompts and answers need two"):
-        pasted_text.from_table(table_reader.read_table(b"question\nWhere is it?\n", "one.csv"))
+        example_pairs.from_table(table_reader.read_table(b"question\nWhere is it?\n", "one.csv"))
 
 
 # --- the data set and its job ---------------------------------------------------------------------------------------

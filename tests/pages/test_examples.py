@@ -16,7 +16,8 @@ from streamlit.testing.v1 import AppTest
 from streamlit.testing.v1.element_tree import TextInput
 
 from core.actor import LOCAL
-from core.datasets.example_pairs import MAX_EXAMPLES, ExamplePair, samples
+from core.datasets.example_pairs import MAX_EXAMPLES, ExamplePair
+from core.datasets.presets import example_samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after, run_export
@@ -31,7 +32,7 @@ from tests.support.app_pages import again, click, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer
 
 _FRAME = Path(__file__).parents[2] / "pages" / "frame.py"
-_INTENTS = samples("en")[0]
+_INTENTS = example_samples("en")[0]
 _TUNED = "ft:writer:fabula:support-intents:1"
 _FIVE = [ExamplePair(f"prompt {i}", f"answer {i % 2}") for i in range(5)]
 
@@ -95,7 +96,7 @@ def test_an_empty_table_says_what_to_do_and_trains_nothing(server: FaultServer) 
 def test_one_click_fills_the_table_in_the_language_of_the_page(
     server: FaultServer, locale: str, language: str, place: int
 ) -> None:
-    sample = samples(language)[place]
+    sample = example_samples(language)[place]
     at = click(visit("home", locale), f"home_examples_{sample.id}")
     assert table(at) == list(sample.pairs) and can_train(at)
     assert sample.names[language] in labels(at)

@@ -132,11 +132,8 @@ class _Document:
         self._advance(1)
         has_list = False
         while self._position - start[0] < HEAD and (key := self._key()) is not None:
-            if self._matches(_LIST_OF_CONVERSATIONS, HEAD):
-                has_list = True
-                break
-            if key.lower() in _EXAMPLE_KEYS:
-                has_list = False
+            if (holds_conversations := self._matches(_LIST_OF_CONVERSATIONS, HEAD)) or key.lower() in _EXAMPLE_KEYS:
+                has_list = holds_conversations
                 break
             has_list = has_list or (self._matches(_LIST_OF_OBJECTS) and not self._matches(_LIST_OF_TURNS))
             end = self._end_of_value(self._position + HEAD)
@@ -313,11 +310,8 @@ class _Document:
     def _fill(self, characters: int) -> bool:
         """Read until the buffer has this many characters from the current position. False: the file ends before."""
         while not self._at_end and len(self._buffer) - self._position < characters:
-            keep_from = (
-                self._line_start
-                if 0 <= self._position - self._line_start <= _MAX_INDENT and self._line_start >= 0
-                else self._position
-            )
+            in_buffer = 0 <= self._line_start <= self._position <= self._line_start + _MAX_INDENT
+            keep_from = self._line_start if in_buffer else self._position
             block = self._text.read(max(_BLOCK, characters - len(self._buffer) + self._position))
             self._at_end = not block
             self._buffer = self._buffer[keep_from:] + block

@@ -151,11 +151,8 @@ class _Collector:
 
     def result(self, grid: Mapping[str, Sequence[str]] | None, repeats: int | None) -> QualityReport:
         """The report on all rows added so far."""
-        signatures = (
-            np.concatenate(self.signatures)
-            if self.signatures
-            else np.zeros((0, similarity.PERMUTATIONS), dtype=np.uint32)
-        )
+        none = np.zeros((0, similarity.PERMUTATIONS), dtype=np.uint32)
+        signatures = np.concatenate([none, *self.signatures])
         clusters = similarity.clusters(self.ids, signatures, np.asarray(self.digests, dtype=np.int64))
         coverage_report = grid_fit.measure_coverage(self.cells, self.columns, grid, repeats)
         sample = self.sample.texts()
@@ -167,16 +164,11 @@ class _Collector:
         adherence = () if self.task == "labels" else tuple(item.result(sample) for item in self.adherence)
         characters = texts.measure_lengths(self.ids, self.characters)
         languages = self._by_frequency("languages")
-        findings = [QualityFinding(kind, tuple(rows)) for kind, rows in self.findings.items()]
-        findings += [QualityFinding("missing", item.missing, item.column) for item in adherence]
-        findings += self._duplicate_findings(clusters)
-        findings += [
-            QualityFinding("conflict", tuple(row for _, others in self.labels_by_prompt.values() for row in others)),
-            QualityFinding("unended", self._incomplete_findings()),
-            QualityFinding("language", _rare_languages(languages, len(self.ids))),
+        findings = [
+            *(QualityFinding("missing", item.missing, item.column) for item in adherence),
+            *self._duplicate_findings(clusters),
+            *self._row_findings(characters, languages),
         ]
-        if self.task == "texts":
-            findings += [QualityFinding("short", characters.short), QualityFinding("long", characters.long)]
         return QualityReport(
             total=len(self.ids),
             task=self.task,
@@ -193,6 +185,18 @@ class _Collector:
             stops=self._by_frequency("stops"),
             labels=self._by_frequency("labels"),
         )
+
+    def _row_findings(self, characters: texts.Lengths, languages: Sequence[Share]) -> list[QualityFinding]:
+        """What is wrong with single rows, also compared with the rest."""
+        findings = [QualityFinding(kind, tuple(rows)) for kind, rows in self.findings.items()]
+        findings += [
+            QualityFinding("conflict", tuple(row for _, others in self.labels_by_prompt.values() for row in others)),
+            QualityFinding("unended", self._incomplete_findings()),
+            QualityFinding("language", _rare_languages(languages, len(self.ids))),
+        ]
+        if self.task == "texts":
+            findings += [QualityFinding("short", characters.short), QualityFinding("long", characters.long)]
+        return findings
 
     def _duplicate_findings(self, clusters: Sequence[similarity.Cluster]) -> list[QualityFinding]:
         """All rows but the first of each cluster, as exact or as near duplicates of an earlier row."""

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 
-from core.datasets import example_pairs
+from core.datasets import presets
 from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError
@@ -68,7 +68,7 @@ def show(job: JobView) -> None:
     ]
     st.caption(" · ".join(part for part in parts if part))
     key = f"home_examples_prompt_{job.id}"
-    sample = example_pairs.sample_of(job.suffix, pairs, language())
+    sample = presets.example_sample_of(job.suffix, pairs, language())
     state.set_default(key, "" if sample is None else sample.prompt)
     with st.form("home_examples_ask", border=False):
         prompt, button = st.columns([5, 1], vertical_alignment="bottom")

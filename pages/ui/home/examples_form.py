@@ -10,9 +10,9 @@ import pandas as pd
 import streamlit as st
 
 from core import packaged_models
-from core.datasets import example_pairs
-from core.datasets.example_pairs import CheckedExamples, ExamplePair, ExampleSample
-from core.datasets.importers import pasted_text
+from core.datasets import example_pairs, presets
+from core.datasets.example_pairs import CheckedExamples, ExamplePair
+from core.datasets.presets import ExampleSample
 from core.errors import FabulaError
 from core.finetuning import examples
 from core.providers import ModelInfo
@@ -136,7 +136,7 @@ def show(start: Start) -> None:
 def _samples() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(_("Start with a sample:"), width="content")
-        for sample in example_pairs.samples(language()):
+        for sample in presets.example_samples(language()):
             st.button(
                 in_language(sample.names), icon=sample.icon, key=f"home_examples_{sample.id}",
                 on_click=_take, args=(sample,),
@@ -200,7 +200,7 @@ def _more() -> None:
 
 def _paste() -> None:
     with keep_problems():
-        _fill(pasted_text.from_text(str(state.get(_PASTED) or "")))
+        _fill(example_pairs.from_text(str(state.get(_PASTED) or "")))
         state.set_value(_PASTED, "")
 
 
@@ -209,14 +209,14 @@ def _upload() -> None:
     if file is None:
         return
     with keep_problems():
-        _fill(pasted_text.from_file(file.getvalue(), file.name))
+        _fill(example_pairs.from_file(file.getvalue(), file.name))
 
 
-def _fill(found: pasted_text.Pasted) -> None:
+def _fill(found: example_pairs.Pasted) -> None:
     """Add the pairs to the visitor's own; they replace an unchanged sample."""
     draft = _draft()
     own_pairs = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
-    if tuple(own_pairs) in [sample.pairs for sample in example_pairs.samples(language())]:
+    if tuple(own_pairs) in [sample.pairs for sample in presets.example_samples(language())]:
         own_pairs = []
     checked = example_pairs.check([*own_pairs, *found.pairs])
     if checked.too_many:
@@ -279,5 +279,5 @@ def _expected_s(model: ModelInfo, checked: CheckedExamples) -> float | None:
 
 def _name(suffix: str) -> str:
     """Name of the data set and the job, in the visitor's language."""
-    names = {sample.id: in_language(sample.names) for sample in example_pairs.samples(language())}
+    names = {sample.id: in_language(sample.names) for sample in presets.example_samples(language())}
     return names.get(suffix, _("My examples"))
