@@ -103,7 +103,7 @@ def test_a_story_that_is_still_written_is_read_on(server: FaultServer, store: St
     server.when("一个想法", fault_server.held())
     at = visit("story", story_mode="free", story_prompt="一个想法")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pages.ui.story.story_view.read_along", _lose_connection)
+        patch.setattr("pages.ui.components.story_text.read_along", _lose_connection)
         patch.setattr(story_session, "RELOAD_S", 240.0)
         at.button(key="story_button").click().run()
     held = at.session_state["studio"].story

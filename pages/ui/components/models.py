@@ -123,12 +123,18 @@ def _wait() -> None:
             st.rerun()
 
 
+def short_name(model: str) -> str:
+    """A model's name for narrow places: a tuned model's suffix and id, with its base."""
+    if not model.startswith("ft:"):
+        return model
+    parts = model.split(":")
+    own_name = " ".join(part for part in parts[3:] if part)
+    return f"{own_name or model} · {parts[1]}"
+
+
 def label(info: ModelInfo) -> str:
     """A model's name for a list: shortened for our own tuned models, with the provider if it is not the engine."""
-    name = info.id
-    if info.id.startswith("ft:"):
-        parts = info.id.split(":")
-        name = " · ".join((" ".join(part for part in parts[3:] if part) or info.id, parts[1]))
+    name = short_name(info.id)
     return name if info.provider == "engine" else f"{name} · {info.provider}"
 
 

@@ -75,3 +75,8 @@ def money(amount: Decimal | None, currency: str = USD) -> str:
     if abs(amount) < Decimal("0.0001"):
         return _("under {amount}").format(amount=f"{sign}0.0001")
     return f"{sign}{amount:,.{2 if abs(amount) >= 1 else 4}f}"
+
+
+def as_float(amount: Decimal | None) -> float | None:
+    """An amount for a table, whose column formats it; None stays unknown."""
+    return None if amount is None else float(amount)

@@ -1,11 +1,14 @@
-"""The text of a story on a page, one line of facts below it, and why it ended, in words."""
+"""The text of a story on a page, redrawn while it is written; one line of facts; why it ended, in words."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from streamlit.delta_generator import DeltaGenerator
 
+from core.stories import arena
+from core.stories.arena import Round
 from core.stories.story_record import StoryFacts
 from core.stories.stream import StoryStream
 from pages.ui.components.money import work_cost
@@ -108,3 +111,55 @@ def waiting(story: StoryStream) -> str:
     if story.facts.has_thinking:
         return _("The model is thinking before it writes")
     return _("Waiting for the first word")
+
+
+class LiveStory:
+    """A story's text and its facts, redrawn in place while it is written.
+
+    A subclass draws both for the first time, and keeps the container of the text in `_words`.
+    """
+
+    _words: DeltaGenerator
+
+    def __init__(self, story: StoryStream, *, facts_every: int = 1, none: str = "") -> None:
+        """Args:
+        story: the story.
+        facts_every: updates of the text per update of the facts: numbers that change more often cannot be read.
+        none: see `draw_text`.
+        """
+        self.story = story
+        self._facts_every, self._none, self._drawn = facts_every, none, 1
+
+    def draw(self) -> None:
+        """Draw the text so far, and the facts at every few updates."""
+        draw_text(self._words, self.story, none=self._none)
+        if self._drawn % self._facts_every == 0 or self.story.done:
+            self.beat()
+        self._drawn += 1
+
+    def beat(self) -> None:
+        """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
+        if not self.story.text:
+            draw_text(self._words, self.story, none=self._none)
+        self._draw_facts()
+
+    def finish(self) -> None:
+        """Draw how it ended."""
+        draw_text(self._words, self.story, none=self._none)
+        self._draw_facts()
+
+    def _draw_facts(self) -> None:
+        raise NotImplementedError
+
+
+def read_along(stories: Sequence[LiveStory], round_: Round) -> None:
+    """Draw the stories of a round to their end."""
+    if not round_.done:
+        for changed in arena.updates([one.story for one in stories], round_.subscribers):
+            for index in changed:
+                stories[index].draw()
+            if not changed:
+                for one in stories:
+                    one.beat()
+    for one in stories:
+        one.finish()

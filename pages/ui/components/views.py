@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.datasets.recipe import Recipe
+from core.db.tables import utcnow
 from core.errors import FabulaError
 from core.providers import CompletionRequest, parameters
 from pages.ui import cache, state
-from pages.ui.i18n import _, as_markdown, code
+from pages.ui.i18n import _, as_markdown, clock, code, duration
 
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
@@ -71,6 +73,26 @@ def metric(label: str, figure: Any, *args: Any, help: str | None = None, **more:
 def facts(items: Iterable[str]) -> None:
     """One line of the known facts, separated by dots."""
     st.caption(" · ".join(item for item in items if item))
+
+
+def stepper(titles: Sequence[str], current: int) -> None:
+    """All steps on one line: done, current (1 is the first), upcoming."""
+    marks = []
+    for place, title in enumerate(titles, start=1):
+        if place == current:
+            marks.append(f"**{title}**")
+        else:
+            marks.append(f":green[{title}]" if place < current else f":gray[{title}]")
+    st.markdown("  :gray[:material/chevron_right:]  ".join(marks))
+
+
+def resumption(at: datetime) -> str:
+    """When work resumes that waits for a provider, with a countdown."""
+    now = utcnow()
+    words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
+        time=clock(at, now), left=duration((at - now).total_seconds())
+    )
+    return f":material/schedule: {words}"
 
 
 def story_text(text: str) -> None:

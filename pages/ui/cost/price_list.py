@@ -19,7 +19,7 @@ from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD, Price, convert
 from pages.ui import cache, state
 from pages.ui.components import cards
-from pages.ui.components.money import money
+from pages.ui.components.money import as_float, money
 from pages.ui.cost import cached_cost, custom_prices_form, quality_view, workload_options
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
 from pages.ui.i18n import _, ago, as_markdown, n_, plain, sentences
@@ -150,15 +150,15 @@ def _frame(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> 
     names = list_names(book)
     columns = {
         "model": [line.model for line in found],
-        "multiple": [_float(line.multiple) for line in found],
+        "multiple": [as_float(line.multiple) for line in found],
         "provider": [names.get(line.provider, line.provider) for line in found],
-        "over_base": [_float(_over_base(book, line)) for line in found],
-        "input": [_float(line.input) for line in found],
-        "cached": [_float(line.cached_input) for line in found],
-        "output": [_float(line.output) for line in found],
-        "training": [_float(line.training) for line in found],
-        "hosting": [_float(line.hosting_per_hour) for line in found],
-        "speech": [_float(_speech(line, choice)) for line in found],
+        "over_base": [as_float(_over_base(book, line)) for line in found],
+        "input": [as_float(line.input) for line in found],
+        "cached": [as_float(line.cached_input) for line in found],
+        "output": [as_float(line.output) for line in found],
+        "training": [as_float(line.training) for line in found],
+        "hosting": [as_float(line.hosting_per_hour) for line in found],
+        "speech": [as_float(_speech(line, choice)) for line in found],
         "currency": [line.currency for line in found],
         "note": [_note(line) for line in found],
         "checked": [line.price.checked for line in found],
@@ -263,10 +263,6 @@ def _note(line: PriceLine) -> str:
         line.price.note,
     ]
     return " · ".join(note for note in notes if note)
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def _date_of_prices(stale: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 import pandas as pd
 import streamlit as st
@@ -11,6 +10,7 @@ import streamlit as st
 from core.charts import cost
 from core.pricing import quality
 from core.pricing.quality import Quality
+from pages.ui.components.money import as_float
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import PERCENT_FORMAT, _, listed, n_, percent, plain, table_percent, usd
 
@@ -55,8 +55,8 @@ def _table(found: Sequence[Quality]) -> None:
             "share": [table_percent(one.share) for one in found],
             "interval": [_interval(one) for one in found],
             "n": [one.n for one in found],
-            "each": [_float(one.cost_usd) for one in found],
-            "preferred": [_float(one.usd_per_preferred) for one in found],
+            "each": [as_float(one.cost_usd) for one in found],
+            "preferred": [as_float(one.usd_per_preferred) for one in found],
         }
     )
     st.dataframe(
@@ -82,10 +82,6 @@ def _table(found: Sequence[Quality]) -> None:
 def _interval(one: Quality) -> str | None:
     """The 95 % interval; None if the measure has none."""
     return None if one.low == one.high else f"{percent(one.low, 0)} – {percent(one.high, 0)}"
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def _sentence(found: Sequence[Quality]) -> None:

@@ -17,7 +17,7 @@ from core.pricing.prices import ExchangeRate, convert
 from core.pricing.workload import BreakEven, Candidate, Costs, Effect, Workload
 from pages.ui import cache, state
 from pages.ui.components.fields import number_field
-from pages.ui.components.money import money
+from pages.ui.components.money import as_float, money
 from pages.ui.cost import cached_cost, workload_options
 from pages.ui.cost.price_choice import currency_choice, say_rate
 from pages.ui.cost.workload_options import WorkloadOptions
@@ -257,11 +257,11 @@ def _table(found: Sequence[Costs], currency: str) -> None:
     frame = pd.DataFrame(
         {
             "way": [cost.candidate.name for cost in found],
-            "each": [_float(cost.per_request) for cost in found],
-            "thousand": [_float(cost.per_thousand) for cost in found],
-            "month": [_float(cost.per_month) for cost in found],
-            "hosting": [_float(cost.fixed_per_month) for cost in found],
-            "upfront": [_float(cost.upfront) for cost in found],
+            "each": [as_float(cost.per_request) for cost in found],
+            "thousand": [as_float(cost.per_thousand) for cost in found],
+            "month": [as_float(cost.per_month) for cost in found],
+            "hosting": [as_float(cost.fixed_per_month) for cost in found],
+            "upfront": [as_float(cost.upfront) for cost in found],
         }
     )
     if not frame["hosting"].any():
@@ -308,7 +308,3 @@ def _outcomes(effect: Effect, in_days: bool, currency: str) -> tuple[str, str]:
     texts = [_days_in_words(one) if in_days else money(one, currency) for one in outcomes]
     texts += [_("never")] * (2 - len(texts))
     return texts[0], texts[1]
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)

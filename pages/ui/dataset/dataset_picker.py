@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import streamlit as st
 
 from core.datasets import versions
@@ -21,6 +23,7 @@ _OF_ONE = ("rows", "quality", "use")  # parts that show one data set
 _CURRENT = ""
 _MADE = "dataset_version_made"
 _SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
+_USUAL_SHARE = 10  # percent
 _LARGEST_SEED = 2**31 - 1
 _LONGEST_NOTE = 200  # characters
 
@@ -111,20 +114,31 @@ def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
 def version_form(chosen: DatasetSummary) -> None:
     """Split by cell and save as a version; the same rows and split are the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
-        share = st.select_slider(
-            _("Kept for validation"),
-            _SHARES,
-            10,
-            format_func=lambda one: percent(one / 100, 0),
-            key="dataset_share",
-            help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
-        )
+        state.set_default("dataset_share", _USUAL_SHARE)
+        share = validation_share("dataset_share")
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)
         if st.button(_("Save as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
             with cards.show_errors(), st.spinner(_("Saving the rows"), show_time=True):
-                _save_version(chosen.id, int(share) / 100, seed, note)
+                _save_version(chosen.id, share / 100, seed, note)
                 st.rerun()
+
+
+def validation_share(key: str, **look: Any) -> int:
+    """The slider for the share of the rows that is kept for validation, in percent.
+
+    Args:
+        look: more arguments of `st.select_slider`.
+    """
+    share = st.select_slider(
+        _("Kept for validation"),
+        _SHARES,
+        format_func=lambda one: percent(one / 100, 0),
+        key=key,
+        help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
+        **look,
+    )
+    return int(share)
 
 
 def _save_version(dataset_id: str, share: float, seed: int, note: str) -> None:

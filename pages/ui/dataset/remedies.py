@@ -14,16 +14,15 @@ from core import failures
 from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe
-from core.db.tables import utcnow
 from core.failures import Cause, Remedy
 from core.generation import failed_rows, runs
 from core.generation.runs import Change, FailedRows, RunProgress
 from core.providers import ModelInfo, client
 from pages.ui import cache, state
-from pages.ui.components import cards, failure_labels, models
+from pages.ui.components import cards, failure_labels, models, views
 from pages.ui.dataset import grid_form
 from pages.ui.dataset.preview_card import estimate
-from pages.ui.i18n import _, clock, duration, n_, number, plain, usd
+from pages.ui.i18n import _, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
@@ -86,11 +85,7 @@ def waiting(progress: RunProgress) -> None:
     reason = progress.reason or ""
     st.info(plain(failure_labels.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
     if progress.not_before is not None:
-        now = utcnow()
-        words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
-            time=clock(progress.not_before, now), left=duration((progress.not_before - now).total_seconds())
-        )
-        st.caption(f":material/schedule: {words}")
+        st.caption(views.resumption(progress.not_before))
 
 
 def _line(group: FailedRows) -> str:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 from streamlit.runtime.scriptrunner import StopException
 
 from core.datasets import presets
@@ -26,6 +25,7 @@ from core.stories.stream import StoryStream
 from pages.ui import cache, state
 from pages.ui.components import cards, story_session, story_text, views
 from pages.ui.components.story_session import LEAVE_S
+from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, duration, language, mark, n_, plain
 from pages.ui.sign_in import current_actor
 from pages.ui.training import before_after_view
@@ -213,27 +213,27 @@ def _last_pair(job: JobView, view: BeforeAfterView | None) -> None:
 def _side_by_side(round_: Round, prompt: str) -> None:
     """Both answers, streamed."""
     views.prompt(prompt, "home_examples_asked_prompt")
-    places: list[tuple[StoryStream, DeltaGenerator, DeltaGenerator]] = []
+    answers = []
     for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):
         with column, st.container(border=True, height="stretch", key=f"home_examples_{side}"):
             st.markdown(f"**{_(_NAMES[side])}**")
-            places.append((story, story_text.draw_text(st, story, none=_("No answer.")), st.caption(_facts(story))))
-    if not round_.done:
-        for changed in arena.updates(round_.stories, round_.subscribers):
-            for index in changed:
-                _draw(*places[index])
-            if not changed:  # this also lets the script detect that the visitor has left
-                for place in places:
-                    _draw(*place)
+            answers.append(_LiveAnswer(story))
+    story_text.read_along(answers, round_)
     for story in round_.stories:
         if story.error is not None:
             cards.error_card(story.error)
 
 
-def _draw(story: StoryStream, words: DeltaGenerator, line: DeltaGenerator) -> None:
-    story_text.draw_text(words, story, none=_("No answer."))
-    line.caption(_facts(story))
+class _LiveAnswer(LiveStory):
+    """One answer and its facts."""
 
+    def __init__(self, story: StoryStream) -> None:
+        super().__init__(story, none=_("No answer."))
+        self._words = story_text.draw_text(st, story, none=self._none)
+        self._line = st.caption(self._facts())
 
-def _facts(story: StoryStream) -> str:
-    return story_text.line(story.facts, story.provider, writing=not story.done)
+    def _draw_facts(self) -> None:
+        self._line.caption(self._facts())
+
+    def _facts(self) -> str:
+        return story_text.line(self.story.facts, self.story.provider, writing=not self.story.done)

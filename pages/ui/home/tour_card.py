@@ -132,15 +132,14 @@ def _times(progress: TourProgress) -> list[str]:
 
 def _steps(progress: TourProgress) -> None:
     """All steps on one line: done, current, upcoming."""
-    marks = []
-    for place, (title, icon) in enumerate(_STEPS.values(), start=1):
-        if place < progress.step or progress.state == "done":
-            marks.append(f":green[:material/check_circle: {_(title)}]")
-        elif place == progress.step:
-            marks.append(f"**{icon} {_(title)}**")
-        else:
-            marks.append(f":gray[{icon} {_(title)}]")
-    st.markdown("  :gray[:material/chevron_right:]  ".join(marks))
+    current = len(_STEPS) + 1 if progress.state == "done" else progress.step
+    views.stepper(
+        [
+            f"{':material/check_circle:' if place < current else icon} {_(title)}"
+            for place, (title, icon) in enumerate(_STEPS.values(), start=1)
+        ],
+        current,
+    )
 
 
 def _share(progress: TourProgress) -> float:

@@ -6,13 +6,13 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from core.providers.registry import ENGINE
-from core.stories import arena
 from core.stories.arena import Round
 from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
 from pages.ui import cache
 from pages.ui.components import cards, story_text, views
 from pages.ui.components.money import local_price
+from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, code, n_, plain, token_speed, usd
 from pages.ui.story import arena_vote, presenter_prompts
 
@@ -30,22 +30,15 @@ def show(round_: Round, title: str) -> None:
         for place, column in enumerate(st.columns(len(round_.displayed), gap="large")):
             with column:
                 panes.append(_Pane(round_.displayed[place], place, named=named, several=len(round_.displayed) > 1))
-    if not round_.done:
-        for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
-            for place in changed:
-                panes[place].draw()
-            if not changed:
-                for pane in panes:
-                    pane.measure()
-    for pane in panes:
-        pane.finish()
+    story_text.read_along(panes, round_)
 
 
-class _Pane:
+class _Pane(LiveStory):
     """The pane of one story."""
 
     def __init__(self, story: StoryStream, at: int, *, named: bool, several: bool) -> None:
-        self.story, self._named, self._drawn = story, named, 1
+        super().__init__(story, facts_every=_FACTS_EVERY)
+        self._named = named
         with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
             with st.container(key=f"presenter_words_{at}"):
                 self._words = story_text.draw_text(st, story)
@@ -53,17 +46,7 @@ class _Pane:
             with st.container(key=f"presenter_facts_{at}"):
                 self._facts: DeltaGenerator = st.markdown(self._numbers())
 
-    def draw(self) -> None:
-        """Draw the text so far; the numbers twice a second."""
-        story_text.draw_text(self._words, self.story)
-        if self._drawn % _FACTS_EVERY == 0 or self.story.done:
-            self.measure()
-        self._drawn += 1
-
-    def measure(self) -> None:
-        """The numbers, and if the model is thinking; this also lets the script detect that the visitor has left."""
-        if not self.story.text:
-            story_text.draw_text(self._words, self.story)
+    def _draw_facts(self) -> None:
         self._facts.markdown(self._numbers())
 
     def _numbers(self) -> str:
@@ -76,8 +59,7 @@ class _Pane:
 
     def finish(self) -> None:
         """Draw how the story ended."""
-        self.draw()
-        self.measure()
+        super().finish()
         with self._trouble.container():
             if self._named:
                 views.parameter_notes(self.story.notes)

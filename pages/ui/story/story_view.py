@@ -17,6 +17,7 @@ from pages.ui import cache
 from pages.ui.components import cards, story_text, views
 from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, story_session
+from pages.ui.components.story_text import LiveStory
 from pages.ui.components.story_text import ending as ending
 from pages.ui.i18n import _, mark
 from pages.ui.sign_in import current_actor
@@ -134,7 +135,7 @@ def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
     after = _place_below(round_.done)
     with st.container(width=760):
         speech.follow(places[0], 0, of_several=several)
-    read_along(panes, round_)
+    story_text.read_along(panes, round_)
     for number, pane in enumerate(panes):
         with pane.below.container():
             if round_.can_vote and not voted:
@@ -153,20 +154,7 @@ def _place_below(done: bool) -> DeltaGenerator:
     return st.container() if done else st.empty()
 
 
-def read_along(panes: list[StoryPane], round_: Round) -> None:
-    """Stream the text of all panes to the end."""
-    if not round_.done:
-        for changed in arena.updates([pane.story for pane in panes], round_.subscribers):
-            for index in changed:
-                panes[index].draw()
-            if not changed:
-                for pane in panes:
-                    pane.beat()
-    for pane in panes:
-        pane.finish()
-
-
-class StoryPane:
+class StoryPane(LiveStory):
     """The pane of one story: name, text, facts and error, each with reserved space.
 
     Attributes:
@@ -174,8 +162,8 @@ class StoryPane:
     """
 
     def __init__(self, story: StoryStream, number: int, *, named: bool = True, heading: str = "") -> None:
-        self.story = story
-        self._number, self._named, self._drawn = number, named, 1
+        super().__init__(story, facts_every=_FACTS_EVERY)
+        self._number, self._named = number, named
         with st.container(border=True):
             if heading:
                 st.markdown(heading)
@@ -187,18 +175,7 @@ class StoryPane:
             self._trouble: DeltaGenerator = _place_below(story.done)
         self.below: DeltaGenerator = _place_below(story.done)
 
-    def draw(self) -> None:
-        """Draw the text so far; the facts twice a second."""
-        if self.story.text.strip():
-            story_text.draw_text(self._words, self.story)
-        if self._drawn % _FACTS_EVERY == 0 or self.story.done:
-            self.beat()
-        self._drawn += 1
-
-    def beat(self) -> None:
-        """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
-        if not self.story.text:
-            story_text.draw_text(self._words, self.story)
+    def _draw_facts(self) -> None:
         self._line.caption(self._facts())
 
     def _facts(self) -> str:
@@ -207,10 +184,8 @@ class StoryPane:
 
     def finish(self) -> None:
         """Draw how it ended, and the remedies."""
-        story = self.story
-        story_text.draw_text(self._words, story)
-        self.beat()
-        facts = story.facts
+        super().finish()
+        story, facts = self.story, self.story.facts
         with self._trouble.container():
             if self._named and story.text and facts.answered_by_other_model:
                 st.warning(story_text.other_model_note(facts), icon=":material/swap_horiz:")

@@ -9,10 +9,10 @@ from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
 from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import background, cache, state
-from pages.ui.components import cards, views
+from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, as_markdown, mark, n_, number, plain, sentences, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, job_labels
+from pages.ui.training import cached_training
 
 _KEY = "training_before_after"
 _SOURCES = {
@@ -77,7 +77,7 @@ def remove_button(job_id: str, position: int, page: str) -> None:
 
 def answer(title: str, model: str, side_answer: SideAnswer) -> None:
     """A model's answer as it arrives, or why there is none."""
-    st.markdown(f"**{title}** · {plain(job_labels.model_name(model))}")
+    st.markdown(f"**{title}** · {plain(models.short_name(model))}")
     if side_answer.text.strip():
         views.story_text(side_answer.text)
     elif side_answer.state == "done":

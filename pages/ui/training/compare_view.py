@@ -16,6 +16,7 @@ from core.finetuning.jobs import JobView
 from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
 from pages.ui import cache
+from pages.ui.components import models
 from pages.ui.components.money import local_amount
 from pages.ui.i18n import _, as_markdown, duration, listed, mark, number, percent, plain, usd
 from pages.ui.training import cached_training, curves, evaluation_results, job_labels
@@ -151,7 +152,7 @@ def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
     for one in sorted(found.rows, key=lambda row: not row.differs):
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)
         names_by_id = datasets if one.name == "dataset_id" else {}
-        short = job_labels.model_name if one.name == "base_model" else str
+        short = models.short_name if one.name == "base_model" else str
         values = [_value(short(names_by_id.get(value, value))) for value in one.values]
         rows[f":orange[≠] **{title}**" if one.differs else title] = values
     _table(rows, names, _("Settings"))

@@ -16,7 +16,7 @@ from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, ago, as_markdown, listed, n_, number, pair, percent, plain
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, evaluation_results, job_labels
+from pages.ui.training import cached_training, evaluation_results
 from pages.ui.training.evaluation_results import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
@@ -94,7 +94,7 @@ def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
     _chart(ready)
     for one in ready:
         with st.expander(
-            _("{model}: answers and figures").format(model=plain(job_labels.model_name(one.model))),
+            _("{model}: answers and figures").format(model=plain(models.short_name(one.model))),
             icon=":material/fact_check:",
         ):
             _figures(one)
@@ -109,7 +109,7 @@ def _p_value(p: float) -> str:
 
 def _progress(one: EvaluationView) -> None:
     """The progress bar of a running evaluation, and its stop button."""
-    name = plain(job_labels.model_name(one.model))
+    name = plain(models.short_name(one.model))
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -134,7 +134,7 @@ def _chart(ready: list[EvaluationView]) -> None:
     for one in ready:
         interval = evaluation_results.judged(one)
         if interval is not None:
-            spans.append(IntervalRow(job_labels.model_name(one.model), interval.value, interval.low, interval.high))
+            spans.append(IntervalRow(models.short_name(one.model), interval.value, interval.low, interval.high))
     if not spans:
         return
     title = _("Correct labels") if ready[0].kind == "label" else _("Similarity to the expected texts (chrF)")
@@ -227,7 +227,7 @@ def _all_evaluations(found: list[EvaluationView]) -> None:
     with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
         st.table(
             {
-                _("Model"): [plain(job_labels.model_name(one.model)) for one in found],
+                _("Model"): [plain(models.short_name(one.model)) for one in found],
                 _("State"): [evaluation_results.state_of(one) for one in found],
                 _("Correct"): [share(evaluation_results.judged(one)) for one in found],
                 _("Requested"): [ago(one.created_at, utcnow()) for one in found],

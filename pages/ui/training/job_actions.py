@@ -19,7 +19,7 @@ from core.finetuning.jobs import JobView
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 from pages.ui import cache, state
-from pages.ui.components import cards, failure_labels
+from pages.ui.components import cards, failure_labels, models
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent
 from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
@@ -221,7 +221,7 @@ def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | No
         case "check_file":
             return _("Check the file"), ":material/fact_check:", {}
         case "another_model" if (other := _another_base(job)) is not None:
-            label = _("Start from {model}").format(model=job_labels.model_name(other.id))
+            label = _("Start from {model}").format(model=models.short_name(other.id))
             return label, ":material/swap_horiz:", {"provider": other.provider, "base_model": other.id}
         case "try_again" | "wait":
             return _("Submit again"), ":material/replay:", {}

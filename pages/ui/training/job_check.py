@@ -20,11 +20,10 @@ from pages.ui.background import RefreshedReport
 from pages.ui.components import cards, models
 from pages.ui.dataset import dataset_picker, importing, quality_report, training_file
 from pages.ui.dataset.training_file import TrainingFormat
-from pages.ui.i18n import _, about, as_markdown, localized, mark, n_, number, percent
+from pages.ui.i18n import _, about, as_markdown, localized, mark, n_, number
 from pages.ui.training import cached_training, job_estimate, job_form
 from pages.ui.training.job_form import JobDraft
 
-_SHARES = (0, 5, 10, 15, 20, 25, 30, 40, 50)  # percent
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
 _MEGABYTE = 1_000_000
 _QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is drawn without a flicker
@@ -68,14 +67,7 @@ def _share(chosen: DatasetSummary) -> None:
         return
     key = job_form.share_key(chosen.id)
     state.set_default(key, round(100 * default_validation_share(training_file.rows_of(chosen, None))))
-    st.select_slider(
-        _("Kept for validation"),
-        _SHARES,
-        format_func=lambda one: percent(one / 100, 0),
-        key=key,
-        persist_state="session",
-        help=_("Takes the same share of every cell. These rows are used to measure the model, not to train it."),
-    )
+    dataset_picker.validation_share(key, persist_state="session")
 
 
 def _quality(chosen: DatasetSummary) -> None:

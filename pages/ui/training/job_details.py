@@ -27,7 +27,6 @@ HYPERPARAMETERS = {
     "batch_size": mark("Batch size"),
     "learning_rate_multiplier": mark("Learning rate multiplier"),
 }
-_TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 _TRACKED = {
     "live": mark("logged up to step {step}, in the project {project}"),
     "logged": mark("logged, in the project {project}"),
@@ -150,7 +149,9 @@ def _trackers(job: JobView) -> None:
             words.insert(0, _(state).format(step=number(facts.get("step")), project=plain(facts.get("project"))))
         if name == "trackio" and not facts.get("error"):
             words.append(code(f"trackio show --project {facts.get('project')}"))
-        st.caption(f":material/monitoring: {pair(plain(_TRACKERS.get(name, name)), ' · '.join(words) or '–')}")
+        st.caption(
+            f":material/monitoring: {pair(plain(job_labels.TRACKERS.get(name, name)), ' · '.join(words) or '–')}"
+        )
 
 
 def family_tree(job: JobView) -> None:
@@ -188,7 +189,7 @@ def _member(node: Node, job: JobView) -> Member:
     if node.kind == "checkpoint":
         label = _("step {step}").format(step=node.label)
     elif node.kind == "model" and node.model:
-        label, _slash, base = job_labels.model_name(node.model.partition("/")[2]).partition(" · ")
+        label, _slash, base = models.short_name(node.model.partition("/")[2]).partition(" · ")
         detail = base
     elif node.kind == "job" and node.status:
         rows = _("{rows} rows").format(rows=node.detail) if node.detail else ""

@@ -12,10 +12,10 @@ from core.errors import FabulaError
 from core.finetuning import jobs
 from core.finetuning.jobs import JobForm, JobView
 from pages.ui import cache, state
-from pages.ui.components import cards, models
+from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, mark, n_, percent, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import job_check, job_estimate, job_form, job_labels, job_list
+from pages.ui.training import job_check, job_estimate, job_form, job_list
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
 
@@ -67,7 +67,7 @@ def _body() -> None:
     step = int(state.get(_STEP) or 0)
     if not 1 <= step <= len(_STEPS):  # closed by a click whose run was interrupted by a second click
         st.rerun()
-    _stepper(step)
+    views.stepper([f"{place} · {_(title)}" for place, (title, _show) in enumerate(_STEPS, start=1)], step)
     if step > 1:
         job_form.preserve_inputs()
     ready = False
@@ -91,18 +91,6 @@ def _body() -> None:
             )  # fmt: skip
         elif _submit_button(ready, _close):
             st.rerun()
-
-
-def _stepper(step: int) -> None:
-    """All steps on one line: done, current, upcoming."""
-    marks = []
-    for place, (title, _show) in enumerate(_STEPS, start=1):
-        words = f"{place} · {_(title)}"
-        if place == step:
-            marks.append(f"**{words}**")
-        else:
-            marks.append(f":green[{words}]" if place < step else f":gray[{words}]")
-    st.markdown("  :gray[:material/chevron_right:]  ".join(marks))
 
 
 def _close() -> None:
@@ -152,7 +140,7 @@ def _submit_label(draft: JobDraft, found: JobRequirements) -> str:
 
 def _summary(draft: JobDraft) -> str:
     words = _("**{model}** ({provider}) trains on **{rows}** of **{dataset}**").format(
-        model=plain(job_labels.model_name(draft.base.id)),
+        model=plain(models.short_name(draft.base.id)),
         provider=plain(models.provider_name(draft.base.provider)),
         rows=n_("{n} row", "{n} rows", draft.rows),
         dataset=plain(draft.chosen.name),

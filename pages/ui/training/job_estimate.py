@@ -27,11 +27,10 @@ from pages.ui.components.fields import DecimalInput, number_field, text_field
 from pages.ui.components.money import local_amount
 from pages.ui.dataset import training_file
 from pages.ui.i18n import _, about, as_markdown, duration, n_, number, usd
-from pages.ui.training import cached_training, job_form
+from pages.ui.training import cached_training, job_form, job_labels
 from pages.ui.training.job_form import JobDraft
 
 _USUAL_RATE = 1.0
-_TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +192,7 @@ def _trackers(provider: str) -> None:
             if why_not is not None:
                 state.set_value(f"training_tracker_{name}", False)
             st.checkbox(
-                _TRACKERS.get(name, name), key=f"training_tracker_{name}", disabled=why_not is not None,
+                job_labels.TRACKERS.get(name, name), key=f"training_tracker_{name}", disabled=why_not is not None,
                 persist_state="session",
             )  # fmt: skip
             if why_not is not None:

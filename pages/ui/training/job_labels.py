@@ -8,6 +8,7 @@ from datetime import datetime
 from core.finetuning.job_explanation import minutes_left
 from core.finetuning.jobs import JobView
 from core.finetuning.results import Definition, Figure
+from pages.ui.components import models
 from pages.ui.i18n import _, localized, mark
 
 STATUSES = {
@@ -27,6 +28,7 @@ DEFINITIONS: dict[Definition, str] = {
     "last_step": mark("last step"),
     "held_out": mark("held-out"),
 }
+TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
 _SHORT_ID = 4  # characters at the end of an id: enough to distinguish jobs with the same name
 
 
@@ -63,18 +65,9 @@ def about_left(seconds: float) -> str:
     return _("about {minutes} min left").format(minutes=localized(minutes_left(seconds)))
 
 
-def model_name(model: str) -> str:
-    """A model's name for narrow places: a tuned model's suffix and id, with its base."""
-    if not model.startswith("ft:"):
-        return model
-    parts = model.split(":")
-    own_name = " ".join(part for part in parts[3:] if part)
-    return f"{own_name or model} · {parts[1]}" if len(parts) > 1 else model
-
-
 def base_and_chain(chain: Sequence[JobView]) -> str:
     """The base model and the ancestor jobs, first one first."""
-    return " → ".join([model_name(chain[0].base_model), *(job.name for job in chain[:-1])])
+    return " → ".join([models.short_name(chain[0].base_model), *(job.name for job in chain[:-1])])
 
 
 def names(jobs: Sequence[JobView]) -> dict[str, str]:

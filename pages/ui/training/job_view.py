@@ -15,7 +15,7 @@ from core.pricing.prices import ENGINE
 from pages.ui import cache
 from pages.ui.components import cards, models, views
 from pages.ui.components.money import work_cost
-from pages.ui.i18n import _, as_markdown, clock, duration, localized, mark, n_, number, plain, usd
+from pages.ui.i18n import _, as_markdown, duration, localized, mark, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
 from pages.ui.training import (
     before_after_view,
@@ -125,14 +125,10 @@ def _pause(job: JobView) -> None:
 
     (Cancel is in the row of buttons.)
     """
-    now = utcnow()
-    if job.finished or job.not_before is None or job.not_before <= now:
+    if job.finished or job.not_before is None or job.not_before <= utcnow():
         return
-    words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
-        time=clock(job.not_before, now), left=duration((job.not_before - now).total_seconds())
-    )
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(f":material/schedule: {words}", width="content")
+        st.caption(views.resumption(job.not_before), width="content")
         st.button(
             _("Resume now"), icon=":material/play_arrow:", key="training_retry_now", on_click=_retry_now,
             args=(job.id,),
