@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -40,15 +39,15 @@ def running_engine(home: Path) -> Iterator[RunningEngine]:
     Raises:
         RuntimeError: it ended, or did not answer in two minutes.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     token = secrets.token_urlsafe(16)
-    command = [sys.executable, "-m", "core.engine", "--host", "127.0.0.1", "--port", str(port), "--home", str(home)]
+    command = [sys.executable, "-m", "core.engine", "--host", "127.0.0.1", "--port", "0", "--home", str(home)]
     root = Path(__file__).resolve().parents[1]
-    process = subprocess.Popen(command, cwd=root, env={**os.environ, "FABULA_ENGINE_TOKEN": token})
-    engine = RunningEngine(f"http://127.0.0.1:{port}", token, home)
+    environ = {**os.environ, "FABULA_ENGINE_TOKEN": token}
+    process = subprocess.Popen(command, cwd=root, env=environ, stdout=subprocess.PIPE, text=True)
     try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip().rpartition(" ")[2]  # the engine prints its address first
+        engine = RunningEngine(url.removesuffix("/v1"), token, home)
         _wait(engine, process)
         yield engine
     finally:

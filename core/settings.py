@@ -18,6 +18,11 @@ _ENGINE_PREFIXES = (
     *("FABULA_", "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "MALLOC_"),
     *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "TORCH", "PYTORCH_", "CUDA", "NVIDIA_", "HIP_"),
 )
+# Variables that only downloads of models need: mirror, token, proxies, certificates.
+_HUB_NAMES = frozenset(
+    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"]
+)
+_HUB_PREFIXES = ("HF_", "HUGGING_FACE_HUB_", "MODELSCOPE_")
 _SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|_URL)$", re.IGNORECASE)
 
 
@@ -61,6 +66,13 @@ def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environ.items()
         if (name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)) and not _SECRET.search(name)
+    }
+
+
+def hub_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment variables that downloads from model hubs need, with the hubs' tokens."""
+    return {
+        name: value for name, value in environ.items() if name.upper() in _HUB_NAMES or name.startswith(_HUB_PREFIXES)
     }
 
 

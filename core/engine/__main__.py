@@ -27,6 +27,8 @@ _LAST_PORT = 65535
 _PACKAGES = [
     "torch",
     "transformers",
+    "huggingface_hub",
+    "tokenizers",
     "gguf",
     "safetensors",
     "xllamacpp",

@@ -26,7 +26,7 @@ from core.errors import FabulaError
 from core.message import listed, msg
 from core.providers import engine_endpoint
 from core.providers.engine_endpoint import Endpoint, EngineNote
-from core.settings import Settings, engine_environment
+from core.settings import Settings, engine_environment, hub_environment
 
 ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"
@@ -149,11 +149,15 @@ class EngineProcess:
     def _spawn(self, url: str) -> subprocess.Popen[bytes]:
         self._log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        env = engine_environment(os.environ) | {
-            "FABULA_ENGINE_TOKEN": self._token(),
-            "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONUNBUFFERED": "1",
-        }
+        env = (
+            engine_environment(os.environ)
+            | hub_environment(os.environ)
+            | {
+                "FABULA_ENGINE_TOKEN": self._token(),
+                "PYTHONPATH": os.pathsep.join(paths),
+                "PYTHONUNBUFFERED": "1",
+            }
+        )
         arguments = ["--host", _HOST, "--port", str(urlsplit(url).port), "--home", str(self._settings.engine_home)]
         with open(self._log_path, "ab", opener=file_permissions.private_opener) as log:
             return subprocess.Popen(

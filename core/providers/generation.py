@@ -134,7 +134,7 @@ class Generation(Connection):
         Raises:
             NotFound: this endpoint is not an engine.
         """
-        answer = self._engine("POST", "/fabula/v1/tokenize", {"model": model, "text": text})
+        answer = self.engine_call("POST", "/fabula/v1/tokenize", {"model": model, "text": text})
         with translate_errors(self.provider):
             return int(answer["tokens"])
 
@@ -144,7 +144,7 @@ class Generation(Connection):
         Raises:
             NotFound: this endpoint is not an engine.
         """
-        answer = self._engine("GET", "/health", None)
+        answer = self.engine_call("GET", "/health")
         with translate_errors(self.provider):
             return Health(
                 version=str(answer["version"]),
@@ -154,17 +154,25 @@ class Generation(Connection):
                 tokens_per_s=answer.get("tokens_per_s"),
             )
 
-    def _engine(self, method: Literal["GET", "POST"], path: str, body: dict[str, str] | None) -> Mapping[str, Any]:
-        """Call the engine's own API; its paths start at the root, not under `/v1`."""
+    def engine_call(
+        self, method: Literal["GET", "POST", "DELETE"], path: str, body: Mapping[str, str] | None = None
+    ) -> Mapping[str, Any]:
+        """Call the engine's own API; its paths start at the root, not under `/v1`.
+
+        Raises:
+            NotFound: this endpoint is not an engine.
+        """
         if self.provider.kind != "engine":
             raise NotFound(
                 msg("{name} is not a Fabula engine.", name=self.provider.name), msg("Use the engine for this.")
             )
         url = self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
 
+        options = {} if body is None else {"body": body}
+
         def call() -> Mapping[str, Any]:
             sdk = self._sdk()
-            answer = sdk.get(url, cast_to=object) if method == "GET" else sdk.post(url, cast_to=object, body=body)
+            answer: object = getattr(sdk, method.lower())(url, cast_to=object, **options)
             if not isinstance(answer, Mapping):
                 raise not_an_api_answer(self.provider)
             return answer

@@ -415,7 +415,7 @@ def test_training_goes_on_from_a_tuned_model(base: Path, tmp_path: Path) -> None
 
 def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Path) -> None:
     a, b = np.ones((16, 9), np.float32), np.ones((9, 16), np.float32)
-    foreign = gguf_file.Adapter("gemma3", 32.0, {"model.layers.0.self_attn.q_proj": (a, b)})
+    foreign = gguf_file.Adapter("gemma3", 32.0, {"blk.0.attn_q": (a, b)})
     gguf_file.write_adapter(tmp_path / "foreign.gguf", foreign)
     _job(base, tmp_path / "job", start_adapter=str(tmp_path / "foreign.gguf"))
     assert _start(tmp_path / "job").wait(WAIT_LIMIT_S) == 1
@@ -435,11 +435,11 @@ def test_a_loss_that_is_no_number_stops_the_job(base: Path, tmp_path: Path) -> N
 
 def test_adapters_survive_a_round_trip(tmp_path: Path) -> None:
     a, b = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float16)
-    adapter = gguf_file.Adapter("gemma3", 32.0, {"model.layers.1.mlp.up_proj": (a, b.T.copy())})
+    adapter = gguf_file.Adapter("gemma3", 32.0, {"blk.1.ffn_up": (a, b.T.copy())})
     gguf_file.write_adapter(tmp_path / "x.gguf", adapter)
     back = gguf_file.read_adapter(tmp_path / "x.gguf")
     assert (back.architecture, back.alpha, back.rank) == ("gemma3", 32.0, 16)
-    assert np.array_equal(back.layers["model.layers.1.mlp.up_proj"][1], b.T)
+    assert np.array_equal(back.layers["blk.1.ffn_up"][1], b.T)
 
 
 def test_a_model_is_not_an_adapter(base: Path) -> None:

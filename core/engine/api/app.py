@@ -22,12 +22,14 @@ from starlette.routing import Route
 from core import packaged_models
 from core.engine import VERSION
 from core.engine.api import serializers
+from core.engine.api.bases import Bases
 from core.engine.api.connections import BearerAuth
 from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.api.files import Files
 from core.engine.api.jobs import Jobs
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.bases.library import BaseLibrary
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
 from core.engine.serving.llama import PARALLEL, Pool
@@ -74,11 +76,13 @@ class Engine:
             (config.home / folder).mkdir(parents=True, exist_ok=True)
         self.config = config
         self.store = EngineStore(config.home / "engine.db")
-        self.models = ModelCatalogue(config.home, config.environ, self.store)
+        self.library = BaseLibrary(config.home, config.environ, config.threads)
+        self.models = ModelCatalogue(config.home, config.environ, self.store, self.library)
         self.files = Files(config.home, self.store)
         self.files.remove_leftovers()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
+        self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
@@ -90,6 +94,7 @@ class Engine:
     def start(self) -> None:
         """Resume interrupted jobs and warm up."""
         self.runner.start()
+        self.library.start()
         if self.config.warm:
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
@@ -97,6 +102,7 @@ class Engine:
         """Let a running trainer save its state, then stop all child processes."""
         for task in self._background:
             task.cancel()
+        await run_in_threadpool(self.library.stop)
         await run_in_threadpool(self.runner.stop)
         await self.pool.close()
 
@@ -157,6 +163,13 @@ class Engine:
             tokens = await count_tokens(backend, body["text"])
         return JSONResponse({"tokens": tokens})
 
+    def _packaged_speed(self) -> float | None:
+        return self.inference.speeds.get(packaged_models.BASE)
+
+    def _forget(self, base_id: str) -> None:
+        """Stop the processes of a removed base; called from a thread of the pool."""
+        asyncio.run_coroutine_threadsafe(self.pool.forget(base_id), self._loop)
+
     def _preload(self, model_id: str) -> None:
         """Load a new model before its first request; called from the trainer's thread."""
         asyncio.run_coroutine_threadsafe(_logged(self._load(model_id), model_id), self._loop)
@@ -187,7 +200,7 @@ async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
 
 
 _Pick = Callable[[Engine], Callable[[Request], Any]]
-_JOBS = "/v1/fine_tuning/jobs"
+_JOBS, _BASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases"
 _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", "/health", lambda engine: engine.health),
     ("GET", "/v1/models", lambda engine: engine.list_models),
@@ -209,6 +222,11 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("POST", "/v1/completions", lambda engine: engine.inference.completions),
     ("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
     ("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
+    ("GET", _BASES, lambda engine: engine.bases.list),
+    ("POST", _BASES, lambda engine: engine.bases.create),
+    ("GET", _BASES + "/{id}", lambda engine: engine.bases.get),
+    ("DELETE", _BASES + "/{id}", lambda engine: engine.bases.delete),
+    ("POST", _BASES + "/{id}/retry", lambda engine: engine.bases.retry),
 )
 
 

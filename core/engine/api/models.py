@@ -10,6 +10,7 @@ from pathlib import Path
 
 from core import packaged_models
 from core.engine.api.errors import ApiError, unknown_model
+from core.engine.bases.library import BaseLibrary
 from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT
@@ -42,10 +43,10 @@ class Model:
 class ModelCatalogue:
     """All models. Base models are opened on first use; the packaged one is also assembled then."""
 
-    def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore) -> None:
+    def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore, library: BaseLibrary) -> None:
         """Raises ValueError if FABULA_ENGINE_MODELS is malformed."""
-        self._home, self._environ, self._store = home, dict(environ), store
-        self._paths = weights.available(home, environ)
+        self._home, self._environ, self._store, self._library = home, dict(environ), store, library
+        self._configured = weights.available(home, environ)
         self._bases: dict[str, BaseModel] = {}
         self._not_trainable: dict[str, str | None] = {}
         self._lock = threading.Lock()
@@ -58,19 +59,39 @@ class ModelCatalogue:
             ApiError: 404 if there is no such base model, 503 if its file cannot be used.
         """
         with self._lock:
-            if name not in self._paths:
-                raise unknown_model(name)
             if name not in self._bases:
                 try:
-                    path = weights.ensure_gguf(name, self._home, self._environ)
-                    self._bases[name] = BaseModel(name, path, model_card(path))
-                except (ValueError, KeyError, ImportError) as exc:
+                    self._bases[name] = self._open(name)
+                except (ValueError, KeyError, ImportError, OSError) as exc:
                     message = msg("The base model {name} cannot be used: {error}", name=name, error=exc)
                     raise ApiError(503, message, type="server_error", code="engine_unavailable") from exc
             return self._bases[name]
 
+    def _open(self, name: str) -> BaseModel:
+        if name in self._configured:
+            path = weights.ensure_gguf(name, self._home, self._environ)
+            return BaseModel(name, path, model_card(path))
+        added = self._library.get(name)
+        if added is None or added.state != "ready":
+            raise unknown_model(name)
+        path = Path(added.gguf)
+        return BaseModel(name, path, model_card(path), Path(added.folder) if added.folder else None)
+
+    def base_names(self) -> frozenset[str]:
+        """Names that a new base cannot have: those of the models that do not come from the library."""
+        return frozenset({*self._configured, *packaged_models.WRITERS})
+
+    def forget(self, name: str) -> None:
+        """Close a base model that was removed from the library."""
+        with self._lock:
+            self._bases.pop(name, None)
+            self._not_trainable.pop(name, None)
+
     def not_trainable(self, base: BaseModel) -> str | None:
         """Why `base` cannot be trained; None: it can be. The file is read once."""
+        if base.name not in self._configured:
+            added = self._library.get(base.name)
+            return (added.not_trainable or None) if added is not None else msg("it was removed")
         if base.name not in self._not_trainable:
             try:
                 base_config.read(base.gguf)
@@ -88,7 +109,7 @@ class ModelCatalogue:
         found = next((model for model in self._packaged_models() if model.id == model_id), None)
         if found is None and isinstance(model_id, str):
             row = self._store.get(TunedModel, model_id)
-            found = self._tuned(row) if row is not None and row.base in self._paths else None
+            found = self._tuned(row) if row is not None and row.base in self._available() else None
         if found is None:
             raise unknown_model(model_id)
         return found
@@ -96,7 +117,8 @@ class ModelCatalogue:
     def listed(self) -> list[Model]:
         """Base models, storytellers, then tuned models, oldest first; without checkpoints."""
         rows = self._store.select(TunedModel, "step IS NULL")
-        return [*self._packaged_models(), *(self._tuned(row) for row in rows if row.base in self._paths)]
+        available = self._available()
+        return [*self._packaged_models(), *(self._tuned(row) for row in rows if row.base in available)]
 
     def newest_adapter(self, base: str) -> Path | None:
         """The newest adapter of a base model, for loading at startup."""
@@ -117,13 +139,18 @@ class ModelCatalogue:
     def _packaged_models(self) -> list[Model]:
         models = [
             Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
-            for name, path in self._paths.items()
+            for name, path in self._configured.items()
         ]
+        models += [Model(one.id, one.id, None, "both", one.created) for one in self._library.ready().values()]
         for name in packaged_models.WRITERS if self._is_packaged(packaged_models.BASE) else ():
             adapter = _ADAPTERS / f"{name}.gguf"
             if adapter.is_file():
                 models.append(Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
+
+    def _available(self) -> set[str]:
+        """Names of all bases that can be used."""
+        return {*self._configured, *self._library.ready()}
 
     def _tuned(self, row: TunedModel) -> Model:
         return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)
@@ -151,4 +178,4 @@ class ModelCatalogue:
 
     def _is_packaged(self, name: str) -> bool:
         """Whether `name` is the packaged base, and not another file with that name."""
-        return name == packaged_models.BASE and self._paths[name] == weights.packaged_path(self._home)
+        return name == packaged_models.BASE and self._configured[name] == weights.packaged_path(self._home)

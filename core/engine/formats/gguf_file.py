@@ -147,7 +147,8 @@ class Adapter:
     Attributes:
         architecture: llama.cpp's name of the base model's architecture (`gemma3`).
         alpha: LoRA's alpha; the scale is alpha / rank.
-        layers: transformers module name (`model.layers.0.self_attn.q_proj`) → (A [rank, in], B [out, rank]).
+        layers: GGUF tensor name without `.weight` (`blk.0.attn_q`) → (A [rank, in], B [out, rank]), with the rows of B
+            in llama.cpp's order.
     """
 
     architecture: str
@@ -159,21 +160,18 @@ class Adapter:
         return int(next(iter(self.layers.values()))[0].shape[0])
 
 
-def write_adapter(path: Path, adapter: Adapter, name: str = "") -> None:
+def write_adapter(path: Path, adapter: Adapter, title: str = "") -> None:
     """Write `adapter` atomically, with matrices as float16."""
-    n_layers = 1 + max(int(module.split(".")[2]) for module in adapter.layers)
-    gguf_names = {hf: gguf for gguf, hf in hf_names(adapter.architecture, n_layers).items()}
     partial = path.with_name(path.name + ".part")
     writer = GGUFWriter(partial, adapter.architecture)
     writer.add_type("adapter")
-    if name:
-        writer.add_name(name)
+    if title:
+        writer.add_name(title)
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", adapter.alpha)
-    for module, (a, b) in adapter.layers.items():
-        base = gguf_names[f"{module}.weight"]
-        writer.add_tensor(f"{base}.lora_a", np.ascontiguousarray(a, dtype=np.float16))
-        writer.add_tensor(f"{base}.lora_b", np.ascontiguousarray(b, dtype=np.float16))
+    for name, (a, b) in adapter.layers.items():
+        writer.add_tensor(f"{name}.weight.lora_a", np.ascontiguousarray(a, dtype=np.float16))
+        writer.add_tensor(f"{name}.weight.lora_b", np.ascontiguousarray(b, dtype=np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -193,11 +191,11 @@ def read_adapter(path: Path) -> Adapter:
         raise ValueError(f"{path.name} is not a LoRA adapter")
     architecture = str(scalar(reader, "general.architecture"))
     tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
-    blocks = 1 + max(int(name.split(".")[1]) for name in tensors)
+    suffix = ".weight.lora_a"
     layers = {
-        hf.removesuffix(".weight"): (tensors[f"{gguf}.lora_a"], tensors[f"{gguf}.lora_b"])
-        for gguf, hf in hf_names(architecture, blocks).items()
-        if f"{gguf}.lora_a" in tensors and hf.removesuffix(".weight").endswith(LINEAR_MODULES)
+        name.removesuffix(suffix): (matrix, tensors[name.removesuffix("a") + "b"])
+        for name, matrix in tensors.items()
+        if name.endswith(suffix)
     }
     return Adapter(architecture, float(scalar(reader, "adapter.lora.alpha")), layers)
 

@@ -59,11 +59,17 @@ class InferenceRequest:
 
 
 class Inference:
-    """The two endpoints. `tokens_per_s` is the speed of the last generation; None before the first."""
+    """The two endpoints.
+
+    Attributes:
+        tokens_per_s: speed of the last generation; None before the first.
+        speeds: the same by base model.
+    """
 
     def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
         self._models, self._pool = models, pool
         self.tokens_per_s: float | None = None
+        self.speeds: dict[str, float] = {}
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
@@ -122,7 +128,7 @@ class Inference:
             completions = await _gather(
                 [generate(backend, options) for options in parsed.llama_requests()], parsed.sampling.is_concurrent
             )
-        ends = [self._record_speed(completion.end) for completion in completions]
+        ends = [self._record_speed(completion.end, parsed.base.name) for completion in completions]
         builder = _ResponseBuilder(parsed)
         choices = [builder.choice(index, completion) for index, completion in enumerate(completions)]
         return JSONResponse({**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)})
@@ -146,7 +152,7 @@ class Inference:
                     for event in builder.chunks(index, chunk):
                         yield event
                     if chunk.end:
-                        ends[index] = self._record_speed(chunk.end)
+                        ends[index] = self._record_speed(chunk.end, parsed.base.name)
             except ApiError as exc:
                 yield _event(exc.body())
                 return
@@ -154,9 +160,10 @@ class Inference:
             yield builder.usage(_usage([ends[index] for index in sorted(ends)], parsed.sampling.n))
         yield b"data: [DONE]\n\n"
 
-    def _record_speed(self, end: GenerationEnd | None) -> GenerationEnd:
+    def _record_speed(self, end: GenerationEnd | None, base: str) -> GenerationEnd:
         assert end is not None
-        self.tokens_per_s = end.tokens_per_s or self.tokens_per_s
+        if end.tokens_per_s:
+            self.tokens_per_s = self.speeds[base] = end.tokens_per_s
         return end
 
 

@@ -44,11 +44,12 @@ _Key = tuple[str, Path | None]  # (name of the base model, adapter)
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model: its name, file and metadata."""
+    """A base model: its name, the file that is served, its metadata, and the folder with its original weights."""
 
     name: str
     gguf: Path
     card: ModelCard
+    folder: Path | None = None
 
     @property
     def context(self) -> int:
@@ -165,6 +166,11 @@ class Pool:
             for old in list(self._current)[:-_MAX_LOADED]:
                 self._retire(self._current.pop(old))
             return current
+
+    async def forget(self, base_name: str) -> None:
+        """Stop the backends of a base that was removed, once their requests have ended."""
+        for key in [key for key in self._current if key[0] == base_name]:
+            self._retire(self._current.pop(key))
 
     def _retire(self, backend: Backend) -> None:
         backend.retired = True

@@ -48,6 +48,8 @@ class JobSpec:
         job_id: the engine's id, for messages.
         base_gguf: model file of the base.
         weights_dir: folder for the converted weights of the base (created if missing).
+        base_folder: folder with the original weights of the base, from which training starts; None: the GGUF file has
+            the only ones.
         start_adapter: adapter to start from; None: a new one.
         train, valid: files written by `core.engine.formats.tokens.save`.
         n_epochs, batch_size: as in OpenAI's hyperparameters.
@@ -76,6 +78,7 @@ class JobSpec:
     threads: int = 0
     dtype: str = "auto"
     method: TrainingMethod = "supervised"
+    base_folder: Path | None = None
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
@@ -83,7 +86,7 @@ class JobSpec:
         raw = json.loads((folder / "job.json").read_text(encoding="utf-8"))
         known = {field.name for field in fields(cls)} & raw.keys()
         values = {name: raw[name] for name in known}
-        for name in ("base_gguf", "weights_dir", "start_adapter", "train", "valid"):
+        for name in ("base_gguf", "base_folder", "weights_dir", "start_adapter", "train", "valid"):
             values[name] = Path(values[name]) if values.get(name) else None
         return cls(**values)
 

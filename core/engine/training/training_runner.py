@@ -196,6 +196,7 @@ class TrainingRunner:
         return {
             "job_id": job.id,
             "base_gguf": str(base.gguf),
+            "base_folder": None if base.folder is None else str(base.folder),
             "weights_dir": str(context.models.weights_dir(base)),
             "start_adapter": str(start) if start.exists() else None,
             "train": str(folder / "train.npz"),

@@ -47,11 +47,11 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
     journal.state("starting", now=True)
     position = resume.read_position(journal.folder)
     journal.rewind(position.step)
-    weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
+    folder = spec.base_folder or weights.convert(spec.base_gguf, spec.weights_dir, journal.event)
     dtype = spec.dtype if position.dtype == "auto" else position.dtype  # an interrupted job keeps its dtype
     chosen = device.choose(dtype, spec.threads, journal.event)
     position = replace(position, dtype=chosen.dtype_name)
-    tunable = model.load(spec.weights_dir, chosen, spec.lora_rank, spec.lora_alpha)
+    tunable = model.load(folder, chosen, spec.lora_rank, spec.lora_alpha)
     tunable.initialise(spec.seed)
     if spec.start_adapter:
         tunable.load(gguf_file.read_adapter(spec.start_adapter))

@@ -170,7 +170,7 @@ class Loop:
 
     def _checkpoint(self, position: Position, score: BatchScore, held_out: BatchScore | None) -> None:
         path = self.journal.folder / "checkpoints" / f"step-{position.step}.gguf"
-        gguf_file.write_adapter(path, self.model.adapter(), name=f"{self.spec.job_id} step {position.step}")
+        gguf_file.write_adapter(path, self.model.adapter(), f"{self.spec.job_id} step {position.step}")
         metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.token_accuracy}
         if held_out:
             metrics |= {"valid_loss": held_out.loss, "valid_mean_token_accuracy": held_out.token_accuracy}

@@ -6,19 +6,32 @@ Low-rank adaptation of frozen linear layers: W x + (alpha / rank) · B (A x). Hu
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from core.engine.formats.gguf_file import LINEAR_MODULES, Adapter
+from core.engine.formats import folder_converter, gguf_keys, hf_folder
+from core.engine.formats.base_config import UntrainableModel
+from core.engine.formats.gguf_file import Adapter
+from core.engine.formats.hf_folder import StoredTensor
+from core.engine.formats.unusable_model import UnusableModel
 from core.engine.training.trainer.device import Device
+from core.message import msg
+
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+# Settings of families that change the logits after the head, which `head` does not compute; with their neutral values.
+_LOGIT_SETTINGS: Mapping[str, tuple[object, ...]] = {
+    "final_logit_softcapping": (None, 0, 0.0),
+    "logit_scale": (None, 1, 1.0),
+    "logits_scaling": (None, 1, 1.0),
+}
 
 
 class LoraLinear(nn.Module):
@@ -72,6 +85,14 @@ class _FrozenPlusLowRank(torch.autograd.Function):
         return grad_x.view(*grads[0].shape[:-1], -1), None, grad_a, grad_b, None
 
 
+@dataclass(frozen=True, slots=True)
+class GgufMatrix:
+    """Where an adapted matrix is in GGUF: its tensor's name, and the order of its rows (None: as in transformers)."""
+
+    name: str
+    order: NDArray[np.int64] | None
+
+
 @dataclass(frozen=True)
 class TunableModel:
     """A frozen decoder with LoRA layers, and its frozen head.
@@ -82,6 +103,7 @@ class TunableModel:
         embedding_scale: factor of the embeddings (Gemma multiplies by √width).
         head: [vocabulary, width]; the same tensor as `embedding` if they are tied.
         lora: module name → layer.
+        matrices: module name → where the layer's matrix is in GGUF.
         architecture: llama.cpp's name of the architecture.
         device: where all of it is.
     """
@@ -91,6 +113,7 @@ class TunableModel:
     embedding_scale: float
     head: Tensor
     lora: dict[str, LoraLinear]
+    matrices: dict[str, GgufMatrix]
     architecture: str
     device: Device
 
@@ -114,13 +137,13 @@ class TunableModel:
             layer.initialise(generator)
 
     def adapter(self) -> Adapter:
-        """A copy of the current adapter."""
+        """A copy of the current adapter, with rows in llama.cpp's order."""
         layer = next(iter(self.lora.values()))
-        matrices = {
-            name: (part.lora_a.detach().cpu().numpy().copy(), part.lora_b.detach().cpu().numpy().copy())
-            for name, part in self.lora.items()
-        }
-        return Adapter(self.architecture, layer.scale * layer.lora_a.shape[0], matrices)
+        layers = {}
+        for module, part in self.lora.items():
+            matrix, a, b = self.matrices[module], part.lora_a.detach().cpu().numpy(), part.lora_b.detach().cpu().numpy()
+            layers[matrix.name] = (a.copy(), b.copy() if matrix.order is None else b[matrix.order])
+        return Adapter(self.architecture, layer.scale * layer.lora_a.shape[0], layers)
 
     def load(self, adapter: Adapter) -> None:
         """Start from `adapter`.
@@ -128,60 +151,124 @@ class TunableModel:
         Raises:
             ValueError: its shapes do not match this base model.
         """
-        for name, layer in self.lora.items():
-            if name not in adapter.layers:
-                raise ValueError(f"the adapter has no {name}: it was made for another base model")
-            a, b = adapter.layers[name]
+        for module, layer in self.lora.items():
+            matrix = self.matrices[module]
+            if matrix.name not in adapter.layers:
+                raise ValueError(f"the adapter has no {matrix.name}: it was made for another base model")
+            a, b = adapter.layers[matrix.name]
             if a.shape != layer.lora_a.shape or b.shape != layer.lora_b.shape:
-                raise ValueError(f"the adapter's {name} is {a.shape}×{b.shape}: it was made for another base or rank")
+                raise ValueError(
+                    f"the adapter's {matrix.name} is {a.shape}×{b.shape}: it was made for another base or rank"
+                )
+            if matrix.order is not None:
+                b = b[np.argsort(matrix.order)]
             with torch.no_grad():
                 layer.lora_a.copy_(torch.from_numpy(a))
                 layer.lora_b.copy_(torch.from_numpy(b))
 
 
-def load(weights_dir: Path, device: Device, rank: int, alpha: float) -> TunableModel:
-    """Build the model on `device` from a folder created by `core.engine.formats.weights.convert`."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
+    """Build the model on `device` from a Hugging Face folder, or one created by `core.engine.formats.weights.convert`.
 
-    settings = json.loads((weights_dir / "config.json").read_text())
-    config: Any = AutoConfig.for_model(**settings)
-    dtype = device.dtype
-    weights = load_file(weights_dir / "weights.safetensors", device=str(device.place))
-    with torch.device("meta"):
-        body = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").model
-    embedding = weights.pop("model.embed_tokens.weight").to(dtype)
-    head = weights.pop("lm_head.weight").to(dtype) if "lm_head.weight" in weights else embedding
+    Tensors are read one after another: at most the model, and one block of 64 MB, are in memory.
+
+    Raises:
+        UntrainableModel: the family has parts that are not computed here.
+    """
+    stored = hf_folder.read_tensors(folder)
+    try:
+        config = gguf_keys.text_config(folder)
+        architecture = gguf_keys.architecture(config.model_type)
+    except UnusableModel as exc:
+        raise UntrainableModel(exc.reason) from exc
+    body = _empty_body(config, stored)
+    tied = _HEAD not in stored or bool(getattr(config, "tie_word_embeddings", False))
+    reader = _Reader(stored, device)
+    embedding = reader.take(_EMBEDDING, device.dtype)
+    head = embedding if tied else reader.take(_HEAD, device.dtype)
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
     # recreated on the device, because its tables are computed and not loaded
     body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
-    lora = _insert_lora(body, weights, dtype, rank, alpha)
-    other_weights = {name.removeprefix("model."): value.float() for name, value in weights.items()}
-    body.load_state_dict(other_weights, strict=False, assign=True)
-    missing = [name for name, parameter in body.named_parameters() if parameter.is_meta]
-    if missing:
-        raise ValueError(f"the model file lacks {missing[:3]}")
+    lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha)
+    others = {name.removeprefix("model."): reader.take(name, torch.float32) for name in reader.remaining("model.")}
+    body.load_state_dict(others, strict=False, assign=True)
+    parts = [*body.named_parameters(), *body.named_buffers()]
+    if missing := [name for name, part in parts if part.is_meta]:
+        raise UntrainableModel(msg("the model has no weights for {name}", name=missing[0]))
     trainable = {id(parameter) for layer in lora.values() for parameter in layer.parameters()}
     for parameter in body.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
-    architecture = settings["model_type"].removesuffix("_text")
-    return TunableModel(body.eval(), embedding, scale, head, lora, architecture, device)
+    return TunableModel(body.eval(), embedding, scale, head, lora, matrices, architecture, device)
+
+
+def _empty_body(config: Any, stored: Mapping[str, StoredTensor]) -> Any:
+    """transformers' decoder without weights."""
+    from transformers import AutoModelForCausalLM
+
+    for name, neutral in _LOGIT_SETTINGS.items():
+        if getattr(config, name, None) not in neutral:
+            raise UntrainableModel(
+                msg("{name} is {value}, which is not supported", name=name, value=getattr(config, name))
+            )
+    if "lm_head.bias" in stored:
+        raise UntrainableModel(msg("the tensor {name} is not supported", name="lm_head.bias"))
+    with torch.device("meta"):
+        whole = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    body = getattr(whole, "model", None)
+    if not all(hasattr(body, part) for part in ("layers", "embed_tokens", "rotary_emb")):
+        raise UntrainableModel(msg("its layers are arranged in another way than those of Llama"))
+    return body
+
+
+class _Reader:
+    """Reads each tensor once, block by block, to the device."""
+
+    def __init__(self, stored: Mapping[str, StoredTensor], device: Device) -> None:
+        self._stored, self.device = dict(stored), device
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._stored
+
+    def take(self, name: str, dtype: torch.dtype) -> Tensor:
+        """Read a tensor. Raises UntrainableModel if there is none, or it was read before."""
+        if name not in self._stored:
+            raise UntrainableModel(msg("the model has no weights for {name}", name=name))
+        source = self._stored.pop(name)
+        out, row = torch.empty(source.shape, dtype=dtype, device=self.device.place), 0
+        for block in source.blocks():
+            if len(source.shape) > 1:
+                out.view(source.shape[0], -1)[row : row + len(block)] = torch.from_numpy(block)
+                row += len(block)
+            else:
+                out.copy_(torch.from_numpy(block))
+        return out
+
+    def remaining(self, prefix: str) -> list[str]:
+        """The tensors that were not read."""
+        return [name for name in self._stored if name.startswith(prefix)]
 
 
 def _insert_lora(
-    body: nn.Module, weights: dict[str, Tensor], dtype: torch.dtype, rank: int, alpha: float
-) -> dict[str, LoraLinear]:
-    """Replace every linear layer with a LoRA layer; removes its matrix from `weights`."""
+    body: nn.Module, reader: _Reader, config: Any, architecture: str, rank: int, alpha: float
+) -> tuple[dict[str, LoraLinear], dict[str, GgufMatrix]]:
+    """Replace every linear layer that llama.cpp can adapt with a LoRA layer, and read its matrix."""
     layers: dict[str, LoraLinear] = {}
+    matrices: dict[str, GgufMatrix] = {}
+    names = folder_converter.name_map(architecture, config.num_hidden_layers)
     for index, block in enumerate(body.get_submodule("layers").children()):
-        for module in LINEAR_MODULES:
+        for module, base in [pair for pair in block.named_modules() if isinstance(pair[1], nn.Linear)]:
             name = f"model.layers.{index}.{module}"
-            base = block.get_submodule(module)
-            assert isinstance(base, nn.Linear)
-            bias = weights.pop(f"{name}.bias", None)
-            base.bias = None if bias is None else nn.Parameter(bias.float(), requires_grad=False)
-            layer = LoraLinear(base, weights.pop(f"{name}.weight").to(dtype), rank, alpha)
+            gguf_name = names.get_name(name)
+            if gguf_name is None:
+                continue
+            bias = reader.take(f"{name}.bias", torch.float32) if f"{name}.bias" in reader else None
+            base.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+            layer = LoraLinear(base, reader.take(f"{name}.weight", reader.device.dtype), rank, alpha)
             parent, _, leaf = module.rpartition(".")
             setattr(block.get_submodule(parent), leaf, layer)
             layers[name] = layer
-    return layers
+            matrices[name] = GgufMatrix(
+                gguf_name, folder_converter.row_order(name, base.out_features, config, architecture)
+            )
+    return layers, matrices

@@ -1,0 +1,179 @@
+"""/fabula/v1/bases: the base models of the engine's home. Not in OpenAI's API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core import packaged_models
+from core.engine.api import serializers
+from core.engine.api.errors import ApiError, unknown_model
+from core.engine.api.models import ModelCatalogue
+from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.bases import machine, suggestions
+from core.engine.bases.library import BaseLibrary, IdTaken
+from core.engine.bases.record import BaseRecord, Source
+from core.engine.finetune_format import is_missing
+from core.engine.formats.unusable_model import UnusableModel
+from core.engine.store import EngineStore, Job, TunedModel
+from core.message import Message, msg, to_json
+
+_FIELDS = frozenset({"source", "path", "repo", "revision", "id"})
+_SOURCES: tuple[Source, ...] = ("file", "folder", "huggingface", "modelscope")
+_UNFINISHED = "base = ? AND status IN ('validating_files', 'queued', 'running', 'paused')"
+
+
+@dataclass(frozen=True)
+class Bases:
+    """The endpoints.
+
+    Attributes:
+        packaged_speed: tokens/s of the packaged base as last measured; None: not yet.
+        forget: called with the id of a removed base, so that its processes end.
+    """
+
+    library: BaseLibrary
+    models: ModelCatalogue
+    store: EngineStore
+    packaged_speed: Callable[[], float | None]
+    forget: Callable[[str], None]
+
+    def list(self, request: Request) -> Response:
+        """GET /fabula/v1/bases: every base with its figures, and what this machine has."""
+        here = {
+            "memory_bytes": machine.memory_bytes(),
+            "disk_free_bytes": machine.free_bytes(self.library.root),
+            "packaged_base": packaged_models.BASE,
+            "packaged_tokens_per_s": self.packaged_speed(),
+        }
+        data = [self._json(one) for one in self.library.records()]
+        added = {one.repo for one in self.library.records()}
+        suggested = [
+            {
+                "repo": one.repo,
+                "parameters": one.shape.parameters,
+                "context": one.context,
+                "licence": one.licence,
+                "gated": one.gated,
+                "download_bytes": one.download_bytes,
+                "serving_bytes": one.serving_bytes,
+                "training_bytes": one.training_bytes,
+                "tokens_per_s": machine.tokens_per_s(self.packaged_speed(), one.shape.parameters),
+                "source": one.source,
+                "as_of": one.as_of,
+            }
+            for one in suggestions.fitting(machine.memory_bytes())
+            if one.repo not in added
+        ]
+        return JSONResponse({"object": "list", "data": data, "machine": here, "suggestions": suggested})
+
+    def get(self, request: Request) -> Response:
+        """GET /fabula/v1/bases/{id}."""
+        return JSONResponse(self._json(self._find(request)))
+
+    async def create(self, request: Request) -> Response:
+        """POST /fabula/v1/bases: add one; it is prepared in the background.
+
+        {"source": "file" | "folder", "path", "id"?} or {"source": "huggingface" | "modelscope", "repo", "revision"?,
+        "id"?}; adding the same one again returns it, and starts it again if it failed.
+        """
+        body = await json_body(request)
+        reject_unknown(body, _FIELDS)
+        base_id = None if is_missing(body.get("id")) else required(body, "id")
+        asked = required(body, "source")
+        source = next((one for one in _SOURCES if one == asked), None)
+        if source is None:
+            raise ApiError(
+                400, msg("'source' must be one of {sources}.", sources=", ".join(_SOURCES)), param="source",
+                code="invalid_value",
+            )  # fmt: skip
+        name = "path" if source in ("file", "folder") else "repo"
+        revision = "" if is_missing(body.get("revision")) else required(body, "revision")
+        added = await run_in_threadpool(self._add, source, name, required(body, name), revision, base_id)
+        return JSONResponse(self._json(added))
+
+    def retry(self, request: Request) -> Response:
+        """POST /fabula/v1/bases/{id}/retry: start a failed one again."""
+        return JSONResponse(self._json(self.library.retry(self._find(request).id)))
+
+    def delete(self, request: Request) -> Response:
+        """DELETE /fabula/v1/bases/{id}: cancel its preparation and remove it. The user's own files are not touched."""
+        base = self._find(request)
+        if self.store.select(Job, _UNFINISHED, (base.id,), "LIMIT 1"):
+            raise ApiError(
+                409,
+                msg("A job that is not finished uses {id}. Cancel the job, or wait until it ends.", id=base.id),
+                code="base_in_use",
+            )
+        self.library.remove(base.id)
+        self.models.forget(base.id)
+        self.forget(base.id)
+        return JSONResponse({"id": base.id, "object": "fabula.base", "deleted": True})
+
+    def _add(self, source: Source, param: str, value: str, revision: str, base_id: str | None) -> BaseRecord:
+        taken = self.models.base_names()
+        try:
+            if param == "path":
+                return self.library.add_path(value, base_id, taken)
+            return self.library.add_repo(source, value, revision, base_id, taken)
+        except UnusableModel as exc:
+            raise ApiError(400, exc.message, param=param, code=exc.code) from exc
+        except IdTaken as exc:
+            raise ApiError(
+                409,
+                msg("Another model is called {id}. Choose another name for this one.", id=str(exc)),
+                param="id",
+                code="base_exists",
+            ) from exc
+
+    def _find(self, request: Request) -> BaseRecord:
+        base_id = request.path_params["id"]
+        found = self.library.get(base_id)
+        if found is None:
+            raise unknown_model(base_id)
+        return found
+
+    def _json(self, one: BaseRecord) -> serializers.Json:
+        """A base object."""
+        speed = machine.tokens_per_s(self.packaged_speed(), one.parameters)
+        return {
+            "id": one.id,
+            "object": "fabula.base",
+            "created": one.created,
+            "source": one.source,
+            "path": one.path,
+            "repo": one.repo or None,
+            "revision": one.revision or None,
+            "state": one.state,
+            "done": one.done,
+            "total": one.total,
+            "error": _error(one),
+            "family": one.family,
+            "architecture": one.architecture,
+            "licence": one.licence,
+            "parameters": one.parameters,
+            "context": one.context,
+            "size_bytes": one.size,
+            "disk_bytes": self.library.disk_bytes(one.id),
+            "serving_bytes": machine.serving_bytes(one.served_bytes, one.shape) if one.parameters else None,
+            "training_bytes": machine.training_bytes(one.shape) if one.parameters else None,
+            "tokens_per_s": speed,
+            "not_trainable": one.not_trainable or None,
+            **_translatable("not_trainable_message", one.not_trainable),
+            "tuned_models": len(self.store.select(TunedModel, "base = ? AND step IS NULL", (one.id,))),
+        }
+
+
+def _error(one: BaseRecord) -> serializers.Json | None:
+    if not one.error:
+        return None
+    return {"code": one.error_code, "message": str(one.error), **_translatable("fabula", one.error)}
+
+
+def _translatable(name: str, text: str) -> serializers.Json:
+    """The template and parameters of a message, for clients that translate it."""
+    return {name: to_json(text)} if isinstance(text, Message) else {}

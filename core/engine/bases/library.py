@@ -1,0 +1,251 @@
+"""The set of base models in the engine's home: add, list, remove. Each has a folder with its record.
+
+Files and folders of the user stay where they are; the home holds the converted file and downloads. One process
+(`prepare`) works on a base; the others wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from core.engine import child_processes
+from core.engine.bases import description, hub_request, record
+from core.engine.bases.record import ACTIVE, BaseRecord, Source
+from core.engine.formats import hf_folder
+from core.engine.formats.unusable_model import UnusableModel
+from core.message import msg
+
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_AT_ONCE = 2  # a download and a conversion; more would share the same cores and line
+DOWNLOAD = "files"
+"""Folder of a download in its base's folder."""
+ROOTS = "FABULA_ENGINE_BASE_FOLDERS"
+"""Environment variable: folders (separated as in PATH) from which bases may be added; not set: any."""
+
+
+class IdTaken(ValueError):
+    """Another model has this id."""
+
+
+class BaseLibrary:
+    """The bases of one engine's home. Methods may be called from any thread.
+
+    Attributes:
+        root: the folder that holds them.
+    """
+
+    def __init__(self, home: Path, environ: Mapping[str, str], threads: int) -> None:
+        self.root, self._environ, self._threads = home / "bases", environ, threads
+        self.roots = [Path(part).resolve() for part in environ.get(ROOTS, "").split(os.pathsep) if part]
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._slots = threading.Semaphore(_AT_ONCE)
+        self._stopping = False
+
+    def start(self) -> None:
+        """Continue what an earlier engine left unfinished."""
+        for one in self.records():
+            if one.state in ACTIVE:
+                self._begin(one.id)
+
+    def stop(self) -> None:
+        """End all processes; unfinished work continues at the next start."""
+        with self._lock:
+            self._stopping = True
+            running = list(self._running.values())
+        for process in running:
+            process.kill()
+            process.wait()
+
+    def records(self) -> list[BaseRecord]:
+        """All bases, oldest first."""
+        found = [one for folder in self.root.iterdir() if (one := record.read(folder)) is not None]
+        return sorted(found, key=lambda one: (one.created, one.id))
+
+    def get(self, base_id: str) -> BaseRecord | None:
+        """One base; None: there is none with this id."""
+        return record.read(self.root / base_id) if _ID.fullmatch(base_id) else None
+
+    def ready(self) -> dict[str, BaseRecord]:
+        """The bases that can be used, by id."""
+        return {one.id: one for one in self.records() if one.state == "ready"}
+
+    def disk_bytes(self, base_id: str) -> int:
+        """What a base takes in the engine's home."""
+        return sum(path.stat().st_size for path in (self.root / base_id).rglob("*") if path.is_file())
+
+    def add_path(self, raw: str, base_id: str | None, taken: frozenset[str]) -> BaseRecord:
+        """Add a GGUF file or a folder of the user, and prepare it in the background.
+
+        Args:
+            taken: ids of other models.
+
+        Raises:
+            UnusableModel: the path cannot be used.
+            IdTaken: another model has this id.
+        """
+        path = self._checked_path(raw)
+        source: Source = "folder" if path.is_dir() else "file"
+        if (existing := self._with_source(source, str(path), "")) is not None:
+            return self.retry(existing.id)
+        name = base_id or _id_from(path.name if source == "folder" else path.stem)
+        draft = BaseRecord(self._free_id(name, taken), source, str(path), int(time.time()))
+        if source == "folder":
+            described = description.describe_folder(draft, hf_folder.open_folder(path))
+        else:
+            described = description.describe_file(draft, path)
+        return self._add(described)
+
+    def add_repo(
+        self, source: Source, repo: str, revision: str, base_id: str | None, taken: frozenset[str]
+    ) -> BaseRecord:
+        """Download a model from a hub in the background, then prepare it; a second request returns the first one.
+
+        Raises:
+            UnusableModel: `repo` is not a name such as `Qwen/Qwen3-0.6B`.
+            IdTaken: another model has this id.
+        """
+        repo = hub_request.repo_name(repo)
+        if (existing := self._with_source(source, "", repo)) is not None:
+            return self.retry(existing.id)
+        name = self._free_id(base_id or _id_from(repo.rpartition("/")[2]), taken)
+        path = self.root / name / DOWNLOAD
+        return self._add(BaseRecord(name, source, str(path), int(time.time()), repo=repo, revision=revision))
+
+    def retry(self, base_id: str) -> BaseRecord:
+        """Start a failed base again; others are returned as they are. Raises KeyError if there is none."""
+        with self._lock:
+            found = self.get(base_id)
+            if found is None:
+                raise KeyError(base_id)
+            if found.state != "failed":
+                return found
+            found = replace(found, state="waiting", error="", error_code="", done=0, total=0)
+            record.write(self.root / base_id, found)
+        self._begin(base_id)
+        return found
+
+    def remove(self, base_id: str) -> None:
+        """Cancel its preparation and delete what the engine's home holds of it. Raises KeyError if there is none."""
+        if self.get(base_id) is None:
+            raise KeyError(base_id)
+        with self._lock:
+            process = self._running.pop(base_id, None)
+            if process is not None:
+                process.kill()
+                process.wait()
+            shutil.rmtree(self.root / base_id)
+
+    def _checked_path(self, raw: str) -> Path:
+        path = Path(raw).expanduser()
+        if not path.is_absolute():
+            raise UnusableModel(
+                "relative_path",
+                msg("{path} is not a full path.", path=raw),
+                msg("Write the whole path, beginning with /."),
+            )
+        path = path.resolve()
+        if self.roots and not any(path.is_relative_to(root) for root in self.roots):
+            raise UnusableModel(
+                "path_not_allowed",
+                msg("Base models may only be added from {folders}.", folders=", ".join(map(str, self.roots))),
+                msg("Copy the model there, or change {setting} and restart.", setting=ROOTS),
+            )
+        try:
+            exists = path.exists()
+            readable = exists and os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
+        except PermissionError as exc:
+            raise hf_folder.not_readable(path) from exc
+        if not exists:
+            raise UnusableModel(
+                "no_such_path",
+                msg("There is no file or folder {path} on the engine's machine.", path=path),
+                msg("Check the spelling; the path is on the machine where the engine runs."),
+            )
+        if not readable:
+            raise hf_folder.not_readable(path)
+        return path
+
+    def _with_source(self, source: Source, path: str, repo: str) -> BaseRecord | None:
+        """The base that was added from the same place; downloads have their own folder as path."""
+        return next(
+            (one for one in self.records() if one.source == source and one.repo == repo and (one.path == path or repo)),
+            None,
+        )
+
+    def _free_id(self, base_id: str, taken: frozenset[str]) -> str:
+        if not _ID.fullmatch(base_id):
+            raise UnusableModel(
+                "bad_id",
+                msg("{id} cannot be a model's name.", id=repr(base_id)),
+                msg("Use 1 to 64 letters (a-z), digits, dots, hyphens or underscores."),
+            )
+        if base_id in taken or (self.root / base_id).exists():
+            raise IdTaken(base_id)
+        return base_id
+
+    def _add(self, one: BaseRecord) -> BaseRecord:
+        with self._lock:
+            try:
+                (self.root / one.id).mkdir()
+            except FileExistsError as exc:
+                raise IdTaken(one.id) from exc
+            record.write(self.root / one.id, one)
+        self._begin(one.id)
+        return one
+
+    def _begin(self, base_id: str) -> None:
+        threading.Thread(target=self._prepare, args=(base_id,), name=f"base {base_id}", daemon=True).start()
+
+    def _prepare(self, base_id: str) -> None:
+        """Run the process for one base, and note if it ends without a result."""
+        folder = self.root / base_id
+        with self._slots:
+            with self._lock:
+                if self._stopping or base_id in self._running or self.get(base_id) is None:
+                    return
+                process = self._running[base_id] = _start(folder, self._threads, self._environ)
+            process.wait()
+            with self._lock:
+                ours = self._running.pop(base_id, None) is process
+                found = self.get(base_id)
+                if not ours or self._stopping or found is None or found.state not in ACTIVE:
+                    return
+                _log.error(
+                    "Preparing %s ended with code %s; see %s", base_id, process.returncode, folder / "prepare.log"
+                )
+                error = UnusableModel(
+                    "preparation_died",
+                    msg("The preparation ended unexpectedly (code {code}).", code=process.returncode),
+                    msg("Try again; if it fails again, memory may be too small. The engine's home has its log."),
+                )
+                record.write(folder, replace(found, state="failed", error=error.message, error_code=error.code))
+
+
+def _start(folder: Path, threads: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    with (folder / "prepare.log").open("ab") as log:
+        return subprocess.Popen(
+            child_processes.command("core.engine.bases.prepare", str(folder), str(os.getpid()), str(threads)),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**child_processes.environment(), **hub_request.environment(environ)},
+            process_group=0,
+        )
+
+
+def _id_from(name: str) -> str:
+    """An id made of a file's, folder's or repository's name."""
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64] or "model"

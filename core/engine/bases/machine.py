@@ -1,0 +1,108 @@
+"""What a base model needs, and what this machine has: memory, disk and speed. Estimates are called so on pages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.engine.formats.unusable_model import UnusableModel
+from core.message import msg
+
+PACKAGED_PARAMETERS = 268_098_176
+"""Parameters of gemma-3-270m, whose speed is measured here."""
+
+_PARALLEL = 4  # requests decoded together; their keys and values are kept for the whole context
+_SERVER_BYTES = 350 << 20  # llama.cpp's process: buffers and prompt cache, measured on the packaged base
+_TRAINER_BYTES = 900 << 20  # Python, torch and the adapter with its optimizer
+# The packaged base (18 layers, width 640) needs 2 MB of activations per token of a micro-batch of 640 tokens.
+_ACTIVATION_BYTES = 174
+_MICRO_BATCH_TOKENS = 640
+_WEIGHT_BYTES = 2  # the trainer keeps frozen matrices as bfloat16 where that is fast, else as float32
+_CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The figures that memory depends on.
+
+    Attributes:
+        parameters: of the language model.
+        layers, width: transformer blocks and hidden size.
+        key_width: heads of keys × their size.
+        context: longest sequence that is served, in tokens.
+    """
+
+    parameters: int
+    layers: int
+    width: int
+    key_width: int
+    context: int
+
+
+def serving_bytes(file_bytes: int, shape: Shape) -> int:
+    """Memory to serve: the file, keys and values as float16 of all parallel requests, and the server."""
+    cache = _PARALLEL * shape.context * shape.layers * shape.key_width * 2 * 2
+    return file_bytes + cache + _SERVER_BYTES
+
+
+def training_bytes(shape: Shape) -> int:
+    """Memory to train with bfloat16 matrices; a processor without fast bfloat16 needs twice as much for the weights."""
+    activations = _MICRO_BATCH_TOKENS * shape.layers * shape.width * _ACTIVATION_BYTES
+    return shape.parameters * _WEIGHT_BYTES + activations + _TRAINER_BYTES
+
+
+def tokens_per_s(packaged: float | None, parameters: int) -> float | None:
+    """Expected speed from the measured one of the packaged base: it is inversely proportional to the parameters."""
+    return packaged * PACKAGED_PARAMETERS / parameters if packaged and parameters else None
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or of the container that limits it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP:
+        try:
+            limits.append(int(path.read_text()))
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return min(limits)
+
+
+def check_memory(needed: int, available: int) -> None:
+    """Raise UnusableModel if a model cannot be served in `available` bytes."""
+    if needed > available:
+        raise UnusableModel(
+            "too_big",
+            msg(
+                "Serving this model needs about {needed} GB of memory; this machine has {available} GB.",
+                needed=gigabytes(needed),
+                available=gigabytes(available),
+            ),
+            msg("Choose a smaller model, or a GGUF file of it with stronger quantisation."),
+        )
+
+
+def check_disk(needed: int, folder: Path) -> None:
+    """Raise UnusableModel if fewer than `needed` bytes are free for `folder`."""
+    free = free_bytes(folder)
+    if needed > free:
+        raise UnusableModel(
+            "disk_full",
+            msg(
+                "{needed} GB are needed on the disk of the engine's home, and {free} GB are free.",
+                needed=gigabytes(needed),
+                free=gigabytes(free),
+            ),
+            msg("Free some space, or remove a base model that you no longer use."),
+        )
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space on the disk of `folder`."""
+    return shutil.disk_usage(folder).free
+
+
+def gigabytes(size: int) -> str:
+    """A size for a message, in GB (10⁹ bytes)."""
+    return f"{size / 1e9:.1f}" if size >= 50_000_000 else f"{size / 1e9:.3f}"

@@ -1,0 +1,142 @@
+"""`python -m core.engine.bases.prepare FOLDER ENGINE_PID`: download, convert and check one base model.
+
+The process writes its progress to the folder's record, which the engine reads. Every step can be repeated: a download
+continues where it was cut, a conversion starts again. It exits when the engine ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from core.engine.bases import check, description, download, hub, llama_probe, machine, record
+from core.engine.bases.record import BaseRecord, State
+from core.engine.formats import folder_converter, hf_folder
+from core.engine.formats.base_config import UntrainableModel
+from core.engine.formats.unusable_model import UnusableModel
+from core.message import msg
+
+GGUF = "model.gguf"
+_PROGRESS_S = 0.5  # how often progress is written
+_PARENT_CHECK_S = 1.0
+_PER_MILLE = 1000
+
+
+class Preparation:
+    """The work on one record."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        found = record.read(folder)
+        if found is None:
+            raise SystemExit(f"there is no record in {folder}")
+        self.folder, self.record, self._threads, self._written_at = folder, found, threads, 0.0
+
+    def run(self) -> None:
+        """Do all steps; the record ends as `ready` or `failed`."""
+        try:
+            self._steps()
+            self._save(replace(self.record, state="ready", done=0, total=0, error="", error_code=""))
+        except UnusableModel as exc:
+            self._save(replace(self.record, state="failed", error=exc.message, error_code=exc.code))
+        except OSError as exc:
+            if exc.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = UnusableModel(
+                "disk_full",
+                msg("The disk of the engine's home is full."),
+                msg("Free some space, then try again: a download continues where it stopped."),
+            )
+            self._save(replace(self.record, state="failed", error=message.message, error_code=message.code))
+
+    def _steps(self) -> None:
+        if self.record.repo:
+            self._download()
+        if self.record.folder:
+            self._convert()
+        self._state("checking")
+        with llama_probe.loaded(Path(self.record.gguf), self._threads) as probe:
+            if self.record.folder:
+                check.check_tokenizer(probe, Path(self.record.folder))
+                self._save(replace(self.record, not_trainable=self._not_trainable(probe)))
+
+    def _download(self) -> None:
+        """Download the model, and find out whether it is a GGUF file or a folder."""
+        self._state("downloading")
+        folder = Path(self.record.path)
+        remote = hub.look_up(self.record.source, self.record.repo, self.record.revision)
+        self._save(replace(self.record, revision=remote.revision, licence=remote.licence))
+        download.download(remote, self.record.repo, folder, self._update)
+        if files := sorted(folder.glob("*.gguf")):
+            described = description.describe_file(self.record, files[0])
+            self._save(replace(described, licence=remote.licence or described.licence))
+        else:
+            self._save(description.describe_folder(self.record, hf_folder.open_folder(folder)))
+
+    def _convert(self) -> None:
+        """Write the GGUF file that is served."""
+        source, target = hf_folder.open_folder(Path(self.record.folder)), self.folder / GGUF
+        machine.check_disk(2 * source.parameters, self.folder)
+        self._state("converting", total=_PER_MILLE)
+        keys = folder_converter.convert(source, target, lambda share: self._update(int(share * _PER_MILLE), _PER_MILLE))
+        values = keys.values
+        self._save(
+            replace(
+                self.record,
+                gguf=str(target),
+                architecture=keys.architecture,
+                layers=values["block_count"],
+                width=values["embedding_length"],
+                key_width=values["attention.head_count_kv"] * values["attention.key_length"],
+                context=min(self.record.context, values["context_length"]),
+            )
+        )
+
+    def _not_trainable(self, probe: llama_probe.LlamaProbe) -> str:
+        needed, available = machine.training_bytes(self.record.shape), machine.memory_bytes()
+        if needed > available:
+            return msg(
+                "training it needs about {needed} GB of memory, and this machine has {available} GB",
+                needed=machine.gigabytes(needed),
+                available=machine.gigabytes(available),
+            )
+        try:
+            check.check_training(probe, Path(self.record.folder), self._threads)
+        except UntrainableModel as exc:
+            return str(exc)
+        return ""
+
+    def _state(self, state: State, total: int = 0) -> None:
+        self._save(replace(self.record, state=state, done=0, total=total))
+
+    def _update(self, done: int, total: int) -> None:
+        """Progress; written at most twice a second."""
+        self.record = replace(self.record, done=done, total=total)
+        if time.monotonic() - self._written_at >= _PROGRESS_S:
+            self._save(self.record)
+
+    def _save(self, changed: BaseRecord) -> None:
+        self.record, self._written_at = changed, time.monotonic()
+        record.write(self.folder, changed)
+
+
+def _end_with(engine_pid: int) -> None:
+    """End this process when the engine has ended."""
+    while os.getppid() == engine_pid:
+        time.sleep(_PARENT_CHECK_S)
+    os._exit(1)
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare the base in the folder `arguments[0]` for the engine with the process id `arguments[1]`."""
+    folder, engine_pid, threads = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    threading.Thread(target=_end_with, args=(engine_pid,), daemon=True).start()
+    Preparation(folder, threads).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

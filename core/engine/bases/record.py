@@ -1,0 +1,104 @@
+"""One base model of the library: what it is, where it is, and how far it is prepared. Stored as `record.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from core.engine.bases import machine
+from core.message import from_json, to_json
+
+Source = Literal["file", "folder", "huggingface", "modelscope"]
+State = Literal["waiting", "downloading", "converting", "checking", "ready", "failed"]
+ACTIVE: frozenset[State] = frozenset({"waiting", "downloading", "converting", "checking"})
+FILE = "record.json"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseRecord:
+    """A base model.
+
+    Attributes:
+        id: the model id that requests use.
+        source: how it was added.
+        path: the user's GGUF file or folder, or the folder of a download.
+        repo, revision: name and commit on a hub; "" for files and folders.
+        created: Unix seconds.
+        state: `ready` models can be used.
+        done, total: progress of the current state (bytes of a download; per mille of a conversion); 0: unknown.
+        error_code, error: why it failed, for the user; "" otherwise.
+        gguf: the file that llama.cpp serves; "" until it exists.
+        folder: the folder with the original weights, from which training starts; "" for a GGUF file.
+        architecture: llama.cpp's name of the architecture.
+        family: transformers' or llama.cpp's name of the model type (`mistral`, `qwen3`, …).
+        licence: as the model states it; "": unknown.
+        parameters, layers, width, key_width, context: see `machine.Shape`.
+        size: bytes of the weights as added.
+        not_trainable: why it can only be served; "": it can be trained.
+    """
+
+    id: str
+    source: Source
+    path: str
+    created: int
+    state: State = "waiting"
+    repo: str = ""
+    revision: str = ""
+    done: int = 0
+    total: int = 0
+    error_code: str = ""
+    error: str = ""
+    gguf: str = ""
+    folder: str = ""
+    architecture: str = ""
+    family: str = ""
+    licence: str = ""
+    parameters: int = 0
+    layers: int = 0
+    width: int = 0
+    key_width: int = 0
+    context: int = 0
+    size: int = 0
+    not_trainable: str = ""
+
+    @property
+    def served_bytes(self) -> int:
+        """Size of the file that llama.cpp serves: the GGUF file, or a folder's matrices as float16."""
+        return 2 * self.parameters if self.folder else self.size
+
+    @property
+    def shape(self) -> machine.Shape:
+        """The figures that its memory depends on."""
+        return machine.Shape(self.parameters, self.layers, self.width, self.key_width, self.context)
+
+
+_MESSAGES = ("error", "not_trainable")
+
+
+def read(folder: Path) -> BaseRecord | None:
+    """The record in `folder`; None if there is none or it cannot be read."""
+    try:
+        raw: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        known = {field.name for field in fields(BaseRecord)} & raw.keys()
+        values = {name: raw[name] for name in known}
+        for name in _MESSAGES:
+            values[name] = from_json(values.get(name, "")) or ""
+        return BaseRecord(**values)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write(folder: Path, record: BaseRecord) -> None:
+    """Replace the record in `folder`, durably."""
+    values = asdict(record)
+    for name in _MESSAGES:
+        values[name] = to_json(getattr(record, name))
+    partial = folder / (FILE + ".part")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(values, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, folder / FILE)

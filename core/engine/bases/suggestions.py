@@ -1,0 +1,71 @@
+"""Base models worth trying, from `data/bases.csv`: a small list with a date and a source for each row.
+
+Sizes are those of the model cards and configurations. Whether a model fits is computed for the engine's machine.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from core.engine.bases import machine
+from core.engine.bases.machine import Shape
+from core.engine.job_rules import CONTEXT
+
+_FILE = Path(__file__).parents[3] / "data" / "bases.csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """One model on Hugging Face.
+
+    Attributes:
+        download_bytes: size of its weights.
+        context: of the model, in tokens.
+        gated: its terms have to be accepted on its page first.
+        source, as_of: where the figures are from, and when they were noted (ISO date).
+    """
+
+    repo: str
+    shape: Shape
+    download_bytes: int
+    context: int
+    licence: str
+    gated: bool
+    source: str
+    as_of: str
+
+    @property
+    def serving_bytes(self) -> int:
+        """Estimated memory to serve it."""
+        return machine.serving_bytes(2 * self.shape.parameters, self.shape)
+
+    @property
+    def training_bytes(self) -> int:
+        """Estimated memory to train it."""
+        return machine.training_bytes(self.shape)
+
+
+@cache
+def every() -> tuple[Suggestion, ...]:
+    """All suggestions, the smallest first."""
+    with _FILE.open(encoding="utf-8", newline="") as file:
+        return tuple(_suggestion(row) for row in csv.DictReader(file))
+
+
+def fitting(memory_bytes: int) -> list[Suggestion]:
+    """The suggestions that can be served and trained in `memory_bytes`."""
+    return [one for one in every() if max(one.serving_bytes, one.training_bytes) <= memory_bytes]
+
+
+def _suggestion(row: dict[str, str]) -> Suggestion:
+    context = int(row["context"])
+    shape = Shape(
+        int(row["parameters"]), int(row["layers"]), int(row["width"]), int(row["key_width"]), min(CONTEXT, context)
+    )
+    return Suggestion(
+        row["repo"], shape, int(row["download_bytes"]), context, row["licence"], row["gated"] == "yes", row["source"],
+        row["as_of"],
+    )  # fmt: skip

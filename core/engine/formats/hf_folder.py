@@ -1,0 +1,227 @@
+"""A model folder as on Hugging Face: `config.json`, `*.safetensors`, `tokenizer.json`.
+
+Only headers are read to describe it; tensors are read in blocks of rows, so that no reader needs more memory than one
+block. The layout of a safetensors file: 8 bytes with the length of a JSON header, the header, the data.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from core.engine.formats.unusable_model import UnusableModel
+from core.message import msg
+
+_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
+_BLOCK_BYTES = 64 << 20
+_NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+# Models that also read images store their language model under one of these prefixes.
+_LANGUAGE_PREFIXES = (("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.", ""))
+_OTHER_MODULES = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "audio_tower", "embed_vision")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor is stored: file, position in bytes, type (`F32`, `BF16`, …) and shape."""
+
+    file: Path
+    start: int
+    kind: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        """The values as float32, in blocks of whole rows."""
+        kind = _NUMPY_TYPES[self.kind]
+        rows, width = (self.shape[0], self.size // max(1, self.shape[0])) if len(self.shape) > 1 else (1, self.size)
+        step = max(1, _BLOCK_BYTES // max(1, 4 * width))
+        with self.file.open("rb") as file:
+            file.seek(self.start)
+            for row in range(0, rows, step):
+                count = min(step, rows - row) * width
+                raw = np.fromfile(file, dtype=kind, count=count)
+                values = (
+                    (raw.astype(np.uint32) << 16).view(np.float32) if self.kind == "BF16" else raw.astype(np.float32)
+                )
+                yield values.reshape(-1, width) if len(self.shape) > 1 else values
+
+    def read(self) -> npt.NDArray[np.float32]:
+        """All values as float32, in their shape."""
+        return np.concatenate(list(self.blocks())).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class HfFolder:
+    """A checked folder.
+
+    Attributes:
+        config: `config.json`; of a model that also reads images, the part about text.
+        tensors: parameter name as in transformers' causal language model (`model.layers.0…`) → where it is stored.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    tensors: dict[str, StoredTensor]
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the language model."""
+        return sum(tensor.size for tensor in self.tensors.values())
+
+    @property
+    def model_type(self) -> str:
+        """transformers' name of the architecture."""
+        return str(self.config.get("model_type", ""))
+
+
+def open_folder(path: Path) -> HfFolder:
+    """Read and check the headers of a folder.
+
+    Raises:
+        UnusableModel: a file is missing, cut, unreadable or of a kind that is not supported.
+    """
+    config = _config(path)
+    if not (path / "tokenizer.json").is_file():
+        raise UnusableModel(
+            "no_tokenizer",
+            msg("The folder {path} has no tokenizer.json.", path=path),
+            msg("Copy the model's tokenizer files into it (save_pretrained of the tokenizer writes them)."),
+        )
+    return HfFolder(path, config, read_tensors(path))
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise UnusableModel(
+            "no_config",
+            msg("The folder {path} has no config.json.", path=path),
+            msg("Choose the folder that save_pretrained wrote, or a .gguf file."),
+        ) from exc
+    except PermissionError as exc:
+        raise not_readable(path / "config.json") from exc
+    except ValueError as exc:
+        raise UnusableModel(
+            "bad_config", msg("{path} is not valid JSON.", path=path / "config.json"), msg("Copy or download it again.")
+        ) from exc
+    if not isinstance(raw, dict):
+        raise UnusableModel(
+            "bad_config", msg("{path} is not valid JSON.", path=path / "config.json"), msg("Copy or download it again.")
+        )
+    if raw.get("quantization_config"):
+        raise UnusableModel(
+            "quantised_folder",
+            msg("The weights in {path} are quantised (quantization_config).", path=path),
+            msg("Use the folder with the original weights, or a GGUF file of the model."),
+        )
+    text = raw.get("text_config")
+    return {**text, "architectures": raw.get("architectures")} if isinstance(text, dict) else raw
+
+
+def read_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Where the tensors of a folder are, by parameter name.
+
+    Raises:
+        UnusableModel: a file is missing, cut, unreadable or has tensors of a kind that is not supported.
+    """
+    files = sorted(path.glob("*.safetensors"))
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        if missing := sorted(wanted - {file.name for file in files}):
+            raise UnusableModel(
+                "missing_weights",
+                msg("The folder {path} has no {name}.", path=path, name=missing[0]),
+                msg("Copy or download the missing file."),
+            )
+        files = [file for file in files if file.name in wanted]
+    if not files:
+        raise UnusableModel(
+            "no_weights",
+            msg("The folder {path} has no .safetensors file.", path=path),
+            msg("Save the model with safe_serialization=True; other weight files are not read."),
+        )
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        tensors |= {
+            name: tensor for stored, tensor in _header(file).items() if (name := _language_name(stored)) is not None
+        }
+    return tensors
+
+
+def _header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            first = stream.read(8)
+            length = struct.unpack("<Q", first)[0] if len(first) == 8 else _MAX_HEADER + 1
+            header = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER) else None
+    except PermissionError as exc:
+        raise not_readable(file) from exc
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise cut_file(file)
+    header.pop("__metadata__", None)
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        if entry["dtype"] not in _NUMPY_TYPES:
+            if entry["dtype"].startswith(("I", "U", "BOOL")):
+                continue  # positions and masks, not weights
+            raise UnusableModel(
+                "tensor_type",
+                msg(
+                    "{name} in {file} has the type {kind}, which is not supported.",
+                    name=name,
+                    file=file.name,
+                    kind=entry["dtype"],
+                ),
+                msg("Use the folder with the weights in bfloat16, float16 or float32."),
+            )
+        start, stop = entry["data_offsets"]
+        end = max(end, stop)
+        tensors[name] = StoredTensor(file, 8 + length + start, entry["dtype"], tuple(entry["shape"]))
+    if 8 + length + end > size:
+        raise cut_file(file)
+    return tensors
+
+
+def _language_name(stored: str) -> str | None:
+    """A parameter's name in the language model; None: it belongs to another part, such as the image encoder."""
+    if any(part in _OTHER_MODULES for part in stored.split(".")[:2]):
+        return None
+    for prefix, replacement in _LANGUAGE_PREFIXES:
+        if stored.startswith(prefix):
+            return replacement + stored.removeprefix(prefix)
+    return stored
+
+
+def cut_file(file: Path) -> UnusableModel:
+    """The error of a file that ends early."""
+    return UnusableModel(
+        "cut_file",
+        msg("The file {name} is incomplete: it ends before its data does.", name=file.name),
+        msg("Download or copy it again."),
+    )
+
+
+def not_readable(path: Path) -> UnusableModel:
+    """The error of a path that the engine's process may not read."""
+    return UnusableModel(
+        "not_readable",
+        msg("The engine may not read {path}.", path=path),
+        msg("Give the engine's user access to it, or copy it to a folder that it can read."),
+    )

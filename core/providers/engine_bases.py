@@ -1,0 +1,169 @@
+"""The base models of an engine, for pages: list, add, retry, remove. Only our engine has this API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from core.actor import Actor, requires
+from core.message import restored
+from core.providers.client import Client
+
+_PATH = "/fabula/v1/bases"
+BaseSource = Literal["file", "folder", "huggingface", "modelscope"]
+BaseState = Literal["waiting", "downloading", "converting", "checking", "ready", "failed"]
+_STATES: tuple[BaseState, ...] = get_args(BaseState)
+_SOURCES: tuple[BaseSource, ...] = get_args(BaseSource)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBase:
+    """A base model in the engine's home.
+
+    Attributes:
+        origin: path, or name on a hub.
+        share: progress of its preparation, 0 to 1; None: unknown.
+        error: why it failed, with the next step; "" otherwise.
+        licence: as the model states it; "": unknown.
+        size_bytes, disk_bytes: of the weights as added; what it takes in the engine's home.
+        serving_bytes, training_bytes: memory needed, estimated; None: unknown yet.
+        tokens_per_s: expected speed here, estimated; None: unknown.
+        not_trainable: why it can only be served; "": it can be trained.
+        tuned_models: how many fine-tuned models need it.
+    """
+
+    id: str
+    source: BaseSource
+    origin: str
+    state: BaseState
+    share: float | None
+    error: str
+    family: str
+    licence: str
+    parameters: int
+    context: int
+    size_bytes: int
+    disk_bytes: int
+    serving_bytes: int | None
+    training_bytes: int | None
+    tokens_per_s: float | None
+    not_trainable: str
+    tuned_models: int
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is being prepared."""
+        return self.state not in ("ready", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class SuggestedBase:
+    """A model on Hugging Face that fits the engine's machine.
+
+    Attributes:
+        gated: its terms have to be accepted on its page first.
+        source, as_of: where its figures are from, and their date.
+    """
+
+    repo: str
+    parameters: int
+    context: int
+    licence: str
+    gated: bool
+    download_bytes: int
+    serving_bytes: int
+    training_bytes: int
+    tokens_per_s: float | None
+    source: str
+    as_of: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineBases:
+    """All bases and suggestions, and the memory, disk and measured speed of the engine's machine."""
+
+    bases: tuple[EngineBase, ...]
+    suggested: tuple[SuggestedBase, ...]
+    memory_bytes: int
+    disk_free_bytes: int
+    packaged_tokens_per_s: float | None
+
+
+def listed(client: Client) -> EngineBases:
+    """The base models of an engine.
+
+    Raises:
+        ProviderError: the engine does not answer.
+    """
+    answer = client.engine_call("GET", _PATH)
+    here = answer.get("machine") or {}
+    return EngineBases(
+        tuple(_base(one) for one in answer.get("data") or ()),
+        tuple(
+            SuggestedBase(**{field.name: one[field.name] for field in fields(SuggestedBase)})
+            for one in answer.get("suggestions") or ()
+        ),
+        int(here.get("memory_bytes") or 0),
+        int(here.get("disk_free_bytes") or 0),
+        here.get("packaged_tokens_per_s"),
+    )
+
+
+@requires("admin")
+def add(actor: Actor, client: Client, source: BaseSource, origin: str, base_id: str = "") -> EngineBase:
+    """Add a base by its path or its name on a hub; it is prepared in the background.
+
+    Raises:
+        BadRequest: the path or name cannot be used; the message says why and what to do.
+    """
+    name = "path" if source in ("file", "folder") else "repo"
+    body = {"source": source, name: origin, **({"id": base_id} if base_id else {})}
+    return _base(client.engine_call("POST", _PATH, body))
+
+
+@requires("admin")
+def retry(actor: Actor, client: Client, base_id: str) -> EngineBase:
+    """Start a failed base again; a download continues where it stopped."""
+    return _base(client.engine_call("POST", f"{_PATH}/{base_id}/retry"))
+
+
+@requires("admin")
+def remove(actor: Actor, client: Client, base_id: str) -> None:
+    """Cancel a base's preparation and remove it; files of the user stay where they are.
+
+    Raises:
+        BadRequest: a job that is not finished uses it.
+    """
+    client.engine_call("DELETE", f"{_PATH}/{base_id}")
+
+
+def _base(raw: Mapping[str, Any]) -> EngineBase:
+    total, done = int(raw.get("total") or 0), int(raw.get("done") or 0)
+    error = raw.get("error") or {}
+    return EngineBase(
+        id=str(raw["id"]),
+        source=next((one for one in _SOURCES if one == raw.get("source")), "file"),
+        origin=str(raw.get("repo") or raw.get("path") or ""),
+        state=next((one for one in _STATES if one == raw.get("state")), "failed"),
+        share=min(1.0, done / total) if total else None,
+        error=_message(error.get("message"), error.get("fabula")),
+        family=str(raw.get("family") or ""),
+        licence=str(raw.get("licence") or ""),
+        parameters=int(raw.get("parameters") or 0),
+        context=int(raw.get("context") or 0),
+        size_bytes=int(raw.get("size_bytes") or 0),
+        disk_bytes=int(raw.get("disk_bytes") or 0),
+        serving_bytes=raw.get("serving_bytes"),
+        training_bytes=raw.get("training_bytes"),
+        tokens_per_s=raw.get("tokens_per_s"),
+        not_trainable=_message(raw.get("not_trainable"), raw.get("not_trainable_message")),
+        tuned_models=int(raw.get("tuned_models") or 0),
+    )
+
+
+def _message(text: object, template: object) -> str:
+    """A message of the engine, which the page can translate."""
+    if not isinstance(text, str):
+        return ""
+    return restored(text, {"fabula": template})

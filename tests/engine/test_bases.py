@@ -1,0 +1,232 @@
+"""/fabula/v1/bases: base models are added from files and folders, trained, served and removed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
+
+from openai import APIStatusError
+
+from core.engine.bases import machine
+from core.engine.bases.library import ROOTS, BaseLibrary
+from core.engine.formats.unusable_model import UnusableModel
+from tests.support.engine_process import EngineUnderTest, finished, jsonl, poll, running, upload
+from tests.support.tiny_folders import FAMILIES
+from tests.support.tiny_models import TinyModel
+
+BASES = "/fabula/v1/bases"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+    with running(tmp_path_factory.mktemp("bases") / "home") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return FAMILIES["llama3"].write(tmp_path_factory.mktemp("folders") / "Tiny Llama")
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return FAMILIES["qwen3"].write(tmp_path_factory.mktemp("folders") / "tiny-qwen3", dtype="bfloat16")
+
+
+def _add(http: httpx2.Client, **body: str) -> dict[str, Any]:
+    answer = http.post(BASES, json=body)
+    assert answer.status_code == 200, answer.text
+    added: dict[str, Any] = answer.json()
+    return added
+
+
+def _prepared(http: httpx2.Client, base_id: str) -> dict[str, Any]:
+    """Wait until a base is ready or failed."""
+
+    def look() -> dict[str, Any] | None:
+        one: dict[str, Any] = http.get(f"{BASES}/{base_id}").json()
+        return one if one["state"] in ("ready", "failed") else None
+
+    return poll(look)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen"])
+def test_a_base_from_a_folder_trains_and_serves_from_its_own_weights(
+    family: str, engine: EngineUnderTest, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(family)
+    with engine.http() as http:
+        added = _add(http, source="folder", path=str(folder))
+        assert added["state"] in ("waiting", "converting", "checking")
+        ready = _prepared(http, added["id"])
+        assert (ready["state"], ready["error"], ready["not_trainable"]) == ("ready", None, None)
+        assert ready["parameters"] > 100_000
+        assert ready["serving_bytes"] > ready["disk_bytes"] > ready["size_bytes"]
+        assert _add(http, source="folder", path=str(folder))["id"] == added["id"]  # the same folder is the same base
+        base = added["id"]
+        client = engine.client(strict=False)
+        assert base in [model.id for model in client.models.list()]
+        training_file = upload(client, jsonl([{"prompt": "the hero", "completion": " said we'll win"}] * 24))
+        job = client.fine_tuning.jobs.create(
+            model=base, training_file=training_file, seed=1, hyperparameters={"learning_rate_multiplier": 5}
+        )
+        ended = finished(client, job.id)
+        assert ended.status == "succeeded", ended.error
+        messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+        assert not any(message.startswith("Converting") for message in messages)
+        stream = client.completions.create(
+            model=ended.fine_tuned_model or "", prompt="the hero", max_tokens=12, temperature=0, stream=True
+        )
+        assert "said we'll win" in "".join(chunk.choices[0].text for chunk in stream)
+        assert http.delete(f"{BASES}/{base}").status_code == 200
+        assert (folder / "model.safetensors").exists()  # the user's own files stay
+        assert base not in [model.id for model in client.models.list()]
+        with pytest.raises(APIStatusError) as gone:
+            client.completions.create(model=ended.fine_tuned_model or "", prompt="a", max_tokens=1)
+        assert gone.value.status_code == 404
+        _prepared(
+            http, _add(http, source="folder", path=str(folder), id=base)["id"]
+        )  # added again, its models work again
+        assert client.completions.create(model=ended.fine_tuned_model or "", prompt="a", max_tokens=1).usage is not None
+
+
+def test_a_gguf_file_is_added_under_a_name_and_served(engine: EngineUnderTest, tmp_path: Path) -> None:
+    TinyModel("llama").write(tmp_path / "some llama.gguf")
+    with engine.http() as http:
+        _add(http, source="file", path=str(tmp_path / "some llama.gguf"), id="my-llama")
+        ready = _prepared(http, "my-llama")
+        assert (ready["state"], ready["architecture"], ready["disk_bytes"] < 50_000) == ("ready", "llama", True)
+        assert "llama" in ready["not_trainable"]
+        listed = http.get(BASES).json()
+        assert listed["machine"]["memory_bytes"] > 0
+        client = engine.client()
+        assert client.completions.create(model="my-llama", prompt="a", max_tokens=2, temperature=0).usage is not None
+        assert http.post(BASES, json={"source": "folder", "path": str(tmp_path), "id": "my-llama"}).status_code == 400
+        TinyModel("qwen3").write(tmp_path / "other.gguf")
+        taken = http.post(BASES, json={"source": "file", "path": str(tmp_path / "other.gguf"), "id": "my-llama"})
+        assert (taken.status_code, taken.json()["error"]["code"]) == (409, "base_exists")
+        reserved = http.post(BASES, json={"source": "file", "path": str(tmp_path / "other.gguf"), "id": "gemma-3-270m"})
+        assert reserved.json()["error"]["code"] == "base_exists"
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def _config(**changes: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+
+    return change
+
+
+def _tokenizer(folder: Path) -> None:
+    raw = json.loads((folder / "tokenizer.json").read_text())
+    raw["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"\p{L}+|."
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+
+
+_BAD_FOLDERS: dict[str, Callable[[Path], object]] = {
+    "no_tokenizer": lambda folder: (folder / "tokenizer.json").unlink(),
+    "no_config": lambda folder: (folder / "config.json").unlink(),
+    "bad_config": lambda folder: (folder / "config.json").write_text("{"),
+    "no_weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "cut_file": _cut,
+    "missing_weights": lambda folder: (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})
+    ),
+    "quantised_folder": _config(quantization_config={"quant_method": "gptq"}),
+}
+
+
+@pytest.mark.parametrize("code", _BAD_FOLDERS)
+def test_a_bad_folder_is_refused_with_a_next_step(code: str, llama: Path, tmp_path: Path) -> None:
+    shutil.copytree(llama, tmp_path / "folder")
+    _BAD_FOLDERS[code](tmp_path / "folder")
+    assert _refused(tmp_path, tmp_path / "folder") == code
+
+
+_BAD_AFTER_START: dict[str, Callable[[Path], object]] = {
+    "unknown_architecture": _config(model_type="of_tomorrow"),
+    "unsupported_setting": _config(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+    "tokenizer_type": _tokenizer,
+}
+
+
+@pytest.mark.parametrize("code", _BAD_AFTER_START)
+def test_a_folder_that_cannot_be_converted_fails_with_its_reason(
+    code: str, llama: Path, engine: EngineUnderTest, tmp_path: Path
+) -> None:
+    shutil.copytree(llama, tmp_path / code)
+    _BAD_AFTER_START[code](tmp_path / code)
+    with engine.http() as http:
+        failed = _prepared(http, _add(http, source="folder", path=str(tmp_path / code))["id"])
+        assert (failed["state"], failed["error"]["code"]) == ("failed", code)
+        assert code not in [model.id for model in engine.client().models.list()]
+        assert _prepared(http, http.post(f"{BASES}/{failed['id']}/retry").json()["id"])["state"] == "failed"
+        assert http.delete(f"{BASES}/{failed['id']}").status_code == 200
+
+
+def _refused(home: Path, path: Path, **environ: str) -> str:
+    with pytest.raises(UnusableModel) as refused:
+        BaseLibrary(home / "home", environ, 1).add_path(str(path), None, frozenset())
+    assert refused.value.next_step
+    return refused.value.code
+
+
+def test_a_bad_file_is_refused_with_a_next_step(tmp_path: Path) -> None:
+    whole = TinyModel("llama").write(tmp_path / "whole.gguf").read_bytes()
+    for name, content, code in (
+        ("cut.gguf", whole[: len(whole) // 2], "cut_file"),
+        ("head.gguf", whole[:2000], "cut_file"),
+        ("empty.gguf", b"", "not_gguf"),
+        ("text.gguf", b"hello, this is a text", "not_gguf"),
+        ("future.gguf", whole.replace(b"llama", b"lamaX"), "unknown_architecture"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert _refused(tmp_path, tmp_path / name) == code, name
+    assert _refused(tmp_path, tmp_path / "nothing.gguf") == "no_such_path"
+    assert _refused(tmp_path, Path("whole.gguf")) == "relative_path"
+
+
+def test_a_path_outside_the_allowed_folders_is_refused(tmp_path: Path) -> None:
+    allowed = tmp_path / "models"
+    allowed.mkdir()
+    TinyModel("llama").write(tmp_path / "outside.gguf")
+    (allowed / "link.gguf").symlink_to(tmp_path / "outside.gguf")
+    for path in (tmp_path / "outside.gguf", allowed / "link.gguf", allowed / ".." / "outside.gguf"):
+        assert _refused(tmp_path, path, **{ROOTS: str(allowed)}) == "path_not_allowed"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    path = TinyModel("llama").write(tmp_path / "secret.gguf")
+    path.chmod(0)
+    assert _refused(tmp_path, path) == "not_readable"
+
+
+def test_a_model_that_is_bigger_than_memory_is_refused_before_any_work(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 300 << 20)
+    assert _refused(tmp_path, llama) == "too_big"
+    assert _refused(tmp_path, TinyModel("qwen3").write(tmp_path / "tiny.gguf")) == "too_big"
+
+
+def test_estimates_are_scaled_by_parameters() -> None:
+    assert machine.tokens_per_s(40.0, 2 * machine.PACKAGED_PARAMETERS) == pytest.approx(20.0)
+    assert machine.tokens_per_s(None, 1) is None
+    small, large = (machine.Shape(n, 18, 640, 256, 4096) for n in (10**9, 2 * 10**9))
+    assert machine.training_bytes(large) - machine.training_bytes(small) == 2 * 10**9
+    assert machine.serving_bytes(10**9, small) > 10**9

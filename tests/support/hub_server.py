@@ -1,0 +1,156 @@
+"""A local server with the parts of Hugging Face's and ModelScope's API that downloads use, and faults on demand.
+
+It serves one folder as the repository `tiny/model` at commit `COMMIT`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+REPO = "tiny/model"
+COMMIT = "c" * 40
+
+
+@dataclass
+class HubServer:
+    """What the server does, and what it was asked.
+
+    Attributes:
+        cuts: how many responses with weights end after `cut_after` bytes of their body.
+        status: of every response with a file; None: 200 or 206.
+        gated: whether the repository has terms to accept.
+        wrong: names of files whose last byte is changed.
+        token: the token that is required, if any.
+        requests: (path, Range header, Authorization header) of every request for a file.
+    """
+
+    folder: Path
+    url: str = ""
+    cuts: int = 0
+    cut_after: int = 50_000
+    status: int | None = None
+    gated: bool = False
+    wrong: frozenset[str] = frozenset()
+    token: str | None = None
+    requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+
+    def names(self) -> list[str]:
+        """The repository's files."""
+        return sorted(path.name for path in self.folder.iterdir() if path.suffix != ".gguf")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[HubServer]:
+    """Serve `folder` for the duration of a block."""
+    hub = HubServer(folder)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = urlsplit(self.path).path
+            if "/resolve/" in path:
+                _send_file(self, hub, path)
+            elif path == f"/api/models/{REPO}" or path.startswith(f"/api/models/{REPO}/revision/"):
+                _send_json(self, _hugging_face(hub))
+            elif path == f"/api/v1/models/{REPO}/repo/files":
+                _send_json(self, _modelscope(hub))
+            elif path == f"/api/v1/models/{REPO}":
+                _send_json(self, {"Data": {"License": "apache-2.0"}})
+            else:
+                self.send_error_json(404, "RepoNotFound")
+
+        do_HEAD = do_GET
+
+        def send_error_json(self, status: int, code: str) -> None:
+            self.send_response(status)
+            self.send_header("x-error-code", code)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _hugging_face(hub: HubServer) -> dict[str, Any]:
+    siblings = []
+    for name in hub.names():
+        content = (hub.folder / name).read_bytes()
+        one: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _git_oid(content)}
+        if name.endswith(".safetensors"):
+            one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        siblings.append(one)
+    return {
+        "id": REPO, "modelId": REPO, "sha": COMMIT, "gated": "manual" if hub.gated else False, "private": False,
+        "cardData": {"license": "apache-2.0"}, "siblings": siblings, "tags": [], "downloads": 0, "likes": 0,
+    }  # fmt: skip
+
+
+def _modelscope(hub: HubServer) -> dict[str, Any]:
+    files = [
+        {
+            "Path": name, "Type": "blob", "Size": (hub.folder / name).stat().st_size,
+            "Sha256": hashlib.sha256((hub.folder / name).read_bytes()).hexdigest(),
+        }
+        for name in hub.names()
+    ]  # fmt: skip
+    return {"Code": 200, "Data": {"Files": files}}
+
+
+def _git_oid(content: bytes) -> str:
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
+
+
+def _send_json(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+    content = json.dumps(body).encode()
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def _send_file(handler: Any, hub: HubServer, path: str) -> None:
+    name, asked = path.rpartition("/")[2], handler.headers.get("range")
+    hub.requests.append((name, asked, handler.headers.get("authorization")))
+    if hub.token is not None and handler.headers.get("authorization") != f"Bearer {hub.token}":
+        handler.send_error_json(403, "GatedRepo")
+        return
+    if hub.status is not None:
+        handler.send_error_json(hub.status, "")
+        return
+    content = (hub.folder / name).read_bytes()
+    if name in hub.wrong:
+        content = content[:-1] + bytes([content[-1] ^ 1])
+    start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+    handler.send_response(206 if asked else 200)
+    handler.send_header("content-length", str(len(content) - start))
+    handler.end_headers()
+    if hub.cuts and name.endswith(".safetensors"):
+        hub.cuts -= 1
+        handler.wfile.write(content[start : start + hub.cut_after])
+        handler.wfile.flush()
+        handler.close_connection = True
+        return
+    handler.wfile.write(content[start:])
