@@ -46,7 +46,12 @@ def download(model: RemoteModel, repo: str, folder: Path, on_progress: Progress)
             if target.exists():
                 continue
             others = sum(_local_bytes(folder, other) for other in model.files if other != file)
-            _one(client, model, repo, file, target, lambda done, others=others: on_progress(others + done, total))
+            _one(client, model, repo, file, target, _added_to(others, total, on_progress))
+
+
+def _added_to(others: int, total: int, on_progress: Progress) -> Callable[[int], None]:
+    """Progress of all files from that of one file."""
+    return lambda done: on_progress(others + done, total)
 
 
 def _local_bytes(folder: Path, file: RemoteFile) -> int:

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils._headers import build_hf_headers
 
 from core.engine.bases.record import Source
 from core.engine.formats.unusable_model import UnusableModel
@@ -117,8 +117,8 @@ def _on_hugging_face(repo: str, revision: str) -> RemoteModel:
         )
         for one in found.siblings or ()
     )
-    card = found.card_data.to_dict() if found.card_data else {}
-    licence = str(card.get("license_name") or card.get("license") or "")
+    card = found.card_data
+    licence = str((card.get("license_name") or card.get("license") or "") if card is not None else "")
     return RemoteModel(
         found.sha or "main", licence, _needed(repo, files), build_hf_headers(), page if found.gated else ""
     )

@@ -1,0 +1,86 @@
+"""Settings, base models: what a visitor sees and does, with a real engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
+
+from streamlit.testing.v1 import AppTest
+
+from core.actor import Actor
+from core.errors import NotAllowed
+from core.providers import engine_bases
+from pages.ui import cache
+from tests.support.app_pages import again, click, field, labels, trouble, visit, words
+from tests.support.engine_process import TOKEN, EngineUnderTest, running
+from tests.support.tiny_models import TinyModel
+from tests.support.waiting import until
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+    with running(tmp_path_factory.mktemp("bases") / "home") as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def _connected(engine: EngineUnderTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FABULA_ENGINE_URL", engine.url.removesuffix("/v1"))
+    monkeypatch.setenv("FABULA_ENGINE_TOKEN", TOKEN)
+
+
+def _settings(locale: str = "en-US", **state: object) -> AppTest:
+    at = visit("settings", locale, **state)
+    until(lambda: "Base models" in words(at) or "基础模型" in words(at) or not again(at), "the engine is up")
+    return at
+
+
+def test_a_file_is_added_by_its_path_shown_with_its_figures_and_removed(tmp_path: Path) -> None:
+    path = TinyModel("qwen3").write(tmp_path / "Tiny Qwen.gguf")
+    at = _settings(settings_base_source="file")
+    assert "Only the packaged model is here" in words(at)
+    field(at, "settings_base_origin_file").set_value(str(path))
+    click(at, "settings_base_submit")
+    until(lambda: "tiny-qwen" in [model.id for model in cache.ask_models("engine")], "the base is ready")
+    assert "memory to train" in words(again(at))
+    assert "tiny-qwen" in words(at)
+    assert "context: 512 tokens" in words(at)
+    assert "licence: unknown" in words(at)
+    click(at, "settings_base_remove_tiny-qwen")
+    assert "Only the packaged model is here" in words(again(at))
+    assert path.exists()
+
+
+def test_a_path_that_does_not_exist_is_named_with_the_next_step(tmp_path: Path) -> None:
+    at = _settings(settings_base_source="folder")
+    field(at, "settings_base_origin_folder").set_value(str(tmp_path / "nothing"))
+    click(at, "settings_base_submit")
+    assert "There is no file or folder" in trouble(at)
+    assert "Check the spelling" in trouble(at)
+    assert field(at, "settings_base_origin_folder").value == str(tmp_path / "nothing")
+
+
+def test_suggestions_fit_this_machine_and_are_dated() -> None:
+    at = _settings()
+    found = cache.quick("engine")
+    suggested = engine_bases.listed(found).suggested
+    assert suggested
+    assert all(one.training_bytes <= engine_bases.listed(found).memory_bytes for one in suggested)
+    assert suggested[0].as_of in words(at)
+    assert labels(at).count("Download") == len(suggested) + 1
+
+
+def test_the_card_is_chinese_for_a_chinese_visitor() -> None:
+    shown = words(_settings("zh-CN"))
+    assert "基础模型" in shown
+    assert "Base models" not in shown
+
+
+def test_only_admins_change_the_set_of_bases() -> None:
+    editor = Actor(id="e", name="E", role="editor")
+    with pytest.raises(NotAllowed):
+        engine_bases.remove(editor, cache.quick("engine"), "anything")
