@@ -1,4 +1,7 @@
-"""The training curve of one job, or of a chain of jobs. `core.charts.comparison` draws several jobs in one chart."""
+"""The training curve of one job, or of a chain of jobs: its table and figures, and its charts.
+
+`core.charts.comparison` draws several jobs in one chart.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from core import message
+from core.charts import vega_lite
 from core.charts.vega_lite import X_END, Axis, CurveView, Spec, axis_values, thin, to_spec, with_rows, x_axis
-from core.finetuning.results import smooth, smoothing_weight
+from core.finetuning.results import Figure, Results, figure, smooth, smoothing_weight
 
 CHECKPOINT = "checkpoint"
 """Name of the selection made by a click on a checkpoint; its point has the field `at` (a step)."""
@@ -254,3 +258,63 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
             for late in (False, True)
         ),
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """A curve in numbers, as `core.finetuning.results` defines them. None: not known."""
+
+    steps: int
+    tokens: int | None
+    first_loss: float | None
+    loss: Figure | None
+    first_accuracy: float | None
+    accuracy: Figure | None
+    held_out_loss: Figure | None
+    held_out_accuracy: Figure | None
+
+    @classmethod
+    def of(cls, read: Results) -> Figures:
+        """The numbers of a curve."""
+        return cls(
+            steps=read.steps,
+            tokens=read.trained_tokens,
+            first_loss=read.first("training_loss"),
+            loss=figure(read, "training_loss"),
+            first_accuracy=read.first("training_token_accuracy"),
+            accuracy=figure(read, "training_token_accuracy"),
+            held_out_loss=figure(read, "validation_loss"),
+            held_out_accuracy=figure(read, "validation_token_accuracy"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CurveSource:
+    """A curve and a key that changes with it, for charts that are drawn once and shown many times.
+
+    Attributes:
+        key: identifies the current state of this curve.
+        results: for figures and observations.
+        frame: with the columns that `core.charts.vega_lite.AXES` names, if known.
+        axes: available x axes.
+        figures: first and last known values, so that long columns are not searched on every rerun.
+        marks: steps to mark.
+        examples: number of training examples; None: not known.
+    """
+
+    key: str
+    results: Results
+    frame: pd.DataFrame
+    axes: tuple[Axis, ...]
+    figures: Figures
+    marks: tuple[CurveMark, ...] = ()
+    examples: int | None = None
+
+    @classmethod
+    def of(cls, key: str, read: Results, frame: pd.DataFrame, marks: tuple[CurveMark, ...] = ()) -> CurveSource:
+        """Build the source of a curve."""
+        return cls(key, read, frame, vega_lite.axes(frame), Figures.of(read), marks)
+
+    def marked(self, marks: Sequence[CurveMark]) -> CurveSource:
+        """The same curve with these steps marked."""
+        return replace(self, marks=tuple(marks))

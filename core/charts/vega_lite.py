@@ -1,4 +1,4 @@
-"""What charts share: the Vega-Lite spec and its data, and the axes of training curves.
+"""What charts share: the Vega-Lite spec, its data as it is sent to the browser, and the axes of training curves.
 
 Specs are plain dicts without backgrounds, fonts or series colours, which the theme adds for light and dark mode, for
 `st.vega_lite_chart` or any Vega viewer. All texts are passed in translated; the page provides the `alt` text. Curves
@@ -8,11 +8,12 @@ with more than 2,000 points are downsampled with MinMaxLTTB, which keeps extreme
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tsdownsample import MinMaxLTTBDownsampler
 
 Spec = dict[str, Any]
@@ -36,6 +37,9 @@ _MAX_LABEL_SHARE = 0.7  # maximum share for labels, relative to the curve
 _MINUTE_S = 60
 
 _NARROW_PX = 480  # width of a phone
+
+Sendable: TypeAlias = pa.Table
+"""A table in the form that goes to the browser."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +122,29 @@ def by_width(narrow: float, wide: float) -> alt.ExprRef:
 def with_data(spec: Spec, rows: list[dict[str, Any]]) -> Spec:
     """A copy of a cached spec with its data."""
     return {**spec, "data": {"values": rows}}
+
+
+def sendable(frame: pd.DataFrame) -> Sendable:
+    """A table in the format sent to the browser.
+
+    Converted in one thread: Streamlit would start several on every rerun.
+    """
+    return pa.Table.from_pandas(frame, preserve_index=False, nthreads=1)
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedChart:
+    """A chart ready to display: its specification and, separately, its rows, as Streamlit sends them."""
+
+    spec: Spec
+    rows: Sendable
+
+    @classmethod
+    def of(cls, spec: Spec) -> RenderedChart:
+        """Extract the rows from a specification once, so that reruns do not have to convert them."""
+        rows = sendable(pd.DataFrame(spec["data"]["values"]))
+        return cls({name: value for name, value in spec.items() if name != "data"}, rows)
+
+    def whole(self) -> Spec:
+        """The specification including its rows, for a file."""
+        return {**self.spec, "data": {"values": self.rows.to_pylist()}}

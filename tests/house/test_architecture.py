@@ -28,7 +28,7 @@ _KNOWN_ONLY_TO = {
     "toktok": ("core/pricing/tokens.py",),
     "aiohttp": ("core/providers/",),
     "python_calamine": ("core/datasets/",),
-    "pyarrow": ("core/datasets/", "core/charts/curve_source.py"),
+    "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),
     "babel": ("core/i18n.py", "core/locale/"),
     "alembic": ("core/db/",),
     "sqlalchemy": ("core/",),

@@ -19,9 +19,8 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL
 from core.charts import training_curve
-from core.charts.curve_source import RenderedChart
 from core.charts.training_curve import CurveLabels
-from core.charts.vega_lite import CurveView
+from core.charts.vega_lite import CurveView, RenderedChart
 from core.datasets import datasets
 from core.datasets.importers import table_reader
 from core.db.store import Store

@@ -17,9 +17,8 @@ import pandas as pd
 
 from core import packaged_models
 from core.charts import training_curve
-from core.charts.curve_source import CurveSource, RenderedChart, Sendable, sendable
-from core.charts.training_curve import CurveLabels, CurveMark
-from core.charts.vega_lite import CurveView, Spec
+from core.charts.training_curve import CurveLabels, CurveMark, CurveSource
+from core.charts.vega_lite import CurveView, RenderedChart, Sendable, Spec, sendable
 from core.datasets import datasets
 from core.db.tables import utcnow
 from core.evaluation import evaluation_comparison, holdout

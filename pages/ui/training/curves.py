@@ -8,9 +8,8 @@ from typing import Any, Literal
 import streamlit as st
 
 from core.charts import training_curve
-from core.charts.curve_source import CurveSource, Figures, RenderedChart
-from core.charts.training_curve import CurveLabels
-from core.charts.vega_lite import Axis, CurveView
+from core.charts.training_curve import CurveLabels, CurveSource, Figures
+from core.charts.vega_lite import Axis, CurveView, RenderedChart
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
 from core.finetuning.results import Figure, Results, smoothing_weight

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.charts.curve_source import Sendable
+from core.charts.vega_lite import Sendable
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.jobs import JobView

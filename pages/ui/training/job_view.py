@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from core.charts.curve_source import CurveSource
+from core.charts.training_curve import CurveSource
 from core.db.tables import utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs, lineage

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.charts.curve_source import CurveSource
+from core.charts.training_curve import CurveSource
 from core.datasets.importers import decoding
 from pages.ui import state
 from pages.ui.components import cards
