@@ -40,9 +40,11 @@ UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(
 """Selects the ids of unfinished evaluations, oldest first."""
 
 _POLL_S = 0.5  # maximum delay before a stop cancels the requests in flight
-_CONCURRENCY = 4  # the number of requests that the engine answers in parallel
+DEFAULT_CONCURRENCY = (
+    4  # requests at a time for a provider that reports no number; an evaluation has a few hundred rows
+)
 _MAX_INITIAL_FAILURES = 5  # consecutive failures at the start; then all rows would fail
-_MAX_UNANSWERED = 2 * _CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
+_MAX_UNANSWERED = 2 * DEFAULT_CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
 _MIN_ANSWER_TOKENS = 16  # enough for a label in any script
 _LENGTH_FACTOR = 1.5  # times the longest expected text
 _MAX_ANSWER_TOKENS = 2_048
@@ -132,7 +134,7 @@ def _finish(context: EvaluationContext) -> None:
 
 
 def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoint) -> None:
-    """Send all rows without an answer, `_CONCURRENCY` at a time.
+    """Send all rows without an answer, as many at a time as the provider works on.
 
     A stop cancels the requests in flight. After an error, the other requests in flight are completed.
     """
@@ -147,7 +149,7 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
     requester = EvaluationRequester(context, client, book, view, endpoint, max_tokens)
     failures = unanswered = 0
     with ExitStack() as stack:
-        pool = ThreadPoolExecutor(_CONCURRENCY, thread_name_prefix="evaluation")
+        pool = ThreadPoolExecutor(_requests_at_a_time(client, view.model), thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         pending: set[Future[RowResult]] = {pool.submit(requester.ask, row) for row in remaining}
         while pending:
@@ -157,6 +159,12 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
                 unanswered = unanswered + 1 if row.result() == "unanswered" else 0
             _raise_if_hopeless(context, failures, unanswered)
             context.raise_and_cancel_requests()
+
+
+def _requests_at_a_time(client: Client, model: str) -> int:
+    with contextlib.suppress(FabulaError):  # the first request finds out what is wrong
+        return client.parallel(model) or DEFAULT_CONCURRENCY
+    return DEFAULT_CONCURRENCY
 
 
 def _raise_if_hopeless(context: EvaluationContext, failures: int, unanswered: int) -> None:

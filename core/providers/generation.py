@@ -120,6 +120,14 @@ class Generation(Connection):
             return "completion" if _LEGACY.match(model) else "chat"
         return _endpoint_of(model, self.models())
 
+    def parallel(self, model: str) -> int | None:
+        """Requests for `model` that this endpoint works on at the same time; None: it does not report that.
+
+        Raises:
+            ModelNotFound: the engine does not have this model.
+        """
+        return None if self.provider.kind != "engine" else self.model(model).parallel
+
     async def served(self, model: str) -> ServedModel:
         """How this endpoint serves `model`, without retries, on the running event loop."""
         if self.provider.kind != "engine":

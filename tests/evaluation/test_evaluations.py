@@ -42,6 +42,7 @@ from core.pricing.prices import Price
 from core.providers import Choice, Completion, CompletionRequest, Provider
 from tests.support.fakes import BASE, LABELS, MOMENT, TUNED, FakeRegistry
 from tests.support.spending import spent
+from tests.support.waiting import WAIT_LIMIT_S
 
 Say = Callable[[CompletionRequest], Any]
 
@@ -53,6 +54,7 @@ class ScriptedModel:
     say: Say
     provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
     asked: list[CompletionRequest] = field(default_factory=list)
+    at_a_time: int | None = None
 
     def complete(self, request: CompletionRequest, *, once: bool = False, stop: object = None) -> Completion:
         assert once  # retries are made by the caller, which bills every attempt
@@ -64,6 +66,9 @@ class ScriptedModel:
 
     def endpoint(self, model: str) -> str:
         return "chat"
+
+    def parallel(self, model: str) -> int | None:
+        return self.at_a_time
 
 
 class InstantEvent(threading.Event):
@@ -123,6 +128,27 @@ def test_a_model_is_asked_with_the_system_text_that_it_learned(
     writer = ScriptedModel(right)
     go(store, evaluations.start(store, LOCAL, replace(form, file_format=file_format)), writer)
     assert {request.system for request in writer.asked} == {system}
+
+
+@pytest.mark.parametrize(("reported", "at_a_time"), [(3, 3), (8, 8), (None, evaluation_run.DEFAULT_CONCURRENCY)])
+def test_as_many_rows_are_asked_at_a_time_as_the_provider_works_on(
+    store: Store, form: EvaluationForm, reported: int | None, at_a_time: int
+) -> None:
+    together = threading.Barrier(at_a_time)  # 24 rows: every round is complete
+    now: list[CompletionRequest] = []
+    peaks: list[int] = []
+
+    def say(request: CompletionRequest) -> str:
+        now.append(request)
+        peaks.append(len(now))
+        together.wait(WAIT_LIMIT_S)
+        now.remove(request)
+        return right(request)
+
+    evaluation_id = evaluations.start(store, LOCAL, form)
+    go(store, evaluation_id, ScriptedModel(say, at_a_time=reported))
+    view = evaluations.get(store, evaluation_id)
+    assert (view.state, view.answered, max(peaks)) == ("done", 24, at_a_time)
 
 
 def test_tuned_and_base_are_compared_in_a_sentence(store: Store, form: EvaluationForm) -> None:
