@@ -206,7 +206,7 @@ def last_settings(store: Store, dataset_id: str) -> tuple[Mode, Decimal | None]:
         return "live", None
     if last.budget_usd is None:
         return last.mode, None
-    return last.mode, max(last.budget_usd - (last.at_most_usd or Decimal(0)), CENT)
+    return last.mode, max(last.budget_usd - (last.max_usd or Decimal(0)), CENT)
 
 
 def _has_open_batch(session: Session, run: Run) -> bool:
