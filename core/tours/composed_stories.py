@@ -23,6 +23,9 @@ ANY = "*"
 TELLINGS = 24  # stories per plot
 POWER_COLUMN = {CHINESE: "super_power", ENGLISH: "gift"}
 JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories used a sentence in the wrong place
+# Variants of what only some stories of a tour have. With three of each, a sentence was in four stories, and models
+# ended stories with "a glass of fresh fish".
+VARIANTS_OF_ONE_PLOT = {"habits": 2, "closings": 1, "practice": 2, "struggle": 2}
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
@@ -70,7 +73,11 @@ def stories_of_one_plot(
     columns = [name for name in values if name != POWER_COLUMN[language]]
     cells = list(product(*(values[name] for name in columns)))
     draw.shuffle(cells)
-    parts = {**parts, "jobs": {name: parts["jobs"][name] for name in jobs}}
+    parts = {
+        **parts,
+        "jobs": {name: _fewer(draw, parts["jobs"][name]) for name in jobs},
+        "types": {name: _fewer(draw, variants) for name, variants in parts["types"].items()},
+    }
     rows: dict[str, dict[str, str]] = {}
     for cell in cycle(cells[held_out:]):
         row = _compose(language, draw, _only(parts, dict(zip(columns, cell, strict=True))), plot, power)
@@ -83,6 +90,14 @@ def stories_of_one_plot(
 @lru_cache(maxsize=2)
 def _parts(language: str) -> Mapping[str, Any]:
     return tomllib.loads((PARTS / f"{base_code(language)}.toml").read_text(encoding="utf-8"))
+
+
+def _fewer(draw: random.Random, variants: Mapping[str, Any]) -> dict[str, Any]:
+    """The variants that a tour uses of a job or a type of story."""
+    return {
+        key: draw.sample(found, min(len(found), VARIANTS_OF_ONE_PLOT[key])) if key in VARIANTS_OF_ONE_PLOT else found
+        for key, found in variants.items()
+    }
 
 
 def _only(parts: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
