@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -129,37 +127,17 @@ def test_rows_come_while_one_watches(browser: Browser, light_studio: RunningStud
 def test_a_story_streams_and_stopping_keeps_its_words(
     browser: Browser, light_studio: RunningStudio, writer: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go_on = threading.Event()
-    monkeypatch.setattr(writer._http.RequestHandlerClass, "_stream", _slowly(go_on))
+    monkeypatch.setattr(writer, "default", fault_server.stalled("从前，", "有一", "位"))
     page = visit(browser, f"{light_studio.url}/story", locale="en-US")
     press(page, "story_button")
     page.get_by_text("从前，有一位").wait_for()
     page.get_by_role("button", name="Stop", exact=True).last.click()
     page.get_by_text("stopped; the text so far is kept").wait_for()
-    go_on.set()
     settled(page)
     expect(page.get_by_text("从前，有一位")).to_have_count(1)
     page.get_by_role("radio", name="Earlier stories").click()
     shown(page, "story_search")
     expect(page.get_by_text("从前，有一位")).to_have_count(1)
-
-
-def _slowly(go_on: threading.Event) -> Any:
-    """A stream that sends three pieces and then waits."""
-
-    def stream(handler: Any, answer: fault_server.Answer, body: dict[str, Any]) -> None:
-        handler.send_response(200)
-        handler.send_header("content-type", "text/event-stream")
-        handler.send_header("connection", "close")
-        handler.end_headers()
-        handler.close_connection = True
-        for piece in ("从前，", "有一", "位"):
-            chunk = fault_server._chunk(answer, body, piece, None)
-            handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-            handler.wfile.flush()
-        go_on.wait(fault_server.GIVE_UP_S)
-
-    return stream
 
 
 @pytest.mark.slow

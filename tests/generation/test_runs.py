@@ -360,8 +360,7 @@ def test_a_refusal_stops_the_run_and_keeps_every_row(
     assert ended.done >= 2 and ended.failed == 0 and ended.done + ended.pending == 60
     assert len(server.requests) <= ended.done + 2  # only what was in flight already
     before = Counter(server.prompts())
-    server._queue.clear()
-    server._bound.clear()
+    server.forget()
     second_id = runs.enqueue(store, LOCAL, ended.dataset_id)
     execute(store, server, second_id)
     assert states(store, second_id) == {"done": 60}

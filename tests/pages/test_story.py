@@ -67,16 +67,8 @@ def test_a_stop_that_stands_in_the_prompt_is_warned_of(server: FaultServer, stor
     assert "The prompt contains the stop `.`" in words(at)
 
 
-def test_a_prompt_that_is_too_long_is_told_once_before_it_is_sent(
-    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    handler = server._http.RequestHandlerClass
-    answered = handler._resource  # type: ignore[attr-defined]  # of this server only
-
-    def resource(self: object, method: str, path: str, body: dict[str, str]) -> object:
-        return {"tokens": len(body["text"])} if path.endswith("/tokenize") else answered(self, method, path, body)
-
-    monkeypatch.setattr(handler, "_resource", resource)
+def test_a_prompt_that_is_too_long_is_told_once_before_it_is_sent(server: FaultServer, store: Store) -> None:
+    server.count_tokens = len
     server.models[:] = [{**server.models[0], "fabula": {"context": 1_000}}]
     at = visit("story", story_mode="free", story_prompt="字" * 2_000)
     assert "it has 2,016 tokens, and the model's limit for prompt and answer together is 1,000" in trouble(at)
@@ -93,11 +85,8 @@ def test_a_prompt_that_a_provider_finds_too_long_has_one_card(server: FaultServe
     assert "No word has come." not in words(at) and "The text so far is kept" not in words(at)
 
 
-def test_another_model_than_the_one_asked_for_is_told(
-    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = fault_server._chunk
-    monkeypatch.setattr(fault_server, "_chunk", lambda *given: real(*given) | {"model": "impostor"})
+def test_another_model_than_the_one_asked_for_is_told(server: FaultServer, store: Store) -> None:
+    server.default = fault_server.Answer(model="impostor")
     at = click(visit("story"), "story_button")
     (warning,) = at.warning
     assert "`impostor`" in warning.value and "`writer`" in warning.value

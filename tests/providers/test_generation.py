@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Iterator
 
 import httpx2
@@ -44,7 +42,6 @@ from tests.support.fault_server import (
     text,
     unauthorized,
 )
-from tests.support.waiting import WAIT_LIMIT_S
 
 QUICK = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
 ONE_TRY = RetryPolicy(total_s=5, tries=1, base_s=0.001, cap_s=0.01)
@@ -327,46 +324,6 @@ def test_a_stream_closed_before_it_began_sends_nothing(server: FaultServer) -> N
     stream = client(server).stream(CHAT)
     stream.close()
     assert list(stream) == [] and server.requests == []
-
-
-def test_closing_wakes_a_reader_in_another_thread() -> None:
-    first, never = threading.Event(), threading.Event()
-
-    def app() -> Iterator[bytes]:
-        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-        yield f"data: {json.dumps({**chunk, 'choices': [{'index': 0, 'delta': {'content': 'a'}}]})}\n\n".encode()
-        never.wait()
-
-    with FaultServer() as server:
-        server.default = Answer()
-        handler = server._http.RequestHandlerClass
-
-        def stream_for_ever(self: object, answer: Answer, body: dict[str, object]) -> None:
-            self.send_response(200)  # type: ignore[attr-defined]
-            self.send_header("content-type", "text/event-stream")  # type: ignore[attr-defined]
-            self.end_headers()  # type: ignore[attr-defined]
-            for data in app():
-                self.wfile.write(data)  # type: ignore[attr-defined]
-                self.wfile.flush()  # type: ignore[attr-defined]
-
-        handler._stream = stream_for_ever  # type: ignore[attr-defined]
-        stream = client(server).stream(CHAT)
-        got: list[str] = []
-
-        def read() -> None:
-            for piece in stream:
-                got.append(piece)
-                first.set()
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            assert first.wait(WAIT_LIMIT_S)
-            stream.close()
-            reader.join(WAIT_LIMIT_S)
-            assert not reader.is_alive() and got == ["a"]
-        finally:
-            never.set()
 
 
 def test_models_that_write_text_newest_first(server: FaultServer) -> None:

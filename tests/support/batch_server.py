@@ -40,6 +40,7 @@ class BatchServer:
         errors: errors of failing batches: (line or None, code, message).
         faults: by "METHOD path", for the next such requests: a status, "drop" (processed, no response),
             "cut" (half a response).
+        usage: whether the answer to a prompt has token counts.
         done_share: share of an expired or cancelled batch that was processed.
         on: called with "METHOD path" before each response.
         requests, files, batches: everything received and stored.
@@ -50,7 +51,7 @@ class BatchServer:
     errors: list[tuple[int | None, str, str]] = field(default_factory=list)
     faults: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     done_share: float = 0.5
-    usage: bool = True
+    usage: Callable[[str], bool] = lambda prompt: True
     limit: int | None = None
     on: Callable[[str], object] = lambda what: None
     requests: list[str] = field(default_factory=list)
@@ -183,7 +184,7 @@ class BatchServer:
             return {"custom_id": custom_id, "response": {"status_code": 200, "body": said}, "error": None}
         text = f"A story of {prompt}."
         one = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
-        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} if self.usage else None
+        usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} if self.usage(prompt) else None
         answer = {
             "object": "chat.completion" if "messages" in body else "text_completion",
             "model": body["model"],

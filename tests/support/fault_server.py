@@ -32,7 +32,8 @@ class Answer:
 
     `pieces` are joined to the text; in a stream each is one chunk. `end`: how the connection ends: `ok`, `drop` (closed
     without an answer), `hold` (waits for `release()`, then answers), `stall` (a stream: the pieces, then nothing until
-    `release()`), `cut` (closed after the pieces), `error` (an error object after the pieces).
+    `release()`), `cut` (closed after the pieces), `error` (an error object after the pieces). `model`: what the
+    server reports as its model; default: the one it was asked for.
     """
 
     pieces: tuple[str, ...] = ("Once upon", " a time.")
@@ -45,6 +46,7 @@ class Answer:
     message: Mapping[str, Any] = field(default_factory=dict)
     usage: bool = True
     choices: bool = True
+    model: str | None = None
 
 
 def text(*pieces: str, finish_reason: str | None = "stop") -> Answer:
@@ -119,106 +121,7 @@ class RecordedRequest:
     body: Any  # JSON, or the bytes of a form
 
 
-class FaultServer:
-    """The server; a context manager. `default` is the answer to requests for which none is queued."""
-
-    def __init__(self, default: Answer | Callable[[str], Answer] | None = None) -> None:
-        self.default = default or Answer()
-        self.requests: list[RecordedRequest] = []
-        self.flying = 0
-        self.peak = 0
-        self.most_choices: int | None = None  # some servers accept `n` but return one completion
-        self.refuses_n = False  # others answer 400
-        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body; take precedence over queued ones
-        self.jobs: list[dict[str, Any]] = []
-        self.events: dict[str, list[dict[str, Any]]] = {}
-        self.files: dict[str, bytes] = {}
-        self.models: list[dict[str, Any]] = [
-            {"id": "writer", "object": "model", "created": 1_700_000_000, "owned_by": "test"}
-        ]
-        self._queue: deque[Answer] = deque()
-        self._bound: list[tuple[str, deque[Answer]]] = []
-        self._news = threading.Condition()
-        self._released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_FaultHandler,), {"fault": self}))
-        self._http.daemon_threads = True
-        self._http.request_queue_size = 256
-
-    def __enter__(self) -> Self:
-        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.release()
-        self._http.shutdown()
-        self._http.server_close()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-
-    def provider(self, kind: str = "compatible", id: str = "fault", key: str = KEY) -> Provider:
-        return Provider(id, kind, "The test server", self.url, key)  # type: ignore[arg-type]  # str for brevity
-
-    def registry(self, kind: str = "compatible", id: str = "fault") -> Registry:
-        retry_policy = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
-        return Registry([self.provider(kind, id)], retry_policy=retry_policy)
-
-    def enqueue(self, *answers: Answer) -> None:
-        """Answers for the next completion requests, in order."""
-        self._queue.extend(answers)
-
-    def when(self, part: str, *answers: Answer) -> None:
-        """Answers for requests whose prompt contains `part`; the last one is repeated."""
-        self._bound.append((part, deque(answers)))
-
-    def release(self) -> None:
-        """Answer all held requests, current and future."""
-        self._released.set()
-
-    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
-        """Wait until `condition` holds; checked whenever a request starts or ends."""
-        with self._news:
-            assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
-
-    def prompts(self) -> list[str]:
-        """Prompts of all completion requests so far."""
-        return [prompt_of(r.body) for r in list(self.requests) if r.path.endswith("/completions")]
-
-    def _answer(self, body: object) -> Answer:
-        prompt = prompt_of(body)
-        if self.judge is not None:
-            return self.judge(body)
-        with self._news:
-            for part, answers in self._bound:
-                if part in prompt:
-                    return answers.popleft() if len(answers) > 1 else answers[0]
-            if self._queue:
-                return self._queue.popleft()
-        return self.default(prompt) if callable(self.default) else self.default
-
-    def _saw(self, seen: RecordedRequest) -> None:
-        with self._news:
-            self.requests.append(seen)
-            self._news.notify_all()
-
-    def _fly(self, change: int) -> None:
-        with self._news:
-            self.flying += change
-            self.peak = max(self.peak, self.flying)
-            self._news.notify_all()
-
-
-def prompt_of(body: object) -> str:
-    """The prompt of a chat or legacy request, or the text of a speech request."""
-    if not isinstance(body, dict):
-        return ""
-    if "messages" in body:
-        return str(body["messages"][-1]["content"])
-    return str(body.get("prompt", body.get("input", "")))
-
-
-class _FaultHandler(BaseHTTPRequestHandler):
+class FaultHandler(BaseHTTPRequestHandler):
     fault: FaultServer
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # otherwise each response waits 40 ms for an acknowledgement
@@ -271,7 +174,7 @@ class _FaultHandler(BaseHTTPRequestHandler):
         elif not isinstance(body, dict):
             self._send(400, b"{}")
         elif body.get("stream"):
-            self._stream(answer, body)
+            self.stream(answer, body)
         else:
             self._send(200, json.dumps(_whole(answer, body, self.fault.most_choices)).encode(), headers=answer.headers)
 
@@ -293,19 +196,20 @@ class _FaultHandler(BaseHTTPRequestHandler):
         except OSError:
             self.close_connection = True  # the client disconnected
 
-    def _stream(self, answer: Answer, body: dict[str, Any]) -> None:
+    def stream(self, answer: Answer, body: dict[str, Any]) -> None:
+        """Send the answer piece by piece."""
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.send_header("connection", "close")
         self.end_headers()
         self.close_connection = True
-        chunks = [_chunk(answer, body, piece, None) for piece in answer.pieces]
+        chunks = [chunk_of(answer, body, piece, None) for piece in answer.pieces]
         if answer.end == "error":
             chunks.append({"error": {"message": "The server is overloaded", "code": "server_error"}})
         elif answer.end not in ("cut", "stall"):
-            chunks.append(_chunk(answer, body, "", answer.finish_reason))
+            chunks.append(chunk_of(answer, body, "", answer.finish_reason))
             if answer.usage and body.get("stream_options", {}).get("include_usage"):
-                chunks.append({**_chunk(answer, body, "", None), "choices": [], "usage": _usage(answer, 1)})
+                chunks.append({**chunk_of(answer, body, "", None), "choices": [], "usage": _usage(answer, 1)})
         try:
             for chunk in chunks:
                 self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
@@ -329,7 +233,9 @@ class _FaultHandler(BaseHTTPRequestHandler):
             return self._jobs(method, parts[2:], body)
         if parts[0] == "files":
             return {"step": "the content of a file"}
-        return {"status": "ok", "version": "1", "models": ["writer"], "queue": 0, "training": None, "tokens": 7}
+        if parts[-1] == "tokenize" and isinstance(body, dict):
+            return {"tokens": self.fault.count_tokens(body["text"])}
+        return {"status": "ok", "version": "1", "models": ["writer"], "queue": 0, "training": None}
 
     def _jobs(self, method: str, rest: list[str], body: object) -> dict[str, Any]:
         if isinstance(body, dict) and not rest:
@@ -345,6 +251,114 @@ class _FaultHandler(BaseHTTPRequestHandler):
         if rest[1:] in (["cancel"], ["pause"], ["resume"]):
             found["status"] = {"cancel": "cancelled", "pause": "paused", "resume": "running"}[rest[1]]
         return found
+
+
+class FaultServer:
+    """The server; a context manager. `default` is the answer to requests for which none is queued."""
+
+    handler = FaultHandler
+
+    def __init__(self, default: Answer | Callable[[str], Answer] | None = None) -> None:
+        self.default = default or Answer()
+        self.requests: list[RecordedRequest] = []
+        self.flying = 0
+        self.peak = 0
+        self.most_choices: int | None = None  # some servers accept `n` but return one completion
+        self.refuses_n = False  # others answer 400
+        self.count_tokens: Callable[[str], int] = lambda text: 7  # as the engine's tokenizer would
+        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body; take precedence over queued ones
+        self.jobs: list[dict[str, Any]] = []
+        self.events: dict[str, list[dict[str, Any]]] = {}
+        self.files: dict[str, bytes] = {}
+        self.models: list[dict[str, Any]] = [
+            {"id": "writer", "object": "model", "created": 1_700_000_000, "owned_by": "test"}
+        ]
+        self._queue: deque[Answer] = deque()
+        self._bound: list[tuple[str, deque[Answer]]] = []
+        self._news = threading.Condition()
+        self._released = threading.Event()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"fault": self}))
+        self._http.daemon_threads = True
+        self._http.request_queue_size = 256
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+        self._http.shutdown()
+        self._http.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def provider(self, kind: str = "compatible", id: str = "fault", key: str = KEY) -> Provider:
+        return Provider(id, kind, "The test server", self.url, key)  # type: ignore[arg-type]  # str for brevity
+
+    def registry(self, kind: str = "compatible", id: str = "fault") -> Registry:
+        retry_policy = RetryPolicy(total_s=5, tries=4, base_s=0.001, cap_s=0.01)
+        return Registry([self.provider(kind, id)], retry_policy=retry_policy)
+
+    def enqueue(self, *answers: Answer) -> None:
+        """Answers for the next completion requests, in order."""
+        self._queue.extend(answers)
+
+    def when(self, part: str, *answers: Answer) -> None:
+        """Answers for requests whose prompt contains `part`; the last one is repeated."""
+        self._bound.append((part, deque(answers)))
+
+    def forget(self) -> None:
+        """Drop the queued and bound answers: every further request gets the default."""
+        with self._news:
+            self._queue.clear()
+            self._bound.clear()
+
+    def release(self) -> None:
+        """Answer all held requests, current and future."""
+        self._released.set()
+
+    def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
+        """Wait until `condition` holds; checked whenever a request starts or ends."""
+        with self._news:
+            assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
+
+    def prompts(self) -> list[str]:
+        """Prompts of all completion requests so far."""
+        return [prompt_of(r.body) for r in list(self.requests) if r.path.endswith("/completions")]
+
+    def _answer(self, body: object) -> Answer:
+        prompt = prompt_of(body)
+        if self.judge is not None:
+            return self.judge(body)
+        with self._news:
+            for part, answers in self._bound:
+                if part in prompt:
+                    return answers.popleft() if len(answers) > 1 else answers[0]
+            if self._queue:
+                return self._queue.popleft()
+        return self.default(prompt) if callable(self.default) else self.default
+
+    def _saw(self, seen: RecordedRequest) -> None:
+        with self._news:
+            self.requests.append(seen)
+            self._news.notify_all()
+
+    def _fly(self, change: int) -> None:
+        with self._news:
+            self.flying += change
+            self.peak = max(self.peak, self.flying)
+            self._news.notify_all()
+
+
+def prompt_of(body: object) -> str:
+    """The prompt of a chat or legacy request, or the text of a speech request."""
+    if not isinstance(body, dict):
+        return ""
+    if "messages" in body:
+        return str(body["messages"][-1]["content"])
+    return str(body.get("prompt", body.get("input", "")))
 
 
 def file(id: str, purpose: str = "fine-tune") -> dict[str, Any]:
@@ -399,13 +413,14 @@ def _whole(answer: Answer, body: dict[str, Any], most_choices: int | None = None
         "id": "cmpl-1",
         "object": "chat.completion" if "messages" in body else "text_completion",
         "created": 1_700_000_000,
-        "model": body["model"],
+        "model": answer.model or body["model"],
         "choices": choices if answer.choices else [],
         "usage": _usage(answer, n) if answer.usage else None,
     }
 
 
-def _chunk(answer: Answer, body: dict[str, Any], piece: str, finish_reason: str | None) -> dict[str, Any]:
+def chunk_of(answer: Answer, body: dict[str, Any], piece: str, finish_reason: str | None) -> dict[str, Any]:
+    """One chunk of a stream."""
     if "messages" in body:
         one: dict[str, Any] = {"delta": {"content": piece} if piece else {}}
     else:
@@ -414,6 +429,6 @@ def _chunk(answer: Answer, body: dict[str, Any], piece: str, finish_reason: str 
         "id": "cmpl-1",
         "object": "chat.completion.chunk" if "messages" in body else "text_completion",
         "created": 1_700_000_000,
-        "model": body["model"],
+        "model": answer.model or body["model"],
         "choices": [{"index": 0, "finish_reason": finish_reason, **one}] if answer.choices else [],
     }
