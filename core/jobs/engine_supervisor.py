@@ -17,6 +17,7 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,12 +32,7 @@ from core.settings import Settings, engine_environment, hub_environment
 ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"
 _POLL_S = 0.25  # short, because users wait for the engine to start
-_LOCK_POLL_S = 5.0  # another app with the same home runs the engine; this one takes over when it exits
-_MISSING_POLL_S = 30.0  # the packages may be being installed
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _STABLE_S = 60.0  # after this uptime, a crash is not a start-up failure
-_GRACE_S = 22.0  # the engine waits 5 s for streams, 10 s for a trainer checkpoint, 5 s for llama.cpp
-_LOG_BYTES = 2_000_000
 INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
 _INSTALL = msg("Install them: {command}. The engine then starts within 30 seconds.", command=INSTALL)
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # exit codes of core.engine.__main__
@@ -44,6 +40,26 @@ _EXIT_MISSING, _EXIT_PORT = 3, 4  # exit codes of core.engine.__main__
 _log = logging.getLogger("fabula.engine")
 # a proxy cannot reach this machine's loopback interface
 _no_proxy_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorLimits:
+    """How long the supervisor waits, and how much log it keeps.
+
+    Attributes:
+        lock_poll_s: another app with the same home runs the engine; this one takes over when it exits.
+        missing_poll_s: between two looks at missing packages, which may be being installed.
+        first_pause_s, longest_pause_s: before a restart after a crash; the pause doubles with each crash.
+        grace_s: for an engine to stop: it waits 5 s for streams, 10 s for a trainer checkpoint, 5 s for llama.cpp.
+        log_bytes: a longer log is moved aside.
+    """
+
+    lock_poll_s: float = 5.0
+    missing_poll_s: float = 30.0
+    first_pause_s: float = 1.0
+    longest_pause_s: float = 30.0
+    grace_s: float = 22.0
+    log_bytes: int = 2_000_000
 
 
 class EngineProcess:
@@ -55,6 +71,7 @@ class EngineProcess:
         settings: home folder and engine settings.
         module: the module to run; takes `--host --port --home` and serves `GET /health`.
         requirements: requirements file with the packages that it needs.
+        limits: pauses, and the size of the log.
     """
 
     def __init__(
@@ -63,8 +80,10 @@ class EngineProcess:
         *,
         module: str = "core.engine",
         requirements: Path = ROOT / "requirements-engine.txt",
+        limits: SupervisorLimits | None = None,
     ) -> None:
         self._settings, self._module, self._requirements = settings, module, requirements
+        self._limits = limits or SupervisorLimits()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._log_path = settings.engine_home / "engine.log"
@@ -91,23 +110,23 @@ class EngineProcess:
             try:
                 with self._exclusive():
                     # an engine that an earlier process left running
-                    processes.terminate(engine_endpoint.read(self._settings).process, _GRACE_S)
+                    processes.terminate(engine_endpoint.read(self._settings).process, self._limits.grace_s)
                     self._run_until_stopped()
             except BlockingIOError:
-                self._stopping.wait(_LOCK_POLL_S)
+                self._stopping.wait(self._limits.lock_poll_s)
             except (FabulaError, OSError) as exc:
                 _log.error("The engine cannot be started: %s", exc)
-                self._stopping.wait(_LONGEST_PAUSE_S)
+                self._stopping.wait(self._limits.longest_pause_s)
             except Exception:  # without this thread the engine would never be restarted
                 _log.exception("Unexpected error; the engine is restarted in 30 seconds.")
-                self._stopping.wait(_LONGEST_PAUSE_S)
+                self._stopping.wait(self._limits.longest_pause_s)
 
     def _run_until_stopped(self) -> None:
-        pause_s, url = _FIRST_PAUSE_S, engine_endpoint.read(self._settings).url
+        pause_s, url = self._limits.first_pause_s, engine_endpoint.read(self._settings).url
         while not self._stopping.is_set():
             if missing := missing_packages(self._requirements):
                 self._record(EngineNote("missing", url, "", _missing(missing), _INSTALL))
-                self._stopping.wait(_MISSING_POLL_S)
+                self._stopping.wait(self._limits.missing_poll_s)
                 continue
             started = time.monotonic()
             url = f"http://{_HOST}:{self._port()}"
@@ -115,7 +134,7 @@ class EngineProcess:
             if self._stopping.is_set():
                 break
             was_stable = time.monotonic() - started > _STABLE_S
-            pause_s = _FIRST_PAUSE_S if was_stable else min(_LONGEST_PAUSE_S, pause_s * 2)
+            pause_s = self._limits.first_pause_s if was_stable else min(self._limits.longest_pause_s, pause_s * 2)
             self._record(self._crash_note(url, code))
             self._stopping.wait(pause_s)
         self._record(EngineNote("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
@@ -141,7 +160,7 @@ class EngineProcess:
             if child.poll() is None:
                 child.terminate()
                 try:
-                    child.wait(_GRACE_S)
+                    child.wait(self._limits.grace_s)
                 except subprocess.TimeoutExpired:
                     child.kill()
         return child.wait()
@@ -217,7 +236,7 @@ class EngineProcess:
     def _rotate_log(self) -> None:
         """Move a full log to `.log.1` and truncate it in place, because the engine keeps the file open."""
         try:
-            if self._log_path.stat().st_size > _LOG_BYTES:
+            if self._log_path.stat().st_size > self._limits.log_bytes:
                 self._log_path.with_suffix(".log.1").write_bytes(self._log_path.read_bytes())
                 os.truncate(self._log_path, 0)
         except OSError as exc:

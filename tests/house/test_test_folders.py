@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,14 @@ def _name(path: Path) -> str:
     return path.relative_to(_TESTS).as_posix()
 
 
+@cache
+def _nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
 def _imported(path: Path) -> Iterator[str]:
-    """Dotted names that a file imports, each also with the imported name at its end."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Dotted names that a file imports, each with the imported name at its end."""
+    for node in _nodes(path):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -59,17 +65,17 @@ def test_every_support_module_is_used() -> None:
 
 
 def _fixtures(path: Path) -> list[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in _nodes(path) if isinstance(node, ast.FunctionDef)]
     marks = {one.name: [ast.unparse(mark) for mark in one.decorator_list] for one in functions}
     return [name for name, found in marks.items() if any("fixture" in one and "autouse" not in one for one in found)]
 
 
+@cache
 def _requested(path: Path) -> set[str]:
     """Names of the parameters of a file's functions, and of `usefixtures`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    marks = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and "usefixtures" in ast.unparse(node.func)]
+    functions = [node for node in _nodes(path) if isinstance(node, ast.FunctionDef)]
+    calls = [node for node in _nodes(path) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    marks = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr == "usefixtures"]
     named = {str(one.value) for mark in marks for one in mark.args if isinstance(one, ast.Constant)}
     return named | {argument.arg for function in functions for argument in function.args.args}
 

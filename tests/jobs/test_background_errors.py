@@ -16,6 +16,7 @@ from core.engine.api import app
 from core.errors import BadRecipe, FabulaError
 from core.generation import claims, provider_connection, retry_policy, row_store, run_store, runs
 from core.jobs import engine_supervisor
+from core.jobs.engine_supervisor import SupervisorLimits
 from core.jobs.task_runner import KINDS, TaskRunner
 from core.providers import CompletionRequest
 from core.settings import Settings
@@ -131,9 +132,8 @@ def test_the_engine_is_kept_after_an_unexpected_error(
             raise error
         lived.set()
 
-    monkeypatch.setattr(engine_supervisor, "_LONGEST_PAUSE_S", 0.01)
     monkeypatch.setattr(engine_supervisor.EngineProcess, "_run_until_stopped", live)
-    engine = engine_supervisor.EngineProcess(settings)
+    engine = engine_supervisor.EngineProcess(settings, limits=SupervisorLimits(longest_pause_s=0.01))
     settings.engine_home.mkdir(parents=True)
     engine.start()
     try:

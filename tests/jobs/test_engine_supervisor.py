@@ -18,8 +18,8 @@ import pytest
 from core import processes
 from core.db.store import Store
 from core.errors import EngineMissing, Unavailable
-from core.jobs import engine_supervisor, system_status
-from core.jobs.engine_supervisor import EngineProcess, ask_health, missing_packages
+from core.jobs import system_status
+from core.jobs.engine_supervisor import EngineProcess, SupervisorLimits, ask_health, missing_packages
 from core.jobs.heartbeat import Heartbeat
 from core.providers import engine_endpoint
 from core.providers.engine_endpoint import EngineNote, current_endpoint
@@ -28,6 +28,7 @@ from tests.support.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parents[2]
 _PROMISED_S = (system_status._TIMEOUT_S, system_status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
+_QUICK = SupervisorLimits(lock_poll_s=0.05, missing_poll_s=0.05, first_pause_s=0.05)
 
 
 @pytest.fixture
@@ -42,13 +43,11 @@ def keep(
     settings: Settings, requirements: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., EngineProcess]]:
     """Supervise a fake engine; it is stopped after the test."""
-    monkeypatch.setattr(engine_supervisor, "_FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(engine_supervisor, "_LOCK_POLL_S", 0.05)
     engines: list[EngineProcess] = []
 
-    def start(behaviour: str = "well", needs: Path = requirements) -> EngineProcess:
+    def start(behaviour: str = "well", needs: Path = requirements, limits: SupervisorLimits = _QUICK) -> EngineProcess:
         monkeypatch.setenv("FABULA_FAKE_ENGINE", behaviour)
-        engine = EngineProcess(settings, module="tests.support.fake_engine", requirements=needs)
+        engine = EngineProcess(settings, module="tests.support.fake_engine", requirements=needs, limits=limits)
         engine.start()
         engines.append(engine)
         return engine
@@ -176,9 +175,8 @@ def test_a_taken_port_is_changed(settings: Settings, keep: Callable[..., EngineP
 
 
 def test_missing_packages_are_named_and_looked_for_again(
-    settings: Settings, keep: Callable[..., EngineProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, keep: Callable[..., EngineProcess], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(engine_supervisor, "_MISSING_POLL_S", 0.05)
     needs = tmp_path / "needs.txt"
     needs.write_text("pytest>=8\nno-such-package-for-fabula==1\n")
     keep("well", needs)
@@ -200,9 +198,8 @@ def test_the_real_list_of_packages_can_be_read() -> None:
 
 
 def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
-    settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
+    settings: Settings, keep: Callable[..., EngineProcess]
 ) -> None:
-    monkeypatch.setattr(engine_supervisor, "_GRACE_S", 0.2)
     settings.engine_home.mkdir(parents=True)
     stale = subprocess.Popen(
         [
@@ -221,7 +218,7 @@ def test_a_deaf_engine_of_an_earlier_life_is_not_left_running(
     )
     until(lambda: lives(settings), "the stale engine")
     engine_endpoint.write(settings, EngineNote("up", "http://127.0.0.1:1", processes.identity(stale.pid)))
-    keep()
+    keep(limits=replace(_QUICK, grace_s=0.2))
     assert stale.wait(WAIT_LIMIT_S) == -signal.SIGKILL
     note_when(settings, "up")
 
@@ -239,11 +236,8 @@ def test_two_studios_on_one_home_share_an_engine_and_the_second_takes_over(
     note_when(settings, "up")
 
 
-def test_the_log_is_bounded(
-    settings: Settings, keep: Callable[..., EngineProcess], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_supervisor, "_LOG_BYTES", 1_000)
-    keep("chatty")
+def test_the_log_is_bounded(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
+    keep("chatty", limits=replace(_QUICK, log_bytes=1_000))
     log = settings.engine_home / "engine.log"
     until(lambda: log.with_suffix(".log.1").exists() and log.stat().st_size == 0, "a shortened log")
     assert "xxx" in log.with_suffix(".log.1").read_text()
