@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -223,3 +224,22 @@ def comparison_requests(job: JobView, prompt: str) -> tuple[CompletionRequest, C
         stop=(job.stop,) if job.stop else (),
     )
     return replace(tuned, model=job.base_model), tuned
+
+
+def call_snippet(job: JobView, base_url: str) -> str:
+    """A few lines of Python that call a job's model at `base_url`, with the prompt format it was trained on."""
+    model = json.dumps(job.fine_tuned_model, ensure_ascii=False)
+    call = (
+        f"answer = client.chat.completions.create(\n    model={model},\n    temperature=0,\n"
+        '    messages=[{"role": "user", "content": prompt}],\n)\nprint(answer.choices[0].message.content)'
+    )
+    if job.file_format != "chat":
+        ends = f"prompt + {job.separator or ''!r}"
+        call = (
+            f"answer = client.completions.create(\n    model={model},\n    temperature=0,\n"
+            f"    prompt={ends},\n    stop={[job.stop or '']!r},\n)\nprint(answer.choices[0].text)"
+        )
+    return (
+        "import os\n\nfrom openai import OpenAI\n\n"
+        f'client = OpenAI(base_url="{base_url}", api_key=os.environ["FABULA_ENGINE_TOKEN"])\n{call}'
+    )

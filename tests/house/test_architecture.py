@@ -52,7 +52,8 @@ _KNOWN_TO_THE_ENGINE = (
 )
 
 _ABOVE_GENERATION = ("core.finetuning", "core.evaluation", "core.stories", "core.tours", "core.jobs")
-# A package of core → what it must not import: imports only point downwards.
+_PAGE_PACKAGES = ("cost", "dataset", "home", "settings", "story", "training")
+# A part → what it must not import: imports only point downwards.
 _MAY_NOT_IMPORT = {
     "core/db/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/pricing/": ("core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
@@ -72,6 +73,12 @@ _MAY_NOT_IMPORT = {
     "core/tours/": ("core.stories", "core.jobs"),
     "core/": ("app", "pages", "tests", "bench", "data"),
     "pages/": ("app", "tests", "bench", "core.jobs.worker", "core.engine", "sqlalchemy"),
+    # What pages share knows no page: components draw, and cache, state, i18n and background know no component.
+    "pages/ui/components/": tuple(f"pages.ui.{page}" for page in _PAGE_PACKAGES),
+    **{
+        f"pages/ui/{name}.py": ("pages.ui.components", *(f"pages.ui.{page}" for page in _PAGE_PACKAGES))
+        for name in ("background", "cache", "i18n", "sign_in", "state", "streamlit_patches")
+    },
 }
 
 

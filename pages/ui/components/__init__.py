@@ -1,1 +1,5 @@
-"""What several pages draw: cards and fields, pickers for models, money, a story with its facts, warnings."""
+"""What several pages draw; it knows no page.
+
+`cards` (errors, empty states, undo), `fields` (numbers and texts with a limit), `views` (small parts), `models`
+(pickers) with `model_sample` and `prompt_warnings`, `prompt_formats` and `story_session` with `story_text`, `money`.
+"""

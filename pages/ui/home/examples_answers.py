@@ -1,8 +1,7 @@
-"""The end of "Bring 12 examples": base and tuned model side by side on one more prompt; how to use the model."""
+"""The end of "Bring 12 examples": base and tuned model side by side on one more prompt."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -119,38 +118,6 @@ def _asked(job: JobView, view: BeforeAfterView | None) -> TriedPrompt | None:
         return None
     state.set_value(_ASKED, tried)
     return tried
-
-
-def use(job: JobView) -> None:
-    """The model id, and a few lines of code that call it."""
-    with st.popover(_("Call it from a program"), icon=":material/terminal:"):
-        st.markdown(_("Model id:"))
-        st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
-        st.markdown(_("With the `openai` package:"))
-        st.code(_snippet(job), language="python", wrap_lines=True)
-        st.caption(_("To call it from elsewhere, start the engine with your own token (`FABULA_ENGINE_TOKEN`)."))
-
-
-def _snippet(job: JobView) -> str:
-    try:
-        address = cache.registry().provider(job.provider).base_url
-    except FabulaError:
-        address = "http://127.0.0.1:8010/v1"
-    model = json.dumps(job.fine_tuned_model, ensure_ascii=False)
-    call = (
-        f"answer = client.chat.completions.create(\n    model={model},\n    temperature=0,\n"
-        '    messages=[{"role": "user", "content": prompt}],\n)\nprint(answer.choices[0].message.content)'
-    )
-    if job.file_format != "chat":
-        ends = f"prompt + {job.separator or ''!r}"
-        call = (
-            f"answer = client.completions.create(\n    model={model},\n    temperature=0,\n"
-            f"    prompt={ends},\n    stop={[job.stop or '']!r},\n)\nprint(answer.choices[0].text)"
-        )
-    return (
-        "import os\n\nfrom openai import OpenAI\n\n"
-        f'client = OpenAI(base_url="{address}", api_key=os.environ["FABULA_ENGINE_TOKEN"])\n{call}'
-    )
 
 
 def _ask(job: JobView, key: str) -> None:

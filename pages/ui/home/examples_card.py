@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from core.db.tables import utcnow
-from core.errors import NotFound
+from core.errors import FabulaError, NotFound
 from core.finetuning import examples, jobs
 from core.finetuning.jobs import JobView
 from pages.ui import cache, state
@@ -132,7 +132,7 @@ def _next(job: JobView) -> None:
             job_list.open_from_elsewhere(job.id)
             st.switch_page("training.py")
         if job.fine_tuned_model is not None:
-            examples_answers.use(job)
+            _call_it(job)
         st.button(
             _("Train again with more examples"), icon=":material/playlist_add:", key="home_examples_again",
             on_click=examples_form.open_with, args=(job.suffix or examples.OWN_SUFFIX, job.dataset_id),
@@ -146,3 +146,21 @@ def _next(job: JobView) -> None:
 def _request(job_id: str, what: jobs.Request) -> None:
     with cards.keep_errors():
         jobs.request(cache.store(), current_actor(), job_id, what)
+
+
+def _call_it(job: JobView) -> None:
+    """The model id, and a few lines of code that call it."""
+    with st.popover(_("Call it from a program"), icon=":material/terminal:"):
+        st.markdown(_("Model id:"))
+        st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
+        st.markdown(_("With the `openai` package:"))
+        st.code(examples.call_snippet(job, _address(job)), language="python", wrap_lines=True)
+        st.caption(_("To call it from elsewhere, start the engine with your own token (`FABULA_ENGINE_TOKEN`)."))
+
+
+def _address(job: JobView) -> str:
+    """The address of the job's provider; the engine's usual one if the provider is no longer configured."""
+    try:
+        return cache.registry().provider(job.provider).base_url
+    except FabulaError:
+        return "http://127.0.0.1:8010/v1"
