@@ -27,7 +27,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.generation import run_store, runs
+from core.generation import run_progress, run_store, runs
 from core.generation.concurrency import DEFAULT_LIMIT
 from core.generation.run_budget import RequestCost
 from core.pricing import budget, custom_prices
@@ -125,11 +125,11 @@ def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
     """Let another worker finish the run; returns the number of finished rows."""
     worker = _worker(url, home)
     try:
-        _wait(worker, store, run_id, lambda: runs.progress(store, run_id).state == "done")
+        _wait(worker, store, run_id, lambda: run_progress.get(store, run_id).state == "done")
     finally:
         worker.send_signal(signal.SIGTERM)
         worker.wait()
-    return runs.progress(store, run_id).done
+    return run_progress.get(store, run_id).done
 
 
 def _wait(worker: subprocess.Popen[bytes], store: Store, run_id: str, condition: Callable[[], bool]) -> None:
@@ -140,10 +140,10 @@ def _wait(worker: subprocess.Popen[bytes], store: Store, run_id: str, condition:
     """
     deadline = time.monotonic() + _MOST_S
     while not condition():
-        told = runs.progress(store, run_id)
+        told = run_progress.get(store, run_id)
         if condition():
             return
-        if told.state not in runs.ACTIVE or worker.poll() is not None or time.monotonic() > deadline:
+        if told.state not in run_progress.ACTIVE or worker.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"The run is {told.state} with {told.done} rows. {told.reason or told.note or ''}")
         time.sleep(_LOOK_S)
 

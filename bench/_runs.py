@@ -29,7 +29,7 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
-from core.generation import executor, runs
+from core.generation import executor, run_progress, runs
 from core.generation.concurrency import RunLimits
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
@@ -58,7 +58,7 @@ def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str
 def ledger_of(home: Path, run_id: str) -> list[tuple[str, str, str | None]]:
     """(prompt, state, text) of every row."""
     store = _store(home)
-    dataset_id = runs.progress(store, run_id).dataset_id
+    dataset_id = run_progress.get(store, run_id).dataset_id
     with store.reading() as session:
         rows = session.execute(select(Row.prompt, Row.state, Row.text).where(Row.dataset_id == dataset_id))
         found = [(prompt, state, text) for prompt, state, text in rows]
@@ -94,7 +94,7 @@ def _ours(way: str, url: str, home: Path, run_id: str) -> Callable[[], dict[str,
 
     def work() -> dict[str, Any]:
         executor.execute(store, registry, run_id, limits=RunLimits(ceiling=IN_FLIGHT), book=book)
-        told = runs.progress(store, run_id)
+        told = run_progress.get(store, run_id)
         assert told.state == "done" or way == "execute", told
         return {"cost_usd": str(told.cost_usd), "state": told.state}
 

@@ -31,12 +31,12 @@ _STOCK = """
 import streamlit as st
 from core.db.store import Store
 from core.settings import Settings
-from core.finetuning import jobs, results
+from core.finetuning import job_views, results
 
 @st.cache_resource
 def curve():
     store = Store.open(Settings.from_env())
-    return results.parse(jobs.get(store, jobs.list_jobs(store)[0].id).results_csv).frame
+    return results.parse(job_views.get(store, job_views.list_jobs(store)[0].id).results_csv).frame
 
 st.line_chart(curve(), x="step", y="training_loss")
 st.line_chart(curve(), x="step", y="training_token_accuracy")

@@ -26,7 +26,7 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row
-from core.generation import executor, runs
+from core.generation import executor, run_progress, runs
 from core.generation.concurrency import RunLimits
 from core.pricing import budget
 from core.settings import Settings
@@ -86,7 +86,7 @@ def run_kind(store: Store, provider: ScriptedProvider, kind: AnswerKind, rows: i
         booked = budget.spent_on(session, run_id)
         done = select(func.count()).where(Row.dataset_id == dataset_id, Row.state == "done")
         finished = session.scalar(done) or 0
-    state = runs.progress(store, run_id).state
+    state = run_progress.get(store, run_id).state
     return RunBill(provider.charged_usd, booked, provider.requests.total(), finished, state)
 
 

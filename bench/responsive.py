@@ -24,7 +24,7 @@ from core import packaged_models
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
-from core.finetuning import jobs
+from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.pricing.prices import ENGINE
 from core.settings import Settings
@@ -46,9 +46,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
         job_id = _job(store)
-        _until(lambda: jobs.get(store, job_id).results_csv)
-        switched, again = asyncio.run(_clicks(url, lambda: not jobs.get(store, job_id, results=False).finished))
-        print(f"the job then: {jobs.get(store, job_id, results=False).status}")
+        _until(lambda: job_views.get(store, job_id).results_csv)
+        switched, again = asyncio.run(_clicks(url, lambda: not job_views.get(store, job_id, results=False).finished))
+        print(f"the job then: {job_views.get(store, job_id, results=False).status}")
         store.close()
     print(f"{'page':<10}{'switches':>9}{'median s':>10}{'slowest s':>11}{'reruns':>9}{'median s':>10}{'slowest s':>11}")
     for page in PAGES:

@@ -33,7 +33,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.generation import runs
+from core.generation import run_progress, runs
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -134,12 +134,12 @@ def _soak(url: str, pid: int, home: Path, seconds: float) -> dict[str, float]:
     store = Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
     dataset_id = datasets.create(store, LOCAL, _recipe())
     run_id = runs.enqueue(store, LOCAL, dataset_id, budget_usd=None)
-    _until(lambda: runs.progress(store, run_id).done > 0)
+    _until(lambda: run_progress.get(store, run_id).done > 0)
     pages = _pages(dataset_id)
     traffic = asyncio.run(_visit(url, pid, pages, seconds))
-    progress = runs.progress(store, run_id)
+    progress = run_progress.get(store, run_id)
     store.close()
-    if progress.state not in runs.ACTIVE:
+    if progress.state not in run_progress.ACTIVE:
         raise RuntimeError(f"the run is {progress.state}: {progress.reason or progress.note or ''}")
     print(f"{'s':>5}{'RSS MB':>9}{'descriptors':>13}{'threads':>9}")
     for one in traffic.samples:

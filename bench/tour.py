@@ -34,7 +34,7 @@ from bench._tour_card import TourCard
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.evaluation import before_after
-from core.finetuning import jobs
+from core.finetuning import job_views
 from core.settings import Settings
 from core.tours import tour
 from core.tours.tour import TourRecording
@@ -153,7 +153,7 @@ def _one(store: Store, card: TourCard, number: int, language: str) -> MeasuredTo
     minutes = (time.monotonic() - started) / 60
     if progress.state != "done" or progress.job_id is None:
         raise RuntimeError(f"the tour failed: {progress.reason}")
-    job = jobs.get(store, progress.job_id)
+    job = job_views.get(store, progress.job_id)
     view = before_after.get(store, job.id)
     assert view is not None
     pair = view.pairs[0]

@@ -1,6 +1,6 @@
 """Before and after: the texts of a job's base model and tuned model for prompts that training has not seen.
 
-It shows the effect of one job and gives no score: `evaluation_comparison` compares the scores of two evaluations,
+It shows the effect of one job and gives no score: `scoring.compare` compares the scores of two evaluations,
 `core.finetuning.job_comparison` the settings and curves of jobs. A job has it at most once. It starts automatically
 when a job of the engine succeeds; for paid providers a person starts it. The worker runs it (`before_after_runner`);
 pages start it, show it, and add prompts.
@@ -20,11 +20,8 @@ from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound
-from core.evaluation.holdout import PromptChoice
 from core.finetuning.job_views import JobView
 from core.message import msg
-from core.pricing import tokens
-from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.prices import ENGINE
 
 Side = Literal["base", "tuned"]
@@ -190,19 +187,6 @@ def finish(session: Session, comparison: BeforeAfter, state: str, reason: str | 
         .where(BeforeAfterAnswer.before_after_id == comparison.id, pending)
         .values(state="stopped")
     )
-
-
-def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal | None:
-    """The maximum cost of answering the chosen prompts with both models; None: a price is not known."""
-    total = Decimal(0)
-    for model in (job.base_model, job.fine_tuned_model or ""):
-        for item in choice.prompts:
-            prompt_tokens = tokens.count([item.prompt], model).tokens
-            cost = cost_of(book, job.provider, model, prompt_tokens, choice.max_tokens)
-            if cost is None:
-                return None
-            total += cost
-    return total
 
 
 def to_dicts(view: BeforeAfterView | None) -> list[dict[str, Any]]:

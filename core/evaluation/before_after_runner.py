@@ -17,7 +17,7 @@ from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ModelNotFound, RateLimited, StorageFull
-from core.evaluation import before_after, before_after_prompts, holdout
+from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import ACTIVE, SIDES
 from core.evaluation.evaluation_request import endpoint_for, with_separator
 from core.finetuning import job_views
@@ -132,7 +132,7 @@ class _BeforeAfterRun:
         with self._store.reading() as session:
             if session.get_one(BeforeAfter, self._id).source is not None:
                 return
-        choice = holdout.choose_prompts(self._store, job)
+        choice = before_after_prompts.choose_prompts(self._store, job)
         chat = job.file_format == "chat" and job.dataset_id is not None
         system = datasets.system_message(self._store, job.dataset_id or "") if chat else ""
         with self._store.session() as session:

@@ -1,5 +1,7 @@
-"""Evaluations: one model scored on rows that it was not trained on (`holdout`). Pages start and show them; the worker
-runs them (`evaluation_run`)."""
+"""Evaluations: one model scored on rows that it was not trained on (`holdout`).
+
+Pages start, show and compare them; the worker runs them (`evaluation_run`).
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,14 @@ from core.datasets import datasets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
-from core.evaluation import holdout
+from core.evaluation import holdout, scoring
 from core.evaluation.holdout import PARTS, HeldOutExample, Kind, Part
-from core.evaluation.scoring import Metrics
+from core.evaluation.scoring import EvaluationComparison, Metrics
 from core.finetuning.job_views import JobView
 from core.message import msg
 
 ACTIVE = ("queued", "running", "stopping")
+_OTHER = ("answered", "failed", "right", "metrics")  # fields of `EvaluationView` that are not columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,24 +301,34 @@ def _counts(session: Session, ids: list[str]) -> dict[str, tuple[int, int, int]]
 
 
 def _view(evaluation: Evaluation, counts: tuple[int, int, int]) -> EvaluationView:
+    same = {name: getattr(evaluation, name) for name in EvaluationView.__dataclass_fields__ if name not in _OTHER}
     answered, failed, right = counts
-    return EvaluationView(
-        id=evaluation.id,
-        job_id=evaluation.job_id,
-        dataset_id=evaluation.dataset_id,
-        version_id=evaluation.version_id,
-        provider=evaluation.provider,
-        model=evaluation.model,
-        kind=evaluation.kind,
-        settings=dict(evaluation.settings),
-        state=evaluation.state,
-        reason=evaluation.reason,
-        total=evaluation.total,
-        answered=answered,
-        failed=failed,
-        right=right,
-        metrics=None if evaluation.metrics is None else Metrics.from_dict(evaluation.metrics),
-        created_at=evaluation.created_at,
-        finished_at=evaluation.finished_at,
-        created_by=evaluation.created_by,
-    )
+    metrics = None if evaluation.metrics is None else Metrics.from_dict(evaluation.metrics)
+    return EvaluationView(**same, answered=answered, failed=failed, right=right, metrics=metrics)
+
+
+def compare_evaluations(store: Store, tuned_id: str, base_id: str) -> EvaluationComparison:
+    """Compare two evaluations on the rows that both have answered.
+
+    Raises:
+        NotFound: one of them does not exist.
+        FabulaError: they have no rows in common or are of different kinds.
+    """
+    tuned_evaluation, base_evaluation = get(store, tuned_id), get(store, base_id)
+    if tuned_evaluation.kind != base_evaluation.kind:
+        raise FabulaError(
+            msg("The two evaluations are of different kinds."), msg("Evaluate both models on the same rows.")
+        )
+    return scoring.compare(tuned_evaluation.kind, _scores(store, tuned_evaluation), _scores(store, base_evaluation))
+
+
+def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
+    """Score of each answered row: 1 or 0 for labels, chrF (0 to 1) for texts."""
+    query = select(
+        EvaluationAnswer.row_key, EvaluationAnswer.correct, EvaluationAnswer.text, EvaluationAnswer.expected
+    ).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_not(None))
+    with store.reading() as session:
+        rows = session.execute(query).all()
+    if evaluation.kind == "label":
+        return {key: float(bool(right)) for key, right, _, _ in rows}
+    return {key: scoring.chrf(text or "", expected) for key, _, text, expected in rows}

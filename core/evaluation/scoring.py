@@ -1,4 +1,4 @@
-"""Scores of answers with confidence intervals, and the metrics of an evaluation made of them. Pure.
+"""Scores of answers with confidence intervals, the metrics of an evaluation, and the comparison of two. Pure.
 
 Intervals are 95 %; shares use Wilson's (`core.confidence_interval`). Two models that answered the same rows are
 compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap (Koehn, 2004)
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from core import confidence_interval
-from core.message import from_json, to_json
+from core.errors import FabulaError
+from core.message import from_json, msg, percent, to_json
 
 _RESAMPLES = 2_000  # the ends of the interval then vary by less than a tenth of its width
 _CHRF_N = 6  # characters; M. Popović, "chrF" (2015): n up to 6, recall counts twice as much
@@ -228,3 +229,89 @@ def _bootstrap(values: np.ndarray, seed: int) -> tuple[float, float]:
 def _normal_approximation(fewer: int, n: int) -> float:
     """Normal approximation with continuity correction, because the exact sum is slow for large `n`."""
     return min(1.0, math.erfc(max(0.0, (n / 2 - fewer - 0.5) / math.sqrt(n / 4)) / math.sqrt(2)))
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationComparison:
+    """Two models on the same `n` rows. `p_value`: for labels (McNemar); None for texts, which use the interval."""
+
+    n: int
+    tuned: Interval
+    base: Interval
+    difference: Interval
+    p_value: float | None
+    sentence: str
+
+
+def compare(kind: str, tuned_scores: Mapping[str, float], base_scores: Mapping[str, float]) -> EvaluationComparison:
+    """Compare the scores of two models, by row key, on the rows that both have answered.
+
+    Args:
+        kind: `label` (scores 1 or 0), or `text`.
+
+    Raises:
+        FabulaError: they have no rows in common.
+    """
+    shared = [key for key in tuned_scores if key in base_scores]
+    if not shared:
+        raise FabulaError(
+            msg("The two evaluations have no rows in common."), msg("Evaluate both models on the same rows.")
+        )
+    tuned_values, base_values = [tuned_scores[key] for key in shared], [base_scores[key] for key in shared]
+    margin = difference(tuned_values, base_values)
+    interval = _share if kind == "label" else mean
+    tuned, base = interval(tuned_values), interval(base_values)
+    assert margin is not None and tuned is not None and base is not None
+    p_value = None
+    if kind == "label":
+        right = list(zip(tuned_values, base_values, strict=True))
+        p_value = mcnemar(right.count((1, 0)), right.count((0, 1)))
+    return EvaluationComparison(
+        len(shared), tuned, base, margin, p_value, _sentence(kind, len(shared), tuned, base, margin)
+    )
+
+
+def _share(scores: Sequence[float]) -> Interval | None:
+    return wilson(int(sum(scores)), len(scores))
+
+
+def _sentence(kind: str, n: int, tuned: Interval, base: Interval, difference: Interval) -> str:
+    """The comparison in words; "no clear difference" if the interval contains 0."""
+    label, rows = kind == "label", f"{n:,}"
+    new, old = (percent(one.value, 0) if label else f"{one.value:.2f}" for one in (tuned, base))
+    if difference.low > 0 and label:
+        return msg(
+            "Fine-tuning helped: {tuned} correct instead of {base}, on {n} held-out rows.", tuned=new, base=old, n=rows
+        )
+    if difference.low > 0:
+        return msg(
+            "Fine-tuning helped: the texts are closer to the expected ones ({tuned} instead of {base}).",
+            tuned=new,
+            base=old,
+        )
+    if difference.high < 0 and label:
+        return msg(
+            "Fine-tuning made it worse: {tuned} correct instead of {base}, on {n} held-out rows.",
+            tuned=new,
+            base=old,
+            n=rows,
+        )
+    if difference.high < 0:
+        return msg(
+            "Fine-tuning made it worse: the texts are further from the expected ones ({tuned} instead of {base}).",
+            tuned=new,
+            base=old,
+        )
+    if label:
+        return msg(
+            "No clear difference: {tuned} correct, base model {base}, on {n} rows. Use more rows to find out.",
+            tuned=new,
+            base=old,
+            n=rows,
+        )
+    return msg(
+        "No clear difference: {tuned}, base model {base}, on {n} rows. Use more rows to find out.",
+        tuned=new,
+        base=old,
+        n=rows,
+    )

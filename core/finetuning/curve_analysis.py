@@ -194,42 +194,46 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
     late, found = float(np.median(accuracy[-max(3, len(accuracy) // _SEGMENTS) :])), figure(results, _ACCURACY)
     if late < _MEMORISED_ACCURACY or found is None:
         return None
-    last, held_out, step = found.value, results.last("validation_token_accuracy"), int(steps[-1])
-    if held_out is not None:
-        if held_out > last - _MAX_ACCURACY_GAP:
+    last, held_out, step = percent(found.value), results.last("validation_token_accuracy"), int(steps[-1])
+    if held_out is None:
+        if len(_series(results, "validation_loss")[0]):
             return None
-        sentence = msg(
-            "The model predicts {last} of the training tokens correctly but only {held_out} of the "
-            "held-out tokens: it has probably memorised the examples. Use fewer epochs or more "
-            "varied examples.",
-            last=percent(last),
-            held_out=percent(held_out),
-        )
-    elif len(_series(results, "validation_loss")[0]):
+        return Observation("memorised", "look", _likely_memorised(last, step, examples), step)
+    if held_out > found.value - _MAX_ACCURACY_GAP:
         return None
-    elif examples is not None and examples < _FEW_EXAMPLES:
-        sentence = msg(
+    sentence = msg(
+        "The model predicts {last} of the training tokens correctly but only {held_out} of the "
+        "held-out tokens: it has probably memorised the examples. Use fewer epochs or more "
+        "varied examples.",
+        last=last,
+        held_out=percent(held_out),
+    )
+    return Observation("memorised", "look", sentence, step)
+
+
+def _likely_memorised(accuracy: str, step: int, examples: int | None) -> str:
+    """Memorisation without held-out rows to prove it, in words."""
+    if examples is not None and examples < _FEW_EXAMPLES:
+        return msg(
             "The model predicts {last} of the training tokens correctly after {step} steps on "
             "{examples} examples: it has probably memorised them. Keep a tenth of the rows for "
             "validation to find out.",
-            last=percent(last),
+            last=accuracy,
             step=f"{step:,}",
             examples=f"{examples:,}",
         )
-    elif step < _FEW_STEPS:
-        sentence = msg(
+    if step < _FEW_STEPS:
+        return msg(
             "The model predicts {last} of the training tokens correctly after {step} steps: it has "
             "probably memorised them. Keep a tenth of the rows for validation to find out.",
-            last=percent(last),
+            last=accuracy,
             step=f"{step:,}",
         )
-    else:
-        sentence = msg(
-            "The model predicts {last} of the training tokens correctly: it may have memorised the "
-            "examples. Keep a tenth of the rows for validation to find out.",
-            last=percent(last),
-        )
-    return Observation("memorised", "look", sentence, step)
+    return msg(
+        "The model predicts {last} of the training tokens correctly: it may have memorised the "
+        "examples. Keep a tenth of the rows for validation to find out.",
+        last=accuracy,
+    )
 
 
 def _plateau(steps: _Numbers, losses: _Numbers) -> Observation | None:

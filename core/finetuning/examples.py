@@ -22,7 +22,7 @@ from core.db.store import Store, advisory_lock
 from core.db.tables import Dataset, Row, TrainingJob
 from core.engine import job_rules
 from core.errors import FabulaError
-from core.finetuning import jobs
+from core.finetuning import job_views, jobs
 from core.finetuning.job_form import FileFormat, JobForm
 from core.finetuning.job_views import FINISHED, JobView
 from core.message import msg
@@ -120,32 +120,35 @@ def train(
         FabulaError: the pairs can't be trained on, with the first reason.
         StorageFull: the disk is full.
     """
+    usable = _usable(pairs)
+    hyperparameters = suggest_hyperparameters(len(usable))
+    with store.session() as session:  # one transaction: no data set without its job
+        advisory_lock(session, "examples")
+        running = newest_job(store, actor)
+        if running is not None and not running.finished and pairs_of(store, running.dataset_id) == usable:
+            return running.id
+        frame = pd.DataFrame(usable, columns=[PROMPT, ANSWER])
+        dataset_id = datasets.from_frame(store, actor, name, frame, [PROMPT], ANSWER, SOURCE)
+        form = JobForm(
+            dataset_id=dataset_id, name=datasets.summary(store, dataset_id).name, provider=ENGINE, base_model=base,
+            suffix=suffix, n_epochs=hyperparameters.n_epochs, batch_size=hyperparameters.batch_size,
+            learning_rate_multiplier=hyperparameters.learning_rate_multiplier, seed=_SEED, file_format=file_format,
+            estimated_s=expected_s,
+        )  # fmt: skip
+        return jobs.submit(store, actor, form)
+
+
+def _usable(pairs: Sequence[ExamplePair]) -> tuple[ExamplePair, ...]:
+    """The pairs to train on.
+
+    Raises:
+        FabulaError: they can't be trained on.
+    """
     checked = check(pairs)
     blocking = next((finding for finding in checked.findings if finding.blocking), None)
     if blocking is not None:
         raise FabulaError(blocking.sentence, msg("Nothing was started. Change the examples and train again."))
-    hyperparameters = suggest_hyperparameters(len(checked.pairs))
-    with store.session() as session:  # one transaction: no data set without its job
-        advisory_lock(session, "examples")
-        running = newest_job(store, actor)
-        if running is not None and not running.finished and pairs_of(store, running.dataset_id) == checked.pairs:
-            return running.id
-        frame = pd.DataFrame(checked.pairs, columns=[PROMPT, ANSWER])
-        dataset_id = datasets.from_frame(store, actor, name, frame, [PROMPT], ANSWER, SOURCE)
-        form = JobForm(
-            dataset_id=dataset_id,
-            name=datasets.summary(store, dataset_id).name,
-            provider=ENGINE,
-            base_model=base,
-            suffix=suffix,
-            n_epochs=hyperparameters.n_epochs,
-            batch_size=hyperparameters.batch_size,
-            learning_rate_multiplier=hyperparameters.learning_rate_multiplier,
-            seed=_SEED,
-            file_format=file_format,
-            estimated_s=expected_s,
-        )
-        return jobs.submit(store, actor, form)
+    return checked.pairs
 
 
 @requires("viewer")
@@ -160,7 +163,7 @@ def newest_job(store: Store, actor: Actor) -> JobView | None:
     )
     with store.reading() as session:
         found = session.scalar(query)
-    return None if found is None else jobs.get(store, found, results=False)
+    return None if found is None else job_views.get(store, found, results=False)
 
 
 def pairs_of(store: Store, dataset_id: str | None) -> tuple[ExamplePair, ...]:

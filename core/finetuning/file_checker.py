@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import chain
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from core import packaged_models
 from core.datasets import export
 from core.db.store import Store
 from core.engine import finetune_format
 from core.engine.finetune_format import BadLine, TrainingLine
-from core.engine.job_rules import CONTEXT
-from core.errors import BadFile
-from core.finetuning.file_report import ExamplePreview, FileCheck, Level, LineProblem
-from core.finetuning.job_form import FileFormat, JobForm
+from core.finetuning.job_form import FileFormat, JobForm, context_size, required_format
 from core.message import msg
 from core.pricing import tokens
-from core.pricing.prices import tuned_base
+
+Level = Literal["error", "warning"]
 
 _MAX_REPORTED = 100  # problems listed by line; further ones are only counted
 _PREVIEW_EXAMPLES = 3  # examples in the preview
@@ -35,29 +31,96 @@ _PROGRESS_LINES = 1_000  # lines
 MIN_EXAMPLES = 10  # required by OpenAI and Azure (guide "Supervised fine-tuning")
 _PROVIDER_MIN_EXAMPLES = {"openai": MIN_EXAMPLES, "azure": MIN_EXAMPLES}
 _ACCEPT_TOOLS_AND_IMAGES = frozenset({"openai", "azure"})  # providers that train on tool calls and images
-_COMPLETION_BASES = re.compile(r"davinci-002|babbage-002")  # OpenAI's only base models for the completion format
 _MAX_BYTES = 512 << 20  # file size limit of OpenAI and Azure
-# Max tokens per training example. OpenAI: guide "Supervised fine-tuning", token limits. Engine: its context size.
-_CONTEXT_SIZES = (
-    (re.compile(r"gpt-4\.1.*|gpt-4o.*"), 65_536),
-    (re.compile(r"gpt-3\.5-turbo.*|gpt-35-turbo.*|davinci-002|babbage-002"), 16_384),
-    (re.compile("|".join(map(re.escape, (packaged_models.BASE, *packaged_models.WRITERS)))), CONTEXT),
-)
 
 
-def context_size(model: str) -> int | None:
-    """The maximum tokens per training example for this base model; None: not known."""
-    name = tuned_base(model) or model
-    return next((size for pattern, size in _CONTEXT_SIZES if pattern.fullmatch(name)), None)
+@dataclass(frozen=True, slots=True)
+class LineProblem:
+    """A problem with one line, counted from 1 (0: the whole file). `preview`: the start of the line."""
+
+    line: int
+    level: Level
+    kind: str
+    sentence: str
+    preview: str = ""
 
 
-def required_format(provider: str, model: str) -> FileFormat | None:
-    """The only format that the provider accepts for this base model; None: both, or not known."""
-    if provider == "azure":
-        return "chat"
-    if provider != "openai":
-        return None
-    return "completion" if _COMPLETION_BASES.fullmatch(tuned_base(model) or model) else "chat"
+@dataclass(frozen=True, slots=True)
+class ExamplePreview:
+    """An example as the model reads it."""
+
+    line: int
+    prompt: str
+    completion: str
+
+
+@dataclass(frozen=True, slots=True)
+class FileCheck:
+    """The result of checking a file.
+
+    Attributes:
+        file_format: of its first valid line; None: there is none.
+        lines: non-blank lines; examples: the valid ones among them.
+        tokens: per epoch; exact_tokens: whether they were counted with the model's own tokenizer.
+        longest_tokens, longest_line: token count and line number of the example with the most bytes.
+        context: maximum tokens per example; None: not known.
+        problems: the first hundred, errors before warnings, by line.
+        counts: lines per kind of problem; levels: the level of each kind.
+    """
+
+    file_format: FileFormat | None
+    lines: int
+    examples: int
+    bytes: int
+    tokens: int
+    exact_tokens: bool
+    longest_tokens: int
+    longest_line: int
+    context: int | None
+    problems: tuple[LineProblem, ...]
+    counts: Mapping[str, int]
+    levels: Mapping[str, Level]
+    preview: tuple[ExamplePreview, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether a provider would accept the file."""
+        return not self.errors
+
+    @property
+    def errors(self) -> int:
+        """The number of problems that make a provider reject the file."""
+        return sum(count for kind, count in self.counts.items() if self.levels[kind] == "error")
+
+    @property
+    def warnings(self) -> int:
+        """The number of problems that do not prevent training."""
+        return sum(count for kind, count in self.counts.items() if self.levels[kind] == "warning")
+
+    def sentences(self) -> tuple[str, ...]:
+        """A summary in sentences, most severe first."""
+        result = [problem.sentence for problem in self.problems if not problem.line]
+        by_severity = sorted(self.counts.items(), key=lambda item: (self.levels[item[0]] != "error", -item[1]))
+        result += [sentence for kind, count in by_severity if (sentence := _count_sentence(kind, count)) is not None]
+        return tuple(result) or (msg("The format of all {examples} examples is valid.", examples=f"{self.examples:,}"),)
+
+
+def _count_sentence(kind: str, n: int) -> str | None:
+    """The number of lines with this kind of problem, as a sentence; None for problems of the whole file."""
+    return {
+        "not_utf8": msg("Lines that are not UTF-8: {n}.", n=f"{n:,}"),
+        "not_json": msg("Lines that are not JSON: {n}.", n=f"{n:,}"),
+        "not_object": msg("Lines that are not objects: {n}.", n=f"{n:,}"),
+        "too_long_line": msg("Lines that are too long for an example: {n}.", n=f"{n:,}"),
+        "shape": msg("Lines that are neither a prompt and completion nor a conversation: {n}.", n=f"{n:,}"),
+        "role": msg("Lines with a missing or wrong message role: {n}.", n=f"{n:,}"),
+        "no_answer": msg("Lines without an answer to learn from: {n}.", n=f"{n:,}"),
+        "empty": msg("Lines with an empty answer: {n}.", n=f"{n:,}"),
+        "mixed": msg("Lines in a different format than the first: {n}.", n=f"{n:,}"),
+        "over_context": msg("Examples that are longer than the model can read: {n}.", n=f"{n:,}"),
+        "duplicate": msg("Lines that repeat an earlier one: {n}.", n=f"{n:,}"),
+        "stop_inside": msg("Examples that contain the stop before their end: {n}.", n=f"{n:,}"),
+    }.get(kind)
 
 
 def check_form(
@@ -80,62 +143,42 @@ def check_form(
         else export.plan(selection, separator=form.separator, stop=form.stop)
     )
     all_lines = chain(export.jsonl_lines(selection, plan), export.jsonl_lines(selection, plan, "validation"))
-    state = _FileCheckState(
+    return check_lines(
+        enumerate((line.encode() for line in all_lines), 1),
         form.base_model,
-        context_size(form.base_model) if context is None else context,
-        plan.stop or "",
-        form.provider not in _ACCEPT_TOOLS_AND_IMAGES,
+        context=context,
+        stop=plan.stop or "",
+        required=required_format(form.provider, form.base_model),
+        min_examples=_PROVIDER_MIN_EXAMPLES.get(form.provider, 1),
+        text_only=form.provider not in _ACCEPT_TOOLS_AND_IMAGES,
+        on_progress=on_progress,
     )
-    required = required_format(form.provider, form.base_model)
-    if required is not None and required != form.file_format:
-        state.add_problem(
-            0, "error", "format", msg("This base model only accepts files in the {required} format.", required=required)
-        )
-    lines = enumerate((line.encode() for line in all_lines), 1)
-    return _check_lines(state, lines, _PROVIDER_MIN_EXAMPLES.get(form.provider, 1), on_progress)
 
 
-def check_file(
-    path: Path,
+def check_lines(
+    lines: Iterable[tuple[int, bytes]],
     model: str,
     *,
     context: int | None = None,
     stop: str = "",
+    required: FileFormat | None = None,
     min_examples: int = 1,
     text_only: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> FileCheck:
-    """Check a JSONL file of any size.
+    """Check the numbered lines of a training file of any size.
 
     Args:
         context, on_progress: see `check_form`.
         stop: the end marker of completions; "" for none.
+        required: the only format that the provider accepts; None: both.
         min_examples: required by the provider.
         text_only: whether the provider only trains on text, like the engine.
-
-    Raises:
-        BadFile: it can't be read.
     """
     state = _FileCheckState(model, context_size(model) if context is None else context, stop, text_only)
-    try:
-        with path.open("rb") as file:
-            return _check_lines(state, finetune_format.lines(file), min_examples, on_progress)
-    except OSError as exc:
-        raise BadFile(
-            msg("{name} cannot be read: {reason}.", name=path.name, reason=exc.strerror),
-            msg("Choose another file."),
-        ) from exc
-
-
-def _check_lines(
-    state: _FileCheckState,
-    lines: Iterable[tuple[int, bytes]],
-    min_examples: int,
-    on_progress: Callable[[int], None] | None,
-) -> FileCheck:
-    for line in finetune_format.parse_lines(_counted(state, lines, on_progress), text_only=state.text_only):
+    for line in finetune_format.parse_lines(_counted(state, lines, on_progress), text_only=text_only):
         state.check_line(line)
-    return state.result(min_examples)
+    return state.result(min_examples, required)
 
 
 def _counted(
@@ -227,34 +270,17 @@ class _FileCheckState:
             start = raw[: _LINE_PREVIEW_CHARS * 4].decode("utf-8", "replace").strip()[:_LINE_PREVIEW_CHARS]
             self.problems[level].append(LineProblem(line, level, kind, sentence, start.replace("\0", "�")))
 
-    def result(self, min_examples: int) -> FileCheck:
+    def result(self, min_examples: int, required: FileFormat | None) -> FileCheck:
         if self.waiting:
             self.flush()
         self.find_duplicates()
-        if not self.lines:
-            self.add_problem(0, "error", "nothing", msg("The file contains no examples."))
-        elif self.examples < min_examples:
-            sentence = msg(
-                "The file has too few valid examples ({examples}). This provider needs at least {min_examples}.",
-                examples=f"{self.examples:,}",
-                min_examples=f"{min_examples:,}",
-            )
-            self.add_problem(0, "error", "too_few", sentence)
-        elif self.examples < MIN_EXAMPLES:
-            sentence = msg(
-                "There are very few examples ({examples}). The model will mostly repeat them.",
-                examples=f"{self.examples:,}",
-            )
-            self.add_problem(0, "warning", "too_few", sentence)
-        if self.size > _MAX_BYTES:
-            self.add_problem(
-                0,
-                "error",
-                "too_large",
-                msg("The file is {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}"),
-            )
+        self.check_whole(min_examples, required)
         template_tokens = export.CHAT_TOKENS * self.examples if self.file_format == "chat" else 0
-        reported = sorted(self.problems["error"], key=_by_line) + sorted(self.problems["warning"], key=_by_line)
+        reported = [
+            problem
+            for level in ("error", "warning")
+            for problem in sorted(self.problems[level], key=lambda problem: problem.line)
+        ]
         return FileCheck(
             file_format=self.file_format,
             lines=self.lines,
@@ -271,6 +297,30 @@ class _FileCheckState:
             preview=tuple(self.preview),
         )
 
+    def check_whole(self, min_examples: int, required: FileFormat | None) -> None:
+        """Report what is wrong with the file as a whole."""
+        if required is not None and self.file_format not in (required, None):
+            message = msg("This base model only accepts files in the {required} format.", required=required)
+            self.add_problem(0, "error", "format", message)
+        if not self.lines:
+            self.add_problem(0, "error", "nothing", msg("The file contains no examples."))
+        elif self.examples < min_examples:
+            message = msg(
+                "The file has too few valid examples ({examples}). This provider needs at least {min_examples}.",
+                examples=f"{self.examples:,}",
+                min_examples=f"{min_examples:,}",
+            )
+            self.add_problem(0, "error", "too_few", message)
+        elif self.examples < MIN_EXAMPLES:
+            message = msg(
+                "There are very few examples ({examples}). The model will mostly repeat them.",
+                examples=f"{self.examples:,}",
+            )
+            self.add_problem(0, "warning", "too_few", message)
+        if self.size > _MAX_BYTES:
+            message = msg("The file is {size} MiB. The maximum is 512 MiB.", size=f"{self.size / 2**20:,.0f}")
+            self.add_problem(0, "error", "too_large", message)
+
     def find_duplicates(self) -> None:
         """Report repeated lines, compared by a 64-bit hash. The first occurrence is not reported."""
         if not self.digests:
@@ -280,7 +330,3 @@ class _FileCheckState:
         repeated = np.flatnonzero(numbers[order][1:] == numbers[order][:-1]) + 1
         for line_number in np.sort(line_numbers[order][repeated]).tolist():
             self.add_problem(line_number, "warning", "duplicate", msg("Duplicate line: you would pay for it twice."))
-
-
-def _by_line(problem: LineProblem) -> int:
-    return problem.line

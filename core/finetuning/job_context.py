@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session, defer
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.errors import FabulaError, Transient
-from core.finetuning import billing, job_views
+from core.finetuning import job_cost, job_views
 from core.finetuning.job_views import FINISHED, JobView
 from core.providers.retry import BACKGROUND, RetryLater, call_with_retries
 
@@ -142,5 +142,5 @@ class JobContext:
         if job.request == "cancel" and job.status == status:
             self.update(status="cancelled", requested_action=None, error=None, next_step=None, finished_at=utcnow())
             with self.store.session() as session:
-                billing.release(session, self.job_id)
+                job_cost.release(session, self.job_id)
             raise JobStopping

@@ -4,6 +4,7 @@ without queued and paused time."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +23,36 @@ _MAX_LEVEL_LENGTH, _MAX_TYPE_LENGTH = 10, 30  # column widths in the database
 
 STARTED = "Fine-tuning job started"
 """Start of the message of the event that reports the start of training, at OpenAI and the engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One event with the provider's text. `type`: `message` for events that people should read."""
+
+    created_at: datetime
+    level: str
+    message: str
+    type: str = "message"
+
+
+def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
+    """The newest `limit` events of a job, in chronological order."""
+    query = (
+        select(TrainingEvent)
+        .where(TrainingEvent.job_id == job_id)
+        .order_by(TrainingEvent.created_at.desc(), TrainingEvent.id.desc())
+        .limit(limit)
+    )
+    with store.reading() as session:
+        return [JobEvent(event.created_at, event.level, event.message, event.type) for event in session.scalars(query)][
+            ::-1
+        ]
+
+
+def last_event(store: Store, job_id: str) -> datetime | None:
+    """Time of the job's newest event (UTC); None: there is none."""
+    with store.reading() as session:
+        return session.scalar(select(func.max(TrainingEvent.created_at)).where(TrainingEvent.job_id == job_id))
 
 
 def newest_remote_id(store: Store, job_id: str) -> str | None:

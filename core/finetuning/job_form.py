@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
+from core import packaged_models
 from core.engine import job_rules
+from core.engine.job_rules import CONTEXT
 from core.errors import FabulaError
 from core.finetuning.job_views import JobView
 from core.message import msg
+from core.pricing.prices import tuned_base
 
 FileFormat = Literal["completion", "chat"]
 N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
@@ -21,16 +25,21 @@ MAX_MARKER_LENGTH = 50
 _HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
 _MAX_VALIDATION_SHARE = 0.9  # some rows must be left to train on
 TRACKERS = ("wandb", "trackio")
-"""Experiment trackers that a run can also be logged to; see `core.finetuning.tracker_logging`."""
+"""Experiment trackers that a run can also be logged to; see `core.finetuning.trackers`."""
 DEFAULT_PROJECT = "fabula"
-LR_ADVICE = (0.05, 0.2)
-"""Learning rate multipliers advised by the 2023 article and OpenAI's guide at the time: higher for larger batches."""
 DEFAULT_VALIDATION_SHARE = 0.10
 _MIN_ROWS_TO_SPLIT = 20  # smaller data sets need every row for training
 _SMALL_DATASET = 200  # the article advises a higher rate for its second data set of 135 examples
 
 _AUTO_RATE = 1.0  # the provider's own learning rate
 _LOWEST_RATE = 0.01  # a lower rate learns nothing in a few epochs
+_COMPLETION_BASES = re.compile(r"davinci-002|babbage-002")  # OpenAI's only base models for the completion format
+# Max tokens per training example. OpenAI: guide "Supervised fine-tuning", token limits. Engine: its context size.
+_CONTEXT_SIZES = (
+    (re.compile(r"gpt-4\.1.*|gpt-4o.*"), 65_536),
+    (re.compile(r"gpt-3\.5-turbo.*|gpt-35-turbo.*|davinci-002|babbage-002"), 16_384),
+    (re.compile("|".join(map(re.escape, (packaged_models.BASE, *packaged_models.WRITERS)))), CONTEXT),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +178,18 @@ def lower_rate(job: JobView) -> float:
     """Half the learning rate multiplier, for a job that diverged."""
     previous = float(job.hyperparameters.get("learning_rate_multiplier") or _AUTO_RATE)
     return max(previous / 2, _LOWEST_RATE)
+
+
+def context_size(model: str) -> int | None:
+    """The maximum tokens per training example for this base model; None: not known."""
+    name = tuned_base(model) or model
+    return next((size for pattern, size in _CONTEXT_SIZES if pattern.fullmatch(name)), None)
+
+
+def required_format(provider: str, model: str) -> FileFormat | None:
+    """The only format that the provider accepts for this base model; None: both, or not known."""
+    if provider == "azure":
+        return "chat"
+    if provider != "openai":
+        return None
+    return "completion" if _COMPLETION_BASES.fullmatch(tuned_base(model) or model) else "chat"

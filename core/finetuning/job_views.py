@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import defer
 
 from core.db.store import Store
-from core.db.tables import TrainingEvent, TrainingJob
+from core.db.tables import TrainingJob
 from core.errors import NotFound
 from core.message import msg, with_cause
 from core.pricing import custom_prices, machine_time
@@ -25,6 +25,8 @@ MIN_TIME_LEFT_S = 60.0
 """The shortest time left shown for an unfinished job; estimates are not exact to the second."""
 _STARTING_S = 120.0  # time to load the model and to time three steps
 MAX_STATUS_LENGTH = 30  # column width in the database
+_OTHER_COLUMNS = ("hyperparameters", "trackers", "request", "trained_s", "results_csv")
+"""Fields of `JobView` that are not just the column of the same name."""
 UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer knows this job."), "job_gone")
 """The error of a job that was deleted at the provider."""
 
@@ -172,16 +174,6 @@ def can_resume(status: str, provider: str, remote_id: str | None, error: str | N
     return status == "failed" and provider == ENGINE and remote_id is not None and error != UNKNOWN_AT_PROVIDER
 
 
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """One event with the provider's text. `type`: `message` for events that people should read."""
-
-    created_at: datetime
-    level: str
-    message: str
-    type: str = "message"
-
-
 def list_jobs(store: Store, *, results: bool = False) -> list[JobView]:
     """All jobs, newest first. `results`: include the results files."""
     query = select(TrainingJob).order_by(TrainingJob.created_at.desc(), TrainingJob.id.desc())
@@ -219,26 +211,6 @@ def results_tail(store: Store, job_id: str) -> tuple[int, str]:
     return length or 0, end or ""
 
 
-def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
-    """The newest `limit` events of a job, in chronological order."""
-    query = (
-        select(TrainingEvent)
-        .where(TrainingEvent.job_id == job_id)
-        .order_by(TrainingEvent.created_at.desc(), TrainingEvent.id.desc())
-        .limit(limit)
-    )
-    with store.reading() as session:
-        return [JobEvent(event.created_at, event.level, event.message, event.type) for event in session.scalars(query)][
-            ::-1
-        ]
-
-
-def last_event(store: Store, job_id: str) -> datetime | None:
-    """Time of the job's newest event (UTC); None: there is none."""
-    with store.reading() as session:
-        return session.scalar(select(func.max(TrainingEvent.created_at)).where(TrainingEvent.job_id == job_id))
-
-
 def _priced(job: JobView, machine_hour: tuple[Decimal, str] | None) -> JobView:
     """Engine jobs cost machine time; None until the end, and if no price per hour is set."""
     if job.provider != ENGINE:
@@ -248,48 +220,14 @@ def _priced(job: JobView, machine_hour: tuple[Decimal, str] | None) -> JobView:
 
 
 def _view(job: TrainingJob, results_csv: str | None) -> JobView:
+    same = {name: getattr(job, name) for name in JobView.__dataclass_fields__ if name not in _OTHER_COLUMNS}
     return JobView(
-        id=job.id,
-        dataset_id=job.dataset_id,
-        name=job.name,
-        provider=job.provider,
-        base_model=job.base_model,
-        suffix=job.suffix,
+        **same,
         hyperparameters=dict(job.hyperparameters),
-        seed=job.seed,
-        file_format=job.file_format,
-        separator=job.separator,
-        stop=job.stop,
-        status=job.status,
-        request=job.requested_action,
-        remote_id=job.remote_id,
-        fine_tuned_model=job.fine_tuned_model,
-        error=job.error,
-        next_step=job.next_step,
-        trained_tokens=job.trained_tokens,
-        n_examples=job.n_examples,
-        estimated_finish=job.estimated_finish,
-        results_csv=results_csv,
-        cost_usd=job.cost_usd,
-        created_at=job.created_at,
-        updated_at=job.updated_at,
-        finished_at=job.finished_at,
-        version_id=job.version_id,
-        parent_id=job.parent_id,
-        training_file=job.training_file,
-        validation_file=job.validation_file,
-        validation_share=job.validation_share,
-        file_bytes=job.file_bytes,
-        uploaded_bytes=job.uploaded_bytes,
-        estimated_usd=job.estimated_usd,
-        estimated_s=job.estimated_s,
         trackers=dict(job.trackers or {}),
-        created_by=job.created_by,
+        request=job.requested_action,
         trained_s=job.training_s,
-        running_since=job.running_since,
-        not_before=job.not_before,
-        queue_position=job.queue_position,
-        estimated_start=job.estimated_start,
+        results_csv=results_csv,
     )
 
 

@@ -17,39 +17,16 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
 from core.failures import with_job_cause
-from core.finetuning import billing, tracker_logging, watch
+from core.finetuning import job_cost, trackers, watch
 from core.finetuning import submit as submission
-from core.finetuning.job_context import MAX_ACTIVE_JOBS, EndHook, JobContext, JobStopping
-from core.finetuning.job_explanation import explain
+from core.finetuning.job_context import EndHook, JobContext, JobStopping
 from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
-from core.finetuning.job_views import FINISHED, JobEvent, JobView, can_resume, events, get, last_event, list_jobs
+from core.finetuning.job_views import FINISHED, JobView, can_resume, get
 from core.message import msg
 from core.pricing import custom_prices
 from core.providers import Registry
 from core.providers.retry import RetryLater
 from core.settings import Settings
-
-__all__ = [
-    "FINISHED",
-    "MAX_ACTIVE_JOBS",
-    "JobEvent",
-    "JobForm",
-    "JobView",
-    "Request",
-    "carry_out",
-    "clone",
-    "events",
-    "explain",
-    "get",
-    "give_up",
-    "is_allowed",
-    "last_event",
-    "list_jobs",
-    "pending_requests",
-    "request",
-    "retry_now",
-    "submit",
-]
 
 Request = Literal["cancel", "pause", "resume"]
 _MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
@@ -84,29 +61,10 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         version = versions.get(store, form.version_id) if form.version_id is not None else None
         if version is not None and version.dataset_id != form.dataset_id:
             raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
-        job = TrainingJob(
-            id=new_id(),
-            dataset_id=form.dataset_id,
-            name=form.name.strip(),
-            provider=form.provider,
-            base_model=form.base_model,
-            suffix=form.suffix,
-            hyperparameters=form.hyperparameters,
-            seed=form.seed,
-            file_format=form.file_format,
-            separator=form.separator,
-            stop=form.stop,
-            version_id=form.version_id,
-            validation_share=_validation_share(version),
-            parent_id=_parent(session, form),
-            estimated_usd=form.estimated_usd,
-            estimated_s=form.estimated_s,
-            trackers={name: {"project": form.project.strip()} for name in form.trackers} or None,
-            created_by=actor.id,
-        )
+        job = _new_job(actor, form, version, _parent(session, form))
         session.add(job)
         session.flush()
-        billing.reserve(session, actor, job)
+        job_cost.reserve(session, actor, job)
         return job.id
 
 
@@ -159,7 +117,7 @@ def carry_out(
         return None
     try:
         submission.submit_to_provider(context, registry)
-        tracker_logger = tracker_logging.TrackerLogger(store, context.view())
+        tracker_logger = trackers.TrackerLogger(store, context.view())
         try:
             watch.follow(context, registry, custom_prices.book(store, Settings.from_env().home), tracker_logger)
             tracker_logger.finish()
@@ -182,9 +140,9 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
             return
         context.update(**failed, requested_action=None)
         if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
-            billing.release(session, job_id)
+            job_cost.release(session, job_id)
         else:
-            billing.mark_unknown(session, job_id)
+            job_cost.mark_unknown(session, job_id)
 
 
 @requires("editor")
@@ -244,6 +202,29 @@ def is_allowed(job: JobView, what: Request) -> bool:
     if what == "resume" and can_resume(job.status, job.provider, job.remote_id, job.error):
         return True
     return not job.finished and job.status in _ALLOWED_STATUSES.get(what, (job.status,))
+
+
+def _new_job(actor: Actor, form: JobForm, version: versions.Version | None, parent_id: str | None) -> TrainingJob:
+    return TrainingJob(
+        id=new_id(),
+        dataset_id=form.dataset_id,
+        name=form.name.strip(),
+        provider=form.provider,
+        base_model=form.base_model,
+        suffix=form.suffix,
+        hyperparameters=form.hyperparameters,
+        seed=form.seed,
+        file_format=form.file_format,
+        separator=form.separator,
+        stop=form.stop,
+        version_id=form.version_id,
+        validation_share=_validation_share(version),
+        parent_id=parent_id,
+        estimated_usd=form.estimated_usd,
+        estimated_s=form.estimated_s,
+        trackers={name: {"project": form.project.strip()} for name in form.trackers} or None,
+        created_by=actor.id,
+    )
 
 
 def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:

@@ -1,18 +1,33 @@
-"""Submits a job to its provider: upload, saved intent, exactly one POST.
+"""Submits a job to its provider: training file, upload, saved intent, exactly one POST.
 
-In case of doubt, it searches for the job first.
+Rows are streamed into the file (read twice), never all in memory. In case of doubt, the job is searched for first.
 """
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
 import tempfile
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from core.datasets import datasets, export
 from core.db import rescue_files
+from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.errors import BadRequest, FabulaError, ProviderError, RateLimited, Refused
-from core.finetuning import training_files
+from core.errors import (
+    BadRequest,
+    BadTrainingFile,
+    FabulaError,
+    NotFound,
+    ProviderError,
+    RateLimited,
+    Refused,
+    StorageFull,
+)
 from core.finetuning.job_context import JobContext, JobStopping
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
 from core.message import msg, with_cause
@@ -21,6 +36,70 @@ from core.providers import Client, JobRequest, Registry, RemoteJob
 _UPLOAD_ATTEMPTS = 20  # pauses of up to 30 s give an engine enough time to start or convert weights
 _PROGRESS_WRITE_S = 0.5  # pages poll about once a second, and each write waits for the disk
 _SETTLE_S = 10.0  # by then, a POST sent just before a crash appears in the provider's list
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFile:
+    """A file ready for upload.
+
+    Attributes:
+        sha256: of the file, hexadecimal.
+        separator, stop: end of prompts and of completions; None for the chat format.
+        validation: the validation file; None: the version has no validation examples.
+    """
+
+    path: Path
+    sha256: str
+    n_examples: int
+    separator: str | None
+    stop: str | None
+    validation: Path | None = None
+
+
+def write_training_file(store: Store, job: JobView, folder: Path) -> TrainingFile:
+    """Write the job's training data as JSONL into `folder`. The same rows give the same bytes.
+
+    Raises:
+        NotFound: the data set does not exist.
+        BadTrainingFile: it has no finished rows, or they changed while being read.
+        StorageFull: the disk is full.
+    """
+    if job.dataset_id is None:
+        raise NotFound(msg("The job has no data set."), msg("Choose a data set and submit again."))
+    selection = export.Selection(store, job.dataset_id, job.version_id)
+    if next(iter(selection.examples()), None) is None:
+        datasets.summary(store, job.dataset_id)
+        raise BadTrainingFile(
+            msg("The data set has no finished rows to train on."), msg("Generate or load some first.")
+        )
+    if job.file_format == "chat":
+        plan = export.plan(selection, "chat")
+    else:
+        plan = export.plan(selection, separator=job.separator, stop=job.stop)
+    path, validation_path = folder / f"fabula-{job.id}.jsonl", folder / f"fabula-{job.id}-validation.jsonl"
+    sha256, count = _write_lines(path, export.jsonl_lines(selection, plan))
+    _sha256, n_validation = _write_lines(validation_path, export.jsonl_lines(selection, plan, "validation"))
+    return TrainingFile(path, sha256, count, plan.separator, plan.stop, validation_path if n_validation else None)
+
+
+def _write_lines(path: Path, lines: Iterable[str]) -> tuple[str, int]:
+    """Write the lines to `path`. Returns their SHA-256 and number."""
+    digest, count = hashlib.sha256(), 0
+    try:
+        with path.open("wb") as file:
+            for line in lines:
+                content = line.encode()
+                digest.update(content)
+                file.write(content)
+                count += 1
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise StorageFull(
+            msg("The training file can't be written: {reason}.", reason=os.strerror(exc.errno)),
+            msg("Free some space in the folder for temporary files. The job then continues."),
+        ) from exc
+    return digest.hexdigest(), count
 
 
 def submit_to_provider(context: JobContext, registry: Registry) -> None:
@@ -68,7 +147,7 @@ def _upload(context: JobContext, registry: Registry, job: JobView) -> tuple[str,
     A repeated upload only leaves an unused file there.
     """
     with tempfile.TemporaryDirectory(prefix="fabula-") as folder:
-        file = training_files.write(context.store, job, Path(folder))
+        file = write_training_file(context.store, job, Path(folder))
         context.update(
             file_sha256=file.sha256,
             n_examples=file.n_examples,

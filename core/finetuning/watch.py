@@ -10,12 +10,12 @@ from typing import Any
 from core.db.tables import TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
 from core.failures import with_job_cause
-from core.finetuning import billing, job_events, job_views
+from core.finetuning import job_cost, job_events, job_views
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_context import WITHOUT_RESULTS, JobContext
 from core.finetuning.job_explanation import failure_advice
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, UNKNOWN_AT_PROVIDER
-from core.finetuning.tracker_logging import TrackerLogger
+from core.finetuning.trackers import TrackerLogger
 from core.message import msg, sentences
 from core.pricing.price_book import PriceBook
 from core.providers import Client, Registry, RemoteCheckpoint, RemoteEvent, RemoteJob
@@ -185,7 +185,7 @@ class _Watch:
             job_events.add(session, job.id, events)
             if ended:
                 job.requested_action, job.finished_at = None, remote.finished_at or utcnow()
-                billing.settle(session, self._book, job)
+                job_cost.settle(session, self._book, job)
                 self._context.on_end(session, job)
         self._saved_results = self._results
         if events:

@@ -2,7 +2,8 @@
 
 `RunExecutor` sends and receives. `claims` supplies the next rows and keeps the requests in flight or waiting,
 `provider_connection` talks to the provider, `retry_policy` decides what a reply means for its row and the run,
-`concurrency` limits the requests in flight, `row_store` has the SQL, `group_commit_writer` writes durably.
+`replies` carries that out, `concurrency` limits the requests in flight, `row_store` has the SQL,
+`group_commit_writer` writes durably.
 """
 
 from __future__ import annotations
@@ -11,43 +12,31 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Sequence
-from decimal import Decimal
 from functools import partial
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.db.store import Store
-from core.db.tables import Run, utcnow
-from core.errors import BadRequest, FabulaError, ModelNotFound, Transient
-from core.generation import leases, row_store, run_store
+from core.db.tables import Run
+from core.errors import FabulaError, Transient
+from core.generation import row_store, run_store
 from core.generation.claims import ClaimQueue, InFlight, PendingRequest
 from core.generation.concurrency import DEFAULT_LIMIT, ConcurrencyControl, RunLimits, Throughput
 from core.generation.group_commit_writer import GroupCommitWriter
 from core.generation.provider_connection import ProviderConnection
-from core.generation.response_classification import (
-    ResponseVerdict,
-    RunEnd,
-    end_for_error,
-    split_cost,
-    split_tokens,
-)
-from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts, SettleRow
-from core.generation.row_store import Claim, row_entry
+from core.generation.replies import ReplyHandler
+from core.generation.retry_policy import RequestRetryPolicy, RunEnd, end_for_error
+from core.generation.row_store import row_entry
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 from core.message import msg
 from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook
-from core.providers import Completion, Registry
+from core.providers import Registry
 from core.settings import Settings
 
-_FINAL_STATES = {
-    "stopping": "stopped",
-    "pausing": "paused",
-    "waiting": "waiting",
-}  # requested state → final state
+_FINAL_STATES = {"stopping": "stopped", "pausing": "paused", "waiting": "waiting"}  # requested state → final state
 
 
 def execute(
@@ -75,7 +64,7 @@ def execute(
             answers are in a rescue file (see `core.jobs.recovery`).
     """
     stop_event = stopping or threading.Event()
-    with leases.hold_lease() as claimant:
+    with run_store.hold_lease() as claimant:
         while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
             prices = book or custom_prices.book(store, Settings.from_env().home)
             asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
@@ -109,9 +98,11 @@ class RunExecutor:
         self._retry_policy = RequestRetryPolicy(limits, self._concurrency, context.recipe.max_tokens, time.monotonic())
         self._send_loops: set[asyncio.Task[None]] = set()
         self._shutting_down = False
-        self._unsent: list[Claim] = []
-        self._attempts: dict[int, RowAttempts] = {}  # by row, for rows that are claimed a second time
         self._throughput = Throughput(time.monotonic())
+        self._replies = ReplyHandler(
+            self._request_cost, self._retry_policy, self._claim_queue, self._in_flight, self._throughput, self._writer,
+            self._wake.set,
+        )  # fmt: skip
         self._requested_end: str | None = None  # final state requested by the user
         self._written_note: str | None = None  # the note in the run's database row
         self._polled_at = float("-inf")
@@ -236,9 +227,7 @@ class RunExecutor:
             self._claim_queue.ready.appendleft(request)
         while request is None and self._claim_queue.cleared:
             request = self._claim_queue.cleared.popleft()
-            request.attempts = next(
-                (a for c in request.claims if (a := self._attempts.pop(c.row_id, None))), request.attempts
-            )
+            self._replies.restore_attempts(request)
             if request.attempts.not_before > now:
                 self._claim_queue.refused(request)  # it was not sent
                 self._in_flight.wait(request, request.attempts.not_before)
@@ -256,10 +245,10 @@ class RunExecutor:
                 answer = await self._connection.ask(request.claims[0], len(request.claims))
             except FabulaError as exc:
                 self._in_flight.finished(request)
-                self._on_error(request, exc)
+                self._replies.failed(request, exc)
             else:
                 self._in_flight.finished(request)
-                self._on_answer(request, answer)
+                self._replies.answered(request, answer)
             request = self._next_request()
         if not self._in_flight:
             self._wake.set()
@@ -286,72 +275,6 @@ class RunExecutor:
         if not self._in_flight:
             self._wake.set()
 
-    def _on_answer(self, request: PendingRequest, answer: Completion) -> None:
-        """A request was answered.
-
-        If fewer texts arrived than requested, the endpoint does not support `n`: send the rest singly.
-        """
-        settled = self._retry_policy.on_answer(answer, time.monotonic(), len(request.claims))
-        self._throughput.record(len(settled))
-        if request.split or len(settled) < len(request.claims):
-            self._claim_queue.max_shared = 1
-        self._send_separately(request.claims[len(settled) :])
-        cost = self._request_cost.price(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
-        self._record(request.claims, settled, split_cost(cost, len(settled)))
-
-    def _on_error(self, request: PendingRequest, error: FabulaError) -> None:
-        """A request has ended with an error."""
-        now = time.monotonic()
-        unbilled = isinstance(error, BadRequest) and not error.may_be_billed
-        if len(request.claims) > 1 and unbilled and not isinstance(error, ModelNotFound):
-            self._send_separately(request.claims)
-            return
-        decision = self._retry_policy.on_error(error, request.attempts, now)
-        if isinstance(decision, RetryRow):
-            if decision.lost:
-                self._settle_lost(request, now + decision.wait_s)
-                return
-            self._claim_queue.refused(request)
-            self._in_flight.wait(request, now + decision.wait_s)
-            self._wake.set()
-        elif isinstance(decision, SettleRow):
-            parts = len(request.claims)
-            prompt, completion = (
-                split_tokens(total, parts) for total in (decision.prompt_tokens, decision.completion_tokens)
-            )
-            settled = [SettleRow(decision.verdict, *tokens) for tokens in zip(prompt, completion, strict=True)]
-            cost = self._request_cost.price(decision.prompt_tokens, decision.completion_tokens)
-            self._record(request.claims, settled, split_cost(cost, parts))
-        else:
-            self._unsent += request.claims
-
-    def _settle_lost(self, request: PendingRequest, not_before: float) -> None:
-        """Settle a request that may be billed but brought no answer.
-
-        Its cost is unknown, and counts as the reserved amount. Its rows become pending again; the next claim reserves
-        money for another request, if the budget allows.
-        """
-        request.attempts.not_before = not_before
-        self._attempts.update((claim.row_id, request.attempts) for claim in request.claims)
-        lost, cost = (
-            SettleRow(ResponseVerdict("pending", None, None, None), None, None),
-            self._request_cost.price(None, None),
-        )
-        self._record(request.claims, [lost] * len(request.claims), [cost] * len(request.claims))
-
-    def _send_separately(self, claims: Sequence[Claim]) -> None:
-        """Send rows one by one, next.
-
-        If that works, `n` was the problem, and rows no longer share requests in this run.
-        """
-        self._claim_queue.cleared.extendleft(PendingRequest((claim,), split=True) for claim in reversed(claims))
-
-    def _record(self, claims: Sequence[Claim], settled: Sequence[SettleRow], costs: Sequence[Decimal | None]) -> None:
-        now, outcomes = utcnow(), []
-        for claim, row, cost in zip(claims, settled, costs, strict=False):
-            outcomes.append(row.outcome(claim, cost, now))
-        self._writer.add(outcomes)
-
     async def _shut_down(self) -> None:
         """Cancel requests in flight, write the answers received, release the rest."""
         self._shutting_down = True
@@ -375,7 +298,7 @@ class RunExecutor:
         """Release what was not sent. Requests that were cancelled have an unknown cost."""
         unknown = self._request_cost.price(None, None)
         interrupted = [(claim, unknown) for claim in self._in_flight.in_flight_claims()]
-        unsent = [*self._unsent, *self._in_flight.waiting_claims(), *await self._claim_queue.close()]
+        unsent = [*self._replies.unsent, *self._in_flight.waiting_claims(), *await self._claim_queue.close()]
         claimant = self._context.claimant
         await self._writer.call_until_done(
             lambda session: row_store.release(session, unsent, interrupted, claimant), self._stopping

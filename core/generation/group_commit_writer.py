@@ -268,9 +268,9 @@ class GroupCommitWriter:
 
     def _save_to_rescue_file(self) -> None:
         """Save outcomes that are only in memory to the rescue file."""
-        fresh = [outcome for outcome in self._outbox if outcome.spend_id not in self._rescued]
+        fresh = [outcome for outcome in self._outbox if outcome.claim.spend_id not in self._rescued]
         if self._rescue.add([self._entry(outcome) for outcome in fresh]):
-            self._rescued |= {outcome.spend_id for outcome in fresh}
+            self._rescued |= {outcome.claim.spend_id for outcome in fresh}
 
     def _discard_rescue_file(self) -> None:
         """Delete the rescue file once all its outcomes are written."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 
 from core.actor import Actor, requires
 from core.datasets import grid
@@ -18,11 +19,12 @@ from core.db.store import Store
 from core.errors import StorageFull
 from core.generation import concurrency
 from core.generation.provider_connection import completion_request
-from core.generation.response_classification import classify
+from core.generation.retry_policy import classify
 from core.pricing import budget, tokens
 from core.pricing.price_book import PriceBook, cost_of, estimate_generation
 from core.pricing.spend import Reservation
 from core.providers import Client, Completion, CompletionRequest
+from core.providers.schemas import Endpoint
 
 _TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
 _SHARED_SPEED = 1.3  # four parallel streams are this much faster than one (measured: 54 against 41 tokens/s)
@@ -79,24 +81,11 @@ def preview(
     recipe.check()
     positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
     endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
-
-    def generate(position: int) -> PreviewRow:
-        cell = grid.cell(recipe, position)
-        prompt = grid.render(recipe.template, cell.values)
-        seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
-        request = completion_request(recipe, recipe.model, prompt, endpoint, seed)
-        started_at = time.monotonic()
-        answer = _complete_billed(client, request, store, actor, book or PriceBook.load(), stopping)
-        usage = (answer.prompt_tokens, answer.completion_tokens, time.monotonic() - started_at)
-        verdict = classify(answer, recipe.max_tokens)
-        return PreviewRow(
-            dict(cell.values), request.prompt, verdict.text or "", verdict.reason, verdict.finish_reason, *usage
-        )
-
-    pool = ThreadPoolExecutor(max_workers=max(1, len(positions)), thread_name_prefix="preview")
+    complete = partial(_complete_billed, client, store, actor, book or PriceBook.load(), stopping)
+    pool = ThreadPoolExecutor(max(1, len(positions)), "preview")
     failed: BaseException | None = None
     try:
-        for future in as_completed([pool.submit(generate, position) for position in positions]):
+        for future in as_completed([pool.submit(_generate, recipe, endpoint, complete, at) for at in positions]):
             if (error := future.exception()) is None:
                 yield future.result()
             failed = failed or error
@@ -106,8 +95,30 @@ def preview(
         raise failed
 
 
+def _generate(
+    recipe: Recipe, endpoint: Endpoint, complete: Callable[[CompletionRequest], Completion], position: int
+) -> PreviewRow:
+    """The story of the cell at `position` of the grid."""
+    cell = grid.cell(recipe, position)
+    prompt = grid.render(recipe.template, cell.values)
+    seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
+    request = completion_request(recipe, recipe.model, prompt, endpoint, seed)
+    started_at = time.monotonic()
+    result = classify(answer := complete(request), recipe.max_tokens)
+    return PreviewRow(
+        dict(cell.values),
+        request.prompt,
+        result.text or "",
+        result.reason,
+        result.finish_reason,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        time.monotonic() - started_at,
+    )
+
+
 def _complete_billed(
-    client: Client, request: CompletionRequest, store: Store, actor: Actor, book: PriceBook, stop: threading.Event
+    client: Client, store: Store, actor: Actor, book: PriceBook, stop: threading.Event, request: CompletionRequest
 ) -> Completion:
     """Complete a request and record its cost, even if the page is closed.
 

@@ -1,52 +1,140 @@
-"""What to do when a request ends: settle its row, retry, release it, or end the run. No clock, no I/O."""
+"""What an answer or an error means, and what to do then: settle the row, retry, release it, or end the run.
+
+Pure: no clock, no I/O. A request may ask for several texts (`n`); `split_completion` divides its answer, tokens and
+cost among their rows.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from decimal import Decimal
-from typing import NamedTuple
 
 from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Transient, Unreadable
 from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
-from core.generation.response_classification import (
-    RepeatedFailures,
-    ResponseVerdict,
-    RunEnd,
-    classify,
-    end_for_error,
-    split_completion,
-)
-from core.generation.row_store import Claim, RowOutcome
-from core.message import cause_of, msg, with_cause
-from core.providers import Completion, RetryPolicy
+from core.generation.row_store import RowResult
+from core.message import cause_of, msg, sentences, with_cause
+from core.providers import Choice, Completion, RetryPolicy
+from core.sanitize import storable
+
+_EMPTY = with_cause(msg("The answer was empty."), "empty_answer")
+_MAX_FINISH_REASON = 30  # characters, the size of the column; the API's own values are shorter
+_COST_UNIT = Decimal("1e-12")  # US dollars; a token costs at least a thousand times as much
 
 _OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
 
 
-class SettleRow(NamedTuple):
-    """The row is settled: a verdict, and the tokens used (None: unknown)."""
+def classify(answer: Completion, max_tokens: int) -> RowResult:
+    """The result of the first text of an answer. Only a text with finish reason `stop` is a finished story."""
+    used = (answer.prompt_tokens, answer.completion_tokens)
+    if not answer.texts:
+        return RowResult("failed", _EMPTY, "", None, *used)
+    choice = answer.texts[0]
+    text = storable(choice.text)
+    reason = _unfinished_reason(text, choice, max_tokens)
+    finish_reason = storable(choice.finish_reason)[:_MAX_FINISH_REASON] if choice.finish_reason else None
+    return RowResult("done" if reason is None else "failed", reason, text, finish_reason, *used)
 
-    verdict: ResponseVerdict
-    prompt_tokens: int | None
-    completion_tokens: int | None
 
-    def outcome(self, claim: Claim, cost_usd: Decimal | None, finished_at: datetime) -> RowOutcome:
-        """The result for the claimed row."""
-        return RowOutcome(
-            row_id=claim.row_id,
-            spend_id=claim.spend_id,
-            state=self.verdict.state,
-            reason=self.verdict.reason,
-            text=self.verdict.text,
-            finish_reason=self.verdict.finish_reason,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cost_usd=cost_usd,
-            at=finished_at,
-            key=claim.key,
-            reserved_usd=claim.reserved_usd,
+def _unfinished_reason(text: str, choice: Choice, max_tokens: int) -> str | None:
+    finish_reason = choice.finish_reason
+    if choice.error:
+        return storable(
+            with_cause(msg("The provider ended the text with an error: {message}", message=choice.error), "interrupted")
         )
+    if finish_reason == "length":
+        return with_cause(
+            msg("The text was cut off at {max_tokens} tokens.", max_tokens=f"{max_tokens:,}"), "token_limit"
+        )
+    if finish_reason == "refusal":
+        return with_cause(msg("The model refused to write this."), "refused")
+    if finish_reason == "content_filter":
+        return with_cause(msg("The provider's content filter blocked the text."), "content_filter")
+    if not text.strip():
+        return _EMPTY
+    if finish_reason is None:
+        return with_cause(msg("The provider did not say whether the text is finished."), "interrupted")
+    if finish_reason != "stop":
+        return with_cause(
+            msg("The text is not finished: the provider ended it with {finish_reason}.", finish_reason=finish_reason),
+            "interrupted",
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ends: its final state and a reason.
+
+    Attributes:
+        wait_s: for state "waiting": seconds until the run resumes.
+        increasing: the provider did not say how long to wait: each pause without an answer in between is longer than
+            the previous one.
+    """
+
+    state: str
+    reason: str | None = None
+    wait_s: float | None = None
+    increasing: bool = False
+
+
+def end_for_error(error: FabulaError) -> RunEnd:
+    """The end of a run that failed with this error: what happened and what to do."""
+    return RunEnd("failed", storable(sentences(error.what, error.next_step)))
+
+
+class RepeatedFailures:
+    """Detects requests that fail for a reason that is not their own: many in a row with the same error message.
+
+    Args:
+        first: number of failures that counts as many before the first success; four times as many afterwards.
+    """
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._last_message = ""
+        self._count = 0
+        self._succeeded = False
+
+    def succeeded(self) -> None:
+        """Record a success."""
+        self._succeeded, self._count = True, 0
+
+    def failed(self, message: str) -> bool:
+        """Record a failure with this error message. Returns True if continuing is pointless."""
+        message = re.sub(r"\d+", "#", message)  # token counts and ids differ for the same cause
+        self._count = self._count + 1 if message == self._last_message else 1
+        self._last_message = message
+        return self._count >= (4 * self._first if self._succeeded else self._first)
+
+
+def split_completion(answer: Completion, expected: int) -> list[Completion]:
+    """One completion for each text, up to `expected`, at least one. Their tokens add up to those of the answer."""
+    if expected == 1:
+        return [answer]
+    texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:expected]] or [()]
+    prompt, completion = (split_tokens(t, len(texts)) for t in (answer.prompt_tokens, answer.completion_tokens))
+    return [
+        replace(answer, texts=text, prompt_tokens=used, completion_tokens=written)
+        for text, used, written in zip(texts, prompt, completion, strict=True)
+    ]
+
+
+def split_tokens(total: int | None, parts: int) -> Sequence[int | None]:
+    """`total` in whole parts; the first part gets the remainder. None: unknown."""
+    if total is None:
+        return [None] * parts
+    each, remainder = divmod(total, parts)
+    return [each + remainder] + [each] * (parts - 1)
+
+
+def split_cost(total: Decimal | None, parts: int) -> Sequence[Decimal | None]:
+    """`total` in parts that add up to it exactly; the first part gets the remainder. None: unknown."""
+    if total is None or parts == 1:
+        return [total] * parts
+    each = (total / parts).quantize(_COST_UNIT, rounding="ROUND_DOWN")
+    return [total - each * (parts - 1)] + [each] * (parts - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +192,14 @@ class RequestRetryPolicy:
         self._rate_limited = False  # the last error was a rate limit
         self.end: RunEnd | None = None
 
-    def on_answer(self, answer: Completion, now: float, expected: int = 1) -> list[SettleRow]:
-        """An answer arrived with `expected` texts or fewer. Returns one verdict per text, at least one."""
+    def on_answer(self, answer: Completion, now: float, expected: int = 1) -> list[RowResult]:
+        """An answer arrived with `expected` texts or fewer. Returns one result per text, at least one."""
         self._count_answer(now)
         self._repeated_failures.succeeded()
         self._concurrency.succeeded()
-        return [
-            SettleRow(classify(part, self._max_tokens), part.prompt_tokens, part.completion_tokens)
-            for part in split_completion(answer, expected)
-        ]
+        return [classify(part, self._max_tokens) for part in split_completion(answer, expected)]
 
-    def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> SettleRow | RetryRow | ReleaseRow:
+    def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> RowResult | RetryRow | ReleaseRow:
         """A request ended with an error."""
         if isinstance(error, Transient):
             return self._retry(error, attempts, now)
@@ -164,7 +249,7 @@ class RequestRetryPolicy:
         if self._circuit_breaker.on_success():
             self._concurrency.restart()
 
-    def _retry(self, error: Transient, attempts: RowAttempts, now: float) -> SettleRow | RetryRow:
+    def _retry(self, error: Transient, attempts: RowAttempts, now: float) -> RowResult | RetryRow:
         self.cause, self._rate_limited = error.what, isinstance(error, RateLimited)
         lost, retry_after = error.may_be_billed, error.retry_after_s
         if isinstance(error, RateLimited):
@@ -184,9 +269,9 @@ class RequestRetryPolicy:
         return RetryRow(self._row_policy.wait_s(max(1, attempts.count), retry_after), lost)
 
 
-def _failed_row(error: ProviderError) -> SettleRow:
+def _failed_row(error: ProviderError) -> RowResult:
     tokens = None if error.may_be_billed else 0
-    return SettleRow(ResponseVerdict("failed", error.what, None, None), tokens, tokens)
+    return RowResult("failed", error.what, prompt_tokens=tokens, completion_tokens=tokens)
 
 
 def _nothing_answered(tries: int, error: ProviderError) -> str:

@@ -50,24 +50,29 @@ class Claim(NamedTuple):
     reserved_usd: Decimal | None
 
 
-class RowOutcome(NamedTuple):
-    """The result for a row. `state` is done, failed or pending; a failed row keeps the text it got.
+class RowResult(NamedTuple):
+    """What came of a row, in a live run or a batch.
 
-    `key` and `reserved_usd` come from the claim: if the database cannot be written, the row is found by its key later.
+    Attributes:
+        state: done, failed, or pending (to be sent again). A failed row has a `reason`, a sentence, and keeps its text.
+        prompt_tokens, completion_tokens, cost_usd: None: unknown.
     """
 
-    row_id: int
-    spend_id: int
     state: str
-    reason: str | None
-    text: str | None
-    finish_reason: str | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cost_usd: Decimal | None
+    reason: str | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    cost_usd: Decimal | None = None
+
+
+class RowOutcome(NamedTuple):
+    """The result for a claimed row. If the database cannot be written, the row is found by its key later."""
+
+    claim: Claim
+    result: RowResult
     at: datetime
-    key: str = ""
-    reserved_usd: Decimal | None = None
 
 
 def claim(
@@ -96,14 +101,7 @@ def claim(
     rows = read(session, query, params)
     if not failed_only and len(rows) < limit and fill(session, context.dataset_id, context.recipe):
         rows = read(session, query, params)
-    costs: list[Decimal | None] = []
-    for _, _, prompt in rows:
-        cost = worst_case(prompt)
-        if remaining_usd is not None and cost is not None:
-            if cost > remaining_usd:
-                break
-            remaining_usd -= cost
-        costs.append(cost)
+    costs = _affordable([worst_case(prompt) for _, _, prompt in rows], remaining_usd)
     if not costs:
         return [], bool(rows)
     ids = fresh_ids(session, "spend", func.max(Spend.id), len(costs))
@@ -113,6 +111,18 @@ def claim(
     ]
     _mark_claimed(session, context, claims)
     return claims, len(claims) < len(rows)
+
+
+def _affordable(costs: Sequence[Decimal | None], remaining_usd: Decimal | None) -> list[Decimal | None]:
+    """The first costs that `remaining_usd` covers together; None: unknown costs, or no limit."""
+    affordable: list[Decimal | None] = []
+    for cost in costs:
+        if remaining_usd is not None and cost is not None:
+            if cost > remaining_usd:
+                break
+            remaining_usd -= cost
+        affordable.append(cost)
+    return affordable
 
 
 @cache
@@ -168,11 +178,10 @@ def settle(session: Session | Connection, outcomes: Sequence[RowOutcome], claima
     answer, so it is not paid for twice. The cost of every answer counts.
     """
     if outcomes:
-        rows = to_json([(o.row_id, *_column_values(o)) for o in outcomes])
+        rows = to_json([(o.claim.row_id, *_column_values(o.result)) for o in outcomes])
         params = {"packed": rows, "now": max(o.at for o in outcomes), "claimant": claimant}
         run(session, _settle_statement(on_postgres(session)), params)
-        entries = [(o.spend_id, o.prompt_tokens, o.completion_tokens, o.cost_usd) for o in outcomes]
-        reservations.settle(session, entries)
+        reservations.settle(session, [(o.claim.spend_id, *o.result[-3:]) for o in outcomes])
 
 
 @cache
@@ -198,10 +207,10 @@ def _settle_statement(postgres: bool) -> Update:
     return update(_ROWS).where(_ROWS.c.id == group.number(0), still_open).values(columns)
 
 
-def _column_values(o: RowOutcome) -> tuple[object, ...]:
-    cost = None if o.cost_usd is None else str(o.cost_usd)
-    reason = None if o.reason is None else message.dumps(o.reason)
-    return o.state, reason, o.text, o.finish_reason, o.prompt_tokens, o.completion_tokens, cost
+def _column_values(result: RowResult) -> tuple[object, ...]:
+    state, reason, text, finish_reason, prompt_tokens, completion_tokens, cost = result
+    reason = None if reason is None else message.dumps(reason)
+    return state, reason, text, finish_reason, prompt_tokens, completion_tokens, None if cost is None else str(cost)
 
 
 def release(
@@ -231,30 +240,25 @@ def release(
 
 def row_entry(context: RunContext, outcome: RowOutcome) -> Entry:
     """The entry for one outcome of a run."""
+    claim, result = outcome.claim, outcome.result
     return {
         "kind": "row",
         "at": outcome.at.isoformat(),
         "dataset_id": context.dataset_id,
         "run_id": context.run_id,
-        "key": outcome.key,
+        "key": claim.key,
         "claimed_by": context.claimant,
-        "state": outcome.state,
-        "reason": outcome.reason,
-        "text": outcome.text,
-        "finish_reason": outcome.finish_reason,
-        "prompt_tokens": outcome.prompt_tokens,
-        "completion_tokens": outcome.completion_tokens,
-        "cost_usd": outcome.cost_usd,
+        **result._asdict(),
         "spend": {
-            "id": outcome.spend_id,
+            "id": claim.spend_id,
             "actor": context.actor.id,
             "page": "dataset",
             "provider": context.provider,
             "model": context.model,
             "reference": context.run_id,
-            "prompt_tokens": outcome.prompt_tokens,
-            "completion_tokens": outcome.completion_tokens,
-            "cost_usd": outcome.cost_usd,
-            "estimated_usd": outcome.reserved_usd,
+            "prompt_tokens": result.prompt_tokens,
+            "completion_tokens": result.completion_tokens,
+            "cost_usd": result.cost_usd,
+            "estimated_usd": claim.reserved_usd,
         },
     }

@@ -1,7 +1,11 @@
-"""Runs in the database: begin, pause, resume and finish them, and release the rows of dead executors."""
+"""Runs in the database: begin, pause, resume and finish them; who holds their rows, and releasing those of the dead."""
 
 from __future__ import annotations
 
+import hashlib
+import socket
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -10,14 +14,18 @@ from typing import NamedTuple
 from sqlalchemy import BindParameter, ColumnElement, Table, func, select, update
 from sqlalchemy.orm import Session
 
+from core import processes
 from core.actor import Actor
 from core.datasets.grid_store import fill, recipe_of
 from core.datasets.recipe import Recipe
-from core.db.store import Store
+from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, utcnow
+from core.db.worker_heartbeats import WorkerHeartbeat
 from core.errors import NotFound
-from core.generation import leases, reservations
+from core.generation import reservations
 from core.message import msg
+
+_active_claimants: set[str] = set()  # executors in this process
 
 FINAL = ("done", "failed", "stopped", "paused")  # no executor works on the run
 _INACTIVE = (*FINAL, "waiting")
@@ -27,13 +35,59 @@ _MAX_PAUSE_S = 3600.0  # providers do not say when a daily quota resets, so chec
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
+@contextmanager
+def hold_lease() -> Iterator[str]:
+    """Yield an id for one executor: host, process with its start time, and a unique number. Valid within the block."""
+    claimant = f"{_host_hash(socket.gethostname())}:{processes.identity()}:{new_id()}"
+    _active_claimants.add(claimant)
+    try:
+        yield claimant
+    finally:
+        _active_claimants.discard(claimant)
+
+
+def dead_claimants(session: Session, claimants: Iterable[str]) -> list[str]:
+    """The claimants whose executor is dead.
+
+    On this host a claimant is alive as long as its process and its `hold_lease` block. On other hosts it is alive as
+    long as its worker is registered (`core.jobs.heartbeat` removes workers that were silent for half a minute).
+    """
+    ids = list(claimants)
+    remote = {parts for claimant in ids if (parts := _split_claimant(claimant))[0] != _host_hash(socket.gethostname())}
+    registered = set()
+    if remote:
+        registered = {
+            (_host_hash(host), process)
+            for host, process in session.execute(select(WorkerHeartbeat.host, WorkerHeartbeat.process))
+        }
+    return [claimant for claimant in ids if not _is_alive(claimant, registered)]
+
+
+def _is_alive(claimant: str, registered: set[tuple[str, str]]) -> bool:
+    host, process = _split_claimant(claimant)
+    if host != _host_hash(socket.gethostname()):
+        return (host, process) in registered
+    return claimant in _active_claimants if process == processes.identity() else processes.is_running(process)
+
+
+def _split_claimant(claimant: str) -> tuple[str, str]:
+    """Return (host hash, process identity)."""
+    host, _, rest = claimant.partition(":")
+    return host, rest.rpartition(":")[0]
+
+
+def _host_hash(host: str) -> str:
+    """A short host id without ":", which separates the parts of a claimant."""
+    return hashlib.sha256(host.encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """What an executor needs to know about its run.
 
     Attributes:
         mode: live, or batch.
-        claimant: id under which this executor claims rows, see `leases`; "" for a batch run, which has none.
+        claimant: id under which this executor claims rows, see `hold_lease`; "" for a batch run, which has none.
     """
 
     run_id: str
@@ -168,7 +222,7 @@ def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -
     sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
     query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
     counts: dict[str | None, int] = {owner: count for owner, count in session.execute(query)}
-    dead = {None, claimant, *leases.expired(session, [owner for owner in counts if owner])} & counts.keys()
+    dead = {None, claimant, *dead_claimants(session, [owner for owner in counts if owner])} & counts.keys()
     if dead:
         of_dead = _ROWS.c.claimed_by.in_([owner for owner in dead if owner])
         claimed = (*sent, of_dead | _ROWS.c.claimed_by.is_(None))
@@ -234,3 +288,14 @@ def finish(
         run.state, run.reason, run.note, run.finished_at = state, reason, None, utcnow()
         run.not_before = not_before if state == "waiting" else None
     release_dead_claims(session, run.dataset_id, claimant)
+
+
+def check_run(store: Store, run_id: str, note: str | None) -> tuple[str, Decimal | None]:
+    """The run's state and budget. Updates the run's note if it has changed."""
+    with store.reading() as session:
+        run = session.get_one(Run, run_id)
+        state, budget, current_note = run.state, run.budget_usd, run.note
+    if current_note != note:
+        with store.session() as session:
+            session.execute(update(Run).where(Run.id == run_id, Run.state.not_in(FINAL)).values(note=note))
+    return state, budget

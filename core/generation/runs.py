@@ -1,11 +1,12 @@
-"""Runs as the pages use them: start, pause, stop, progress. One active run per data set; the worker executes it.
+"""Runs as the pages use them: start, pause, stop, resume, retry. One active run per data set; the worker executes it.
 
-A run writes all pending rows, or only failed ones.
+A run writes all pending rows, or only failed ones. A retry may change the settings of the rows still to be written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from sqlalchemy import ColumnElement, select, update
@@ -17,33 +18,42 @@ from core.datasets.recipe import Recipe
 from core.db.store import Store, in_chunks, new_id
 from core.db.tables import Batch, Dataset, Row, Run, utcnow
 from core.errors import BadRecipe
-from core.generation import run_store
-from core.generation.failed_rows import Change, FailedRows
-from core.generation.previewing import PreviewRow, preview
-from core.generation.progress import ACTIVE, Mode, RunProgress, latest, progress
+from core.generation import run_progress, run_store
+from core.generation.run_progress import ACTIVE, Mode
 from core.message import msg
 from core.pricing.budget import CENT
 
-__all__ = [
-    "ACTIVE",
-    "Change",
-    "FailedRows",
-    "Mode",
-    "PreviewRow",
-    "RunProgress",
-    "enqueue",
-    "latest",
-    "preview",
-    "progress",
-    "raise_budget",
-    "request_pause",
-    "request_stop",
-    "resume",
-    "retry_failed",
-]
-
+_MIN_TOKEN_LIMIT = 256  # a lower limit cuts off any story
+_TEMPERATURE_STEP = Decimal("0.3")  # how much lower the next temperature is
+_MIN_TEMPERATURE = Decimal("0.1")  # at 0 a small model repeats itself
 
 _RESUMABLE = ("waiting", "pausing", "paused", "stopped", "failed", "done")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Changed settings for the rows of a data set still to be written. None: unchanged."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    provider: str | None = None
+    model: str | None = None
+
+    def apply_to(self, recipe: Recipe) -> Recipe:
+        """The recipe with these settings; check it before use."""
+        settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return replace(recipe, **{name: value for name, value in settings.items() if value is not None})
+
+
+def higher_limit(max_tokens: int) -> int:
+    """The next token limit to try after a cut-off at `max_tokens`: twice as much, at least 256."""
+    return max(2 * max_tokens, _MIN_TOKEN_LIMIT)
+
+
+def lower_temperature(temperature: float) -> float | None:
+    """The next temperature to try after empty answers. None: it is already at the minimum."""
+    lower = max(Decimal(str(temperature)) - _TEMPERATURE_STEP, _MIN_TEMPERATURE)
+    return float(lower) if lower < Decimal(str(temperature)) else None
 
 
 @requires("editor")
@@ -201,7 +211,7 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
 
 def last_settings(store: Store, dataset_id: str) -> tuple[Mode, Decimal | None]:
     """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
-    last = latest(store, dataset_id)
+    last = run_progress.latest(store, dataset_id)
     if last is None:
         return "live", None
     if last.budget_usd is None:

@@ -22,7 +22,7 @@ from core.db.rescue_files import Entry
 from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, RescuedEntry, Row, Spend, Story, TrainingJob, utcnow
 from core.errors import StorageFull
-from core.generation import leases
+from core.generation import run_store
 from core.pricing import spend
 
 _ROW = ("state", "reason", "text", "finish_reason", "prompt_tokens", "completion_tokens")
@@ -142,7 +142,7 @@ def _claimed_by_another(session: Session, row: Row, entry: Entry) -> bool:
     """Whether a live executor other than the one that wrote the entry has claimed this row."""
     if row.claimed_by in (None, entry.get("claimed_by")):
         return False
-    return not leases.expired(session, [row.claimed_by])
+    return not run_store.dead_claimants(session, [row.claimed_by])
 
 
 def _restore_story(session: Session, entry: Entry) -> bool:

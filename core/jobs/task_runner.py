@@ -18,8 +18,8 @@ from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.evaluation import before_after, before_after_runner, evaluation_run
-from core.finetuning import jobs
-from core.generation import run_store, runs
+from core.finetuning import job_context, job_views, jobs
+from core.generation import run_progress, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
 from core.tours import tour_runner
@@ -107,8 +107,8 @@ def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
             run_store.finish(session, run_id, "failed", sentences(error.what, error.next_step))
 
 
-_UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(runs.ACTIVE)).order_by(Run.id)
-_UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(jobs.FINISHED)).order_by(TrainingJob.id)
+_UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(run_progress.ACTIVE)).order_by(Run.id)
+_UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(job_views.FINISHED)).order_by(TrainingJob.id)
 _REQUESTED_RUN_STATES = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
 """`queued`: the user resumed a waiting run."""
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
@@ -121,7 +121,12 @@ KINDS: Mapping[str, JobKind] = {
         JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
         # A training job only needs a poll every two seconds; a paused or queued one occupies no slot.
         JobKind(
-            "job", jobs.MAX_ACTIVE_JOBS, _ids(_UNFINISHED_JOBS), _run_training_job, jobs.give_up, jobs.pending_requests
+            "job",
+            job_context.MAX_ACTIVE_JOBS,
+            _ids(_UNFINISHED_JOBS),
+            _run_training_job,
+            jobs.give_up,
+            jobs.pending_requests,
         ),
         # One at a time: each sends several requests in parallel, and stories have priority.
         JobKind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),

@@ -125,20 +125,11 @@ def start_round(
         random.Random(seed).shuffle(round_.order)
     for entry, client in zip(entries, clients, strict=True):
         placement = StoryPlacement(round_.id if len(entries) > 1 else None, step, entry.column_values)
-        round_.stories.append(
-            StoryStream(
-                actor,
-                StreamRequest(
-                    store,
-                    client,
-                    entry.request,
-                    book,
-                    placement=placement,
-                    idle_timeout_s=idle_timeout_s,
-                    subscribers=round_.subscribers,
-                ),
-            )
-        )
+        request = StreamRequest(
+            store, client, entry.request, book, placement=placement, idle_timeout_s=idle_timeout_s,
+            subscribers=round_.subscribers,
+        )  # fmt: skip
+        round_.stories.append(StoryStream(actor, request))
     return round_
 
 

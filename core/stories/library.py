@@ -21,6 +21,7 @@ from core.pricing import custom_prices, machine_time
 from core.providers import CompletionRequest
 from core.sanitize import storable
 
+_OTHER_COLUMNS = ("tokens", "cost_usd", "tags")  # fields of `SavedStory` that are not just the column of that name
 _CONTINUE_CHINESE = "\n\n下面是已经写好的开头。请从它中断的地方直接接着写完，不要重复已有的文字，也不要解释：\n\n"
 _CONTINUE_ENGLISH = (
     "\n\nHere is how it begins. Go on exactly where it stops and bring it to its end; do not repeat any of it, and do "
@@ -195,30 +196,9 @@ def _tags_json() -> ColumnElement[str]:
 
 
 def _to_view(row: Story, machine_hour: tuple[Decimal, str] | None) -> SavedStory:
-    return SavedStory(
-        id=row.id,
-        created_at=row.created_at,
-        provider=row.provider,
-        model=row.model,
-        prompt=row.prompt,
-        text=row.text,
-        finish_reason=row.finish_reason,
-        tokens=row.completion_tokens,
-        requested_model=row.requested_model,
-        parameters=row.parameters,
-        prompt_tokens=row.prompt_tokens,
-        cost_usd=machine_time.work_usd(machine_hour, row.provider, row.cost_usd, row.duration_s),
-        first_text_s=row.first_text_s,
-        duration_s=row.duration_s,
-        error=row.error,
-        edited_text=row.edited_text,
-        stars=row.stars,
-        liked=row.liked,
-        tags=tuple(row.tags or ()),
-        column_values=row.column_values,
-        round_id=row.round_id,
-        step=row.step,
-    )
+    same = {name: getattr(row, name) for name in SavedStory.__dataclass_fields__ if name not in _OTHER_COLUMNS}
+    cost_usd = machine_time.work_usd(machine_hour, row.provider, row.cost_usd, row.duration_s)
+    return SavedStory(**same, tokens=row.completion_tokens, cost_usd=cost_usd, tags=tuple(row.tags or ()))
 
 
 def continuation(request: CompletionRequest, text: str) -> CompletionRequest:

@@ -23,7 +23,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
 from core.evaluation import before_after
-from core.finetuning import jobs
+from core.finetuning import job_views, jobs
 from core.message import msg
 
 STEPS = ("dataset", "training", "story")
@@ -96,7 +96,7 @@ def stop(store: Store, actor: Actor) -> None:
         tour.state, tour.finished_at = "stopped", utcnow()
         if tour.job_id is None:
             return
-        if not jobs.get(store, tour.job_id, results=False).finished:
+        if not job_views.get(store, tour.job_id, results=False).finished:
             jobs.request(store, actor, tour.job_id, "cancel")
         elif (written := before_after.get(store, tour.job_id)) is not None and written.active:
             before_after.stop(store, actor, tour.job_id)
@@ -131,7 +131,7 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
 
 def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
     """Resume the training job or its comparison. A job that cannot be resumed is replaced by a new one."""
-    job = jobs.get(store, job_id, results=False)
+    job = job_views.get(store, job_id, results=False)
     written = before_after.get(store, job_id)
     if (not job.finished and job.request == "cancel") or (written is not None and written.state == "stopping"):
         raise FabulaError(msg("The tour is still being stopped."), msg("Try again in a few seconds."))
@@ -192,7 +192,7 @@ def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
         return _STORIES_S
     if tour.job_id is None:
         return None
-    left = jobs.get(store, tour.job_id, results=False).eta_s(now)
+    left = job_views.get(store, tour.job_id, results=False).eta_s(now)
     return None if left is None else left + _STORIES_S
 
 

@@ -24,7 +24,7 @@ from core.db.store import Store
 from core.db.tables import Tour, utcnow
 from core.errors import FabulaError, NotFound
 from core.evaluation import before_after
-from core.finetuning import job_estimate, jobs
+from core.finetuning import job_cost, job_form, job_views, jobs
 from core.message import msg, sentences
 from core.pricing import tokens
 from core.pricing.prices import ENGINE
@@ -81,7 +81,7 @@ def make_plan(store: Store, language: str, seed: int = 0) -> TourPlan:
     columns = _columns(preset)
     sample = [text for row in measured for text in (join_values((row[name] for name in columns), ","), row["story"])]
     per_story = tokens.count(sample, packaged_models.BASE).tokens / _MEASURED_STORIES
-    rates = job_estimate.measured_speeds(store, ENGINE, packaged_models.BASE)
+    rates = job_cost.measured_speeds(store, ENGINE, packaged_models.BASE)
     rate = median(rates) if rates else USUAL_TOKENS_PER_S
     affordable = int(rate * TRAINING_S / (per_story * EPOCHS))
     n_stories = max(FEWEST_STORIES, min(MOST_STORIES, affordable - affordable % BATCH_SIZE))
@@ -215,11 +215,11 @@ class _TourRun:
             raise RetryLater(_LOOK_S)
         return not self._stopping.wait(_LOOK_S) and self.tour().state in UNFINISHED
 
-    def _form(self) -> jobs.JobForm:
+    def _form(self) -> job_form.JobForm:
         """The form of the training job, with the name of its data set, which is the same in every language."""
         tour, plan = self.tour(), self._plan()
         dataset = datasets.summary(self._store, tour.dataset_id or "")
-        return jobs.JobForm(
+        return job_form.JobForm(
             dataset_id=dataset.id,
             name=dataset.name,
             provider=ENGINE,
@@ -228,11 +228,11 @@ class _TourRun:
             n_epochs=EPOCHS,
             batch_size=BATCH_SIZE,
             seed=self._seed(),
-            estimated_s=plan.training_s + job_estimate.STARTUP_S,
+            estimated_s=plan.training_s + job_cost.STARTUP_S,
         )
 
-    def _job(self) -> jobs.JobView:
-        return jobs.get(self._store, self.tour().job_id or "", results=False)
+    def _job(self) -> job_views.JobView:
+        return job_views.get(self._store, self.tour().job_id or "", results=False)
 
     def _plan(self) -> TourPlan:
         return make_plan(self._store, self.tour().language, self._seed())

@@ -23,11 +23,11 @@ from core.datasets.heatmap import HeatMap
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import FabulaError, StorageFull
-from core.finetuning import jobs, lineage
-from core.finetuning.jobs import JobView
-from core.generation import runs
+from core.finetuning import job_views, lineage
+from core.finetuning.job_views import JobView
+from core.generation import run_progress
 from core.generation.batch import batch_store
-from core.generation.runs import RunProgress
+from core.generation.run_progress import RunProgress
 from core.jobs.system_status import Status, collect
 from core.message import msg
 from core.model_profile import model_purpose
@@ -264,7 +264,7 @@ def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
     Raises:
         NotFound: the data set does not exist (any more).
     """
-    return datasets.summary(store(), dataset_id), runs.latest(store(), dataset_id)
+    return datasets.summary(store(), dataset_id), run_progress.latest(store(), dataset_id)
 
 
 @shared(ttl=FRESH_S, max_entries=64)
@@ -282,7 +282,7 @@ def batches_of(run_id: str) -> tuple[batch_store.BatchView, ...]:
 @shared(ttl=FRESH_S, max_entries=4)
 def job_list() -> tuple[JobView, ...]:
     """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
-    return tuple(jobs.list_jobs(store()))
+    return tuple(job_views.list_jobs(store()))
 
 
 def job_of(model: str) -> JobView | None:
@@ -298,7 +298,7 @@ def training_of(provider: str, model: str) -> TrainingHistory | None:
 
 @shared(ttl=60, max_entries=32)
 def _training_of(job_id: str) -> TrainingHistory:
-    return model_purpose.training_history(store(), jobs.get(store(), job_id, results=False))
+    return model_purpose.training_history(store(), job_views.get(store(), job_id, results=False))
 
 
 def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMap:

@@ -15,7 +15,7 @@ from core.actor import LOCAL
 from core.datasets import dataset_rows, datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.generation import runs
+from core.generation import run_progress, runs
 from core.pricing import custom_prices
 from core.settings import Settings
 from tests.support import browser_page, fault_server, studio_process
@@ -86,7 +86,7 @@ def _written(store: Store, recipe: Recipe, budget_usd: Decimal | None = None) ->
 
 
 def _over(store: Store, run_id: str) -> None:
-    until(lambda: runs.progress(store, run_id).state not in runs.ACTIVE, "the run's end")
+    until(lambda: run_progress.get(store, run_id).state not in run_progress.ACTIVE, "the run's end")
 
 
 def _open(browser: Browser, studio: RunningStudio, part: str, dataset_id: str = "") -> Page:
@@ -99,7 +99,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
 ) -> None:
     """A row costs $0.0019 and is reserved at $0.0110: a budget of two cents stops the run halfway."""
     dataset_id = _written(store, _grid("capped", provider="compatible", max_tokens=100), Decimal("0.02"))
-    stopped = runs.latest(store, dataset_id)
+    stopped = run_progress.latest(store, dataset_id)
     assert stopped is not None and stopped.state == "stopped" and 0 < stopped.done < 12
 
     page = _open(browser, studio, "rows", dataset_id)
@@ -112,7 +112,7 @@ def test_a_run_that_stopped_at_its_limit_goes_on_when_it_is_raised(
     page.get_by_text("12 of 12").wait_for()
     page.get_by_text("of at most $0.50").wait_for()
     expect(amount).to_have_count(0)  # the popover is closed again
-    now = runs.latest(store, dataset_id)
+    now = run_progress.latest(store, dataset_id)
     assert now is not None and now.run_id == stopped.run_id and now.requests == 12  # nothing was paid for twice
 
 

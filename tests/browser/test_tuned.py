@@ -20,8 +20,8 @@ from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after
-from core.finetuning import jobs
-from core.finetuning.jobs import JobForm
+from core.finetuning import job_views, jobs
+from core.finetuning.job_form import JobForm
 from core.providers import engine_endpoint
 from core.settings import Settings
 from tests.support import browser_page, studio_process
@@ -91,8 +91,8 @@ def _trained(running: Running, name: str, rows: int) -> str:
     version = versions.freeze(running.store, LOCAL, dataset_id, validation_share=0.2)
     form = JobForm(dataset_id, name, "engine", _BASE, suffix=name, n_epochs=1, batch_size=4, version_id=version)
     job_id = jobs.submit(running.store, LOCAL, form)
-    until(lambda: jobs.get(running.store, job_id).finished, "the job's end", _TRAINED_S)
-    assert jobs.get(running.store, job_id).status == "succeeded"
+    until(lambda: job_views.get(running.store, job_id).finished, "the job's end", _TRAINED_S)
+    assert job_views.get(running.store, job_id).status == "succeeded"
     return job_id
 
 
@@ -183,7 +183,7 @@ def test_a_job_that_ends_gets_three_pairs_on_its_page_and_in_its_export(
     expect(page.get_by_text("Writing · ")).to_have_count(0)
     expect(page.get_by_text("Original text of the row (not used for training)")).to_have_count(3)
     body = page.locator("body")
-    job = jobs.get(running.store, job_id)
+    job = job_views.get(running.store, job_id)
     learned = {prompt for prompt, _text in versions.examples(running.store, job.version_id or "", "train")}
     for pair in view.pairs:
         expect(body).to_contain_text(pair.prompt, use_inner_text=True)
@@ -211,7 +211,7 @@ def test_a_tuned_model_that_was_deleted_at_the_engine_is_told_on_its_page(browse
         "both models' answers",
         _TRAINED_S,
     )
-    made = jobs.get(running.store, job_id).fine_tuned_model or ""
+    made = job_views.get(running.store, job_id).fine_tuned_model or ""
     engine = engine_endpoint.current_endpoint(running.settings)
     openai.OpenAI(base_url=f"{engine.url}/v1", api_key=engine.token, max_retries=0).models.delete(made)
     with running.store.session() as session:  # the page trusts the engine's list two minutes after a job's end

@@ -21,11 +21,10 @@ from core.engine.training.trainer.loop import LossDiverged
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
 from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
-from core.generation import response_classification, run_budget
+from core.generation import retry_policy, run_budget
 from core.generation.batch import batch_lifecycle, batch_results
 from core.generation.concurrency import ConcurrencyControl, RunLimits
-from core.generation.response_classification import classify
-from core.generation.retry_policy import RequestRetryPolicy, RowAttempts
+from core.generation.retry_policy import RequestRetryPolicy, RowAttempts, classify
 from core.generation.run_store import RunContext
 from core.message import msg, sentences, with_cause
 from core.pricing import budget, custom_prices
@@ -79,7 +78,7 @@ def test_an_answer_of_a_provider_has_a_cause_live_and_stored(status: int, body: 
     error = provider_errors.from_status(status, body, {}, _PROVIDER, "/v1/chat/completions")
     assert failures.of_error(error).cause == cause
     assert failures.of_row(error.what).cause == cause
-    assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
+    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
     assert failures.of_run(msg("The provider refuses every request. {what}", what=error.what)).cause == cause
     assert failures.of_row(message.loads(message.dumps(error.what))).cause == cause  # as it is read back
 
@@ -122,7 +121,7 @@ WITHOUT_AN_ANSWER = [
 @pytest.mark.parametrize(("error", "cause"), WITHOUT_AN_ANSWER)
 def test_trouble_on_the_way_has_a_cause_live_and_stored(error: FabulaError, cause: str) -> None:
     assert failures.of_error(error).cause == cause
-    assert failures.of_run(response_classification.end_for_error(error).reason).cause == cause
+    assert failures.of_run(retry_policy.end_for_error(error).reason).cause == cause
 
 
 def test_a_provider_that_is_not_configured_is_a_matter_of_setup() -> None:
@@ -148,7 +147,7 @@ def test_an_address_or_key_that_cannot_work_is_a_matter_of_setup(url: str, key: 
     with pytest.raises(errors.Misconfigured) as raised:
         check_setup(Provider("fault", "compatible", "The test server", url, key))
     assert failures.of_error(raised.value).cause == "setup"
-    assert failures.of_run(response_classification.end_for_error(raised.value).reason).cause == "setup"
+    assert failures.of_run(retry_policy.end_for_error(raised.value).reason).cause == "setup"
 
 
 def test_every_class_of_error_has_a_cause() -> None:
@@ -253,10 +252,10 @@ def test_every_failed_row_of_a_batch_has_a_cause() -> None:
         unnamed = reader.read(BatchAnswer("key", None, None))
     lost = batch_results.unbilled("key", batch_lifecycle.UNREADABLE)
     line = batch_results.unbilled("key", failures.with_request_cause("maximum context length is 512 tokens"))
-    assert [failures.of_row(one.reason).cause for one in (unnamed, lost, line)] == [
+    assert [failures.of_row(one.result.reason).cause for one in (unnamed, lost, line)] == [
         "interrupted", "interrupted", "too_long",
     ]  # fmt: skip
-    assert failures.of_row(line.reason).provider_message == "maximum context length is 512 tokens"
+    assert failures.of_row(line.result.reason).provider_message == "maximum context length is 512 tokens"
 
 
 def _refused(status: int, words: str) -> str:

@@ -16,7 +16,7 @@ from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Tour
 from core.errors import StorageFull
-from core.finetuning import jobs
+from core.finetuning import job_events, job_form, job_views, jobs
 from core.jobs.heartbeat import Heartbeat, worker_state
 from core.settings import Settings
 from core.tours import tour as tours
@@ -95,7 +95,7 @@ def test_the_worker_shares_its_queues_through_postgres_and_survives_kill_9(store
 def test_ten_submits_at_once_are_one_job(store: Store) -> None:
     frame = pd.DataFrame({"a": ["x"], "story": ["y."]})
     dataset_id = datasets.from_frame(store, LOCAL, "one", frame, ["a"], "story")
-    form = jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m", n_epochs=2)
+    form = job_form.JobForm(dataset_id, "First", "engine", "gemma-3-270m", n_epochs=2)
     assert len(set(at_once(10, lambda: jobs.submit(store, LOCAL, form)))) == 1
 
 
@@ -104,7 +104,7 @@ def test_heartbeats_events_and_lists(store: Store) -> None:
     own_heartbeat = Heartbeat(store)
     own_heartbeat.beat(1)
     assert (worker_state(store).up, own_heartbeat.live_ids()) == (True, {own_heartbeat.id})
-    assert (jobs.list_jobs(store), jobs.events(store, "j"), tours.progress(store)) == ([], [], None)
+    assert (job_views.list_jobs(store), job_events.events(store, "j"), tours.progress(store)) == ([], [], None)
     first = tours.start(store, LOCAL, "en")
     assert tours.start(store, LOCAL, "en") == first
     tours.stop(store, LOCAL)

@@ -19,7 +19,7 @@ from core.db import repair_spend_totals, spend_totals
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
-from core.generation import row_store, run_store, runs
+from core.generation import row_store, run_progress, run_store
 from core.pricing import budget, spend
 from core.settings import Settings
 from tests.support.fault_server import FaultServer, held
@@ -162,7 +162,7 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
 
 def _answer(claim: row_store.Claim, usd: str | None) -> row_store.RowOutcome:
     cost = None if usd is None else Decimal(usd)
-    return row_store.RowOutcome(claim.row_id, claim.spend_id, "done", None, "A story.", "stop", 1, 1, cost, utcnow())
+    return row_store.RowOutcome(claim, row_store.RowResult("done", None, "A story.", "stop", 1, 1, cost), utcnow())
 
 
 def test_a_line_that_is_settled_twice_counts_once(store: Store) -> None:
@@ -233,7 +233,7 @@ def test_a_run_that_waits_for_answers_takes_no_write_lock(store: Store, server: 
         until(lambda: sum("FROM runs" in sql for sql in queries) >= 5, "five looks at the run")
         assert "BEGIN" in queries and "BEGIN IMMEDIATE" not in queries
         server.release()
-    assert runs.progress(store, run_id).done == 4
+    assert run_progress.get(store, run_id).done == 4
 
 
 def test_many_at_once_keep_the_totals_exact(store: Store) -> None:
@@ -263,7 +263,7 @@ class TestOnPostgres:
             for _ in range(10):
                 with store.session() as session:
                     assert repair_spend_totals.repair(session) == {}
-        assert runs.progress(store, run_id).done == 60 and agree(store)
+        assert run_progress.get(store, run_id).done == 60 and agree(store)
 
     def test_a_crash_gives_back_what_was_never_sent(self, store: Store) -> None:
         test_a_crash_gives_back_what_was_never_sent(store)

@@ -20,9 +20,10 @@ from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Spend, Story, TrainingJob, utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, NotFound, ServerError, Unavailable
-from core.evaluation import before_after, before_after_prompts, before_after_runner, holdout, run_export
-from core.finetuning import jobs
-from core.finetuning.jobs import JobForm, JobView
+from core.evaluation import before_after, before_after_prompts, before_after_runner, run_export
+from core.finetuning import job_views, jobs
+from core.finetuning.job_form import JobForm
+from core.finetuning.job_views import JobView
 from core.jobs.task_runner import KINDS
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider
@@ -64,7 +65,7 @@ def _trained(
     form = JobForm(dataset_id, "job", provider, "gemma-3-270m", version_id=version)
     job_id = jobs.submit(store, LOCAL, form)
     KINDS["job"].carry_out(store, FakeRegistry({provider: client}), job_id, InstantStopSignal())  # type: ignore[arg-type]  # a fake
-    return jobs.get(store, job_id)
+    return job_views.get(store, job_id)
 
 
 def _go(
@@ -118,10 +119,10 @@ def test_prompts_that_training_has_not_seen(
     dataset_id = _dataset(store, cells)
     _keep(store, dataset_id, "held_out", *kept)
     job = _trained(store, client, dataset_id)
-    choice = holdout.choose_prompts(store, job)
+    choice = before_after_prompts.choose_prompts(store, job)
     assert (choice.source, {one.prompt for one in choice.prompts}) == (source, prompts)
     assert expected is None or {one.expected for one in choice.prompts} == expected
-    assert choice == holdout.choose_prompts(store, job)
+    assert choice == before_after_prompts.choose_prompts(store, job)
     assert not {one.prompt for one in choice.prompts} & {prompt for prompt, _ in export.examples(store, dataset_id)}
 
 
@@ -129,7 +130,7 @@ def test_values_outside_the_grid_where_the_columns_are_those_of_a_preset(store: 
     columns = ["dynasty", "super_power", "story_type"]
     frame = pd.DataFrame([("唐", "隐形", "轻松", "从前")] * 4, columns=[*columns, "text"])
     dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, columns, "text", "upload")
-    choice = holdout.choose_prompts(store, _trained(store, client, dataset_id))
+    choice = before_after_prompts.choose_prompts(store, _trained(store, client, dataset_id))
     assert choice.source == "preset"
     assert [one.prompt for one in choice.prompts] == ["宋,发射激光,艰难", "秦,龙卷风,辛苦", "汉,冰冻大海,艰难"]
 
@@ -139,7 +140,7 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
     version = versions.freeze(store, LOCAL, dataset_id, validation_share=0.1)
     job = _trained(store, client, dataset_id, version=version)
     validation_prompts = {prompt for prompt, _ in versions.examples(store, version, "validation")}
-    choice = holdout.choose_prompts(store, job)
+    choice = before_after_prompts.choose_prompts(store, job)
     assert choice.source == "held_out" and len(choice.prompts) == 3
     assert {one.prompt for one in choice.prompts} <= validation_prompts
 
@@ -151,7 +152,7 @@ def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client
 def test_room_for_an_answer(store: Store, client: FakeClient, texts: list[str], kind: str, tokens: int) -> None:
     frame = pd.DataFrame({"q": [f"question {i}" for i in range(len(texts))], "text": texts})
     dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, ["q"], "text", "upload")
-    choice = holdout.choose_prompts(store, _trained(store, client, dataset_id))
+    choice = before_after_prompts.choose_prompts(store, _trained(store, client, dataset_id))
     assert (choice.kind, choice.max_tokens) == (kind, tokens)
 
 
@@ -209,13 +210,13 @@ def test_its_calls_are_booked_as_before_and_after(store: Store) -> None:
 
 def test_the_cost_is_estimated_before_the_start(store: Store) -> None:
     job = _trained(store, _Paid(), _dataset(store, _GRID[:7]), provider="openai")
-    book, choice = PriceBook.load(), holdout.choose_prompts(store, job)
-    assert before_after.estimate_usd(book, job, choice) is None
+    book, choice = PriceBook.load(), before_after_prompts.choose_prompts(store, job)
+    assert before_after_prompts.estimate_usd(book, job, choice) is None
     with store.session() as session:
         row = session.get_one(TrainingJob, job.id)
         row.base_model = "gpt-4o-mini-2024-07-18"
         row.fine_tuned_model = "ft:gpt-4o-mini-2024-07-18:me::1"
-    cost = before_after.estimate_usd(book, jobs.get(store, job.id), choice)
+    cost = before_after_prompts.estimate_usd(book, job_views.get(store, job.id), choice)
     assert cost is not None and Decimal(0) < cost < Decimal("0.001")
 
 

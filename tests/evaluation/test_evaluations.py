@@ -31,10 +31,9 @@ from core.errors import (
     Unreadable,
 )
 from core.evaluation import evaluation_run, evaluations, holdout
-from core.evaluation.evaluation_comparison import compare_evaluations
-from core.evaluation.evaluations import EvaluationForm
-from core.finetuning import jobs
-from core.finetuning.jobs import JobForm
+from core.evaluation.evaluations import EvaluationForm, compare_evaluations
+from core.finetuning import job_views, jobs
+from core.finetuning.job_form import JobForm
 from core.jobs.task_runner import KINDS
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
@@ -301,14 +300,14 @@ def test_the_loss_is_the_providers_where_it_measured_it(store: Store, form: Eval
         job = session.get_one(TrainingJob, job_id)
         job.fine_tuned_model, job.separator, job.stop = TUNED, " ->", "."
         job.results_csv = "step,valid_loss\n1,2.5\n2,1.25\n"
-    tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id))
+    tuned, base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id))
     go(store, tuned, ScriptedModel(right))
     go(store, base, ScriptedModel(right))
     metrics = evaluations.get(store, tuned).metrics
     assert metrics is not None and metrics.loss == 1.25 and "Measured by the provider" in metrics.loss_note
     other = evaluations.get(store, base).metrics
     assert other is not None and other.loss is None
-    assert [one.id for one in evaluations.list_for_job(store, jobs.get(store, job_id))] == [base, tuned]
+    assert [one.id for one in evaluations.list_for_job(store, job_views.get(store, job_id))] == [base, tuned]
     assert [one.id for one in evaluations.list_evaluations(store, job_id=job_id)] == [tuned]
 
 

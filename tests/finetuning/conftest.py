@@ -13,7 +13,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError, StorageFull
 from core.finetuning import jobs, submit
-from core.finetuning.jobs import JobForm
+from core.finetuning.job_form import JobForm
 from tests.support.fakes import FakeClient, FakeRegistry
 from tests.support.waiting import InstantStopSignal, run_to_end
 

@@ -15,9 +15,10 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
-from core.evaluation import evaluation_comparison, evaluation_run, evaluations, run_export
-from core.finetuning import checkpoints, curve_analysis, file_checker, job_comparison, jobs, lineage, results
-from core.finetuning.jobs import JobForm, JobView
+from core.evaluation import evaluation_run, evaluations, run_export
+from core.finetuning import checkpoints, curve_analysis, file_checker, job_comparison, job_views, jobs, lineage, results
+from core.finetuning.job_form import JobForm
+from core.finetuning.job_views import JobView
 from core.providers import CompletionRequest, Provider, Registry
 from tests.support import engine_process
 from tests.support.engine_process import TINY, TOKEN, EngineUnderTest
@@ -53,7 +54,7 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
         """Like the worker."""
         job_id = jobs.submit(store, LOCAL, form)
         jobs.carry_out(store, registry, job_id, threading.Event())
-        return jobs.get(store, job_id)
+        return job_views.get(store, job_id)
 
     # the first grid: checked, then trained on with 10 % for validation
     first_form = JobForm(
@@ -83,11 +84,11 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     chain = lineage.chain(store, second.id)
     assert [one.id for one in chain] == [first.id, second.id]
     chain_curve = curve_analysis.curve_frame(
-        [(one, results.parse(jobs.get(store, one.id).results_csv or "")) for one in chain]
+        [(one, results.parse(job_views.get(store, one.id).results_csv or "")) for one in chain]
     )
     assert list(chain_curve["total_step"]) == list(range(1, 16))
     assert lineage.chain_cost(chain, datetime.now(UTC)).known_usd == 0
-    both = [results.parse(jobs.get(store, one.id).results_csv or "") for one in chain]
+    both = [results.parse(job_views.get(store, one.id).results_csv or "") for one in chain]
     assert job_comparison.compare(chain, both, datetime.now(UTC)).columns[1].name == "More"
 
     # a story outside both grids, with the training file's prompt format
@@ -104,5 +105,5 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     tuned = evaluations.get(store, tuned_id)
     assert tuned.state == "done" and tuned.metrics is not None and tuned.metrics.n == 2
     assert tuned.metrics.loss == curve.last("validation_loss")
-    assert evaluation_comparison.compare_evaluations(store, tuned_id, base_id).n == 2
+    assert evaluations.compare_evaluations(store, tuned_id, base_id).n == 2
     assert run_export.run_zip(store, second.id).startswith(b"PK")

@@ -18,8 +18,8 @@ from core.datasets.presets import example_samples
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadFile, FabulaError
-from core.finetuning import examples, jobs
-from core.finetuning.jobs import JobView
+from core.finetuning import examples, job_form, job_views, jobs
+from core.finetuning.job_views import JobView
 from core.providers import ModelInfo
 from tests.support.fakes import FakeClient, FakeRegistry
 from tests.support.waiting import InstantStopSignal
@@ -242,7 +242,7 @@ def start(store: Store, pairs: list[ExamplePair] | None = None, actor: Actor = L
 
 
 def test_the_pairs_become_a_data_set_and_a_job_like_any_other(store: Store) -> None:
-    job = jobs.get(store, start(store, [*_INTENTS, ExamplePair("Hello?", ""), _INTENTS[0]]))
+    job = job_views.get(store, start(store, [*_INTENTS, ExamplePair("Hello?", ""), _INTENTS[0]]))
     dataset = datasets.summary(store, job.dataset_id or "")
     assert (dataset.name, dataset.source, dataset.columns, dataset.done) == (
         "Support intents",
@@ -278,7 +278,7 @@ def test_pairs_that_cannot_be_trained_on_leave_nothing_behind(store: Store, pair
     with pytest.raises(FabulaError) as caught:
         start(store, pairs)
     assert caught.value.next_step.startswith("Nothing was started.")
-    assert not datasets.list_datasets(store) and not jobs.list_jobs(store)
+    assert not datasets.list_datasets(store) and not job_views.list_jobs(store)
 
 
 def test_the_newest_job_is_the_actors_own(store: Store) -> None:
@@ -286,7 +286,7 @@ def test_the_newest_job_is_the_actors_own(store: Store) -> None:
     mine = start(store)
     start(store, [*_INTENTS, ExamplePair("Stop it", "cancel")], Actor("other", "Other", "editor"))
     other = datasets.load_sample(store, LOCAL, "support_intents")
-    jobs.submit(store, LOCAL, jobs.JobForm(other, "x", "engine", "gemma-3-270m"))
+    jobs.submit(store, LOCAL, job_form.JobForm(other, "x", "engine", "gemma-3-270m"))
     found = examples.newest_job(store, LOCAL)
     assert found is not None and found.id == mine
 
@@ -332,7 +332,7 @@ def test_training_starts_from_an_untuned_model_of_the_engine(models: list[ModelI
 
 
 def view(store: Store, **changed: Any) -> JobView:
-    return replace(jobs.get(store, start(store)), **changed)
+    return replace(job_views.get(store, start(store)), **changed)
 
 
 _TRAINING = {"job": "ftjob-1", "step": 12, "total_steps": 48}

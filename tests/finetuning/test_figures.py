@@ -11,8 +11,8 @@ import pytest
 from streamlit.dataframe_util import convert_arrow_bytes_to_pandas_df
 
 from core.db.store import Store
-from core.evaluation import model_card
-from core.finetuning import curve_analysis, job_comparison, jobs
+from core.evaluation import run_export
+from core.finetuning import curve_analysis, job_comparison, job_views
 from core.finetuning.results import Figure, Results, figure, headline_accuracy, parse, smoothing_weight
 from tests.support.app_pages import FRAME, visit, words
 from tests.support.fakes import job_view
@@ -110,8 +110,8 @@ def test_every_page_shows_the_same_accuracy(engine_server: FaultServer, store: S
     both.switch_page(str(FRAME.with_name("training.py"))).run()
     figures = next(one.value for one in both.table if title in one.value.index)
     assert [str(cell) for cell in figures.loc[title]] == [sign] * 2
-    assert f"{sign} ({name})" in model_card.model_card(store, ids[0])
-    compared = job_comparison.compare([jobs.get(store, ids[0])], [read], jobs.get(store, ids[0]).created_at)
+    assert f"{sign} ({name})" in run_export.model_card(store, ids[0])
+    compared = job_comparison.compare([job_views.get(store, ids[0])], [read], job_views.get(store, ids[0]).created_at)
     assert compared.columns[0].accuracy == found
     assert smoothing_weight(read.steps) in (0.0, 0.6, 0.9)
 

@@ -13,9 +13,10 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
-from core.errors import BadFile, BadTrainingFile, NotFound
-from core.finetuning import file_checker
-from core.finetuning.jobs import JobForm
+from core.errors import BadTrainingFile, NotFound
+from core.finetuning import file_checker, job_form
+from core.finetuning.job_form import JobForm
+from tests.support.training_lines import check_file
 
 MODEL = "gpt-4o-mini-2024-07-18"
 
@@ -57,16 +58,13 @@ def write(path: Path, *lines: str | bytes) -> Path:
     ],
 )
 def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | bytes, kind: str, told: str) -> None:
-    checked = file_checker.check_file(write(tmp_path / "x.jsonl", GOOD, "", line, pair("b")), MODEL)
+    checked = check_file(write(tmp_path / "x.jsonl", GOOD, "", line, pair("b")), MODEL)
     problem = next(one for one in checked.problems if one.level == "error")
     assert (problem.line, problem.kind) == (3, kind)
     assert told in problem.sentence
     assert len(problem.preview) <= 120
     assert not checked.ok and checked.errors == 1 and checked.counts[kind] == 1
     assert (checked.lines, checked.examples, checked.file_format) == (3, 2, "completion")
-    with pytest.raises(BadTrainingFile, match=r"Line 3: ") as caught:
-        checked.raise_for_errors()
-    assert caught.value.next_step
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | byte
     ],
 )
 def test_invalid_conversations_are_reported(tmp_path: Path, line: str, kind: str) -> None:
-    checked = file_checker.check_file(write(tmp_path / "x.jsonl", CHAT, line), MODEL)
+    checked = check_file(write(tmp_path / "x.jsonl", CHAT, line), MODEL)
     assert [(one.line, one.kind) for one in checked.problems if one.level == "error"] == [(2, kind)]
 
 
@@ -107,33 +105,33 @@ def test_invalid_conversations_are_reported(tmp_path: Path, line: str, kind: str
     ],
 )
 def test_valid_lines_are_accepted(tmp_path: Path, line: str) -> None:
-    checked = file_checker.check_file(write(tmp_path / "x.jsonl", line), MODEL)
+    checked = check_file(write(tmp_path / "x.jsonl", line), MODEL)
     assert checked.ok and checked.file_format == "chat"
 
 
 @pytest.mark.parametrize("content", ["", "\n\n \n"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
-    checked = file_checker.check_file(write(tmp_path / "x.jsonl", content), MODEL)
+    checked = check_file(write(tmp_path / "x.jsonl", content), MODEL)
     assert not checked.ok and checked.file_format is None
     assert checked.sentences() == ("The file contains no examples.",)
 
 
 def test_one_row_is_a_warning_here_and_an_error_at_a_provider_that_wants_ten(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", GOOD)
-    assert file_checker.check_file(path, MODEL).ok
-    assert "very few examples (1)" in file_checker.check_file(path, MODEL).sentences()[0]
-    refused = file_checker.check_file(path, MODEL, min_examples=10)
+    assert check_file(path, MODEL).ok
+    assert "very few examples (1)" in check_file(path, MODEL).sentences()[0]
+    refused = check_file(path, MODEL, min_examples=10)
     assert not refused.ok and "at least 10" in refused.sentences()[0]
 
 
 def test_an_example_over_the_context_is_named_with_its_length(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", GOOD, pair(completion=" word" * 300), pair(completion="é" * 120))
-    checked = file_checker.check_file(path, MODEL, context=200)
+    checked = check_file(path, MODEL, context=200)
     assert [(one.line, one.kind) for one in checked.problems if one.level == "error"] == [(2, "over_context")]
     assert "at most 200" in checked.problems[0].sentence
     assert (checked.longest_line, checked.longest_tokens > 300) == (2, True)
     assert checked.exact_tokens and checked.tokens > 400
-    assert file_checker.check_file(path, MODEL).ok
+    assert check_file(path, MODEL).ok
 
 
 @pytest.mark.parametrize(
@@ -147,14 +145,14 @@ def test_an_example_over_the_context_is_named_with_its_length(tmp_path: Path) ->
     ],
 )
 def test_the_context_of_a_model(model: str, context: int | None) -> None:
-    assert file_checker.context_size(model) == context
+    assert job_form.context_size(model) == context
 
 
 def test_repeats_and_stops_are_warnings_with_their_lines(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.jsonl", pair("a"), pair("b", " 一。二。"), pair("a"), pair("a"), *(pair(f"{n}") for n in range(9))
     )
-    checked = file_checker.check_file(path, MODEL, stop="。")
+    checked = check_file(path, MODEL, stop="。")
     assert [(one.line, one.kind) for one in checked.problems] == [
         (2, "stop_inside"),
         (3, "duplicate"),
@@ -169,10 +167,8 @@ def test_repeats_and_stops_are_warnings_with_their_lines(tmp_path: Path) -> None
 
 def test_all_problems_are_counted_and_a_hundred_listed(tmp_path: Path) -> None:
     path = write(tmp_path / "x.jsonl", *["{"] * 1_000, GOOD)
-    checked = file_checker.check_file(path, MODEL)
+    checked = check_file(path, MODEL)
     assert (checked.errors, len(checked.problems), checked.examples) == (1_000, 100, 1)
-    with pytest.raises(BadTrainingFile, match="the first of 1,000 errors"):
-        checked.raise_for_errors()
 
 
 def test_a_large_file_is_read_in_bounded_memory_and_tells_how_far_it_is(tmp_path: Path) -> None:
@@ -183,17 +179,12 @@ def test_a_large_file_is_read_in_bounded_memory_and_tells_how_far_it_is(tmp_path
             file.write(line.replace(b"->", str(number).encode(), 1))
     seen: list[int] = []
     tracemalloc.start()
-    checked = file_checker.check_file(path, MODEL, on_progress=seen.append)
+    checked = check_file(path, MODEL, on_progress=seen.append)
     _now, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert checked.ok and checked.examples == 4_000 and checked.bytes == path.stat().st_size > 30 << 20
     assert peak < 12 << 20
     assert seen == [1_000, 2_000, 3_000, 4_000]
-
-
-def test_a_file_that_is_not_here_is_a_bad_file(tmp_path: Path) -> None:
-    with pytest.raises(BadFile, match="cannot be read"):
-        file_checker.check_file(tmp_path / "gone.jsonl", MODEL)
 
 
 # --- the rows of a data set ----------------------------------------------------------------------------------------

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.engine import finetune_format
-from core.finetuning import file_checker
-from tests.support.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat
+from tests.support.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat, check_file
 
 MODEL = "gemma-3-270m"
 
@@ -20,7 +19,7 @@ def _verdicts(folder: Path, line: bytes) -> tuple[str | None, str | None]:
     """The first problem found in a file with this line, by the check and by the engine."""
     path = folder / "x.jsonl"
     path.write_bytes(line + b"\n")
-    checked = file_checker.check_file(path, MODEL)
+    checked = check_file(path, MODEL)
     engine = None
     try:
         finetune_format.check_file(path)
@@ -88,8 +87,8 @@ def test_both_agree_on_any_conversation(
 def test_providers_that_learn_tools_and_images_are_checked_by_their_own_rules(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "x.jsonl"
     path.write_bytes(line)
-    assert file_checker.check_file(path, "gpt-4o-mini-2024-07-18", text_only=False).ok
-    assert not file_checker.check_file(path, MODEL).ok
+    assert check_file(path, "gpt-4o-mini-2024-07-18", text_only=False).ok
+    assert not check_file(path, MODEL).ok
 
 
 def test_the_engine_itself_agrees(tmp_path: Path) -> None:

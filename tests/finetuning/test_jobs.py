@@ -29,8 +29,9 @@ from core.errors import (
     Refused,
     Unavailable,
 )
-from core.finetuning import jobs, submit, watch
-from core.finetuning.jobs import JobForm, JobView
+from core.finetuning import job_events, job_explanation, job_views, jobs, submit, watch
+from core.finetuning.job_form import JobForm
+from core.finetuning.job_views import JobView
 from tests.support.fakes import MOMENT, RESULTS, FakeClient, FakeRegistry, event, remote_job
 from tests.support.waiting import InstantStopSignal, at_once
 
@@ -43,7 +44,7 @@ AWAY = Unavailable("The engine cannot be reached.", "It may still be starting.")
 def test_submit_keeps_the_form_and_a_second_submit_is_the_first(store: Store, form: JobForm) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     assert jobs.submit(store, LOCAL, form) == job_id
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.suffix, job.seed) == ("preparing", "tour", 7)
     assert job.hyperparameters == {"n_epochs": 2, "batch_size": 4}
 
@@ -61,7 +62,7 @@ def test_the_same_form_after_the_end_is_a_new_job(store: Store, form: JobForm) -
 
 def test_ten_clicks_at_once_are_one_job(store: Store, form: JobForm) -> None:
     assert len(set(at_once(10, lambda: jobs.submit(store, LOCAL, form)))) == 1
-    assert len(jobs.list_jobs(store)) == 1
+    assert len(job_views.list_jobs(store)) == 1
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_a_form_that_cannot_be_is_refused(
     with pytest.raises(error, match=told) as caught:
         jobs.submit(store, LOCAL, replace(form, **change))
     assert caught.value.next_step
-    assert jobs.list_jobs(store) == []
+    assert job_views.list_jobs(store) == []
 
 
 def test_a_data_set_without_finished_rows_is_refused(store: Store, form: JobForm) -> None:
@@ -131,11 +132,11 @@ def test_a_job_from_the_ledger_to_the_model(
     client.enqueue("job", remote_job("running", estimated_finish=MOMENT), remote_job("succeeded"))
     client.enqueue("events", [event(1, "Job started"), event(2, "step", "metrics")], [event(3, "Done")], [])
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.fine_tuned_model, job.error) == ("succeeded", "ft:gemma-3-270m:fabula:tour:AbC123", None)
     assert (job.trained_tokens, job.n_examples, job.results_csv) == (1250, 2, RESULTS)
     assert job.finished_at == MOMENT
-    assert [one.message for one in jobs.events(store, job_id)] == ["Job started", "Done"]
+    assert [one.message for one in job_events.events(store, job_id)] == ["Job started", "Done"]
     assert [what for call, what in client.sent if call == "events"] == [None, "ftevent-2"]
     (request, intent) = next(what for call, what in client.sent if call == "create_job")
     assert intent == job_id
@@ -154,7 +155,7 @@ def test_the_file_holds_the_finished_rows(
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
     lines = [json.loads(line) for line in client.uploaded[0].splitlines()]
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert job.separator
     assert job.stop
     assert [line["prompt"] for line in lines] == [f"唐,隐形{job.separator}", f"宋,飞行{job.separator}"]
@@ -168,7 +169,7 @@ def test_the_chat_format(
     carry(job_id)
     first = json.loads(client.uploaded[0].splitlines()[0])
     assert [message["role"] for message in first["messages"]] == ["user", "assistant"]
-    assert (jobs.get(store, job_id).separator, jobs.get(store, job_id).stop) == (None, None)
+    assert (job_views.get(store, job_id).separator, job_views.get(store, job_id).stop) == (None, None)
 
 
 def test_own_training_sends_no_bill_and_is_in_the_spend_ledger(
@@ -176,7 +177,7 @@ def test_own_training_sends_no_bill_and_is_in_the_spend_ledger(
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id)
-    assert jobs.get(store, job_id).cost_usd is None  # no price per machine hour is set
+    assert job_views.get(store, job_id).cost_usd is None  # no price per machine hour is set
     with store.reading() as session:
         lines = session.scalars(select(Spend)).all()
     assert [(line.page, line.reference, line.prompt_tokens, line.cost_usd) for line in lines] == [
@@ -193,7 +194,7 @@ def test_the_curve_grows_in_the_ledger_while_the_job_runs(
     client.enqueue("file_text", first_step, RESULTS)
     seen: list[str | None] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: seen.append(jobs.get(store, job_id).results_csv)
+    hurry.then = lambda _: seen.append(job_views.get(store, job_id).results_csv)
     carry(job_id, hurry)
     assert seen == [first_step, RESULTS]
 
@@ -206,10 +207,10 @@ def test_a_finished_job_has_its_complete_curve(
     client.enqueue("file_text", AWAY, RESULTS)
     states: list[tuple[str, bool]] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: states.append((jobs.get(store, job_id).status, jobs.get(store, job_id).finished))
+    hurry.then = lambda _: states.append((job_views.get(store, job_id).status, job_views.get(store, job_id).finished))
     carry(job_id, hurry)
     assert states == [("running", False)]
-    assert jobs.get(store, job_id).results_csv == RESULTS
+    assert job_views.get(store, job_id).results_csv == RESULTS
 
 
 def test_a_missing_results_file_is_reported_and_the_model_is_kept(
@@ -220,9 +221,9 @@ def test_a_missing_results_file_is_reported_and_the_model_is_kept(
     client.enqueue("job", remote_job("running"), remote_job("succeeded"))
     client.enqueue("file_text", first_step, *[NotThere("No such file.", "")] * 20)
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.results_csv) == ("succeeded", first_step)
-    messages = [event.message for event in jobs.events(store, job_id) if "results file" in event.message]
+    messages = [event.message for event in job_events.events(store, job_id) if "results file" in event.message]
     assert messages == [
         "The provider did not return the complete results file. The curve may be incomplete or missing."
     ]
@@ -234,7 +235,7 @@ def test_a_job_that_fails_there_says_why(
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("failed", error="Line 3: no completion."))
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.error, job.cost_usd) == ("failed", "Line 3: no completion.", None)
     assert job.next_step
 
@@ -253,9 +254,9 @@ def test_killed_between_the_post_and_the_id(
     client.enqueue("create_job", JobKilled())
     with pytest.raises(JobKilled):
         carry(job_id)
-    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
+    assert (job_views.get(store, job_id).status, job_views.get(store, job_id).remote_id) == ("submitting", None)
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
     assert client.count("create_job") == 1
     assert client.count("upload") == 1
 
@@ -273,7 +274,7 @@ def test_killed_between_the_intent_and_the_post(
         carry(job_id)
     assert client.count("create_job") == 0
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
     assert (client.count("find_job"), client.count("create_job")) == (1, 1)
 
 
@@ -291,7 +292,7 @@ def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(
         carry(job_id)
     client.enqueue("find_job", None, None, remote_job())
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
     assert (client.count("find_job"), client.count("create_job")) == (3, 1)
 
 
@@ -322,7 +323,7 @@ def test_a_clock_that_moves_decides_nothing_about_a_post(
     monkeypatch.setattr(submit, "time", SimpleNamespace(monotonic=lambda: now[0]))
     client.enqueue("find_job", *[None] * 9, remote_job())
     carry(job_id, hurry)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
     assert (client.count("find_job"), client.count("create_job")) == (10, 1)
 
 
@@ -334,7 +335,7 @@ def test_a_worker_killed_during_the_upload_repeats_it(
     with pytest.raises(JobKilled):
         carry(job_id)
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
     assert client.uploaded[0] == client.uploaded[1]
     assert client.count("create_job") == 1
 
@@ -347,10 +348,10 @@ def test_a_worker_killed_while_watching_resumes(
     client.enqueue("events", [event(1, "Job started")], [event(1, "Job started"), event(2, "Done")])
     with pytest.raises(JobKilled):
         carry(job_id)
-    assert jobs.get(store, job_id).status == "running"
+    assert job_views.get(store, job_id).status == "running"
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
-    assert [one.message for one in jobs.events(store, job_id)] == ["Job started", "Done"]
+    assert job_views.get(store, job_id).status == "succeeded"
+    assert [one.message for one in job_events.events(store, job_id)] == ["Job started", "Done"]
     assert (client.count("upload"), client.count("create_job")) == (1, 1)
 
 
@@ -389,7 +390,7 @@ def test_errors_of_the_post_are_handled(
     if not exists:
         client.enqueue("find_job", None)
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, client.count("create_job")) == (status, posts)
     if status == "failed":
         assert job.error
@@ -407,11 +408,11 @@ def test_an_engine_that_is_not_up_yet_is_waited_for_and_the_job_says_so(
     client.enqueue("upload", AWAY, AWAY, "file-1")
     errors: list[str | None] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: errors.append(jobs.get(store, job_id).error)
+    hurry.then = lambda _: errors.append(job_views.get(store, job_id).error)
     carry(job_id, hurry)
     assert errors == [AWAY.what, AWAY.what]
     assert hurry.waits == [2.0, 4.0]
-    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
+    assert (job_views.get(store, job_id).status, job_views.get(store, job_id).error) == ("succeeded", None)
 
 
 def test_an_unreachable_provider_fails_the_job_with_its_message(
@@ -420,7 +421,7 @@ def test_an_unreachable_provider_fails_the_job_with_its_message(
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("upload", *[AWAY] * 30)
     hurry = carry(job_id)
-    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("failed", AWAY.what)
+    assert (job_views.get(store, job_id).status, job_views.get(store, job_id).error) == ("failed", AWAY.what)
     assert max(hurry.waits) == 30.0
     assert client.count("create_job") == 0
 
@@ -433,7 +434,7 @@ def test_a_provider_that_cannot_be_used_fails_the_job(
 ) -> None:
     job_id = jobs.submit(store, LOCAL, form)
     carry(job_id, registry=FakeRegistry({"engine": error}))
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.error, job.next_step) == ("failed", error.what, error.next_step)
 
 
@@ -445,10 +446,10 @@ def test_temporary_errors_while_watching_are_shown_and_retried(
     client.enqueue("job", remote_job("running"), error, remote_job("succeeded"))
     states: list[tuple[str, str | None]] = []
     hurry = InstantStopSignal()
-    hurry.then = lambda _: states.append((jobs.get(store, job_id).status, jobs.get(store, job_id).error))
+    hurry.then = lambda _: states.append((job_views.get(store, job_id).status, job_views.get(store, job_id).error))
     carry(job_id, hurry)
     assert states == [("running", None), ("running", error.what)]
-    assert (jobs.get(store, job_id).status, jobs.get(store, job_id).error) == ("succeeded", None)
+    assert (job_views.get(store, job_id).status, job_views.get(store, job_id).error) == ("succeeded", None)
 
 
 def test_a_job_deleted_at_the_provider_fails(
@@ -457,7 +458,7 @@ def test_a_job_deleted_at_the_provider_fails(
     job_id = jobs.submit(store, LOCAL, form)
     client.enqueue("job", remote_job("running"), NotThere("No such job.", ""))
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert job.status == "failed"
     assert "no longer knows this job" in (job.error or "")
     assert not jobs.is_allowed(job, "resume")
@@ -472,7 +473,7 @@ def test_a_data_set_deleted_meanwhile_fails_the_job(
     with store.session() as session:
         session.get_one(TrainingJob, job_id).dataset_id = "gone"
     carry(job_id)
-    assert jobs.get(store, job_id).status == "failed"
+    assert job_views.get(store, job_id).status == "failed"
     assert client.sent == []
 
 
@@ -484,9 +485,9 @@ def test_a_worker_that_stops_leaves_the_job_for_the_next(
     hurry = InstantStopSignal()
     hurry.then = lambda number: hurry.set() if number == 1 else None
     carry(job_id, hurry)
-    assert jobs.get(store, job_id).status == "running"
+    assert job_views.get(store, job_id).status == "running"
     carry(job_id)
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -507,7 +508,7 @@ def test_a_request_is_passed_on_once(
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, what) if number == 1 else None
     carry(job_id, hurry)
     assert client.count(what) == 1
-    assert jobs.get(store, job_id).request is None
+    assert job_views.get(store, job_id).request is None
 
 
 def test_a_job_that_failed_at_the_engine_is_resumed_there_and_followed_to_its_end(
@@ -518,11 +519,11 @@ def test_a_job_that_failed_at_the_engine_is_resumed_there_and_followed_to_its_en
         "job", remote_job("failed", error="The trainer ended."), remote_job("queued"), remote_job("succeeded")
     )
     carry(job_id)
-    assert jobs.get(store, job_id).status == "failed"
+    assert job_views.get(store, job_id).status == "failed"
     jobs.request(store, LOCAL, job_id, "resume")
-    assert not jobs.get(store, job_id).finished  # so that the worker runs it
+    assert not job_views.get(store, job_id).finished  # so that the worker runs it
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert client.count("resume") == 1 and client.count("create_job") == 1
     assert (job.status, job.error, job.request) == ("succeeded", None, None) and job.fine_tuned_model
     with pytest.raises(FabulaError):
@@ -535,7 +536,7 @@ def test_a_job_that_failed_elsewhere_cannot_be_resumed(store: Store, form: JobFo
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.status, job.provider, job.remote_id = "failed", str(values["provider"]), values["remote_id"]
-        assert not jobs.is_allowed(jobs.get(store, job_id), "resume")
+        assert not jobs.is_allowed(job_views.get(store, job_id), "resume")
         with pytest.raises(FabulaError, match="already ended"):
             jobs.request(store, LOCAL, job_id, "resume")
 
@@ -549,9 +550,9 @@ def test_a_refused_request_is_reported_as_an_event(
     hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "pause") if number == 1 else None
     carry(job_id, hurry)
-    events = [(one.level, one.message) for one in jobs.events(store, job_id)]
+    events = [(one.level, one.message) for one in job_events.events(store, job_id)]
     assert events == [("warn", "This job cannot be paused. Cancel it.")]
-    assert jobs.get(store, job_id).status == "succeeded"
+    assert job_views.get(store, job_id).status == "succeeded"
 
 
 def test_cancelled_before_the_provider_knew(
@@ -560,7 +561,7 @@ def test_cancelled_before_the_provider_knew(
     job_id = jobs.submit(store, LOCAL, form)
     jobs.request(store, LOCAL, job_id, "cancel")
     carry(job_id)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.request, client.sent) == ("cancelled", None, [])
     assert job.finished_at is not None
 
@@ -573,7 +574,7 @@ def test_cancelled_while_it_waits_for_the_provider(
     hurry = InstantStopSignal()
     hurry.then = lambda number: jobs.request(store, LOCAL, job_id, "cancel") if number == 3 else None
     carry(job_id, hurry)
-    assert jobs.get(store, job_id).status == "cancelled"
+    assert job_views.get(store, job_id).status == "cancelled"
     assert client.count("upload") == 3
 
 
@@ -601,10 +602,10 @@ def test_lists_leave_the_curves_out_unless_asked(
     first = jobs.submit(store, LOCAL, form)
     carry(first)
     second = jobs.submit(store, LOCAL, replace(form, name="Second"))
-    assert [(job.id, job.results_csv) for job in jobs.list_jobs(store)] == [(second, None), (first, None)]
-    assert [job.results_csv for job in jobs.list_jobs(store, results=True)] == [None, RESULTS]
+    assert [(job.id, job.results_csv) for job in job_views.list_jobs(store)] == [(second, None), (first, None)]
+    assert [job.results_csv for job in job_views.list_jobs(store, results=True)] == [None, RESULTS]
     with pytest.raises(NotFound):
-        jobs.get(store, "nothing")
+        job_views.get(store, "nothing")
 
 
 def _view(**values: Any) -> JobView:
@@ -646,7 +647,7 @@ def _view(**values: Any) -> JobView:
 )
 def test_the_verdict_says_it_in_plain_words(values: dict[str, Any], age: int, told: str) -> None:
     now: datetime = MOMENT + timedelta(minutes=age)
-    assert told in jobs.explain(_view(**values), now)
+    assert told in job_explanation.explain(_view(**values), now)
 
 
 def test_long_results_are_fetched_seldom(
@@ -661,4 +662,4 @@ def test_long_results_are_fetched_seldom(
     client.enqueue("job", *[remote_job("running")] * 5, remote_job("succeeded"))
     carry(job_id)
     assert client.count("file_text") == 2  # once while it ran, once at the end
-    assert jobs.get(store, job_id).updated_at <= utcnow()
+    assert job_views.get(store, job_id).updated_at <= utcnow()

@@ -13,8 +13,9 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError
-from core.finetuning import job_explanation, jobs
-from core.finetuning.jobs import JobForm, JobView
+from core.finetuning import job_explanation, job_views, jobs
+from core.finetuning.job_form import JobForm
+from core.finetuning.job_views import JobView
 from core.finetuning.results import parse
 from core.providers import Client, JobRequest, Provider, RemoteJob, RetryPolicy
 from tests.support.fakes import RESULTS, FakeRegistry
@@ -48,7 +49,7 @@ def carry(store: Store, server: JobServer, job_id: str, timeout_s: float = WAIT_
         run_to_end(lambda: jobs.carry_out(store, registry, job_id, InstantStopSignal()), lambda _: None)
     except FabulaError as exc:
         jobs.give_up(store, job_id, exc)
-    return jobs.get(store, job_id)
+    return job_views.get(store, job_id)
 
 
 @pytest.mark.parametrize("fault", ["after:502", "after:504", "after:408", "after:drop", "after:hang"])
@@ -93,7 +94,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
     registry: Any = FakeRegistry({"engine": Dying(Provider("engine", "engine", "E", f"{server.url}/v1", KEY))})
     with pytest.raises(Killed):
         jobs.carry_out(store, registry, job_id, InstantStopSignal())
-    assert jobs.get(store, job_id).status == "submitting" and jobs.get(store, job_id).remote_id is None
+    assert job_views.get(store, job_id).status == "submitting" and job_views.get(store, job_id).remote_id is None
     assert carry(store, server, job_id).status == "succeeded"
     assert (server.count(CREATE), len(server.jobs)) == (1, 1)
 

@@ -22,11 +22,12 @@ from core.datasets import datasets, versions
 from core.db.store import Store
 from core.db.tables import Checkpoint, TrainingJob, utcnow
 from core.errors import FabulaError, NotFound, NotThere, OverBudget, Refused, Unavailable
-from core.evaluation import model_card, run_export
+from core.evaluation import run_export
 from core.finetuning import (
     checkpoints,
     job_comparison,
-    job_estimate,
+    job_cost,
+    job_events,
     job_explanation,
     job_views,
     jobs,
@@ -34,8 +35,7 @@ from core.finetuning import (
     preflight,
     submit,
 )
-from core.finetuning.job_form import learning_rate_advice
-from core.finetuning.jobs import JobForm
+from core.finetuning.job_form import JobForm, learning_rate_advice
 from core.finetuning.results import Figure, parse
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
@@ -97,7 +97,7 @@ def done(store: Store, form: JobForm, model: str = "ft:gemma-3-270m:fabula:x:1",
 
 def test_a_validation_share_creates_one_version(store: Store, form: JobForm) -> None:
     wanted = replace(form, validation_share=0.2, estimated_usd=Decimal("1.5"), estimated_s=90.0, trackers=("trackio",))
-    job = jobs.get(store, jobs.submit(store, LOCAL, wanted))
+    job = job_views.get(store, jobs.submit(store, LOCAL, wanted))
     assert jobs.submit(store, LOCAL, wanted) == job.id
     assert job.version_id is not None and job.validation_share == 0.2
     assert versions.get(store, job.version_id).n_validation == 4
@@ -140,13 +140,13 @@ def test_upload_progress_is_saved(store: Store, form: JobForm, monkeypatch: pyte
         def upload(self, path: Any, purpose: str = "fine-tune", on_progress: Any = None) -> str:
             size = path.stat().st_size
             on_progress(size // 2, size)
-            job = jobs.get(store, job_id)
+            job = job_views.get(store, job_id)
             seen.append((job.upload_share, job_explanation.explain(job, job.created_at)))
             return super().upload(path, purpose)
 
     carry(store, job_id, Slow())
     assert seen[0][0] == pytest.approx(0.5, abs=0.01) and "being uploaded: 50 % of 1 KiB" in seen[0][1]
-    assert jobs.get(store, job_id).upload_share == 1
+    assert job_views.get(store, job_id).upload_share == 1
 
 
 def test_a_cancelled_upload_is_aborted(store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +163,7 @@ def test_a_cancelled_upload_is_aborted(store: Store, form: JobForm, monkeypatch:
             raise AssertionError("it went on")
 
     client = carry(store, job_id, CancellingClient())
-    assert jobs.get(store, job_id).status == "cancelled" and client.count("create_job") == 0
+    assert job_views.get(store, job_id).status == "cancelled" and client.count("create_job") == 0
 
 
 def test_checkpoints_come_into_the_ledger_with_the_poll(store: Store, form: JobForm) -> None:
@@ -186,11 +186,13 @@ def test_a_model_that_is_not_listed_yet_is_waited_for(store: Store, form: JobFor
     # a queue repeats its last answer; earlier ones are used once
     job_id = jobs.submit(store, LOCAL, form)
     messages: list[str] = []
-    carry(store, job_id, client, lambda: messages.append(job_explanation.explain(jobs.get(store, job_id), utcnow())))
+    carry(
+        store, job_id, client, lambda: messages.append(job_explanation.explain(job_views.get(store, job_id), utcnow()))
+    )
     assert "queue" not in messages[-2] and "names no model yet. Fabula asks again for five minutes" in messages[-2]
-    assert jobs.get(store, job_id).error is None
-    assert jobs.get(store, job_id).fine_tuned_model is not None
-    assert any("names no model yet" in one.message for one in jobs.events(store, job_id))
+    assert job_views.get(store, job_id).error is None
+    assert job_views.get(store, job_id).fine_tuned_model is not None
+    assert any("names no model yet" in one.message for one in job_events.events(store, job_id))
 
 
 def test_waiting_for_a_missing_model_ends(store: Store, form: JobForm) -> None:
@@ -198,7 +200,7 @@ def test_waiting_for_a_missing_model_ends(store: Store, form: JobForm) -> None:
     client.enqueue("job", remote_job("succeeded", fine_tuned_model=None))
     job_id = jobs.submit(store, LOCAL, form)
     carry(store, job_id, client)
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert job.status == "succeeded" and "names no model" in job_explanation.explain(job, NOW)
 
 
@@ -210,7 +212,7 @@ def test_unknown_statuses_of_a_provider_are_stored(store: Store, form: JobForm) 
 
     class StatusClient(FakeClient):
         def job(self, job_id: str) -> Any:
-            seen.append(jobs.get(store, ours).status)
+            seen.append(job_views.get(store, ours).status)
             return super().job(job_id)
 
     looked = StatusClient()
@@ -219,7 +221,7 @@ def test_unknown_statuses_of_a_provider_are_stored(store: Store, form: JobForm) 
     ours = jobs.submit(store, LOCAL, form)
     carry(store, ours, looked)
     assert "pondering deeply about what wa" in seen
-    assert [one.level for one in jobs.events(store, ours)] == ["a level th"]
+    assert [one.level for one in job_events.events(store, ours)] == ["a level th"]
 
 
 # --- verdicts ------------------------------------------------------------------------------------------------------
@@ -289,25 +291,23 @@ def test_training_time_and_estimate() -> None:
 
 
 def test_an_estimate_is_tokens_money_and_time(store: Store, form: JobForm, book: PriceBook) -> None:
-    first = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
+    first = job_cost.estimate(store, book, "engine", "gemma-3-270m", tokens=1_000, epochs=None, examples=30)
     assert (first.epochs, first.trained_tokens, first.cost_usd, first.local, first.seconds) == (5, 5_000, 0, True, None)
     assert "after the first job" in first.basis
-    rough = job_estimate.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough_speed=50)
-    assert rough.seconds == job_estimate.STARTUP_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
-    running = job_estimate.estimate(
-        store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough_speed=1
-    )
-    assert running.seconds == job_estimate.STARTUP_S + 4 and "50 tokens per second" in running.basis
+    rough = job_cost.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, rough_speed=50)
+    assert rough.seconds == job_cost.STARTUP_S + 4 and rough.rough and rough.basis.startswith("Rough estimate")
+    running = job_cost.estimate(store, book, "engine", "gemma-3-270m", tokens=100, epochs=2, speed=50, rough_speed=1)
+    assert running.seconds == job_cost.STARTUP_S + 4 and "50 tokens per second" in running.basis
     done(store, form)  # 600 tokens in 60 s, a third of it start-up: 15 tokens per second
-    measured = job_estimate.estimate(
+    measured = job_cost.estimate(
         store, book, "engine", "ft:gemma-3-270m:fabula:x:1", tokens=100, epochs=2, rough_speed=1
     )
     assert not measured.rough and not running.rough
-    assert measured.seconds == pytest.approx(job_estimate.STARTUP_S + 200 / 15) and "last job" in measured.basis
-    paid = job_estimate.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
+    assert measured.seconds == pytest.approx(job_cost.STARTUP_S + 200 / 15) and "last job" in measured.basis
+    paid = job_cost.estimate(store, book, "openai", MINI, tokens=1_000_000, epochs=1)
     assert paid.cost_usd == Decimal(5) and paid.train_until == date(2027, 1, 6)
     assert paid.callable_until == date(2027, 1, 14)
-    assert job_estimate.estimate(store, book, "openai", "nobody-knows", tokens=5, epochs=1).cost_usd is None
+    assert job_cost.estimate(store, book, "openai", "nobody-knows", tokens=5, epochs=1).cost_usd is None
 
 
 class Account:
@@ -375,7 +375,7 @@ def test_a_job_is_reserved_with_the_button_and_settled_at_the_end(store: Store, 
     carry(store, job_id, client)
     found = spent(store, MOMENT, job_id)
     assert (found.calls, found.cost_usd) == (1, Decimal("0.00625"))  # 1,250 tokens at 5 USD per million
-    assert jobs.get(store, job_id).cost_usd == Decimal("0.00625")
+    assert job_views.get(store, job_id).cost_usd == Decimal("0.00625")
 
 
 def test_a_reservation_is_released_if_nothing_ran(store: Store, form: JobForm) -> None:
@@ -384,7 +384,7 @@ def test_a_reservation_is_released_if_nothing_ran(store: Store, form: JobForm) -
     jobs.give_up(store, failed, Refused("no"))
     jobs.request(store, LOCAL, cancelled, "cancel")
     carry(store, cancelled, FakeClient(Provider("openai", "openai", "OpenAI", "http://x/v1", "k")))
-    assert jobs.get(store, cancelled).status == "cancelled"
+    assert job_views.get(store, cancelled).status == "cancelled"
     assert spent(store, MOMENT).calls == 0
 
 
@@ -412,7 +412,7 @@ def test_a_job_that_ended_may_be_billed_for_what_it_has_trained(
     client.enqueue("job", *answers)
     job_id = jobs.submit(store, LOCAL, paid)
     carry(store, job_id, client)
-    assert jobs.get(store, job_id).finished
+    assert job_views.get(store, job_id).finished
     found = spent(store, MOMENT, job_id)
     unknown = cost_usd is None
     assert (found.calls, found.unknown, found.cost_usd) == (calls, int(unknown), cost_usd or 0)
@@ -425,7 +425,7 @@ def test_a_budget_is_enforced_before_sending(store: Store, form: JobForm, expect
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     with pytest.raises(OverBudget):
         jobs.submit(store, LOCAL, replace(form, provider="openai", base_model=MINI, estimated_usd=expected))
-    assert jobs.list_jobs(store) == []
+    assert job_views.list_jobs(store) == []
     assert jobs.submit(store, LOCAL, form)  # engine jobs are free
 
 
@@ -456,18 +456,18 @@ def test_a_job_on_a_checkpoint_has_its_job_as_parent(
     store: Store, form: JobForm, family_of_two: tuple[str, str]
 ) -> None:
     third = jobs.submit(store, LOCAL, replace(form, name="third", provider="openai", base_model="ft:m:ckpt-step-5"))
-    assert jobs.get(store, third).parent_id == family_of_two[0]
+    assert job_views.get(store, third).parent_id == family_of_two[0]
 
 
 def test_who_made_a_model_is_known_of_checkpoints_too(store: Store, family_of_two: tuple[str, str]) -> None:
     first, second = family_of_two
-    tuned = str(jobs.get(store, first).fine_tuned_model)
+    tuned = str(job_views.get(store, first).fine_tuned_model)
     found = {model: lineage.job_that_made(store, model) for model in (tuned, f"{tuned}:ckpt-step-9", "m:1", "nobody")}
     assert [one.id if one else None for one in found.values()] == [first, first, None, None]
     with store.session() as session:  # of a job without a model
         session.add(Checkpoint(job_id=second, remote_id="c", step=1, model="m:1", metrics={}, created_at=MOMENT))
     assert [one.id for one in (lineage.job_that_made(store, "m:1"),) if one] == [second]
-    assert [one.id for one in lineage.chains_of(jobs.list_jobs(store))[second]] == [first, second]
+    assert [one.id for one in lineage.chains_of(job_views.list_jobs(store))[second]] == [first, second]
 
 
 def test_the_speed_estimate_is_independent_of_other_load(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -477,11 +477,11 @@ def test_the_speed_estimate_is_independent_of_other_load(monkeypatch: pytest.Mon
     monkeypatch.setattr(time, "thread_time", lambda: next(worked))
     monkeypatch.setattr(time, "perf_counter", lambda: next(passed))
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert job_estimate.measure_rough_speed() == pytest.approx(
-        2 * 2 * 64**3 * job_estimate._PRODUCTS_PER_TIMING / 0.001 / 1.4e9
+    assert job_cost.measure_rough_speed() == pytest.approx(
+        2 * 2 * 64**3 * job_cost._PRODUCTS_PER_TIMING / 0.001 / 1.4e9
     )
     monkeypatch.undo()
-    assert job_estimate.measure_rough_speed() > 0
+    assert job_cost.measure_rough_speed() > 0
 
 
 @pytest.mark.parametrize("text", ["", "step\n", RESULTS, RESULTS * 9])
@@ -641,7 +641,7 @@ def test_a_chart_is_left_as_it_is_where_nothing_can_draw_it(
 
 
 def test_the_model_card_has_known_facts_and_escaped_names(store: Store, family_of_two: tuple[str, str]) -> None:
-    card = model_card.model_card(store, family_of_two[1])
+    card = run_export.model_card(store, family_of_two[1])
     assert card.startswith("# ft:gemma-3-270m:fabula:y:2")
     assert "First → Second" in card and "\\<b\\>twenty" in card and "<b>" not in card
     assert "| Cost | $1.05 |" in card and "| Base model | gemma-3-270m |" in card

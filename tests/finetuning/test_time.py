@@ -20,8 +20,17 @@ from core.engine import store
 from core.engine.api import serializers
 from core.engine.store import Job
 from core.engine.training import job_queue
-from core.finetuning import curve_analysis, job_comparison, job_estimate, job_events, job_explanation, jobs, lineage
-from core.finetuning.jobs import JobForm
+from core.finetuning import (
+    curve_analysis,
+    job_comparison,
+    job_cost,
+    job_events,
+    job_explanation,
+    job_views,
+    jobs,
+    lineage,
+)
+from core.finetuning.job_form import JobForm
 from core.finetuning.results import parse
 from core.pricing.price_book import PriceBook
 from pages.ui.training import job_labels
@@ -158,7 +167,7 @@ def test_a_job_of_the_ledger_knows_its_place_and_forgets_it_when_it_trains(
 
     class PollingEvent(InstantStopSignal):
         def wait(self, timeout: float | None = None) -> bool:
-            seen.append(jobs.get(store, job_id))
+            seen.append(job_views.get(store, job_id))
             return super().wait(timeout)
 
     job_id = jobs.submit(store, LOCAL, form)
@@ -172,7 +181,7 @@ def test_a_job_of_the_ledger_knows_its_place_and_forgets_it_when_it_trains(
     carry(job_id, PollingEvent())
     places = [(job.status, job.queue_position, job.estimated_start, job.trained_s) for job in seen if job.remote_id]
     assert ("queued", 2, starts, 0.0) in places and ("running", None, None, 3.0) in places
-    assert jobs.get(store, job_id).trained_s == 4.5
+    assert job_views.get(store, job_id).trained_s == 4.5
 
 
 def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobForm) -> None:
@@ -182,7 +191,7 @@ def test_an_estimate_does_not_learn_from_time_in_line(store: Store, form: JobFor
             text("UPDATE training_jobs SET status = 'succeeded', trained_tokens = 600, training_s = 60 WHERE id = :id"),
             {"id": job_id},
         )
-    assert job_estimate.measured_speeds(store, form.provider, form.base_model) == [15.0]  # a third is start-up time
+    assert job_cost.measured_speeds(store, form.provider, form.base_model) == [15.0]  # a third is start-up time
 
 
 @pytest.mark.parametrize(
@@ -215,14 +224,14 @@ def test_the_start_up_of_a_small_job_is_not_spread_over_the_tokens_of_the_next(
         with store.session() as session:
             job = session.get_one(TrainingJob, job_id)
             job.status, job.trained_tokens, job.training_s = "succeeded", trained, seconds
-    found = job_estimate.estimate(
+    found = job_cost.estimate(
         store, PriceBook.load(), "engine", form.base_model, tokens=tokens, epochs=1, speed=steps, rough_speed=rough
     )
     assert basis in found.basis
     if at_most_s is None:
         assert found.seconds is None
     else:
-        assert found.seconds is not None and job_estimate.STARTUP_S < found.seconds <= at_most_s
+        assert found.seconds is not None and job_cost.STARTUP_S < found.seconds <= at_most_s
 
 
 @pytest.mark.parametrize(

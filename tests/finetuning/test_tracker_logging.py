@@ -25,9 +25,8 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.errors import FabulaError
-from core.finetuning import jobs, tracker_logging, trackers
-from core.finetuning.job_form import TRACKERS
-from core.finetuning.jobs import JobForm
+from core.finetuning import job_views, jobs, trackers
+from core.finetuning.job_form import TRACKERS, JobForm
 from core.providers import Provider
 from core.settings import Settings
 from tests.support.fakes import FakeClient, FakeRegistry, remote_job
@@ -115,7 +114,7 @@ def test_steps_are_sent_while_the_job_runs_and_each_once(store: Store, form: Job
     assert seen == [0, 2, 2, 5] and tracker.steps[ours] == [1, 2, 3, 4, 5, 6]
     assert tracker.values["training_loss"] == pytest.approx(1 / 3, abs=1e-3)
     assert len(tracker.opened) == 1 and tracker.opened[0][2]["base_model"] == "gemma-3-270m"
-    state = jobs.get(store, ours).trackers["trackio"]
+    state = job_views.get(store, ours).trackers["trackio"]
     assert (state["state"], state["step"], state["project"], state["url"]) == (
         "logged",
         6,
@@ -134,7 +133,7 @@ def test_the_next_worker_continues_logging(store: Store, form: JobForm, tracker:
     client.enqueue("file_text", curve(3))
     stopping.then = lambda _: stopping.set() if len(tracker.steps.get(job_id, ())) == 3 else None
     jobs.carry_out(store, registry, job_id, stopping)
-    assert tracker.summaries[job_id] is None and jobs.get(store, job_id).trackers["wandb"]["state"] == "live"
+    assert tracker.summaries[job_id] is None and job_views.get(store, job_id).trackers["wandb"]["state"] == "live"
     tracker.steps[job_id].append(4)  # as if killed after sending and before saving the step
     carry(store, job_id, grow(5, 6))
     assert tracker.steps[job_id] == [1, 2, 3, 4, 5, 6] and len(tracker.opened) == 2
@@ -143,9 +142,9 @@ def test_the_next_worker_continues_logging(store: Store, form: JobForm, tracker:
 def test_a_long_curve_is_sent_a_few_thousand_steps_at_a_time(
     store: Store, form: JobForm, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracker_logging, "_MAX_STEPS_PER_SEND", 2)
+    monkeypatch.setattr(trackers, "_MAX_STEPS_PER_SEND", 2)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=("trackio",)))
-    live, text = tracker_logging.TrackerLogger(store, jobs.get(store, job_id)), curve(7)
+    live, text = trackers.TrackerLogger(store, job_views.get(store, job_id)), curve(7)
     sent = []
     for _ in range(3):
         live.send(text)
@@ -160,12 +159,12 @@ def test_a_failing_tracker_is_retried_without_affecting_the_job(
     tracker.broken = RuntimeError("no network")
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=("trackio",)))
     carry(store, job_id, grow(2, 4))
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert job.status == "succeeded" and job.trackers["trackio"]["state"] == "failed"
     assert "no network" in job.trackers["trackio"]["error"]
 
-    monkeypatch.setattr(tracker_logging, "_RETRY_S", 0.0)
-    live = tracker_logging.TrackerLogger(store, jobs.get(store, job_id))
+    monkeypatch.setattr(trackers, "_RETRY_S", 0.0)
+    live = trackers.TrackerLogger(store, job_views.get(store, job_id))
     live.send(curve(3))
     tracker.broken = None
     states = live.send(curve(4))
@@ -179,26 +178,26 @@ def test_openai_logs_to_wandb_itself(store: Store, form: JobForm, tracker: Track
     carry(store, job_id, client)
     (request, _intent) = next(what for call, what in client.sent if call == "create_job")
     assert request.integrations == (("wandb", "stories"),)
-    assert not tracker.opened and jobs.get(store, job_id).trackers["wandb"]["state"] == "logged"
+    assert not tracker.opened and job_views.get(store, job_id).trackers["wandb"]["state"] == "logged"
 
 
 def test_missing_trackers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert "pip install wandb" in str(tracker_logging.unavailable("wandb", {}))
-    assert "pip install trackio" in str(tracker_logging.unavailable("trackio", {}))
-    assert tracker_logging.unavailable("wandb", {}, provider="openai") is None
+    assert "pip install wandb" in str(trackers.unavailable("wandb", {}))
+    assert "pip install trackio" in str(trackers.unavailable("trackio", {}))
+    assert trackers.unavailable("wandb", {}, provider="openai") is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert "WANDB_API_KEY" in str(tracker_logging.unavailable("wandb", {}))
-    assert tracker_logging.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None
-    assert tracker_logging.unavailable("wandb", {"WANDB_MODE": "offline"}) is None
-    assert tracker_logging.unavailable("trackio", {}) is None
+    assert "WANDB_API_KEY" in str(trackers.unavailable("wandb", {}))
+    assert trackers.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None
+    assert trackers.unavailable("wandb", {"WANDB_MODE": "offline"}) is None
+    assert trackers.unavailable("trackio", {}) is None
 
 
 def test_a_missing_tracker_is_shown_in_the_job(store: Store, form: JobForm, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     job_id = jobs.submit(store, LOCAL, replace(form, trackers=TRACKERS))
     carry(store, job_id, grow(2))
-    state = jobs.get(store, job_id).trackers
+    state = job_views.get(store, job_id).trackers
     assert {one["state"] for one in state.values()} == {"skipped"} and "pip install" in state["trackio"]["error"]
 
 
@@ -254,10 +253,10 @@ def test_a_real_tracker_has_each_step_once_though_the_worker_was_killed(
     assert any(line.strip() == "there" for line in first.stdout)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert jobs.get(store, job_id).trackers[name]["state"] == "live"
+    assert job_views.get(store, job_id).trackers[name]["state"] == "live"
     assert life("6,8", "end").wait(WAIT_LIMIT_S) == 0
 
-    state = jobs.get(store, job_id).trackers[name]
+    state = job_views.get(store, job_id).trackers[name]
     assert (state["state"], state["step"], state["error"]) == ("logged", 8, None)
     argv = [sys.executable, "-c", _READ[name], str(settings.home)]
     read = subprocess.run(argv, env=env, capture_output=True, text=True, check=True)

@@ -28,8 +28,8 @@ from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.errors import BadRequest, FabulaError, NotFound, RateLimited, Refused, StorageFull, Unavailable
 from core.failures import of_run
-from core.generation import run_store, runs
-from core.generation.batch import batch_lifecycle, batch_runner, batch_settlement, batch_store
+from core.generation import run_progress, run_store, runs
+from core.generation.batch import batch_lifecycle, batch_runner, batch_store
 from core.generation.batch.batch_runner import BatchTiming
 from core.generation.run_budget import TEMPLATE_TOKENS
 from core.jobs import task_runner
@@ -78,7 +78,7 @@ def lines_of(store: Store) -> list[Spend]:
 
 
 def dataset_of(store: Store, run_id: str) -> str:
-    return runs.progress(store, run_id).dataset_id
+    return run_progress.get(store, run_id).dataset_id
 
 
 # --- success --------------------------------------------------------------------------------------------------------
@@ -267,8 +267,8 @@ def test_lines_of_an_earlier_runs_batch_that_may_be_billed_count_in_that_run(sto
     second = queue(store, recipe(), dataset_id=dataset_of(store, first))
     done = execute(store, server, second, book=HALF)
     assert (done.done, done.cost_usd) == (12, 3 * EACH)
-    assert runs.progress(store, first).max_usd == 9 * EACH + 2 * WORST
-    assert runs.progress(store, first).cost_usd is None
+    assert run_progress.get(store, first).max_usd == 9 * EACH + 2 * WORST
+    assert run_progress.get(store, first).cost_usd is None
 
 
 @pytest.mark.parametrize("line", [b"not json", b'{"custom_id": 7}', b'["a"]', b'{"custom_id": "n0003", "respon'])
@@ -468,7 +468,7 @@ def test_stop_of_a_paused_run_cancels_what_is_with_the_provider(store: Store, se
     during(server, "GET /v1/batches/batch_1", lambda: runs.request_pause(store, LOCAL, run_id))
     assert execute(store, server, run_id).state == "paused"
     runs.request_stop(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "stopping"
+    assert run_progress.get(store, run_id).state == "stopping"
     assert execute(store, server, run_id).state == "stopped"
     assert server.count("POST /v1/batches/batch_1/cancel") == 1
     assert states(store, run_id) == {"done": 6, "pending": 6}
@@ -482,7 +482,7 @@ def test_a_live_run_collects_the_batch_of_an_earlier_run_first(store: Store, ser
     assert live != first and batch_runner.has_work(store, live)
     halt, carry_out = threading.Event(), task_runner.KINDS["run"].carry_out
     run_to_end(lambda: carry_out(store, server.registry(), live, halt), lambda _: batch_runner._waiting_runs.clear())
-    assert runs.progress(store, live).state == "done" and states(store, live) == {"done": 12}
+    assert run_progress.get(store, live).state == "done" and states(store, live) == {"done": 12}
     assert len(server.bought) == 12
 
 
@@ -603,7 +603,7 @@ def test_a_temporary_error_is_shown_while_it_lasts(store: Store, server: BatchSe
     run_id = queue(store, recipe())
     server.faults["GET /v1/batches/batch_1"] = [503, 503]
     notes: list[str | None] = []
-    server.on = lambda what: notes.append(runs.progress(store, run_id).note)
+    server.on = lambda what: notes.append(run_progress.get(store, run_id).note)
     execute(store, server, run_id)
     assert any((note or "").startswith("Waiting 1 s. The batch server has a server error (503)") for note in notes)
 
@@ -664,7 +664,7 @@ def test_results_that_the_provider_has_deleted_do_not_block_the_data_set(
 def test_a_provider_that_is_not_set_up_any_more_ends_the_run(store: Store) -> None:
     run_id = queue(store, recipe())
     batch_runner.carry_out(store, Registry([]), run_id, threading.Event(), timing=QUICK, book=NO_PRICES)
-    done = runs.progress(store, run_id)
+    done = run_progress.get(store, run_id)
     assert done.state == "failed" and "There is no provider 'openai'" in (done.reason or "")
 
 
@@ -829,7 +829,7 @@ def test_a_worker_that_stops_leaves_the_run_as_it_is(store: Store, server: Batch
     halt = threading.Event()
     during(server, "GET /v1/batches/batch_1", halt.set)
     batch_runner.carry_out(store, server.registry(), run_id, halt, timing=QUICK, book=NO_PRICES)
-    assert runs.progress(store, run_id).state == "running"
+    assert run_progress.get(store, run_id).state == "running"
     assert execute(store, server, run_id).done == 12 and server.count(POST) == 1
 
 
@@ -840,7 +840,7 @@ def test_a_full_disk_loses_nothing(store: Store, server: BatchServer, monkeypatc
         raise StorageFull("The disk is full.", "Free some space.")
 
     with monkeypatch.context() as patched, pytest.raises(StorageFull):
-        patched.setattr(batch_settlement, "settle", full)
+        patched.setattr(batch_store, "settle", full)
         execute(store, server, run_id)
     assert execute(store, server, run_id).done == 12 and len(server.bought) == 12
 

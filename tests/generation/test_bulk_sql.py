@@ -68,7 +68,7 @@ def test_what_a_group_writes_reads_back_the_same(store: Store, name: str) -> Non
     state = "failed" if wrote.reason else "done"
     expected = (state, wrote.reason, wrote.text, wrote.finish_reason, wrote.prompt_tokens, wrote.completion_tokens)
     with store.session() as session:
-        answer = row_store.RowOutcome(claims[0].row_id, claims[0].spend_id, *expected, wrote.cost_usd, wrote.at)
+        answer = row_store.RowOutcome(claims[0], row_store.RowResult(*expected, wrote.cost_usd), wrote.at)
         row_store.settle(session, [answer], "me")
     with store.reading() as session:
         row, other = session.get_one(Row, claims[0].row_id), session.get_one(Row, claims[1].row_id)

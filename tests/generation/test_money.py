@@ -21,7 +21,7 @@ from core.db import spend_totals
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import FabulaError, Refused, Unavailable
-from core.generation import executor, previewing, runs
+from core.generation import executor, previewing, run_progress, runs
 from core.generation.concurrency import RunLimits
 from core.pricing import budget
 from core.pricing.price_book import PriceBook
@@ -100,7 +100,7 @@ def test_nothing_is_charged_that_is_not_in_the_ledger(ledger: Store, provider: S
         made = numbered(dice.randint(1, 4), repeats=dice.choice([1, 1, 2]), seed=dice.choice([None, 5]))
         limit = dice.choice([None, None, Decimal("0.3"), Decimal("1.5")])
         run_id = written(ledger, provider, made, limit)
-        progress = runs.progress(ledger, run_id)
+        progress = run_progress.get(ledger, run_id)
         assert progress.state in ("done", "failed", "stopped"), number
         assert provider.charged_usd <= booked(ledger, run_id), (number, answers)
         if limit is not None:  # only reasoning above the cap may cost more than the reservation
@@ -134,7 +134,7 @@ def test_a_budget_limits_spending_on_unreadable_answers(ledger: Store, provider:
     provider.reset()
     provider.script = lambda prompt, before: broken
     run_id = written(ledger, provider, numbered(2), Decimal("0.30"))
-    progress = runs.progress(ledger, run_id)
+    progress = run_progress.get(ledger, run_id)
     assert progress.state == "stopped" and "budget" in (progress.reason or "")
     assert provider.charged_usd <= booked(ledger, run_id) <= Decimal("0.30")
     assert provider.requests.total() <= 2
@@ -145,7 +145,7 @@ def test_a_row_with_unreadable_answers_fails_after_a_few_attempts(ledger: Store,
     provider.reset()
     provider.script = lambda prompt, before: broken if prompt == "Story 0." else GOOD
     run_id = written(ledger, provider, numbered(3))
-    progress = runs.progress(ledger, run_id)
+    progress = run_progress.get(ledger, run_id)
     assert (progress.state, progress.done, progress.failed) == ("done", 2, 1)
     assert provider.requests["Story 0."] == RunLimits().max_row_failures
     assert provider.charged_usd <= booked(ledger, run_id)
@@ -155,7 +155,7 @@ def test_a_run_ends_if_no_answer_can_be_read(ledger: Store, provider: ScriptedPr
     provider.reset()
     provider.script = lambda prompt, before: next(kind for kind in KINDS if kind.name == "a list")
     run_id = written(ledger, provider, numbered(40))
-    progress = runs.progress(ledger, run_id)
+    progress = run_progress.get(ledger, run_id)
     assert progress.state == "failed" and (progress.reason or "").startswith("None of the answers can be read.")
     assert provider.requests.total() <= RunLimits().max_repeated_failures + 2 * _CEILING
     assert provider.charged_usd <= booked(ledger, run_id)
@@ -165,7 +165,7 @@ def test_the_row_of_a_lost_request_waits_and_is_written(store: Store, server: Fa
     server.enqueue(drop(), raw(b"{"), text("done"))
     run_id = queue(store, recipe(1), Decimal(10))
     execute(store, server, run_id, QUICK, book())
-    assert runs.progress(store, run_id).state == "done" and len(server.requests) == 3
+    assert run_progress.get(store, run_id).state == "done" and len(server.requests) == 3
     with store.reading() as session:
         lines = session.scalars(select(Spend).where(Spend.reference == run_id).order_by(Spend.id)).all()
     assert [line.cost_usd for line in lines] == [None, None, Decimal("0.011")]

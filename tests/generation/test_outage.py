@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import ServerError, Unavailable
 from core.failures import of_run
-from core.generation import runs
+from core.generation import run_progress, runs
 from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
 from core.generation.retry_policy import RequestRetryPolicy, RetryRow, RowAttempts
 from core.pricing import budget
@@ -135,7 +135,7 @@ def test_after_an_outage_every_row_is_written_and_every_try_is_booked(
     assert states(store, run_id) == {"done": 40} and len(server.requests) == 60
     costs = [line.cost_usd for line in lines(store, run_id)]
     assert costs.count(None) == 20 and costs.count(Decimal("0.011")) == 40
-    told = runs.progress(store, run_id)
+    told = run_progress.get(store, run_id)
     assert told.cost_usd is None and told.max_usd == 20 * _WORST + 40 * Decimal("0.011")
 
 
@@ -160,7 +160,7 @@ def test_an_outage_fails_no_row_of_a_run_that_was_never_answered(store: Store, s
     server.default = error(500, "oops")
     run_id = queue(store, recipe(3))
     execute(store, server, run_id)
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and states(store, run_id) == {"pending": 3}
     assert (ended.reason or "").startswith("No request was answered, and one row was tried 5 times.")
     assert max(Counter(server.prompts()).values()) == RunLimits().max_row_failures
@@ -186,7 +186,7 @@ def test_a_budget_ends_the_run_and_says_what_is_uncertain(store: Store, server: 
     server.default = fault
     run_id = queue(store, recipe(50), Decimal("0.45"))
     execute(store, server, run_id, book=book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped" and states(store, run_id) == {"pending": 50}
     assert ended.reason == (
         "The rest of the $0.45 budget may not cover the next row. Raise the budget to continue. "
@@ -207,7 +207,7 @@ def test_a_shared_budget_says_it_too(store: Store, server: FaultServer) -> None:
     server.default = error(500, "oops")
     run_id = queue(store, recipe(50))
     execute(store, server, run_id, book=book())
-    reason = runs.progress(store, run_id).reason or ""
+    reason = run_progress.get(store, run_id).reason or ""
     assert "this month's budget" in reason and "$0.27 of it is reserved for requests with an unknown cost" in reason
     assert of_run(reason).cause == "shared_budget" and len(server.requests) == 2
 
@@ -216,8 +216,8 @@ def test_the_page_says_what_it_waits_for(store: Store, server: FaultServer) -> N
     server.default = error(500, "oops", retry_after="120")
     run_id = queue(store, recipe(40))
     with executing(store, server.registry(), run_id, replace(QUICK, max_lost_requests=1, ceiling=1)):
-        until(lambda: (runs.progress(store, run_id).note or "").startswith("Waiting "), "the note")
-        assert "has a server error (500): oops" in (runs.progress(store, run_id).note or "")
+        until(lambda: (run_progress.get(store, run_id).note or "").startswith("Waiting "), "the note")
+        assert "has a server error (500): oops" in (run_progress.get(store, run_id).note or "")
         runs.request_stop(store, LOCAL, run_id)
     assert len(server.requests) == 1 and states(store, run_id) == {"pending": 40}
 
@@ -226,7 +226,7 @@ def test_a_projection_stays_where_one_request_has_an_unknown_cost(store: Store, 
     server.enqueue(error(500, "oops"), *[text("A story.")] * 4, error(401, "no"))
     run_id = queue(store, recipe(10))
     execute(store, server, run_id, replace(QUICK, ceiling=1), book())
-    told = runs.progress(store, run_id)
+    told = run_progress.get(store, run_id)
     assert (told.done, told.remaining, told.cost_usd) == (4, 6, None)
     assert told.projected_usd == _WORST + 10 * Decimal("0.011")
 

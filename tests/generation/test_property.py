@@ -20,7 +20,7 @@ from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import BadRecipe
-from core.generation import executor, row_store, run_store, runs
+from core.generation import executor, row_store, run_progress, run_store, runs
 from core.settings import Settings
 from tests.support.fault_server import Answer, FaultServer, error, rate_limit, text
 from tests.support.live_runs import QUICK, book, recipe
@@ -108,14 +108,14 @@ class World:
 
     def _retry(self, fault: int) -> None:
         """Only failed rows are requested, unless a run for all rows is active."""
-        counts, last = self._counts(), runs.latest(self.store, self.dataset_id)
+        counts, last = self._counts(), run_progress.latest(self.store, self.dataset_id)
         asked = self._asked
         try:
             run_id = runs.retry_failed(self.store, LOCAL, self.dataset_id)
         except BadRecipe:
             return  # nothing has failed
-        own = runs.progress(self.store, run_id).failed_only
-        assert own or (last is not None and last.state in runs.ACTIVE)
+        own = run_progress.get(self.store, run_id).failed_only
+        assert own or (last is not None and last.state in run_progress.ACTIVE)
         self._start(run_id, fault)
         if own and fault == 0:
             before = counts.failed + (last.remaining if last is not None and last.run_id == run_id else 0)

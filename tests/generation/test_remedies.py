@@ -16,7 +16,7 @@ from core.datasets.dataset_rows import RowFilter
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
-from core.generation import failed_rows, runs
+from core.generation import run_progress, runs
 from core.generation.runs import Change
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -44,23 +44,23 @@ def mixed(store: Store, server: FaultServer) -> str:
     server.when("n0004", fault_server.text(""), fault_server.text("All."))
     run_id = queue(store, recipe(12))
     execute(store, server, run_id)
-    return runs.progress(store, run_id).dataset_id
+    return run_progress.get(store, run_id).dataset_id
 
 
 def test_failed_rows_are_listed_by_cause_most_frequent_first(store: Store, mixed: str) -> None:
-    found = runs.latest(store, mixed)
+    found = run_progress.latest(store, mixed)
     assert found is not None
     assert [(one.cause, one.rows) for one in found.failed_by_cause] == [
         ("token_limit", 3), ("refused", 2), ("empty_answer", 1),
     ]  # fmt: skip
-    assert [len(failed_rows.ids_of(store, mixed, one.cause)) for one in found.failed_by_cause] == [3, 2, 1]
+    assert [len(run_progress.failed_row_ids(store, mixed, one.cause)) for one in found.failed_by_cause] == [3, 2, 1]
 
 
 def test_a_higher_limit_is_for_the_rows_that_were_cut_off(store: Store, server: FaultServer, mixed: str) -> None:
     before = {row.id: row.text for row in dataset_rows.page(store, mixed, RowFilter(states=("done",)))}
     request_count = len(server.requests)
-    limit = failed_rows.higher_limit(_LIMIT)
-    ids = failed_rows.ids_of(store, mixed, "token_limit")
+    limit = runs.higher_limit(_LIMIT)
+    ids = run_progress.failed_row_ids(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=limit))
     execute(store, server, run_id)
     assert sent(server, request_count) == ["n0000", "n0003", "n0007"]
@@ -79,7 +79,7 @@ def test_the_remedies_of_every_cause_complete_all_twelve_rows(store: Store, serv
         ("refused", Change(model="other")),
         ("empty_answer", Change(temperature=0.2)),
     ):
-        ids = failed_rows.ids_of(store, mixed, cause)  # type: ignore[arg-type]  # a table of causes
+        ids = run_progress.failed_row_ids(store, mixed, cause)  # type: ignore[arg-type]  # a table of causes
         execute(store, server, runs.retry_failed(store, LOCAL, mixed, ids, change=change))
     assert states(store, mixed) == {"done": 12} and len(server.requests) == request_count + 6
     last = server.requests[-1].body
@@ -94,7 +94,7 @@ def test_the_remedies_of_every_cause_complete_all_twelve_rows(store: Store, serv
 
 
 def test_the_rows_of_a_grid_that_grows_follow_the_new_settings(store: Store, server: FaultServer, mixed: str) -> None:
-    ids = failed_rows.ids_of(store, mixed, "token_limit")
+    ids = run_progress.failed_row_ids(store, mixed, "token_limit")
     execute(store, server, runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512)))
     request_count = len(server.requests)
     saved_recipe = datasets.recipe(store, mixed)
@@ -109,32 +109,32 @@ def test_another_model_replaces_a_missing_one(store: Store, server: FaultServer)
     server.enqueue(fault_server.error(404, "The model `writer` does not exist", "model_not_found"))
     run_id = queue(store, recipe(4))
     execute(store, server, run_id, limits=replace(QUICK, ceiling=1))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and ended.pending == 4
     second_id = runs.enqueue(store, LOCAL, ended.dataset_id, retry_failed=False, change=Change(model="other"))
     assert second_id != run_id
     execute(store, server, second_id)
-    assert runs.progress(store, second_id).done == 4
+    assert run_progress.get(store, second_id).done == 4
     assert [request.body["model"] for request in server.requests[1:]] == ["other"] * 4
 
 
 def test_a_paused_run_of_the_previous_model_is_stopped(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(4))
     runs.request_pause(store, LOCAL, run_id)
-    dataset_id = runs.progress(store, run_id).dataset_id
+    dataset_id = run_progress.get(store, run_id).dataset_id
     second_id = runs.enqueue(store, LOCAL, dataset_id, change=Change(model="other"))
-    assert second_id != run_id and runs.progress(store, run_id).state == "stopped"
+    assert second_id != run_id and run_progress.get(store, run_id).state == "stopped"
     execute(store, server, second_id)
     assert [request.body["model"] for request in server.requests] == ["other"] * 4
 
 
 def test_settings_cannot_change_during_a_run(store: Store, server: FaultServer, mixed: str) -> None:
-    ids = failed_rows.ids_of(store, mixed, "refused")
+    ids = run_progress.failed_row_ids(store, mixed, "refused")
     runs.retry_failed(store, LOCAL, mixed, ids)
     with pytest.raises(BadRecipe, match="in progress"):
         runs.enqueue(store, LOCAL, mixed, change=Change(max_tokens=512))
     with pytest.raises(BadRecipe, match="in progress"):
-        rest = failed_rows.ids_of(store, mixed, "token_limit")
+        rest = run_progress.failed_row_ids(store, mixed, "token_limit")
         runs.retry_failed(store, LOCAL, mixed, rest, change=Change(max_tokens=512))
     saved_recipe = datasets.recipe(store, mixed)
     assert saved_recipe is not None and saved_recipe.max_tokens == _LIMIT and states(store, mixed)["failed"] == 4
@@ -150,7 +150,7 @@ def test_settings_that_cannot_be_used_change_nothing(store: Store, mixed: str, c
 def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, mixed: str) -> None:
     """The second click finds its rows claimed: it changes nothing, and nothing is paid for twice."""
     request_count = len(server.requests)
-    ids = failed_rows.ids_of(store, mixed, "token_limit")
+    ids = run_progress.failed_row_ids(store, mixed, "token_limit")
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512))
     with pytest.raises(BadRecipe, match="No row has failed"):
         runs.retry_failed(store, LOCAL, mixed, ids, change=Change(max_tokens=512))
@@ -163,25 +163,25 @@ def test_two_clicks_on_a_remedy_are_one_run(store: Store, server: FaultServer, m
 def test_a_remedy_keeps_to_its_budget(store: Store, server: FaultServer, mixed: str) -> None:
     """With a higher limit the worst case costs more: the remaining budget may cover no row."""
     request_count = len(server.requests)
-    ids = failed_rows.ids_of(store, mixed, "token_limit")
+    ids = run_progress.failed_row_ids(store, mixed, "token_limit")
     change = Change(max_tokens=512)
     run_id = runs.retry_failed(store, LOCAL, mixed, ids, budget_usd=Decimal("0.30"), change=change)
     execute(store, server, run_id, book=book())  # one dollar per 1,000 tokens
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.remaining) == ("stopped", 3) and len(server.requests) == request_count
     runs.raise_budget(store, LOCAL, run_id, Decimal(5))
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id, book=book())
-    assert runs.progress(store, run_id).state == "done" and len(server.requests) == request_count + 3
+    assert run_progress.get(store, run_id).state == "done" and len(server.requests) == request_count + 3
 
 
 @pytest.mark.parametrize(("limit", "next_limit"), [(1, 256), (99, 256), (128, 256), (200, 400), (2_048, 4_096)])
 def test_the_next_limit_is_twice_as_high(limit: int, next_limit: int) -> None:
-    assert failed_rows.higher_limit(limit) == next_limit
+    assert runs.higher_limit(limit) == next_limit
 
 
 @pytest.mark.parametrize(
     ("temperature", "lower"), [(2.0, 1.7), (1.0, 0.7), (0.5, 0.2), (0.3, 0.1), (0.15, 0.1), (0.1, None), (0.0, None)]
 )
 def test_the_next_temperature_is_lower_while_that_can_help(temperature: float, lower: float | None) -> None:
-    assert failed_rows.lower_temperature(temperature) == lower
+    assert runs.lower_temperature(temperature) == lower

@@ -17,7 +17,7 @@ from core.datasets.dataset_rows import RowFilter
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import BadRecipe
-from core.generation import row_store, run_store, runs
+from core.generation import row_store, run_progress, run_store, runs
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
 from tests.support.fault_server import FaultServer, held, refusal
@@ -48,10 +48,10 @@ def ids(store: Store, dataset_id: str, state: str) -> list[int]:
 def test_only_failed_rows_are_written_and_the_run_is_done(store: Store, server: FaultServer) -> None:
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    assert runs.progress(store, run_id).remaining == 4
+    assert run_progress.get(store, run_id).remaining == 4
     execute(store, server, run_id)
     assert sorted(server.prompts()) == ["n0000", "n0001", "n0002", "n0003"]
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.done, ended.failed, ended.pending, ended.remaining) == ("done", 4, 0, 8, 0)
     with pytest.raises(BadRecipe, match="No row has failed"):
         runs.retry_failed(store, LOCAL, dataset_id)
@@ -84,7 +84,7 @@ def test_a_row_that_fails_again_does_not_block_the_end_of_the_run(store: Store, 
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 3, "failed": 1, "pending": 8}
-    assert runs.progress(store, run_id).state == "done"
+    assert run_progress.get(store, run_id).state == "done"
 
 
 def test_several_executors_write_the_failed_rows_once(store: Store, server: FaultServer) -> None:
@@ -128,7 +128,7 @@ def test_enqueueing_all_rows_widens_an_active_run(store: Store, server: FaultSer
         assert runs.enqueue(store, LOCAL, dataset_id, retry_failed=False) == run_id
         server.release()
     assert states(store, dataset_id) == {"done": 12}
-    assert not runs.progress(store, run_id).failed_only
+    assert not run_progress.get(store, run_id).failed_only
 
 
 def test_a_paused_run_for_all_rows_is_stopped(store: Store, server: FaultServer) -> None:
@@ -136,7 +136,7 @@ def test_a_paused_run_for_all_rows_is_stopped(store: Store, server: FaultServer)
     held_back = runs.enqueue(store, LOCAL, dataset_id, retry_failed=False)
     runs.request_pause(store, LOCAL, held_back)
     run_id = runs.retry_failed(store, LOCAL, dataset_id)
-    assert run_id != held_back and runs.progress(store, held_back).state == "stopped"
+    assert run_id != held_back and run_progress.get(store, held_back).state == "stopped"
     execute(store, server, run_id)
     assert states(store, dataset_id) == {"done": 4, "pending": 8}
 
@@ -155,7 +155,7 @@ def test_the_budget_applies_and_the_remaining_rows_are_reported(store: Store, se
     dataset_id = some(store)
     run_id = runs.retry_failed(store, LOCAL, dataset_id, budget_usd=Decimal("0.15"))
     execute(store, server, run_id, book=book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped" and "rest of the" in (ended.reason or "")
     assert 0 < ended.done < 4 and ended.remaining == 4 - ended.done
 
@@ -189,7 +189,7 @@ def test_an_executor_does_not_end_a_run_that_was_resumed_meanwhile(store: Store)
     runs.resume(store, LOCAL, run_id)
     with store.session() as session:
         run_store.finish(session, run_id, "stopped", None, "one")
-    assert runs.progress(store, run_id).state == "queued"
+    assert run_progress.get(store, run_id).state == "queued"
 
 
 # --- as a batch ------------------------------------------------------------------------------------------------------

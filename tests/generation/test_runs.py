@@ -22,7 +22,7 @@ from core.datasets.recipe import EndpointChoice
 from core.db.store import Store
 from core.db.tables import Row, Run, utcnow
 from core.errors import BadRecipe, EngineMissing, NotFound, RateLimited, StorageFull, Unavailable
-from core.generation import executor, group_commit_writer, run_store, runs
+from core.generation import executor, group_commit_writer, previewing, run_progress, run_store, runs
 from core.generation.concurrency import DEFAULT_LIMIT, ConcurrencyControl, RunLimits
 from core.message import Message
 from core.providers import Provider, Registry
@@ -72,7 +72,7 @@ def test_a_run_writes_every_row_once(store: Store, server: FaultServer) -> None:
     bodies = [r.body for r in server.requests]
     assert bodies[0]["messages"][0] == {"role": "system", "content": "Be brief."}
     assert {b["max_tokens"] for b in bodies} == {99} and len({b["seed"] for b in bodies}) == 50
-    done = runs.progress(store, run_id)
+    done = run_progress.get(store, run_id)
     assert (done.state, done.reason, done.note) == ("done", None, None)
     assert (done.total, done.done, done.failed, done.pending, done.in_flight) == (50, 50, 0, 0, 0)
     assert done.tokens == 50 * 11 and done.rows_per_s and done.rows_per_s > 1 and done.eta_s is None
@@ -86,7 +86,7 @@ def test_the_requests_in_flight_reach_the_ceiling_and_never_exceed_it(
     run_id = queue(store, recipe(10))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=ceiling)):
         server.wait_for(lambda s: s.flying == ceiling)
-        assert runs.progress(store, run_id).in_flight == ceiling
+        assert run_progress.get(store, run_id).in_flight == ceiling
         server.release()
     assert server.peak == ceiling
     assert states(store, run_id) == {"done": 10}
@@ -129,10 +129,10 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
     monkeypatch.setattr(grid_store, "CHUNK", 5)
     monkeypatch.setattr(grid_store.fill, "__defaults__", (5,))
     run_id = queue(store, recipe(23))
-    assert len(all_rows(store, run_id)) == 5 and runs.progress(store, run_id).total == 23
+    assert len(all_rows(store, run_id)) == 5 and run_progress.get(store, run_id).total == 23
     execute(store, server, run_id)
     assert states(store, run_id) == {"done": 23}
-    assert runs.progress(store, run_id).state == "done"
+    assert run_progress.get(store, run_id).state == "done"
 
 
 # --- answers without a story ---------------------------------------------------------------------------------------
@@ -177,8 +177,8 @@ def test_an_unfinished_text_is_never_a_finished_story(
     assert (bad.state, bad.reason, bad.text, bad.finish_reason) == ("failed", reason, kept, finish_reason)
     assert isinstance(bad.reason, Message)  # so that a page can translate it
     assert states(store, run_id) == {"done": 4, "failed": 1}
-    assert runs.progress(store, run_id).state == "done"
-    assert len(export.examples(store, runs.progress(store, run_id).dataset_id)) == 4
+    assert run_progress.get(store, run_id).state == "done"
+    assert len(export.examples(store, run_progress.get(store, run_id).dataset_id)) == 4
 
 
 def test_text_that_no_database_takes_is_made_storable(store: Store, server: FaultServer) -> None:
@@ -192,7 +192,7 @@ def test_failed_rows_are_written_again_when_asked_and_only_they(store: Store, se
     server.when("n0001", error(400, "no"), text("now it works"))
     run_id = queue(store, recipe(4))
     execute(store, server, run_id)
-    second_id = runs.enqueue(store, LOCAL, runs.progress(store, run_id).dataset_id)
+    second_id = runs.enqueue(store, LOCAL, run_progress.get(store, run_id).dataset_id)
     assert second_id != run_id
     execute(store, server, second_id)
     assert Counter(server.prompts()) == {"n0000": 1, "n0001": 2, "n0002": 1, "n0003": 1}
@@ -219,8 +219,8 @@ def test_a_row_that_waits_does_not_hold_a_slot(store: Store, server: FaultServer
     run_id = queue(store, recipe(6))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1)):
         until(lambda: states(store, run_id)["done"] == 5, "five rows")  # all others, through the single slot
-        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
-        note = runs.progress(store, run_id).note or ""
+        until(lambda: run_progress.get(store, run_id).note is not None, "a note of what it waits for")
+        note = run_progress.get(store, run_id).note or ""
         assert note.startswith("Waiting 1") and "asks to slow down: Rate limit" in note
         runs.request_stop(store, LOCAL, run_id)
     assert states(store, run_id) == {"done": 5, "pending": 1}
@@ -231,7 +231,7 @@ def test_few_rows_wait_at_the_same_time(store: Store, server: FaultServer) -> No
     run_id = queue(store, recipe(50))
     with executing(store, server.registry(), run_id, replace(QUICK, max_waiting=6)):
         until(lambda: len(server.requests) >= 6, "six requests")
-        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
+        until(lambda: run_progress.get(store, run_id).note is not None, "a note of what it waits for")
         assert len(server.requests) == 6
         runs.request_stop(store, LOCAL, run_id)
     assert states(store, run_id) == {"pending": 50}
@@ -242,20 +242,20 @@ def test_a_pause_of_hours_lets_the_run_wait_with_its_rows_kept(store: Store, ser
     run_id = queue(store, recipe(5))
     before = utcnow()
     execute(store, server, run_id)
-    waits = runs.progress(store, run_id)
+    waits = run_progress.get(store, run_id)
     assert waits.state == "waiting" and "asks to slow down" in (waits.reason or "")
     assert waits.not_before is not None and 7_200 <= (waits.not_before - before).total_seconds() < 7_800
     assert waits.eta_s is None and states(store, run_id) == {"pending": 5}
     request_count = len(server.requests)
     execute(store, server, run_id)  # too early
-    assert len(server.requests) == request_count and runs.progress(store, run_id).state == "waiting"
+    assert len(server.requests) == request_count and run_progress.get(store, run_id).state == "waiting"
 
 
 def test_without_any_answer_the_run_ends_and_says_so(store: Store, server: FaultServer) -> None:
     server.default = error(503, "down for maintenance")
     run_id = queue(store, recipe(5))
     execute(store, server, run_id, replace(QUICK, stall_s=0.2))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and "no answer" in (ended.reason or "") and "maintenance" in (ended.reason or "")
     assert states(store, run_id) == {"pending": 5}
 
@@ -316,10 +316,10 @@ def test_an_engine_that_is_still_starting_is_waited_for(store: Store, server: Fa
     run_id = queue(store, recipe(3, provider="engine"))
     with executing(store, Registry([("engine", engine)]), run_id):
         waiting = "Waiting for the provider. The engine is starting."
-        until(lambda: runs.progress(store, run_id).note == waiting, "the note")
+        until(lambda: run_progress.get(store, run_id).note == waiting, "the note")
         up.set()
     assert states(store, run_id) == {"done": 3}
-    assert runs.progress(store, run_id).note is None
+    assert run_progress.get(store, run_id).note is None
 
 
 def test_an_engine_that_moves_is_followed(store: Store, server: FaultServer) -> None:
@@ -355,7 +355,7 @@ def test_a_refusal_stops_the_run_and_keeps_every_row(
     server.when("n0009", fault)
     run_id = queue(store, recipe(60))
     execute(store, server, run_id, replace(QUICK, ceiling=2))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and words in (ended.reason or "")
     assert ended.done >= 2 and ended.failed == 0 and ended.done + ended.pending == 60
     assert len(server.requests) <= ended.done + 2  # only what was in flight already
@@ -372,7 +372,7 @@ def test_equal_refusals_stop_the_run_early(store: Store, server: FaultServer) ->
     server.default = lambda prompt: error(400, f"response_format is not supported (request {int(prompt[1:]) * 7})")
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, replace(QUICK, ceiling=2))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and "refuses every request" in (ended.reason or "")
     assert "response_format is not supported" in (ended.reason or "")
     assert 5 <= ended.failed <= 6 and len(server.requests) == ended.failed
@@ -384,7 +384,7 @@ def test_different_refusals_fail_their_rows_only(store: Store, server: FaultServ
     run_id = queue(store, recipe(30))
     execute(store, server, run_id, replace(QUICK, ceiling=1))
     assert states(store, run_id) == {"failed": 30}
-    assert runs.progress(store, run_id).state == "done"
+    assert run_progress.get(store, run_id).state == "done"
 
 
 def test_an_engine_that_is_not_installed_ends_the_run_with_what_to_install(store: Store) -> None:
@@ -393,14 +393,14 @@ def test_an_engine_that_is_not_installed_ends_the_run_with_what_to_install(store
 
     run_id = queue(store, recipe(3, provider="engine"))
     executor.execute(store, Registry([("engine", missing)]), run_id, limits=QUICK)
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and "requirements-engine.txt" in (ended.reason or "")
 
 
 def test_a_provider_that_is_gone_ends_the_run(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(3, provider="azure"))
     execute(store, server, run_id)
-    assert "no provider 'azure'" in (runs.progress(store, run_id).reason or "")
+    assert "no provider 'azure'" in (run_progress.get(store, run_id).reason or "")
 
 
 def test_a_stop_takes_effect_within_a_second_and_keeps_all_answers(store: Store, server: FaultServer) -> None:
@@ -411,10 +411,10 @@ def test_a_stop_takes_effect_within_a_second_and_keeps_all_answers(store: Store,
         server.wait_for(lambda s: s.flying == 4 and len(s.requests) == 6)
         runs.request_stop(store, LOCAL, run_id)
         runs.request_stop(store, LOCAL, run_id)
-        assert runs.progress(store, run_id).state in ("stopping", "stopped")
+        assert run_progress.get(store, run_id).state in ("stopping", "stopped")
         thread.join(WAIT_LIMIT_S)
         assert not thread.is_alive()  # it has not waited for the answers
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped"
     assert states(store, run_id) == {"done": 2, "pending": 18}
     assert ended.in_flight == 0
@@ -423,7 +423,7 @@ def test_a_stop_takes_effect_within_a_second_and_keeps_all_answers(store: Store,
 def test_a_run_that_waits_in_the_queue_stops_at_once(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(3))
     runs.request_stop(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
     execute(store, server, run_id)
     assert server.requests == []
 
@@ -438,7 +438,7 @@ def test_stopped_while_the_engine_hangs(store: Store) -> None:
             runs.request_stop(store, LOCAL, run_id)
             thread.join(WAIT_LIMIT_S)
             assert not thread.is_alive()
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
 
 
 def test_a_run_continues_after_a_worker_shutdown(store: Store, server: FaultServer) -> None:
@@ -448,11 +448,11 @@ def test_a_run_continues_after_a_worker_shutdown(store: Store, server: FaultServ
     with executing(store, server.registry(), run_id, stopping=stopping):
         server.wait_for(lambda s: s.flying == 8)
         stopping.set()
-    assert runs.progress(store, run_id).state == "running"
+    assert run_progress.get(store, run_id).state == "running"
     assert states(store, run_id) == {"pending": 8}
     server.release()
     execute(store, server, run_id)
-    assert runs.progress(store, run_id).state == "done"
+    assert run_progress.get(store, run_id).state == "done"
 
 
 def test_a_finished_run_is_not_run_again(store: Store, server: FaultServer) -> None:
@@ -486,7 +486,7 @@ def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: Fa
         child.send_signal(signal.SIGKILL)
         child.wait()
     acknowledged = {r.prompt for r in all_rows(store, run_id) if r.state == "done"}
-    assert runs.progress(store, run_id).state == "running" and len(acknowledged) >= 20
+    assert run_progress.get(store, run_id).state == "running" and len(acknowledged) >= 20
     server.release()
     execute(store, server, run_id)
     assert states(store, run_id) == {"done": 40}
@@ -557,7 +557,7 @@ def test_every_call_is_in_the_spend_ledger_with_what_it_cost(store: Store, serve
         ("dataset", run_id, "local", "fault", "writer")
     ] * 3
     assert [(s.prompt_tokens, s.completion_tokens, s.cost_usd) for s in found] == [(10, 1, Decimal("0.011"))] * 3
-    done = runs.progress(store, run_id)
+    done = run_progress.get(store, run_id)
     assert done.cost_usd == done.max_usd == Decimal("0.033")
     assert all_rows(store, run_id)[0].cost_usd == Decimal("0.011")
 
@@ -565,7 +565,7 @@ def test_every_call_is_in_the_spend_ledger_with_what_it_cost(store: Store, serve
 def test_an_unknown_price_is_unknown_and_not_nothing(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2))
     execute(store, server, run_id)
-    assert runs.progress(store, run_id).cost_usd is None is runs.progress(store, run_id).max_usd
+    assert run_progress.get(store, run_id).cost_usd is None is run_progress.get(store, run_id).max_usd
     assert [s.cost_usd for s in spends(store)] == [None, None]
 
 
@@ -573,20 +573,20 @@ def test_without_token_counts_the_cost_is_unknown(store: Store, server: FaultSer
     server.default = Answer(usage=False)
     run_id = queue(store, recipe(2))
     execute(store, server, run_id, book=book())
-    assert runs.progress(store, run_id).cost_usd is None
+    assert run_progress.get(store, run_id).cost_usd is None
 
 
 def test_the_engine_costs_nothing(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2, provider="engine"))
     executor.execute(store, server.registry("engine", "engine"), run_id, limits=QUICK)
-    assert runs.progress(store, run_id).cost_usd == Decimal(0)
+    assert run_progress.get(store, run_id).cost_usd == Decimal(0)
 
 
 def test_a_budget_is_never_passed(store: Store, server: FaultServer) -> None:
     # worst case of a row: 5 bytes + 32 + 99 tokens = $0.136; actual cost: $0.011
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, replace(QUICK, ceiling=8), book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped" and "rest of the $0.30 budget" in (ended.reason or "")
     assert ended.cost_usd is not None and ended.cost_usd <= Decimal("0.30")
     assert 10 <= ended.done < 40 and ended.done + ended.pending == 40
@@ -598,7 +598,7 @@ def test_a_budget_is_never_passed(store: Store, server: FaultServer) -> None:
 def test_a_budget_with_an_unknown_price_is_not_begun(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(3), budget_usd=Decimal(1))
     execute(store, server, run_id)
-    assert "price of writer is unknown" in (runs.progress(store, run_id).reason or "")
+    assert "price of writer is unknown" in (run_progress.get(store, run_id).reason or "")
     assert server.requests == [] and states(store, run_id) == {"pending": 3}
 
 
@@ -615,10 +615,10 @@ def test_what_was_cut_off_in_flight_costs_an_unknown_amount(store: Store, server
     with executing(store, server.registry(), run_id, book=book()):
         server.wait_for(lambda s: s.flying == 2)
         assert [s.cost_usd for s in spends(store)] == [Decimal("0.136")] * 2  # reserved
-        assert runs.progress(store, run_id).cost_usd == 0  # reservations are not spent
+        assert run_progress.get(store, run_id).cost_usd == 0  # reservations are not spent
         runs.request_stop(store, LOCAL, run_id)
     assert [s.cost_usd for s in spends(store)] == [None, None]
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.cost_usd, ended.max_usd) == (None, Decimal("0.272"))
 
 
@@ -628,7 +628,7 @@ def test_what_was_cut_off_in_flight_costs_an_unknown_amount(store: Store, server
 def test_clicking_twice_starts_one_run(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, recipe(3))
     assert runs.enqueue(store, LOCAL, dataset_id) == runs.enqueue(store, LOCAL, dataset_id)
-    latest = runs.latest(store, dataset_id)
+    latest = run_progress.latest(store, dataset_id)
     assert latest is not None and latest.state == "queued" and latest.rows_per_s is None and latest.eta_s is None
 
 
@@ -636,7 +636,7 @@ def test_enqueueing_without_missing_rows_is_refused(store: Store, server: FaultS
     run_id = queue(store, recipe(1))
     execute(store, server, run_id)
     with pytest.raises(BadRecipe, match="All rows are written") as caught:
-        runs.enqueue(store, LOCAL, runs.progress(store, run_id).dataset_id)
+        runs.enqueue(store, LOCAL, run_progress.get(store, run_id).dataset_id)
     assert caught.value.next_step
 
 
@@ -644,13 +644,13 @@ def test_a_loaded_data_set_cannot_be_written_on(store: Store) -> None:
     dataset_id = datasets.load_sample(store, LOCAL, "ultraman_stories_more", 27)
     with pytest.raises(BadRecipe, match="no recipe"):
         runs.enqueue(store, LOCAL, dataset_id)
-    assert runs.latest(store, dataset_id) is None
+    assert run_progress.latest(store, dataset_id) is None
 
 
 def test_missing_runs_and_data_sets_are_not_found(store: Store, server: FaultServer) -> None:
     for call in (
         lambda: runs.enqueue(store, LOCAL, "gone"),
-        lambda: runs.progress(store, "gone"),
+        lambda: run_progress.get(store, "gone"),
         lambda: runs.request_stop(store, LOCAL, "gone"),
         lambda: execute(store, server, "gone"),
     ):
@@ -680,7 +680,7 @@ def test_rate_and_time_left_come_from_the_ledger(
         for row_id, age in zip(ids, ages_s, strict=False):
             done = {"state": "done", "run_id": run_id, "updated_at": now - timedelta(seconds=age)}
             session.execute(update(Row).where(Row.id == row_id).values(**done))
-    progress = runs.progress(store, run_id, now)
+    progress = run_progress.get(store, run_id, now)
     assert progress.rows_per_s == (None if rate is None else pytest.approx(rate))
     assert progress.eta_s == (None if rate is None else pytest.approx((20 - len(ages_s)) / rate))
 
@@ -688,24 +688,24 @@ def test_rate_and_time_left_come_from_the_ledger(
 def test_a_preview_shows_some_cells_and_keeps_nothing(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
     small_recipe = recipe(9)
-    found = list(runs.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book()))
+    found = list(previewing.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book()))
     assert len({r.prompt for r in found}) == 3
     assert all(r.text == f"A story of {r.prompt}." and r.reason is None and r.completion_tokens == 1 for r in found)
-    again = runs.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book())
+    again = previewing.preview(store, LOCAL, client, small_recipe, n=3, seed=1, book=book())
     assert sorted(r.prompt for r in again) == sorted(r.prompt for r in found)
-    assert len(list(runs.preview(store, LOCAL, client, recipe(2), n=3, book=book()))) == 2
+    assert len(list(previewing.preview(store, LOCAL, client, recipe(2), n=3, book=book()))) == 2
     assert datasets.list_datasets(store) == []
 
 
 def test_a_preview_is_billed(store: Store, server: FaultServer) -> None:
     client = server.registry().get("fault")
-    assert len(list(runs.preview(store, LOCAL, client, recipe(9), book=book()))) == 3
+    assert len(list(previewing.preview(store, LOCAL, client, recipe(9), book=book()))) == 3
     assert [s.cost_usd for s in spends(store)] == [Decimal("0.011")] * 3
 
 
 def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: FaultServer) -> None:
     server.default = held()
-    preview = runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), book=book())
+    preview = previewing.preview(store, LOCAL, server.registry().get("fault"), recipe(9), book=book())
     reader = threading.Thread(target=next, args=(preview,))
     reader.start()
     server.wait_for(lambda s: s.flying == 3)
@@ -717,16 +717,16 @@ def test_a_preview_is_billed_even_if_its_page_is_closed(store: Store, server: Fa
 
 def test_a_preview_of_an_unfinished_text_says_so(store: Store, server: FaultServer) -> None:
     server.default = text("half", finish_reason="length")
-    found = list(runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
+    found = list(previewing.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
     assert found[0].text == "half" and found[0].reason == "The text was cut off at 99 tokens."
 
 
 def test_a_preview_that_fails_raises(store: Store, server: FaultServer) -> None:
     server.default, client = rate_limit(), server.registry().get("fault")
     with pytest.raises(RateLimited):
-        list(runs.preview(store, LOCAL, client, recipe(9), book=book()))
+        list(previewing.preview(store, LOCAL, client, recipe(9), book=book()))
     with pytest.raises(BadRecipe):
-        list(runs.preview(store, LOCAL, client, recipe(9, template="{x}"), book=book()))
+        list(previewing.preview(store, LOCAL, client, recipe(9, template="{x}"), book=book()))
 
 
 def test_an_unsupported_parameter_is_left_out_and_reported(store: Store, server: FaultServer) -> None:
@@ -735,10 +735,10 @@ def test_an_unsupported_parameter_is_left_out_and_reported(store: Store, server:
     run_id = queue(store, recipe(6))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=2)):
         note = "writer does not accept `temperature`; the provider's default is used."
-        until(lambda: runs.progress(store, run_id).note == note, "the note on the run")
+        until(lambda: run_progress.get(store, run_id).note == note, "the note on the run")
         server.release()
-        until(lambda: runs.progress(store, run_id).state == "done", "the end")
+        until(lambda: run_progress.get(store, run_id).state == "done", "the end")
     # as many as were in flight at the same time
     assert sum("temperature" in seen.body for seen in server.requests) <= 2
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.done, ended.failed, ended.note) == (6, 0, None)

@@ -11,7 +11,7 @@ import pytest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
-from core.generation import row_store, run_store, runs
+from core.generation import previewing, row_store, run_progress, run_store, runs
 from core.pricing import budget
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
@@ -40,7 +40,7 @@ def test_a_run_stops_where_a_budget_of_the_cost_page_is_used_up(
     budget.set_budget(store, LOCAL, scope, Decimal("0.30"), subject)
     run_id = queue(store, recipe(40))
     execute(store, server, run_id, replace(QUICK, ceiling=8), book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped" and says in (ended.reason or "") and "Cost page" in (ended.reason or "")
     assert total(store) <= Decimal("0.30") and 10 <= ended.done < 40 and ended.done + ended.pending == 40
 
@@ -59,11 +59,11 @@ def test_the_smaller_of_both_budgets_counts(store: Store, server: FaultServer) -
     budget.set_budget(store, LOCAL, "month", Decimal(10))
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, book=book())
-    assert "rest of the $0.30 budget" in (runs.progress(store, run_id).reason or "")
+    assert "rest of the $0.30 budget" in (run_progress.get(store, run_id).reason or "")
     budget.set_budget(store, LOCAL, "month", Decimal("0.35"))
     other = queue(store, recipe(40), budget_usd=Decimal(10))
     execute(store, server, other, book=book())
-    assert "this month's budget" in (runs.progress(store, other).reason or "") and total(store) <= Decimal("0.35")
+    assert "this month's budget" in (run_progress.get(store, other).reason or "") and total(store) <= Decimal("0.35")
 
 
 def test_two_runs_at_once_do_not_both_get_the_last_dollar(store: Store, server: FaultServer) -> None:
@@ -100,7 +100,7 @@ def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, s
         claims, _ = row_store.claim(session, context, 2, lambda prompt: _WORST, None)
         row_store.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.done) == ("done", 5)
     assert sorted(str(line.cost_usd) for line in spends(store)) == ["0.011"] * 5 + ["None"] * 2
     assert (ended.cost_usd, ended.max_usd) == (None, 5 * Decimal("0.011") + 2 * _WORST)
@@ -116,7 +116,7 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
         claims, _ = row_store.claim(session, context, 2, lambda prompt: Decimal(0), None)
         row_store.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book(per_mtok="0"))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.done, ended.cost_usd, ended.max_usd) == (5, 0, 0)
 
 
@@ -145,7 +145,7 @@ def test_a_row_that_waits_counts_only_where_its_last_request_may_be_billed(
     server.default = fault
     run_id = queue(store, recipe(2))
     with executing(store, server.registry(), run_id, book=book()):
-        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
+        until(lambda: run_progress.get(store, run_id).note is not None, "a note of what it waits for")
         until(lambda: marks(store) == [True, True] * counts + [False, False], "the marks")
         runs.request_stop(store, LOCAL, run_id)
     assert states(store, run_id) == {"pending": 2} and len(server.requests) == 2
@@ -157,7 +157,7 @@ def test_a_row_that_never_reached_the_provider_is_not_marked_as_sent(store: Stor
     registry = server.registry()
     server.__exit__()  # the server is closed
     with executing(store, registry, run_id, replace(QUICK, base_s=1_000, cap_s=1_000), book=book()):
-        until(lambda: runs.progress(store, run_id).note is not None, "a note of what it waits for")
+        until(lambda: run_progress.get(store, run_id).note is not None, "a note of what it waits for")
         until(lambda: [line.sent_at for line in spends(store)] == [None] * 2, "the marks")
         runs.request_stop(store, LOCAL, run_id)
     assert spends(store) == []
@@ -167,7 +167,7 @@ def test_an_unknown_price_is_not_begun_within_a_budget(store: Store, server: Fau
     budget.set_budget(store, LOCAL, "month", Decimal(1))
     run_id = queue(store, recipe(3))
     execute(store, server, run_id)
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "failed" and "price of this model is unknown" in (ended.reason or "")
     assert server.requests == [] and states(store, run_id) == {"pending": 3}
 
@@ -183,9 +183,9 @@ def test_a_preview_is_not_sent_where_a_budget_is_used_up(store: Store, server: F
     client = server.registry().get("fault")
     budget.set_budget(store, LOCAL, "month", Decimal("0.05"))
     with pytest.raises(OverBudget, match="this month's budget"):
-        list(runs.preview(store, LOCAL, client, recipe(9), book=book()))
+        list(previewing.preview(store, LOCAL, client, recipe(9), book=book()))
     with pytest.raises(OverBudget, match="price of this model is unknown"):
-        list(runs.preview(store, LOCAL, client, recipe(9), book=NO_PRICES))
+        list(previewing.preview(store, LOCAL, client, recipe(9), book=NO_PRICES))
     assert server.requests == [] and spends(store) == []
 
 
@@ -193,14 +193,14 @@ def test_previews_are_no_run_whose_budget_they_could_use_up(store: Store, server
     client = server.registry().get("fault")
     budget.set_budget(store, LOCAL, "run", 2 * _WORST)
     for _ in range(30):
-        list(runs.preview(store, LOCAL, client, recipe(9), n=1, book=book()))
+        list(previewing.preview(store, LOCAL, client, recipe(9), n=1, book=book()))
     assert total(store) == 30 * Decimal("0.011") > 2 * _WORST
 
 
 def test_a_preview_that_fails_gives_back_what_was_reserved(store: Store, server: FaultServer) -> None:
     server.default = error(400, "no")
     with pytest.raises(BadRequest):
-        list(runs.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
+        list(previewing.preview(store, LOCAL, server.registry().get("fault"), recipe(9), n=1, book=book()))
     assert spends(store) == []
 
 

@@ -9,7 +9,7 @@ from core.datasets import dataset_rows, datasets, export
 from core.datasets.dataset_rows import RowFilter
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.generation import executor, row_store, run_store, runs
+from core.generation import executor, row_store, run_progress, run_store, runs
 from core.generation.concurrency import RunLimits
 from core.settings import Settings
 from tests.support.fault_server import FaultServer, error, rate_limit, text
@@ -36,7 +36,7 @@ def test_a_run_with_faults_writes_every_row(store: Store) -> None:
         run_id = runs.enqueue(store, LOCAL, dataset_id)
         assert runs.enqueue(store, LOCAL, dataset_id) == run_id
         executor.execute(store, server.registry(), run_id, limits=QUICK)
-    progress = runs.progress(store, run_id)
+    progress = run_progress.get(store, run_id)
     assert (progress.state, progress.total, progress.done, progress.failed, progress.pending) == ("done", 30, 29, 1, 0)
     assert progress.cost_usd is None and progress.tokens == 29 * 11
     found = dataset_rows.page(store, dataset_id, RowFilter(states=("done",)), newest=True, limit=3)

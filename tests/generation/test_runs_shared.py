@@ -18,9 +18,9 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
-from core.generation import executor, leases, row_store, run_store, runs
+from core.generation import executor, row_store, run_progress, run_store, runs
 from core.generation.claims import group_claims
-from core.generation.response_classification import split_completion, split_cost, split_tokens
+from core.generation.retry_policy import split_completion, split_cost, split_tokens
 from core.generation.row_store import Claim
 from core.jobs.task_runner import KINDS
 from core.providers import Choice, Completion
@@ -58,7 +58,7 @@ def test_repeats_of_a_cell_share_a_request_and_its_cost_exactly(store: Store, se
     # 10 prompt tokens and 3 completion tokens per cell, at a ten-thousandth of a dollar each
     assert [(r.prompt_tokens, r.completion_tokens) for r in rows[:3]] == [(4, 1), (3, 1), (3, 1)]
     assert sum((r.cost_usd for r in rows if r.cost_usd), Decimal(0)) == Decimal("0.0052")
-    assert runs.progress(store, run_id).cost_usd == Decimal("0.0052")
+    assert run_progress.get(store, run_id).cost_usd == Decimal("0.0052")
     assert len(spends(store)) == 12
 
 
@@ -84,7 +84,7 @@ def test_an_endpoint_without_n_is_asked_for_one_at_a_time(store: Store, server: 
     assert 1 <= shared <= 3  # rows that were claimed before this was known
     assert len(server.requests) == 20 + (shared if way == "refuses" else 0)
     # each answer is paid for once: 10 prompt tokens, 1 completion token
-    assert runs.progress(store, run_id).cost_usd == Decimal("0.011") * 20
+    assert run_progress.get(store, run_id).cost_usd == Decimal("0.011") * 20
 
 
 def test_a_cell_that_is_refused_alone_too_does_not_end_the_sharing(store: Store, server: FaultServer) -> None:
@@ -126,7 +126,7 @@ def test_two_executors_share_a_run_and_buy_each_row_once(store: Store, server: F
             both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=4)))
     assert states(store, run_id) == {"done": 120}
     assert Counter(server.prompts()).most_common(1)[0][1] == 1
-    assert runs.progress(store, run_id).state == "done"
+    assert run_progress.get(store, run_id).state == "done"
 
 
 def test_two_executors_keep_one_budget(store: Store, server: FaultServer) -> None:
@@ -134,7 +134,7 @@ def test_two_executors_keep_one_budget(store: Store, server: FaultServer) -> Non
     with ExitStack() as both:
         for _ in range(2):
             both.enter_context(executing(store, server.registry(), run_id, replace(QUICK, ceiling=4), book=book()))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == "stopped" and "rest of the $0.50 budget" in (ended.reason or "")
     assert sum((s.cost_usd for s in spends(store) if s.cost_usd), Decimal(0)) <= Decimal("0.50")
     assert ended.done >= 20 and ended.in_flight == 0
@@ -148,14 +148,14 @@ def test_a_run_is_done_only_when_the_other_executor_has_its_answers(store: Store
         server.wait_for(lambda s: s.flying == 1)
         second = both.enter_context(executing(store, server.registry(), run_id, QUICK))
         until(lambda: states(store, run_id)["done"] == 5, "five rows")
-        assert first.is_alive() and second.is_alive() and runs.progress(store, run_id).state == "running"
+        assert first.is_alive() and second.is_alive() and run_progress.get(store, run_id).state == "running"
         server.release()
     assert states(store, run_id) == {"done": 6} and len(server.requests) == 6
 
 
 def test_only_rows_of_dead_executors_are_released(store: Store) -> None:
     run_id = queue(store, recipe(6))
-    with leases.hold_lease() as living:
+    with run_store.hold_lease() as living:
         dead = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist
         elsewhere = "0" * 12 + living[12:]  # a machine on which no worker is known
         batch: dict[str, object] = {"batch_id": "b", "claimed_by": None}
@@ -209,7 +209,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
 ) -> None:
     """Every answer is paid for; the row belongs to the worker that holds the lease now."""
     run_id = queue(store, recipe(1))
-    with leases.hold_lease() as living:
+    with run_store.hold_lease() as living:
         lost = living.replace(living.split(":")[1], "999999999")  # a process id that cannot exist: considered dead
         slow_order, quick_order = (run_store.begin(store, run_id, who) for who in (lost, living))
         assert slow_order is not None and quick_order is not None
@@ -225,7 +225,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
                 if meanwhile != "claimed":
                     row_store.mark(session, [quick.spend_id])
                 if meanwhile in ("settled", "failed"):
-                    outcome = _outcome(quick, "other")._replace(state="done" if meanwhile == "settled" else "failed")
+                    outcome = _outcome(quick, "other", "done" if meanwhile == "settled" else "failed")
                     row_store.settle(session, [outcome], living)
         elif meanwhile == "in a batch":
             _hand(store, 0, {"batch_id": "b", "claimed_by": None})
@@ -241,10 +241,9 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
             assert [s.cost_usd for s in spends(store)] == [Decimal("0.5")] * 2
 
 
-def _outcome(claim: Claim, words: str) -> row_store.RowOutcome:
-    return row_store.RowOutcome(
-        claim.row_id, claim.spend_id, "done", None, words, "stop", 1, 1, Decimal("0.5"), utcnow()
-    )
+def _outcome(claim: Claim, words: str, state: str = "done") -> row_store.RowOutcome:
+    result = row_store.RowResult(state, None, words, "stop", 1, 1, Decimal("0.5"))
+    return row_store.RowOutcome(claim, result, utcnow())
 
 
 # --- pause and resume ------------------------------------------------------------------------------------------------
@@ -257,18 +256,18 @@ def test_a_paused_run_sends_nothing_and_goes_on_where_it_was(store: Store, serve
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=3)):
         server.wait_for(lambda s: s.flying == 3 and len(s.requests) == 5)
         runs.request_pause(store, LOCAL, run_id)
-        assert runs.progress(store, run_id).state in ("pausing", "paused")
+        assert run_progress.get(store, run_id).state in ("pausing", "paused")
         runs.request_pause(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "paused"
+    assert run_progress.get(store, run_id).state == "paused"
     assert states(store, run_id) == {"done": 2, "pending": 10}
     execute(store, server, run_id)
     assert len(server.requests) == 5  # no executor works on a paused run
     assert run_id not in KINDS["run"].unfinished(store)
     server.release()
     runs.resume(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "queued" and run_id in KINDS["run"].unfinished(store)
+    assert run_progress.get(store, run_id).state == "queued" and run_id in KINDS["run"].unfinished(store)
     execute(store, server, run_id)
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.done) == ("done", 12)
 
 
@@ -280,7 +279,7 @@ def test_a_run_that_is_resumed_while_it_pauses_goes_on(
     land = executor.RunExecutor._shut_down
 
     async def resumed_meanwhile(self: executor.RunExecutor) -> None:
-        if runs.progress(store, run_id).state == "pausing":
+        if run_progress.get(store, run_id).state == "pausing":
             runs.resume(store, LOCAL, run_id)
         await land(self)
 
@@ -290,40 +289,40 @@ def test_a_run_that_is_resumed_while_it_pauses_goes_on(
         runs.request_pause(store, LOCAL, run_id)
         server.wait_for(lambda s: len(s.requests) == 8)  # interrupted, and sent again
         server.release()
-    assert states(store, run_id) == {"done": 4} and runs.progress(store, run_id).state == "done"
+    assert states(store, run_id) == {"done": 4} and run_progress.get(store, run_id).state == "done"
 
 
 def test_a_queued_run_is_paused_immediately_and_can_be_stopped(store: Store) -> None:
     run_id = queue(store, recipe(3))
     runs.request_pause(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "paused"
+    assert run_progress.get(store, run_id).state == "paused"
     runs.request_stop(store, LOCAL, run_id)
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
 
 
 def test_enqueue_resumes_a_paused_run(store: Store) -> None:
     run_id = queue(store, recipe(3), Decimal(1))
     runs.request_pause(store, LOCAL, run_id)
-    dataset_id = runs.progress(store, run_id).dataset_id
+    dataset_id = run_progress.get(store, run_id).dataset_id
     assert runs.enqueue(store, LOCAL, dataset_id) == run_id
-    assert (runs.progress(store, run_id).state, runs.progress(store, run_id).budget_usd) == ("queued", Decimal(1))
+    assert (run_progress.get(store, run_id).state, run_progress.get(store, run_id).budget_usd) == ("queued", Decimal(1))
     runs.request_pause(store, LOCAL, run_id)
     batch = runs.enqueue(store, LOCAL, dataset_id, mode="batch")
-    assert batch != run_id and runs.progress(store, batch).mode == "batch"
-    assert runs.progress(store, run_id).state == "stopped"
+    assert batch != run_id and run_progress.get(store, batch).mode == "batch"
+    assert run_progress.get(store, run_id).state == "stopped"
     runs.resume(store, LOCAL, run_id)  # another run is active: this one does not change
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
 
 
 def test_a_raised_budget_lets_a_run_go_on_with_what_it_has_spent(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(40), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, book=book())
-    first = runs.progress(store, run_id)
+    first = run_progress.get(store, run_id)
     assert first.state == "stopped" and first.done < 40
     runs.raise_budget(store, LOCAL, run_id, Decimal("0.70"))
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id, book=book())
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.done, ended.cost_usd) == ("done", 40, Decimal("0.44"))
     with pytest.raises(BadRecipe, match="All rows are written"):
         runs.resume(store, LOCAL, run_id)
@@ -344,11 +343,11 @@ def test_a_budget_applies_without_token_counts(store: Store, server: FaultServer
     server.default = Answer(usage=False)
     run_id = queue(store, recipe(12), budget_usd=Decimal("0.30"))
     execute(store, server, run_id, book=book())
-    assert runs.progress(store, run_id).state == "stopped" and states(store, run_id) == {"done": 2, "pending": 10}
+    assert run_progress.get(store, run_id).state == "stopped" and states(store, run_id) == {"done": 2, "pending": 10}
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id, book=book())
     assert states(store, run_id) == {"done": 2, "pending": 10} and len(server.requests) == 2
-    assert runs.progress(store, run_id).cost_usd is None
+    assert run_progress.get(store, run_id).cost_usd is None
 
 
 def test_what_was_cut_off_counts_against_the_budget_when_the_run_goes_on(store: Store, server: FaultServer) -> None:
@@ -370,7 +369,7 @@ def test_a_stop_that_comes_while_a_run_pauses_is_not_lost(store: Store) -> None:
         session.get_one(Run, run_id).state = "stopping"  # the executor has seen "pausing", and is finishing
     with store.session() as session:
         run_store.finish(session, run_id, "paused", None)
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
 
 
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN"])
@@ -392,10 +391,10 @@ def test_a_run_that_ended_on_a_problem_can_be_resumed(store: Store, server: Faul
     server.enqueue(text("one"), quota())
     run_id = queue(store, recipe(8))
     execute(store, server, run_id, replace(QUICK, ceiling=1))
-    assert runs.progress(store, run_id).state == "failed"
+    assert run_progress.get(store, run_id).state == "failed"
     runs.resume(store, LOCAL, run_id)
     execute(store, server, run_id)
-    assert (runs.progress(store, run_id).state, runs.progress(store, run_id).reason) == ("done", None)
+    assert (run_progress.get(store, run_id).state, run_progress.get(store, run_id).reason) == ("done", None)
 
 
 # --- progress --------------------------------------------------------------------------------------------------------
@@ -407,8 +406,8 @@ def test_progress_has_reasons_requests_and_projected_cost(store: Store, server: 
     run_id = queue(store, recipe(10))
     with executing(store, server.registry(), run_id, replace(QUICK, ceiling=1), book=book()):
         server.wait_for(lambda s: len(s.requests) == 5)
-        until(lambda: runs.progress(store, run_id).failed == 3, "three failed rows")
-        progress = runs.progress(store, run_id)
+        until(lambda: run_progress.get(store, run_id).failed == 3, "three failed rows")
+        progress = run_progress.get(store, run_id)
         (refused,) = progress.failed_by_cause  # 422 and 400 have one cause
         assert (refused.cause, refused.rows) == ("bad_request", 3)
         assert (
@@ -451,7 +450,7 @@ def test_a_fault_in_mid_run(store: Store, server: FaultServer, fault: Answer, st
     server.enqueue(*[text("fine")] * 12, fault)
     run_id = queue(store, recipe(30))
     execute(store, server, run_id, replace(QUICK, ceiling=3))
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert ended.state == state
     if done is None:
         assert 12 <= ended.done <= 15 and ended.failed == 0 and ended.done + ended.pending == 30
@@ -474,8 +473,8 @@ def test_the_key_is_in_no_reason_and_no_log(
     server.default = unauthorized()
     run_id = queue(store, recipe(2))
     execute(store, server, run_id)
-    assert "[key]" in (runs.progress(store, run_id).reason or "")
-    assert "sk-test-key" not in (runs.progress(store, run_id).reason or "") + caplog.text
+    assert "[key]" in (run_progress.get(store, run_id).reason or "")
+    assert "sk-test-key" not in (run_progress.get(store, run_id).reason or "") + caplog.text
 
 
 def test_a_clock_that_is_set_back_hides_no_money(
@@ -489,7 +488,7 @@ def test_a_clock_that_is_set_back_hides_no_money(
         session.execute(update(Run).values(state="queued", finished_at=None))
     execute(store, server, run_id, book=book())
     assert sum((s.cost_usd for s in spends(store) if s.cost_usd), Decimal(0)) <= Decimal("0.30")
-    assert (runs.progress(store, run_id).cost_usd or Decimal(0)) > 0
+    assert (run_progress.get(store, run_id).cost_usd or Decimal(0)) > 0
 
 
 def test_a_locked_database_delays_requests_and_loses_nothing(

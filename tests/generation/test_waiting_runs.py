@@ -18,7 +18,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Run, utcnow
-from core.generation import executor, run_store, runs
+from core.generation import executor, run_progress, run_store, runs
 from core.generation.concurrency import RunLimits
 from core.jobs.task_runner import KINDS
 from core.jobs.worker import Worker
@@ -62,7 +62,7 @@ def queued(store: Store, server: FaultServer, quota: Quota) -> str:
 
 
 def state(store: Store, run_id: str) -> str:
-    return runs.progress(store, run_id).state
+    return run_progress.get(store, run_id).state
 
 
 def test_a_waiting_run_resumes_on_time_after_a_restart_and_each_row_is_paid_once(
@@ -72,7 +72,7 @@ def test_a_waiting_run_resumes_on_time_after_a_restart_and_each_row_is_paid_once
     run_id = queued(store, server, quota)
     worker = hire()
     until(lambda: state(store, run_id) == "waiting", "the provider has asked for a pause")
-    waits = runs.progress(store, run_id)
+    waits = run_progress.get(store, run_id)
     assert waits.not_before is not None and waits.not_before > utcnow() - timedelta(seconds=3)
     assert "asks to slow down" in (waits.reason or "") and waits.done == _FREE
     worker.stop()
@@ -80,7 +80,7 @@ def test_a_waiting_run_resumes_on_time_after_a_restart_and_each_row_is_paid_once
     request_count = len(server.requests)
     hire()
     until(lambda: state(store, run_id) == "done", "resumed without a click")
-    progress_at_end = runs.progress(store, run_id)
+    progress_at_end = run_progress.get(store, run_id)
     assert (progress_at_end.done, progress_at_end.not_before, progress_at_end.reason) == (_ROWS, None, None)
     assert len(quota.bought) == _ROWS and set(quota.bought.values()) == {1}
     assert len(server.requests) - request_count == _ROWS - _FREE
@@ -100,7 +100,7 @@ def test_nothing_is_sent_early_and_resume_now_sends_immediately(
     assert len(server.requests) == request_count + 2 and state(store, run_id) == "waiting"
     runs.resume(store, LOCAL, run_id)
     until(lambda: state(store, run_id) == "done", "resumed at once")
-    assert runs.progress(store, run_id).done == _ROWS
+    assert run_progress.get(store, run_id).done == _ROWS
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_waiting_run_can_be_stopped_and_is_then_resumed_only_on_request(
     hire()
     until(lambda: state(store, run_id) == "waiting", "it waits")
     act(store, LOCAL, run_id)
-    ended = runs.progress(store, run_id)
+    ended = run_progress.get(store, run_id)
     assert (ended.state, ended.not_before, ended.done, ended.pending) == (left, None, _FREE, _ROWS - _FREE)
     # a stopped run keeps its reason, because the remedies depend on it
     assert bool(ended.reason) is (left == "stopped")
@@ -132,7 +132,7 @@ def test_a_rate_limit_without_a_time_is_waited_for_with_growing_pauses(
     pauses = []
     for _ in range(2):
         until(lambda: state(store, run_id) == "waiting", "nothing was written for a second")
-        waits = runs.progress(store, run_id)
+        waits = run_progress.get(store, run_id)
         with store.reading() as session:
             began = session.get_one(Run, run_id).finished_at
         assert waits.not_before is not None and began is not None

@@ -14,7 +14,7 @@ from core.actor import LOCAL
 from core.db.store import Store
 from core.engine.api import app
 from core.errors import BadRecipe, FabulaError
-from core.generation import claims, provider_connection, retry_policy, row_store, run_store, runs
+from core.generation import claims, provider_connection, retry_policy, row_store, run_progress, run_store, runs
 from core.jobs import engine_supervisor
 from core.jobs.engine_supervisor import SupervisorLimits
 from core.jobs.task_runner import KINDS, TaskRunner
@@ -27,10 +27,10 @@ from tests.support.live_runs import NO_PRICES, queue, recipe, states
 from tests.support.waiting import WAIT_LIMIT_S
 
 
-def carry_out(store: Store, server: FaultServer, run_id: str) -> runs.RunProgress:
+def carry_out(store: Store, server: FaultServer, run_id: str) -> run_progress.RunProgress:
     """Run it like a worker: give up on an item that it cannot finish."""
     TaskRunner(store, server.registry, KINDS, _never_later).run(f"run-{run_id}", "run", run_id)
-    return runs.progress(store, run_id)
+    return run_progress.get(store, run_id)
 
 
 def _never_later(kind: str, item_id: str, wait_s: float) -> None:

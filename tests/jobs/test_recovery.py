@@ -25,12 +25,12 @@ from core.db.store import Store
 from core.db.tables import Batch, Evaluation, EvaluationAnswer, Row, Run, Spend, Story, TrainingJob, utcnow
 from core.db.worker_heartbeats import WorkerHeartbeat
 from core.errors import BadRequest, DatabaseLost, FabulaError
-from core.finetuning import jobs
+from core.finetuning import job_form, job_views, jobs
 from core.finetuning.job_context import JobContext
 from core.finetuning.submit import submit_to_provider
-from core.generation import leases, previewing, row_store, run_store, runs
+from core.generation import previewing, row_store, run_store, runs
 from core.generation.previewing import PreviewRow
-from core.generation.row_store import RowOutcome, row_entry
+from core.generation.row_store import RowOutcome, RowResult, row_entry
 from core.jobs import recovery
 from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
@@ -227,7 +227,7 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
     store: Store, holder: str | None, entry_names_it: bool, placed: bool
 ) -> None:
     run_id, dataset_id = run_of(store)
-    with leases.hold_lease() as living:
+    with run_store.hold_lease() as living:
         elsewhere = hashlib.sha256(_ELSEWHERE.encode()).hexdigest()[:12] + living[12:]
         dead = living.replace(living.split(":")[1], "999999999")  # a process that cannot exist
         who = {"this process": living, "a dead process": dead, None: None}.get(holder, elsewhere)
@@ -246,15 +246,13 @@ def test_a_row_that_a_living_worker_holds_is_left_to_it(
 def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store) -> None:
     """An executor is killed with a result in its rescue file, restored while another generates the row again."""
     run_id, _dataset = run_of(store, rows=1)
-    with leases.hold_lease() as living:
+    with run_store.hold_lease() as living:
         killed = living.replace(living.split(":")[1], "999999999")
         first = run_store.begin(store, run_id, killed)
         assert first is not None
         claimed = _claimed(store, first)
-        answer = RowOutcome(
-            claimed.row_id, claimed.spend_id, "done", None, "Of the first.", "stop", 10, 5, Decimal("0.5"), utcnow(),
-            claimed.key, claimed.reserved_usd,
-        )  # fmt: skip
+        result = RowResult("done", None, "Of the first.", "stop", 10, 5, Decimal("0.5"))
+        answer = RowOutcome(claimed, result, utcnow())
         path = write(store, row_entry(first, answer))
         second = run_store.begin(store, run_id, living)  # resumes the items of the killed one
         assert second is not None
@@ -262,7 +260,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
         assert recovery.restore(store) == 1
         assert first_row(store, first.dataset_id).claimed_by == living
         with store.session() as session:
-            own = answer._replace(spend_id=again.spend_id, text="Of the second.")
+            own = RowOutcome(again, result._replace(text="Of the second."), utcnow())
             row_store.settle(session, [own], living)
         assert recovery.restore(store) == 1
     row = first_row(store, first.dataset_id)
@@ -273,7 +271,7 @@ def test_of_two_workers_the_one_that_has_the_lease_settles_the_row(store: Store)
 
 def test_the_text_of_a_killed_worker_is_taken_in_once_the_next_has_failed(store: Store) -> None:
     run_id, dataset_id = run_of(store)
-    with leases.hold_lease() as living:
+    with run_store.hold_lease() as living:
         where = Row.id == first_row(store, dataset_id).id
         with store.session() as session:
             session.execute(update(Row).where(where).values(claimed_by=living))
@@ -417,7 +415,7 @@ def test_a_job_that_was_made_is_followed_at_the_next_start(
     """The POST was processed, but its result cannot be stored: there is no second POST."""
     frame = pd.DataFrame({"power": ["a", "b"], "story": ["One.", "Two."]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
-    job_id = jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
+    job_id = jobs.submit(store, LOCAL, job_form.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
     with JobServer() as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
         from core.providers import Registry
@@ -428,9 +426,9 @@ def test_a_job_that_was_made_is_followed_at_the_next_start(
         with pytest.raises(DatabaseLost):
             submit_to_provider(JobContext(store, job_id, threading.Event()), registry)
         again = restored(store, aside)
-        assert (jobs.get(again, job_id).remote_id, jobs.get(again, job_id).status) == ("ftjob-1", "running")
+        assert (job_views.get(again, job_id).remote_id, job_views.get(again, job_id).status) == ("ftjob-1", "running")
         jobs.carry_out(again, registry, job_id)
-    assert jobs.get(again, job_id).status == "succeeded"
+    assert job_views.get(again, job_id).status == "succeeded"
     assert server.count("POST /v1/fine_tuning/jobs") == 1
 
 

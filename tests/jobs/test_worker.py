@@ -29,7 +29,7 @@ from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Spend, Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
-from core.finetuning import jobs
+from core.finetuning import job_form, job_views, jobs
 from core.jobs.heartbeat import Heartbeat, worker_state
 from core.jobs.task_runner import KINDS, JobKind, TaskRunner, running_workflows
 from core.jobs.worker import Worker
@@ -204,7 +204,7 @@ def test_a_piece_that_cannot_say_that_it_failed_is_logged_and_tried_again(
     assert "LookupError: y" in caplog.text and state_of(store, item_id) == "queued" and not running_workflows()
 
 
-@pytest.mark.parametrize("status", jobs.FINISHED)
+@pytest.mark.parametrize("status", job_views.FINISHED)
 def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None:
     with store.session() as session:
         job = TrainingJob(
@@ -213,7 +213,7 @@ def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None
         )  # fmt: skip
         session.add(job)
     jobs.give_up(store, job.id, FabulaError("A late error."))
-    ended = jobs.get(store, job.id)
+    ended = job_views.get(store, job.id)
     assert (ended.status, ended.error) == (status, None)
 
 
@@ -344,7 +344,7 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
 ) -> None:
     frame = pd.DataFrame({"power": ["隐形", "飞行"], "story": ["故事一。", "故事二。"]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
-    job_id = jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
+    job_id = jobs.submit(store, LOCAL, job_form.JobForm(dataset_id, "First", "engine", "gemma-3-270m"))
     command = [sys.executable, "-m", "core.jobs.worker"]
     with JobServer() as server:
         monkeypatch.setenv("FABULA_ENGINE_URL", server.url)
@@ -353,12 +353,12 @@ def test_killed_between_the_post_and_the_id_there_is_one_post_and_one_job(
             killed.pid, signal.SIGKILL
         )  # the job exists, but its creation was not recorded
         assert killed.wait(WAIT_LIMIT_S) == -signal.SIGKILL
-        assert (jobs.get(store, job_id).status, jobs.get(store, job_id).remote_id) == ("submitting", None)
+        assert (job_views.get(store, job_id).status, job_views.get(store, job_id).remote_id) == ("submitting", None)
         heir = subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL)
-        until(lambda: jobs.get(store, job_id).finished, "the job finished by the second process")
+        until(lambda: job_views.get(store, job_id).finished, "the job finished by the second process")
         heir.send_signal(signal.SIGTERM)
         assert heir.wait(WAIT_LIMIT_S) == 0
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.remote_id, job.results_csv) == ("succeeded", "ftjob-1", RESULTS)
     assert server.count("POST /v1/fine_tuning/jobs") == 1
     assert server.count("POST /v1/files") == 1

@@ -21,8 +21,8 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store, new_id
 from core.db.tables import Tour, TrainingJob, utcnow
 from core.errors import FabulaError, RateLimited
-from core.finetuning import job_context, jobs, submit
-from core.generation import runs
+from core.finetuning import job_context, job_form, job_views, jobs, submit
+from core.generation import run_progress, runs
 from core.generation.batch import batch_runner
 from core.jobs.task_runner import KINDS, JobKind
 from core.jobs.worker import Worker
@@ -176,12 +176,12 @@ def test_three_batches_that_wait_for_their_provider_let_others_work(store: Store
         hire(server.registry())
         until(lambda: len(server.batches) == 3, "all three are with the provider, though there are two places")
         last = batch_run(store, "d")
-        until(lambda: runs.progress(store, last).state == "done", "the one behind them is done")
-        assert {runs.progress(store, run_id).state for run_id in waiting} == {"running"}
+        until(lambda: run_progress.get(store, last).state == "done", "the one behind them is done")
+        assert {run_progress.get(store, run_id).state for run_id in waiting} == {"running"}
         runs.request_stop(store, LOCAL, waiting[0])
-        until(lambda: runs.progress(store, waiting[0]).state == "stopped", "stopped while it waited")
+        until(lambda: run_progress.get(store, waiting[0]).state == "stopped", "stopped while it waited")
         runs.request_pause(store, LOCAL, waiting[1])
-        until(lambda: runs.progress(store, waiting[1]).state == "paused", "paused while it waited")
+        until(lambda: run_progress.get(store, waiting[1]).state == "paused", "paused while it waited")
         assert server.count("POST /v1/batches") == 4
 
 
@@ -194,7 +194,7 @@ def test_a_batch_run_says_how_long_it_waits_and_goes_on_there(store: Store) -> N
             goes += 1
             batch_runner._waiting_runs[run_id].next_at.clear()  # as if the time were over
         assert goes >= 2
-        assert runs.progress(store, run_id).state == "done"
+        assert run_progress.get(store, run_id).state == "done"
         assert (server.count("POST /v1/batches"), server.count("POST /v1/files")) == (1, 1)
 
 
@@ -208,7 +208,7 @@ def test_a_provider_that_is_away_is_waited_for_elsewhere_and_longer_each_time(
         waits = []
         for _ in range(3):
             waits.append(round(batch_runner.carry_out(store, registry, run_id, halt) or 0))
-            assert "Waiting" in (runs.progress(store, run_id).note or "")
+            assert "Waiting" in (run_progress.get(store, run_id).note or "")
             batch_runner._waiting_runs[run_id].next_at.clear()
         assert waits == [4, 8, 12]
 
@@ -271,7 +271,8 @@ def add_jobs(store: Store, count: int) -> list[str]:
     frame = pd.DataFrame({"power": ["a", "b"], "story": ["One.", "Two."]})
     dataset_id = datasets.from_frame(store, LOCAL, "two", frame, ["power"], "story")
     return [
-        jobs.submit(store, LOCAL, jobs.JobForm(dataset_id, f"job {n}", "engine", "gemma-3-270m")) for n in range(count)
+        jobs.submit(store, LOCAL, job_form.JobForm(dataset_id, f"job {n}", "engine", "gemma-3-270m"))
+        for n in range(count)
     ]
 
 
@@ -288,12 +289,12 @@ def test_a_job_is_handed_over_when_the_pause_that_its_provider_asked_for_is_over
     provider = Busy(call, 3.0)
     (job_id,) = add_jobs(store, 1)
     worker = hire(FakeRegistry({"engine": provider}), few_places)
-    until(lambda: jobs.get(store, job_id).not_before, "the job says until when it waits")
+    until(lambda: job_views.get(store, job_id).not_before, "the job says until when it waits")
     worker.stop()
     provider.free.set()
     hire(FakeRegistry({"engine": provider}), few_places)
-    until(lambda: jobs.get(store, job_id).status == "succeeded", "handed over without a click")
-    assert provider.made == [job_id] and jobs.get(store, job_id).not_before is None
+    until(lambda: job_views.get(store, job_id).status == "succeeded", "handed over without a click")
+    assert provider.made == [job_id] and job_views.get(store, job_id).not_before is None
 
 
 @pytest.mark.parametrize("call", ["upload", "create_job"])
@@ -303,10 +304,10 @@ def test_a_person_can_end_the_pause_of_a_job(
     provider = Busy(call, _DAY_S)
     (job_id,) = add_jobs(store, 1)
     hire(FakeRegistry({"engine": provider}), few_places)
-    until(lambda: jobs.get(store, job_id).not_before, "it waits for a day")
+    until(lambda: job_views.get(store, job_id).not_before, "it waits for a day")
     provider.free.set()
     jobs.retry_now(store, LOCAL, job_id)
-    until(lambda: jobs.get(store, job_id).status == "succeeded", "handed over at once")
+    until(lambda: job_views.get(store, job_id).status == "succeeded", "handed over at once")
     assert provider.made == [job_id]
 
 
@@ -324,9 +325,9 @@ def test_paused_jobs_do_not_starve_the_next_and_are_resumed_at_once(
     until(lambda: statuses(store) == {"paused": 5}, "five jobs were handed over, through two places, and are paused")
     (last,) = add_jobs(store, 1)
     provider.resumed.add(last)
-    until(lambda: jobs.get(store, last).status == "succeeded", "the sixth is trained")
+    until(lambda: job_views.get(store, last).status == "succeeded", "the sixth is trained")
     jobs.request(store, LOCAL, paused[0], "resume")
-    until(lambda: jobs.get(store, paused[0]).status == "succeeded", "resumed while it waited")
+    until(lambda: job_views.get(store, paused[0]).status == "succeeded", "resumed while it waited")
     assert statuses(store) == {"paused": 4, "succeeded": 2}
 
 
@@ -348,4 +349,4 @@ def test_a_job_gives_its_place_back_when_it_waits_or_others_do(
     client.enqueue("job", remote_job(status))
     registry: Any = FakeRegistry({"engine": client})
     assert jobs.carry_out(store, registry, job_id, threading.Event()) == expected
-    assert jobs.get(store, job_id).status == status
+    assert job_views.get(store, job_id).status == status

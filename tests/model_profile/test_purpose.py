@@ -9,7 +9,7 @@ import pytest
 from core import packaged_models
 from core.datasets import presets
 from core.datasets.recipe import Recipe
-from core.finetuning import file_checker
+from core.finetuning import job_form
 from core.model_profile.model_purpose import Purpose, TrainingFacts, purpose_of
 from core.providers import ModelInfo
 
@@ -88,7 +88,7 @@ def test_every_preset_of_a_language_names_the_writer_that_was_trained_on_it() ->
 
 @pytest.mark.parametrize("model", [packaged_models.BASE, *packaged_models.WRITERS])
 def test_packaged_models_have_an_adapter_and_a_known_context(model: str) -> None:
-    assert file_checker.context_size(model) == 4_096
+    assert job_form.context_size(model) == 4_096
     assert model == packaged_models.BASE or (presets.DATA / "storyteller" / f"{model}.gguf").is_file()
 
 

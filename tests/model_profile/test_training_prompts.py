@@ -11,7 +11,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import TrainingJob
-from core.finetuning import jobs
+from core.finetuning import job_views
 from core.model_profile import model_purpose
 from core.model_profile.model_purpose import TrainingFacts, TrainingHistory
 from core.model_profile.prompt_similarity import compare
@@ -38,7 +38,7 @@ def _train(store: Store, number: int, dataset_id: str | None, **values: object) 
                 fine_tuned_model=model, status="succeeded", created_by="local", **given | values,
             )
         )  # fmt: skip
-    return model_purpose.training_history(store, jobs.get(store, f"j{number}"))
+    return model_purpose.training_history(store, job_views.get(store, f"j{number}"))
 
 
 def test_the_facts_are_the_name_of_the_data_set_its_rows_and_the_first_base(store: Store) -> None:
@@ -88,7 +88,7 @@ def test_without_its_data_set_nothing_is_known(store: Store) -> None:
 def test_a_data_set_that_was_deleted_meanwhile_is_unknown(store: Store) -> None:
     dataset_id = _dataset(store, "Gone", ["one", "two"])
     _train(store, 1, dataset_id)
-    job = jobs.get(store, "j1")
+    job = job_views.get(store, "j1")
     gone = replace(job, dataset_id="gone")
     assert model_purpose.training_history(store, gone) == TrainingHistory(
         TrainingFacts(None, None, "gemma-3-270m"), None, "", ""

@@ -40,11 +40,11 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
     """All texts of the panel."""
 
     def page(run_id: str) -> None:
-        from core.generation import runs
+        from core.generation import run_progress
         from pages.ui import cache
         from pages.ui.dataset import run_tab
 
-        run_tab.batches(runs.progress(cache.store(), run_id))
+        run_tab.batches(run_progress.get(cache.store(), run_id))
 
     cache.refresh()
     at = AppTest.from_function(page, args=(run_id,), default_timeout=WAIT_LIMIT_S)

@@ -11,8 +11,8 @@ from sqlalchemy import select
 
 from core.db.store import Store
 from core.db.tables import BeforeAfter, Row, TrainingJob, utcnow
-from core.evaluation import before_after, holdout
-from core.finetuning import jobs
+from core.evaluation import before_after, before_after_prompts
+from core.finetuning import job_views
 from core.jobs.system_status import EngineStatus
 from pages.ui import cache
 from tests.support.app_pages import again, click, labels, trouble, visit, words
@@ -156,17 +156,17 @@ def test_at_a_paid_provider_the_cost_stands_before_the_button(
 def test_the_prompts_are_chosen_once_for_all_drawings(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen, real = list[str](), holdout.choose_prompts
+    chosen, real = list[str](), before_after_prompts.choose_prompts
 
-    def counted(*given: Any) -> holdout.PromptChoice:
+    def counted(*given: Any) -> before_after_prompts.PromptChoice:
         chosen.append("once")
         return real(*given)
 
-    monkeypatch.setattr(holdout, "choose_prompts", counted)
+    monkeypatch.setattr(before_after_prompts, "choose_prompts", counted)
     job_id = _succeeded(store, provider="openai", base_model="unlisted", fine_tuned_model="ft:unlisted:me::1")
     at = again(again(visit("training")))
     assert "Its cost is unknown" in words(at) and chosen == ["once"]
-    dataset_id = jobs.get(store, job_id).dataset_id
+    dataset_id = job_views.get(store, job_id).dataset_id
     with store.session() as session:  # a row is edited
         row = session.scalars(select(Row).where(Row.dataset_id == dataset_id)).first()
         assert row is not None

@@ -17,7 +17,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store, new_id
 from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
-from core.finetuning import job_estimate, jobs
+from core.finetuning import job_cost, job_views
 from core.pricing import budget, bundled_prices, custom_prices, machine_time, spend
 from core.pricing.comparison import compare
 from core.pricing.machine_time import Speed
@@ -123,7 +123,7 @@ def test_the_engines_price_is_its_hour_over_the_speed_that_was_measured(
 def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
     custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
-    _trained(store, tokens=10_000, seconds=100 + job_estimate.STARTUP_S)
+    _trained(store, tokens=10_000, seconds=100 + job_cost.STARTUP_S)
     (price,) = price_choice.here(cache.prices())
     assert (price.output_per_mtok, price.training_per_mtok) == (1, Decimal("0.1"))
 
@@ -131,7 +131,7 @@ def test_training_is_priced_by_the_speed_of_finished_jobs(store: Store) -> None:
 def test_a_workload_trains_at_the_speed_of_finished_jobs(store: Store) -> None:
     custom_prices.set_machine_hour(store, LOCAL, "0.036")
     _measured(store, "10")
-    _trained(store, tokens=10_000, seconds=100 + job_estimate.STARTUP_S)  # 100 tokens/s: $0.10 per 1M
+    _trained(store, tokens=10_000, seconds=100 + job_cost.STARTUP_S)  # 100 tokens/s: $0.10 per 1M
     table = visit("cost", cost_part="workload", work_file=1_000_000, work_epochs=2).dataframe[0].value
     assert table.set_index("way").loc["This machine", "upfront"] == pytest.approx(0.2)
 
@@ -170,7 +170,7 @@ def test_spent_has_the_machine_time_of_jobs_and_stories(
     found = {name: None if pd.isna(spent) else spent for name, spent in zip(table["name"], table["spent"], strict=True)}
     assert found == {name: cost and pytest.approx(float(cost)) for name, cost in (("job", job_cost), ("p", story_cost))}
     assert set(table["took"]) == {"2 min", "10 s"} and pd.Timestamp("2026-11-01T08:00:00Z") in list(table["began"])
-    shown = jobs.get(store, job_id).cost_usd
+    shown = job_views.get(store, job_id).cost_usd
     assert shown == (job_cost if job_cost is None else pytest.approx(job_cost))
 
 

@@ -16,9 +16,9 @@ from core.datasets import datasets, export, presets
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, Run, Story, TrainingEvent, TrainingJob, utcnow
 from core.errors import Unavailable
-from core.finetuning import jobs
-from core.finetuning.jobs import JobForm
-from core.generation import executor, runs
+from core.finetuning import job_views
+from core.finetuning.job_form import JobForm
+from core.generation import executor, run_progress
 from core.jobs.system_status import Status
 from core.pricing import spend
 from core.providers import engine_endpoint
@@ -267,7 +267,7 @@ def test_a_run_can_be_stopped_and_continued(server: FaultServer, store: Store) -
     at = click(_small_grid(article_grid()), "dataset_generate")
     (run_id,) = _run_ids(store)
     click(at, "dataset_stop")
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
     again(at)
     assert at.button(key="dataset_continue").label == "Write 2 rows"  # nothing to resume: no row is written yet
     click(at, "dataset_continue")
@@ -577,7 +577,7 @@ def _job(store: Store, *, dataset_id: str | None = None, **values: object) -> st
         )
         for name, value in values.items():
             setattr(job, name, value)
-        if job.status in jobs.FINISHED:
+        if job.status in job_views.FINISHED:
             job.finished_at = utcnow()
         session.add(job)
         session.flush()

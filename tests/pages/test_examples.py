@@ -21,7 +21,7 @@ from core.datasets.presets import example_samples
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after, run_export
-from core.finetuning import examples, jobs
+from core.finetuning import examples, job_views
 from core.jobs.system_status import EngineStatus
 from core.stories import library
 from pages.ui import cache
@@ -111,7 +111,7 @@ def test_a_sample_becomes_a_job_and_the_card_follows_it(server: FaultServer, sto
     again = visit("home")  # a reload
     assert "Training on your examples" in words(again)
     click(again, "home_examples_stop")
-    assert jobs.get(store, found.id).request == "cancel"
+    assert job_views.get(store, found.id).request == "cancel"
 
 
 def test_typed_rows_are_trained_on(server: FaultServer, store: Store) -> None:
@@ -380,4 +380,4 @@ def test_a_failed_job_says_why_and_can_be_repeated(server: FaultServer, store: S
     assert "saved as the data set **Support intents**" in words(at)
     click(at, "home_examples_again")
     click(at, "home_examples_train")
-    assert len(jobs.list_jobs(store)) == 2
+    assert len(job_views.list_jobs(store)) == 2

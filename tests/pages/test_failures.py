@@ -16,7 +16,7 @@ from core.actor import LOCAL
 from core.datasets import datasets, export
 from core.db.store import Store
 from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unavailable
-from core.generation import runs
+from core.generation import previewing
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
 from pages.ui import background, cache
@@ -169,7 +169,7 @@ def test_one_hiccup_of_the_engine_does_not_stick_to_the_count_of_tokens(
 
 
 def test_a_preview_that_fails_is_a_card(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "preview", _raising(KeyError("template")))
+    monkeypatch.setattr(previewing, "preview", _raising(KeyError("template")))
     at = click(visit("dataset"), "dataset_preview")
     until(lambda: at.session_state["studio"].preview.gathering.done, "the preview")
     assert "Something went wrong" in trouble(again(at)) and not at.exception

@@ -18,7 +18,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, Story, Tour, Utc, utcnow
 from core.evaluation import evaluations
-from core.finetuning import jobs
+from core.finetuning import job_views
 from core.pricing import budget, custom_prices, machine_time, spend, spend_history
 from core.settings import Settings
 from core.stories import exports, library
@@ -127,7 +127,7 @@ def test_the_run_panel_has_the_machine_time(server: FaultServer, store: Store, a
 def test_an_evaluation_has_the_machine_time(server: FaultServer, store: Store, amount: str) -> None:
     dataset_id = put_labelled_rows(store, held_out=12)
     job_id = _trained(store, fine_tuned_model="ft:writer:fabula:x:1", dataset_id=dataset_id)
-    tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    tuned, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=12)
     run_evaluation(store, tuned, lambda expected: expected)
     shown = words(visit("training", training_tab="evaluation"))
     assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at the same time

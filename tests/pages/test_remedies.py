@@ -19,7 +19,7 @@ from core.db.tables import Row, Run, utcnow
 from core.errors import EngineMissing, ModelNotFound, PromptTooLong, RateLimited, Refused, Unavailable
 from core.finetuning import jobs
 from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
-from core.generation import executor, runs
+from core.generation import executor, run_progress, runs
 from core.message import msg, sentences, with_cause
 from core.stories import library
 from pages.ui.story import story_remedies
@@ -57,7 +57,7 @@ def executed(store: Store, server: FaultServer, run_id: str | None = None) -> st
     """A run that has ended; its data set."""
     run_id = run_id or runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _RECIPE))
     executor.execute(store, server.registry("engine", "engine"), run_id)
-    return runs.progress(store, run_id).dataset_id
+    return run_progress.get(store, run_id).dataset_id
 
 
 def bought(server: FaultServer) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def bought(server: FaultServer) -> list[dict[str, Any]]:
 
 
 def newest(store: Store, dataset_id: str) -> str:
-    found = runs.latest(store, dataset_id)
+    found = run_progress.latest(store, dataset_id)
     assert found is not None
     return found.run_id
 
@@ -178,7 +178,7 @@ def test_what_is_left_of_the_last_budget_is_what_a_remedy_may_spend(store: Store
     with store.session() as session:
         session.get_one(Run, newest(store, dataset_id)).budget_usd = Decimal("2.00")
     click(show(), "dataset_fix_token_limit_raise_limit")
-    assert runs.progress(store, newest(store, dataset_id)).budget_usd == Decimal("2.00")  # the engine costs nothing
+    assert run_progress.get(store, newest(store, dataset_id)).budget_usd == Decimal("2.00")  # the engine costs nothing
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -246,14 +246,14 @@ def test_a_run_that_waits_says_until_when_and_for_how_long(store: Store, server:
 def test_resume_now_queues_a_run_that_waits(store: Store, server: FaultServer) -> None:
     dataset_id = waiting(store)
     click(show(), "dataset_resume")
-    found = runs.progress(store, newest(store, dataset_id))
+    found = run_progress.get(store, newest(store, dataset_id))
     assert (found.state, found.not_before, found.reason) == ("queued", None, None)
 
 
 def test_a_run_that_shall_not_wait_can_go_on_with_another_model(store: Store, server: FaultServer) -> None:
     dataset_id = waiting(store)
     click(show(), "dataset_stop")
-    assert runs.progress(store, newest(store, dataset_id)).state == "stopped"
+    assert run_progress.get(store, newest(store, dataset_id)).state == "stopped"
     click(show(dataset_fix_run_writer=True), "dataset_fix_run_writer_go")
     executed(store, server, newest(store, dataset_id))
     assert {body["model"] for body in bought(server)} == {"second"}
@@ -263,7 +263,7 @@ def test_a_run_without_a_price_goes_on_without_its_budget(store: Store, server: 
     reason = "The price of writer is unknown, so a budget can't be enforced. Start without one."
     dataset_id = ended(store, with_cause(reason, "unknown_price"), budget_usd=Decimal(2))
     click(show(), "dataset_fix_run_free")
-    run = runs.progress(store, newest(store, dataset_id))
+    run = run_progress.get(store, newest(store, dataset_id))
     assert (run.state, run.budget_usd) == ("queued", None)
 
 

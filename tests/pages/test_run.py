@@ -22,7 +22,7 @@ from core.datasets import dataset_rows, datasets, grid_store
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, utcnow
-from core.generation import executor, runs
+from core.generation import executor, run_progress, runs
 from core.message import msg, sentences
 from core.pricing import spend
 from pages.ui import cache, i18n
@@ -161,12 +161,12 @@ def test_a_run_is_paused_gone_on_with_and_stopped(store: Store, server: FaultSer
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, _RECIPE))
     at = show()
     click(at, "dataset_pause")
-    assert runs.progress(store, run_id).state == "paused"
+    assert run_progress.get(store, run_id).state == "paused"
     assert "**Paused**" in words(again(at))
     click(at, "dataset_resume")
-    assert runs.progress(store, run_id).state == "queued"
+    assert run_progress.get(store, run_id).state == "queued"
     click(again(at), "dataset_stop")
-    assert runs.progress(store, run_id).state == "stopped"
+    assert run_progress.get(store, run_id).state == "stopped"
 
 
 def _stopped(store: Store, written: str, reason: str) -> None:
@@ -204,10 +204,10 @@ def test_the_budget_of_a_run_is_shown_and_can_be_raised(store: Store, server: Fa
     for unclear in ("3,5", "", "1.50"):  # ambiguous, empty, and below the current budget
         amount_to_raise(at).set_value(unclear).run()
         click(at, "dataset_set_budget")
-        assert runs.progress(store, run_id).budget_usd == Decimal("2.00") and trouble(at)
+        assert run_progress.get(store, run_id).budget_usd == Decimal("2.00") and trouble(at)
     amount_to_raise(at).set_value("3.5").run()
     click(at, "dataset_set_budget")
-    assert runs.progress(store, run_id).budget_usd == Decimal("3.5")
+    assert run_progress.get(store, run_id).budget_usd == Decimal("3.5")
     runs.raise_budget(store, LOCAL, run_id, Decimal("4.25"))  # in another tab
     at.session_state["dataset_raise"] = True
     assert amount_to_raise(again(at)).value == "4.25"
@@ -237,9 +237,9 @@ def test_a_run_that_has_stopped_at_its_budget_says_so_and_goes_on_with_more(
     assert "dataset_continue" not in [button.key for button in at.button]
     assert amount_to_raise(at).value == "2.50"
     click(at, "dataset_set_budget")
-    run_now = runs.progress(store, "run-1")
+    run_now = run_progress.get(store, "run-1")
     assert (run_now.state, run_now.budget_usd, run_now.cost_usd) == ("queued", Decimal("2.50"), Decimal("1.90"))
-    assert runs.latest(store, written).run_id == "run-1"  # type: ignore[union-attr]  # the same run, the same bill
+    assert run_progress.latest(store, written).run_id == "run-1"  # type: ignore[union-attr]  # the same run, the same bill
 
 
 def test_failed_rows_alone_are_written_again_once_nothing_else_is_missing(
@@ -250,7 +250,7 @@ def test_failed_rows_alone_are_written_again_once_nothing_else_is_missing(
     at = show()
     assert "dataset_continue" not in [button.key for button in at.button]
     click(at, "dataset_retry")
-    run_id = runs.latest(store, written).run_id  # type: ignore[union-attr]  # there is one
+    run_id = run_progress.latest(store, written).run_id  # type: ignore[union-attr]  # there is one
     executor.execute(store, server.registry("engine", "engine"), run_id)
     assert server.prompts() == ["写唐轻松的故事"]
     assert set(states(store, written)) == {"done"}
@@ -288,7 +288,7 @@ def test_two_more_repeats_write_only_what_is_missing(store: Store, server: Fault
     assert at.button(key="dataset_more_repeats_go").label == "Write 12 more"
     click(at, "dataset_more_repeats_go")
     assert not at.session_state["dataset_top_up"]  # its rows appear below it
-    run = runs.latest(store, written)
+    run = run_progress.latest(store, written)
     assert run is not None and (run.total, run.done, run.failed, run.pending) == (24, 10, 1, 13)
     server.default = fault_server.text("很久以前。")
     executor.execute(store, server.registry("engine", "engine"), run.run_id)
@@ -302,7 +302,7 @@ def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: Fault
     at.text_area(key="dataset_more_values").input("勇敢，轻松，辛苦").run()
     assert at.button(key="dataset_more_values_go").label == "Write 12 more"  # two new values; 轻松 exists already
     click(at, "dataset_more_values_go")
-    run = runs.latest(store, written)
+    run = run_progress.latest(store, written)
     assert run is not None and (run.total, run.pending) == (24, 13)
     at.session_state["dataset_top_up"] = True
     assert again(at).text_area(key="dataset_more_values").value == ""
@@ -536,7 +536,7 @@ def test_a_failed_row_in_full_says_why_and_is_written_again_alone(
     assert any("cut off at 2,048 tokens" in warning.value for warning in at.warning)
     click(at, "dataset_row_again")
     assert states(store, written)[1] == "pending"
-    assert runs.latest(store, written).state == "queued"  # type: ignore[union-attr]
+    assert run_progress.latest(store, written).state == "queued"  # type: ignore[union-attr]
 
 
 def test_words_of_models_and_files_are_text_only(store: Store) -> None:
@@ -573,7 +573,7 @@ def test_what_is_written_again_stays_within_what_the_budget_has_left(
     at = show(**{f"dataset_map_{written}": {"selection": {"cell": [{"place": 0}]}}})
     click(at, f"dataset_open_{dataset_rows.page(store, written)[1].id}")
     click(at, "dataset_row_again")
-    assert runs.latest(store, written).budget_usd == Decimal(left)  # type: ignore[union-attr]
+    assert run_progress.latest(store, written).budget_usd == Decimal(left)  # type: ignore[union-attr]
 
 
 def test_a_new_run_after_one_with_a_budget_asks_for_its_own(store: Store, server: FaultServer, written: str) -> None:
@@ -583,5 +583,5 @@ def test_a_new_run_after_one_with_a_budget_asks_for_its_own(store: Store, server
     assert at.text_input(key="dataset_continue_budget_run-1").value == "2.00"
     at.text_input(key="dataset_continue_budget_run-1").set_value("0.75").run()
     click(at, "dataset_continue")
-    run = runs.latest(store, written)
+    run = run_progress.latest(store, written)
     assert run is not None and (run.budget_usd, run.failed, run.pending) == (Decimal("0.75"), 1, 1)

@@ -14,7 +14,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Dataset, Tour, utcnow
 from core.evaluation import evaluations
-from core.finetuning import jobs
+from core.finetuning import job_views
 from core.tours import tour
 from pages.ui import cache
 from pages.ui.dataset import dataset_picker
@@ -71,7 +71,7 @@ def test_a_job_that_this_visitor_starts_is_opened(server: FaultServer, store: St
     click(at, "training_new")
     next_step(next_step(at))
     click(at, "training_submit")
-    (mine,) = [job.id for job in jobs.list_jobs(store) if job.dataset_id == dataset_id]
+    (mine,) = [job.id for job in job_views.list_jobs(store) if job.dataset_id == dataset_id]
     assert at.session_state["training_open"] == (mine,)
 
 
@@ -137,11 +137,11 @@ def test_a_tour_of_another_visitor_does_not_take_the_place_of_the_one_shown(serv
 def test_an_evaluation_of_another_visitor_is_offered_and_not_shown(server: FaultServer, store: Store) -> None:
     dataset_id, made = put_labelled_rows(store, held_out=12), "ft:writer:fabula:x:1"
     job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    first, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    first, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=12)
     run_evaluation(store, first, lambda expected: expected)
     at = visit("training", training_tab="evaluation")
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
-    second, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    second, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=12)
     again(at)
     assert f"training_wrong_{first}" in [toggle.key for toggle in at.toggle]
     click(at, "training_evaluation_newest")

@@ -26,7 +26,7 @@ from core.datasets.importers import table_reader
 from core.db.store import Store
 from core.db.tables import Checkpoint, Dataset, Row, TrainingEvent, TrainingJob, utcnow
 from core.evaluation import evaluations
-from core.finetuning import jobs, results
+from core.finetuning import job_views, results
 from pages.ui import cache
 from pages.ui.dataset import quality_report
 from pages.ui.training import cached_training, job_actions
@@ -87,7 +87,7 @@ def test_a_job_is_submitted_once_however_often_one_clicks(server: FaultServer, s
         assert "epochs: 2" in words(at) and "suffix: ultraman" in words(at)
         assert at.button(key="training_submit").label == "Train on 24 rows"  # 3 of 27 are kept for validation
         click(at, "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert (job.suffix, job.hyperparameters, job.base_model) == ("ultraman", {"n_epochs": 2}, "writer")
     assert "The training file is being prepared" in words(again(at))
     assert not any(button.key == "training_submit" for button in at.button)  # the dialog is closed
@@ -101,7 +101,7 @@ def test_a_learning_rate_multiplier_is_read_as_it_was_meant(server: FaultServer,
     assert "is ambiguous" in words(at) and at.button(key="training_next").disabled
     at.text_input(key="training_rate").set_value("1.5").run()
     click(next_step(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert job.hyperparameters == {"learning_rate_multiplier": 1.5}
 
 
@@ -157,7 +157,7 @@ def test_a_separator_and_a_stop_of_ones_own_go_into_the_job(server: FaultServer,
     at.text_input(key=f"training_stop_{sample}_27").input("\\n###").run()
     assert any(block.value.endswith('\\n###"}') for block in at.code)
     click(_to_the_end(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert (job.file_format, job.separator, job.stop) == ("completion", None, "\n###")
 
 
@@ -176,7 +176,7 @@ def test_a_share_of_the_rows_is_kept_for_validation(server: FaultServer, store: 
     at = _new_job()
     at.select_slider(key=f"training_share_{sample}").set_value(25).run()
     click(_to_the_end(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert job.validation_share is not None and 0 < job.validation_share < 0.5
 
 
@@ -188,7 +188,7 @@ def test_a_tenth_is_kept_for_validation_where_there_are_twenty_rows(
     at = _new_job()
     assert at.select_slider(key=f"training_share_{dataset_id}").value == share
     click(_to_the_end(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert (job.validation_share or 0) == pytest.approx(share / 100, abs=0.05)
     assert (job.version_id is not None) is (share > 0)
 
@@ -247,18 +247,18 @@ def test_a_data_set_of_a_chat_file_trains_as_chat(server: FaultServer, store: St
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
     click(_to_the_end(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert job.file_format == "chat"
 
 
 def test_a_base_that_takes_one_format_only_gets_it(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.finetuning.file_checker.required_format", lambda provider, model: "chat")
+    monkeypatch.setattr("pages.ui.training.job_check.required_format", lambda provider, model: "chat")
     at = _new_job()
     assert any('"role": "assistant"' in block.value for block in at.code)
     click(_to_the_end(at), "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert job.file_format == "chat"
 
 
@@ -270,7 +270,7 @@ def test_a_job_on_a_data_set_that_is_gone_is_told_in_the_dialog(server: FaultSer
     at.button(key="training_submit").click().run()
     assert not at.exception
     assert "No longer available" in trouble(at)
-    assert jobs.list_jobs(store) == []
+    assert job_views.list_jobs(store) == []
 
 
 def test_a_file_can_be_uploaded_on_the_training_page_too(server: FaultServer, store: Store) -> None:
@@ -314,7 +314,7 @@ def test_a_finished_job_can_be_trained_further_and_done_again(server: FaultServe
 def test_a_job_that_was_logged_elsewhere_is_done_again_so(
     server: FaultServer, store: Store, sample: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("core.finetuning.tracker_logging.unavailable", lambda name, environ=None, provider="": None)
+    monkeypatch.setattr("core.finetuning.trackers.unavailable", lambda name, environ=None, provider="": None)
     put_job(store, status="succeeded", dataset_id=sample, trackers={"trackio": {"project": "fabula"}})
     at = next_step(click(visit("training"), "training_again"))
     assert at.checkbox(key="training_tracker_trackio").value and not at.checkbox(key="training_tracker_wandb").value
@@ -359,7 +359,7 @@ def test_an_upload_shows_how_much_has_been_sent(server: FaultServer, store: Stor
 def test_a_job_can_be_paused_resumed_and_cancelled(server: FaultServer, store: Store, status: str, action: str) -> None:
     job_id = put_job(store, status=status)
     at = click(visit("training"), f"training_{action}")
-    assert jobs.get(store, job_id).request == action
+    assert job_views.get(store, job_id).request == action
     assert at.button(key=f"training_{action}").disabled
 
 
@@ -369,7 +369,7 @@ def test_a_job_that_failed_at_the_engine_can_go_on_where_it_was(server: FaultSer
     assert "training_resume" not in _keys(visit("training", training_open=(put_job(store, status="cancelled"),)))
     job_id = put_job(store, status="failed", error="The trainer ended.", next_step="Submit it again.")
     at = click(visit("training", training_open=(job_id,)), "training_resume")
-    job = jobs.get(store, job_id)
+    job = job_views.get(store, job_id)
     assert (job.status, job.request, job.error, job.finished_at) == ("queued", "resume", None, None)
     assert "Waiting in the queue" in words(at)
 
@@ -807,7 +807,7 @@ def test_a_model_is_judged_beside_its_base(server: FaultServer, store: Store) ->
     at = visit("training", training_tab="evaluation")
     assert "12 rows were not used for training" in words(at) and "labels" in words(at)
     click(at, "training_evaluation_start")
-    found = evaluations.list_for_job(store, jobs.get(store, job_id))
+    found = evaluations.list_for_job(store, job_views.get(store, job_id))
     assert {one.model for one in found} == {made, "writer"} and {one.total for one in found} == {12}
     assert at.button(key="training_evaluation_start").disabled
     assert "0 of 12 answers" in words(at)
@@ -820,7 +820,7 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
     """120 short rows: the tuned model predicts two of three labels correctly, its base one."""
     dataset_id, made = put_labelled_rows(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
     job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    tuned, base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=120)
+    tuned, base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=120)
     run_evaluation(store, tuned, lambda expected: "green" if expected == "blue" else expected)
     run_evaluation(store, base, lambda expected: "red")
     at = visit("training", training_tab="evaluation")
@@ -841,7 +841,7 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:
     dataset_id, made = put_labelled_rows(store, held_out=12), "ft:writer:fabula:x:1"
     job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
-    tuned, _base = evaluations.start_pair(store, LOCAL, jobs.get(store, job_id), limit=12)
+    tuned, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=12)
     run_evaluation(store, tuned, lambda expected: None if expected == "red" else expected)
     at = visit("training", training_tab="evaluation")
     assert "4 rows have no answer" in words(at)

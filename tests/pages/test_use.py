@@ -15,7 +15,7 @@ from core.datasets import datasets, presets, versions
 from core.db.store import Store
 from core.db.tables import Row, TrainingJob, utcnow
 from core.errors import BadTrainingFile
-from core.finetuning import jobs
+from core.finetuning import job_views
 from pages.ui import background
 from tests.support.app_pages import again, click, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
@@ -92,7 +92,7 @@ def test_a_split_is_kept_as_a_version_and_carried_to_training(server: FaultServe
     _confirm(at)
     assert at.button(key="training_submit").label == "Train on 24 rows"
     click(at, "training_submit")
-    (job,) = jobs.list_jobs(store)
+    (job,) = job_views.list_jobs(store)
     assert (job.dataset_id, job.version_id, job.stop) == (dataset_id, version.id, "###")
 
 

@@ -13,7 +13,7 @@ from core.actor import LOCAL
 from core.datasets import dataset_rows, datasets
 from core.datasets.recipe import Column, Recipe
 from core.errors import ModelNotFound, NotFound, Refused, Unavailable
-from core.generation import executor, runs, speed_measurement
+from core.generation import executor, run_progress, runs, speed_measurement
 from core.message import Message
 from core.providers import Client, CompletionRequest, JobRequest, Provider, Registry
 from core.settings import Settings
@@ -129,11 +129,11 @@ def test_a_run_writes_on_the_engine_and_survives_its_death(
     run_id = runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe))
     thread = threading.Thread(target=executor.execute, args=(store, registry, run_id), daemon=True)
     thread.start()
-    until(lambda: runs.progress(store, run_id).done + runs.progress(store, run_id).failed >= 2, "the first rows")
+    until(lambda: run_progress.get(store, run_id).done + run_progress.get(store, run_id).failed >= 2, "the first rows")
     engine.kill()
     engine.start()
     thread.join(2 * WAIT_LIMIT_S)
-    progress = runs.progress(store, run_id)
+    progress = run_progress.get(store, run_id)
     assert not thread.is_alive() and progress.state == "done" and progress.pending == 0
     assert progress.cost_usd == 0 and progress.tokens > 0
     # a tiny random model rarely ends by itself: truncated rows are marked and keep their text

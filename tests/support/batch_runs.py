@@ -15,7 +15,7 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend
-from core.generation import runs
+from core.generation import run_progress, runs
 from core.generation.batch import batch_runner
 from core.generation.batch.batch_runner import BatchTiming
 from core.pricing.price_book import PriceBook
@@ -43,7 +43,7 @@ def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None, dataset
 
 def execute(
     store: Store, server: BatchServer, run_id: str, timing: BatchTiming = QUICK, book: PriceBook = NO_PRICES
-) -> runs.RunProgress:
+) -> run_progress.RunProgress:
     """Execute the run until it ends, or fail after 90 s."""
     halt = threading.Event()
     timer = threading.Timer(90, halt.set)
@@ -53,7 +53,7 @@ def execute(
     finally:
         timer.cancel()
     assert not halt.is_set(), "it never ended"
-    return runs.progress(store, run_id)
+    return run_progress.get(store, run_id)
 
 
 def rows(store: Store, run_id: str) -> list[Row]:

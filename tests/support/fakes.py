@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelNotFound, NotFound
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.providers import (
     CompletionRequest,
     JobRequest,

@@ -18,7 +18,7 @@ from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Story, TrainingE
 from core.db.tables.story import COMPARISON
 from core.errors import BadRequest
 from core.evaluation import evaluation_run, evaluations
-from core.finetuning import jobs
+from core.finetuning import job_views
 from core.providers import Choice, Completion, CompletionRequest, Provider
 from tests.support.fakes import FakeRegistry
 
@@ -72,7 +72,7 @@ def put_job(store: Store, **values: object) -> str:
     }  # fmt: skip
     with store.session() as session:
         job = TrainingJob(**{**given, **values})
-        if job.status in jobs.FINISHED:
+        if job.status in job_views.FINISHED:
             job.finished_at = utcnow()
         session.add(job)
         session.flush()

@@ -20,7 +20,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import Spend
 from core.errors import StorageFull
-from core.generation import executor, group_commit_writer, runs
+from core.generation import executor, group_commit_writer, run_progress, runs
 from core.generation.concurrency import RunLimits
 from core.generation.row_store import RowOutcome
 from core.pricing.price_book import PriceBook
@@ -83,7 +83,7 @@ def executing(
 
 
 def all_rows(store: Store, run_id: str) -> list[dataset_rows.RowView]:
-    return dataset_rows.page(store, runs.progress(store, run_id).dataset_id, limit=100_000)
+    return dataset_rows.page(store, run_progress.get(store, run_id).dataset_id, limit=100_000)
 
 
 def states(store: Store, run_id: str) -> Counter[str]:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
+
+from core.engine import finetune_format
+from core.finetuning import file_checker
+from core.finetuning.file_checker import FileCheck
 
 _USER: dict[str, Any] = {"role": "user", "content": "a"}
 _ANSWER: dict[str, Any] = {"role": "assistant", "content": "b"}
@@ -22,6 +27,12 @@ def chat(*messages: object, **values: object) -> bytes:
 def answer(**values: object) -> bytes:
     """A conversation whose answer has these keys added or replaced."""
     return chat(_USER, {**_ANSWER, **values})
+
+
+def check_file(path: Path, model: str, **options: Any) -> FileCheck:
+    """The dashboard's check of a file; options as for `file_checker.check_lines`."""
+    with path.open("rb") as file:
+        return file_checker.check_lines(finetune_format.lines(file), model, **options)
 
 
 GOOD_PAIRS = [

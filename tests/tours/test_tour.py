@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, utcnow
 from core.errors import BadRequest, EngineMissing, FabulaError, NotFound
 from core.evaluation import before_after, before_after_runner
-from core.finetuning import job_estimate, jobs
+from core.finetuning import job_cost, job_views
 from core.jobs.task_runner import KINDS
 from core.pricing import tokens
 from core.tours import tour, tour_runner
@@ -95,7 +95,7 @@ def test_the_whole_tour(
     assert done.finished_at is not None
     dataset = datasets.summary(store, done.dataset_id or "")
     assert dataset.done == tour_runner.make_plan(store, language, _SEED).stories
-    job = jobs.get(store, done.job_id or "")
+    job = job_views.get(store, done.job_id or "")
     assert (job.name, job.base_model) == (dataset.name, "gemma-3-270m")
     assert job.hyperparameters == {"n_epochs": tour_runner.EPOCHS, "batch_size": 4}
     pair = pair_of(store, done)
@@ -127,7 +127,7 @@ def trained(store: Store, *rates: float) -> None:
                 TrainingJob(
                     id=f"j{number}", name="n", provider="engine", base_model="gemma-3-270m", hyperparameters={},
                     file_format="completion", status="succeeded", trained_tokens=int(rate * 600),
-                    training_s=600.0 + job_estimate.STARTUP_S,
+                    training_s=600.0 + job_cost.STARTUP_S,
                     created_by="local",
                 )
             )  # fmt: skip
@@ -204,7 +204,7 @@ def test_killed_at_any_step_it_goes_on_and_makes_nothing_twice(
     assert (seen(store).state, seen(store).key) == ("running", moment)
     walk(tour_id)
     assert seen(store).state == "done"
-    assert (len(datasets.list_datasets(store)), len(jobs.list_jobs(store))) == (1, 1)
+    assert (len(datasets.list_datasets(store)), len(job_views.list_jobs(store))) == (1, 1)
     assert client.count("create_job") == 1
     with store.reading() as session:
         assert session.scalar(select(func.count()).select_from(BeforeAfter)) == 1
@@ -243,7 +243,7 @@ def test_stopping_the_tour_cancels_its_training_and_keeps_the_rest(
     walk(tour_id, InstantStopSignal(lambda _: tour.stop(store, LOCAL)))
     stopped = seen(store)
     assert (stopped.state, stopped.key) == ("stopped", "training")
-    assert jobs.get(store, stopped.job_id or "").request == "cancel"
+    assert job_views.get(store, stopped.job_id or "").request == "cancel"
     assert datasets.summary(store, stopped.dataset_id or "").done == tour_runner.make_plan(store, "en", _SEED).stories
     tour.stop(store, LOCAL)
     assert seen(store).finished_at == stopped.finished_at
@@ -259,7 +259,7 @@ def test_a_tour_that_was_stopped_in_training_trains_again_on_the_same_stories(
     first = seen(store)
     assert first.state == "stopped"
     work(store, FakeRegistry({"engine": client}))  # the worker cancels it
-    assert jobs.get(store, first.job_id or "").status in ("cancelled", "canceled")
+    assert job_views.get(store, first.job_id or "").status in ("cancelled", "canceled")
     assert tour.resume(store, LOCAL, tour_id) == tour_id
     assert seen(store).state == "queued"
     walk(tour_id)
@@ -302,7 +302,7 @@ def test_a_job_that_failed_at_the_engine_goes_on_where_it_was(
     client.enqueue("resume", remote_job("running"))
     client.enqueue("job", remote_job("succeeded"))
     tour.resume(store, LOCAL, tour_id)
-    assert jobs.get(store, failed.job_id or "").request == "resume"
+    assert job_views.get(store, failed.job_id or "").request == "resume"
     assert seen(store).reason is None
 
 

@@ -15,7 +15,7 @@ from core.db import rescue_files
 from core.db.store import Store
 from core.errors import BadRequest, FabulaError, NotFound, NotThere, StorageFull, Transient
 from core.failures import request_refused, with_request_cause
-from core.generation.batch import batch_settlement, batch_store
+from core.generation.batch import batch_store
 from core.generation.batch.batch_results import (
     BatchResults,
     FailureHistory,
@@ -24,10 +24,10 @@ from core.generation.batch.batch_results import (
     rejection_reason,
     unbilled,
 )
-from core.generation.batch.batch_settlement import BatchOutcome
-from core.generation.batch.batch_store import BatchRow, BatchView
+from core.generation.batch.batch_store import BatchOutcome, BatchRow, BatchView
 from core.generation.provider_connection import completion_request
-from core.generation.response_classification import RunEnd, end_for_error
+from core.generation.retry_policy import RunEnd, end_for_error
+from core.generation.row_store import RowResult
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 from core.message import msg, with_cause
@@ -115,9 +115,9 @@ class BatchLifecycle:
         return completion_request(recipe, self._context.model, prompt, endpoint, seed)
 
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
-        """Finish a batch, see `batch_settlement.close`."""
+        """Finish a batch, see `batch_store.close`."""
         with self._store.session() as session:
-            batch_settlement.close(session, batch.id, state, self.request_cost.worst_case, reason, unknown=unknown)
+            batch_store.close(session, batch.id, state, self.request_cost.worst_case, reason, unknown=unknown)
 
     def cancel(self, batch: BatchView) -> None:
         """Request the cancellation of a batch. A batch that was never submitted is closed here.
@@ -294,7 +294,7 @@ class BatchLifecycle:
         """
         marked = batch_store.count_failed(self._store, batch.id, UNREADABLE) if lines else 0
         rows = list(islice(batch_store.rows_of(self._store, batch.id), max(0, lines - marked)))
-        self._settle(batch, [BatchOutcome(row.key, "failed", UNREADABLE) for row in rows])
+        self._settle(batch, [BatchOutcome(row.key, RowResult("failed", UNREADABLE)) for row in rows])
 
     def _settle_missing(self, batch: BatchView) -> None:
         """Rows that no file lists were not processed: the batch expired first."""
@@ -307,7 +307,7 @@ class BatchLifecycle:
         if outcomes:
             with self._store.session() as session:
                 worst_case = self.request_cost.worst_case
-                batch_settlement.settle(session, self._context.dataset_id, batch.id, outcomes, worst_case)
+                batch_store.settle(session, self._context.dataset_id, batch.id, outcomes, worst_case)
 
     def _endpoint(self, client: Client) -> Endpoint:
         chosen = self._context.recipe.endpoint

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from core.errors import ModelNotFound, Refused, Transient, Unavailable
-from core.generation.batch.batch_settlement import BatchOutcome
-from core.generation.response_classification import RepeatedFailures, RunEnd, classify, end_for_error
+from core.generation.batch.batch_store import BatchOutcome
+from core.generation.retry_policy import RepeatedFailures, RunEnd, classify, end_for_error
+from core.generation.row_store import RowResult
 from core.message import msg, with_cause
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 from core.sanitize import storable
 
 _MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
+_PENDING = RowResult("pending")
 _QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
 
 
@@ -63,17 +65,19 @@ class BatchResults:
         """
         if answer.completion is not None:
             self._repeated.succeeded()
-            return self._settled(answer)
+            result = classify(answer.completion, self._max_tokens)
+            cost_usd = self._price(result.prompt_tokens, result.completion_tokens)
+            return BatchOutcome(answer.custom_id, result._replace(cost_usd=cost_usd))
         error = answer.error or Unavailable(
             with_cause(msg("The provider's file lists this row without an answer."), "interrupted")
         )
         if old:
-            return BatchOutcome(answer.custom_id, "pending", may_be_billed=error.may_be_billed)
+            return BatchOutcome(answer.custom_id, _PENDING, error.may_be_billed)
         if isinstance(error, Transient):
             return self.count_failure(answer.custom_id, error.what, may_be_billed=error.may_be_billed)
         if isinstance(error, Refused | ModelNotFound):
             self.end = self.end or end_for_error(error)
-            return BatchOutcome(answer.custom_id, "pending")
+            return BatchOutcome(answer.custom_id, _PENDING)
         if self._repeated.failed(error.what):
             self.end = self.end or RunEnd(
                 "failed", msg("The provider refuses every request. {what}", what=storable(error.what))
@@ -84,25 +88,9 @@ class BatchResults:
         """A row came back without an answer: send it again, up to a limit."""
         self._attempts[key] += 1
         if self._attempts[key] < _MAX_ATTEMPTS:
-            return BatchOutcome(key, "pending", may_be_billed=may_be_billed)
+            return BatchOutcome(key, _PENDING, may_be_billed)
         del self._attempts[key]
         return _failed(key, message, may_be_billed)
-
-    def _settled(self, answer: BatchAnswer) -> BatchOutcome:
-        completion = answer.completion
-        assert completion is not None
-        verdict = classify(completion, self._max_tokens)
-        usage = (completion.prompt_tokens, completion.completion_tokens)
-        return BatchOutcome(
-            key=answer.custom_id,
-            state=verdict.state,
-            reason=verdict.reason,
-            text=verdict.text,
-            finish_reason=verdict.finish_reason,
-            prompt_tokens=usage[0],
-            completion_tokens=usage[1],
-            cost_usd=self._price(*usage),
-        )
 
 
 def is_queue_full(remote: RemoteBatch) -> bool:
@@ -124,9 +112,10 @@ def rejection_reason(remote: RemoteBatch) -> str:
 
 def _failed(key: str, message: str, may_be_billed: bool) -> BatchOutcome:
     """A row that failed, at an unknown cost or at none."""
-    return BatchOutcome(key, "failed", storable(message)) if may_be_billed else unbilled(key, message)
+    return BatchOutcome(key, RowResult("failed", storable(message))) if may_be_billed else unbilled(key, message)
 
 
 def unbilled(key: str, message: str) -> BatchOutcome:
     """A row that failed before a model processed it."""
-    return BatchOutcome(key, "failed", storable(message), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))
+    result = RowResult("failed", storable(message), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))
+    return BatchOutcome(key, result)

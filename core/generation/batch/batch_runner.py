@@ -2,8 +2,7 @@
 
 The database always has the current state, so any worker can continue the run: a batch is recorded before it is created,
 and its answers may be read twice. `batch_lifecycle` has the steps of one batch, `batch_results` classifies answers,
-`batch_store` and `batch_settlement` have the SQL. The worker's queue ensures that one worker at a time executes a
-batch run.
+`batch_store` has the SQL. The worker's queue ensures that one worker at a time executes a batch run.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
 from core.errors import FabulaError, NotFound, StorageFull, Transient
 from core.generation import run_budget, run_store
-from core.generation.batch import batch_settlement, batch_store
+from core.generation.batch import batch_store
 from core.generation.batch.batch_lifecycle import BatchLifecycle
 from core.generation.batch.batch_results import FailureHistory
 from core.generation.batch.batch_store import BatchCapacity, BatchView
-from core.generation.response_classification import RunEnd, end_for_error
+from core.generation.retry_policy import RunEnd, end_for_error
 from core.generation.run_store import RunContext
 from core.message import msg
 from core.pricing import budget, custom_prices
@@ -199,7 +198,7 @@ class _BatchRunner:
     def _check_run(self) -> tuple[str, Decimal | None]:
         default = _CANCELLING if self._lifecycle.stop else None if self._creates_batches else _COLLECTING
         note = next(iter(self._errors.values()), default)
-        return batch_settlement.check_run(self._store, self._context.run_id, note)
+        return run_store.check_run(self._store, self._context.run_id, note)
 
     def _finish(self, end: RunEnd) -> None:
         with self._store.session() as session:

@@ -8,7 +8,7 @@ from statistics import median
 
 from core.datasets import export
 from core.db.tables import utcnow
-from core.finetuning.job_estimate import measured_speeds
+from core.finetuning.job_cost import measured_speeds
 from core.pricing import budget, custom_prices, machine_time, quality, spend_history, tokens
 from core.pricing.budget import BudgetView
 from core.pricing.bundled_prices import BundledPrices

@@ -10,7 +10,7 @@ import streamlit as st
 
 from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
-from core.generation import previewing, runs
+from core.generation import previewing
 from core.generation.previewing import PreviewRow, RunEstimate
 from pages.ui import cache, state
 from pages.ui.background import BackgroundIterator
@@ -26,7 +26,7 @@ class Preview:
     """Preview stories of `subject`, as they arrive."""
 
     subject: Recipe
-    gathering: BackgroundIterator[runs.PreviewRow]
+    gathering: BackgroundIterator[previewing.PreviewRow]
 
 
 def show(recipe: Recipe, problem: BadRecipe | None) -> None:
@@ -75,8 +75,8 @@ def _start_preview(recipe: Recipe) -> Preview:
     seed, store, book = state.studio().grid.draw, cache.store(), cache.prices()
     actor = current_actor()  # `make` runs in a thread
 
-    def make(stop: threading.Event) -> Iterator[runs.PreviewRow]:
-        return runs.preview(store, actor, client, recipe, _PREVIEW, seed, book=book, stop=stop)
+    def make(stop: threading.Event) -> Iterator[previewing.PreviewRow]:
+        return previewing.preview(store, actor, client, recipe, _PREVIEW, seed, book=book, stop=stop)
 
     return Preview(recipe, BackgroundIterator(make, expected=min(_PREVIEW, recipe.rows())))
 
@@ -101,7 +101,7 @@ def _preview(was_running: bool) -> None:
         cards.error_card(gathering.error)
 
 
-def _row(row: runs.PreviewRow) -> None:
+def _row(row: previewing.PreviewRow) -> None:
     """One text with its column values, and the reason if it is unfinished."""
     views.facts(plain(value) for value in row.values.values())
     if text := row.text.strip():

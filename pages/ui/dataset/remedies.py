@@ -15,8 +15,9 @@ from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe
 from core.failures import Cause, Remedy
-from core.generation import failed_rows, runs
-from core.generation.runs import Change, FailedRows, RunProgress
+from core.generation import run_progress, runs
+from core.generation.run_progress import FailedRows, RunProgress
+from core.generation.runs import Change
 from core.providers import ModelInfo, client
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models, views
@@ -111,13 +112,13 @@ def _button(remedy: Remedy, place: _Place) -> None:
 
 
 def _raise_limit(recipe: Recipe) -> tuple[str, Change]:
-    limit = failed_rows.higher_limit(recipe.max_tokens)
+    limit = runs.higher_limit(recipe.max_tokens)
     label = _("Raise the limit to {limit} tokens and retry").format(limit=number(limit))
     return label, Change(max_tokens=limit)
 
 
 def _lower_temperature(recipe: Recipe) -> tuple[str, Change]:
-    lower = failed_rows.lower_temperature(recipe.temperature)
+    lower = runs.lower_temperature(recipe.temperature)
     if lower is None:
         return _retry(recipe)
     label = _("Lower the temperature to {value} and retry").format(value=number(lower, 2))
@@ -194,7 +195,7 @@ def _write(place: _Place, change: Change) -> None:
                 change=change,
             )
         else:
-            ids = failed_rows.ids_of(store, place.dataset_id, place.cause)
+            ids = run_progress.failed_row_ids(store, place.dataset_id, place.cause)
             runs.retry_failed(
                 store, current_actor(), place.dataset_id, ids, budget_usd=budget, mode=mode, change=change
             )

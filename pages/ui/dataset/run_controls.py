@@ -10,8 +10,8 @@ from core.datasets import datasets, export, grid_store
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe, parse_values
 from core.errors import FabulaError
-from core.generation import runs
-from core.generation.runs import RunProgress
+from core.generation import run_progress, runs
+from core.generation.run_progress import RunProgress
 from core.message import msg
 from core.pricing.budget import CENT, MAX_USD
 from pages.ui import cache, state
@@ -32,7 +32,7 @@ _EXTEND_OPEN = "dataset_top_up"
 
 def is_active(progress: RunProgress | None) -> bool:
     """True while a run is active or about to start."""
-    return progress is not None and progress.state in runs.ACTIVE
+    return progress is not None and progress.state in run_progress.ACTIVE
 
 
 def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
@@ -146,7 +146,7 @@ def _act(what: str, run_id: str) -> None:
         act(cache.store(), current_actor(), run_id)
 
 
-def _begin(dataset_id: str, key: str, mode: runs.Mode, amount: str | None) -> None:
+def _begin(dataset_id: str, key: str, mode: run_progress.Mode, amount: str | None) -> None:
     with cards.keep_errors():
         budget = _dollars(amount) if amount else None
         if key == "retry":
@@ -223,7 +223,7 @@ def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
         state.set_value(_RAISE_OPEN, False)
 
 
-def _extend(summary: DatasetSummary, mode: runs.Mode) -> None:
+def _extend(summary: DatasetSummary, mode: run_progress.Mode) -> None:
     """The popover of a data set with a recipe; `mode`: how its rows are written."""
     popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
     recipe = datasets.recipe(cache.store(), summary.id) if popover.open else None
@@ -232,7 +232,7 @@ def _extend(summary: DatasetSummary, mode: runs.Mode) -> None:
             _extend_form(summary.id, recipe, mode)
 
 
-def _extend_form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
+def _extend_form(dataset_id: str, recipe: Recipe, mode: run_progress.Mode) -> None:
     st.markdown(f"**{_('More rows for each cell')}**")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         more = number_field(_("More repeats"), "dataset_more_repeats", 1, 1_000, _MORE_REPEATS, width=140)
@@ -258,7 +258,7 @@ def _extend_form(dataset_id: str, recipe: Recipe, mode: runs.Mode) -> None:
         fields.decimal_field(_("Spending limit (US dollars)"), _EXTEND_BUDGET, CENT, MAX_USD, placeholder=_("no limit"))
 
 
-def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: runs.Mode) -> None:
+def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: run_progress.Mode) -> None:
     """The button with the number of rows, and next to it their expected cost."""
     added = grown.rows() - recipe.rows() if grown is not None else 0
     st.button(
@@ -286,7 +286,7 @@ def _priced(recipe: Recipe) -> bool:
     return preview_card.estimate(recipe).usd not in (None, Decimal(0))
 
 
-def _grow(dataset_id: str, grown: Recipe | None, mode: runs.Mode) -> None:
+def _grow(dataset_id: str, grown: Recipe | None, mode: run_progress.Mode) -> None:
     if grown is None:
         return
     with cards.keep_errors():

@@ -10,7 +10,7 @@ from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.db.tables import utcnow
 from core.generation.batch.batch_store import BatchView
-from core.generation.runs import RunProgress
+from core.generation.run_progress import RunProgress
 from core.pricing.prices import ENGINE
 from pages.ui import cache, state
 from pages.ui.components import cards, views

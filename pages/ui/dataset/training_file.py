@@ -17,9 +17,9 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
 from core.errors import FabulaError
-from core.finetuning.job_estimate import JobEstimate
+from core.finetuning.job_cost import JobEstimate
 from core.finetuning.job_form import MAX_MARKER_LENGTH, FileFormat
-from core.generation import runs
+from core.generation import run_progress
 from core.pricing import tokens
 from core.pricing.tokens import TokenCount
 from core.providers import ModelInfo
@@ -218,7 +218,7 @@ def _grows(dataset_id: str, version_id: str | None) -> bool:
     if version_id is not None:
         return False
     _summary, run = cache.run_of(dataset_id)
-    return run is not None and run.state in runs.ACTIVE
+    return run is not None and run.state in run_progress.ACTIVE
 
 
 @shared_task(

@@ -15,7 +15,7 @@ from core.errors import FabulaError
 from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import SIDES, BeforeAfterView, Side, SideAnswer
 from core.finetuning import examples
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.message import sentences
 from core.stories import arena
 from core.stories.arena import Round, RoundEntry

@@ -6,8 +6,8 @@ import streamlit as st
 
 from core.db.tables import utcnow
 from core.errors import FabulaError, NotFound
-from core.finetuning import examples, jobs
-from core.finetuning.jobs import JobView
+from core.finetuning import examples, job_views, jobs
+from core.finetuning.job_views import JobView
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.home import examples_answers, examples_form
@@ -39,7 +39,7 @@ def _shown() -> JobView | None:
         return None
     if job_id := state.get(_JOB):
         try:
-            return jobs.get(cache.store(), job_id, results=False)
+            return job_views.get(cache.store(), job_id, results=False)
         except NotFound:
             state.drop(_JOB)
     found = examples.newest_job(cache.store(), current_actor())

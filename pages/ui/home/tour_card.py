@@ -11,8 +11,8 @@ from core.db.tables import utcnow
 from core.errors import NotFound
 from core.evaluation import before_after
 from core.evaluation.before_after import SideAnswer
-from core.finetuning import jobs, results
-from core.finetuning.jobs import JobView
+from core.finetuning import job_explanation, job_views, results
+from core.finetuning.job_views import JobView
 from core.finetuning.results import Results, figure
 from core.pricing.price_book import training_cost
 from core.tours import tour
@@ -152,7 +152,7 @@ def _share(progress: TourProgress) -> float:
 
 def _training(job_id: str) -> None:
     """The tour's job: its steps and tokens, and its curve as it grows; before the first step what it is waiting for."""
-    job = jobs.get(cache.store(), job_id, results=False)
+    job = job_views.get(cache.store(), job_id, results=False)
     curve = cached_training.curve(job)
     if curve.steps:
         batch, epochs = (int(job.hyperparameters.get(name) or 1) for name in ("batch_size", "n_epochs"))
@@ -164,7 +164,7 @@ def _training(job_id: str) -> None:
             )
         )
     else:
-        st.caption(as_markdown(jobs.explain(job, utcnow())))
+        st.caption(as_markdown(job_explanation.explain(job, utcnow())))
     if curve.steps >= _ENOUGH_STEPS:
         curves.pair(curve, "home_tour_curve")
 
@@ -177,7 +177,7 @@ def _writing(job_id: str) -> None:
         return
     if view.reason:
         st.caption(as_markdown(view.reason))
-    before_after_view.pair_of(jobs.get(cache.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
+    before_after_view.pair_of(job_views.get(cache.store(), job_id, results=False), view.pairs[0], "home_tour_pair")
 
 
 # --- after the end -----------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def _job_of(progress: TourProgress) -> JobView | None:
     if progress.job_id is None:
         return None
     try:
-        return jobs.get(cache.store(), progress.job_id, results=False)
+        return job_views.get(cache.store(), progress.job_id, results=False)
     except NotFound:
         return None
 

@@ -17,7 +17,7 @@ from core import failures
 from core.db.tables import utcnow
 from core.errors import RateLimited
 from core.failures import Failure, Remedy
-from core.generation import failed_rows
+from core.generation import runs
 from core.providers import CompletionRequest, ModelInfo
 from core.stories.chain import Chain, StepName
 from core.stories.story_record import StoryPlacement
@@ -138,15 +138,13 @@ def _button(remedy: Remedy, story: StoryStream, rewrite: _Remedy) -> None:
                 args=(story, None, None),
             )  # fmt: skip
         case "raise_limit" if story.original_request.max_tokens < _MOST_TOKENS:
-            limit = min(failed_rows.higher_limit(story.original_request.max_tokens), _MOST_TOKENS)
+            limit = min(runs.higher_limit(story.original_request.max_tokens), _MOST_TOKENS)
             label = _("Raise the limit to {limit} tokens and write again").format(limit=number(limit))
             st.button(
                 label, icon=":material/replay:", key=f"{rewrite.key}_limit", on_click=rewrite.again,
                 args=(story, "max_tokens", limit),
             )  # fmt: skip
-        case "lower_temperature" if (
-            lower := failed_rows.lower_temperature(story.original_request.temperature)
-        ) is not None:
+        case "lower_temperature" if (lower := runs.lower_temperature(story.original_request.temperature)) is not None:
             label = _("Lower the temperature to {value} and write again").format(value=number(lower, 2))
             st.button(
                 label, icon=":material/replay:", key=f"{rewrite.key}_cooler", on_click=rewrite.again,

@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.evaluation import before_after, before_after_prompts
 from core.evaluation.before_after import AnswerPair, BeforeAfterView, SideAnswer
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import background, cache, state
 from pages.ui.components import cards, models, views
@@ -104,7 +104,7 @@ def _invitation(job: JobView) -> None:
         choice = background.wait_for_task(cached_training.unseen(job))
         if choice is None:
             return
-        cost = before_after.estimate_usd(cache.prices(), job, choice)
+        cost = before_after_prompts.estimate_usd(cache.prices(), job, choice)
         price = (
             _("Its cost is unknown: the provider's price is not in the list.")
             if cost is None

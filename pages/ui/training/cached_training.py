@@ -21,29 +21,30 @@ from core.charts.training_curve import CurveLabels, CurveMark, CurveSource
 from core.charts.vega_lite import CurveView, RenderedChart, Sendable, Spec, sendable
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.evaluation import evaluation_comparison, holdout
-from core.evaluation.evaluation_comparison import EvaluationComparison
+from core.evaluation import before_after_prompts, evaluations
+from core.evaluation.before_after_prompts import PromptChoice
 from core.evaluation.evaluations import EvaluationView
-from core.evaluation.holdout import PromptChoice
+from core.evaluation.scoring import EvaluationComparison
 from core.finetuning import (
     checkpoints,
     curve_analysis,
     file_checker,
     job_comparison,
-    job_estimate,
+    job_cost,
+    job_events,
+    job_explanation,
     job_views,
-    jobs,
     lineage,
     preflight,
     results,
 )
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.curve_analysis import Observation
-from core.finetuning.file_report import FileCheck
+from core.finetuning.file_checker import FileCheck
 from core.finetuning.job_comparison import JobComparison
-from core.finetuning.job_estimate import JobEstimate
+from core.finetuning.job_cost import JobEstimate
 from core.finetuning.job_form import JobForm
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.finetuning.lineage import Family
 from core.finetuning.preflight import Preflight
 from core.finetuning.results import Figure, Results, figure, headline_accuracy
@@ -105,7 +106,7 @@ def words(job: JobView) -> str:
 
 
 def _words(job: JobView) -> str:
-    return localized(jobs.explain(job, utcnow(), None if job.finished else last_event(job)))
+    return localized(job_explanation.explain(job, utcnow(), None if job.finished else last_event(job)))
 
 
 @shared(max_entries=4096, key=lambda job: (_job_version(job), language()))
@@ -149,7 +150,7 @@ def _compared(named: tuple[JobView, ...]) -> JobComparison:
 @shared(max_entries=256, key=_job_version)
 def last_event(job: JobView) -> datetime | None:
     """When the provider last sent a new event of a job; None if never."""
-    return jobs.last_event(cache.store(), job.id)
+    return job_events.last_event(cache.store(), job.id)
 
 
 @shared_task(
@@ -160,12 +161,12 @@ def last_event(job: JobView) -> datetime | None:
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
     """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
     store = cache.store()
-    return BackgroundTask(lambda seen: holdout.choose_prompts(store, job, seen), job.n_examples or 0)
+    return BackgroundTask(lambda seen: before_after_prompts.choose_prompts(store, job, seen), job.n_examples or 0)
 
 
 def results_text(job_id: str) -> str:
     """A job's results file as the provider sent it, with formulas escaped."""
-    return safe_csv(jobs.get(cache.store(), job_id).results_csv or "")
+    return safe_csv(job_views.get(cache.store(), job_id).results_csv or "")
 
 
 @shared(max_entries=64, key=lambda tuned, base: (tuned.id, tuned.finished_at, base.id, base.finished_at))
@@ -175,7 +176,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
     Raises:
         FabulaError: they have no rows in common.
     """
-    return evaluation_comparison.compare_evaluations(cache.store(), tuned.id, base.id)
+    return evaluations.compare_evaluations(cache.store(), tuned.id, base.id)
 
 
 def _curve_key(job: JobView) -> tuple[str, _Mark]:
@@ -191,7 +192,7 @@ def _mark_now(job: JobView) -> _Mark:
 @shared(max_entries=16, key=_curve_key)
 def curve(job: JobView) -> Results:
     """A job's curve so far; do not modify it."""
-    return results.parse(jobs.get(cache.store(), job.id).results_csv or "")
+    return results.parse(job_views.get(cache.store(), job.id).results_csv or "")
 
 
 @shared(max_entries=8, key=_curve_key)
@@ -267,11 +268,11 @@ def _account(provider: str, model: str) -> tuple[Preflight, float]:
 
 
 def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | None = None) -> JobEstimate:
-    """The estimate for training on a file with this many tokens; see `core.finetuning.job_estimate`."""
+    """The estimate for training on a file with this many tokens; see `core.finetuning.job_cost`."""
     engine = cache.status().engine if model.provider == ENGINE else None
     packaged_base = (tuned_base(model.id) or model.id) == packaged_models.BASE  # the rough figure only applies to it
     at_hand = engine is not None and not engine.external and packaged_base
-    return job_estimate.estimate(
+    return job_cost.estimate(
         cache.store(),
         cache.prices(),
         model.provider,
@@ -286,7 +287,7 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
 
 @shared(max_entries=1)
 def _rough_speed() -> float:
-    return job_estimate.measure_rough_speed()
+    return job_cost.measure_rough_speed()
 
 
 def _file_key(form: JobForm, rows: int) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ import streamlit as st
 from core.charts import comparison, vega_lite
 from core.charts.comparison import Column, OverlayLabels, RunCurve
 from core.finetuning.job_comparison import JobColumn, JobComparison
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
 from pages.ui import cache

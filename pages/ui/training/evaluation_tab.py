@@ -10,7 +10,7 @@ from core.db.tables import utcnow
 from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from pages.ui import cache, state
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost

@@ -15,7 +15,7 @@ from core.evaluation import run_export
 from core.failures import Remedy
 from core.finetuning import job_form, jobs
 from core.finetuning.checkpoints import CheckpointView
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 from pages.ui import cache, state

@@ -11,9 +11,8 @@ import streamlit as st
 from core.datasets.datasets import DatasetSummary
 from core.datasets.quality.report import QualityReport
 from core.datasets.versions import Version
-from core.finetuning import file_checker
-from core.finetuning.file_report import FileCheck
-from core.finetuning.job_form import default_validation_share
+from core.finetuning.file_checker import FileCheck
+from core.finetuning.job_form import default_validation_share, required_format
 from core.pricing.tokens import TokenCount
 from pages.ui import background, cache, state
 from pages.ui.background import RefreshedReport
@@ -50,7 +49,7 @@ def show() -> bool:
     with cards.show_errors():
         _quality(chosen)
     st.markdown(_("**Checks and changes**"))
-    only = file_checker.required_format(base.provider, base.id) if base is not None else None
+    only = required_format(base.provider, base.id) if base is not None else None
     marks = training_file.marks("training", chosen, version, only)
     job_form.keep(marks)
     fine = _prepared(chosen, version, marks)

@@ -10,8 +10,9 @@ import streamlit as st
 from core.charts import lineage as charts_family
 from core.charts.lineage import Member
 from core.db.tables import utcnow
-from core.finetuning import job_events, jobs, lineage
-from core.finetuning.jobs import JobEvent, JobView
+from core.finetuning import job_events, lineage
+from core.finetuning.job_events import JobEvent
+from core.finetuning.job_views import JobView
 from core.finetuning.lineage import Family, Node
 from core.pricing.prices import ENGINE
 from pages.ui import cache
@@ -44,7 +45,7 @@ _BAR, _HIGHEST = 24, 640  # px: space for the scroll bar; visible part of a larg
 
 def events(job: JobView) -> None:
     """Every event, newest first, with the provider's text."""
-    found = jobs.events(cache.store(), job.id, _MOST)
+    found = job_events.events(cache.store(), job.id, _MOST)
     if not found:
         st.caption(_("No events yet."))
         return

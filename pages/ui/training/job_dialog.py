@@ -10,7 +10,8 @@ import streamlit as st
 
 from core.errors import FabulaError
 from core.finetuning import jobs
-from core.finetuning.jobs import JobForm, JobView
+from core.finetuning.job_form import JobForm
+from core.finetuning.job_views import JobView
 from pages.ui import cache, state
 from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, mark, n_, percent, plain, usd

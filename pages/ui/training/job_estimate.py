@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import streamlit as st
 
 from core.errors import FabulaError
-from core.finetuning import tracker_logging
-from core.finetuning.job_estimate import JobEstimate
+from core.finetuning import trackers
+from core.finetuning.job_cost import JobEstimate
 from core.finetuning.job_form import (
     BATCH_SIZE,
     DEFAULT_PROJECT,
@@ -188,7 +188,7 @@ def _trackers(provider: str) -> None:
     """Optional trackers. OpenAI logs to W&B itself."""
     with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
-            why_not = tracker_logging.unavailable(name, provider=provider)
+            why_not = trackers.unavailable(name, provider=provider)
             if why_not is not None:
                 state.set_value(f"training_tracker_{name}", False)
             st.checkbox(

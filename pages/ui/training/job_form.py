@@ -11,8 +11,7 @@ from core import packaged_models
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.errors import FabulaError, NotFound
-from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS
-from core.finetuning.jobs import JobForm
+from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS, JobForm
 from core.message import msg
 from core.providers import ModelInfo
 from pages.ui import cache, state

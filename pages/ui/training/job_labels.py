@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from core.finetuning.job_explanation import minutes_left
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.finetuning.results import Definition, Figure
 from pages.ui.components import models
 from pages.ui.i18n import _, localized, mark

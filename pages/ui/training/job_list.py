@@ -16,7 +16,7 @@ import streamlit as st
 from core.charts.vega_lite import Sendable
 from core.db.tables import utcnow
 from core.finetuning import lineage
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from pages.ui import cache, state
 from pages.ui.components import models
 from pages.ui.i18n import PERCENT_FORMAT, _, ago, duration, language, table_percent

@@ -10,7 +10,7 @@ from core.charts.training_curve import CurveSource
 from core.db.tables import utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs, lineage
-from core.finetuning.jobs import JobView
+from core.finetuning.job_views import JobView
 from core.pricing.prices import ENGINE
 from pages.ui import cache
 from pages.ui.components import cards, models, views

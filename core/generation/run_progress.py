@@ -1,9 +1,10 @@
-"""Progress of runs, read from the database for the pages."""
+"""Progress of runs, and their failed rows by cause, read from the database for the pages."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
@@ -11,15 +12,18 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core import failures
 from core.datasets import grid_store
 from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound
-from core.generation import failed_rows
-from core.generation.failed_rows import FailedRows
+from core.failures import Cause
 from core.generation.run_store import FAILED_ONLY
 from core.message import msg
+
+_MAX_REASONS = 1_000  # distinct reasons that are read; rows with rarer ones count as "other"
+_MAX_MESSAGES = 3  # provider messages shown per cause
 
 Mode = Literal["live", "batch"]
 
@@ -29,6 +33,69 @@ _LONG_WINDOW_S = 600  # used when the last minute has too few rows
 _MIN_ROWS = 5
 _CLOCK_TOLERANCE = timedelta(days=1)  # tolerance for a clock that was set back
 _CallCosts = list[tuple[Decimal | None, int]]  # cost of one call (None: unknown), number of calls with that cost
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRows:
+    """Failed rows with the same cause.
+
+    Attributes:
+        provider_messages: distinct messages of the provider, most frequent first.
+        unknown_reasons: reasons that contain no known Fabula sentence, in the same order.
+    """
+
+    cause: Cause
+    rows: int
+    provider_messages: tuple[str, ...] = ()
+    unknown_reasons: tuple[str, ...] = ()
+
+
+@dataclass
+class _Group:
+    rows: int = 0
+    provider_messages: dict[str, str] = field(default_factory=dict)
+    unknown_reasons: dict[str, str] = field(default_factory=dict)
+
+
+def failed_rows_by_cause(session: Session, dataset_id: str, failed: int) -> tuple[FailedRows, ...]:
+    """The `failed` failed rows of a data set by cause, most frequent first."""
+    count = func.count()
+    query = select(Row.finish_reason, Row.reason, count).where(Row.dataset_id == dataset_id, Row.state == "failed")
+    query = query.group_by(Row.finish_reason, Row.reason).order_by(count.desc(), Row.reason).limit(_MAX_REASONS)
+    groups: dict[Cause, _Group] = {}
+    for finish_reason, reason, rows in session.execute(query):
+        failure = failures.of_row(reason, finish_reason)
+        group = groups.setdefault(failure.cause, _Group())
+        group.rows += rows
+        for messages, message in (
+            (group.provider_messages, failure.provider_message),
+            (group.unknown_reasons, failure.raw_text),
+        ):
+            if message:  # token counts and ids differ for the same cause
+                messages.setdefault(re.sub(r"\d+", "#", message), message)
+    if (others := failed - sum(group.rows for group in groups.values())) > 0:
+        groups.setdefault("other", _Group()).rows += others
+    result = [
+        FailedRows(
+            cause,
+            group.rows,
+            tuple(group.provider_messages.values())[:_MAX_MESSAGES],
+            tuple(group.unknown_reasons.values())[:_MAX_MESSAGES],
+        )
+        for cause, group in groups.items()
+    ]
+    return tuple(sorted(result, key=lambda group: -group.rows))
+
+
+def failed_row_ids(store: Store, dataset_id: str, cause: Cause) -> list[int]:
+    """Ids of the failed rows with this cause."""
+    query = select(Row.id, Row.finish_reason, Row.reason).where(Row.dataset_id == dataset_id, Row.state == "failed")
+    with store.reading() as session:
+        return [
+            row_id
+            for row_id, finish_reason, reason in session.execute(query.order_by(Row.id))
+            if failures.of_row(reason, finish_reason).cause == cause
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +153,7 @@ class RunProgress:
     not_before: datetime | None = None
 
 
-def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
+def get(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
     """The progress of a run.
 
     Raises:
@@ -96,7 +163,7 @@ def progress(store: Store, run_id: str, now: datetime | None = None) -> RunProgr
         run = session.get(Run, run_id)
         if run is None:
             raise NotFound(msg("This run no longer exists."), msg("Choose another one."))
-        return _progress(session, run, now or utcnow())
+        return _of_run(session, run, now or utcnow())
 
 
 def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunProgress | None:
@@ -104,10 +171,10 @@ def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunPro
     with store.reading() as session:
         newest = select(Run).where(Run.dataset_id == dataset_id).order_by(Run.created_at.desc(), Run.id.desc())
         run = session.scalar(newest.limit(1))
-        return None if run is None else _progress(session, run, now or utcnow())
+        return None if run is None else _of_run(session, run, now or utcnow())
 
 
-def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
+def _of_run(session: Session, run: Run, now: datetime) -> RunProgress:
     counts = grid_store.counts(session, [run.dataset_id])[run.dataset_id]
     calls, tokens, costs, at_most = _usage(session, run)
     cost = _sum([None if usd is None else usd * count for usd, count in costs])
@@ -135,7 +202,7 @@ def _progress(session: Session, run: Run, now: datetime) -> RunProgress:
         started_at=run.started_at,
         finished_at=run.finished_at,
         mode="batch" if run.mode == "batch" else "live",
-        failed_by_cause=failed_rows.by_cause(session, run.dataset_id, counts.failed) if counts.failed else (),
+        failed_by_cause=failed_rows_by_cause(session, run.dataset_id, counts.failed) if counts.failed else (),
         projected_usd=_projected_usd(run, costs, cost, at_most, finished, remaining),
         requests=calls + (counts.sent if run.mode == "live" else 0),
         failed_only=failed_only,

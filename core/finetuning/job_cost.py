@@ -1,4 +1,4 @@
-"""Estimates a job before it is submitted: tokens, cost, and time if the speed is known.
+"""The cost and time of a job: estimated before it is submitted, reserved on submit, settled at its end.
 
 Speeds are in tokens per second, without the start-up time, which dominates short jobs. The best source is the engine's
 timed steps, otherwise finished jobs. Before the first job, a quick measurement of this machine gives a rough estimate
@@ -17,11 +17,14 @@ from statistics import median
 
 import numpy as np
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
+from core.actor import Actor
 from core.db.store import Store
-from core.db.tables import TrainingJob
+from core.db.tables import Spend, TrainingJob
 from core.engine import job_rules
 from core.message import msg
+from core.pricing import budget, spend
 from core.pricing.price_book import PriceBook, training_cost
 from core.pricing.prices import ENGINE, tuned_base
 
@@ -80,7 +83,7 @@ def estimate(
         epochs: None: chosen by the provider.
         examples: number of examples, from which the engine chooses the epochs.
         speed: tokens per second of the newest steps on this base model, if the provider reports them (the engine does).
-        rough_speed: tokens per second estimated from this machine (`core.finetuning.job_estimate`).
+        rough_speed: tokens per second estimated from this machine (`measure_rough_speed`).
     """
     known_examples = (examples or None) if provider == ENGINE else None  # other providers do not publish their rule
     n_epochs = epochs or job_rules.automatic(known_examples).n_epochs
@@ -179,3 +182,70 @@ def _from_jobs(count: int) -> str:
     if count == 1:
         return msg("Based on the last job on this model.")
     return msg("Based on the last {count} jobs on this model.", count=count)
+
+
+def reserve(session: Session, actor: Actor, job: TrainingJob) -> None:
+    """Reserve the estimated cost in the spend ledger, in the caller's transaction, before the job is sent.
+
+    Raises:
+        OverBudget: it would exceed a budget, or might because its price is unknown. Nothing is written.
+    """
+    if job.provider == ENGINE:
+        return
+    budget.check(session, actor, job.estimated_usd, job.id)
+    if job.estimated_usd:
+        _record(session, actor, job, None, job.estimated_usd)
+
+
+def settle(session: Session, book: PriceBook, job: TrainingJob) -> None:
+    """Record the cost of a finished job in the job and in the ledger.
+
+    A job is billed for the tokens that its provider reports as billable, however it ended (see `RemoteJob`). If the
+    provider reports none for a job that was cancelled or failed after its training began, the cost is unknown: no
+    provider but Azure documents that failed jobs are free. A job that ended before its training began costs nothing.
+    """
+    trained_tokens = job.trained_tokens
+    reserved = _reserved(session, job.id)
+    trained = job.status == "succeeded" or trained_tokens is not None
+    began = job.provider != ENGINE and job.training_s is not None
+    if not (trained or began):
+        return release(session, job.id)
+    job.cost_usd = training_cost(book, job.provider, job.base_model, trained_tokens)
+    if reserved is not None:
+        return spend.settle(
+            session, reserved.id, prompt_tokens=trained_tokens, completion_tokens=None, cost_usd=job.cost_usd
+        )
+    actor = Actor(id=job.created_by, name=job.created_by, role="editor")
+    _record(session, actor, job, trained_tokens, job.cost_usd)
+
+
+def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None, cost_usd: Decimal | None) -> None:
+    """Add a ledger entry with the estimate. `tokens`: None until the job has ended."""
+    spend.record(
+        session,
+        actor,
+        "training",
+        provider=job.provider,
+        model=job.base_model,
+        reference=job.id,
+        prompt_tokens=tokens,
+        cost_usd=cost_usd,
+        estimated_usd=job.estimated_usd,
+    )
+
+
+def mark_unknown(session: Session, job_id: str) -> None:
+    """The job is not watched any more, but its provider may bill it. The estimate counts."""
+    if (reserved := _reserved(session, job_id)) is not None:
+        reserved.cost_usd = None
+
+
+def release(session: Session, job_id: str) -> None:
+    """Release the reservation of a job that costs nothing."""
+    if (reserved := _reserved(session, job_id)) is not None:
+        session.delete(reserved)
+
+
+def _reserved(session: Session, job_id: str) -> Spend | None:
+    unsettled = select(Spend).where(Spend.reference == job_id, Spend.page == "training", Spend.prompt_tokens.is_(None))
+    return session.scalar(unsettled.limit(1))
