@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Concatenate, ParamSpec
 
 import streamlit as st
 
 from core import errors
+from core.actor import Actor
+from core.db.store import Store
 from core.jobs import engine_supervisor
 from pages.ui import cache, state
 from pages.ui.i18n import _, as_markdown, mark, sentences
+from pages.ui.sign_in import current_actor
 
 _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.EngineMissing, ":material/memory:", mark("The engine is not installed")),
@@ -38,6 +42,9 @@ _SAFE = {
     errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until Fabula can save again."),
     errors.ProviderError: mark("Everything finished so far is kept."),
 }
+
+
+P = ParamSpec("P")
 
 
 def error_card(error: errors.FabulaError) -> None:
@@ -67,6 +74,12 @@ def keep_errors() -> Iterator[None]:
         state.studio().problem = error
     finally:
         cache.refresh()
+
+
+def act(action: Callable[Concatenate[Store, Actor, P], object], *args: P.args, **kwargs: P.kwargs) -> None:
+    """For callbacks: an action of core by this visitor, with `keep_errors`."""
+    with keep_errors():
+        action(cache.store(), current_actor(), *args, **kwargs)
 
 
 @contextmanager

@@ -8,14 +8,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.datasets import dataset_rows
 from core.datasets.quality import quality_store
 from core.datasets.quality.quality_store import RowText
 from core.datasets.quality.report import REASONS
 from pages.ui import cache, state
-from pages.ui.components import cards, views
+from pages.ui.components import views
+from pages.ui.dataset import row_cards
 from pages.ui.i18n import _, localized, n_, plain
-from pages.ui.sign_in import current_actor
 
 _A_PAGE = 50  # rows of one page of the table
 _FEW = 10
@@ -118,23 +117,17 @@ def _button(key: str, label: str, row_ids: list[int], kind: str) -> None:
         icon=":material/remove_circle:",
         type="primary",
         key=f"dataset_quality_{key}",
-        on_click=leave_out,
+        on_click=_leave_out,
         args=(row_ids, kind),
     )
     if pressed:
         st.rerun()  # rerun the whole page: the notice is above this part
 
 
-def leave_out(row_ids: Sequence[int], kind: str) -> None:
+def _leave_out(row_ids: Sequence[int], kind: str) -> None:
     """Leave rows out of training and export, and store the reason with each."""
-    with cards.keep_errors():
-        store = cache.store()
-        changed = dataset_rows.exclude(store, current_actor(), row_ids, REASONS.get(kind, REASONS[""]))
+    changed = row_cards.leave_out(row_ids, REASONS.get(kind, REASONS[""]))
+    if state.studio().problem is None:
         state.studio().table += 1
-        if changed:
-            sentence = n_("{n} row left out", "{n} rows left out", len(changed))
-            cards.offer_undo(
-                ":material/remove_circle:", sentence, lambda: dataset_rows.restore(store, current_actor(), changed)
-            )
-        else:
+        if not changed:
             state.notify(":material/info:", _("These rows are already left out."))

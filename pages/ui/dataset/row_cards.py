@@ -204,12 +204,12 @@ def _act_and_close(act: Callable[..., object], *args: object) -> None:
     _close()
 
 
-def leave_out(row_ids: Sequence[int]) -> bool:
-    """Leave rows out of training and export. Returns True if any changed."""
+def leave_out(row_ids: Sequence[int], reason: str = dataset_rows.BY_HAND) -> bool:
+    """Leave rows out of training and export, and store the reason with each. Returns True if any changed."""
     changed: tuple[int, ...] = ()
     with cards.keep_errors():
         store = cache.store()
-        changed = dataset_rows.exclude(store, current_actor(), row_ids, dataset_rows.BY_HAND)
+        changed = dataset_rows.exclude(store, current_actor(), row_ids, reason)
         if changed:
             sentence = n_("{n} row left out", "{n} rows left out", len(changed))
             cards.offer_undo(

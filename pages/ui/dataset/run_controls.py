@@ -52,11 +52,12 @@ def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
 def _pause_buttons(progress: RunProgress) -> None:
     if progress.state == "waiting":
         st.button(
-            _("Resume now"), icon=":material/play_arrow:", type="primary", key="dataset_resume", on_click=_act,
-            args=("resume", progress.run_id),
+            _("Resume now"), icon=":material/play_arrow:", type="primary", key="dataset_resume", on_click=cards.act,
+            args=(runs.resume, progress.run_id),
         )  # fmt: skip
         st.button(
-            _("Don't wait"), icon=":material/stop:", key="dataset_stop", on_click=_act, args=("stop", progress.run_id),
+            _("Don't wait"), icon=":material/stop:", key="dataset_stop", on_click=cards.act,
+            args=(runs.request_stop, progress.run_id),
             help=_("Ends the run. Written rows are kept; you can write the rest later, or with another model."),
         )  # fmt: skip
         return
@@ -66,8 +67,8 @@ def _pause_buttons(progress: RunProgress) -> None:
             icon=":material/play_arrow:",
             type="primary",
             key="dataset_resume",
-            on_click=_act,
-            args=("resume", progress.run_id),
+            on_click=cards.act,
+            args=(runs.resume, progress.run_id),
         )
     else:
         st.button(
@@ -75,16 +76,16 @@ def _pause_buttons(progress: RunProgress) -> None:
             icon=":material/pause:",
             key="dataset_pause",
             disabled=progress.state in ("pausing", "stopping"),
-            on_click=_act,
-            args=("pause", progress.run_id),
+            on_click=cards.act,
+            args=(runs.request_pause, progress.run_id),
         )
     st.button(
         _("Stop"),
         icon=":material/stop:",
         key="dataset_stop",
         disabled=progress.state == "stopping",
-        on_click=_act,
-        args=("stop", progress.run_id),
+        on_click=cards.act,
+        args=(runs.request_stop, progress.run_id),
     )
     if progress.budget_usd is not None:
         _raise_limit(progress)
@@ -138,12 +139,6 @@ def _use_buttons(summary: DatasetSummary, *, ready: bool, main: bool) -> None:
         key="dataset_csv",
         on_click="ignore",
     )
-
-
-def _act(what: str, run_id: str) -> None:
-    act = {"pause": runs.request_pause, "resume": runs.resume, "stop": runs.request_stop}[what]
-    with cards.keep_errors():
-        act(cache.store(), current_actor(), run_id)
 
 
 def _begin(dataset_id: str, key: str, mode: run_progress.Mode, amount: str | None) -> None:

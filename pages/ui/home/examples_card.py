@@ -91,11 +91,11 @@ def _running_job(job: JobView) -> None:
         if job.status == "paused":
             st.button(
                 _("Resume"), icon=":material/play_arrow:", key="home_examples_resume",
-                on_click=_request, args=(job.id, "resume"),
+                on_click=cards.act, args=(jobs.request, job.id, "resume"),
             )  # fmt: skip
         st.button(
             _("Stop training"), icon=":material/stop:", key="home_examples_stop", disabled=job.request == "cancel",
-            on_click=_request, args=(job.id, "cancel"),
+            on_click=cards.act, args=(jobs.request, job.id, "cancel"),
         )  # fmt: skip
     phase = examples.phase(job, cache.status().engine.training, utcnow())
     words = [_("Stopping") if job.request == "cancel" else _(_PHASES[phase.key])]
@@ -141,11 +141,6 @@ def _next(job: JobView) -> None:
             _("New examples"), icon=":material/add:", type="tertiary", key="home_examples_new",
             on_click=examples_form.open_with, args=(examples.OWN_SUFFIX, None),
         )  # fmt: skip
-
-
-def _request(job_id: str, what: jobs.Request) -> None:
-    with cards.keep_errors():
-        jobs.request(cache.store(), current_actor(), job_id, what)
 
 
 def _call_it(job: JobView) -> None:

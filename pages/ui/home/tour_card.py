@@ -110,7 +110,9 @@ def _running_tour(progress: TourProgress) -> None:
     """The current step, its progress, and its live view."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
-        st.button(_("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=_stop)
+        st.button(
+            _("Stop the tour"), icon=":material/stop:", key="home_tour_stop", on_click=cards.act, args=(tour.stop,)
+        )
     st.progress(_share(progress), text=" · ".join(_times(progress)))
     _steps(progress)
     if progress.job_id is None:
@@ -204,11 +206,6 @@ def _ended(progress: TourProgress) -> None:
 def _start() -> None:
     with cards.keep_errors():
         state.set_value(_SHOWN, tour.start(cache.store(), current_actor(), language()))
-
-
-def _stop() -> None:
-    with cards.keep_errors():
-        tour.stop(cache.store(), current_actor())
 
 
 def _resume(tour_id: str) -> None:

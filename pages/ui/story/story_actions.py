@@ -98,7 +98,7 @@ def _keep_button(story: SavedStory) -> None:
     else:
         st.button(
             _("Keep as training example"), icon=":material/bookmark_add:", type="tertiary",
-            key=f"story_example_{story.id}", on_click=_like, args=(story.id, True),
+            key=f"story_example_{story.id}", on_click=cards.act, args=(library.like, story.id, True),
             help=_("Same as a thumbs-up. Train on all liked stories at once, or edit them first under Earlier "
                    "stories."),
         )  # fmt: skip
@@ -106,12 +106,7 @@ def _keep_button(story: SavedStory) -> None:
 
 def _liked(story_id: str) -> None:
     chosen = state.get(f"story_thumb_{story_id}")
-    _like(story_id, None if chosen is None else bool(chosen))
-
-
-def _like(story_id: str, liked: bool | None) -> None:
-    with cards.keep_errors():
-        library.like(cache.store(), current_actor(), story_id, liked)
+    cards.act(library.like, story_id, None if chosen is None else bool(chosen))
 
 
 def _starred(story_id: str) -> None:

@@ -112,7 +112,13 @@ def _invitation(job: JobView) -> None:
         )
         words = sentences(words, price)
     st.markdown(words)
-    st.button(_("Write before and after"), icon=":material/compare:", key=f"{_KEY}_start", on_click=_start, args=(job,))
+    st.button(
+        _("Write before and after"),
+        icon=":material/compare:",
+        key=f"{_KEY}_start",
+        on_click=cards.act,
+        args=(before_after.start, job),
+    )
 
 
 def _state(job: JobView, view: BeforeAfterView) -> None:
@@ -129,7 +135,8 @@ def _state(job: JobView, view: BeforeAfterView) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f":material/edit: {words}")
             st.button(
-                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop", on_click=_act, args=("stop", job.id),
+                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop", on_click=cards.act,
+                args=(before_after.stop, job.id),
                 disabled=view.state == "stopping",
             )  # fmt: skip
     elif view.state in ("failed", "stopped"):
@@ -138,7 +145,11 @@ def _state(job: JobView, view: BeforeAfterView) -> None:
             icon = ":material/error:" if view.state == "failed" else ":material/stop_circle:"
             st.markdown(f"{icon} {reason}")
             st.button(
-                _("Write again"), icon=":material/replay:", key=f"{_KEY}_again", on_click=_act, args=("retry", job.id)
+                _("Write again"),
+                icon=":material/replay:",
+                key=f"{_KEY}_again",
+                on_click=cards.act,
+                args=(before_after.retry, job.id),
             )
 
 
@@ -153,11 +164,6 @@ def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
         example = views.shortened(view.pairs[0].prompt) if view.pairs else None
         st.text_input(_("Your own prompt"), key=f"{_KEY}_prompt", width=520, placeholder=example)
         st.form_submit_button(_("Ask both"), icon=":material/compare:", key=f"{_KEY}_ask", on_click=_ask, args=(job,))
-
-
-def _start(job: JobView) -> None:
-    with cards.keep_errors():
-        before_after.start(cache.store(), current_actor(), job)
 
 
 def _ask(job: JobView) -> None:
@@ -175,9 +181,3 @@ def _remove(job_id: str, position: int, page: str) -> None:
             lambda: before_after_prompts.restore(store, current_actor(), removed),
             page=page,
         )
-
-
-def _act(what: str, job_id: str) -> None:
-    with cards.keep_errors():
-        act = before_after.stop if what == "stop" else before_after.retry
-        act(cache.store(), current_actor(), job_id)

@@ -115,7 +115,8 @@ def _progress(one: EvaluationView) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             st.progress(min(1.0, share_done), text=pair(name, evaluation_results.state_of(one)))
             st.button(
-                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=_act, args=("stop", one.id),
+                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=cards.act,
+                args=(evaluations.stop, one.id),
                 disabled=one.state == "stopping",
             )  # fmt: skip
         return
@@ -124,8 +125,8 @@ def _progress(one: EvaluationView) -> None:
             missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
             st.markdown(f":material/error: {pair(name, evaluation_results.state_of(one))} · {missing}")
             st.button(
-                _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=_act,
-                args=("retry", one.id),
+                _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=cards.act,
+                args=(evaluations.retry, one.id),
             )  # fmt: skip
 
 
@@ -214,12 +215,6 @@ def _judge(job: JobView, limit: int) -> None:
     with cards.keep_errors():
         started = evaluations.start_pair(cache.store(), current_actor(), job, limit=limit)
         state.set_value(f"{_KEY}_shown_{job.id}", started[0])
-
-
-def _act(what: str, evaluation_id: str) -> None:
-    with cards.keep_errors():
-        act = evaluations.stop if what == "stop" else evaluations.retry
-        act(cache.store(), current_actor(), evaluation_id)
 
 
 def _all_evaluations(found: list[EvaluationView]) -> None:

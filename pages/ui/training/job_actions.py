@@ -21,7 +21,6 @@ from core.providers import ModelInfo
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent
-from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
 _NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
@@ -71,14 +70,9 @@ def _requests(job: JobView) -> None:
     for action, (title, icon) in _ACTIONS.items():
         if jobs.is_allowed(job, action) and (job.status != "failed" or cached_training.summary(job).steps):
             st.button(
-                _(title), icon=icon, key=f"training_{action}", on_click=_request, args=(job.id, action),
+                _(title), icon=icon, key=f"training_{action}", on_click=cards.act, args=(jobs.request, job.id, action),
                 disabled=job.request is not None,
             )  # fmt: skip
-
-
-def _request(job_id: str, action: jobs.Request) -> None:
-    with cards.keep_errors():
-        jobs.request(cache.store(), current_actor(), job_id, action)
 
 
 def _export_menu(job: JobView) -> None:

@@ -16,7 +16,6 @@ from pages.ui import cache
 from pages.ui.components import cards, models, views
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, as_markdown, duration, localized, mark, n_, number, plain, usd
-from pages.ui.sign_in import current_actor
 from pages.ui.training import (
     before_after_view,
     cached_training,
@@ -130,14 +129,9 @@ def _pause(job: JobView) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(views.resumption(job.not_before), width="content")
         st.button(
-            _("Resume now"), icon=":material/play_arrow:", key="training_retry_now", on_click=_retry_now,
-            args=(job.id,),
+            _("Resume now"), icon=":material/play_arrow:", key="training_retry_now", on_click=cards.act,
+            args=(jobs.retry_now, job.id),
         )  # fmt: skip
-
-
-def _retry_now(job_id: str) -> None:
-    with cards.keep_errors():
-        jobs.retry_now(cache.store(), current_actor(), job_id)
 
 
 def _facts(job: JobView) -> tuple[str, ...]:
