@@ -91,9 +91,9 @@ def test_the_engine_comes_up_with_a_key_of_its_own(settings: Settings, keep: Cal
 
 
 _SECRETS = (
-    *("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "TOGETHER_API_KEY", "ANTHROPIC_API_KEY", "DEEPSEEK_KEY", "HF_TOKEN"),
+    *("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "TOGETHER_API_KEY", "ANTHROPIC_API_KEY", "DEEPSEEK_KEY"),
     *("DATABASE_URL", "FABULA_ENGINE_URL", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    *("HTTPS_PROXY", "http_proxy", "SMTP_PASSWORD", "FABULA_MASTER_KEY", "PYTHON_KEYRING_PASSWORD", "MY_PROVIDER"),
+    *("SMTP_PASSWORD", "FABULA_MASTER_KEY", "PYTHON_KEYRING_PASSWORD", "MY_PROVIDER"),
 )
 
 
@@ -108,6 +108,8 @@ def test_the_engine_gets_no_key_of_a_provider(
         "OMP_NUM_THREADS": "2",
         "FABULA_ENGINE_MODELS": "tiny=/x.gguf",
         "CUDA_VISIBLE_DEVICES": "",
+        "HF_TOKEN": "hf-for-downloads-of-base-models",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
     }
     for name, value in passed_on.items():
         monkeypatch.setenv(name, value)
