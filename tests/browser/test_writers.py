@@ -113,7 +113,7 @@ def test_a_sample_grows_while_the_page_stays_usable_and_stops(
 
 @pytest.mark.skipif(not os.environ.get("SCREENSHOTS"), reason="SCREENSHOTS is not set")
 @pytest.mark.parametrize(("locale", "scheme", "width"), _SCREENS)
-def test_pictures(
+def test_screenshots_of_the_warning_and_the_sample_are_taken_on_request(
     browser: Browser, studio: RunningStudio, tmp_path: Path, locale: str, scheme: str, width: int
 ) -> None:
     folder = Path(os.environ["SCREENSHOTS"]) if os.environ["SCREENSHOTS"] != "1" else tmp_path

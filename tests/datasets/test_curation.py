@@ -66,7 +66,7 @@ def test_a_row_left_out_is_restored_exactly(store: Store, ids: list[int]) -> Non
     assert everything(store, ids) == before
 
 
-def test_twice_is_once(store: Store, ids: list[int]) -> None:
+def test_an_action_that_is_repeated_changes_nothing(store: Store, ids: list[int]) -> None:
     assert dataset_rows.exclude(store, LOCAL, [ids[0], ids[0]], _OUT) == (ids[0],)
     assert dataset_rows.exclude(store, LOCAL, [ids[0]], "Another reason.") == ()
     assert look(store, ids[0])[1] == _OUT

@@ -289,7 +289,7 @@ def test_no_file_makes_it_stumble(data: bytes, name: str) -> None:
 
 
 @given(st.lists(st.tuples(st.text(), st.text(min_size=1)), min_size=1, max_size=5))
-def test_csv_round_trip(pairs: list[tuple[str, str]]) -> None:
+def test_what_a_csv_writer_wrote_is_read_back(pairs: list[tuple[str, str]]) -> None:
     import csv
     import io
 

@@ -199,7 +199,7 @@ class _PostgresError(Exception):
         ("42601", None),
     ],
 )
-def test_postgres_codes(sqlstate: str | None, expected: str | None) -> None:
+def test_postgres_faults_are_explained_by_their_code(sqlstate: str | None, expected: str | None) -> None:
     fault = storage_fault(sa_exc.OperationalError("", None, _PostgresError(sqlstate)))
     assert (expected is None and fault is None) or (
         fault is not None and expected is not None and expected in fault.what

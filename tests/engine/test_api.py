@@ -116,7 +116,7 @@ def test_an_unknown_model_is_404_everywhere(client: OpenAI) -> None:
         *(("POST", f"/v1/files#{kind}", _FORM, 400, "invalid_form") for kind in _BAD_FORMS),
     ],
 )
-def test_error_bodies(
+def test_an_error_has_openais_format_and_tells_no_path_of_the_home(
     engine: EngineUnderTest, method: str, path: str, body: bytes | None, status: int, code: str | None
 ) -> None:
     with engine.http() as http:
@@ -202,7 +202,9 @@ def test_files_may_expire(client: OpenAI) -> None:
         ({"expires_after": {"anchor": "created_at", "seconds": 5}}, "expires_after[seconds]"),
     ],
 )
-def test_bad_uploads(client: OpenAI, arguments: dict[str, Any], param: str) -> None:
+def test_a_wrong_upload_is_refused_with_the_name_of_its_parameter(
+    client: OpenAI, arguments: dict[str, Any], param: str
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.files.create(**{"file": ("a", b"{}"), "purpose": "fine-tune", **arguments})
     assert caught.value.param == param
@@ -288,7 +290,7 @@ def test_a_job_needs_a_file_that_is_there(client: OpenAI) -> None:
 # --- completions ------------------------------------------------------------------------------------------------------
 
 
-def test_completions(client: OpenAI) -> None:
+def test_completions_with_a_seed_are_numbered_counted_and_repeatable(client: OpenAI) -> None:
     made = client.completions.create(model=TINY, prompt=PROMPT, max_tokens=12, n=3, seed=1, temperature=1.2)
     assert [choice.index for choice in made.choices] == [0, 1, 2]
     assert len({choice.text for choice in made.choices}) == 3
@@ -414,7 +416,7 @@ def test_an_answer_may_fill_the_context(client: OpenAI) -> None:
     assert made.usage.total_tokens <= 513
 
 
-def test_many_at_once(client: OpenAI) -> None:
+def test_many_prompts_with_many_choices_are_numbered_in_order(client: OpenAI) -> None:
     made = client.completions.create(model=TINY, prompt=["a", "b", "c", "d"], n=6, max_tokens=8)
     assert [choice.index for choice in made.choices] == list(range(24))
 

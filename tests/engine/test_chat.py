@@ -28,7 +28,9 @@ CHATML = template_for("qwen3")
         ),
     ],
 )
-def test_gemma_prompts(turns: list[tuple[str, str]], expected: str) -> None:
+def test_a_conversation_becomes_gemmas_turns_and_text_cannot_forge_one(
+    turns: list[tuple[str, str]], expected: str
+) -> None:
     assert GEMMA is not None
     assert prompt(parse([{"role": role, "content": text} for role, text in turns]), GEMMA) == expected
 

@@ -125,7 +125,7 @@ def test_sampling_in_llama_cpps_words() -> None:
         ({"max_tokens": 9, "max_completion_tokens": 7}, 7),
     ],
 )
-def test_chat_limits(body: dict[str, Any], limit: int) -> None:
+def test_the_newer_name_of_the_token_limit_wins(body: dict[str, Any], limit: int) -> None:
     made = sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
     assert made.options["n_predict"] == limit
     assert made.options["stop"] == ["<end_of_turn>"]

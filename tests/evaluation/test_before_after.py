@@ -425,7 +425,9 @@ def test_a_queued_one_is_stopped_at_once(store: Store, client: FakeClient) -> No
 
 
 @pytest.mark.parametrize(("provider", "state", "again"), [("engine", "done", 2), ("openai", "failed", 0)])
-def test_killed_while_writing(store: Store, provider: str, state: str, again: int) -> None:
+def test_after_a_kill_free_answers_are_written_again_and_paid_ones_are_not(
+    store: Store, provider: str, state: str, again: int
+) -> None:
     """The engine rewrites interrupted answers.
 
     Answers that may have been billed are not requested again automatically.

@@ -29,7 +29,7 @@ def test_wilsons_interval_has_its_published_values(right: int, n: int, low: floa
     ("one", "other", "p"),
     [(0, 0, 1.0), (5, 5, 1.0), (10, 0, 0.001953125), (0, 10, 0.001953125), (8, 2, 0.109375)],
 )
-def test_mcnemars_exact_test(one: int, other: int, p: float) -> None:
+def test_mcnemars_test_gives_exact_p_values(one: int, other: int, p: float) -> None:
     assert scoring.mcnemar(one, other) == pytest.approx(p)
 
 
@@ -86,7 +86,7 @@ def test_labels_have_precision_and_recall() -> None:
     assert scoring.confusion(pairs) == {"a": {"a": 1, "b": 1}, "b": {"b": 1}, "c": {"": 1}}
 
 
-def test_distinct_runs() -> None:
+def test_distinct_is_the_share_of_different_character_pairs() -> None:
     assert scoring.distinct(["aaaa"]) == pytest.approx(1 / 3)
     assert scoring.distinct(["ab", "cd"]) == 1
     assert scoring.distinct([""]) is None

@@ -162,7 +162,7 @@ def test_the_file_holds_the_finished_rows(
     assert all(line["completion"].endswith(job.stop) for line in lines)
 
 
-def test_the_chat_format(
+def test_a_job_in_the_chat_format_uploads_conversations_without_separator_and_stop(
     store: Store, form: JobForm, client: FakeClient, carry: Callable[..., InstantStopSignal]
 ) -> None:
     job_id = jobs.submit(store, LOCAL, replace(form, file_format="chat"))

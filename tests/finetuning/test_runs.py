@@ -275,11 +275,11 @@ def test_a_job_state_is_explained(change: dict[str, Any], minutes: int, silent: 
         ("hm", "Read the events"),
     ],
 )
-def test_failure_advice(error: str, told: str) -> None:
+def test_a_failed_job_has_advice_for_its_cause(error: str, told: str) -> None:
     assert told in job_explanation.failure_advice(error)
 
 
-def test_training_time_and_estimate() -> None:
+def test_training_time_grows_while_a_job_runs_and_an_overdue_estimate_is_dropped() -> None:
     job = job_view(status="running", estimated_s=100.0)
     job = replace(job, running_since=MOMENT)
     assert job.training_s(MOMENT + timedelta(seconds=40)) == 40 and job.eta_s(MOMENT + timedelta(seconds=40)) == 60

@@ -216,7 +216,7 @@ def test_nothing_to_compare_shows_nothing(server: FaultServer, store: Store, val
     assert "Before and after" not in words(visit("training"))
 
 
-def test_in_chinese(server: FaultServer, store: Store) -> None:
+def test_a_chinese_page_shows_before_and_after_in_chinese(server: FaultServer, store: Store) -> None:
     put_comparison(store, _succeeded(store), "failed", reason="This training job no longer exists. Choose another one.")
     at = visit("training", "zh-CN")
     assert "训练前后对比" in words(at) and "重新写" in labels(at)

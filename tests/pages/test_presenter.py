@@ -127,7 +127,7 @@ def test_fewer_prompts_than_before_leave_one_chosen(server: FaultServer, store: 
     assert chosen_prompt(at.run()) == "only"
 
 
-def test_words_are_text(server: FaultServer, store: Store) -> None:
+def test_a_story_and_a_prompt_are_shown_as_text_not_as_markup(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png) # a\n- b <b>"
     server.default = fault_server.text(nasty)
     prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])

@@ -232,7 +232,7 @@ def test_a_request_that_may_be_billed_is_not_sent_twice(server: FaultServer, ans
     assert caught.value.may_be_billed and len(server.requests) == 1
 
 
-def test_patience_ends(server: FaultServer) -> None:
+def test_a_server_that_stays_away_is_asked_as_often_as_the_policy_says_and_then_reported(server: FaultServer) -> None:
     server.default = error(503, "oops")
     with pytest.raises(Unavailable):
         client(server).complete(CHAT)

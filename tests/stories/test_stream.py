@@ -195,7 +195,7 @@ def test_the_shelf_has_the_newest_first(store: Store) -> None:
     assert library.get(store, "nothing") is None
 
 
-def test_ids_differ(store: Store) -> None:
+def test_every_story_has_an_id_of_its_own(store: Store) -> None:
     stories = [write_story(store, StoryClient("x")) for _number in range(3)]
     for told in stories:
         list(told)

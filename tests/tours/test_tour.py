@@ -83,7 +83,7 @@ def test_no_tour_yet(store: Store) -> None:
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_whole_tour(
+def test_a_tour_takes_every_step_once_and_ends(
     store: Store, client: FakeClient, walk: Callable[..., InstantStopSignal], language: str
 ) -> None:
     tour_id = tour.start(store, LOCAL, language)
