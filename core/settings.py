@@ -23,6 +23,7 @@ _HUB_NAMES = frozenset(
     ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"]
 )
 _HUB_PREFIXES = ("HF_", "HUGGING_FACE_HUB_", "MODELSCOPE_")
+_OFF = ("0", "false", "no", "off")
 _SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|_URL)$", re.IGNORECASE)
 
 
@@ -35,16 +36,21 @@ class Settings:
         database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` says otherwise.
         engine_url: base URL of an external engine (without `/v1`); None: the app starts its own.
         engine_token: bearer token of the engine; None: one is generated and stored in `home`.
+        secret_key: encrypts the providers' keys in the database; None: a key file in `home` does.
+        finds_local_servers: the settings page looks for model servers on this machine.
     """
 
     home: Path
     database_url: str = field(repr=False)  # may contain a password
     engine_url: str | None
     engine_token: str | None = field(repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    finds_local_servers: bool = True
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL and FABULA_ENGINE_TOKEN."""
+        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL, FABULA_ENGINE_TOKEN, FABULA_SECRET_KEY,
+        FABULA_FIND_LOCAL_SERVERS and FABULA_MODE (`team`: a hosted studio, which looks for no servers)."""
         env = os.environ if environ is None else environ
         home = Path(env.get("FABULA_HOME") or DEFAULT_HOME).expanduser().resolve()
         return cls(
@@ -52,6 +58,9 @@ class Settings:
             database_url=_sqlalchemy_url(env.get("DATABASE_URL") or f"sqlite:///{home / 'fabula.db'}"),
             engine_url=(env.get("FABULA_ENGINE_URL") or "").rstrip("/") or None,
             engine_token=env.get("FABULA_ENGINE_TOKEN") or None,
+            secret_key=env.get("FABULA_SECRET_KEY") or None,
+            finds_local_servers=env.get("FABULA_FIND_LOCAL_SERVERS", "").strip().lower() not in _OFF
+            and env.get("FABULA_MODE", "").strip().lower() != "team",
         )
 
     @property

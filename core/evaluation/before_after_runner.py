@@ -198,7 +198,7 @@ class _BeforeAfterRun:
             top_p=settings.get("top_p", 1.0),
             max_tokens=settings["max_tokens"],
             stop=(job.stop,) if job.stop else (),
-            seed=settings["seed"] if client.provider.kind in ("engine", "openai") else None,
+            seed=settings["seed"] if client.provider.capabilities.seed else None,
         )
         actor = Actor(id=comparison.created_by, name=comparison.created_by, role="editor")
         price_book = custom_prices.book(self._store, Settings.from_env().home)
@@ -253,7 +253,7 @@ def _close_interrupted(answer: BeforeAfterAnswer, story: Story | None, client: C
     if story is not None and story.finish_reason is not None:
         answer.state = "done"
         return True
-    if client.provider.kind == "engine":
+    if not client.provider.capabilities.billed:
         return False
     answer.state, answer.reason = "failed", _INTERRUPTED
     return True
@@ -264,7 +264,7 @@ def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> b
 
     For a paid provider, only after errors that are certainly not billed.
     """
-    if client.provider.kind != "engine":
+    if client.provider.capabilities.billed:
         return isinstance(error, RateLimited)
     if isinstance(error, ModelNotFound):
         ended = job.finished_at
@@ -274,7 +274,7 @@ def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> b
 
 def _next_step(error: FabulaError, client: Client, side: str) -> str:
     """The next step for a failed answer; for a missing model, how to restore it."""
-    if not isinstance(error, ModelNotFound) or client.provider.kind != "engine":
+    if not isinstance(error, ModelNotFound) or not client.provider.capabilities.engine_api:
         return error.next_step
     if side == "tuned":
         return msg("Duplicate the job to train it again.")

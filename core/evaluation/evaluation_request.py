@@ -139,7 +139,7 @@ class EvaluationRequester:
                     lambda: self.client.complete(request, once=True, stop=self.context.halt)
                 ), reservation
             except ProviderError as exc:
-                billed = self.client.provider.kind != "engine"
+                billed = self.client.provider.capabilities.billed
                 if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
                     raise _TooManyAttempts(exc) from exc
                 raise
@@ -171,7 +171,7 @@ class EvaluationRequester:
             temperature=float(settings["temperature"]),
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
-            seed=int(settings["seed"]) if self.client.provider.kind in ("engine", "openai") else None,
+            seed=int(settings["seed"]) if self.client.provider.capabilities.seed else None,
         )
 
     def _reserve(self, request: CompletionRequest) -> Reservation:
@@ -247,7 +247,7 @@ def with_separator(prompt: str, separator: object) -> str:
 
 def endpoint_for(client: Client, model: str, file_format: object) -> Endpoint:
     """The endpoint for a model; on the engine, which supports both, the one that matches the training file."""
-    if client.provider.kind == "engine":
+    if client.provider.capabilities.engine_api:
         return "chat" if file_format == "chat" else "completion"
     return client.endpoint(model)
 

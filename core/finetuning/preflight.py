@@ -15,11 +15,7 @@ from core.pricing.price_book import PriceBook
 from core.pricing.prices import tuned_base
 from core.providers import Client
 
-# OpenAI's deprecations page, 2026-05-07: closed to organisations that did not train in the 60 days before
-# 2026-07-02, and to everyone on 2027-01-06.
-_CLOSED_TO_IDLE = date(2026, 7, 2)
-_CLOSED_TO_ALL = date(2027, 1, 6)
-_RECENT = timedelta(days=60)
+_RECENT = timedelta(days=60)  # OpenAI's deprecations page: accounts that trained in this time are not idle
 _NOT_ALLOWED = "may not create fine-tuning jobs"  # from `core.providers.errors.tuning_closed`
 
 
@@ -87,14 +83,15 @@ def _check_permission(store: Store, client: Client, model: str, now: datetime) -
         FabulaError: the provider does not list its jobs.
     """
     provider, name = client.provider, client.provider.name
-    if provider.kind == "engine":
+    if provider.capabilities.engine_api:
         if (reason := client.model(model).not_trainable) is not None:
             return False, msg(
                 "The engine can generate text with {model} but can't train it: {reason}.", model=model, reason=reason
             )
         return True, msg("The engine trains on this machine. No account is needed.")
-    if provider.kind == "openai" and now.date() >= _CLOSED_TO_ALL:
-        return False, msg("OpenAI closed fine-tuning to everyone on 2027-01-06. Train on the engine.")
+    closed, closed_to_idle = provider.capabilities.training_closed, provider.capabilities.training_closed_to_idle
+    if closed is not None and now.date() >= closed:
+        return False, msg("{name} closed fine-tuning to everyone on {day}. Train on the engine.", name=name, day=closed)
     next(iter(client.jobs()), None)
     succeeded, refused = _last_outcomes(store, provider.id)
     if refused is not None and (succeeded is None or refused > succeeded):
@@ -103,9 +100,10 @@ def _check_permission(store: Store, client: Client, model: str, now: datetime) -
         )
     if succeeded is not None and now - succeeded < _RECENT:
         return True, msg("This account fine-tuned a model at {name} recently, so it is allowed to train.", name=name)
-    if provider.kind == "openai" and now.date() >= _CLOSED_TO_IDLE:
+    if closed_to_idle is not None and now.date() >= closed_to_idle:
         return None, msg(
-            "OpenAI only accepts jobs from accounts that fine-tuned recently. You will find out when you submit."
+            "{name} only accepts jobs from accounts that fine-tuned recently. You will find out when you submit.",
+            name=name,
         )
     return None, (
         msg(
@@ -130,9 +128,9 @@ def _last_outcomes(store: Store, provider: str) -> tuple[datetime | None, dateti
 
 
 def _lifetime(client: Client, callable_until: date | None, now: datetime) -> str:
-    if client.provider.kind == "engine":
+    if client.provider.capabilities.engine_api:
         return msg("The tuned model stays on this machine for as long as you keep it.")
-    if client.provider.kind == "azure":
+    if client.provider.capabilities.deploys_models:
         return msg(
             "On Azure, a tuned model must be deployed before it can be called. Deployments are billed by the hour."
         )

@@ -32,6 +32,7 @@ from core.finetuning.job_context import JobContext, JobStopping
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
 from core.message import msg, with_cause
 from core.providers import Client, JobRequest, Registry, RemoteJob
+from core.providers.capabilities import Capabilities
 
 _UPLOAD_ATTEMPTS = 20  # pauses of up to 30 s give an engine enough time to start or convert weights
 _PROGRESS_WRITE_S = 0.5  # pages poll about once a second, and each write waits for the disk
@@ -180,7 +181,7 @@ def _post(context: JobContext, registry: Registry) -> RemoteJob:
         validation_file=validation_file,
         suffix=job.suffix,
         seed=job.seed,
-        integrations=_integrations(job, client.provider.kind),
+        integrations=_integrations(job, client.provider.capabilities),
         **job.hyperparameters,
     )
     while True:
@@ -205,9 +206,9 @@ def _post(context: JobContext, registry: Registry) -> RemoteJob:
             return existing
 
 
-def _integrations(job: JobView, kind: str) -> tuple[tuple[str, str], ...]:
+def _integrations(job: JobView, capabilities: Capabilities) -> tuple[tuple[str, str], ...]:
     """The trackers that the provider itself logs to (only OpenAI, to W&B), as (tracker, project) pairs."""
-    if kind != "openai" or "wandb" not in job.trackers:
+    if "wandb" not in capabilities.trackers or "wandb" not in job.trackers:
         return ()
     return (("wandb", str(job.trackers["wandb"].get("project"))),)
 

@@ -71,7 +71,6 @@ class ProviderStatus:
 
     id: str
     name: str
-    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +102,7 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
     return Status(
         engine=_result_or(deadline, engine.result, lambda: _unresponsive_engine(settings)),
         worker=_result_or(deadline, worker.result, lambda: _DATABASE_TIMEOUT),
-        providers=_providers(settings, env),
+        providers=_providers(settings, env, store),
     )
 
 
@@ -182,9 +181,9 @@ def _worker(store: Store | None) -> WorkerStatus:
     )
 
 
-def _providers(settings: Settings, environ: Mapping[str, str]) -> tuple[ProviderStatus, ...]:
+def _providers(settings: Settings, environ: Mapping[str, str], store: Store | None) -> tuple[ProviderStatus, ...]:
     try:
-        registry = Registry.from_settings(settings, environ)
+        registry = Registry.from_settings(settings, environ, None if store is None else lambda: store)
         return tuple(_provider(registry, provider_id) for provider_id in registry.ids())
     except Exception:  # status must not raise
         return ()
@@ -194,5 +193,5 @@ def _provider(registry: Registry, provider_id: str) -> ProviderStatus:
     try:
         provider = registry.provider(provider_id)
     except FabulaError:  # the engine is not running; `EngineStatus` reports that
-        return ProviderStatus(provider_id, msg("The engine"), provider_id)
-    return ProviderStatus(provider.id, provider.name, provider.kind)
+        return ProviderStatus(provider_id, msg("The engine"))
+    return ProviderStatus(provider.id, provider.name)

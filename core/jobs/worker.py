@@ -51,7 +51,7 @@ class Worker:
 
     Args:
         settings: location of the ledger.
-        registry: creates the provider registry for each item; default: from settings and environment.
+        registry: creates the provider registry for each item; default: from settings, environment and ledger.
         kinds: job kinds by name.
     """
 
@@ -59,7 +59,7 @@ class Worker:
         self, settings: Settings, *, registry: RegistryMaker | None = None, kinds: Mapping[str, JobKind] = KINDS
     ) -> None:
         self._settings = settings
-        self._registry = registry or (lambda: _registry(settings))
+        self._registry = registry
         self._kinds = kinds
         self._stopping = threading.Event()
         self._ready = threading.Event()
@@ -105,7 +105,8 @@ class Worker:
         self._opened = True
         own_heartbeat, earlier_ids = Heartbeat(store), set(self._heartbeat_ids)
         self._heartbeat_ids.add(own_heartbeat.id)
-        task_runner = TaskRunner(store, self._registry, self._kinds, _enqueue_later)
+        make_registry = self._registry or (lambda: _registry(self._settings, store))
+        task_runner = TaskRunner(store, make_registry, self._kinds, _enqueue_later)
         try:
             recovery.restore(store)
             own_heartbeat.remove_earlier(earlier_ids)
@@ -335,10 +336,10 @@ def _item_key(workflow_id: str) -> str:
     return workflow_id.partition(".")[0]
 
 
-def _registry(settings: Settings) -> Registry:
+def _registry(settings: Settings, store: Store) -> Registry:
     from core.providers import Registry
 
-    return Registry.from_settings(settings, os.environ)
+    return Registry.from_settings(settings, os.environ, lambda: store)
 
 
 if __name__ == "__main__":

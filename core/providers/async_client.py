@@ -15,7 +15,7 @@ from yarl import URL
 from core.errors import BadRequest, ProviderError
 from core.providers.chunk_parser import parse_body
 from core.providers.connection import key_headers, tls_context
-from core.providers.connection_errors import unreachable
+from core.providers.connection_errors import leaves_host, redirected, unreachable
 from core.providers.endpoint_setup import check_setup, proxy_of
 from core.providers.errors import from_status, not_an_api_answer, timed_out
 from core.providers.parameters import PATHS, Negotiation, request_body
@@ -27,6 +27,7 @@ from core.providers.schemas import Completion, CompletionRequest, Provider
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
 _KEEPALIVE_S = 15.0  # close idle connections before most servers do
 _MOST_REDIRECTS = 5
+_REPEATED_AT = frozenset({301, 302, 307, 308})  # a POST is repeated as a POST: only the path has changed
 
 
 class AsyncTextClient:
@@ -46,7 +47,9 @@ class AsyncTextClient:
         base = provider.base_url.rstrip("/")
         self._urls = {endpoint: URL(base + path) for endpoint, path in PATHS.items()}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=tls_context()),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=tls_context(provider.certificates)
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
@@ -59,7 +62,7 @@ class AsyncTextClient:
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
         """
-        negotiation = Negotiation(self.provider, request_body(request, self.provider.kind))
+        negotiation = Negotiation(self.provider, request_body(request, self.provider.capabilities))
         while True:
             try:
                 return await self._send(request, json.dumps(negotiation.body).encode())
@@ -68,11 +71,17 @@ class AsyncTextClient:
                     raise
 
     async def _send(self, request: CompletionRequest, body: bytes) -> Completion:
+        url = self._urls[request.endpoint]
         try:
-            async with self._session.post(
-                self._urls[request.endpoint], data=body, max_redirects=_MOST_REDIRECTS
-            ) as response:
-                raw = await response.read()
+            for _ in range(_MOST_REDIRECTS):
+                async with self._session.post(url, data=body, allow_redirects=False) as response:
+                    raw = await response.read()
+                target = response.headers.get("location") if response.status in _REPEATED_AT else None
+                if target is None:
+                    break
+                url = url.join(URL(target))
+                if leaves_host(self.provider, str(url)):
+                    raise redirected(self.provider, str(url))
         except TimeoutError as exc:
             raise timed_out(self.provider, sent=not isinstance(exc, aiohttp.ConnectionTimeoutError)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:

@@ -25,6 +25,12 @@ _POLL_S = 2.0
 _IMPORTING = frozenset({"uploaded", "pending", "running", "notRunning"})
 
 
+def api_address(endpoint: str) -> str:
+    """The resource's address as shown in the portal, plus the path of its OpenAI-compatible API."""
+    root = endpoint.rstrip("/")
+    return root if root.endswith("/v1") else f"{root.removesuffix('/openai')}/openai/v1"
+
+
 class Azure(Client):
     """One Azure OpenAI resource; `base_url` ends in `/openai/v1`."""
 

@@ -125,7 +125,7 @@ def _after_learning(error: ProviderError, provider: Provider, request: Completio
     """Make the error retryable if it rejects a parameter: the next batch omits that parameter."""
     if request is None or not isinstance(error, BadRequest):
         return error
-    body = request_body(request, provider.kind)
+    body = request_body(request, provider.capabilities)
     if not learn(provider, {**dict.fromkeys(TOKEN_CAPS), **body}, error.refused_parameters):
         return error
     return Unavailable(error.what, msg("Fabula submits it again without the parameter."), may_be_billed=False)

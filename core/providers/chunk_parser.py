@@ -115,7 +115,7 @@ class ChunkParser:
     def _filtered(self, chunk: StreamChunk) -> StreamChunk:
         if chunk.text:
             self._texts.append(chunk.text)
-        if self.provider.kind == "engine":
+        if not self.provider.capabilities.inline_thinking:
             return chunk
         text = self._thinking.feed(chunk.text)
         if chunk.finish_reason is not None:

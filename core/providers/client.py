@@ -39,7 +39,7 @@ class Client(Generation, FineTuning):
 
     def batch_line(self, custom_id: str, request: CompletionRequest) -> bytes:
         """One line of a batch file, with its newline; the body is the same as in a live request."""
-        body = adjust_body(self.provider, request_body(request, self.provider.kind))
+        body = adjust_body(self.provider, request_body(request, self.provider.capabilities))
         line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
@@ -125,7 +125,7 @@ class Client(Generation, FineTuning):
 
     def _url(self, endpoint: Endpoint) -> str:
         """The path inside a batch file; Azure's documentation omits the version there."""
-        return PATHS[endpoint] if self.provider.kind == "azure" else f"/v1{PATHS[endpoint]}"
+        return f"/v1{PATHS[endpoint]}" if self.provider.capabilities.batch_paths_have_version else PATHS[endpoint]
 
 
 def supports_batch(provider: Provider) -> bool:
@@ -133,8 +133,8 @@ def supports_batch(provider: Provider) -> bool:
 
     OpenAI and Azure have one. Other endpoints are queried, with a timeout of three seconds, and the result is cached.
     """
-    if provider.kind in ("openai", "azure", "engine"):
-        return provider.kind != "engine"
+    if provider.capabilities.batches is not None:
+        return provider.capabilities.batches
     supported, valid_until = _batch_support.get(provider.base_url, (False, 0.0))
     if time.monotonic() < valid_until:
         return supported

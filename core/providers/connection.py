@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import wait
-from functools import cache
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ import httpx2
 import openai
 
 from core.errors import Cancelled
+from core.providers.connection_errors import leaves_host, redirected
 from core.providers.endpoint_setup import LOOPBACK, check_setup
 from core.providers.errors import not_an_api_answer, translate_errors
 from core.providers.retry import RetryPolicy, with_retries, with_retries_async
@@ -37,13 +38,21 @@ _loop: asyncio.AbstractEventLoop | None = None
 def key_headers(provider: Provider) -> dict[str, str]:
     """Authentication headers of every request. Azure uses its own header; newer Azure gateways accept either."""
     key = provider.api_key or _DUMMY_KEY
-    return {"Authorization": f"Bearer {key}", **({"api-key": key} if provider.kind == "azure" else {})}
+    name = provider.capabilities.key_header
+    return {"Authorization": f"Bearer {key}", **({name: key} if name else {})}
 
 
-@cache
-def tls_context() -> ssl.SSLContext:
-    """The TLS context of all clients, created once because creating one takes 50 ms."""
-    return httpx2.create_ssl_context()
+@lru_cache(maxsize=32)
+def tls_context(certificates: str = "") -> ssl.SSLContext:
+    """The TLS context of the clients, created once because creating one takes 50 ms.
+
+    Args:
+        certificates: PEM of certificate authorities to trust, besides the system's.
+    """
+    context = httpx2.create_ssl_context()
+    if certificates:
+        context.load_verify_locations(cadata=certificates)
+    return context
 
 
 class Connection:
@@ -104,10 +113,10 @@ class Connection:
                     default_headers=self._headers(),
                     http_client=openai.DefaultHttpx2Client(
                         transport=self._transport,
-                        verify=tls_context(),
+                        verify=tls_context(self.provider.certificates),
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
-                        event_hooks={"response": [self._reject_html]},
+                        event_hooks={"response": [self._check_response]},
                     ),
                 )
             return self._sync
@@ -125,10 +134,10 @@ class Connection:
                     default_headers=self._headers(),
                     http_client=openai.DefaultAsyncHttpx2Client(
                         transport=self._async_transport,
-                        verify=tls_context(),
+                        verify=tls_context(self.provider.certificates),
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
-                        event_hooks={"response": [self._reject_html_async]},
+                        event_hooks={"response": [self._check_response_async]},
                     ),
                 )
             return self._async[loop]
@@ -144,7 +153,7 @@ class Connection:
 
     def _with_paid_retries(self, call: Callable[[], T]) -> T:
         """Call with retries; a paid call is repeated only after errors that certainly were not billed."""
-        return with_retries(lambda: self._once(call), self._retry_policy, paid=self.provider.kind != "engine")
+        return with_retries(lambda: self._once(call), self._retry_policy, paid=self.provider.capabilities.billed)
 
     async def _with_paid_retries_async(self, call: Callable[[], Awaitable[T]]) -> T:
         """`_with_paid_retries` on the running event loop."""
@@ -153,12 +162,12 @@ class Connection:
             with translate_errors(self.provider):
                 return await call()
 
-        return await with_retries_async(once, self._retry_policy, paid=self.provider.kind != "engine")
+        return await with_retries_async(once, self._retry_policy, paid=self.provider.capabilities.billed)
 
     def _headers(self) -> Mapping[str, str]:
         """Our key only: by default the SDK adds headers from OPENAI_* variables to requests to every endpoint."""
         headers: dict[str, Any] = {**key_headers(self.provider)}
-        if self.provider.kind != "openai":
+        if not self.provider.capabilities.account_headers:
             headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return headers
 
@@ -166,13 +175,18 @@ class Connection:
         """Whether to use the proxy settings: a proxy cannot reach this machine's loopback interface."""
         return (urlsplit(self.provider.base_url).hostname or "") not in LOOPBACK
 
-    def _reject_html(self, response: httpx2.Response) -> None:
-        """Raise for an HTML page instead of JSON (a login, a proxy, a wrong path); the SDK would return it as text."""
+    def _check_response(self, response: httpx2.Response) -> None:
+        """Raise for a redirect to another host, and for an HTML page instead of JSON (a login, a proxy, a wrong path),
+        which the SDK would return as text."""
+        if response.has_redirect_location:
+            target = str(response.request.url.join(response.headers["location"]))
+            if leaves_host(self.provider, target):
+                raise redirected(self.provider, target)
         if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
             raise not_an_api_answer(self.provider)
 
-    async def _reject_html_async(self, response: httpx2.Response) -> None:
-        self._reject_html(response)
+    async def _check_response_async(self, response: httpx2.Response) -> None:
+        self._check_response(response)
 
 
 def background_loop() -> asyncio.AbstractEventLoop:

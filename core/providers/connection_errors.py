@@ -10,18 +10,21 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import aiohttp
 import httpx2
 
 from core.errors import Misconfigured, ProviderError, Unavailable
-from core.message import msg
-from core.providers.endpoint_setup import address_setting, host_of, proxy_of
+from core.message import msg, sentences
+from core.providers.endpoint_setup import address_setting, host_of, new_address, proxy_of
 from core.providers.schemas import Provider
 
 CORE_PATHS = ("/chat/completions", "/completions", "/models")
 """Paths that every OpenAI-compatible API has."""
+_CORE = re.compile(r"(?:/chat/completions|/completions|/models)/?$")
+_REACHABLE = msg("Check the address and the network; the engine may still be starting.")
+_RUNNING = msg("Check the address and the network, and that the server is running.")
 _MAX_CHAIN = 12  # exceptions of a chain that are examined
 _NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")} - {None}
 # OpenSSL's reasons for a response that is not TLS, usually plain HTTP
@@ -73,12 +76,31 @@ def no_version(provider: Provider, message: str) -> Misconfigured:
     url = provider.shown_url.rstrip("/")
     return Misconfigured(
         msg("There is no OpenAI-compatible API at {url}: {message}", url=url, message=message),
-        msg(
-            "Most of these addresses end in /v1: set {setting} to {url}/v1 and restart Fabula.",
-            setting=address_setting(provider),
-            url=url,
+        sentences(msg("Most of these addresses end in /v1."), new_address(provider, f"{url}/v1")),
+    )
+
+
+def redirected(provider: Provider, url: str) -> Misconfigured:
+    """The error for a redirect to another host, which would get the key and the prompts."""
+    parts = urlsplit(url)
+    path = _CORE.sub("", parts.path)
+    return Misconfigured(
+        msg("{name} redirects requests to {host}.", name=provider.name, host=f"{parts.scheme}://{parts.netloc}"),
+        sentences(
+            msg("The key and the prompts are not sent there. If that server is the right one:"),
+            new_address(provider, f"{parts.scheme}://{parts.netloc}{path}"),
         ),
     )
+
+
+def leaves_host(provider: Provider, url: str) -> bool:
+    """Whether a URL has another scheme, host or port than the endpoint's address."""
+    own, other = urlsplit(provider.base_url), urlsplit(url)
+    return (own.scheme.lower(), own.hostname, _port(own)) != (other.scheme.lower(), other.hostname, _port(other))
+
+
+def _port(parts: SplitResult) -> int | None:
+    return parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower())
 
 
 def proxy_refuses(provider: Provider, status: int) -> ProviderError:
@@ -121,6 +143,11 @@ def _untrusted_certificate(provider: Provider, error: ssl.SSLCertVerificationErr
         next_step = msg("Renew it on the server; if it has not expired, correct this machine's clock.")
     elif error.verify_code in _OTHER_NAME:
         next_step = msg("Set {setting} to the host name in the certificate.", setting=address_setting(provider))
+    elif provider.saved:
+        next_step = msg(
+            "If you run the server or a proxy in between yourself, choose its CA certificate file "
+            "under Settings → Providers."
+        )
     else:
         next_step = msg(
             "If you run the server or a proxy in between yourself, set SSL_CERT_FILE to its CA "
@@ -147,12 +174,7 @@ def _wrong_scheme(provider: Provider, actual: str) -> Misconfigured:
             host=host_of(provider),
             actual=actual,
         ),
-        msg(
-            "Set {setting} to {scheme}://{rest} and restart Fabula.",
-            setting=address_setting(provider),
-            scheme=actual,
-            rest=rest,
-        ),
+        new_address(provider, f"{actual}://{rest}"),
     )
 
 
@@ -192,7 +214,7 @@ def _no_connection(provider: Provider, cause: BaseException | None, sent: bool) 
         )
     return Unavailable(
         msg("{name} cannot be reached at {base_url}.", name=provider.name, base_url=provider.shown_url),
-        msg("Check the address and the network; the engine may still be starting."),
+        _REACHABLE if provider.capabilities.engine_api else _RUNNING,
         may_be_billed=sent,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 from core.errors import Misconfigured
-from core.message import msg
+from core.message import msg, sentences
 from core.providers.schemas import Provider
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -37,7 +37,16 @@ _VERSION = re.compile(r"/v\d+\w*(?:/|$)")
 
 def address_setting(provider: Provider) -> str:
     """Name of the setting that holds an endpoint's address."""
-    return _ADDRESS.get(provider.id, msg("its address"))
+    return msg("its address") if provider.saved else _ADDRESS.get(provider.id, msg("its address"))
+
+
+def new_address(provider: Provider, address: str) -> str:
+    """The next step: where to change the address, and to what."""
+    if provider.saved:
+        return msg(
+            "Set the address of {name} to {address} under Settings → Providers.", name=provider.name, address=address
+        )
+    return msg("Set {setting} to {address} and restart Fabula.", setting=address_setting(provider), address=address)
 
 
 def host_of(provider: Provider) -> str:
@@ -73,27 +82,23 @@ def check_setup(provider: Provider) -> None:
 
 
 def _address_error(provider: Provider) -> Misconfigured | None:
-    url, setting = provider.shown_url, address_setting(provider)
+    url = provider.shown_url
     scheme, separator, _ = url.partition("://")
     rest = _SCHEME.sub("", url).rstrip("\"'”’")
     if not separator:
         return Misconfigured(
             msg("The address of {name}, {url}, does not start with http:// or https://.", name=provider.name, url=url),
-            msg(
-                "Set {setting} to https://{rest} (http:// for a server without TLS) and restart Fabula.",
-                setting=setting,
-                rest=rest,
-            ),
+            sentences(new_address(provider, f"https://{rest}"), msg("Write http:// for a server without TLS.")),
         )
     if scheme.lower() not in ("http", "https"):
         return Misconfigured(
             msg("The address of {name} begins with {scheme}://.", name=provider.name, scheme=scheme),
-            msg("Set {setting} to https://{rest} and restart Fabula.", setting=setting, rest=rest),
+            new_address(provider, f"https://{rest}"),
         )
     if not _is_web_address(url):
         return Misconfigured(
             msg("The address of {name}, {url}, is not a web address.", name=provider.name, url=url),
-            msg("Set {setting} to one like https://api.example.com/v1 and restart Fabula.", setting=setting),
+            new_address(provider, msg("one like https://api.example.com/v1")),
         )
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(
@@ -102,11 +107,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
                 name=provider.name,
                 call=call[0],
             ),
-            msg(
-                "Set {setting} to {start} and restart Fabula.",
-                setting=setting,
-                start=_api_address(provider, url[: call.start()]),
-            ),
+            new_address(provider, _api_address(provider, url[: call.start()])),
         )
     if (extra := re.search(r"[?#]", url)) is not None:
         return Misconfigured(
@@ -116,11 +117,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
                 url=url,
                 extra=extra[0],
             ),
-            msg(
-                "Set {setting} to {start} and restart Fabula.",
-                setting=setting,
-                start=_api_address(provider, url[: extra.start()]),
-            ),
+            new_address(provider, _api_address(provider, url[: extra.start()])),
         )
     return None
 
@@ -128,7 +125,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
 def _api_address(provider: Provider, url: str) -> str:
     """The suggested address; for Azure the resource, because its portal shows the address of a single call."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}" if provider.kind == "azure" else url
+    return f"{parts.scheme}://{parts.netloc}" if provider.capabilities.has_resource_address else url
 
 
 def _is_web_address(url: str) -> bool:
@@ -140,9 +137,9 @@ def _is_web_address(url: str) -> bool:
 
 
 def _key_error(provider: Provider) -> Misconfigured | None:
-    key, setting = provider.api_key, _KEY.get(provider.id, msg("its key"))
+    key = provider.api_key
     bad_char = next((c for c in key if not "!" <= c <= "~" or c in _QUOTES), None)
-    if bad_char is None or (bad_char == " " and provider.kind == "engine"):
+    if bad_char is None or (bad_char == " " and provider.capabilities.spaces_in_key):
         return None
     if bad_char == " ":
         what = msg("The key of {name} contains a space; API keys don't.", name=provider.name)
@@ -156,6 +153,11 @@ def _key_error(provider: Provider) -> Misconfigured | None:
         what = msg(
             "The key of {name} contains a line break or a control character; API keys don't.", name=provider.name
         )
+    if provider.saved:
+        return Misconfigured(
+            what, msg("Copy the key again, alone on one line, and enter it under Settings → Providers.")
+        )
+    setting = _KEY.get(provider.id, msg("its key"))
     return Misconfigured(
         what, msg("Copy the key again, alone on one line: set {setting} and restart Fabula.", setting=setting)
     )

@@ -36,6 +36,12 @@ from core.providers.schemas import Provider
 
 _MAX_MESSAGE_CHARS = 300  # maximum length of a server's message on a card
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # no connection was established
+_CHECK_KEY = msg(
+    "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost."
+)
+_CHECK_SAVED_KEY = msg(
+    "Check the key under Settings → Providers and the account's permissions, then resume. Nothing is lost."
+)
 _GATEWAY_TIMEOUTS = {408, 504, 524}  # a gateway gave up waiting; the model may still have generated output
 _UPSTREAM_FAILED = {424, 498}  # Bedrock and TGI: the model failed; Groq: no capacity in the flex tier
 _NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
@@ -71,6 +77,8 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
         return timed_out(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
+    if isinstance(exc.__cause__, ProviderError):  # raised by a hook of the connection
+        return exc.__cause__
     if isinstance(exc, openai.APIConnectionError):
         return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
     if isinstance(exc, openai.APIResponseValidationError):
@@ -156,9 +164,7 @@ def _from_status(
     if status in (401, 403):
         return Refused(
             msg("{name} refused the key ({status}): {message}", name=provider.name, status=status, message=message),
-            msg(
-                "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost."
-            ),
+            _CHECK_SAVED_KEY if provider.saved else _CHECK_KEY,
         )
     if status == 429:
         return RateLimited(

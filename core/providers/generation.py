@@ -12,7 +12,7 @@ import httpx2
 import openai
 from openai.types import Model
 
-from core.errors import BadRequest, NotFound
+from core.errors import BadRequest, NotFound, Unreadable
 from core.message import msg, restored
 from core.providers.chunk_parser import ChunkStream, parse_body
 from core.providers.connection import Connection, call_until
@@ -25,6 +25,8 @@ from core.providers.stream import TextStream
 _NOT_TEXT = re.compile(
     r"embedding|whisper|tts|dall-e|moderation|image|audio|realtime|transcribe|sora|search-similarity|computer-use"
 )
+MAX_MODELS = 500
+"""Models of one endpoint that are offered: what a list on a page can show. Others can be named in its settings."""
 _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)")
 
 
@@ -47,7 +49,7 @@ class Generation(Connection):
         """
         if stop is not None:
             return call_until(stop, lambda: self._acomplete(request, once=once))
-        negotiation = Negotiation(self.provider, request_body(request, self.provider.kind))
+        negotiation = Negotiation(self.provider, request_body(request, self.provider.capabilities))
 
         def call() -> Completion:
             while True:
@@ -61,7 +63,7 @@ class Generation(Connection):
 
     async def _acomplete(self, request: CompletionRequest, *, once: bool) -> Completion:
         """`complete` on the running event loop."""
-        negotiation = Negotiation(self.provider, request_body(request, self.provider.kind))
+        negotiation = Negotiation(self.provider, request_body(request, self.provider.capabilities))
 
         async def call() -> Completion:
             while True:
@@ -79,7 +81,7 @@ class Generation(Connection):
     def stream(self, request: CompletionRequest) -> TextStream:
         """Stream the first completion of `request`. Retries like `complete` until the first event, never after it."""
         extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
-        negotiation = Negotiation(self.provider, {**request_body(request, self.provider.kind), **extra})
+        negotiation = Negotiation(self.provider, {**request_body(request, self.provider.capabilities), **extra})
 
         async def open_stream() -> ChunkStream:
             while True:
@@ -102,8 +104,9 @@ class Generation(Connection):
         return await ChunkStream.open(stream.response, self.provider, request.model, request.prompt)
 
     def models(self) -> list[ModelInfo]:
-        """The text models of this endpoint, newest first."""
-
+        """The text models of this endpoint, newest first; at most `MAX_MODELS` of another server than an engine."""
+        if self.provider.models:
+            return [self._chosen_model(name) for name in self.provider.models]
         return self._with_retries(lambda: self._text_models(self._sdk().models.list().data))
 
     def model(self, model_id: str) -> ModelInfo:
@@ -116,7 +119,7 @@ class Generation(Connection):
 
     def endpoint(self, model: str) -> Endpoint:
         """The endpoint to use for `model`; `chat` if it supports both or this is unknown."""
-        if self.provider.kind != "engine":
+        if not self.provider.capabilities.engine_api:
             return "completion" if _LEGACY.match(model) else "chat"
         return _endpoint_of(model, self.models())
 
@@ -130,7 +133,7 @@ class Generation(Connection):
 
     async def served(self, model: str) -> ServedModel:
         """How this endpoint serves `model`, without retries, on the running event loop."""
-        if self.provider.kind != "engine":
+        if not self.provider.capabilities.engine_api:
             return ServedModel(self.endpoint(model))
         with translate_errors(self.provider):
             models = self._text_models((await self._async_sdk().models.list()).data)
@@ -170,7 +173,7 @@ class Generation(Connection):
         Raises:
             NotFound: this endpoint is not an engine.
         """
-        if self.provider.kind != "engine":
+        if not self.provider.capabilities.engine_api:
             raise NotFound(
                 msg("{name} is not a Fabula engine.", name=self.provider.name), msg("Use the engine for this.")
             )
@@ -188,8 +191,19 @@ class Generation(Connection):
         return self._with_retries(call)
 
     def _text_models(self, models: list[Model]) -> list[ModelInfo]:
-        infos = [self._model(m) for m in models if not _NOT_TEXT.search(m.id)]
-        return sorted(infos, key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+        named = [m for m in models if isinstance(m.id, str) and m.id]
+        if models and not named:
+            raise Unreadable(
+                msg("{name} lists models without ids.", name=self.provider.name),
+                msg("Name the models to offer in the provider's settings."),
+            )
+        infos = [self._model(m) for m in named if not _NOT_TEXT.search(m.id)]
+        infos.sort(key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+        return infos if self.provider.capabilities.engine_api else infos[:MAX_MODELS]
+
+    def _chosen_model(self, name: str) -> ModelInfo:
+        """A model that the user named, without asking the server."""
+        return self._model(Model.model_construct(id=name, created=0))
 
     def _model(self, model: Model) -> ModelInfo:
         engine_fields = (model.model_extra or {}).get("fabula") or {}

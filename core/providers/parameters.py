@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 
 from core.errors import BadRequest
 from core.message import msg
+from core.providers.capabilities import Capabilities
 from core.providers.rejected_parameters import ADJUSTABLE
-from core.providers.schemas import CompletionRequest, Endpoint, Kind, Provider
+from core.providers.schemas import CompletionRequest, Endpoint, Provider
 
 TOKEN_CAPS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 """The two names of the token limit parameter, each mapped to the other."""
@@ -23,10 +24,6 @@ _lock = threading.Lock()
 _learned: dict[_ModelEndpoint, dict[str, str | None]] = {}  # rejected parameter → its replacement; None: omitted
 
 PATHS: Mapping[Endpoint, str] = {"chat": "/chat/completions", "completion": "/completions"}
-
-# From OpenAI's and Azure's API references and `core.engine.serving.sampling`. Other servers have different defaults
-# (Mistral: 0.7; Qwen: per model; vLLM: from the model's files), so the temperature is always sent to them.
-_DEFAULT_TEMPERATURE: Mapping[Kind, float] = {"engine": 1.0, "openai": 1.0, "azure": 1.0}
 
 
 class _ModelEndpoint(NamedTuple):
@@ -40,8 +37,7 @@ class _ModelEndpoint(NamedTuple):
 
 def adjust_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
     """A request body without the parameters that its model is known to reject."""
-    with _lock:
-        known = dict(_learned.get(_model_endpoint(provider, body), ()))
+    known = _known(provider, _model_endpoint(provider, body))
     if not known:
         return dict(body)
     result: dict[str, Any] = {}
@@ -69,9 +65,15 @@ def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) 
 def notes(provider: Provider, request: CompletionRequest, *, stream: bool = False) -> tuple[str, ...]:
     """One sentence per parameter of the request that its model does not support."""
     key = _ModelEndpoint(provider.id, provider.base_url, request.model, request.endpoint)
+    known = _known(provider, key).keys() & set(_wanted(request, stream))
+    return tuple(_note(request.model, name) for name in ADJUSTABLE if name in known)
+
+
+def _known(provider: Provider, key: _ModelEndpoint) -> dict[str, str | None]:
+    """Parameters that are rejected, with their replacements: by all models of the endpoint, or by this one."""
+    known = {name: TOKEN_CAPS.get(name) for name in provider.capabilities.rejects}
     with _lock:
-        known = frozenset(_learned.get(key, ()))
-    return tuple(_note(request.model, name) for name in ADJUSTABLE if name in known & set(_wanted(request, stream)))
+        return known | _learned.get(key, {})
 
 
 def forget() -> None:
@@ -155,29 +157,27 @@ def _note(model: str, name: str) -> str:
     return msg("{model} does not accept `{name}`; the provider's default is used.", model=model, name=name)
 
 
-def request_body(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
-    """The JSON body of `request` for an endpoint of this kind."""
-    return _chat(request, kind) if request.endpoint == "chat" else _legacy(request, kind)
+def request_body(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
+    """The JSON body of `request` for an endpoint with these capabilities."""
+    return _chat(request, capabilities) if request.endpoint == "chat" else _legacy(request, capabilities)
 
 
-def _chat(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
     messages = [{"role": "system", "content": request.system}] if request.system else []
     messages.append({"role": "user", "content": request.prompt})
-    # OpenAI's newer models accept only the newer name; compatible servers know the older one
-    limit_name = "max_completion_tokens" if kind == "openai" else "max_tokens"
-    return {"messages": messages, limit_name: request.max_tokens, **_common(request, kind)}
+    return {"messages": messages, capabilities.token_limit: request.max_tokens, **_common(request, capabilities)}
 
 
-def _legacy(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+def _legacy(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
     """The legacy endpoint has no system message, so it is put before the prompt."""
     prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
-    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, kind)}
+    return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, capabilities)}
 
 
-def _common(request: CompletionRequest, kind: Kind) -> dict[str, Any]:
+def _common(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
     """Parameters of both endpoints. Defaults are not sent, because some models reject a parameter with any value."""
     body: dict[str, Any] = {"model": request.model}
-    if request.temperature != _DEFAULT_TEMPERATURE.get(kind):
+    if request.temperature != capabilities.default_temperature:
         body["temperature"] = request.temperature
     if request.top_p != 1.0:
         body["top_p"] = request.top_p

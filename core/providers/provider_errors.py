@@ -289,7 +289,7 @@ def may_be_billed(
     if status == _OVERLOADED_STATUS:
         return not _from_api(body, headers) or bool(_LOST_UPSTREAM.search(str(body)))
     if 400 <= status < 500 and status not in (408, 424):
-        processed = status == 400 and provider.kind == "azure"
+        processed = status == 400 and provider.capabilities.bills_rejections
         return status not in _NOT_BEGUN and (processed or _was_processed(codes, body))
     return status not in _NOT_BEGUN
 

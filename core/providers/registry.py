@@ -1,4 +1,4 @@
-"""The configured endpoints, from settings and environment; the engine is always one of them."""
+"""The endpoints of this studio: the engine, those of the environment, and those added on the settings page."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from urllib.parse import urlsplit
 
-from core.errors import NotFound
+from core.db.store import Store
+from core.errors import NotFound, StorageFull
 from core.message import msg, with_cause
-from core.providers.azure import Azure
+from core.providers.azure import Azure, api_address
+from core.providers.capabilities import Training
 from core.providers.client import Client
 from core.providers.engine_endpoint import current_endpoint
 from core.providers.retry import RetryPolicy
+from core.providers.saved_cache import SavedProviders
 from core.providers.schemas import Provider
 from core.providers.together import Together
 from core.settings import Settings
@@ -24,6 +27,7 @@ AZURE = "azure"
 TOGETHER = "together"
 _OPENAI_URL = "https://api.openai.com/v1"
 _TOGETHER_URL = "https://api.together.ai/v1"
+_CLIENTS: Mapping[Training, type[Client]] = {"openai": Client, "azure": Azure, "together": Together}
 
 
 class Registry:
@@ -32,6 +36,8 @@ class Registry:
     Args:
         providers: the endpoints, the default first.
         retry_policy: for their clients.
+        saved: providers that were added on the settings page; they can change at any time. An id of `providers` comes
+            first.
     """
 
     def __init__(
@@ -39,7 +45,9 @@ class Registry:
         providers: Iterable[Provider | tuple[str, Callable[[], Provider]]],
         *,
         retry_policy: RetryPolicy | None = None,
+        saved: SavedProviders | None = None,
     ) -> None:
+        self._saved = saved
         self._providers: dict[str, Callable[[], Provider]] = {}
         for item in providers:
             if isinstance(item, Provider):
@@ -51,8 +59,10 @@ class Registry:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_settings(cls, settings: Settings, environ: Mapping[str, str]) -> Registry:
-        """The engine, and each provider with a key.
+    def from_settings(
+        cls, settings: Settings, environ: Mapping[str, str], open_store: Callable[[], Store] | None = None
+    ) -> Registry:
+        """The engine, each provider with a key in the environment, and the saved ones of the ledger.
 
         OPENAI_API_KEY: OpenAI, or the server at OPENAI_BASE_URL. AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT
         (`https://<resource>.openai.azure.com`): Azure. TOGETHER_API_KEY: Together, or the server at TOGETHER_BASE_URL.
@@ -62,31 +72,58 @@ class Registry:
             providers.append(_openai(key, environ.get("OPENAI_BASE_URL", "").strip() or _OPENAI_URL))
         endpoint = environ.get("AZURE_OPENAI_ENDPOINT", "").strip()
         if endpoint and (key := environ.get("AZURE_OPENAI_API_KEY", "").strip()):
-            providers.append(Provider(AZURE, "azure", "Azure OpenAI", _azure_url(endpoint), key))
+            providers.append(Provider(AZURE, "azure", "Azure OpenAI", api_address(endpoint), key))
         if key := environ.get("TOGETHER_API_KEY", "").strip():
             url = environ.get("TOGETHER_BASE_URL", "").strip() or _TOGETHER_URL
-            providers.append(Provider(TOGETHER, "compatible", "Together", url, key))
-        return cls(providers)
+            providers.append(Provider(TOGETHER, "together", "Together", url, key))
+        return cls(providers, saved=None if open_store is None else SavedProviders(open_store, settings))
 
     def ids(self) -> list[str]:
-        """Ids of all providers, the default first."""
+        """Ids of all providers, the default first; without the saved ones while the database is unavailable."""
+        return list(dict.fromkeys((*self._providers, *self._saved_makers())))
+
+    def environment_ids(self) -> list[str]:
+        """Ids of the engine and of the providers of the environment."""
         return list(self._providers)
+
+    def revision(self) -> tuple[str, ...]:
+        """Changes whenever a provider is added, edited, tested or removed."""
+        try:
+            return (*self._providers, *(self._saved.revisions() if self._saved is not None else ()))
+        except StorageFull:
+            return tuple(self._providers)
+
+    def refresh(self) -> None:
+        """Read the saved providers again at the next use."""
+        if self._saved is not None:
+            self._saved.forget()
+
+    def _saved_makers(self) -> Mapping[str, Callable[[], Provider]]:
+        try:
+            return self._saved.makers() if self._saved is not None else {}
+        except StorageFull:
+            return {}
 
     def provider(self, provider_id: str) -> Provider:
         """The current settings of a provider.
 
         Raises:
             NotFound: no such provider is configured.
+            Misconfigured: its key cannot be decrypted.
+            StorageFull: the database with the saved providers is unavailable.
             EngineMissing, Unavailable: the engine cannot be used now.
         """
-        if provider_id not in self._providers:
+        make = self._providers.get(provider_id)
+        if make is None and self._saved is not None:
+            make = self._saved.makers().get(provider_id)
+        if make is None:
             raise NotFound(
                 with_cause(
                     msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)), "setup"
                 ),
-                msg("Set its key and restart Fabula, or choose another provider."),
+                msg("Add it under Settings → Providers, or choose another provider."),
             )
-        return self._providers[provider_id]()
+        return make()
 
     def get(self, provider_id: str) -> Client:
         """The shared client of a provider; a new one is created when its address or key changes.
@@ -118,15 +155,7 @@ class Registry:
 
 def _client_class(provider: Provider) -> type[Client]:
     """The client class for an endpoint; most follow OpenAI's API exactly."""
-    if provider.kind == "azure":
-        return Azure
-    return Together if provider.id == TOGETHER else Client
-
-
-def _azure_url(endpoint: str) -> str:
-    """The resource's address as shown in the portal, plus the path of its OpenAI-compatible API."""
-    root = endpoint.rstrip("/")
-    return root if root.endswith("/v1") else f"{root.removesuffix('/openai')}/openai/v1"
+    return _CLIENTS[provider.capabilities.training]
 
 
 def _constant(provider: Provider) -> Provider:

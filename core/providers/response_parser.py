@@ -106,7 +106,7 @@ def parse_completion(answer: Any, provider: Provider, model: str) -> Completion:
         usage = usage.zeros_unknown()
     if not has_text:
         texts = _without_text(answer, texts, provider, billed=thinking or usage.billed)
-    if provider.kind != "engine":  # our engine's models write only what they were trained on
+    if provider.capabilities.inline_thinking:
         texts = tuple(replace(choice, text=without_thinking(choice.text)) for choice in texts)
     model_name = answer.get("model")
     return Completion(

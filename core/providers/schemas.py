@@ -9,8 +9,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from core import logs
+from core.providers.capabilities import BY_KIND, Capabilities, Kind
 
-Kind = Literal["engine", "openai", "azure", "compatible"]
 Endpoint = Literal["chat", "completion"]
 _USER = re.compile(r"//[^/?#]*@")
 
@@ -21,10 +21,14 @@ class Provider:
 
     Attributes:
         id: short name that the ledger and the price book use, e.g. `engine`, `openai`.
-        kind: family of the endpoint.
+        kind: family of the endpoint; see `capabilities`.
         name: display name.
         base_url: base URL for the SDK, with `/v1`.
-        api_key: bearer token; never shown, logged or stored.
+        api_key: bearer token; never shown or logged.
+        specific: what it can do, if that differs from its kind.
+        certificates: PEM of certificate authorities that are trusted for this endpoint, besides the system's.
+        models: the models that it offers, if they are not to be asked for.
+        saved: it was added on the settings page, and is not from the environment.
     """
 
     id: str
@@ -32,9 +36,18 @@ class Provider:
     name: str
     base_url: str
     api_key: str = field(repr=False)
+    specific: Capabilities | None = None
+    certificates: str = field(default="", repr=False)
+    models: tuple[str, ...] = ()
+    saved: bool = False
 
     def __post_init__(self) -> None:
         logs.register_secret(self.api_key)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do, and how its API differs from OpenAI's."""
+        return self.specific or BY_KIND[self.kind]
 
     @property
     def shown_url(self) -> str:

@@ -275,7 +275,8 @@ class StoryStream:
         """Remove thinking that shows only a closing mark, because the chat template opened it. It is billed."""
         with self._subscribers:
             self._written = "".join(self._words)[len(self._record.previous_text) :]
-            visible = self._written if self._client.provider.kind == "engine" else without_thinking(self._written)
+            inline = self._client.provider.capabilities.inline_thinking
+            visible = without_thinking(self._written) if inline else self._written
             if visible != self._written:
                 self._words = [text for text in (self._record.previous_text, visible) if text]
                 self._version += 1

@@ -158,7 +158,7 @@ def store() -> Store:
 )
 def registry() -> Registry:
     """The providers of this studio, with the worker's retry limits."""
-    return Registry.from_settings(settings(), os.environ)
+    return Registry.from_settings(settings(), os.environ, store)
 
 
 def client(provider: str) -> Client:
@@ -187,7 +187,7 @@ class OfferedModels:
     problems: Mapping[str, FabulaError]
 
 
-@shared(ttl=_MODELS_S, max_entries=4, refresh_mode="background", key=lambda: tuple(registry().ids()))
+@shared(ttl=_MODELS_S, max_entries=4, refresh_mode="background", key=lambda: registry().revision())
 def models() -> OfferedModels:
     """Models of all providers, the engine's first."""
     found: list[ModelInfo] = []
@@ -202,6 +202,7 @@ def models() -> OfferedModels:
 
 def forget_models() -> None:
     """Clear the cached models, so that the next run requests them again."""
+    registry().refresh()
     models.clear()
     _endpoint.clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -366,3 +367,16 @@ def test_only_one_module_of_the_pages_knows_who_the_visitor_is() -> None:
         if module == "core.actor.LOCAL" and _where(path) != "pages/ui/sign_in.py"
     ]
     assert not offenders
+
+
+def test_only_the_providers_package_knows_the_kind_of_an_endpoint() -> None:
+    """Everything else asks for its capabilities."""
+    pattern = re.compile(r"provider\.kind\b")
+    offenders = [
+        f"{_where(path)}:{number}"
+        for path in _SOURCES
+        if not _where(path).startswith("core/providers/")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert offenders == []

@@ -1,0 +1,29 @@
+"""Providers that were added on the settings page."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from core.db.tables.base import Base, utcnow
+
+
+class SavedProvider(Base):
+    """One added provider. Removing it deletes the row, and with it the key."""
+
+    __tablename__ = "providers"
+
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)  # as in runs, prices and the spend ledger
+    preset: Mapped[str] = mapped_column(String(30))
+    name: Mapped[str] = mapped_column(String(100))
+    base_url: Mapped[str] = mapped_column(Text)
+    encrypted_key: Mapped[str] = mapped_column(Text, default="")  # see `core.secret_key`; "": it needs none
+    certificates: Mapped[str] = mapped_column(Text, default="")  # PEM of the server's own CA; "": the system's CAs
+    models: Mapped[list[str]]  # offered instead of the server's list; []: its list
+    found: Mapped[dict[str, Any] | None]  # what the last test found
+    revision: Mapped[str] = mapped_column(String(32))  # changes with every edit and test
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    created_by: Mapped[str] = mapped_column(String(100))

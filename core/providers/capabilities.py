@@ -1,0 +1,97 @@
+"""What an endpoint can do and how its API differs from OpenAI's. Core and pages ask for these, never for the kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Literal
+
+Kind = Literal["engine", "openai", "azure", "together", "compatible"]
+Training = Literal["openai", "azure", "together"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Properties of an endpoint that do not depend on the account or the model.
+
+    Attributes:
+        engine_api: it is a Fabula engine, with `/health`, a tokenizer and the format of each model in its list.
+        billed: requests cost money, so one that may have been processed is not repeated.
+        bills_rejections: a 400 may be billed too.
+        batches: it has a Batch API; None: ask it.
+        batch_paths_have_version: the paths inside a batch file start with `/v1`.
+        training: whose API its files and fine-tuning jobs follow.
+        trackers: trackers that its training jobs can log to.
+        seed: `seed` is sent when answers are compared.
+        rejects: request parameters that none of its models accepts; they are not sent.
+        token_limit: name of the chat parameter that limits the tokens of an answer.
+        default_temperature: not sent if a request has this value; None: always sent.
+        inline_thinking: texts may contain the model's thinking, which is removed.
+        account_headers: the headers of OPENAI_ORG_ID and OPENAI_PROJECT_ID are for it.
+        key_header: a header with the key, in addition to `Authorization`; "": none.
+        spaces_in_key: its key may contain spaces.
+        has_resource_address: users give the address of their resource; the path of the API is added to it.
+        deploys_models: a tuned model must be deployed before it can be called.
+        training_closed_to_idle, training_closed: from when on only accounts that trained recently, and no account,
+            may create a fine-tuning job; None: not announced.
+    """
+
+    engine_api: bool = False
+    billed: bool = True
+    bills_rejections: bool = False
+    batches: bool | None = None
+    batch_paths_have_version: bool = True
+    training: Training = "openai"
+    trackers: frozenset[str] = frozenset()
+    seed: bool = False
+    rejects: frozenset[str] = frozenset()
+    token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    default_temperature: float | None = None
+    inline_thinking: bool = True
+    account_headers: bool = False
+    key_header: str = ""
+    spaces_in_key: bool = False
+    has_resource_address: bool = False
+    deploys_models: bool = False
+    training_closed_to_idle: date | None = None
+    training_closed: date | None = None
+
+
+_COMPATIBLE = Capabilities()
+
+BY_KIND: Mapping[Kind, Capabilities] = {
+    "engine": Capabilities(
+        engine_api=True,
+        billed=False,
+        batches=False,
+        seed=True,
+        default_temperature=1.0,  # `core.engine.serving.sampling`
+        inline_thinking=False,  # its models write only what they were trained on
+        spaces_in_key=True,
+    ),
+    "openai": Capabilities(
+        batches=True,
+        trackers=frozenset({"wandb"}),
+        seed=True,
+        token_limit="max_completion_tokens",  # newer models accept only this name
+        default_temperature=1.0,  # OpenAI's API reference
+        account_headers=True,
+        # OpenAI's deprecations page, 2026-05-07
+        training_closed_to_idle=date(2026, 7, 2),
+        training_closed=date(2027, 1, 6),
+    ),
+    "azure": Capabilities(
+        bills_rejections=True,  # a 400 of its content filter: "Plan to manage costs"
+        batches=True,
+        batch_paths_have_version=False,  # as in Azure's documentation
+        training="azure",
+        default_temperature=1.0,  # Azure's API reference
+        key_header="api-key",  # newer gateways accept either header
+        has_resource_address=True,
+        deploys_models=True,
+    ),
+    "together": replace(_COMPATIBLE, training="together"),
+    # Other servers have other default temperatures (Mistral: 0.7; Qwen: per model; vLLM: from the model's files).
+    "compatible": _COMPATIBLE,
+}

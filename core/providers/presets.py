@@ -1,0 +1,68 @@
+"""Addresses and differences of known providers, from `data/providers.json`, each with a source and a date.
+
+To add one, add an entry to that file.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from datetime import date
+from functools import cache
+from pathlib import Path
+
+from core.providers.capabilities import BY_KIND, Capabilities, Kind
+
+CUSTOM = "compatible"
+"""Id of the preset for a server that is not in the list."""
+_FILE = Path(__file__).parents[2] / "data" / "providers.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A known provider.
+
+    Attributes:
+        id: id of the first provider that is added with it, and its name in the price lists.
+        base_url: its address; "": the user gives it. `<…>` marks the part to replace.
+        capabilities: what is known about it without asking.
+        self_hosted: it runs on hardware of the user and has no price per token.
+        local_port: the port where it usually listens on this machine; None: it is not looked for.
+        note: about its address.
+        source, checked: where the entry comes from, and the day on which that was read.
+    """
+
+    id: str
+    name: str
+    kind: Kind
+    base_url: str
+    capabilities: Capabilities
+    self_hosted: bool
+    local_port: int | None
+    note: str
+    source: str
+    checked: date
+
+
+@cache
+def all_presets() -> tuple[Preset, ...]:
+    """Every preset, in the order in which pages show them."""
+    entries = json.loads(_FILE.read_text(encoding="utf-8"))
+    return tuple(_preset(entry) for entry in entries)
+
+
+def find(preset_id: str) -> Preset:
+    """A preset; the one for any compatible server if there is none with this id (any more)."""
+    by_id = {preset.id: preset for preset in all_presets()}
+    return by_id.get(preset_id, by_id[CUSTOM])
+
+
+def _preset(entry: dict[str, object]) -> Preset:
+    fields = {"self_hosted": False, "local_port": None, "note": "", **entry}
+    kind: Kind = fields["kind"]  # type: ignore[assignment]
+    differences = dict(fields.pop("capabilities", {}))  # type: ignore[call-overload]
+    if "rejects" in differences:
+        differences["rejects"] = frozenset(differences["rejects"])
+    fields["capabilities"] = replace(BY_KIND[kind], **differences)
+    fields["checked"] = date.fromisoformat(str(fields["checked"]))
+    return Preset(**fields)  # type: ignore[arg-type]

@@ -1,0 +1,305 @@
+"""Providers that were added on the settings page: their rows in the ledger, with encrypted keys.
+
+A key is written and never shown again. It is bound to the provider's address and certificates: if those are changed in
+the database, it cannot be decrypted, so it is never sent to another host.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import ssl
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor
+from core.db.store import Store, new_id
+from core.db.tables import SavedProvider
+from core.errors import FabulaError, Misconfigured, NotFound
+from core.message import msg
+from core.providers import presets
+from core.providers.azure import api_address
+from core.providers.endpoint_setup import check_setup
+from core.providers.generation import MAX_MODELS
+from core.providers.schemas import Provider
+from core.secret_key import SecretKey
+
+_MAX_NAME = 60  # characters
+_MAX_CERTIFICATE_BYTES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderForm:
+    """What a user enters.
+
+    Attributes:
+        preset: id of a preset.
+        api_key: "": the server needs none; None (when editing): keep the saved one.
+        certificates: PEM of the server's own certificate authority; "": none.
+        models: offered instead of the server's own list; empty: its list.
+    """
+
+    preset: str
+    name: str
+    base_url: str
+    api_key: str | None = ""
+    certificates: str = ""
+    models: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"ProviderForm({self.preset!r}, {self.name!r})"  # without the key
+
+
+@dataclass(frozen=True, slots=True)
+class SavedView:
+    """A saved provider without its key. `found`: see `core.jobs.provider_probe`; None: not tested yet."""
+
+    id: str
+    preset: str
+    name: str
+    base_url: str
+    has_key: bool
+    certificates: str
+    models: tuple[str, ...]
+    found: Mapping[str, Any] | None
+    created_at: datetime
+    revision: str
+
+
+def list_saved(store: Store) -> list[SavedView]:
+    """All saved providers, the oldest first."""
+    with store.reading() as session:
+        return [_view(row) for row in session.scalars(select(SavedProvider).order_by(SavedProvider.created_at))]
+
+
+def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
+    """The endpoint of a row.
+
+    Raises:
+        Misconfigured: its key cannot be decrypted.
+    """
+    preset = presets.find(row.preset)
+    api_key = key.decrypt(row.encrypted_key, _context(row), row.name) if row.encrypted_key else ""
+    return Provider(
+        id=row.id,
+        kind=preset.kind,
+        name=row.name,
+        base_url=_api_url(preset, row.base_url),
+        api_key=api_key,
+        specific=preset.capabilities,
+        certificates=row.certificates,
+        models=tuple(row.models),
+        saved=True,
+    )
+
+
+def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: Collection[str] = ()) -> str:
+    """Save a provider and return its id: the preset's, or with a number if that is taken.
+
+    Args:
+        taken: ids that the environment uses.
+
+    Raises:
+        FabulaError: the actor may not, or the name is empty or taken.
+        Misconfigured: the address, key or certificates are invalid.
+        StorageFull: it cannot be saved.
+    """
+    _check_role(actor)
+    preset, certificates = presets.find(form.preset), _checked_certificates(form.certificates)
+    api_key = (form.api_key or "").strip()
+    name, base_url = _checked_name(form.name), form.base_url.strip()
+    _check_endpoint(preset, name, base_url, api_key)
+    with store.session() as session:
+        _check_unique(session, name, None)
+        row = SavedProvider(
+            id=_free_id(session, preset.id, taken),
+            preset=preset.id,
+            name=name,
+            base_url=base_url,
+            certificates=certificates,
+            models=_checked_models(form.models),
+            revision=new_id(),
+            created_by=actor.id,
+        )
+        row.encrypted_key = key.encrypt(api_key, _context(row)) if api_key else ""
+        session.add(row)
+        return row.id
+
+
+def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
+    """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host changes: then it
+    must be entered again, so that nobody can send a key that they do not know to a server of their own.
+
+    Raises:
+        NotFound: it was removed.
+        FabulaError, Misconfigured, StorageFull: see `add`.
+    """
+    _check_role(actor)
+    certificates, name, base_url = _checked_certificates(form.certificates), _checked_name(form.name), form.base_url
+    base_url = base_url.strip()
+    with store.session() as session:
+        row = _row(session, provider_id)
+        preset = presets.find(row.preset)
+        if form.api_key is not None:
+            api_key = form.api_key.strip()
+        elif not row.encrypted_key:
+            api_key = ""
+        elif _origin(row.base_url) != _origin(base_url):
+            raise Misconfigured(
+                msg("The address of {name} leads to another host now.", name=name),
+                msg("Enter the key again: a saved key is only sent to the host that it was entered for."),
+            )
+        else:
+            api_key = key.decrypt(row.encrypted_key, _context(row), row.name)
+        _check_endpoint(preset, name, base_url, api_key)
+        _check_unique(session, name, provider_id)
+        row.name, row.base_url, row.certificates = name, base_url, certificates
+        row.models, row.revision, row.found = _checked_models(form.models), new_id(), None
+        row.encrypted_key = key.encrypt(api_key, _context(row)) if api_key else ""
+
+
+def remove(store: Store, actor: Actor, provider_id: str) -> None:
+    """Delete a provider and its key. Runs that use it stop at their next request; their rows are kept.
+
+    Raises:
+        FabulaError: the actor may not. NotFound: it was removed already.
+    """
+    _check_role(actor)
+    with store.session() as session:
+        session.delete(_row(session, provider_id))
+
+
+def save_findings(store: Store, provider_id: str, revision: str, found: Mapping[str, Any]) -> None:
+    """Save what a test found, unless the provider was edited or removed since it began."""
+    with store.session() as session:
+        row = session.get(SavedProvider, provider_id)
+        if row is not None and row.revision == revision:
+            row.found = dict(found)
+
+
+def _view(row: SavedProvider) -> SavedView:
+    return SavedView(
+        id=row.id,
+        preset=row.preset,
+        name=row.name,
+        base_url=row.base_url,
+        has_key=bool(row.encrypted_key),
+        certificates=row.certificates,
+        models=tuple(row.models),
+        found=row.found,
+        created_at=row.created_at,
+        revision=row.revision,
+    )
+
+
+def _row(session: Session, provider_id: str) -> SavedProvider:
+    row = session.get(SavedProvider, provider_id)
+    if row is None:
+        raise NotFound(
+            msg("The provider {provider_id} was removed.", provider_id=provider_id), msg("Add it again to use it.")
+        )
+    return row
+
+
+def _context(row: SavedProvider) -> str:
+    """What an encrypted key is bound to."""
+    return "\n".join(("provider", row.id, row.base_url, row.certificates))
+
+
+def _api_url(preset: presets.Preset, base_url: str) -> str:
+    return api_address(base_url) if preset.capabilities.has_resource_address else base_url.rstrip("/")
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
+
+
+def _check_role(actor: Actor) -> None:
+    if actor.role != "admin":
+        raise FabulaError(msg("Only admins can change providers."), msg("Ask an admin to do it."))
+
+
+def _checked_name(name: str) -> str:
+    shown = " ".join(name.split())
+    if not shown:
+        raise FabulaError(msg("The provider has no name."), msg("Enter one, for example the company's."))
+    if len(shown) > _MAX_NAME:
+        raise FabulaError(
+            msg("The name has {count} characters.", count=len(shown)), msg("Use at most {limit}.", limit=_MAX_NAME)
+        )
+    return shown
+
+
+def _check_unique(session: Session, name: str, own_id: str | None) -> None:
+    for other_id, other in session.execute(select(SavedProvider.id, SavedProvider.name)):
+        if other_id != own_id and other.casefold() == name.casefold():
+            raise FabulaError(
+                msg("There is a provider named {name} already.", name=name),
+                msg("Choose another name, or edit that one."),
+            )
+
+
+def _check_endpoint(preset: presets.Preset, name: str, base_url: str, api_key: str) -> None:
+    """Check address and key as before a request, and that no part of the address is left to fill in.
+
+    Raises:
+        Misconfigured: one of them is invalid.
+    """
+    placeholder = re.search("<[^>]*>?", base_url)
+    if placeholder is not None:
+        raise Misconfigured(
+            msg("The address of {name} still contains {part}.", name=name, part=placeholder[0]),
+            msg("Replace it, for example with the name of your resource."),
+        )
+    if "@" in urlsplit(base_url).netloc:
+        raise Misconfigured(
+            msg("The address of {name} contains a user name or password.", name=name),
+            msg("Enter the address without it; the key has its own field."),
+        )
+    check_setup(
+        Provider(preset.id, preset.kind, name, _api_url(preset, base_url), api_key, preset.capabilities, saved=True)
+    )
+
+
+def _checked_certificates(pem: str) -> str:
+    """PEM certificates, checked by loading them.
+
+    Raises:
+        Misconfigured: they are not certificates.
+    """
+    pem = pem.strip()
+    if not pem:
+        return ""
+    try:
+        if len(pem) > _MAX_CERTIFICATE_BYTES or "PRIVATE KEY" in pem:
+            raise ValueError
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as exc:
+        raise Misconfigured(
+            msg("The CA file contains no certificates in PEM format."),
+            msg("Choose the file that begins with -----BEGIN CERTIFICATE-----, without a private key."),
+        ) from exc
+    return pem
+
+
+def _checked_models(models: Collection[str]) -> list[str]:
+    names = list(dict.fromkeys(name.strip() for name in models if name.strip()))
+    if len(names) > MAX_MODELS:
+        raise FabulaError(
+            msg("{count} models are too many to offer.", count=f"{len(names):,}"),
+            msg("Name the ones that you use, at most {limit}.", limit=MAX_MODELS),
+        )
+    return names
+
+
+def _free_id(session: Session, preset_id: str, taken: Collection[str]) -> str:
+    used = {*taken, *session.scalars(select(SavedProvider.id))}
+    numbered = (f"{preset_id}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([preset_id], numbered) if name not in used)
