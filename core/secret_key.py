@@ -145,7 +145,7 @@ class SecretKey:
         )
 
     def _other_key(self, name: str) -> Misconfigured:
-        source = msg("FABULA_SECRET_KEY") if self.in_environment else str(self._path)
+        source = "FABULA_SECRET_KEY" if self.in_environment else str(self._path)
         return Misconfigured(
             msg("The key of {name} was encrypted with another secret key than {source}.", name=name, source=source),
             msg(

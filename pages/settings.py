@@ -1,4 +1,4 @@
-"""Settings: engine, base models, providers, data location, versions and licences."""
+"""Settings: providers, engine, base models, data location, versions and licences."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import streamlit as st
 
 from pages.ui import about, status
 from pages.ui.components import cards
-from pages.ui.settings import bases
+from pages.ui.settings import bases, providers_card
 
 with cards.show_errors():
+    providers_card.card()
     left, right = st.columns(2, gap="medium")
     with left:
         status.engine_card()
         bases.card()
-        status.providers_card()
     with right:
         about.rescued_card()
         about.data_card()

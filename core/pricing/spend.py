@@ -23,8 +23,8 @@ from core.db.tables import Evaluation, Spend, utcnow
 from core.errors import FabulaError, StorageFull
 from core.pricing import budget
 
-Page = Literal["dataset", "training", "story", "comparison"]
-"""The purpose of a call: a data set, a training job, a story, or a before/after comparison."""
+Page = Literal["dataset", "training", "story", "comparison", "settings"]
+"""The purpose of a call: a data set, a training job, a story, a before/after comparison, or the test of a provider."""
 
 T = TypeVar("T")
 # No single request takes that long: a read times out after 10 minutes, but a stream lasts as long as text arrives, and
@@ -196,7 +196,7 @@ class Reservation:
 
 
 def settle_abandoned(session: Session, now: datetime) -> int:
-    """Settle reservations of previews, stories, speech and evaluation answers whose process was killed.
+    """Settle reservations of previews, stories, speech, provider tests and evaluation answers of killed processes.
 
     The requests may have been billed: their cost becomes unknown and counts as the reserved amount. If such a request
     is still running, its own settlement replaces this one. Runs, batches and training jobs have their own rules.
@@ -204,8 +204,8 @@ def settle_abandoned(session: Session, now: datetime) -> int:
     Returns:
         The number of settled reservations.
     """
-    of_story = Spend.page.in_(("story", "comparison"))
-    single = of_story | (Spend.reference == budget.PREVIEW) | Spend.reference.in_(select(Evaluation.id))
+    by_page = Spend.page.in_(("story", "comparison", "settings"))
+    single = by_page | (Spend.reference == budget.PREVIEW) | Spend.reference.in_(select(Evaluation.id))
     unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
     before = now - _MAX_REQUEST
     query = select(Spend).where(Spend.created_at.between(before - _LOOK_BACK, before), *unsettled, single)

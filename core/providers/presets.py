@@ -19,7 +19,7 @@ _FILE = Path(__file__).parents[2] / "data" / "providers.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Preset:
+class ProviderPreset:
     """A known provider.
 
     Attributes:
@@ -28,7 +28,7 @@ class Preset:
         capabilities: what is known about it without asking.
         self_hosted: it runs on hardware of the user and has no price per token.
         local_port: the port where it usually listens on this machine; None: it is not looked for.
-        note: about its address.
+        alternative_url: the address for accounts outside mainland China; "": the same.
         source, checked: where the entry comes from, and the day on which that was read.
     """
 
@@ -39,30 +39,30 @@ class Preset:
     capabilities: Capabilities
     self_hosted: bool
     local_port: int | None
-    note: str
+    alternative_url: str
     source: str
     checked: date
 
 
 @cache
-def all_presets() -> tuple[Preset, ...]:
+def all_presets() -> tuple[ProviderPreset, ...]:
     """Every preset, in the order in which pages show them."""
     entries = json.loads(_FILE.read_text(encoding="utf-8"))
     return tuple(_preset(entry) for entry in entries)
 
 
-def find(preset_id: str) -> Preset:
+def find(preset_id: str) -> ProviderPreset:
     """A preset; the one for any compatible server if there is none with this id (any more)."""
     by_id = {preset.id: preset for preset in all_presets()}
     return by_id.get(preset_id, by_id[CUSTOM])
 
 
-def _preset(entry: dict[str, object]) -> Preset:
-    fields = {"self_hosted": False, "local_port": None, "note": "", **entry}
+def _preset(entry: dict[str, object]) -> ProviderPreset:
+    fields = {"self_hosted": False, "local_port": None, "alternative_url": "", **entry}
     kind: Kind = fields["kind"]  # type: ignore[assignment]
     differences = dict(fields.pop("capabilities", {}))  # type: ignore[call-overload]
     if "rejects" in differences:
         differences["rejects"] = frozenset(differences["rejects"])
     fields["capabilities"] = replace(BY_KIND[kind], **differences)
     fields["checked"] = date.fromisoformat(str(fields["checked"]))
-    return Preset(**fields)  # type: ignore[arg-type]
+    return ProviderPreset(**fields)  # type: ignore[arg-type]

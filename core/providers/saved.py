@@ -212,8 +212,8 @@ def _context(row: SavedProvider) -> str:
     return "\n".join(("provider", row.id, row.base_url, row.certificates))
 
 
-def _api_url(preset: presets.Preset, base_url: str) -> str:
-    return api_address(base_url) if preset.capabilities.has_resource_address else base_url.rstrip("/")
+def _api_url(preset: presets.ProviderPreset, base_url: str) -> str:
+    return api_address(base_url) if preset.capabilities.has_resource_address else base_url
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -246,7 +246,7 @@ def _check_unique(session: Session, name: str, own_id: str | None) -> None:
             )
 
 
-def _check_endpoint(preset: presets.Preset, name: str, base_url: str, api_key: str) -> None:
+def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, api_key: str) -> None:
     """Check address and key as before a request, and that no part of the address is left to fill in.
 
     Raises:

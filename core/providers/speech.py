@@ -6,13 +6,16 @@ import threading
 from dataclasses import dataclass
 from typing import Literal
 
-from core.errors import BadRequest
+import httpx2
+
+from core.errors import BadRequest, NotThere
 from core.message import msg
 from core.providers.connection import Connection, call_until
 from core.providers.provider_errors import error_object
 from core.providers.response_parser import error_in_answer, parsed
 
 AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
+_NO_SUCH_PATH = frozenset({404, 405, 501})
 MAX_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
 
 
@@ -47,6 +50,20 @@ class Speech(Connection):
         return call_until(
             stop or threading.Event(), lambda: self._with_paid_retries_async(lambda: self._speak(request))
         )
+
+    def is_offered(self) -> bool:
+        """Whether the endpoint has text to speech. The request lacks model and text, so it can't be billed.
+
+        Raises:
+            ProviderError: unknown for now (no connection, a rejected key).
+        """
+        try:
+            self._once(lambda: self._sdk().post("/audio/speech", cast_to=httpx2.Response, body={}))
+        except NotThere:
+            return False
+        except BadRequest as exc:
+            return getattr(exc.__cause__, "status_code", 400) not in _NO_SUCH_PATH
+        return True
 
     async def _speak(self, request: SpeechRequest) -> bytes:
         """One attempt."""

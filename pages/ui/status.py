@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.errors import FabulaError
 from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
 from pages.ui import cache
@@ -75,43 +74,6 @@ def _trouble(part: EngineStatus | WorkerStatus) -> None:
     """Why a component is not running, and what to do."""
     if part.message:
         st.caption(sentences(as_markdown(part.message), as_markdown(part.next_step)))
-
-
-def providers_card() -> None:
-    """Each provider with a test button."""
-    with st.container(border=True):
-        st.subheader(_("Providers"), anchor=False)
-        for provider_id in cache.registry().ids():
-            with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-                st.markdown(f"**{as_markdown(_name(provider_id))}**")
-                pressed = st.button(_("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}")
-            if pressed:
-                _test(provider_id)
-        if cache.registry().ids() == [ENGINE]:
-            st.caption(
-                _(
-                    "To add one, set `OPENAI_API_KEY`, and `OPENAI_BASE_URL` for a compatible endpoint, before you "
-                    "start Fabula."
-                )
-                + " "
-                + _("Azure OpenAI and Together use their own keys: see the settings in the documentation.")
-            )
-
-
-def _test(provider_id: str) -> None:
-    try:
-        found = cache.ask_models(provider_id)
-    except FabulaError as problem:
-        cards.error_card(problem)
-        return
-    st.success(n_("Connected: {n} model available.", "Connected: {n} models available.", len(found)))
-
-
-def _name(provider_id: str) -> str:
-    try:
-        return _("The engine") if provider_id == ENGINE else cache.registry().provider(provider_id).name
-    except FabulaError:
-        return provider_id
 
 
 def _engine_badge(engine: EngineStatus) -> str:

@@ -26,6 +26,7 @@ _PAGES = {
     "training": mark("Training"),
     "story": mark("Story"),
     "comparison": mark("Before and after"),
+    "settings": mark("Provider tests"),
 }
 
 _ALL_TIME = "all"

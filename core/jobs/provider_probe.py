@@ -1,0 +1,302 @@
+"""Tests a provider: asks it for what it can do, and says in words what it found and what failed.
+
+Lists of models, batches and jobs cost nothing. The four short requests for text may cost something: each is reserved in
+the spend ledger before it is sent, within the budgets, and settled afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from core import message
+from core.actor import Actor
+from core.db.store import Store
+from core.db.tables import utcnow
+from core.errors import BadRequest, FabulaError, Misconfigured, NotThere, OverBudget, Refused, ServerError
+from core.message import msg, sentences
+from core.pricing import tokens
+from core.pricing.price_book import PriceBook, cost_of
+from core.pricing.spend import Reservation
+from core.providers import Client, Completion, CompletionRequest, ModelInfo
+from core.providers.generation import MAX_MODELS
+from core.providers.schemas import Endpoint
+from core.providers.speech import Speech
+
+Check = Literal["models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech"]
+Answer = Literal["yes", "no", "unknown"]
+REFERENCE = "provider-test"
+"""Reference of these calls in the spend ledger."""
+_CHECKS: tuple[Check, ...] = (
+    "models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech",
+)  # fmt: skip
+_PROMPT = "Say hello."
+_MAX_TOKENS = 16  # enough for a greeting; a model that thinks first ends at the limit, which is an answer too
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check. `note`: how it is used, or why it failed, with the server's words."""
+
+    check: Check
+    answer: Answer
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What a test found.
+
+    Attributes:
+        findings: one for each check, in order.
+        models: how many text models are offered.
+        model: the one that was asked; "": none.
+        at: when (UTC).
+    """
+
+    findings: tuple[Finding, ...]
+    models: int
+    model: str
+    at: datetime
+
+    def answer(self, check: Check) -> Answer:
+        """The result of one check."""
+        return next((finding.answer for finding in self.findings if finding.check == check), "unknown")
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can write texts."""
+        return "yes" in (self.answer("chat"), self.answer("completions"))
+
+    @property
+    def problem(self) -> str:
+        """Why it cannot write texts: the first failure. "": it can."""
+        failed = (finding.note for finding in self.findings if finding.answer != "yes" and finding.note)
+        return "" if self.usable else next(failed, "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON for the ledger."""
+        return {
+            "findings": [[f.check, f.answer, message.dumps(f.note)] for f in self.findings],
+            "models": self.models,
+            "model": self.model,
+            "at": self.at.isoformat(),
+        }
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any] | None) -> ProbeReport | None:
+        """The report of `to_dict`; None if there is none, or another version of Fabula wrote it."""
+        try:
+            findings = tuple(Finding(c, a, message.loads(note)) for c, a, note in (stored or {})["findings"])
+            return cls(findings, int(stored["models"]), str(stored["model"]), datetime.fromisoformat(stored["at"]))  # type: ignore[index]
+        except (KeyError, TypeError, ValueError):
+            return None
+
+
+def probe(
+    store: Store,
+    actor: Actor,
+    client: Client,
+    book: PriceBook,
+    model: str = "",
+    on_progress: Callable[[Check], None] = lambda check: None,
+) -> ProbeReport:
+    """Test a provider.
+
+    Args:
+        model: the model to ask; "": the cheapest of its list whose price is known, else the first.
+        on_progress: called with each check when it begins.
+
+    Raises:
+        StorageFull: the cost of a request cannot be saved; nothing more is sent.
+    """
+    run = _Probe(store, actor, client, book, model, on_progress)
+    findings = tuple(run.checks())
+    done = {finding.check for finding in findings}
+    skipped = tuple(Finding(check, "unknown", msg("Not tested.")) for check in _CHECKS if check not in done)
+    ordered = sorted((*findings, *skipped), key=lambda finding: _CHECKS.index(finding.check))
+    return ProbeReport(tuple(ordered), run.models, run.model, utcnow())
+
+
+class _Probe:
+    """One test."""
+
+    def __init__(
+        self,
+        store: Store,
+        actor: Actor,
+        client: Client,
+        book: PriceBook,
+        model: str,
+        on_progress: Callable[[Check], None],
+    ) -> None:
+        self._store, self._actor, self._client, self._book = store, actor, client, book
+        self._on_progress = on_progress
+        self.model, self.models = model, 0
+
+    def checks(self) -> Iterator[Finding]:
+        """Check after check; ends early if the connection or the key does not work at all."""
+        self._on_progress("models")
+        try:
+            offered = self._client.models()
+        except (NotThere, BadRequest) as exc:
+            yield Finding("models", "no", exc.what)
+        except FabulaError as exc:
+            yield Finding("models", "no", sentences(exc.what, exc.next_step))
+            if isinstance(exc, Misconfigured | Refused | ServerError) or not self.model:
+                return
+        else:
+            yield self._models_found(offered)
+        if self.model:
+            yield from self._text_checks()
+        yield from self._free_checks()
+
+    def _models_found(self, offered: Sequence[ModelInfo]) -> Finding:
+        self.models = len(offered)
+        self.model = self.model or _cheapest(self._book, offered)
+        if self._client.provider.models:
+            return Finding("models", "yes", msg("The ones that you named; its own list is not asked for."))
+        if not offered:
+            return Finding("models", "no", msg("It offers no text model. Load one there, or name one in its settings."))
+        if len(offered) >= MAX_MODELS:
+            return Finding(
+                "models",
+                "yes",
+                msg(
+                    "{limit} are offered, the newest first. To use another, name it in the provider's settings.",
+                    limit=MAX_MODELS,
+                ),
+            )
+        return Finding("models", "yes")
+
+    def _text_checks(self) -> Iterator[Finding]:
+        self._on_progress("chat")
+        answer, failure = self._complete("chat")
+        yield _finding("chat", failure)
+        if isinstance(failure, Refused | OverBudget):
+            return
+        if answer is not None:
+            yield _usage(answer)
+            self._on_progress("streaming")
+            yield _finding("streaming", self._stream_failure())
+            self._on_progress("choices")
+            several, failure = self._complete("chat", n=2)
+            yield _choices(several, failure)
+        self._on_progress("completions")
+        legacy, failure = self._complete("completion")
+        yield _finding("completions", failure)
+        if answer is None and legacy is not None:
+            yield _usage(legacy)
+
+    def _complete(self, endpoint: Endpoint, n: int = 1) -> tuple[Completion | None, FabulaError | None]:
+        """One short request: the answer, or why there is none."""
+        request = self._request(endpoint, n)
+        try:
+            reservation = self._reserve(request)
+            answer = reservation.call(lambda: self._client.complete(request, once=True))
+        except FabulaError as exc:
+            _raise_if_unsaved(exc)
+            return None, exc
+        usage = (answer.prompt_tokens, answer.completion_tokens)
+        reservation.settle(*usage, self._cost(request, *usage))
+        return answer, None
+
+    def _stream_failure(self) -> FabulaError | None:
+        request = self._request("chat")
+        try:
+            reservation = self._reserve(request)
+            stream = self._client.stream(request)
+            reservation.call(lambda: sum(1 for _ in stream))
+        except FabulaError as exc:
+            _raise_if_unsaved(exc)
+            return exc
+        usage = (stream.facts.prompt_tokens, stream.facts.tokens)
+        reservation.settle(*usage, self._cost(request, *usage))
+        return None
+
+    def _request(self, endpoint: Endpoint, n: int = 1) -> CompletionRequest:
+        return CompletionRequest(self.model, _PROMPT, endpoint=endpoint, max_tokens=_MAX_TOKENS, n=n)
+
+    def _reserve(self, request: CompletionRequest) -> Reservation:
+        read = tokens.count([request.prompt], request.model).tokens
+        return Reservation(
+            self._store,
+            self._actor,
+            "settings",
+            provider=self._client.provider.id,
+            model=request.model,
+            reference=REFERENCE,
+            worst_usd=self._cost(request, read, request.max_tokens * request.n),
+        )
+
+    def _cost(self, request: CompletionRequest, prompt_tokens: int | None, completion_tokens: int | None) -> Any:
+        return cost_of(self._book, self._client.provider.id, request.model, prompt_tokens, completion_tokens)
+
+    def _free_checks(self) -> Iterator[Finding]:
+        self._on_progress("batches")
+        yield self._batches()
+        self._on_progress("training")
+        yield _asked("training", lambda: next(iter(self._client.jobs()), None) is None or True)
+        self._on_progress("speech")
+        yield _asked("speech", Speech(self._client.provider, timeout=_SPEECH_TIMEOUT_S).is_offered)
+
+    def _batches(self) -> Finding:
+        known = self._client.provider.capabilities.batches
+        if known is not None:
+            return Finding("batches", "yes" if known else "no")
+        return _asked("batches", self._client.supports_batches)
+
+
+_SPEECH_TIMEOUT_S = 10.0
+
+
+def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:
+    """The model with the lowest known price for output; without any known price the first."""
+    priced = [
+        (price.output_per_mtok, info.id)
+        for info in offered
+        if (price := book.find(info.provider, info.id)) is not None and price.output_per_mtok is not None
+    ]
+    return min(priced)[1] if priced else next((info.id for info in offered), "")
+
+
+def _asked(check: Check, ask: Callable[[], bool]) -> Finding:
+    """The result of a question that costs nothing. A missing path is a no; everything else is told."""
+    try:
+        return Finding(check, "yes" if ask() else "no")
+    except Refused as exc:
+        return Finding(check, "no", exc.what)
+    except BadRequest:
+        return Finding(check, "no")
+    except FabulaError as exc:
+        _raise_if_unsaved(exc)
+        return Finding(check, "unknown", exc.what)
+
+
+def _finding(check: Check, failure: FabulaError | None) -> Finding:
+    if failure is None:
+        return Finding(check, "yes")
+    certain = isinstance(failure, BadRequest | Refused)
+    return Finding(check, "no" if certain else "unknown", sentences(failure.what, failure.next_step))
+
+
+def _usage(answer: Completion) -> Finding:
+    if answer.prompt_tokens is None or answer.completion_tokens is None:
+        return Finding("usage", "no", msg("It reports no token counts, so Fabula counts and costs are approximate."))
+    return Finding("usage", "yes")
+
+
+def _choices(answer: Completion | None, failure: FabulaError | None) -> Finding:
+    if answer is not None and len(answer.texts) > 1:
+        return Finding("choices", "yes")
+    if failure is not None and not isinstance(failure, BadRequest):
+        return Finding("choices", "unknown", failure.what)
+    return Finding("choices", "no", msg("Each text is a separate request."))
+
+
+def _raise_if_unsaved(error: FabulaError) -> None:
+    """Nothing more may be sent if the ledger cannot be written."""
+    if isinstance(error, OSError):
+        raise error

@@ -1,0 +1,54 @@
+"""What uses a provider now: asked before it is removed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+
+from core.db.store import Store
+from core.db.tables import Dataset, Evaluation, Run, TrainingJob
+from core.finetuning import jobs
+from core.generation import runs
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderUse:
+    """Unfinished work that needs a provider.
+
+    Attributes:
+        runs: names of the data sets whose run is not finished.
+        training_jobs: names of the training jobs.
+        evaluations: number of evaluations.
+    """
+
+    runs: tuple[str, ...]
+    training_jobs: tuple[str, ...]
+    evaluations: int
+
+    @property
+    def any(self) -> bool:
+        """Whether anything uses it."""
+        return bool(self.runs or self.training_jobs or self.evaluations)
+
+
+def of(store: Store, provider_id: str) -> ProviderUse:
+    """Unfinished runs, training jobs and evaluations of a provider."""
+    active_runs = (
+        select(Dataset.name)
+        .join(Run, Run.dataset_id == Dataset.id)
+        .where(Run.provider == provider_id, Run.state.in_(runs.ACTIVE))
+        .order_by(Run.id)
+    )
+    active_jobs = (
+        select(TrainingJob.name)
+        .where(TrainingJob.provider == provider_id, TrainingJob.status.not_in(jobs.FINISHED))
+        .order_by(TrainingJob.id)
+    )
+    evaluating = select(func.count()).where(
+        Evaluation.provider == provider_id, Evaluation.state.in_(("queued", "running"))
+    )
+    with store.reading() as session:
+        return ProviderUse(
+            tuple(session.scalars(active_runs)), tuple(session.scalars(active_jobs)), session.scalar(evaluating) or 0
+        )

@@ -1,0 +1,79 @@
+"""The dialog that removes a provider: it says what uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import streamlit as st
+
+from core.actor import LOCAL
+from core.jobs import provider_use
+from core.jobs.provider_use import ProviderUse
+from core.providers import saved
+from core.providers.saved import SavedView
+from pages.ui import cache, state
+from pages.ui.components import cards
+from pages.ui.i18n import _, n_, plain
+
+_OPEN = "settings_provider_removal"
+_MOST_NAMES = 5
+
+
+def begin(provider_id: str) -> None:
+    """Open the dialog. Only in a callback."""
+    state.set_value(_OPEN, provider_id)
+
+
+def show(added: Mapping[str, SavedView]) -> None:
+    """The dialog, if it is open."""
+    if (provider_id := state.get(_OPEN)) in added:
+        st.dialog(_("Remove the provider?"), icon=":material/delete:", on_dismiss=_close)(_body)(added[provider_id])
+
+
+def _body(view: SavedView) -> None:
+    if state.get(_OPEN) is None:
+        st.rerun()
+    st.markdown(_("**{name}** and its key are deleted.").format(name=plain(view.name)))
+    used = provider_use.of(cache.store(), view.id)
+    if used.any:
+        st.warning(_in_words(used), icon=":material/warning:")
+    else:
+        st.caption(_("Nothing uses it now. Rows, stories and costs so far are kept."))
+    with st.container(horizontal=True, horizontal_alignment="right"):
+        st.button(_("Cancel"), key="settings_removal_cancel", on_click=_close)
+        st.button(
+            _("Remove"), type="primary", icon=":material/delete:", key="settings_removal_confirm",
+            on_click=_remove, args=(view.id,),
+        )  # fmt: skip
+
+
+def _in_words(used: ProviderUse) -> str:
+    parts = []
+    if used.runs:
+        words = n_("{n} unfinished run uses it", "{n} unfinished runs use it", len(used.runs))
+        parts.append(f"{words}: {_named(used.runs)}.")
+    if used.training_jobs:
+        words = n_("{n} training job uses it", "{n} training jobs use it", len(used.training_jobs))
+        parts.append(f"{words}: {_named(used.training_jobs)}.")
+    if used.evaluations:
+        parts.append(n_("{n} evaluation uses it.", "{n} evaluations use it.", used.evaluations))
+    stops = _("They stop at their next request. Their rows are kept; to resume, add the provider again.")
+    return "\n\n".join((*parts, stops))
+
+
+def _named(names: tuple[str, ...]) -> str:
+    shown = ", ".join(plain(name) for name in names[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown}, …"
+
+
+def _remove(provider_id: str) -> None:
+    with cards.keep_errors():
+        saved.remove(cache.store(), LOCAL, provider_id)
+        state.notify(":material/delete:", _("Provider removed."))
+    state.drop(f"settings_probe_{provider_id}")
+    _close()
+    cache.forget_models()
+
+
+def _close() -> None:
+    state.drop(_OPEN)
