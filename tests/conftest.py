@@ -38,7 +38,12 @@ _PAGE_WAITS: dict[str, dict[str, object]] = {
     "pages.ui.training.job_check": {"_QUALITY_WAIT_S": WAIT_LIMIT_S},
     "pages.ui.dataset.quality_tab": {"_WAIT_S": WAIT_LIMIT_S},
 }
-_SET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}
+_SET = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
+    "FABULA_FIND_LOCAL_SERVERS": "0",  # a model server of this machine must not appear in a test
+}
 
 
 def pytest_configure() -> None:

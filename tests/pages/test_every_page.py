@@ -528,15 +528,6 @@ def test_the_licence_of_each_part_is_named(part: str, licence: str) -> None:
     assert [name for name in about._PARTS if (version := about._version(name)) and " · " not in version] == []
 
 
-def test_a_provider_can_be_tested(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FABULA_ENGINE_TOKEN", fault_server.KEY)
-    at = click(visit("settings"), "settings_test_engine")
-    assert "Connected: 1 model" in at.success[0].value
-    server.enqueue(fault_server.unauthorized())
-    click(at, "settings_test_engine")
-    assert at.error and fault_server.KEY not in words(at)
-
-
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 

@@ -88,11 +88,11 @@ def _told(ask: Ask, provider: Provider) -> FabulaError:
         ("localhost:8000/v1", "does not start with http://", "http:// for a server without TLS"),
         ("127.0.0.1:8000", "does not start with http://", "https://127.0.0.1:8000"),
         ("ftp://example.com/v1", "begins with ftp://", "https://example.com/v1"),
-        ("https//example.com/v1", "does not start with http://", "to https://example.com/v1 ("),
-        ("https:/example.com/v1", "does not start with http://", "to https://example.com/v1 ("),
-        ("https：//example.com/v1", "does not start with http://", "to https://example.com/v1 ("),
-        ("//example.com/v1", "does not start with http://", "to https://example.com/v1 ("),
-        ("http-host/v1", "does not start with http://", "to https://http-host/v1 ("),
+        ("https//example.com/v1", "does not start with http://", "to https://example.com/v1 and"),
+        ("https:/example.com/v1", "does not start with http://", "to https://example.com/v1 and"),
+        ("https：//example.com/v1", "does not start with http://", "to https://example.com/v1 and"),
+        ("//example.com/v1", "does not start with http://", "to https://example.com/v1 and"),
+        ("http-host/v1", "does not start with http://", "to https://http-host/v1 and"),
         ('"https://example.com/v1"', 'begins with "https://', "to https://example.com/v1 and"),
         ("http://127.0.0.1:1/v1?api-version=1", "contains a ?", "to http://127.0.0.1:1/v1 and"),
         ("http://127.0.0.1:1/v1#", "contains a #", "to http://127.0.0.1:1/v1 and"),
@@ -264,7 +264,7 @@ class _CauseHandler(BaseHTTPRequestHandler):
         """No log output."""
 
 
-def _certificate(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
+def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
@@ -293,7 +293,7 @@ class _Quiet(ThreadingHTTPServer):
 
 
 @contextmanager
-def _serving(certificate: Path | None = None, status: int = 0) -> Iterator[str]:
+def serving(certificate: Path | None = None, status: int = 0) -> Iterator[str]:
     """Name and port of a server, with TLS or without; as a proxy it answers with `status`."""
     http = _Quiet(("127.0.0.1", 0), _CauseHandler)
     http.status = status  # type: ignore[attr-defined]  # for the handler
@@ -311,7 +311,7 @@ def _serving(certificate: Path | None = None, status: int = 0) -> Iterator[str]:
 
 @_every_way
 def test_a_certificate_that_nobody_vouches_for_is_told(ask: Ask, tmp_path: Path) -> None:
-    with _serving(_certificate(tmp_path / "c.pem", "127.0.0.1")) as at:
+    with serving(certificate_for(tmp_path / "c.pem", "127.0.0.1")) as at:
         error = _told(ask, _provider(f"https://{at}/v1"))
     assert isinstance(error, Misconfigured) and "The certificate of 127.0.0.1 is not trusted: self-signed" in error.what
     assert "SSL_CERT_FILE" in error.next_step
@@ -335,18 +335,18 @@ def test_a_certificate_with_another_fault_has_another_next_step(
     what: str,
     next_step: str,
 ) -> None:
-    path = _certificate(tmp_path / "c.pem", address, ends)
+    path = certificate_for(tmp_path / "c.pem", address, ends)
     trusting = ssl.create_default_context(cafile=path)
     for module in ("connection", "async_client"):
         monkeypatch.setattr(f"core.providers.{module}.tls_context", lambda: trusting)
-    with _serving(path) as at:
+    with serving(path) as at:
         error = _told(ask, _provider(f"https://{at}/v1"))
     assert isinstance(error, Misconfigured) and what in error.what and next_step in error.next_step
 
 
 @_every_way
 def test_https_spoken_to_a_plain_port_is_told(ask: Ask) -> None:
-    with _serving() as at:
+    with serving() as at:
         error = _told(ask, _provider(f"https://{at}/v1"))
     assert isinstance(error, Misconfigured) and f"begins with https://, but {at} speaks http" in error.what
     assert f"OPENAI_BASE_URL to http://{at}/v1" in error.next_step
@@ -372,7 +372,7 @@ def test_plain_http_spoken_to_a_port_for_tls_is_told(ask: Ask, page: bytes) -> N
 
 @_every_way
 def test_a_tls_server_that_hangs_up_on_plain_http_is_hinted_at(ask: Ask, tmp_path: Path) -> None:
-    with _serving(_certificate(tmp_path / "c.pem", "127.0.0.1")) as at:
+    with serving(certificate_for(tmp_path / "c.pem", "127.0.0.1")) as at:
         error = _told(ask, _provider(f"http://{at}/v1"))
     assert isinstance(error, Unavailable) and "closes the connection without an answer" in error.what
     assert "https://" in error.next_step
@@ -419,7 +419,7 @@ def test_a_name_that_does_not_exist_is_told_and_one_that_cannot_be_looked_up_is_
 def test_a_proxy_that_refuses_is_told_without_its_password(
     ask: Ask, status: int, kind: type[FabulaError], what: str, next_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _serving(status=status) as at:
+    with serving(status=status) as at:
         monkeypatch.setenv("HTTPS_PROXY", f"http://somebody:hunter2@{at}")
         error = _told(ask, _provider("https://api.example.com/v1"))
     assert isinstance(error, kind) and what in error.what and next_step in error.next_step
