@@ -20,7 +20,17 @@ from core.pricing.price_csv import (
     with_batch,
     with_overrides,
 )
-from core.pricing.prices import ENGINE, MTOK, USD, Key, Price, local_price, tuned_base
+from core.pricing.prices import (
+    ENGINE,
+    MTOK,
+    SELF_HOSTED,
+    USD,
+    Key,
+    Price,
+    local_price,
+    price_list,
+    tuned_base,
+)
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 CUSTOM_PRICES_FILE = "prices.csv"  # in FABULA_HOME; same columns as data/prices.csv, and it overrides that file
@@ -92,9 +102,15 @@ class PriceBook:
         """
         if provider == ENGINE:
             return local_price(model, self.today)
-        listed = _find_row(self.overlay, provider, model)
-        if listed is None and self.source is not None:
-            listed = self.source.find(provider, model)
+        name = price_list(provider)
+        if name in SELF_HOSTED:
+            listed: Price | None = local_price(model, self.today, provider)
+        else:
+            listed = _find_row(self.overlay, name, model)
+            if listed is None and self.source is not None:
+                listed = self.source.find(name, model)
+            if listed is not None and name != provider:
+                listed = replace(listed, provider=provider)
         custom = _find_row(self.own, provider, model)
         price = listed if custom is None else with_overrides(custom, listed)
         return None if price is None else self._complete(price)
@@ -106,7 +122,7 @@ class PriceBook:
         base = tuned_base(base_model) or base_model
         for price in (*self.own, *self.overlay):
             matches = base in (price.base_model, price.model)
-            if price.provider == provider and matches and price.training_per_mtok is not None:
+            if price.provider in (provider, price_list(provider)) and matches and price.training_per_mtok is not None:
                 return self.find(provider, price.model) or price
         return None
 

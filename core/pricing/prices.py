@@ -13,6 +13,9 @@ from decimal import Decimal
 MTOK = Decimal(1_000_000)
 ENGINE = "engine"
 """Id of the engine as a provider."""
+SELF_HOSTED = frozenset({"ollama", "lmstudio", "llamacpp", "vllm", "sglang"})
+"""Presets (`data/providers.json`) of servers that run on hardware of the user, without a price per token."""
+_ACCOUNT = re.compile(r"-\d{1,2}$")
 
 _TUNED = (
     re.compile(r"ft:(?P<base>[^:]+)(?::.*)?"),  # ft:gpt-4o-mini-2024-07-18:org:suffix:id, ft:ada (price file)
@@ -119,6 +122,11 @@ class Price:
         return prices.input_per_mtok, prices.cached_input_per_mtok, prices.output_per_mtok
 
 
+def price_list(provider: str) -> str:
+    """The price list of a provider: further accounts at the same provider (`openai-2`) have the prices of the first."""
+    return _ACCOUNT.sub("", provider)
+
+
 _Rates = tuple[Decimal | None, Decimal | None, Decimal | None]
 
 
@@ -130,12 +138,12 @@ def tuned_base(model: str) -> str | None:
     return None
 
 
-def local_price(model: str, today: date) -> Price:
-    """The price of an engine model: 0 for input, output and training."""
+def local_price(model: str, today: date, provider: str = ENGINE) -> Price:
+    """The price of a model of the engine, or of another server of the user: 0 for input, output and training."""
     zero = Decimal(0)
     return Price(
         model=model,
-        provider=ENGINE,
+        provider=provider,
         input_per_mtok=zero,
         output_per_mtok=zero,
         training_per_mtok=zero,
@@ -145,6 +153,11 @@ def local_price(model: str, today: date) -> Price:
         checked=today,
         local=True,
     )
+
+
+def unknown_price(provider: str, model: str, today: date) -> Price:
+    """A model whose price is in no list."""
+    return Price(model, provider, None, None, None, tuned_base(model), USD, "", today)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ _KNOWN_ONLY_TO = {
     "genai_prices": ("core/pricing/bundled_prices.py",),
     "toktok": ("core/pricing/tokens.py",),
     "aiohttp": ("core/providers/",),
+    "cryptography": ("core/secret_key.py",),
     "python_calamine": ("core/datasets/",),
     "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),
     "babel": ("core/i18n.py", "core/locale/"),

@@ -204,7 +204,7 @@ def test_a_self_signed_certificate_needs_its_ca_file(store: Store, tmp_path: Pat
 def _priced(store: Store) -> PriceBook:
     for what in ("input", "output"):
         custom_prices.set_price(
-            store, LOCAL, provider="fault", model="writer", what=what, amount="1000", currency="USD", unit="mtok"
+            store, LOCAL, provider="fault", model="writer", kind=what, amount="1000", currency="USD", unit="mtok"
         )
     return PriceBook.load(own=custom_prices.entries(store))
 

@@ -19,6 +19,7 @@ from core.providers.presets import ProviderPreset, find
 from core.secret_key import SecretKey
 from core.settings import Settings
 from pages.ui import cache
+from pages.ui.cost import price_choice
 from tests.pages.test_every_page import click, visit, words
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -169,3 +170,19 @@ def test_the_chinese_page_has_no_english_left(store: Store, server: FaultServer,
 
 def _at(preset: ProviderPreset, port: int) -> ProviderPreset:
     return replace(preset, local_port=port)
+
+
+def test_the_models_of_an_added_provider_are_on_the_cost_page(
+    store: Store, server: FaultServer, endpoint: FaultServer
+) -> None:
+    key = SecretKey(Settings.from_env())
+    endpoint.models = [{"id": name, "object": "model", "created": 1} for name in ("deepseek-v4-flash", "unheard-of")]
+    for preset in ("deepseek", "ollama"):
+        saved.add(store, LOCAL, key, saved.ProviderForm(preset, preset, endpoint.url, _CANARY))
+    book = cache.prices()
+    shown = {price.key: price for price in price_choice.rows(book, ["deepseek", "ollama"])}
+    assert shown["deepseek", "deepseek-v4-flash"].output_per_mtok
+    assert shown["deepseek", "unheard-of"].output_per_mtok is None
+    assert shown["ollama", "unheard-of"].output_per_mtok == 0
+    at = visit("cost")
+    assert {"deepseek", "ollama"} <= set(at.multiselect(key="cost_lists").value)

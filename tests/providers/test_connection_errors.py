@@ -338,7 +338,7 @@ def test_a_certificate_with_another_fault_has_another_next_step(
     path = certificate_for(tmp_path / "c.pem", address, ends)
     trusting = ssl.create_default_context(cafile=path)
     for module in ("connection", "async_client"):
-        monkeypatch.setattr(f"core.providers.{module}.tls_context", lambda: trusting)
+        monkeypatch.setattr(f"core.providers.{module}.tls_context", lambda certificates: trusting)
     with serving(path) as at:
         error = _told(ask, _provider(f"https://{at}/v1"))
     assert isinstance(error, Misconfigured) and what in error.what and next_step in error.next_step

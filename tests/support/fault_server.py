@@ -171,7 +171,7 @@ class FaultHandler(BaseHTTPRequestHandler):
             self._send(refused.status, refused.body or b"")
         elif answer.body is not None:
             self._send(answer.status, answer.body, answer.content_type, answer.headers)
-        elif not isinstance(body, dict):
+        elif not isinstance(body, dict) or not body.get("model"):
             self._send(400, b"{}")
         elif body.get("stream"):
             self.stream(answer, body)

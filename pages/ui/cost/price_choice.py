@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -13,9 +14,9 @@ from core.db.tables import utcnow
 from core.pricing import machine_time
 from core.pricing.comparison import Side
 from core.pricing.price_book import PriceBook
-from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price
+from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price, unknown_price
 from pages.ui import cache, state
-from pages.ui.components import fields
+from pages.ui.components import fields, models
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, mark
 
@@ -64,6 +65,7 @@ _KINDS = {
 }
 _LISTS_OF_TODAY = [ENGINE, TODAY, OWN]
 _LISTS_OF_2023 = [ENGINE, ARTICLE]
+_FEW_MODELS = 12  # more would hide the others in the chart
 _BEFORE = "cost_before_2023"
 _RATES = (Decimal("0.01"), Decimal(1_000))  # yuan per US dollar: accepted range
 
@@ -119,7 +121,7 @@ def controls(book: PriceBook) -> PriceChoice:
 def _lists(names: Mapping[str, str]) -> list[str]:
     """The lists to compare; the article's prices are one click away."""
     options = {TODAY: _("In use today"), OWN: _("Your own prices"), **names}
-    state.set_default("cost_lists", _LISTS_OF_TODAY)
+    state.set_default("cost_lists", _default_lists())
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.multiselect(
             _("Price lists"),
@@ -139,6 +141,13 @@ def _lists(names: Mapping[str, str]) -> list[str]:
     return chosen or [TODAY]
 
 
+def _default_lists() -> list[str]:
+    """What is compared first: today's models, and those of added providers that offer few."""
+    offered = Counter(info.provider for info in cache.models().found)
+    added = [name for name in cache.registry().ids() if name != ENGINE and 0 < offered[name] <= _FEW_MODELS]
+    return [*_LISTS_OF_TODAY, *added]
+
+
 def _compare_with_2023() -> None:
     state.set_value(_BEFORE, {key: state.get(key) for key in ("cost_lists", "cost_baseline", "cost_unit")})
     state.set_value("cost_lists", list(_LISTS_OF_2023))
@@ -148,7 +157,7 @@ def _compare_with_2023() -> None:
 
 def _back_to_today() -> None:
     """Restore the lists, baseline and unit from before the comparison with 2023, or the defaults."""
-    before = state.get(_BEFORE) or {"cost_lists": list(_LISTS_OF_TODAY)}
+    before = state.get(_BEFORE) or {"cost_lists": _default_lists()}
     for key, value in before.items():
         state.set_value(key, value)
 
@@ -174,8 +183,17 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
         found += [price for price in usable if not book.ended(price)]
     if OWN in lists:
         found += [book.find(*price.key) or price for price in book.own if price.provider != ENGINE]
+    for name in lists:
+        if name in cache.registry().ids() and name != ENGINE:
+            found += _offered(book, name)
     found += book.rows([name for name in lists if name not in (ENGINE, TODAY, OWN)])
     return list({price.key: price for price in reversed(found)}.values())[::-1]
+
+
+def _offered(book: PriceBook, provider: str) -> list[Price]:
+    """The models that a provider of this studio offers now; a price in no list is unknown."""
+    offered = (info.id for info in cache.models().found if info.provider == provider)
+    return [book.find(provider, model) or unknown_price(provider, model, book.today) for model in offered]
 
 
 def here(book: PriceBook) -> list[Price]:
@@ -192,10 +210,12 @@ def list_names(book: PriceBook) -> dict[str, str]:
     """Every price list with its name, the most requested first."""
     names = {ENGINE: _("This machine"), ARTICLE: _("OpenAI in 2023"), "openai": _("OpenAI today")}
     custom_providers = sorted({price.provider for price in book.own})
+    configured = {name: models.provider_name(name) for name in cache.registry().ids() if name != ENGINE}
+    configured = {name: title for name, title in configured.items() if name not in (*_FIRST, *_CHINESE)}
     more = [name for name in cached_cost.providers() if name not in (*_FIRST, *_CHINESE)]
     return {
-        name: (names | _PROPER).get(name, name)
-        for name in dict.fromkeys((*_FIRST, *_CHINESE, *custom_providers, *more))
+        name: (names | _PROPER | configured).get(name, name)
+        for name in dict.fromkeys((ENGINE, *configured, *_FIRST, *_CHINESE, *custom_providers, *more))
     }
 
 
