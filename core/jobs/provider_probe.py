@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from core import message
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadRequest, FabulaError, Misconfigured, NotThere, OverBudget, Refused, ServerError
@@ -95,6 +95,7 @@ class ProbeReport:
             return None
 
 
+@requires("editor")
 def probe(
     store: Store,
     actor: Actor,

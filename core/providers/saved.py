@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, requires
 from core.db.store import Store, new_id
 from core.db.tables import SavedProvider
 from core.errors import FabulaError, Misconfigured, NotFound
@@ -99,6 +99,7 @@ def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
     )
 
 
+@requires("admin")
 def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: Collection[str] = ()) -> str:
     """Save a provider and return its id: the preset's, or with a number if that is taken.
 
@@ -106,11 +107,10 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
         taken: ids that the environment uses.
 
     Raises:
-        FabulaError: the actor may not, or the name is empty or taken.
+        FabulaError: the name is empty or taken.
         Misconfigured: the address, key or certificates are invalid.
         StorageFull: it cannot be saved.
     """
-    _check_role(actor)
     preset, certificates = presets.find(form.preset), _checked_certificates(form.certificates)
     api_key = (form.api_key or "").strip()
     name, base_url = _checked_name(form.name), form.base_url.strip()
@@ -132,6 +132,7 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
         return row.id
 
 
+@requires("admin")
 def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
     """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host changes: then it
     must be entered again, so that nobody can send a key that they do not know to a server of their own.
@@ -140,7 +141,6 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
         NotFound: it was removed.
         FabulaError, Misconfigured, StorageFull: see `add`.
     """
-    _check_role(actor)
     certificates, name, base_url = _checked_certificates(form.certificates), _checked_name(form.name), form.base_url
     base_url = base_url.strip()
     with store.session() as session:
@@ -164,18 +164,19 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
         row.encrypted_key = key.encrypt(api_key, _context(row)) if api_key else ""
 
 
+@requires("admin")
 def remove(store: Store, actor: Actor, provider_id: str) -> None:
     """Delete a provider and its key. Runs that use it stop at their next request; their rows are kept.
 
     Raises:
-        FabulaError: the actor may not. NotFound: it was removed already.
+        NotFound: it was removed already.
     """
-    _check_role(actor)
     with store.session() as session:
         session.delete(_row(session, provider_id))
 
 
-def save_findings(store: Store, provider_id: str, revision: str, found: Mapping[str, Any]) -> None:
+@requires("editor")
+def save_findings(store: Store, actor: Actor, provider_id: str, revision: str, found: Mapping[str, Any]) -> None:
     """Save what a test found, unless the provider was edited or removed since it began."""
     with store.session() as session:
         row = session.get(SavedProvider, provider_id)
@@ -219,11 +220,6 @@ def _api_url(preset: presets.ProviderPreset, base_url: str) -> str:
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
-
-
-def _check_role(actor: Actor) -> None:
-    if actor.role != "admin":
-        raise FabulaError(msg("Only admins can change providers."), msg("Ask an admin to do it."))
 
 
 def _checked_name(name: str) -> str:

@@ -243,7 +243,8 @@ def test_no_class_name_stands_for_two_classes() -> None:
 _CHANGES = frozenset({"session", "write_text", "write_bytes", "unlink"})
 _PAID = frozenset({"complete", "stream", "speak", "create_job", "create_batch"})
 _BELOW_ACTIONS = ("core/db/", "core/engine/")  # an action calls these; they know no roles
-_NO_ACTION = frozenset({"core.providers.engine_endpoint.token"})  # makes the engine's token on first use
+# The engine's token and the key that encrypts the providers' keys are made on first use.
+_NO_ACTION = frozenset({"core.providers.engine_endpoint.token", "core.secret_key.SecretKey"})
 _ROLE_CORE = [path for path in _CORE if not _where(path).startswith(_BELOW_ACTIONS)]
 _PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -263,7 +263,7 @@ def test_a_report_survives_the_ledger(store: Store, endpoint: FaultServer, setti
     added = saved.add(store, LOCAL, SecretKey(settings), ProviderForm("compatible", "S", endpoint.url, KEY))
     report = _probe(store, _provider(endpoint.url))
     view = saved.list_saved(store)[0]
-    saved.save_findings(store, added, view.revision, report.to_dict())
+    saved.save_findings(store, LOCAL, added, view.revision, report.to_dict())
     assert ProbeReport.from_dict(saved.list_saved(store)[0].found) == report
     assert ProbeReport.from_dict({"findings": "from another version"}) is None and ProbeReport.from_dict(None) is None
 

@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from core.actor import LOCAL, Actor
 from core.db.store import Store
 from core.db.tables import SavedProvider
-from core.errors import FabulaError, Misconfigured, NotFound
+from core.errors import FabulaError, Misconfigured, NotAllowed, NotFound
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider, Registry, presets, saved
 from core.providers.parameters import adjust_body, request_body
@@ -172,7 +172,7 @@ def test_only_admins_change_providers(store: Store, key: SecretKey) -> None:
         lambda: saved.edit(store, editor, key, added, _FORM),
         lambda: saved.remove(store, editor, added),
     ):
-        with pytest.raises(FabulaError, match="Only admins"):
+        with pytest.raises(NotAllowed, match="admins"):
             attempt()
     assert [view.name for view in saved.list_saved(store)] == ["My server"]
 
@@ -181,12 +181,12 @@ def test_findings_of_an_older_version_are_not_saved(store: Store, key: SecretKey
     added = saved.add(store, LOCAL, key, _FORM)
     tested = saved.list_saved(store)[0].revision
     saved.edit(store, LOCAL, key, added, replace(_FORM, name="Renamed"))
-    saved.save_findings(store, added, tested, {"models": 1})
+    saved.save_findings(store, LOCAL, added, tested, {"models": 1})
     assert saved.list_saved(store)[0].found is None
-    saved.save_findings(store, added, saved.list_saved(store)[0].revision, {"models": 1})
+    saved.save_findings(store, LOCAL, added, saved.list_saved(store)[0].revision, {"models": 1})
     assert saved.list_saved(store)[0].found == {"models": 1}
     saved.remove(store, LOCAL, added)
-    saved.save_findings(store, added, tested, {"models": 1})  # removed during the test: nothing to save to
+    saved.save_findings(store, LOCAL, added, tested, {"models": 1})  # removed during the test: nothing to save to
 
 
 def test_without_the_database_the_last_known_providers_stay(settings: Settings, key: SecretKey) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.jobs import local_servers
 from core.jobs.local_servers import LocalServer
@@ -18,6 +17,7 @@ from pages.ui.cache import settings, shared
 from pages.ui.components import cards
 from pages.ui.i18n import _, n_
 from pages.ui.settings import provider_form, provider_test
+from pages.ui.sign_in import current_actor
 
 _LOOK_AGAIN_S = 10
 
@@ -55,6 +55,6 @@ def _use(server: LocalServer) -> None:
     with cards.keep_errors():
         form = ProviderForm(server.preset.id, provider_form.free_name(server.preset.name), server.base_url)
         taken = cache.registry().environment_ids()
-        added = saved.add(cache.store(), LOCAL, SecretKey(cache.settings()), form, taken)
+        added = saved.add(cache.store(), current_actor(), SecretKey(cache.settings()), form, taken)
         cache.forget_models()
         provider_test.start(added)

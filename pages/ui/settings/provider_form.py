@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.errors import FabulaError
 from core.providers import presets, saved
 from core.providers.presets import ProviderPreset
@@ -16,6 +15,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, code
 from pages.ui.settings import provider_test
+from pages.ui.sign_in import current_actor
 
 _OPEN = "settings_provider_dialog"  # "new", or the id of the provider that is edited; missing: closed
 _NEW = "new"
@@ -128,8 +128,8 @@ def _saved(view: SavedView | None) -> str:
         models=tuple(str(state.get(_MODELS) or "").splitlines()),
     )
     if view is None:
-        return saved.add(cache.store(), LOCAL, key, form, cache.registry().environment_ids())
-    saved.edit(cache.store(), LOCAL, key, view.id, form)
+        return saved.add(cache.store(), current_actor(), key, form, cache.registry().environment_ids())
+    saved.edit(cache.store(), current_actor(), key, view.id, form)
     return view.id
 
 

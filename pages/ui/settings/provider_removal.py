@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.jobs import provider_use
 from core.jobs.provider_use import ProviderUse
 from core.providers import saved
@@ -14,6 +13,7 @@ from core.providers.saved import SavedView
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, n_, plain
+from pages.ui.sign_in import current_actor
 
 _OPEN = "settings_provider_removal"
 _MOST_NAMES = 5
@@ -68,7 +68,7 @@ def _named(names: tuple[str, ...]) -> str:
 
 def _remove(provider_id: str) -> None:
     with cards.keep_errors():
-        saved.remove(cache.store(), LOCAL, provider_id)
+        saved.remove(cache.store(), current_actor(), provider_id)
         state.notify(":material/delete:", _("Provider removed."))
     state.drop(f"settings_probe_{provider_id}")
     _close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from core.actor import LOCAL
 from core.db.tables import utcnow
 from core.errors import FabulaError
 from core.jobs import provider_probe
@@ -16,6 +15,7 @@ from pages.ui import cache, state
 from pages.ui.background import BackgroundTask
 from pages.ui.components import cards
 from pages.ui.i18n import _, ago, as_markdown, mark, n_, plain, sentences
+from pages.ui.sign_in import current_actor
 
 _ONE_TRY = RetryPolicy(tries=1, total_s=60.0)
 _TIMEOUT_S = 60.0  # a server on this machine may load the model first
@@ -49,7 +49,7 @@ def button(provider_id: str) -> None:
 
 def start(provider_id: str, model: str = "") -> None:
     """Start a test in the background. Only in a callback, or before the card is drawn."""
-    actor, store, book, registry = LOCAL, cache.store(), cache.prices(), cache.registry()
+    actor, store, book, registry = current_actor(), cache.store(), cache.prices(), cache.registry()
     registry.refresh()
 
     def run(count: object) -> ProbeReport:
@@ -57,7 +57,7 @@ def start(provider_id: str, model: str = "") -> None:
         revision = next((view.revision for view in saved.list_saved(store) if view.id == provider_id), "")
         report = provider_probe.probe(store, actor, client, book, model, lambda check: seen.append(check))
         if revision:
-            saved.save_findings(store, provider_id, revision, report.to_dict())
+            saved.save_findings(store, actor, provider_id, revision, report.to_dict())
             registry.refresh()
         return report
 
