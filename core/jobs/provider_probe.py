@@ -38,7 +38,7 @@ _MAX_TOKENS = 16  # enough for a greeting; a model that thinks first ends at the
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. `note`: how it is used, or why it failed, with the server's words."""
+    """The result of one check. `note`: how it is used, or why it failed, with the server's message."""
 
     check: Check
     answer: Answer
@@ -264,7 +264,7 @@ def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:
 
 
 def _asked(check: Check, ask: Callable[[], bool]) -> Finding:
-    """The result of a question that costs nothing. A missing path is a no; everything else is told."""
+    """The result of a question that costs nothing. A missing path is a no; everything else is reported."""
     try:
         return Finding(check, "yes" if ask() else "no")
     except Refused as exc:

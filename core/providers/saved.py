@@ -135,7 +135,7 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
 @requires("admin")
 def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
     """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host changes: then it
-    must be entered again, so that nobody can send a key that they do not know to a server of their own.
+    must be entered again, so that a person who does not know a key cannot send it to another server.
 
     Raises:
         NotFound: it was removed.

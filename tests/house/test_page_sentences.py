@@ -23,7 +23,7 @@ _TECHNICAL_ARGUMENTS = {
     "persist_state", "on_change", "on_click", "on_select", "url_path", "format", "position", "scope",
     "initial_sidebar_state", "args", "format_func", "data",
     "page_icon", "avatar", "theme", "state", "delta_color", "delta_arrow", "submit_mode", "anchor",
-    "pinned", "column_order", "selection_default", "default", "options", "duration",
+    "pinned", "column_order", "selection_default", "default", "options", "duration", "autocomplete",
 }  # fmt: skip
 _PASSED_ON = {"str", "plain", "join", "format", "replace", "strip", "facts"}  # functions that display their arguments
 # Only the first argument is displayed: options are shown by format_func; files and URLs are not displayed.
