@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import update
 
 from core.actor import LOCAL
-from core.charts import heat_map
-from core.charts.heat_map import MapLabels
+from core.charts import dataset
+from core.charts.dataset import MapLabels
 from core.datasets import dataset_rows, datasets, heatmap
 from core.datasets.dataset_rows import RowFilter
 from core.datasets.recipe import Column, Recipe
@@ -165,17 +165,17 @@ def test_rows_come_a_page_at_a_time(store: Store) -> None:
 @pytest.mark.parametrize("recipe", [_RECIPE, replace(_RECIPE, repeats=100), replace(_RECIPE, repeats=1_000)])
 def test_the_chart_holds_every_square_and_a_selection_by_place(store: Store, recipe: Recipe) -> None:
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, recipe))
-    spec = heat_map.chart(map_, _WORDS)
+    spec = dataset.heat_map(map_, _WORDS)
     assert [row["place"] for row in spec["data"]["values"]] == [square.place for square in map_.squares]
     (selection,) = spec["params"]
-    assert (selection["name"], selection["select"]["fields"]) == (heat_map.SELECTION, ["place"])
+    assert (selection["name"], selection["select"]["fields"]) == (dataset.HEAT_MAP_SELECTION, ["place"])
     assert "config" not in spec
 
 
 def test_values_are_in_grid_order_whenever_their_squares_were_added(store: Store) -> None:
     """A chart appends new values when rows are added, unless a field defines their order."""
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, _RECIPE))
-    spec = heat_map.chart(map_, _WORDS)
+    spec = dataset.heat_map(map_, _WORDS)
     sorts = [layer["encoding"][side]["sort"] for layer in spec["layer"] for side in ("x", "y")]
     assert sorts == [{"field": "place", "op": "min"}] * 4
     first = {row["down"]: row["place"] for row in reversed(spec["data"]["values"])}
@@ -185,9 +185,9 @@ def test_values_are_in_grid_order_whenever_their_squares_were_added(store: Store
 def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
     dataset_id = datasets.create(store, LOCAL, _RECIPE)
     with store.session() as session:
-        for row, state in zip(session.query(Row).order_by(Row.position), heat_map.STATES, strict=False):
+        for row, state in zip(session.query(Row).order_by(Row.position), dataset.STATES, strict=False):
             row.state = state
-    spec = heat_map.chart(heatmap.draw(store, dataset_id), _WORDS)
+    spec = dataset.heat_map(heatmap.draw(store, dataset_id), _WORDS)
     signs = [(row["state"], row["sign"]) for row in spec["data"]["values"][:5]]
     assert signs == [("fertig", ""), ("sent", ""), ("failed", "×"), ("excluded", "–"), ("pending", "")]
     scale = spec["layer"][0]["encoding"]["color"]["scale"]
@@ -197,11 +197,11 @@ def test_states_have_words_signs_and_one_colour_each(store: Store) -> None:
 def test_a_long_name_is_cut_in_the_chart(store: Store) -> None:
     frame = pd.DataFrame({"message": ["x" * 500], "intent": ["y"]})
     map_ = heatmap.draw(store, datasets.from_frame(store, LOCAL, "loaded", frame, ["message"], "intent"))
-    assert len(heat_map.chart(map_, _WORDS)["data"]["values"][0]["name"]) == 60
+    assert len(dataset.heat_map(map_, _WORDS)["data"]["values"][0]["name"]) == 60
 
 
 @pytest.mark.parametrize(("heroes", "px"), [(1, 56), (3, 53), (10, 16), (40, 16)])
 def test_a_map_of_few_lines_has_large_squares(store: Store, heroes: int, px: int) -> None:
     """Each hero has two lines, one per power; a map with many lines keeps a readable row height."""
     map_ = heatmap.draw(store, datasets.create(store, LOCAL, _many(heroes)))
-    assert heat_map.chart(map_, _WORDS)["height"] == {"step": px}
+    assert dataset.heat_map(map_, _WORDS)["height"] == {"step": px}

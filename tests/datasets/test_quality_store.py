@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from core.actor import LOCAL
-from core.charts import quality as charts_quality
+from core.charts import dataset
 from core.charts.vega_lite import CONFIG, Spec
 from core.datasets import dataset_rows, datasets
 from core.datasets.quality import quality_store, texts
@@ -134,19 +134,19 @@ def test_rows_behind_a_figure_come_in_its_order(store: Store) -> None:
 
 # --- charts ---------------------------------------------------------------------------------------------------------
 
-_BARS = charts_quality.BarLabels("", "Rows")
+_BARS = dataset.BarLabels("", "Rows")
 _CHARTS: list[tuple[str, Spec, int]] = [
     (
         "histogram",
-        charts_quality.histogram(texts.measure_lengths(range(9), range(0, 900, 100)).bins(), "Length", "Rows"),
+        dataset.histogram(texts.measure_lengths(range(9), range(0, 900, 100)).bins(), "Length", "Rows"),
         2,
     ),
-    ("no histogram", charts_quality.histogram((), "Length", "Rows"), 0),
-    ("bars", charts_quality.bars([("a", 3), ("<b>", 1)], _BARS), 2),
-    ("shares", charts_quality.bars([("a", 0.5)], _BARS, percent=True), 1),
-    ("no bars", charts_quality.bars([], _BARS), 0),
-    ("map", charts_quality.cell_map([("x", "1", 2), ("y", "1", 0)], "a", "b", "Rows"), 2),
-    ("empty map", charts_quality.cell_map([("x", "1", 0)], "a", "b", "Rows"), 1),
+    ("no histogram", dataset.histogram((), "Length", "Rows"), 0),
+    ("bars", dataset.bars([("a", 3), ("<b>", 1)], _BARS), 2),
+    ("shares", dataset.bars([("a", 0.5)], _BARS, percent=True), 1),
+    ("no bars", dataset.bars([], _BARS), 0),
+    ("map", dataset.cell_map([("x", "1", 2), ("y", "1", 0)], "a", "b", "Rows"), 2),
+    ("empty map", dataset.cell_map([("x", "1", 0)], "a", "b", "Rows"), 1),
 ]
 
 
@@ -155,7 +155,7 @@ def test_a_chart_is_valid_and_can_be_clicked(spec: Spec, fewest: int) -> None:
     plain = json.loads(json.dumps(spec, allow_nan=False))
     (alt.LayerChart if "layer" in plain else alt.Chart).from_dict(plain)
     assert len(plain["data"]["values"]) >= fewest
-    assert [param["name"] for param in plain["params"]] == [charts_quality.PICKED]
+    assert [param["name"] for param in plain["params"]] == [dataset.PICKED]
     layers = {layer.get("name") for layer in plain.get("layer", [])}
     assert all(view in layers for view in plain["params"][0].get("views", []))
     assert not {"background", "title"} & set(plain) and plain.get("config", CONFIG) == CONFIG

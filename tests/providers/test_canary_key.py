@@ -14,7 +14,7 @@ from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.errors import FabulaError
-from core.generation import executor, runs
+from core.generation import executor, run_progress, runs
 from core.providers import CompletionRequest, Registry, saved
 from core.providers.saved import ProviderForm
 from core.secret_key import SecretKey
@@ -115,7 +115,7 @@ def test_a_provider_that_is_removed_stops_its_run_with_the_rows_kept(
     dataset_id = datasets.create(store, LOCAL, recipe)
     run_id = runs.enqueue(store, LOCAL, dataset_id)
     executor.execute(store, registry, run_id)
-    run, summary = runs.latest(store, dataset_id), datasets.summary(store, dataset_id)
+    run, summary = run_progress.latest(store, dataset_id), datasets.summary(store, dataset_id)
     assert run is not None and run.state in ("failed", "stopped") and "no provider 'compatible'" in (run.reason or "")
     assert 2 <= summary.done < 40 and summary.failed == 0
     # added again, the same id: the run can be resumed

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.charts import heat_map
+from core.charts.dataset import HEAT_MAP_SELECTION, MapLabels, heat_map
 from core.datasets.datasets import DatasetSummary
 from core.datasets.heatmap import HeatMap
 from pages.ui import cache, state
@@ -43,11 +43,11 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
     scrolls = lines > (_SHORT_LINES if shares else _LINES)
     with st.container(height=_TALL if scrolls else "content", border=False):
         event: Any = st.vega_lite_chart(
-            heat_map.chart(map_, _labels()),
+            heat_map(map_, _labels()),
             alt=_alt_text(map_),
             key=f"dataset_map_{dataset_id}",
             on_select="rerun",
-            selection_mode=heat_map.SELECTION,
+            selection_mode=HEAT_MAP_SELECTION,
         )
     if scrolls:
         st.caption(
@@ -75,7 +75,7 @@ def _chart(dataset_id: str, map_: HeatMap) -> int | None:
 
 def _picked(event: Any) -> int | None:
     selection = event.get("selection") if isinstance(event, dict) else getattr(event, "selection", None)
-    points = (selection or {}).get(heat_map.SELECTION) or []
+    points = (selection or {}).get(HEAT_MAP_SELECTION) or []
     place = points[0].get("place") if points and isinstance(points[0], dict) else None
     return int(place) if isinstance(place, int | float) else None
 
@@ -122,8 +122,8 @@ def _choose_pair(dataset_id: str, map_: HeatMap) -> None:
             st.selectbox(label, map_.choices, format_func=lambda i: column_title(map_.columns[i]), key=key, width=220)
 
 
-def _labels() -> heat_map.MapLabels:
-    return heat_map.MapLabels(
+def _labels() -> MapLabels:
+    return MapLabels(
         states={key: _(name) for key, name in row_cards.STATES.items()},
         state=_("State"),
         cell=_("Cell"),

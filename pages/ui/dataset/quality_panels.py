@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core.charts import quality as charts_quality
+from core.charts.dataset import PICKED, BarLabels, bars, cell_map, histogram
 from core.datasets.quality.grid_fit import Adherence
 from core.datasets.quality.report import QualityFinding, QualityReport, Share
 from pages.ui.components import views
@@ -151,7 +151,7 @@ def _cell_map(report: QualityReport) -> None:
             across = _choice(_("X axis"), covered.columns, 1, "across")
             others = [column for column in covered.columns if column != across]
             down = _choice(_("Y axis"), others, 0, "down")
-    spec = charts_quality.cell_map(covered.by_pair(across, down), column_title(across), column_title(down), _("Rows"))
+    spec = cell_map(covered.by_pair(across, down), column_title(across), column_title(down), _("Rows"))
     alt = _("Rows by {across} and {down}").format(across=column_title(across), down=column_title(down))
     mark = _clicked("coverage_map", spec, alt)
     if mark:
@@ -191,7 +191,7 @@ def _lengths(report: QualityReport) -> None:
     approximate = "" if report.tokens_exact else _("estimated where the provider reports no token count")
     views.facts([total, approximate])
     alt = _("Rows by length, most around {median}").format(median=number(found.median))
-    spec = charts_quality.histogram(found.bins(), title, _("Rows"))
+    spec = histogram(found.bins(), title, _("Rows"))
     mark = _clicked(f"lengths_{unit}", spec, alt)
     if mark and mark.get("low") is not None:
         low, high = int(mark["low"]), int(mark["high"])
@@ -269,7 +269,7 @@ def _bars(
     key: str, values: Sequence[tuple[str, float]], title: str, alt: str, *, shares_of_one: bool = False
 ) -> str | None:
     """Draw a bar chart; returns the name of the clicked bar."""
-    spec = charts_quality.bars(values, charts_quality.BarLabels("", title), percent=shares_of_one)
+    spec = bars(values, BarLabels("", title), percent=shares_of_one)
     mark = _clicked(key, spec, alt)
     return None if mark is None else str(mark.get("name") or "") or None
 
@@ -277,10 +277,10 @@ def _bars(
 def _clicked(key: str, spec: dict[str, Any], alt: str) -> Mapping[str, Any] | None:
     """Draw a chart; returns the fields of the mark that was clicked last."""
     event: Any = st.vega_lite_chart(
-        spec, alt=alt, key=f"dataset_quality_{key}_chart", on_select="rerun", selection_mode=charts_quality.PICKED
+        spec, alt=alt, key=f"dataset_quality_{key}_chart", on_select="rerun", selection_mode=PICKED
     )
     selection = event.get("selection") if isinstance(event, dict) else getattr(event, "selection", None)
-    points = (selection or {}).get(charts_quality.PICKED) or []
+    points = (selection or {}).get(PICKED) or []
     return points[-1] if points and isinstance(points[-1], Mapping) else None
 
 
