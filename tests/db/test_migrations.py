@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
-from core.db import repair_spend_totals, spend_totals, worker_heartbeats  # noqa: F401 - registers its table in the metadata
+from core.db import migrate, repair_spend_totals, spend_totals, worker_heartbeats  # noqa: F401 - registers its table in the metadata
+from core.db.previous_schema import OLD_REVISIONS
 from core.db.store import Store
 from core.db.tables import Base, BeforeAfter, BeforeAfterAnswer, Dataset, EvaluationAnswer, Spend, Story, Vote
 from core.errors import FabulaError
@@ -76,6 +78,12 @@ def test_a_new_database_has_exactly_the_tables_of_the_code(settings: Settings) -
     store = Store.open(settings)
     assert _differences(store) == []
     store.close()
+
+
+def test_no_revision_has_the_id_of_a_replaced_one() -> None:
+    scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
+    revisions = {script.revision for script in scripts.walk_revisions()}
+    assert "0001_initial" in revisions and not revisions & OLD_REVISIONS  # else a new database counts as too old
 
 
 def test_a_database_of_revision_0020_is_renamed_and_keeps_its_content(settings: Settings) -> None:
