@@ -25,7 +25,7 @@ from core.finetuning.job_views import JobView
 from core.message import msg
 
 ACTIVE = ("queued", "running", "stopping")
-_OTHER = ("answered", "failed", "right", "metrics")  # fields of `EvaluationView` that are not columns
+_OTHER = ("answered", "failed", "correct", "metrics")  # fields of `EvaluationView` that are not columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class EvaluationForm:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationView:
-    """One evaluation. `answered`, `failed` and `right` count rows; `reason`: why it failed or waits."""
+    """One evaluation. `answered`, `failed` and `correct` count rows; `reason`: why it failed or waits."""
 
     id: str
     job_id: str | None
@@ -77,7 +77,7 @@ class EvaluationView:
     total: int
     answered: int
     failed: int
-    right: int
+    correct: int
     metrics: Metrics | None
     created_at: datetime
     finished_at: datetime | None
@@ -91,13 +91,13 @@ class EvaluationView:
 
 @dataclass(frozen=True, slots=True)
 class AnswerView:
-    """A model's answer to one row. `right`: None for texts, and if there is no answer (see `reason`)."""
+    """A model's answer to one row. `correct`: None for texts, and if there is no answer (see `reason`)."""
 
     id: int
     prompt: str
     expected: str
     text: str | None
-    right: bool | None
+    correct: bool | None
     reason: str | None
 
 
@@ -291,20 +291,20 @@ def _get_row(session: Session, evaluation_id: str) -> Evaluation:
 
 
 def _counts(session: Session, ids: list[str]) -> dict[str, tuple[int, int, int]]:
-    """The numbers of answered, failed and right rows, by evaluation id."""
-    answered, right = func.count(EvaluationAnswer.text), func.count().filter(EvaluationAnswer.correct.is_(True))
-    query = select(EvaluationAnswer.evaluation_id, func.count(), answered, right).where(
+    """The numbers of answered, failed and correct rows, by evaluation id."""
+    answered, correct = func.count(EvaluationAnswer.text), func.count().filter(EvaluationAnswer.correct.is_(True))
+    query = select(EvaluationAnswer.evaluation_id, func.count(), answered, correct).where(
         EvaluationAnswer.evaluation_id.in_(ids)
     )
     rows = session.execute(query.group_by(EvaluationAnswer.evaluation_id))
-    return {id_: (answered, total - answered, right) for id_, total, answered, right in rows}
+    return {id_: (answered, total - answered, correct) for id_, total, answered, correct in rows}
 
 
 def _view(evaluation: Evaluation, counts: tuple[int, int, int]) -> EvaluationView:
     same = {name: getattr(evaluation, name) for name in EvaluationView.__dataclass_fields__ if name not in _OTHER}
-    answered, failed, right = counts
+    answered, failed, correct = counts
     metrics = None if evaluation.metrics is None else Metrics.from_dict(evaluation.metrics)
-    return EvaluationView(**same, answered=answered, failed=failed, right=right, metrics=metrics)
+    return EvaluationView(**same, answered=answered, failed=failed, correct=correct, metrics=metrics)
 
 
 def compare_evaluations(store: Store, tuned_id: str, base_id: str) -> EvaluationComparison:
@@ -330,5 +330,5 @@ def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
     with store.reading() as session:
         rows = session.execute(query).all()
     if evaluation.kind == "label":
-        return {key: float(bool(right)) for key, right, _, _ in rows}
+        return {key: float(bool(correct)) for key, correct, _, _ in rows}
     return {key: scoring.chrf(text or "", expected) for key, _, text, expected in rows}

@@ -104,7 +104,7 @@ def test_labels_are_judged_with_an_interval(store: Store, form: EvaluationForm) 
     writer = ScriptedModel(lambda r: right(r) if "refund" not in r.prompt else "balance")
     go(store, evaluation_id, writer)
     view = evaluations.get(store, evaluation_id)
-    assert (view.state, view.total, view.answered, view.failed, view.right) == ("done", 24, 24, 0, 16)
+    assert (view.state, view.total, view.answered, view.failed, view.correct) == ("done", 24, 24, 0, 16)
     assert view.metrics is not None and view.metrics.accuracy is not None
     assert view.metrics.accuracy.value == pytest.approx(16 / 24)
     assert view.metrics.accuracy.low < 0.66 < view.metrics.accuracy.high
@@ -363,7 +363,7 @@ def test_rows_that_a_file_has_held_out_need_no_version(store: Store) -> None:
     started = evaluations.start(store, LOCAL, EvaluationForm(dataset_id, "engine", TUNED, part="held_out"))
     go(store, started, ScriptedModel(lambda r: LABELS[0]))
     view = evaluations.get(store, started)
-    assert (view.state, view.answered, view.right) == ("done", 10, 10)
+    assert (view.state, view.answered, view.correct) == ("done", 10, 10)
 
 
 PAID = PriceBook(

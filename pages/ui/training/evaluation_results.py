@@ -136,7 +136,7 @@ def answers(view: EvaluationView) -> None:
                 "prompt": one.prompt,
                 "expected": one.expected,
                 "answer": one.text if one.text is not None else localized(one.reason or ""),
-                "right": one.right,
+                "correct": one.correct,
             }
             for one in found
         ]
@@ -149,7 +149,7 @@ def answers(view: EvaluationView) -> None:
             "prompt": st.column_config.TextColumn(_("Prompt")),
             "expected": st.column_config.TextColumn(_("Expected")),
             "answer": st.column_config.TextColumn(_("Answer")),
-            "right": st.column_config.CheckboxColumn(_("Correct")),
+            "correct": st.column_config.CheckboxColumn(_("Correct")),
         },
         placeholder="–",
         alt=_("Answers"),
