@@ -15,7 +15,7 @@ import pytest
 
 from core.db.store import Store
 from core.jobs import system_status
-from core.providers import RetryPolicy, parameters
+from core.providers import parameters
 from core.settings import Settings
 from core.stories import stream
 from tests.support import fault_server, postgres_server, stores
@@ -29,15 +29,7 @@ _SCRUBBED = {"DATABASE_URL"} | {
     for name in (proxy, proxy.lower())
 }
 # How long a page waits for a background result before it is drawn without it; tests wait for the result.
-_PAGE_WAITS: dict[str, dict[str, object]] = {
-    "pages.ui.background": {"_PATIENCE_S": WAIT_LIMIT_S},
-    "pages.ui.cache": {
-        "_QUICK_TIMEOUT_S": WAIT_LIMIT_S,
-        "_QUICK": RetryPolicy(total_s=WAIT_LIMIT_S, tries=1),
-    },
-    "pages.ui.training.job_check": {"_QUALITY_WAIT_S": WAIT_LIMIT_S},
-    "pages.ui.dataset.quality_tab": {"_WAIT_S": WAIT_LIMIT_S},
-}
+_PAGE_WAITS = {"pages.ui.background": ("TASK_WAIT_S", "REPORT_WAIT_S"), "pages.ui.cache": ("ENDPOINT_WAIT_S",)}
 _SET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -71,9 +63,9 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is finished once it is saved
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))
-    for module, waits in _PAGE_WAITS.items():
-        for constant, wait in waits.items() if module in sys.modules else ():
-            monkeypatch.setattr(sys.modules[module], constant, wait)
+    for module, constants in _PAGE_WAITS.items():
+        for constant in constants if module in sys.modules else ():
+            monkeypatch.setattr(sys.modules[module], constant, WAIT_LIMIT_S)
     parameters.forget()
     if streamlit := sys.modules.get("streamlit"):
         streamlit.cache_data.clear()

@@ -27,9 +27,13 @@ RowProgress = Callable[[int, int], None]
 
 FAILURE_KEPT_S = 3.0
 """How long a failure is shown before the same work is tried again: a hiccup must not stick, a fault must not spin."""
-_FEW_ROWS = 5_000  # rows that take less than a second
+FEW_ROWS = 5_000
+"""Rows that take less than a second: they are read at once, not in a thread."""
+TASK_WAIT_S = 0.4
+"""A result within this time is drawn without a flicker."""
+REPORT_WAIT_S = 0.7
+"""The same for reports: a few hundred rows take less."""
 _LOOK_S = 0.5
-_PATIENCE_S = 0.4  # a result within this time is drawn without a flicker
 _QUICK_S = 1.0  # a shorter report is repeated while rows arrive; a longer one when no more do
 
 
@@ -104,8 +108,8 @@ class BackgroundTask(_Work, Generic[T]):
             if provisional(self._made):
                 self._failed_at = time.monotonic()
 
-        self._run(compute, inline=rows <= _FEW_ROWS and not asks)
-        self.wait(_PATIENCE_S)
+        self._run(compute, inline=rows <= FEW_ROWS and not asks)
+        self.wait(TASK_WAIT_S)
 
     @property
     def done(self) -> bool:

@@ -49,8 +49,8 @@ _RefreshMode = Literal["foreground", "background"]
 POLL_S = 1.0  # rows and steps arrive about once a second; a second's delay still feels live
 FRESH_S = 0.8  # shorter than a poll: each poll reads again, and simultaneous polls of all viewers read once
 _MODELS_S = 5  # a model appears at most this long after its job ends
-_QUICK = RetryPolicy(total_s=3.0, tries=1)  # a page does not wait for an unreachable endpoint; it shows an error
-_QUICK_TIMEOUT_S = 3.0
+ENDPOINT_WAIT_S = 3.0
+"""A page does not wait longer for an unreachable endpoint; it shows an error."""
 _LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, in the background
 
 
@@ -218,7 +218,8 @@ def ask_models(provider: str) -> list[ModelInfo]:
 
 def quick(provider: str) -> Client:
     """A client for pages: one attempt with a short timeout."""
-    return registry().client(provider, retry_policy=_QUICK, timeout=_QUICK_TIMEOUT_S)
+    policy = RetryPolicy(total_s=ENDPOINT_WAIT_S, tries=1)
+    return registry().client(provider, retry_policy=policy, timeout=ENDPOINT_WAIT_S)
 
 
 @shared(ttl=POLL_S, max_entries=4, key=lambda: bool(os.environ.get("OPENAI_API_KEY")))

@@ -130,7 +130,7 @@ def test_a_preparation_that_fails_is_a_card_and_the_next_look_is_another_try(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, many: bool
 ) -> None:
     if many:
-        monkeypatch.setattr(background, "_FEW_ROWS", 10)
+        monkeypatch.setattr(background, "FEW_ROWS", 10)
     dataset_id = _dataset(store)
     with monkeypatch.context() as broken:
         broken.setattr(export, "plan", _raising(ZeroDivisionError()))

@@ -34,7 +34,7 @@ def _in_progress(store: Store, done: int) -> tuple[str, str]:
 
 
 def test_rows_that_come_do_not_start_a_second_piece_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(background, "TASK_WAIT_S", 0.0)
     go_on, begun = threading.Event(), list[str]()
 
     @background.shared_task(max_entries=16, key=lambda job, rows: job, version=lambda job, rows: rows)

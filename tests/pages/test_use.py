@@ -159,8 +159,8 @@ def test_what_cannot_be_mixed_or_written_is_told_in_place(server: FaultServer, s
 def test_many_rows_are_looked_at_beside_the_page(
     server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "_FEW_ROWS", 10)
-    monkeypatch.setattr(background, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(background, "FEW_ROWS", 10)
+    monkeypatch.setattr(background, "TASK_WAIT_S", 0.0)
     at = use(load(store))
     until(lambda: "The data has 30 prompt-completion pairs" in words(again(at)), "the check")
     assert not at.exception

@@ -8,13 +8,12 @@ import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
 from core.datasets.quality.report import QualityReport
-from pages.ui import cache, state
+from pages.ui import background, cache, state
 from pages.ui.background import RefreshedReport
 from pages.ui.components import cards, views
 from pages.ui.dataset import dataset_picker, quality_panels, quality_report
 from pages.ui.i18n import _, n_
 
-_WAIT_S = 0.7  # a few hundred rows take less: their report is drawn immediately, without flicker
 _OPEN = "dataset_quality_card"
 _GOING_ON = ("queued", "running", "pausing", "stopping")
 
@@ -50,7 +49,7 @@ def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     measurement, fingerprint = quality_report.quality_of(dataset_id)
     measurement.ask(fingerprint, calm=active)
     if wait:
-        measurement.wait(_WAIT_S)
+        measurement.wait(background.REPORT_WAIT_S)
     return _QualityView(summary, measurement, fingerprint, active)
 
 

@@ -25,7 +25,6 @@ from pages.ui.training.job_form import JobDraft
 
 _LEVELS = {"error": mark("error"), "warning": mark("warning")}
 _MEGABYTE = 1_000_000
-_QUALITY_WAIT_S = 0.7  # a few hundred rows take less: their verdict is drawn without a flicker
 _LOOK_S = 1.0  # a long measurement reads thousands of rows per second
 
 
@@ -73,7 +72,7 @@ def _quality(chosen: DatasetSummary) -> None:
     """The verdict of the quality report on the finished rows, as on the data-set page."""
     measurement, fingerprint = quality_report.quality_of(chosen.id)
     measurement.ask(fingerprint)
-    measurement.wait(_QUALITY_WAIT_S)
+    measurement.wait(background.REPORT_WAIT_S)
     if measurement.running:
         st.fragment(run_every=_LOOK_S)(_measuring)(measurement)
         return
