@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pages.ui import status
-from pages.ui.components import cards
+from pages.ui.components import cards, status
 from pages.ui.home import examples_card, examples_form, overview, tour_card
 
 with cards.show_errors():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import about, status
-from pages.ui.components import cards
-from pages.ui.settings import bases, providers_card
+from pages.ui.components import cards, status
+from pages.ui.settings import about, bases, providers_card
 
 with cards.show_errors():
     providers_card.card()

@@ -24,8 +24,9 @@ from core.pricing import spend
 from core.providers import engine_endpoint
 from core.settings import Settings
 from core.stories import library
-from pages.ui import about, cache
+from pages.ui import cache
 from pages.ui.components import models
+from pages.ui.settings import about
 from tests.support import fault_server
 from tests.support.app_pages import FRAME, again, article_grid, click, field, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer

@@ -1,1 +1,4 @@
-"""Parts of the settings page."""
+"""The settings page, card by card: `bases` (base models of the engine), `providers_card`, `about` (data, versions).
+
+A provider is added in `provider_form`, tested in `provider_test`, found on this machine by `local_servers_card`.
+"""
