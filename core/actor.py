@@ -18,7 +18,7 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 P = ParamSpec("P")
 R = TypeVar("R")
 _REQUIRED = "required_role"  # attribute of a declared action
-_REFUSALS: Mapping[Role, Message] = {  # nobody is less than a viewer
+_REFUSALS: Mapping[Role, Message] = {  # every visitor is at least a viewer
     "editor": msg("Viewers can't do this. Nothing was changed."),
     "admin": msg("Only admins can do this. Nothing was changed."),
 }

@@ -1,7 +1,7 @@
 """Upgrades a database of the last development version (revision 0020) to the first release's schema.
 
 The first release's schema differs from it only in names, so this renames tables, columns and indexes. It can be removed
-once nobody has such a database; earlier revisions are refused (see `core.db.migrate`).
+once no such database is left; earlier revisions are refused (see `core.db.migrate`).
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Claim(NamedTuple):
 
 
 class RowResult(NamedTuple):
-    """What came of a row, in a live run or a batch.
+    """The result of a row, in a live run or a batch.
 
     Attributes:
         state: done, failed, or pending (to be sent again). A failed row has a `reason`, a sentence, and keeps its text.

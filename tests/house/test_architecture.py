@@ -306,7 +306,7 @@ def _uses(tree: ast.AST, path: Path) -> Iterator[tuple[str, int]]:
 
 
 def _declared(node: ast.AST) -> bool:
-    """Whether `@requires` stands on a function, or on the constructor of a class."""
+    """Whether `@requires` decorates a function, or on the constructor of a class."""
     if isinstance(node, ast.ClassDef):
         return any(
             isinstance(part, ast.FunctionDef) and part.name == "__init__" and _declared(part) for part in node.body

@@ -48,7 +48,7 @@ def test_an_added_provider_can_be_used_at_once(
 
 
 def test_another_process_takes_up_every_change(store: Store, settings: Settings, key: SecretKey) -> None:
-    other = Store(settings.database_url)  # as a worker: nothing in its memory is told of the change
+    other = Store(settings.database_url)  # as a worker: nothing in its memory knows of the change
     registry = _registry(settings, other)
     assert registry.ids() == ["engine"]
     added = saved.add(store, LOCAL, key, _FORM)

@@ -207,7 +207,7 @@ def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
 
 
 def _unread(store: Store) -> StoryStream:
-    """A story in the middle of its text, which stops as soon as nobody reads it."""
+    """A story in the middle of its text, which stops as soon as it has no reader."""
     client = StoryClient("half a ", ...)
     return StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
 

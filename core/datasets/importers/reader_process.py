@@ -1,4 +1,4 @@
-"""Reads one untrusted file in a process of its own and writes its rows as JSON lines, with limited memory.
+"""Reads one untrusted file in its own process and writes its rows as JSON lines, with limited memory.
 
 `python -m core.datasets.importers.reader_process parquet BYTES`, or `… workbook BYTES [SHEET]`. The file is read from
 standard input. This process accesses no other files and no network, and gets no keys.
