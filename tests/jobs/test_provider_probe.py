@@ -24,9 +24,9 @@ from core.providers.presets import find
 from core.providers.saved import ProviderForm
 from core.secret_key import SecretKey
 from core.settings import Settings
-from tests.providers.test_connection_errors import certificate_for, serving
 from tests.support import fault_server
 from tests.support.fault_server import KEY, Answer, FaultServer, error, html, raw
+from tests.support.tls_server import certificate_for, serving
 
 _ONE_TRY = RetryPolicy(tries=1, total_s=30)
 _BOOK = PriceBook.load()

@@ -20,8 +20,8 @@ from core.secret_key import SecretKey
 from core.settings import Settings
 from pages.ui import cache
 from pages.ui.cost import price_choice
-from tests.pages.test_every_page import click, visit, words
 from tests.support import fault_server
+from tests.support.app_pages import click, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.errors import BadRequest, FabulaError, Misconfigured, ModelNotFound, NotThere, Unavailable
 from core.providers import Client, CompletionRequest, Provider, RetryPolicy, connection_errors
@@ -27,6 +20,7 @@ from core.providers.registry import Registry
 from core.settings import Settings
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
+from tests.support.tls_server import certificate_for, serving
 
 _REQUEST = CompletionRequest("writer", "x")
 _QUICK = RetryPolicy(total_s=60, tries=3, base_s=0.001, cap_s=0.01)
@@ -243,70 +237,6 @@ def test_a_batch_api_that_is_missing_says_nothing_about_the_address() -> None:
 
 
 # --- TLS --------------------------------------------------------------------------------------------------------------
-
-
-class _CauseHandler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length") or 0))
-        self._answer(404)
-
-    def do_CONNECT(self) -> None:
-        self._answer(self.server.status)  # type: ignore[attr-defined]  # set by `_proxy`
-
-    def _answer(self, status: int) -> None:
-        self.send_response(status)
-        self.send_header("content-length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        """No log output."""
-
-
-def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=9))
-        .not_valid_after(now + ends)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return path
-
-
-class _Quiet(ThreadingHTTPServer):
-    def handle_error(self, request: object, client_address: object) -> None:
-        """No log output: failed handshakes are expected."""
-
-
-@contextmanager
-def serving(certificate: Path | None = None, status: int = 0) -> Iterator[str]:
-    """Name and port of a server, with TLS or without; as a proxy it answers with `status`."""
-    http = _Quiet(("127.0.0.1", 0), _CauseHandler)
-    http.status = status  # type: ignore[attr-defined]  # for the handler
-    if certificate is not None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        http.socket = context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
-    threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"127.0.0.1:{http.server_address[1]}"
-    finally:
-        http.shutdown()
-        http.server_close()
 
 
 @_every_way

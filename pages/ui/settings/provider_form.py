@@ -17,6 +17,7 @@ from pages.ui.i18n import _, code
 from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
+_EXAMPLE_URL = "https://api.example.com/v1"
 _OPEN = "settings_provider_dialog"  # "new", or the id of the provider that is edited; missing: closed
 _NEW = "new"
 _PRESET, _NAME, _URL = "settings_provider_preset", "settings_provider_name", "settings_provider_url"
@@ -57,7 +58,7 @@ def _body(view: SavedView | None) -> None:
         )  # fmt: skip
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
     st.text_input(_("Name"), key=_NAME, max_chars=60)
-    st.text_input(_("Address"), key=_URL, placeholder="https://api.example.com/v1", help=_address_help(preset))
+    st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
     if preset.capabilities.has_resource_address:
         st.caption(_("The address of your resource, as the portal shows it. Name your deployments under More."))
     if preset.alternative_url:
