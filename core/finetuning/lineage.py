@@ -18,13 +18,6 @@ from core.finetuning.job_views import JobView, get, list_jobs
 Kind = Literal["base", "dataset", "job", "checkpoint", "model"]
 _CHECKPOINT_SUFFIX = ":ckpt-step-"  # OpenAI and the engine append this and the step to the model name
 _MAX_LABEL_LENGTH = 40  # in a node of the graph
-_SHAPES: Mapping[Kind, str] = {
-    "base": "box",
-    "dataset": "folder",
-    "job": "ellipse",
-    "checkpoint": "note",
-    "model": "box3d",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +62,6 @@ class Family:
 
     nodes: tuple[Node, ...]
     edges: tuple[tuple[str, str], ...]
-
-    def dot(self, highlighted: str | None = None) -> str:
-        """The graph in Graphviz DOT, from left to right. The job `highlighted` gets a thick border."""
-        lines = ["digraph family {", "  rankdir=LR;", '  node [fontname="sans-serif", fontsize=11];']
-        for node in self.nodes:
-            label = node.label if not node.detail else f"{node.label}\n{node.detail}"
-            width = 3 if node.kind == "job" and node.ref == highlighted else 1
-            lines.append(
-                f"  {_dot_string(node.id)} [label={_dot_string(label)}, shape={_SHAPES[node.kind]}, penwidth={width}];"
-            )
-        lines += [f"  {_dot_string(one)} -> {_dot_string(other)};" for one, other in self.edges]
-        return "\n".join([*lines, "}"])
 
 
 def job_that_made(store: Store, model: str) -> JobView | None:
@@ -232,9 +213,3 @@ def _related_ids(jobs: Sequence[JobView], job_id: str) -> set[str]:
     roots = {job.id: _ancestry(job, index)[0].id for job in jobs}
     root_id = roots.get(job_id)
     return {id_ for id_, root in roots.items() if root == root_id}
-
-
-def _dot_string(text: str) -> str:
-    """An escaped DOT string."""
-    plain = "".join(char if char.isprintable() or char == "\n" else " " for char in text)
-    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

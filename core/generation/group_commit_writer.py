@@ -24,7 +24,7 @@ from core.db.rescue_files import Entry, RescueFile
 from core.db.storage_errors import storage_fault
 from core.db.store import Store
 from core.errors import DatabaseLost, StorageFull
-from core.generation import row_store
+from core.generation import reservations, row_store
 from core.generation.row_store import RowOutcome
 
 T = TypeVar("T")
@@ -230,7 +230,7 @@ class GroupCommitWriter:
         harmless.
 
         Returns:
-            Entries that could not be marked as sent, see `row_store.mark`.
+            Entries that could not be marked as sent, see `reservations.mark`.
         """
         try:
             return self._write_group(group, sent, refused)
@@ -246,7 +246,7 @@ class GroupCommitWriter:
                 self._connection = self._store.engine.connect()
             with self._connection.begin():
                 row_store.settle(self._connection, group, self._claimant)
-                missing = row_store.mark(self._connection, sent, refused)
+                missing = reservations.mark(self._connection, sent, refused)
             self._store.check_file(self._file)
             return missing
         except (DBAPIError, PoolTimeout, DatabaseLost) as exc:

@@ -34,7 +34,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from core.db import spend_totals
-from core.db.tables import Spend, Utc
+from core.db.tables import Spend, Utc, utcnow
 from core.generation.bulk_sql import JsonRows, as_single_value, on_postgres, read, run, to_json
 
 _SPEND: Table = Spend.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
@@ -89,7 +89,9 @@ def _reserve_statement(postgres: bool) -> Insert:
     return insert(_SPEND).from_select([*shared, *per_row], entries)
 
 
-def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int], now: datetime) -> set[int]:
+def mark(
+    on: Session | Connection, sent: Sequence[int], refused: Sequence[int] = (), now: datetime | None = None
+) -> set[int]:
     """Record which requests are about to be `sent`, before they go out, and clear the mark of unbilled `refused` ones.
 
     Returns:
@@ -98,7 +100,7 @@ def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int], 
     if not sent and not refused:
         return set()
     marks = [(spend_id, 1) for spend_id in sent] + [(spend_id, 0) for spend_id in refused]
-    result = run(on, _mark_statement(on_postgres(on)), {"packed": to_json(marks), "now": now})
+    result = run(on, _mark_statement(on_postgres(on)), {"packed": to_json(marks), "now": now or utcnow()})
     if result.rowcount == len(marks):
         return set()
     return set(sent) - {entry[0] for entry in _read_entries(on, sent)}

@@ -165,11 +165,6 @@ def _claim_statement(postgres: bool) -> Update:
     return statement.values(state="sent", run_id=run, claimed_by=claimant, updated_at=now)
 
 
-def mark(on: Session | Connection, sent: Sequence[int], refused: Sequence[int] = ()) -> set[int]:
-    """See `reservations.mark`."""
-    return reservations.mark(on, sent, refused, utcnow())
-
-
 def settle(session: Session | Connection, outcomes: Sequence[RowOutcome], claimant: str = "") -> None:
     """Write the results for rows of `claimant`, and their actual cost, in one transaction.
 

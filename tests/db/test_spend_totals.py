@@ -19,7 +19,7 @@ from core.db import repair_spend_totals, spend_totals
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, SpendTotal, utcnow
 from core.errors import OverBudget
-from core.generation import row_store, run_progress, run_store
+from core.generation import reservations, row_store, run_progress, run_store
 from core.pricing import budget, spend
 from core.settings import Settings
 from tests.support.fault_server import FaultServer, held
@@ -150,7 +150,7 @@ def test_totals_are_exact_after_anything(tmp_path_factory: pytest.TempPathFactor
             elif what == "claim" and order is not None:
                 claims = row_store.claim(session, order, 3, lambda prompt: Decimal("0.1"), None)[0]
             elif what == "mark":
-                row_store.mark(session, [claim.spend_id for claim in claims[:2]])
+                reservations.mark(session, [claim.spend_id for claim in claims[:2]])
             elif what == "answer":
                 row_store.settle(session, [_answer(claim, None) for claim in claims[1:]], GONE)
                 row_store.settle(session, [_answer(claim, "0.01") for claim in claims[:1]], GONE)
@@ -279,8 +279,8 @@ def test_a_crash_gives_back_what_was_never_sent(store: Store) -> None:
     assert order is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 10, lambda prompt: Decimal("0.1"), None)
-        row_store.mark(session, [claim.spend_id for claim in claims[:4]])
-        row_store.mark(session, [], [claims[3].spend_id])  # rate limited, not billed
+        reservations.mark(session, [claim.spend_id for claim in claims[:4]])
+        reservations.mark(session, [], [claims[3].spend_id])  # rate limited, not billed
         row_store.settle(session, [_answer(claims[0], "0.01")], GONE)
         assert budget.spent_on(session, run_id) == Decimal("0.91")
     assert run_store.begin(store, run_id) is not None
@@ -303,10 +303,10 @@ def test_rows_released_by_others_are_not_sent(store: Store) -> None:
     with store.session() as session:
         claims, _ = row_store.claim(session, order, 3, lambda prompt: Decimal(1), None)
         lines = [claim.spend_id for claim in claims]
-        assert row_store.mark(session, lines[:1]) == set()
+        assert reservations.mark(session, lines[:1]) == set()
     assert run_store.begin(store, order.run_id) is not None
     with store.session() as session:
-        assert row_store.mark(session, lines) == set(lines[1:])
+        assert reservations.mark(session, lines) == set(lines[1:])
 
 
 def test_rows_of_a_data_set_can_go_and_their_lines_stay(store: Store) -> None:

@@ -491,7 +491,7 @@ def test_the_end_of_a_results_file_tells_whether_it_has_changed(store: Store, fo
     assert job_views.results_tail(store, "nothing") == (0, "")
 
 
-def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -> None:
+def test_the_family_has_data_sets_jobs_checkpoints_and_models(store: Store, family_of_two: tuple[str, str]) -> None:
     drawn = lineage.family(store, family_of_two[0])
     kinds = [one.kind for one in drawn.nodes]
     assert sorted(set(kinds)) == ["base", "checkpoint", "dataset", "job", "model"]
@@ -501,8 +501,6 @@ def test_the_family_is_a_picture(store: Store, family_of_two: tuple[str, str]) -
         model_node,
         f"job:{family_of_two[1]}",
     ) in drawn.edges
-    dot = drawn.dot(family_of_two[1])
-    assert '\\"one\\"' in dot and "penwidth=3" in dot and dot.startswith("digraph family {") and dot.endswith("}")
     assert len(lineage.family(store).nodes) > len(drawn.nodes)
 
 

@@ -90,7 +90,7 @@ def test_missing_entries_are_returned(store: Store) -> None:
         claims, _ = row_store.claim(session, context, 3, lambda prompt: RESERVED, None)
         lines = [claim.spend_id for claim in claims]
         reservations.release(session, lines[:1])
-        assert row_store.mark(session, lines) == {lines[0]}
-        assert row_store.mark(session, lines[1:], []) == set()
+        assert reservations.mark(session, lines) == {lines[0]}
+        assert reservations.mark(session, lines[1:], []) == set()
     with store.reading() as session:
         assert sorted(session.scalars(select(Spend.id).where(Spend.sent_at.is_not(None)))) == lines[1:]

@@ -20,7 +20,7 @@ from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.db.tables import Row, Spend
 from core.errors import BadRecipe
-from core.generation import executor, row_store, run_progress, run_store, runs
+from core.generation import executor, reservations, row_store, run_progress, run_store, runs
 from core.settings import Settings
 from tests.support.fault_server import Answer, FaultServer, error, rate_limit, text
 from tests.support.live_runs import QUICK, book, recipe
@@ -143,7 +143,7 @@ class World:
         with self.store.session() as session:
             claims, _ = row_store.claim(session, context, rows, lambda prompt: Decimal("0.1"), None)
             sent = claims[: (len(claims) + 1) // 2]
-            row_store.mark(session, [claim.spend_id for claim in sent])
+            reservations.mark(session, [claim.spend_id for claim in sent])
         for claim in sent:
             self.sold[claim.prompt] += 1
             self.lost[claim.prompt] += 1

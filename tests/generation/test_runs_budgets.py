@@ -11,7 +11,7 @@ import pytest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadRequest, OverBudget
-from core.generation import previewing, row_store, run_progress, run_store, runs
+from core.generation import previewing, reservations, row_store, run_progress, run_store, runs
 from core.pricing import budget
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
@@ -98,7 +98,7 @@ def test_what_a_killed_executor_had_sent_costs_an_unknown_amount(store: Store, s
     assert context is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 2, lambda prompt: _WORST, None)
-        row_store.mark(session, [claim.spend_id for claim in claims])
+        reservations.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book())
     ended = run_progress.get(store, run_id)
     assert (ended.state, ended.done) == ("done", 5)
@@ -114,7 +114,7 @@ def test_what_costs_nothing_costs_nothing_after_a_kill_either(store: Store, serv
     assert context is not None
     with store.session() as session:
         claims, _ = row_store.claim(session, context, 2, lambda prompt: Decimal(0), None)
-        row_store.mark(session, [claim.spend_id for claim in claims])
+        reservations.mark(session, [claim.spend_id for claim in claims])
     execute(store, server, run_id, book=book(per_mtok="0"))
     ended = run_progress.get(store, run_id)
     assert (ended.done, ended.cost_usd, ended.max_usd) == (5, 0, 0)

@@ -18,7 +18,7 @@ from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Dataset, Row, Run, Spend, utcnow
 from core.errors import BadRecipe, NotFound
-from core.generation import executor, row_store, run_progress, run_store, runs
+from core.generation import executor, reservations, row_store, run_progress, run_store, runs
 from core.generation.claims import group_claims
 from core.generation.retry_policy import split_completion, split_cost, split_tokens
 from core.generation.row_store import Claim
@@ -181,7 +181,7 @@ def test_an_answer_that_comes_late_overwrites_nothing(store: Store) -> None:
     assert context is not None
     with store.session() as session:
         slow, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
-        row_store.mark(session, [slow[0].spend_id])
+        reservations.mark(session, [slow[0].spend_id])
     run_store.begin(store, context.run_id)
     with store.session() as session:
         quick, _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
@@ -215,7 +215,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
         assert slow_order is not None and quick_order is not None
         with store.session() as session:
             (slow,), _ = row_store.claim(session, slow_order, 1, lambda prompt: Decimal(1), None)
-            row_store.mark(session, [slow.spend_id])
+            reservations.mark(session, [slow.spend_id])
         quick = None
         if meanwhile != "nothing":
             run_store.begin(store, run_id, living)
@@ -223,7 +223,7 @@ def test_a_worker_that_lost_its_lease_settles_no_row_of_another(
             with store.session() as session:
                 (quick,), _ = row_store.claim(session, quick_order, 1, lambda prompt: Decimal(1), None)
                 if meanwhile != "claimed":
-                    row_store.mark(session, [quick.spend_id])
+                    reservations.mark(session, [quick.spend_id])
                 if meanwhile in ("settled", "failed"):
                     outcome = _outcome(quick, "other", "done" if meanwhile == "settled" else "failed")
                     row_store.settle(session, [outcome], living)

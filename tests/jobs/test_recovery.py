@@ -28,7 +28,7 @@ from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.finetuning import job_form, job_views, jobs
 from core.finetuning.job_context import JobContext
 from core.finetuning.submit import submit_to_provider
-from core.generation import previewing, row_store, run_store, runs
+from core.generation import previewing, reservations, row_store, run_store, runs
 from core.generation.previewing import PreviewRow
 from core.generation.row_store import RowOutcome, RowResult, row_entry
 from core.jobs import recovery
@@ -287,7 +287,7 @@ def _claimed(store: Store, context: run_store.RunContext) -> row_store.Claim:
     """The only row, claimed and marked as sent."""
     with store.session() as session:
         (claimed,), _ = row_store.claim(session, context, 1, lambda prompt: Decimal(1), None)
-        row_store.mark(session, [claimed.spend_id])
+        reservations.mark(session, [claimed.spend_id])
     return claimed
 
 
