@@ -5,6 +5,7 @@ Two kinds of budget apply: the run's own, and those of the cost page.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from sqlalchemy import select
@@ -28,6 +29,12 @@ def min_limit(run_usd: Decimal | None, page_usd: Decimal | None) -> Decimal | No
     """The lower of two limits. None: no limit."""
     limits = [amount for amount in (run_usd, page_usd) if amount is not None]
     return min(limits) if limits else None
+
+
+def total_usd(amounts: Sequence[Decimal | None]) -> Decimal | None:
+    """The sum of the amounts. None if one is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
 
 
 def own_remaining(session: Session, run_id: str, budget_usd: Decimal | None) -> Decimal | None:

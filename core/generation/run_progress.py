@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -19,6 +18,7 @@ from core.db.store import Store
 from core.db.tables import Row, Run, Spend, utcnow
 from core.errors import NotFound
 from core.failures import Cause
+from core.generation.run_budget import total_usd
 from core.generation.run_store import FAILED_ONLY
 from core.message import msg
 
@@ -177,7 +177,7 @@ def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunPro
 def _of_run(session: Session, run: Run, now: datetime) -> RunProgress:
     counts = grid_store.counts(session, [run.dataset_id])[run.dataset_id]
     calls, tokens, costs, at_most = _usage(session, run)
-    cost = _sum([None if usd is None else usd * count for usd, count in costs])
+    cost = total_usd([None if usd is None else usd * count for usd, count in costs])
     rate = _rows_per_s(session, run, now)
     active = run.state in ACTIVE
     finished = _finished_rows(session, run, None)
@@ -249,13 +249,7 @@ def _usage(session: Session, run: Run) -> tuple[int, int, _CallCosts, Decimal | 
         tokens += int(prompt or 0) + int(completion or 0)
         costs.append((cost, calls))
         max_costs.append(None if at_most is None else at_most * calls)
-    return call_count, tokens, costs, _sum(max_costs)
-
-
-def _sum(amounts: Sequence[Decimal | None]) -> Decimal | None:
-    """The sum of the amounts. None if one is unknown."""
-    known = [amount for amount in amounts if amount is not None]
-    return sum(known, Decimal(0)) if len(known) == len(amounts) else None
+    return call_count, tokens, costs, total_usd(max_costs)
 
 
 def _rows_per_s(session: Session, run: Run, now: datetime) -> float | None:

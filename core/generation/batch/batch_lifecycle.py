@@ -17,6 +17,7 @@ from core.errors import BadRequest, FabulaError, NotFound, NotThere, StorageFull
 from core.failures import request_refused, with_request_cause
 from core.generation.batch import batch_store
 from core.generation.batch.batch_results import (
+    BatchOutcome,
     BatchResults,
     FailureHistory,
     is_queue_full,
@@ -24,7 +25,7 @@ from core.generation.batch.batch_results import (
     rejection_reason,
     unbilled,
 )
-from core.generation.batch.batch_store import BatchOutcome, BatchRow, BatchView
+from core.generation.batch.batch_store import BatchRow, BatchView
 from core.generation.provider_connection import completion_request
 from core.generation.retry_policy import RunEnd, end_for_error
 from core.generation.row_store import RowResult

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import NamedTuple
 
 from core.errors import ModelNotFound, Refused, Transient, Unavailable
-from core.generation.batch.batch_store import BatchOutcome
 from core.generation.retry_policy import RepeatedFailures, RunEnd, classify, end_for_error
 from core.generation.row_store import RowResult
 from core.message import msg, with_cause
@@ -20,6 +20,17 @@ _MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each m
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
 _PENDING = RowResult("pending")
 _QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
+
+
+class BatchOutcome(NamedTuple):
+    """The result for the row with this key.
+
+    `may_be_billed`: for a pending row: the request that brought no answer may be billed, at an unknown cost.
+    """
+
+    key: str
+    result: RowResult
+    may_be_billed: bool = False
 
 
 @dataclass(slots=True)

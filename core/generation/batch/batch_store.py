@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
@@ -19,6 +19,7 @@ from core.datasets.grid_store import CHUNK, fill
 from core.db.store import Store
 from core.db.tables import Batch, Row, Run, Spend, utcnow
 from core.generation import run_budget, run_store
+from core.generation.batch.batch_results import BatchOutcome
 from core.generation.row_store import RowResult
 from core.generation.run_store import RunContext
 
@@ -235,17 +236,6 @@ def spend_of(session: Session, batch: Batch) -> Spend | None:
     return None if batch.spend_id is None else session.get(Spend, batch.spend_id)
 
 
-class BatchOutcome(NamedTuple):
-    """The result for the row with this key.
-
-    `may_be_billed`: for a pending row: the request that brought no answer may be billed, at an unknown cost.
-    """
-
-    key: str
-    result: RowResult
-    may_be_billed: bool = False
-
-
 def settle(
     session: Session,
     dataset_id: str,
@@ -283,10 +273,9 @@ def _book_lost(session: Session, batch_id: str, costs: Sequence[Decimal | None])
     reserved = spend_of(session, session.get_one(Batch, batch_id)) if costs else None
     if reserved is None:
         return
-    usd = None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
-    shared = {
-        name: getattr(reserved, name) for name in ("created_at", "actor", "page", "provider", "model", "reference")
-    }
+    usd = run_budget.total_usd(costs)
+    same = ("created_at", "actor", "page", "provider", "model", "reference")
+    shared = {name: getattr(reserved, name) for name in same}
     session.add(Spend(**shared, cost_usd=None, estimated_usd=usd))
     if usd is not None and reserved.cost_usd is not None:
         reserved.cost_usd = reserved.estimated_usd = max(Decimal(0), reserved.cost_usd - usd)
@@ -337,7 +326,7 @@ def _max_cost(session: Session, batch_id: str, worst_case: Callable[[str], Decim
     """The maximum cost of the settled rows of a batch. None if the price is unknown."""
     rows = session.execute(select(Row.prompt, Row.cost_usd).where(Row.batch_id == batch_id))
     costs = [worst_case(prompt) if cost is None else cost for prompt, cost in rows]
-    return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+    return run_budget.total_usd(costs)
 
 
 def _was_executed(session: Session, batch_id: str) -> bool:
