@@ -22,9 +22,9 @@ PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
 TELLINGS = 24  # stories per plot
 POWER_COLUMN = {CHINESE: "super_power", ENGLISH: "gift"}
-JOBS_OF_ONE_PLOT = 4  # with eight, a model trained on 60 stories used a sentence in the wrong place
-# Variants of what only some stories of a tour have. With three of each, a sentence was in four stories, and models
-# ended stories with "a glass of fresh fish".
+# In a tour, what only some stories have is limited, so that each sentence is in several of its 50 stories. Models mixed
+# what they had seen three or four times: "a glass of fresh fish", a noodle soup that is comfortable.
+JOBS_OF_ONE_PLOT = {CHINESE: 2, ENGLISH: 4}
 VARIANTS_OF_ONE_PLOT = {"habits": 2, "closings": 1, "practice": 2, "struggle": 2}
 
 
@@ -65,7 +65,7 @@ def stories_of_one_plot(
     """
     language, draw = match(language), random.Random(seed)
     parts = _parts(language)
-    jobs = draw.sample(sorted(values.get("hero", parts["jobs"])), JOBS_OF_ONE_PLOT)
+    jobs = draw.sample(sorted(values.get("hero", parts["jobs"])), JOBS_OF_ONE_PLOT[language])
     if "hero" in values:  # the job is part of the prompt
         values = {**values, "hero": jobs}
     power = draw.choice(values[POWER_COLUMN[language]])
@@ -78,6 +78,9 @@ def stories_of_one_plot(
         "jobs": {name: _fewer(draw, parts["jobs"][name]) for name in jobs},
         "types": {name: _fewer(draw, variants) for name, variants in parts["types"].items()},
     }
+    if any("closings" in of_type for of_type in parts["types"].values()):  # the prompt says how the story closes
+        for about in parts["jobs"].values():
+            del about["closings"]
     rows: dict[str, dict[str, str]] = {}
     for cell in cycle(cells[held_out:]):
         row = _compose(language, draw, _only(parts, dict(zip(columns, cell, strict=True))), plot, power)
@@ -148,8 +151,8 @@ def _english(draw: random.Random, parts: Mapping[str, Any], plot: Mapping[str, A
     words = {"name": name, "job": job, "he": he, "He": he.capitalize(), "his": his, "him": him, "power": power}
     about = parts["jobs"][job]
     opening = draw.choice(parts["openings"]) + " " + draw.choice(about["habits"])
-    closings = draw.choice([about["closings"], parts["types"][mood]["closings"]])
-    ending = draw.choice(plot["ending"][0]) + " " + draw.choice(closings)
+    closings = [one["closings"] for one in (about, parts["types"][mood]) if one.get("closings")]
+    ending = draw.choice(plot["ending"][0]) + " " + draw.choice(draw.choice(closings))
     return {**values, "story": _paragraphs(draw, parts, plot, power, mood, opening, ending, " ").format(**words)}
 
 
