@@ -830,7 +830,7 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
     (chart,) = [one for one in at.get("vega_lite_chart") if "95 % interval" in one.proto.spec]
     assert chart.proto.alt == "x 1 · writer: 66.7 %; writer: 33.3 %"
     scores = next(one.value for one in at.dataframe if "recall" in one.value)
-    assert dict(zip(scores["label"], scores["recall"], strict=True)) == {"blue": 0.0, "green": 1.0, "red": 1.0}
+    assert dict(zip(scores["label"], scores["recall"], strict=True)) == {"blue": 0.0, "green": 100.0, "red": 100.0}
     answers = next(one.value for one in at.dataframe if "expected" in one.value)
     assert set(answers["expected"]) == {"blue"} and set(answers["answer"]) == {" green."}
     at.toggle(key=f"training_wrong_{tuned}").set_value(False).run()
