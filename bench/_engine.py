@@ -55,7 +55,7 @@ def running_engine(home: Path) -> Iterator[RunningEngine]:
         process.wait(60)
 
 
-def _wait(engine: RunningEngine, process: subprocess.Popen[bytes]) -> None:
+def _wait(engine: RunningEngine, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + _START_S
     while time.monotonic() < deadline:
         if process.poll() is not None:

@@ -8,8 +8,8 @@ from sqlalchemy import func, select
 
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, TrainingJob
-from core.finetuning import jobs
-from core.generation import runs
+from core.finetuning import job_views
+from core.generation import run_progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ def of(store: Store, provider_id: str) -> ProviderUse:
     active_runs = (
         select(Dataset.name)
         .join(Run, Run.dataset_id == Dataset.id)
-        .where(Run.provider == provider_id, Run.state.in_(runs.ACTIVE))
+        .where(Run.provider == provider_id, Run.state.in_(run_progress.ACTIVE))
         .order_by(Run.id)
     )
     active_jobs = (
         select(TrainingJob.name)
-        .where(TrainingJob.provider == provider_id, TrainingJob.status.not_in(jobs.FINISHED))
+        .where(TrainingJob.provider == provider_id, TrainingJob.status.not_in(job_views.FINISHED))
         .order_by(TrainingJob.id)
     )
     evaluating = select(func.count()).where(

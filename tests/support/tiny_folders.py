@@ -117,7 +117,7 @@ def _byte_level(tiny: TinyFolder) -> dict[str, Any]:
             pre_tokenizers.Split(Regex(tiny.pattern or ""), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
     trainer = trainers.BpeTrainer(
         vocab_size=420, special_tokens=list(tiny.special), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -133,7 +133,7 @@ def _by_characters(tiny: TinyFolder) -> dict[str, Any]:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")  # type: ignore[assignment]
+    trained.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
     trainer = trainers.BpeTrainer(vocab_size=220, special_tokens=[], show_progress=False)
     trained.train_from_iterator([TEXT.replace(" ", "\u2581")], trainer)
     learned = json.loads(trained.to_str())["model"]
