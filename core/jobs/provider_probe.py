@@ -26,7 +26,7 @@ from core.providers.schemas import Endpoint
 from core.providers.speech import Speech
 
 Check = Literal["models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech"]
-Answer = Literal["yes", "no", "unknown"]
+Answer = Literal["yes", "no", "unknown", "untested"]
 REFERENCE = "provider-test"
 """Reference of these calls in the spend ledger."""
 _CHECKS: tuple[Check, ...] = (
@@ -63,7 +63,7 @@ class ProbeReport:
 
     def answer(self, check: Check) -> Answer:
         """The result of one check."""
-        return next((finding.answer for finding in self.findings if finding.check == check), "unknown")
+        return next((finding.answer for finding in self.findings if finding.check == check), "untested")
 
     @property
     def usable(self) -> bool:
@@ -116,7 +116,7 @@ def probe(
     run = _Probe(store, actor, client, book, model, on_progress)
     findings = tuple(run.checks())
     done = {finding.check for finding in findings}
-    skipped = tuple(Finding(check, "unknown", msg("Not tested.")) for check in _CHECKS if check not in done)
+    skipped = tuple(Finding(check, "untested") for check in _CHECKS if check not in done)
     ordered = sorted((*findings, *skipped), key=lambda finding: _CHECKS.index(finding.check))
     return ProbeReport(tuple(ordered), run.models, run.model, utcnow())
 

@@ -46,7 +46,7 @@ def of(store: Store, provider_id: str) -> ProviderUse:
         .order_by(TrainingJob.id)
     )
     evaluating = select(func.count()).where(
-        Evaluation.provider == provider_id, Evaluation.state.in_(("queued", "running"))
+        Evaluation.provider == provider_id, Evaluation.state.in_(("queued", "running", "stopping"))
     )
     with store.reading() as session:
         return ProviderUse(

@@ -10,7 +10,7 @@ import itertools
 import re
 import ssl
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from core.errors import FabulaError, Misconfigured, NotFound
 from core.message import msg
 from core.providers import presets
 from core.providers.azure import api_address
+from core.providers.capabilities import Capabilities
 from core.providers.endpoint_setup import check_setup
 from core.providers.generation import MAX_MODELS
 from core.providers.schemas import Provider
@@ -92,7 +93,7 @@ def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
         name=row.name,
         base_url=_api_url(preset, row.base_url),
         api_key=api_key,
-        specific=preset.capabilities,
+        specific=_capabilities(preset, row.found),
         certificates=row.certificates,
         models=tuple(row.models),
         saved=True,
@@ -181,7 +182,16 @@ def save_findings(store: Store, actor: Actor, provider_id: str, revision: str, f
     with store.session() as session:
         row = session.get(SavedProvider, provider_id)
         if row is not None and row.revision == revision:
-            row.found = dict(found)
+            row.found, row.revision = dict(found), new_id()
+
+
+def _capabilities(preset: presets.ProviderPreset, found: Mapping[str, Any] | None) -> Capabilities:
+    """What the preset knows, completed by what a test has found."""
+    answers = {check: answer for check, answer, _note in (found or {}).get("findings", ())}
+    batches = answers.get("batches")
+    if preset.capabilities.batches is not None or batches not in ("yes", "no"):
+        return preset.capabilities
+    return replace(preset.capabilities, batches=batches == "yes")
 
 
 def _view(row: SavedProvider) -> SavedView:

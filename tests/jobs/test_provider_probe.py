@@ -19,7 +19,7 @@ from core.jobs import provider_probe
 from core.jobs.provider_probe import Check, ProbeReport
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
-from core.providers import Client, Provider, RetryPolicy, saved
+from core.providers import Client, Provider, Registry, RetryPolicy, saved
 from core.providers.presets import find
 from core.providers.saved import ProviderForm
 from core.secret_key import SecretKey
@@ -126,7 +126,7 @@ def test_an_endpoint_that_cannot_work_gets_no_paid_request(
     endpoint.enqueue(*[answer] * 9)
     report = _probe(store, _provider(endpoint.url))
     assert not report.usable and told in report.problem and KEY not in report.problem
-    assert set(_answers(report).values()) <= {"no", "unknown"} and endpoint.prompts() == []
+    assert set(_answers(report).values()) <= {"no", "unknown", "untested"} and endpoint.prompts() == []
     assert "restart" not in report.problem
 
 
@@ -265,6 +265,8 @@ def test_a_report_survives_the_ledger(store: Store, endpoint: FaultServer, setti
     view = saved.list_saved(store)[0]
     saved.save_findings(store, LOCAL, added, view.revision, report.to_dict())
     assert ProbeReport.from_dict(saved.list_saved(store)[0].found) == report
+    registry = Registry.from_settings(settings, {}, lambda: store)
+    assert registry.provider(added).capabilities.batches is False  # known from the test, not asked again
     assert ProbeReport.from_dict({"findings": "from another version"}) is None and ProbeReport.from_dict(None) is None
 
 

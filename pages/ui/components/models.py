@@ -135,7 +135,7 @@ def short_name(model: str) -> str:
 def label(info: ModelInfo) -> str:
     """A model's name for a list: shortened for our own tuned models, with the provider if it is not the engine."""
     name = short_name(info.id)
-    return name if info.provider == "engine" else f"{name} · {info.provider}"
+    return name if info.provider == "engine" else f"{name} · {provider_name(info.provider)}"
 
 
 def provider_name(provider_id: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from core.db.tables import utcnow
@@ -31,7 +33,7 @@ _NAMES: dict[Check, str] = {
     "training": mark("Fine-tuning"),
     "speech": mark("Speech"),
 }
-_ICONS: dict[Answer, str] = {
+_ICONS: Mapping[Answer, str] = {
     "yes": ":green[:material/check_circle:]",
     "no": ":gray[:material/do_not_disturb_on:]",
     "unknown": ":orange[:material/help:]",
@@ -79,18 +81,22 @@ def show(provider_id: str, view: SavedView | None) -> None:
         return
     stored = ProbeReport.from_dict(view.found) if view is not None else None
     if (report := tested or stored) is not None:
-        _report(provider_id, report, fresh=tested is not None)
+        _report(provider_id, report)
 
 
-def _report(provider_id: str, report: ProbeReport, *, fresh: bool) -> None:
+def _report(provider_id: str, report: ProbeReport) -> None:
     if report.usable:
         words = n_("Ready: {n} model.", "Ready: {n} models.", report.models) if report.models else _("Ready.")
         st.markdown(f":green[:material/check_circle:] {words} {_summary(report)}")
     else:
         st.error(as_markdown(report.problem or _("It can't write texts.")), icon=":material/error:")
-    with st.expander(_("What the test found"), fresh and not report.usable, key=f"settings_found_{provider_id}"):
+    with st.expander(_("What the test found"), key=f"settings_found_{provider_id}"):
         for finding in report.findings:
-            st.markdown(_line(finding))
+            if finding.answer != "untested":
+                st.markdown(_line(finding))
+        untested = [_(_NAMES[finding.check]) for finding in report.findings if finding.answer == "untested"]
+        if untested:
+            st.caption(_("Not tested: {checks}").format(checks=" · ".join(untested)))
         when = ago(report.at, utcnow())
         asked = _("Asked: {model}").format(model=plain(report.model)) if report.model else ""
         st.caption(" · ".join(part for part in (asked, when) if part))
