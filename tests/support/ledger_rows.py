@@ -44,7 +44,7 @@ def run_evaluation(store: Store, evaluation_id: str, say: Callable[[str], str | 
 
     client = SimpleNamespace(
         provider=Provider("engine", "engine", "The engine", "http://x/v1", ""), complete=complete,
-        endpoint=lambda model: "completion",
+        endpoint=lambda model: "completion", parallel=lambda model: None,
     )  # fmt: skip
     registry: Any = FakeRegistry({"engine": client})
     evaluation_run.carry_out(store, registry, evaluation_id, threading.Event())

@@ -13,10 +13,12 @@ from core.providers.saved import ProviderForm, SavedView
 from core.secret_key import SecretKey
 from pages.ui import cache, state
 from pages.ui.components import cards
+from pages.ui.components.fields import text_field
 from pages.ui.i18n import _, code
 from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
+_LONGEST_NAME = 60  # characters
 _EXAMPLE_URL = "https://api.example.com/v1"
 _OPEN = "settings_provider_dialog"  # "new", or the id of the provider that is edited; missing: closed
 _NEW = "new"
@@ -57,7 +59,7 @@ def _body(view: SavedView | None) -> None:
             _("Provider"), options, format_func=_preset_name, key=_PRESET, on_change=_fill_from_preset,
         )  # fmt: skip
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
-    st.text_input(_("Name"), key=_NAME, max_chars=60)
+    text_field(_("Name"), _NAME, _LONGEST_NAME)
     st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
     if preset.capabilities.has_resource_address:
         st.caption(_("The address of your resource, as the portal shows it. Name your deployments under More."))
