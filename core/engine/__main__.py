@@ -29,6 +29,7 @@ _PACKAGES = [
     "transformers",
     "huggingface_hub",
     "tokenizers",
+    "jinja2",
     "gguf",
     "safetensors",
     "xllamacpp",

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from core.engine.finetune_format import ChatMessage
-from core.engine.serving.chat import parse, prompt, segments, template_for
+from core.engine.finetune_format import BadLine, ChatMessage
+from core.engine.formats.gguf_file import ModelCard
+from core.engine.serving.chat import ChatFormat, format_for, parse
 
-GEMMA = template_for("gemma3")
-CHATML = template_for("qwen3")
+
+def _of(architecture: str) -> ChatFormat | None:
+    return format_for(ModelCard(architecture, 512, 400, 2, 1, ""))
+
+
+GEMMA = _of("gemma3")
+CHATML = _of("qwen3")
 
 
 @pytest.mark.parametrize(
@@ -32,24 +38,89 @@ def test_a_conversation_becomes_gemmas_turns_and_text_cannot_forge_one(
     turns: list[tuple[str, str]], expected: str
 ) -> None:
     assert GEMMA is not None
-    assert prompt(parse([{"role": role, "content": text} for role, text in turns]), GEMMA) == expected
+    assert GEMMA.prompt(parse([{"role": role, "content": text} for role, text in turns])) == expected
 
 
 def test_chatml_keeps_a_system_turn() -> None:
     assert CHATML is not None
-    text = prompt((ChatMessage("system", "s"), ChatMessage("user", "a")), CHATML)
+    text = CHATML.prompt((ChatMessage("system", "s"), ChatMessage("user", "a")))
     assert text == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
 
 
 def test_only_answers_are_learned_and_only_those_with_weight() -> None:
     assert GEMMA is not None
     turns = (ChatMessage("user", "a"), ChatMessage("assistant", "b", trained=False), ChatMessage("user", "c"))
-    made = segments((*turns, ChatMessage("assistant", "d")), GEMMA)
+    made = GEMMA.segments((*turns, ChatMessage("assistant", "d")))
     assert made == (
-        (prompt(turns, GEMMA), False),
+        (GEMMA.prompt(turns), False),
         ("d<end_of_turn>\n", True),
     )
 
 
 def test_a_family_without_a_template_has_none() -> None:
-    assert template_for("mamba") is None
+    assert _of("mamba") is None
+
+
+def _own(template: str, **more: str) -> ChatFormat:
+    """The format of a model with its own template; `<e>` ends a turn."""
+    card = ModelCard(
+        "llama", 512, 400, 2, 1, "", template, control=("<u>", "<a>", "<s>", "<e>"), eos_text="<e>", **more
+    )
+    found = format_for(card)
+    assert found is not None
+    return found
+
+
+_TURNS = (
+    "{% for m in messages %}{{ '<' + m.role[0] + '>' + m.content + '<e>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<a>{% endif %}"
+)
+
+
+def test_a_models_own_template_is_used_with_its_default_system_text() -> None:
+    with_default = "{% if messages[0].role != 'system' %}<s>Be kind.<e>{% endif %}" + _TURNS
+    assert _own(with_default).prompt([ChatMessage("user", "a")]) == "<s>Be kind.<e><u>a<e><a>"
+    given = [ChatMessage("developer", "Be brief."), ChatMessage("user", "a")]
+    assert _own(with_default).prompt(given) == "<s>Be brief.<e><u>a<e><a>"
+
+
+def test_answers_and_their_ends_are_learned_in_a_models_own_template() -> None:
+    turns = [ChatMessage("user", "a"), ChatMessage("assistant", "b"), ChatMessage("user", "c")]
+    made = _own(_TURNS).segments([*turns, ChatMessage("assistant", "d")])
+    assert made == (("<u>a<e><a>", False), ("b<e>", True), ("<u>c<e><a>", False), ("d<e>", True))
+    untrained = _own(_TURNS).segments(
+        [turns[0], ChatMessage("assistant", "b", trained=False), turns[2], ChatMessage("assistant", "d")]
+    )
+    assert untrained == (("<u>a<e><a>b<e><u>c<e><a>", False), ("d<e>", True))
+
+
+def test_a_template_without_a_system_role_gets_its_text_in_the_users_turn() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + _TURNS
+    assert _own(refusing).prompt([ChatMessage("system", "s"), ChatMessage("user", "a")]) == "<u>s\n\na<e><a>"
+
+
+def test_bos_that_the_tokenizer_adds_is_not_written_twice() -> None:
+    assert _own("{{ bos_token }}" + _TURNS, bos_text="<b>").prompt([ChatMessage("user", "a")]) == "<u>a<e><a>"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('roles must alternate') }}",
+        "{{ messages.__class__.__mro__ }}",
+        "{% for message in messages %}{{ message.pop('role') }}{% endfor %}",
+        "{% for i in range(99999) %}{{ messages[0].content * 100 }}{% endfor %}",
+        "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+        "{{ 1 / 0 }}",
+        "{{ undefined.attribute }}",
+        "{% if",
+    ],
+)
+def test_a_template_that_refuses_or_misbehaves_is_an_error_of_the_request(template: str) -> None:
+    with pytest.raises(BadLine) as refused:
+        _own(template).prompt([ChatMessage("user", "a text")])
+    assert refused.value.kind == "role"
+
+
+def test_a_day_in_a_template_is_the_same_in_training_and_serving() -> None:
+    assert _own("{{ strftime_now('%d %b %Y') }}" + _TURNS).prompt([ChatMessage("user", "a")]).startswith("26 Jul 2024")

@@ -10,7 +10,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from core.engine.bases import check, llama_probe  # noqa: E402
-from core.engine.formats import folder_converter, gguf_file, hf_folder  # noqa: E402
+from core.engine.finetune_format import ChatMessage  # noqa: E402
+from core.engine.formats import folder_converter, gguf_file, hf_folder, tokens  # noqa: E402
+from core.engine.formats.tokens import SegmentedExample  # noqa: E402
+from core.engine.serving import chat  # noqa: E402
 from core.engine.training.trainer import device, model  # noqa: E402
 from tests.support.tiny_folders import FAMILIES  # noqa: E402
 
@@ -18,6 +21,7 @@ _LENGTH = 200  # tokens: longer than Gemma's window and the original contexts of
 _PLACES = (5, 64, 130, 200)
 _NEAR = 0.02  # nats; llama.cpp keeps keys, values and products as float16
 _COUNT = 50  # compared next tokens
+_ADAPTED_NEAR = 0.2  # the adapter is stored as float16, and makes some logits large
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -62,17 +66,73 @@ def test_trainer_transformers_and_llama_cpp_have_the_same_probabilities(
             served = probe.log_probabilities(text[:place], _COUNT, forced)
             difference = max(abs(float(ours[place - 1][token]) - value) for token, value in served.items())
             assert difference < _NEAR, f"after {place} tokens"
-    generator = torch.Generator().manual_seed(5)
-    for layer in tunable.lora.values():
-        layer.lora_b.data = torch.randn(layer.lora_b.shape, generator=generator) / 50
+    learned = text[:24]
+    _train(tunable, learned)
     adapted = _trainer(tunable, text)
     assert np.abs(adapted[-1] - ours[-1]).max() > 10 * _NEAR  # the adapter has an effect
     gguf_file.write_adapter(tmp_path / "adapter.gguf", tunable.adapter())
     with llama_probe.loaded(folder / "model.gguf", threads=1, adapter=tmp_path / "adapter.gguf") as probe:
-        for place in _PLACES:
-            served = probe.log_probabilities(text[:place], _COUNT, forced)
-            difference = max(abs(float(adapted[place - 1][token]) - value) for token, value in served.items())
-            assert difference < _NEAR, f"adapted, after {place} tokens"
+        assert probe.greedy(learned[:4], 20) == learned[4:]
+        served = probe.log_probabilities(text[:130], _COUNT, forced)
+        difference = max(abs(float(adapted[129][token]) - value) for token, value in served.items())
+        assert difference < _ADAPTED_NEAR
     again = model.load(folder, device.cpu(), 4, 8.0)
     again.load(gguf_file.read_adapter(tmp_path / "adapter.gguf"))
-    assert np.abs(_trainer(again, text) - adapted).max() < _NEAR
+    assert np.abs(_trainer(again, text) - adapted).max() < _ADAPTED_NEAR
+
+
+def _train(tunable: model.TunableModel, text: list[int]) -> None:
+    """Learn one text by heart."""
+    optimizer = torch.optim.AdamW(tunable.parameters(), lr=0.02, weight_decay=0.0)
+    ids, labels = torch.tensor([text]), torch.tensor(text[1:])
+    for _ in range(60):
+        optimizer.zero_grad()
+        hidden = tunable.hidden(ids)[0][:-1]
+        torch.nn.functional.cross_entropy(hidden @ tunable.head.T, labels).backward()
+        optimizer.step()
+
+
+_CONVERSATIONS = {
+    "one turn": [("user", "Who could fly?")],
+    "system": [("system", "Be brief."), ("user", "Who could fly?")],
+    "two turns": [("user", "Who could fly?"), ("assistant", "The hero."), ("user", "会飞行?")],
+}
+
+
+@pytest.mark.parametrize("kind", _CONVERSATIONS)
+def test_a_conversation_has_the_models_own_ids_in_training_and_serving(family: tuple[str, Path], kind: str) -> None:
+    from transformers import AutoTokenizer
+
+    name, folder = family
+    card = gguf_file.model_card(folder / "model.gguf")
+    chat_format = chat.format_for(card)
+    assert isinstance(chat_format, chat.OwnTemplate)
+    messages = [ChatMessage(role, text) for role, text in _CONVERSATIONS[kind]]
+    raw = [{"role": item.role, "content": item.text} for item in messages]
+    if name.startswith("mistral") and kind == "system":  # its template has no such role
+        raw = [{"role": "user", "content": "Be brief.\n\nWho could fly?"}]
+    own = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        raw, add_generation_prompt=True, enable_thinking=False, return_dict=False
+    )
+    prompt = chat_format.prompt(messages)
+    segments = chat_format.segments([*messages, ChatMessage("assistant", "The monster.")])
+    with llama_probe.loaded(folder / "model.gguf", threads=1) as probe:
+        served = probe.prompt_tokens(prompt)
+        trained = tokens.encode(
+            SegmentedExample(segments, eos=False), probe.tokens, card.bos, card.eos, card.adds_space
+        )
+        stop = probe.tokens(chat_format.stop)
+    assert served == own
+    assert list(trained.tokens[: len(served)]) == served
+    learned = [token for token, is_trained in zip(trained.tokens, trained.trained, strict=True) if is_trained]
+    assert "".join(text for text, is_trained in segments if is_trained).count("The monster.") == 1
+    assert len(stop) == 1 and stop[0] in learned  # one token ends the turn, and it is learned
+
+
+def test_text_of_a_message_cannot_begin_a_turn(family: tuple[str, Path]) -> None:
+    name, folder = family
+    card = gguf_file.model_card(folder / "model.gguf")
+    chat_format = chat.format_for(card)
+    assert chat_format is not None
+    special = "".join(token for token in FAMILIES[name].special if token != "<unk>")
+    assert chat_format.prompt([ChatMessage("user", f"a{special}b")]) == chat_format.prompt([ChatMessage("user", "ab")])

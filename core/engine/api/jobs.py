@@ -120,7 +120,7 @@ class Jobs:
         checked = self._check(spec.training_file, "training_file")
         if spec.validation_file and self._check(spec.validation_file, "validation_file").format != checked.format:
             raise bad_value("validation_file", msg("The training file and the validation file have different formats."))
-        if checked.format == "chat" and chat.template_for(base.card.architecture) is None:
+        if checked.format == "chat" and chat.format_for(base.card) is None:
             raise bad_value(
                 "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
             )

@@ -14,6 +14,7 @@ from core.engine.bases.library import BaseLibrary
 from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT
+from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Format, TunedModel
 from core.message import msg
@@ -138,15 +139,27 @@ class ModelCatalogue:
 
     def _packaged_models(self) -> list[Model]:
         models = [
-            Model(name, name, None, "both", int(path.stat().st_mtime) if path.exists() else self._started)
+            Model(name, name, None, self._format(name), int(path.stat().st_mtime) if path.exists() else self._started)
             for name, path in self._configured.items()
         ]
-        models += [Model(one.id, one.id, None, "both", one.created) for one in self._library.ready().values()]
+        models += [
+            Model(one.id, one.id, None, "both" if one.chat else "completion", one.created)
+            for one in self._library.ready().values()
+        ]
         for name in packaged_models.WRITERS if self._is_packaged(packaged_models.BASE) else ():
             adapter = _ADAPTERS / f"{name}.gguf"
             if adapter.is_file():
                 models.append(Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
         return models
+
+    def _format(self, name: str) -> Format:
+        """What a configured base answers to; its file is read once, except the packaged one's, which has both."""
+        if self._is_packaged(name):
+            return "both"
+        try:
+            return "completion" if chat.format_for(self.base(name).card) is None else "both"
+        except ApiError:
+            return "both"  # the error is told when it is used
 
     def _available(self) -> set[str]:
         """Names of all bases that can be used."""

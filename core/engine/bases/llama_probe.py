@@ -34,6 +34,11 @@ class LlamaProbe:
         body = {"content": text, "add_special": False, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
+    def prompt_tokens(self, text: str) -> list[int]:
+        """Token ids of a prompt as a request gets them: with BOS where the tokenizer adds it."""
+        body = {"content": text, "add_special": True, "parse_special": True}
+        return [int(token) for token in self._post("/tokenize", body)["tokens"]]
+
     def log_probabilities(self, prompt: Sequence[int], count: int, forced: int) -> dict[int, float]:
         """The `count` most likely next tokens after `prompt` and their log-probabilities.
 
@@ -46,6 +51,14 @@ class LlamaProbe:
         }  # fmt: skip
         found = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         return {int(one["id"]): float(one["logprob"]) for one in found}
+
+    def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """The `count` tokens that follow `prompt`, the most likely one each time."""
+        body = {
+            "prompt": list(prompt), "n_predict": count, "temperature": 0, "cache_prompt": False, "return_tokens": True,
+            "ignore_eos": True,
+        }  # fmt: skip
+        return [int(token) for token in self._post("/completion", body)["tokens"]]
 
     def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         response = self._client.post(path, json=body)

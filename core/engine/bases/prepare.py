@@ -16,9 +16,10 @@ from pathlib import Path
 
 from core.engine.bases import check, description, download, hub, llama_probe, machine, record
 from core.engine.bases.record import BaseRecord, State
-from core.engine.formats import folder_converter, hf_folder
+from core.engine.formats import folder_converter, gguf_file, hf_folder
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.serving import chat
 from core.message import msg
 
 GGUF = "model.gguf"
@@ -59,6 +60,8 @@ class Preparation:
         if self.record.folder:
             self._convert()
         self._state("checking")
+        card = gguf_file.model_card(Path(self.record.gguf))
+        self._save(replace(self.record, chat=chat.format_for(card) is not None))
         with llama_probe.loaded(Path(self.record.gguf), self._threads) as probe:
             if self.record.folder:
                 check.check_tokenizer(probe, Path(self.record.folder))

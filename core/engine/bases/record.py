@@ -38,6 +38,7 @@ class BaseRecord:
         parameters, layers, width, key_width, context: see `machine.Shape`.
         size: bytes of the weights as added.
         not_trainable: why it can only be served; "": it can be trained.
+        chat: whether it has a chat format.
     """
 
     id: str
@@ -63,6 +64,7 @@ class BaseRecord:
     context: int = 0
     size: int = 0
     not_trainable: str = ""
+    chat: bool = True
 
     @property
     def served_bytes(self) -> int:

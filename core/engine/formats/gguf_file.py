@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, get_tensor_name_map
+from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, ReaderField, TokenType, get_tensor_name_map
 
 _NO_TOKEN = 0xFFFFFFFF
+_CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
+_MARKUP = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")
+_UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)  # thousands in some vocabularies; no conversation has them
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
 
 Matrix = npt.NDArray[np.float32]
@@ -84,6 +88,10 @@ class ModelCard:
         bos: id of the beginning-of-sequence token; None: the model has none.
         eos: id of the end-of-sequence token.
         size_label: e.g. `270M`, or "".
+        chat_template: the model's own (Jinja); "": it has none.
+        bos_text, eos_text: texts of these tokens; "" unless the model has a chat template.
+        control: texts of the tokens that structure a conversation; empty unless the model has a chat template.
+        adds_space: the tokenizer puts a space before every text.
     """
 
     architecture: str
@@ -92,6 +100,11 @@ class ModelCard:
     bos: int | None
     eos: int
     size_label: str
+    chat_template: str = ""
+    bos_text: str = ""
+    eos_text: str = ""
+    control: tuple[str, ...] = ()
+    adds_space: bool = False
 
 
 def scalar(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -111,15 +124,64 @@ def model_card(path: Path) -> ModelCard:
     if scalar(reader, "general.type", "model") != "model" or not architecture:
         raise ValueError(f"{path.name} is not a GGUF model")
     bos = scalar(reader, "tokenizer.ggml.bos_token_id", _NO_TOKEN)
+    eos = int(scalar(reader, "tokenizer.ggml.eos_token_id", 0))
+    template = str(scalar(reader, "tokenizer.chat_template", ""))
+    special = _special_tokens(reader) if template else {}
     adds_bos = scalar(reader, "tokenizer.ggml.add_bos_token", architecture.startswith(("gemma", "llama")))
     return ModelCard(
         architecture=architecture,
         context_length=int(scalar(reader, f"{architecture}.context_length", 2048)),
         vocab_size=int(scalar(reader, "tokenizer.ggml.tokens", 0)),
         bos=int(bos) if adds_bos and bos != _NO_TOKEN else None,
-        eos=int(scalar(reader, "tokenizer.ggml.eos_token_id", 0)),
+        eos=eos,
         size_label=str(scalar(reader, "general.size_label", "")),
+        chat_template=template,
+        bos_text=special.get(int(bos), ""),
+        eos_text=special.get(eos, ""),
+        control=tuple(text for text in special.values() if not _UNUSED.search(text)),
+        adds_space=_adds_space(reader),
     )
+
+
+def _special_tokens(reader: GGUFReader) -> dict[int, str]:
+    """Id → text of the control tokens, and of user-defined ones that look like markup (`<…>`, `[…]`)."""
+    types = _array(reader, "tokenizer.ggml.token_type")
+    texts = reader.fields.get("tokenizer.ggml.tokens")
+    if types is None or texts is None:
+        return {}
+    wanted = {int(index): int(types[index]) for index in np.flatnonzero((types == _CONTROL) | (types == _USER_DEFINED))}
+    data, offs = memoryview(reader.data), _array_start(texts)  # type: ignore[arg-type]  # as in QuickReader
+    found: dict[int, str] = {}
+    for index in range(max(wanted, default=-1) + 1):
+        length = int.from_bytes(data[offs : offs + 8], "little")
+        if index in wanted:
+            text = bytes(data[offs + 8 : offs + 8 + length]).decode("utf-8", "replace")
+            if wanted[index] == _CONTROL or _MARKUP.fullmatch(text):
+                found[index] = text
+        offs += 8 + length
+    return found
+
+
+def _array(reader: GGUFReader, key: str) -> npt.NDArray[np.int32] | None:
+    """An array of 32-bit integers, which `QuickReader` skips if it is long."""
+    field = reader.fields.get(key)
+    if field is None:
+        return None
+    start = _array_start(field)
+    length = int.from_bytes(memoryview(reader.data)[start - 8 : start], "little")  # type: ignore[arg-type]
+    values: npt.NDArray[np.int32] = np.frombuffer(reader.data, dtype=np.int32, count=length, offset=start)
+    return values
+
+
+def _array_start(field: ReaderField) -> int:
+    """Offset of an array's first item: after key, type, item type and length."""
+    return int(field.offset) + 8 + len(field.name.encode()) + 4 + 4 + 8
+
+
+def _adds_space(reader: GGUFReader) -> bool:
+    """As llama.cpp: tokenizers by characters add a space unless the file says otherwise."""
+    by_characters = scalar(reader, "tokenizer.ggml.model") == "llama"
+    return bool(scalar(reader, "tokenizer.ggml.add_space_prefix", by_characters)) and by_characters
 
 
 def hf_names(architecture: str, n_layers: int) -> dict[str, str]:

@@ -35,18 +35,37 @@ class Encoded:
     trained: tuple[bool, ...]
 
 
-def encode(example: SegmentedExample, tokenize: Callable[[str], list[int]], bos: int | None, eos: int) -> Encoded:
-    """Tokenise one example segment by segment, so that no token spans the end of the prompt."""
+_BEFORE = "\n"  # never part of a longer token in tokenizers that put a space before a text
+
+
+def encode(
+    example: SegmentedExample,
+    tokenize: Callable[[str], list[int]],
+    bos: int | None,
+    eos: int,
+    adds_space: bool = False,
+) -> Encoded:
+    """Tokenise one example segment by segment, so that no token spans the end of the prompt.
+
+    Args:
+        adds_space: `tokenize` puts a space before every text. Only the first segment gets one, as in a request.
+    """
     tokens: list[int] = [] if bos is None else [bos]
     trained = [False] * len(tokens)
-    for text, is_trained in example.segments:
-        ids = tokenize(text)
+    for number, (text, is_trained) in enumerate(example.segments):
+        ids = _continued(text, tokenize) if adds_space and number else tokenize(text)
         tokens += ids
         trained += [is_trained] * len(ids)
     if example.eos:
         tokens.append(eos)
         trained.append(True)
     return Encoded(tuple(tokens), tuple(trained))
+
+
+def _continued(text: str, tokenize: Callable[[str], list[int]]) -> list[int]:
+    """Token ids of a text in the middle of another one, without the space of a text's start."""
+    before, both = tokenize(_BEFORE), tokenize(_BEFORE + text)
+    return both[len(before) :] if both[: len(before)] == before else tokenize(text)
 
 
 class EncodedExamples(Sequence[Encoded]):

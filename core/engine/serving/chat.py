@@ -1,10 +1,15 @@
-"""Renders conversations with a model's chat template, the same way for training files and chat requests."""
+"""Renders conversations as a model expects them, the same way for training files and chat requests.
+
+A model with a chat template of its own uses it, with its default system text. For others, two families have one here.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, Protocol
 
 from core.engine.finetune_format import (
     CHATML_CONTROL_TOKENS,
@@ -14,15 +19,59 @@ from core.engine.finetune_format import (
     parse_message,
     without_control_tokens,
 )
+from core.engine.formats.gguf_file import ModelCard
+from core.engine.serving import chat_template
+from core.engine.serving.chat_template import TemplateRefused
 from core.message import msg
 
 Role = Literal["system", "user", "assistant"]
+Segments = tuple[tuple[str, bool], ...]
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_MARK = "fabulaanswer{number}q"  # stands for an answer while a template is rendered; no template changes it
+
+
+class ChatFormat(Protocol):
+    """How a model's conversations are written."""
+
+    @property
+    def stop(self) -> str:
+        """The text that ends the model's turn."""
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt text, up to the start of the model's turn, without a BOS token that the tokenizer adds.
+
+        Raises:
+            BadLine: the model's template refuses the conversation.
+        """
+
+    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+        """(text, trained) pairs of a conversation: the model is trained on answers and the tokens that end them.
+
+        Raises:
+            BadLine: the model's template refuses the conversation.
+        """
+
+
+@lru_cache(maxsize=64)
+def format_for(card: ModelCard) -> ChatFormat | None:
+    """The chat format of a model: its own, or that of its architecture; None if there is none."""
+    return OwnTemplate(card) if card.chat_template else _FAMILIES.get(card.architecture)
+
+
+def parse(raw: object) -> tuple[ChatMessage, ...]:
+    """Parse the messages of a request, with the same rules as in training files.
+
+    Raises:
+        BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise BadLine("shape", msg("It is not a non-empty list of messages."))
+    return tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))
 
 
 @dataclass(frozen=True, slots=True)
-class Template:
-    """The chat template of a model family.
+class Turns:
+    """The chat format of a family, for models without a template of their own.
 
     Attributes:
         start, end: text before and after one turn; `start` contains `{role}`.
@@ -37,82 +86,182 @@ class Template:
 
     @property
     def stop(self) -> str:
-        """The text that ends the model's turn."""
+        """See `ChatFormat`."""
         return self.end.strip()
 
+    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+        """See `ChatFormat`."""
+        text = "".join(text for text, _ in self.segments(messages))
+        return text + self.start.format(role=self.names["assistant"])
 
-_GEMMA = Template(
-    "<start_of_turn>{role}\n",
-    "<end_of_turn>\n",
-    {"user": "user", "assistant": "model"},
-    GEMMA_CONTROL_TOKENS,
-)
-_CHATML = Template(
-    "<|im_start|>{role}\n",
-    "<|im_end|>\n",
-    {"system": "system", "user": "user", "assistant": "assistant"},
-    CHATML_CONTROL_TOKENS,
-)
-_TEMPLATES = {"gemma": _GEMMA, "gemma2": _GEMMA, "gemma3": _GEMMA, "qwen2": _CHATML, "qwen3": _CHATML}
+    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+        """See `ChatFormat`."""
+        pairs: list[tuple[str, bool]] = []
+        for item in self._turns(messages):
+            start = self.start.format(role=self.names[item.role])
+            if item.role == "assistant" and item.trained:
+                pairs += [(start, False), (item.text + self.end, True)]
+            else:
+                pairs.append((start + item.text + self.end, False))
+        return _merge_untrained(pairs)
 
-
-def template_for(architecture: str) -> Template | None:
-    """The template for an architecture (`general.architecture` of the GGUF); None if there is none."""
-    return _TEMPLATES.get(architecture)
-
-
-def prompt(messages: Sequence[ChatMessage], template: Template) -> str:
-    """The prompt text, up to the start of the model's turn."""
-    text = "".join(text for text, _ in segments(messages, template))
-    return text + template.start.format(role=template.names["assistant"])
+    def _turns(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        cleaned = [
+            ChatMessage(_ROLES[item.role], without_control_tokens(item.text, self.control), item.trained)
+            for item in messages
+        ]
+        return cleaned if "system" in self.names else _with_system_in_user_turns(cleaned)
 
 
-def segments(messages: Sequence[ChatMessage], template: Template) -> tuple[tuple[str, bool], ...]:
-    """(text, trained) pairs of a conversation: the model is trained on the assistant messages and their end tokens."""
-    pairs: list[tuple[str, bool]] = []
-    for role, text, trained in _turns(messages, template):
-        start = template.start.format(role=template.names[role])
-        if role == "assistant" and trained:
-            pairs += [(start, False), (text + template.end, True)]
-        else:
-            pairs.append((start + text + template.end, False))
-    return _merge_untrained(pairs)
+class OwnTemplate:
+    """A model's own chat template.
+
+    The prompt of a request is the template's with `add_generation_prompt`, without thinking. A training text is the
+    prompt of its last trained answer, the answer, and what the template writes after an answer; so the answer's context
+    is exactly what a request would send. Earlier answers stand in it as the template writes them.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        self._card = card
+        texts = dict.fromkeys(text for text in (*card.control, card.bos_text, card.eos_text) if text)
+        self._control = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        self._lead, self._end = self._start_of_answer(), self._end_of_turn()
+
+    @property
+    def stop(self) -> str:
+        """See `ChatFormat`."""
+        found = self._control.search(self._end)
+        return found[0] if found else self._end.strip()
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+        """See `ChatFormat`."""
+        return self._accepted(self._cleaned(messages))
+
+    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+        """See `ChatFormat`."""
+        cleaned = self._cleaned(messages)
+        last = max(index for index, item in enumerate(cleaned) if item.role == "assistant" and item.trained)
+        marks = {index: _MARK.format(number=index) for index, item in enumerate(cleaned) if item.role == "assistant"}
+        marked = [replace(item, text=marks.get(index, item.text)) for index, item in enumerate(cleaned[:last])]
+        text = self._accepted(marked)
+        pairs: list[tuple[str, bool]] = []
+        for index, mark in marks.items():
+            before, found, after = text.partition(mark)
+            if index >= last or not found:
+                continue
+            if cleaned[index].trained:
+                end = self._end if after.startswith(self._end) else ""
+                lead = self._lead if before.endswith(self._lead) else ""
+                pairs += [(before.removesuffix(lead), False), (lead + cleaned[index].text + end, True)]
+                text = after.removeprefix(end)
+            else:
+                text = before + cleaned[index].text + after
+        answer = self._lead + cleaned[last].text + self._end
+        return _merge_untrained([*pairs, (text, False), (answer, True)])
+
+    def _start_of_answer(self) -> str:
+        """What the template writes between the prompt and an answer, such as a space."""
+        mark, user = _MARK.format(number=0), ChatMessage("user", "a")
+        try:
+            prompt = self._rendered([user], generate=True)
+            whole = self._rendered([user, ChatMessage("assistant", mark)], generate=False)
+        except TemplateRefused:
+            return ""
+        return whole.removeprefix(prompt).partition(mark)[0] if whole.startswith(prompt) else ""
+
+    def _end_of_turn(self) -> str:
+        """What the template writes after an answer, whether the conversation ends there or goes on."""
+        mark = _MARK.format(number=0)
+        turns = [ChatMessage("user", "a"), ChatMessage("assistant", mark)]
+        try:
+            at_end = self._rendered(turns, generate=False).partition(mark)[2]
+            between = self._rendered([*turns, ChatMessage("user", "b")], generate=True).partition(mark)[2]
+        except TemplateRefused:
+            at_end = between = ""
+        common = _common_start(at_end, between)
+        found = re.match(rf"(?:\s|{self._control.pattern})*", common)
+        return (found[0] if found else "") or self._card.eos_text
+
+    def _accepted(self, messages: Sequence[ChatMessage]) -> str:
+        """The prompt; system text is in the user's turn if the template has no such role."""
+        try:
+            return self._rendered(messages, generate=True)
+        except TemplateRefused as exc:
+            refusal = exc
+        merged = _with_system_in_user_turns(messages)
+        if merged != list(messages):
+            try:
+                return self._rendered(merged, generate=True)
+            except TemplateRefused as exc:
+                refusal = exc
+        raise BadLine(
+            "role", msg("The model's chat template does not accept this conversation: {detail}.", detail=refusal)
+        ) from refusal
+
+    def _rendered(self, messages: Sequence[ChatMessage], *, generate: bool) -> str:
+        text = chat_template.render(
+            self._card.chat_template,
+            [{"role": item.role, "content": item.text} for item in messages],
+            add_generation_prompt=generate,
+            enable_thinking=False,
+            bos_token=self._card.bos_text,
+            eos_token=self._card.eos_text,
+        )
+        return text if self._card.bos is None else text.removeprefix(self._card.bos_text)
+
+    def _cleaned(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """Messages without control tokens and surrounding white space, in the three roles that templates know."""
+        return [ChatMessage(_ROLES[item.role], self._without_control(item.text), item.trained) for item in messages]
+
+    def _without_control(self, text: str) -> str:
+        while self._control.search(text):  # repeat: removing one may join the halves of another
+            text = self._control.sub("", text)
+        return text.strip()
 
 
-def _turns(messages: Sequence[ChatMessage], template: Template) -> list[tuple[Role, str, bool]]:
-    """Turns in the template's roles. Without a system role, system text starts the next user turn."""
-    turns: list[tuple[Role, str, bool]] = []
-    pending_system = ""
+def _common_start(one: str, other: str) -> str:
+    """The longest text that both begin with."""
+    length = next((index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+    return one[: min(len(one), len(other)) if length is None else length]
+
+
+def _with_system_in_user_turns(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """System text starts the next user turn."""
+    turns: list[ChatMessage] = []
+    pending = ""
     for item in messages:
-        role, text = _ROLES[item.role], without_control_tokens(item.text, template.control)
-        if role == "system" and "system" not in template.names:
-            pending_system += text + "\n\n"
+        if item.role == "system":
+            pending += item.text + "\n\n"
             continue
-        if pending_system and role != "user":
-            turns.append(("user", pending_system.strip(), False))
-            pending_system = ""
-        turns.append((role, pending_system + text, item.trained))
-        pending_system = ""
-    return [*turns, ("user", pending_system.strip(), False)] if pending_system else turns
+        if pending and item.role != "user":
+            turns.append(ChatMessage("user", pending.strip(), trained=False))
+            pending = ""
+        turns.append(replace(item, text=pending + item.text))
+        pending = ""
+    return [*turns, ChatMessage("user", pending.strip(), trained=False)] if pending else turns
 
 
-def _merge_untrained(pairs: Sequence[tuple[str, bool]]) -> tuple[tuple[str, bool], ...]:
+def _merge_untrained(pairs: Sequence[tuple[str, bool]]) -> Segments:
     """Merge adjacent untrained segments, so that they are tokenised like a prompt."""
     merged: list[tuple[str, bool]] = []
     for text, trained in pairs:
         if merged and not trained and not merged[-1][1]:
             merged[-1] = (merged[-1][0] + text, False)
-        else:
+        elif text:
             merged.append((text, trained))
     return tuple(merged)
 
 
-def parse(raw: object) -> tuple[ChatMessage, ...]:
-    """Parse the messages of a request, with the same rules as in training files.
-
-    Raises:
-        BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
-    """
-    if not isinstance(raw, list) or not raw:
-        raise BadLine("shape", msg("It is not a non-empty list of messages."))
-    return tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))
+_GEMMA = Turns(
+    "<start_of_turn>{role}\n",
+    "<end_of_turn>\n",
+    {"user": "user", "assistant": "model"},
+    GEMMA_CONTROL_TOKENS,
+)
+_CHATML = Turns(
+    "<|im_start|>{role}\n",
+    "<|im_end|>\n",
+    {"system": "system", "user": "user", "assistant": "assistant"},
+    CHATML_CONTROL_TOKENS,
+)
+_FAMILIES = {"gemma": _GEMMA, "gemma2": _GEMMA, "gemma3": _GEMMA, "qwen2": _CHATML, "qwen3": _CHATML}

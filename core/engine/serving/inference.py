@@ -83,18 +83,17 @@ class Inference:
         """POST /v1/chat/completions."""
         body = await json_body(request)
         model, base = await self._resolve_model(body)
-        template = chat.template_for(base.card.architecture)
-        if template is None:
+        chat_format = chat.format_for(base.card)
+        if chat_format is None:
             raise ApiError(
                 400, msg("The model '{id}' has no chat format here; use /v1/completions.", id=model.id), param="model"
             )
         try:
-            messages = chat.parse(body.get("messages"))
+            text = chat_format.prompt(chat.parse(body.get("messages")))
         except BadLine as exc:
             raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
-        text = chat.prompt(messages, template)
         return await self._respond(
-            request, InferenceRequest(True, model, base, (text,), sampling.of_chat(body, template.stop))
+            request, InferenceRequest(True, model, base, (text,), sampling.of_chat(body, chat_format.stop))
         )
 
     async def _resolve_model(self, body: dict[str, Any]) -> tuple[Model, BaseModel]:

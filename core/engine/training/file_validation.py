@@ -130,7 +130,8 @@ def tokenise_file(
                 checked_at = time.monotonic()
                 if not should_continue():
                     raise JobCancelled
-            encoded_example = tokens.encode(as_example(example, base), tokenize, base.card.bos, base.card.eos)
+            segmented = _segmented(example, base, number)
+            encoded_example = tokens.encode(segmented, tokenize, base.card.bos, base.card.eos, base.card.adds_space)
             if len(encoded_example.tokens) > base.context:
                 too_long.append(
                     msg("Line {number} has {tokens} tokens.", number=number, tokens=len(encoded_example.tokens))
@@ -176,10 +177,22 @@ def _too_long_failure(lines: Sequence[str], context: int, param: str) -> JobFail
     return JobFailed(message, "invalid_training_file", param)
 
 
+def _segmented(example: PromptCompletion | Conversation, base: BaseModel, number: int) -> SegmentedExample:
+    """`as_example`, with the line's number in the error of a chat template that refuses it."""
+    try:
+        return as_example(example, base)
+    except BadLine as exc:
+        raise BadLine(exc.kind, msg("Line {line}: {sentence}", line=number, sentence=exc.sentence)) from exc
+
+
 def as_example(example: PromptCompletion | Conversation, base: BaseModel) -> SegmentedExample:
-    """Split a line of a training file into trained and untrained segments."""
+    """Split a line of a training file into trained and untrained segments.
+
+    Raises:
+        BadLine: the model's chat template refuses the conversation.
+    """
     if isinstance(example, PromptCompletion):
         return SegmentedExample(((example.prompt, False), (example.completion, True)), eos=True)
-    template = chat.template_for(base.card.architecture)
-    assert template is not None, "checked when the job was created"
-    return SegmentedExample(chat.segments(example.messages, template), eos=False)
+    chat_format = chat.format_for(base.card)
+    assert chat_format is not None, "checked when the job was created"
+    return SegmentedExample(chat_format.segments(example.messages), eos=False)
