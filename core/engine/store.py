@@ -22,7 +22,7 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _SCHEMA = """
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -36,7 +36,7 @@ CREATE TABLE jobs (
   fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
   finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
   tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER,
-  method TEXT NOT NULL DEFAULT 'supervised'
+  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}'
 );
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE TABLE events (
@@ -62,6 +62,7 @@ _MIGRATIONS = {
         "WHERE started_at IS NOT NULL",
     ),
     2: ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'supervised'",),
+    3: ("ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",),
 }
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -89,6 +90,7 @@ class Job:
         model: the model that training starts from, as the client named it; `base` is its base model.
         tuned_id: id of the future model; `fine_tuned_model` is None until it exists.
         metadata, error: JSON text, or None.
+        options: `core.engine.job_rules.TrainingOptions` as JSON text; missing ones have their default.
         events_read: bytes of the trainer's events file that are already in `events`.
         training_s: training time in seconds, without waiting and pauses.
         epoch_tokens: number of tokens in the training file; None: not counted yet.
@@ -125,6 +127,7 @@ class Job:
     training_s: float = 0.0
     epoch_tokens: int | None = None
     method: TrainingMethod = "supervised"
+    options: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)

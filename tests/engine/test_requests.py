@@ -8,6 +8,7 @@ import pytest
 
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
+from core.engine.job_rules import TrainingOptions
 from core.engine.serving import chat, sampling
 
 MINIMUM = {"model": "m", "training_file": "file-1"}
@@ -56,6 +57,11 @@ def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[objec
         (hyper(n_epochs=2.5), "n_epochs", "invalid_value"),
         (hyper(batch_size=257), "batch_size", "invalid_value"),
         (hyper(learning_rate_multiplier=0), "learning_rate_multiplier", "invalid_value"),
+        (hyper(lora_rank=0), "lora_rank", "invalid_value"),
+        (hyper(lora_alpha=0), "lora_alpha", "invalid_value"),
+        (hyper(warmup=0.6), "warmup", "invalid_value"),
+        (hyper(schedule="steps"), "schedule", "invalid_value"),
+        (hyper(early_stopping=2), "early_stopping", "invalid_value"),  # without a validation file
         (hyper(learning_rate_multiplier=float("inf")), "learning_rate_multiplier", "invalid_value"),
         (hyper(epochs=3), "method.supervised.hyperparameters.epochs", "unknown_parameter"),
     ],
@@ -217,3 +223,12 @@ def test_what_cannot_be_done_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as caught:
         sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
     assert caught.value.code == "unsupported_parameter"
+
+
+def test_hyperparameters_of_the_engine_have_defaults_and_are_read() -> None:
+    assert job_request.parse(MINIMUM).options == TrainingOptions()
+    given = {"lora_rank": 8, "lora_alpha": 16, "warmup": 0.1, "schedule": "cosine", "early_stopping": 2}
+    wanted = job_request.parse({**hyper(**given), "validation_file": "file-b"})
+    assert wanted.options == TrainingOptions(8, 16.0, 0.1, "cosine", 2)
+    assert wanted.names_adapter
+    assert job_request.parse(hyper(lora_rank="auto", schedule="auto")).options == TrainingOptions()

@@ -413,6 +413,24 @@ def test_training_goes_on_from_a_tuned_model(base: Path, tmp_path: Path) -> None
     assert second[0]["training_loss"] == pytest.approx(first[-1]["training_loss"], rel=0.1)
 
 
+def test_early_stopping_ends_the_job_and_keeps_the_best_epoch(base: Path, tmp_path: Path) -> None:
+    tokens.save(tmp_path / "valid.npz", [tokens.Encoded((2, *range(60, 80)), (False,) * 5 + (True,) * 16)])
+    _job(
+        base, tmp_path / "job", n_epochs=30, valid=str(tmp_path / "valid.npz"), early_stopping=2, warmup=0.1,
+        schedule="constant", lora_rank=4, lora_alpha=8.0, learning_rate=0.05,
+    )  # fmt: skip
+    assert _finish(tmp_path / "job")["status"] == "succeeded"
+    losses = {row["step"]: row["metrics"]["valid_loss"] for row in read_lines(tmp_path / "job/checkpoints.jsonl")}
+    best = min(losses, key=losses.__getitem__)
+    assert len(losses) < 30
+    assert list(losses)[-3] == best  # two epochs without a lower loss
+    final = gguf_file.read_adapter(tmp_path / "job/final.gguf")
+    kept = gguf_file.read_adapter(tmp_path / f"job/checkpoints/step-{best}.gguf")
+    assert (final.rank, final.alpha) == (4, 8.0)
+    assert all(np.array_equal(b, kept.layers[name][1]) for name, (_, b) in final.layers.items())
+    assert _finish(tmp_path / "job")["step"] == max(losses)  # started again, it is still finished
+
+
 def test_an_adapter_of_another_base_is_refused_in_words(base: Path, tmp_path: Path) -> None:
     a, b = np.ones((16, 9), np.float32), np.ones((9, 16), np.float32)
     foreign = gguf_file.Adapter("gemma3", 32.0, {"blk.0.attn_q": (a, b)})

@@ -11,7 +11,7 @@ from core.engine import job_rules
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
 from core.engine.finetune_format import is_missing
-from core.engine.job_rules import TrainingMethod
+from core.engine.job_rules import TrainingMethod, TrainingOptions
 from core.message import msg
 
 _KNOWN = frozenset(
@@ -28,15 +28,20 @@ _KNOWN = frozenset(
     ]
 )
 _OPENAI_METHODS = frozenset({"supervised", "dpo", "reinforcement"})
-_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"})
+_OPTIONS = frozenset({"lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping"})  # not in OpenAI's API
+_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"}) | _OPTIONS
+_DEFAULTS = TrainingOptions()
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
-
-BASE_LEARNING_RATE = 1e-3  # for a multiplier of 1.0; tuned for LoRA rank 16 on gemma-3-270m
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedJobRequest:
-    """A valid job request. A hyper-parameter of None means `auto`."""
+    """A valid job request. A hyper-parameter of None means `auto`.
+
+    Attributes:
+        options: `auto` ones are resolved.
+        names_adapter: it names `lora_rank` or `lora_alpha`.
+    """
 
     model: str
     training_file: str
@@ -48,6 +53,8 @@ class ParsedJobRequest:
     n_epochs: int | None
     batch_size: int | None
     learning_rate_multiplier: float | None
+    options: TrainingOptions
+    names_adapter: bool
 
 
 def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
@@ -58,6 +65,8 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     method, options = _method(body)
     hyperparameters = _without_auto(_hyperparameters(body, method, options))
+    if hyperparameters.get("early_stopping") and is_missing(body.get("validation_file")):
+        raise bad_value("early_stopping", msg("'early_stopping' needs a 'validation_file'."))
     return ParsedJobRequest(
         model=required(body, "model"),
         training_file=required(body, "training_file"),
@@ -71,6 +80,25 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         learning_rate_multiplier=number(
             hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
         ),
+        options=_options(hyperparameters),
+        names_adapter=not {"lora_rank", "lora_alpha"}.isdisjoint(hyperparameters),
+    )
+
+
+def _options(hyperparameters: Mapping[str, Any]) -> TrainingOptions:
+    asked = hyperparameters.get("schedule", _DEFAULTS.schedule)
+    schedule = next((one for one in job_rules.SCHEDULES if one == asked), None)
+    if schedule is None:
+        raise bad_value(
+            "schedule", msg("'schedule' must be one of {schedules}.", schedules=", ".join(job_rules.SCHEDULES))
+        )
+    rank = integer(hyperparameters, "lora_rank", *job_rules.LORA_RANK, _DEFAULTS.lora_rank)
+    return TrainingOptions(
+        lora_rank=rank,
+        lora_alpha=number(hyperparameters, "lora_alpha", *job_rules.LORA_ALPHA, _DEFAULTS.lora_alpha),
+        warmup=number(hyperparameters, "warmup", *job_rules.WARMUP, _DEFAULTS.warmup),
+        schedule=schedule,
+        early_stopping=integer(hyperparameters, "early_stopping", *job_rules.EARLY_STOPPING, None),
     )
 
 

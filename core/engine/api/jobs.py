@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -124,6 +125,11 @@ class Jobs:
             raise bad_value(
                 "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
             )
+        if start.adapter is not None and spec.names_adapter:
+            raise bad_value(
+                "lora_rank",
+                msg("Training continues with the adapter of {model}, which keeps its rank and alpha.", model=start.id),
+            )
         needs_both = start.adapter is not None and start.format != checked.format
         multiplier = spec.learning_rate_multiplier
         auto = job_rules.automatic(checked.examples)
@@ -145,6 +151,7 @@ class Jobs:
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(spec.metadata) if spec.metadata else None,
             method=spec.method,
+            options=to_json(asdict(spec.options)),
         )
         return self._store_job(job, spec, start.adapter)
 

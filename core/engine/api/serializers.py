@@ -73,6 +73,7 @@ def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
         "metadata": json.loads(row.metadata) if row.metadata else None,
         "fabula": {
             "training_seconds": round(row.training_s, 3),
+            "hyperparameters": json.loads(row.options),
             "queue_position": queue_position.position if queue_position is not None else None,
             "estimated_start": queue_position.estimated_start if queue_position is not None else None,
         },

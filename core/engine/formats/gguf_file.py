@@ -92,6 +92,7 @@ class ModelCard:
         bos_text, eos_text: texts of these tokens; "" unless the model has a chat template.
         control: texts of the tokens that structure a conversation; empty unless the model has a chat template.
         adds_space: the tokenizer puts a space before every text.
+        width: hidden size; 0: unknown.
     """
 
     architecture: str
@@ -105,6 +106,7 @@ class ModelCard:
     eos_text: str = ""
     control: tuple[str, ...] = ()
     adds_space: bool = False
+    width: int = 0
 
 
 def scalar(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -140,6 +142,7 @@ def model_card(path: Path) -> ModelCard:
         eos_text=special.get(eos, ""),
         control=tuple(text for text in special.values() if not _UNUSED.search(text)),
         adds_space=_adds_space(reader),
+        width=int(scalar(reader, f"{architecture}.embedding_length", 0)),
     )
 
 

@@ -118,7 +118,7 @@ class OwnTemplate:
 
     The prompt of a request is the template's with `add_generation_prompt`, without thinking. A training text is the
     prompt of its last trained answer, the answer, and what the template writes after an answer; so the answer's context
-    is exactly what a request would send. Earlier answers stand in it as the template writes them.
+    is exactly what a request would send. Earlier answers are in it as the template writes them.
     """
 
     def __init__(self, card: ModelCard) -> None:

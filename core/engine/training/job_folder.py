@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from core.engine.job_rules import TrainingMethod
+from core.engine.job_rules import Schedule, TrainingMethod
 from core.message import extra_fields
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
@@ -53,7 +53,8 @@ class JobSpec:
         start_adapter: adapter to start from; None: a new one.
         train, valid: files written by `core.engine.formats.tokens.save`.
         n_epochs, batch_size: as in OpenAI's hyperparameters.
-        learning_rate: initial learning rate; decays linearly to 0.
+        learning_rate: the highest learning rate.
+        warmup, schedule, early_stopping: see `core.engine.job_rules.TrainingOptions`.
         seed: for the adapter's initial values and the order of examples.
         lora_rank, lora_alpha: rank and scale of the adapter.
         checkpoint_seconds: longest training time that a kill -9 can lose, in seconds.
@@ -79,6 +80,9 @@ class JobSpec:
     dtype: str = "auto"
     method: TrainingMethod = "supervised"
     base_folder: Path | None = None
+    warmup: float = 0.0
+    schedule: Schedule = "linear"
+    early_stopping: int | None = None
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:

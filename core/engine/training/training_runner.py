@@ -7,6 +7,7 @@ store, and the threads act on it. So a kill at any time loses nothing: jobs that
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -14,13 +15,16 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.engine.api import job_request
+from core.engine import job_rules
 from core.engine.api.files import RESULTS_PURPOSE
 from core.engine.child_processes import TrainerProcess
 from core.engine.event_log import EventCollector, add_event, read_state, register_adapter
+from core.engine.formats import gguf_file
+from core.engine.job_rules import TrainingOptions
 from core.engine.store import File, Job, new_id
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
@@ -29,7 +33,6 @@ from core.message import from_json, msg, with_cause
 
 _log = logging.getLogger(__name__)
 
-LORA_RANK, LORA_ALPHA = 16, 32  # for all linear layers of gemma-3-270m: 3.8 million parameters, 7.6 MB per adapter
 _CHECKPOINT_S = 20  # longest work in seconds that a kill -9 loses
 _POLL_S = 0.5  # how often the trainer's files are read; it writes about once a second
 _GRACE_S = 60.0  # a trainer stops within one micro-batch; longer only on a machine that swaps
@@ -189,6 +192,15 @@ class TrainingRunner:
             has_ended = self._context.status(job) in ("succeeded", "cancelled", "failed")
             self._context.store.update(File, job.result_file, bytes=size if has_ended else 0)
 
+    @staticmethod
+    def _options(job: Job, start: Path) -> dict[str, Any]:
+        """The job's own options; rank and alpha are those of the adapter that training starts from, if any."""
+        options = asdict(TrainingOptions(**json.loads(job.options)))
+        if start.exists():
+            adapter = gguf_file.read_adapter(start)
+            options |= {"lora_rank": adapter.rank, "lora_alpha": adapter.alpha}
+        return options
+
     def _job_spec(self, job: Job) -> dict[str, Any]:
         context, folder = self._context, self._context.folder(job)
         base = context.models.base(job.base)
@@ -203,10 +215,9 @@ class TrainingRunner:
             "valid": str(valid) if valid.exists() else None,
             "n_epochs": job.n_epochs,
             "batch_size": job.batch_size,
-            "learning_rate": job_request.BASE_LEARNING_RATE * job.learning_rate_multiplier,
+            "learning_rate": job_rules.base_learning_rate(base.card.width) * job.learning_rate_multiplier,
             "seed": job.seed,
-            "lora_rank": LORA_RANK,
-            "lora_alpha": LORA_ALPHA,
+            **self._options(job, start),
             "checkpoint_seconds": _CHECKPOINT_S,
             "threads": context.threads,
             "method": job.method,

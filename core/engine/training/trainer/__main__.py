@@ -72,7 +72,8 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
             )
         )
     position = loop.run(position, stop_requested)
-    if position.step < loop.total_steps:
+    stopped_early = loop.stopped_early()
+    if position.step < loop.total_steps and not stopped_early:
         journal.event(
             msg(
                 "Paused at step {step} of {total_steps}; nothing is lost.",
@@ -82,7 +83,20 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
         )
         journal.state("paused", now=True, **loop.figures(position))
         return
-    checkpoint = journal.folder / "checkpoints" / f"step-{position.step}.gguf"
+    chosen_step = loop.final_step(position.step)
+    if stopped_early and position.step < loop.total_steps:
+        journal.event(
+            msg(
+                "Stopped at step {step}: {epochs} epochs without a lower validation loss.",
+                step=position.step,
+                epochs=spec.early_stopping,
+            )
+        )
+    if chosen_step != position.step:
+        journal.event(
+            msg("The model is the checkpoint of step {step}, with the lowest validation loss.", step=chosen_step)
+        )
+    checkpoint = journal.folder / "checkpoints" / f"step-{chosen_step}.gguf"
     partial = journal.folder / "final.gguf.part"
     shutil.copyfile(checkpoint, partial)
     os.replace(partial, journal.folder / "final.gguf")

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from core.engine.formats import gguf_file
 from core.engine.formats.tokens import Encoded, EncodedExamples
-from core.engine.training.job_folder import MEASURED_STEPS, JobSpec, Journal
+from core.engine.training.job_folder import MEASURED_STEPS, JobSpec, Journal, read_lines
 from core.engine.training.trainer import resume
 from core.engine.training.trainer.model import TunableModel
 from core.engine.training.trainer.objective import OBJECTIVES, BatchScore, Tally, TrainingStopped
 from core.engine.training.trainer.resume import Position
+from core.engine.training.trainer.schedule import best, learning_rate, stops_early
 from core.message import msg, percent
 
 _MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
@@ -58,13 +59,15 @@ class Loop:
         """
         saved_at, first = time.monotonic(), position.step + 1
         for step in range(first, self.total_steps + 1):
+            if self.stopped_early():
+                break
             started = time.monotonic()
             batch = self._batch(step)
             ends_epoch = step % self.steps_per_epoch == 0
             if ends_epoch and self.valid:  # a long validation pass follows; interrupting it then loses only this step
                 self._save(position)
             try:
-                score = self._learn(batch, self.spec.learning_rate * (1 - (step - 1) / self.total_steps), stop)
+                score = self._learn(batch, self._learning_rate(step), stop)
                 if not math.isfinite(score.loss):
                     raise LossDiverged(msg("the loss is {loss} at step {step}", loss=score.loss, step=step))
                 held_out = self.score(self.valid, stop) if ends_epoch and self.valid else None
@@ -85,6 +88,26 @@ class Loop:
             if stop_now:
                 break
         return position
+
+    def stopped_early(self) -> bool:
+        """Whether the last epochs brought no lower validation loss, so that the job ends here."""
+        return stops_early([loss for _, loss in self._validated()], self.spec.early_stopping)
+
+    def final_step(self, last: int) -> int:
+        """The step of the checkpoint that becomes the model: the best one with early stopping, else the last."""
+        validated = self._validated()
+        if self.spec.early_stopping is None or not validated:
+            return last
+        return validated[best([loss for _, loss in validated])][0]
+
+    def _validated(self) -> list[tuple[int, float]]:
+        """(step, validation loss) of every checkpoint that has one."""
+        rows = read_lines(self.journal.folder / "checkpoints.jsonl")
+        return [(row["step"], row["metrics"]["valid_loss"]) for row in rows if "valid_loss" in row["metrics"]]
+
+    def _learning_rate(self, step: int) -> float:
+        spec = self.spec
+        return learning_rate(spec.learning_rate, step, self.total_steps, warmup=spec.warmup, schedule=spec.schedule)
 
     def score(self, examples: Sequence[Encoded], stop: Callable[[], bool] = lambda: False) -> BatchScore:
         """Compute loss and accuracy without training.

@@ -1,0 +1,49 @@
+"""Learning rates over a job, and the end of jobs that no longer get better. Pure."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.engine.job_rules import Schedule, base_learning_rate
+from core.engine.training.trainer.schedule import best, learning_rate, stops_early
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("linear", 0.0, [1.0, 0.75, 0.5, 0.25]),
+        ("constant", 0.0, [1.0, 1.0, 1.0, 1.0]),
+        ("constant", 0.5, [0.5, 1.0, 1.0, 1.0]),
+        ("linear", 0.5, [0.5, 1.0, 1.0, 0.5]),
+        ("cosine", 0.5, [0.5, 1.0, 1.0, 0.5]),
+    ],
+)
+def test_the_learning_rate_rises_and_falls(schedule: Schedule, warmup: float, expected: list[float]) -> None:
+    rates = [learning_rate(1.0, step, 4, warmup=warmup, schedule=schedule) for step in range(1, 5)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("losses", "patience", "stops"),
+    [
+        ([], 1, False),
+        ([3.0], 1, False),
+        ([3.0, 3.1], 1, True),
+        ([3.0, 3.1], 2, False),
+        ([3.0, 3.1, 2.9], 2, False),
+        ([3.0, 3.0, 3.0], 2, True),
+        ([3.0, 3.1, 3.2], None, False),
+    ],
+)
+def test_a_job_ends_after_epochs_without_a_lower_loss(losses: list[float], patience: int | None, stops: bool) -> None:
+    assert stops_early(losses, patience) is stops
+
+
+def test_the_first_of_equal_losses_is_the_best() -> None:
+    assert best([2.0, 1.0, 1.0]) == 1
+
+
+def test_wider_models_learn_more_slowly() -> None:
+    assert base_learning_rate(640) == pytest.approx(1e-3)
+    assert base_learning_rate(2048) == pytest.approx(4.03e-4, rel=0.01)
+    assert base_learning_rate(0) == 1e-3
