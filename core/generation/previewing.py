@@ -156,13 +156,7 @@ def estimate_run(
         batch: at the price of a batch, which takes up to a day.
     """
     rows = recipe.rows()
-    if previewed:
-        prompt_each = sum(row.prompt_tokens or 0 for row in previewed) // len(previewed)
-        completion_each = sum(row.completion_tokens or 0 for row in previewed) // len(previewed)
-    else:
-        first = grid.render(recipe.template, grid.cell(recipe, 0).values)
-        prompt_each = tokens.count([recipe.system, first], recipe.model).tokens
-        completion_each = min(_TYPICAL_TOKENS, recipe.max_tokens)
+    prompt_each, completion_each = _tokens_each(recipe, previewed)
     guess = estimate_generation(
         book,
         recipe.provider,
@@ -181,6 +175,19 @@ def estimate_run(
     else:
         seconds = _seconds(recipe, previewed, parallel or concurrency.DEFAULT_LIMIT)
     return RunEstimate(total, guess.expected_usd, seconds, local)
+
+
+def _tokens_each(recipe: Recipe, previewed: Sequence[PreviewRow]) -> tuple[int, int]:
+    """Tokens of one prompt and one text: as in the preview, otherwise a guess."""
+    if previewed:
+        n_rows = len(previewed)
+        prompt, completion = (
+            (row.prompt_tokens or 0 for row in previewed),
+            (row.completion_tokens or 0 for row in previewed),
+        )
+        return sum(prompt) // n_rows, sum(completion) // n_rows
+    first = grid.render(recipe.template, grid.cell(recipe, 0).values)
+    return tokens.count([recipe.system, first], recipe.model).tokens, min(_TYPICAL_TOKENS, recipe.max_tokens)
 
 
 def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:
