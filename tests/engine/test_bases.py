@@ -100,19 +100,19 @@ def test_a_base_from_a_folder_trains_and_serves_from_its_own_weights(
 
 
 def test_a_gguf_file_is_added_under_a_name_and_served(engine: EngineUnderTest, tmp_path: Path) -> None:
-    TinyModel("llama").write(tmp_path / "some llama.gguf")
+    TinyModel("gemma3", keys={"final_logit_softcapping": 30.0}).write(tmp_path / "some model.gguf")
     with engine.http() as http:
-        _add(http, source="file", path=str(tmp_path / "some llama.gguf"), id="my-llama")
-        ready = _prepared(http, "my-llama")
-        assert (ready["state"], ready["architecture"], ready["disk_bytes"] < 50_000) == ("ready", "llama", True)
-        assert "llama" in ready["not_trainable"]
+        _add(http, source="file", path=str(tmp_path / "some model.gguf"), id="my-gemma")
+        ready = _prepared(http, "my-gemma")
+        assert (ready["state"], ready["architecture"], ready["disk_bytes"] < 50_000) == ("ready", "gemma3", True)
+        assert "final_logit_softcapping" in ready["not_trainable"]
         listed = http.get(BASES).json()
         assert listed["machine"]["memory_bytes"] > 0
         client = engine.client()
-        assert client.completions.create(model="my-llama", prompt="a", max_tokens=2, temperature=0).usage is not None
-        assert http.post(BASES, json={"source": "folder", "path": str(tmp_path), "id": "my-llama"}).status_code == 400
+        assert client.completions.create(model="my-gemma", prompt="a", max_tokens=2, temperature=0).usage is not None
+        assert http.post(BASES, json={"source": "folder", "path": str(tmp_path), "id": "my-gemma"}).status_code == 400
         TinyModel("qwen3").write(tmp_path / "other.gguf")
-        taken = http.post(BASES, json={"source": "file", "path": str(tmp_path / "other.gguf"), "id": "my-llama"})
+        taken = http.post(BASES, json={"source": "file", "path": str(tmp_path / "other.gguf"), "id": "my-gemma"})
         assert (taken.status_code, taken.json()["error"]["code"]) == (409, "base_exists")
         reserved = http.post(BASES, json={"source": "file", "path": str(tmp_path / "other.gguf"), "id": "gemma-3-270m"})
         assert reserved.json()["error"]["code"] == "base_exists"

@@ -208,7 +208,7 @@ FAMILIES: Mapping[str, TinyFolder] = {
     ),
     "phi3": TinyFolder(
         "phi3", "phi3", ("<unk>", "<s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"), "<s>",
-        "<|endoftext|>", adds=("bos",),
+        "<|endoftext|>",
     ),
     "phi4-mini": TinyFolder(
         "phi3", "phi4", ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), "<|endoftext|>",
