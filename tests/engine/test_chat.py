@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from core.engine.finetune_format import BadLine, ChatMessage
@@ -61,7 +63,7 @@ def test_a_family_without_a_template_has_none() -> None:
     assert _of("mamba") is None
 
 
-def _own(template: str, **more: str) -> ChatFormat:
+def _own(template: str, **more: Any) -> ChatFormat:
     """The format of a model with its own template; `<e>` ends a turn."""
     card = ModelCard(
         "llama", 512, 400, 2, 1, "", template, control=("<u>", "<a>", "<s>", "<e>"), eos_text="<e>", **more

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -29,7 +29,7 @@ class TemplateRefused(ValueError):
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}…{% endgeneration %}` marks answers for training libraries; the text in it is rendered."""
 
-    tags: ClassVar = {"generation"}
+    tags: set[str] = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
         """The statements inside."""
