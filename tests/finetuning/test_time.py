@@ -327,7 +327,8 @@ def test_a_job_object_tells_its_place_and_its_training_time(line: store.EngineSt
     _add(line, "mine", "queued", training_s=12.3456)
     (job,) = line.select(Job, "1")
     reported = serializers.job(job, job_queue.queue_positions(line, _NOW)["mine"])["fabula"]
-    assert reported == {"training_seconds": 12.346, "queue_position": 1, "estimated_start": int(_NOW)}
+    expected = {"training_seconds": 12.346, "queue_position": 1, "estimated_start": int(_NOW), "hyperparameters": {}}
+    assert reported == expected
     assert serializers.job(job)["fabula"]["queue_position"] is None
 
 
@@ -337,7 +338,7 @@ def test_an_engine_database_of_before_gets_the_columns_and_keeps_its_jobs(tmp_pa
     _add(old, "done", "succeeded", started_at=1_000, finished_at=1_060)
     _add(old, "waiting", "queued")
     with closing(sqlite3.connect(path)) as connection:
-        for column in ("training_s", "epoch_tokens", "method"):
+        for column in ("training_s", "epoch_tokens", "method", "options"):
             connection.execute(f"ALTER TABLE jobs DROP COLUMN {column}")
         connection.execute("PRAGMA user_version = 1")
         connection.commit()
