@@ -31,6 +31,7 @@ _PROBLEM = "settings_provider_problem"
 def begin(view: SavedView | None = None) -> None:
     """Open the dialog, empty or with a provider's values. Only in a callback."""
     _forget()
+    state.set_value(_KEY, "")  # as for name and address: a field without a value in the session lost what was typed
     state.set_value(_OPEN, _NEW if view is None else view.id)
     if view is None:
         state.set_value(_PRESET, "deepseek")
