@@ -114,6 +114,18 @@ def test_bos_that_the_tokenizer_adds_is_not_written_twice() -> None:
         "{% for i in range(99999) %}{{ messages[0].content * 100 }}{% endfor %}",
         "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
         "{{ 1 / 0 }}",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
+        "{% set many = range(9000) | list %}" + "{% for a in many %}" * 5 + "{% endfor %}" * 5,
+        "{% macro twice(n) %}{% if n %}{{ twice(n - 1) ~ twice(n - 1) }}{% endif %}{% endmacro %}{{ twice(60) }}",
+        "{{ ('a' * 1000000000) | length }}",
+        "{{ ([1] * 1000000000) | length }}",
+        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='aa') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ (10 ** 10) ** (10 ** 8) }}",
+        "{% set n = namespace(x=3) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+        "{% for m in messages %}" * 25 + "{% endfor %}" * 25,
         "{{ undefined.attribute }}",
         "{% if",
     ],
@@ -122,6 +134,16 @@ def test_a_template_that_refuses_or_misbehaves_is_an_error_of_the_request(templa
     with pytest.raises(BadLine) as refused:
         _own(template).prompt([ChatMessage("user", "a text")])
     assert refused.value.kind == "role"
+
+
+def test_a_long_conversation_is_within_what_a_template_may_do() -> None:
+    gathering = (
+        "{% set all = namespace(text='') %}{% for m in messages %}"
+        "{% set all.text = all.text ~ '<' ~ m.role[0] + '>' + '%s' % m.content ~ '<e>' %}{% endfor %}{{ all.text }}"
+        "{% if add_generation_prompt %}<a>{% endif %}"
+    )
+    turns = [ChatMessage("user" if number % 2 == 0 else "assistant", f"text {number}" * 5) for number in range(1001)]
+    assert _own(gathering).prompt(turns) == _own(_TURNS).prompt(turns)
 
 
 def test_a_day_in_a_template_is_the_same_in_training_and_serving() -> None:

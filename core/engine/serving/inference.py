@@ -83,13 +83,14 @@ class Inference:
         """POST /v1/chat/completions."""
         body = await json_body(request)
         model, base = await self._resolve_model(body)
-        chat_format = chat.format_for(base.card)
+        # In a thread: a template is the model's code, and other requests go on while it runs.
+        chat_format = await run_in_threadpool(chat.format_for, base.card)
         if chat_format is None:
             raise ApiError(
                 400, msg("The model '{id}' has no chat format here; use /v1/completions.", id=model.id), param="model"
             )
         try:
-            text = chat_format.prompt(chat.parse(body.get("messages")))
+            text = await run_in_threadpool(chat_format.prompt, chat.parse(body.get("messages")))
         except BadLine as exc:
             raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
         return await self._respond(
