@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,46 @@ _BAD_FOLDERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+def _header(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Write `model.safetensors` with a changed header."""
+
+    def rewrite(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        content = file.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:end])
+        change(header[next(name for name in header if name != "__metadata__")])
+        changed = json.dumps(header).encode()
+        file.write_bytes(len(changed).to_bytes(8, "little") + changed + content[end:])
+
+    return rewrite
+
+
+_DAMAGED_FOLDERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "shape": ("cut_file", _header(lambda entry: entry.update(shape=[10**6, 10**6]))),
+    "no dtype": ("cut_file", _header(lambda entry: entry.pop("dtype"))),
+    "offsets": ("cut_file", _header(lambda entry: entry.update(data_offsets="all"))),
+    "before the data": (
+        "cut_file",
+        _header(lambda entry: entry.update(data_offsets=[at - 64 for at in entry["data_offsets"]])),
+    ),
+    "cut index": (
+        "bad_config",
+        lambda folder: (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "mod'),
+    ),
+    "a list as index": ("bad_config", lambda folder: (folder / "model.safetensors.index.json").write_text("[]")),
+    "nested": ("bad_config", lambda folder: (folder / "config.json").write_text("[" * 100_000)),
+}
+
+
+@pytest.mark.parametrize("damage", _DAMAGED_FOLDERS)
+def test_a_damaged_header_in_a_folder_is_refused(damage: str, llama: Path, tmp_path: Path) -> None:
+    code, change = _DAMAGED_FOLDERS[damage]
+    shutil.copytree(llama, tmp_path / "folder")
+    change(tmp_path / "folder")
+    assert _refused(tmp_path, tmp_path / "folder") == code
+
+
 @pytest.mark.parametrize("code", _BAD_FOLDERS)
 def test_a_bad_folder_is_refused_with_a_next_step(code: str, llama: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path / "folder")
@@ -197,6 +238,41 @@ def test_a_bad_file_is_refused_with_a_next_step(tmp_path: Path) -> None:
         assert _refused(tmp_path, tmp_path / name) == code, name
     assert _refused(tmp_path, tmp_path / "nothing.gguf") == "no_such_path"
     assert _refused(tmp_path, Path("whole.gguf")) == "relative_path"
+
+
+def _gguf(**values: str) -> bytes:
+    """A GGUF file with these values and an array that claims to have 2^60 texts."""
+    text = {name: len(value).to_bytes(8, "little") + value.encode() for name, value in values.items()}
+    pairs = [
+        len(name).to_bytes(8, "little") + name.encode() + (8).to_bytes(4, "little") + value
+        for name, value in text.items()
+    ]
+    key = b"tokenizer.ggml.tokens"
+    array = (9).to_bytes(4, "little") + (8).to_bytes(4, "little") + (1 << 60).to_bytes(8, "little")
+    pairs.append(len(key).to_bytes(8, "little") + key + array)
+    return b"GGUF" + (3).to_bytes(4, "little") + bytes(8) + len(pairs).to_bytes(8, "little") + b"".join(pairs)
+
+
+def _too_long(*_: object) -> None:
+    raise TimeoutError
+
+
+def test_a_damaged_header_of_a_file_is_refused_and_never_read_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "endless.gguf").write_bytes(_gguf(**{"general.architecture": "llama"}))
+    earlier = signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(30)
+    try:
+        assert _refused(tmp_path, tmp_path / "endless.gguf") == "cut_file"
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, earlier)
+    whole = TinyModel("llama").write(tmp_path / "whole.gguf").read_bytes()
+    name = b"llama.block_count"
+    place = whole.index(name) + len(name)
+    (tmp_path / "typed.gguf").write_bytes(whole[:place] + (99).to_bytes(4, "little") + whole[place + 4 :])
+    assert _refused(tmp_path, tmp_path / "typed.gguf") == "cut_file"
+    os.mkfifo(tmp_path / "pipe.gguf")
+    assert _refused(tmp_path, tmp_path / "pipe.gguf") == "no_such_path"
 
 
 def test_a_path_outside_the_allowed_folders_is_refused(tmp_path: Path) -> None:

@@ -30,6 +30,17 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
         UnusableModel: it is no GGUF model, incomplete, split, of an architecture that llama.cpp does not know, or
             too big for this machine.
     """
+    try:
+        described = _described(record, path)
+    except UnusableModel:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as exc:
+        raise hf_folder.cut_file(path) from exc  # a value of the header has another type than any model's
+    machine.check_memory(machine.serving_bytes(described.served_bytes, described.shape), machine.memory_bytes())
+    return described
+
+
+def _described(record: BaseRecord, path: Path) -> BaseRecord:
     reader = _open(path)
     architecture = reader.architecture
     if architecture not in MODEL_ARCH_NAMES.values():
@@ -52,7 +63,7 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
 
     width, heads = figure("embedding_length"), figure("attention.head_count", 1)
     head = figure("attention.key_length") or width // max(1, heads)
-    described = replace(
+    return replace(
         record,
         gguf=str(path),
         architecture=architecture,
@@ -66,8 +77,6 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
         size=path.stat().st_size,
         not_trainable=_not_trainable(reader),
     )
-    machine.check_memory(machine.serving_bytes(described.served_bytes, described.shape), machine.memory_bytes())
-    return described
 
 
 def _open(path: Path) -> QuickReader:
@@ -84,11 +93,8 @@ def _open(path: Path) -> QuickReader:
             msg("The file {name} is not a GGUF file.", name=path.name),
             msg("Choose a file that ends in .gguf, or a folder with config.json and .safetensors files."),
         )
-    try:
-        reader = QuickReader(path)
-        end = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=size + 1)
-    except (ValueError, IndexError, KeyError, OverflowError, struct.error, UnicodeDecodeError) as exc:
-        raise hf_folder.cut_file(path) from exc
+    reader = QuickReader(path)
+    end = max((int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors), default=size + 1)
     if end > size:
         raise hf_folder.cut_file(path)
     if scalar(reader, "general.type", "model") != "model":

@@ -164,7 +164,7 @@ class BaseLibrary:
                 msg("Copy the model there, or change {setting} and restart.", setting=ROOTS),
             )
         try:
-            exists = path.exists()
+            exists = path.is_file() or path.is_dir()  # a pipe or device would never end
             readable = exists and os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
         except PermissionError as exc:
             raise hf_folder.not_readable(path) from exc

@@ -71,6 +71,8 @@ class QuickReader(GGUFReader):
             data = memoryview(self.data)  # type: ignore[arg-type]  # numpy arrays are buffers, but the type stubs lack that
             for _ in range(length):
                 offs += 8 + int.from_bytes(data[offs : offs + 8], "little")
+                if offs > len(data):  # else a damaged length would be counted for years
+                    raise ValueError("the file ends before its texts do")
         else:
             offs += length * np.dtype(self.gguf_scalar_to_np[item_type]).itemsize
         size = np.array([length], dtype=np.uint64)

@@ -7,6 +7,7 @@ block. The layout of a safetensors file: 8 bytes with the length of a JSON heade
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -112,14 +113,10 @@ def _config(path: Path) -> dict[str, Any]:
         ) from exc
     except PermissionError as exc:
         raise not_readable(path / "config.json") from exc
-    except ValueError as exc:
-        raise UnusableModel(
-            "bad_config", msg("{path} is not valid JSON.", path=path / "config.json"), msg("Copy or download it again.")
-        ) from exc
+    except (ValueError, RecursionError) as exc:
+        raise _bad_json(path / "config.json") from exc
     if not isinstance(raw, dict):
-        raise UnusableModel(
-            "bad_config", msg("{path} is not valid JSON.", path=path / "config.json"), msg("Copy or download it again.")
-        )
+        raise _bad_json(path / "config.json")
     if raw.get("quantization_config"):
         raise UnusableModel(
             "quantised_folder",
@@ -128,6 +125,10 @@ def _config(path: Path) -> dict[str, Any]:
         )
     text = raw.get("text_config")
     return {**text, "architectures": raw.get("architectures")} if isinstance(text, dict) else raw
+
+
+def _bad_json(file: Path) -> UnusableModel:
+    return UnusableModel("bad_config", msg("{path} is not valid JSON.", path=file), msg("Copy or download it again."))
 
 
 def read_tensors(path: Path) -> dict[str, StoredTensor]:
@@ -139,7 +140,12 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        try:
+            wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        except PermissionError as exc:
+            raise not_readable(index) from exc
+        except (ValueError, RecursionError, AttributeError, TypeError) as exc:  # cut, or no index at all
+            raise _bad_json(index) from exc
         if missing := sorted(wanted - {file.name for file in files}):
             raise UnusableModel(
                 "missing_weights",
@@ -171,11 +177,29 @@ def _header(file: Path) -> dict[str, StoredTensor]:
             header = json.loads(stream.read(length)) if length <= min(size, _MAX_HEADER) else None
     except PermissionError as exc:
         raise not_readable(file) from exc
-    except ValueError:
+    except (ValueError, RecursionError):
         header = None
     if not isinstance(header, dict):
         raise cut_file(file)
     header.pop("__metadata__", None)
+    try:
+        tensors, end = _stored(file, 8 + length, header)
+    except UnusableModel:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
+        raise cut_file(file) from exc
+    if 8 + length + end > size:
+        raise cut_file(file)
+    return tensors
+
+
+def _stored(file: Path, data_start: int, header: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
+    """The tensors of a header, and where the last one ends.
+
+    Raises:
+        UnusableModel: a tensor is of a kind that is not supported.
+        AttributeError, KeyError, TypeError, ValueError: an entry is not as the format says.
+    """
     tensors, end = {}, 0
     for name, entry in header.items():
         if entry["dtype"] not in _NUMPY_TYPES:
@@ -191,12 +215,12 @@ def _header(file: Path) -> dict[str, StoredTensor]:
                 ),
                 msg("Use the folder with the weights in bfloat16, float16 or float32."),
             )
-        start, stop = entry["data_offsets"]
+        (start, stop), shape = entry["data_offsets"], tuple(entry["shape"])
+        if min(start, *shape) < 0 or stop - start != math.prod(shape) * np.dtype(_NUMPY_TYPES[entry["dtype"]]).itemsize:
+            raise ValueError(name)  # it would be read from another tensor, or into more memory than there is
         end = max(end, stop)
-        tensors[name] = StoredTensor(file, 8 + length + start, entry["dtype"], tuple(entry["shape"]))
-    if 8 + length + end > size:
-        raise cut_file(file)
-    return tensors
+        tensors[name] = StoredTensor(file, data_start + start, entry["dtype"], shape)
+    return tensors, end
 
 
 def _language_name(stored: str) -> str | None:
