@@ -228,7 +228,10 @@ def _api_url(preset: presets.ProviderPreset, base_url: str) -> str:
 
 
 def _origin(url: str) -> tuple[str, str]:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # not an address, so no other address has the same origin
+        return url, ""
     return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
 
 
@@ -264,14 +267,14 @@ def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, ap
             msg("The address of {name} still contains {part}.", name=name, part=placeholder[0]),
             msg("Replace it, for example with the name of your resource."),
         )
-    if "@" in urlsplit(base_url).netloc:
+    check_setup(
+        Provider(preset.id, preset.kind, name, _api_url(preset, base_url), api_key, preset.capabilities, saved=True)
+    )
+    if "@" in urlsplit(base_url).netloc:  # after the check: it refuses what `urlsplit` cannot read
         raise Misconfigured(
             msg("The address of {name} contains a user name or password.", name=name),
             msg("Enter the address without it; the key has its own field."),
         )
-    check_setup(
-        Provider(preset.id, preset.kind, name, _api_url(preset, base_url), api_key, preset.capabilities, saved=True)
-    )
 
 
 def _checked_certificates(pem: str) -> str:
@@ -287,7 +290,7 @@ def _checked_certificates(pem: str) -> str:
         if len(pem) > _MAX_CERTIFICATE_BYTES or "PRIVATE KEY" in pem:
             raise ValueError
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-    except (ssl.SSLError, ValueError) as exc:
+    except (ssl.SSLError, TypeError, ValueError) as exc:  # TypeError: not ASCII, as in a binary (DER) file
         raise Misconfigured(
             msg("The CA file contains no certificates in PEM format."),
             msg("Choose the file that begins with -----BEGIN CERTIFICATE-----, without a private key."),

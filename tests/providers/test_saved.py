@@ -116,7 +116,10 @@ def test_a_removed_provider_leaves_no_key(store: Store, key: SecretKey) -> None:
         ({"api_key": "sk-with a space"}, "contains a space"),
         ({"api_key": "sk-first\nsk-second"}, "line break"),
         ({"api_key": "“sk-quoted”"}, "contains the character “"),
+        ({"base_url": "https://[::1/v1"}, "not a web address"),
+        ({"base_url": "https://[host]/v1"}, "not a web address"),
         ({"certificates": "hello"}, "no certificates"),
+        ({"certificates": "0\ufffd\x03 a binary file"}, "no certificates"),
         ({"models": tuple(map(str, range(501)))}, "501 models"),
     ],
 )
@@ -148,6 +151,13 @@ def test_a_saved_key_is_kept_only_for_its_host(store: Store, settings: Settings,
         session.execute(update(SavedProvider).values(base_url="http://evil.example/v1", revision="x"))
     with pytest.raises(Misconfigured, match="damaged"):
         _registry(settings, store).provider(added)
+
+
+def test_an_unreadable_address_is_refused_when_a_provider_is_edited(store: Store, key: SecretKey) -> None:
+    added = saved.add(store, LOCAL, key, _FORM)
+    for api_key in (None, "sk-entered-again"):
+        with pytest.raises(Misconfigured):
+            saved.edit(store, LOCAL, key, added, replace(_FORM, base_url="https://[::1/v1", api_key=api_key))
 
 
 def test_a_provider_whose_key_cannot_be_read_is_listed_and_says_so(
