@@ -61,28 +61,30 @@ def _body(view: SavedView | None) -> None:
         )  # fmt: skip
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
     text_field(_("Name"), _NAME, _LONGEST_NAME)
-    st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
-    if preset.capabilities.has_resource_address:
-        st.caption(_("The address of your resource, as the portal shows it. Name your deployments under More."))
-    if preset.alternative_url:
-        st.caption(_("Accounts outside mainland China use {address}").format(address=code(preset.alternative_url)))
-    _key_field(preset, view)
-    with st.expander(_("More"), icon=":material/tune:", key="settings_provider_more"):
-        _more(view)
-    if (problem := state.get(_PROBLEM)) is not None:
-        cards.error_card(problem)
-    with st.container(horizontal=True, horizontal_alignment="right"):
-        st.button(_("Cancel"), key="settings_provider_cancel", on_click=_forget)
-        st.button(
+    # A form sends what is typed at once: outside of one, a key stays in the browser if the Tab key leaves its field,
+    # because the button that shows it belongs to the field.
+    with st.form("settings_provider_form", border=False):
+        st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
+        if preset.capabilities.has_resource_address:
+            st.caption(_("The address of your resource, as the portal shows it. Name your deployments under More."))
+        if preset.alternative_url:
+            st.caption(_("Accounts outside mainland China use {address}").format(address=code(preset.alternative_url)))
+        _key_field(preset, view)
+        with st.expander(_("More"), icon=":material/tune:"):
+            _more(view)
+        if (problem := state.get(_PROBLEM)) is not None:
+            cards.error_card(problem)
+        st.form_submit_button(
             _("Save and test"), type="primary", icon=":material/check:", key="settings_provider_save",
             on_click=_save, args=(view,),
         )  # fmt: skip
+    st.button(_("Cancel"), key="settings_provider_cancel", on_click=_forget)
 
 
 def _key_field(preset: ProviderPreset, view: SavedView | None) -> None:
     kept = view is not None and view.has_key
     st.text_input(
-        _("Key"), type="password", key=_KEY, autocomplete="new-password", disabled=bool(state.get(_NO_KEY)),
+        _("Key"), type="password", key=_KEY, autocomplete="new-password",
         placeholder=_("Saved. Leave empty to keep it.") if kept else "",
         help=_("Stored encrypted, sent to this address only, and never shown again."),
     )  # fmt: skip
