@@ -28,8 +28,8 @@ from bench import _smoke
 from core import packaged_models
 from core.engine.formats import weights
 from core.engine.formats.gguf_file import model_card
-from core.engine.job_rules import CONTEXT
-from core.engine.serving.llama import PARALLEL, BaseModel, Pool
+from core.engine.job_rules import CONTEXT, PARALLEL
+from core.engine.serving.llama import BaseModel, Pool
 
 # the untuned base repeats itself endlessly after it, so every answer has the same length
 PROMPT = "宋,发射激光,艰难 ->\n"

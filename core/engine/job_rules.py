@@ -1,5 +1,5 @@
-"""Limits and automatic values of a fine-tuning job's parameters, and the engine's context size. Pure, without
-dependencies.
+"""Limits and automatic values of a fine-tuning job's parameters, the engine's context size, and how many
+requests it decodes together. Pure, without dependencies.
 
 The engine enforces the limits; the app's form checks them before sending. They are OpenAI's (API reference, "Create
 fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals.
@@ -31,6 +31,8 @@ MAX_SUFFIX_LENGTH: Final = 64
 """Characters."""
 CONTEXT: Final = 4_096
 """Maximum tokens of one request, or of one training example on a packaged model; a story needs about 600."""
+PARALLEL: Final = 4
+"""Requests that one model decodes together; more would share the same two cores and only use more memory."""
 
 _MIN_EPOCHS, _MAX_EPOCHS = 3, 8  # 3 is also OpenAI's usual automatic choice (guide "Supervised fine-tuning")
 _EXAMPLES_SEEN = 150  # over all epochs

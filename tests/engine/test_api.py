@@ -15,7 +15,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 
 from core.engine.api.upload import MAX_FILE_BYTES
-from core.engine.serving.llama import PARALLEL
+from core.engine.job_rules import PARALLEL
 from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, running, upload
 
 _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'

@@ -20,6 +20,7 @@ from openai import APIStatusError
 from core.engine.bases import machine
 from core.engine.bases.library import ROOTS, BaseLibrary
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.job_rules import PARALLEL
 from tests.support.engine_process import EngineUnderTest, finished, jsonl, poll, running, upload
 from tests.support.tiny_folders import FAMILIES
 from tests.support.tiny_models import TinyModel
@@ -305,3 +306,5 @@ def test_estimates_are_scaled_by_parameters() -> None:
     small, large = (machine.Shape(n, 18, 640, 256, 4096) for n in (10**9, 2 * 10**9))
     assert machine.training_bytes(large) - machine.training_bytes(small) == 2 * 10**9
     assert machine.serving_bytes(10**9, small) > 10**9
+    longer = machine.Shape(10**9, 18, 640, 256, 8192)  # 18 layers of keys and values as float16, for each request
+    assert machine.serving_bytes(0, longer) - machine.serving_bytes(0, small) == PARALLEL * 4096 * 18 * 256 * 2 * 2

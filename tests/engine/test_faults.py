@@ -25,6 +25,7 @@ from starlette.types import Message
 
 from core.engine.api.requests import EventStream
 from core.engine.formats.gguf_file import ModelCard
+from core.engine.job_rules import PARALLEL
 from core.engine.serving import generate, llama
 from core.engine.serving.llama_http import ServerAddress
 from tests.support.engine_process import (
@@ -229,7 +230,7 @@ async def _leave_in_the_middle() -> None:
         await EventStream(events())({"type": "http"}, receive, send)  # type: ignore[arg-type]  # as an ASGI server
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
         assert [message["type"] for message in sent[:2]] == ["http.response.start", "http.response.body"]
-        assert backend.slots._value == llama.PARALLEL
+        assert backend.slots._value == PARALLEL
 
 
 @asynccontextmanager

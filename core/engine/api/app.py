@@ -30,9 +30,10 @@ from core.engine.api.jobs import Jobs
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases.library import BaseLibrary
+from core.engine.job_rules import PARALLEL
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
-from core.engine.serving.llama import PARALLEL, Pool
+from core.engine.serving.llama import Pool
 from core.engine.store import EngineStore, Job
 from core.engine.training import job_queue
 from core.engine.training.job_context import EngineJobContext

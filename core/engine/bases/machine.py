@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.job_rules import PARALLEL
 from core.message import msg
 
 PACKAGED_PARAMETERS = 268_098_176
 """Parameters of gemma-3-270m, whose speed is measured here."""
 
-_PARALLEL = 4  # requests decoded together; their keys and values are kept for the whole context
 _SERVER_BYTES = 350 << 20  # llama.cpp's process: buffers and prompt cache, measured on the packaged base
 _TRAINER_BYTES = 900 << 20  # Python, torch and the adapter with its optimizer
 # The packaged base (18 layers, width 640) needs 2 MB of activations per token of a micro-batch of 640 tokens.
@@ -42,8 +42,8 @@ class Shape:
 
 
 def serving_bytes(file_bytes: int, shape: Shape) -> int:
-    """Memory to serve: the file, keys and values as float16 of all parallel requests, and the server."""
-    cache = _PARALLEL * shape.context * shape.layers * shape.key_width * 2 * 2
+    """Memory to serve: the file, keys and values (float16, whole context) of all parallel requests, and the server."""
+    cache = PARALLEL * shape.context * shape.layers * shape.key_width * 2 * 2
     return file_bytes + cache + _SERVER_BYTES
 
 

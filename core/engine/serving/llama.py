@@ -23,13 +23,12 @@ import httpx2
 from core.engine import child_processes
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.formats.gguf_file import ModelCard
-from core.engine.job_rules import CONTEXT
+from core.engine.job_rules import CONTEXT, PARALLEL
 from core.engine.serving.llama_http import ServerAddress
 from core.message import msg
 
 _log = logging.getLogger(__name__)
 
-PARALLEL = 4  # requests decoded together; more would share the same two cores and only use more memory
 _MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
 _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
 # spins of a waiting thread before it sleeps; with more, two models starve each other (docs/benchmarks.md)
@@ -62,7 +61,7 @@ class Backend:
     """One running llama.cpp server.
 
     Attributes:
-        adapter: the LoRA adapter; None: none.
+        adapter: the LoRA adapter; None: the plain base model.
         slots: limits how many requests are decoded together; the others wait in order.
         leases: number of users; a retired backend is stopped when the last one releases it.
     """
