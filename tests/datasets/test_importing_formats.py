@@ -17,7 +17,7 @@ import pytest
 
 from core.datasets.importers import sandboxed_reader, table_reader
 from core.errors import BadFile
-from tests.support.workbook_maker import row, sheet, workbook
+from tests.support.workbook_maker import binary_workbook, row, sheet, workbook
 
 TALE = [["dynasty", "story"], ["唐", "\n\n从前"], ["宋", "很久以前"]]
 CSV = "dynasty,story\n唐,从前\n".encode()
@@ -50,6 +50,12 @@ def test_a_file_is_what_its_content_says(data: bytes, kind: str, name: str) -> N
     assert any("The file name suggests another format" in note for note in found.notes) == (said != kind)
 
 
+def test_a_binary_workbook_is_read() -> None:
+    found = table_reader.read_table(binary_workbook("Stories", TALE), "a.xlsb")
+    assert (found.kind, found.sheet, found.notes) == ("workbook", "Stories", [])
+    assert [list(found.frame.columns), *rows(found)] == TALE
+
+
 def test_a_csv_table_whose_first_cell_begins_with_a_brace_is_csv() -> None:
     assert table_reader.read_table(b"{name},text\n1,2\n", "a.csv").kind == "csv"
 
@@ -66,6 +72,7 @@ def test_a_jsonl_file_that_begins_with_a_broken_line_stays_jsonl() -> None:
         (b"\xef\xbb\xbf\n<html>", "is a web page"),
         (b"BZh91AY&SY", "is a compressed file"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600, "Excel workbook that is broken"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 600 + "EncryptedPackage".encode("utf-16-le"), "with a password"),
         (XLSX[:-40], "Excel workbook that is broken"),
         (XLSX[:200], "Excel workbook that is broken"),
         (PARQUET[:-10], "a Parquet file that is broken"),

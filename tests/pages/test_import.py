@@ -19,7 +19,7 @@ from core.datasets.importers import table, table_reader
 from core.db.store import Store
 from core.db.tables import Row
 from tests.support.app_pages import click, trouble, visit, words
-from tests.support.workbook_maker import sheet, workbook
+from tests.support.workbook_maker import binary_workbook, sheet, workbook
 
 INTENTS = "message,intent,language,split\nWhere is it?,track,en,\n我要退款,refund,zh,held_out\nHi,greet,en,test\n"
 
@@ -81,7 +81,8 @@ def test_a_split_column_of_other_words_is_told_in_place_and_not_kept(store: Stor
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("a.parquet", "Parquet"), ("a.xlsx", "Excel workbook"), ("a.jsonl", "JSON")]
+    ("name", "kind"),
+    [("a.parquet", "Parquet"), ("a.xlsx", "Excel workbook"), ("a.xlsb", "Excel workbook"), ("a.jsonl", "JSON")],
 )
 def test_every_kind_of_table_becomes_a_data_set(store: Store, name: str, kind: str) -> None:
     out = io.BytesIO()
@@ -89,6 +90,7 @@ def test_every_kind_of_table_becomes_a_data_set(store: Store, name: str, kind: s
     data = {
         "a.parquet": out.getvalue(),
         "a.xlsx": workbook({"A": sheet([["topic", "text"], ["sea", "\n\nA wave."]])}),
+        "a.xlsb": binary_workbook("A", [["topic", "text"], ["sea", "\n\nA wave."]]),
         "a.jsonl": b'{"topic": "sea", "text": "\\n\\nA wave."}\n',
     }[name]
     at = brought(name, data)
@@ -184,6 +186,7 @@ def test_the_upload_says_what_it_takes_and_how_large_a_file_can_be(store: Store)
     assert at.file_uploader(key="dataset_file").label == "Table or conversations: CSV, Excel, Parquet, JSON or JSONL"
     assert "ShareGPT, Alpaca" in words(at)
     assert "Up to 500 MB, Excel up to 100 MB." in words(at)
+    assert {".xlsb", ".xlsx", ".ods"} <= set(at.file_uploader(key="dataset_file").proto.type)
     assert at.file_uploader(key="dataset_file").proto.max_upload_size_mb == 500  # the widget itself reports it too
 
 

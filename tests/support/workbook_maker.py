@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections.abc import Mapping, Sequence
 from xml.sax.saxutils import escape, quoteattr
@@ -45,6 +46,37 @@ def workbook(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
         book = f'<workbook xmlns="{_MAIN}" xmlns:r="{_OFFICE}"><sheets>{listed}</sheets></workbook>'
         file.writestr("xl/workbook.xml", _HEAD + book)
     return out.getvalue()
+
+
+def binary_workbook(name: str, rows: Sequence[Sequence[str]]) -> bytes:
+    """A binary workbook (`.xlsb`) with one sheet of texts. The numbers of its records are those of MS-XLSB."""
+    cells = [_record(0x94, struct.pack("<4I", 0, len(rows) - 1, 0, max(map(len, rows)) - 1)), _record(0x91)]
+    for number, texts in enumerate(rows):
+        cells.append(_record(0x00, struct.pack("<I", number)))
+        cells += [_record(0x06, struct.pack("<2I", column, 0) + _wide(text)) for column, text in enumerate(texts)]
+    book = [_record(0x9C, struct.pack("<2I", 0, 1) + _wide("r1") + _wide(name)), _record(0x90), _record(0x9D)]
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("[Content_Types].xml", f'{_HEAD}<Types xmlns="{_PACKAGE}/content-types"/>')
+        file.writestr("xl/_rels/workbook.bin.rels", _relations(_related("r1", "worksheet", "worksheets/sheet1.bin")))
+        file.writestr("xl/workbook.bin", b"".join(book))
+        file.writestr("xl/worksheets/sheet1.bin", b"".join([*cells, _record(0x92)]))
+    return out.getvalue()
+
+
+def _record(kind: int, content: bytes = b"") -> bytes:
+    """A record: its kind and its length, both in groups of 7 bits, and its content."""
+    return _seven_bits(kind) + _seven_bits(len(content)) + content
+
+
+def _seven_bits(number: int) -> bytes:
+    """A number below 2 ** 14; the high bit says that another byte follows."""
+    return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80, number >> 7])
+
+
+def _wide(text: str) -> bytes:
+    encoded = text.encode("utf-16-le")
+    return struct.pack("<I", len(encoded) // 2) + encoded
 
 
 def _cell(place: str, value: Cell) -> str:

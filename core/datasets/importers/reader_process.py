@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 CPU_SECONDS = 60  # CPU time; a sheet of a million rows takes ten
 _BATCH = 1_000  # rows
+_ENCRYPTED_PART = "EncryptedPackage".encode("utf-16-le")  # a workbook with a password is an OLE file with this part
 _EXCEL_DIGITS = 15  # displayed by Excel: 0.1 + 0.2 is stored as 0.30000000000000004
 Range = tuple[tuple[int, int], tuple[int, int]]  # the first and the last cell, each (row, column) from 0
 
@@ -153,6 +154,7 @@ def read_workbook(memory: int, sheet_name: str | None) -> None:
     # After the limit, because imports count too.
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
+    data = b""
     try:
         data = sys.stdin.buffer.read()
         book = CalamineWorkbook.from_filelike(io.BytesIO(data))
@@ -171,8 +173,8 @@ def read_workbook(memory: int, sheet_name: str | None) -> None:
             _write_message(row)
     except PasswordError:
         _write_message({"error": "password"})
-    except (CalamineError, ValueError, OSError):
-        _write_message({"error": "broken"})
+    except (CalamineError, ValueError, OSError):  # calamine finds a password only in files that it opens by path
+        _write_message({"error": "password" if _ENCRYPTED_PART in data else "broken"})
     except MemoryError:
         _write_message({"error": "memory"})
 

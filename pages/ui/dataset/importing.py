@@ -33,6 +33,7 @@ FILE_TYPES = [
     "parquet",
     "xlsx",
     "xlsm",
+    "xlsb",
     "xls",
     "ods",
     "zip",
