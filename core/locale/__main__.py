@@ -1,4 +1,6 @@
-"""`python -m core.locale`: update the catalogues from the code and list the sentences without translation.
+"""`python -m core.locale`: create or update the catalogues from the code and list the sentences without translation.
+
+Every language of `core.languages.LANGUAGES` has one, except English, whose sentences are the ids.
 
 Every translatable sentence is the literal template of a call of `_`, `n_`, `mark` or `msg`. They are collected from the
 syntax tree, because Babel's extractor does not see calls inside f-strings before Python 3.12.
@@ -16,7 +18,7 @@ from babel.messages.catalog import Catalog
 from babel.messages.pofile import read_po, write_po
 
 from core.i18n import DOMAIN, catalogue_path
-from core.languages import LANGUAGES
+from core.languages import ENGLISH, LANGUAGES
 
 _ROOT = Path(__file__).parents[2]
 _MARKS = {"_": 1, "mark": 1, "msg": 1, "n_": 2}  # function → number of leading template arguments
@@ -57,10 +59,20 @@ def template(root: Path) -> Catalog:
 
 
 def update(root: Path, language: str) -> list[str]:
-    """Rewrite one language's catalogue: keep translations, drop unused sentences. Returns the untranslated ids."""
+    """Rewrite one language's catalogue: keep translations, drop unused sentences. Returns the untranslated ids.
+
+    A catalogue that does not exist is created, untranslated.
+
+    Raises:
+        babel.UnknownLocaleError: `language` is not a language code that Babel knows.
+    """
     path = catalogue_path(language)
-    with path.open("rb") as file:
-        catalogue = read_po(file, locale=language, domain=DOMAIN)
+    if path.is_file():
+        with path.open("rb") as file:
+            catalogue = read_po(file, locale=language, domain=DOMAIN)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        catalogue = Catalog(locale=language, domain=DOMAIN, project="Fabula", fuzzy=False)
     catalogue.update(template(root), no_fuzzy_matching=True, update_creation_date=False)
     catalogue.obsolete.clear()
     catalogue.last_translator = catalogue.language_team = "Fabula"
@@ -73,7 +85,7 @@ def update(root: Path, language: str) -> list[str]:
 
 
 def main() -> int:
-    missing = {language: update(_ROOT, language) for language in LANGUAGES if catalogue_path(language).is_file()}
+    missing = {language: update(_ROOT, language) for language in LANGUAGES if language != ENGLISH}
     for language, ids in missing.items():
         print(f"{language}: {len(ids)} without translation")
         for message in ids:

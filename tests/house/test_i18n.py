@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import pytest
 import streamlit as st
 from babel.messages.catalog import Message
-from babel.messages.pofile import read_po
+from babel.messages.pofile import read_po, write_po
 
 from core import errors, i18n
 from core.finetuning.job_explanation import minutes_left
 from core.languages import ENGLISH, LANGUAGES, match
-from core.locale.__main__ import collect
+from core.locale.__main__ import collect, update
 from core.message import msg
 from pages.ui import i18n as pages_i18n
 
@@ -358,3 +358,19 @@ def test_signs_between_words_are_those_of_the_language(
 ) -> None:
     monkeypatch.setattr(pages_i18n, "language", lambda: language)
     assert (pages_i18n.sentences(*parts), pages_i18n.pair("hero", "Rosa")) == (line, pair)
+
+
+def test_a_language_without_a_catalogue_gets_one_and_keeps_its_translations(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(i18n, "LOCALE", tmp_path)
+    monkeypatch.setitem(LANGUAGES, "fr", "Français")
+    ids = {found.message for found in collect(_ROOT)}
+    assert set(update(_ROOT, "fr")) == ids
+    path = i18n.catalogue_path("fr")
+    with path.open("rb") as file:
+        catalogue = read_po(file, locale="fr")
+    catalogue.get("Export").string = "Exporter"  # type: ignore[union-attr]  # it is in the catalogue
+    with path.open("wb") as file:
+        write_po(file, catalogue)
+    assert set(update(_ROOT, "fr")) == ids - {"Export"}
