@@ -67,6 +67,6 @@ def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def required_role(action: object) -> Role | None:
-    """The role that `requires` has declared for an action; None: none was declared."""
+    """The role that `requires` has declared for an action; None if it has not declared one."""
     role: Role | None = getattr(action, _REQUIRED, None)
     return role

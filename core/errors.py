@@ -77,7 +77,7 @@ class ProviderError(FabulaError):
 class Transient(ProviderError):
     """The same request may succeed later; see `core.providers.retry`.
 
-    `retry_after_s`: the delay that the server asked for, in seconds; None: none given.
+    `retry_after_s`: the delay that the server asked for, in seconds; None if the server gave no delay.
     """
 
     def __init__(self, what: str, next_step: str = "", retry_after_s: float | None = None) -> None:

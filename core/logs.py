@@ -25,7 +25,8 @@ def register_secret(value: str) -> None:
 def configure(level: int = logging.INFO) -> None:
     """Log to standard error with `LineFormatter`. Existing handlers keep their own format.
 
-    A fatal signal (for example a bus error in a memory-mapped file) logs the stack of each thread, without values.
+    On a fatal signal (for example a bus error in a memory-mapped file), the stack of every thread is logged, without
+    variable values.
     """
     if sys.__stderr__ is not None:
         with suppress(OSError, ValueError):  # it has no descriptor, or is closed

@@ -162,7 +162,8 @@ def _axes(kind: str, offset: str | None = None) -> dict[str, Any]:
     )
     gap_scale = alt.Scale(paddingInner=_GAP, paddingOuter=0)
     column_scale = alt.Scale(paddingInner=_GAP / 2, paddingOuter=0)
-    by_position = alt.EncodingSortField("place", op="min")  # without a field, later values would be last
+    # without a sort field, values that first occur in later rows would be placed last
+    by_position = alt.EncodingSortField("place", op="min")
     axes: dict[str, Any] = {
         "x": alt.X("across:N", sort=by_position, axis=top, scale=column_scale),
         "y": alt.Y("down:N", sort=by_position, axis=left, scale=gap_scale),

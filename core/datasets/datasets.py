@@ -124,7 +124,7 @@ def system_message(store: Store, dataset_id: str) -> str:
 
 @requires("editor")
 def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
-    """Set the system text of a data set's chat files; "": none."""
+    """Set the system text of a data set's chat files; "" removes it."""
     with store.session() as session:
         statement = update(Dataset).where(Dataset.id == dataset_id)
         session.execute(statement.values(system_message=storable(text.strip())[:_MAX_SYSTEM_CHARACTERS]))

@@ -1,4 +1,4 @@
-"""Saved recipes: every change is a new version, a copy starts a new family, and deleting can be undone."""
+"""Saved recipes: every change is a new version, a copy starts a new, independent series, and deleting can be undone."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class SavedRecipe:
 
     Attributes:
         id: id of this version.
-        family: id shared by all its versions.
+        family: id of a series of versions, which all of them share.
         version: from 1.
-        name: name of the family, and of data sets made from it.
+        name: name of the series, and of data sets made from it.
         rows: number of rows in its grid.
         copied_from: id of the version that the family was copied from, or None.
     """
@@ -84,7 +84,7 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
 
 @requires("editor")
 def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
-    """Start a new family from this version. Returns the new id.
+    """Start a new, independent series of versions from this one. Returns the new id.
 
     Raises:
         BadRecipe: no name.

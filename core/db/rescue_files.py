@@ -98,7 +98,7 @@ def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Ent
     """Write a paid result in its own transaction; if that fails, add `entry` to a rescue file.
 
     Raises:
-        Exception: the error of `write`; also for errors that may be gone at the next start, such as a full disk.
+        Exception: the error of `write`; also if it may succeed at the next start, for example after a full disk.
     """
     try:
         with store.session() as session:

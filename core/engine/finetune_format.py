@@ -76,7 +76,9 @@ class TrainingLine:
 
 
 def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True) -> Iterator[TrainingLine]:
-    """Parse the lines of a whole file, without the blank ones. All must have the format of the first valid line.
+    """Parse the lines of a whole file, without the blank ones.
+
+    All lines must have the format of the first valid line.
 
     Args:
         numbered: as from `lines`.

@@ -1,4 +1,4 @@
-"""Before and after: the texts of a job's base model and tuned model for prompts that training has not seen.
+"""The before-and-after comparison: the texts of a job's base and tuned model for prompts that training has not seen.
 
 It shows the effect of one job and gives no score: `scoring.compare` compares the scores of two evaluations,
 `core.finetuning.job_comparison` the settings and curves of jobs. A job has it at most once. It starts automatically
@@ -68,7 +68,7 @@ class AnswerPair:
 
 @dataclass(frozen=True, slots=True)
 class BeforeAfterView:
-    """The comparison of one job.
+    """The before-and-after comparison of one job.
 
     Attributes:
         state: queued, running, stopping, stopped, done or failed.
@@ -92,7 +92,7 @@ class BeforeAfterView:
 
 
 def get(store: Store, job_id: str) -> BeforeAfterView | None:
-    """The comparison of a job; None: not started."""
+    """The before-and-after comparison of a job; None: not started."""
     with store.reading() as session:
         comparison = session.scalar(select(BeforeAfter).where(BeforeAfter.job_id == job_id))
         if comparison is None:

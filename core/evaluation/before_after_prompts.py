@@ -1,4 +1,4 @@
-"""The prompts of before and after of a job, which training has not seen.
+"""The prompts of the before-and-after comparison of a job, which training has not seen.
 
 They are chosen from held-out rows, otherwise from unused cells of the grid, otherwise from values outside the grid. A
 person adds prompts, also with answers from another page, removes and restores them.

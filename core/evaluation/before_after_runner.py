@@ -1,5 +1,5 @@
-"""Runs before and after of a job in the worker: choose prompts, let both models answer them in parallel, store every
-answer."""
+"""Runs the before-and-after comparison of a job in the worker: choose prompts, let both models answer them in parallel,
+store every answer."""
 
 from __future__ import annotations
 

@@ -43,7 +43,8 @@ _POLL_S = 0.5  # maximum delay before a stop cancels the requests in flight
 DEFAULT_CONCURRENCY = (
     4  # requests at a time for a provider that reports no number; an evaluation has a few hundred rows
 )
-_MAX_INITIAL_FAILURES = 5  # consecutive failures at the start; then all rows would fail
+# after this many consecutive failures at the start, stop: every row would probably fail
+_MAX_INITIAL_FAILURES = 5
 _MAX_UNANSWERED = 2 * DEFAULT_CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
 _MIN_ANSWER_TOKENS = 16  # enough for a label in any script
 _LENGTH_FACTOR = 1.5  # times the longest expected text

@@ -40,7 +40,7 @@ class TrackerRun(Protocol):
 
     Attributes:
         url: web page of the run; None: there is none.
-        last_step: the last logged step; -1 or 0: none.
+        last_step: the last logged step; -1 or 0: no step logged yet.
     """
 
     url: str | None

@@ -112,12 +112,12 @@ class ClaimQueue:
         self.complete = False
 
     def __len__(self) -> int:
-        """Number of requests that have not gone out."""
+        """Number of requests that have not been sent."""
         return len(self.ready) + len(self.cleared) + len(self._marking)
 
     @property
     def claiming(self) -> bool:
-        """True while a claim is in progress, or has ended with an error that `check` raises."""
+        """True while a claim is in progress, or if it ended with an error, which `check` will raise."""
         return self._claiming is not None
 
     def check(self) -> None:
@@ -180,7 +180,7 @@ class ClaimQueue:
                 self.cleared.append(request)
 
     async def close(self) -> list[Claim]:
-        """Wait for a claim in progress. Returns all claimed rows that have not gone out."""
+        """Wait for a claim in progress. Returns all claimed rows that have not been sent."""
         if self._claiming is not None:
             await asyncio.wait([self._claiming])
         requests = [*self.cleared, *self._marking, *self.ready]

@@ -270,7 +270,9 @@ def finish(
     force_pause: bool = False,
     not_before: datetime | None = None,
 ) -> None:
-    """Set the final state and reason of a run and release its claims. The first end is kept.
+    """Set the final state and reason of a run and release its claims.
+
+    If a run has already ended, its first final state is kept.
 
     A `waiting` run has not ended: the worker resumes it at `not_before`, unless it was asked to pause or stop.
 

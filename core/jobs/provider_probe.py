@@ -52,7 +52,7 @@ class ProbeReport:
     Attributes:
         findings: one for each check, in order.
         models: how many text models are offered.
-        model: the one that was asked; "": none.
+        model: the one that was asked; "": no model yet.
         at: when (UTC).
     """
 
@@ -160,7 +160,9 @@ class _Probe:
         if self._client.provider.models:
             return Finding("models", "yes", msg("The ones that you named; its own list is not asked for."))
         if not offered:
-            return Finding("models", "no", msg("It offers no text model. Load one there, or name one in its settings."))
+            return Finding(
+                "models", "no", msg("The provider offers no text model. Load one there, or name one in its settings.")
+            )
         if len(offered) >= MAX_MODELS:
             return Finding(
                 "models",
@@ -285,7 +287,9 @@ def _finding(check: Check, failure: FabulaError | None) -> Finding:
 
 def _usage(answer: Completion) -> Finding:
     if answer.prompt_tokens is None or answer.completion_tokens is None:
-        return Finding("usage", "no", msg("It reports no token counts, so Fabula counts and costs are approximate."))
+        return Finding(
+            "usage", "no", msg("The provider reports no token counts, so Fabula counts them and costs are approximate.")
+        )
     return Finding("usage", "yes")
 
 

@@ -41,7 +41,7 @@ _running: dict[str, threading.Thread] = {}
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """One kind of background job; an item is one run, training job, evaluation, before and after of a job, or tour.
+    """One kind of background job; an item is one run, training job, evaluation, before-and-after comparison, or tour.
 
     Attributes:
         name: prefix of its workflows and name of its queue.

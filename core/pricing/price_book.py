@@ -39,7 +39,7 @@ _SOON_DAYS = 90  # time to train and switch to another model
 
 
 class PriceSource(Protocol):
-    """The source of base model prices that are not in the overlay."""
+    """Where the price of a base model comes from if `PriceBook.overlay` has none."""
 
     def find(self, provider: str, model: str) -> Price | None: ...
 
@@ -51,7 +51,7 @@ class PriceBook:
     """All known prices. Use `load` to create one.
 
     Attributes:
-        overlay: prices that override the source.
+        overlay: the prices of `data/prices.csv`; they override the source.
         source: prices of base models.
         today: the day for which prices are looked up.
         own: custom amounts; each overrides the corresponding known amount.

@@ -189,6 +189,6 @@ def _average(
 
 
 def _machine_time(machine: MachineTime, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
-    """Machine time of an average story in US dollars; None: unknown or in another currency."""
+    """Cost of the machine time for an average story, in US dollars; None if unknown or in another currency."""
     calls, completion_tokens = sum(g[1] for g in groups), sum(g[3] for g in groups)
     return machine.call(completion_tokens // calls) if calls and machine.currency == USD else None

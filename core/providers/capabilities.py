@@ -29,7 +29,7 @@ class Capabilities:
         default_temperature: not sent if a request has this value; None: always sent.
         inline_thinking: texts may contain the model's thinking, which is removed.
         account_headers: the headers of OPENAI_ORG_ID and OPENAI_PROJECT_ID are for it.
-        key_header: a header with the key, in addition to `Authorization`; "": none.
+        key_header: a header with the key, in addition to `Authorization`; "": no such header.
         spaces_in_key: its key may contain spaces.
         has_resource_address: users give the address of their resource; the path of the API is added to it.
         deploys_models: a tuned model must be deployed before it can be called.

@@ -169,7 +169,7 @@ def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, A
 
 
 def _legacy(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    """The legacy endpoint has no system message, so it is put before the prompt."""
+    """The legacy endpoint does not accept a system message, so its text is put before the prompt."""
     prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
     return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, capabilities)}
 

@@ -23,7 +23,7 @@ from core.errors import FabulaError, Transient
 
 T = TypeVar("T")
 
-_STOP_POLL_S = 0.5  # a stopped job leaves its pause after this long
+_STOP_POLL_S = 0.5  # a stopped job ends its wait within this time
 
 
 class RetryLater(Exception):

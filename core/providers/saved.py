@@ -42,7 +42,7 @@ class ProviderForm:
     Attributes:
         preset: id of a preset.
         api_key: "": the server needs none; None (when editing): keep the saved one.
-        certificates: PEM of the server's own certificate authority; "": none.
+        certificates: PEM of the server's own certificate authority; "": the system's authorities only.
         models: offered instead of the server's own list; empty: its list.
     """
 

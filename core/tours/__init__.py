@@ -1,1 +1,1 @@
-"""The guided tour: composed stories, a small model trained on them, before and after. Start with `core.tours.tour`."""
+"""The guided tour: composed stories, a model trained on them, texts before and after. Start with `core.tours.tour`."""

@@ -1,4 +1,4 @@
-"""Runs the guided tour, step by step: composed stories, a small model trained on them, before and after.
+"""Runs the guided tour, step by step: composed stories, a small model trained on them, texts before and after.
 
 A tour trains on composed stories of one plot, as many as this machine learns in the time allowed. A base model of 270M
 parameters learns to tell one plot in four minutes. From hand-written stories with two plots it learned the sentences

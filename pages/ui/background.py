@@ -136,8 +136,9 @@ class BackgroundTask(_Work, Generic[T]):
 
 
 class BackgroundIterator(_Work, Generic[T]):
-    """Items of an iterator as they arrive: watch `items` and `done` from a fragment, call `stop()` when they are no
-    longer needed.
+    """Collects the items of an iterator in a thread.
+
+    A fragment shows `items` until `done`; the page calls `stop()` when the items are no longer needed.
 
     `make` gets the event that `stop()` sets, so that it can end its own waiting.
     """

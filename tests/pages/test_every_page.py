@@ -76,7 +76,8 @@ def test_a_home_that_cannot_be_written_is_told_with_a_next_step(
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{blocked / 'home' / 'fabula.db'}")
     state = {"dataset_part": "rows", "story_part": "shelf"}
     at = visit(page, **state)
-    assert "the disk is full or read-only, or the database is gone" in trouble(at) and "FABULA_HOME" in trouble(at)
+    assert "the disk is full or read-only, or the database is lost or unavailable" in trouble(at)
+    assert "FABULA_HOME" in trouble(at)
 
 
 def test_the_language_can_be_chosen() -> None:

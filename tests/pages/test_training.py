@@ -858,7 +858,7 @@ def test_everything_about_a_run_comes_as_a_zip_with_its_charts(
     zipped = job_actions._zipped
     monkeypatch.setattr(job_actions, "_zipped", lambda job: offered.append(zipped(job)) or offered[-1])
     at = visit("training")
-    assert "before and after, a model card and the charts" in words(at)
+    assert "the before-and-after comparison, a model card and the charts" in words(at)
     with zipfile.ZipFile(io.BytesIO(offered[-1]())) as file:
         names = set(file.namelist())
         assert {"README.md", "settings.json", "results.csv", "events.csv", "checkpoints.csv", "lineage.json"} <= names

@@ -146,7 +146,7 @@ def _candidate_pairs(signatures: Signatures, digests: Ints) -> Iterator[tuple[In
 
 
 def _bucket_pairs(keys: npt.NDArray[np.uint64] | Ints) -> tuple[Ints, Ints]:
-    """Pairs (first of the bucket, member) and (neighbour, member) for all rows that share a key."""
+    """For each group of rows that share a key: each row paired with the group's first row and with its neighbour."""
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     # Positions in `order` that are not the first of their bucket.

@@ -13,7 +13,7 @@ from core.db.tables.base import Base, MessageText, utcnow
 from core.languages import CHINESE
 
 COMPARISON = "comparison"
-"""`Story.step` of a text generated for before and after; shown with its job, not in the library."""
+"""`Story.step` of a text generated for the before-and-after comparison; shown with its job, not in the library."""
 SAMPLE = "sample"
 """`Story.step` of a short sample of a model; not in the library either."""
 NOT_IN_LIBRARY = (COMPARISON, SAMPLE)

@@ -1,4 +1,4 @@
-"""Tables of training jobs, their events and checkpoints, evaluations, and before and after."""
+"""Tables of training jobs, their events and checkpoints, evaluations, and before-and-after comparisons."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TrainingJob(Base):
     version_id: Mapped[str | None] = mapped_column(String(32))  # data set version it trains on
     training_file: Mapped[str | None] = mapped_column(String(200))  # id at the provider
     validation_file: Mapped[str | None] = mapped_column(String(200))
-    validation_share: Mapped[float | None]  # share of the examples held out for validation; None: none
+    validation_share: Mapped[float | None]  # share of the examples held out for validation; None: no rows
     parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains further
     file_bytes: Mapped[int | None]  # size of the training file
     uploaded_bytes: Mapped[int | None]
@@ -55,7 +55,7 @@ class TrainingJob(Base):
     estimated_finish: Mapped[datetime | None]
     queue_position: Mapped[int | None]  # at the engine, while waiting; the job in training is 1
     estimated_start: Mapped[datetime | None]  # expected start of training, while waiting
-    training_s: Mapped[float | None]  # training seconds before `running_since`; None: none or unknown
+    training_s: Mapped[float | None]  # training seconds before `running_since`; None: not started, or unknown
     running_since: Mapped[datetime | None]  # if the provider does not report `training_s`: first seen training at
     results_csv: Mapped[str | None] = mapped_column(Text)  # latest copy of the results file
     cost_usd: Mapped[Decimal | None]
@@ -136,7 +136,7 @@ class EvaluationAnswer(Base):
 
 
 class BeforeAfter(Base):
-    """Before and after: the answers of a job's base and tuned model to prompts that were not in the training data.
+    """The before-and-after comparison: answers of a job's base and tuned model to prompts that training has not seen.
 
     States: queued, running, stopping, stopped, done, failed(reason).
     """

@@ -1,4 +1,4 @@
-"""What the engine needs to know of hubs before a download starts: names of models, and the download's environment."""
+"""What the engine needs to know about hubs before a download starts: model names and the download's environment."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class LlamaProbe:
         self._client = client
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text without BOS; special tokens in it count as such."""
+        """Token ids of a text, with no BOS added; special tokens in the text are parsed as special tokens."""
         body = {"content": text, "add_special": False, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 

@@ -31,7 +31,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (
         errors.StorageFull,
         ":material/storage:",
-        mark("Fabula cannot save: the disk is full or read-only, or the database is gone"),
+        mark("Fabula cannot save: the disk is full or read-only, or the database is lost or unavailable"),
     ),
     (errors.BadFile, ":material/description:", mark("This file can't be used yet")),
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),

@@ -32,7 +32,7 @@ WORDS: Mapping[Cause, str] = {
     "shared_budget": mark("This would exceed a budget"),
     "unknown_price": mark("The price of the model is unknown"),
     "engine_missing": mark("The engine is not installed"),
-    "storage": mark("Fabula cannot save: the disk is full or read-only, or the database is gone"),
+    "storage": mark("Fabula cannot save: the disk is full or read-only, or the database is lost or unavailable"),
     "out_of_memory": mark("Out of memory"),
     "bad_file": mark("The training file was rejected"),
     "diverged": mark("The training diverged"),

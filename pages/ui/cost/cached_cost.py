@@ -39,7 +39,7 @@ def speed() -> Speed | None:
 
 
 def training_speed(model: str) -> Decimal | None:
-    """Tokens per second in training on this base: of the engine's newest steps, else of its newest jobs; None: none."""
+    """Training speed on this base, in tokens/s: of the newest steps, else of the newest jobs; None if not measured."""
     if steps := cache.status().engine.training_speeds.get(model):
         return Decimal(str(round(steps, 3)))
     rates = measured_speeds(cache.store(), ENGINE, model)

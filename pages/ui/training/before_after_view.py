@@ -1,4 +1,4 @@
-"""Before and after: the base and the new model of a job side by side, on prompts that are not in its training data."""
+"""The before-and-after comparison: a job's base and new model side by side, on prompts that training has not seen."""
 
 from __future__ import annotations
 

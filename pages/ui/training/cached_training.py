@@ -159,7 +159,7 @@ def last_event(job: JobView) -> datetime | None:
     version=lambda job: datasets.fingerprint(cache.store(), job.dataset_id or "", job.version_id),
 )
 def unseen(job: JobView) -> BackgroundTask[PromptChoice]:
-    """Prompts for before and after; chosen again when a row of the job's data set is added, removed or edited."""
+    """Prompts for the before-and-after comparison; chosen again when the rows of the job's data set change."""
     store = cache.store()
     return BackgroundTask(lambda seen: before_after_prompts.choose_prompts(store, job, seen), job.n_examples or 0)
 

@@ -88,7 +88,8 @@ def _export_menu(job: JobView) -> None:
             width="stretch",
         )  # fmt: skip
         contents = _(
-            "Settings, results, events, checkpoints, evaluations, before and after, a model card and the charts."
+            "Settings, results, events, checkpoints, evaluations, the before-and-after comparison, a model card and "
+            "the charts."
         )
         st.caption(contents)
 

@@ -1,4 +1,4 @@
-"""About a job: its events, its settings, and its family tree with the chain as one curve."""
+"""Details of a job: events, settings, and the family tree, with the curves of the jobs it continued joined into one."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def show() -> bool:
 
 
 def requirements(draft: JobDraft, *, wait: bool = False) -> JobRequirements:
-    """The requirements of the current form."""
+    """What the job in the current form would require."""
     form = job_form.form(draft)
     account, problem = None, None
     try:

@@ -77,7 +77,7 @@ def _active(found: Sequence[JobView]) -> bool:
 
 
 def _one(job: JobView) -> None:
-    """One job: state, actions, before and after, curve, checkpoints, and the other sections as tabs."""
+    """One job: state, actions, the before-and-after comparison, curve, checkpoints, and the other sections as tabs."""
     _verdict(job)
     job_actions.remedies(job)
     job_actions.model_state(job)
