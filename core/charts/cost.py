@@ -97,7 +97,8 @@ def _format_multiple(multiple: Decimal | None) -> str:
 
 @cache
 def _price_spec(labels: PriceLabels) -> Spec:
-    by_position = alt.EncodingSortField("place", op="min")  # without a field, Vega keeps the order of earlier bars
+    # without a sort field, Vega would keep the order of the bars that were drawn before
+    by_position = alt.EncodingSortField("place", op="min")
     y = alt.Y("bar:N", sort=by_position, title=None, axis=alt.Axis(labelLimit=by_width(110, 320), ticks=False))
     x = alt.X(
         "price:Q",

@@ -40,9 +40,8 @@ UNFINISHED = select(Evaluation.id).where(Evaluation.state.in_(ACTIVE)).order_by(
 """Selects the ids of unfinished evaluations, oldest first."""
 
 _POLL_S = 0.5  # maximum delay before a stop cancels the requests in flight
-DEFAULT_CONCURRENCY = (
-    4  # requests at a time for a provider that reports no number; an evaluation has a few hundred rows
-)
+# requests at a time for a provider that reports no number; an evaluation has a few hundred rows
+DEFAULT_CONCURRENCY = 4
 # after this many consecutive failures at the start, stop: every row would probably fail
 _MAX_INITIAL_FAILURES = 5
 _MAX_UNANSWERED = 2 * DEFAULT_CONCURRENCY  # consecutive rows without an answer, each sent several times: an outage
@@ -163,7 +162,7 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
 
 
 def _requests_at_a_time(client: Client, model: str) -> int:
-    with contextlib.suppress(FabulaError):  # the first request finds out what is wrong
+    with contextlib.suppress(FabulaError):  # the first request of a row will fail with the same error, and reports it
         return client.parallel(model) or DEFAULT_CONCURRENCY
     return DEFAULT_CONCURRENCY
 

@@ -209,7 +209,8 @@ def settle_abandoned(session: Session, now: datetime) -> int:
     unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None), Spend.cost_usd.is_not(None))
     before = now - _MAX_REQUEST
     query = select(Spend).where(Spend.created_at.between(before - _LOOK_BACK, before), *unsettled, single)
-    locked = query.with_for_update(of=Spend, skip_locked=True)  # what is being settled at this moment is not abandoned
+    # an entry that is locked is being settled at this moment, so it is not abandoned
+    locked = query.with_for_update(of=Spend, skip_locked=True)
     entries = [entry for entry in session.scalars(locked) if entry.cost_usd]
     for entry in entries:
         entry.cost_usd = None

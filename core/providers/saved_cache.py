@@ -17,7 +17,7 @@ from core.providers.schemas import Provider
 from core.secret_key import SecretKey
 from core.settings import Settings
 
-_MAX_AGE_S = 0.5  # so that another process takes up a change within a second
+_MAX_AGE_S = 0.5  # so that another process sees a change within a second
 
 Maker = Callable[[], Provider]
 

@@ -27,7 +27,7 @@ from core.message import msg
 _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_AT_ONCE = 2  # a download and a conversion; more would share the same cores and line
+_AT_ONCE = 2  # a download and a conversion; more would share the same processor cores and network connection
 DOWNLOAD = "files"
 """Folder of a download in its base's folder."""
 ROOTS = "FABULA_ENGINE_BASE_FOLDERS"

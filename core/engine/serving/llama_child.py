@@ -81,7 +81,7 @@ def _serve() -> None:
         return
     print(json.dumps({"url": url}), file=output, flush=True)
     sys.stdin.read()
-    os._exit(0)  # clients of running requests are gone
+    os._exit(0)  # stdin was closed: no client waits for an answer any more
 
 
 if __name__ == "__main__":
