@@ -114,8 +114,8 @@ def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
 def version_form(chosen: DatasetSummary) -> None:
     """Split by cell and save as a version; the same rows and split are the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
-        state.set_default("dataset_share", _USUAL_SHARE)
-        share = validation_share("dataset_share")
+        # The slider's own default: a value set in the session is lost when the popover is drawn for another data set.
+        share = validation_share("dataset_share", value=_USUAL_SHARE)
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)
         if st.button(_("Save as a version"), type="primary", icon=":material/bookmark_add:", key="dataset_freeze"):
