@@ -66,6 +66,7 @@ def _escaped(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    for secret in _secrets:
+    # A copy, as another thread may add a key; the longest first, as a key may begin with another one.
+    for secret in sorted(_secrets.copy(), key=len, reverse=True):
         text = text.replace(secret, "[key]")
     return text

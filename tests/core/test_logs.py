@@ -69,6 +69,15 @@ def test_a_key_is_in_no_line_and_in_no_traceback(log: tuple[logging.Logger, io.S
     assert "Sent" in stream.getvalue() and _SECRET not in stream.getvalue() and "[key]" in stream.getvalue()
 
 
+def test_a_key_that_begins_with_another_key_is_hidden_whole(log: tuple[logging.Logger, io.StringIO]) -> None:
+    logger, written = log
+    for number in range(20):  # the order of a set changes from process to process
+        logs.register_secret(f"sk-short-{number:02}")
+        logs.register_secret(f"sk-short-{number:02}-and-its-longer-tail")
+        logger.warning("refused sk-short-%02d-and-its-longer-tail", number)
+    assert "tail" not in written.getvalue()
+
+
 @pytest.mark.parametrize("short", ["", "a", "key"])
 def test_a_word_too_short_to_be_a_key_changes_no_line(log: tuple[logging.Logger, io.StringIO], short: str) -> None:
     logger, stream = log
