@@ -250,7 +250,7 @@ def _check_unique(session: Session, name: str, own_id: str | None) -> None:
     for other_id, other in session.execute(select(SavedProvider.id, SavedProvider.name)):
         if other_id != own_id and other.casefold() == name.casefold():
             raise FabulaError(
-                msg("There is a provider named {name} already.", name=name),
+                msg("There is a provider named {name} already.", name=other),
                 msg("Choose another name, or edit that one."),
             )
 
@@ -261,6 +261,8 @@ def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, ap
     Raises:
         Misconfigured: one of them is invalid.
     """
+    if not base_url:
+        raise Misconfigured(msg("The provider has no address."), msg("Enter one; most end in /v1."))
     placeholder = re.search("<[^>]*>?", base_url)
     if placeholder is not None:
         raise Misconfigured(

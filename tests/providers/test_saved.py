@@ -104,8 +104,8 @@ def test_a_removed_provider_leaves_no_key(store: Store, key: SecretKey) -> None:
     [
         ({"name": "  "}, "no name"),
         ({"name": "x" * 61}, "61 characters"),
-        ({"name": "my SERVER"}, "already"),
-        ({"base_url": ""}, "does not start with http"),
+        ({"name": "my SERVER"}, f"named {_FORM.name} already"),
+        ({"base_url": ""}, "no address"),
         ({"base_url": "api.example.com/v1"}, "does not start with http"),
         ({"base_url": "ftp://example.com"}, "begins with ftp://"),
         ({"base_url": "http://"}, "not a web address"),
