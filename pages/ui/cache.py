@@ -207,15 +207,6 @@ def forget_models() -> None:
     _endpoint.clear()
 
 
-def ask_models(provider: str) -> list[ModelInfo]:
-    """The models of one provider, without the cache.
-
-    Raises:
-        FabulaError: why it does not answer.
-    """
-    return quick(provider).models()
-
-
 def quick(provider: str) -> Client:
     """A client for pages: one attempt with a short timeout."""
     policy = RetryPolicy(total_s=ENDPOINT_WAIT_S, tries=1)

@@ -45,7 +45,7 @@ def test_a_file_is_added_by_its_path_shown_with_its_figures_and_removed(tmp_path
     assert "Only the packaged model is here" in words(at)
     field(at, "settings_base_origin_file").set_value(str(path))
     click(at, "settings_base_submit")
-    until(lambda: "tiny-qwen" in [model.id for model in cache.ask_models("engine")], "the base is ready")
+    until(lambda: "tiny-qwen" in [model.id for model in cache.quick("engine").models()], "the base is ready")
     assert "memory to train" in words(again(at))
     assert "tiny-qwen" in words(at)
     assert "context: 512 tokens" in words(at)

@@ -50,8 +50,8 @@ class Bases:
             "packaged_base": packaged_models.BASE,
             "packaged_tokens_per_s": self.packaged_speed(),
         }
-        data = [self._json(one) for one in self.library.records()]
-        added = {one.repo for one in self.library.records()}
+        records = self.library.records()
+        added = {one.repo for one in records}
         suggested = [
             {
                 "repo": one.repo,
@@ -69,7 +69,9 @@ class Bases:
             for one in suggestions.fitting(machine.memory_bytes())
             if one.repo not in added
         ]
-        return JSONResponse({"object": "list", "data": data, "machine": here, "suggestions": suggested})
+        return JSONResponse(
+            {"object": "list", "data": [*map(self._json, records)], "machine": here, "suggestions": suggested}
+        )
 
     def get(self, request: Request) -> Response:
         """GET /fabula/v1/bases/{id}."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from core import packaged_models
 from core.engine.api.errors import ApiError, unknown_model
 from core.engine.bases.library import BaseLibrary
+from core.engine.bases.record import BaseRecord
 from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT
@@ -107,19 +108,21 @@ class ModelCatalogue:
 
     def find(self, model_id: object) -> Model:
         """The model with this id. Raises ApiError 404 model_not_found."""
-        found = next((model for model in self._packaged_models() if model.id == model_id), None)
-        if found is None and isinstance(model_id, str):
+        if isinstance(model_id, str):
+            if (untuned := self._untuned(model_id)) is not None:
+                return untuned
             row = self._store.get(TunedModel, model_id)
-            found = self._tuned(row) if row is not None and row.base in self._available() else None
-        if found is None:
-            raise unknown_model(model_id)
-        return found
+            if row is not None and (row.base in self._configured or self._added(row.base) is not None):
+                return self._tuned(row)
+        raise unknown_model(model_id)
 
     def listed(self) -> list[Model]:
         """Base models, storytellers, then tuned models, oldest first; without checkpoints."""
         rows = self._store.select(TunedModel, "step IS NULL")
-        available = self._available()
-        return [*self._packaged_models(), *(self._tuned(row) for row in rows if row.base in available)]
+        added = self._library.ready()
+        names = dict.fromkeys((*self._configured, *added, *packaged_models.WRITERS))
+        untuned = [model for name in names if (model := self._untuned(name, added.get(name))) is not None]
+        return [*untuned, *(self._tuned(row) for row in rows if row.base in self._configured or row.base in added)]
 
     def newest_adapter(self, base: str) -> Path | None:
         """The newest adapter of a base model, for loading at startup."""
@@ -129,7 +132,7 @@ class ModelCatalogue:
     def remove(self, model_id: str) -> None:
         """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for a packaged model."""
         model = self.find(model_id)
-        if any(packaged.id == model.id for packaged in self._packaged_models()):
+        if self._untuned(model.id) is not None:
             raise ApiError(
                 403, msg("The model '{id}' ships with the engine and cannot be deleted.", id=model.id), param="model"
             )
@@ -137,20 +140,23 @@ class ModelCatalogue:
         if model.adapter is not None:
             model.adapter.unlink(missing_ok=True)
 
-    def _packaged_models(self) -> list[Model]:
-        models = [
-            Model(name, name, None, self._format(name), int(path.stat().st_mtime) if path.exists() else self._started)
-            for name, path in self._configured.items()
-        ]
-        models += [
-            Model(one.id, one.id, None, "both" if one.chat else "completion", one.created)
-            for one in self._library.ready().values()
-        ]
-        for name in packaged_models.WRITERS if self._is_packaged(packaged_models.BASE) else ():
-            adapter = _ADAPTERS / f"{name}.gguf"
-            if adapter.is_file():
-                models.append(Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime)))
-        return models
+    def _added(self, name: str) -> BaseRecord | None:
+        """A base of the library that can be used. Reads one file: every request looks its model up."""
+        found = self._library.get(name)
+        return found if found is not None and found.state == "ready" else None
+
+    def _untuned(self, name: str, added: BaseRecord | None = None) -> Model | None:
+        """A base model or a packaged storyteller; `added`: its record, if it was read already."""
+        if name in self._configured:
+            path = self._configured[name]
+            created = int(path.stat().st_mtime) if path.exists() else self._started
+            return Model(name, name, None, self._format(name), created)
+        if (added := added or self._added(name)) is not None:
+            return Model(name, name, None, "both" if added.chat else "completion", added.created)
+        adapter = _ADAPTERS / f"{name}.gguf"
+        if name in packaged_models.WRITERS and self._is_packaged(packaged_models.BASE) and adapter.is_file():
+            return Model(name, packaged_models.BASE, adapter, "chat", int(adapter.stat().st_mtime))
+        return None
 
     def _format(self, name: str) -> Format:
         """What a configured base answers to; its file is read once, except the packaged one's, which has both."""
@@ -160,10 +166,6 @@ class ModelCatalogue:
             return "completion" if chat.format_for(self.base(name).card) is None else "both"
         except ApiError:
             return "both"  # the error is told when it is used
-
-    def _available(self) -> set[str]:
-        """Names of all bases that can be used."""
-        return {*self._configured, *self._library.ready()}
 
     def _tuned(self, row: TunedModel) -> Model:
         return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)

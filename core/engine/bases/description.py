@@ -36,8 +36,7 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
         raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as exc:
         raise hf_folder.cut_file(path) from exc  # a value of the header has another type than any model's
-    machine.check_memory(machine.serving_bytes(described.served_bytes, described.shape), machine.memory_bytes())
-    return described
+    return _fitting(described)
 
 
 def _described(record: BaseRecord, path: Path) -> BaseRecord:
@@ -135,6 +134,11 @@ def describe_folder(record: BaseRecord, folder: HfFolder) -> BaseRecord:
         context=min(CONTEXT, _number(config, "max_position_embeddings") or CONTEXT),
         size=sum(file.stat().st_size for file in {tensor.file for tensor in folder.tensors.values()}),
     )
+    return _fitting(described)
+
+
+def _fitting(described: BaseRecord) -> BaseRecord:
+    """The record, if its model can be served in this machine's memory; else raises UnusableModel."""
     machine.check_memory(machine.serving_bytes(described.served_bytes, described.shape), machine.memory_bytes())
     return described
 
