@@ -37,7 +37,7 @@ class SecretKey:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._path = settings.home / _FILE
+        self._path = key_file(settings.home)
         self._secret = settings.secret_key
 
     @property

@@ -34,6 +34,7 @@ _CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 _PROMPT = "Say hello."
 _MAX_TOKENS = 16  # enough for a greeting; a model that thinks first ends at the limit, which is an answer too
+_SPEECH_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,9 +251,6 @@ class _Probe:
         if known is not None:
             return Finding("batches", "yes" if known else "no")
         return _asked("batches", self._client.supports_batches)
-
-
-_SPEECH_TIMEOUT_S = 10.0
 
 
 def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:

@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, TrainingJob
+from core.evaluation import evaluations
 from core.finetuning import job_views
 from core.generation import run_progress
 
@@ -46,7 +47,7 @@ def of(store: Store, provider_id: str) -> ProviderUse:
         .order_by(TrainingJob.id)
     )
     evaluating = select(func.count()).where(
-        Evaluation.provider == provider_id, Evaluation.state.in_(("queued", "running", "stopping"))
+        Evaluation.provider == provider_id, Evaluation.state.in_(evaluations.ACTIVE)
     )
     with store.reading() as session:
         return ProviderUse(

@@ -31,7 +31,8 @@ from core.providers.generation import MAX_MODELS
 from core.providers.schemas import Provider
 from core.secret_key import SecretKey
 
-_MAX_NAME = 60  # characters
+MAX_NAME = 60
+"""Characters in the name of a provider."""
 _MAX_CERTIFICATE_BYTES = 100_000
 
 
@@ -239,9 +240,9 @@ def _checked_name(name: str) -> str:
     shown = " ".join(name.split())
     if not shown:
         raise FabulaError(msg("The provider has no name."), msg("Enter one, for example the company's."))
-    if len(shown) > _MAX_NAME:
+    if len(shown) > MAX_NAME:
         raise FabulaError(
-            msg("The name has {count} characters.", count=len(shown)), msg("Use at most {limit}.", limit=_MAX_NAME)
+            msg("The name has {count} characters.", count=len(shown)), msg("Use at most {limit}.", limit=MAX_NAME)
         )
     return shown
 

@@ -24,7 +24,6 @@ _MAX_PART = 10_000_000  # bytes of the sheet list or the formats
 _MAX_NUMBER = 40  # digits and signs
 _EXACT_DIGITS = 15  # precision of floating point and of Excel
 _SPECIAL_CONTENT = re.compile(rb"""t=["']e["']|<(\w+:)?f[ />]|<(\w+:)?v>-?\d{16}|<(\w+:)?v>-?\d\.\d+E\+?[12]\d""")
-_RELATIONS = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _PERCENT = re.compile(r"[#,]*0*(\.(0+))?\s*%")
 _BUILT_IN = {"9": "0%", "10": "0.00%"}  # ECMA-376, part 1, 18.8.30
 _DIGITS_AND_LITERALS = re.compile(r'(?:0|[-/() .]|\\.|"[^"]*")+')

@@ -18,7 +18,6 @@ from pages.ui.i18n import _, code
 from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
-_LONGEST_NAME = 60  # characters
 _EXAMPLE_URL = "https://api.example.com/v1"
 _OPEN = "settings_provider_dialog"  # "new", or the id of the provider that is edited; missing: closed
 _NEW = "new"
@@ -31,7 +30,6 @@ _PROBLEM = "settings_provider_problem"
 def begin(view: SavedView | None = None) -> None:
     """Open the dialog, empty or with a provider's values. Only in a callback."""
     _forget()
-    state.set_value(_KEY, "")  # as for name and address: a field without a value in the session lost what was typed
     state.set_value(_OPEN, _NEW if view is None else view.id)
     if view is None:
         state.set_value(_PRESET, "deepseek")
@@ -60,7 +58,7 @@ def _body(view: SavedView | None) -> None:
             _("Provider"), options, format_func=_preset_name, key=_PRESET, on_change=_fill_from_preset,
         )  # fmt: skip
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
-    text_field(_("Name"), _NAME, _LONGEST_NAME)
+    text_field(_("Name"), _NAME, saved.MAX_NAME)
     # A form sends what is typed at once: outside of one, a key stays in the browser if the Tab key leaves its field,
     # because the button that shows it belongs to the field.
     with st.form("settings_provider_form", border=False):

@@ -12,7 +12,8 @@ from core.providers import saved
 from core.providers.saved import SavedView
 from pages.ui import cache, state
 from pages.ui.components import cards
-from pages.ui.i18n import _, n_, plain
+from pages.ui.i18n import _, listed, n_, plain
+from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
 _OPEN = "settings_provider_removal"
@@ -62,15 +63,15 @@ def _in_words(used: ProviderUse) -> str:
 
 
 def _named(names: tuple[str, ...]) -> str:
-    shown = ", ".join(plain(name) for name in names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown}, …"
+    shown = [plain(name) for name in names[:_MOST_NAMES]]
+    return listed(shown if len(names) <= _MOST_NAMES else [*shown, "…"])
 
 
 def _remove(provider_id: str) -> None:
     with cards.keep_errors():
         saved.remove(cache.store(), current_actor(), provider_id)
         state.notify(":material/delete:", _("Provider removed."))
-    state.drop(f"settings_probe_{provider_id}")
+    provider_test.forget(provider_id)
     _close()
     cache.forget_models()
 

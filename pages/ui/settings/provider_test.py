@@ -15,7 +15,7 @@ from core.providers.registry import ENGINE
 from core.providers.saved import SavedView
 from pages.ui import cache, state
 from pages.ui.background import BackgroundTask
-from pages.ui.components import cards
+from pages.ui.components import cards, views
 from pages.ui.i18n import _, ago, as_markdown, mark, n_, plain, sentences
 from pages.ui.sign_in import current_actor
 
@@ -84,6 +84,11 @@ def show(provider_id: str, view: SavedView | None) -> None:
         _report(provider_id, report)
 
 
+def forget(provider_id: str) -> None:
+    """Drop what this session knows of a test."""
+    state.drop(_key(provider_id))
+
+
 def _report(provider_id: str, report: ProbeReport) -> None:
     if report.usable:
         words = n_("Ready: {n} model.", "Ready: {n} models.", report.models) if report.models else _("Ready.")
@@ -97,9 +102,8 @@ def _report(provider_id: str, report: ProbeReport) -> None:
         untested = [_(_NAMES[finding.check]) for finding in report.findings if finding.answer == "untested"]
         if untested:
             st.caption(_("Not tested: {checks}").format(checks=" · ".join(untested)))
-        when = ago(report.at, utcnow())
         asked = _("Asked: {model}").format(model=plain(report.model)) if report.model else ""
-        st.caption(" · ".join(part for part in (asked, when) if part))
+        views.facts((asked, ago(report.at, utcnow())))
         _another_model(provider_id, report)
 
 
