@@ -15,6 +15,7 @@ from core.jobs import heartbeat
 from core.jobs.engine_supervisor import ask_health
 from core.message import msg
 from core.providers import Registry, engine_endpoint
+from core.providers.registry import ENGINE
 from core.settings import Settings
 
 T = TypeVar("T")
@@ -98,11 +99,12 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
     env = os.environ if environ is None else environ
     worker = _executor.submit(_worker, store)
     engine = _executor.submit(_engine, settings)
+    providers = _executor.submit(_providers, settings, env, store)
     deadline = time.monotonic() + _TIMEOUT_S
     return Status(
         engine=_result_or(deadline, engine.result, lambda: _unresponsive_engine(settings)),
         worker=_result_or(deadline, worker.result, lambda: _DATABASE_TIMEOUT),
-        providers=_providers(settings, env, store),
+        providers=_result_or(deadline, providers.result, tuple),
     )
 
 
@@ -192,6 +194,6 @@ def _providers(settings: Settings, environ: Mapping[str, str], store: Store | No
 def _provider(registry: Registry, provider_id: str) -> ProviderStatus:
     try:
         provider = registry.provider(provider_id)
-    except FabulaError:  # the engine is not running; `EngineStatus` reports that
-        return ProviderStatus(provider_id, msg("The engine"))
+    except FabulaError:  # the engine is not running, which `EngineStatus` reports; or the database does not answer
+        return ProviderStatus(provider_id, msg("The engine") if provider_id == ENGINE else provider_id)
     return ProviderStatus(provider.id, provider.name)

@@ -211,7 +211,8 @@ def test_a_story_that_is_stopped_before_its_first_word_is_an_unknown_cost(priced
 
 def test_a_story_that_is_stopped_while_its_money_is_reserved_costs_nothing(priced: Store, server: FaultServer) -> None:
     request, book = CompletionRequest(MODEL, "once", max_tokens=9), custom_prices.book(priced)
-    with priced.session():  # another writer: the reservation must wait
+    with priced.session() as session:
+        session.connection()  # begins the transaction of another writer: the reservation must wait
         told = StoryStream(LOCAL, StreamRequest(priced, client(server.provider(), None), request, book))
         told.cancel()
     assert list(told) == []

@@ -413,7 +413,8 @@ def test_a_worker_that_is_stopped_keeps_its_work_until_it_is_killed(
     add_tour(store)
     worker = run_worker(home, "hang")
     until(lambda: diary(home), "at work")
-    with store.session():  # stopped during a write, it would block all other writers
+    with store.session() as session:
+        session.connection()  # begins the transaction: a worker stopped during a write would block all other writers
         os.kill(worker.pid, signal.SIGSTOP)
         os.waitpid(worker.pid, os.WUNTRACED)
     try:

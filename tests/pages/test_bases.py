@@ -45,12 +45,14 @@ def test_a_file_is_added_by_its_path_shown_with_its_figures_and_removed(tmp_path
     assert "Only the packaged model is here" in words(at)
     field(at, "settings_base_origin_file").set_value(str(path))
     click(at, "settings_base_submit")
-    until(lambda: "tiny-qwen" in [model.id for model in cache.quick("engine").models()], "the base is ready")
-    assert "memory to train" in words(again(at))
+    remove = "settings_base_remove_tiny-qwen"
+    until(lambda: remove in [button.key for button in again(at).button], "the base is ready")
+    assert "tiny-qwen" in [model.id for model in cache.quick("engine").models()]
+    assert "memory to train" in words(at)
     assert "tiny-qwen" in words(at)
     assert "context: 512 tokens" in words(at)
     assert "licence: unknown" in words(at)
-    click(at, "settings_base_remove_tiny-qwen")
+    click(at, remove)
     assert "Only the packaged model is here" in words(again(at))
     assert path.exists()
 
