@@ -28,7 +28,7 @@ _FRAME = Path(__file__).parent / "pages" / "frame.py"
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
     logs.configure(logging.WARNING)
-    settings = Settings.from_env()
+    settings = Settings.load()
     file_permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
@@ -56,4 +56,5 @@ async def health(_request: Request) -> JSONResponse:
     )
 
 
+Settings.load_or_exit()  # before the server starts, so that a fault is a sentence and no traceback
 app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health)])

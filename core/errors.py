@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
-from core.message import Message, msg, with_cause
+from core.message import Message, msg, sentences, with_cause
 
 
 class FabulaError(Exception):
@@ -196,3 +197,17 @@ class OverBudget(FabulaError):
     """A request would exceed a budget, or could because its price is unknown. It was not sent."""
 
     cause = "shared_budget"
+
+
+class BadSettings(FabulaError, ValueError):
+    """Settings that cannot be used.
+
+    Attributes:
+        faults: one sentence for each.
+    """
+
+    cause = "setup"
+
+    def __init__(self, faults: Sequence[Message]) -> None:
+        self.faults = tuple(faults)
+        super().__init__(sentences(*faults), msg("Correct the settings, then start Fabula again."))

@@ -20,7 +20,6 @@ from core.errors import Misconfigured, StorageFull
 from core.message import msg
 from core.settings import Settings
 
-MIN_SECRET_CHARS = 16
 _FILE = "secret.key"
 _FORMAT = "v1"
 _NONCE_BYTES = 12  # as NIST SP 800-38D recommends for GCM
@@ -33,7 +32,7 @@ class SecretKey:
     """The key of one studio. `encrypt` creates the key file if there is none; `decrypt` never does.
 
     Raises:
-        Misconfigured: FABULA_SECRET_KEY is too short, or the key file is damaged or cannot be read.
+        Misconfigured: the key file is damaged or cannot be read.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -85,11 +84,6 @@ class SecretKey:
     def _key(self) -> bytes | None:
         """The key, or None if there is no key file yet."""
         if self._secret is not None:
-            if len(self._secret) < MIN_SECRET_CHARS:
-                raise Misconfigured(
-                    msg("FABULA_SECRET_KEY has fewer than {limit} characters.", limit=MIN_SECRET_CHARS),
-                    msg("Set a longer one, for example 32 random characters, and restart Fabula."),
-                )
             return _derived(self._secret)
         try:
             key = base64.urlsafe_b64decode(self._path.read_text(encoding="ascii"))

@@ -1,30 +1,26 @@
-"""Settings from environment variables: read once, then passed on as a value."""
+"""Settings: read once, then passed on as a value. `python -m core.settings` prints what is in force.
+
+`core.setting_fields` lists them all. Each is an environment variable; it may also stand in `.env` or in the secrets
+file, from which `Settings.load` puts it into the environment of this process when it starts.
+"""
 
 from __future__ import annotations
 
 import os
-import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
-DEFAULT_HOME = ".fabula"
-# Environment variables that the engine and its children get: system basics, thread and accelerator settings of the
-# libraries, Fabula's own settings. Provider keys, the database URL and proxies are not passed on.
-_ENGINE_NAMES = frozenset(
-    ["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "SYSTEMROOT", "VIRTUAL_ENV"]
+from core.errors import BadSettings
+
+# What decides the settings of this process; `Settings.from_env` reads the rest of them at their point of use.
+_READ = (
+    *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
+    *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE"),
 )
-_ENGINE_PREFIXES = (
-    *("FABULA_", "LC_", "LD_", "DYLD_", "PYTHON", "XDG_", "MALLOC_"),
-    *("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GGML_", "LLAMA_", "TORCH", "PYTORCH_", "CUDA", "NVIDIA_", "HIP_"),
-)
-# Variables that only downloads of models need: mirror, token, proxies, certificates.
-_HUB_NAMES = frozenset(
-    ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"]
-)
-_HUB_PREFIXES = ("HF_", "HUGGING_FACE_HUB_", "MODELSCOPE_")
-_OFF = ("0", "false", "no", "off")
-_SECRET = re.compile(r"(KEY|KEYS|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH|_URL)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +33,8 @@ class Settings:
         engine_url: base URL of an external engine (without `/v1`); None: the app starts its own.
         engine_token: bearer token of the engine; None: one is generated and stored in `home`.
         secret_key: encrypts the providers' keys in the database; None: a key file in `home` does.
-        finds_local_servers: the settings page looks for model servers on this machine.
+        finds_local_servers: the settings page looks for model servers on this machine; never in team mode.
+        mode: `local`: one person on this machine; `team`: people sign in.
     """
 
     home: Path
@@ -46,22 +43,42 @@ class Settings:
     engine_token: str | None = field(repr=False)
     secret_key: str | None = field(default=None, repr=False)
     finds_local_servers: bool = True
+    mode: Literal["local", "team"] = "local"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """Read FABULA_HOME, DATABASE_URL, FABULA_ENGINE_URL, FABULA_ENGINE_TOKEN, FABULA_SECRET_KEY,
-        FABULA_FIND_LOCAL_SERVERS and FABULA_MODE (`team`: a hosted studio, which looks for no servers)."""
+        """The settings from variables; the same values are read only once.
+
+        Raises:
+            BadSettings: a value cannot be used.
+        """
         env = os.environ if environ is None else environ
-        home = Path(env.get("FABULA_HOME") or DEFAULT_HOME).expanduser().resolve()
-        return cls(
-            home=home,
-            database_url=_sqlalchemy_url(env.get("DATABASE_URL") or f"sqlite:///{home / 'fabula.db'}"),
-            engine_url=(env.get("FABULA_ENGINE_URL") or "").rstrip("/") or None,
-            engine_token=env.get("FABULA_ENGINE_TOKEN") or None,
-            secret_key=env.get("FABULA_SECRET_KEY") or None,
-            finds_local_servers=env.get("FABULA_FIND_LOCAL_SERVERS", "").strip().lower() not in _OFF
-            and env.get("FABULA_MODE", "").strip().lower() != "team",
-        )
+        return _from_values(tuple(env.get(name, "") for name in _READ), os.getcwd(), os.environ.get("HOME"))
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Settings of this process as it starts: `.env` and the secrets file first go into its environment.
+
+        A variable of the environment overrides the same one in a file.
+
+        Raises:
+            BadSettings: a value, also of a setting that is used later, or a file cannot be used.
+        """
+        from core import setting_fields
+
+        for name, (text, _path) in setting_fields.from_files(os.environ).items():
+            if not os.environ.get(name):
+                os.environ[name] = text
+        setting_fields.checked(os.environ)
+        return cls.from_env()
+
+    @classmethod
+    def load_or_exit(cls) -> Settings:
+        """`load`, which ends the process with a sentence for each fault."""
+        try:
+            return cls.load()
+        except BadSettings as exc:
+            sys.exit("\n".join(["Fabula can't start.", *exc.faults, exc.next_step]))
 
     @property
     def engine_home(self) -> Path:
@@ -69,20 +86,22 @@ class Settings:
         return self.home / "engine"
 
 
-def engine_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that the engine and its children need, without secrets."""
-    return {
-        name: value
-        for name, value in environ.items()
-        if (name in _ENGINE_NAMES or name.startswith(_ENGINE_PREFIXES)) and not _SECRET.search(name)
-    }
+@lru_cache(maxsize=64)
+def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) -> Settings:
+    """The settings from the text of `_READ`. A relative home depends on the current folder, `~` on the user's home."""
+    from core import setting_fields
 
-
-def hub_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables that downloads from model hubs need, with the hubs' tokens."""
-    return {
-        name: value for name, value in environ.items() if name.upper() in _HUB_NAMES or name.startswith(_HUB_PREFIXES)
-    }
+    fields = setting_fields.checked(dict(zip(_READ, values, strict=True)))
+    home = fields.home.expanduser().resolve()
+    return Settings(
+        home=home,
+        database_url=_sqlalchemy_url(fields.database_url or f"sqlite:///{home / 'fabula.db'}"),
+        engine_url=fields.engine_url,
+        engine_token=fields.engine_token.get_secret_value() if fields.engine_token else None,
+        secret_key=fields.secret_key.get_secret_value() if fields.secret_key else None,
+        finds_local_servers=fields.finds_local_servers and fields.mode != "team",
+        mode=fields.mode,
+    )
 
 
 def _sqlalchemy_url(url: str) -> str:
@@ -91,3 +110,20 @@ def _sqlalchemy_url(url: str) -> str:
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
     return url
+
+
+def main() -> None:
+    """Print every setting in force, with its source; secrets are masked. Exits with 1 if one cannot be used."""
+    from core import setting_fields
+
+    try:
+        found = setting_fields.in_force(os.environ, setting_fields.from_files(os.environ))
+    except BadSettings as exc:
+        sys.exit("\n".join(exc.faults))
+    width = max(len(one.variable) for one in found)
+    for one in found:
+        print(f"{one.variable:<{width}}  {one.value or 'not set'}  ({one.source or 'default'})")
+
+
+if __name__ == "__main__":
+    main()

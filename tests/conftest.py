@@ -34,6 +34,8 @@ _SET = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
+    "FABULA_ENV_FILE": os.devnull,  # nor a developer's own settings
+    "FABULA_SECRETS_FILE": os.devnull,
     "FABULA_FIND_LOCAL_SERVERS": "0",  # a model server of this machine must not appear in a test
 }
 

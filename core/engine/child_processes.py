@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from core.settings import engine_environment
+from core.process_environment import engine_environment
 
 _ROOT = Path(__file__).parents[2]
 

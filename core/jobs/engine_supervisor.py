@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 from core import file_permissions, processes
 from core.errors import FabulaError
 from core.message import listed, msg
+from core.process_environment import engine_environment, hub_environment
 from core.providers import engine_endpoint
 from core.providers.engine_endpoint import Endpoint, EngineNote
-from core.settings import Settings, engine_environment, hub_environment
+from core.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"

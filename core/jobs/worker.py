@@ -172,7 +172,7 @@ def main() -> None:
 
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
-    settings = Settings.from_env()
+    settings = Settings.load_or_exit()
     file_permissions.keep_private(settings.home)
     worker = Worker(settings)
     worker.start()

@@ -79,10 +79,6 @@ def _set_variable(home: Path) -> SecretKey:
     return _key(home, _SECRET)
 
 
-def _set_short_variable(home: Path) -> SecretKey:
-    return _key(home, "short")
-
-
 def _folder_for_file(home: Path) -> SecretKey:
     key_file(home).unlink()
     key_file(home).mkdir()
@@ -96,7 +92,6 @@ def _folder_for_file(home: Path) -> SecretKey:
         (_replace_file, "another secret key"),
         (_damage_file, "is damaged"),
         (_set_variable, "another secret key than FABULA_SECRET_KEY"),
-        (_set_short_variable, "fewer than 16"),
         (_folder_for_file, "cannot be read"),
     ],
 )

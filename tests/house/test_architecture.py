@@ -29,6 +29,7 @@ _KNOWN_ONLY_TO = {
     "toktok": ("core/pricing/tokens.py",),
     "aiohttp": ("core/providers/",),
     "cryptography": ("core/secret_key.py",),
+    "pydantic_settings": ("core/setting_fields.py",),
     "python_calamine": ("core/datasets/",),
     "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),
     "babel": ("core/i18n.py", "core/locale/"),
@@ -44,7 +45,7 @@ _KNOWN_ONLY_TO = {
 # What the engine, which must run standalone, may import from the rest.
 _KNOWN_TO_THE_ENGINE = (
     "core.engine",
-    "core.settings",
+    "core.process_environment",
     "core.errors",
     "core.languages",
     "core.message",

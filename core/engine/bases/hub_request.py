@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
-from core.settings import hub_environment
+from core.process_environment import hub_environment
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _ADDRESS = re.compile(r"https?://[^/]+/(?:models/)?([^/?#]+/[^/?#]+)")

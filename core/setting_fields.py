@@ -1,0 +1,222 @@
+"""Every setting: its variable, type, default and check, and the files that it may stand in.
+
+This is the only list. `docs/settings.md` documents it (a test compares the two), and `core.settings` reads it.
+pydantic takes a third of a second to import, so `core.settings` imports this module only when it reads settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from core.errors import BadSettings
+from core.message import Message, msg
+
+ENV_FILE, SECRETS_FILE = "FABULA_ENV_FILE", "FABULA_SECRETS_FILE"
+MIN_SECRET_CHARS = 16
+_MASK = "********"
+_DATABASES = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://")
+
+
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(msg("It must be an address that begins with `http://` or `https://`."))
+    return value.rstrip("/")
+
+
+def _database(value: str) -> str:
+    if not _DATABASES.match(value):
+        raise ValueError(msg("It must begin with `postgresql://` or `sqlite:///`."))
+    return value
+
+
+def _long_enough(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value()) < MIN_SECRET_CHARS:
+        raise ValueError(
+            msg("It has fewer than {limit} characters. Set a longer one, for example 32 random characters.",
+                limit=MIN_SECRET_CHARS)
+        )  # fmt: skip
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Database = Annotated[str, AfterValidator(_database)]
+LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
+Switch = Annotated[bool, BeforeValidator(_lower)]
+
+
+def _setting(variable: str, shown_type: str, default: object = None) -> Any:
+    """A field with its variable, and its type as the documentation names it."""
+    return Field(default, validation_alias=variable, title=shown_type)
+
+
+class SettingFields(BaseSettings):
+    """The settings by variable, with type and default. None: not set."""
+
+    model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, frozen=True)
+
+    mode: Mode = _setting("FABULA_MODE", "`local` or `team`", "local")
+    home: Path = _setting("FABULA_HOME", "path", Path(".fabula"))
+    database_url: Database | None = _setting("DATABASE_URL", "database address")
+    secret_key: LongSecret | None = _setting("FABULA_SECRET_KEY", "secret")
+    finds_local_servers: Switch = _setting("FABULA_FIND_LOCAL_SERVERS", "`1` or `0`", True)
+    env_file: Path = _setting(ENV_FILE, "path", Path(".env"))
+    secrets_file: Path = _setting(SECRETS_FILE, "path", Path(".streamlit/secrets.toml"))
+
+    engine_url: Address | None = _setting("FABULA_ENGINE_URL", "address")
+    engine_token: SecretStr | None = _setting("FABULA_ENGINE_TOKEN", "secret")
+    engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
+    engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
+
+    openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", "secret")
+    openai_base_url: str | None = _setting("OPENAI_BASE_URL", "address")
+    azure_openai_api_key: SecretStr | None = _setting("AZURE_OPENAI_API_KEY", "secret")
+    azure_openai_endpoint: str | None = _setting("AZURE_OPENAI_ENDPOINT", "address")
+    together_api_key: SecretStr | None = _setting("TOGETHER_API_KEY", "secret")
+    together_base_url: str | None = _setting("TOGETHER_BASE_URL", "address")
+
+    hf_token: SecretStr | None = _setting("HF_TOKEN", "secret")
+    hf_endpoint: Address | None = _setting("HF_ENDPOINT", "address")
+    modelscope_api_token: SecretStr | None = _setting("MODELSCOPE_API_TOKEN", "secret")
+    https_proxy: str | None = _setting("HTTPS_PROXY", "address")
+    wandb_api_key: SecretStr | None = _setting("WANDB_API_KEY", "secret")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        **_: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `checked` passes: it has merged the sources, and the process's environment may not be meant."""
+        return (init_settings,)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInForce:
+    """One setting for display: its value, masked if it is secret, and where it was set (empty: nowhere)."""
+
+    variable: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDocument:
+    """One setting for the documentation."""
+
+    variable: str
+    type: str
+    default: str
+
+
+def variables() -> tuple[str, ...]:
+    """The environment variables of all settings."""
+    return tuple(str(field.validation_alias) for field in SettingFields.model_fields.values())
+
+
+def documents() -> Iterator[SettingDocument]:
+    """Variable, type and default of every setting, as `docs/settings.md` shows them."""
+    for field in SettingFields.model_fields.values():
+        default = "" if field.default is None else f"`{int(field.default) if field.default is True else field.default}`"
+        yield SettingDocument(str(field.validation_alias), field.title or "", default)
+
+
+def checked(values: Mapping[str, str]) -> SettingFields:
+    """The settings from the text of variables; an empty text counts as not set.
+
+    Raises:
+        BadSettings: a value cannot be used; with one sentence for each.
+    """
+    known = variables()
+    try:
+        return SettingFields(**{name: values[name] for name in known if values.get(name)})  # type: ignore[arg-type]
+    except ValidationError as exc:
+        raise BadSettings([_sentence(dict(error)) for error in exc.errors()]) from None  # its text has the values
+
+
+def from_files(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """The settings in `.env` and the secrets file: text and file by variable. `.env` comes first.
+
+    Raises:
+        BadSettings: a file cannot be read.
+    """
+    places = checked({name: environ.get(name, "") for name in (ENV_FILE, SECRETS_FILE)})
+    found: dict[str, tuple[str, str]] = {}
+    for path, source in (
+        (places.secrets_file, TomlConfigSettingsSource),
+        (places.env_file, DotEnvSettingsSource),
+    ):
+        if path.is_file():
+            try:
+                values = (source(SettingFields, path))()
+            except (OSError, ValueError) as exc:  # tomllib's and Unicode errors are ValueErrors; they quote no value
+                sentence = msg("The file {path} cannot be read: {reason}.", path=path, reason=type(exc).__name__)
+                raise BadSettings([sentence]) from exc
+            found |= {name: (_text(values[name]), str(path)) for name in variables() if values.get(name) is not None}
+    return found
+
+
+def in_force(environ: Mapping[str, str], files: Mapping[str, tuple[str, str]]) -> list[SettingInForce]:
+    """Every setting as it applies, with secrets masked."""
+    sources = {name: (environ[name], "environment") for name in variables() if environ.get(name)}
+    merged = dict(files) | sources
+    fields = checked({name: text for name, (text, _) in merged.items()})
+    return [
+        SettingInForce(variable, _shown(getattr(fields, name)), merged.get(variable, ("", ""))[1])
+        for name, variable in zip(SettingFields.model_fields, variables(), strict=True)
+    ]
+
+
+def _text(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        return _MASK
+    text = _text(value)
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return text
+    if "@" not in parts.netloc:
+        return text
+    user, _, host = parts.netloc.rpartition("@")  # a password, or a proxy's token in place of the name
+    name = user.partition(":")[0] + ":" if ":" in user else ""
+    return urlunsplit(parts._replace(netloc=f"{name}{_MASK}@{host}"))
+
+
+def _sentence(error: Mapping[str, object]) -> Message:
+    """One fault of a setting: its variable and what it must be. The value is not shown: it may be a secret."""
+    [name, *_] = error["loc"] if isinstance(error["loc"], tuple) else ("",)
+    context = error.get("ctx")
+    reason = context.get("error") if isinstance(context, dict) else None
+    if isinstance(reason, ValueError) and isinstance(reason.args[0], Message):
+        must: str = reason.args[0]
+    elif error["type"] == "literal_error":
+        must = msg("It must be `local` or `team`.")
+    else:
+        must = msg("It must be `1` or `0`.")
+    return msg("{variable} can't be used. {reason}", variable=str(name), reason=must)
