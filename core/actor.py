@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from inspect import signature
 from typing import Final, Literal, ParamSpec, TypeVar, get_args
@@ -14,6 +14,16 @@ from core.message import Message, msg
 Role = Literal["viewer", "editor", "admin"]
 ROLES: Final[tuple[Role, ...]] = get_args(Role)
 """Each role may do what the ones before it may."""
+
+
+def role_of(text: str) -> Role:
+    """The role with this name, as the database has it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return ROLES[ROLES.index(text)]  # type: ignore[arg-type]  # any text may be looked for
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,11 +36,26 @@ _REFUSALS: Mapping[Role, Message] = {  # every visitor is at least a viewer
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """A user, or the worker acting on a user's behalf."""
+    """A user, or the worker acting on a user's behalf.
+
+    Attributes:
+        role: the role when the actor was created.
+        ask_role: reads their current role, or raises `NotAllowed`; None: the role does not change (the local user, the
+            worker).
+    """
 
     id: str
     name: str
     role: Role
+    ask_role: Callable[[], Role] | None = field(default=None, compare=False, repr=False)
+
+    def current(self) -> Actor:
+        """This person with the role that they have at this moment.
+
+        Raises:
+            NotAllowed: they have been signed out or disabled.
+        """
+        return self if self.ask_role is None else replace(self, role=self.ask_role())
 
     def has(self, role: Role) -> bool:
         """Whether this person may do what `role` may."""
@@ -44,7 +69,9 @@ LOCAL = Actor(id="local", name="You", role="admin")
 def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare that an action needs `role`: a decorator for functions and methods that take `actor`.
 
-    The action is refused before it begins, with `NotAllowed`; a generator when it is called, not when it is read.
+    The action is refused before it begins, with `NotAllowed`; a generator when it is called, not when it is read. The
+    person's role is read at that moment, so a tab that was open before they were signed out or lost the role can do
+    nothing.
     `tests/house/test_architecture.py` finds actions without this declaration.
     """
 
@@ -55,10 +82,12 @@ def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @wraps(action)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            actor: Actor = parameters.bind(*args, **kwargs).arguments["actor"]
+            call = parameters.bind(*args, **kwargs)
+            actor: Actor = call.arguments["actor"].current()
             if not actor.has(role):
                 raise NotAllowed(_REFUSALS[role], msg("Ask an admin to do it, or to change your role."))
-            return action(*args, **kwargs)
+            call.arguments["actor"] = actor
+            return action(*call.args, **call.kwargs)
 
         setattr(checked, _REQUIRED, role)
         return checked

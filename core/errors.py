@@ -37,6 +37,18 @@ class NotAllowed(FabulaError):
     cause = "not_allowed"
 
 
+class SignedOut(NotAllowed):
+    """The person's sign-in has ended, or they are disabled; nothing was changed."""
+
+
+class RoleChanged(NotAllowed):
+    """The person has another role than the one that their tab was drawn for."""
+
+
+class SignInRefused(NotAllowed):
+    """Someone who has signed in at a provider may not use this studio."""
+
+
 class BadRecipe(FabulaError, ValueError):
     """A recipe that cannot be run: empty grid, unknown column in the template, …"""
 
@@ -208,6 +220,6 @@ class BadSettings(FabulaError, ValueError):
 
     cause = "setup"
 
-    def __init__(self, faults: Sequence[Message]) -> None:
+    def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__(sentences(*faults), msg("Correct the settings, then start Fabula again."))

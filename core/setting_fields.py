@@ -1,4 +1,4 @@
-"""Every setting: its variable, type, default and check, and the files that it may stand in.
+"""Every setting: its variable, type, default and check, and the files that it can be in.
 
 This is the only list. `docs/settings.md` documents it (a test compares the two), and `core.settings` reads it.
 pydantic takes a third of a second to import, so `core.settings` imports this module only when it reads settings.
@@ -28,6 +28,7 @@ from core.message import Message, msg
 ENV_FILE, SECRETS_FILE = "FABULA_ENV_FILE", "FABULA_SECRETS_FILE"
 MIN_SECRET_CHARS = 16
 _MASK = "********"
+_DOMAIN = re.compile(r"[^\s@,]+\.[^\s@,.]+|localhost")
 _DATABASES = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://")
 
 
@@ -57,8 +58,25 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
+def _email(value: str) -> str:
+    email = value.strip().lower()
+    name, at, domain = email.partition("@")
+    if not (name and at and _DOMAIN.fullmatch(domain)):
+        raise ValueError(msg("It must be one e-mail address."))
+    return email
+
+
+def _domains(value: str) -> str:
+    domains = [one.strip().lower().removeprefix("@") for one in value.split(",") if one.strip()]
+    if not all(_DOMAIN.fullmatch(one) for one in domains):
+        raise ValueError(msg("It must be a list of e-mail domains with commas between, for example `example.com`."))
+    return ",".join(domains)
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Database = Annotated[str, AfterValidator(_database)]
+Domains = Annotated[str, AfterValidator(_domains)]
+Email = Annotated[str, AfterValidator(_email)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
@@ -75,6 +93,9 @@ class SettingFields(BaseSettings):
     model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, frozen=True)
 
     mode: Mode = _setting("FABULA_MODE", "`local` or `team`", "local")
+    admin_email: Email | None = _setting("FABULA_ADMIN_EMAIL", "e-mail address")
+    allowed_domains: Domains | None = _setting("FABULA_ALLOWED_DOMAINS", "list")
+    trusted_proxy: str | None = _setting("FABULA_TRUSTED_PROXY", "text")
     home: Path = _setting("FABULA_HOME", "path", Path(".fabula"))
     database_url: Database | None = _setting("DATABASE_URL", "database address")
     secret_key: LongSecret | None = _setting("FABULA_SECRET_KEY", "secret")

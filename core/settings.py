@@ -1,7 +1,7 @@
 """Settings: read once, then passed on as a value. `python -m core.settings` prints what is in force.
 
-`core.setting_fields` lists them all. Each is an environment variable; it may also stand in `.env` or in the secrets
-file, from which `Settings.load` puts it into the environment of this process when it starts.
+`core.setting_fields` lists them all. Each is an environment variable; it can also be in `.env` or in the secrets file,
+from which `Settings.load` puts it into the environment of this process when it starts.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from core.errors import BadSettings
 
 # What decides the settings of this process; `Settings.from_env` reads the rest of them at their point of use.
 _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
-    *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE"),
+    *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
+    "FABULA_TRUSTED_PROXY",
 )
 
 
@@ -35,6 +36,9 @@ class Settings:
         secret_key: encrypts the providers' keys in the database; None: a key file in `home` does.
         finds_local_servers: the settings page looks for model servers on this machine; never in team mode.
         mode: `local`: one person on this machine; `team`: people sign in.
+        admin_email: who becomes an admin at the first sign-in of a team; None: no one.
+        allowed_domains: e-mail domains whose people need no invitation.
+        trusted_proxy: the proxy whose headers name the signed-in person; None: no headers are trusted.
     """
 
     home: Path
@@ -44,6 +48,9 @@ class Settings:
     secret_key: str | None = field(default=None, repr=False)
     finds_local_servers: bool = True
     mode: Literal["local", "team"] = "local"
+    admin_email: str | None = None
+    allowed_domains: tuple[str, ...] = ()
+    trusted_proxy: str | None = None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -78,7 +85,7 @@ class Settings:
         try:
             return cls.load()
         except BadSettings as exc:
-            sys.exit("\n".join(["Fabula can't start.", *exc.faults, exc.next_step]))
+            exit_with(exc)
 
     @property
     def engine_home(self) -> Path:
@@ -101,6 +108,9 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         secret_key=fields.secret_key.get_secret_value() if fields.secret_key else None,
         finds_local_servers=fields.finds_local_servers and fields.mode != "team",
         mode=fields.mode,
+        admin_email=fields.admin_email,
+        allowed_domains=tuple(filter(None, (fields.allowed_domains or "").split(","))),
+        trusted_proxy=fields.trusted_proxy,
     )
 
 
@@ -110,6 +120,11 @@ def _sqlalchemy_url(url: str) -> str:
         if url.startswith(prefix):
             return "postgresql+psycopg://" + url.removeprefix(prefix)
     return url
+
+
+def exit_with(error: BadSettings) -> NoReturn:
+    """End a process that is starting, with a sentence for each fault."""
+    sys.exit("\n".join(["Fabula can't start.", *error.faults, error.next_step]))
 
 
 def main() -> None:

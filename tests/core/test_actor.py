@@ -12,7 +12,7 @@ import pytest
 
 import core
 from core.actor import LOCAL, ROLES, Actor, Role, required_role, requires
-from core.errors import NotAllowed
+from core.errors import NotAllowed, SignedOut
 from core.failures import of_error
 
 _SKIPPED = ("core.engine", "core.db.migrations", "core.locale.__main__")  # torch, Alembic's own context, a script
@@ -56,9 +56,34 @@ def test_an_action_refuses_a_lower_role_before_it_does_anything(name: str, role:
     assert of_error(caught.value).cause == "not_allowed"
 
 
+def _signed_out() -> Role:
+    raise SignedOut("signed out", "sign in")
+
+
+@pytest.mark.parametrize(
+    ("name", "role_now", "refusal"),
+    [
+        *((name, _signed_out, SignedOut) for name in _ACTIONS),
+        *((name, lambda: "viewer", NotAllowed) for name in _ACTIONS if required_role(_ACTIONS[name]) != "viewer"),
+    ],
+)
+def test_an_action_asks_for_the_role_of_this_moment(
+    name: str, role_now: Callable[[], Role], refusal: type[NotAllowed]
+) -> None:
+    """The tab was opened by an admin."""
+    action = _ACTIONS[name]
+    parameters = inspect.signature(action).parameters.values()
+    arguments = {one.name: None for one in parameters if one.default is one.empty}
+    with pytest.raises(refusal):
+        action(**arguments | {"actor": Actor("anna", "Anna", "admin", role_now)})
+
+
 @pytest.mark.parametrize(
     ("name", "needed"),
     [
+        ("core.people.people.set_role", "admin"),
+        ("core.people.invitations.invite", "admin"),
+        ("core.people.sign_in.sign_out", "viewer"),
         ("core.pricing.budget.set_budget", "admin"),
         ("core.generation.runs.enqueue", "editor"),
         ("core.finetuning.jobs.submit", "editor"),

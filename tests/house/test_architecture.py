@@ -61,6 +61,7 @@ _MAY_NOT_IMPORT = {
     "core/db/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/pricing/": ("core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/providers/": ("core.pricing", "core.datasets", "core.generation", *_ABOVE_GENERATION),
+    "core/people/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/datasets/": ("core.providers", "core.generation", *_ABOVE_GENERATION),
     "core/generation/": _ABOVE_GENERATION,
     "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
@@ -80,7 +81,16 @@ _MAY_NOT_IMPORT = {
     "pages/ui/components/": tuple(f"pages.ui.{page}" for page in _PAGE_PACKAGES),
     **{
         f"pages/ui/{name}.py": ("pages.ui.components", *(f"pages.ui.{page}" for page in _PAGE_PACKAGES))
-        for name in ("background", "cache", "i18n", "sign_in", "state", "streamlit_patches")
+        for name in (
+            "background",
+            "cache",
+            "i18n",
+            "open_tabs",
+            "server_setup",
+            "sign_in",
+            "state",
+            "streamlit_patches",
+        )
     },
 }
 
@@ -244,8 +254,10 @@ def test_no_class_name_stands_for_two_classes() -> None:
 _CHANGES = frozenset({"session", "write_text", "write_bytes", "unlink"})
 _PAID = frozenset({"complete", "stream", "speak", "create_job", "create_batch"})
 _BELOW_ACTIONS = ("core/db/", "core/engine/")  # an action calls these; they know no roles
-# The engine's token and the key that encrypts the providers' keys are made on first use.
-_NO_ACTION = frozenset({"core.providers.engine_endpoint.token", "core.secret_key.SecretKey"})
+# The engine's token and the key that encrypts the providers' keys are made on first use; signing in precedes any role.
+_NO_ACTION = frozenset(
+    {"core.providers.engine_endpoint.token", "core.secret_key.SecretKey", "core.people.sign_in.sign_in"}
+)
 _ROLE_CORE = [path for path in _CORE if not _where(path).startswith(_BELOW_ACTIONS)]
 _PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -1,9 +1,10 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger,
-and added providers."""
+added providers, and people."""
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
 from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
+from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
 from core.db.tables.provider import SavedProvider
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
@@ -28,11 +29,15 @@ __all__ = [
     "DatasetVersion",
     "Evaluation",
     "EvaluationAnswer",
+    "Invitation",
+    "Person",
     "RecipeVersion",
     "RescuedEntry",
     "Row",
     "Run",
     "SavedProvider",
+    "SignIn",
+    "SignInAccount",
     "SpeedMeasurement",
     "Spend",
     "SpendTotal",

@@ -1,0 +1,149 @@
+"""What admins see and change of the people of a team. Every change counts at once, in all open tabs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from core.actor import ROLES, Actor, Role, requires, role_of
+from core.db.store import Store, advisory_lock
+from core.db.tables import Person, SignIn, SignInAccount, utcnow
+from core.errors import NotAllowed, NotFound
+from core.message import msg
+from core.people.invitations import LOCK
+
+
+@dataclass(frozen=True, slots=True)
+class PersonView:
+    """A member of the team.
+
+    Attributes:
+        issuers: of the accounts that lead to this person.
+        last_sign_in: when, or None.
+        last_origin: address and browser of that sign-in.
+        open_sign_ins: sign-ins that have not ended.
+    """
+
+    id: str
+    email: str
+    name: str
+    role: Role
+    disabled: bool
+    created_at: datetime
+    issuers: tuple[str, ...]
+    last_sign_in: datetime | None
+    last_origin: str
+    open_sign_ins: int
+
+
+@requires("admin")
+def everyone(store: Store, actor: Actor) -> list[PersonView]:
+    """All people, by e-mail address."""
+    with store.reading() as session:
+        people = session.scalars(select(Person).order_by(Person.email, Person.created_at)).all()
+        sign_ins: dict[str, list[SignIn]] = {}
+        for one in session.scalars(select(SignIn).order_by(SignIn.at)):
+            sign_ins.setdefault(one.person_id, []).append(one)
+        issuers: dict[str, list[str]] = {}
+        for account in session.scalars(select(SignInAccount).order_by(SignInAccount.created_at)):
+            issuers.setdefault(account.person_id, []).append(account.issuer)
+        return [_view(person, sign_ins.get(person.id, []), issuers.get(person.id, [])) for person in people]
+
+
+@requires("admin")
+def set_role(store: Store, actor: Actor, person_id: str, role: Role) -> None:
+    """Change a person's role.
+
+    Raises:
+        NotFound: there is no such person.
+        NotAllowed: they are the last admin.
+    """
+    if role not in ROLES:
+        raise ValueError(role)
+    with _changing(store, person_id) as (session, person):
+        if role != "admin":
+            _keep_an_admin(session, person)
+        person.role = role
+
+
+@requires("admin")
+def disable(store: Store, actor: Actor, person_id: str) -> None:
+    """Close all tabs of a person and refuse them from now on. What they made stays, and so do their running jobs.
+
+    Raises:
+        NotFound: there is no such person.
+        NotAllowed: they are the last admin.
+    """
+    with _changing(store, person_id) as (session, person):
+        _keep_an_admin(session, person)
+        person.disabled_at = person.disabled_at or utcnow()
+        _end_sign_ins(session, person)
+
+
+@requires("admin")
+def enable(store: Store, actor: Actor, person_id: str) -> None:
+    """Let a disabled person sign in again.
+
+    Raises:
+        NotFound: there is no such person.
+    """
+    with _changing(store, person_id) as (_session, person):
+        person.disabled_at = None
+
+
+@requires("admin")
+def sign_out_everywhere(store: Store, actor: Actor, person_id: str) -> None:
+    """End all sign-ins of a person. They may sign in again.
+
+    Raises:
+        NotFound: there is no such person.
+    """
+    with _changing(store, person_id) as (session, person):
+        _end_sign_ins(session, person)
+
+
+@contextmanager
+def _changing(store: Store, person_id: str) -> Iterator[tuple[Session, Person]]:
+    """A transaction in which no other process changes people."""
+    with store.session() as session:
+        advisory_lock(session, LOCK)
+        person = session.get(Person, person_id)
+        if person is None:
+            raise NotFound(msg("There is no such person."), msg("Reload the page."))
+        yield session, person
+
+
+def _keep_an_admin(session: Session, person: Person) -> None:
+    others = select(func.count()).where(Person.role == "admin", Person.disabled_at.is_(None), Person.id != person.id)
+    if person.role == "admin" and person.disabled_at is None and not session.scalar(others):
+        raise NotAllowed(msg("This is the only admin. Nothing was changed."), msg("Make someone else an admin first."))
+
+
+def _end_sign_ins(session: Session, person: Person) -> None:
+    person.signed_out_at = utcnow()
+    session.execute(
+        update(SignIn)
+        .where(SignIn.person_id == person.id, SignIn.ended_at.is_(None))
+        .values(ended_at=person.signed_out_at)
+    )
+
+
+def _view(person: Person, sign_ins: list[SignIn], issuers: list[str]) -> PersonView:
+    last = sign_ins[-1] if sign_ins else None
+    return PersonView(
+        id=person.id,
+        email=person.email,
+        name=person.name,
+        role=role_of(person.role),
+        disabled=person.disabled_at is not None,
+        created_at=person.created_at,
+        issuers=tuple(issuers),
+        last_sign_in=last.at if last else None,
+        last_origin=last.origin if last else "",
+        open_sign_ins=sum(one.ended_at is None for one in sign_ins),
+    )

@@ -1,0 +1,160 @@
+"""Signing in and out. The provider says who someone is; the rows here decide whether that still counts.
+
+Streamlit's cookie is valid for 30 days and cannot be revoked, so it is only the key to a row of `sign_ins`: when the
+row has ended, the same cookie is refused, in this tab and in every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor, Role, requires, role_of
+from core.db.store import Store, advisory_lock, in_chunks
+from core.db.tables import Person, SignIn, SignInAccount, utcnow
+from core.errors import SignedOut, SignInRefused
+from core.message import msg
+from core.people import invitations
+from core.people.identity import Identity
+from core.settings import Settings
+
+_CLOCK_SKEW = timedelta(minutes=2)  # the clocks of this machine and of the provider may differ by as much
+_MAX_ORIGIN = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A person and their sign-in, as one tab knows them."""
+
+    sign_in_id: str
+    person_id: str
+    name: str
+    email: str
+    role: Role
+
+    def actor(self, store: Store) -> Actor:
+        """Who acts in this tab. Each action reads their current role, and is refused once the sign-in has ended."""
+        return Actor(self.person_id, self.name, self.role, lambda: current_role(store, self.sign_in_id))
+
+
+def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -> SignedIn:
+    """Let someone in whom a provider has signed in; a sign-in that is known already is only looked up.
+
+    They may come in if their account is known, if they are invited, as the first admin (`FABULA_ADMIN_EMAIL`), or by
+    their domain (`FABULA_ALLOWED_DOMAINS`). The same e-mail address at another issuer is another person.
+
+    Args:
+        store: the ledger.
+        settings: the first admin, the domains.
+        identity: what the provider says.
+        origin: where from: address and browser.
+
+    Raises:
+        SignInRefused: they may not come in, are disabled, or this sign-in has ended.
+    """
+    with store.reading() as session:
+        known = session.get(SignIn, identity.sign_in_id)
+        if known is not None:
+            return _still_valid(session.get_one(Person, known.person_id), known)
+    with store.session() as session:
+        advisory_lock(session, invitations.LOCK)
+        account = session.get(SignInAccount, (identity.issuer, identity.subject))
+        person = session.get_one(Person, account.person_id) if account else _admit(session, settings, identity)
+        if account is None:
+            session.add(
+                SignInAccount(
+                    issuer=identity.issuer,
+                    subject=identity.subject,
+                    person_id=person.id,
+                    email=identity.email,
+                    email_verified=True,
+                )
+            )
+        begun = session.get(SignIn, identity.sign_in_id)  # by another tab in the meantime
+        if begun is None:
+            _refuse_old(person, identity)
+            begun = SignIn(id=identity.sign_in_id, person_id=person.id, origin=origin[:_MAX_ORIGIN])
+            session.add(begun)
+        person.name, person.email = identity.name, identity.email
+        return _still_valid(person, begun)
+
+
+@requires("viewer")
+def sign_out(store: Store, actor: Actor, sign_in_id: str) -> None:
+    """End one's own sign-in, in every tab that uses it."""
+    with store.session() as session:
+        found = session.get(SignIn, sign_in_id)
+        if found is not None and found.person_id == actor.id and found.ended_at is None:
+            found.ended_at = utcnow()
+
+
+def current_role(store: Store, sign_in_id: str) -> Role:
+    """The role of the person with this sign-in, at this moment.
+
+    Raises:
+        SignedOut: the sign-in has ended, or the person is disabled.
+    """
+    role = current_roles(store, [sign_in_id]).get(sign_in_id)
+    if role is None:
+        raise SignedOut(
+            msg("You have been signed out. Nothing was changed."), msg("Reload the page, then sign in again.")
+        )
+    return role
+
+
+def current_roles(store: Store, sign_in_ids: Iterable[str]) -> Mapping[str, Role]:
+    """The current roles by sign-in, without those that have ended."""
+    roles: dict[str, Role] = {}
+    with store.reading() as session:
+        for ids in in_chunks(list(sign_in_ids)):
+            rows = session.execute(
+                select(SignIn.id, Person.role)
+                .join(Person, Person.id == SignIn.person_id)
+                .where(SignIn.id.in_(ids), SignIn.ended_at.is_(None), Person.disabled_at.is_(None))
+            )
+            roles |= {sign_in_id: role_of(role) for sign_in_id, role in rows}
+    return roles
+
+
+def _admit(session: Session, settings: Settings, identity: Identity) -> Person:
+    """A new account's person, if someone or something lets them in."""
+    invited = invitations.accept(session, identity)
+    if invited is not None:
+        return invited
+    first = identity.email == settings.admin_email and not session.scalar(
+        select(func.count()).select_from(Person).where(Person.email == identity.email)
+    )
+    if first:
+        return invitations.new_person(session, identity, "admin")
+    if identity.domain in settings.allowed_domains:
+        return invitations.new_person(session, identity, "viewer")
+    raise SignInRefused(
+        msg("{email} is not invited to this studio.", email=identity.email),
+        msg("Ask an admin to invite this address. If you have another account, sign in with that one."),
+    )
+
+
+def _refuse_old(person: Person, identity: Identity) -> None:
+    """A sign-in from before all of them were ended may come late, from a browser that was closed since."""
+    if person.signed_out_at is not None and (
+        identity.issued_at is None or identity.issued_at + _CLOCK_SKEW < person.signed_out_at
+    ):
+        raise _ended()
+
+
+def _still_valid(person: Person, found: SignIn) -> SignedIn:
+    if person.disabled_at is not None:
+        raise SignInRefused(
+            msg("Your account is disabled in this studio."), msg("Ask an admin if you need access again.")
+        )
+    if found.ended_at is not None:
+        raise _ended()
+    return SignedIn(found.id, person.id, person.name, person.email, role_of(person.role))
+
+
+def _ended() -> SignInRefused:
+    return SignInRefused(msg("You have been signed out."), msg("Sign in again."))

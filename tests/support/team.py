@@ -1,0 +1,52 @@
+"""A team for tests: what a sign-in provider says of someone, and people who have signed in."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from core.actor import Actor, Role
+from core.db.store import Store
+from core.people import invitations
+from core.people.identity import Identity
+from core.people.sign_in import SignedIn, sign_in
+from core.settings import Settings
+
+ADMIN_EMAIL = "ann@example.com"
+ISSUER = "https://id.example.com"
+TEAM_VARIABLES = {
+    "FABULA_MODE": "team",
+    "FABULA_ADMIN_EMAIL": ADMIN_EMAIL,
+    "FABULA_ALLOWED_DOMAINS": "corp.example,partner.example,k.example",
+}
+_nonces = itertools.count()
+
+
+def claims(email: str = ADMIN_EMAIL, **changes: Any) -> dict[str, Any]:
+    """The claims of one sign-in; each call is another one. None leaves a claim out."""
+    said: dict[str, Any] = {
+        "iss": ISSUER,
+        "sub": f"subject of {email}",
+        "provider": "default",
+        "email": email,
+        "email_verified": True,
+        "name": email.partition("@")[0].title(),
+        "nonce": f"n{next(_nonces)}",
+    } | changes
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def identity(email: str = ADMIN_EMAIL, **changes: Any) -> Identity:
+    """One sign-in at a provider."""
+    return Identity.from_claims(claims(email, **changes))
+
+
+def arrive(store: Store, settings: Settings, email: str = ADMIN_EMAIL, **changes: Any) -> SignedIn:
+    """Someone signs in."""
+    return sign_in(store, settings, identity(email, **changes), "192.0.2.1 · Firefox")
+
+
+def member(store: Store, settings: Settings, admin: Actor, email: str, role: Role) -> SignedIn:
+    """Someone is invited and signs in."""
+    invitations.invite(store, admin, email, role)
+    return arrive(store, settings, email)
