@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,12 +15,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from core import file_permissions, gc_tuning, logs
+from core import file_permissions, gc_tuning, logs, team_mode
+from core.errors import BadSettings
 from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
 from core.providers import engine_endpoint
-from core.settings import Settings
-from pages.ui import streamlit_patches
+from core.settings import Settings, exit_with
+from pages.ui import open_tabs, server_setup, streamlit_patches
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -28,7 +30,7 @@ _FRAME = Path(__file__).parent / "pages" / "frame.py"
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
     logs.configure(logging.WARNING)
-    settings = Settings.load()
+    settings = Settings.from_env()
     file_permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
@@ -37,7 +39,11 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     streamlit_patches.keep_for_a_while()
     streamlit_patches.close_left_sessions()
     try:
-        yield {"settings": settings, "worker": worker}
+        async with anyio.create_task_group() as tasks:
+            if settings.mode == "team":
+                tasks.start_soon(open_tabs.close_ended, settings)
+            yield {"settings": settings, "worker": worker}
+            tasks.cancel_scope.cancel()
     finally:
         async with anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, engine.stop)
@@ -56,5 +62,15 @@ async def health(_request: Request) -> JSONResponse:
     )
 
 
-Settings.load_or_exit()  # before the server starts, so that a fault is a sentence and no traceback
+def check_start() -> None:
+    """End the process with a sentence for each fault: before the server starts, where it would be a traceback."""
+    settings = Settings.load_or_exit()
+    server_setup.use_secrets_file(os.environ.get("FABULA_SECRETS_FILE", ""))
+    try:
+        team_mode.check(settings, server_setup.read())
+    except BadSettings as exc:
+        exit_with(exc)
+
+
+check_start()
 app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health)])

@@ -22,7 +22,7 @@ def role_of(text: str) -> Role:
     Raises:
         ValueError: there is none.
     """
-    return ROLES[ROLES.index(text)]  # type: ignore[arg-type]  # any text may be looked for
+    return ROLES[ROLES.index(text)]
 
 
 P = ParamSpec("P")

@@ -32,6 +32,7 @@ _BOXES = {
     "datasets": ("core/datasets<br>recipes, import, quality", ("core.datasets",)),
     "pricing": ("core/pricing<br>prices, budgets, spend", ("core.pricing",)),
     "providers": ("core/providers<br>OpenAI-compatible clients", ("core.providers",)),
+    "people": ("core/people<br>sign-in, roles", ("core.people",)),
     "db": ("core/db<br>the ledger", ("core.db",)),
     "engine": ("core/engine<br>fine-tuning server", ("core.engine",)),
 }

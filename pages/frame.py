@@ -6,6 +6,7 @@ import streamlit as st
 
 from pages.ui import i18n
 from pages.ui.components import cards
+from pages.ui.components.entrance import Entrance
 from pages.ui.i18n import _
 from pages.ui.story import presenter
 
@@ -24,6 +25,7 @@ _SENTENCES = {
     "story": _("Pick a model, give it an idea, and watch the story appear."),
     "settings": _("The engine, the providers, the language, and where your data is stored."),
 }
+entrance = Entrance()
 page = st.navigation(
     [
         st.Page("home.py", title=_("Home"), icon=":material/home:", default=True),
@@ -33,16 +35,22 @@ page = st.navigation(
         st.Page("story.py", title=_("Story"), icon=":material/auto_stories:", url_path="story"),
         st.Page("settings.py", title=_("Settings"), icon=":material/settings:", url_path="settings"),
     ],
-    position="hidden" if presenter.on() else "top",
+    position="top" if entrance.open and not presenter.on() else "hidden",
 )
 
+full_screen = presenter.on() and entrance.open
 
-with st.container(horizontal_alignment="center"), st.container(width="stretch" if presenter.on() else 1320):
-    if not presenter.on():
+with st.container(horizontal_alignment="center"), st.container(width="stretch" if full_screen else 1320):
+    if not full_screen:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             with st.container(width="content", gap=None):
-                st.title(_("Fabula") if page.url_path == "" else page.title, anchor=False)
-                st.caption(_SENTENCES[page.url_path])
-            i18n.picker()
+                st.title(_("Fabula") if page.url_path == "" or not entrance.open else page.title, anchor=False)
+                st.caption(_SENTENCES[page.url_path] if entrance.open else _SENTENCES[""])
+            with st.container(horizontal=True, width="content", vertical_alignment="center"):
+                entrance.who_am_i()
+                i18n.picker()
         cards.show_last_action()
-    page.run()
+    if entrance.open:
+        page.run()
+    else:
+        entrance.draw()

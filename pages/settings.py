@@ -1,13 +1,14 @@
-"""Settings: providers, engine, base models, data location, versions and licences."""
+"""Settings: people, providers, engine, base models, data location, versions and licences."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from pages.ui.components import cards, status
-from pages.ui.settings import about, bases, providers_card
+from pages.ui.settings import about, bases, people_card, providers_card
 
 with cards.show_errors():
+    people_card.card()
     providers_card.card()
     left, right = st.columns(2, gap="medium")
     with left:

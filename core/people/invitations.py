@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from core.actor import ROLES, Actor, Role, requires, role_of
@@ -114,5 +114,5 @@ def new_person(session: Session, identity: Identity, role: Role) -> Person:
     return person
 
 
-def _open() -> select[tuple[Invitation]]:
+def _open() -> Select[tuple[Invitation]]:
     return select(Invitation).where(Invitation.accepted_at.is_(None))

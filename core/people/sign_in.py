@@ -76,6 +76,7 @@ def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -
             )
         begun = session.get(SignIn, identity.sign_in_id)  # by another tab in the meantime
         if begun is None:
+            _refuse_disabled(person)
             _refuse_old(person, identity)
             begun = SignIn(id=identity.sign_in_id, person_id=person.id, origin=origin[:_MAX_ORIGIN])
             session.add(begun)
@@ -146,11 +147,15 @@ def _refuse_old(person: Person, identity: Identity) -> None:
         raise _ended()
 
 
-def _still_valid(person: Person, found: SignIn) -> SignedIn:
+def _refuse_disabled(person: Person) -> None:
     if person.disabled_at is not None:
         raise SignInRefused(
             msg("Your account is disabled in this studio."), msg("Ask an admin if you need access again.")
         )
+
+
+def _still_valid(person: Person, found: SignIn) -> SignedIn:
+    _refuse_disabled(person)
     if found.ended_at is not None:
         raise _ended()
     return SignedIn(found.id, person.id, person.name, person.email, role_of(person.role))

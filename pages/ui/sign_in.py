@@ -1,13 +1,86 @@
-"""Who uses this page. Only this module decides it: pages pass the answer on to core, which checks the person's role."""
+"""Who uses this page. Only this module decides it: pages pass the answer on to core, which checks the person's role.
+
+In team mode, the sign-in provider's claims reach a tab once, when it connects, and stay as they are until it closes
+(Streamlit). So they only lead to a row of `core.people`, which says at every run whether they still count.
+"""
 
 from __future__ import annotations
 
+import streamlit as st
+
 from core.actor import LOCAL, Actor
+from core.errors import RoleChanged, SignedOut
+from core.message import msg
+from core.people import sign_in as team
+from core.people.identity import Identity
+from core.people.sign_in import SignedIn
+from pages.ui import cache, open_tabs, state
+
+_KEY = "signed_in"
+
+
+def is_team() -> bool:
+    """Whether people sign in here."""
+    return cache.settings().mode == "team"
 
 
 def current_actor() -> Actor:
     """The person whose page this is; in local mode, the one user of this machine.
 
     Ask in the script run or in a callback, not in a background thread, which does not know whose page started it.
+
+    Raises:
+        SignedOut: this visitor is not signed in. `let_in` shows such a visitor the sign-in page instead of a page.
     """
-    return LOCAL
+    if not is_team():
+        return LOCAL
+    person = signed_in()
+    if person is None:
+        raise SignedOut(msg("You are not signed in. Nothing was changed."), msg("Reload the page, then sign in."))
+    return person.actor(cache.store())
+
+
+def signed_in() -> SignedIn | None:
+    """Who has signed in in this tab, with the role that they had then."""
+    person: SignedIn | None = state.get(_KEY)
+    return person
+
+
+def let_in() -> SignedIn | None:
+    """Check at the begin of a run that this visitor may see pages. None: they have not signed in at the provider.
+
+    Raises:
+        NotAllowed: they may not come in, or no longer.
+        StorageFull: the database, which says so, cannot be reached.
+    """
+    if not st.user.get("is_logged_in"):
+        return None
+    store, person, identity = cache.store(), signed_in(), Identity.from_claims(dict(st.user))
+    if person is None or person.sign_in_id != identity.sign_in_id:
+        person = team.sign_in(store, cache.settings(), identity, _origin())
+    elif person.role != team.current_role(store, person.sign_in_id):
+        state.set_value(_KEY, None)
+        raise RoleChanged(
+            msg("An admin has changed your role."),
+            msg("Continue with the new one. What you have typed on this page is lost."),
+        )
+    state.set_value(_KEY, person)
+    open_tabs.remember(person.sign_in_id, person.role)
+    return person
+
+
+def sign_out() -> None:
+    """End this visitor's sign-in, in all tabs that share it. Only in a callback.
+
+    Raises:
+        NotAllowed: it has ended already.
+    """
+    if (person := signed_in()) is not None:
+        team.sign_out(cache.store(), current_actor(), person.sign_in_id)
+    st.logout()
+
+
+def _origin() -> str:
+    """Address and browser, for the list of people."""
+    browser = st.context.headers.get("User-Agent", "")
+    return f"{st.context.ip_address or 'localhost'} · {browser}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from core.actor import Actor, Role
 from core.db.store import Store
+from core.db.tables import utcnow
 from core.people import invitations
 from core.people.identity import Identity
 from core.people.sign_in import SignedIn, sign_in
@@ -22,17 +23,19 @@ TEAM_VARIABLES = {
 _nonces = itertools.count()
 
 
-def claims(email: str = ADMIN_EMAIL, **changes: Any) -> dict[str, Any]:
+def claims(address: str = ADMIN_EMAIL, **changes: Any) -> dict[str, Any]:
     """The claims of one sign-in; each call is another one. None leaves a claim out."""
     said: dict[str, Any] = {
         "iss": ISSUER,
-        "sub": f"subject of {email}",
+        "sub": f"subject of {address}",
         "provider": "default",
-        "email": email,
+        "email": address,
         "email_verified": True,
-        "name": email.partition("@")[0].title(),
+        "name": address.partition("@")[0].title(),
+        "iat": int(utcnow().timestamp()),
         "nonce": f"n{next(_nonces)}",
-    } | changes
+    }
+    said |= changes
     return {name: value for name, value in said.items() if value is not None}
 
 

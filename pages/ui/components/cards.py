@@ -37,6 +37,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.BadRecipe, ":material/grid_off:", mark("This grid cannot be generated yet")),
     (errors.OverBudget, ":material/savings:", mark("This would exceed a budget")),
     (errors.NotFound, ":material/search_off:", mark("No longer available")),
+    (errors.NotAllowed, ":material/lock:", mark("You may not do this")),
 )
 _SAFE = {
     errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until Fabula can save again."),

@@ -1,0 +1,212 @@
+"""Team mode in a real browser, with a real OpenID provider: sign in, act, lose the role or the sign-in in open tabs."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from core.actor import Actor, Role
+from core.db.store import Store
+from core.people import invitations, people
+from core.people.people import PersonView
+from core.people.sign_in import SignedIn
+from core.settings import Settings
+from tests.support import browser_page, studio_process, team
+from tests.support.browser_page import BUSY_MS, expect, press, settled, visit
+from tests.support.studio_process import RunningStudio
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = browser_page.MARKS
+provider_mock = pytest.importorskip("oidc_provider_mock", reason="oidc-provider-mock is not installed")
+
+_SECRETS = """
+[auth]
+redirect_uri = "http://localhost:{{port}}/oauth2callback"
+cookie_secret = "0123456789abcdef0123456789abcdef"
+
+[auth.company]
+client_id = "fabula"
+client_secret = "secret"
+server_metadata_url = "{url}/.well-known/openid-configuration"
+
+[auth.other]
+client_id = "fabula"
+client_secret = "secret"
+server_metadata_url = "{url}/.well-known/openid-configuration"
+"""
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[str]:
+    """The address of a real OpenID provider, which signs anybody in as anybody."""
+    with provider_mock.run_server_in_thread(0) as server:
+        yield f"http://localhost:{server.server_port}"
+
+
+@pytest.fixture(scope="module")
+def studio(provider: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningStudio, Settings]]:
+    """A studio in team mode."""
+    home: Path = tmp_path_factory.mktemp("team") / "home"
+    home.mkdir(mode=0o700)
+    secrets = home / "secrets.toml"
+    secrets.write_text(_SECRETS.format(url=provider), encoding="utf-8")
+    environ = {
+        **team.TEAM_VARIABLES,
+        "FABULA_SECRETS_FILE": str(secrets),
+        "FABULA_ENGINE_URL": "http://127.0.0.1:9",  # no engine is needed
+        "STREAMLIT_SERVER_ALLOWED_HOSTS": "localhost",
+    }
+    with studio_process.running(home, **environ) as running:
+        yield running, Settings.from_env({**team.TEAM_VARIABLES, "FABULA_HOME": str(home)})
+
+
+@pytest.fixture
+def store(studio: tuple[RunningStudio, Settings]) -> Iterator[Store]:
+    """The studio's ledger."""
+    ledger = Store(studio[1].database_url)
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def admin(store: Store, studio: tuple[RunningStudio, Settings]) -> Actor:
+    """The first admin, in another browser."""
+    person: SignedIn = team.arrive(store, studio[1])
+    return person.actor(store)
+
+
+def _known(provider: str, subject: str, **claims: object) -> None:
+    """Tell the provider what it says of someone."""
+    request = urllib.request.Request(
+        f"{provider}/users/{subject}",
+        json.dumps(claims).encode(),
+        {"Content-Type": "application/json"},
+        method="PUT",
+    )
+    urllib.request.urlopen(request, timeout=30).close()
+
+
+def _sign_in(page: Page, subject: str, button: str = "sign_in_company") -> None:
+    press(page, button)
+    page.locator("input[name=sub]").fill(subject)
+    page.get_by_role("button", name="Authorize").click()
+    settled(page)
+
+
+def _arrive(browser: Browser, url: str, provider: str, name: str, *, verified: bool = True) -> Page:
+    """A new visitor signs in."""
+    _known(provider, name, email=f"{name}@example.org", email_verified=verified, name=name.title())
+    page = visit(browser, f"{url}/?lang=en")
+    _sign_in(page, name)
+    return page
+
+
+def _person(store: Store, admin: Actor, name: str) -> PersonView:
+    return next(one for one in people.everyone(store, admin) if one.email == f"{name}@example.org")
+
+
+def _closed(page: Page, sentence: str) -> None:
+    """The page is replaced by the sign-in page, without a click."""
+    expect(page.get_by_text(sentence)).to_be_visible(timeout=BUSY_MS)
+    expect(page.locator(".st-key-sign_in_menu")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["", "training", "settings"])
+def test_every_address_leads_a_stranger_to_the_sign_in_page(
+    browser: Browser, studio: tuple[RunningStudio, Settings], path: str
+) -> None:
+    page = visit(browser, f"{studio[0].url}/{path}?lang=en")
+    expect(page.locator(".st-key-sign_in_company")).to_be_visible()
+    expect(page.get_by_text("members of a team")).to_be_visible()
+    expect(page.get_by_text("New job")).to_have_count(0)
+
+
+@pytest.mark.parametrize(("name", "verified", "told"), [("mallory", True, "not invited"), ("una", False, "verified")])
+def test_who_is_not_invited_or_not_verified_stays_out(
+    browser: Browser,
+    studio: tuple[RunningStudio, Settings],
+    provider: str,
+    name: str,
+    verified: bool,
+    told: str,
+) -> None:
+    page = _arrive(browser, studio[0].url, provider, name, verified=verified)
+    expect(page.get_by_text(told)).to_be_visible()
+    expect(page.locator(".st-key-sign_in_menu")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "told"),
+    [
+        ("dora", "disable", "You have been signed out"),
+        ("sam", "sign_out_everywhere", "You have been signed out"),
+        ("rolf", "set_role", "changed your role"),
+    ],
+)
+def test_open_tabs_close_by_themselves(
+    browser: Browser,
+    studio: tuple[RunningStudio, Settings],
+    provider: str,
+    store: Store,
+    admin: Actor,
+    name: str,
+    change: str,
+    told: str,
+) -> None:
+    invitations.invite(store, admin, f"{name}@example.org", "editor")
+    page = _arrive(browser, studio[0].url, provider, name)
+    other = page.context.new_page()  # a second tab with the same cookie
+    other.goto(f"{studio[0].url}/training?lang=en")
+    for tab in (page, other):
+        expect(tab.locator(".st-key-sign_in_menu")).to_be_visible()
+    person = _person(store, admin, name)
+    role: tuple[Role, ...] = ("viewer",) if change == "set_role" else ()
+    getattr(people, change)(store, admin, person.id, *role)
+    for tab in (page, other):
+        _closed(tab, told)
+
+
+def test_signing_out_closes_the_other_tabs_and_the_cookie_is_worthless(
+    browser: Browser, studio: tuple[RunningStudio, Settings], provider: str, store: Store, admin: Actor
+) -> None:
+    invitations.invite(store, admin, "olga@example.org", "editor")
+    page = _arrive(browser, studio[0].url, provider, "olga")
+    expect(page.locator(".st-key-sign_in_menu")).to_be_visible()
+    cookies = page.context.cookies()
+    other = page.context.new_page()
+    other.goto(f"{studio[0].url}/cost?lang=en")
+    expect(other.locator(".st-key-sign_in_menu")).to_be_visible()
+    page.locator(".st-key-sign_in_menu button").click()
+    page.locator(".st-key-sign_in_out button").click()
+    _closed(other, "You have been signed out")
+
+    thief = browser.new_context()
+    thief.add_cookies(cookies)  # type: ignore[arg-type]  # what `cookies` returned
+    stolen = thief.new_page()
+    stolen.goto(f"{studio[0].url}/training?lang=en")
+    _closed(stolen, "You have been signed out")
+
+
+def test_a_viewer_is_refused_and_an_admin_manages_people(
+    browser: Browser, studio: tuple[RunningStudio, Settings], provider: str, store: Store, admin: Actor
+) -> None:
+    invitations.invite(store, admin, "vera@example.org", "viewer")
+    viewer = _arrive(browser, studio[0].url, provider, "vera")
+    viewer.goto(f"{studio[0].url}/dataset?lang=en")
+    settled(viewer)
+    viewer.locator('[class*="st-key-dataset_sample_"] button').first.click()
+    expect(viewer.get_by_text("Viewers can't do this. Nothing was changed.").first).to_be_visible()
+
+    invitations.invite(store, admin, "alma@example.org", "admin")
+    manager = _arrive(browser, studio[0].url, provider, "alma")
+    manager.goto(f"{studio[0].url}/settings?lang=en")
+    settled(manager)
+    press(manager, f"settings_disable_{_person(store, admin, 'vera').id}")
+    _closed(viewer, "You have been signed out")
