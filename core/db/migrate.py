@@ -1,10 +1,16 @@
-"""Migrates a database to the current schema. The first process migrates; concurrent ones wait."""
+"""Migrates a database to the current schema. The first process migrates; concurrent ones wait.
+
+A database of the last development version (revision 0020) is upgraded too: the first release's schema differs from it
+only in names, so `_rename` renames tables, columns and indexes. That part can be removed once no such database is left;
+earlier revisions are refused.
+"""
 
 from __future__ import annotations
 
 import logging
 import sqlite3
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from alembic import command
@@ -15,7 +21,6 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import OperationalError
 
-from core.db import previous_schema
 from core.errors import FabulaError
 from core.message import msg
 
@@ -25,6 +30,51 @@ _FIRST_REVISION = "0001_initial"
 _LOCK_KEY = 0x46616275  # key of the advisory lock: "Fabu"
 _WAL_TRIES = 100  # changing the journal mode needs exclusive access and ignores the busy timeout
 _WAL_PAUSE_S = 0.1
+
+_LAST_OLD_REVISION = "0020"
+OLD_REVISIONS = frozenset(f"{number:04d}" for number in range(1, 21))
+"""Revisions of the migrations that were replaced by `0001_initial`."""
+
+_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "answers": {"right": "correct"},
+    "batches": {
+        "status": "remote_status",
+        "input_file": "input_file_id",
+        "output_file": "output_file_id",
+        "error_file": "error_file_id",
+    },
+    "comparison_answers": {"comparison_id": "before_after_id"},
+    "datasets": {"filled": "fill_cursor", "parts": "mix_sources", "chat_system": "system_message"},
+    "own_prices": {"what": "kind"},
+    "rescued_entries": {"at": "created_at"},
+    "rows": {"state_before": "previous_state"},
+    "speed_measurements": {"at": "measured_at"},
+    "spend": {"at": "created_at"},
+    "spend_totals": {"at_most_usd": "max_usd"},
+    "stories": {"at": "created_at", "asked_model": "requested_model"},
+    "training_events": {"at": "created_at"},
+    "training_jobs": {"stop_requested": "requested_action"},
+    "votes": {"at": "created_at", "order": "story_ids", "winner": "winner_id"},
+    "workers": {"beat_at": "heartbeat_at"},
+}
+"""New name by old name, by old table (revision 0020)."""
+_TABLES = {
+    "answers": "evaluation_answers",
+    "comparisons": "before_after",
+    "comparison_answers": "before_after_answers",
+    "own_prices": "custom_prices",
+    "recipes": "recipe_versions",
+    "workers": "worker_heartbeats",
+}
+_INDEXES = {
+    "ix_comparisons_state": "ix_before_after_state ON before_after (state)",
+    "ix_recipes_family": "ix_recipe_versions_family ON recipe_versions (family)",
+    "ix_speed_measurements_at": "ix_speed_measurements_measured_at ON speed_measurements (measured_at)",
+    "ix_spend_at": "ix_spend_created_at ON spend (created_at)",
+    "ix_stories_at": "ix_stories_created_at ON stories (created_at)",
+    "rows_by_place": "ix_rows_position ON rows (dataset_id, position)",
+    "rows_by_state": "ix_rows_state ON rows (dataset_id, state, updated_at)",
+}
 
 
 def upgrade(engine: Engine) -> None:
@@ -45,7 +95,7 @@ def upgrade(engine: Engine) -> None:
         if revision == ScriptDirectory.from_config(config).get_current_head():
             return
         config.attributes["connection"] = connection
-        if revision in previous_schema.OLD_REVISIONS:
+        if revision in OLD_REVISIONS:
             _upgrade_development_version(connection, config, revision)
         try:
             command.upgrade(config, "head")
@@ -58,7 +108,7 @@ def upgrade(engine: Engine) -> None:
 
 def _upgrade_development_version(connection: Connection, config: Config, revision: str) -> None:
     """Bring a database from before the first release to the schema of `0001_initial`."""
-    if revision != previous_schema.LAST_REVISION:
+    if revision != _LAST_OLD_REVISION:
         raise FabulaError(
             msg(
                 "This database was written by a development version of Fabula that is too old (schema {revision}).",
@@ -66,7 +116,7 @@ def _upgrade_development_version(connection: Connection, config: Config, revisio
             ),
             msg("It is unchanged. Set `FABULA_HOME` (or `DATABASE_URL`) to another place to start with an empty one."),
         )
-    previous_schema.rename(connection)
+    _rename(connection)
     command.stamp(config, _FIRST_REVISION, purge=True)
 
 
@@ -86,3 +136,15 @@ def _use_write_ahead_log(engine: Engine) -> None:
                 ):
                     raise OperationalError("PRAGMA journal_mode=WAL", None, exc) from exc
         time.sleep(_WAL_PAUSE_S)
+
+
+def _rename(connection: Connection) -> None:
+    """Apply the new names in the caller's transaction. No data is changed or copied."""
+    for table, columns in _COLUMNS.items():
+        for old, new in columns.items():
+            connection.exec_driver_sql(f'ALTER TABLE {table} RENAME COLUMN "{old}" TO {new}')
+    for old, new in _TABLES.items():
+        connection.exec_driver_sql(f"ALTER TABLE {old} RENAME TO {new}")
+    for old, new in _INDEXES.items():  # SQLite cannot rename an index
+        connection.exec_driver_sql(f"DROP INDEX {old}")
+        connection.exec_driver_sql(f"CREATE INDEX {new}")
