@@ -19,9 +19,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import spend_totals
-from core.db.database_file import DatabaseFile, DatabaseFileCheck
 from core.db.migrate import upgrade
-from core.db.storage_errors import damaged, storage_fault, unreachable
+from core.db.storage_errors import DatabaseFile, DatabaseFileCheck, damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
 from core.settings import Settings

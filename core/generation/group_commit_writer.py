@@ -19,9 +19,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
-from core.db.database_file import DatabaseFileCheck
 from core.db.rescue_files import Entry, RescueFile
-from core.db.storage_errors import storage_fault
+from core.db.storage_errors import DatabaseFileCheck, storage_fault
 from core.db.store import Store
 from core.errors import DatabaseLost, StorageFull
 from core.generation import reservations, row_store
