@@ -25,8 +25,7 @@ from core.finetuning import examples, job_views
 from core.jobs.system_status import EngineStatus
 from core.stories import library
 from pages.ui import cache
-from pages.ui.components import story_session
-from pages.ui.home import examples_answers
+from pages.ui.components import story_session, story_text
 from tests.support import fault_server
 from tests.support.app_pages import again, click, labels, trouble, visit, words
 from tests.support.fault_server import FaultServer
@@ -308,7 +307,7 @@ def test_answers_that_are_still_coming_are_there_after_a_reload(
     job_id = trained(store, status="succeeded", fine_tuned_model=_TUNED)
     monkeypatch.setattr(story_session, "RELOAD_S", 240.0)
     with monkeypatch.context() as patch:
-        patch.setattr(examples_answers, "_side_by_side", lose_connection)
+        patch.setattr(story_text, "read_along", lose_connection)
         ask(visit("home"))
     server.release()
     visit("home")

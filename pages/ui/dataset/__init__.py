@@ -2,6 +2,5 @@
 
 Design: `design_tab` with `grid_form`, `column_form`, `saved_recipes`, `preview_card`. Bring your own: `importing` with
 `upload_columns`. Run: `run_tab` with `run_controls`, `remedies`, `heat_map`, `row_table`, `row_cards`. Quality:
-`quality_tab` with `quality_report`, `quality_panels`, `quality_rows`. Use: `use_tab` with
-`training_file`.
+`quality_tab` with `quality_report`, `quality_panels`, `quality_rows`. Use: `use_tab` with `training_file`.
 """

@@ -206,7 +206,6 @@ def _save_mix(name: str, parts: list[tuple[str, float]], seed: int, size: int | 
 
 # --- export -----------------------------------------------------------------------------------------------------------
 
-
 _MOST_CHARACTERS = 100_000_000  # a file of 100 to 300 MB, which is kept in memory during the download
 _CSV_MARK = "\ufeff"  # without it, spreadsheets do not detect UTF-8
 
