@@ -1,6 +1,5 @@
 """What several pages draw; it knows no page.
 
 `cards` (errors, empty states, undo), `fields` (numbers and texts with a limit), `views` (small parts), `models`
-(pickers) with `model_sample` and `prompt_warnings`, `prompt_formats` and `story_session` with `story_text`,
-`money`, `status`.
+(pickers and samples) with `prompt_warnings`, `prompt_formats` and `story_session` with `story_text`, `money`, `status`.
 """

@@ -23,7 +23,7 @@ from pages.ui.components import cards, fields, models, prompt_warnings, views
 from pages.ui.components.fields import DecimalInput
 from pages.ui.components.money import local_price
 from pages.ui.components.prompt_warnings import Remedy
-from pages.ui.dataset import grid_form, preview_card, saved_recipes
+from pages.ui.dataset import preview_card, recipe_form
 from pages.ui.dataset.preview_card import estimate
 from pages.ui.i18n import (
     _,
@@ -49,9 +49,9 @@ def show() -> None:
     left, right = st.columns([3, 2], gap="medium")
     with left:
         shelf = st.container()
-        recipe = grid_form.recipe_form()
+        recipe = recipe_form.form()
         with shelf, cards.show_errors():
-            saved_recipes.show(recipe)
+            recipe_form.saved_recipes(recipe)
     with right:
         problem = _problem(recipe)
         _prompt_card(recipe, problem)
@@ -74,14 +74,17 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Example prompt**"))
             st.button(
-                _("Another example"), icon=":material/casino:", key="dataset_dice", on_click=grid_form.draw_random_cell
+                _("Another example"),
+                icon=":material/casino:",
+                key="dataset_dice",
+                on_click=recipe_form.draw_random_cell,
             )
         if problem is not None:
             st.text(recipe.template or _("The template is empty."))
             return
         if recipe.system.strip():
             st.caption(_("System text: {text}").format(text=plain(recipe.system.strip())))
-        cell = grid_form.random_cell(recipe)
+        cell = recipe_form.random_cell(recipe)
         st.text(grid.render(recipe.template, cell))
         views.facts(pair(plain(column_name(name)), plain(value)) for name, value in cell.items())
 
@@ -166,7 +169,7 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
         return None
     preset = model_purpose.presets_of(language)[0]
     words = _("Use its grid: {preset}").format(preset=in_language(preset.names))
-    return Remedy(words, ":material/grid_on:", "dataset_use_preset", grid_form.use_preset, (preset.id,))
+    return Remedy(words, ":material/grid_on:", "dataset_use_preset", recipe_form.use_preset, (preset.id,))
 
 
 def _mode(recipe: Recipe) -> Mode:
@@ -216,7 +219,7 @@ def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
     with cards.keep_errors():
         store = cache.store()
         dataset_id = datasets.create(store, current_actor(), recipe)
-        if (saved := saved_recipes.unchanged(recipe)) is not None:
+        if (saved := recipe_form.saved_version(recipe)) is not None:
             recipes.set_source_recipe(store, current_actor(), dataset_id, saved)
         runs.enqueue(store, current_actor(), dataset_id, budget_usd=budget_usd, mode=mode)
         state.set_value("dataset_open", dataset_id)

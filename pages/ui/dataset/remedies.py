@@ -21,7 +21,7 @@ from core.generation.runs import Change
 from core.providers import ModelInfo, client
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models, views
-from pages.ui.dataset import grid_form
+from pages.ui.dataset import recipe_form
 from pages.ui.dataset.preview_card import estimate
 from pages.ui.i18n import _, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
@@ -168,7 +168,7 @@ def _cost(place: _Place, chosen: ModelInfo) -> str:
 
 
 def _open_recipe(recipe: Recipe) -> None:
-    grid_form.open_recipe(recipe)
+    recipe_form.open_recipe(recipe)
     state.set_value("dataset_part", "design")
 
 
