@@ -60,8 +60,8 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, value in _SET.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("FABULA_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(system_status, "_TIMEOUT_S", 30.0)  # generous, because the test machine may be busy
-    monkeypatch.setattr(system_status, "_HEALTH_TIMEOUT_S", 25.0)
+    monkeypatch.setattr(system_status, "TIMEOUT_S", 30.0)  # generous, because the test machine may be busy
+    monkeypatch.setattr(system_status, "HEALTH_TIMEOUT_S", 25.0)
     monkeypatch.setattr(stream, "STOP_S", WAIT_LIMIT_S)  # a stopped story is finished once it is saved
     monkeypatch.setattr(socket.socket, "connect", _loopback_only(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", _loopback_only(socket.socket.connect_ex))

@@ -65,16 +65,17 @@ def recipe_of(session: Session, dataset_id: str) -> Recipe:
     return Recipe.from_dict(row[0])
 
 
-def fill(session: Session, dataset_id: str, recipe: Recipe, limit: int = CHUNK) -> int:
+def fill(session: Session, dataset_id: str, recipe: Recipe, limit: int | None = None) -> int:
     """Create rows for the next missing cells of the grid. Returns their number (0: the grid is complete).
 
-    At most `limit` cells are checked, from the first missing one on, to keep the transaction short. The data set's own
-    recipe is used: `recipe` is what the caller read, and the grid may have grown since. (Also returns 0 while another
-    session locks rows of a grid that is being changed.)
+    At most `limit` cells (default: `CHUNK`) are checked, from the first missing one on, to keep the transaction short.
+    The data set's own recipe is used: `recipe` is what the caller read, and the grid may have grown since. (Also
+    returns 0 while another session locks rows of a grid that is being changed.)
 
     Raises:
         NotFound: no such data set.
     """
+    limit = CHUNK if limit is None else limit
     filled, recipe = lock_grid(session, dataset_id, recipe)
     while filled < 0:  # a `grow` is in progress or was interrupted: finish repositioning its rows first
         before, filled = filled, update_positions(session, dataset_id, recipe, filled)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -25,9 +26,8 @@ from core.errors import DatabaseLost, StorageFull
 from core.message import msg
 from core.settings import Settings
 
-_BUSY_MS = 30_000  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
+_BUSY_S = 30.0  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
 _CONNECT_TIMEOUT_S = 5  # a Postgres server that does not respond by then counts as unreachable
-_RECHECK_S = 1.0  # interval between checks for a lost file, which read every page of it
 _MAX_CONNECTIONS = 60  # for short bursts, such as 25 browser sessions opening a page at once
 _IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls together stay below it
 _IDLE_SQLITE = 10  # opening one takes 1.6 ms; each idle one holds up to 2 MB of pages and two descriptors
@@ -46,13 +46,18 @@ class Store:
     Use `session()` to write and `reading()` to read. On SQLite a session takes the write lock immediately, because a
     transaction that reads first and writes later can fail without a way to retry. So keep sessions short, and never
     wait for the network inside one.
+
+    Attributes:
+        recheck_s: seconds between checks for a lost file, which read every page of it.
     """
 
-    def __init__(self, database_url: str, home: Path | None = None) -> None:
+    recheck_s = 1.0
+
+    def __init__(self, database_url: str, home: Path | None = None, *, busy_s: float = _BUSY_S) -> None:
         self.url = database_url
         self.file = _file_of(database_url)
         self.home = home or (self.file.path.parent if self.file else Settings.from_env().home)
-        self.engine = _create_engine(database_url, self.file)
+        self.engine = _create_engine(database_url, self.file, busy_s)
         self._lost: DatabaseLost | None = None
         self._recheck_at = 0.0
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -62,12 +67,13 @@ class Store:
         self._current: ContextVar[_ActiveSession | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
-    def open(cls, settings: Settings, *, create: bool = True) -> Store:
+    def open(cls, settings: Settings, *, create: bool = True, busy_s: float = _BUSY_S) -> Store:
         """Create the folders, migrate the schema (safe in concurrent processes), and connect.
 
         Args:
             settings: location of the database.
             create: create a missing SQLite file. False: it existed before, and an empty one would hide its loss.
+            busy_s: how long SQLite waits for another writer.
 
         Raises:
             StorageFull: the folder or the database cannot be written or reached.
@@ -75,7 +81,7 @@ class Store:
         """
         if create:
             _create_folders(settings)
-        store = cls(settings.database_url, settings.home)
+        store = cls(settings.database_url, settings.home, busy_s=busy_s)
         if create and store.file is not None:
             _create_file(store.file.path)
         try:
@@ -149,7 +155,7 @@ class Store:
         try:
             check = self.file.check()
         except DatabaseLost as exc:
-            self._lost, self._recheck_at = exc, time.monotonic() + _RECHECK_S
+            self._lost, self._recheck_at = exc, time.monotonic() + self.recheck_s
             self.close()
             raise
         if since not in (None, check):
@@ -160,7 +166,7 @@ class Store:
         """Check a restored file completely: SQLite would also apply the old journal to a different file."""
         if time.monotonic() < self._recheck_at:
             raise lost
-        self._recheck_at = time.monotonic() + _RECHECK_S
+        self._recheck_at = time.monotonic() + self.recheck_s
         try:
             assert self.file is not None
             self.file.check()
@@ -273,12 +279,12 @@ def _file_of(database_url: str) -> DatabaseFile | None:
     return DatabaseFile(Path(url.database)) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
+def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
         timeout = {"connect_timeout": _CONNECT_TIMEOUT_S}
         return create_engine(url, pool_pre_ping=True, connect_args=timeout, **_pool(_IDLE_POSTGRES))
-    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, **_pool(_IDLE_SQLITE))
+    engine = create_engine(url, connect_args={"timeout": busy_s}, **_pool(_IDLE_SQLITE))
     if file is not None:
         address = f"file:{quote(str(file.path.absolute()))}?mode=rw"
 
@@ -287,7 +293,7 @@ def _create_engine(database_url: str, file: DatabaseFile | None) -> Engine:
             arguments[:], options["uri"] = [address], True
 
         event.listen(engine, "do_connect", open_existing)
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, busy_s))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -297,10 +303,10 @@ def _pool(idle: int) -> dict[str, Any]:
     return {"pool_size": idle, "max_overflow": _MAX_CONNECTIONS - idle, "pool_use_lifo": True}
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(busy_s: float, connection: Any, _record: object) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves, see _begin_sqlite
     connection.create_function("decimal_add", 2, spend_totals.decimal_add, deterministic=True)
-    for pragma in ("synchronous=FULL", f"busy_timeout={_BUSY_MS}", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", f"busy_timeout={round(busy_s * 1000)}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 

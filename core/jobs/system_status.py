@@ -20,8 +20,8 @@ from core.settings import Settings
 
 T = TypeVar("T")
 
-_TIMEOUT_S = 0.8  # total time for all checks, which run in parallel
-_HEALTH_TIMEOUT_S = 0.7
+TIMEOUT_S = 0.8  # total time for all checks, which run in parallel
+HEALTH_TIMEOUT_S = 0.7
 _executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="status")  # a check that hangs is abandoned
 
 EngineState = Literal["up", "starting", "missing", "down"]
@@ -100,7 +100,7 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
     worker = _executor.submit(_worker, store)
     engine = _executor.submit(_engine, settings)
     providers = _executor.submit(_providers, settings, env, store)
-    deadline = time.monotonic() + _TIMEOUT_S
+    deadline = time.monotonic() + TIMEOUT_S
     return Status(
         engine=_result_or(deadline, engine.result, lambda: _unresponsive_engine(settings)),
         worker=_result_or(deadline, worker.result, lambda: _DATABASE_TIMEOUT),
@@ -120,7 +120,7 @@ def _engine(settings: Settings) -> EngineStatus:
         endpoint = engine_endpoint.current_endpoint(settings)
     except FabulaError:
         return _unresponsive_engine(settings)
-    health = ask_health(endpoint, _HEALTH_TIMEOUT_S)
+    health = ask_health(endpoint, HEALTH_TIMEOUT_S)
     if health is None:
         return _unresponsive_engine(settings)
     return _healthy(endpoint.url, health, settings.engine_url is not None)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RegistryMaker = Callable[[], "Registry"]
 
 _POLL_S = 0.5
-_STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
+STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _CRASH_PAUSE_S = 30.0  # pause before retrying after an unexpected error
 _GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsaved work is repeated at the next start
 
@@ -164,8 +164,10 @@ class TaskRunner:
         registry: RegistryMaker,
         kinds: Mapping[str, JobKind],
         reschedule: Callable[[str, str, float], None],
+        storage_pause_s: float = STORAGE_PAUSE_S,
     ) -> None:
         self._store, self._registry, self._kinds, self._reschedule = store, registry, kinds, reschedule
+        self._storage_pause_s = storage_pause_s
         self._stopping = threading.Event()
 
     def run(self, workflow_id: str, kind_name: str, item_id: str) -> None:
@@ -199,7 +201,7 @@ class TaskRunner:
                     return _log.error("%s %s", exc.what, exc.next_step)  # the worker restarts once the database is back
                 except StorageFull as exc:
                     _log.error("%s %s", exc.what, exc.next_step)
-                    self._stopping.wait(_STORAGE_PAUSE_S)
+                    self._stopping.wait(self._storage_pause_s)
                 except Exception:  # a bug outside the item, so the item cannot record it
                     _log.exception("Unexpected error after %s %s; it will be retried.", kind.name, item_id)
                     return self._reschedule(kind.name, item_id, _CRASH_PAUSE_S)

@@ -22,7 +22,7 @@ from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.jobs import recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
-from core.jobs.task_runner import KINDS, JobKind, RegistryMaker, TaskRunner, running_workflows
+from core.jobs.task_runner import KINDS, STORAGE_PAUSE_S, JobKind, RegistryMaker, TaskRunner, running_workflows
 from core.pricing import spend
 from core.settings import Settings
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 
 _POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
-_STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
@@ -53,14 +52,19 @@ class Worker:
         settings: location of the ledger.
         registry: creates the provider registry for each item; default: from settings, environment and ledger.
         kinds: job kinds by name.
+        storage_pause_s: pause before checking a full disk again.
     """
 
     def __init__(
-        self, settings: Settings, *, registry: RegistryMaker | None = None, kinds: Mapping[str, JobKind] = KINDS
+        self,
+        settings: Settings,
+        *,
+        registry: RegistryMaker | None = None,
+        kinds: Mapping[str, JobKind] = KINDS,
+        storage_pause_s: float = STORAGE_PAUSE_S,
     ) -> None:
-        self._settings = settings
-        self._registry = registry
-        self._kinds = kinds
+        self._settings, self._registry, self._kinds = settings, registry, kinds
+        self._storage_pause_s = storage_pause_s
         self._stopping = threading.Event()
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
@@ -91,7 +95,7 @@ class Worker:
                 self._run_session()
             except FabulaError as exc:
                 _log.error("%s %s", exc.what, exc.next_step)
-                self._stopping.wait(_STORAGE_PAUSE_S)
+                self._stopping.wait(self._storage_pause_s)
             except Exception:
                 _log.exception(
                     "The worker stopped after an unexpected error. Nothing is lost: it restarts in 30 seconds."
@@ -106,7 +110,7 @@ class Worker:
         own_heartbeat, earlier_ids = Heartbeat(store), set(self._heartbeat_ids)
         self._heartbeat_ids.add(own_heartbeat.id)
         make_registry = self._registry or (lambda: _registry(self._settings, store))
-        task_runner = TaskRunner(store, make_registry, self._kinds, _enqueue_later)
+        task_runner = TaskRunner(store, make_registry, self._kinds, _enqueue_later, self._storage_pause_s)
         try:
             recovery.restore(store)
             own_heartbeat.remove_earlier(earlier_ids)
@@ -156,7 +160,7 @@ class Worker:
                 raise
             except StorageFull as exc:
                 _log.error("%s %s", exc.what, exc.next_step)
-                self._stopping.wait(_STORAGE_PAUSE_S)
+                self._stopping.wait(self._storage_pause_s)
             self._stopping.wait(_POLL_S)
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-_FIRST_READER_S = 10.0  # time for the page to render and start reading, even on a busy machine
+FIRST_READER_S = 10.0  # time for the page to render and start reading, even on a busy machine
 
 T = TypeVar("T")
 
@@ -45,13 +45,16 @@ class ReaderCount:
     Args:
         idle_timeout_s: seconds without a reader; None: `on_idle` is never called.
         on_idle: called in a separate thread, possibly more than once, while there is no reader.
+        first_reader_s: seconds that it waits at least for the first reader.
     """
 
-    def __init__(self, idle_timeout_s: float | None, on_idle: Callable[[], None]) -> None:
+    def __init__(
+        self, idle_timeout_s: float | None, on_idle: Callable[[], None], first_reader_s: float = FIRST_READER_S
+    ) -> None:
         self._idle_timeout_s, self._on_idle = idle_timeout_s, on_idle
         self._count, self._lock, self._closed = 0, threading.Lock(), False
         if idle_timeout_s is not None:
-            self._check_after(max(idle_timeout_s, _FIRST_READER_S))
+            self._check_after(max(idle_timeout_s, first_reader_s))
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ from core.sanitize import SurrogateJoiner, storable
 from core.stories import error_explanation
 from core.stories.billing import Bill, StoryBilling
 from core.stories.library import SavedStory, continuation
-from core.stories.readers import ReaderCount, Subscribers
+from core.stories.readers import FIRST_READER_S, ReaderCount, Subscribers
 from core.stories.story_record import StoryFacts, StoryPlacement, StoryRecord
 
 TICK_S = 0.125  # eight updates per second look smooth; each one sends the whole text to the browser again
@@ -57,6 +57,7 @@ class StreamRequest:
         subscribers: notified of every piece; shared by stories that are read together. None: its own.
         original_request: of a continued story, the request that started it; None: `request`.
         save_s: seconds between saves of the text so far, for readers in other processes.
+        first_reader_s: with `idle_timeout_s`, how long to wait at least for the first reader.
     """
 
     store: Store
@@ -68,6 +69,7 @@ class StreamRequest:
     subscribers: Subscribers | None = None
     original_request: CompletionRequest | None = None
     save_s: float = _SAVE_S
+    first_reader_s: float = FIRST_READER_S
 
 
 class StoryStream:
@@ -105,7 +107,7 @@ class StoryStream:
         self._billing = StoryBilling(story.store, actor, story.book, self.provider, self.request, self.id, page)
         self._bill = Bill(None, None)
         self._upstream = client.stream(self.request)  # the request is sent on first read
-        self._readers = ReaderCount(story.idle_timeout_s, self._abandon)
+        self._readers = ReaderCount(story.idle_timeout_s, self._abandon, story.first_reader_s)
         threading.Thread(target=self._run, name=f"story-{self.id}", daemon=True).start()
 
     def __iter__(self) -> Iterator[str]:
@@ -336,16 +338,8 @@ def continue_story(
     """Continue a partial story with the model that started it. It remains one story in the library."""
     original_request = saved.request()
     placement = StoryPlacement(saved.round_id, saved.step, saved.column_values, continues=(saved.id, saved.text))
-    return StoryStream(
-        actor,
-        StreamRequest(
-            store,
-            client,
-            continuation(original_request, saved.text),
-            book,
-            placement=placement,
-            idle_timeout_s=idle_timeout_s,
-            subscribers=subscribers,
-            original_request=original_request,
-        ),
-    )
+    request = StreamRequest(
+        store, client, continuation(original_request, saved.text), book, placement=placement,
+        idle_timeout_s=idle_timeout_s, subscribers=subscribers, original_request=original_request,
+    )  # fmt: skip
+    return StoryStream(actor, request)

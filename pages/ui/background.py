@@ -34,7 +34,7 @@ TASK_WAIT_S = 0.4
 REPORT_WAIT_S = 0.7
 """The same for reports: a few hundred rows take less."""
 _LOOK_S = 0.5
-_QUICK_S = 1.0  # a shorter report is repeated while rows arrive; a longer one when no more do
+_QUICK_S = 1.0
 
 
 class _Work:
@@ -172,6 +172,7 @@ class RefreshedReport(_Work, Generic[T]):
 
     Args:
         make: makes a report; it calls its argument with the rows read so far and their total.
+        quick_s: a report that takes less is repeated while rows arrive; a longer one when no more do.
 
     Attributes:
         report: the newest report; None before the first.
@@ -179,11 +180,11 @@ class RefreshedReport(_Work, Generic[T]):
         read, total: progress of the one in progress, in rows.
     """
 
-    def __init__(self, make: Callable[[RowProgress], T]) -> None:
+    def __init__(self, make: Callable[[RowProgress], T], quick_s: float = _QUICK_S) -> None:
         super().__init__("making a report on rows")
         self.report: T | None = None
         self.read, self.total = 0, 0
-        self._make = make
+        self._make, self._quick_s = make, quick_s
         self._asked_for: str | None = None
         self._took_s = 0.0
         self._lock = threading.Lock()
@@ -205,7 +206,7 @@ class RefreshedReport(_Work, Generic[T]):
             again: start it in any case.
         """
         with self._lock:
-            waits = calm and self._took_s >= _QUICK_S and self.report is not None
+            waits = calm and self._took_s >= self._quick_s and self.report is not None
             up_to_date = self._asked_for == fingerprint and not self._may_retry()
             if self.running or (not again and (waits or up_to_date)):
                 return

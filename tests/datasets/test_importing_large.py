@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from core.datasets.importers import decoding, table, table_reader
+from core.datasets.importers import csv_rows, decoding, table, table_reader
 from core.datasets.importers.table import MAX_LINE_CHARACTERS
 from core.errors import BadFile
 
@@ -84,10 +84,10 @@ def test_a_quote_that_meets_the_next_one_swallows_nothing() -> None:
 
 def test_a_file_of_nothing_but_quotes_ends_and_says_what_it_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_LINE_CHARACTERS", 10_000)
-    monkeypatch.setattr(decoding, "_MAX_REREAD", 200_000)  # each line would be read a thousand times
-    found = table_reader.read_table(b"a,b\n1,2\n" + b'x","y\n' * 50_000 + b'"\n4,5\n', "a.csv")
-    assert found.frame["a"].tolist()[0] == "1"
-    assert any("are between quotes that do not match; they are left out" in told for told in found.problems)
+    text, problems = io.StringIO("a,b\n1,2\n" + 'x","y\n' * 50_000 + '"\n4,5\n'), table.ImportProblems()
+    lines = decoding.LineReader(text, max_reread=200_000)  # without a limit each line is read a thousand times
+    assert csv_rows.read(lines, "a.csv", problems).frame["a"].tolist()[0] == "1"
+    assert any("are between quotes that do not match; they are left out" in told for told in problems.problems())
 
 
 def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +98,11 @@ def test_more_rows_than_one_data_set_takes_are_told_first(monkeypatch: pytest.Mo
     assert found.cut_short.startswith("Only the first 3 rows were read; the rest is more")
 
 
-def test_rows_are_packed_on_the_way_and_come_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "_PACK_ROWS", 7)
-    text = "a,b\n" + "".join(f"{n},{n}\n" for n in range(100))
-    frame = table_reader.read_table(text.encode(), "a.csv").frame
+def test_rows_are_packed_on_the_way_and_come_whole() -> None:
+    builder = table.TableBuilder(["a", "b"], pack_rows=7)
+    for n in range(100):
+        builder.add([str(n), str(n)], line=n + 2)
+    frame = builder.rows("Line").frame
     assert frame["a"].tolist() == [str(n) for n in range(100)] and list(frame.index) == list(range(100))
 
 

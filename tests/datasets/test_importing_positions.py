@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from core.datasets import example_pairs
-from core.datasets.importers import table_reader
+from core.datasets.importers import json_table, table_reader
+from core.datasets.importers.table import ImportProblems
 from tests.support.workbook_maker import sheet, workbook
 
 
@@ -90,10 +91,11 @@ def test_the_third_row_of_a_file_is_named_by_its_own_position(name: str, data: s
     assert len(found.frame) >= 2
 
 
-def test_a_key_that_comes_late_is_named_by_its_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.datasets.importers.json_table._FIRST_OBJECTS", 2)
-    found = table_reader.read_table(json.dumps([{"a": "1"}, {"a": "2"}, {"a": "3", "late": "4"}]).encode(), "a.json")
-    assert found.notes == [
+def test_a_key_that_comes_late_is_named_by_its_entry() -> None:
+    problems = ImportProblems()
+    text = io.StringIO(json.dumps([{"a": "1"}, {"a": "2"}, {"a": "3", "late": "4"}]))
+    json_table.read(text, "a.json", problems, sample=2)
+    assert problems.notes() == [
         "Entry 3 (line 1) has the key 'late', which the first 2 objects do not have; it is left out."
     ]
 

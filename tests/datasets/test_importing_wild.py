@@ -19,7 +19,7 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import dataset_rows, datasets, export, mixing
 from core.datasets.importers import column_mapping, file_type, json_document, table_reader
-from core.datasets.importers.table import MAX_LINE_CHARACTERS
+from core.datasets.importers.table import MAX_LINE_CHARACTERS, ImportProblems
 from core.db.store import Store
 from core.errors import BadFile
 from pages.ui.components.prompt_formats import PromptFormat
@@ -323,9 +323,10 @@ def test_json_of_any_layout_is_read(layout: str, codec: str) -> None:
 
 @pytest.mark.parametrize("block", [1, 7, 64])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_border_between_blocks_changes_nothing(layout: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_document, "_BLOCK", block)
-    assert records(read(LAYOUTS[layout], "a.json")) == ROWS
+def test_a_border_between_blocks_changes_nothing(layout: str, block: int) -> None:
+    text, problems = io.StringIO(LAYOUTS[layout].removeprefix("\ufeff")), ImportProblems()
+    assert [item.value for item in json_document.read_document(text, problems, block)] == ROWS
+    assert problems.problems() == []
 
 
 def test_parts_of_a_file_become_the_split() -> None:

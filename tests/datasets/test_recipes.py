@@ -142,7 +142,6 @@ def test_only_new_values_of_a_column_that_is_there_can_be_added(column: str, val
 
 def test_an_interrupted_growth_is_finished_by_the_next_caller(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grid_store, "CHUNK", 3)
-    monkeypatch.setattr(grid_store.fill, "__defaults__", (3,))
     recipe = grid_store.more_repeats(RECIPE, 4)  # 20 rows
     dataset_id = datasets.create(store, LOCAL, recipe)
     fill_all(store, dataset_id)

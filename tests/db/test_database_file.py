@@ -15,7 +15,6 @@ import pytest
 from sqlalchemy import func, select
 
 from core.db import rescue_files
-from core.db import store as store_module
 from core.db.store import Store, new_id
 from core.db.tables import Row, Spend, Tour
 from core.errors import DatabaseLost
@@ -31,7 +30,7 @@ from tests.support.waiting import WAIT_LIMIT_S
 @pytest.fixture(autouse=True)
 def seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A restored file is accepted at the next check; a slow disk lets other threads run in between."""
-    monkeypatch.setattr(store_module, "_RECHECK_S", 0.0)
+    monkeypatch.setattr(Store, "recheck_s", 0.0)
 
 
 @pytest.fixture

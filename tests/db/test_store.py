@@ -12,7 +12,6 @@ import pytest
 from sqlalchemy import exc as sa_exc
 from sqlalchemy import func, select, text
 
-from core.db import store as store_module
 from core.db.storage_errors import storage_fault
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Tour
@@ -135,9 +134,8 @@ def test_full_disk_is_a_sentence_and_keeps_what_was_saved(store: Store) -> None:
     assert _count(store) == 1
 
 
-def test_locked_database_is_a_sentence(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "_BUSY_MS", 50)
-    store = Store.open(settings)
+def test_locked_database_is_a_sentence(settings: Settings) -> None:
+    store = Store.open(settings, busy_s=0.05)
     other = sqlite3.connect(settings.home / "fabula.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StorageFull, match="busy"), store.session() as session:

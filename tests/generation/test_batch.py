@@ -705,17 +705,17 @@ def test_a_crash_while_collecting_loses_and_duplicates_nothing(
     store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = queue(store, recipe(30))
-    monkeypatch.setattr(batch_lifecycle, "_GROUP", 7)
-    real, groups = batch_lifecycle.BatchLifecycle._settle, list[int]()
+    monkeypatch.setattr(batch_lifecycle, "ANSWERS_PER_TRANSACTION", 7)
+    real, groups = batch_store.settle, list[int]()
 
-    def keep(steps: Any, batch: Any, outcomes: Any) -> None:
+    def keep(session: Any, dataset_id: str, batch_id: str, outcomes: Any, worst_case: Any) -> None:
         if len(groups) == 2:
             raise Died
         groups.append(len(outcomes))
-        real(steps, batch, outcomes)
+        real(session, dataset_id, batch_id, outcomes, worst_case)
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        patched.setattr(batch_lifecycle.BatchLifecycle, "_settle", keep)
+        patched.setattr(batch_store, "settle", keep)
         execute(store, server, run_id, book=HALF)
     assert states(store, run_id) == {"done": 14, "sent": 16}
     assert execute(store, server, run_id, book=HALF).done == 30
@@ -792,14 +792,15 @@ def dying(store: Store, server: BatchServer, monkeypatch: pytest.MonkeyPatch, at
     """A run whose worker died in this step of its batch; then the clock was changed."""
     run_id = queue(store, recipe())
 
-    def dies(*_: object) -> None:
+    create = Client.create_batch
+
+    def dies(*given: Any) -> None:
+        if at != "POST":
+            create(*given)
         raise Died
 
     with monkeypatch.context() as patched, pytest.raises(Died):
-        if at == "POST":
-            patched.setattr(Client, "create_batch", dies)
-        else:
-            patched.setattr(batch_lifecycle.BatchLifecycle, "_adopt", dies)
+        patched.setattr(Client, "create_batch", dies)
         execute(store, server, run_id, book=HALF)
     with store.session() as session:
         session.scalars(select(Batch)).one().updated_at -= moved

@@ -127,7 +127,6 @@ def test_a_grid_larger_than_the_ledger_is_filled_as_the_run_goes(
 ) -> None:
     monkeypatch.setattr(grid_store, "INITIAL_ROWS", 5)
     monkeypatch.setattr(grid_store, "CHUNK", 5)
-    monkeypatch.setattr(grid_store.fill, "__defaults__", (5,))
     run_id = queue(store, recipe(23))
     assert len(all_rows(store, run_id)) == 5 and run_progress.get(store, run_id).total == 23
     execute(store, server, run_id)

@@ -217,11 +217,7 @@ def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None
     assert (ended.status, ended.error) == (status, None)
 
 
-def test_full_storage_is_waited_for(
-    store: Store, hire: Callable[[ScriptedTours], Worker], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("core.jobs.task_runner._STORAGE_PAUSE_S", 0.01)
-
+def test_full_storage_is_waited_for(store: Store, settings: Settings) -> None:
     def work(store: Store, item_id: str, _stopping: threading.Event) -> None:
         if len(desk.began) < 3:
             raise StorageFull("full")
@@ -229,8 +225,9 @@ def test_full_storage_is_waited_for(
 
     desk = ScriptedTours(work)
     item_id = add_tour(store)
-    hire(desk)
-    until(lambda: state_of(store, item_id) == "done", "done once there is room")
+    with start_workers(settings) as start:
+        start(kinds=desk.kinds(), registry=lambda: None, storage_pause_s=0.01)
+        until(lambda: state_of(store, item_id) == "done", "done once there is room")
     assert desk.given_up == []
 
 

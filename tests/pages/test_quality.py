@@ -223,20 +223,23 @@ def test_a_failed_measurement_is_made_again_a_few_seconds_later(monkeypatch: pyt
     assert measurement.error is None and measurement.fresh("a") and measurement.report is not None
 
 
-def test_a_long_measurement_waits_until_rows_stop_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pages.ui.background._QUICK_S", float("inf"))  # every measurement counts as quick
-    measurement = RefreshedReport(lambda progress: _empty())
+def test_a_quick_measurement_is_repeated_while_rows_arrive() -> None:
+    measurement = RefreshedReport(lambda progress: _empty(), quick_s=float("inf"))
+    for rows in ("a", "b"):
+        measurement.ask(rows, calm=True)
+        measurement.wait(WAIT_LIMIT_S)
+    assert measurement.fresh("b")
+
+
+def test_a_long_measurement_waits_until_rows_stop_coming() -> None:
+    measurement = RefreshedReport(lambda progress: _empty(), quick_s=0.0)
     measurement.ask("a", calm=True)
     measurement.wait(WAIT_LIMIT_S)
-    measurement.ask("b", calm=True)  # a quick one is repeated
+    measurement.ask("b", calm=True)
+    assert not measurement.running and measurement.fresh("a")
+    measurement.ask("b", calm=True, again=True)
     measurement.wait(WAIT_LIMIT_S)
     assert measurement.fresh("b")
-    monkeypatch.setattr("pages.ui.background._QUICK_S", 0.0)  # now every measurement counts as long
-    measurement.ask("c", calm=True)
-    assert not measurement.running and measurement.fresh("b")
-    measurement.ask("c", calm=True, again=True)
-    measurement.wait(WAIT_LIMIT_S)
-    assert measurement.fresh("c")
 
 
 def test_a_column_called_text_stands_beside_the_text(store: Store) -> None:

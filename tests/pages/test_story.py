@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from core.datasets import dataset_rows, datasets
 from core.db.store import Store
 from core.errors import FabulaError, NotAllowed, NotFound
 from core.stories import arena, exports, library, stream
+from core.stories.billing import Bill, StoryBilling
 from pages.ui.components.story_session import story_session
 from pages.ui.story import speech, story_view
 from tests.support import fault_server
@@ -296,13 +298,13 @@ def test_a_pressed_stop_is_shown_at_once_and_ends_by_itself(
 ) -> None:
     at, _begin, stop = _writing(server, monkeypatch)
     free = threading.Event()
-    finish = stream.StoryStream._finish
+    compute = StoryBilling.compute_bill
 
-    def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
+    def slow(self: StoryBilling, *seen: Any, **what: Any) -> Bill:
         assert free.wait(WAIT_LIMIT_S)
-        finish(self, error)
+        return compute(self, *seen, **what)
 
-    monkeypatch.setattr(stream.StoryStream, "_finish", slow)
+    monkeypatch.setattr(StoryBilling, "compute_bill", slow)  # the first step of saving
     monkeypatch.setattr(stream, "STOP_S", 60)
     at = stop.click().run()
     assert _labelled(at, "Stopping…").disabled and not [one for one in at.button if one.label in ("Stop", "Write")]

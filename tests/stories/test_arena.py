@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -14,7 +15,7 @@ from core.db.store import Store
 from core.db.tables import Spend, Story
 from core.errors import FabulaError, ModelNotFound, NotFound, OverBudget, Refused
 from core.pricing import budget
-from core.stories import arena, library, readers, stream
+from core.stories import arena, library, stream
 from core.stories.arena import RoundEntry
 from core.stories.story_record import same_model
 from core.stories.stream import StoryStream, StreamRequest
@@ -178,16 +179,15 @@ def test_a_dated_name_is_the_same_model_and_another_name_is_not(asked: str, retu
     assert same_model(asked, returned) is same
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A story waits for its first reader, even on a busy machine."""
-    monkeypatch.setattr(readers, "_FIRST_READER_S", 240.0)
+def _read(store: Store, client: Any, *, idle_timeout_s: float = 0.0) -> StoryStream:
+    """A story that stops soon after its last reader has left; it waits for the first, even on a busy machine."""
+    story = StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=idle_timeout_s, first_reader_s=240.0)
+    return StoryStream(LOCAL, story)
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store) -> None:
     client = StoryClient("half a ", ...)
-    story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    story = _read(store, client)
     with story.reading():
         until(lambda: story.text != "", "the first words")
     until(lambda: story.done, "the end")
@@ -195,10 +195,9 @@ def test_a_page_that_is_left_stops_the_request_and_keeps_the_words(store: Store)
     assert [(s.text, s.finish_reason) for s in library.recent(store)] == [("half a ", None)]
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
     client = StoryClient("half a ", ...)
-    story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=240.0))  # type: ignore[arg-type]  # a fake
+    story = _read(store, client, idle_timeout_s=240.0)
     with story.reading():
         pass
     with story.reading():
@@ -208,11 +207,9 @@ def test_a_reader_that_returns_in_time_continues_reading(store: Store) -> None:
 
 def _unread(store: Store) -> StoryStream:
     """A story in the middle of its text, which stops as soon as it has no reader."""
-    client = StoryClient("half a ", ...)
-    return StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))  # type: ignore[arg-type]  # a fake
+    return _read(store, StoryClient("half a ", ...))
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Store) -> None:
     story = _unread(store)
     with story.reading():
@@ -227,11 +224,10 @@ def test_a_held_story_is_written_on_and_stopped_when_the_time_is_over(store: Sto
     assert other.facts.abandoned
 
 
-@pytest.mark.usefixtures("patient")
 def test_leaving_closes_the_connection_at_the_provider(store: Store) -> None:
     with FaultServer(fault_server.held()) as server:
         client = server.registry().get("fault")
-        story = StoryStream(LOCAL, StreamRequest(store, client, ROUND_REQUEST, BOOK, idle_timeout_s=0.0))
+        story = _read(store, client)
         server.wait_for(lambda s: s.flying == 1)
         with story.reading():
             pass

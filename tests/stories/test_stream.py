@@ -6,6 +6,7 @@ import itertools
 import threading
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -17,6 +18,7 @@ from core.errors import FabulaError, ModelNotFound, ProviderError, StorageFull, 
 from core.pricing.price_book import PriceBook
 from core.providers import Client
 from core.stories import arena, library, story_record, stream
+from core.stories.billing import Bill, StoryBilling
 from core.stories.stream import StoryStream, StreamRequest
 from tests.support.fault_server import FaultServer, stalled, text
 from tests.support.streamed_stories import STORY_REQUEST, StoryClient, write_story
@@ -103,13 +105,13 @@ def test_a_stopped_story_ends_for_its_readers_though_it_cannot_be_saved_yet(
 ) -> None:
     """A database that is busy for half a minute must not hold up the page."""
     free, client = threading.Event(), StoryClient("从前", ...)
-    save = stream.StoryStream._save
+    compute = StoryBilling.compute_bill
 
-    def slow(self: stream.StoryStream, error: FabulaError | None) -> None:
+    def slow(self: StoryBilling, *seen: Any, **what: Any) -> Bill:
         assert free.wait(WAIT_LIMIT_S)
-        save(self, error)
+        return compute(self, *seen, **what)
 
-    monkeypatch.setattr(stream.StoryStream, "_save", slow)
+    monkeypatch.setattr(StoryBilling, "compute_bill", slow)  # the first step of saving
     monkeypatch.setattr(stream, "STOP_S", 60)
     story = write_story(store, client)
     assert next(iter(story)) == "从前"

@@ -253,16 +253,20 @@ class LineReader:
         LineTooLong: the line was skipped.
         RowTooLong: the lines since `begin_row` are too long in total.
 
+    Args:
+        text: opened with `newline=""`.
+        max_reread: characters that `rewind` reads again in total.
+
     Attributes:
         number: number of the last line, from 1.
     """
 
-    def __init__(self, text: TextIO) -> None:
-        self._text = text  # opened with newline=""
+    def __init__(self, text: TextIO, max_reread: int = _MAX_REREAD) -> None:
+        self._text = text
         self._rewound: deque[str | None] = deque()  # None: an over-long line
         self._row: list[str | None] = []
         self._row_size = 0
-        self._reread_left = _MAX_REREAD
+        self._reread_left = max_reread
         self.number = 0
 
     def __iter__(self) -> LineReader:

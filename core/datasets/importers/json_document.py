@@ -49,9 +49,9 @@ _MAX_INDENT = 1_000  # characters before an object that are kept with it
 _NEAR_END = 16  # characters; an error this close to the end of the buffer may only mean that it is incomplete
 
 
-def read_document(text: TextIO, problems: ImportProblems) -> Iterator[JsonObject]:
-    """The objects of a file that is one value, or several values regardless of lines."""
-    return _Document(text, problems).objects()
+def read_document(text: TextIO, problems: ImportProblems, block: int = _BLOCK) -> Iterator[JsonObject]:
+    """The objects of a file that is one value, or several values regardless of lines; read in blocks of characters."""
+    return _Document(text, problems, block).objects()
 
 
 class _Document:
@@ -62,9 +62,8 @@ class _Document:
     of a row, over all lists of the file.
     """
 
-    def __init__(self, text: TextIO, problems: ImportProblems) -> None:
-        self._text = text
-        self._problems = problems
+    def __init__(self, text: TextIO, problems: ImportProblems, block: int) -> None:
+        self._text, self._problems, self._block = text, problems, block
         self._buffer = ""
         self._position = 0
         self._line = 1
@@ -196,7 +195,7 @@ class _Document:
                         raise BrokenJson(
                             msg("The object has more than {value} characters.", value=f"{MAX_LINE_CHARACTERS:,}")
                         ) from exc
-                    self._fill(2 * (len(self._buffer) - self._position) + _BLOCK)
+                    self._fill(2 * (len(self._buffer) - self._position) + self._block)
                     continue
                 return self._repair(exc)
             except (ValueError, RecursionError) as exc:
@@ -312,7 +311,7 @@ class _Document:
         while not self._at_end and len(self._buffer) - self._position < characters:
             in_buffer = 0 <= self._line_start <= self._position <= self._line_start + _MAX_INDENT
             keep_from = self._line_start if in_buffer else self._position
-            block = self._text.read(max(_BLOCK, characters - len(self._buffer) + self._position))
+            block = self._text.read(max(self._block, characters - len(self._buffer) + self._position))
             self._at_end = not block
             self._buffer = self._buffer[keep_from:] + block
             self._position, self._line_start = self._position - keep_from, self._line_start - keep_from

@@ -18,7 +18,7 @@ from core.datasets.importers.table import ImportProblems, position
 from core.errors import BadFile
 from core.message import msg
 
-_FIRST_OBJECTS = 1_000  # sample whose keys become the columns
+_FIRST_OBJECTS = 1_000
 _FIRST_CHARACTERS = 20_000_000  # or fewer objects, if they exceed this size
 _EXPECTED_FORMAT = msg(
     'Write one object per line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
@@ -34,9 +34,9 @@ _WRAPPER_KEYS = (
 )  # Hugging Face, OpenAI Evals, Argilla, Label Studio, Elastic
 
 
-def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRows:
+def read(text: TextIO, filename: str, problems: ImportProblems, *, sample: int = _FIRST_OBJECTS) -> table.TableRows:
     """The usable objects, all cells as text; nested lists and objects become JSON. The columns are the keys of the
-    first thousand objects.
+    first `sample` objects.
 
     Raises:
         BadFile: no object can be used, or there are too many keys.
@@ -52,7 +52,7 @@ def read(text: TextIO, filename: str, problems: ImportProblems) -> table.TableRo
     for item in objects:
         first.append(item)
         characters += item.size
-        if len(first) >= _FIRST_OBJECTS or characters >= _FIRST_CHARACTERS:
+        if len(first) >= sample or characters >= _FIRST_CHARACTERS:
             break
     if len(first) == 1 and (rows := _rows_from_table(first[0].value)) is not None:
         unit, first = "Row", [JsonObject(number, row, 0) for number, row in enumerate(rows, 1)]

@@ -40,7 +40,9 @@ _AS_CSV = msg("Save the sheet as CSV (UTF-8), then choose that file.")
 
 
 @contextmanager
-def _run_reader(arguments: Sequence[str], file: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
+def _run_reader(
+    arguments: Sequence[str], file: BinaryIO, timeout_s: float = _TIMEOUT_S
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the reader process with the whole file on its standard input.
 
     The process is killed after a timeout, and at the end of the block.
@@ -53,7 +55,7 @@ def _run_reader(arguments: Sequence[str], file: BinaryIO) -> Iterator[subprocess
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
-    timer = threading.Timer(_TIMEOUT_S, child.kill)
+    timer = threading.Timer(timeout_s, child.kill)
     timer.start()
     try:
         # If the pipe breaks, the child has ended; `_read_messages` reports why.
@@ -178,13 +180,18 @@ NO_SHEET = WorkbookSheet(None, ())
 
 
 def read_workbook(
-    file: BinaryIO, filename: str, problems: ImportProblems, wanted: str | None = None
+    file: BinaryIO,
+    filename: str,
+    problems: ImportProblems,
+    wanted: str | None = None,
+    timeout_s: float = _TIMEOUT_S,
 ) -> tuple[TableRows, WorkbookSheet]:
     """The usable rows of one sheet, all cells as text: sheet `wanted`, or the first non-empty one. The first row is the
     header.
 
     Raises:
-        BadFile: it is broken, password-protected, too large when opened, or has no usable row.
+        BadFile: it is broken, password-protected, too large when opened, takes more than `timeout_s` seconds, or has
+            no usable row.
     """
     size = file.seek(0, os.SEEK_END)
     if size > MAX_WORKBOOK_BYTES:
@@ -197,7 +204,8 @@ def read_workbook(
             ),
             _AS_CSV,
         )
-    with _run_reader(["workbook", str(WORKBOOK_MEMORY), *([wanted] if wanted else [])], file) as child:
+    arguments = ["workbook", str(WORKBOOK_MEMORY), *([wanted] if wanted else [])]
+    with _run_reader(arguments, file, timeout_s) as child:
         answers = _read_messages(child, lambda why: _workbook_error(why, filename))
         about = next(answers)
         rows = _workbook_table(_rows(answers), filename, problems)

@@ -139,10 +139,11 @@ class TableBuilder:
 
     Args:
         columns: unique column names.
+        pack_rows: rows that are kept as Python strings before they are packed.
     """
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        self._columns = list(columns)
+    def __init__(self, columns: Sequence[str], pack_rows: int = _PACK_ROWS) -> None:
+        self._columns, self._pack_rows = list(columns), pack_rows
         self._packed: list[pd.DataFrame] = []
         self._rows: list[Sequence[str]] = []
         self._lines = array("q")
@@ -168,7 +169,7 @@ class TableBuilder:
         size = sum(map(len, cells))
         self._characters += size
         self._unpacked_characters += size
-        if len(self._rows) >= _PACK_ROWS or self._unpacked_characters >= _PACK_CHARACTERS:
+        if len(self._rows) >= self._pack_rows or self._unpacked_characters >= _PACK_CHARACTERS:
             self._pack()
 
     def rows(self, unit: RowUnit) -> TableRows:

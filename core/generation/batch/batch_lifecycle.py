@@ -44,7 +44,7 @@ UNREADABLE = with_cause(msg("The line with this answer in the provider's file ca
 _FILES_GONE = with_cause(
     msg("The provider no longer has the results of this batch. Resume to submit its rows again."), "job_gone"
 )
-_GROUP = 500  # answers per transaction: about 30 ms
+ANSWERS_PER_TRANSACTION = 500  # they take about 30 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +281,7 @@ class BatchLifecycle:
         unreadable = 0
         with path.open("rb") as file:
             lines = (line for line in file if line.strip())
-            while group := list(islice(lines, _GROUP)):
+            while group := list(islice(lines, ANSWERS_PER_TRANSACTION)):
                 answers = [read_answer(client.provider, line, request) for line in group]
                 unreadable += answers.count(None)
                 self._settle(batch, [self.results.read(answer, old) for answer in answers if answer is not None])
@@ -301,7 +301,7 @@ class BatchLifecycle:
         """Rows that no file lists were not processed: the batch expired first."""
         message = msg("The provider ended the batch before it reached this row.")
         rows = batch_store.rows_of(self._store, batch.id)
-        while group := list(islice(rows, _GROUP)):
+        while group := list(islice(rows, ANSWERS_PER_TRANSACTION)):
             self._settle(batch, [self.results.count_failure(row.key, message) for row in group])
 
     def _settle(self, batch: BatchView, outcomes: list[BatchOutcome]) -> None:
