@@ -151,6 +151,11 @@ def join_values(values: Iterable[str], separator: str) -> str:
     return separator.join(value for value in values if value.strip())
 
 
+def text_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Column values as they are stored, as texts by column name."""
+    return {str(name): str(value) for name, value in values.items()}
+
+
 def _conditions(dataset_id: str, where: RowFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [Row.dataset_id == dataset_id]
     if where.states is not None:
@@ -178,7 +183,7 @@ def _view(row: Row) -> RowView:
         id=row.id,
         position=row.position,
         repeat=row.repeat,
-        values={str(name): str(value) for name, value in row.column_values.items()},
+        values=text_values(row.column_values),
         prompt=row.prompt,
         state=row.state,
         reason=row.reason,

@@ -13,6 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
+from core.datasets.quality.measure import REFUSED
 from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer
@@ -31,7 +32,6 @@ from core.sanitize import storable
 
 T = TypeVar("T")
 
-_REFUSED = frozenset({"refusal", "content_filter"})
 MAX_BILLED_ATTEMPTS = 5
 """Per row; each attempt without an answer counts with its worst-case cost."""
 
@@ -233,7 +233,7 @@ class EvaluationRequester:
         if text is None or self.view.kind != "label":
             return None
         expected = scoring.remove_stop(example.expected, self.view.settings.get("stop"))
-        return finish_reason not in _REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
+        return finish_reason not in REFUSED and scoring.normalize_label(text) == scoring.normalize_label(expected)
 
     @property
     def _actor(self) -> Actor:

@@ -97,7 +97,7 @@ def holdout_rows(
             for chunk in in_chunks(ids):
                 rows = session.execute(columns.where(VersionExample.id.in_(chunk)).order_by(VersionExample.id))
                 yield from (
-                    HeldOutExample(key, _strings(values), prompt, completion)
+                    HeldOutExample(key, dataset_rows.text_values(values), prompt, completion)
                     for key, values, prompt, completion in rows
                 )
             return
@@ -107,7 +107,9 @@ def holdout_rows(
         for chunk in in_chunks(ids):
             query = select(Row.key, Row.column_values, Row.text).where(Row.id.in_(chunk)).order_by(Row.id)
             for key, values, text in session.execute(query):
-                yield HeldOutExample(key, _strings(values), dataset_rows.prompt_of(dataset, values), text or "")
+                yield HeldOutExample(
+                    key, dataset_rows.text_values(values), dataset_rows.prompt_of(dataset, values), text or ""
+                )
 
 
 def _sample_ids(session: Session, keys: Select[int, str], limit: int, seed: int) -> list[int]:
@@ -127,7 +129,3 @@ def _kind(completions: list[str]) -> tuple[Kind, tuple[str, ...]]:
     ):
         return "label", tuple(labels)
     return "text", ()
-
-
-def _strings(values: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in values.items()}

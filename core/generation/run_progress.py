@@ -27,7 +27,8 @@ _MAX_MESSAGES = 3  # provider messages shown per cause
 
 Mode = Literal["live", "batch"]
 
-ACTIVE = ("queued", "running", "waiting", "pausing", "stopping")
+UNDER_WAY = ("queued", "running", "pausing", "stopping")
+ACTIVE = (*UNDER_WAY, "waiting")
 _WINDOW_S = 60  # long enough for a slow machine, short enough to show changes
 _LONG_WINDOW_S = 600  # used when the last minute has too few rows
 _MIN_ROWS = 5

@@ -248,6 +248,20 @@ def test_no_class_name_stands_for_two_classes() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
+def test_each_thing_has_one_address() -> None:
+    """Two packages gather the names of their modules; nothing else passes on what it imports."""
+    gathers = {"core/providers/__init__.py", "core/db/tables/__init__.py"}
+    offenders = [
+        f"{_where(path)}:{node.lineno}"
+        for path in _SOURCES
+        if _where(path) not in gathers
+        for node in ast.walk(_tree(path))
+        if (isinstance(node, ast.ImportFrom) and any(alias.asname == alias.name for alias in node.names))
+        or (isinstance(node, ast.Name) and node.id == "__all__")
+    ]
+    assert offenders == []
+
+
 # --- roles ------------------------------------------------------------------------------------------------------------
 
 # Calls that change something (a write transaction, a file) or that a provider may bill, by the name of the method.

@@ -33,7 +33,7 @@ Task = Literal["texts", "labels"]
 _SAMPLED_CHARACTERS = 5_000  # per text in the sample
 _MAX_VALUE_CHARACTERS = 60  # characters of a value in a cell; a longer one is free text and replaced by its hash
 _CUT_OFF = frozenset({"length", "max_tokens"})
-_REFUSED = frozenset({"refusal", "content_filter"})
+REFUSED = frozenset({"refusal", "content_filter"})
 
 
 def report(
@@ -113,7 +113,7 @@ class _Collector:
             self._add_finding("empty", row.id)
             return
         normalized = units.normalize(text) if self.task == "labels" else subject
-        if row.finish_reason in _REFUSED or texts.is_refusal(normalized):
+        if row.finish_reason in REFUSED or texts.is_refusal(normalized):
             self._add_finding("refusal", row.id)
         if texts.template_leftover(row.text, self.columns) is not None:
             self._add_finding("leftover", row.id)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from core.datasets.dataset_rows import require_dataset
+from core.datasets.dataset_rows import require_dataset, text_values
 from core.datasets.quality.measure import report
 from core.datasets.quality.report import QualityReport, QualityRow
 from core.datasets.recipe import Recipe
@@ -83,7 +83,7 @@ def row_texts(store: Store, row_ids: Sequence[int]) -> list[RowText]:
         for start in range(0, len(row_ids), _CHUNK):
             chunk = list(row_ids[start : start + _CHUNK])
             for row_id, values, text, state, reason in session.execute(query.where(Row.id.in_(chunk))):
-                by_id[row_id] = RowText(row_id, _as_strings(values), text or "", state, reason)
+                by_id[row_id] = RowText(row_id, text_values(values), text or "", state, reason)
     return [by_id[row_id] for row_id in row_ids if row_id in by_id]
 
 
@@ -134,8 +134,4 @@ def _rows(store: Store, dataset_id: str) -> Iterator[QualityRow]:
         for _, row_id, values, prompt, text, state, finish_reason, completion_tokens, edited in page:
             if state in _MEASURED:
                 tokens = None if edited else completion_tokens
-                yield QualityRow(row_id, _as_strings(values), prompt, text or "", state, finish_reason, tokens)
-
-
-def _as_strings(values: dict[str, object]) -> dict[str, str]:
-    return {str(name): str(value) for name, value in values.items()}
+                yield QualityRow(row_id, text_values(values), prompt, text or "", state, finish_reason, tokens)

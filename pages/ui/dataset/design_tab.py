@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from decimal import Decimal
-from typing import Literal
 
 import streamlit as st
 
@@ -13,6 +12,7 @@ from core.datasets.recipe import Recipe
 from core.errors import BadRecipe
 from core.generation import previewing, runs
 from core.generation.previewing import RunEstimate
+from core.generation.run_progress import Mode
 from core.model_profile import model_purpose
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
@@ -40,8 +40,6 @@ from pages.ui.i18n import (
     usd,
 )
 from pages.ui.sign_in import current_actor
-
-Mode = Literal["live", "batch"]
 
 
 def show() -> None:

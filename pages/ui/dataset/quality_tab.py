@@ -8,6 +8,7 @@ import streamlit as st
 
 from core.datasets.datasets import DatasetSummary
 from core.datasets.quality.report import QualityReport
+from core.generation import run_progress
 from pages.ui import background, cache, state
 from pages.ui.background import RefreshedReport
 from pages.ui.components import cards, views
@@ -15,7 +16,6 @@ from pages.ui.dataset import dataset_picker, quality_panels, quality_report
 from pages.ui.i18n import _, n_
 
 _OPEN = "dataset_quality_card"
-_GOING_ON = ("queued", "running", "pausing", "stopping")
 
 
 def show() -> None:
@@ -45,7 +45,7 @@ class _QualityView:
 def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
     """The data set; starts a measurement if its rows changed, and waits `wait` seconds for it."""
     summary, progress = cache.run_of(dataset_id)
-    active = progress is not None and progress.state in _GOING_ON
+    active = progress is not None and progress.state in run_progress.UNDER_WAY
     measurement, fingerprint = quality_report.quality_of(dataset_id)
     measurement.ask(fingerprint, calm=active)
     if wait:

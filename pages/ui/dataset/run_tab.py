@@ -9,6 +9,7 @@ import streamlit as st
 from core.datasets import datasets
 from core.datasets.datasets import DatasetSummary
 from core.db.tables import utcnow
+from core.generation import run_progress
 from core.generation.batch.batch_store import BatchView
 from core.generation.run_progress import RunProgress
 from core.pricing.prices import ENGINE
@@ -34,7 +35,6 @@ _RUN_STATES = {
 
 _SHOWN_BATCHES = 4  # at most this many are at the provider at the same time; earlier ones are collected
 _BATCH_WINDOW = timedelta(hours=24)  # the provider's own time limit for a batch
-_BATCH_GOING = ("queued", "running", "pausing", "stopping")
 _BATCH_STATES = {
     "preparing": (mark("Preparing"), "edit_document"),
     "submitting": (mark("Submitting"), "upload"),
@@ -179,7 +179,7 @@ def _money(progress: RunProgress) -> str:
 def batches(progress: RunProgress) -> None:
     """The panel of a batch run."""
     found = cache.batches_of(progress.run_id)
-    going = progress.state in _BATCH_GOING
+    going = progress.state in run_progress.UNDER_WAY
     with st.container(border=True):
         st.markdown(f":material/schedule_send: **{_('Written as a batch')}** · {_batch_heading(found, going)}")
         for batch in found[:_SHOWN_BATCHES]:

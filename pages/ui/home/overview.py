@@ -17,7 +17,7 @@ from pages.ui.components.money import total_spent
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, ago, n_, number, pair, percent, plain
 from pages.ui.training import cached_training, job_labels, job_list
-from pages.ui.training.job_view import STATUSES
+from pages.ui.training.job_labels import STATUSES
 
 _LOOK_S = 3.0  # figures of a whole stage change slowly
 _RECENT = 6  # lines of recent activity

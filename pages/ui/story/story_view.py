@@ -18,7 +18,6 @@ from pages.ui.components import cards, story_text, views
 from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, story_session
 from pages.ui.components.story_text import LiveStory
-from pages.ui.components.story_text import ending as ending
 from pages.ui.i18n import _, mark
 from pages.ui.sign_in import current_actor
 from pages.ui.story import arena_vote, speech, story_actions, story_remedies

@@ -28,9 +28,6 @@ from pages.ui.training import (
     job_labels,
     job_list,
 )
-from pages.ui.training.job_labels import STATUSES
-
-__all__ = ["STATUSES", "show"]
 
 _ICONS = {
     "succeeded": ":green[:material/check_circle:]",
