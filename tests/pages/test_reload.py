@@ -29,7 +29,7 @@ def server(tuned_server: FaultServer) -> FaultServer:
 def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
     """The stories of this process, without those of other tests."""
     empty = Recent[object]()
-    monkeypatch.setattr(story_session, "_recent", empty)
+    monkeypatch.setattr(story_session, "RECENT", empty)
     yield empty
 
 

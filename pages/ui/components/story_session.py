@@ -24,7 +24,8 @@ from pages.ui.background import BackgroundIterator
 LEAVE_S = 0.6  # after the visitor has left; detecting that takes a quarter of a second, so less than a second in total
 
 _IN_ADDRESS = "story"
-_recent: Recent[Round | Chain] = Recent()
+RECENT: Recent[Round | Chain] = Recent()
+"""What visitors of this process have written last; a reload opens it again."""
 
 RELOAD_S = 10.0  # a reloaded page is back by then, even on a busy machine
 _LOOK_AGAIN_S = 1.0  # delay after Streamlit's own Stop
@@ -145,7 +146,7 @@ def _follow_address() -> None:
         _open(session, str(st.query_params.get(_IN_ADDRESS, "")))
     work = session.chain or session.round
     if work is not None:
-        _recent.put(session.kept_as, work)
+        RECENT.put(session.kept_as, work)
     state.keep_in_address(_IN_ADDRESS, session.kept_as)
 
 
@@ -153,7 +154,7 @@ def _open(session: StorySession, key: str) -> None:
     """Show the stories with this id; stories of other processes are read from the database."""
     if not key or session.kept_as:
         return
-    work = _recent.get(key)
+    work = RECENT.get(key)
     if isinstance(work, Chain):
         session.chain = work
     elif work is not None:
