@@ -22,7 +22,7 @@ from core.providers import ModelInfo, client
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models, views
 from pages.ui.dataset import recipe_form
-from pages.ui.dataset.preview_card import estimate
+from pages.ui.dataset.design_tab import estimate
 from pages.ui.i18n import _, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
 

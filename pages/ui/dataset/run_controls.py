@@ -17,7 +17,7 @@ from core.pricing.budget import CENT, MAX_USD
 from pages.ui import cache, state
 from pages.ui.components import cards, fields
 from pages.ui.components.fields import number_field
-from pages.ui.dataset import preview_card
+from pages.ui.dataset.design_tab import estimate
 from pages.ui.i18n import _, n_, usd
 from pages.ui.sign_in import current_actor
 
@@ -272,13 +272,13 @@ def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: s
 
 def _extension_cost(recipe: Recipe, grown: Recipe) -> Decimal | None:
     """The expected cost of the added rows."""
-    with_them, without = preview_card.estimate(grown).usd, preview_card.estimate(recipe).usd
+    with_them, without = estimate(grown).usd, estimate(recipe).usd
     return None if with_them is None or without is None else max(with_them - without, Decimal(0))
 
 
 def _priced(recipe: Recipe) -> bool:
     """Whether this model costs money, so that a limit is useful."""
-    return preview_card.estimate(recipe).usd not in (None, Decimal(0))
+    return estimate(recipe).usd not in (None, Decimal(0))
 
 
 def _grow(dataset_id: str, grown: Recipe | None, mode: run_progress.Mode) -> None:
