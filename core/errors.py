@@ -31,6 +31,12 @@ class NotFound(FabulaError, LookupError):
     """The requested object does not exist, or no longer does."""
 
 
+class ProviderRemoved(NotFound):
+    """The provider was removed on the settings page. Its id is never used again, so waiting for it is pointless."""
+
+    cause = "provider_removed"
+
+
 class NotAllowed(FabulaError):
     """The person's role does not allow this action; nothing was changed. See `core.actor.requires`."""
 

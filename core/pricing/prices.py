@@ -15,7 +15,7 @@ ENGINE = "engine"
 """Id of the engine as a provider."""
 SELF_HOSTED = frozenset({"ollama", "lmstudio", "llamacpp", "vllm", "sglang"})
 """Presets (`data/providers.json`) of servers that run on hardware of the user, without a price per token."""
-_ACCOUNT = re.compile(r"-\d{1,2}$")
+_ACCOUNT = re.compile(r"-\d{1,3}$")
 
 _TUNED = (
     re.compile(r"ft:(?P<base>[^:]+)(?::.*)?"),  # ft:gpt-4o-mini-2024-07-18:org:suffix:id, ft:ada (price file)

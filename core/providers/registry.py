@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from core.db.store import Store
-from core.errors import NotFound, StorageFull
+from core.errors import NotFound, ProviderRemoved, StorageFull
 from core.message import msg, with_cause
 from core.providers.azure import Azure, api_address
 from core.providers.capabilities import Training
@@ -108,6 +108,7 @@ class Registry:
         """The current settings of a provider.
 
         Raises:
+            ProviderRemoved: it was removed on the settings page.
             NotFound: no such provider is configured.
             Misconfigured: its key cannot be decrypted.
             StorageFull: the database with the saved providers is unavailable.
@@ -117,13 +118,22 @@ class Registry:
         if make is None and self._saved is not None:
             make = self._saved.makers().get(provider_id)
         if make is None:
-            raise NotFound(
-                with_cause(
-                    msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)), "setup"
-                ),
-                msg("Add it under Settings → Providers, or choose another provider."),
-            )
+            raise self._missing(provider_id)
         return make()
+
+    def _missing(self, provider_id: str) -> NotFound:
+        name = None if self._saved is None else self._saved.removed_name(provider_id)
+        if name is not None:
+            return ProviderRemoved(
+                msg("The provider {name} was removed from Fabula.", name=name),
+                msg("What was written so far is kept. Choose another provider to continue."),
+            )
+        return NotFound(
+            with_cause(
+                msg("There is no provider {provider_id} on this machine.", provider_id=repr(provider_id)), "setup"
+            ),
+            msg("Add it under Settings → Providers, or choose another provider."),
+        )
 
     def get(self, provider_id: str) -> Client:
         """The shared client of a provider; a new one is created when its address or key changes.

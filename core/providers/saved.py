@@ -6,7 +6,6 @@ the database, it cannot be decrypted, so it is never sent to another host.
 
 from __future__ import annotations
 
-import itertools
 import re
 import ssl
 from collections.abc import Collection, Mapping
@@ -19,11 +18,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.db.store import Store, new_id
+from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import SavedProvider
 from core.errors import FabulaError, Misconfigured, NotFound
 from core.message import msg
-from core.providers import presets
+from core.providers import presets, provider_ids
 from core.providers.azure import api_address
 from core.providers.capabilities import Capabilities
 from core.providers.endpoint_setup import check_setup
@@ -34,6 +33,7 @@ from core.secret_key import SecretKey
 MAX_NAME = 60
 """Characters in the name of a provider."""
 _MAX_CERTIFICATE_BYTES = 100_000
+_LOCK = "providers"  # ids and names are chosen one after the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
 
 @requires("admin")
 def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: Collection[str] = ()) -> str:
-    """Save a provider and return its id: the preset's, or with a number if that is taken.
+    """Save a provider and return its id: the preset's, or with a number if a provider has or had that.
 
     Args:
         taken: ids that the environment uses.
@@ -118,9 +118,10 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
     name, base_url = _checked_name(form.name), form.base_url.strip()
     _check_endpoint(preset, name, base_url, api_key)
     with store.session() as session:
+        advisory_lock(session, _LOCK)
         _check_unique(session, name, None)
         row = SavedProvider(
-            id=_free_id(session, preset.id, taken),
+            id=provider_ids.free_id(session, preset.id, taken),
             preset=preset.id,
             name=name,
             base_url=base_url,
@@ -136,8 +137,8 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
 
 @requires("admin")
 def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
-    """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host changes: then it
-    must be entered again, so that a person who does not know a key cannot send it to another server.
+    """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host or the CA file
+    changes: then it must be entered again, so that a person who does not know a key cannot send it to another server.
 
     Raises:
         NotFound: it was removed.
@@ -146,18 +147,15 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
     certificates, name, base_url = _checked_certificates(form.certificates), _checked_name(form.name), form.base_url
     base_url = base_url.strip()
     with store.session() as session:
+        advisory_lock(session, _LOCK)
         row = _row(session, provider_id)
         preset = presets.find(row.preset)
         if form.api_key is not None:
             api_key = form.api_key.strip()
         elif not row.encrypted_key:
             api_key = ""
-        elif _origin(row.base_url) != _origin(base_url):
-            raise Misconfigured(
-                msg("The address of {name} leads to another host now.", name=name),
-                msg("Enter the key again: a saved key is only sent to the host that it was entered for."),
-            )
         else:
+            _check_same_server(row, name, base_url, certificates)
             api_key = key.decrypt(row.encrypted_key, _context(row), row.name)
         _check_endpoint(preset, name, base_url, api_key)
         _check_unique(session, name, provider_id)
@@ -170,11 +168,16 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
 def remove(store: Store, actor: Actor, provider_id: str) -> None:
     """Delete a provider and its key. Runs that use it stop at their next request; their rows are kept.
 
+    Its id is never used again, so that nothing of it passes to another provider.
+
     Raises:
         NotFound: it was removed already.
     """
     with store.session() as session:
-        session.delete(_row(session, provider_id))
+        advisory_lock(session, _LOCK)
+        row = _row(session, provider_id)
+        provider_ids.remember_removed(session, row, actor.id)
+        session.delete(row)
 
 
 @requires("editor")
@@ -214,7 +217,7 @@ def _row(session: Session, provider_id: str) -> SavedProvider:
     row = session.get(SavedProvider, provider_id)
     if row is None:
         raise NotFound(
-            msg("The provider {provider_id} was removed.", provider_id=provider_id), msg("Add it again to use it.")
+            msg("The provider {provider_id} was removed.", provider_id=provider_id), msg("Add it as a new provider.")
         )
     return row
 
@@ -234,6 +237,20 @@ def _origin(url: str) -> tuple[str, str]:
     except ValueError:  # not an address, so no other address has the same origin
         return url, ""
     return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
+
+
+def _check_same_server(row: SavedProvider, name: str, base_url: str, certificates: str) -> None:
+    """Raise Misconfigured if a kept key would be sent to another server than the one that it was entered for."""
+    if _origin(row.base_url) != _origin(base_url):
+        raise Misconfigured(
+            msg("The address of {name} leads to another host now.", name=name),
+            msg("Enter the key again: a saved key is only sent to the host that it was entered for."),
+        )
+    if row.certificates != certificates:
+        raise Misconfigured(
+            msg("The CA file of {name} has changed.", name=name),
+            msg("Enter the key again: with another CA file, another server could receive it."),
+        )
 
 
 def _checked_name(name: str) -> str:
@@ -309,9 +326,3 @@ def _checked_models(models: Collection[str]) -> list[str]:
             msg("Name the ones that you use, at most {limit}.", limit=MAX_MODELS),
         )
     return names
-
-
-def _free_id(session: Session, preset_id: str, taken: Collection[str]) -> str:
-    used = {*taken, *session.scalars(select(SavedProvider.id))}
-    numbered = (f"{preset_id}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([preset_id], numbered) if name not in used)

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from core.db.store import Store
 from core.db.tables import SavedProvider
 from core.errors import StorageFull
+from core.providers import provider_ids
 from core.providers.saved import provider_of
 from core.providers.schemas import Provider
 from core.secret_key import SecretKey
@@ -62,6 +63,15 @@ class SavedProviders:
         """Read again at the next use: a change of this process shows at once."""
         with self._lock:
             self._read_at = min(self._read_at, time.monotonic() - _MAX_AGE_S)
+
+    def removed_name(self, provider_id: str) -> str | None:
+        """The name that a removed provider had; None: no provider with this id was removed.
+
+        Raises:
+            StorageFull: the database is unavailable.
+        """
+        with self._open_store().reading() as session:
+            return provider_ids.removed_name(session, provider_id)
 
     def _read(self) -> None:
         with self._open_store().reading() as session:

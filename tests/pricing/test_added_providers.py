@@ -18,7 +18,8 @@ _NOW = datetime(2026, 11, 30, tzinfo=UTC)
 
 @pytest.mark.parametrize(
     ("provider", "expected"),
-    [("openai", "openai"), ("openai-2", "openai"), ("openai-12", "openai"), ("openai-2023", "openai-2023"),
+    [("openai", "openai"), ("openai-2", "openai"), ("openai-12", "openai"), ("openai-123", "openai"),
+     ("openai-2023", "openai-2023"),
      ("dashscope-intl", "dashscope-intl"), ("dashscope-intl-2", "dashscope-intl")],
 )  # fmt: skip
 def test_a_second_account_has_the_prices_of_the_first(provider: str, expected: str) -> None:

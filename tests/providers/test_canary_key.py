@@ -15,6 +15,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.errors import FabulaError
 from core.generation import executor, run_progress, runs
+from core.generation.runs import Change
 from core.providers import CompletionRequest, Registry, saved
 from core.providers.saved import ProviderForm
 from core.secret_key import SecretKey
@@ -116,11 +117,12 @@ def test_a_provider_that_is_removed_stops_its_run_with_the_rows_kept(
     run_id = runs.enqueue(store, LOCAL, dataset_id)
     executor.execute(store, registry, run_id)
     run, summary = run_progress.latest(store, dataset_id), datasets.summary(store, dataset_id)
-    assert run is not None and run.state in ("failed", "stopped") and "no provider 'compatible'" in (run.reason or "")
+    assert run is not None and run.state in ("failed", "stopped") and "Canary was removed" in (run.reason or "")
     assert 2 <= summary.done < 40 and summary.failed == 0
-    # added again, the same id: the run can be resumed
+    # added again, it is another provider, which the rest can be written with
     form = ProviderForm("compatible", "Canary", server.url, _CANARY)
-    assert saved.add(store, LOCAL, SecretKey(settings), form) == added
+    again = saved.add(store, LOCAL, SecretKey(settings), form)
+    assert again != added
     registry.refresh()
-    executor.execute(store, registry, runs.enqueue(store, LOCAL, dataset_id))
+    executor.execute(store, registry, runs.enqueue(store, LOCAL, dataset_id, change=Change(provider=again)))
     assert datasets.summary(store, dataset_id).done == 40

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from core import failures
 from core.actor import LOCAL, Actor
 from core.db.store import Store
-from core.db.tables import SavedProvider
-from core.errors import FabulaError, Misconfigured, NotAllowed, NotFound
+from core.db.tables import Dataset, Evaluation, Run, SavedProvider, Spend, Story, TrainingJob
+from core.errors import FabulaError, Misconfigured, NotAllowed, NotFound, ProviderRemoved
+from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook
 from core.providers import CompletionRequest, Provider, Registry, presets, saved
 from core.providers.parameters import adjust_body, request_body
@@ -21,6 +23,7 @@ from core.secret_key import SecretKey
 from core.settings import Settings
 from tests.support import stores
 from tests.support.fault_server import FaultServer
+from tests.support.tls_server import certificate_for
 from tests.support.waiting import until
 
 _CANARY = "sk-canary-0123456789"
@@ -99,6 +102,42 @@ def test_a_removed_provider_leaves_no_key(store: Store, key: SecretKey) -> None:
         saved.remove(store, LOCAL, added)
 
 
+def test_the_id_of_a_removed_provider_is_never_used_again(store: Store, settings: Settings, key: SecretKey) -> None:
+    added = saved.add(store, LOCAL, key, _FORM)
+    for kind in ("input", "output"):
+        custom_prices.set_price(store, LOCAL, provider=added, model="writer", kind=kind, amount="2")
+    ids = [added]
+    for _again in range(3):
+        saved.remove(store, LOCAL, ids[-1])
+        ids.append(saved.add(store, LOCAL, key, _FORM))
+    assert ids == ["compatible", "compatible-2", "compatible-3", "compatible-4"]
+    book = PriceBook.load(own=custom_prices.entries(store))
+    assert [book.find(one, "writer") is not None for one in ids] == [True, False, False, False]
+    with pytest.raises(ProviderRemoved, match="My server was removed") as gone:
+        _registry(settings, store).get(added)
+    assert "another provider" in gone.value.next_step and failures.of_error(gone.value).cause == "provider_removed"
+
+
+_BY = {"created_by": "local"}
+_WORK = (
+    Run(id="r", dataset_id="d", provider="compatible", model="m", **_BY),
+    TrainingJob(id="j", name="j", provider="compatible", base_model="m", hyperparameters={}, file_format="chat", **_BY),
+    Evaluation(id="e", dataset_id="d", provider="compatible", model="m", kind="text", settings={}, **_BY),
+    Story(id="s", actor="local", provider="compatible", model="m", prompt="x", parameters={}, text="t"),
+    Spend(actor="local", page="settings", provider="compatible", model="m", reference="x"),
+)
+
+
+@pytest.mark.parametrize("work", _WORK, ids=lambda work: type(work).__name__)
+def test_work_of_a_provider_of_the_environment_does_not_pass_to_an_added_one(
+    store: Store, key: SecretKey, work: Run | TrainingJob | Evaluation | Story | Spend
+) -> None:
+    with store.session() as session:
+        session.add(Dataset(id="d", name="d", source="upload", columns=[], **_BY))
+        session.add(type(work)(**{name: value for name, value in vars(work).items() if not name.startswith("_")}))
+    assert saved.add(store, LOCAL, key, _FORM) == "compatible-2"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -151,6 +190,29 @@ def test_a_saved_key_is_kept_only_for_its_host(store: Store, settings: Settings,
         session.execute(update(SavedProvider).values(base_url="http://evil.example/v1", revision="x"))
     with pytest.raises(Misconfigured, match="damaged"):
         _registry(settings, store).provider(added)
+
+
+def test_a_saved_key_is_kept_only_for_its_ca_file(
+    store: Store, settings: Settings, key: SecretKey, tmp_path: Path
+) -> None:
+    own, other = (_ca(tmp_path / f"{name}.pem") for name in ("own", "other"))
+    added = saved.add(store, LOCAL, key, replace(_FORM, certificates=own))
+    for certificates in ("", other, own + other):
+        with pytest.raises(Misconfigured, match="CA file of My server has changed"):
+            saved.edit(store, LOCAL, key, added, replace(_FORM, api_key=None, certificates=certificates))
+    saved.edit(store, LOCAL, key, added, replace(_FORM, api_key=None, certificates=f"{own}\n", name="Renamed"))
+    assert _registry(settings, store).provider(added).api_key == _CANARY
+    saved.edit(store, LOCAL, key, added, replace(_FORM, api_key="sk-entered-again", certificates=other))
+    saved.edit(store, LOCAL, key, added, replace(_FORM, api_key="", certificates=own))
+    saved.edit(store, LOCAL, key, added, replace(_FORM, api_key=None, certificates=other))  # there is no key to keep
+    assert _registry(settings, store).provider(added).certificates == other.strip()
+
+
+def _ca(path: Path) -> str:
+    return (
+        "-----BEGIN CERTIFICATE-----"
+        + certificate_for(path, "127.0.0.1").read_text().split("-----BEGIN CERTIFICATE-----")[1]
+    )
 
 
 def test_an_unreadable_address_is_refused_when_a_provider_is_edited(store: Store, key: SecretKey) -> None:

@@ -5,7 +5,7 @@ from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
 from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
-from core.db.tables.provider import SavedProvider
+from core.db.tables.provider import RemovedProvider, SavedProvider
 from core.db.tables.story import Story, Tour, Vote
 from core.db.tables.training import (
     BeforeAfter,
@@ -32,6 +32,7 @@ __all__ = [
     "Invitation",
     "Person",
     "RecipeVersion",
+    "RemovedProvider",
     "RescuedEntry",
     "Row",
     "Run",

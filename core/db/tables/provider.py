@@ -12,7 +12,7 @@ from core.db.tables.base import Base, utcnow
 
 
 class SavedProvider(Base):
-    """One added provider. Removing it deletes the row, and with it the key."""
+    """One added provider. Removing it deletes the row, and with it the key; `RemovedProvider` keeps its id."""
 
     __tablename__ = "providers"
 
@@ -27,3 +27,14 @@ class SavedProvider(Base):
     revision: Mapped[str] = mapped_column(String(32))  # changes with every edit and test
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
+
+
+class RemovedProvider(Base):
+    """The id of a removed provider. It is never used again: prices, runs, jobs and ledger lines refer to it."""
+
+    __tablename__ = "removed_providers"
+
+    id: Mapped[str] = mapped_column(String(50), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    removed_at: Mapped[datetime] = mapped_column(default=utcnow)
+    removed_by: Mapped[str] = mapped_column(String(100))

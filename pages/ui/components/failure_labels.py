@@ -22,6 +22,7 @@ WORDS: Mapping[Cause, str] = {
     "no_credit": mark("No credit left at the provider"),
     "bad_key": mark("The provider refused the key"),
     "setup": mark("The connection is not set up correctly"),
+    "provider_removed": mark("The provider was removed"),
     "unreachable": mark("The provider is not responding"),
     "server_error": mark("Server error at the provider"),
     "unreadable": mark("The answer cannot be read"),

@@ -58,7 +58,9 @@ def _in_words(used: ProviderUse) -> str:
         parts.append(f"{words}: {_named(used.training_jobs)}.")
     if used.evaluations:
         parts.append(n_("{n} evaluation uses it.", "{n} evaluations use it.", used.evaluations))
-    stops = _("They stop at their next request. Their rows are kept; to resume, add the provider again.")
+    stops = _(
+        "They stop at their next request. Rows and texts written so far are kept; another provider can write the rest."
+    )
     return "\n\n".join((*parts, stops))
 
 
