@@ -126,7 +126,9 @@ class SettingFields(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what `checked` passes: it has merged the sources, and the process's environment may not be meant."""
         return (init_settings,)
@@ -183,18 +185,23 @@ def from_files(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """
     places = checked({name: environ.get(name, "") for name in (ENV_FILE, SECRETS_FILE)})
     found: dict[str, tuple[str, str]] = {}
-    for path, source in (
-        (places.secrets_file, TomlConfigSettingsSource),
-        (places.env_file, DotEnvSettingsSource),
-    ):
+    for path, read in ((places.secrets_file, _read_toml), (places.env_file, _read_env)):
         if path.is_file():
             try:
-                values = (source(SettingFields, path))()
+                values = read(path)
             except (OSError, ValueError) as exc:  # tomllib's and Unicode errors are ValueErrors; they quote no value
                 sentence = msg("The file {path} cannot be read: {reason}.", path=path, reason=type(exc).__name__)
                 raise BadSettings([sentence]) from exc
             found |= {name: (_text(values[name]), str(path)) for name in variables() if values.get(name) is not None}
     return found
+
+
+def _read_toml(path: Path) -> Mapping[str, Any]:
+    return TomlConfigSettingsSource(SettingFields, path)()
+
+
+def _read_env(path: Path) -> Mapping[str, Any]:
+    return DotEnvSettingsSource(SettingFields, path)()
 
 
 def in_force(environ: Mapping[str, str], files: Mapping[str, tuple[str, str]]) -> list[SettingInForce]:

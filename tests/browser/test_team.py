@@ -128,6 +128,17 @@ def test_every_address_leads_a_stranger_to_the_sign_in_page(
     expect(page.get_by_text("New job")).to_have_count(0)
 
 
+@pytest.mark.parametrize("value", ["forged", "eyJpc3MiOiJ4Iiwic3ViIjoieCJ9.aaaa.bbbb"])
+def test_a_forged_cookie_is_worthless(
+    browser: Browser, studio: tuple[RunningStudio, Settings], admin: Actor, value: str
+) -> None:
+    cookie = {"name": "_streamlit_user", "value": value, "domain": "localhost", "path": "/"}
+    kept = {**cookie, "expires": -1, "httpOnly": True, "secure": False, "sameSite": "Lax"}
+    page = visit(browser, f"{studio[0].url}/settings?lang=en", storage_state={"cookies": [kept], "origins": []})
+    expect(page.locator(".st-key-sign_in_company")).to_be_visible()
+    expect(page.locator(".st-key-sign_in_menu")).to_have_count(0)
+
+
 @pytest.mark.parametrize(("name", "verified", "told"), [("mallory", True, "not invited"), ("una", False, "verified")])
 def test_who_is_not_invited_or_not_verified_stays_out(
     browser: Browser,
@@ -201,6 +212,7 @@ def test_a_viewer_is_refused_and_an_admin_manages_people(
     viewer = _arrive(browser, studio[0].url, provider, "vera")
     viewer.goto(f"{studio[0].url}/dataset?lang=en")
     settled(viewer)
+    viewer.get_by_role("radio", name="Bring your own", exact=True).click()
     viewer.locator('[class*="st-key-dataset_sample_"] button').first.click()
     expect(viewer.get_by_text("Viewers can't do this. Nothing was changed.").first).to_be_visible()
 

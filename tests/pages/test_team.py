@@ -43,12 +43,15 @@ def admin(store: Store, settings: Settings) -> Actor:
     return arrive(store, settings).actor(store)
 
 
-def _visit(claims: dict[str, Any] | None, page: str = "home") -> AppTest:
+def _visit(claims: dict[str, Any] | None, page: str = "home", **state: object) -> AppTest:
     """A visitor with these claims; None: not signed in at a provider."""
     cache.refresh()
     at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
+    at.context = {"locale": "en-US", "timezone": "Asia/Shanghai"}
     at.secrets["auth"] = _AUTH
     at.user = {"is_logged_in": False} if claims is None else {"is_logged_in": True, **claims}
+    for key, value in state.items():
+        at.session_state[key] = value
     at.run()
     if page != "home":
         at.switch_page(str(FRAME.with_name(f"{page}.py"))).run()
@@ -56,10 +59,12 @@ def _visit(claims: dict[str, Any] | None, page: str = "home") -> AppTest:
     return at
 
 
-def _opened(store: Store, admin: Actor, email: str, role: str, page: str = "home") -> tuple[AppTest, str]:
+def _opened(
+    store: Store, admin: Actor, email: str, role: str, page: str = "home", **state: object
+) -> tuple[AppTest, str]:
     """The tab of someone who was invited, and the id of the person."""
     invitations.invite(store, admin, email, role)  # type: ignore[arg-type]  # a table's column
-    at = _visit(team.claims(email), page)
+    at = _visit(team.claims(email), page, **state)
     return at, next(one.id for one in people.everyone(store, admin) if one.email == email)
 
 
@@ -98,8 +103,8 @@ def test_a_viewer_can_look_at_every_page(store: Store, admin: Actor, page: str) 
 
 
 def test_a_viewer_cannot_act(store: Store, admin: Actor) -> None:
-    at, _id = _opened(store, admin, "bob@example.org", "viewer", "dataset")
-    click(at, next(one.key for one in at.button if one.key and one.key.startswith("dataset_sample_")))
+    at, _id = _opened(store, admin, "bob@example.org", "viewer", "dataset", dataset_part="bring")
+    click(at, next(str(one.key) for one in at.button if str(one.key).startswith("dataset_sample_")))
     assert "Viewers can't do this. Nothing was changed." in trouble(at)
 
 
