@@ -123,7 +123,8 @@ class Untrained:
             with torch.no_grad():
                 hidden = self.model.hidden(ids).flatten(0, 1)[places]
             tile = self.model.device.head_tile
-            loss = cross_entropy(hidden, self.model.head, labels, tile=tile, gradient=False).loss
+            cap = self.model.logit_cap
+            loss = cross_entropy(hidden, self.model.head, labels, tile=tile, gradient=False, cap=cap).loss
             found.append((float(loss.sum()), len(loss)))
         return found
 

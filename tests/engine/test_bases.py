@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
-from openai import APIStatusError
+from openai import APIStatusError, BadRequestError, OpenAI
 
 from core.engine.bases import machine
 from core.engine.bases.library import ROOTS, BaseLibrary
@@ -76,7 +76,7 @@ def test_a_base_from_a_folder_trains_and_serves_from_its_own_weights(
         assert _add(http, source="folder", path=str(folder))["id"] == added["id"]  # the same folder is the same base
         base = added["id"]
         client = engine.client(strict=False)
-        assert base in [model.id for model in client.models.list()]
+        assert _format(client, base) == "both"
         training_file = upload(client, jsonl([{"prompt": "the hero", "completion": " said we'll win"}] * 24))
         job = client.fine_tuning.jobs.create(
             model=base, training_file=training_file, seed=1, hyperparameters={"learning_rate_multiplier": 5}
@@ -99,6 +99,26 @@ def test_a_base_from_a_folder_trains_and_serves_from_its_own_weights(
             http, _add(http, source="folder", path=str(folder), id=base)["id"]
         )  # added again, its models work again
         assert client.completions.create(model=ended.fine_tuned_model or "", prompt="a", max_tokens=1).usage is not None
+
+
+def _format(client: OpenAI, model: str) -> str:
+    """What a model answers to, as the list says."""
+    return next(one.model_extra["fabula"]["format"] for one in client.models.list() if one.id == model)  # type: ignore[index]
+
+
+def test_a_base_without_a_chat_template_says_so_and_answers_completions(
+    engine: EngineUnderTest, llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(llama, tmp_path / "plain-llama")
+    config = tmp_path / "plain-llama" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": None}))
+    client = engine.client(strict=False)
+    with engine.http() as http:
+        base = _prepared(http, _add(http, source="folder", path=str(tmp_path / "plain-llama"))["id"])["id"]
+    assert _format(client, base) == "completion"
+    assert client.completions.create(model=base, prompt="the hero", max_tokens=2).usage is not None
+    with pytest.raises(BadRequestError):
+        client.chat.completions.create(model=base, messages=[{"role": "user", "content": "Hello"}])
 
 
 def test_a_gguf_file_is_added_under_a_name_and_served(engine: EngineUnderTest, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def _log_probabilities(tunable: model.TunableModel, text: list[int]) -> np.ndarr
     """Log-probabilities of every token after every prefix of `text`, [length, words]."""
     with torch.no_grad():
         hidden = tunable.hidden(torch.tensor([text]))[0]
-        logits: np.ndarray = torch.log_softmax(hidden @ tunable.head.T, dim=1).numpy()
+        logits: np.ndarray = torch.log_softmax(tunable.logits(hidden), dim=1).numpy()
     return logits
 
 

@@ -48,6 +48,7 @@ class TinyFolder:
         pattern: of the byte-level tokenizer: a regular expression, "digits" (single digits) or None: by characters.
         special: special tokens, in the order of their ids.
         adds: what the tokenizer puts before a text: "bos", "space".
+        padding: rows of the embedding beyond the vocabulary.
     """
 
     model_type: str
@@ -58,29 +59,37 @@ class TinyFolder:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     pattern: str | None = None
     adds: tuple[str, ...] = ()
+    padding: int = 0
 
-    def write(self, path: Path, seed: int = 0, dtype: str = "float16") -> Path:
-        """Write the folder; the same seed gives the same weights."""
+    def write(self, path: Path, seed: int = 0, dtype: str = "float16", shard: str = "1GB") -> Path:
+        """Write the folder; the same seed gives the same weights. `shard`: the size of a file of weights."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         path.mkdir(parents=True, exist_ok=True)
-        vocabulary = self._tokenizer(path)
+        vocabulary = self._tokenizer(path) + self.padding
         common = {
             "vocab_size": vocabulary, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
             "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT,
             "bos_token_id": self._id(self.bos), "eos_token_id": self._id(self.eos), "pad_token_id": None,
         }  # fmt: skip
+        if "hidden_size_per_layer_input" in self.sizes:
+            common["vocab_size_per_layer_input"] = vocabulary
         torch.manual_seed(seed)
         config = AutoConfig.for_model(self.model_type, **{**common, **self.sizes})
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 spread = 0.2 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
-                start = 1.0 if name.endswith("norm.weight") and not self.model_type.startswith("gemma") else 0.0
+                start = 1.0 if name.endswith("norm.weight") and self.model_type != "gemma3_text" else 0.0
                 values = start + torch.randn(parameter.shape) * spread
+                if name.endswith("q_norm.weight") and self.model_type.startswith("gemma4"):
+                    values /= 4  # its attention is not scaled by 1/√width: the weights do that
                 parameter.copy_(values.to(getattr(torch, dtype)).float())  # values that the type can hold
-        model.to(getattr(torch, dtype)).save_pretrained(path)
+            for name, buffer in model.named_buffers():
+                if name.endswith("layer_scalar"):
+                    buffer.copy_(torch.rand(1).to(getattr(torch, dtype)).float() + 0.5)
+        model.to(getattr(torch, dtype)).save_pretrained(path, max_shard_size=shard)
         return path
 
     def _id(self, token: str | None) -> int | None:
@@ -130,10 +139,10 @@ def _byte_level(tiny: TinyFolder) -> dict[str, Any]:
 
 def _by_characters(tiny: TinyFolder) -> dict[str, Any]:
     """A tokenizer as SentencePiece makes them: special tokens, byte tokens, characters, and the merges of TEXT."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Split(" ", "merged_with_previous")
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")  # no token has line breaks and letters
     trainer = trainers.BpeTrainer(vocab_size=220, special_tokens=[], show_progress=False)
     trained.train_from_iterator([TEXT.replace(" ", "\u2581")], trainer)
     learned = json.loads(trained.to_str())["model"]
@@ -178,15 +187,36 @@ _PHI4_ROPE = {
     "original_max_position_embeddings": 256,
 }  # fmt: skip
 
+_GEMMA4_SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|think|>")
+_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+_GEMMA4_ROPE = {
+    _LOCAL: {"rope_type": "default", "rope_theta": 10_000.0},
+    _GLOBAL: {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1_000_000.0},
+}
+_GEMMA4 = {
+    "num_hidden_layers": 8, "head_dim": 16, "global_head_dim": 32, "sliding_window": 64,
+    "rope_parameters": _GEMMA4_ROPE, "layer_types": [_LOCAL, _LOCAL, _LOCAL, _GLOBAL] * 2,
+    "final_logit_softcapping": 5.0,
+}  # fmt: skip
+
 FAMILIES: Mapping[str, TinyFolder] = {
     "gemma3": TinyFolder(
         "gemma3_text", "gemma", ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"), "<bos>",
         "<eos>",
         {"num_hidden_layers": 7, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64}, adds=("bos",),
     ),
+    "gemma4, E2B": TinyFolder(
+        "gemma4_text", "gemma4", _GEMMA4_SPECIAL, "<bos>", "<eos>",
+        {**_GEMMA4, "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 4, "use_double_wide_mlp": True},
+        adds=("bos",),
+    ),
+    "gemma4, 12B": TinyFolder(
+        "gemma4_unified_text", "gemma4", _GEMMA4_SPECIAL, "<bos>", "<eos>",
+        {**_GEMMA4, "attention_k_eq_v": True, "num_global_key_value_heads": 1}, adds=("bos",),
+    ),
     "qwen2": TinyFolder("qwen2", "qwen2", _CHATML, None, "<|im_end|>", pattern=QWEN_PATTERN),
     "qwen2.5, tied": TinyFolder(
-        "qwen2", "qwen2", _CHATML, None, "<|im_end|>", {"tie_word_embeddings": True, "rope_parameters":
+        "qwen2", "qwen2.5", _CHATML, None, "<|im_end|>", {"tie_word_embeddings": True, "rope_parameters":
         {"rope_type": "default", "rope_theta": 1_000_000.0}}, pattern=QWEN_PATTERN,
     ),
     "qwen3": TinyFolder(
@@ -200,15 +230,15 @@ FAMILIES: Mapping[str, TinyFolder] = {
     ),
     "mistral": TinyFolder(
         "mistral", "mistral", ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>",
-        {"sliding_window": None, "head_dim": 24}, adds=("bos",),
+        {"sliding_window": 128}, adds=("bos",),
     ),
     "mistral-nemo": TinyFolder(
-        "mistral", "mistral", ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>", {"sliding_window": None},
-        pattern=TEKKEN_PATTERN, adds=("bos",),
+        "mistral", "mistral", ("<unk>", "<s>", "</s>", "[INST]", "[/INST]"), "<s>", "</s>",
+        {"sliding_window": None, "head_dim": 24}, pattern=TEKKEN_PATTERN, adds=("bos",),
     ),
     "phi3": TinyFolder(
         "phi3", "phi3", ("<unk>", "<s>", "<|endoftext|>", "<|assistant|>", "<|system|>", "<|end|>", "<|user|>"), "<s>",
-        "<|endoftext|>",
+        "<|endoftext|>", {"sliding_window": 150},
     ),
     "phi4-mini": TinyFolder(
         "phi3", "phi4", ("<|endoftext|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>"), "<|endoftext|>",
@@ -220,6 +250,6 @@ FAMILIES: Mapping[str, TinyFolder] = {
         "llama", "smollm2", _CHATML, "<|im_start|>", "<|im_end|>", {"tie_word_embeddings": True}, pattern="digits",
     ),
     "smollm3": TinyFolder(
-        "smollm3", "smollm2", _CHATML, None, "<|im_end|>", {"num_hidden_layers": 5}, pattern=LLAMA3_PATTERN,
+        "smollm3", "smollm3", _CHATML, None, "<|im_end|>", {"num_hidden_layers": 5}, pattern=LLAMA3_PATTERN,
     ),
 }  # fmt: skip

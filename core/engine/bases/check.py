@@ -49,7 +49,7 @@ def check_training(probe: LlamaProbe, folder: Path, threads: int) -> None:
     with torch.no_grad():
         hidden = tunable.hidden(torch.tensor([tokens[: max(_PLACES)]]))[0].float()
         for place in _PLACES:
-            ours = torch.log_softmax(hidden[place - 1] @ tunable.head.float().T, dim=0)
+            ours = torch.log_softmax(tunable.logits(hidden[place - 1]), dim=0)
             theirs = probe.log_probabilities(tokens[:place], _COUNT, forced)
             difference = max(abs(float(ours[token]) - value) for token, value in theirs.items())
             if difference > _NEAR:

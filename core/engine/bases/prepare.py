@@ -94,7 +94,7 @@ class Preparation:
                 architecture=keys.architecture,
                 layers=values["block_count"],
                 width=values["embedding_length"],
-                key_width=values["attention.head_count_kv"] * values["attention.key_length"],
+                key_width=keys.key_width,
                 context=min(self.record.context, values["context_length"]),
             )
         )

@@ -44,7 +44,7 @@ def convert(folder: HfFolder, target: Path, on_progress: Callable[[float], None]
         writer.add_file_type(1)  # mostly float16
         for key, value in keys.values.items():
             _add(writer, f"{keys.architecture}.{key}", value)
-        hf_tokenizer.write(writer, folder.path, rows)
+        hf_tokenizer.write(writer, folder.path, rows, keys.architecture)
         for name, tensor in keys.tensors.items():
             writer.add_tensor_info(name, tensor.shape, tensor.dtype, tensor.nbytes)
         for stored, name in names.items():
@@ -100,7 +100,7 @@ def _gguf_names(folder: HfFolder, keys: GgufKeys, *, tied: bool) -> dict[str, st
         name = known.get_name(stored, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise _unknown_tensor(stored, msg("llama.cpp has no tensor for {name}.", name=stored))
-        names[stored] = name
+        names[stored] = name if name.endswith((".weight", ".bias")) else f"{name}.weight"
     return names
 
 

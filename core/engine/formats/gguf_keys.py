@@ -17,19 +17,20 @@ import numpy as np
 import numpy.typing as npt
 from gguf import MODEL_ARCH_NAMES
 
+from core.engine.formats import layer_keys
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
 # transformers' model type → llama.cpp's architecture, where they differ by more than `_text` and underscores
-_OTHER_NAMES = {"mistral": "llama", "ministral": "llama", "gemma4_text": "gemma4"}
+_OTHER_NAMES = {"mistral": "llama", "ministral": "llama", "gemma4_unified_text": "gemma4"}
 # llama.cpp rotates neighbouring rows (0, 1), (2, 3), …; transformers rotates (0, n/2), (1, n/2 + 1), …
 PAIRED_ROWS = frozenset({"llama", "smollm3", "granite", "arcee"})
 # transformers multiplies by (1 + w), llama.cpp by w
 NORMS_FROM_ONE = frozenset({"gemma", "gemma2", "gemma3"})
-_WINDOWED = frozenset({"gemma3"})  # llama.cpp computes local attention in these
 _GEMMA3_27B_LAYERS = 62
 _SMOLLM3_INTERVAL = 4  # llama.cpp's constant: every fourth layer has no positions
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"}
+_UNROTATED = 1e30  # a frequency divided by it is zero
 _ROPE_DEFAULTS: Mapping[str, Any] = {"beta_fast": 32, "beta_slow": 1, "attention_factor": None, "truncate": True}
 
 
@@ -41,11 +42,13 @@ class GgufKeys:
         architecture: llama.cpp's name.
         values: keys without the architecture's prefix.
         tensors: tensors that transformers computes and llama.cpp reads, by name.
+        key_width: heads of keys × their width, of the layer where that is most.
     """
 
     architecture: str
     values: dict[str, Any]
     tensors: dict[str, npt.NDArray[np.float32]]
+    key_width: int
 
 
 def text_config(folder: Path) -> Any:
@@ -84,26 +87,23 @@ def keys(config: Any) -> GgufKeys:
         UnusableModel: llama.cpp does not know the architecture, or computes one of its settings differently.
     """
     name = architecture(config.model_type)
-    for field in ("num_experts", "num_local_experts", "n_routed_experts"):
-        if getattr(config, field, 0):
-            raise _unsupported(field, getattr(config, field))
-    heads, width = config.num_attention_heads, config.hidden_size
-    head = getattr(config, "head_dim", None) or width // heads
+    _check_family(config, name)
+    layers = layer_keys.read(config, name)
     rope, local_rope = _rope(config)
+    scaling, tensors, context = _scaling(config, rope, layers.head)
     values: dict[str, Any] = {
-        "embedding_length": width,
+        "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": heads,
-        "attention.head_count_kv": getattr(config, "num_key_value_heads", None) or heads,
-        "attention.key_length": head,
-        "attention.value_length": head,
-        "rope.dimension_count": int(head * rope.get("partial_rotary_factor", 1.0)),
+        "rope.dimension_count": int(layers.head * rope.get("partial_rotary_factor", 1.0)),
         "rope.freq_base": float(rope["rope_theta"]),
         "vocab_size": config.vocab_size,
+        **layers.values,
+        **scaling,
+        "context_length": min(context, layers.context),
     }
     if local_rope:
         values["rope.freq_base_swa"] = float(local_rope["rope_theta"])
+        values["rope.dimension_count_swa"] = layers.local_head
     if hasattr(config, "rms_norm_eps"):
         values["attention.layer_norm_rms_epsilon"] = float(config.rms_norm_eps)
     elif (epsilon := getattr(config, "layer_norm_eps", None)) is not None:
@@ -111,12 +111,7 @@ def keys(config: Any) -> GgufKeys:
     for field in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, field, None):
             values[field] = float(getattr(config, field))
-    scaling, tensors, context = _scaling(config, rope)
-    values |= scaling
-    # the longest sequence that both programs compute alike
-    values["context_length"] = min(context, _window(config, name, values))
-    _check_family(config, name, head)
-    return GgufKeys(name, values, tensors)
+    return GgufKeys(name, values, tensors, layers.key_width)
 
 
 def _rope(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -129,7 +124,9 @@ def _rope(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     return parameters, {}
 
 
-def _scaling(config: Any, rope: dict[str, Any]) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]], int]:
+def _scaling(
+    config: Any, rope: dict[str, Any], head: int
+) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]], int]:
     """Keys and tensors of a stretched rotary embedding, and the longest sequence."""
     kind, context = str(rope.get("rope_type", "default")), int(config.max_position_embeddings)
     original = int(
@@ -149,6 +146,8 @@ def _scaling(config: Any, rope: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         return {f"rope.scaling.{key}": value for key, value in keys.items()}, {}, context
     if kind == "llama3":
         return {}, {"rope_freqs.weight": _slowdown(config, kind)}, context
+    if kind == "proportional":  # all of a head has a frequency, which is zero in its last part
+        return {"rope.dimension_count": head}, {"rope_freqs.weight": _slowdown(config, kind)}, context
     if kind == "longrope":
         short = np.asarray(rope["short_factor"], np.float32)
         keys = {"type": "longrope", "original_context_length": original, "attn_factor": _attention_factor(config, kind)}
@@ -166,10 +165,15 @@ def _slowdown(config: Any, kind: str) -> npt.NDArray[np.float32]:
     """By how much each frequency is divided, as transformers computes it."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    frequencies, _ = ROPE_INIT_FUNCTIONS[kind](config, "cpu")
-    base = float(config.rope_parameters["rope_theta"])
+    parameters = config.rope_parameters
+    nested = "full_attention" in parameters
+    where = {"layer_type": "full_attention"} if nested else {}
+    computed, _ = ROPE_INIT_FUNCTIONS[kind](config, "cpu", **where)
+    frequencies = computed.double().numpy()
+    base = float((parameters["full_attention"] if nested else parameters)["rope_theta"])
     plain = base ** -(np.arange(len(frequencies), dtype=np.float64) / len(frequencies))
-    slowdown: npt.NDArray[np.float32] = (plain / frequencies.double().numpy()).astype(np.float32)
+    slowdown = np.full(len(frequencies), _UNROTATED, np.float32)
+    np.divide(plain, frequencies, out=slowdown, where=frequencies != 0, casting="same_kind")
     return slowdown
 
 
@@ -179,25 +183,21 @@ def _attention_factor(config: Any, kind: str) -> float:
     return float(ROPE_INIT_FUNCTIONS[kind](config, "cpu")[1])
 
 
-def _window(config: Any, name: str, values: dict[str, Any]) -> int:
-    """Sets the keys of local attention; returns the longest sequence that both compute alike."""
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    local = [kind == "sliding_attention" for kind in kinds] if kinds else [bool(window)]
-    if not window or not any(local):
-        return int(config.max_position_embeddings)
-    if name not in _WINDOWED:
-        return int(window)
-    values["attention.sliding_window"] = int(window)
-    values["attention.sliding_window_pattern"] = local
-    return int(config.max_position_embeddings)
-
-
-def _check_family(config: Any, name: str, head: int) -> None:
-    """Refuse settings for which llama.cpp has a constant."""
+def _check_family(config: Any, name: str) -> None:
+    """Refuse what llama.cpp does not compute, or has a constant for."""
+    for field in ("num_experts", "num_local_experts", "n_routed_experts", "enable_moe_block"):
+        if getattr(config, field, 0):
+            raise _unsupported(field, getattr(config, field))
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        raise _unsupported("use_bidirectional_attention", config.use_bidirectional_attention)
+    if shared := getattr(config, "num_kv_shared_layers", 0):
+        first = config.num_hidden_layers - shared
+        if config.layer_types[max(0, first - 2) : first] != ["sliding_attention", "full_attention"]:
+            raise _unsupported("num_kv_shared_layers", shared)  # llama.cpp takes those of the two layers before
     if name == "gemma3":
-        layers = config.num_hidden_layers
-        scale = config.hidden_size // config.num_attention_heads if layers == _GEMMA3_27B_LAYERS else head
+        scale = config.head_dim
+        if config.num_hidden_layers == _GEMMA3_27B_LAYERS:
+            scale = config.hidden_size // config.num_attention_heads
         if config.query_pre_attn_scalar != scale:
             raise _unsupported("query_pre_attn_scalar", config.query_pre_attn_scalar)
     if name == "smollm3":

@@ -25,7 +25,9 @@ _BLOCK_BYTES = 64 << 20
 _NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 # Models that also read images store their language model under one of these prefixes.
 _LANGUAGE_PREFIXES = (("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.", ""))
+# Parts that are not the language model, in folders that store it without a prefix.
 _OTHER_MODULES = ("vision_tower", "vision_model", "visual", "multi_modal_projector", "audio_tower", "embed_vision")
+_HEAD = "lm_head."
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +161,12 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
             msg("The folder {path} has no .safetensors file.", path=path),
             msg("Save the model with safe_serialization=True; other weight files are not read."),
         )
-    tensors: dict[str, StoredTensor] = {}
+    stored: dict[str, StoredTensor] = {}
     for file in files:
-        tensors |= {
-            name: tensor for stored, tensor in _header(file).items() if (name := _language_name(stored)) is not None
-        }
-    return tensors
+        stored |= _header(file)
+    prefixed = any(name.startswith(prefix) for name in stored for prefix, _ in _LANGUAGE_PREFIXES)
+    named = ((_language_name(name, prefixed), tensor) for name, tensor in stored.items())
+    return {name: tensor for name, tensor in named if name is not None}
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
@@ -223,14 +225,19 @@ def _stored(file: Path, data_start: int, header: dict[str, Any]) -> tuple[dict[s
     return tensors, end
 
 
-def _language_name(stored: str) -> str | None:
-    """A parameter's name in the language model; None: it belongs to another part, such as the image encoder."""
-    if any(part in _OTHER_MODULES for part in stored.split(".")[:2]):
-        return None
+def _language_name(stored: str, prefixed: bool) -> str | None:
+    """A parameter's name in the language model; None: it belongs to another part, such as the image encoder.
+
+    Args:
+        prefixed: the folder's language model has a prefix, so what has none (but the head) is another part.
+    """
     for prefix, replacement in _LANGUAGE_PREFIXES:
         if stored.startswith(prefix):
             return replacement + stored.removeprefix(prefix)
-    return stored
+    is_other = (
+        not stored.startswith(_HEAD) if prefixed else any(part in _OTHER_MODULES for part in stored.split(".")[:2])
+    )
+    return None if is_other else stored
 
 
 def cut_file(file: Path) -> UnusableModel:

@@ -1,8 +1,9 @@
 """Writes a Hugging Face tokenizer (`tokenizer.json`) into a GGUF file.
 
-llama.cpp has two kinds of byte-pair tokenizers: "gpt2" works on bytes and splits the text with a regular expression
-first; "llama" works on characters and falls back to bytes. A word's merges decide in both. llama.cpp knows its regular
-expressions by name, so the one of the tokenizer has to be one of them; `core.engine.bases.check` compares the ids.
+llama.cpp has three kinds of byte-pair tokenizers: "gpt2" works on bytes and splits the text with a regular expression
+first; "llama" and "gemma4" work on characters and fall back to bytes, and "llama" has scores instead of merges.
+llama.cpp knows its regular expressions by name, so the one of the tokenizer has to be one of them;
+`core.engine.bases.check` compares the ids.
 """
 
 from __future__ import annotations
@@ -36,14 +37,16 @@ _PATTERNS = {
 }
 """Regular expression of a `Split` in tokenizer.json → llama.cpp's name (`src/llama-vocab.cpp`)."""
 
+_CHARACTER_MERGES = "gemma4"  # the architecture, and the tokenizer that llama.cpp has for it
 _SPACE = "\u2581"  # SentencePiece's mark for a space
 
 
-def write(writer: GGUFWriter, folder: Path, rows: int) -> None:
+def write(writer: GGUFWriter, folder: Path, rows: int, architecture: str) -> None:
     """Write the tokenizer of `folder`.
 
     Args:
         rows: number of rows of the embedding; ids beyond the vocabulary become unused tokens.
+        architecture: llama.cpp's name.
 
     Raises:
         UnusableModel: llama.cpp has no such tokenizer.
@@ -54,17 +57,20 @@ def write(writer: GGUFWriter, folder: Path, rows: int) -> None:
         raise _unsupported(msg("its type is {type}", type=repr(model.get("type"))))
     by_characters = bool(model.get("byte_fallback"))
     texts, types = _vocabulary(raw, rows, by_characters)
-    if by_characters:
+    by_scores = by_characters and architecture != _CHARACTER_MERGES
+    if by_scores:
         writer.add_tokenizer_model("llama")
         writer.add_tokenizer_pre("default")
         writer.add_token_scores(_scores(model, texts, types))
         writer.add_add_space_prefix(_adds_space(raw))
+    elif by_characters:
+        writer.add_tokenizer_model(_CHARACTER_MERGES)
     else:
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_pattern_name(raw.get("pre_tokenizer") or {}))
     writer.add_token_list(texts)
     writer.add_token_types(types)
-    special = SpecialVocab(folder, load_merges=not by_characters, n_vocab=rows)
+    special = SpecialVocab(folder, load_merges=not by_scores, n_vocab=rows)
     special.add_to_gguf(writer, quiet=True)
 
 

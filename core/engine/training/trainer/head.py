@@ -9,8 +9,8 @@ alone, see Wijmans et al. 2024, "Cut your losses", arXiv:2411.09009.
 The processor rounds a bfloat16 product to 8 bits: a logit of 40 may be off by 0.125. Two measures keep this rounding
 out of the loss and the gradient:
 
-- A reference logit is subtracted before rounding. It starts as the label's logit and follows the highest one, so the
-  relevant logits are small numbers, which keep their precision.
+- A reference logit is subtracted before rounding. It starts as the label's logit (capped, in models that do that) and
+  follows the highest one, so the relevant logits are small numbers, which keep their precision.
 - The label is not part of the sum. With s = log Σ exp(logit) over all *other* tokens, the loss is softplus(s - label):
   never below 0, and exact near 0, where log-sum-exp - logit would be the difference of two large numbers. The gradient
   is p(other tokens) · (their mean row - the label's row), which has no cancellation either.
@@ -42,7 +42,9 @@ class HeadResult:
 
 
 @torch.no_grad()  # type: ignore[untyped-decorator]  # torch does not type it
-def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, tile: int, gradient: bool = True) -> HeadResult:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, labels: Tensor, *, tile: int, gradient: bool = True, cap: float | None = None
+) -> HeadResult:
     """Loss, correctness and hidden-state gradient of a frozen linear head.
 
     Args:
@@ -51,14 +53,15 @@ def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, tile: int, 
         labels: [n], int64.
         tile: tokens of the vocabulary that are multiplied at once (`Device.head_tile`).
         gradient: compute the gradient; False for validation.
+        cap: logits are cap · tanh(logit / cap) (Gemma); None: as they are.
     """
     n, width = hidden.shape
     x = hidden.to(weight.dtype)
     label_rows = weight[labels].float()
     label_logits = (x.float() * label_rows).sum(dim=1, keepdim=True)
-    reference = label_logits.to(weight.dtype, copy=True)
+    reference = capped(label_logits, cap).to(weight.dtype, copy=True)
     highest = hidden.new_full((n, 1), -torch.inf)  # highest logit of the other tokens
-    total = hidden.new_zeros(n, 1)  # Σ exp(logit - reference) over the other tokens
+    total = hidden.new_zeros(n, 1)  # Σ exp(logit - reference), both capped, over the other tokens
     weighted_rows = hidden.new_zeros(n, width) if gradient else hidden.new_zeros(0)  # Σ exp(logit - reference) · row
     for start in range(0, weight.shape[0], tile):
         rows, positions = weight[start : start + tile], labels - start
@@ -68,21 +71,36 @@ def cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, *, tile: int, 
         far = (tile_max[:, 0] > _FAR).nonzero()[:, 0]
         if len(far):
             moved = (reference[far] + tile_max[far]).to(reference.dtype)
-            shrink = torch.exp(reference[far].float() - moved.float())
+            shrink = torch.exp(capped(reference[far].float(), cap) - capped(moved.float(), cap))
             total[far] *= shrink
             if gradient:
                 weighted_rows[far] *= shrink
             reference[far] = moved
             logits[far] = _relative_logits(x[far], rows, positions[far], moved)
+        slopes = None if cap is None else _cap(logits, reference, cap)
         weights = logits.exp_()
         total += weights.sum(dim=1, keepdim=True)
         if gradient:
-            weighted_rows += weights.to(rows.dtype) @ rows
-    above = reference.float() - label_logits
+            weighted_rows += (weights if slopes is None else weights.mul_(slopes)).to(rows.dtype) @ rows
+    above = capped(reference.float(), cap) - capped(label_logits, cap)
     loss = torch.nn.functional.softplus(total.log() + above)
     if gradient:
-        weighted_rows = weighted_rows.sub_(total * label_rows).div_(total + torch.exp(-above))
+        slope = 1.0 if cap is None else 1 - torch.tanh(label_logits / cap).square()
+        weighted_rows = weighted_rows.sub_(total * slope * label_rows).div_(total + torch.exp(-above))
     return HeadResult(loss[:, 0], (highest < label_logits)[:, 0], weighted_rows)
+
+
+def capped(logits: Tensor, cap: float | None) -> Tensor:
+    """Logits as the model has them, with the cap of `cross_entropy`."""
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
+def _cap(logits: Tensor, reference: Tensor, cap: float) -> Tensor:
+    """Cap logits that are relative to a reference, in place, relative to the capped one; returns the slopes."""
+    label = logits == -torch.inf
+    bounded = torch.tanh((logits + reference.float()) / cap)
+    logits.copy_(bounded * cap - capped(reference.float(), cap)).masked_fill_(label, -torch.inf)
+    return 1 - bounded.square()
 
 
 def _relative_logits(x: Tensor, tile: Tensor, positions: Tensor, reference: Tensor) -> Tensor:

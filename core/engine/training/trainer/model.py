@@ -23,12 +23,14 @@ from core.engine.formats.gguf_file import Adapter
 from core.engine.formats.hf_folder import StoredTensor
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.training.trainer.device import Device
+from core.engine.training.trainer.head import capped
 from core.message import msg
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
-# Settings of families that change the logits after the head, which `head` does not compute; with their neutral values.
-_LOGIT_SETTINGS: Mapping[str, tuple[object, ...]] = {
-    "final_logit_softcapping": (None, 0, 0.0),
+_LAYER_EMBEDDING = "model.embed_tokens_per_layer.weight"
+# Settings of families that are not computed here, with their neutral values.
+_NEUTRAL_SETTINGS: Mapping[str, tuple[object, ...]] = {
+    "attn_logit_softcapping": (None, 0, 0.0),
     "logit_scale": (None, 1, 1.0),
     "logits_scaling": (None, 1, 1.0),
 }
@@ -94,6 +96,26 @@ class GgufMatrix:
 
 
 @dataclass(frozen=True)
+class LayerEmbedding:
+    """A second embedding with one vector for each layer, which the layer adds (Gemma 4).
+
+    Attributes:
+        table: [vocabulary, layers × width], in the compute dtype.
+        scale: factor of its vectors.
+        layers: number of layers.
+    """
+
+    table: Tensor
+    scale: float
+    layers: int
+
+    def of(self, ids: Tensor) -> Tensor:
+        """The vectors of `ids` [batch, length], float32, [batch, length, layers, width]."""
+        packed = nn.functional.embedding(ids, self.table).float() * self.scale
+        return packed.view(*ids.shape, self.layers, -1)
+
+
+@dataclass(frozen=True)
 class TunableModel:
     """A frozen decoder with LoRA layers, and its frozen head.
 
@@ -106,6 +128,8 @@ class TunableModel:
         matrices: module name → where the layer's matrix is in GGUF.
         architecture: llama.cpp's name of the architecture.
         device: where all of it is.
+        layer_embedding: for families that have one.
+        logit_cap: see `core.engine.training.trainer.head.cross_entropy`.
     """
 
     body: nn.Module
@@ -116,13 +140,20 @@ class TunableModel:
     matrices: dict[str, GgufMatrix]
     architecture: str
     device: Device
+    layer_embedding: LayerEmbedding | None = None
+    logit_cap: float | None = None
 
     def hidden(self, ids: Tensor) -> Tensor:
         """Final hidden states [batch, length, width] of right-padded `ids` [batch, length]. Padding
         follows the tokens, so the causal mask is sufficient."""
         embedded = nn.functional.embedding(ids, self.embedding).float() * self.embedding_scale
-        out: Tensor = self.body(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        more = {} if self.layer_embedding is None else {"per_layer_inputs": self.layer_embedding.of(ids)}
+        out: Tensor = self.body(inputs_embeds=embedded, use_cache=False, **more).last_hidden_state
         return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [..., vocabulary] of hidden states, float32. For a few positions: training uses `cross_entropy`."""
+        return capped(hidden.float() @ self.head.float().T, self.logit_cap)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters: A and B of every layer."""
@@ -188,6 +219,7 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     head = embedding if tied else reader.take(_HEAD, device.dtype)
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
+    layer_embedding = _take_layer_embedding(body, reader)
     # recreated on the device, because its tables are computed and not loaded
     body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
     lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha)
@@ -199,14 +231,15 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     trainable = {id(parameter) for layer in lora.values() for parameter in layer.parameters()}
     for parameter in body.parameters():
         parameter.requires_grad_(id(parameter) in trainable)
-    return TunableModel(body.eval(), embedding, scale, head, lora, matrices, architecture, device)
+    cap = getattr(config, "final_logit_softcapping", None) or None
+    return TunableModel(body.eval(), embedding, scale, head, lora, matrices, architecture, device, layer_embedding, cap)
 
 
 def _empty_body(config: Any, stored: Mapping[str, StoredTensor]) -> Any:
     """transformers' decoder without weights."""
     from transformers import AutoModelForCausalLM
 
-    for name, neutral in _LOGIT_SETTINGS.items():
+    for name, neutral in _NEUTRAL_SETTINGS.items():
         if getattr(config, name, None) not in neutral:
             raise UntrainableModel(
                 msg("{name} is {value}, which is not supported", name=name, value=getattr(config, name))
@@ -247,6 +280,16 @@ class _Reader:
     def remaining(self, prefix: str) -> list[str]:
         """The tensors that were not read."""
         return [name for name in self._stored if name.startswith(prefix)]
+
+
+def _take_layer_embedding(body: nn.Module, reader: _Reader) -> LayerEmbedding | None:
+    """Read the embedding of the layers, which `TunableModel` computes, out of the decoder; None: it has none."""
+    module = getattr(body, "embed_tokens_per_layer", None)
+    if module is None:
+        return None
+    body.embed_tokens_per_layer = nn.Identity()
+    table = reader.take(_LAYER_EMBEDDING, reader.device.dtype)
+    return LayerEmbedding(table, float(module.scalar_embed_scale), len(body.get_submodule("layers")))
 
 
 def _insert_lora(

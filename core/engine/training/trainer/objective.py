@@ -79,7 +79,9 @@ class Supervised:
             ids, positions, labels, owners = (tensor.to(device.place) for tensor in batch_tensors(group))
             with torch.set_grad_enabled(learn):
                 hidden = model.hidden(ids).flatten(0, 1)[positions]
-            result = cross_entropy(hidden.detach(), model.head, labels, tile=device.head_tile, gradient=learn)
+            result = cross_entropy(
+                hidden.detach(), model.head, labels, tile=device.head_tile, gradient=learn, cap=model.logit_cap
+            )
             if learn:
                 hidden.backward(result.gradient / n_labels)
             tally.loss += float(result.loss.sum())
