@@ -117,6 +117,7 @@ class SettingFields(BaseSettings):
 
     hf_token: SecretStr | None = _setting("HF_TOKEN", "secret")
     hf_endpoint: Address | None = _setting("HF_ENDPOINT", "address")
+    modelscope_endpoint: Address | None = _setting("MODELSCOPE_ENDPOINT", "address")
     modelscope_api_token: SecretStr | None = _setting("MODELSCOPE_API_TOKEN", "secret")
     https_proxy: str | None = _setting("HTTPS_PROXY", "address")
     wandb_api_key: SecretStr | None = _setting("WANDB_API_KEY", "secret")

@@ -30,6 +30,7 @@ class EngineBase:
         serving_bytes, training_bytes: memory needed, estimated; None: unknown yet.
         tokens_per_s: expected speed here, estimated; None: unknown.
         not_trainable: why it can only be served; "": it can be trained.
+        no_checksum: it was downloaded, and the hub has no checksum of some file.
         tuned_models: how many fine-tuned models need it.
     """
 
@@ -49,6 +50,7 @@ class EngineBase:
     training_bytes: int | None
     tokens_per_s: float | None
     not_trainable: str
+    no_checksum: bool
     tuned_models: int
 
     @property
@@ -158,6 +160,7 @@ def _base(raw: Mapping[str, Any]) -> EngineBase:
         training_bytes=raw.get("training_bytes"),
         tokens_per_s=raw.get("tokens_per_s"),
         not_trainable=_message(raw.get("not_trainable"), raw.get("not_trainable_message")),
+        no_checksum=raw.get("checksum") == "unavailable",
         tuned_models=int(raw.get("tuned_models") or 0),
     )
 

@@ -5,6 +5,7 @@ It serves one folder as the repository `tiny/model` at commit `COMMIT`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
@@ -30,7 +31,13 @@ class HubServer:
         gated: whether the repository has terms to accept.
         wrong: names of files whose last byte is changed.
         token: the token that is required, if any.
+        announced: sizes that the listing tells instead of the true ones; None: none is told.
+        unchecked: names of files whose checksum the listing does not tell.
+        sent: contents that are sent instead of the files'.
+        streamed: responses do not tell their length.
+        redirect_to: address of the server to which every request is redirected.
         requests: (path, Range header, Authorization header) of every request for a file.
+        authorizations: the Authorization headers of all requests.
     """
 
     folder: Path
@@ -41,11 +48,17 @@ class HubServer:
     gated: bool = False
     wrong: frozenset[str] = frozenset()
     token: str | None = None
+    announced: dict[str, int | None] = field(default_factory=dict)
+    unchecked: frozenset[str] = frozenset()
+    sent: dict[str, bytes] = field(default_factory=dict)
+    streamed: bool = False
+    redirect_to: str | None = None
     requests: list[tuple[str, str | None, str | None]] = field(default_factory=list)
+    authorizations: set[str | None] = field(default_factory=set)
 
     def names(self) -> list[str]:
         """The repository's files."""
-        return sorted(path.name for path in self.folder.iterdir() if path.suffix != ".gguf")
+        return sorted(path.name for path in self.folder.iterdir())
 
 
 @contextmanager
@@ -58,7 +71,13 @@ def serving(folder: Path) -> Iterator[HubServer]:
 
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            if "/resolve/" in path:
+            hub.authorizations.add(self.headers.get("authorization"))
+            if hub.redirect_to is not None:
+                self.send_response(302)
+                self.send_header("location", hub.redirect_to + self.path)
+                self.send_header("content-length", "0")
+                self.end_headers()
+            elif "/resolve/" in path:
                 _send_file(self, hub, path)
             elif path == f"/api/models/{REPO}" or path.startswith(f"/api/models/{REPO}/revision/"):
                 _send_json(self, _hugging_face(hub))
@@ -97,9 +116,12 @@ def _hugging_face(hub: HubServer) -> dict[str, Any]:
     siblings = []
     for name in hub.names():
         content = (hub.folder / name).read_bytes()
-        one: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _git_oid(content)}
-        if name.endswith(".safetensors"):
-            one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        size = hub.announced.get(name, len(content))
+        one: dict[str, Any] = {"rfilename": name, "size": size}
+        if name.endswith((".safetensors", ".gguf")) and name not in hub.unchecked:
+            one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}
+        elif name not in hub.unchecked:
+            one["blobId"] = _git_oid(content)
         siblings.append(one)
     return {
         "id": REPO, "modelId": REPO, "sha": COMMIT, "gated": "manual" if hub.gated else False, "private": False,
@@ -110,8 +132,8 @@ def _hugging_face(hub: HubServer) -> dict[str, Any]:
 def _modelscope(hub: HubServer) -> dict[str, Any]:
     files = [
         {
-            "Path": name, "Type": "blob", "Size": (hub.folder / name).stat().st_size,
-            "Sha256": hashlib.sha256((hub.folder / name).read_bytes()).hexdigest(),
+            "Path": name, "Type": "blob", "Size": hub.announced.get(name, (hub.folder / name).stat().st_size),
+            "Sha256": "" if name in hub.unchecked else hashlib.sha256((hub.folder / name).read_bytes()).hexdigest(),
         }
         for name in hub.names()
     ]  # fmt: skip
@@ -140,12 +162,21 @@ def _send_file(handler: Any, hub: HubServer, path: str) -> None:
     if hub.status is not None:
         handler.send_error_json(hub.status, "")
         return
-    content = (hub.folder / name).read_bytes()
+    content = hub.sent.get(name) or (hub.folder / name).read_bytes()
     if name in hub.wrong:
         content = content[:-1] + bytes([content[-1] ^ 1])
     start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+    if start and start >= len(content):
+        handler.send_error_json(416, "")
+        return
     handler.send_response(206 if asked else 200)
-    handler.send_header("content-length", str(len(content) - start))
+    if asked:
+        handler.send_header("content-range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+    if hub.streamed:
+        handler.close_connection = True
+        handler.send_header("connection", "close")
+    else:
+        handler.send_header("content-length", str(len(content) - start))
     handler.end_headers()
     if hub.cuts and name.endswith(".safetensors"):
         hub.cuts -= 1
@@ -153,4 +184,5 @@ def _send_file(handler: Any, hub: HubServer, path: str) -> None:
         handler.wfile.flush()
         handler.close_connection = True
         return
-    handler.wfile.write(content[start:])
+    with contextlib.suppress(ConnectionError):  # the client has ended a response that is too long
+        handler.wfile.write(content[start:])

@@ -15,7 +15,7 @@ from core.engine.api.errors import ApiError, unknown_model
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases import machine, suggestions
-from core.engine.bases.library import BaseLibrary, IdTaken
+from core.engine.bases.library import AlreadyAdded, BaseLibrary, IdTaken
 from core.engine.bases.record import BaseRecord, Source
 from core.engine.finetune_format import is_missing
 from core.engine.formats.unusable_model import UnusableModel
@@ -81,7 +81,8 @@ class Bases:
         """POST /fabula/v1/bases: add one; it is prepared in the background.
 
         {"source": "file" | "folder", "path", "id"?} or {"source": "huggingface" | "modelscope", "repo", "revision"?,
-        "id"?}; adding the same one again returns it, and starts it again if it failed.
+        "id"?}; adding the same one again returns it, and starts it again if it failed. 409 if it is here under another
+        id, or at another revision and no id is given.
         """
         body = await json_body(request)
         reject_unknown(body, _FIELDS)
@@ -100,7 +101,11 @@ class Bases:
 
     def retry(self, request: Request) -> Response:
         """POST /fabula/v1/bases/{id}/retry: start a failed one again."""
-        return JSONResponse(self._json(self.library.retry(self._find(request).id)))
+        base = self._find(request)
+        try:
+            return JSONResponse(self._json(self.library.retry(base.id)))
+        except KeyError as exc:  # removed meanwhile
+            raise unknown_model(base.id) from exc
 
     def delete(self, request: Request) -> Response:
         """DELETE /fabula/v1/bases/{id}: cancel its preparation and remove it. The user's own files are not touched."""
@@ -111,7 +116,10 @@ class Bases:
                 msg("A job that is not finished uses {id}. Cancel the job, or wait until it ends.", id=base.id),
                 code="base_in_use",
             )
-        self.library.remove(base.id)
+        try:
+            self.library.remove(base.id)
+        except KeyError as exc:  # removed meanwhile
+            raise unknown_model(base.id) from exc
         self.models.forget(base.id)
         self.forget(base.id)
         return JSONResponse({"id": base.id, "object": "fabula.base", "deleted": True})
@@ -124,6 +132,8 @@ class Bases:
             return self.library.add_repo(source, value, revision, base_id, taken)
         except UnusableModel as exc:
             raise ApiError(400, exc.message, param=param, code=exc.code) from exc
+        except AlreadyAdded as exc:
+            raise ApiError(409, exc.message, param=exc.param, code="base_exists") from exc
         except IdTaken as exc:
             raise ApiError(
                 409,
@@ -150,6 +160,7 @@ class Bases:
             "path": one.path,
             "repo": one.repo or None,
             "revision": one.revision or None,
+            "checksum": _checksum(one),
             "state": one.state,
             "done": one.done,
             "total": one.total,
@@ -168,6 +179,13 @@ class Bases:
             **_translatable("not_trainable_message", one.not_trainable),
             "tuned_models": len(self.store.select(TunedModel, "base = ? AND step IS NULL", (one.id,))),
         }
+
+
+def _checksum(one: BaseRecord) -> str | None:
+    """Whether a download was compared with the hub's checksums; null: it is no download, or not there yet."""
+    if not one.repo or one.state in ("waiting", "downloading", "failed"):
+        return None
+    return "unavailable" if one.no_checksum else "verified"
 
 
 def _error(one: BaseRecord) -> serializers.Json | None:

@@ -20,6 +20,8 @@ from core.engine.job_rules import CONTEXT
 from core.message import msg
 
 _MAGIC = b"GGUF"
+# A value of the header has another type than any model's.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
@@ -34,9 +36,19 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
         described = _described(record, path)
     except UnusableModel:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error) as exc:
-        raise hf_folder.cut_file(path) from exc  # a value of the header has another type than any model's
+    except _MALFORMED as exc:
+        raise hf_folder.cut_file(path) from exc
     return _fitting(described)
+
+
+def check_file(path: Path) -> None:
+    """Raise UnusableModel unless `path` is a complete GGUF model file."""
+    try:
+        _open(path)
+    except UnusableModel:
+        raise
+    except _MALFORMED as exc:
+        raise hf_folder.cut_file(path) from exc
 
 
 def _described(record: BaseRecord, path: Path) -> BaseRecord:

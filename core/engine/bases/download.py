@@ -1,17 +1,20 @@
-"""Downloads the files of a model: continues after a cut, checks every checksum, and asks for free space first."""
+"""Downloads the files of a model: continues after a cut, checks sizes and checksums, and asks for free space first."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import httpx2
 
-from core.engine.bases import hub, machine
+from core.engine.bases import description, hub, machine
 from core.engine.bases.hub import RemoteFile, RemoteModel
+from core.engine.formats import hf_folder
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
@@ -19,23 +22,27 @@ _TRIES = 5  # without a new byte in between
 _PAUSE_S = 1.0  # doubled after every try
 _TIMEOUT_S = 60.0
 _BLOCK = 1 << 20
-_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_NO_SUCH_RANGE = 416
+_RETRIED = frozenset({408, _NO_SUCH_RANGE, 429, 500, 502, 503, 504})
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CHANGED = msg("Try again. If it happens again, the mirror or proxy changes the file: use another one.")
 
 Progress = Callable[[int, int], None]
 
 
 def download(model: RemoteModel, repo: str, folder: Path, on_progress: Progress) -> None:
-    """Download all files of `model` into `folder`; complete ones are skipped.
+    """Download all files of `model` into `folder`; complete ones are kept.
 
     Args:
         on_progress: called with the bytes that are there and the bytes of all files.
 
     Raises:
-        UnusableModel: no memory or disk for it, the hub refuses it, the line is cut, or a checksum is wrong.
+        UnusableModel: no memory or disk for it, the hub refuses it, the line is cut, or a file is not what the hub
+            announced.
         OSError: the disk is full all the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    total = sum(file.size for file in model.files)
+    total = sum(file.size or 0 for file in model.files)
     there = sum(_local_bytes(folder, file) for file in model.files)
     machine.check_memory(model.weight_bytes, machine.memory_bytes())
     converted = model.weight_bytes if any(file.path.endswith(".safetensors") for file in model.files) else 0
@@ -44,7 +51,9 @@ def download(model: RemoteModel, repo: str, folder: Path, on_progress: Progress)
         for file in model.files:
             target = folder / file.path
             if target.exists():
-                continue
+                if _fault(file, target) is None:
+                    continue
+                target.unlink()  # damaged meanwhile, or the hub has another file now
             others = sum(_local_bytes(folder, other) for other in model.files if other != file)
             _one(client, model, repo, file, target, _added_to(others, total, on_progress))
 
@@ -76,18 +85,19 @@ def _one(
 ) -> None:
     """Download one file, with retries that continue where the last one stopped."""
     partial, tries, pause = _partial(target), 0, _PAUSE_S
-    while not partial.exists() or partial.stat().st_size < file.size or not file.size:
-        before = partial.stat().st_size if partial.exists() else 0
+    if file.size is None or _size(partial) > file.size:
+        partial.unlink(missing_ok=True)  # nothing says whether it is the start of this file
+    while file.size is None or not partial.exists() or _size(partial) < file.size:
+        before = _size(partial)
         try:
             _receive(client, model, repo, file, partial, on_progress)
-            if partial.stat().st_size >= file.size:
+            if file.size is None or _size(partial) >= file.size:
                 break
         except httpx2.HTTPError as exc:
             cause: Exception | None = exc
         else:
             cause = None
-        gained = partial.exists() and partial.stat().st_size > before
-        tries, pause = (1, _PAUSE_S) if gained else (tries + 1, pause * 2)
+        tries, pause = (1, _PAUSE_S) if _size(partial) > before else (tries + 1, pause * 2)
         if tries >= _TRIES:
             raise UnusableModel(
                 "download_cut",
@@ -95,10 +105,16 @@ def _one(
                 msg("Check the network, then try again: it continues where it stopped."),
             ) from cause
         time.sleep(pause)
-    _check(file, partial)
+    if (fault := _fault(file, partial)) is not None:
+        partial.unlink()  # so that a retry starts at its beginning
+        raise fault
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(partial, target)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _receive(
@@ -110,19 +126,28 @@ def _receive(
     on_progress: Callable[[int], None],
 ) -> None:
     """One request, for what is missing of a file."""
-    start = partial.stat().st_size if partial.exists() else 0
+    start = _size(partial) if file.size is not None else 0
     headers = {**model.headers, **_range(start), "accept-encoding": "identity"}
     with client.stream("GET", file.url, headers=headers) as response:
         if response.status_code in (401, 403):
             raise hub.gated(repo, model.gated_at or file.url.partition("/resolve/")[0])
         if response.status_code in _RETRIED:
+            if response.status_code == _NO_SUCH_RANGE:
+                partial.unlink(missing_ok=True)
             raise httpx2.RemoteProtocolError(f"status {response.status_code}")
         if not response.is_success:
             raise hub.refused(response.status_code)
         continues = response.status_code == 206
+        announced = _announced_size(response, start if continues else 0)
+        if file.size is not None and announced not in (None, file.size):
+            partial.unlink(missing_ok=True)
+            raise _wrong_size(file, announced)
         with partial.open("ab" if continues else "wb") as out:
             for block in response.iter_raw():
                 out.write(block)
+                if file.size is not None and out.tell() > file.size:  # it must not fill the disk
+                    partial.unlink()
+                    raise _wrong_size(file, msg("more"))
                 on_progress(out.tell())
 
 
@@ -130,18 +155,69 @@ def _range(start: int) -> Mapping[str, str]:
     return {"range": f"bytes={start}-"} if start else {}
 
 
-def _check(file: RemoteFile, partial: Path) -> None:
-    """Raise UnusableModel for a wrong checksum or length; the file is deleted, so a retry starts at its beginning."""
-    size = partial.stat().st_size
-    expected = file.sha256 or file.git_oid
+def _announced_size(response: httpx2.Response, start: int) -> int | None:
+    """The size of the whole file as a response from byte `start` on tells it; None: it does not.
+
+    Raises:
+        RemoteProtocolError: the response begins at another byte.
+    """
+    if (found := _CONTENT_RANGE.match(response.headers.get("content-range", ""))) is not None:
+        if int(found[1]) != start:
+            raise httpx2.RemoteProtocolError(f"asked for byte {start}, got byte {found[1]}")
+        return int(found[2]) if found[2] != "*" else None
+    length = response.headers.get("content-length", "")
+    return start + int(length) if length.isdecimal() else None
+
+
+def _fault(file: RemoteFile, path: Path) -> UnusableModel | None:
+    """What is wrong with a downloaded file; None: it is what the hub announced.
+
+    Without a checksum, the size is compared as far as it is known, and weights and JSON have to be complete.
+    """
+    size = path.stat().st_size
+    if file.size is not None and size != file.size:
+        return _wrong_size(file, size)
+    if not file.has_checksum:
+        return None if _is_complete(file.path, path) else _incomplete(file)
     digest = hashlib.sha256() if file.sha256 else hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-    with partial.open("rb") as stream:
+    with path.open("rb") as stream:
         while block := stream.read(_BLOCK):
             digest.update(block)
-    if (expected and digest.hexdigest() != expected) or (file.size and size != file.size):
-        partial.unlink()
-        raise UnusableModel(
-            "wrong_checksum",
-            msg("The downloaded file {name} is damaged: its checksum is not the hub's.", name=file.path),
-            msg("Try again. If it happens again, the mirror or proxy changes the file: use another one."),
-        )
+    if digest.hexdigest() == (file.sha256 or file.git_oid):
+        return None
+    return UnusableModel(
+        "wrong_checksum",
+        msg("The downloaded file {name} is damaged: its checksum is not the hub's.", name=file.path),
+        _CHANGED,
+    )
+
+
+def _is_complete(name: str, path: Path) -> bool:
+    """Whether a file can be read to its end, as far as its kind is known."""
+    try:
+        if name.endswith(".safetensors"):
+            hf_folder.check_weights(path)
+        elif name.endswith(".gguf"):
+            description.check_file(path)
+        elif name.endswith(".json"):
+            json.loads(path.read_text(encoding="utf-8"))
+    except (UnusableModel, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _incomplete(file: RemoteFile) -> UnusableModel:
+    return UnusableModel(
+        "incomplete_download",
+        msg("The downloaded file {name} is incomplete, and the hub has no checksum of it.", name=file.path),
+        _CHANGED,
+    )
+
+
+def _wrong_size(file: RemoteFile, actual: object) -> UnusableModel:
+    return UnusableModel(
+        "wrong_size",
+        msg("The hub announced {expected} bytes for {name}, but sent {actual}.",
+            expected=file.size, name=file.path, actual=actual),
+        _CHANGED,
+    )  # fmt: skip

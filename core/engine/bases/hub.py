@@ -45,16 +45,21 @@ class RemoteFile:
     """One file to download.
 
     Attributes:
-        size: in bytes.
+        size: in bytes; None: not told.
         sha256: of its content; "": not told.
         git_oid: git's SHA-1 of its content, for small files on Hugging Face; "": not told.
     """
 
     path: str
     url: str
-    size: int
+    size: int | None
     sha256: str = ""
     git_oid: str = ""
+
+    @property
+    def has_checksum(self) -> bool:
+        """Whether the hub told a checksum."""
+        return bool(self.sha256 or self.git_oid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +80,13 @@ class RemoteModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the weights."""
-        return sum(file.size for file in self.files if file.path.endswith((".safetensors", ".gguf")))
+        """Size of the weights, as far as the hub told it."""
+        return sum(file.size or 0 for file in self.files if file.path.endswith((".safetensors", ".gguf")))
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether the hub told a checksum of every file."""
+        return all(file.has_checksum for file in self.files)
 
 
 def look_up(source: Source, repo: str, revision: str) -> RemoteModel:
@@ -111,7 +121,7 @@ def _on_hugging_face(repo: str, revision: str) -> RemoteModel:
         RemoteFile(
             one.rfilename,
             hf_hub_url(repo, one.rfilename, revision=found.sha, endpoint=endpoint),
-            one.size or 0,
+            one.lfs.size if one.size is None and one.lfs else one.size,
             one.lfs.sha256 if one.lfs else "",
             "" if one.lfs else one.blob_id or "",
         )
@@ -136,7 +146,8 @@ def _on_modelscope(repo: str, revision: str) -> RemoteModel:
             if listed.status_code in (401, 403):
                 raise gated(repo, f"{endpoint}/models/{repo}")
             if listed.status_code == 404:
-                raise _unknown(repo, msg("If it is private, set MODELSCOPE_API_TOKEN, and restart."))
+                named = repo if revision == "master" else f"{repo}@{revision}"
+                raise _unknown(named, msg("If it is private, set MODELSCOPE_API_TOKEN, and restart."))
             if not listed.is_success:
                 raise refused(listed.status_code)
             body = listed.json()
@@ -150,7 +161,7 @@ def _on_modelscope(repo: str, revision: str) -> RemoteModel:
         RemoteFile(
             one["Path"],
             f"{endpoint}/models/{repo}/resolve/{quote(revision, safe='')}/{quote(one['Path'])}",
-            int(one.get("Size") or 0),
+            one["Size"] if isinstance(one.get("Size"), int) else None,
             str(one.get("Sha256") or ""),
         )
         for one in (body.get("Data") or {}).get("Files") or ()

@@ -6,6 +6,7 @@ Files and folders of the user stay where they are; the home holds the converted 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from core.message import msg
 _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_COMMIT_CHARS = 7  # git's usual abbreviation
 _AT_ONCE = 2  # a download and a conversion; more would share the same processor cores and network connection
 DOWNLOAD = "files"
 """Folder of a download in its base's folder."""
@@ -36,6 +38,14 @@ ROOTS = "FABULA_ENGINE_BASE_FOLDERS"
 
 class IdTaken(ValueError):
     """Another model has this id."""
+
+
+class AlreadyAdded(ValueError):
+    """The model is in the library under another name or at another revision; `param` is the field that differs."""
+
+    def __init__(self, message: str, param: str) -> None:
+        super().__init__(message)
+        self.message, self.param = message, param
 
 
 class BaseLibrary:
@@ -50,6 +60,7 @@ class BaseLibrary:
         self.roots = [Path(part).resolve() for part in environ.get(ROOTS, "").split(os.pathsep) if part]
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
+        self._adding = threading.Lock()  # two requests for one model must become one record; taken before `_lock`
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._slots = threading.Semaphore(_AT_ONCE)
         self._stopping = False
@@ -83,8 +94,13 @@ class BaseLibrary:
         return {one.id: one for one in self.records() if one.state == "ready"}
 
     def disk_bytes(self, base_id: str) -> int:
-        """What a base takes in the engine's home."""
-        return sum(path.stat().st_size for path in (self.root / base_id).rglob("*") if path.is_file())
+        """What a base takes in the engine's home; files that disappear meanwhile are not counted."""
+        total = 0
+        for folder, _, names in os.walk(self.root / base_id):  # a folder that disappears ends its part of the walk
+            for name in names:
+                with contextlib.suppress(OSError):
+                    total += os.lstat(os.path.join(folder, name)).st_size
+        return total
 
     def add_path(self, raw: str, base_id: str | None, taken: frozenset[str]) -> BaseRecord:
         """Add a GGUF file or a folder of the user, and prepare it in the background.
@@ -94,19 +110,18 @@ class BaseLibrary:
 
         Raises:
             UnusableModel: the path cannot be used.
+            AlreadyAdded: it is here under another id.
             IdTaken: another model has this id.
         """
         path = self._checked_path(raw)
         source: Source = "folder" if path.is_dir() else "file"
-        if (existing := self._with_source(source, str(path), "")) is not None:
-            return self.retry(existing.id)
-        name = base_id or _id_from(path.name if source == "folder" else path.stem)
-        draft = BaseRecord(self._free_id(name, taken), source, str(path), int(time.time()))
-        if source == "folder":
-            described = description.describe_folder(draft, hf_folder.open_folder(path))
-        else:
-            described = description.describe_file(draft, path)
-        return self._add(described)
+        with self._adding:
+            known = next((one for one in self.records() if (one.source, one.path) == (source, str(path))), None)
+            if known is not None:
+                return self._again(known, base_id)
+            name = base_id or _id_from(path.name if source == "folder" else path.stem)
+            draft = BaseRecord(self._free_id(name, taken), source, str(path), int(time.time()))
+            return self._add(_described(draft, path))
 
     def add_repo(
         self, source: Source, repo: str, revision: str, base_id: str | None, taken: frozenset[str]
@@ -114,15 +129,37 @@ class BaseLibrary:
         """Download a model from a hub in the background, then prepare it; a second request returns the first one.
 
         Raises:
-            UnusableModel: `repo` is not a name such as `Qwen/Qwen3-0.6B`.
+            UnusableModel: `repo` is neither a name such as `Qwen/Qwen3-0.6B` nor an address of the hub.
+            AlreadyAdded: it is here under another id, or at another revision and no id is given for this one.
             IdTaken: another model has this id.
         """
-        repo = hub_request.repo_name(repo)
-        if (existing := self._with_source(source, "", repo)) is not None:
-            return self.retry(existing.id)
-        name = self._free_id(base_id or _id_from(repo.rpartition("/")[2]), taken)
-        path = self.root / name / DOWNLOAD
-        return self._add(BaseRecord(name, source, str(path), int(time.time()), repo=repo, revision=revision))
+        wanted = hub_request.hub_model(source, repo, revision, self._environ)
+        with self._adding:
+            known = [one for one in self.records() if one.source == source and _same_name(one.repo, wanted.repo)]
+            for one in known:
+                if _is_at(one, wanted.revision):
+                    return self._again(one, base_id)
+            if known and base_id is None:
+                raise _at_another_revision(known[0])
+            name = self._free_id(base_id or _id_from(wanted.repo.rpartition("/")[2]), taken)
+            return self._add(
+                BaseRecord(
+                    name, source, str(self.root / name / DOWNLOAD), int(time.time()), repo=wanted.repo,
+                    revision=wanted.revision, asked_revision=wanted.revision,
+                )
+            )  # fmt: skip
+
+    def _again(self, known: BaseRecord, base_id: str | None) -> BaseRecord:
+        """The record of a model that is added again."""
+        if base_id not in (None, known.id):
+            raise AlreadyAdded(
+                msg(
+                    "{origin} is already here as {id}. Use that name, or remove it first.",
+                    origin=known.repo or known.path, id=known.id,
+                ),
+                "id",
+            )  # fmt: skip
+        return self.retry(known.id)
 
     def retry(self, base_id: str) -> BaseRecord:
         """Start a failed base again; others are returned as they are. Raises KeyError if there is none."""
@@ -139,9 +176,9 @@ class BaseLibrary:
 
     def remove(self, base_id: str) -> None:
         """Cancel its preparation and delete what the engine's home holds of it. Raises KeyError if there is none."""
-        if self.get(base_id) is None:
-            raise KeyError(base_id)
         with self._lock:
+            if self.get(base_id) is None:
+                raise KeyError(base_id)
             process = self._running.pop(base_id, None)
             if process is not None:
                 process.kill()
@@ -169,21 +206,10 @@ class BaseLibrary:
         except PermissionError as exc:
             raise hf_folder.not_readable(path) from exc
         if not exists:
-            raise UnusableModel(
-                "no_such_path",
-                msg("There is no file or folder {path} on the engine's machine.", path=path),
-                msg("Check the spelling; the path is on the machine where the engine runs."),
-            )
+            raise _no_such_path(path)
         if not readable:
             raise hf_folder.not_readable(path)
         return path
-
-    def _with_source(self, source: Source, path: str, repo: str) -> BaseRecord | None:
-        """The base that was added from the same place; downloads have their own folder as path."""
-        return next(
-            (one for one in self.records() if one.source == source and one.repo == repo and (one.path == path or repo)),
-            None,
-        )
 
     def _free_id(self, base_id: str, taken: frozenset[str]) -> str:
         if not _ID.fullmatch(base_id):
@@ -214,7 +240,8 @@ class BaseLibrary:
         folder = self.root / base_id
         with self._slots:
             with self._lock:
-                if self._stopping or base_id in self._running or self.get(base_id) is None:
+                wanted = self.get(base_id)
+                if self._stopping or base_id in self._running or wanted is None or wanted.state not in ACTIVE:
                     return
                 process = self._running[base_id] = _start(folder, self._threads, self._environ)
             process.wait()
@@ -232,6 +259,54 @@ class BaseLibrary:
                     msg("Try again; if it fails again, memory may be too small. The engine's home has its log."),
                 )
                 record.write(folder, replace(found, state="failed", error=error.message, error_code=error.code))
+
+
+def _at_another_revision(known: BaseRecord) -> AlreadyAdded:
+    revision = known.asked_revision or known.revision or hub_request.default_revision(known.source)
+    return AlreadyAdded(
+        msg(
+            "{repo} is already here as {id}, at revision {revision}. Choose another name for this revision.",
+            repo=known.repo,
+            id=known.id,
+            revision=revision,
+        ),
+        "revision",
+    )
+
+
+def _described(draft: BaseRecord, path: Path) -> BaseRecord:
+    """The draft with the figures of the file or folder."""
+    try:
+        if draft.source == "folder":
+            return description.describe_folder(draft, hf_folder.open_folder(path))
+        return description.describe_file(draft, path)
+    except FileNotFoundError as exc:  # it was moved meanwhile
+        raise _no_such_path(Path(exc.filename or path)) from exc
+    except OSError as exc:
+        raise UnusableModel(
+            "not_readable",
+            msg("{path} cannot be read: {reason}.", path=exc.filename or path, reason=exc.strerror or exc),
+            msg("Check the disk, or copy the model to another one."),
+        ) from exc
+
+
+def _no_such_path(path: Path) -> UnusableModel:
+    return UnusableModel(
+        "no_such_path",
+        msg("There is no file or folder {path} on the engine's machine.", path=path),
+        msg("Check the spelling; the path is on the machine where the engine runs."),
+    )
+
+
+def _same_name(one: str, other: str) -> bool:
+    """Hubs answer to names in any case."""
+    return one.lower() == other.lower()
+
+
+def _is_at(one: BaseRecord, revision: str) -> bool:
+    """Whether a base is at a requested revision: by the same word, or by its commit."""
+    commit = len(revision) >= _COMMIT_CHARS and one.revision.startswith(revision)
+    return revision == one.asked_revision or commit
 
 
 def _start(folder: Path, threads: int, environ: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -72,7 +72,14 @@ class Preparation:
         self._state("downloading")
         folder = Path(self.record.path)
         remote = hub.look_up(self.record.source, self.record.repo, self.record.revision)
-        self._save(replace(self.record, revision=remote.revision, licence=remote.licence))
+        self._save(
+            replace(
+                self.record,
+                revision=remote.revision,
+                licence=remote.licence,
+                no_checksum=not remote.has_checksums,
+            )
+        )
         download.download(remote, self.record.repo, folder, self._update)
         if files := sorted(folder.glob("*.gguf")):
             described = description.describe_file(self.record, files[0])

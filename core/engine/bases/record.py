@@ -26,6 +26,8 @@ class BaseRecord:
         source: how it was added.
         path: the user's GGUF file or folder, or the folder of a download.
         repo, revision: name and commit on a hub; "" for files and folders.
+        asked_revision: branch, tag or commit as requested; "": the newest one.
+        no_checksum: the hub has no checksum of some file, so only its size and completeness were checked.
         created: Unix seconds.
         state: `ready` models can be used.
         done, total: progress of the current state (bytes of a download; per mille of a conversion); 0: unknown.
@@ -48,6 +50,8 @@ class BaseRecord:
     state: State = "waiting"
     repo: str = ""
     revision: str = ""
+    asked_revision: str = ""
+    no_checksum: bool = False
     done: int = 0
     total: int = 0
     error_code: str = ""

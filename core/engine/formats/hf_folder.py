@@ -169,6 +169,11 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in named if name is not None}
 
 
+def check_weights(file: Path) -> None:
+    """Raise UnusableModel unless `file` is a complete safetensors file."""
+    _header(file)
+
+
 def _header(file: Path) -> dict[str, StoredTensor]:
     """The tensors of one file."""
     try:

@@ -105,6 +105,7 @@ def _row(base: EngineBase) -> None:
                 _("licence: {name}").format(name=plain(base.licence) if base.licence else _("unknown")),
                 context(base.context),
                 gigabytes(base.size_bytes),
+                _("no checksum available") if base.no_checksum else "",
             )
         )
         if base.serving_bytes is not None and base.training_bytes is not None:
@@ -212,7 +213,9 @@ def _start(source: BaseSource, origin: str, name: str) -> None:
     """Add a base; raises if the engine refuses it."""
     base = engine_bases.add(current_actor(), cache.quick(ENGINE), source, origin, name)
     listed.clear()
-    state.notify(":material/add:", _("{name} is being prepared.").format(name=code(base.id)))
+    ready = base.state == "ready"
+    words = _("{name} is already here.") if ready else _("{name} is being prepared.")
+    state.notify(":material/add:", words.format(name=code(base.id)))
 
 
 def _retry(base_id: str) -> None:
