@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from core.engine.job_rules import Schedule, base_learning_rate
 from core.engine.training.trainer.schedule import best, learning_rate, stops_early
+
+NAN, INF = math.nan, math.inf
 
 
 @pytest.mark.parametrize(
@@ -33,14 +37,30 @@ def test_the_learning_rate_rises_and_falls(schedule: Schedule, warmup: float, ex
         ([3.0, 3.1, 2.9], 2, False),
         ([3.0, 3.0, 3.0], 2, True),
         ([3.0, 3.1, 3.2], None, False),
+        ([NAN, 3.0], 1, False),
+        ([3.0, NAN], 1, True),
+        ([NAN, NAN], 1, True),
+        ([NAN], 1, False),
     ],
 )
 def test_a_job_ends_after_epochs_without_a_lower_loss(losses: list[float], patience: int | None, stops: bool) -> None:
     assert stops_early(losses, patience) is stops
 
 
-def test_the_first_of_equal_losses_is_the_best() -> None:
-    assert best([2.0, 1.0, 1.0]) == 1
+@pytest.mark.parametrize(
+    ("losses", "index"),
+    [
+        ([2.0, 1.0, 1.0], 1),  # the first of equals
+        ([NAN, 2.0, 1.0], 2),
+        ([2.0, NAN, 3.0], 0),
+        ([3.0, NAN, 2.0, NAN], 2),
+        ([INF, 2.0, -INF], 1),
+        ([NAN, NAN, NAN], 2),  # the last
+        ([INF, NAN], 1),
+    ],
+)
+def test_the_lowest_loss_is_the_best_and_never_one_that_is_no_number(losses: list[float], index: int) -> None:
+    assert best(losses) == index
 
 
 def test_wider_models_learn_more_slowly() -> None:

@@ -28,10 +28,15 @@ def learning_rate(peak: float, step: int, total_steps: int, *, warmup: float, sc
 
 
 def best(losses: Sequence[float]) -> int:
-    """Index of the lowest validation loss; the first one of equals."""
-    return min(range(len(losses)), key=losses.__getitem__)
+    """Index of the lowest validation loss; the first one of equals. Infinite and NaN are never the best.
+
+    If no loss is a number, it is the last one: training itself went on.
+    """
+    finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
+    return min(finite, key=losses.__getitem__) if finite else len(losses) - 1
 
 
 def stops_early(losses: Sequence[float], patience: int | None) -> bool:
     """Whether the last `patience` epochs brought no lower validation loss; None: never."""
-    return patience is not None and bool(losses) and len(losses) - 1 - best(losses) >= patience
+    lowest = best(losses) if any(map(math.isfinite, losses)) else 0
+    return patience is not None and bool(losses) and len(losses) - 1 - lowest >= patience
