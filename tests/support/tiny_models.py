@@ -26,6 +26,7 @@ class TinyModel:
         keys: keys of the architecture, without its prefix, that override those of `sizes`; None omits a key. tied:
             whether the head is the embedding. biases: linear layers of a block that have a bias, by their GGUF names.
             extra: more tensors by name. padding: unused rows of the embedding beyond the vocabulary.
+        chat_template: the model's own; "": none.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class TinyModel:
     biases: tuple[str, ...] = ()
     extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     padding: int = 0
+    chat_template: str = ""
 
     def sizes(self) -> dict[str, Any]:
         """The keys written by converters."""
@@ -74,6 +76,8 @@ class TinyModel:
         return path
 
     def _tokenizer(self, writer: GGUFWriter) -> None:
+        if self.chat_template:
+            writer.add_chat_template(self.chat_template)
         texts, scores, types = (list(column) for column in zip(*vocabulary(), strict=True))
         texts += [f"<unused{number}>" for number in range(self.padding)]
         scores += [-1000.0] * self.padding

@@ -1,15 +1,15 @@
 """A model's own chat template (Jinja, from its GGUF file or tokenizer), rendered in a sandbox.
 
-A template is code that came with a model: it runs without access to Python's objects, and cannot change what it gets.
-Training and serving render with the same function, so a fixed day stands for "today" in templates that name one.
+A template is code that came with a model: it runs without access to Python's objects, cannot change what it gets, and
+its time and memory are limited (`template_limits`). Training and serving render with the same function, so a fixed day
+stands for "today" in templates that name one.
 """
 
 from __future__ import annotations
 
-import json
-import re
+import sys
 import threading
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -20,51 +20,73 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.runtime
 import jinja2.sandbox
+import jinja2.utils
 import jinja2.visitor
 
+from core.engine.serving import template_filters, template_limits
+from core.engine.serving.template_limits import TemplateRefused, budget
+
 _TODAY = date(2024, 7, 26)  # the day that Llama 3's template names when it is not told another
-_MAX_CHARS = 4_000_000  # of a rendered conversation; a template must not fill the memory
-_MAX_STEPS = 300_000  # of one rendering, about a second; a long conversation needs some thousands
+_MAX_SOURCE = 1 << 18  # characters of a template; real ones have up to 40,000
 _MACRO_STEPS = 10  # a call takes longer than an iteration
-_CHARS_PER_STEP = 1024  # of texts and lists that a template puts together
+_NODES_PER_STEP = 200  # of a loop's body, for what is not counted by itself
 _MAX_BITS = 4096  # of a whole number
-
-
-class TemplateRefused(ValueError):
-    """The template does not accept this conversation, or is broken; the message is the template's."""
-
-
-class _Budget(threading.local):
-    """The steps that the rendering in this thread may still do."""
-
-    left = 0
-
-    def spend(self, steps: int) -> None:
-        self.left -= max(1, steps)
-        if self.left < 0:
-            raise TemplateRefused("it takes too long")
-
-
-_budget = _Budget()
+_COMPILER_NAMES = ("_loop_vars", "_block_vars")  # arguments that jinja2 adds to calls
+_lock = threading.Lock()  # one rendering at a time, so that its memory is that of all
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """A sandbox whose templates end: loops, macros and what they put together are counted."""
+    """A sandbox whose templates end: everything that can be repeated or can grow is counted."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
         """Compute `left operator right`, unless the result would be huge."""
+        budget.spend(1)
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" and not (numbers and _bits(left) * max(1, abs(right)) <= _MAX_BITS):
             raise TemplateRefused("a power is too large")
         if operator == "%" and isinstance(left, str):
-            _spend_on(_formatted(left, right))
-        elif operator in "+*" and not numbers:
-            _spend_on(_length(left) + _length(right) if operator == "+" else _product(left, right))
+            return template_limits.format_text(left, right)
+        if operator in "+*" and not numbers:
+            size = _size(left) + _size(right) if operator == "+" else _product(left, right)
+            template_limits.check_length(size)
+            budget.afford(8 * size)
         elif operator == "*" and _bits(left) + _bits(right) > _MAX_BITS:
             raise TemplateRefused("a number is too large")
-        return super().call_binop(context, operator, left, right)
+        return budget.result(super().call_binop(context, operator, left, right))
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """`obj[argument]`; what is not found is named in an error."""
+        if not isinstance(argument, str | int):
+            budget.read(argument)
+        return super().getitem(obj, argument)
+
+    def call(self, context: jinja2.runtime.Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
+        """Call a macro, one of our functions, or a method of a text or list that is known to end."""
+        budget.spend(1)
+        given = {name: value for name, value in named.items() if name not in _COMPILER_NAMES}
+        if not isinstance(function, jinja2.runtime.Macro | jinja2.runtime.LoopContext | jinja2.runtime.BlockReference):
+            budget.read(arguments, given)
+            self._check_function(function, arguments, given)
+        return budget.result(super().call(context, function, *arguments, **named))
+
+    def _check_function(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        method = getattr(function, "__wrapped__", function)  # of `format`, which the sandbox wraps
+        owner, name = getattr(method, "__self__", None), str(getattr(method, "__name__", ""))
+        if isinstance(owner, str) and name in template_limits.TEXT_METHODS:
+            budget.spend(len(owner) // template_limits.CHARS_PER_STEP)
+            budget.afford(template_limits.TEXT_METHODS[name](owner, *arguments, **named))
+        elif isinstance(owner, list | tuple | dict) and name in template_limits.COLLECTION_METHODS:
+            if name in ("index", "count"):
+                budget.read(owner)
+            budget.afford(16 * len(owner))
+        elif not (
+            isinstance(function, jinja2.Undefined)
+            or isinstance(owner, jinja2.runtime.LoopContext)
+            or any(function is known for known in self.globals.values())
+        ):
+            raise TemplateRefused(f"{name or 'this'} cannot be called")
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> jinja2.nodes.Template:
         counted: jinja2.nodes.Template = _Counted().visit(super()._parse(source, name, filename))
@@ -72,74 +94,136 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Counted(jinja2.visitor.NodeTransformer):
-    """Counts every iteration, every condition of a loop, every call of a macro, and what `~` joins."""
+    """Inserts the counting into a template: of repeated bodies, of texts and lists that are made, of comparisons."""
 
     def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:  # named by jinja2
+        steps = 1 + _nodes(node.body) // _NODES_PER_STEP
         self.generic_visit(node)
-        node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, 1), lineno=node.lineno))
+        node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, steps), lineno=node.lineno))
         if node.test is not None:
             node.test = jinja2.nodes.And(_step(node, 1), node.test, lineno=node.lineno)
         return node
 
-    def visit_Macro(self, node: jinja2.nodes.Macro) -> jinja2.nodes.Node:
+    def visit_Macro(self, node: jinja2.nodes.Macro | jinja2.nodes.CallBlock | jinja2.nodes.Block) -> jinja2.nodes.Node:
+        steps = _MACRO_STEPS + _nodes(node.body) // _NODES_PER_STEP
         self.generic_visit(node)
-        node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, _MACRO_STEPS), lineno=node.lineno))
+        node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, steps), lineno=node.lineno))
         return node
+
+    visit_CallBlock = visit_Block = visit_Macro
+
+    def visit_Output(self, node: jinja2.nodes.Output) -> list[jinja2.nodes.Node]:
+        self.generic_visit(node)
+        data = sum(sys.getsizeof(one.data) for one in node.nodes if isinstance(one, jinja2.nodes.TemplateData))
+        node.nodes = [
+            one if isinstance(one, jinja2.nodes.TemplateData) else _filter(one, "fabula_output", node)
+            for one in node.nodes
+        ]
+        counted = _filter(jinja2.nodes.Const(data, lineno=node.lineno), "fabula_data", node)
+        return [jinja2.nodes.ExprStmt(counted, lineno=node.lineno), node] if data else [node]
 
     def visit_Concat(self, node: jinja2.nodes.Concat) -> jinja2.nodes.Node:
         self.generic_visit(node)
         return _filter(jinja2.nodes.List(node.nodes, lineno=node.lineno), "fabula_joined", node)
+
+    def visit_List(self, node: jinja2.nodes.List) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        return _filter(node, "fabula_made", node)
+
+    def visit_Tuple(self, node: jinja2.nodes.Tuple) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        return _filter(node, "fabula_made", node) if node.ctx == "load" else node
+
+    def visit_Dict(self, node: jinja2.nodes.Dict) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        for pair in node.items:
+            pair.key = _read(pair.key)
+        return _filter(node, "fabula_made", node)
+
+    def visit_Compare(self, node: jinja2.nodes.Compare) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        node.expr = _read(node.expr)
+        for operand in node.ops:
+            operand.expr = _read(operand.expr)
+        return node
+
+    def visit_Getitem(self, node: jinja2.nodes.Getitem) -> jinja2.nodes.Node:
+        self.generic_visit(node)
+        if not isinstance(node.arg, jinja2.nodes.Slice):
+            return node
+        none = jinja2.nodes.Const(None, lineno=node.lineno)
+        bounds = [one or none for one in (node.arg.start, node.arg.stop, node.arg.step)]
+        return jinja2.nodes.Filter(node.node, "fabula_slice", bounds, [], None, None, lineno=node.lineno)
+
+
+def _nodes(body: Sequence[jinja2.nodes.Node]) -> int:
+    return sum(1 for node in body for _ in node.find_all(jinja2.nodes.Node))
 
 
 def _step(node: jinja2.nodes.Node, steps: int) -> jinja2.nodes.Filter:
     return _filter(jinja2.nodes.Const(steps, lineno=node.lineno), "fabula_step", node)
 
 
+def _read(value: jinja2.nodes.Expr) -> jinja2.nodes.Expr:
+    return value if isinstance(value, jinja2.nodes.Const) else _filter(value, "fabula_read", value)
+
+
 def _filter(value: jinja2.nodes.Expr, name: str, node: jinja2.nodes.Node) -> jinja2.nodes.Filter:
     return jinja2.nodes.Filter(value, name, [], [], None, None, lineno=node.lineno)
 
 
-@jinja2.pass_context  # so that it is not computed when the template is compiled
+@jinja2.utils.pass_context  # so that it is not computed when the template is compiled; the others too
 def _count(context: jinja2.runtime.Context, steps: int) -> bool:
-    _budget.spend(steps)
+    budget.spend(steps)
     return True
 
 
-@jinja2.pass_context
-def _joined(context: jinja2.runtime.Context, values: list[Any]) -> str:
-    texts = [str(value) for value in values]
-    _spend_on(sum(map(len, texts)))
-    return "".join(texts)
+@jinja2.utils.pass_context
+def _data(context: jinja2.runtime.Context, size: int) -> None:
+    budget.made(size)
 
 
-def _range(*bounds: int) -> range:
-    numbers = range(*bounds)
-    _budget.spend(len(numbers))
-    return numbers
+@jinja2.utils.pass_context
+def _output(context: jinja2.runtime.Context, value: Any) -> str:
+    text = budget.text(value)
+    budget.made(sys.getsizeof(text))
+    return text
 
 
-def _spend_on(length: int) -> None:
-    """Count a text or list of this length that the template makes."""
-    if length > _MAX_CHARS:
-        raise TemplateRefused("the text is too long")
-    _budget.spend(length // _CHARS_PER_STEP)
+@jinja2.utils.pass_context
+def _joined(context: jinja2.runtime.Context, values: list[Any]) -> Any:
+    texts = [str(budget.text(value)) for value in values]
+    size = sum(map(len, texts))
+    template_limits.check_length(size)
+    budget.afford(4 * size)
+    return budget.result("".join(texts))
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, Sized) else 0
+@jinja2.utils.pass_context
+def _made(context: jinja2.runtime.Context, value: Any) -> Any:
+    return budget.result(value)
+
+
+@jinja2.utils.pass_context
+def _checked(context: jinja2.runtime.Context, value: Any) -> Any:
+    budget.read(value)
+    return value
+
+
+@jinja2.utils.pass_context
+def _slice(context: jinja2.runtime.Context, value: Any, *bounds: int | None) -> Any:
+    budget.spend(1)
+    budget.afford(8 * _size(value))
+    return budget.result(value[slice(*bounds)])
+
+
+def _size(value: Any) -> int:
+    return template_limits.length(value)
 
 
 def _product(left: Any, right: Any) -> int:
     count, items = (left, right) if isinstance(left, int) else (right, left)
-    return _length(items) * max(0, count) if isinstance(count, int) else 0
-
-
-def _formatted(text: str, values: Any) -> int:
-    """The most characters that `text % values` can have."""
-    if "*" in text or re.search(r"\d{5}", text):
-        raise TemplateRefused("it pads a text")
-    items = values if isinstance(values, tuple) else values.values() if isinstance(values, Mapping) else (values,)
-    return len(text) + text.count("%") * (10_000 + sum(len(str(item)) for item in items))
+    return _size(items) * max(0, count) if isinstance(count, int) else 0
 
 
 def _bits(number: float) -> int:
@@ -164,14 +248,12 @@ def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any)
         TemplateRefused: see there.
     """
     try:
-        _budget.left = _MAX_STEPS
-        parts, length = [], 0
-        for part in _compiled(source).generate(messages=list(messages), tools=None, documents=None, **variables):
-            length += len(part)
-            if length > _MAX_CHARS:
-                raise TemplateRefused("the text is too long")
-            parts.append(part)
-        return "".join(parts)
+        with _lock:
+            budget.start()
+            compiled = _compiled(source)
+            text = "".join(compiled.generate(messages=list(messages), tools=None, documents=None, **variables))
+            template_limits.check_length(len(text))
+            return text
     except TemplateRefused:
         raise
     except MemoryError as exc:
@@ -186,18 +268,20 @@ def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any)
 
 @lru_cache(maxsize=16)
 def _compiled(source: str) -> jinja2.Template:
+    if len(source) > _MAX_SOURCE:
+        raise TemplateRefused("it is too long")
     environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols])
-    environment.filters |= {"tojson": _to_json, "fabula_step": _count, "fabula_joined": _joined}
-    environment.globals["range"] = _range
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _TODAY.strftime
+    environment.filters = {
+        **template_filters.FILTERS, "fabula_step": _count, "fabula_data": _data, "fabula_output": _output,
+        "fabula_joined": _joined, "fabula_made": _made, "fabula_read": _checked, "fabula_slice": _slice,
+    }  # fmt: skip
+    environment.tests = dict(template_filters.TESTS)
+    environment.globals = {
+        "range": template_limits.number_range, "dict": dict, "namespace": jinja2.utils.Namespace,
+        "raise_exception": _refuse, "strftime_now": template_limits.strftime_now(_TODAY),
+    }  # fmt: skip
     return environment.from_string(source)
 
 
 def _refuse(message: object) -> str:
-    raise TemplateRefused(str(message)[:200])
-
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    """As transformers' filter: without HTML escapes."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    raise TemplateRefused(budget.text(message)[:200])

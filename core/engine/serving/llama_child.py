@@ -46,6 +46,7 @@ def _start(options: dict[str, Any]) -> tuple[object, str]:
     params.cpuparams_batch.n_threads = options["threads"]
     params.n_threads_http = _HTTP_THREADS
     params.warmup = False
+    params.chat_template, params.use_jinja = "chatml", False  # the model's own would be rendered here, without limits
     params.ui = False
     params.verbosity = 0
     if options["adapter"] is not None:
