@@ -305,6 +305,71 @@ def test_a_path_outside_the_allowed_folders_is_refused(tmp_path: Path) -> None:
         assert _refused(tmp_path, path, **{ROOTS: str(allowed)}) == "path_not_allowed"
 
 
+def _cut_gguf(folder: Path) -> Path:
+    whole = TinyModel("llama").write(folder / "cut.gguf").read_bytes()
+    (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    return folder / "cut.gguf"
+
+
+def _future_gguf(folder: Path) -> Path:
+    whole = TinyModel("llama").write(folder / "future.gguf").read_bytes()
+    (folder / "future.gguf").write_bytes(whole.replace(b"llama", b"lamaX"))
+    return folder / "future.gguf"
+
+
+def _huge_folder(folder: Path) -> Path:
+    """A folder whose weights are larger than this machine's memory; they take no disk."""
+    path = FAMILIES["llama3"].write(folder / "huge")
+    rows = machine.memory_bytes() // 2048
+    header = {"model.embed_tokens.weight": {"dtype": "F16", "shape": [rows, 2048], "data_offsets": [0, rows * 4096]}}
+    raw = json.dumps(header).encode()
+    with (path / "model.safetensors").open("wb") as out:
+        out.write(len(raw).to_bytes(8, "little") + raw)
+        out.truncate(8 + len(raw) + rows * 4096)
+    return path
+
+
+def _without_tokenizer(folder: Path) -> Path:
+    path = FAMILIES["llama3"].write(folder / "mute")
+    (path / "tokenizer.json").unlink()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "reason", "next_step"),
+    [
+        (_cut_gguf, "cut_file", "The file cut.gguf is incomplete", "Download or copy it again."),
+        (
+            _future_gguf,
+            "unknown_architecture",
+            "an architecture that is not known here: 'lamaX'",
+            "Choose another model",
+        ),
+        (_huge_folder, "too_big", "Serving this model needs about", "Choose a smaller model"),
+        (_without_tokenizer, "no_tokenizer", "has no tokenizer.json", "Copy the model's tokenizer files"),
+        (lambda folder: folder / "nothing", "no_such_path", "There is no file or folder", "Check the spelling"),
+        pytest.param(
+            lambda _: Path("/proc/self/mem"),
+            "not_readable",
+            "mem cannot be read: Input/output error.",
+            "Check the disk",
+            marks=pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="there is no file that fails to read"),
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused_with_a_sentence(
+    make: Callable[[Path], Path], code: str, reason: str, next_step: str, engine: EngineUnderTest, tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    with engine.http() as http:
+        refused = http.post(BASES, json={"source": "folder" if path.is_dir() else "file", "path": str(path)})
+        error = refused.json()["error"]
+        assert (refused.status_code, error["param"], error["code"]) == (400, "path", code)
+        assert reason in error["message"]
+        assert next_step in error["message"]
+        assert not [one for one in http.get(BASES).json()["data"] if one["path"] == str(path)]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
     path = TinyModel("llama").write(tmp_path / "secret.gguf")

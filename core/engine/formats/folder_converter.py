@@ -1,6 +1,6 @@
 """Converts a Hugging Face folder to the GGUF file that llama.cpp serves.
 
-Tensors are read, converted and written in blocks of rows, so the conversion needs about 200 MB of memory for a
+Tensors are read, converted and written in blocks of rows, so the conversion needs less than 100 MB of memory for a
 model of any size. Matrices become float16: of bfloat16 weights nothing is lost between 6e-8 and 65,504.
 """
 
@@ -80,12 +80,16 @@ def paired_rows(rows: int, heads: int) -> npt.NDArray[np.int64]:
 
 def row_order(module: str, rows: int, config: Any, architecture: str) -> npt.NDArray[np.int64] | None:
     """The order of the rows of a module's matrix (or bias) in GGUF; None: as in transformers."""
+    heads = _paired_heads(module, config, architecture)
+    return None if heads is None else paired_rows(rows, heads)
+
+
+def _paired_heads(module: str, config: Any, architecture: str) -> int | None:
+    """How many heads a module's rows belong to, if their order differs from transformers'; else None."""
     if architecture not in gguf_keys.PAIRED_ROWS or not module.endswith((".q_proj", ".k_proj")):
         return None
-    heads = config.num_attention_heads
-    if module.endswith(".k_proj"):
-        heads = getattr(config, "num_key_value_heads", None) or heads
-    return paired_rows(rows, heads)
+    heads = int(config.num_attention_heads)
+    return int(getattr(config, "num_key_value_heads", None) or heads) if module.endswith(".k_proj") else heads
 
 
 def _gguf_names(folder: HfFolder, keys: GgufKeys, *, tied: bool) -> dict[str, str]:
@@ -135,9 +139,11 @@ def _write_tensors(
 
 def _blocks(stored: str, source: StoredTensor, config: Any, architecture: str) -> Iterator[npt.NDArray[np.float32]]:
     """A tensor's values as llama.cpp wants them."""
-    order = row_order(stored.rpartition(".")[0], source.shape[0], config, architecture)
-    if order is not None:
-        yield source.read()[order]
+    heads = _paired_heads(stored.rpartition(".")[0], config, architecture)
+    if heads is not None:
+        rows = source.shape[0] // heads
+        for block in source.blocks(together=rows):
+            yield block[paired_rows(len(block), len(block) // rows)]
         return
     shift = 1.0 if architecture in gguf_keys.NORMS_FROM_ONE and stored.endswith("norm.weight") else 0.0
     for block in source.blocks():

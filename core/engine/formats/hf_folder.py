@@ -21,7 +21,7 @@ from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-_BLOCK_BYTES = 64 << 20
+_BLOCK_BYTES = 16 << 20  # as float32; larger ones are not faster
 _NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 # Models that also read images store their language model under one of these prefixes.
 _LANGUAGE_PREFIXES = (("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.", ""))
@@ -44,11 +44,11 @@ class StoredTensor:
         """Number of elements."""
         return int(np.prod(self.shape, dtype=np.int64))
 
-    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
-        """The values as float32, in blocks of whole rows."""
+    def blocks(self, together: int = 1) -> Iterator[npt.NDArray[np.float32]]:
+        """The values as float32, in blocks of whole rows; `together` consecutive rows are never in two blocks."""
         kind = _NUMPY_TYPES[self.kind]
         rows, width = (self.shape[0], self.size // max(1, self.shape[0])) if len(self.shape) > 1 else (1, self.size)
-        step = max(1, _BLOCK_BYTES // max(1, 4 * width))
+        step = max(1, _BLOCK_BYTES // max(1, 4 * width * together)) * together
         with self.file.open("rb") as file:
             file.seek(self.start)
             for row in range(0, rows, step):
@@ -58,10 +58,6 @@ class StoredTensor:
                     (raw.astype(np.uint32) << 16).view(np.float32) if self.kind == "BF16" else raw.astype(np.float32)
                 )
                 yield values.reshape(-1, width) if len(self.shape) > 1 else values
-
-    def read(self) -> npt.NDArray[np.float32]:
-        """All values as float32, in their shape."""
-        return np.concatenate(list(self.blocks())).reshape(self.shape)
 
 
 @dataclass(frozen=True)
