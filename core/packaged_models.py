@@ -12,6 +12,8 @@ from core.languages import CHINESE, ENGLISH
 
 BASE = "gemma-3-270m"
 """The base model; see `core.engine.formats.weights` for its file."""
+CONTEXT = 32_768
+"""Longest text that the base model can read, in tokens."""
 WRITERS: Mapping[str, str] = {"storyteller": CHINESE, "storyteller-en": ENGLISH}
 """Writer → language of the presets it was trained on. The first one is the default."""
 

@@ -125,7 +125,7 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION
+    from core.engine import VERSION, job_rules
     from core.engine.api import connections
     from core.engine.api.app import Config, create_app
     from core.engine.formats import weights
@@ -136,6 +136,7 @@ def _serve(
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     try:
         weights.available(home, env)
+        job_rules.context_limit(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))
     config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
@@ -30,7 +31,10 @@ SEED: Final = (0, 2**31 - 1)
 MAX_SUFFIX_LENGTH: Final = 64
 """Characters."""
 CONTEXT: Final = 4_096
-"""Maximum tokens of one request, or of one training example on a packaged model; a story needs about 600."""
+"""Maximum tokens of one request or training example unless CONTEXT_SETTING names another; a story needs about 600."""
+CONTEXT_SETTING: Final = "FABULA_ENGINE_CONTEXT"
+"""Environment variable: maximum tokens of one request or training example; a model that reads less keeps its own."""
+CONTEXT_RANGE: Final = (256, 1 << 20)
 PARALLEL: Final = 4
 """Requests that one model decodes together; more would share the same two cores and only use more memory."""
 
@@ -39,6 +43,21 @@ _EXAMPLES_SEEN = 150  # over all epochs
 _BATCH_SIZE = 4
 _SMALL_SET = 16  # with fewer examples, larger batches would leave too few steps
 _SUFFIX = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SUFFIX_LENGTH}}}")
+
+
+def context_limit(environ: Mapping[str, str]) -> int:
+    """The maximum tokens of one request or training example, of models that can read so much.
+
+    Raises:
+        ValueError: FABULA_ENGINE_CONTEXT is not a whole number from 256 to 1,048,576.
+    """
+    raw = environ.get(CONTEXT_SETTING, "").strip()
+    if not raw:
+        return CONTEXT
+    low, high = CONTEXT_RANGE
+    if not (raw.isascii() and raw.isdecimal() and low <= int(raw[:9]) <= high):
+        raise ValueError(f"{CONTEXT_SETTING}: {raw!r} is not a whole number from {low} to {high}")
+    return int(raw)
 
 
 def is_suffix(text: str) -> bool:

@@ -26,6 +26,7 @@ class EngineBase:
         share: progress of its preparation, 0 to 1; None: unknown.
         error: why it failed, with the next step; "" otherwise.
         licence: as the model states it; "": unknown.
+        context, model_context: tokens of a request here, and those that the model itself can read; 0: unknown.
         size_bytes, disk_bytes: of the weights as added; what it takes in the engine's home.
         serving_bytes, training_bytes: memory needed, estimated; None: unknown yet.
         tokens_per_s: expected speed here, estimated; None: unknown.
@@ -44,6 +45,7 @@ class EngineBase:
     licence: str
     parameters: int
     context: int
+    model_context: int
     size_bytes: int
     disk_bytes: int
     serving_bytes: int | None
@@ -64,6 +66,7 @@ class SuggestedBase:
     """A model on Hugging Face that fits the engine's machine.
 
     Attributes:
+        context, model_context: as those of `EngineBase`.
         gated: its terms have to be accepted on its page first.
         source, as_of: where its figures are from, and their date.
     """
@@ -71,6 +74,7 @@ class SuggestedBase:
     repo: str
     parameters: int
     context: int
+    model_context: int
     licence: str
     gated: bool
     download_bytes: int
@@ -154,6 +158,7 @@ def _base(raw: Mapping[str, Any]) -> EngineBase:
         licence=str(raw.get("licence") or ""),
         parameters=int(raw.get("parameters") or 0),
         context=int(raw.get("context") or 0),
+        model_context=int(raw.get("model_context") or 0),
         size_bytes=int(raw.get("size_bytes") or 0),
         disk_bytes=int(raw.get("disk_bytes") or 0),
         serving_bytes=raw.get("serving_bytes"),

@@ -51,7 +51,8 @@ class Config:
     Attributes:
         home: absolute path of the folder with all its data.
         token: bearer token; None: no authentication, for requests from this machine only.
-        environ: environment variables; FABULA_ENGINE_MODELS is read from them.
+        environ: environment variables; FABULA_ENGINE_MODELS, FABULA_ENGINE_CONTEXT and those of base models are
+            read from them.
         threads: CPU threads for serving and for training.
         warm: load the packaged base model at startup.
     """
@@ -70,7 +71,7 @@ class Engine:
         """Open the store.
 
         Raises:
-            ValueError: FABULA_ENGINE_MODELS is malformed.
+            ValueError: FABULA_ENGINE_MODELS or FABULA_ENGINE_CONTEXT is malformed.
             OSError, sqlite3.Error: the home folder cannot be used.
         """
         for folder in ("files", "jobs", "adapters", "models"):

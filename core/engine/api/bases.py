@@ -50,23 +50,25 @@ class Bases:
             "packaged_base": packaged_models.BASE,
             "packaged_tokens_per_s": self.packaged_speed(),
         }
+        limit = self.library.context_limit
         records = self.library.records()
         added = {one.repo for one in records}
         suggested = [
             {
                 "repo": one.repo,
                 "parameters": one.shape.parameters,
-                "context": one.context,
+                "context": min(limit, one.shape.context),
+                "model_context": one.shape.context,
                 "licence": one.licence,
                 "gated": one.gated,
                 "download_bytes": one.download_bytes,
-                "serving_bytes": one.serving_bytes,
+                "serving_bytes": one.serving_bytes(limit),
                 "training_bytes": one.training_bytes,
                 "tokens_per_s": machine.tokens_per_s(self.packaged_speed(), one.shape.parameters),
                 "source": one.source,
                 "as_of": one.as_of,
             }
-            for one in suggestions.fitting(machine.memory_bytes())
+            for one in suggestions.fitting(machine.memory_bytes(), limit)
             if one.repo not in added
         ]
         return JSONResponse(
@@ -152,6 +154,7 @@ class Bases:
     def _json(self, one: BaseRecord) -> serializers.Json:
         """A base object."""
         speed = machine.tokens_per_s(self.packaged_speed(), one.parameters)
+        shape = one.shape(self.library.context_limit)
         return {
             "id": one.id,
             "object": "fabula.base",
@@ -169,11 +172,12 @@ class Bases:
             "architecture": one.architecture,
             "licence": one.licence,
             "parameters": one.parameters,
-            "context": one.context,
+            "context": shape.context,
+            "model_context": one.context,
             "size_bytes": one.size,
             "disk_bytes": self.library.disk_bytes(one.id),
-            "serving_bytes": machine.serving_bytes(one.served_bytes, one.shape) if one.parameters else None,
-            "training_bytes": machine.training_bytes(one.shape) if one.parameters else None,
+            "serving_bytes": machine.serving_bytes(one.served_bytes, shape) if one.parameters else None,
+            "training_bytes": machine.training_bytes(shape) if one.parameters else None,
             "tokens_per_s": speed,
             "not_trainable": one.not_trainable or None,
             **_translatable("not_trainable_message", one.not_trainable),

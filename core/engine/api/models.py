@@ -14,7 +14,7 @@ from core.engine.bases.library import BaseLibrary
 from core.engine.bases.record import BaseRecord
 from core.engine.formats import base_config, weights
 from core.engine.formats.gguf_file import model_card
-from core.engine.job_rules import CONTEXT
+from core.engine.job_rules import context_limit
 from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Format, TunedModel
@@ -43,11 +43,16 @@ class Model:
 
 
 class ModelCatalogue:
-    """All models. Base models are opened on first use; the packaged one is also assembled then."""
+    """All models. Base models are opened on first use; the packaged one is also assembled then.
+
+    Attributes:
+        context_limit: maximum tokens of a request or example, of models that can read so much.
+    """
 
     def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore, library: BaseLibrary) -> None:
-        """Raises ValueError if FABULA_ENGINE_MODELS is malformed."""
+        """Raises ValueError if FABULA_ENGINE_MODELS or FABULA_ENGINE_CONTEXT is malformed."""
         self._home, self._environ, self._store, self._library = home, dict(environ), store, library
+        self.context_limit = context_limit(environ)
         self._configured = weights.available(home, environ)
         self._bases: dict[str, BaseModel] = {}
         self._not_trainable: dict[str, str | None] = {}
@@ -72,12 +77,13 @@ class ModelCatalogue:
     def _open(self, name: str) -> BaseModel:
         if name in self._configured:
             path = weights.ensure_gguf(name, self._home, self._environ)
-            return BaseModel(name, path, model_card(path))
+            return BaseModel(name, path, model_card(path), limit=self.context_limit)
         added = self._library.get(name)
         if added is None or added.state != "ready":
             raise unknown_model(name)
         path = Path(added.gguf)
-        return BaseModel(name, path, model_card(path), Path(added.folder) if added.folder else None)
+        folder = Path(added.folder) if added.folder else None
+        return BaseModel(name, path, model_card(path), folder, self.context_limit)
 
     def base_names(self) -> frozenset[str]:
         """Names that a new base cannot have: those of the models that do not come from the library."""
@@ -187,9 +193,11 @@ class ModelCatalogue:
     def context(self, model: Model) -> int | None:
         """Context length in tokens, prompt and completion together; None: the base was not opened yet."""
         base = self._bases.get(model.base)
-        if base is None:
-            return CONTEXT if self._is_packaged(model.base) else None
-        return base.context
+        if base is not None:
+            return base.context
+        if (added := self._library.get(model.base)) is not None:
+            return min(self.context_limit, added.context) or None
+        return min(self.context_limit, packaged_models.CONTEXT) if self._is_packaged(model.base) else None
 
     def _is_packaged(self, name: str) -> bool:
         """Whether `name` is the packaged base, and not another file with that name."""

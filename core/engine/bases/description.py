@@ -25,8 +25,8 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, Type
 _LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
-def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
-    """The record with the figures of a GGUF file.
+def describe_file(record: BaseRecord, path: Path, limit: int) -> BaseRecord:
+    """The record with the figures of a GGUF file, of which at most `limit` tokens are served.
 
     Raises:
         UnusableModel: it is no GGUF model, incomplete, split, of an architecture that llama.cpp does not know, or
@@ -38,7 +38,7 @@ def describe_file(record: BaseRecord, path: Path) -> BaseRecord:
         raise
     except _MALFORMED as exc:
         raise hf_folder.cut_file(path) from exc
-    return _fitting(described)
+    return _fitting(described, limit)
 
 
 def check_file(path: Path) -> None:
@@ -84,7 +84,7 @@ def _described(record: BaseRecord, path: Path) -> BaseRecord:
         layers=figure("block_count"),
         width=width,
         key_width=(figure("attention.head_count_kv") or heads) * head,
-        context=min(CONTEXT, figure("context_length", 2048)),
+        context=figure("context_length", 2048),
         size=path.stat().st_size,
         not_trainable=_not_trainable(reader),
     )
@@ -125,8 +125,8 @@ def _not_trainable(reader: QuickReader) -> str:
     return ""
 
 
-def describe_folder(record: BaseRecord, folder: HfFolder) -> BaseRecord:
-    """The record with the figures of a folder; its architecture is known once it is converted.
+def describe_folder(record: BaseRecord, folder: HfFolder, limit: int) -> BaseRecord:
+    """The record with the figures of a folder; its architecture is known once it is converted. `limit`: see above.
 
     Raises:
         UnusableModel: the model is too big for this machine.
@@ -143,15 +143,16 @@ def describe_folder(record: BaseRecord, folder: HfFolder) -> BaseRecord:
         layers=_number(config, "num_hidden_layers"),
         width=width,
         key_width=(_number(config, "num_key_value_heads") or heads) * head,
-        context=min(CONTEXT, _number(config, "max_position_embeddings") or CONTEXT),
+        context=_number(config, "max_position_embeddings") or CONTEXT,
         size=sum(file.stat().st_size for file in {tensor.file for tensor in folder.tensors.values()}),
     )
-    return _fitting(described)
+    return _fitting(described, limit)
 
 
-def _fitting(described: BaseRecord) -> BaseRecord:
+def _fitting(described: BaseRecord, limit: int) -> BaseRecord:
     """The record, if its model can be served in this machine's memory; else raises UnusableModel."""
-    machine.check_memory(machine.serving_bytes(described.served_bytes, described.shape), machine.memory_bytes())
+    needed = machine.serving_bytes(described.served_bytes, described.shape(limit))
+    machine.check_memory(needed, machine.memory_bytes())
     return described
 
 

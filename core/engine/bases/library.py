@@ -23,6 +23,7 @@ from core.engine.bases import description, hub_request, record
 from core.engine.bases.record import ACTIVE, BaseRecord, Source
 from core.engine.formats import hf_folder
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.job_rules import context_limit
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -53,10 +54,13 @@ class BaseLibrary:
 
     Attributes:
         root: the folder that holds them.
+        context_limit: maximum tokens of a request, of models that can read so much.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str], threads: int) -> None:
+        """Raises ValueError if FABULA_ENGINE_CONTEXT is malformed."""
         self.root, self._environ, self._threads = home / "bases", environ, threads
+        self.context_limit = context_limit(environ)
         self.roots = [Path(part).resolve() for part in environ.get(ROOTS, "").split(os.pathsep) if part]
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
@@ -121,7 +125,7 @@ class BaseLibrary:
                 return self._again(known, base_id)
             name = base_id or _id_from(path.name if source == "folder" else path.stem)
             draft = BaseRecord(self._free_id(name, taken), source, str(path), int(time.time()))
-            return self._add(_described(draft, path))
+            return self._add(_described(draft, path, self.context_limit))
 
     def add_repo(
         self, source: Source, repo: str, revision: str, base_id: str | None, taken: frozenset[str]
@@ -274,12 +278,12 @@ def _at_another_revision(known: BaseRecord) -> AlreadyAdded:
     )
 
 
-def _described(draft: BaseRecord, path: Path) -> BaseRecord:
+def _described(draft: BaseRecord, path: Path, limit: int) -> BaseRecord:
     """The draft with the figures of the file or folder."""
     try:
         if draft.source == "folder":
-            return description.describe_folder(draft, hf_folder.open_folder(path))
-        return description.describe_file(draft, path)
+            return description.describe_folder(draft, hf_folder.open_folder(path), limit)
+        return description.describe_file(draft, path, limit)
     except FileNotFoundError as exc:  # it was moved meanwhile
         raise _no_such_path(Path(exc.filename or path)) from exc
     except OSError as exc:

@@ -19,6 +19,7 @@ from core.engine.bases.record import BaseRecord, State
 from core.engine.formats import folder_converter, gguf_file, hf_folder
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.formats.unusable_model import UnusableModel
+from core.engine.job_rules import CONTEXT, context_limit
 from core.engine.serving import chat
 from core.message import msg
 
@@ -82,10 +83,11 @@ class Preparation:
         )
         download.download(remote, self.record.repo, folder, self._update)
         if files := sorted(folder.glob("*.gguf")):
-            described = description.describe_file(self.record, files[0])
+            described = description.describe_file(self.record, files[0], context_limit(os.environ))
             self._save(replace(described, licence=remote.licence or described.licence))
         else:
-            self._save(description.describe_folder(self.record, hf_folder.open_folder(folder)))
+            source = hf_folder.open_folder(folder)
+            self._save(description.describe_folder(self.record, source, context_limit(os.environ)))
 
     def _convert(self) -> None:
         """Write the GGUF file that is served."""
@@ -107,7 +109,7 @@ class Preparation:
         )
 
     def _not_trainable(self, probe: llama_probe.LlamaProbe) -> str:
-        needed, available = machine.training_bytes(self.record.shape), machine.memory_bytes()
+        needed, available = machine.training_bytes(self.record.shape(CONTEXT)), machine.memory_bytes()
         if needed > available:
             return msg(
                 "training it needs about {needed} GB of memory, and this machine has {available} GB",

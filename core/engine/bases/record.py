@@ -37,7 +37,8 @@ class BaseRecord:
         architecture: llama.cpp's name of the architecture.
         family: transformers' or llama.cpp's name of the model type (`mistral`, `qwen3`, …).
         licence: as the model states it; "": unknown.
-        parameters, layers, width, key_width, context: see `machine.Shape`.
+        parameters, layers, width, key_width: see `machine.Shape`.
+        context: longest text that the model itself can read, in tokens.
         size: bytes of the weights as added.
         not_trainable: why it can only be served; "": it can be trained.
         chat: whether it has a chat format.
@@ -75,10 +76,9 @@ class BaseRecord:
         """Size of the file that llama.cpp serves: the GGUF file, or a folder's matrices as float16."""
         return 2 * self.parameters if self.folder else self.size
 
-    @property
-    def shape(self) -> machine.Shape:
-        """The figures that its memory depends on."""
-        return machine.Shape(self.parameters, self.layers, self.width, self.key_width, self.context)
+    def shape(self, limit: int) -> machine.Shape:
+        """The figures that its memory depends on, if at most `limit` tokens are served."""
+        return machine.Shape(self.parameters, self.layers, self.width, self.key_width, min(limit, self.context))
 
 
 _MESSAGES = ("error", "not_trainable")

@@ -6,13 +6,12 @@ Sizes are those of the model cards and configurations. Whether a model fits is c
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from core.engine.bases import machine
 from core.engine.bases.machine import Shape
-from core.engine.job_rules import CONTEXT
 
 _FILE = Path(__file__).parents[3] / "data" / "bases.csv"
 
@@ -22,8 +21,8 @@ class Suggestion:
     """One model on Hugging Face.
 
     Attributes:
+        shape: with the model's own context.
         download_bytes: size of its weights.
-        context: of the model, in tokens.
         gated: its terms have to be accepted on its page first.
         source, as_of: where the figures are from, and when they were noted (ISO date).
     """
@@ -31,16 +30,15 @@ class Suggestion:
     repo: str
     shape: Shape
     download_bytes: int
-    context: int
     licence: str
     gated: bool
     source: str
     as_of: str
 
-    @property
-    def serving_bytes(self) -> int:
-        """Estimated memory to serve it."""
-        return machine.serving_bytes(2 * self.shape.parameters, self.shape)
+    def serving_bytes(self, limit: int) -> int:
+        """Estimated memory to serve it with at most `limit` tokens of context."""
+        shape = replace(self.shape, context=min(limit, self.shape.context))
+        return machine.serving_bytes(2 * shape.parameters, shape)
 
     @property
     def training_bytes(self) -> int:
@@ -55,17 +53,14 @@ def every() -> tuple[Suggestion, ...]:
         return tuple(_suggestion(row) for row in csv.DictReader(file))
 
 
-def fitting(memory_bytes: int) -> list[Suggestion]:
-    """The suggestions that can be served and trained in `memory_bytes`."""
-    return [one for one in every() if max(one.serving_bytes, one.training_bytes) <= memory_bytes]
+def fitting(memory_bytes: int, limit: int) -> list[Suggestion]:
+    """The suggestions that can be served, with at most `limit` tokens, and trained in `memory_bytes`."""
+    return [one for one in every() if max(one.serving_bytes(limit), one.training_bytes) <= memory_bytes]
 
 
 def _suggestion(row: dict[str, str]) -> Suggestion:
-    context = int(row["context"])
-    shape = Shape(
-        int(row["parameters"]), int(row["layers"]), int(row["width"]), int(row["key_width"]), min(CONTEXT, context)
-    )
+    shape = Shape(*(int(row[name]) for name in ("parameters", "layers", "width", "key_width", "context")))
     return Suggestion(
-        row["repo"], shape, int(row["download_bytes"]), context, row["licence"], row["gated"] == "yes", row["source"],
+        row["repo"], shape, int(row["download_bytes"]), row["licence"], row["gated"] == "yes", row["source"],
         row["as_of"],
     )  # fmt: skip

@@ -260,7 +260,7 @@ async def _check_length(backend: Backend, prompt: Prompt) -> None:
     else:
         tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
     if tokens >= base.context:
-        raise too_long(base.context, tokens)
+        raise too_long(base.context, tokens, base.card.context_length if base.is_limited else None)
 
 
 def _is_tokens(value: object) -> bool:

@@ -23,9 +23,9 @@ import httpx2
 from core.engine import child_processes
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.formats.gguf_file import ModelCard
-from core.engine.job_rules import CONTEXT, PARALLEL
+from core.engine.job_rules import CONTEXT, CONTEXT_SETTING, PARALLEL
 from core.engine.serving.llama_http import ServerAddress
-from core.message import msg
+from core.message import msg, sentences
 
 _log = logging.getLogger(__name__)
 
@@ -43,17 +43,27 @@ _Key = tuple[str, Path | None]  # (name of the base model, adapter)
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model: its name, the file that is served, its metadata, and the folder with its original weights."""
+    """A base model: its name, the file that is served, its metadata, and the folder with its original weights.
+
+    Attributes:
+        limit: maximum tokens of a request or example, if the model can read so much.
+    """
 
     name: str
     gguf: Path
     card: ModelCard
     folder: Path | None = None
+    limit: int = CONTEXT
 
     @property
     def context(self) -> int:
         """Maximum length of a request and of a training example, in tokens."""
-        return min(CONTEXT, self.card.context_length)
+        return min(self.limit, self.card.context_length)
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the model can read more than the setting allows."""
+        return self.limit < self.card.context_length
 
 
 @dataclass(eq=False)
@@ -257,18 +267,29 @@ async def _stop(backend: Backend) -> None:
         await backend.process.wait()
 
 
-def too_long(context: object, tokens: object) -> ApiError:
-    """400: a prompt of `tokens` tokens exceeds a context of `context` tokens."""
-    return ApiError(
-        400,
-        msg(
-            "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
-            "Please shorten it.",
-            context=context,
-            tokens=tokens,
-        ),
-        param="prompt",
-        code="context_length_exceeded",
+def too_long(context: object, tokens: object, own: int | None = None) -> ApiError:
+    """400: a prompt of `tokens` tokens exceeds a context of `context` tokens.
+
+    Args:
+        own: how many tokens the model itself can read, if a setting allows fewer.
+    """
+    message = msg(
+        "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
+        "Please shorten it.",
+        context=context,
+        tokens=tokens,
+    )
+    if own is not None:
+        message = sentences(message, raise_the_limit(own))
+    return ApiError(400, message, param="prompt", code="context_length_exceeded")
+
+
+def raise_the_limit(own: int) -> str:
+    """What to do about a limit that is a setting's and not the model's."""
+    return msg(
+        "The limit is {setting}; the model itself can read {own} tokens. To use more, set it and restart the engine.",
+        setting=CONTEXT_SETTING,
+        own=own,
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import boolean, integer, number, reject_unknown
 from core.engine.finetune_format import is_missing
-from core.engine.job_rules import CONTEXT
 from core.message import msg
 
 _MAX_CHOICES = 128
@@ -145,7 +144,7 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
         "min_p": 0.0,
         "presence_penalty": number(body, "presence_penalty", -2, 2, 0.0),
         "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
-        "repeat_last_n": CONTEXT,  # penalties count the whole text, as OpenAI's do
+        "repeat_last_n": -1,  # penalties count the whole text, as OpenAI's do
         "stop": _stops(body.get("stop")),
         "logit_bias": _biases(body.get("logit_bias")),
         # Cached prompts are computed in different batches, so the result is not bit-identical.

@@ -18,7 +18,7 @@ from core.engine.finetune_format import BadLine, Conversation, PromptCompletion
 from core.engine.formats import tokens
 from core.engine.formats.tokens import Encoded, SegmentedExample
 from core.engine.serving import chat
-from core.engine.serving.llama import BaseModel
+from core.engine.serving.llama import BaseModel, raise_the_limit
 from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
 from core.message import msg, sentences, with_cause
@@ -157,24 +157,23 @@ def tokenise_file(
         ) from exc
     if too_long:
         target.unlink()
-        raise _too_long_failure(too_long, base.context, param)
+        raise _too_long_failure(too_long, base, param)
     return total
 
 
-def _too_long_failure(lines: Sequence[str], context: int, param: str) -> JobFailed:
-    """The failure of a file with examples longer than `context` tokens; `lines` has a sentence for each."""
+def _too_long_failure(lines: Sequence[str], base: BaseModel, param: str) -> JobFailed:
+    """The failure of a file with examples longer than the model's context; `lines` has a sentence for each."""
     listed = list(lines[:_MAX_LISTED])
     if more := len(lines) - len(listed):
         listed.append(msg("{more} more lines are too long.", more=more))
-    message = with_cause(
-        msg(
-            "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
-            context=context,
-            too_long=sentences(*listed),
-        ),
-        "too_long",
+    message = msg(
+        "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
+        context=base.context,
+        too_long=sentences(*listed),
     )
-    return JobFailed(message, "invalid_training_file", param)
+    if base.is_limited:
+        message = sentences(message, raise_the_limit(base.card.context_length))
+    return JobFailed(with_cause(message, "too_long"), "invalid_training_file", param)
 
 
 def _segmented(example: PromptCompletion | Conversation, base: BaseModel, number: int) -> SegmentedExample:

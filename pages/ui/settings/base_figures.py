@@ -21,9 +21,13 @@ def parameters(count: int) -> str:
     return _("{n} billion parameters").format(n=number(count / _GB, 1))
 
 
-def context(tokens: int) -> str:
-    """Longest text; "" if unknown."""
-    return _("context: {n} tokens").format(n=number(tokens)) if tokens else ""
+def context(tokens: int, own: int) -> str:
+    """Longest text here, and the model's own if a setting allows less; "" if unknown."""
+    if not tokens:
+        return ""
+    if tokens < own:
+        return _("context: {n} of {own} tokens").format(n=number(tokens), own=number(own))
+    return _("context: {n} tokens").format(n=number(tokens))
 
 
 def speed(tokens_per_s: float | None) -> str:

@@ -103,7 +103,7 @@ def _row(base: EngineBase) -> None:
                 plain(base.family),
                 parameters(base.parameters),
                 _("licence: {name}").format(name=plain(base.licence) if base.licence else _("unknown")),
-                context(base.context),
+                context(base.context, base.model_context),
                 gigabytes(base.size_bytes),
                 _("no checksum available") if base.no_checksum else "",
             )

@@ -36,7 +36,7 @@ def _row(one: SuggestedBase, on_download: Callable[[str], None]) -> None:
                 (
                     parameters(one.parameters),
                     plain(one.licence),
-                    context(one.context),
+                    context(one.context, one.model_context),
                     _("download: {size}").format(size=gigabytes(one.download_bytes)),
                     _("memory to train: {size}").format(size=gigabytes(one.training_bytes)),
                     speed(one.tokens_per_s),

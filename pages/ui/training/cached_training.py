@@ -290,19 +290,23 @@ def _rough_speed() -> float:
     return job_cost.measure_rough_speed()
 
 
-def _file_key(form: JobForm, rows: int) -> tuple[object, ...]:
+def _file_key(form: JobForm, rows: int, context: int | None) -> tuple[object, ...]:
     """What tells training files apart, except for the state of their rows."""
     marks = (form.file_format, form.separator, form.stop)
-    return form.dataset_id, form.version_id, marks, form.provider, form.base_model
+    return form.dataset_id, form.version_id, marks, form.provider, form.base_model, context
 
 
 @shared_task(
     max_entries=16,
     key=_file_key,
-    version=lambda form, rows: datasets.fingerprint(cache.store(), form.dataset_id, form.version_id),
+    version=lambda form, rows, context: datasets.fingerprint(cache.store(), form.dataset_id, form.version_id),
 )
-def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
-    """The check of the whole file that this form would send; repeated when a row is added, removed or edited."""
+def file_check(form: JobForm, rows: int, context: int | None) -> BackgroundTask[FileCheck]:
+    """The check of the whole file that this form would send; repeated when a row is added, removed or edited.
+
+    Args:
+        context: maximum tokens per example as the model's server reports it; None: not reported.
+    """
     store = cache.store()
 
     def look(row_seen: Callable[[], None]) -> FileCheck:
@@ -314,6 +318,6 @@ def file_check(form: JobForm, rows: int) -> BackgroundTask[FileCheck]:
                 reported += 1
                 row_seen()
 
-        return file_checker.check_form(store, form, on_progress=count)
+        return file_checker.check_form(store, form, context=context, on_progress=count)
 
     return BackgroundTask(look, rows)

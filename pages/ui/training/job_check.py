@@ -116,7 +116,9 @@ def _checked(draft: JobDraft) -> bool:
     """The whole file as it would be sent: figures, then errors by line."""
     st.markdown(_("**Check of the whole file**"))
     with cards.show_errors():
-        found = background.wait_for_task(cached_training.file_check(job_form.form(draft), draft.file_rows))
+        found = background.wait_for_task(
+            cached_training.file_check(job_form.form(draft), draft.file_rows, draft.base.context)
+        )
         count = background.wait_for_task(job_estimate.counting(draft)) if found is not None else None
         if found is None or count is None:
             return False
