@@ -14,7 +14,9 @@ from streamlit.testing.v1 import AppTest
 from core.actor import Actor
 from core.errors import NotAllowed
 from core.providers import engine_bases
+from core.providers.engine_bases import EngineBase, EngineBases
 from pages.ui import cache
+from pages.ui.settings import bases
 from tests.support.app_pages import again, click, field, labels, trouble, visit, words
 from tests.support.engine_process import TOKEN, EngineUnderTest, running
 from tests.support.tiny_models import TinyModel
@@ -64,6 +66,18 @@ def test_a_path_that_does_not_exist_is_named_with_the_next_step(tmp_path: Path) 
     assert "There is no file or folder" in trouble(at)
     assert "Check the spelling" in trouble(at)
     assert field(at, "settings_base_origin_folder").value == str(tmp_path / "nothing")
+
+
+def test_a_context_below_the_models_own_and_a_missing_checksum_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = EngineBase(
+        "tiny", "huggingface", "tiny/model", "ready", None, "", "qwen3", "apache-2.0", 10**6, 4096, 32_768, 10, 20, 1,
+        1, None, "", no_checksum=True, tuned_models=0,
+    )  # fmt: skip
+    found = EngineBases((base,), (), 10**9, 10**9, None)
+    monkeypatch.setattr(bases, "listed", lambda: found)
+    shown = words(_settings())
+    assert "context: 4,096 of 32,768 tokens" in shown
+    assert "no checksum available" in shown
 
 
 def test_suggestions_fit_this_machine_and_are_dated() -> None:
