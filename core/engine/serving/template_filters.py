@@ -146,7 +146,7 @@ def _nothing(*_: Any, **__: Any) -> int:
 
 def _filters() -> dict[str, Callable[..., Any]]:
     """Jinja's filters that chat templates use, with their costs."""
-    known = jinja2.filters.FILTERS
+    known: Any = jinja2.filters.FILTERS  # jinja2 types its values as plain functions
     groups: Mapping[Callable[..., int], str] = {
         _as_text: "capitalize e escape float int lower safe string title upper",
         _as_items: "items list map reject rejectattr reverse select selectattr",
@@ -165,10 +165,10 @@ def _filters() -> dict[str, Callable[..., Any]]:
 
 def _tests() -> dict[str, Callable[..., Any]]:
     """Jinja's tests; those that read their values are counted."""
-    known: dict[str, Callable[..., Any]] = dict(jinja2.tests.TESTS)
+    known: Any = jinja2.tests.TESTS
     read = "in == eq equalto != ne > gt greaterthan >= ge < lt lessthan <= le lower upper"
     counted = {name: _limited(known[name], _read) for name in read.split()}
-    return known | counted | {name: _limited(known[name], _numbers) for name in ("odd", "even", "divisibleby")}
+    return {**known, **counted} | {name: _limited(known[name], _numbers) for name in ("odd", "even", "divisibleby")}
 
 
 FILTERS: Mapping[str, Callable[..., Any]] = _filters()
