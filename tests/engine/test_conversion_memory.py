@@ -14,7 +14,7 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 from tests.support.tiny_folders import FAMILIES
 
 ROOT = Path(__file__).parents[2]
-_WIDTH, _INNER, _VOCABULARY, _LAYERS, _HEADS, _KEY_HEADS = 2048, 5632, 24_000, 3, 16, 8
+_WIDTH, _INNER, _VOCABULARY, _LAYERS, _HEADS, _KEY_HEADS = 2048, 5632, 24_000, 2, 16, 8
 _LIMIT = 100 << 20  # as docs/models.md says
 _MEASURE = """
 import sys
@@ -47,7 +47,7 @@ def _enlarge(tiny: Path, large: Path) -> int:
     (large / "config.json").write_text(json.dumps({**config, **sizes}))
     keys = _WIDTH // _HEADS * _KEY_HEADS
     shapes: dict[str, list[int]] = {
-        "model.embed_tokens.weight": [_VOCABULARY, _WIDTH], "lm_head.weight": [_VOCABULARY, _WIDTH],
+        "model.embed_tokens.weight": [_VOCABULARY, _WIDTH],
         "model.norm.weight": [_WIDTH],
     }  # fmt: skip
     for layer in range(_LAYERS):
@@ -74,7 +74,7 @@ def _enlarge(tiny: Path, large: Path) -> int:
 def test_converting_a_large_folder_needs_little_memory(tmp_path: Path) -> None:
     tiny = FAMILIES["llama3"].write(tmp_path / "tiny")
     weights = _enlarge(tiny, tmp_path / "large")
-    assert weights > 3 * _LIMIT
+    assert weights > 2.5 * _LIMIT
     measured = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(tiny), str(tmp_path / "large"), str(tmp_path / "model.gguf")],
         cwd=ROOT, capture_output=True, text=True, check=False,
