@@ -10,9 +10,11 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from openai import BadRequestError
 
+from core import setting_fields
 from core.engine.bases import suggestions
 from core.engine.bases.library import BaseLibrary
-from core.engine.job_rules import CONTEXT, CONTEXT_SETTING, context_limit
+from core.engine.job_rules import CONTEXT, CONTEXT_RANGE, CONTEXT_SETTING, context_limit
+from core.errors import BadSettings
 from tests.support.engine_process import TINY, finished, jsonl, poll, running, upload
 from tests.support.tiny_gemma import write_tiny_gemma
 from tests.support.tiny_models import TinyModel
@@ -35,6 +37,17 @@ def test_the_setting_is_the_limit(environ: dict[str, str], tokens: int) -> None:
 def test_a_setting_that_is_no_number_of_tokens_is_named(value: str) -> None:
     with pytest.raises(ValueError, match=CONTEXT_SETTING):
         context_limit({CONTEXT_SETTING: value})
+
+
+def test_the_studio_checks_the_setting_as_the_engine_does() -> None:
+    assert setting_fields.SettingFields().engine_context == CONTEXT
+    for value in (*map(str, CONTEXT_RANGE), "4096"):
+        assert setting_fields.checked({CONTEXT_SETTING: value}).engine_context == context_limit(
+            {CONTEXT_SETTING: value}
+        )
+    for value in (str(CONTEXT_RANGE[0] - 1), str(CONTEXT_RANGE[1] + 1), "32k"):
+        with pytest.raises(BadSettings, match=CONTEXT_SETTING):
+            setting_fields.checked({CONTEXT_SETTING: value})
 
 
 def test_requests_and_examples_may_be_as_long_as_setting_and_model_allow(
