@@ -35,7 +35,7 @@ class TemplateRefused(ValueError):
     """The template does not accept this conversation, or is broken; the message is the template's."""
 
 
-class Budget:
+class RenderBudget:
     """What the current rendering may still do. One at a time: `chat_template` renders under a lock."""
 
     def __init__(self) -> None:
@@ -112,7 +112,7 @@ class Budget:
             yield value
 
 
-budget = Budget()
+budget = RenderBudget()
 
 
 def check_length(characters: int) -> None:
