@@ -289,7 +289,7 @@ def _described(draft: BaseRecord, path: Path, limit: int) -> BaseRecord:
     except OSError as exc:
         raise UnusableModel(
             "not_readable",
-            msg("{path} cannot be read: {reason}.", path=exc.filename or path, reason=exc.strerror or exc),
+            msg("{name} cannot be read: {reason}.", name=exc.filename or path, reason=exc.strerror or exc),
             msg("Check the disk, or copy the model to another one."),
         ) from exc
 
