@@ -150,6 +150,10 @@ class Misconfigured(Refused):
     cause = "setup"
 
 
+class WrongAddress(Misconfigured):
+    """A server answers at the address, but it is not the API, or it sends the requests elsewhere."""
+
+
 class BadRequest(ProviderError, ValueError):
     """400, 404, 422: this request fails; others may succeed.
 

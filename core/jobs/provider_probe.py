@@ -15,7 +15,7 @@ from core import message
 from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import utcnow
-from core.errors import BadRequest, FabulaError, Misconfigured, NotThere, OverBudget, Refused, ServerError
+from core.errors import BadRequest, FabulaError, Misconfigured, OverBudget, Refused, ServerError
 from core.message import msg, sentences
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
@@ -143,8 +143,9 @@ class _Probe:
         self._on_progress("models")
         try:
             offered = self._client.models()
-        except (NotThere, BadRequest) as exc:
-            yield Finding("models", "no", exc.what)
+        except BadRequest as exc:
+            named = "" if self.model else msg("If the address is right, name the models to offer in its settings.")
+            yield Finding("models", "no", sentences(exc.what, named))
         except FabulaError as exc:
             yield Finding("models", "no", sentences(exc.what, exc.next_step))
             if isinstance(exc, Misconfigured | Refused | ServerError) or not self.model:

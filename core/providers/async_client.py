@@ -17,7 +17,7 @@ from core.providers.chunk_parser import parse_body
 from core.providers.connection import key_headers, tls_context
 from core.providers.connection_errors import leaves_host, redirected, unreachable
 from core.providers.endpoint_setup import check_setup, proxy_of
-from core.providers.errors import from_status, not_an_api_answer, timed_out
+from core.providers.errors import from_status, timed_out, web_page_answer
 from core.providers.parameters import PATHS, Negotiation, request_body
 from core.providers.response_parser import parsed
 from core.providers.schemas import Completion, CompletionRequest, Provider
@@ -89,7 +89,7 @@ class AsyncTextClient:
         if response.status >= 300:
             raise self._refused(response, raw)
         if response.content_type == "text/html":
-            raise not_an_api_answer(self.provider)
+            raise web_page_answer(self.provider)
         return parse_body(raw, self.provider, request.model)
 
     async def aclose(self) -> None:

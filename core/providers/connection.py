@@ -21,7 +21,7 @@ import openai
 from core.errors import Cancelled
 from core.providers.connection_errors import leaves_host, redirected
 from core.providers.endpoint_setup import LOOPBACK, check_setup
-from core.providers.errors import not_an_api_answer, translate_errors
+from core.providers.errors import translate_errors, web_page_answer
 from core.providers.retry import RetryPolicy, with_retries, with_retries_async
 from core.providers.schemas import Provider
 
@@ -183,7 +183,7 @@ class Connection:
             if leaves_host(self.provider, target):
                 raise redirected(self.provider, target)
         if response.status_code < 300 and response.headers.get("content-type", "").startswith("text/html"):
-            raise not_an_api_answer(self.provider)
+            raise web_page_answer(self.provider)
 
     async def _check_response_async(self, response: httpx2.Response) -> None:
         self._check_response(response)

@@ -15,14 +15,18 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 import httpx2
 
-from core.errors import Misconfigured, ProviderError, Unavailable
-from core.message import msg, sentences
-from core.providers.endpoint_setup import address_setting, host_of, new_address, proxy_of
+from core.errors import Misconfigured, NotThere, ProviderError, Unavailable, WrongAddress
+from core.message import msg, sentences, with_cause
+from core.providers.endpoint_setup import EXAMPLE_ADDRESS, address_setting, host_of, new_address, proxy_of
 from core.providers.schemas import Provider
 
 CORE_PATHS = ("/chat/completions", "/completions", "/models")
 """Paths that every OpenAI-compatible API has."""
 _CORE = re.compile(r"(?:/chat/completions|/completions|/models)/?$")
+_ENDPOINT = re.compile(
+    r"/(?:chat/completions|completions|models|batches|fine_tuning/jobs|fine-tunes|files|audio/speech)(?=/?$)"
+)
+"""The end of a path that names a part of the API, and not one object in it."""
 _REACHABLE = msg("Check the address and the network; the engine may still be starting.")
 _RUNNING = msg("Check the address and the network, and that the server is running.")
 _MAX_CHAIN = 12  # exceptions of a chain that are examined
@@ -71,20 +75,56 @@ def plain_to_tls(provider: Provider) -> Misconfigured:
     return _wrong_scheme(provider, "https")
 
 
-def no_version(provider: Provider, message: str) -> Misconfigured:
+def no_version(provider: Provider, message: str) -> WrongAddress:
     """The error for an address without a version where a core path of the API is missing."""
     url = provider.shown_url.rstrip("/")
-    return Misconfigured(
+    return WrongAddress(
         msg("There is no OpenAI-compatible API at {url}: {message}", url=url, message=message),
         sentences(msg("Most of these addresses end in /v1."), new_address(provider, f"{url}/v1")),
     )
 
 
-def redirected(provider: Provider, url: str) -> Misconfigured:
+def web_page(provider: Provider, message: str) -> WrongAddress:
+    """The error for an address where a website answers instead of an API."""
+    return WrongAddress(
+        msg(
+            "{url} is not the address of an API: it answers with {message}.",
+            url=provider.shown_url.rstrip("/"),
+            message=message,
+        ),
+        sentences(
+            msg("Look up the API's address (base URL) in the provider's documentation."),
+            new_address(provider, EXAMPLE_ADDRESS),
+        ),
+    )
+
+
+def no_endpoint(provider: Provider, path: str, message: str) -> NotThere | None:
+    """The error for a path of the API that does not exist; None if `path` names one object, which may be deleted."""
+    found = _ENDPOINT.search(path)
+    if found is None:
+        return None
+    return NotThere(
+        with_cause(
+            msg(
+                "There is no endpoint {path} at {url}: {message}",
+                path=found[0],
+                url=provider.shown_url.rstrip("/"),
+                message=message,
+            ),
+            "setup",
+        ),
+        msg("Compare the address under Settings → Providers with the provider's documentation.")
+        if provider.saved
+        else msg("Compare {setting} with the provider's documentation.", setting=address_setting(provider)),
+    )
+
+
+def redirected(provider: Provider, url: str) -> WrongAddress:
     """The error for a redirect to another host, which would get the key and the prompts."""
     parts = urlsplit(url)
     path = _CORE.sub("", parts.path)
-    return Misconfigured(
+    return WrongAddress(
         msg("{name} redirects requests to {host}.", name=provider.name, host=f"{parts.scheme}://{parts.netloc}"),
         sentences(
             msg("The key and the prompts are not sent there. If that server is the right one:"),

@@ -11,6 +11,8 @@ from core.errors import Misconfigured
 from core.message import msg, sentences
 from core.providers.schemas import Provider
 
+EXAMPLE_ADDRESS = msg("one like https://api.example.com/v1")
+"""For `new_address`, if the right one is not known."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 # provider id → the setting with its address or key (see `Registry.from_settings`)
@@ -98,7 +100,7 @@ def _address_error(provider: Provider) -> Misconfigured | None:
     if not _is_web_address(url):
         return Misconfigured(
             msg("The address of {name}, {url}, is not a web address.", name=provider.name, url=url),
-            new_address(provider, msg("one like https://api.example.com/v1")),
+            new_address(provider, EXAMPLE_ADDRESS),
         )
     if (call := _ONE_CALL.search(url)) is not None:
         return Misconfigured(

@@ -28,7 +28,16 @@ from core.errors import (
 from core.failures import request_refused
 from core.logs import MIN_SECRET_CHARS
 from core.message import Message, msg, restored, sentences, with_cause
-from core.providers.connection_errors import CORE_PATHS, no_version, plain_to_tls, proxy_refuses, unreachable, wants_tls
+from core.providers.connection_errors import (
+    CORE_PATHS,
+    no_endpoint,
+    no_version,
+    plain_to_tls,
+    proxy_refuses,
+    unreachable,
+    wants_tls,
+    web_page,
+)
 from core.providers.endpoint_setup import has_version
 from core.providers.provider_errors import codes_of, may_be_billed, message_of, no_credit
 from core.providers.rejected_parameters import refused_parameters
@@ -36,18 +45,15 @@ from core.providers.schemas import Provider
 
 _MAX_MESSAGE_CHARS = 300  # maximum length of a server's message on a card
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # no connection was established
-_CHECK_KEY = msg(
-    "Check the key (a new one needs a restart) and the account's permissions, then resume. Nothing is lost."
-)
-_CHECK_SAVED_KEY = msg(
-    "Check the key under Settings → Providers and the account's permissions, then resume. Nothing is lost."
-)
+_CHECK_KEY = msg("Check the key (a new one needs a restart) and the account's permissions, then try again.")
+_CHECK_SAVED_KEY = msg("Check the key under Settings → Providers and the account's permissions, then try again.")
 _GATEWAY_TIMEOUTS = {408, 504, 524}  # a gateway gave up waiting; the model may still have generated output
 _UPSTREAM_FAILED = {424, 498}  # Bedrock and TGI: the model failed; Groq: no capacity in the flex tier
 _NO_MODEL_CODES = {"model_not_found", "DeploymentNotFound"}  # the latter is Azure's
 _NO_MODEL = re.compile(
     r"model.{0,120}(does not exist|not found|has been (deprecated|retired|shut))|模型.{0,20}不存在", re.I | re.S
 )
+_ABOUT_MODEL = re.compile(r"\bmodels?\b|no endpoints found for|模型", re.I)  # the latter two: OpenRouter, Zhipu
 _NO_ROUTE = re.compile(r"unexpected endpoint or method", re.I)  # LM Studio, under HTTP 200
 _TUNING_CLOSED = re.compile(r"fine[- _]?tun|training", re.I)
 
@@ -134,8 +140,20 @@ def unreadable(provider: Provider) -> Unreadable:
     )
 
 
+def web_page_answer(provider: Provider) -> ServerError:
+    """The error for an HTML page under a success status: a website, or the sign-in page of a network or proxy."""
+    return ServerError(
+        with_cause(msg("{name} answered with a web page, not as an API.", name=provider.name), "unreadable"),
+        msg(
+            "Compare {base_url} with the API's address (base URL) in the provider's documentation: a website often has "
+            "another one. In a network that asks you to sign in, sign in first.",
+            base_url=provider.shown_url,
+        ),
+    )
+
+
 def not_an_api_answer(provider: Provider) -> ServerError:
-    """The error for a response that is not OpenAI's format: a login page, a proxy's page, other JSON."""
+    """The error for a response that is not in OpenAI's format: other JSON, text."""
     return ServerError(
         with_cause(msg("{name} returned a response that is not in OpenAI's format.", name=provider.name), "unreadable"),
         msg(
@@ -159,7 +177,7 @@ def _from_status(
                 msg("{name}: the account has no credit left: {message}", name=provider.name, message=message),
                 "no_credit",
             ),
-            msg("Add credit or raise the limit at the provider, then resume. Nothing is lost."),
+            msg("Add credit or raise the limit at the provider, then try again."),
         )
     if status in (401, 403):
         return Refused(
@@ -196,14 +214,25 @@ def _from_status(
             _header_wait_s(headers),
             may_be_billed=may_be_billed(status, codes, body, headers, provider),
         )
-    if _NO_MODEL_CODES.intersection(codes) or (status in (400, 404) and _NO_MODEL.search(message)):
+    asks_model = (
+        status == 404 and path.endswith(("/completions", "/audio/speech")) and not is_web_page(message_of(body))
+    )
+    if (
+        _NO_MODEL_CODES.intersection(codes)
+        or (status in (400, 404) and _NO_MODEL.search(message))
+        or (asks_model and _ABOUT_MODEL.search(message))
+    ):
         return ModelNotFound(
             msg("{name} does not have this model: {message}", name=provider.name, message=message),
             msg("Choose another model; tuned models disappear when their base model is retired."),
         )
     missing = (status in (404, 405) and path.endswith(CORE_PATHS)) or _NO_ROUTE.search(message)
+    if missing and is_web_page(message_of(body)):
+        return web_page(provider, message)
     if missing and not has_version(provider):
         return no_version(provider, message)
+    if status == 404 and (error := no_endpoint(provider, path, message)) is not None:
+        return error
     if status == 404:
         return NotThere(
             with_cause(
@@ -263,10 +292,15 @@ def _display_message(body: object, default: str, provider: Provider) -> str:
     text = message_of(body) or default
     if isinstance(text, Message):
         return text
-    if "<html" in text.lower() or "<!doctype" in text.lower():
+    if is_web_page(text):
         title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
         return msg("a web page ({title})", title=quoted(title[1], provider)) if title else msg("a web page")
     return restored(quoted(text, provider), body)
+
+
+def is_web_page(text: str) -> bool:
+    """Whether a response is an HTML page."""
+    return "<html" in text.lower() or "<!doctype" in text.lower()
 
 
 def without_key(text: str, provider: Provider) -> str:

@@ -6,6 +6,7 @@ To add one, add an entry to that file.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
@@ -46,9 +47,16 @@ class ProviderPreset:
 
 @cache
 def all_presets() -> tuple[ProviderPreset, ...]:
-    """Every preset, in the order in which pages show them."""
+    """Every preset, in the order of the file."""
     entries = json.loads(_FILE.read_text(encoding="utf-8"))
     return tuple(_preset(entry) for entry in entries)
+
+
+def in_order(running: Collection[str] = ()) -> list[ProviderPreset]:
+    """Every preset as a picker lists them: OpenAI, the `running` ones, any compatible address, the others by name."""
+    first = ("openai", *running, CUSTOM)
+    rest = sorted((one for one in all_presets() if one.id not in first), key=lambda one: one.name.casefold())
+    return [*map(find, dict.fromkeys(first)), *rest]
 
 
 def find(preset_id: str) -> ProviderPreset:

@@ -36,6 +36,7 @@ from core.pricing import custom_prices, machine_time
 from core.pricing.price_book import PriceBook
 from core.pricing.price_csv import PriceEntry
 from core.providers import Client, ModelInfo, Registry, RetryPolicy
+from core.providers.model_lists import ModelLists
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
 from core.settings import Settings
@@ -181,7 +182,7 @@ def _price_book(entries: tuple[PriceEntry, ...]) -> PriceBook:
 
 @dataclass(frozen=True)
 class OfferedModels:
-    """The models that every provider offers now, and errors by provider."""
+    """The models that every provider offers, and errors by provider."""
 
     found: tuple[ModelInfo, ...]
     problems: Mapping[str, FabulaError]
@@ -189,20 +190,27 @@ class OfferedModels:
 
 @shared(ttl=_MODELS_S, max_entries=4, refresh_mode="background", key=lambda: registry().revision())
 def models() -> OfferedModels:
-    """Models of all providers, the engine's first."""
+    """Models of all providers, the engine's first. `ModelLists` says when one that failed is asked again."""
     found: list[ModelInfo] = []
     problems: dict[str, FabulaError] = {}
     for provider in registry().ids():
         try:
-            found += quick(provider).models()
+            found += model_lists().of(registry().provider(provider), quick(provider).models)
         except Exception as problem:
             problems[provider] = as_fabula_error(problem, f"asking {provider} for its models")
     return OfferedModels(tuple(found), problems)
 
 
-def forget_models() -> None:
-    """Clear the cached models, so that the next run requests them again."""
+@shared(max_entries=4)
+def model_lists() -> ModelLists:
+    """What the providers last answered when they were asked for their models."""
+    return ModelLists()
+
+
+def forget_models(provider: str | None = None) -> None:
+    """Ask this provider for its models again; None: all providers, also those whose failure would be kept."""
     registry().refresh()
+    model_lists().forget(provider)
     models.clear()
     _endpoint.clear()
 

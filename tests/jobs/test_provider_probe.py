@@ -114,7 +114,9 @@ def test_a_base_model_without_chat_is_usable(store: Store, endpoint: FaultServer
     [
         (error(401, f"Incorrect API key provided: {KEY}"), "refused the key (401)"),
         (error(403, "Your plan has no API"), "Your plan has no API"),
-        (html(), "not in OpenAI's format"),
+        (html(), "answered with a web page, not as an API"),
+        (html(404), "is not the address of an API: it answers with a web page (Sign in)"),
+        (error(404, "Not Found"), "name the models to offer"),
         (html(status=403), "Sign in"),
         (raw(b'{"object": "list", "data": [{"object": "model"}, {"id": ""}]}'), "models without ids"),
         (error(500, "database is locked"), "database is locked"),

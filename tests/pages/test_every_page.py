@@ -447,7 +447,7 @@ def test_an_engine_that_came_up_since_its_models_were_asked_for_is_no_trouble(
     real, forgotten = cache.models, list[bool]()
     starting = cache.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cache, "models", lambda: real() if forgotten else starting)
-    monkeypatch.setattr(cache, "forget_models", lambda: forgotten.append(True))
+    monkeypatch.setattr(cache, "forget_models", lambda provider: forgotten.append(True))
     at = visit("story")
     assert not at.error and any(button.key == "story_button" for button in at.button)
 
@@ -466,7 +466,7 @@ def test_an_engine_that_does_not_come_up_is_told(store: Store, monkeypatch: pyte
     monkeypatch.setattr(cache, "status", status)
     broken = cache.OfferedModels((), {"engine": Unavailable("The engine does not answer.", "Wait.")})
     monkeypatch.setattr(cache, "models", lambda: broken)
-    monkeypatch.setattr(cache, "forget_models", lambda: None)
+    monkeypatch.setattr(cache, "forget_models", lambda provider: None)
     at = visit("story")
     assert "The engine does not answer." in trouble(at)
     assert "models_again" in [button.key for button in at.button]

@@ -176,7 +176,6 @@ _NO_ROUTE = [
     fault_server.error(404, "Invalid URL (POST /chat/completions)"),
     fault_server.raw(b'{"detail":"Not Found"}'),
     fault_server.raw(b"404 page not found", "text/plain"),
-    fault_server.html(404),
     fault_server.raw(b""),
     fault_server.error(405, "Method Not Allowed"),
 ]
@@ -211,7 +210,43 @@ def test_an_address_without_its_version_is_told_under_http_200_too(ask: Ask) -> 
 def test_an_address_with_a_version_is_not_doubted(ask: Ask, path: str) -> None:
     with FaultServer(fault_server.error(404, "Not found")) as server:
         error = _told(ask, _provider(server.url.removesuffix("/v1") + path))
-    assert isinstance(error, NotThere) and "Not found" in error.what
+    assert (
+        isinstance(error, NotThere) and "Compare OPENAI_BASE_URL with the provider's documentation" in error.next_step
+    )
+    assert "There is no endpoint /chat/completions at http" in error.what and "Not found" in error.what
+
+
+@pytest.mark.parametrize("ask", [*_WAYS, _models], ids=["whole", "stream", "bulk", "models"])
+@pytest.mark.parametrize(("status", "path"), [(404, ""), (404, "/v1"), (405, ""), (200, ""), (200, "/v1")])
+def test_a_website_is_called_one_and_not_advised_to_end_in_v1(ask: Ask, status: int, path: str) -> None:
+    with FaultServer() as server:
+        server.enqueue(*[fault_server.html(status)] * 3)
+        error = _told(ask, _provider(server.url.removesuffix("/v1") + path))
+    assert "a web page" in error.what and "documentation" in error.next_step
+    assert "end in /v1" not in error.next_step
+    assert path or server.url not in error.next_step
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("No endpoints found for x/y.", ModelNotFound),
+        ("Unable to access x. Visit the list of models.", ModelNotFound),
+        ("Not found the model x or Permission denied", ModelNotFound),
+        ("No such route", NotThere),
+    ],
+)
+def test_a_404_that_speaks_of_the_model_is_no_missing_endpoint(message: str, kind: type[FabulaError]) -> None:
+    with FaultServer(fault_server.error(404, message)) as server:
+        error = _told(_whole, _provider(server.url))
+    assert isinstance(error, kind)
+
+
+def test_a_missing_file_or_job_is_no_missing_endpoint() -> None:
+    with FaultServer() as server:
+        server.enqueue(fault_server.error(404, "No such job"))
+        error = _told(lambda one: Client(one, retry_policy=_QUICK).job("ftjob-1"), _provider(server.url))
+    assert "could not find it" in error.what and "It was deleted" in error.next_step
 
 
 @_every_way

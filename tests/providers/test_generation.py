@@ -126,12 +126,12 @@ ERRORS = [
     (error(413, "too long"), BadRequest, "(413)"),
     (error(404, "The model `x` does not exist", "model_not_found"), ModelNotFound, "does not have this model"),
     (error(404, "The model `x` has been deprecated"), ModelNotFound, "does not have this model"),
-    (error(404, "No such File object"), NotFound, "could not find it"),
+    (error(404, "Not Found"), NotFound, "There is no endpoint /chat/completions at"),
     (error(408, "slow"), Unavailable, "(408)"),
     (error(409, "locked"), Unavailable, "(409)"),
     (error(500, "oops"), Unavailable, "(500): oops"),
     (html(502), Unavailable, "(502): a web page (Sign in)"),
-    (html(200), Unavailable, "not in OpenAI's format"),
+    (html(200), Unavailable, "answered with a web page, not as an API"),
     (html(200, "application/json"), Unavailable, "not in OpenAI's format"),
     (raw(b"{"), Unavailable, "not in OpenAI's format"),
     (raw(b'["list"]'), Unavailable, "not in OpenAI's format"),
@@ -307,7 +307,7 @@ def test_a_stream_waits_out_faults_before_its_first_text(server: FaultServer) ->
 
 def test_a_stream_of_html_is_no_text(server: FaultServer) -> None:
     server.default = html()
-    with pytest.raises(Unavailable, match="not in OpenAI's format"):
+    with pytest.raises(Unavailable, match="answered with a web page"):
         next(client(server, retry_policy=ONE_TRY).stream(CHAT))
 
 

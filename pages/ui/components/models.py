@@ -107,15 +107,15 @@ def none_yet() -> None:
     if engine.state != "starting" and (problems := _refreshed_models().problems):
         for problem in problems.values():
             cards.error_card(problem)
-        st.button(_("Refresh"), icon=":material/refresh:", key="models_again", on_click=cache.forget_models)
+        st.button(_("Try again"), icon=":material/refresh:", key="models_again", on_click=cache.forget_models)
         return
     st.fragment(run_every=_LOOK_S)(_wait)()
 
 
 def _refreshed_models() -> cache.OfferedModels:
-    """The current models: the cached ones may be from the engine's start. Reruns the page if they differ."""
+    """The current models: the engine's cached ones may be from its start. Reruns the page if they differ."""
     before = cache.models().found
-    cache.forget_models()
+    cache.forget_models(ENGINE)
     offered = cache.models()
     if offered.found != before:
         st.rerun()
@@ -126,7 +126,7 @@ def _wait() -> None:
     """Wait for the engine; then redraw the page with its models."""
     st.info(_("The engine is starting; its models appear in a moment."), icon=":material/hourglass_top:")
     if cache.status().engine.state != "starting":
-        cache.forget_models()
+        cache.forget_models(ENGINE)
         offered = cache.models()
         if offered.found or offered.problems:  # problems: the engine did not start
             st.rerun()

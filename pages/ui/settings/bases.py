@@ -10,7 +10,7 @@ from core.providers.registry import ENGINE
 from pages.ui import cache, state
 from pages.ui.cache import shared
 from pages.ui.components import cards, views
-from pages.ui.i18n import _, as_markdown, code, mark, n_, percent, plain
+from pages.ui.i18n import _, as_markdown, code, mark, n_, percent, plain, sentences
 from pages.ui.settings import suggested_bases
 from pages.ui.settings.base_figures import context, gigabytes, parameters, speed
 from pages.ui.sign_in import current_actor
@@ -84,7 +84,7 @@ def _list() -> None:
             _row(base)
         ready = tuple(sorted(one.id for one in found.bases if one.state == "ready"))
         if state.get("settings_bases_ready", ready) != ready:
-            cache.forget_models()  # the pickers of other pages show a new base at once
+            cache.forget_models(ENGINE)  # the pickers of other pages show a new base at once
         state.set_value("settings_bases_ready", ready)
 
 
@@ -161,7 +161,7 @@ def _what_goes(base: EngineBase) -> str:
         if base.tuned_models
         else ""
     )
-    return " ".join(part for part in (freed, kept, tuned) if part)
+    return sentences(freed, kept, tuned)
 
 
 def _add() -> None:
@@ -230,5 +230,5 @@ def _remove(base_id: str) -> None:
             engine_bases.remove(current_actor(), cache.quick(ENGINE), base_id)
         finally:
             listed.clear()
-            cache.forget_models()
+            cache.forget_models(ENGINE)
         state.notify(":material/delete:", _("{name} was removed.").format(name=code(base_id)))

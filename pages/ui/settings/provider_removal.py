@@ -75,7 +75,7 @@ def _remove(provider_id: str) -> None:
         state.notify(":material/delete:", _("Provider removed."))
     provider_test.forget(provider_id)
     _close()
-    cache.forget_models()
+    cache.forget_models(provider_id)
 
 
 def _close() -> None:

@@ -52,12 +52,14 @@ def button(provider_id: str) -> None:
 def start(provider_id: str, model: str = "") -> None:
     """Start a test in the background. Only in a callback, or before the card is drawn."""
     actor, store, book, registry = current_actor(), cache.store(), cache.prices(), cache.registry()
+    lists = cache.model_lists()
     registry.refresh()
 
     def run(count: object) -> ProbeReport:
         client = registry.client(provider_id, retry_policy=_ONE_TRY, timeout=_TIMEOUT_S)
         revision = next((view.revision for view in saved.list_saved(store) if view.id == provider_id), "")
         report = provider_probe.probe(store, actor, client, book, model, lambda check: seen.append(check))
+        lists.forget(provider_id)
         if revision:
             saved.save_findings(store, actor, provider_id, revision, report.to_dict())
             registry.refresh()
@@ -68,20 +70,21 @@ def start(provider_id: str, model: str = "") -> None:
     state.set_value(_key(provider_id), (work, seen))
 
 
-def show(provider_id: str, view: SavedView | None) -> None:
-    """The progress of a test, or what the last one found."""
+def show(provider_id: str, view: SavedView | None) -> bool:
+    """The progress of a test, or what the last one found. True if nothing more has to be said about a failure."""
     work = _work(provider_id)
     if work is not None and not work.done:
         st.fragment(run_every=_LOOK_S)(_progress)(provider_id)
-        return
+        return True
     try:
         tested = work.get() if work is not None else None
     except FabulaError as problem:
         cards.error_card(problem)
-        return
+        return True
     stored = ProbeReport.from_dict(view.found) if view is not None else None
     if (report := tested or stored) is not None:
         _report(provider_id, report)
+    return report is not None and not report.usable
 
 
 def forget(provider_id: str) -> None:
@@ -137,7 +140,7 @@ def _line(finding: Finding) -> str:
 def _progress(provider_id: str) -> None:
     work, seen = state.get(_key(provider_id))
     if work.done:
-        cache.forget_models()
+        cache.forget_models(provider_id)
         st.rerun()
     current = _(_NAMES[seen[-1]]) if seen else _("connecting")
     st.progress(min(1.0, len(seen) / len(_NAMES)), text=sentences(_("Testing: {step}").format(step=current)))
