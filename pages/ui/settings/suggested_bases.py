@@ -1,4 +1,4 @@
-"""Base models that fit the engine's machine, each with a download button."""
+"""Base models that fit the engine's machine, each with its training time here and a download button."""
 
 from __future__ import annotations
 
@@ -6,40 +6,54 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
+from core.finetuning import base_order
 from core.providers.engine_bases import SuggestedBase
 from pages.ui.components import views
-from pages.ui.i18n import _, code, plain
+from pages.ui.i18n import _, code, duration, number, plain
 from pages.ui.settings.base_figures import context, gigabytes, parameters, speed
+from pages.ui.training import cached_training
 
-_FEW = 4  # shown at once; the largest that fit write best
+_FEW = 4  # shown at once
 
 
 def show(suggested: Sequence[SuggestedBase], on_download: Callable[[str], None]) -> None:
-    """The largest suggestions, and the others on request."""
+    """The first suggestions, and the others on request."""
     if not suggested:
         return
-    largest_first = sorted(suggested, key=lambda one: -one.parameters)
-    st.caption(_("Fit the memory of this machine to write and to train, as of {date}:").format(date=suggested[0].as_of))
-    for one in largest_first[:_FEW]:
-        _row(one, on_download)
-    if rest := largest_first[_FEW:]:
-        with st.expander(_("Smaller ones"), type="compact", key="settings_base_smaller"):
+    packaged_speed = cached_training.packaged_training_speed()
+    ordered = base_order.in_order(suggested, packaged_speed)
+    fit = _("These fit the memory of this machine, as of {date}.").format(date=suggested[0].as_of)
+    st.caption(f"{fit} {_order(packaged_speed)}".strip())
+    for one in ordered[:_FEW]:
+        _row(one, packaged_speed, on_download)
+    if rest := ordered[_FEW:]:
+        with st.expander(_("Other models"), type="compact", key="settings_base_others"):
             for one in rest:
-                _row(one, on_download)
+                _row(one, packaged_speed, on_download)
 
 
-def _row(one: SuggestedBase, on_download: Callable[[str], None]) -> None:
+def _order(packaged_speed: float | None) -> str:
+    """What the order means."""
+    if packaged_speed is None:
+        return ""
+    return _("First those that train on {n} examples within {time}, the largest first.").format(
+        n=number(base_order.TYPICAL_EXAMPLES), time=duration(base_order.REASONABLE_S)
+    )
+
+
+def _row(one: SuggestedBase, packaged_speed: float | None, on_download: Callable[[str], None]) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(gap=None, width="stretch"):
             st.markdown(code(one.repo))
             views.facts(
                 (
                     parameters(one.parameters),
-                    plain(one.licence),
-                    context(one.context, one.model_context),
-                    _("download: {size}").format(size=gigabytes(one.download_bytes)),
-                    _("memory to train: {size}").format(size=gigabytes(one.training_bytes)),
+                    _training_time(one, packaged_speed),
                     speed(one.tokens_per_s),
+                    _("memory to train: {size}").format(size=gigabytes(one.training_bytes)),
+                    _("download: {size}").format(size=gigabytes(one.download_bytes)),
+                    context(one.context, one.model_context),
+                    plain(one.licence),
                     _("terms to accept first") if one.gated else "",
                 )
             )
@@ -50,3 +64,17 @@ def _row(one: SuggestedBase, on_download: Callable[[str], None]) -> None:
             on_click=on_download,
             args=(one.repo,),
         )
+
+
+def _training_time(one: SuggestedBase, packaged_speed: float | None) -> str:
+    seconds = base_order.typical_training_s(one.parameters, packaged_speed)
+    if seconds is None:
+        return _("training time: known after the first job")
+    return _("training on {n} examples: about {time}").format(
+        n=number(base_order.TYPICAL_EXAMPLES), time=duration(_rounded(seconds))
+    )
+
+
+def _rounded(seconds: float) -> float:
+    """An estimate in whole hours from two hours on."""
+    return round(seconds / 3600) * 3600 if seconds >= 2 * 3600 else seconds

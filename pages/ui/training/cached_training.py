@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from statistics import median
 from typing import Any, Literal
 
 import pandas as pd
@@ -283,6 +284,17 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
         speed=engine.training_speeds.get(tuned_base(model.id) or model.id) if engine is not None else None,
         rough_speed=_rough_speed() if at_hand else None,
     )
+
+
+def packaged_training_speed() -> float | None:
+    """Training speed of the packaged base on the engine's machine, in tokens per second: of its newest steps or jobs,
+    else a rough one; None: no job was trained yet, and the engine runs on another machine."""
+    engine = cache.status().engine
+    steps = engine.training_speeds.get(packaged_models.BASE)
+    jobs = job_cost.measured_speeds(cache.store(), ENGINE, packaged_models.BASE)
+    if steps or jobs:
+        return steps or median(jobs)
+    return None if engine.external else _rough_speed()
 
 
 @shared(max_entries=1)
