@@ -7,6 +7,7 @@ by accident. Everything else (logs, CSV files, comparisons) treats a message as 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from string import Formatter
 from types import MappingProxyType
@@ -16,6 +17,7 @@ _STRUCTURE = "\x1e"  # record separator (as in RFC 7464): marks a stored text th
 _KEY = "fabula"  # key of Fabula's extensions in OpenAI-shaped JSON
 _MAX_DEPTH = 30  # nesting of messages; ten joined sentences are nested nine levels deep
 _MAX_CHARS = 1_000_000  # limit for parsing a stored message
+_ENDED = re.compile(r"[.!?…:;。！？：；][\s\"'”’»」』）)\]*_`]*$")  # a colon: the next sentence names what it announces
 
 
 class Message(str):
@@ -110,15 +112,22 @@ def cause_of(text: str) -> str | None:
 def sentences(*parts: str) -> str:
     """Join sentences, for example what happened and the next step; empty ones are skipped.
 
+    A full stop is added where the next sentence would run into one without: a provider's message often has none.
     The result is a `Message` if any part is.
     """
     texts = [part for part in parts if part]
-    if not any(isinstance(part, Message) for part in texts):
-        return " ".join(texts)
+    if not texts:
+        return ""
     joined = texts[-1]
     for part in reversed(texts[:-1]):
-        joined = msg("{first} {then}", first=part, then=joined)
-    return joined
+        values = {"first": part, "then": joined}
+        joined = msg("{first} {then}", **values) if is_complete(part) else msg("{first}. {then}", **values)
+    return joined if any(isinstance(part, Message) for part in texts) else str.__str__(joined)
+
+
+def is_complete(sentence: str) -> bool:
+    """Whether a sentence ends with a full stop or another sign of its end, also inside quotes, brackets or Markdown."""
+    return _ENDED.search(sentence) is not None
 
 
 def to_json(text: str) -> Any:

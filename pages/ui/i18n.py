@@ -94,7 +94,10 @@ def localized(sentence: str) -> str:
 
 
 def usd(amount: Decimal | float | None) -> str:
-    """Money for Markdown, with as many digits as it needs; None is "unknown", never 0."""
+    """Money for Markdown, with as many digits as it needs; None is "unknown", never 0.
+
+    Where no label says that it is money, the caller writes "price unknown" (estimates) or "cost unknown".
+    """
     if amount is None:
         return _("unknown")
     value = Decimal(str(amount))
@@ -116,8 +119,11 @@ def listed(items: Iterable[str], *, semicolons: bool = False) -> str:
 
 
 def sentences(*parts: str) -> str:
-    """Complete sentences in one line, separated by a space if the language uses one."""
-    return ("" if language() == CHINESE else " ").join(part for part in parts if part)
+    """Sentences in one line, separated by a space if the language uses one; a missing full stop is added."""
+    stop, space = ("。", "") if language() == CHINESE else (".", " ")
+    shown = [part for part in parts if part]
+    ended = [part if message.is_complete(part) else part + stop for part in shown[:-1]]
+    return space.join([*ended, *shown[-1:]])
 
 
 def duration(seconds: float | None) -> str:

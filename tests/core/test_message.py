@@ -50,6 +50,24 @@ def _nested() -> Message:
     return msg("{reason} {n}: {share}", reason=inner, n=3, share=0.25)
 
 
+@pytest.mark.parametrize(
+    ("parts", "english", "chinese"),
+    [
+        (("Invalid key", "Try again."), "Invalid key. Try again.", "Invalid key。Try again."),
+        (("Is it running?", "Try again."), "Is it running? Try again.", "Is it running?Try again."),
+        (('It says "no."', "Try again."), 'It says "no." Try again.', 'It says "no."Try again.'),
+        (("Set it to:", "https://a.example"), "Set it to: https://a.example", "Set it to:https://a.example"),
+        (("模型不存在。", "请重试"), "模型不存在。 请重试", "模型不存在。请重试"),
+        (("a (b)", "", "c", "d"), "a (b). c. d", "a (b)。c。d"),
+    ],
+)
+def test_sentences_do_not_run_together(parts: tuple[str, ...], english: str, chinese: str) -> None:
+    assert sentences(*parts) == english and not isinstance(sentences(*parts), Message)
+    joined = sentences(msg("{message}", message=parts[0]), *parts[1:])
+    assert joined == english and isinstance(joined, Message)
+    assert _CHINESE.translated(joined) == chinese
+
+
 def test_a_message_is_its_english_text() -> None:
     found = msg(_TEMPLATE, provider_id="x")
     assert (

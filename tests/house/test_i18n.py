@@ -350,6 +350,8 @@ def test_a_duration_is_said_in_words(
     ("language", "parts", "line", "pair"),
     [
         ("en", ("Kept.", "", "Press Resume."), "Kept. Press Resume.", "hero: Rosa"),
+        ("en", ("No such key", "Press `x`", "Why?"), "No such key. Press `x`. Why?", "hero: Rosa"),
+        ("zh_CN", ("没有这个密钥", "Invalid key", "请重试。"), "没有这个密钥。Invalid key。请重试。", "hero：Rosa"),
         ("zh_CN", ("已保留。", "", "请点“继续”。"), "已保留。请点“继续”。", "hero：Rosa"),
     ],
 )
