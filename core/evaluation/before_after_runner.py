@@ -278,4 +278,4 @@ def _next_step(error: FabulaError, client: Client, side: str) -> str:
         return error.next_step
     if side == "tuned":
         return msg("Duplicate the job to train it again.")
-    return msg("Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again.")
+    return msg("Add this base model again under Settings → Base models, then write again.")

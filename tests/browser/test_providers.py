@@ -76,7 +76,7 @@ def test_a_server_is_added_by_its_address_writes_four_rows_and_is_removed(
 
 def _add(page: Page, url: str) -> None:
     press(page, "settings_provider_add")
-    choose(page, "settings_provider_preset", "Another OpenAI-compatible server")
+    choose(page, "settings_provider_preset", "Another OpenAI-compatible address")
     for field, value in (("name", "My server"), ("url", url), ("key", _CANARY)):
         settled(page)
         page.locator(f".st-key-settings_provider_{field} input").fill(value)

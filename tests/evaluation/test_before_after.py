@@ -248,7 +248,7 @@ def test_a_deleted_base_model_leaves_the_tuned_side_and_can_be_retried(store: St
     ("gone", "side", "next_step"),
     [
         (_TUNED, "tuned", "Duplicate the job to train it again."),
-        ("gemma-3-270m", "base", "Add this base model to FABULA_ENGINE_MODELS and restart Fabula, then write again."),
+        ("gemma-3-270m", "base", "Add this base model again under Settings → Base models, then write again."),
     ],
 )
 def test_a_deleted_model_fails_at_once_with_a_next_step(store: Store, gone: str, side: str, next_step: str) -> None:

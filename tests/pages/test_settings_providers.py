@@ -14,6 +14,7 @@ from core.datasets import datasets, presets
 from core.db.store import Store
 from core.generation import runs
 from core.jobs import local_servers
+from core.providers import presets as presets_of_providers
 from core.providers import saved
 from core.providers.presets import ProviderPreset, find
 from core.secret_key import SecretKey
@@ -21,7 +22,7 @@ from core.settings import Settings
 from pages.ui import cache
 from pages.ui.cost import price_choice
 from tests.support import fault_server
-from tests.support.app_pages import click, visit, words
+from tests.support.app_pages import click, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import until
 
@@ -99,6 +100,18 @@ def test_editing_keeps_the_key_unless_the_host_changes(
     assert "another host" in at.error[-1].value and cache.registry().provider("compatible").base_url == endpoint.url
 
 
+def test_the_dialog_opens_without_a_choice_and_lists_what_people_have_first(settings_page: AppTest) -> None:
+    at = click(settings_page, "settings_provider_add")
+    picker = at.selectbox(key="settings_provider_preset")
+    assert picker.value is None and not any(str(one.key).startswith("settings_provider_url") for one in at.text_input)
+    names = [preset.name for preset in presets_of_providers.in_order(["ollama"])]
+    assert names[:3] == ["OpenAI", "Ollama", "Another OpenAI-compatible address"]
+    assert names[3:] == sorted(names[3:], key=str.casefold) and len(set(names)) == len(names)
+    assert picker.options == [preset.name for preset in presets_of_providers.in_order()]
+    picker.set_value("groq").run()
+    assert at.text_input(key="settings_provider_url").value == "https://api.groq.com/openai/v1"
+
+
 def test_a_wrong_entry_is_told_in_the_dialog_and_nothing_is_saved(settings_page: AppTest, store: Store) -> None:
     at = _add(settings_page, "api.example.com/v1")
     assert "does not start with" in at.error[-1].value
@@ -108,6 +121,24 @@ def test_a_wrong_entry_is_told_in_the_dialog_and_nothing_is_saved(settings_page:
     assert "contains a space" in at.error[-1].value and saved.list_saved(store) == []
     click(at, "settings_provider_cancel")
     assert not at.error and "settings_provider_key" not in at.session_state._state.filtered_state
+
+
+def test_a_refused_key_is_told_and_only_tried_again_when_asked(
+    store: Store, server: FaultServer, endpoint: FaultServer
+) -> None:
+    key = SecretKey(Settings.from_env())
+    saved.add(store, LOCAL, key, saved.ProviderForm("compatible", "My server", endpoint.url, _CANARY))
+    endpoint.enqueue(fault_server.unauthorized())
+    at = visit("settings")
+    assert "My server refused the key (401)" in trouble(at) and "Settings → Providers" in trouble(at)
+    assert "[key]. Check the key" in trouble(at)  # the server's message has no full stop
+    assert not any(word in words(at) for word in ("is kept", "is lost"))  # nothing has run yet
+    for page in ("settings", "story", "dataset"):
+        cache.models.clear()  # as after its few seconds
+        visit(page)
+    assert len(endpoint.requests) == 1
+    at = click(at, "settings_again_compatible")
+    assert not at.error and ("compatible", "writer") in [(info.provider, info.id) for info in cache.models().found]
 
 
 def test_removing_names_what_uses_the_provider(settings_page: AppTest, endpoint: FaultServer, store: Store) -> None:

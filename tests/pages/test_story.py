@@ -102,7 +102,7 @@ def test_another_model_than_the_one_asked_for_is_told(server: FaultServer, store
         (fault_server.error(404, "The model does not exist", "model_not_found"), "never been used here"),
         (fault_server.error(400, "filtered due to content management policy", "content_filter"), "content filter"),
         (fault_server.quota(), "no credit"),
-        (fault_server.html(), "not in OpenAI's format"),
+        (fault_server.html(), "answered with a web page"),
         (fault_server.error_in_stream("从前"), "ended in the middle"),
     ],
 )
@@ -235,7 +235,7 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
 def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:
     at = click(visit("story", story_aloud=True), "story_button")
     assert not at.exception and at.toggle(key="story_aloud").value is True
-    assert "set `OPENAI_API_KEY`" in words(at)
+    assert "add one under Settings → Providers" in words(at)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +257,7 @@ def test_a_story_that_ends_while_the_page_is_drawn_leaves_no_button_to_stop_it(
     monkeypatch.setattr(module, name, draw_and_end)
     click(at, "story_button")
     assert not at.exception and at.button(key="story_button").label == "Write"
-    assert "set `OPENAI_API_KEY`" in words(at)
+    assert "add one under Settings → Providers" in words(at)
 
 
 def _labelled(at: AppTest, label: str) -> Button:

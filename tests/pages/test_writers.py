@@ -192,7 +192,11 @@ def test_a_paid_sample_says_its_price_before_the_click_and_is_booked(
 
 
 def test_an_unknown_price_is_said_before_the_click(server: FaultServer, paid: FaultServer, store: Store) -> None:
-    assert "price unknown" in words(visit("story", story_model="compatible/gpt-unpriced"))
+    shown = words(visit("story", story_model="compatible/gpt-unpriced"))
+    assert shown.count("price unknown") == 1
+    assert "Base model" not in shown and "runs at 127.0.0.1" in shown  # what it is, is not known
+    facts = words(visit("dataset", dataset_model="compatible/gpt-unpriced"))
+    assert "tokens · price unknown ·" in facts and "· unknown" not in facts
 
 
 def test_a_sample_can_be_stopped_and_another_model_hides_it(server: FaultServer, store: Store) -> None:

@@ -39,23 +39,21 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.NotFound, ":material/search_off:", mark("No longer available")),
     (errors.NotAllowed, ":material/lock:", mark("You may not do this")),
 )
-_SAFE = {
-    errors.StorageFull: mark("Everything saved so far is kept; paid requests stop until Fabula can save again."),
-    errors.ProviderError: mark("Everything finished so far is kept."),
-}
+_SAVED_IS_SAFE = mark("Everything saved so far is kept; paid requests stop until Fabula can save again.")
 
 
 P = ParamSpec("P")
 
 
 def error_card(error: errors.FabulaError) -> None:
-    """Draw an error: what happened, what is safe, what to do. Every page uses this card."""
+    """Draw an error: what happened, what to do, and what is safe if data is at risk. Every page uses this card."""
     icon, headline = next(
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
         (":material/error:", mark("Something went wrong")),
     )
     lines = [f"**{_(headline)}**", as_markdown(error.what)]
-    lines += [_(safe) for kind, safe in _SAFE.items() if isinstance(error, kind)]
+    if isinstance(error, errors.StorageFull):  # elsewhere nothing may have run yet; who shows a run says what it kept
+        lines.append(_(_SAVED_IS_SAFE))
     if error.next_step:
         lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
     st.error("\n\n".join(lines), icon=icon)
@@ -103,7 +101,7 @@ def engine_missing_card() -> None:
             )
         )
         st.code(engine_supervisor.INSTALL, language="bash")
-        st.caption(_("The engine then starts within 30 seconds. Or set `OPENAI_API_KEY` to use OpenAI."))
+        st.caption(_("The engine then starts within 30 seconds. Or add a provider under Settings → Providers."))
 
 
 @contextmanager

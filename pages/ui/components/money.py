@@ -52,6 +52,12 @@ def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) 
     return local_amount(seconds) if provider == ENGINE else usd(billed_usd)
 
 
+def cost_fact(provider: str, billed_usd: Decimal | None, seconds: float | None) -> str:
+    """`work_cost` in a line of facts, where no label says that it is a cost."""
+    unknown = provider != ENGINE and billed_usd is None
+    return _("cost unknown") if unknown else work_cost(provider, billed_usd, seconds)
+
+
 def total_spent(lines: Sequence[DayLine]) -> str:
     """The total cost of calls: the known amounts; "not priced" if all are machine time without a price."""
     known_usd = spend_history.known_usd(lines) if lines else Decimal(0)

@@ -125,7 +125,10 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
 
 
 def about(info: ModelInfo) -> None:
-    """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date."""
+    """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date.
+
+    An unknown price is not part of it: the sample button next to the picker says so.
+    """
     views.facts((_kind(info), _runs_where(info), _price(info), _retired(info)))
 
 
@@ -133,7 +136,9 @@ def _kind(info: ModelInfo) -> str:
     base = info.base if info.base not in (None, info.id) else None
     if _CHECKPOINT in info.id:
         return _("Checkpoint of step {step}").format(step=plain(info.id.split(_CHECKPOINT)[1]))
-    return _("Base model") if base is None else _("Tuned from {base}").format(base=code(base))
+    if base is None:  # which models of other providers are base models is not known
+        return _("Base model") if info.provider == ENGINE else ""
+    return _("Tuned from {base}").format(base=code(base))
 
 
 def _runs_where(info: ModelInfo) -> str:
@@ -149,7 +154,7 @@ def _runs_where(info: ModelInfo) -> str:
 def _price(info: ModelInfo) -> str:
     price = cache.prices().find(info.provider, info.id)
     if price is None or price.output_per_mtok is None or price.currency != "USD":
-        return _("price unknown")
+        return ""
     if price.local:
         return local_price()
     return _("{price} per 1k tokens written").format(price=usd(price.output_per_mtok / 1000))

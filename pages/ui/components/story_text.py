@@ -11,7 +11,7 @@ from core.stories import arena
 from core.stories.arena import Round
 from core.stories.story_record import StoryFacts
 from core.stories.stream import StoryStream
-from pages.ui.components.money import work_cost
+from pages.ui.components.money import cost_fact
 from pages.ui.i18n import _, code, mark, n_, number, token_speed
 
 _ENDINGS = {
@@ -34,7 +34,7 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
         _("first words after {seconds} s").format(seconds=number(facts.first_text_s, 1)) if facts.first_text_s else "",
         token_speed(facts.tokens_per_s) if facts.tokens_per_s else "",
         _("about {tokens}").format(tokens=tokens) if tokens and facts.counted_locally else tokens,
-        "" if writing else work_cost(provider, facts.cost_usd, _seconds(facts)),
+        "" if writing else cost_fact(provider, facts.cost_usd, _seconds(facts)),
         "" if writing else ending_of(facts),
     ]
     return " · ".join(part for part in parts if part)

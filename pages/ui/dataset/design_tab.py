@@ -150,10 +150,14 @@ def _estimate_facts(recipe: Recipe, guess: RunEstimate, mode: Mode) -> None:
             if fewest == most
             else _("{fewest} to {most} requests").format(fewest=number(fewest), most=number(most)),
             _("about {tokens} tokens").format(tokens=about(guess.tokens)),
-            local_price(guess.seconds) if guess.local else usd(guess.usd),
+            local_price(guess.seconds) if guess.local else _price(guess),
             time,
         )
     )
+
+
+def _price(guess: RunEstimate) -> str:
+    return _("price unknown") if guess.usd is None else usd(guess.usd)
 
 
 def _far_prompt(recipe: Recipe) -> None:

@@ -23,7 +23,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models, views
 from pages.ui.dataset import recipe_form
 from pages.ui.dataset.design_tab import estimate
-from pages.ui.i18n import _, n_, number, plain, usd
+from pages.ui.i18n import _, n_, number, plain, sentences, usd
 from pages.ui.sign_in import current_actor
 
 _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
@@ -66,7 +66,8 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
         return
     failure = failures.of_run(progress.reason)
     show = st.error if progress.state == "failed" else st.info
-    show(plain(failure_labels.sentence(progress.reason, failure.cause)), icon=":material/error:")
+    kept = n_("The {n} finished row is kept.", "The {n} finished rows are kept.", summary.done) if summary.done else ""
+    show(sentences(plain(failure_labels.sentence(progress.reason, failure.cause)), kept), icon=":material/error:")
     if not summary.pending or (recipe := datasets.recipe(cache.store(), summary.id)) is None:
         return
     place = _Place(summary.id, recipe, summary.pending, None)
@@ -164,7 +165,7 @@ def _cost(place: _Place, chosen: ModelInfo) -> str:
     if guess.local:
         return _("Written on this machine.")
     cost = None if guess.usd is None else guess.usd * place.rows / place.recipe.rows()
-    return _("about {cost}").format(cost=usd(cost))
+    return _("price unknown") if cost is None else _("about {cost}").format(cost=usd(cost))
 
 
 def _open_recipe(recipe: Recipe) -> None:

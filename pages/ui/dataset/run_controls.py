@@ -267,7 +267,7 @@ def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: s
     if grown is not None and added > 0:
         cost = _extension_cost(recipe, grown)
         if cost != 0:
-            st.caption(_("about {cost}").format(cost=usd(cost)))
+            st.caption(_("price unknown") if cost is None else _("about {cost}").format(cost=usd(cost)))
 
 
 def _extension_cost(recipe: Recipe, grown: Recipe) -> Decimal | None:

@@ -22,9 +22,10 @@ from pages.ui.sign_in import current_actor
 _LOOK_AGAIN_S = 10
 
 
-def show(added: Iterable[SavedView]) -> None:
-    """One line for each server that runs here and is not used yet."""
-    for server in _found((*(view.base_url for view in added), *_environment_addresses())):
+def show(added: Iterable[SavedView]) -> tuple[str, ...]:
+    """One line for each server that runs here and is not used yet; returns their presets."""
+    found = _found((*(view.base_url for view in added), *_environment_addresses()))
+    for server in found:
         with st.container(
             border=True, horizontal=True, horizontal_alignment="distribute", vertical_alignment="center",
             key=f"settings_local_{server.preset.id}",
@@ -35,6 +36,7 @@ def show(added: Iterable[SavedView]) -> None:
                 _("Use it"), icon=":material/link:", key=f"settings_use_{server.preset.id}",
                 on_click=_use, args=(server,),
             )  # fmt: skip
+    return tuple(server.preset.id for server in found)
 
 
 @shared(ttl=_LOOK_AGAIN_S, max_entries=8)
@@ -56,5 +58,5 @@ def _use(server: LocalServer) -> None:
         form = ProviderForm(server.preset.id, provider_form.free_name(server.preset.name), server.base_url)
         taken = cache.registry().environment_ids()
         added = saved.add(cache.store(), current_actor(), SecretKey(cache.settings()), form, taken)
-        cache.forget_models()
+        cache.forget_models(added)
         provider_test.start(added)

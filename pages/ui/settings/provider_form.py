@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import streamlit as st
 
@@ -31,37 +31,39 @@ def begin(view: SavedView | None = None) -> None:
     """Open the dialog, empty or with a provider's values. Only in a callback."""
     _forget()
     state.set_value(_OPEN, _NEW if view is None else view.id)
-    if view is None:
-        state.set_value(_PRESET, "deepseek")
-        _fill_from_preset()
-    else:
+    if view is not None:
         state.set_value(_NAME, view.name)
         state.set_value(_URL, view.base_url)
         state.set_value(_MODELS, "\n".join(view.models))
 
 
-def show(added: Mapping[str, SavedView]) -> None:
-    """The dialog, if it is open."""
+def show(added: Mapping[str, SavedView], running: Collection[str]) -> None:
+    """The dialog, if it is open. `running`: presets of servers that were found on this machine."""
     which = state.get(_OPEN)
     if which == _NEW:
-        st.dialog(_("Add a provider"), icon=":material/add:", on_dismiss=_forget)(_body)(None)
+        st.dialog(_("Add a provider"), icon=":material/add:", on_dismiss=_forget)(_body)(None, running)
     elif which in added:
-        st.dialog(_("Edit the provider"), icon=":material/edit:", on_dismiss=_forget)(_body)(added[which])
+        st.dialog(_("Edit the provider"), icon=":material/edit:", on_dismiss=_forget)(_body)(added[which], running)
 
 
-def _body(view: SavedView | None) -> None:
+def _body(view: SavedView | None, running: Collection[str]) -> None:
     if state.get(_OPEN) is None:  # saved
         st.rerun()
     if view is None:
-        options = [preset.id for preset in presets.all_presets()]
+        options = [preset.id for preset in presets.in_order(running)]
         st.selectbox(
-            _("Provider"), options, format_func=_preset_name, key=_PRESET, on_change=_fill_from_preset,
+            _("Provider"), options, index=None, format_func=_preset_name, key=_PRESET, on_change=_fill_from_preset,
+            placeholder=_("Choose a provider"),
         )  # fmt: skip
+        if state.get(_PRESET) is None:
+            st.caption(_("A company's API, or a server of your own. Address and differences are filled in."))
+            return
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
     text_field(_("Name"), _NAME, saved.MAX_NAME)
     # A form sends what is typed at once: outside of one, a key stays in the browser if the Tab key leaves its field,
     # because the button that shows it belongs to the field.
-    with st.form("settings_provider_form", border=False):
+    # Enter would press the first button of the row, which is Cancel.
+    with st.form("settings_provider_form", border=False, enter_to_submit=False):
         st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
         if preset.capabilities.has_resource_address:
             st.caption(_("The address of your resource, as the portal shows it. Name your deployments under More."))
@@ -72,11 +74,12 @@ def _body(view: SavedView | None) -> None:
             _more(view)
         if (problem := state.get(_PROBLEM)) is not None:
             cards.error_card(problem)
-        st.form_submit_button(
-            _("Save and test"), type="primary", icon=":material/check:", key="settings_provider_save",
-            on_click=_save, args=(view,),
-        )  # fmt: skip
-    st.button(_("Cancel"), key="settings_provider_cancel", on_click=_forget)
+        with st.container(horizontal=True, horizontal_alignment="right"):
+            st.form_submit_button(_("Cancel"), key="settings_provider_cancel", on_click=_forget)
+            st.form_submit_button(
+                _("Save and test"), type="primary", icon=":material/check:", key="settings_provider_save",
+                on_click=_save, args=(view,),
+            )  # fmt: skip
 
 
 def _key_field(preset: ProviderPreset, view: SavedView | None) -> None:
@@ -113,7 +116,7 @@ def _save(view: SavedView | None) -> None:
         state.set_value(_PROBLEM, problem)
         return
     _forget()
-    cache.forget_models()
+    cache.forget_models(provider_id)
     provider_test.start(provider_id)
 
 
@@ -138,6 +141,8 @@ def _saved(view: SavedView | None) -> str:
 
 
 def _fill_from_preset() -> None:
+    if state.get(_PRESET) is None:  # cleared
+        return
     preset = presets.find(str(state.get(_PRESET)))
     state.set_value(_NAME, "" if preset.id == presets.CUSTOM else free_name(preset.name))
     state.set_value(_URL, preset.base_url)
@@ -151,7 +156,7 @@ def free_name(name: str) -> str:
 
 
 def _preset_name(preset_id: str) -> str:
-    return _("Another OpenAI-compatible server") if preset_id == presets.CUSTOM else presets.find(preset_id).name
+    return _("Another OpenAI-compatible address") if preset_id == presets.CUSTOM else presets.find(preset_id).name
 
 
 def _address_help(preset: ProviderPreset) -> str:

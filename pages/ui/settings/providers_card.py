@@ -12,7 +12,7 @@ from core.providers.registry import ENGINE
 from core.providers.saved import SavedView
 from pages.ui import cache
 from pages.ui.components import cards
-from pages.ui.i18n import _, as_markdown, code, localized
+from pages.ui.i18n import _, as_markdown, code, localized, sentences
 from pages.ui.settings import local_servers_card, provider_form, provider_removal, provider_test
 
 
@@ -26,11 +26,11 @@ def card() -> None:
                 _("Add a provider"), type="primary", icon=":material/add:", key="settings_provider_add",
                 on_click=provider_form.begin,
             )  # fmt: skip
-        local_servers_card.show(added.values())
+        running = local_servers_card.show(added.values())
         for provider_id in cache.registry().ids():
             with st.container(border=True, gap="small", key=f"settings_provider_{provider_id}"):
                 _provider(provider_id, added)
-    provider_form.show(added)
+    provider_form.show(added, running)
     provider_removal.show(added)
 
 
@@ -60,7 +60,20 @@ def _provider(provider_id: str, added: Mapping[str, SavedView]) -> None:
                     _("Remove"), icon=":material/delete:", key=f"settings_remove_{provider_id}",
                     on_click=provider_removal.begin, args=(provider_id,),
                 )  # fmt: skip
-    provider_test.show(provider_id, view)
+    if not provider_test.show(provider_id, view) and provider_id != ENGINE:  # the engine's own card says why
+        _missing_models(provider_id)
+
+
+def _missing_models(provider_id: str) -> None:
+    """Why a provider's models are not offered, and a button that asks it again."""
+    problem = cache.models().problems.get(provider_id)
+    if problem is None:
+        return
+    st.error(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/error:")
+    st.button(
+        _("Try again"), icon=":material/refresh:", key=f"settings_again_{provider_id}",
+        on_click=cache.forget_models, args=(provider_id,),
+    )  # fmt: skip
 
 
 def _title(provider_id: str, view: SavedView | None, *, hides: bool) -> str:

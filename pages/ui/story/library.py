@@ -13,7 +13,7 @@ from core.stories.library import MAX_STARS, SavedStory, StoryFilter
 from pages.ui import cache, state
 from pages.ui.components import cards, models, story_text, views
 from pages.ui.components.fields import fits, text_field
-from pages.ui.components.money import work_cost
+from pages.ui.components.money import cost_fact
 from pages.ui.components.story_session import LEAVE_S, story_session
 from pages.ui.i18n import _, ago, code, duration, mark, n_, number, plain
 from pages.ui.sign_in import current_actor
@@ -124,7 +124,7 @@ def story_card(story: SavedStory) -> None:
             (
                 code(story.model),
                 n_("{n} token", "{n} tokens", story.tokens) if story.tokens else "",
-                work_cost(story.provider, story.cost_usd, story.duration_s),
+                cost_fact(story.provider, story.cost_usd, story.duration_s),
                 "" if story.finish_reason == "stop" else story_text.ending(story.finish_reason),
                 _("edited") if story.edited_text is not None else "",
                 " ".join(f":gray-badge[{plain(tag)}]" for tag in story.tags),

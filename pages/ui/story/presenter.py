@@ -22,7 +22,7 @@ from core.stories.story_record import StoryUsage, count_usage
 from core.stories.stream import StoryStream
 from pages.ui import cache, state
 from pages.ui.components import cards, models, story_text, views
-from pages.ui.components.money import local_price
+from pages.ui.components.money import cost_fact, local_price
 from pages.ui.components.story_session import story_session
 from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, code, n_, plain, token_speed, usd
@@ -326,13 +326,14 @@ def _cost(story: StoryStream, used: StoryUsage) -> str:
     else:
         price = cache.prices().find(story.provider, facts.model)
         running = price.call(*tokens) if price is not None and price.currency == "USD" else None
-        own_price = usd(running if facts.cost_usd is None else facts.cost_usd)
+        own_price = cost_fact(story.provider, running if facts.cost_usd is None else facts.cost_usd, None)
     paid = presenter_prompts.paid_price()
-    if paid is None:
+    other_cost = paid.call(*tokens) if paid is not None else None
+    if paid is None or other_cost is None:
         return f"**{own_price}**"
     other = _("{model} would cost {cost} for the same tokens (list price of {day})").format(
         model=code(paid.model),
-        cost=f"**{usd(paid.call(*tokens))}**",
+        cost=f"**{usd(other_cost)}**",
         day=f"{paid.checked:%Y-%m-%d}",
     )
     return f"**{own_price}** · {other}"

@@ -78,12 +78,7 @@ def sound_file(story_id: str, text: str, key: str) -> None:
     """Create audio of the text at a speech endpoint, to play and download."""
     providers = [name for name in cache.registry().ids() if name != ENGINE]
     if not providers:
-        st.caption(
-            _(
-                "To have stories read aloud by a provider, set `OPENAI_API_KEY`, and `OPENAI_BASE_URL` for a "
-                "compatible endpoint."
-            )
-        )
+        st.caption(_("To have stories read aloud by a provider, add one under Settings → Providers."))
         return
     provider = str(st.selectbox(_("Provider"), providers, key=f"{key}_provider"))
     model = str(st.selectbox(_("Model"), _MODELS, accept_new_options=True, key=f"{key}_model")).strip()

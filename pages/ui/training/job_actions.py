@@ -20,7 +20,7 @@ from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 from pages.ui import cache, state
 from pages.ui.components import cards, failure_labels, models
-from pages.ui.i18n import _, as_markdown, code, mark, number, percent
+from pages.ui.i18n import _, as_markdown, code, mark, number, percent, sentences
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
 _NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
@@ -126,10 +126,10 @@ def model_state(job: JobView) -> None:
             next_step = _("**Duplicate job** trains it again.")
         else:
             words = _("The engine no longer has {base}, the base of this model.").format(base=code(base))
-            next_step = _("Add it to `FABULA_ENGINE_MODELS` under this name and restart Fabula: the model works again.")
+            next_step = _("Add it again under Settings → Base models, with this name: the model then works again.")
         st.warning(f"{words}\n\n:material/arrow_forward: {next_step}", icon=":material/search_off:")
     elif engine.state != "up" and engine.message:
-        st.caption(f":material/cloud_off: {as_markdown(engine.message)} {as_markdown(engine.next_step)}")
+        st.caption(f":material/cloud_off: {sentences(as_markdown(engine.message), as_markdown(engine.next_step))}")
 
 
 def checkpoints(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:

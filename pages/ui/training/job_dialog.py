@@ -134,7 +134,7 @@ def _submit_button(ready: bool, close: Callable[[], None]) -> bool:
 def _submit_label(draft: JobDraft, found: JobRequirements) -> str:
     rows = n_("Train on {n} row", "Train on {n} rows", draft.rows)
     one = found.estimate
-    if one is None or one.local:
+    if one is None or one.cost_usd is None or one.local:
         return rows
     return _("{rows} for {price}").format(rows=rows, price=usd(one.cost_usd))
 
