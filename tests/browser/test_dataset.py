@@ -159,3 +159,22 @@ def _click_a_square(page: Page, *, until_there: Locator) -> None:
     size = box_of(chart)
     place: Position = {"x": size["width"] * 0.5, "y": min(size["height"] * 0.6, 200)}
     repeat(page, lambda: chart.click(position=place), until_there)
+
+
+def test_a_preset_changes_the_settings_under_more_also_after_they_were_shown(
+    browser: Browser, studio: RunningStudio
+) -> None:
+    page = visit(browser, f"{studio.url}/dataset", locale="en-US")
+    name, more = page.locator(".st-key-dataset_name input"), page.get_by_role("button", name="More", exact=True)
+    more.click()
+    name.wait_for()
+    assert name.input_value()
+    page.keyboard.press("Escape")
+    settled(page)
+    page.get_by_text("Empty grid").click()
+    settled(page)
+    press(page, "dataset_dice")  # a run to which the browser sends what it has
+    settled(page)
+    more.click()
+    name.wait_for()
+    assert name.input_value() == ""

@@ -137,7 +137,7 @@ def test_the_rendered_prompt_follows_the_template_as_it_is_typed(server: FaultSe
 
 @pytest.mark.parametrize("preset", presets.load(), ids=lambda preset: preset.id)
 def test_every_preset_is_ready_to_run(server: FaultServer, preset: presets.Preset) -> None:
-    at = visit("dataset")
+    at = visit("dataset", dataset_more=True)
     field(at, "dataset_preset").set_value(preset.id).run()
     rows = preset.recipe.rows()
     assert generate_label(at) == f"Generate {rows} rows"
@@ -184,7 +184,7 @@ def test_an_empty_grid_starts_with_the_defaults_of_a_recipe(server: FaultServer,
 def test_an_empty_grid_keeps_no_setting_of_the_form_before(
     server: FaultServer, key: str, value: object, default: object
 ) -> None:
-    at = visit("dataset")
+    at = visit("dataset", dataset_more=True)
     field(at, key).set_value(value).run()
     field(at, "dataset_preset").set_value("blank").run()
     assert at.session_state[key] == default
@@ -249,7 +249,7 @@ def test_a_saved_recipe_is_opened_in_another_visit(server: FaultServer, store: S
     (one,) = recipes.list_saved(store)
     at = click(opened(visit("dataset"), "dataset_recipes"), f"dataset_open_{one.family}")
     assert generate_label(at) == "Generate 4 rows"
-    assert field(at, "dataset_endpoint").value == "completion"
+    assert at.session_state["dataset_endpoint"] == "completion"
     assert at.button(key="dataset_save_recipe").disabled
     click(at, "dataset_generate")
     with store.reading() as session:
@@ -267,7 +267,7 @@ def test_a_recipe_is_copied_renamed_deleted_and_brought_back(server: FaultServer
     at = opened(at, "dataset_recipes")
     at.text_input(key=f"dataset_rename_{copied.family}").input("shades").run()
     assert recipes.list_saved(store)[0].name == "shades"
-    assert at.text_input(key="dataset_name").value == "shades"
+    assert at.session_state["dataset_name"] == "shades"
     at = click(opened(at, "dataset_recipes"), f"dataset_delete_{one.family}")
     assert [saved.name for saved in recipes.list_saved(store)] == ["shades"]
     assert "Deleted: colours" in words(at)
@@ -293,7 +293,7 @@ def test_a_recipe_that_was_deleted_elsewhere_is_saved_as_a_new_one(server: Fault
 
 
 def test_a_recipe_without_a_name_is_not_saved_and_the_page_says_so(server: FaultServer, store: Store) -> None:
-    at = visit("dataset")
+    at = visit("dataset", dataset_more=True)
     at.text_input(key="dataset_name").input(" ").run()
     click(at, "dataset_save_recipe")
     assert "The recipe has no name" in trouble(at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +20,12 @@ _PAGES = Path(__file__).parents[2] / "pages"
     [
         ("dataset", {}, "dataset_repeats", 0, 1, "Allowed: 1 to 10,000. Using 1."),
         ("dataset", {}, "dataset_repeats", 20_000, 10_000, "Allowed: 1 to 10,000. Using 10,000."),
-        ("dataset", {}, "dataset_max_tokens", -5, 1, "Allowed: 1 to 1,000,000. Using 1."),
+        ("dataset", {"dataset_more": True}, "dataset_max_tokens", -5, 1, "Allowed: 1 to 1,000,000. Using 1."),
         ("cost", {"cost_part": "workload"}, "work_epochs", 5_000, 1_000, "Allowed: 0 to 1,000. Using 1,000."),
     ],
 )
 def test_a_number_out_of_range_becomes_the_nearest_one_and_a_sentence_says_so(
-    store: Store, page: str, before: dict[str, str], key: str, typed: int, used: int, sentence: str
+    store: Store, page: str, before: dict[str, Any], key: str, typed: int, used: int, sentence: str
 ) -> None:
     at = visit(page, **before)
     at.number_input(key=key).set_value(typed).run()

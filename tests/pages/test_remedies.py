@@ -159,7 +159,7 @@ def test_the_recipe_of_a_row_that_was_refused_is_opened_in_the_form(store: Store
     executed(store, server)
     at = click(show(), "dataset_fix_bad_request_recipe")
     assert at.text_area(key="dataset_template").value == _RECIPE.template
-    assert at.number_input(key="dataset_max_tokens").value == 100
+    assert at.session_state["dataset_max_tokens"] == 100
 
 
 def test_while_a_run_is_at_work_causes_are_told_and_nothing_is_offered(store: Store, server: FaultServer) -> None:

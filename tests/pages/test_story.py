@@ -17,6 +17,9 @@ from core.db.store import Store
 from core.errors import FabulaError, NotAllowed, NotFound
 from core.stories import arena, exports, library, stream
 from core.stories.billing import Bill, StoryBilling
+from core.stories.story_record import StoryFacts
+from pages.ui import i18n
+from pages.ui.components import story_text
 from pages.ui.components.story_session import story_session
 from pages.ui.story import speech, story_view
 from tests.support import fault_server
@@ -48,7 +51,7 @@ def test_a_value_outside_the_grid_is_marked(server: FaultServer, store: Store) -
 
 def test_the_stop_of_the_training_data_is_proposed_and_sent(server: FaultServer, store: Store) -> None:
     put_tuned_model(store)
-    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_column_hero="唐")
+    at = visit("story", story_model=f"engine/{TUNED_MODEL}", story_column_hero="唐", story_more=True)
     assert at.multiselect(key=f"story_stop_engine_{TUNED_MODEL}").value == ["."]
     click(at, "story_button")
     body = server.requests[-1].body
@@ -230,6 +233,21 @@ def test_a_cut_step_of_a_chain_goes_on_and_the_next_ones_follow(server: FaultSer
 
 
 # --- reading aloud ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (StoryFacts("m", first_text_s=0.4, stopped=True), "stopped; the text so far is kept"),
+        (StoryFacts("m", stopped=True), "stopped before the first word"),
+        (StoryFacts("m", stopped=True, abandoned=True), "stopped because you left the page"),
+    ],
+)
+def test_only_a_story_with_text_says_that_it_is_kept(
+    monkeypatch: pytest.MonkeyPatch, facts: StoryFacts, sentence: str
+) -> None:
+    monkeypatch.setattr(i18n, "language", lambda: "en")
+    assert story_text.ending_of(facts) == sentence
 
 
 def test_reading_aloud_is_a_switch_and_a_file_needs_an_endpoint(server: FaultServer, store: Store) -> None:

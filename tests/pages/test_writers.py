@@ -355,7 +355,7 @@ def test_a_model_is_sampled_as_suits_it(
 
 
 def test_the_sampling_follows_the_model_but_a_value_that_was_chosen_stays(server: FaultServer, store: Store) -> None:
-    at = visit("story", story_model="engine/writer")
+    at = visit("story", story_model="engine/writer", story_more=True)
     at.slider(key="story_top_p").set_value(0.95).run()
     at.selectbox(key="story_model").set_value("engine/storyteller").run()
     assert (at.slider(key="story_temperature").value, at.slider(key="story_top_p").value) == (0.5, 0.95)

@@ -49,11 +49,13 @@ def _seconds(facts: StoryFacts) -> float | None:
 
 def ending_of(facts: StoryFacts) -> str:
     """Why it ended, or who stopped it."""
+    has_text = facts.first_text_s is not None
     if facts.abandoned:
-        return _("stopped because you left the page; the text so far is kept")
+        kept = _("stopped because you left the page; the text so far is kept")
+        return kept if has_text else _("stopped because you left the page")
     if facts.stopped:
-        return _("stopped; the text so far is kept")
-    if facts.finish_reason is None and facts.first_text_s is None:
+        return _("stopped; the text so far is kept") if has_text else _("stopped before the first word")
+    if facts.finish_reason is None and not has_text:
         return ""  # there is no text: the error says why
     return ending(facts.finish_reason)
 

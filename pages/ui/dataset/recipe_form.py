@@ -58,8 +58,7 @@ def form() -> Recipe:
             repeats = number_field(
                 _("Repeats of each cell"), "dataset_repeats", 1, 10_000, width=170, persist_state="session"
             )
-            with st.popover(_("More"), icon=":material/tune:"):
-                more = _more()
+            more = _more()
     recipe = Recipe(
         columns=tuple(columns),
         template=template or "",
@@ -161,31 +160,37 @@ def _take_preset(preset_id: str) -> None:
 
 
 def _more() -> dict[str, Any]:
-    """Less frequently used fields of the recipe, by name."""
-    formats = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
+    """Less frequently used fields of the recipe, by name. They are only drawn while the popover is open: of a closed
+    one, the browser would keep the values and send them back, also after a preset has changed them."""
     state.set_default("dataset_endpoint", "auto")
+    more = st.popover(_("More"), icon=":material/tune:", key="dataset_more", on_change="rerun")
+    if more.open:
+        with more:
+            _more_fields()
     return {
-        "name": st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session") or "",
-        "system": st.text_area(_("System text"), key="dataset_system", persist_state="session") or "",
-        "temperature": float(
-            st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session")
-        ),
-        "top_p": float(st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session")),
-        "max_tokens": number_field(
-            _("Max tokens per text"), "dataset_max_tokens", 1, 1_000_000, persist_state="session"
-        ),
-        "seed": st.number_input(
-            _("Seed (empty: random each time)"), value=None, step=1, key="dataset_seed", persist_state="session"
-        ),
-        "endpoint": st.segmented_control(
-            _("API format"),
-            list(formats),
-            format_func=formats.__getitem__,
-            required=True,
-            key="dataset_endpoint",
-            persist_state="session",
-        ),
+        "name": str(state.get("dataset_name") or ""),
+        "system": str(state.get("dataset_system") or ""),
+        "temperature": float(state.get("dataset_temperature")),
+        "top_p": float(state.get("dataset_top_p")),
+        "max_tokens": int(state.get("dataset_max_tokens")),
+        "seed": state.get("dataset_seed"),
+        "endpoint": state.get("dataset_endpoint"),
     }
+
+
+def _more_fields() -> None:
+    formats = {"auto": _("Automatic"), "chat": _("Chat"), "completion": _("Completion")}
+    st.text_input(_("Name of the data set"), key="dataset_name", persist_state="session")
+    st.text_area(_("System text"), key="dataset_system", persist_state="session")
+    st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="dataset_temperature", persist_state="session")
+    st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="dataset_top_p", persist_state="session")
+    number_field(_("Max tokens per text"), "dataset_max_tokens", 1, 1_000_000, persist_state="session")
+    seed = _("Seed (empty: random each time)")
+    st.number_input(seed, value=None, step=1, key="dataset_seed", persist_state="session")
+    st.segmented_control(
+        _("API format"), list(formats), format_func=formats.__getitem__, required=True, key="dataset_endpoint",
+        persist_state="session",
+    )  # fmt: skip
 
 
 def _add_column() -> None:

@@ -48,8 +48,7 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
             _as_read(prompt, several)
     with row:
         send = st.container()
-        with st.popover(_("More"), icon=":material/tune:"):
-            settings = _settings_form(info, prompt_format)
+        settings = _settings(info, prompt_format)
     entries = [_entry(info, prompt_format, prompt_format, values, prompt, settings)]
     for other in others:
         entries.append(_entry(other, prompt_formats.prompt_format_of(other), prompt_format, values, prompt, settings))
@@ -245,24 +244,43 @@ class StorySettings:
         return tuple(dict.fromkeys([*own.stop, *added]))[:_MOST_STOPS]
 
 
-def _settings_form(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
-    """The controls, with the model's defaults and the stop proposed from its training data."""
+def _settings(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
+    """The settings under More, with the model's defaults and the stop proposed from its training data.
+
+    The fields are only drawn while the popover is open: of a closed one, the browser would keep the values and send
+    them back, also after another model has changed them.
+    """
     _propose(prompt_format.sampling)
-    state.set_default("story_seed", None)
-    temperature = st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
-    top_p = st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
-    most = number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
-    stop = _stop_field(info, prompt_format)
-    seed = st.number_input(
-        _("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session"
+    stop_key = f"story_stop_{info.provider}_{info.id}"
+    state.set_default(stop_key, list(prompt_format.stop))
+    more = st.popover(_("More"), icon=":material/tune:", key="story_more", on_change="rerun")
+    if more.open:
+        with more:
+            _settings_fields(stop_key, prompt_format)
+    seed = state.get("story_seed")
+    return StorySettings(
+        temperature=float(state.get("story_temperature")),
+        top_p=float(state.get("story_top_p")),
+        max_tokens=int(state.get("story_max_tokens")),
+        seed=None if seed is None else int(seed),
+        stop=tuple(str(stop) for stop in state.get(stop_key) or ()),
+        chain=bool(state.get("story_chain")),
     )
-    chain = st.toggle(
+
+
+def _settings_fields(stop_key: str, prompt_format: PromptFormat) -> None:
+    state.set_default("story_seed", None)
+    st.slider(_("Temperature"), 0.0, 2.0, step=0.05, key="story_temperature", persist_state="session")
+    st.slider(_("Top p"), 0.0, 1.0, step=0.05, key="story_top_p", persist_state="session")
+    number_field(_("Max tokens per story"), "story_max_tokens", 1, 32_768, persist_state="session")
+    _stop_field(stop_key, prompt_format)
+    st.number_input(_("Seed (empty: random each time)"), value=None, step=1, key="story_seed", persist_state="session")
+    st.toggle(
         _("Outline, then story, then title"),
         key="story_chain",
         help=_("Three requests, each based on the one before. For models that follow instructions."),
         persist_state="session",
     )
-    return StorySettings(float(temperature), float(top_p), most, None if seed is None else int(seed), stop, chain)
 
 
 def _propose(sampling: SamplingValues) -> None:
@@ -275,10 +293,8 @@ def _propose(sampling: SamplingValues) -> None:
     state.set_value(_PROPOSED, proposed)
 
 
-def _stop_field(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]:
-    key = f"story_stop_{info.provider}_{info.id}"
-    state.set_default(key, list(prompt_format.stop))
-    chosen = st.multiselect(
+def _stop_field(key: str, prompt_format: PromptFormat) -> None:
+    st.multiselect(
         _("Stop at"),
         list(dict.fromkeys([*prompt_format.stop, *(state.get(key) or ())])),
         accept_new_options=True,
@@ -288,4 +304,3 @@ def _stop_field(info: ModelInfo, prompt_format: PromptFormat) -> tuple[str, ...]
         placeholder=_("Leave empty to write until the model stops"),
         persist_state="session",
     )
-    return tuple(str(stop) for stop in chosen)
