@@ -1,4 +1,4 @@
-"""Settings: people, providers, engine, base models, data location, versions and licences."""
+"""Settings: people, providers, base models, engine, data location, versions and licences."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pages.ui.settings import about, bases, people_card, providers_card
 with cards.show_errors():
     people_card.card()
     providers_card.card()
+    bases.card()
     left, right = st.columns(2, gap="medium")
     with left:
         status.engine_card()
-        bases.card()
-    with right:
         about.rescued_card()
         about.data_card()
+    with right:
         about.versions_card()

@@ -232,7 +232,7 @@ def test_sentences_are_joined_and_translated_each_for_itself() -> None:
     both = sentences(what, "", msg("Choose another one."))
     assert both == f"{what} Choose another one."
     assert _CHINESE.translated(both) == _CHINESE.translated(what) + _CHINESE("Choose another one.")
-    assert sentences("a", "", "b") == "a b" and sentences() == "" and sentences("", what) is what
+    assert sentences("a.", "", "b") == "a. b" and sentences() == "" and sentences("", what) is what
 
 
 @given(_VALUES)

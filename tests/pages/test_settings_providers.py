@@ -128,10 +128,10 @@ def test_a_refused_key_is_told_and_only_tried_again_when_asked(
 ) -> None:
     key = SecretKey(Settings.from_env())
     saved.add(store, LOCAL, key, saved.ProviderForm("compatible", "My server", endpoint.url, _CANARY))
-    endpoint.enqueue(fault_server.unauthorized())
+    endpoint.enqueue(fault_server.error(401, "Invalid API key"))
     at = visit("settings")
     assert "My server refused the key (401)" in trouble(at) and "Settings → Providers" in trouble(at)
-    assert "[key]. Check the key" in trouble(at)  # the server's message has no full stop
+    assert "Invalid API key. Check the key" in trouble(at)  # the server's message has no full stop
     assert not any(word in words(at) for word in ("is kept", "is lost"))  # nothing has run yet
     for page in ("settings", "story", "dataset"):
         cache.models.clear()  # as after its few seconds

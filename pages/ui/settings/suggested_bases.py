@@ -9,7 +9,7 @@ import streamlit as st
 from core.finetuning import base_order
 from core.providers.engine_bases import SuggestedBase
 from pages.ui.components import views
-from pages.ui.i18n import _, code, duration, number, plain
+from pages.ui.i18n import _, code, duration, number, plain, sentences
 from pages.ui.settings.base_figures import context, gigabytes, parameters, speed
 from pages.ui.training import cached_training
 
@@ -23,7 +23,7 @@ def show(suggested: Sequence[SuggestedBase], on_download: Callable[[str], None])
     packaged_speed = cached_training.packaged_training_speed()
     ordered = base_order.in_order(suggested, packaged_speed)
     fit = _("These fit the memory of this machine, as of {date}.").format(date=suggested[0].as_of)
-    st.caption(f"{fit} {_order(packaged_speed)}".strip())
+    st.caption(sentences(fit, _order(packaged_speed)))
     for one in ordered[:_FEW]:
         _row(one, packaged_speed, on_download)
     if rest := ordered[_FEW:]:
@@ -44,12 +44,11 @@ def _order(packaged_speed: float | None) -> str:
 def _row(one: SuggestedBase, packaged_speed: float | None, on_download: Callable[[str], None]) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(gap=None, width="stretch"):
-            st.markdown(code(one.repo))
+            st.markdown(f"{code(one.repo)} · {_training_time(one, packaged_speed)}")
             views.facts(
                 (
                     parameters(one.parameters),
-                    _training_time(one, packaged_speed),
-                    speed(one.tokens_per_s),
+                    "" if one.tokens_per_s is None else speed(one.tokens_per_s),
                     _("memory to train: {size}").format(size=gigabytes(one.training_bytes)),
                     _("download: {size}").format(size=gigabytes(one.download_bytes)),
                     context(one.context, one.model_context),
@@ -76,5 +75,6 @@ def _training_time(one: SuggestedBase, packaged_speed: float | None) -> str:
 
 
 def _rounded(seconds: float) -> float:
-    """An estimate in whole hours from two hours on."""
-    return round(seconds / 3600) * 3600 if seconds >= 2 * 3600 else seconds
+    """An estimate in steps of 5 minutes; in whole hours from two hours on."""
+    step_s = 3600 if seconds >= 2 * 3600 else 300
+    return max(1, round(seconds / step_s)) * step_s
