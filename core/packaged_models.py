@@ -12,6 +12,8 @@ from core.languages import CHINESE, ENGLISH
 
 BASE = "gemma-3-270m"
 """The base model; see `core.engine.formats.weights` for its file."""
+PARAMETERS = 268_098_176
+"""Of the base model; speeds measured with it are scaled to other models by their parameters."""
 CONTEXT = 32_768
 """Longest text that the base model can read, in tokens."""
 WRITERS: Mapping[str, str] = {"storyteller": CHINESE, "storyteller-en": ENGLISH}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
+from core import packaged_models
 from core.engine import job_rules
-from core.engine.bases.machine import tokens_per_s
 from core.finetuning.job_cost import STARTUP_S, training_s
 
 TYPICAL_EXAMPLES = 1_000
@@ -37,9 +37,10 @@ def typical_training_s(parameters: int, packaged_speed: float | None) -> float |
         parameters: of the model.
         packaged_speed: training speed of the packaged base here, in tokens per second.
     """
-    speed = tokens_per_s(packaged_speed, parameters)
-    epochs = job_rules.automatic(TYPICAL_EXAMPLES).n_epochs
-    return None if speed is None else training_s(TYPICAL_EXAMPLES * _TOKENS_PER_EXAMPLE * epochs, speed, STARTUP_S)
+    if packaged_speed is None:
+        return None
+    tokens = TYPICAL_EXAMPLES * _TOKENS_PER_EXAMPLE * job_rules.automatic(TYPICAL_EXAMPLES).n_epochs
+    return training_s(tokens, packaged_speed * packaged_models.PARAMETERS / parameters, STARTUP_S)
 
 
 def in_order(bases: Sequence[Base], packaged_speed: float | None) -> list[Base]:

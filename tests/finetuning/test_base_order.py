@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from core.engine.bases.machine import PACKAGED_PARAMETERS
 from core.finetuning.base_order import REASONABLE_S, in_order, typical_training_s
+from core.packaged_models import PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def test_what_trains_in_a_reasonable_time_comes_first_the_largest_at_the_top(
 
 
 def test_a_model_with_twice_the_parameters_takes_twice_as_long() -> None:
-    small, large = (typical_training_s(factor * PACKAGED_PARAMETERS, 150.0) or 0.0 for factor in (1, 2))
+    small, large = (typical_training_s(factor * PARAMETERS, 150.0) or 0.0 for factor in (1, 2))
     assert small == pytest.approx(4_020, rel=0.01)  # 600,000 tokens, and the start
     assert large == pytest.approx(2 * small, rel=0.01)
-    assert typical_training_s(PACKAGED_PARAMETERS, None) is None
+    assert typical_training_s(PARAMETERS, None) is None
     assert small < REASONABLE_S

@@ -7,12 +7,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import packaged_models
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import PARALLEL
 from core.message import msg
-
-PACKAGED_PARAMETERS = 268_098_176
-"""Parameters of gemma-3-270m, whose speed is measured here."""
 
 _SERVER_BYTES = 350 << 20  # llama.cpp's process: buffers and prompt cache, measured on the packaged base
 _TRAINER_BYTES = 900 << 20  # Python, torch and the adapter with its optimizer
@@ -55,7 +53,7 @@ def training_bytes(shape: Shape) -> int:
 
 def tokens_per_s(packaged: float | None, parameters: int) -> float | None:
     """Expected speed from the measured one of the packaged base: it is inversely proportional to the parameters."""
-    return packaged * PACKAGED_PARAMETERS / parameters if packaged and parameters else None
+    return packaged * packaged_models.PARAMETERS / parameters if packaged and parameters else None
 
 
 def memory_bytes() -> int:
