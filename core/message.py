@@ -120,8 +120,10 @@ def sentences(*parts: str) -> str:
         return ""
     joined = texts[-1]
     for part in reversed(texts[:-1]):
-        values = {"first": part, "then": joined}
-        joined = msg("{first} {then}", **values) if is_complete(part) else msg("{first}. {then}", **values)
+        if is_complete(part):
+            joined = msg("{first} {then}", first=part, then=joined)
+        else:
+            joined = msg("{first}. {then}", first=part, then=joined)
     return joined if any(isinstance(part, Message) for part in texts) else str.__str__(joined)
 
 
