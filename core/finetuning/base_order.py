@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from core import packaged_models
-from core import packaged_models
 from core.engine import job_rules
 from core.finetuning.job_cost import STARTUP_S, training_s
 
