@@ -101,7 +101,14 @@ def _train(tunable: model.TunableModel, text: list[int]) -> None:
         optimizer.step()
 
 
-_DAY = date(2024, 7, 26)  # "today" in templates that name it (docs/engine.md)
+class _Clock:
+    """transformers' clock, on the day that the engine puts into templates that name one (docs/engine.md)."""
+
+    @staticmethod
+    def now() -> date:
+        return date(2024, 7, 26)
+
+
 _CONVERSATIONS = {
     "one turn": [("user", "Who could fly?")],
     "system": [("system", "Be brief."), ("user", "Who could fly?")],
@@ -110,9 +117,13 @@ _CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("kind", _CONVERSATIONS)
-def test_a_conversation_has_the_models_own_ids_in_training_and_serving(family: tuple[str, Path], kind: str) -> None:
+def test_a_conversation_has_the_models_own_ids_in_training_and_serving(
+    family: tuple[str, Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
 
+    monkeypatch.setattr(chat_template_utils, "datetime", _Clock)
     name, folder = family
     card = gguf_file.model_card(folder / "model.gguf")
     chat_format = chat.format_for(card)
@@ -122,7 +133,7 @@ def test_a_conversation_has_the_models_own_ids_in_training_and_serving(family: t
     if name.startswith("mistral") and kind == "system":  # its template has no such role
         raw = [{"role": "user", "content": "Be brief.\n\nWho could fly?"}]
     own = AutoTokenizer.from_pretrained(folder).apply_chat_template(
-        raw, add_generation_prompt=True, enable_thinking=False, return_dict=False, strftime_now=_DAY.strftime
+        raw, add_generation_prompt=True, enable_thinking=False, return_dict=False
     )
     prompt = chat_format.prompt(messages)
     segments = chat_format.segments([*messages, ChatMessage("assistant", "The monster.")])
