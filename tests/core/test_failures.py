@@ -161,7 +161,8 @@ def test_every_class_of_error_has_a_cause() -> None:
         "BadRequest": "bad_request",
         "NotThere": "bad_request", "ModelNotFound": "model_not_found", "StreamCut": "interrupted", "Cancelled": "other",
         "EngineMissing": "engine_missing", "OverBudget": "shared_budget", "PromptTooLong": "too_long",
-        "NotAllowed": "not_allowed", "ProviderRemoved": "provider_removed",
+        "NotAllowed": "not_allowed", "SignedOut": "not_allowed", "RoleChanged": "not_allowed",
+        "SignInRefused": "not_allowed", "BadSettings": "setup", "ProviderRemoved": "provider_removed",
     }  # fmt: skip
     classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
     assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected
