@@ -101,7 +101,7 @@ def _invite_form() -> None:
     providers = sign_in_providers(server_setup.auth_section())
     with st.form("settings_invite", border=False, enter_to_submit=True):
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            st.text_input(_("E-mail address"), key=_EMAIL, max_chars=320)
+            st.text_input(_("E-mail address"), key=_EMAIL)
             st.selectbox(_("Role"), ROLES, format_func=role_name, key=_ROLE, width=140)
             if len(providers) > 1:
                 st.selectbox(
