@@ -14,6 +14,8 @@ BASE = "gemma-3-270m"
 """The base model; see `core.engine.formats.weights` for its file."""
 PARAMETERS = 268_098_176
 """Of the base model; speeds measured with it are scaled to other models by their parameters."""
+WIDTH = 640
+"""Its hidden size."""
 CONTEXT = 32_768
 """Longest text that the base model can read, in tokens."""
 WRITERS: Mapping[str, str] = {"storyteller": CHINESE, "storyteller-en": ENGLISH}

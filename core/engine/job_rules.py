@@ -2,7 +2,8 @@
 requests it decodes together. Pure, without dependencies.
 
 The engine enforces the limits; the app's form checks them before sending. They are OpenAI's (API reference, "Create
-fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals.
+fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals. Hyperparameters
+that OpenAI's API does not have: `core.engine.training_options`.
 """
 
 from __future__ import annotations
@@ -10,20 +11,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
 TrainingMethod = Literal["supervised"]
 METHODS: Final[tuple[TrainingMethod, ...]] = get_args(TrainingMethod)
 """What `method.type` may be; each has its objective in `core.engine.training.trainer.objective`."""
-Schedule = Literal["linear", "cosine", "constant"]
-SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
-LORA_RANK: Final = (1, 256)
-LORA_ALPHA: Final = (1.0, 1024.0)
-WARMUP: Final = (0.0, 0.5)
-"""Share of the steps."""
-EARLY_STOPPING: Final = (1, 20)
-"""Epochs without a lower validation loss."""
 N_EPOCHS: Final = (1, 50)
 BATCH_SIZE: Final = (1, 256)
 LEARNING_RATE_MULTIPLIER: Final = (1e-4, 100.0)
@@ -63,38 +55,6 @@ def context_limit(environ: Mapping[str, str]) -> int:
 def is_suffix(text: str) -> bool:
     """Whether `text` is a valid suffix of a model name: ASCII letters, digits, dots, hyphens and underscores."""
     return _SUFFIX.fullmatch(text) is not None
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingOptions:
-    """Hyperparameters that OpenAI's API does not have, with the engine's values unless a request names others.
-
-    Attributes:
-        lora_rank, lora_alpha: of the adapter; its scale is alpha / rank.
-        warmup: share of the steps over which the learning rate rises.
-        schedule: how it falls afterwards.
-        early_stopping: stop after so many epochs without a lower validation loss, and keep the epoch with the lowest
-            one; None: train to the end and keep the last.
-    """
-
-    lora_rank: int = 16
-    lora_alpha: float = 32.0
-    warmup: float = 0.0
-    schedule: Schedule = "linear"
-    early_stopping: int | None = None
-
-
-_MEASURED_RATE, _MEASURED_WIDTH = 1e-3, 640  # measured on gemma-3-270m, see docs/benchmarks.md
-_WIDTH_EXPONENT = 0.78
-
-
-def base_learning_rate(width: int) -> float:
-    """The learning rate of a multiplier of 1.0, for a model of hidden size `width`.
-
-    The best rate of LoRA hardly depends on the rank and falls with the width: "LoRA Without Regret" (Thinking Machines
-    Lab, 2025) fits (2000 / width) ** 0.781 for Llama, and far less for Qwen; the cautious exponent is used for all.
-    """
-    return _MEASURED_RATE * (_MEASURED_WIDTH / width) ** _WIDTH_EXPONENT if width > 0 else _MEASURED_RATE
 
 
 class AutoValues(NamedTuple):

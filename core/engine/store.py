@@ -90,7 +90,7 @@ class Job:
         model: the model that training starts from, as the client named it; `base` is its base model.
         tuned_id: id of the future model; `fine_tuned_model` is None until it exists.
         metadata, error: JSON text, or None.
-        options: `core.engine.job_rules.TrainingOptions` as JSON text; missing ones have their default.
+        options: `core.engine.training_options.TrainingOptions` as JSON text; missing ones have their default.
         events_read: bytes of the trainer's events file that are already in `events`.
         training_s: training time in seconds, without waiting and pauses.
         epoch_tokens: number of tokens in the training file; None: not counted yet.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 
+from core.engine import training_options
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Figure, Results, figure
 from core.message import msg, percent, sentences
@@ -82,7 +83,7 @@ def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) 
         ValueError: `jobs` and `results` differ in length.
     """
     columns = tuple(_column(job, result, now) for job, result in zip(jobs, results, strict=True))
-    rows = tuple(_setting(name, [read(job) for job in jobs]) for name, read in _SETTINGS.items())
+    rows = (*(_setting(name, [read(job) for job in jobs]) for name, read in _SETTINGS.items()), *_options(jobs))
     same_rows = comparable(jobs)
     best = {
         name: winner for name in (*_LOWER_IS_BETTER, *_HIGHER_IS_BETTER) if (winner := _best(columns, name)) is not None
@@ -122,6 +123,12 @@ _SETTINGS: Mapping[str, Callable[[JobView], object]] = {
     "file_format": lambda job: job.file_format,
     "validation_share": lambda job: job.validation_share,
 }
+
+
+def _options(jobs: Sequence[JobView]) -> list[Setting]:
+    """The hyperparameters of `core.engine.training_options` that any of the jobs names."""
+    named = [name for name in training_options.NAMES if any(name in job.hyperparameters for job in jobs)]
+    return [_setting(name, [job.hyperparameters.get(name) for job in jobs]) for name in named]
 
 
 def _setting(name: str, values: Sequence[object]) -> Setting:

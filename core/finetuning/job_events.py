@@ -13,12 +13,15 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store, new_id
 from core.db.tables import TrainingEvent, utcnow
+from core.engine import training_options
 from core.finetuning.job_views import FINISHED, JobView
 from core.message import Message
 from core.providers import RemoteEvent, RemoteJob
 from core.sanitize import storable
 
 _OWN_PREFIX = "fabula-"  # id prefix of notices that Fabula adds
+_LAST_EVENTS = 20  # the engine reports early stopping just before the end
+_EARLY_ENDS = (training_options.stopped_early(0, 0).template, training_options.best_checkpoint(0).template)
 _MAX_LEVEL_LENGTH, _MAX_TYPE_LENGTH = 10, 30  # column widths in the database
 
 STARTED = "Fine-tuning job started"
@@ -75,6 +78,16 @@ def training_started_at(store: Store, job_id: str) -> datetime | None:
     )
     with store.reading() as session:
         return session.scalar(started)
+
+
+def early_end(store: Store, job_id: str) -> tuple[str, ...]:
+    """What the engine reports of early stopping: where a job ended, and which checkpoint became its model; or ()."""
+    newest = events(store, job_id, _LAST_EVENTS)
+    return tuple(
+        event.message
+        for event in newest
+        if isinstance(event.message, Message) and event.message.template in _EARLY_ENDS
+    )
 
 
 def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:

@@ -8,8 +8,10 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from core import packaged_models
-from core.engine import job_rules
+from core.engine import job_rules, training_options
 from core.engine.job_rules import CONTEXT
+from core.engine.number_checks import InvalidValue
+from core.engine.training_options import Schedule
 from core.errors import FabulaError
 from core.finetuning.job_views import JobView
 from core.message import msg
@@ -22,7 +24,7 @@ MAX_SUFFIX_LENGTH = job_rules.MAX_SUFFIX_LENGTH
 _MAX_NAME_LENGTH = 200
 MAX_PROJECT_LENGTH = 64
 MAX_MARKER_LENGTH = 50
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *training_options.NAMES)
 _MAX_VALIDATION_SHARE = 0.9  # some rows must be left to train on
 TRACKERS = ("wandb", "trackio")
 """Experiment trackers that a run can also be logged to; see `core.finetuning.trackers`."""
@@ -53,6 +55,8 @@ class JobForm:
         base_model: the model to start from; a tuned model is trained further.
         suffix: part of the new model's name.
         learning_rate_multiplier: factor on the provider's own learning rate.
+        lora_rank, lora_alpha, warmup, schedule, early_stopping: see `core.engine.training_options`; only for providers
+            with `Capabilities.training_options`.
         file_format: `completion` (prompt and completion) or `chat` (messages).
         separator, stop: end of prompts and of completions; None: from the data, or the default (`jsonl.plan`).
         version_id: the version of the data set to train on, with its validation examples; None: all finished rows.
@@ -79,6 +83,11 @@ class JobForm:
     estimated_s: float | None = None
     trackers: tuple[str, ...] = ()
     project: str = DEFAULT_PROJECT
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    warmup: float | None = None
+    schedule: Schedule | None = None
+    early_stopping: int | None = None
 
     def validate(self) -> None:
         """Check for settings that every provider rejects.
@@ -93,6 +102,7 @@ class JobForm:
         if (problem := suffix_error(self.suffix)) is not None:
             raise problem
         self._validate_numbers()
+        self.validate_options(has_validation=bool(self.version_id or self.validation_share))
         if self.file_format not in ("completion", "chat"):
             raise FabulaError(msg("The file format must be completion or chat."), msg("Choose one of the two."))
         if max(len(self.separator or ""), len(self.stop or "")) > MAX_MARKER_LENGTH:
@@ -121,6 +131,25 @@ class JobForm:
             )
         if not _between(self.seed, SEED):
             raise FabulaError(msg("The seed must be between 0 and 2,147,483,647."), msg("Choose another, or use auto."))
+
+    def validate_options(self, *, has_validation: bool) -> None:
+        """Check the hyperparameters of `core.engine.training_options` as the engine does.
+
+        Args:
+            has_validation: some of the rows are kept for validation.
+
+        Raises:
+            FabulaError: the first problem, and what to do about it.
+        """
+        if self.early_stopping is not None and not has_validation:
+            raise FabulaError(
+                msg("Early stopping needs rows for validation, and this job has none."),
+                msg("Keep a share of the rows for validation, or turn early stopping off."),
+            )
+        try:
+            training_options.read(self.hyperparameters, has_validation=has_validation)
+        except InvalidValue as exc:
+            raise FabulaError(exc.message, msg("Choose another value, or use the default.")) from exc
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         version = versions.get(store, form.version_id) if form.version_id is not None else None
         if version is not None and version.dataset_id != form.dataset_id:
             raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
+        form.validate_options(has_validation=version is not None and bool(version.n_validation))
         job = _new_job(actor, form, version, _parent(session, form))
         session.add(job)
         session.flush()

@@ -23,6 +23,7 @@ class Capabilities:
         batch_paths_have_version: the paths inside a batch file start with `/v1`.
         training: whose API its files and fine-tuning jobs follow.
         trackers: trackers that its training jobs can log to.
+        training_options: its jobs take the hyperparameters of `core.engine.training_options`.
         seed: `seed` is sent when answers are compared.
         rejects: request parameters that none of its models accepts; they are not sent.
         token_limit: name of the chat parameter that limits the tokens of an answer.
@@ -44,6 +45,7 @@ class Capabilities:
     batch_paths_have_version: bool = True
     training: Training = "openai"
     trackers: frozenset[str] = frozenset()
+    training_options: bool = False
     seed: bool = False
     rejects: frozenset[str] = frozenset()
     token_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -65,6 +67,7 @@ BY_KIND: Mapping[Kind, Capabilities] = {
         engine_api=True,
         billed=False,
         batches=False,
+        training_options=True,
         seed=True,
         default_temperature=1.0,  # `core.engine.serving.sampling`
         inline_thinking=False,  # its models write only what they were trained on

@@ -21,6 +21,10 @@ from core.providers.metric_parser import metrics
 from core.providers.schemas import JobRequest, Provider, RemoteCheckpoint, RemoteEvent, RemoteJob
 
 INTENT = "fabula_intent"  # metadata key that links a remote job to its record in the ledger
+_HYPERPARAMETERS = (
+    "n_epochs", "batch_size", "learning_rate_multiplier",
+    "lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping",
+)  # fmt: skip
 _PAGE = 100  # largest page size of OpenAI
 NEWEST = 1000  # how many of the newest jobs are searched for a lost one, which is noticed within minutes
 _NEWEST_EVENTS = 2000  # far more than arrive between two polls
@@ -57,11 +61,7 @@ class FineTuning(Connection):
         Raises:
             ProviderError: the endpoint returned an error, or did not respond (then the job may exist).
         """
-        hyperparameters = {
-            "n_epochs": request.n_epochs,
-            "batch_size": request.batch_size,
-            "learning_rate_multiplier": request.learning_rate_multiplier,
-        }
+        hyperparameters = {name: getattr(request, name) for name in _HYPERPARAMETERS}
         method_options = {
             "hyperparameters": {name: value for name, value in hyperparameters.items() if value is not None}
         }

@@ -18,7 +18,15 @@ from core.providers.chunk_parser import ChunkStream, parse_body
 from core.providers.connection import Connection, call_until
 from core.providers.errors import not_an_api_answer, translate_errors
 from core.providers.parameters import PATHS, Negotiation, request_body
-from core.providers.schemas import Completion, CompletionRequest, Endpoint, Health, ModelInfo, ServedModel
+from core.providers.schemas import (
+    Completion,
+    CompletionRequest,
+    Endpoint,
+    Health,
+    ModelInfo,
+    ServedModel,
+    TrainingDefaults,
+)
 from core.providers.stream import TextStream
 
 # OpenAI lists every model of an account; these families do not generate text.
@@ -219,6 +227,7 @@ class Generation(Connection):
             not_trainable=_not_trainable(engine_fields),
             context=engine_fields.get("context"),
             parallel=_positive(engine_fields.get("parallel")),
+            training=_training_defaults(engine_fields.get("training")),
         )
 
 
@@ -226,6 +235,16 @@ def _not_trainable(engine_fields: Mapping[str, Any]) -> str | None:
     """Why the engine cannot fine-tune a model, as text or as a message."""
     reason = engine_fields.get("not_trainable")
     return restored(reason, {"fabula": engine_fields.get("not_trainable_message")}) if isinstance(reason, str) else None
+
+
+def _training_defaults(reported: object) -> TrainingDefaults | None:
+    """The engine's defaults for jobs of a model; None: an engine that does not report them, or not yet."""
+    if not isinstance(reported, Mapping):
+        return None
+    rank, alpha, rate = (reported.get(name) for name in ("lora_rank", "lora_alpha", "learning_rate"))
+    if not isinstance(rate, int | float) or not isinstance(alpha, int | float | None):
+        return None
+    return TrainingDefaults(_positive(rank), alpha, float(rate))
 
 
 def _endpoint_of(model: str, models: list[ModelInfo]) -> Endpoint:

@@ -134,6 +134,20 @@ class StreamFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingDefaults:
+    """What a fine-tuning job of a model uses where its request names nothing else (reported by our engine).
+
+    Attributes:
+        lora_rank, lora_alpha: of a new adapter; None: a tuned model keeps its own.
+        learning_rate: at a multiplier of 1.
+    """
+
+    lora_rank: int | None
+    lora_alpha: float | None
+    learning_rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model that an endpoint offers.
 
@@ -145,6 +159,7 @@ class ModelInfo:
         not_trainable: why it cannot be fine-tuned (reported by our engine); None: it can, or unknown.
         context: context length in tokens, prompt and completion together (reported by our engine); None: unknown.
         parallel: requests that it works on at the same time (reported by our engine); None: unknown.
+        training: defaults of a job that starts from it; None: unknown.
     """
 
     id: str
@@ -156,6 +171,12 @@ class ModelInfo:
     not_trainable: str | None = None
     context: int | None = None
     parallel: int | None = None
+    training: TrainingDefaults | None = None
+
+    @property
+    def is_tuned(self) -> bool:
+        """Whether it was fine-tuned from another model, so that training it continues an earlier one."""
+        return self.base not in (None, self.id) or self.id.startswith("ft:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +191,10 @@ class ServedModel:
 class JobRequest:
     """A fine-tuning job to create. A hyper-parameter of None is chosen by the endpoint (`auto`).
 
-    `integrations` are (tracker, project) pairs that the endpoint itself logs to, if it supports that.
+    Attributes:
+        lora_rank, lora_alpha, warmup, schedule, early_stopping: see `core.engine.training_options`; only endpoints with
+            `Capabilities.training_options` know them.
+        integrations: (tracker, project) pairs that the endpoint itself logs to, if it supports that.
     """
 
     model: str
@@ -181,6 +205,11 @@ class JobRequest:
     n_epochs: int | None = None
     batch_size: int | None = None
     learning_rate_multiplier: float | None = None
+    lora_rank: int | None = None
+    lora_alpha: float | None = None
+    warmup: float | None = None
+    schedule: str | None = None
+    early_stopping: int | None = None
     integrations: tuple[tuple[str, str], ...] = ()
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
-from core.engine.job_rules import TrainingOptions
 from core.engine.serving import chat, sampling
+from core.engine.training_options import TrainingOptions
 
 MINIMUM = {"model": "m", "training_file": "file-1"}
 

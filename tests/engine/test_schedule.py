@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from core.engine.job_rules import Schedule, base_learning_rate
 from core.engine.training.trainer.schedule import best, learning_rate, stops_early
+from core.engine.training_options import Schedule
 
 NAN, INF = math.nan, math.inf
 
@@ -61,9 +61,3 @@ def test_a_job_ends_after_epochs_without_a_lower_loss(losses: list[float], patie
 )
 def test_the_lowest_loss_is_the_best_and_never_one_that_is_no_number(losses: list[float], index: int) -> None:
     assert best(losses) == index
-
-
-def test_wider_models_learn_more_slowly() -> None:
-    assert base_learning_rate(640) == pytest.approx(1e-3)
-    assert base_learning_rate(2048) == pytest.approx(4.03e-4, rel=0.01)
-    assert base_learning_rate(0) == 1e-3

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.engine import job_rules
+from core.engine import job_rules, training_options
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
 from core.errors import FabulaError
 from core.finetuning.examples import suggest_hyperparameters
 from core.finetuning.job_form import JobForm, smaller_batch
 
-HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier")
+HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *training_options.NAMES)
 FORM = JobForm("d", "First", "engine", "gemma-3-270m")
 
 
@@ -77,6 +77,21 @@ def engine_accepts(**given: Any) -> bool:
         ("learning_rate_multiplier", 100.1, False),
         ("learning_rate_multiplier", float("nan"), False),
         ("learning_rate_multiplier", float("inf"), False),
+        ("lora_rank", 1, True),
+        ("lora_rank", 256, True),
+        ("lora_rank", 0, False),
+        ("lora_rank", 257, False),
+        ("lora_rank", 4.5, False),
+        ("lora_alpha", 1, True),
+        ("lora_alpha", 1024.0, True),
+        ("lora_alpha", 0.5, False),
+        ("lora_alpha", float("nan"), False),
+        ("warmup", 0.0, True),
+        ("warmup", 0.5, True),
+        ("warmup", 0.51, False),
+        ("schedule", "cosine", True),
+        ("schedule", "steps", False),
+        ("early_stopping", 2, False),  # without validation examples
         ("seed", 0, True),
         ("seed", 2**31 - 1, True),
         ("seed", -1, False),

@@ -76,6 +76,8 @@ def test_ten_clicks_at_once_are_one_job(store: Store, form: JobForm) -> None:
         ({"batch_size": 257}, FabulaError, "batch"),
         ({"learning_rate_multiplier": 0.0}, FabulaError, "multiplier"),
         ({"file_format": "csv"}, FabulaError, "format"),
+        ({"lora_rank": 257}, FabulaError, "lora_rank"),
+        ({"early_stopping": 2}, FabulaError, "rows for validation"),
         ({"separator": "-" * 51}, FabulaError, "separator"),
     ],
 )
@@ -276,6 +278,36 @@ def test_killed_between_the_intent_and_the_post(
     carry(job_id)
     assert job_views.get(store, job_id).status == "succeeded"
     assert (client.count("find_job"), client.count("create_job")) == (1, 1)
+
+
+def test_the_options_of_a_job_survive_a_kill_and_a_clone(
+    store: Store,
+    dataset_id: str,
+    form: JobForm,
+    client: FakeClient,
+    carry: Callable[..., InstantStopSignal],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = {"lora_rank": 4, "lora_alpha": 8.0, "warmup": 0.1, "schedule": "cosine", "early_stopping": 2}
+    version_id = versions.freeze(store, LOCAL, dataset_id, validation_share=0.5)
+    wanted = replace(form, version_id=version_id, **options)  # type: ignore[arg-type]  # one dictionary of many types
+    job_id = jobs.submit(store, LOCAL, wanted)
+    with monkeypatch.context() as patch, pytest.raises(JobKilled):
+        patch.setattr(submit, "_post", lambda *_: (_ for _ in ()).throw(JobKilled()))
+        carry(job_id)
+    carry(job_id)
+    (request, _intent) = next(what for call, what in client.sent if call == "create_job")
+    assert {name: getattr(request, name) for name in options} == options
+    again = jobs.clone(store, job_id)
+    assert {name: getattr(again, name) for name in options} == options
+
+
+def test_early_stopping_with_a_version_without_validation_rows_is_refused(
+    store: Store, dataset_id: str, form: JobForm
+) -> None:
+    version_id = versions.freeze(store, LOCAL, dataset_id, validation_share=0.0)
+    with pytest.raises(FabulaError, match="rows for validation"):
+        jobs.submit(store, LOCAL, replace(form, version_id=version_id, early_stopping=2))
 
 
 def test_after_a_crash_it_looks_until_a_late_job_would_be_listed(

@@ -146,7 +146,9 @@ class Engine:
         return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
 
     def _model_json(self, model: Model) -> serializers.Json:
-        return serializers.model(model, self.models.not_trainable_reason(model), self.models.context(model), PARALLEL)
+        not_trainable = self.models.not_trainable_reason(model)  # opens the base, so that the others know it
+        context, training = self.models.context(model), self.models.training_defaults(model)
+        return serializers.model(model, not_trainable, context, PARALLEL, training)
 
     def delete_model(self, request: Request) -> Response:
         """DELETE /v1/models/{id}."""

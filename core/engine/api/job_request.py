@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from core.engine import job_rules
+from core.engine import job_rules, training_options
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
 from core.engine.finetune_format import is_missing
-from core.engine.job_rules import TrainingMethod, TrainingOptions
+from core.engine.job_rules import TrainingMethod
+from core.engine.number_checks import InvalidValue
+from core.engine.training_options import TrainingOptions
 from core.message import msg
 
 _KNOWN = frozenset(
@@ -28,9 +30,7 @@ _KNOWN = frozenset(
     ]
 )
 _OPENAI_METHODS = frozenset({"supervised", "dpo", "reinforcement"})
-_OPTIONS = frozenset({"lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping"})  # not in OpenAI's API
-_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier"}) | _OPTIONS
-_DEFAULTS = TrainingOptions()
+_HYPERPARAMETERS = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", *training_options.NAMES})
 _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
 
 
@@ -39,7 +39,7 @@ class ParsedJobRequest:
     """A valid job request. A hyper-parameter of None means `auto`.
 
     Attributes:
-        options: `auto` ones are resolved.
+        options: a rank of None means `auto`; the others are resolved.
         names_adapter: it names `lora_rank` or `lora_alpha`.
     """
 
@@ -65,12 +65,11 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     method, options = _method(body)
     hyperparameters = _without_auto(_hyperparameters(body, method, options))
-    if hyperparameters.get("early_stopping") and is_missing(body.get("validation_file")):
-        raise bad_value("early_stopping", msg("'early_stopping' needs a 'validation_file'."))
+    has_validation = not is_missing(body.get("validation_file"))
     return ParsedJobRequest(
         model=required(body, "model"),
         training_file=required(body, "training_file"),
-        validation_file=None if is_missing(body.get("validation_file")) else required(body, "validation_file"),
+        validation_file=required(body, "validation_file") if has_validation else None,
         suffix=_suffix(body.get("suffix")),
         seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
         metadata=_metadata(body.get("metadata")),
@@ -80,26 +79,16 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         learning_rate_multiplier=number(
             hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
         ),
-        options=_options(hyperparameters),
-        names_adapter=not {"lora_rank", "lora_alpha"}.isdisjoint(hyperparameters),
+        options=_options(hyperparameters, has_validation),
+        names_adapter=any(name in hyperparameters for name in training_options.ADAPTER_NAMES),
     )
 
 
-def _options(hyperparameters: Mapping[str, Any]) -> TrainingOptions:
-    asked = hyperparameters.get("schedule", _DEFAULTS.schedule)
-    schedule = next((one for one in job_rules.SCHEDULES if one == asked), None)
-    if schedule is None:
-        raise bad_value(
-            "schedule", msg("'schedule' must be one of {schedules}.", schedules=", ".join(job_rules.SCHEDULES))
-        )
-    rank = integer(hyperparameters, "lora_rank", *job_rules.LORA_RANK, _DEFAULTS.lora_rank)
-    return TrainingOptions(
-        lora_rank=rank,
-        lora_alpha=number(hyperparameters, "lora_alpha", *job_rules.LORA_ALPHA, _DEFAULTS.lora_alpha),
-        warmup=number(hyperparameters, "warmup", *job_rules.WARMUP, _DEFAULTS.warmup),
-        schedule=schedule,
-        early_stopping=integer(hyperparameters, "early_stopping", *job_rules.EARLY_STOPPING, None),
-    )
+def _options(hyperparameters: Mapping[str, Any], has_validation: bool) -> TrainingOptions:
+    try:
+        return training_options.read(hyperparameters, has_validation=has_validation)
+    except InvalidValue as exc:
+        raise bad_value(exc.name, exc.message) from exc
 
 
 def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -133,6 +133,7 @@ class Jobs:
         needs_both = start.adapter is not None and start.format != checked.format
         multiplier = spec.learning_rate_multiplier
         auto = job_rules.automatic(checked.examples)
+        rank = spec.options.lora_rank or self._models.default_rank(base.name)
         job = Job(
             id=new_id("ftjob"),
             created_at=_now(),
@@ -151,7 +152,7 @@ class Jobs:
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(spec.metadata) if spec.metadata else None,
             method=spec.method,
-            options=to_json(asdict(spec.options)),
+            options=to_json(asdict(replace(spec.options, lora_rank=rank))),
         )
         return self._store_job(job, spec, start.adapter)
 

@@ -18,6 +18,7 @@ from core.engine.job_rules import context_limit
 from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
 from core.engine.store import EngineStore, Format, TunedModel
+from core.engine.training_options import DEFAULTS, base_learning_rate, lora_rank
 from core.message import msg
 
 _ADAPTERS = Path(__file__).parents[3] / "data" / "storyteller"
@@ -198,6 +199,37 @@ class ModelCatalogue:
         if (added := self._library.get(model.base)) is not None:
             return min(self.context_limit, added.context) or None
         return min(self.context_limit, packaged_models.CONTEXT) if self._is_packaged(model.base) else None
+
+    def default_rank(self, base: str) -> int | None:
+        """The rank of a new adapter on this base; None: the base was not opened yet."""
+        size = self._size(base)
+        return None if size is None else lora_rank(size[0])
+
+    def training_defaults(self, model: Model) -> dict[str, float | None] | None:
+        """What a job that starts from `model` uses where it names nothing else; None: its base was not opened yet.
+
+        A tuned model has no default rank and alpha: training continues with its adapter.
+        """
+        size = self._size(model.base)
+        if size is None:
+            return None
+        parameters, width = size
+        is_tuned = model.adapter is not None
+        return {
+            "lora_rank": None if is_tuned else lora_rank(parameters),
+            "lora_alpha": None if is_tuned else DEFAULTS.lora_alpha,
+            "learning_rate": base_learning_rate(width),
+        }
+
+    def _size(self, name: str) -> tuple[int, int] | None:
+        """Parameters and hidden size of a base; None: it was not opened yet."""
+        if self._is_packaged(name):
+            return packaged_models.PARAMETERS, packaged_models.WIDTH
+        opened = self._bases.get(name)
+        if opened is not None:
+            return opened.card.parameters, opened.card.width
+        added = None if name in self._configured else self._added(name)
+        return None if added is None else (added.parameters, added.width)
 
     def _is_packaged(self, name: str) -> bool:
         """Whether `name` is the packaged base, and not another file with that name."""

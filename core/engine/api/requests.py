@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import math
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from typing import Any, TypeVar
 
@@ -13,8 +12,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from core.engine import number_checks
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.finetune_format import is_missing
+from core.engine.number_checks import InvalidValue, abbreviated
 from core.message import msg
 
 MAX_JSON_BYTES = 16 << 20  # a request with a long conversation is about 100 kB
@@ -70,41 +71,20 @@ def required(body: Mapping[str, Any], name: str) -> str:
 
 def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T) -> int | T:
     """An integer within bounds; `default` if missing or null."""
-    value = body.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise bad_value(
-            name,
-            msg(
-                "'{name}' must be a whole number from {low} to {high}; it is {actual}.",
-                name=name,
-                low=low,
-                high=high,
-                actual=_abbreviated(value),
-            ),
-        )
-    return value
+    try:
+        value = number_checks.whole_number(body, name, low, high)
+    except InvalidValue as exc:
+        raise bad_value(name, exc.message) from exc
+    return default if value is None else value
 
 
 def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T) -> float | T:
     """A number within bounds; `default` if missing or null."""
-    value = body.get(name)
-    if value is None:
-        return default
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not low <= value <= high:
-        raise bad_value(
-            name,
-            msg(
-                "'{name}' must be a number from {low} to {high}; it is {actual}.",
-                name=name,
-                low=f"{low:g}",
-                high=f"{high:g}",
-                actual=_abbreviated(value),
-            ),
-        )
-    return float(value)
+    try:
+        value = number_checks.real_number(body, name, low, high)
+    except InvalidValue as exc:
+        raise bad_value(name, exc.message) from exc
+    return default if value is None else value
 
 
 def boolean(body: Mapping[str, Any], name: str) -> bool:
@@ -112,7 +92,7 @@ def boolean(body: Mapping[str, Any], name: str) -> bool:
     value = body.get(name)
     if value not in (None, True, False):
         raise bad_value(
-            name, msg("'{name}' must be true or false; it is {actual}.", name=name, actual=_abbreviated(value))
+            name, msg("'{name}' must be true or false; it is {actual}.", name=name, actual=abbreviated(value))
         )
     return bool(value)
 
@@ -146,11 +126,6 @@ async def disconnected(request: Request) -> None:
     """Wait until the client disconnects. The body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _abbreviated(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 40 else text[:40] + "…"
 
 
 class EventStream(Response):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from core.engine.api.models import Model
@@ -106,7 +106,13 @@ def checkpoint(row: CheckpointRow) -> Json:
     }
 
 
-def model(row: Model, not_trainable: str | None, context: int | None, parallel: int) -> Json:
+def model(
+    row: Model,
+    not_trainable: str | None,
+    context: int | None,
+    parallel: int,
+    training: Mapping[str, float | None] | None,
+) -> Json:
     """A model object; fields that OpenAI does not have are under `fabula`."""
     return {
         "id": row.id,
@@ -122,5 +128,6 @@ def model(row: Model, not_trainable: str | None, context: int | None, parallel: 
             **({"not_trainable_message": to_json(not_trainable)} if isinstance(not_trainable, Message) else {}),
             "context": context,
             "parallel": parallel,
+            "training": training,
         },
     }

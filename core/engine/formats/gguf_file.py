@@ -95,6 +95,7 @@ class ModelCard:
         control: texts of the tokens that structure a conversation; empty unless the model has a chat template.
         adds_space: the tokenizer puts a space before every text.
         width: hidden size; 0: unknown.
+        parameters: number of all weights.
     """
 
     architecture: str
@@ -109,6 +110,7 @@ class ModelCard:
     control: tuple[str, ...] = ()
     adds_space: bool = False
     width: int = 0
+    parameters: int = 0
 
 
 def scalar(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -145,6 +147,7 @@ def model_card(path: Path) -> ModelCard:
         control=tuple(text for text in special.values() if not _UNUSED.search(text)),
         adds_space=_adds_space(reader),
         width=int(scalar(reader, f"{architecture}.embedding_length", 0)),
+        parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
     )
 
 

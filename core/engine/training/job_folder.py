@@ -21,7 +21,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from core.engine.job_rules import Schedule, TrainingMethod
+from core.engine.job_rules import TrainingMethod
+from core.engine.training_options import Schedule
 from core.message import extra_fields
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
@@ -54,7 +55,7 @@ class JobSpec:
         train, valid: files written by `core.engine.formats.tokens.save`.
         n_epochs, batch_size: as in OpenAI's hyperparameters.
         learning_rate: the highest learning rate.
-        warmup, schedule, early_stopping: see `core.engine.job_rules.TrainingOptions`.
+        warmup, schedule, early_stopping: see `core.engine.training_options.TrainingOptions`.
         seed: for the adapter's initial values and the order of examples.
         lora_rank, lora_alpha: rank and scale of the adapter.
         checkpoint_seconds: longest training time that a kill -9 can lose, in seconds.

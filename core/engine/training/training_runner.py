@@ -19,16 +19,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.engine import job_rules
 from core.engine.api.files import RESULTS_PURPOSE
 from core.engine.child_processes import TrainerProcess
 from core.engine.event_log import EventCollector, add_event, read_state, register_adapter
 from core.engine.formats import gguf_file
-from core.engine.job_rules import TrainingOptions
 from core.engine.store import File, Job, new_id
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
 from core.engine.training.job_folder import metrics_csv, write_job_spec
+from core.engine.training_options import TrainingOptions, base_learning_rate
 from core.message import from_json, msg, with_cause
 
 _log = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ class TrainingRunner:
             "valid": str(valid) if valid.exists() else None,
             "n_epochs": job.n_epochs,
             "batch_size": job.batch_size,
-            "learning_rate": job_rules.base_learning_rate(base.card.width) * job.learning_rate_multiplier,
+            "learning_rate": base_learning_rate(base.card.width) * job.learning_rate_multiplier,
             "seed": job.seed,
             **self._options(job, start),
             "checkpoint_seconds": _CHECKPOINT_S,

@@ -134,6 +134,14 @@ def family(job: JobView) -> Family:
     return lineage.family(cache.store(), job.id)
 
 
+@shared(max_entries=256, key=_job_version)
+def early_end(job: JobView) -> tuple[str, ...]:
+    """What the engine reports of early stopping at the end of a job; () if the job does not use it."""
+    if job.status != "succeeded" or not job.hyperparameters.get("early_stopping"):
+        return ()
+    return job_events.early_end(cache.store(), job.id)
+
+
 def compared(opened: Sequence[JobView], names: Mapping[str, str]) -> JobComparison:
     """Jobs side by side, with distinct names; rebuilt every few seconds because it shows durations."""
     return _compared(tuple(replace(job, name=names[job.id]) for job in opened))

@@ -26,6 +26,7 @@ _SETTINGS = {
     "base_model": mark("Started from"),
     "provider": mark("Provider"),
     **HYPERPARAMETERS,
+    **job_labels.OPTIONS,
     "seed": mark("Seed"),
     "suffix": mark("Suffix"),
     "n_examples": mark("Rows"),
@@ -153,7 +154,10 @@ def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)
         names_by_id = datasets if one.name == "dataset_id" else {}
         short = models.short_name if one.name == "base_model" else str
-        values = [_value(short(names_by_id.get(value, value))) for value in one.values]
+        if one.name in job_labels.OPTIONS:
+            values = [job_labels.option(one.name, value) for value in one.values]
+        else:
+            values = [_value(short(names_by_id.get(value, value))) for value in one.values]
         rows[f":orange[≠] **{title}**" if one.differs else title] = values
     _table(rows, names, _("Settings"))
 

@@ -73,6 +73,8 @@ def settings(job: JobView) -> None:
 def hyperparameter(job: JobView, name: str) -> str:
     """A hyperparameter as requested."""
     value = job.hyperparameters.get(name)
+    if name in job_labels.OPTIONS:
+        return job_labels.option(name, value)
     if value in (None, "auto"):
         return _("automatic")
     return f"{value:g}" if isinstance(value, int | float) else plain(value)
@@ -91,9 +93,15 @@ def _requested_settings(job: JobView) -> dict[str, str]:
         _("Separator"): _("none") if job.separator is None else code(repr(job.separator)),
         _("Stop"): _("none") if job.stop is None else code(repr(job.stop)),
         **{_(title): hyperparameter(job, name) for name, title in HYPERPARAMETERS.items()},
+        **{_(title): hyperparameter(job, name) for name, title in _options(job).items()},
         _("Seed"): _("automatic") if job.seed is None else number(job.seed),
         _("Suffix"): plain(job.suffix or "–"),
     }
+
+
+def _options(job: JobView) -> dict[str, str]:
+    """The hyperparameters that only jobs of the engine have."""
+    return job_labels.OPTIONS if job.provider == ENGINE else {}
 
 
 def _took(job: JobView) -> dict[str, str]:

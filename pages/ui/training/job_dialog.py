@@ -16,7 +16,7 @@ from pages.ui import cache, state
 from pages.ui.components import cards, models, views
 from pages.ui.i18n import _, mark, n_, percent, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import job_check, job_estimate, job_form, job_list
+from pages.ui.training import job_check, job_estimate, job_form, job_list, job_options
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
 
@@ -107,7 +107,8 @@ def _confirm() -> bool:
     found = job_estimate.requirements(draft)
     with st.container(border=True):
         st.markdown(_summary(draft))
-        st.caption(" · ".join(_choices(job_form.form(draft))))
+        form = job_form.form(draft)
+        st.caption(" · ".join([*_choices(form), *job_options.differences(form, draft.base)]))
         job_estimate.facts(found)
     st.caption(_("Clicking twice won't start a second job. Training continues if you close this page."))
     return found.may

@@ -22,12 +22,12 @@ from core.finetuning.job_form import (
 from core.finetuning.preflight import Preflight
 from core.pricing.tokens import TokenCount
 from pages.ui import background, state
-from pages.ui.components import cards, fields, views
-from pages.ui.components.fields import DecimalInput, number_field, text_field
+from pages.ui.components import cards, views
+from pages.ui.components.fields import text_field
 from pages.ui.components.money import local_amount
 from pages.ui.dataset import training_file
 from pages.ui.i18n import _, about, as_markdown, duration, n_, number, usd
-from pages.ui.training import cached_training, job_form, job_labels
+from pages.ui.training import auto_fields, cached_training, job_form, job_labels, job_options
 from pages.ui.training.job_form import JobDraft
 
 _USUAL_RATE = 1.0
@@ -58,6 +58,9 @@ def show() -> bool:
         st.markdown(_("**Estimate**"))
         found = requirements(draft, wait=True)
         facts(found)
+        differing = job_options.differences(job_form.form(draft), draft.base)
+        if differing:
+            st.caption(" · ".join(differing))
     return found.may and readable
 
 
@@ -130,16 +133,16 @@ def facts(found: JobRequirements) -> None:
 def _numbers(draft: JobDraft) -> bool:
     """Draw suffix and hyperparameters, each automatic or set; returns True if a provider would accept them."""
     suffix_fits = _suffix()
-    _auto(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
-    _auto(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
-    rate = _auto_rate(_("Learning rate multiplier"), "training_rate")
-    further = draft.base.base is not None or draft.base.id.startswith("ft:")
-    st.caption(as_markdown(learning_rate_advice(draft.rows, further, draft.base.provider)))
+    auto_fields.whole(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
+    auto_fields.whole(_("Batch size"), "training_batch", 4, *BATCH_SIZE)
+    rate = auto_fields.real(_("Learning rate multiplier"), "training_rate", _USUAL_RATE, *job_form.RATES)
+    st.caption(as_markdown(learning_rate_advice(draft.rows, draft.base.is_tuned, draft.base.provider)))
+    options_fit = job_options.show(draft.base, has_validation=draft.has_validation)
     with st.container(horizontal=True, vertical_alignment="center"):
         with st.popover(_("More"), icon=":material/tune:"):
-            _auto(_("Seed"), "training_seed", 0, *SEED)
+            auto_fields.whole(_("Seed"), "training_seed", 0, *SEED)
         _trackers(draft.base.provider)
-    return suffix_fits and rate.problem is None
+    return suffix_fits and options_fit and rate.problem is None
 
 
 def _suffix() -> bool:
@@ -155,33 +158,6 @@ def _suffix() -> bool:
         if problem is not None:
             cards.hint(problem)
     return problem is None
-
-
-def _auto(title: str, key: str, start: int, least: int, most: int) -> None:
-    """An integer field that is automatic by default."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if _automatic(title, key):
-            return
-        if state.get(key) is not None:
-            state.set_value(key, int(state.get(key)))
-        else:
-            state.set_default(key, start)
-        number_field(title, key, least, most, width=140, label_visibility="collapsed", persist_state="session")
-
-
-def _auto_rate(title: str, key: str) -> DecimalInput:
-    """The same for a decimal number."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if _automatic(title, key):
-            return DecimalInput(None)
-        if not state.get(key):
-            fields.put_decimal(key, _USUAL_RATE)
-        return fields.decimal_field(title, key, *job_form.RATES, hidden_label=True, width=140, persist=True)
-
-
-def _automatic(title: str, key: str) -> bool:
-    state.set_default(f"{key}_auto", True)
-    return st.toggle(_("{title}: automatic").format(title=title), key=f"{key}_auto", persist_state="session")
 
 
 def _trackers(provider: str) -> None:

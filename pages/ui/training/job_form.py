@@ -19,6 +19,7 @@ from pages.ui.components import fields, models
 from pages.ui.dataset import dataset_picker, training_file
 from pages.ui.dataset.training_file import TrainingFormat
 from pages.ui.i18n import _
+from pages.ui.training import auto_fields, job_options
 
 DATASET = "training_dataset"
 BASE = "training_base"
@@ -30,7 +31,7 @@ _RATE = "training_rate"
 SUFFIX = "training_suffix"
 RATES = (Decimal(str(LEARNING_RATE_MULTIPLIER[0])), Decimal(str(LEARNING_RATE_MULTIPLIER[1])))
 """The learning rate multipliers that can be typed."""
-_NUMBERS = {
+_NUMBERS = {  # without those of `job_options`
     "training_epochs": "n_epochs",
     "training_batch": "batch_size",
     _RATE: "learning_rate_multiplier",
@@ -56,6 +57,11 @@ class JobDraft:
     rows: int
     share: float | None
     file_rows: int
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether some rows are kept for validation."""
+        return bool(self.version.n_validation) if self.version is not None else bool(self.share)
 
 
 def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
@@ -151,6 +157,7 @@ def form(draft: JobDraft) -> JobForm:
         validation_share=draft.share,
         trackers=tuple(name for name in TRACKERS if state.get(f"training_tracker_{name}")),
         project=str(state.get(PROJECT_KEY) or DEFAULT_PROJECT).strip() or DEFAULT_PROJECT,
+        **job_options.chosen(draft.base, has_validation=draft.has_validation),
     )
 
 
@@ -170,10 +177,8 @@ def fill(form: JobForm) -> None:
     state.set_value(share_key(form.dataset_id), round((form.validation_share or 0) * 100))
     state.set_value(SUFFIX, form.suffix or "")
     for key, name in _NUMBERS.items():
-        value = getattr(form, name)
-        state.set_value(f"{key}_auto", value is None)
-        if value is not None:
-            (fields.put_decimal if key == _RATE else state.set_value)(key, value)
+        auto_fields.put(key, getattr(form, name), decimal=key == _RATE)
+    job_options.fill(form)
     for name in TRACKERS:
         state.set_value(f"training_tracker_{name}", name in form.trackers)
     state.set_value(PROJECT_KEY, form.project)
@@ -214,7 +219,7 @@ def _bases() -> list[ModelInfo]:
 
 def _number(key: str) -> float | None:
     """The typed number; None if the choice is left to the provider."""
-    if state.get(f"{key}_auto", True):
+    if auto_fields.is_automatic(key):
         return None
     try:
         value = fields.read_decimal(key, *RATES) if key == _RATE else state.get(key)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
+from core.engine.training_options import DEFAULTS, Schedule
 from core.finetuning.job_explanation import minutes_left
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Definition, Figure
 from pages.ui.components import models
-from pages.ui.i18n import _, localized, mark
+from pages.ui.i18n import _, localized, mark, n_, percent, plain
 
 STATUSES = {
     "preparing": mark("preparing"),
@@ -29,6 +31,19 @@ DEFINITIONS: dict[Definition, str] = {
     "held_out": mark("held-out"),
 }
 TRACKERS = {"wandb": "Weights & Biases", "trackio": "Trackio"}
+OPTIONS = {
+    "lora_rank": mark("LoRA rank"),
+    "lora_alpha": mark("LoRA alpha"),
+    "warmup": mark("Warm-up"),
+    "schedule": mark("Schedule of the learning rate"),
+    "early_stopping": mark("Early stopping"),
+}
+"""The hyperparameters of `core.engine.training_options`."""
+_SCHEDULES: dict[Schedule, str] = {
+    "linear": mark("linear"),
+    "cosine": mark("cosine"),
+    "constant": mark("constant"),
+}
 _SHORT_ID = 4  # characters at the end of an id: enough to distinguish jobs with the same name
 
 
@@ -40,6 +55,31 @@ def status(job: JobView) -> str:
 def status_word(status: str) -> str:
     """A state in a word; an unknown one is shown as the provider sends it."""
     return _(STATUSES[status]) if status in STATUSES else status
+
+
+def schedule(name: Schedule) -> str:
+    """How the learning rate falls, in a word."""
+    return _(_SCHEDULES[name])
+
+
+def option(name: str, value: Any) -> str:
+    """A value of `OPTIONS` in words; None or "auto": what the engine uses then."""
+    is_set = value not in (None, "", "auto")
+    match name:
+        case "warmup":
+            share = percent(float(value), 0) if is_set else ""
+            return _("{share} of the steps").format(share=share) if is_set and float(value) else _("none")
+        case "schedule":
+            known = next((one for one in _SCHEDULES if one == value), None)
+            return schedule(known or DEFAULTS.schedule) if known or not is_set else plain(value)
+        case "early_stopping":
+            epochs = n_(
+                "after {n} epoch without a lower validation loss",
+                "after {n} epochs without a lower validation loss",
+                int(value) if is_set else 0,
+            )
+            return epochs if is_set else _("off")
+    return f"{float(value):g}" if is_set else _("automatic")
 
 
 def named(title: str, figure: Figure | None) -> str:

@@ -11,6 +11,7 @@ from core.db.tables import utcnow
 from core.evaluation import before_after
 from core.finetuning import jobs, lineage
 from core.finetuning.job_views import JobView
+from core.message import sentences
 from core.pricing.prices import ENGINE
 from pages.ui import cache
 from pages.ui.components import cards, models, views
@@ -113,6 +114,8 @@ def _verdict(job: JobView) -> None:
     if job.next_step:
         st.markdown(f":material/arrow_forward: {as_markdown(job.next_step)}")
     _pause(job)
+    if early_end := cached_training.early_end(job):
+        st.markdown(f":material/flag: {as_markdown(sentences(*early_end))}")
     views.facts(_facts(job))
 
 

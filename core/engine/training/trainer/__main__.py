@@ -15,6 +15,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from core.engine import training_options
 from core.engine.formats import gguf_file, tokens, weights
 from core.engine.formats.base_config import UntrainableModel
 from core.engine.training.job_folder import JobSpec, Journal
@@ -85,17 +86,9 @@ def _train(spec: JobSpec, journal: Journal, stop_requested: _StopRequest) -> Non
         return
     chosen_step = loop.final_step(position.step)
     if stopped_early and position.step < loop.total_steps:
-        journal.event(
-            msg(
-                "Stopped at step {step}: {epochs} epochs without a lower validation loss.",
-                step=position.step,
-                epochs=spec.early_stopping,
-            )
-        )
+        journal.event(training_options.stopped_early(position.step, spec.early_stopping or 0))
     if chosen_step != position.step:
-        journal.event(
-            msg("The model is the checkpoint of step {step}, with the lowest validation loss.", step=chosen_step)
-        )
+        journal.event(training_options.best_checkpoint(chosen_step))
     checkpoint = journal.folder / "checkpoints" / f"step-{chosen_step}.gguf"
     partial = journal.folder / "final.gguf.part"
     shutil.copyfile(checkpoint, partial)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from core.engine.job_rules import Schedule
+from core.engine.training_options import Schedule
 
 
 def learning_rate(peak: float, step: int, total_steps: int, *, warmup: float, schedule: Schedule) -> float:
