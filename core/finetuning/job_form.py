@@ -16,15 +16,22 @@ from core.errors import FabulaError
 from core.finetuning.job_views import JobView
 from core.message import msg
 from core.pricing.prices import tuned_base
+from core.providers import ModelInfo
+from core.providers.schemas import TrainingDefaults
 
 FileFormat = Literal["completion", "chat"]
 N_EPOCHS, BATCH_SIZE = job_rules.N_EPOCHS, job_rules.BATCH_SIZE
 LEARNING_RATE_MULTIPLIER, SEED = job_rules.LEARNING_RATE_MULTIPLIER, job_rules.SEED
 MAX_SUFFIX_LENGTH = job_rules.MAX_SUFFIX_LENGTH
+SCHEDULES, DEFAULT_OPTIONS = training_options.SCHEDULES, training_options.DEFAULTS
+LORA_RANK, LORA_ALPHA = training_options.LORA_RANK, training_options.LORA_ALPHA
+WARMUP, EARLY_STOPPING = training_options.WARMUP, training_options.EARLY_STOPPING
+OPTIONS, ADAPTER_OPTIONS = training_options.NAMES, training_options.ADAPTER_NAMES
+"""Fields of `JobForm` that only the engine's jobs have; those of the adapter, which a tuned model keeps."""
 _MAX_NAME_LENGTH = 200
 MAX_PROJECT_LENGTH = 64
 MAX_MARKER_LENGTH = 50
-_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *training_options.NAMES)
+_HYPERPARAMETERS = ("n_epochs", "batch_size", "learning_rate_multiplier", *OPTIONS)
 _MAX_VALIDATION_SHARE = 0.9  # some rows must be left to train on
 TRACKERS = ("wandb", "trackio")
 """Experiment trackers that a run can also be logged to; see `core.finetuning.trackers`."""
@@ -176,6 +183,14 @@ def _between(value: float | None, bounds: tuple[float, float]) -> bool:
 def default_validation_share(rows: int) -> float:
     """The default share of rows for validation: 0.10, or 0 for fewer than 20 rows."""
     return DEFAULT_VALIDATION_SHARE if rows >= _MIN_ROWS_TO_SPLIT else 0.0
+
+
+def training_defaults(base: ModelInfo) -> TrainingDefaults:
+    """What a job from this model uses where nothing else is named; a small model's values if it is not known."""
+    if base.training is not None:
+        return base.training
+    rank, rate = training_options.lora_rank(0), training_options.base_learning_rate(0)
+    return TrainingDefaults(None if base.is_tuned else rank, DEFAULT_OPTIONS.lora_alpha, rate)
 
 
 def learning_rate_advice(n_examples: int | None, training_further: bool, provider: str = "") -> str:

@@ -62,7 +62,9 @@ def test_a_base_from_a_folder_is_trained_and_streams_a_story(
 
     page = visit(browser, f"{studio.url}/settings?lang=en")
     _add(page, _folder(family, tmp_path / name))
-    expect(page.get_by_text("memory to train")).to_be_visible(timeout=TRAINED_MS)
+    expect(page.locator(f".st-key-settings_base_menu_{name}")).to_be_visible(timeout=TRAINED_MS)  # ready, or failed
+    expect(page.get_by_text("memory to train")).to_be_visible()
+    settled(page)
 
     page.goto(f"{studio.url}/training?lang=en")
     _train(page, f"waves for {family}", name)
@@ -109,6 +111,7 @@ def _train(page: Page, dataset: str, base: str) -> None:
     _number(page, "LoRA rank: automatic (16)", "training_rank", 4)
     press(page, "training_next")
     page.get_by_text("LoRA rank: 4 (default: 16)").wait_for()
+    page.get_by_role("dialog").locator("strong").get_by_text(base, exact=True).wait_for()
     press(page, "training_submit")
     expect(page.get_by_role("dialog")).to_have_count(0)
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from core.engine.training_options import DEFAULTS, Schedule
 from core.finetuning.job_explanation import minutes_left
+from core.finetuning.job_form import DEFAULT_OPTIONS
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Definition, Figure
 from pages.ui.components import models
@@ -39,7 +39,7 @@ OPTIONS = {
     "early_stopping": mark("Early stopping"),
 }
 """The hyperparameters of `core.engine.training_options`."""
-_SCHEDULES: dict[Schedule, str] = {
+_SCHEDULES: dict[str, str] = {
     "linear": mark("linear"),
     "cosine": mark("cosine"),
     "constant": mark("constant"),
@@ -57,7 +57,7 @@ def status_word(status: str) -> str:
     return _(STATUSES[status]) if status in STATUSES else status
 
 
-def schedule(name: Schedule) -> str:
+def schedule(name: str) -> str:
     """How the learning rate falls, in a word."""
     return _(_SCHEDULES[name])
 
@@ -71,7 +71,7 @@ def option(name: str, value: Any) -> str:
             return _("{share} of the steps").format(share=share) if is_set and float(value) else _("none")
         case "schedule":
             known = next((one for one in _SCHEDULES if one == value), None)
-            return schedule(known or DEFAULTS.schedule) if known or not is_set else plain(value)
+            return schedule(known or DEFAULT_OPTIONS.schedule) if known or not is_set else plain(value)
         case "early_stopping":
             epochs = n_(
                 "after {n} epoch without a lower validation loss",

@@ -9,14 +9,11 @@ from typing import Any
 
 import streamlit as st
 
-from core.engine import training_options
-from core.engine.training_options import ADAPTER_NAMES, DEFAULTS, EARLY_STOPPING, LORA_ALPHA, LORA_RANK, SCHEDULES
-from core.engine.training_options import WARMUP as WARMUP_SHARE
 from core.errors import FabulaError
-from core.finetuning.job_form import JobForm
+from core.finetuning import job_form
+from core.finetuning.job_form import DEFAULT_OPTIONS, JobForm
 from core.pricing.prices import ENGINE
 from core.providers import ModelInfo
-from core.providers.schemas import TrainingDefaults
 from pages.ui import cache, state
 from pages.ui.components import fields
 from pages.ui.components.fields import number_field
@@ -25,9 +22,8 @@ from pages.ui.training import auto_fields, job_labels
 
 RANK, ALPHA, WARMUP, SCHEDULE = "training_rank", "training_alpha", "training_warmup", "training_schedule"
 STOPPING, PATIENCE = "training_early_stopping", "training_patience"
-_ALPHAS = (Decimal(str(LORA_ALPHA[0])), Decimal(str(LORA_ALPHA[1])))
+_ALPHAS = (Decimal(str(job_form.LORA_ALPHA[0])), Decimal(str(job_form.LORA_ALPHA[1])))
 _USUAL_PATIENCE = 2  # epochs
-_UNKNOWN = TrainingDefaults(training_options.lora_rank(0), DEFAULTS.lora_alpha, training_options.base_learning_rate(0))
 
 
 def offered(base: ModelInfo) -> bool:
@@ -51,10 +47,10 @@ def chosen(base: ModelInfo, *, has_validation: bool) -> dict[str, Any]:
         "lora_rank": None if auto_fields.is_automatic(RANK) else state.get(RANK),
         "lora_alpha": _alpha(),
         "warmup": warmup / 100 if warmup else None,
-        "schedule": None if schedule == DEFAULTS.schedule else schedule,
+        "schedule": None if schedule == DEFAULT_OPTIONS.schedule else schedule,
         "early_stopping": state.get(PATIENCE) if has_validation and state.get(STOPPING) else None,
     }
-    kept = ADAPTER_NAMES if base.is_tuned else ()
+    kept = job_form.ADAPTER_OPTIONS if base.is_tuned else ()
     return {name: value for name, value in values.items() if value is not None and name not in kept}
 
 
@@ -73,7 +69,7 @@ def fill(form: JobForm) -> None:
     auto_fields.put(RANK, form.lora_rank)
     auto_fields.put(ALPHA, form.lora_alpha, decimal=True)
     state.set_value(WARMUP, round(100 * (form.warmup or 0)))
-    state.set_value(SCHEDULE, form.schedule or DEFAULTS.schedule)
+    state.set_value(SCHEDULE, form.schedule or DEFAULT_OPTIONS.schedule)
     state.set_value(STOPPING, form.early_stopping is not None)
     state.set_value(PATIENCE, form.early_stopping or _USUAL_PATIENCE)
 
@@ -94,9 +90,9 @@ def _adapter(base: ModelInfo) -> bool:
     if base.is_tuned:
         st.caption(_("LoRA rank and alpha: this model keeps the ones it was trained with."))
         return True
-    defaults = base.training or _UNKNOWN
+    defaults = job_form.training_defaults(base)
     auto_fields.whole(
-        _("LoRA rank"), RANK, defaults.lora_rank or training_options.lora_rank(0), *LORA_RANK,
+        _("LoRA rank"), RANK, defaults.lora_rank or job_form.LORA_RANK[0], *job_form.LORA_RANK,
         help=_(
             "How much the adapter can learn. A higher rank needs more memory and disk space; it helps with large data "
             "sets."
@@ -104,7 +100,7 @@ def _adapter(base: ModelInfo) -> bool:
         default=defaults.lora_rank,
     )  # fmt: skip
     alpha = auto_fields.real(
-        _("LoRA alpha"), ALPHA, defaults.lora_alpha or DEFAULTS.lora_alpha, *_ALPHAS,
+        _("LoRA alpha"), ALPHA, defaults.lora_alpha or DEFAULT_OPTIONS.lora_alpha, *_ALPHAS,
         help=_(
             "The adapter's effect is multiplied by alpha divided by rank. Keep the default when you change the rank: "
             "the learning rate then still fits."
@@ -120,15 +116,15 @@ def _schedule() -> None:
     """Warm-up, and how the learning rate falls afterwards."""
     left, right = st.columns(2)
     with left:
-        low, high = (round(100 * share) for share in WARMUP_SHARE)
+        low, high = (round(100 * share) for share in job_form.WARMUP)
         number_field(
             _("Warm-up (% of the steps)"), WARMUP, low, high, persist_state="session",
             help=_("The learning rate rises over these steps. Try 10 if the loss jumps at the start."),
         )  # fmt: skip
     with right:
-        state.set_default(SCHEDULE, DEFAULTS.schedule)
+        state.set_default(SCHEDULE, DEFAULT_OPTIONS.schedule)
         st.selectbox(
-            _("Schedule of the learning rate"), SCHEDULES, key=SCHEDULE, persist_state="session",
+            _("Schedule of the learning rate"), job_form.SCHEDULES, key=SCHEDULE, persist_state="session",
             format_func=job_labels.schedule,
             help=_("Linear and cosine fall to 0 by the last step; constant does not fall."),
         )  # fmt: skip
@@ -144,7 +140,7 @@ def _early_stopping(has_validation: bool) -> None:
         )  # fmt: skip
         if stops:
             number_field(
-                _("Epochs without a lower validation loss"), PATIENCE, *EARLY_STOPPING, start=_USUAL_PATIENCE,
+                _("Epochs without a lower validation loss"), PATIENCE, *job_form.EARLY_STOPPING, start=_USUAL_PATIENCE,
                 width=280, persist_state="session",
             )  # fmt: skip
     if not has_validation:
@@ -155,10 +151,10 @@ def _early_stopping(has_validation: bool) -> None:
 
 def differences(form: JobForm, base: ModelInfo) -> list[str]:
     """The values of a form that differ from the defaults, in words."""
-    defaults = base.training or _UNKNOWN
+    defaults = job_form.training_defaults(base)
     usual = {"lora_rank": defaults.lora_rank, "lora_alpha": defaults.lora_alpha}
     found = []
-    for name in training_options.NAMES:
+    for name in job_form.OPTIONS:
         value, default = form.hyperparameters.get(name), usual.get(name)
         if value is None or value == default:
             continue
