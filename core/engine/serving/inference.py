@@ -51,8 +51,9 @@ class InferenceRequest:
 
     def llama_requests(self) -> list[dict[str, Any]]:
         """One llama.cpp request per choice: n for the first prompt, then n for the second, …"""
+        whole = {"repeat_last_n": self.base.context}  # penalties count the whole text, as OpenAI's do
         return [
-            {**self.sampling.options, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
+            {**self.sampling.options, **whole, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
             for prompt in self.prompts
             for choice in range(self.sampling.n)
         ]

@@ -144,7 +144,6 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
         "min_p": 0.0,
         "presence_penalty": number(body, "presence_penalty", -2, 2, 0.0),
         "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
-        "repeat_last_n": -1,  # penalties count the whole text, as OpenAI's do
         "stop": _stops(body.get("stop")),
         "logit_bias": _biases(body.get("logit_bias")),
         # Cached prompts are computed in different batches, so the result is not bit-identical.
