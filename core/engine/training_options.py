@@ -13,7 +13,7 @@ Defaults by model size, and where they come from:
 - Rank (`lora_rank`): 16, with which the packaged base was measured; Unsloth's guide starts from 16 or 32. With adapters
   on all linear layers the rank hardly changes the result: the QLoRA paper (Dettmers et al., 2023, arXiv:2305.14314,
   appendix A) tried 8 to 256. What counts is that the adapter has room for the data ("LoRA Without Regret"), and at the
-  same rank a larger model's adapter has more parameters. From 3 billion parameters on the rank is 8: a rule of ours
+  same rank a larger model's adapter has more parameters. From 3 billion parameters on the rank is 8: our own rule
   that keeps the adapter and its optimizer state small; not measured. Such an adapter still has more parameters than the
   packaged base's at rank 16.
 """

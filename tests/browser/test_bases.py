@@ -39,7 +39,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(home: Path) -> Iterator[RunningStudio]:
-    """A studio with its own engine, which has a tiny model in place of the packaged one."""
+    """A studio with its own engine, which has a tiny model instead of the packaged one."""
     packaged = write_tiny_gemma(home.parent / "packaged.gguf", context=_CONTEXT)
     with studio_process.running(home, FABULA_ENGINE_MODELS=f"gemma-3-270m={packaged}") as running:
         yield running

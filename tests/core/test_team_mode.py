@@ -1,4 +1,4 @@
-"""Team mode: whatever would let strangers in is refused at the start, with a sentence that names it."""
+"""Team mode: every setup that would let strangers in is refused at the start, with a sentence that names it."""
 
 from __future__ import annotations
 

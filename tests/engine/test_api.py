@@ -139,6 +139,7 @@ def test_models_are_listed_and_found(client: OpenAI) -> None:
     expected = {"base": TINY, "format": "both", "job": None, "step": None, "not_trainable": None}
     extra = (model.model_extra or {})["fabula"]
     assert 0 < extra.pop("context") <= 4096  # tokens of prompt and answer together
+    assert extra.pop("training").keys() == {"learning_rate", "lora_rank", "lora_alpha"}
     assert extra == expected | {"parallel": PARALLEL}
 
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @cache
 def _measured() -> dict[str, Any]:
-    """How every hostile template ended in a process of its own, and how far its memory has grown."""
+    """How every hostile template ended in its own process, and how far its memory has grown."""
     command = [sys.executable, "-m", "tests.support.hostile_templates"]
     answer: dict[str, Any] = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout)
     return answer

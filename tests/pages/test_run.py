@@ -177,9 +177,8 @@ def _stopped(store: Store, written: str, reason: str) -> None:
 def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, written: str) -> None:
     """A run that stopped at its budget has not failed, but its reason is shown."""
     _stopped(store, written, "The rest of the $0.30 budget may not cover the next row. Raise the budget to continue.")
-    assert "The rest of the \\$0.30 budget may not cover the next row. Raise the budget to continue." in [
-        one.value for one in show().info
-    ]
+    why = "The rest of the \\$0.30 budget may not cover the next row. Raise the budget to continue."
+    assert f"{why} The 10 finished rows are kept." in [one.value for one in show().info]
 
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:

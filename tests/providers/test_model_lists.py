@@ -96,7 +96,7 @@ def test_a_list_that_arrives_is_read_anew_each_time(server: FaultServer) -> None
     studio.now_s = 20.0
     assert studio.ask(provider) == ["writer"]
     server.enqueue(error(503, "busy"))
-    assert studio.asked(server, provider, 20.0, 31.0) == 2  # the waits begin anew after a success
+    assert studio.asked(server, provider, 20.0, 31.0) == 2  # the waits start again at the shortest after a success
 
 
 def test_the_engine_is_asked_at_once_while_it_starts(server: FaultServer) -> None:

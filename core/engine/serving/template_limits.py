@@ -46,7 +46,7 @@ class RenderBudget:
         self.steps, self.bytes = MAX_STEPS, MAX_BYTES
 
     def spend(self, steps: int) -> None:
-        """Count work; never less than none, whatever a template asks for."""
+        """Count work; never less than none, even if a template asks for less."""
         self.steps -= max(0, steps)
         if self.steps < 0:
             raise TemplateRefused("it takes too long")

@@ -21,7 +21,7 @@ def role_name(role: Role) -> str:
 
 
 class Entrance:
-    """Whether this run shows pages. Asked once, at its begin.
+    """Who may see this run's pages. Found once, when the run begins.
 
     Attributes:
         open: local mode, or a person who may come in.
