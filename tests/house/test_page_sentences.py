@@ -65,10 +65,16 @@ def _literals(node: ast.expr) -> Iterator[tuple[int, str]]:
             yield from _literals(child)
 
 
+def _is_log(call: ast.Call) -> bool:
+    """Logs are for operators, in English."""
+    of = call.func.value if isinstance(call.func, ast.Attribute) else None
+    return isinstance(of, ast.Name) and of.id == "_log"
+
+
 def _untranslated(path: Path) -> list[str]:
     found = []
     for call in _calls(ast.parse(path.read_text(encoding="utf-8"))):
-        if _name(call) not in _STREAMLIT:
+        if _name(call) not in _STREAMLIT or _is_log(call):
             continue
         named = {k.arg: k.value for k in call.keywords if k.arg not in _TECHNICAL_ARGUMENTS}
         keyed = [named.pop(argument, None) for argument in ("column_config", "menu_items")]
