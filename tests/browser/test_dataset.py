@@ -168,7 +168,7 @@ def test_a_preset_changes_the_settings_under_more_also_after_they_were_shown(
     name, more = page.locator(".st-key-dataset_name input"), page.get_by_role("button", name="More", exact=True)
     more.click()
     name.wait_for()
-    assert name.input_value()
+    until(lambda: name.input_value() != "", "the preset has a name")
     page.keyboard.press("Escape")
     settled(page)
     page.get_by_text("Empty grid").click()
@@ -177,4 +177,4 @@ def test_a_preset_changes_the_settings_under_more_also_after_they_were_shown(
     settled(page)
     more.click()
     name.wait_for()
-    assert name.input_value() == ""
+    until(lambda: name.input_value() == "", "the empty grid has none")

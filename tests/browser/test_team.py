@@ -102,7 +102,7 @@ def _sign_in(page: Page, subject: str, button: str = "sign_in_company") -> None:
 
 def _arrive(browser: Browser, url: str, provider: str, name: str, *, verified: bool = True) -> Page:
     """A new visitor signs in."""
-    _known(provider, name, email=f"{name}@example.org", email_verified=verified, name=name.title())
+    _known(provider, name, email=f"{name}@example.org", email_verified=verified, name=name.capitalize())
     page = visit(browser, f"{url}/?lang=en")
     _sign_in(page, name)
     return page
