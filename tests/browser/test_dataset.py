@@ -17,7 +17,7 @@ from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.settings import Settings
 from tests.support import browser_page, fault_server, studio_process
-from tests.support.browser_page import box_of, press, repeat, settled, shown, visit
+from tests.support.browser_page import box_of, expect, press, repeat, settled, shown, visit
 from tests.support.fault_server import Answer, FaultServer
 from tests.support.studio_process import RunningStudio
 from tests.support.waiting import until
@@ -168,7 +168,7 @@ def test_a_preset_changes_the_settings_under_more_also_after_they_were_shown(
     name, more = page.locator(".st-key-dataset_name input"), page.get_by_role("button", name="More", exact=True)
     more.click()
     name.wait_for()
-    until(lambda: name.input_value() != "", "the preset has a name")
+    expect(name).not_to_have_value("")
     page.keyboard.press("Escape")
     settled(page)
     page.get_by_text("Empty grid").click()
@@ -177,4 +177,4 @@ def test_a_preset_changes_the_settings_under_more_also_after_they_were_shown(
     settled(page)
     more.click()
     name.wait_for()
-    until(lambda: name.input_value() == "", "the empty grid has none")
+    expect(name).to_have_value("")
