@@ -114,5 +114,5 @@ def new_person(session: Session, identity: Identity, role: Role) -> Person:
     return person
 
 
-def _open() -> Select[tuple[Invitation]]:
+def _open() -> Select[Invitation]:
     return select(Invitation).where(Invitation.accepted_at.is_(None))

@@ -58,7 +58,7 @@ def test_the_reason_why_a_base_is_not_trained_reaches_the_page_as_a_message() ->
     reason = _refusal()
     assert reason == "gemma3.final_softcap is 3; this key is not supported"
     row = Model("b", "b", None, "both", 0)
-    wire = json.loads(json.dumps(model(row, reason, None, 4)))["fabula"]
+    wire = json.loads(json.dumps(model(row, reason, None, 4, None)))["fabula"]
     assert wire["not_trainable"] == reason
     translated = _CHINESE.translated(str(generation._not_trainable(wire)))
     assert translated == "gemma3.final_softcap 为 3，而这里不认识这个键"

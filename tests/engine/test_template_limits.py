@@ -18,8 +18,7 @@ from core.engine.finetune_format import BadLine, ChatMessage
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving import chat_template
 from core.engine.serving.chat import format_for
-from core.engine.serving.chat_template import TemplateRefused
-from core.engine.serving.template_limits import MAX_BYTES
+from core.engine.serving.template_limits import MAX_BYTES, TemplateRefused
 from tests.support.hostile_templates import TEMPLATES
 from tests.support.tiny_models import TinyModel
 from tests.support.waiting import at_once

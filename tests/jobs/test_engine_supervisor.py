@@ -27,7 +27,7 @@ from core.settings import Settings
 from tests.support.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parents[2]
-_PROMISED_S = (system_status._TIMEOUT_S, system_status._HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
+_PROMISED_S = (system_status.TIMEOUT_S, system_status.HEALTH_TIMEOUT_S)  # before `hermetic` gives tests more time
 _QUICK = SupervisorLimits(lock_poll_s=0.05, missing_poll_s=0.05, first_pause_s=0.05)
 
 
@@ -346,7 +346,7 @@ def test_status_answers_within_a_second_when_nothing_answers(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert max(_PROMISED_S) < 1
-    for name, seconds in zip(("_TIMEOUT_S", "_HEALTH_TIMEOUT_S"), _PROMISED_S, strict=True):
+    for name, seconds in zip(("TIMEOUT_S", "HEALTH_TIMEOUT_S"), _PROMISED_S, strict=True):
         monkeypatch.setattr(system_status, name, seconds)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

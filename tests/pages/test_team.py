@@ -169,10 +169,10 @@ def test_people_who_are_no_admins_do_not_see_the_list(store: Store, settings: Se
 def test_a_tab_whose_person_has_changed_is_found(store: Store, settings: Settings, admin: Actor) -> None:
     bob, eve = (member(store, settings, admin, f"{name}@example.org", "editor") for name in ("bob", "eve"))
     tabs = {"b": (bob.sign_in_id, bob.role), "e": (eve.sign_in_id, eve.role), "a": ("unknown", "admin")}
-    assert open_tabs._changed(lambda: store, tabs) == ["a"]  # type: ignore[arg-type]  # roles of a table
+    assert open_tabs._changed(lambda: store, tabs) == ["a"]
     people.set_role(store, admin, bob.person_id, "viewer")
     sign_out(store, eve.actor(store), eve.sign_in_id)
-    assert open_tabs._changed(lambda: store, tabs) == ["b", "e", "a"]  # type: ignore[arg-type]
+    assert open_tabs._changed(lambda: store, tabs) == ["b", "e", "a"]
 
 
 def _member(store: Store, admin: Actor, person: SignedIn) -> people.PersonView:

@@ -135,7 +135,7 @@ TEMPLATES: Mapping[str, str] = {
 
 def main() -> None:
     """Render every template and print how it ended; `bytes`: by how much the memory of this process has grown."""
-    from core.engine.serving import chat_template
+    from core.engine.serving import chat_template, template_limits
 
     chat_template.render("{{ messages }}", [])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -143,7 +143,7 @@ def main() -> None:
     for name, source in TEMPLATES.items():
         try:
             chat_template.render(source, [{"role": "user", "content": "a text"}])
-        except chat_template.TemplateRefused as exc:
+        except template_limits.TemplateRefused as exc:
             ends[name] = "out of memory" if isinstance(exc.__cause__, MemoryError) else "refused"
         else:
             ends[name] = "rendered"

@@ -21,7 +21,7 @@ from core.engine.finetune_format import (
 )
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving import chat_template
-from core.engine.serving.chat_template import TemplateRefused
+from core.engine.serving.template_limits import TemplateRefused
 from core.message import msg
 
 Role = Literal["system", "user", "assistant"]

@@ -273,7 +273,7 @@ def too_long(context: object, tokens: object, own: int | None = None) -> ApiErro
     Args:
         own: how many tokens the model itself can read, if a setting allows fewer.
     """
-    message = msg(
+    message: str = msg(
         "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
         "Please shorten it.",
         context=context,

@@ -156,7 +156,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
     }
     found = {name: _limited(known[name], before) for before, names in groups.items() for name in names.split()}
     found |= {name: known[name] for name in ("attr", "count", "d", "default", "first", "last", "length")}
-    own = {
+    own: dict[str, Callable[..., Any]] = {
         "format": _format, "indent": _indent, "join": _join, "replace": _replace, "round": _round, "sum": _sum,
         "tojson": _to_json,
     }  # fmt: skip
