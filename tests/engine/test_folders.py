@@ -101,8 +101,8 @@ _FOLDERS: Mapping[str, Stored] = {
     "untied, biases": Stored(replace(_QWEN2, sizes={"tie_word_embeddings": False})),
     "tied, and the head is stored": Stored(_QWEN3, change=_rewrite(_with_a_stored_copy)),
     "heads wider than width / heads": Stored(replace(_QWEN3, sizes={"head_dim": 48})),
-    "heads narrower than width / heads": Stored(replace(FAMILIES["gemma3"], sizes=FAMILIES["gemma3"].sizes | {
-        "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 2})),
+    "heads narrower than width / heads": Stored(replace(FAMILIES["gemma3"], sizes={
+        **FAMILIES["gemma3"].sizes, "head_dim": 8, "query_pre_attn_scalar": 8, "num_hidden_layers": 2})),
     "more rows than tokens": Stored(replace(_QWEN3, padding=37)),
     "added tokens": Stored(
         replace(_QWEN3, padding=5), change=_with_added_tokens, text="The <tool> of<|extra|>a hero<tool><|im_end|>."

@@ -166,7 +166,7 @@ def _too_long_failure(lines: Sequence[str], base: BaseModel, param: str) -> JobF
     listed = list(lines[:_MAX_LISTED])
     if more := len(lines) - len(listed):
         listed.append(msg("{more} more lines are too long.", more=more))
-    message = msg(
+    message: str = msg(
         "An example can have {context} tokens at most. {too_long} Shorten or remove them.",
         context=base.context,
         too_long=sentences(*listed),
