@@ -1,6 +1,6 @@
 """Converts a Hugging Face folder to the GGUF file that llama.cpp serves.
 
-Tensors are read, converted and written in blocks of rows, so the conversion needs less than 100 MB of memory for a
+Tensors are read, converted and written in blocks of rows, so the conversion needs less than 150 MB of memory for a
 model of any size. Matrices become float16: of bfloat16 weights nothing is lost between 6e-8 and 65,504.
 """
 
