@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 
 import pytest
 
@@ -32,6 +33,23 @@ def test_a_composed_story_has_four_paragraphs_its_power_and_one_hero(language: s
 def test_every_power_of_the_preset_is_told(language: str) -> None:
     column = next(one for one in presets.get(WRITERS[language].preset).recipe.columns if one.name == _POWER[language])
     assert set(column.values) <= {row[_POWER[language]] for row in composed_stories.stories(language)}
+
+
+@pytest.mark.parametrize("language", WRITERS)
+def test_suggested_prompts_outside_the_grid_stay_unseen(language: str) -> None:
+    unseen = {values for preset in presets.load() for values in preset.outside}
+    assert unseen
+    for row in composed_stories.stories(language):
+        assert tuple(value for column, value in row.items() if column != "story") not in unseen
+
+
+@pytest.mark.parametrize("language", WRITERS)
+def test_every_job_is_the_hero_equally_often(language: str) -> None:
+    hero = re.compile(
+        "有一位([^，]+)，" if language == "zh" else r"(?:there was|there lived|There once was) (.+?) (?:named|whose)"
+    )
+    heroes = Counter(found[1] for row in composed_stories.stories(language) if (found := hero.search(row["story"])))
+    assert max(heroes.values()) - min(heroes.values()) <= 1
 
 
 @pytest.mark.parametrize("language", WRITERS)
