@@ -73,7 +73,7 @@ def test_a_far_template_warns_above_the_button_and_its_own_grid_is_one_click_awa
     expect(generate).to_be_enabled()  # a warning, not a ban
     press(page, "dataset_use_preset")
     expect(warning).to_have_count(0)
-    expect(template).to_have_value(re.compile("^Write a short story"))
+    expect(template.last).to_have_value(re.compile("^Write a short story"))  # the old copy may stay for a moment
 
 
 def test_another_writer_is_chosen_in_the_warning(browser: Browser, studio: RunningStudio, server: FaultServer) -> None:
