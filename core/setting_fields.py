@@ -22,12 +22,12 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core.engine import job_rules
 from core.errors import BadSettings
 from core.message import Message, msg
 
 ENV_FILE, SECRETS_FILE = "FABULA_ENV_FILE", "FABULA_SECRETS_FILE"
 MIN_SECRET_CHARS = 16
-_CONTEXT_RANGE = (256, 1 << 20)  # as in core.engine.job_rules, which cannot be imported here
 _MASK = "********"
 _DOMAIN = re.compile(r"[^\s@,]+\.[^\s@,.]+|localhost")
 _DATABASES = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://")
@@ -57,7 +57,7 @@ def _long_enough(value: SecretStr) -> SecretStr:
 
 def _context(value: object) -> int:
     text = str(value).strip()
-    low, high = _CONTEXT_RANGE
+    low, high = job_rules.CONTEXT_RANGE
     if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
         raise ValueError(msg("It must be a whole number from {low} to {high}.", low=f"{low:,}", high=f"{high:,}"))
     return int(text)
@@ -117,7 +117,7 @@ class SettingFields(BaseSettings):
     engine_token: SecretStr | None = _setting("FABULA_ENGINE_TOKEN", "secret")
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
-    engine_context: Context = _setting("FABULA_ENGINE_CONTEXT", "number", 4096)
+    engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
 
     openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", "secret")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", "address")

@@ -15,7 +15,6 @@ from core.settings import Settings
 
 MIN_COOKIE_SECRET_BYTES = 32  # the key of an HMAC-SHA-256 should have as many bytes as its digest (RFC 2104)
 _CALLBACK = "/oauth2callback"  # where Streamlit listens
-_SHARED = ("redirect_uri", "cookie_secret", "expose_tokens")  # keys of [auth] that belong to no provider
 _OF_PROVIDER = ("client_id", "client_secret", "server_metadata_url")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -37,10 +37,11 @@ def typical_training_s(parameters: int, packaged_speed: float | None) -> float |
         parameters: of the model.
         packaged_speed: training speed of the packaged base here, in tokens per second.
     """
-    if packaged_speed is None:
+    speed = packaged_models.scaled_speed(packaged_speed, parameters)
+    if speed is None:
         return None
     tokens = TYPICAL_EXAMPLES * _TOKENS_PER_EXAMPLE * job_rules.automatic(TYPICAL_EXAMPLES).n_epochs
-    return training_s(tokens, packaged_speed * packaged_models.PARAMETERS / parameters, STARTUP_S)
+    return training_s(tokens, speed, STARTUP_S)
 
 
 def in_order(bases: Sequence[Base], packaged_speed: float | None) -> list[Base]:

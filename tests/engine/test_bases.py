@@ -387,8 +387,8 @@ def test_a_model_that_is_bigger_than_memory_is_refused_before_any_work(
 
 
 def test_estimates_are_scaled_by_parameters() -> None:
-    assert machine.tokens_per_s(40.0, 2 * packaged_models.PARAMETERS) == pytest.approx(20.0)
-    assert machine.tokens_per_s(None, 1) is None
+    assert packaged_models.scaled_speed(40.0, 2 * packaged_models.PARAMETERS) == pytest.approx(20.0)
+    assert packaged_models.scaled_speed(None, 1) is None
     small, large = (machine.Shape(n, 18, 640, 256, 4096) for n in (10**9, 2 * 10**9))
     assert machine.training_bytes(large) - machine.training_bytes(small) == 2 * 10**9
     assert machine.serving_bytes(10**9, small) > 10**9

@@ -13,11 +13,10 @@ from core.db.store import Store
 from core.people import invitations, people
 from core.people.sign_in import SignedIn, sign_out
 from core.settings import Settings
-from pages.ui import cache, open_tabs
+from pages.ui import open_tabs
 from tests.support import team
-from tests.support.app_pages import FRAME, click, field, labels, trouble, words
+from tests.support.app_pages import click, field, labels, opened, trouble, visitor, words
 from tests.support.team import arrive, member
-from tests.support.waiting import WAIT_LIMIT_S
 
 _AUTH = {"google": {"client_id": "c"}, "okta": {"client_id": "c"}}
 
@@ -45,18 +44,10 @@ def admin(store: Store, settings: Settings) -> Actor:
 
 def _visit(claims: dict[str, Any] | None, page: str = "home", **state: object) -> AppTest:
     """A visitor with these claims; None: not signed in at a provider."""
-    cache.refresh()
-    at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
-    at.context = {"locale": "en-US", "timezone": "Asia/Shanghai"}
+    at = visitor()
     at.secrets["auth"] = _AUTH
     at.user = {"is_logged_in": False} if claims is None else {"is_logged_in": True, **claims}
-    for key, value in state.items():
-        at.session_state[key] = value
-    at.run()
-    if page != "home":
-        at.switch_page(str(FRAME.with_name(f"{page}.py"))).run()
-    assert not at.exception
-    return at
+    return opened(at, page, **state)
 
 
 def _opened(

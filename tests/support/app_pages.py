@@ -17,9 +17,19 @@ FRAME = Path(__file__).parents[2] / "pages" / "frame.py"
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
     """A visitor opens a page. `state`: initial widget values."""
-    cache.refresh()
+    return opened(visitor(locale), page, **state)
+
+
+def visitor(locale: str = "en-US") -> AppTest:
+    """The tab of a visitor who has not opened a page yet."""
     at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
+    return at
+
+
+def opened(at: AppTest, page: str, **state: object) -> AppTest:
+    """A tab after its visitor has opened a page. `state`: initial widget values."""
+    cache.refresh()
     for key, value in state.items():
         at.session_state[key] = value
     at.run()

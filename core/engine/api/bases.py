@@ -64,7 +64,7 @@ class Bases:
                 "download_bytes": one.download_bytes,
                 "serving_bytes": one.serving_bytes(limit),
                 "training_bytes": one.training_bytes,
-                "tokens_per_s": machine.tokens_per_s(self.packaged_speed(), one.shape.parameters),
+                "tokens_per_s": packaged_models.scaled_speed(self.packaged_speed(), one.shape.parameters),
                 "source": one.source,
                 "as_of": one.as_of,
             }
@@ -153,7 +153,7 @@ class Bases:
 
     def _json(self, one: BaseRecord) -> serializers.Json:
         """A base object."""
-        speed = machine.tokens_per_s(self.packaged_speed(), one.parameters)
+        speed = packaged_models.scaled_speed(self.packaged_speed(), one.parameters)
         shape = one.shape(self.library.context_limit)
         return {
             "id": one.id,

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from core import packaged_models
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.job_rules import PARALLEL
 from core.message import msg
@@ -49,11 +48,6 @@ def training_bytes(shape: Shape) -> int:
     """Memory to train with bfloat16 matrices; a processor without fast bfloat16 needs twice as much for the weights."""
     activations = _MICRO_BATCH_TOKENS * shape.layers * shape.width * _ACTIVATION_BYTES
     return shape.parameters * _WEIGHT_BYTES + activations + _TRAINER_BYTES
-
-
-def tokens_per_s(packaged: float | None, parameters: int) -> float | None:
-    """Expected speed from the measured one of the packaged base: it is inversely proportional to the parameters."""
-    return packaged * packaged_models.PARAMETERS / parameters if packaged and parameters else None
 
 
 def memory_bytes() -> int:

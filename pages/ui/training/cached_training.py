@@ -298,10 +298,10 @@ def packaged_training_speed() -> float | None:
     """Training speed of the packaged base on the engine's machine, in tokens per second: of its newest steps or jobs,
     else a rough one; None: no job was trained yet, and the engine runs on another machine."""
     engine = cache.status().engine
-    steps = engine.training_speeds.get(packaged_models.BASE)
-    jobs = job_cost.measured_speeds(cache.store(), ENGINE, packaged_models.BASE)
-    if steps or jobs:
-        return steps or median(jobs)
+    if steps := engine.training_speeds.get(packaged_models.BASE):
+        return steps
+    if jobs := job_cost.measured_speeds(cache.store(), ENGINE, packaged_models.BASE):
+        return median(jobs)
     return None if engine.external else _rough_speed()
 
 
