@@ -21,7 +21,7 @@ from tests.support.tiny_models import TinyModel
 
 
 @pytest.mark.parametrize(
-    ("value", "tokens"),
+    ("environ", "tokens"),
     [
         ({}, CONTEXT),
         ({CONTEXT_SETTING: ""}, CONTEXT),

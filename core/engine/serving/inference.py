@@ -121,11 +121,11 @@ class Inference:
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            for prompt in parsed.prompts:
-                await _check_length(backend, prompt)
+            await _check_lengths(backend, parsed.prompts)
 
     async def _respond_json(self, parsed: InferenceRequest) -> Response:
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
+            await _check_lengths(backend, parsed.prompts)  # llama.cpp rounds its context up to a multiple of 256
             completions = await _gather(
                 [generate(backend, options) for options in parsed.llama_requests()], parsed.sampling.is_concurrent
             )
@@ -251,17 +251,18 @@ def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
         )
 
 
-async def _check_length(backend: Backend, prompt: Prompt) -> None:
-    """Raise ApiError 400 for a prompt that llama.cpp would reject as too long."""
+async def _check_lengths(backend: Backend, prompts: Sequence[Prompt]) -> None:
+    """Raise ApiError 400 for a prompt that fills the context or exceeds it."""
     base = backend.base
-    if not isinstance(prompt, str):
-        tokens = len(prompt)
-    elif len(prompt.encode()) + 2 < base.context:  # a token has at least one byte; 2 for <bos> and a leading space
-        return
-    else:
-        tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
-    if tokens >= base.context:
-        raise too_long(base.context, tokens, base.card.context_length if base.is_limited else None)
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            tokens = len(prompt)
+        elif len(prompt.encode()) + 2 < base.context:  # a token has at least one byte; 2 for <bos> and a leading space
+            continue
+        else:
+            tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
+        if tokens >= base.context:
+            raise too_long(base.context, tokens, base.card.context_length if base.is_limited else None)
 
 
 def _is_tokens(value: object) -> bool:
