@@ -80,12 +80,15 @@ _TRAFFIC = """
     if (begins) {
       studio.timer = fragments.length > 0 && !fragments.some(id => studio.asked.has(id));
       for (const key of studio.asked.keys()) if (covered(key)) studio.asked.set(key, true);
-    } else if (status === 2) {  // ended early: another run follows
-      studio.asked.set(NEXT_RUN, false);
     } else {
-      studio.timer = false;
-      studio.asked.delete(NEXT_RUN);
       for (const [key, begun] of [...studio.asked]) if (begun && covered(key)) studio.asked.delete(key);
+      // Ended early: another run follows, which redraws the same part. Streamlit also reports this of a fragment that
+      // was drawn to its end if the next fragment begins before the report is sent, as on a busy machine.
+      if (status === 2) studio.asked.set(NEXT_RUN, false);
+      else {
+        studio.timer = false;
+        studio.asked.delete(NEXT_RUN);
+      }
     }
     studio.frames = 0;
   };
