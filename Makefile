@@ -26,7 +26,7 @@ dev: $(RUN_READY) ## as run, and look at changed files again
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
 
 test: $(DEV_READY) ## run every test; what cannot run here is skipped with a reason
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 25 $(TESTS)
 
 lint: $(DEV_READY) ## check style, annotations and types
 	$(BIN)/ruff check .

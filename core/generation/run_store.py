@@ -19,8 +19,7 @@ from core.actor import Actor
 from core.datasets.grid_store import fill, recipe_of
 from core.datasets.recipe import Recipe
 from core.db.store import Store, new_id
-from core.db.tables import Dataset, Row, Run, utcnow
-from core.db.worker_heartbeats import WorkerHeartbeat
+from core.db.tables import Dataset, Row, Run, WorkerHeartbeat, utcnow
 from core.errors import NotFound
 from core.generation import reservations
 from core.message import msg

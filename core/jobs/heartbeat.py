@@ -11,8 +11,7 @@ from sqlalchemy import delete, func, select
 
 from core import processes
 from core.db.store import Store, new_id
-from core.db.tables import Run, Tour, TrainingJob, utcnow
-from core.db.worker_heartbeats import WorkerHeartbeat
+from core.db.tables import Run, Tour, TrainingJob, WorkerHeartbeat, utcnow
 
 BEAT_INTERVAL_S = 5.0  # each heartbeat is one small durable write
 _DOWN_AFTER_S = 20.0  # four missed heartbeats: shown as down

@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
 
-from core.db import migrate, repair_spend_totals, spend_totals, worker_heartbeats  # noqa: F401 - registers its table in the metadata
+from core.db import migrate, repair_spend_totals, spend_totals
 from core.db.migrate import OLD_REVISIONS
 from core.db.store import Store
 from core.db.tables import Base, BeforeAfter, BeforeAfterAnswer, Dataset, EvaluationAnswer, Spend, Story, Vote

@@ -22,8 +22,18 @@ from core.datasets.recipe import Column, Recipe
 from core.db import rescue_files
 from core.db.rescue_files import RescueFile
 from core.db.store import Store
-from core.db.tables import Batch, Evaluation, EvaluationAnswer, Row, Run, Spend, Story, TrainingJob, utcnow
-from core.db.worker_heartbeats import WorkerHeartbeat
+from core.db.tables import (
+    Batch,
+    Evaluation,
+    EvaluationAnswer,
+    Row,
+    Run,
+    Spend,
+    Story,
+    TrainingJob,
+    WorkerHeartbeat,
+    utcnow,
+)
 from core.errors import BadRequest, DatabaseLost, FabulaError
 from core.finetuning import job_form, job_views, jobs
 from core.finetuning.job_context import JobContext

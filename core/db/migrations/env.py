@@ -5,7 +5,6 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection
 
-from core.db import worker_heartbeats  # noqa: F401 - registers its table in the metadata
 from core.db.tables import Base
 
 connection: Connection = context.config.attributes["connection"]

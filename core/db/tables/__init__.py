@@ -1,5 +1,5 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger,
-added providers, and people."""
+added providers, people, and the heartbeats of workers."""
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
@@ -16,6 +16,7 @@ from core.db.tables.training import (
     TrainingEvent,
     TrainingJob,
 )
+from core.db.tables.worker import WorkerHeartbeat
 
 __all__ = [
     "Base",
@@ -50,5 +51,6 @@ __all__ = [
     "Utc",
     "VersionExample",
     "Vote",
+    "WorkerHeartbeat",
     "utcnow",
 ]

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables import Base, utcnow
+from core.db.tables.base import Base, utcnow
 
 
 class WorkerHeartbeat(Base):
