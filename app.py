@@ -28,7 +28,11 @@ _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
 @asynccontextmanager
 async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
-    """Both start in threads of their own, so that pages answer at once; both save their work when they are stopped."""
+    """Start and stop worker and engine with the server. Each starts in its own thread, so that pages respond
+    immediately.
+
+    Both save their work when they are stopped.
+    """
     logs.configure(logging.WARNING)
     settings = Settings.from_env()
     file_permissions.keep_private(settings.home)
@@ -51,7 +55,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
 
 
 async def health(_request: Request) -> JSONResponse:
-    """`GET /api/health`: whether the server answers, whether its worker takes work, and how its engine is."""
+    """`GET /api/health`: whether the server answers, whether its worker accepts work, and its engine's state."""
     state = app.state
     return JSONResponse(
         {
@@ -63,7 +67,7 @@ async def health(_request: Request) -> JSONResponse:
 
 
 def check_start() -> None:
-    """End the process with a sentence for each fault: before the server starts, where it would be a traceback."""
+    """Before the server starts, end the process with a sentence for each fault; later, faults would be tracebacks."""
     settings = Settings.load_or_exit()
     server_setup.use_secrets_file(os.environ.get("FABULA_SECRETS_FILE", ""))
     try:

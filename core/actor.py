@@ -1,4 +1,4 @@
-"""The acting user and what their role allows. Every action of core takes an `Actor` and declares the role it needs."""
+"""The acting user and what their role allows. Every action in core takes an `Actor` and declares the role it needs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ ROLES: Final[tuple[Role, ...]] = get_args(Role)
 
 
 def role_of(text: str) -> Role:
-    """The role with this name, as the database has it.
+    """The role with this name, as stored in the database.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no role has this name.
     """
     return ROLES[ROLES.index(text)]
 
 
 P = ParamSpec("P")
 R = TypeVar("R")
-_REQUIRED = "required_role"  # attribute of a declared action
+_REQUIRED = "required_role"  # attribute that `requires` sets on an action
 _REFUSALS: Mapping[Role, Message] = {  # every visitor is at least a viewer
     "editor": msg("Viewers can't do this. Nothing was changed."),
     "admin": msg("Only admins can do this. Nothing was changed."),
@@ -40,8 +40,8 @@ class Actor:
 
     Attributes:
         role: the role when the actor was created.
-        ask_role: reads their current role, or raises `NotAllowed`; None: the role does not change (the local user, the
-            worker).
+        ask_role: reads their current role, or raises `NotAllowed`; None if the role does not change (the local user,
+            the worker).
     """
 
     id: str
@@ -50,7 +50,7 @@ class Actor:
     ask_role: Callable[[], Role] | None = field(default=None, compare=False, repr=False)
 
     def current(self) -> Actor:
-        """This person with the role that they have at this moment.
+        """The same person with their current role.
 
         Raises:
             NotAllowed: they have been signed out or disabled.
@@ -69,10 +69,9 @@ LOCAL = Actor(id="local", name="You", role="admin")
 def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Declare that an action needs `role`: a decorator for functions and methods that take `actor`.
 
-    The action is refused before it begins, with `NotAllowed`; a generator when it is called, not when it is read. The
-    person's role is read at that moment, so a tab that was open before they were signed out or lost the role can do
-    nothing.
-    `tests/house/test_architecture.py` finds actions without this declaration.
+    The action is refused with `NotAllowed` before it begins; a generator is refused when it is called, not when it is
+    iterated. The role is read at that moment, so a tab opened before the person was signed out or lost the role can do
+    nothing. `tests/house/test_architecture.py` finds actions without this declaration.
     """
 
     def declare(action: Callable[P, R]) -> Callable[P, R]:
@@ -96,6 +95,6 @@ def requires(role: Role) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def required_role(action: object) -> Role | None:
-    """The role that `requires` has declared for an action; None if it has not declared one."""
+    """The role declared for an action with `requires`; None if none is declared."""
     role: Role | None = getattr(action, _REQUIRED, None)
     return role

@@ -12,10 +12,10 @@ class FabulaError(Exception):
     """Base class of all errors that a page may show.
 
     Attributes:
-        cause: code of the cause (`core.failures.Cause`) of all errors of a class whose message has none of its own;
-            None: the class does not say.
-        what: what happened, one sentence; stored with the code of its cause.
-        next_step: what the user can do about it, one sentence.
+        cause: cause code (`core.failures.Cause`) for errors of this class whose message has no code of its own; None if
+            the class has no code.
+        what: what happened, as one sentence; stored with the code of its cause.
+        next_step: what the user can do about it, as one sentence.
     """
 
     cause: ClassVar[str | None] = None
@@ -48,7 +48,7 @@ class SignedOut(NotAllowed):
 
 
 class RoleChanged(NotAllowed):
-    """The person has another role than the one that their tab was drawn for."""
+    """The person's role has changed since their tab was rendered."""
 
 
 class SignInRefused(NotAllowed):
@@ -60,7 +60,7 @@ class BadRecipe(FabulaError, ValueError):
 
 
 class BadFile(FabulaError, ValueError):
-    """A file that cannot be read; `what` names line and column where it can."""
+    """A file that cannot be read; `what` names line and column where possible."""
 
     cause = "bad_file"
 
@@ -70,7 +70,7 @@ class BadTrainingFile(BadFile):
 
 
 class StorageFull(FabulaError, OSError):
-    """The disk is full or the database unavailable: no paid requests are sent until it can be written again."""
+    """The disk is full or the database unavailable: no paid requests are sent until it is writable again."""
 
     cause = "storage"
 
@@ -78,12 +78,12 @@ class StorageFull(FabulaError, OSError):
 class DatabaseLost(StorageFull):
     """The database was deleted, replaced or damaged, its server is unreachable, or it became read-only.
 
-    Unlike with a full disk, a job cannot just wait: it ends, and is resumed once the database is back.
+    In contrast to a full disk, a job cannot just wait: it ends and is resumed once the database is back.
     """
 
 
 class ProviderError(FabulaError):
-    """An endpoint returned an error; subclasses say which kind.
+    """An endpoint returned an error; subclasses distinguish the kinds.
 
     Attributes:
         may_be_billed: the request may have been processed and billed although no result arrived. Its cost is unknown,
@@ -125,7 +125,7 @@ class Unavailable(Transient):
 
 
 class ServerError(Unavailable):
-    """5xx, or a web page instead of an API response: the server failed, or the address is not that of an API."""
+    """5xx, or a web page instead of an API response: the server failed, or there is no API at this address."""
 
     cause = "server_error"
 
@@ -151,7 +151,7 @@ class Misconfigured(Refused):
 
 
 class WrongAddress(Misconfigured):
-    """A server answers at the address, but it is not the API, or it sends the requests elsewhere."""
+    """A server answers at the address, but it is not the API, or the server redirects requests elsewhere."""
 
 
 class BadRequest(ProviderError, ValueError):
@@ -225,7 +225,7 @@ class BadSettings(FabulaError, ValueError):
     """Settings that cannot be used.
 
     Attributes:
-        faults: one sentence for each.
+        faults: one sentence per fault.
     """
 
     cause = "setup"

@@ -1,8 +1,8 @@
 """The causes of failed rows, runs, training jobs and stories, and the remedies for each, best first. Pure.
 
-The code of a cause is stored with the message (`core.message.with_cause`): the class of an error states it
-(`FabulaError.cause`), or the place where the message is created. Only a provider's own message is searched for its
-cause, before it is stored. Messages of earlier versions have no code: their finish reason or the provider's message
+The cause's code is stored with the message (`core.message.with_cause`). It comes from the error's class
+(`FabulaError.cause`) or is set where the message is created. Only a provider's own message is searched for a cause,
+before it is stored. Messages from earlier versions have no code; for them, the finish reason or the provider's message
 decides.
 """
 
@@ -124,7 +124,7 @@ class Failure:
     """Why something failed.
 
     Attributes:
-        provider_message: the provider's own message, as Fabula's sentence quotes it; "": none quoted.
+        provider_message: the provider's own message, as quoted in Fabula's sentence; "" if none is quoted.
         raw_text: the whole stored text if it has no code of a cause, so its origin may be unknown; else "".
     """
 
@@ -204,15 +204,15 @@ def request_refused(message: str) -> Cause:
 
 
 def with_request_cause(message: str) -> str:
-    """A provider's message about a row that it did not accept, to be stored: with the code of its cause, if known."""
+    """A provider's message about a row that it rejected, ready to be stored with the code of its cause, if known."""
     cause = _cause_in(message, _PROVIDER_MESSAGES)
     return message if cause is None else Message("{message}", {"message": message}, cause)
 
 
 def with_job_cause(error: str) -> str:
-    """The error of a training job, to be stored: with the code of its cause, if known.
+    """A training job's error, ready to be stored with the code of its cause, if known.
 
-    If the code says no more than that a request was refused, the provider's message decides.
+    If the code only means that a request was refused, the provider's message decides.
     """
     cause = _stated(error)
     if cause in (None, "bad_request"):
@@ -221,7 +221,9 @@ def with_job_cause(error: str) -> str:
 
 
 def quoted_message(text: str) -> str:
-    """The provider's own message that a sentence quotes (its parameter `message`, also in a nested one); "": none."""
+    """The provider's own message that a sentence quotes (its parameter `message`, or that of a nested message); "" if
+    there is none.
+    """
     if not isinstance(text, Message):
         return ""
     if isinstance(own := text.params.get("message"), str):
@@ -231,7 +233,7 @@ def quoted_message(text: str) -> str:
 
 
 def _stated(text: str | None) -> Cause | None:
-    """The cause whose code is stored with a message. A code that is not ours, for example of a server, is ignored."""
+    """The cause whose code is stored with a message. Unknown codes, for example from a server, are ignored."""
     code = cause_of(text or "")
     return next((cause for cause in CAUSES if cause == code), None)
 

@@ -42,7 +42,7 @@ def private_opener(path: str, flags: int) -> int:
 def _restrict_tree(home: Path) -> Iterator[str]:
     """Restrict `home` and everything in it to its user; yields each path that could not be changed, with the reason.
 
-    Top down, and through open directories, so that no other user can swap in a symbolic link meanwhile.
+    Works top down and through open directories, so that no other user can swap in a symbolic link meanwhile.
     """
     if not home.is_dir():  # created at the first start, private through the umask
         return

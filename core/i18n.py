@@ -62,11 +62,11 @@ class Translator:
         return ChineseTemplate(translated) if self.language == CHINESE and "{" in translated else translated
 
     def ngettext(self, singular: str, plural: str, n: int) -> str:
-        """The form of a counted phrase for `n`, its `{n}` not yet filled in."""
+        """The singular or plural phrase for `n`, with its `{n}` not yet filled in."""
         return self._catalogue.ngettext(singular, plural, n)
 
     def translated(self, text: str) -> str:
-        """A message of core in this language. Only templates are translated; values and plain text stay unchanged."""
+        """A message from core in this language. Only templates are translated; values and plain text stay unchanged."""
         if not isinstance(text, Message):
             return text
         params = {

@@ -1,5 +1,6 @@
-"""Language codes. Everywhere a language is gettext's code (`en`, `zh_CN`); `base_code` gives the language alone (`zh`),
-as browsers ask for it and as the parts of composed stories are named."""
+"""Language codes. Languages are identified by gettext's codes (`en`, `zh_CN`); `base_code` returns the bare language
+(`zh`), as browsers send it and as the parts of composed stories are named.
+"""
 
 from __future__ import annotations
 

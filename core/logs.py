@@ -66,7 +66,7 @@ def _escaped(text: str) -> str:
 
 
 def _redacted(text: str) -> str:
-    # A copy, as another thread may add a key; the longest first, as a key may begin with another one.
+    # A copy, because another thread may add a key; the longest first, because a key may begin with a shorter one.
     for secret in sorted(_secrets.copy(), key=len, reverse=True):
         text = text.replace(secret, "[key]")
     return text

@@ -17,18 +17,18 @@ _STRUCTURE = "\x1e"  # record separator (as in RFC 7464): marks a stored text th
 _KEY = "fabula"  # key of Fabula's extensions in OpenAI-shaped JSON
 _MAX_DEPTH = 30  # nesting of messages; ten joined sentences are nested nine levels deep
 _MAX_CHARS = 1_000_000  # limit for parsing a stored message
-_ENDED = re.compile(r"[.!?…:;。！？：；][\s\"'”’»」』）)\]*_`]*$")  # a colon: the next sentence names what it announces
+_ENDED = re.compile(r"[.!?…:;。！？：；][\s\"'”’»」』）)\]*_`]*$")  # a colon counts: the next sentence completes it
 
 
 class Message(str):
     """An English sentence with its template and parameters; immutable.
 
-    Create one with `msg`, and `with_cause` where it says why something failed.
+    Create one with `msg`; add `with_cause` if it explains a failure.
 
     Attributes:
         template: the gettext message id, with named fields as in `str.format`.
         params: the value of each field: a string, a number, or a nested message, which is translated too.
-        cause: code of the cause of a failure (`core.failures.Cause`); None: see `cause_of`.
+        cause: code of the cause of a failure (`core.failures.Cause`); if None, see `cause_of`.
 
     Raises:
         KeyError, ValueError, IndexError: the template has a field without a parameter, or is malformed.
@@ -79,9 +79,9 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def listed(items: Sequence[str]) -> str:
-    """Items in one line, "a, b, c"; a page separates them as its language does. "" if there are none.
+    """Items in one line, "a, b, c"; a page uses the separator of its language. "" if there are none.
 
-    The message is nested in halves, so that long lists stay below the limit of depth.
+    The message is nested in halves, so that long lists stay below the depth limit.
     """
     if len(items) < 2:
         return "".join(items)
@@ -102,7 +102,9 @@ def with_cause(text: str, cause: str) -> Message:
 
 
 def cause_of(text: str) -> str | None:
-    """The cause of a failure as the message, or the first message in its parameters, states it; None: not stated."""
+    """The cause of a failure that is stated by the message, or by the first message in its parameters; None if not
+    stated.
+    """
     if not isinstance(text, Message):
         return None
     inner = (cause_of(value) for value in text.params.values() if isinstance(value, str))
@@ -112,8 +114,8 @@ def cause_of(text: str) -> str | None:
 def sentences(*parts: str) -> str:
     """Join sentences, for example what happened and the next step; empty ones are skipped.
 
-    A full stop is added where the next sentence would run into one without: a provider's message often has none.
-    The result is a `Message` if any part is.
+    A full stop is added to a sentence without one, such as many providers' messages. The result is a `Message` if any
+    part is.
     """
     texts = [part for part in parts if part]
     if not texts:
@@ -128,7 +130,7 @@ def sentences(*parts: str) -> str:
 
 
 def is_complete(sentence: str) -> bool:
-    """Whether a sentence ends with a full stop or another sign of its end, also inside quotes, brackets or Markdown."""
+    """Whether a sentence ends with a full stop or the like, also inside quotes, brackets or Markdown."""
     return _ENDED.search(sentence) is not None
 
 

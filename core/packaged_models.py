@@ -1,6 +1,6 @@
 """Names of the packaged models: the base model, and the writers that were fine-tuned from it.
 
-The engine serves them (`core.engine.api.models`), `data.storyteller.make` builds the writers. Nothing here reads a
+The engine serves them (`core.engine.api.models`), and `data.storyteller.make` builds the writers. Nothing here reads a
 file.
 """
 
@@ -23,8 +23,9 @@ WRITERS: Mapping[str, str] = {"storyteller": CHINESE, "storyteller-en": ENGLISH}
 
 
 def scaled_speed(packaged: float | None, parameters: int) -> float | None:
-    """The expected speed of a model, in tokens per second, from the measured one of the packaged base: it is inversely
-    proportional to the parameters. None: one of the two is unknown."""
+    """The expected speed of a model in tokens per second, from the packaged base's measured speed: it is inversely
+    proportional to the number of parameters. None if either is unknown.
+    """
     return packaged * PARAMETERS / parameters if packaged and parameters else None
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 _POLL_S = 0.05  # how often `terminate` checks whether the process has ended
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_PARENT_POLL_S = 1.0  # without the kernel's signal, an orphan lives this much longer
+_PARENT_POLL_S = 1.0  # without the kernel's signal, an orphan runs up to this much longer
 _ORPHAN_GRACE_S = 10.0  # an orphan that ignores SIGTERM for this long is killed
 
 

@@ -61,8 +61,8 @@ def safe_csv(text: str) -> str:
 def canonical(text: str) -> str:
     """One spelling for texts that look the same: NFC, no invisible characters, white space collapsed and trimmed.
 
-    For short labels such as grid values; stories keep their line breaks. Joiners are kept where they shape a script or
-    an emoji.
+    Meant for short labels such as grid values; stories keep their line breaks. Joiners are kept where they shape a
+    script or an emoji.
     """
     spaced = " ".join(unicodedata.normalize("NFC", text).split())
     return " ".join(_IDLE_JOINERS.sub("", _INVISIBLE.sub("", spaced)).split())
@@ -79,7 +79,7 @@ class SurrogateJoiner:
         self._half = ""
 
     def feed(self, chunk: str) -> str:
-        """Add a chunk; returns the text that is complete so far and was not returned yet."""
+        """Add a chunk. Returns the text that is complete so far and has not been returned yet."""
         text = self._half + chunk
         self._half = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         complete = text.removesuffix(self._half) if self._half else text

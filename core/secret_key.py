@@ -1,4 +1,4 @@
-"""Encrypts what the database must not contain in clear: AES-256-GCM with a key that is kept outside the database.
+"""Encrypts what the database must not contain in plain text: AES-256-GCM with a key that is kept outside the database.
 
 The key comes from FABULA_SECRET_KEY, or from a file in the home folder that only its owner can read. A value is bound
 to its `context` (which provider, which address): copied to another place, it cannot be decrypted.
@@ -168,5 +168,5 @@ def _derived(secret: str) -> bytes:
 
 
 def _fingerprint(key: bytes) -> str:
-    """Tells two keys apart without revealing them."""
+    """A fingerprint that distinguishes keys without revealing them."""
     return hashlib.sha256(b"fabula fingerprint" + key).hexdigest()[:8]

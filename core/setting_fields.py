@@ -1,4 +1,4 @@
-"""Every setting: its variable, type, default and check, and the files that it can be in.
+"""Every setting: its variable, type, default and check, and the files in which it can be set.
 
 This is the only list. `docs/settings.md` documents it (a test compares the two), and `core.settings` reads it.
 pydantic takes a third of a second to import, so `core.settings` imports this module only when it reads settings.
@@ -98,7 +98,7 @@ def _setting(variable: str, shown_type: str, default: object = None) -> Any:
 
 
 class SettingFields(BaseSettings):
-    """The settings by variable, with type and default. None: not set."""
+    """The settings by variable, with type and default. None means not set."""
 
     model_config = SettingsConfigDict(extra="ignore", case_sensitive=True, frozen=True)
 
@@ -142,13 +142,13 @@ class SettingFields(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `checked` passes: it has merged the sources, and the process's environment may not be meant."""
+        """Use only the values passed by `checked`, which has already merged the sources."""
         return (init_settings,)
 
 
 @dataclass(frozen=True, slots=True)
 class SettingInForce:
-    """One setting for display: its value, masked if it is secret, and where it was set (empty: nowhere)."""
+    """One setting for display: its value, masked if it is secret, and where it was set (empty if nowhere)."""
 
     variable: str
     value: str
@@ -180,17 +180,17 @@ def checked(values: Mapping[str, str]) -> SettingFields:
     """The settings from the text of variables; an empty text counts as not set.
 
     Raises:
-        BadSettings: a value cannot be used; with one sentence for each.
+        BadSettings: a value cannot be used; contains one sentence for each such value.
     """
     known = variables()
     try:
         return SettingFields(**{name: values[name] for name in known if values.get(name)})  # type: ignore[arg-type]
     except ValidationError as exc:
-        raise BadSettings([_sentence(dict(error)) for error in exc.errors()]) from None  # its text has the values
+        raise BadSettings([_sentence(dict(error)) for error in exc.errors()]) from None  # its text contains the values
 
 
 def from_files(environ: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-    """The settings in `.env` and the secrets file: text and file by variable. `.env` comes first.
+    """The settings in `.env` and the secrets file: text and file by variable. `.env` takes precedence.
 
     Raises:
         BadSettings: a file cannot be read.
@@ -217,7 +217,7 @@ def _read_env(path: Path) -> Mapping[str, Any]:
 
 
 def in_force(environ: Mapping[str, str], files: Mapping[str, tuple[str, str]]) -> list[SettingInForce]:
-    """Every setting as it applies, with secrets masked."""
+    """Every setting in force, with secrets masked."""
     sources = {name: (environ[name], "environment") for name in variables() if environ.get(name)}
     merged = dict(files) | sources
     fields = checked({name: text for name, (text, _) in merged.items()})

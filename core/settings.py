@@ -1,7 +1,7 @@
 """Settings: read once, then passed on as a value. `python -m core.settings` prints what is in force.
 
-`core.setting_fields` lists them all. Each is an environment variable; it can also be in `.env` or in the secrets file,
-from which `Settings.load` puts it into the environment of this process when it starts.
+`core.setting_fields` lists them all. Each is an environment variable; it can also be set in `.env` or in the secrets
+file, from which `Settings.load` puts it into the environment of this process when it starts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, NoReturn
 
 from core.errors import BadSettings
 
-# What decides the settings of this process; `Settings.from_env` reads the rest of them at their point of use.
+# The variables that `Settings` consists of; all other settings are read where they are used.
 _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
@@ -30,15 +30,15 @@ class Settings:
 
     Attributes:
         home: folder that holds all local state (database, files, engine home).
-        database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` says otherwise.
-        engine_url: base URL of an external engine (without `/v1`); None: the app starts its own.
-        engine_token: bearer token of the engine; None: one is generated and stored in `home`.
-        secret_key: encrypts the providers' keys in the database; None: a key file in `home` does.
-        finds_local_servers: the settings page looks for model servers on this machine; never in team mode.
+        database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` is set.
+        engine_url: base URL of an external engine (without `/v1`); None if the app starts its own engine.
+        engine_token: bearer token of the engine; if None, one is generated and stored in `home`.
+        secret_key: encrypts the providers' keys in the database; if None, a key file in `home` does.
+        finds_local_servers: whether the settings page looks for model servers on this machine; never in team mode.
         mode: `local`: one person on this machine; `team`: people sign in.
-        admin_email: who becomes an admin at the first sign-in of a team; None: no one.
+        admin_email: the person who becomes an admin at a team's first sign-in, or None.
         allowed_domains: e-mail domains whose people need no invitation.
-        trusted_proxy: the proxy whose headers name the signed-in person; None: no headers are trusted.
+        trusted_proxy: the proxy whose headers name the signed-in person; None if no headers are trusted.
     """
 
     home: Path
@@ -54,7 +54,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
-        """The settings from variables; the same values are read only once.
+        """The settings from environment variables; the same values are parsed only once.
 
         Raises:
             BadSettings: a value cannot be used.
@@ -64,12 +64,12 @@ class Settings:
 
     @classmethod
     def load(cls) -> Settings:
-        """Settings of this process as it starts: `.env` and the secrets file first go into its environment.
+        """The settings of a starting process: `.env` and the secrets file are first loaded into its environment.
 
         A variable of the environment overrides the same one in a file.
 
         Raises:
-            BadSettings: a value, also of a setting that is used later, or a file cannot be used.
+            BadSettings: a file or a value cannot be used, including values of settings that are used later.
         """
         from core import setting_fields
 
@@ -81,7 +81,7 @@ class Settings:
 
     @classmethod
     def load_or_exit(cls) -> Settings:
-        """`load`, which ends the process with a sentence for each fault."""
+        """Like `load`, but ends the process with a sentence for each fault."""
         try:
             return cls.load()
         except BadSettings as exc:

@@ -1,6 +1,6 @@
-"""What a server needs before a team may use it. `FABULA_MODE=team` does not start without.
+"""What a server needs before a team may use it. With `FABULA_MODE=team`, the studio does not start without it.
 
-The sentences are for the person at the terminal, in English, as those of other programs that refuse to start.
+The sentences are in English, because they are shown in a terminal, like the startup errors of other programs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True, slots=True)
 class ServerSetup:
-    """What decides whether a server may start.
+    """The configuration that decides whether a server may start.
 
     Attributes:
-        auth: the section `[auth]` of Streamlit's secrets; empty: there is none.
-        cookie_secret: signs the cookies; empty: Streamlit would invent one for each process.
+        auth: the section `[auth]` of Streamlit's secrets; empty if there is none.
+        cookie_secret: signs the cookies; if empty, Streamlit generates one for each process.
         agent_api: `server.enableAgentApi`, which serves every page without sign-in.
         trusted_user_headers: `server.trustedUserHeaders`: request headers that override who is signed in.
         allowed_hosts: `server.allowedHosts`.
@@ -39,10 +39,10 @@ class ServerSetup:
 
 
 def check(settings: Settings, setup: ServerSetup) -> None:
-    """Refuse a server that would not keep strangers out.
+    """Refuse to start a server that would let strangers in.
 
     Raises:
-        BadSettings: with one sentence for each reason. Never in local mode.
+        BadSettings: the server must not start; contains one sentence for each reason. Never raised in local mode.
     """
     if settings.mode == "team" and (faults := list(_faults(settings, setup))):
         raise BadSettings(faults)
@@ -109,7 +109,7 @@ def _address_faults(redirect: str, allowed_hosts: Sequence[str]) -> Iterator[str
 def _split(address: str) -> SplitResult | None:
     try:
         parts = urlsplit(address)
-        _ = parts.port  # raises if it is no number
+        _ = parts.port  # raises if it is not a number
     except ValueError:
         return None
     return parts

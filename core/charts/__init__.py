@@ -1,1 +1,1 @@
-"""Numbers in, plain Vega-Lite dicts out. The only place that knows Altair."""
+"""Builds charts from numbers, as plain Vega-Lite dicts. The only package that imports Altair."""

@@ -22,7 +22,7 @@ _MIN_POINTS = 200  # per line
 _OVERLAY_HEIGHT = 320  # px
 _NAME_SHARE = 0.28  # share of the x axis reserved for names at the ends of lines
 _NAME_PX = 140  # maximum for a name
-_NAME_DISTANCE = 0.065  # minimum distance of names, as a share of the value range: one line of text
+_NAME_DISTANCE = 0.065  # minimum distance between names, as a share of the value range: one line of text
 _INTERVAL_STEP = 46  # px per model
 
 
@@ -85,7 +85,7 @@ def overlay(runs: Sequence[RunCurve], column: Column, view: CurveView, labels: O
 
 
 def intervals(spans: Sequence[IntervalRow], labels: IntervalLabels) -> Spec:
-    """One point with its interval per model, in the order of `spans`, with the share above it."""
+    """One point with its interval for each model, in the order of `spans`, with the share above it."""
     rows = [
         {
             "name": span.name,
@@ -126,7 +126,8 @@ def _separate_labels(ends: list[dict[str, Any]], values: Sequence[float], *, log
         return
     scale, inverse = (math.log10, lambda y: 10**y) if log else (float, float)
     value_range = (scale(max(values)) - scale(min(values))) or 1.0
-    min_distance = value_range * min(_NAME_DISTANCE, 1 / len(ends))  # many labels must not be higher than the chart
+    # so that many labels do not extend beyond the chart
+    min_distance = value_range * min(_NAME_DISTANCE, 1 / len(ends))
     groups: list[tuple[float, list[dict[str, Any]]]] = []  # (middle, labels) of groups of adjacent labels
     for end in sorted(ends, key=lambda label: label["y"]):
         middle, names = scale(end["y"]), [end]

@@ -1,8 +1,8 @@
 """Charts of a data set: the heat map of its rows (`core.datasets.heatmap`), and the charts of the quality report.
 
-Conventions as in `core.charts.vega_lite`, except for colours: those of states have a meaning, and those of the number
-map keep its numbers readable. They are set here, readable in light and dark mode and with colour blindness. A click on
-a square, bar or cell is reported through a selection parameter, so that the page can show its rows.
+Follows the conventions of `core.charts.vega_lite`, except for colours: state colours carry meaning, and the colours of
+the number map keep its numbers legible. They are set here, and work in light mode, in dark mode and for colour-blind
+readers. A click on a square, bar or cell is reported through a selection parameter, so that the page can show its rows.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class MapLabels:
 
 
 def heat_map(map_: HeatMap, labels: MapLabels) -> Spec:
-    """The heat map. A click selects `place` in the selection `SELECTION`."""
+    """The heat map. A click selects `place` in the selection `HEAT_MAP_SELECTION`."""
     names = tuple(labels.states.get(state, state) for state in STATES)
     words = (labels.state, labels.cell, labels.repeat, labels.done, labels.failed)
     if map_.kind in ("pairs", "blocks"):
@@ -129,7 +129,7 @@ def _state_spec(kind: str, names: Sequence[str], words: Sequence[str]) -> Spec:
 
 @cache
 def _share_spec(kind: str, words: Sequence[str]) -> Spec:
-    """Many rows per square: the higher the finished share, the darker."""
+    """Each square stands for many rows: the higher the finished share, the darker the square."""
     _state, cell, _repeat, done, failed = words
     selection = alt.selection_point(name=HEAT_MAP_SELECTION, fields=["place"], on="click", clear="dblclick")
     tooltip = [

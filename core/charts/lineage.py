@@ -1,4 +1,4 @@
-"""Lineage graph of models, from left to right, as a Vega-Lite spec. Conventions as in `core.charts.vega_lite`.
+"""Lineage graph of models, from left to right, as a Vega-Lite spec. Follows the conventions of `core.charts.vega_lite`.
 
 Nodes are layered by their longest path from a root and placed near their parents. This suits graphs of a few dozen
 nodes; crossings are not minimised.

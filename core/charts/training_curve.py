@@ -262,7 +262,7 @@ def _marks(base: alt.Chart, x: alt.X, colour: alt.Color) -> list[alt.Chart]:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A curve in numbers, as `core.finetuning.results` defines them. None: not known."""
+    """A curve in numbers, as `core.finetuning.results` defines them. None means unknown."""
 
     steps: int
     tokens: int | None
@@ -295,7 +295,7 @@ class CurveSource:
     Attributes:
         key: identifies the current state of this curve.
         results: for figures and observations.
-        frame: with the columns that `core.charts.vega_lite.AXES` names, if known.
+        frame: the curve, with those columns of `core.charts.vega_lite.AXES` that are known.
         axes: available x axes.
         figures: first and last known values, so that long columns are not searched on every rerun.
         marks: steps to mark.

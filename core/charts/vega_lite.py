@@ -1,8 +1,8 @@
 """What charts share: the Vega-Lite spec, its data as it is sent to the browser, and the axes of training curves.
 
-Specs are plain dicts without backgrounds, fonts or series colours, which the theme adds for light and dark mode, for
-`st.vega_lite_chart` or any Vega viewer. All texts are passed in translated; the page provides the `alt` text. Curves
-with more than 2,000 points are downsampled with MinMaxLTTB, which keeps extremes.
+Specs are plain dicts for `st.vega_lite_chart` or any Vega viewer. They contain no backgrounds, fonts or series colours:
+the theme adds these for light and dark mode. All text is passed in already translated; the page provides the `alt`
+text. Curves with more than 2,000 points are downsampled with MinMaxLTTB, which keeps extremes.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def thin(frame: pd.DataFrame, x: str, y: str, max_points: int = MAX_POINTS) -> p
     if len(rows) <= max_points:
         return rows
     x_values, values = rows[x].to_numpy(dtype="float64"), rows[y].to_numpy(dtype="float64")
-    downsample = MinMaxLTTBDownsampler().downsample  # type: ignore[no-untyped-call]  # py.typed, but its class is not
+    downsample = MinMaxLTTBDownsampler().downsample  # type: ignore[no-untyped-call]  # untyped class, typed package
     indices = downsample(x_values, values, n_out=max_points - 2)
     return rows.iloc[np.unique([*indices, values.argmin(), values.argmax()])]
 

@@ -1,6 +1,6 @@
 """Analysis of training pairs in a single pass, keeping only a hash per pair, and its findings as sentences. Pure.
 
-Checks the same things as OpenAI's tool of 2023 (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
+Checks the same things as OpenAI's 2023 tool (`openai tools fine_tunes.prepare_data`, openai-python 0.27,
 `validators.py`): count, common separator, common ending, duplicates, over-long pairs.
 """
 
@@ -19,7 +19,7 @@ from core.message import msg
 Example = tuple[str, str]
 
 SEPARATOR = " ->"
-# In the order of the 2023 tool, without its first choice, a line break, which stories contain; the first that no
+# In the 2023 tool's order, without its first choice (a line break, which stories contain). The first one that no
 # completion contains is used.
 STOPS = (".", " END", "***", "+++", "&&&", "$$$", "@@@", "%%%", " [END]", "\n\n###", "<|end|>")
 SEPARATORS = (SEPARATOR, "\n\n###\n\n", "\n\n===\n\n", "\n\n---\n\n", " =>", "\n\n>>>\n\n")
@@ -47,8 +47,8 @@ class Findings:
         usable: number of pairs with a completion that are not too long (including duplicates).
         separator: what all usable prompts end with, or "".
         ending: what all usable completions end with, or "".
-        empty, duplicates, too_long: indices (from 0) of pairs that are left out, each in one list only; of equal pairs
-            the first is kept.
+        empty, duplicates, too_long: indices (from 0) of the pairs left out, each in only one list; the first of several
+            equal pairs is kept.
         longest: length of the longest pair in characters.
         in_prompts, in_completions: occurrences of the common marks (and of the requested ones).
         repeated: hashes of the pairs that occur more than once.
@@ -128,7 +128,7 @@ def digest(prompt: str, completion: str) -> int:
 
 
 def existing_mark(common: Sequence[str], occurrences: Mapping[str, Occurrence], texts: int) -> str | None:
-    """The common mark that all texts already end with, and none contains elsewhere."""
+    """The common mark that all texts already end with and that occurs nowhere else in them."""
     at_all_ends = (mark for mark in common if texts and occurrences[mark].at_end == texts)
     return next((mark for mark in at_all_ends if not occurrences[mark].before_end), None)
 
@@ -137,7 +137,7 @@ def first_unused(common: Sequence[str], occurrences: Mapping[str, Occurrence], k
     """The first common mark that no text contains.
 
     Raises:
-        BadTrainingFile: every common one occurs; one must be given.
+        BadTrainingFile: every common mark occurs in the texts, so one must be given.
     """
     for mark in common:
         if not occurrences[mark].anywhere:

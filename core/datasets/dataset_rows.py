@@ -1,7 +1,7 @@
 """The rows of a data set: filtered by state, text or position in the grid; left out, restored and edited by hand.
 
-A row that is left out keeps its previous state, an edited row keeps the model's text, so every change can be undone.
-Every action is idempotent. Rows in flight are not changed, so that an answer never overwrites a change.
+A row that is left out keeps its previous state, and an edited row keeps the model's text, so every change can be
+undone. Every action is idempotent. Rows in flight are not changed, so that an answer never overwrites a change.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RowFilter:
     """Filter for rows. All given conditions must hold; no conditions means all rows.
 
     Attributes:
-        states: any of these; None for all.
+        states: any of these; None means all.
         ids: only these rows.
         start, end: positions from `start` up to, but not including, `end`.
         value_filters: values of columns.
@@ -102,7 +102,7 @@ def page(
     limit: int = 50,
     offset: int = 0,
 ) -> list[RowView]:
-    """Rows in grid order, or the most recently changed first. Only cells that already have a row."""
+    """Rows in grid order, or the most recently changed first. Cells without a row are not included."""
     query = select(Row).where(*_conditions(dataset_id, where))
     query = query.order_by(Row.updated_at.desc(), Row.id.desc()) if newest else query.order_by(Row.position, Row.id)
     with store.reading() as session:
@@ -122,7 +122,9 @@ def edited(store: Store, dataset_id: str) -> int:
 
 
 def stride(recipe: Recipe, column: int) -> int:
-    """The number of positions between two values of a column: faster-varying sizes times repeats."""
+    """The number of positions between two values of a column: the sizes of the faster-varying columns times the
+    repeats.
+    """
     positions = recipe.repeats
     for faster in recipe.columns[column + 1 :]:
         positions *= len(faster.values)
@@ -201,8 +203,8 @@ def _view(row: Row) -> RowView:
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
     """Leave rows out of training and export. Returns the ids of the rows changed by this call, for an undo.
 
-    Rows that are already left out, or in flight, stay as they are. Text, usage and cost are kept, and the reason of a
-    failed row too.
+    Rows that are already left out, or in flight, stay as they are. Text, usage and cost are kept, as is a failed row's
+    reason.
 
     Args:
         reason: a sentence, ending in a full stop.
@@ -250,7 +252,7 @@ def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ..
 
 @requires("editor")
 def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
-    """Replace the model's text by a user's text; the original is kept. Returns True if anything changed.
+    """Replace the model's text with a user's text; the original is kept. Returns True if anything changed.
 
     A failed row with a new text becomes finished. Setting the model's own text again makes the row unedited.
 

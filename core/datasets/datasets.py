@@ -103,14 +103,14 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
 
 
 def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:
-    """Finished rows by split: held out, training, validation; None: undecided, so used for training."""
+    """Finished rows by split: held out, training, validation; None means undecided, so used for training."""
     done = select(Row.split, func.count()).where(Row.dataset_id == dataset_id, Row.state == "done").group_by(Row.split)
     with store.reading() as session:
         return {split: count for split, count in session.execute(done)}
 
 
 def system_message(store: Store, dataset_id: str) -> str:
-    """The system text that begins every conversation of a chat file: the one that was set, or else the recipe's.
+    """The system text that begins every conversation in a chat file: the one that was set, otherwise the recipe's.
 
     Raises:
         NotFound: no such data set.
@@ -133,7 +133,7 @@ def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -
 def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) -> str:
     """A value that changes when a finished row is added, removed or edited, or the system text changes.
 
-    For a version it changes only with the system text. Cheap enough to call on every rerun.
+    For a version, it changes only when the system text does. Cheap enough to call on every rerun.
     """
     done = select(func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
@@ -184,7 +184,9 @@ def from_frame(
     other_columns: Sequence[str] = (),
     separator: str = ",",
 ) -> str:
-    """Make a data set from a table, one finished row each. Rows without a completion are left out, but kept.
+    """Create a data set from a table, with one finished row per table row.
+
+    Rows without a completion are left out, but kept.
 
     Args:
         prompt_columns: the columns of the prompt, in this order.
@@ -222,7 +224,7 @@ def from_frame(
 
 
 def _check_table(frame: pd.DataFrame, columns: Sequence[str], completion_column: str, others: Sequence[str]) -> None:
-    """Raise BadFile unless a data set can be made of these columns."""
+    """Raise BadFile unless a data set can be made from these columns."""
     existing = [str(c) for c in frame.columns]
     for column in (*columns, *others, completion_column):
         if column not in existing:
@@ -247,10 +249,10 @@ def load_sample(
     *,
     seed: int = 0,
 ) -> str:
-    """Make a data set from the stories that ship with Fabula.
+    """Create a data set from the stories that ship with Fabula.
 
     Args:
-        limit: number of rows; None: all. They are spread over the whole grid: the sample is divided into as many
+        limit: number of rows; None means all. They are spread over the whole grid: the sample is divided into `limit`
             ranges, and one row is drawn from each.
         seed: seed of the draw; the same seed selects the same rows.
 

@@ -1,6 +1,6 @@
 """A small set of examples, pairs of a prompt and its answer: read from pasted text or a file, checked before training.
 
-A paste or file is a chat log, a table, JSON or JSON lines. `core.finetuning.examples` trains on the pairs. Pure.
+The input is a chat log, a table, JSON or JSON lines. `core.finetuning.examples` trains on the pairs. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from core.datasets.importers import column_mapping, conversations, decoding, tab
 from core.errors import BadFile
 from core.message import listed, msg
 
-MIN_EXAMPLES, MAX_EXAMPLES = 5, 200  # with fewer a model memorises them; more take too long for a form
+MIN_EXAMPLES, MAX_EXAMPLES = 5, 200  # with fewer, a model memorises them; more would take too long for a form
 MAX_CELL_CHARACTERS = 2_000  # of a prompt or an answer: about 500 tokens of English, 1,300 of Chinese
 _MAX_ROW_NUMBERS = 5  # maximum number of row numbers in a sentence
 _MAX_QUOTED = 30  # maximum number of quoted characters of a prompt
@@ -53,7 +53,7 @@ class CheckedExamples:
     Attributes:
         pairs: the pairs to train on: complete, without duplicates and surrounding spaces.
         findings: blocking ones first.
-        too_many: there are more than `MAX_EXAMPLES`: use the data set page instead.
+        too_many: whether there are more than `MAX_EXAMPLES`, which need the data set page instead.
     """
 
     pairs: tuple[ExamplePair, ...]
@@ -71,7 +71,7 @@ def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> Ch
 
     Args:
         pairs: as typed; a row without prompt and answer is ignored.
-        rows: the row number that the form shows for each pair; None: counted from 1.
+        rows: the row number that the form shows for each pair; by default counted from 1.
     """
     numbers = range(1, len(pairs) + 1) if rows is None else rows
     typed = [
@@ -96,7 +96,7 @@ def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> Ch
 
 
 def _check_count(count: int, typed: int) -> list[ExampleFinding]:
-    """Too few or too many; `typed`: number of non-empty rows."""
+    """Findings about too few or too many pairs; `typed`: number of non-empty rows."""
     if typed == 0:
         problem = msg("There are no examples yet. Type, paste or upload at least 5, or start with a sample.")
     elif count == 0:
@@ -210,7 +210,7 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Pasted:
-    """The result.
+    """The pairs read from pasted text or a file.
 
     Attributes:
         pairs: the examples.
@@ -280,7 +280,7 @@ def from_table(imported: table_reader.Imported) -> Pasted:
 
 
 def _turns(text: str) -> list[tuple[str, str]] | None:
-    """(role, text) of a conversation: with chat template markup, or a chat log. None: it is neither."""
+    """(role, text) of a conversation: with chat template markup, or a chat log; None if it is neither."""
     if _JSON.match(text):
         return None
     marked = conversations.turns_from_markup(text.strip())
@@ -288,7 +288,7 @@ def _turns(text: str) -> list[tuple[str, str]] | None:
 
 
 def _chat_log_turns(text: str) -> list[tuple[str, str]] | None:
-    """(role, text) of a chat log; consecutive turns of a speaker are joined. None: it is no chat log."""
+    """(role, text) of a chat log; consecutive turns of a speaker are joined. None if it is not a chat log."""
     lines = [(line, _SPEAKER_LINE.match(line)) for line in text.splitlines()]
     counts = Counter(match[1].strip() for _line, match in lines if match)
     speakers = _assign_roles(counts)
@@ -329,7 +329,7 @@ def _role_of_name(name: str) -> str | None:
 
 
 def _from_turns(turns: Sequence[tuple[str, str]]) -> Pasted:
-    """Pairs of each answer and the message just before it."""
+    """Pair each answer with the message just before it."""
     pairs, notes, question = list[ExamplePair](), list[str](), ""
     no_answer = no_question = 0
     for role, message in turns:

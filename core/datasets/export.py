@@ -67,7 +67,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class ProgressExamples:
-    """Examples that call `on_example` for each one that is read."""
+    """Examples that report each one read to `on_example`."""
 
     examples: Iterable[Example]
     on_example: Callable[[], None]
@@ -89,8 +89,9 @@ def plan(
 ) -> jsonl.Plan:
     """How the training examples are written (see `jsonl.plan`).
 
-    The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None:
-    the system text of the data set (`datasets.system_message`). `on_example` is called for each example that is read.
+    The marks do not occur in the validation examples either. `system` begins the conversations of a chat file; None
+    means the data set's own system text (`datasets.system_message`). `on_example` is called for each example that is
+    read.
 
     Raises:
         BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
@@ -129,8 +130,9 @@ def count_tokens(
         plan: how the examples are written.
         examples: the examples that the plan was made for.
         model: the base model; its vocabulary is used if known (see `core.pricing.tokens`).
-        ask: the model's own tokenizer, a remote call: it counts 200 examples spread over the file, and the total is
-            scaled accordingly; exact for up to 200. If it fails, the nearest known vocabulary is used.
+        ask: counts tokens with the model's own tokenizer, in a remote call. It counts 200 examples spread over the
+            file, and the total is scaled accordingly (exact for up to 200 examples). If it fails, the nearest known
+            vocabulary is used.
         max_sample: how many examples `ask` counts; 200 by default.
     """
     sample_size = _MAX_SAMPLE if max_sample is None else max_sample
@@ -196,12 +198,12 @@ def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[T, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingExamples:
-    """Finished rows as (prompt, completion) pairs for training. Iterating reads them as a stream, each time again.
+    """Finished rows as (prompt, completion) pairs for training. Each iteration streams them from the database again.
 
     Rows that are held out or used for validation are not included.
 
     Raises:
-        NotFound: on iteration: the data set does not exist (any more).
+        NotFound: raised on iteration if the data set does not exist.
     """
 
     store: Store
@@ -246,7 +248,7 @@ def csv_lines(store: Store, dataset_id: str) -> Iterator[str]:
 def csv_line(cells: Sequence[str]) -> str:
     """One line of CSV, including the line end; formulas are escaped."""
     line = io.StringIO()
-    # With "\r\n" as line end it quotes both CR and LF in cells.
+    # With "\r\n" as line end, the writer quotes both CR and LF in cells.
     csv.writer(line).writerow([safe_cell(c) for c in cells])
     return line.getvalue().removesuffix("\r\n") + "\n"
 

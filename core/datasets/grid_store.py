@@ -68,8 +68,8 @@ def recipe_of(session: Session, dataset_id: str) -> Recipe:
 def fill(session: Session, dataset_id: str, recipe: Recipe, limit: int | None = None) -> int:
     """Create rows for the next missing cells of the grid. Returns their number (0: the grid is complete).
 
-    At most `limit` cells (default: `CHUNK`) are checked, from the first missing one on, to keep the transaction short.
-    The data set's own recipe is used: `recipe` is what the caller read, and the grid may have grown since. (Also
+    At most `limit` cells (default: `CHUNK`) are checked, starting from the first missing one, to keep the transaction
+    short. The data set's own recipe is used: `recipe` is what the caller read, and the grid may have grown since. (Also
     returns 0 while another session locks rows of a grid that is being changed.)
 
     Raises:
@@ -210,10 +210,10 @@ class Growth:
 
 @requires("editor")
 def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
-    """Give the grid of a data set more values or repeats. Written rows are kept; only missing rows are added.
+    """Extend a data set's grid with more values or repeats. Written rows are kept; only missing rows are added.
 
     Every row keeps its key, text and state, and gets its position in the new grid. Rows whose value or repeat is no
-    longer in the recipe are moved behind the grid; those of them that were never written are deleted. The missing cells
+    longer in the recipe are moved to positions after the grid, or deleted if they were never written. The missing cells
     become rows when a run gets to them (`fill`). If this is interrupted, the next `grow` or `fill` finishes it;
     repeating it changes nothing. An active run writes the new cells too.
 

@@ -1,8 +1,8 @@
 """The grid as a heat map of states: one square per row for small grids, aggregated squares for large ones.
 
-Four kinds, the first that fits: `cells` (last column across, the others down), `strip` (rows in order, if there are too
-many values for labels), `pairs` (two columns; each square shows the share of its rows that are done) and `blocks`
-(ranges of the grid). A map has at most `MAX_SQUARES` squares, also of a large grid.
+There are four kinds, and the first one that fits is used: `cells` (last column across, the others down), `strip` (rows
+in order, if there are too many values for labels), `pairs` (two columns; each square shows the share of its rows that
+are done) and `blocks` (ranges of the grid). A map has at most `MAX_SQUARES` squares, even for a large grid.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prepares training data: chooses a separator and a stop sequence, and writes JSONL. Pure.
 
-Follows OpenAI's tool of 2023 (see `analysis`): ` ->` and a stop are added. The pairs are read twice, once for analysis
-and once for writing, so a file may be larger than memory.
+Follows OpenAI's 2023 tool (see `analysis`): ` ->` and a stop are added. The pairs are read twice, once for analysis and
+once for writing, so a file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def plan(
     Args:
         examples: (prompt, completion) pairs; read once.
         file_format: `completion` (prompt and completion) or `chat` (messages).
-        separator: ends every prompt; None: the one that all prompts end with, else ` ->`, else another common one that
-            no prompt contains.
-        stop: ends every completion; None: the one that all completions end with, else `.`, else another common one that
-            no completion contains.
+        separator: ends every prompt; None means the one that all prompts end with, else ` ->`, else another common one
+            that no prompt contains.
+        stop: ends every completion; None means the one that all completions end with, else `.`, else another common one
+            that no completion contains.
         system: the system text of a chat file, which has no separator, stop, or leading spaces.
 
     Raises:
@@ -123,7 +123,7 @@ class Plan:
     Attributes:
         separator: the end of every prompt; None in a chat file.
         stop: the end of every completion, to be used as `stop` in requests to the model; None in a chat file.
-        added_separator, added_stop: the same if it must be added, else "".
+        added_separator, added_stop: the same marks if they must be added, else "".
         system: the system text of a chat file, or "".
         report: findings and changes.
     """

@@ -42,7 +42,7 @@ class MixPart:
 
     Attributes:
         share: its share of the mix, 0 to 1.
-        rows: the same as a number of rows.
+        rows: the same share as a number of rows.
         available: its finished rows that are not held out.
         held_out: its held-out rows; they are copied, stay held out, and do not count towards the share.
     """
@@ -60,7 +60,7 @@ def plan(store: Store, parts: Shares, size: int | None = None) -> tuple[MixPart,
 
     Args:
         parts: at least two data sets, each once.
-        size: rows of the mix, without held-out ones; None: the maximum without repeating a row.
+        size: rows of the mix, without held-out ones; None means the maximum without repeating a row.
 
     Raises:
         NotFound: a data set does not exist (any more).

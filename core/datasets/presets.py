@@ -30,7 +30,7 @@ class Preset:
         id: its short id.
         name: its display name in English.
         names: display names by language (`en`, `zh_CN`).
-        language: the page language it is the default for (`en`, `zh_CN`); None: both.
+        language: the page language it is the default for (`en`, `zh_CN`); None means both.
         recipe: the grid.
         sample: name of the sample stories that fill it (see `datasets.load_sample`), or None.
         outside: column values that no cell of the grid has, one list per row, in column order.
@@ -131,7 +131,7 @@ def example_samples(language: str) -> tuple[ExampleSample, ...]:
 
 
 def example_sample_of(sample_id: str | None, pairs: Sequence[ExamplePair], language: str) -> ExampleSample | None:
-    """The sample that these pairs came from, in the pairs' own language. None: they came from none."""
+    """The sample that these pairs came from, in the pairs' own language; None if they came from none."""
     given = set(pairs)
     for sample_language in sorted(languages.LANGUAGES, key=lambda code: code != language):
         for sample in example_samples(sample_language):

@@ -49,8 +49,8 @@ class Recipe:
         repeats: number of stories per cell.
         provider, model: the writer.
         temperature, top_p, max_tokens: sampling parameters.
-        seed: makes rows reproducible if the provider supports it; None: a different text each time.
-        endpoint: API format; `auto`: what the model supports, chat if it supports both.
+        seed: makes rows reproducible if the provider supports it; None means a different text each time.
+        endpoint: API format; `auto` means the one that the model supports, or chat if it supports both.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Recipe:
 
 
 def _column_to_dict(column: Column) -> dict[str, Any]:
-    """Without the type `auto`, so that recipes stored before columns had a type equal those of today."""
+    """A column as JSON, without the type `auto`, so that recipes stored before columns had types equal newer ones."""
     own_type = {} if column.type == "auto" else {"type": column.type}
     return {"name": column.name, "values": list(column.values), **own_type}
 

@@ -38,7 +38,7 @@ class SavedRecipe:
 
     Attributes:
         id: id of this version.
-        family: id of a series of versions, which all of them share.
+        family: id shared by all versions of a series.
         version: from 1.
         name: name of the series, and of data sets made from it.
         rows: number of rows in its grid.

@@ -47,7 +47,8 @@ def split(
         cells: the cell of each row (see `strata`).
         share: 0 to 0.9.
         seed: a different seed selects different rows.
-        content: a value per row that is equal for rows with the same content, which stay together. None: all differ.
+        content: a value per row that is equal for rows with the same content, which stay together; None means that all
+            differ.
 
     Raises:
         FabulaError: the share is out of bounds.

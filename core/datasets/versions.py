@@ -55,7 +55,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class VersionExamples:
-    """Examples of one split of a version as (prompt, completion). Iterating reads them as a stream, each time again."""
+    """Examples of one split of a version as (prompt, completion).
+
+    Each iteration streams them from the database again.
+    """
 
     store: Store
     version_id: str

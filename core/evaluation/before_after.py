@@ -1,9 +1,10 @@
-"""The before-and-after comparison: the texts of a job's base and tuned model for prompts that training has not seen.
+"""The before-and-after comparison: texts from a job's base and tuned models, for prompts that were not used in
+training.
 
-It shows the effect of one job and gives no score: `scoring.compare` compares the scores of two evaluations,
-`core.finetuning.job_comparison` the settings and curves of jobs. A job has it at most once. It starts automatically
-when a job of the engine succeeds; for paid providers a person starts it. The worker runs it (`before_after_runner`);
-pages start it, show it, and add prompts.
+It shows the effect of one job and computes no score: `scoring.compare` compares the scores of two evaluations, and
+`core.finetuning.job_comparison` compares the settings and curves of jobs. A job has at most one such comparison. It
+starts automatically when an engine job succeeds; for paid providers, a person starts it. The worker runs it
+(`before_after_runner`); pages start it, show it and add prompts.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _NO_MODEL = msg("This job has no model to compare yet.")
 
 @dataclass(frozen=True, slots=True)
 class SideAnswer:
-    """The answer of one model so far.
+    """One model's answer so far.
 
     Attributes:
-        state: waiting, writing, done, stopped or failed; `reason` says why it failed.
+        state: waiting, writing, done, stopped or failed; `reason`: why it failed.
         finish_reason: `stop` (complete), `length` (token limit reached), or None (not known).
     """
 
@@ -72,7 +73,7 @@ class BeforeAfterView:
 
     Attributes:
         state: queued, running, stopping, stopped, done or failed.
-        source: see `holdout.PromptChoice`; None: prompts not chosen yet.
+        source: see `holdout.PromptChoice`; None if the prompts have not been chosen yet.
         reason: why it failed, or what it waits for while active.
     """
 
@@ -87,7 +88,7 @@ class BeforeAfterView:
 
     @property
     def active(self) -> bool:
-        """Whether the worker still has something to do for it."""
+        """Whether the worker still has work to do for it."""
         return self.state in ACTIVE
 
 
@@ -152,7 +153,7 @@ def start_after_training(session: Session, job: TrainingJob) -> None:
 
 @requires("editor")
 def stop(store: Store, actor: Actor, job_id: str) -> None:
-    """Stop the comparison; finished answers are kept. NotFound: the job has no comparison."""
+    """Stop the comparison; finished answers are kept. Raises NotFound if there is none."""
     with store.session() as session:
         comparison = get_row(session, job_id)
         if comparison.state == "running":
@@ -163,7 +164,7 @@ def stop(store: Store, actor: Actor, job_id: str) -> None:
 
 @requires("editor")
 def retry(store: Store, actor: Actor, job_id: str) -> None:
-    """Retry failed and stopped answers; finished ones are kept. NotFound: the job has no comparison."""
+    """Retry failed and stopped answers; finished ones are kept. Raises NotFound without a comparison."""
     with store.session() as session:
         comparison = get_row(session, job_id)
         if comparison.state in ACTIVE:
@@ -213,7 +214,7 @@ def _get_or_create(session: Session, job_id: str, actor_id: str) -> str:
 
 
 def get_row(session: Session, job_id: str) -> BeforeAfter:
-    """The database row of a job's comparison. NotFound: it has none."""
+    """The database row of a job's comparison. Raises NotFound if there is none."""
     comparison = session.scalar(select(BeforeAfter).where(BeforeAfter.job_id == job_id))
     if comparison is None:
         raise NotFound(msg("This job has no comparison yet."), msg("Start one."))

@@ -1,7 +1,7 @@
-"""The prompts of the before-and-after comparison of a job, which training has not seen.
+"""The prompts of a job's before-and-after comparison, none of which were used in training.
 
 They are chosen from held-out rows, otherwise from unused cells of the grid, otherwise from values outside the grid. A
-person adds prompts, also with answers from another page, removes and restores them.
+person can add prompts (also with answers from another page), remove them and restore them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _WAITING = SideAnswer("waiting")
 
 @dataclass(frozen=True, slots=True)
 class UnseenPrompt:
-    """One prompt in the data set's format. `expected`: the text of the held-out row, if it comes from one."""
+    """One prompt in the data set's format. `expected`: the text of the held-out row, if the prompt comes from one."""
 
     prompt: str
     expected: str | None = None
@@ -61,7 +61,7 @@ class PromptChoice:
 
     Attributes:
         source: source of the first prompts: `held_out` rows, unused cells of the `grid`, values of a `preset`. Missing
-            prompts come from the next source. `none`: training has seen all possible prompts.
+            prompts come from the next source. `none`: all possible prompts were used in training.
         max_tokens: per answer, estimated from training texts.
         kind: `label` or `text`, as for an evaluation.
     """
@@ -151,7 +151,7 @@ def _prompt_from_values(dataset: Dataset, values: Iterable[str]) -> str:
 
 
 def estimate_usd(book: PriceBook, job: JobView, choice: PromptChoice) -> Decimal | None:
-    """The maximum cost of answering the chosen prompts with both models; None: a price is not known."""
+    """The maximum cost of answering the chosen prompts with both models; None if a price is unknown."""
     total = Decimal(0)
     for model in (job.base_model, job.fine_tuned_model or ""):
         for item in choice.prompts:
@@ -178,7 +178,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     """Add a prompt for both models to answer. Returns its position, from 0.
 
     Raises:
-        FabulaError: the prompt is empty or too long, there are too many prompts, or see `start`.
+        FabulaError: the prompt is empty or too long, there are too many prompts, or a reason given at `start`.
     """
     text = storable(prompt).strip()
     if not text or len(text) > _MAX_PROMPT_CHARS:

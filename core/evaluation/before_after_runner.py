@@ -228,7 +228,7 @@ class _BeforeAfterRun:
             raise story.error
 
     def _raise_if_stopped(self) -> None:
-        """Raises _Stopped when the worker or the user stopped the comparison."""
+        """Raise _Stopped if the worker or the user stopped the comparison."""
         with self._store.reading() as session:
             state = session.scalar(select(BeforeAfter.state).where(BeforeAfter.id == self._id))
         if self.stopping.is_set() or state not in ("queued", "running"):
@@ -248,8 +248,9 @@ class _BeforeAfterRun:
 
 
 def _close_interrupted(answer: BeforeAfterAnswer, story: Story | None, client: Client) -> bool:
-    """Close an answer that an earlier worker was generating, if it must not be requested again: it is complete, or was
-    paid for. Returns whether it was closed."""
+    """Close an answer that an earlier worker was generating, if it must not be requested again because it is complete
+    or was paid for. Returns whether it was closed.
+    """
     if story is not None and story.finish_reason is not None:
         answer.state = "done"
         return True
@@ -262,7 +263,7 @@ def _close_interrupted(answer: BeforeAfterAnswer, story: Story | None, client: C
 def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
     """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
 
-    For a paid provider, only after errors that are certainly not billed.
+    With a paid provider, only after errors that are certainly not billed.
     """
     if client.provider.capabilities.billed:
         return isinstance(error, RateLimited)

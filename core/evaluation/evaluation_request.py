@@ -1,5 +1,6 @@
-"""The requests of an evaluation in the worker: its state in the database, retries, and for each row the request, its
-score and its cost."""
+"""Sends an evaluation's requests in the worker: keeps its state in the database, retries, and stores the answer, score
+and cost of each row.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +76,7 @@ class EvaluationContext:
             return session.scalar(query.order_by(EvaluationAnswer.id.desc()).limit(1)) or ""
 
     def raise_if_stopped(self) -> None:
-        """Raises EvaluationStopped when the worker or the evaluation was stopped."""
+        """Raise EvaluationStopped if the worker or the evaluation was stopped."""
         if self.stopping.is_set():
             raise EvaluationStopped
         with self.store.reading() as session:
@@ -91,11 +92,13 @@ class EvaluationContext:
             raise
 
     def with_retries(self, call: Callable[[], T]) -> T:
-        """`call()`, repeated with growing pauses while the provider is unavailable. The evaluation shows the reason.
+        """`call()`, repeated with growing pauses while the provider is unavailable.
+
+        The reason is shown with the evaluation.
 
         Raises:
             EvaluationStopped: the worker or the evaluation was stopped.
-            FabulaError: from the last attempt. If the provider asks to wait for more than two minutes, there is no
+            FabulaError: from the last attempt. If the provider asks for a pause of more than two minutes, there is no
                 further attempt, because other evaluations are queued.
         """
         self.raise_if_stopped()

@@ -175,7 +175,7 @@ def _raise_if_hopeless(context: EvaluationContext, failures: int, unanswered: in
         unanswered: consecutive rows that were sent several times without any answer.
 
     Raises:
-        FabulaError: they would.
+        FabulaError: other rows would fail too.
     """
     if failures >= _MAX_INITIAL_FAILURES and not context.view.answered:
         raise FabulaError(
@@ -248,7 +248,7 @@ def _quality(store: Store, evaluation: EvaluationView, answered: Sequence[Evalua
 
 
 def _adherence(rows: Sequence[QualityRow], columns: Sequence[str]) -> float | None:
-    """Share of requested column values that appear verbatim in the texts; None: no values."""
+    """Share of requested column values that appear verbatim in the texts; None if there are no values."""
     wanted = [(row.values[name], row.text) for row in rows for name in columns if row.values.get(name)]
     return sum(value in text for value, text in wanted) / len(wanted) if wanted else None
 

@@ -33,14 +33,14 @@ class EvaluationForm:
     """What to evaluate, and how.
 
     Attributes:
-        dataset_id, version_id: source of the rows; version_id None: the rows that the data set itself holds out.
+        dataset_id, version_id: source of the rows; if version_id is None, the rows that the data set itself holds out.
         provider, model: the model to evaluate; job_id: the job that made it, None for a base model.
         part: held-out rows, validation rows, or both.
-        kind: `label` (a few short answers) or `text`; None: detected from the rows.
+        kind: `label` (a few short answers) or `text`; None means detected from the rows.
         limit: maximum number of rows; a random sample, the same for every model.
-        max_tokens: per answer; None: chosen from the expected texts.
+        max_tokens: per answer; None means chosen from the expected texts.
         separator, stop, file_format: as in the training file, so that prompts have the same form.
-        system: system prompt; None: the one in the data set's chat files, none for other formats.
+        system: system prompt; None means the one in the data set's chat files, and none for other formats.
     """
 
     dataset_id: str
@@ -85,7 +85,7 @@ class EvaluationView:
 
     @property
     def active(self) -> bool:
-        """Whether the worker still has something to do for it."""
+        """Whether the worker still has work to do for it."""
         return self.state in ACTIVE
 
 
@@ -132,7 +132,7 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
 
 @requires("editor")
 def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
-    """Start an evaluation and return its id. An identical active evaluation is returned instead of a new one.
+    """Start an evaluation and return its id. If an identical evaluation is active, its id is returned.
 
     Raises:
         NotFound: the data set does not exist.
@@ -185,7 +185,7 @@ def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tu
 
 @requires("editor")
 def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
-    """Stop an evaluation and its requests in flight; answers are kept. NotFound: it does not exist."""
+    """Stop an evaluation and its requests in flight; answers are kept. Raises NotFound if it does not exist."""
     with store.session() as session:
         evaluation = _get_row(session, evaluation_id)
         if evaluation.state == "running":
@@ -196,7 +196,7 @@ def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
 
 @requires("editor")
 def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
-    """Retry the missing answers; existing ones are kept. NotFound: it does not exist."""
+    """Retry the missing answers; existing ones are kept. Raises NotFound if it does not exist."""
     with store.session() as session:
         evaluation = _get_row(session, evaluation_id)
         if evaluation.state not in ACTIVE:

@@ -1,4 +1,4 @@
-"""Rows that training has not seen: held-out and validation rows, the same for every model."""
+"""Rows that were not used in training: held-out and validation rows, the same for every model."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ _PNG_SCALE = 2.0  # sharp on high-density screens and in print
 
 
 def model_card(store: Store, job_id: str) -> str:
-    """The card of the model that a job made.
+    """The model card of the model that a job produced.
 
     Raises:
         NotFound: the job does not exist.
@@ -231,7 +231,7 @@ def _write_chart(archive: zipfile.ZipFile, name: str, chart: Mapping[str, Any]) 
     if chart_images():
         import vl_convert  # imported here because it loads a 100 MB JavaScript engine
 
-        # charts contain their data, so nothing may be fetched
+        # charts contain their data, so nothing needs to be fetched
         archive.writestr(f"charts/{name}.svg", vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]))
         png = vl_convert.vegalite_to_png(spec, scale=_PNG_SCALE, allowed_base_urls=[])
         archive.writestr(f"charts/{name}.png", png)

@@ -1,8 +1,8 @@
 """Scores of answers with confidence intervals, the metrics of an evaluation, and the comparison of two. Pure.
 
-Intervals are 95 %; shares use Wilson's (`core.confidence_interval`). Two models that answered the same rows are
-compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap (Koehn, 2004)
-for differences of scores.
+Intervals are 95 % confidence intervals; shares use Wilson's (`core.confidence_interval`). Two models that answered the
+same rows are compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap
+(Koehn, 2004) for differences of scores.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """One label: `n` rows have it, `right` of them were answered with it. None: undefined (division by zero)."""
+    """One label: `n` rows have it, `right` of them were answered with it. None means undefined (division by zero)."""
 
     label: str
     n: int
@@ -57,7 +57,7 @@ class Metrics:
         n: rows that were answered.
         accuracy: share of correct labels; None for texts.
         exact: share of answers that match the expected text, ignoring white space.
-        loss: nats per token on rows kept from training; None: `loss_note` gives the reason.
+        loss: nats per token on rows kept from training; if None, `loss_note` gives the reason.
         labels, confusion: for labels; answers that are not a label are counted under "".
         overlap: similarity to the expected texts (chrF); None for labels.
         quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
@@ -109,7 +109,7 @@ def normalize_text(text: str) -> str:
 
 
 def remove_stop(text: str, stop: object) -> str:
-    """A text of the training file without the stop at its end, if it has one."""
+    """A text from the training file without the stop at its end, if it has one."""
     return text.removesuffix(stop) if isinstance(stop, str) and stop else text
 
 

@@ -1,2 +1,3 @@
-"""Training: a data set becomes a file, the file a job, the job a curve and a model. Start with
-`core.finetuning.jobs`."""
+"""Fine-tuning: turns a data set into a training file, submits it as a job, and reads back the curve and the model.
+Start with `core.finetuning.jobs`.
+"""

@@ -24,7 +24,7 @@ class Sized(Protocol):
 
     @property
     def parameters(self) -> int:
-        """Of the language model."""
+        """The parameter count of the language model."""
 
 
 Base = TypeVar("Base", bound=Sized)
@@ -34,7 +34,7 @@ def typical_training_s(parameters: int, packaged_speed: float | None) -> float |
     """Seconds to train on `TYPICAL_EXAMPLES` with automatic settings; None: the speed is unknown.
 
     Args:
-        parameters: of the model.
+        parameters: the model's parameter count.
         packaged_speed: training speed of the packaged base here, in tokens per second.
     """
     speed = packaged_models.scaled_speed(packaged_speed, parameters)
@@ -45,7 +45,8 @@ def typical_training_s(parameters: int, packaged_speed: float | None) -> float |
 
 
 def in_order(bases: Sequence[Base], packaged_speed: float | None) -> list[Base]:
-    """The largest first among those that train within `REASONABLE_S`, because they write best; then the fastest first.
+    """Models that train within `REASONABLE_S` first, largest first because they write best; then the rest, fastest
+    first.
 
     If the speed is unknown, the smallest come first.
     """

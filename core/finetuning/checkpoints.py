@@ -15,7 +15,7 @@ from core.finetuning.results import Definition, Figure
 from core.providers import RemoteCheckpoint
 from core.providers.metric_parser import metrics
 
-# Metric names of the providers; held-out rows first.
+# The providers' metric names, those for held-out rows first.
 _LOSSES: Mapping[Definition, Sequence[str]] = {
     "held_out": ("full_valid_loss", "valid_loss", "validation_loss"),
     "last_step": ("train_loss", "training_loss"),
@@ -34,7 +34,7 @@ class CheckpointView:
         id: the provider's id.
         step: the training step after which it was saved.
         model: the name to call it by.
-        metrics: measured by the provider, under the provider's names.
+        metrics: the provider's measurements, under the provider's names.
         created_at: UTC; None: not reported.
     """
 
@@ -46,11 +46,11 @@ class CheckpointView:
     created_at: datetime | None
 
     def loss(self) -> Figure | None:
-        """The loss on held-out rows, otherwise of its last training step; None: not reported."""
+        """The loss on held-out rows, otherwise that of its last training step; None: not reported."""
         return self._figure(_LOSSES)
 
     def accuracy(self) -> Figure | None:
-        """The token accuracy (0 to 1) on held-out rows, otherwise of its last training step; None: not reported."""
+        """Token accuracy (0 to 1) on held-out rows, otherwise that of its last training step; None if not reported."""
         return self._figure(_ACCURACIES)
 
     def _figure(self, names: Mapping[Definition, Sequence[str]]) -> Figure | None:
@@ -62,21 +62,21 @@ class CheckpointView:
 
 
 def list_checkpoints(store: Store, job_id: str) -> tuple[CheckpointView, ...]:
-    """The checkpoints of a job, by step."""
+    """A job's checkpoints, ordered by step."""
     with store.reading() as session:
         rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.step))
         return tuple(_view(row) for row in rows)
 
 
 def all_checkpoints(store: Store) -> tuple[CheckpointView, ...]:
-    """The checkpoints of all jobs, by job and step."""
+    """The checkpoints of all jobs, ordered by job and step."""
     with store.reading() as session:
         rows = session.scalars(select(Checkpoint).order_by(Checkpoint.job_id, Checkpoint.step))
         return tuple(_view(row) for row in rows)
 
 
 def add_checkpoints(session: Session, job_id: str, remote: Sequence[RemoteCheckpoint]) -> int:
-    """Save the new checkpoints; returns how many there were."""
+    """Save the new checkpoints and return their number."""
     if not remote:
         return 0
     known = set(session.scalars(select(Checkpoint.remote_id).where(Checkpoint.job_id == job_id)))

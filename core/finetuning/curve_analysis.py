@@ -27,7 +27,7 @@ _MIN_STEPS = 20  # with fewer, a segment would have a single step
 _SEGMENTS = 10  # number of segments that are compared
 # L. Prechelt, "Early Stopping - But When?" (1998): the generalisation loss GL = E_va / min E_va - 1, stopped at 5 %.
 _GENERALISATION_LOSS = 0.05
-_DIVERGENCE_RATIO = 1.25  # times the lowest segment, twice in a row. From our runs with too high rates
+_DIVERGENCE_RATIO = 1.25  # times the lowest segment, twice in a row; from our runs whose learning rate was too high
 _MIN_RISE = 0.02  # share of the initial loss; ignores relative changes near 0
 _PLATEAU_CHANGE = 0.01  # a smaller relative change of the loss counts as no change
 _GAP_RATIO = 1.5  # validation loss / training loss
@@ -40,7 +40,7 @@ _MEMORISED_ACCURACY = 0.985  # training token accuracy; real text always allows 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One observation about a curve. `step`: where it shows on the curve."""
+    """One observation about a curve. `step`: where on the curve it appears."""
 
     kind: Kind
     level: Level
@@ -55,7 +55,7 @@ def observations(
 
     Args:
         results: the curve.
-        checkpoints: of the job; used to recommend one.
+        checkpoints: the job's checkpoints; one of them is recommended.
         examples: number of training examples; None: not known.
     """
     steps, losses = _series(results, "training_loss")
@@ -77,8 +77,8 @@ def observations(
 def with_axes(results: Results, job: JobView | None = None) -> pd.DataFrame:
     """The curve with the additional columns `epoch` and `seconds`, NaN where unknown.
 
-    Epochs come from the examples seen, otherwise from steps and batch size. `seconds` is the training time, spread
-    over the steps by tokens, or evenly if tokens are unknown.
+    Epochs are derived from the examples seen, otherwise from steps and batch size. `seconds` is the training time,
+    spread over the steps by tokens, or evenly if tokens are unknown.
     """
     frame = results.frame.copy()
     examples_seen = frame["elapsed_examples"].astype("float64")
@@ -187,7 +187,9 @@ def _overfitted(results: Results, checkpoints: Sequence[CheckpointView]) -> Obse
 
 
 def _memorised(results: Results, examples: int | None) -> Observation | None:
-    """Memorisation: high accuracy on training tokens but not on held-out ones. Without held-out rows, only likely."""
+    """Detect memorisation: high accuracy on training tokens but not on held-out ones; only "likely" without held-out
+    rows.
+    """
     steps, accuracy = _series(results, _ACCURACY)
     if len(steps) < _MIN_MEASURED_STEPS:
         return None
@@ -212,7 +214,7 @@ def _memorised(results: Results, examples: int | None) -> Observation | None:
 
 
 def _likely_memorised(accuracy: str, step: int, examples: int | None) -> str:
-    """Memorisation without held-out rows to prove it, in words."""
+    """A sentence about likely memorisation, for jobs without held-out rows to confirm it."""
     if examples is not None and examples < _FEW_EXAMPLES:
         return msg(
             "The model predicts {last} of the training tokens correctly after {step} steps on "

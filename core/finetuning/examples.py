@@ -60,7 +60,7 @@ class Phase:
         key: preparing, queued (another job is training), starting, loading (base weights), training, saving, paused,
             or the final status of the job.
         step, steps: current and total training steps; 0 before training.
-        share: 0 to 1; left_s: seconds to the end, None: not known.
+        share: progress from 0 to 1; left_s: seconds until the end, or None if unknown.
     """
 
     key: str
@@ -167,7 +167,7 @@ def newest_job(store: Store, actor: Actor) -> JobView | None:
 
 
 def pairs_of(store: Store, dataset_id: str | None) -> tuple[ExamplePair, ...]:
-    """The pairs of a data set made here, in order; empty if it no longer exists."""
+    """The pairs of a data set created by `train`, in order; empty if it no longer exists."""
     query = select(Row.prompt, Row.text).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:
         return tuple(ExamplePair(prompt, text or "") for prompt, text in session.execute(query.order_by(Row.position)))
@@ -177,7 +177,7 @@ def phase(job: JobView, training: Mapping[str, Any] | None, now: datetime) -> Ph
     """The progress of the job, for a progress bar.
 
     Args:
-        training: the engine's health report on the job in training: `job`, `step`, `total_steps`.
+        training: the engine's health report for the job that is training: `job`, `step`, `total_steps`.
         now: UTC.
     """
     left_s = job.eta_s(now)
@@ -211,7 +211,7 @@ def unfinished(job: JobView | None) -> bool:
 
 
 def comparison_requests(job: JobView, prompt: str) -> tuple[CompletionRequest, CompletionRequest]:
-    """The same request for the base and the tuned model, at temperature 0 so that answers are repeatable.
+    """Identical requests to the base and the tuned model, at temperature 0 so that answers are repeatable.
 
     Raises:
         FabulaError: there is no model yet.

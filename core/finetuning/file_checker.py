@@ -59,7 +59,7 @@ class FileCheck:
     """The result of checking a file.
 
     Attributes:
-        file_format: of its first valid line; None: there is none.
+        file_format: the format of the first valid line; None if there is none.
         lines: non-blank lines; examples: the valid ones among them.
         tokens: per epoch; exact_tokens: whether they were counted with the model's own tokenizer.
         longest_tokens, longest_line: token count and line number of the example with the most bytes.
@@ -171,7 +171,7 @@ def check_lines(
     Args:
         context, on_progress: see `check_form`.
         stop: the end marker of completions; "" for none.
-        required: the only format that the provider accepts; None: both.
+        required: the only format that the provider accepts; None means both.
         min_examples: required by the provider.
         text_only: whether the provider only trains on text, like the engine.
     """
@@ -184,7 +184,7 @@ def check_lines(
 def _counted(
     state: _FileCheckState, lines: Iterable[tuple[int, bytes]], on_progress: Callable[[int], None] | None
 ) -> Iterator[tuple[int, bytes]]:
-    """The lines; their bytes are added up, and the progress is reported."""
+    """Yield the lines, adding up their bytes and reporting progress."""
     for number, raw in lines:
         state.size += len(raw)
         yield number, raw
@@ -194,7 +194,7 @@ def _counted(
 
 @dataclass(slots=True)
 class _FileCheckState:
-    """The result so far, while lines are checked."""
+    """The state of a check while lines are read."""
 
     model: str
     context: int | None

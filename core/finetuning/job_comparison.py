@@ -24,7 +24,7 @@ _PER_TOKEN = ("last_loss", "valid_loss", "usd_per_point", *_HIGHER_IS_BETTER)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting of all jobs, in order, as text; "" if it was left to the provider."""
+    """One setting across all jobs, in their order, as text; "" where it was left to the provider."""
 
     name: str
     values: tuple[str, ...]
@@ -77,7 +77,7 @@ class JobComparison:
 
 
 def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) -> JobComparison:
-    """Compare jobs with their results, in the same order.
+    """Compare jobs. `results` are in the same order as `jobs`.
 
     Raises:
         ValueError: `jobs` and `results` differ in length.
@@ -170,7 +170,7 @@ def _best(columns: Sequence[JobColumn], name: str) -> str | None:
 
 
 def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mapping[str, str]) -> str:
-    """The best run by validation loss, otherwise by training accuracy."""
+    """A sentence naming the best run by validation loss, otherwise by training accuracy."""
     by_id = {column.job_id: column for column in columns}
     differing = sum(row.differs for row in rows)
     if not differing and len(columns) > 1:
@@ -188,7 +188,7 @@ def _sentence(columns: Sequence[JobColumn], rows: Sequence[Setting], best: Mappi
 
 
 def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
-    """The run with the best training accuracy, and why validation does not decide."""
+    """A sentence naming the run with the best training accuracy and explaining why validation does not decide."""
     assert winner.accuracy is not None
     if winner.accuracy.definition == "smoothed":
         highest = msg(
@@ -206,7 +206,7 @@ def _by_training(winner: JobColumn, columns: Sequence[JobColumn]) -> str:
 
 
 def _by_validation(columns: Sequence[JobColumn]) -> str:
-    """Why no run is best by validation."""
+    """A sentence explaining why no run is best by validation."""
     validated, total = sum(column.valid_loss is not None for column in columns), len(columns)
     if not validated:
         return msg("No run used validation data.")

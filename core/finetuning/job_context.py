@@ -26,14 +26,14 @@ EndHook = Callable[[Session, TrainingJob], None]
 WITHOUT_RESULTS = (defer(TrainingJob.results_csv),)
 """Query option: load a job without its results file, which can be megabytes."""
 
-_RETRIES = replace(BACKGROUND, max_retry_after_s=math.inf)  # a longer pause is made outside the worker
-_MIN_RESCHEDULE_S = 8.0  # shorter pauses are made in the worker; rescheduling costs a few commits
+_RETRIES = replace(BACKGROUND, max_retry_after_s=math.inf)  # longer pauses happen outside the worker
+_MIN_RESCHEDULE_S = 8.0  # shorter pauses happen in the worker, because rescheduling costs a few commits
 MAX_ACTIVE_JOBS = 32
 """Maximum number of jobs that one worker runs at a time, not counting jobs that wait."""
 
 
 class JobStopping(Exception):
-    """The worker stops or the job was cancelled: leave the job unchanged."""
+    """Raised when the worker stops or the job was cancelled; the job is left unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class JobContext:
 
     Attributes:
         stopping: set when the worker stops; ends every pause.
-        on_end: see `EndHook`; by default nothing.
+        on_end: see `EndHook`; does nothing by default.
     """
 
     store: Store
@@ -51,7 +51,7 @@ class JobContext:
     on_end: EndHook = field(default=lambda session, job: None)
 
     def view(self) -> JobView:
-        """The current state of the job, without its results file."""
+        """The job's current state, without its results file."""
         return job_views.get(self.store, self.job_id, results=False)
 
     def update(self, **values: Any) -> None:
@@ -64,13 +64,14 @@ class JobContext:
                 job.updated_at = utcnow()
 
     def show_waiting(self, error: FabulaError | None) -> None:
-        """Show what the job waits for and, for long waits, until when; None: it no longer waits."""
+        """Show what the job is waiting for and, for long waits, until when; None means that it no longer waits."""
         job = self.view()
         error_text, next_step = (error.what, error.next_step) if error else (None, None)
         retry_after_s = (error.retry_after_s if isinstance(error, Transient) else None) or 0.0
         not_before = utcnow() + timedelta(seconds=retry_after_s) if retry_after_s >= _MIN_RESCHEDULE_S else None
         if (job.error, job.next_step, job.not_before) != (error_text, next_step, not_before):
-            with self.store.session() as session:  # not `update`: `updated_at` is the last answer of the provider
+            # not `update`, because `updated_at` is the time of the provider's last response
+            with self.store.session() as session:
                 row = session.get_one(TrainingJob, self.job_id, options=WITHOUT_RESULTS)
                 row.error, row.next_step, row.not_before = error_text, next_step, not_before
 
@@ -105,13 +106,13 @@ class JobContext:
 
         Args:
             call: must be safe to repeat.
-            max_attempts: None: no limit, until the job is cancelled.
+            max_attempts: None means no limit until the job is cancelled.
 
         Raises:
             RateLimited, Unavailable: the last attempt failed.
             JobStopping: the worker stops or the job was cancelled.
-            RetryLater: the job is rescheduled. The provider asks for a pause longer than ours, or the next pause is
-                long and attempts are not limited.
+            RetryLater: the job is rescheduled, because the provider asks for a longer pause than ours, or because the
+                next pause is long and attempts are unlimited.
         """
 
         def attempt() -> T:
@@ -131,7 +132,7 @@ class JobContext:
         return call_with_retries(attempt, pause=pause, note=self.show_waiting, policy=policy)
 
     def raise_if_cancelled(self, status: str = "preparing") -> None:
-        """Cancel the job if this was requested and the provider does not have it yet (the job is in `status`).
+        """Cancel the job if this was requested while the provider does not have it yet (its status is still `status`).
 
         Raises:
             JobStopping: it was cancelled.

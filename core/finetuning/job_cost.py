@@ -30,8 +30,8 @@ from core.pricing.prices import ENGINE, tuned_base
 
 _RECENT_JOBS = 5  # newest jobs used for the speed
 
-_MATRIX_SIZE = 64  # the largest that OpenBLAS multiplies in the calling thread
-_PRODUCTS_PER_TIMING = 80  # about half a millisecond together
+_MATRIX_SIZE = 64  # the largest size that OpenBLAS multiplies in the calling thread
+_PRODUCTS_PER_TIMING = 80  # about half a millisecond in total
 _MEASURE_S = 0.25
 _FLOP_PER_TOKEN = 1.4e9  # equivalent matrix FLOP per trained token: see docs/training.md, "The estimate"
 STARTUP_S = 20.0
@@ -48,9 +48,9 @@ class JobEstimate:
     Attributes:
         epochs: as requested, or the provider's probable choice.
         trained_tokens: over all epochs; this is what is billed.
-        local: runs on this machine, without a charge.
+        local: whether it runs on this machine, without a charge.
         seconds: training time, without waiting in the queue.
-        basis: where the time comes from, as a sentence; rough: it can be off by a factor of two.
+        basis: where the time comes from, as a sentence; rough: whether it can be off by a factor of two.
         train_until, callable_until: last day to train this base model, and to call the tuned model.
     """
 
@@ -80,9 +80,10 @@ def estimate(
     """Estimate a job for a file with `tokens` tokens per epoch.
 
     Args:
-        epochs: None: chosen by the provider.
+        epochs: number of epochs; None if the provider chooses it.
         examples: number of examples, from which the engine chooses the epochs.
-        speed: tokens per second of the newest steps on this base model, if the provider reports them (the engine does).
+        speed: tokens per second of the newest training steps on this base model, if the provider reports it (the engine
+            does).
         rough_speed: tokens per second estimated from this machine (`measure_rough_speed`).
     """
     known_examples = (examples or None) if provider == ENGINE else None  # other providers do not publish their rule
@@ -144,8 +145,8 @@ def training_s(tokens: int, speed: float, startup_s: float) -> float:
 def measure_rough_speed() -> float:
     """Estimated training speed of the engine on this machine, in tokens per second, from NumPy's matrix product.
 
-    Takes a quarter of a second. It measures the CPU time of one thread and assumes that all cores are as fast, so
-    other load does not affect the result. CPUs with fast bfloat16 train faster than this.
+    Takes a quarter of a second. It measures the CPU time of one thread and assumes that all cores are as fast, so other
+    load on the machine does not affect the result. CPUs with fast bfloat16 train faster than this.
     """
     matrix = np.ones((_MATRIX_SIZE, _MATRIX_SIZE), dtype=np.float32)
     product = np.empty_like(matrix)
@@ -235,7 +236,10 @@ def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None
 
 
 def mark_unknown(session: Session, job_id: str) -> None:
-    """The job is not watched any more, but its provider may bill it. The estimate counts."""
+    """Mark the cost as unknown, for a job that is no longer watched but may still be billed.
+
+    Its estimate keeps counting.
+    """
     if (reserved := _reserved(session, job_id)) is not None:
         reserved.cost_usd = None
 

@@ -81,7 +81,7 @@ def training_started_at(store: Store, job_id: str) -> datetime | None:
 
 
 def early_end(store: Store, job_id: str) -> tuple[str, ...]:
-    """What the engine reports of early stopping: where a job ended, and which checkpoint became its model; or ()."""
+    """The engine's messages about early stopping (where a job ended, which checkpoint became its model), or ()."""
     newest = events(store, job_id, _LAST_EVENTS)
     return tuple(
         event.message
@@ -113,7 +113,7 @@ def add(session: Session, job_id: str, events: Sequence[RemoteEvent]) -> None:
 
 
 def add_notice(session: Session, job_id: str, message: str) -> None:
-    """Add a warning by Fabula to the job's events."""
+    """Add a warning from Fabula to the job's events."""
     session.add(
         TrainingEvent(
             job_id=job_id,
@@ -129,13 +129,13 @@ def add_notice(session: Session, job_id: str, message: str) -> None:
 def training_time(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent], now: datetime) -> dict[str, Any]:
     """The columns `training_s` and `running_since` of a job after polling its provider.
 
-    The engine measures the time itself. Elsewhere it is the time with status `running`, from the start event or, if
-    there is none, from the first poll with that status.
+    The engine measures the time itself. For other providers it is the time spent in status `running`, counted from the
+    start event or, if there is none, from the first poll with that status.
 
     Args:
         job: as saved.
         remote: the provider's current state.
-        events: new since the last poll.
+        events: events received since the last poll.
         now: time of the poll (UTC).
     """
     if remote.training_s is not None:

@@ -1,4 +1,4 @@
-"""Explains a job's state in one or two sentences: is it alive, is this normal, what comes next?"""
+"""Explains a job's state in one or two sentences: whether it is making progress, what is normal, and what comes next."""
 
 from __future__ import annotations
 

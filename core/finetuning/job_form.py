@@ -41,7 +41,7 @@ _MIN_ROWS_TO_SPLIT = 20  # smaller data sets need every row for training
 _SMALL_DATASET = 200  # the article advises a higher rate for its second data set of 135 examples
 
 _AUTO_RATE = 1.0  # the provider's own learning rate
-_LOWEST_RATE = 0.01  # a lower rate learns nothing in a few epochs
+_LOWEST_RATE = 0.01  # with a lower rate, a model learns nothing in a few epochs
 _COMPLETION_BASES = re.compile(r"davinci-002|babbage-002")  # OpenAI's only base models for the completion format
 # Max tokens per training example. OpenAI: guide "Supervised fine-tuning", token limits. Engine: its context size.
 _CONTEXT_SIZES = (
@@ -65,8 +65,9 @@ class JobForm:
         lora_rank, lora_alpha, warmup, schedule, early_stopping: see `core.engine.training_options`; only for providers
             with `Capabilities.training_options`.
         file_format: `completion` (prompt and completion) or `chat` (messages).
-        separator, stop: end of prompts and of completions; None: from the data, or the default (`jsonl.plan`).
-        version_id: the version of the data set to train on, with its validation examples; None: all finished rows.
+        separator, stop: what ends prompts and completions; None means the marks found in the data, or the default
+            (`jsonl.plan`).
+        version_id: the version of the data set to train on, with its validation examples; None means all finished rows.
         validation_share: without a version, the share (up to 0.9) of rows to hold out; this creates a version.
         estimated_usd, estimated_s: the estimate shown before submitting.
         trackers: trackers that the run is also logged to, from `TRACKERS`; project: its name there.
@@ -125,7 +126,7 @@ class JobForm:
             raise FabulaError(msg("The project must have 1 to 64 characters."), msg("Shorten it."))
 
     def _validate_numbers(self) -> None:
-        """Raises FabulaError for a hyper-parameter or seed that every provider rejects."""
+        """Raise FabulaError if a hyperparameter or the seed has a value that every provider rejects."""
         if not _between(self.n_epochs, N_EPOCHS):
             raise FabulaError(
                 msg("The number of epochs must be between 1 and 50."), msg("Three is typical; or use auto.")
@@ -143,7 +144,7 @@ class JobForm:
         """Check the hyperparameters of `core.engine.training_options` as the engine does.
 
         Args:
-            has_validation: some of the rows are kept for validation.
+            has_validation: whether some rows are kept for validation.
 
         Raises:
             FabulaError: the first problem, and what to do about it.
@@ -186,7 +187,7 @@ def default_validation_share(rows: int) -> float:
 
 
 def training_defaults(base: ModelInfo) -> TrainingDefaults:
-    """What a job from this model uses where nothing else is named; a small model's values if it is not known."""
+    """The values that a job on this base model uses by default; a small model's values if the model is unknown."""
     if base.training is not None:
         return base.training
     rank, rate = training_options.lora_rank(0), training_options.base_learning_rate(0)
@@ -231,7 +232,7 @@ def context_size(model: str) -> int | None:
 
 
 def required_format(provider: str, model: str) -> FileFormat | None:
-    """The only format that the provider accepts for this base model; None: both, or not known."""
+    """The only format that the provider accepts for this base model; None if it accepts both, or if this is unknown."""
     if provider == "azure":
         return "chat"
     if provider != "openai":

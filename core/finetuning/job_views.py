@@ -33,13 +33,13 @@ UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer knows this job."), 
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """One training job. None: not known, or not known yet.
+    """One training job. None means unknown, or not known yet.
 
     Attributes:
         status: preparing, submitting, then the provider's status; `job_explanation` explains it.
         request: a pending cancel, pause or resume.
-        version_id: the version of the data set; None: all rows that were finished at the time.
-        separator, stop: end of prompts and of completions in the training file.
+        version_id: the version of the data set; None means all rows that were finished at the time.
+        separator, stop: what ends prompts and completions in the training file.
         error, next_step: why it failed, or what an unfinished job waits for.
         not_before: time of the next request, if the provider asked for a pause.
         results_csv: latest copy of the results file, for `core.finetuning.results.parse`; None in lists.
@@ -170,7 +170,7 @@ class JobView:
 
 
 def can_resume(status: str, provider: str, remote_id: str | None, error: str | None) -> bool:
-    """Whether a failed job can be resumed. The engine can do this if it still has the job."""
+    """Whether a failed job can be resumed. The engine supports this as long as it still has the job."""
     return status == "failed" and provider == ENGINE and remote_id is not None and error != UNKNOWN_AT_PROVIDER
 
 
@@ -201,7 +201,7 @@ def get(store: Store, job_id: str, *, results: bool = True) -> JobView:
 
 
 def results_tail(store: Store, job_id: str) -> tuple[int, str]:
-    """Length and end of a job's results file: enough to detect a change without reading all of it."""
+    """Length and last characters of a job's results file: enough to detect a change without reading all of it."""
     text = TrainingJob.results_csv
     query = select(func.length(text), func.substr(text, func.length(text) - _TAIL_CHARS)).where(
         TrainingJob.id == job_id
@@ -212,7 +212,7 @@ def results_tail(store: Store, job_id: str) -> tuple[int, str]:
 
 
 def _priced(job: JobView, machine_hour: tuple[Decimal, str] | None) -> JobView:
-    """Engine jobs cost machine time; None until the end, and if no price per hour is set."""
+    """The view with the cost of an engine job's machine time: None until its end, or if no price per hour is set."""
     if job.provider != ENGINE:
         return job
     seconds = job.training_s(job.updated_at) if job.finished else None

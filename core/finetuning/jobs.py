@@ -103,7 +103,9 @@ def carry_out(
     *,
     on_end: EndHook = lambda session, job: None,
 ) -> float | None:
-    """Run a job to its end, resuming where it stopped: prepare, upload, submit, watch. Returns early when `stopping`.
+    """Run a job to its end, resuming where it stopped: prepare, upload, submit, watch.
+
+    Returns early when `stopping` is set.
 
     `on_end` is called in the transaction that records the end of the job at its provider.
 

@@ -22,11 +22,11 @@ _MAX_LABEL_LENGTH = 40  # in a node of the graph
 
 @dataclass(frozen=True, slots=True)
 class ChainCost:
-    """The total cost of a chain. None: not known for any job.
+    """The total cost of a chain. A total is None if it is unknown for every job.
 
     Attributes:
         known_usd: sum of the known costs; unknown: number of jobs with unknown cost.
-        tokens, seconds: totals of training.
+        tokens, seconds: training totals.
     """
 
     known_usd: Decimal
@@ -193,7 +193,10 @@ class _Index:
         return cls({job.id: job for job in job_list}, made)
 
     def parent(self, job: JobView) -> JobView | None:
-        """By `parent_id`; jobs from earlier versions have none, so their base model is looked up."""
+        """The job's parent, found by `parent_id`.
+
+        Jobs from earlier versions have none, so their base model is looked up.
+        """
         if job.parent_id is not None:
             return self.by_id.get(job.parent_id)
         return self.made.get((job.provider, job.base_model))

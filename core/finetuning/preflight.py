@@ -1,4 +1,4 @@
-"""Checks before a job is submitted: may this account train here, and how long can the tuned model be called?"""
+"""Checks made before a job is submitted: whether this account may train, and how long the tuned model can be called."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Preflight:
     """What is known before a job is sent.
 
     Attributes:
-        may_train: None: not known until the job is sent.
+        may_train: whether the account may train; None if this is unknown until the job is sent.
         reason: a sentence; next_step: what to do if the provider refuses.
         train_until, callable_until: last days, if announced.
         lifetime: how long the tuned model can be called, as a sentence.
@@ -41,7 +41,7 @@ class Preflight:
 
 
 def preflight(store: Store, client: Client, book: PriceBook, model: str, now: datetime) -> Preflight:
-    """Check before a job is sent. Makes one request for the provider's list of jobs.
+    """Run the checks for a job that is about to be sent. Makes one request, for the provider's list of jobs.
 
     Args:
         model: a base model, or a tuned model to train further.

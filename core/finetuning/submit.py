@@ -1,6 +1,7 @@
 """Submits a job to its provider: training file, upload, saved intent, exactly one POST.
 
-Rows are streamed into the file (read twice), never all in memory. In case of doubt, the job is searched for first.
+Rows are streamed into the file (they are read twice) and never held in memory all at once. If an earlier POST may have
+succeeded, the provider's jobs are searched first.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ _TIMEOUT_S = 15.0  # W&B's server normally answers within a second
 
 _log = logging.getLogger(__name__)
 _MAX_ERROR_CHARS = 300  # kept of a tracker's error message
-_LOGGED_BY_PROVIDER = ("openai", "wandb")  # (provider, tracker): the provider logs itself, see core.finetuning.submit
+# (provider, tracker) pairs where the provider sends the data itself, see core.finetuning.submit
+_LOGGED_BY_PROVIDER = ("openai", "wandb")
 _MAX_STEPS_PER_SEND = 2_000  # per poll, so that a slow tracker does not delay the job's updates
 _RETRY_S = 300.0  # pause after a failure
 
@@ -50,11 +51,14 @@ class TrackerRun(Protocol):
         """Log one step. Steps must increase."""
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """Close the run with its results; None: it will be continued by another worker."""
+        """Close the run with its results; None if another worker will continue it."""
 
 
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider: str = "") -> str | None:
-    """Why a tracker can't be used here; None: it can. If the provider logs itself, nothing is needed here."""
+    """Why a tracker can't be used here; None if it can.
+
+    If the provider sends the data to the tracker itself, nothing is needed here.
+    """
     if (provider, tracker) == _LOGGED_BY_PROVIDER:
         return None
     if tracker == "wandb":

@@ -29,7 +29,7 @@ _MAX_TURN_S = 20.0  # after this, a job yields its slot if other jobs wait for o
 _SLOW_POLL_S = 15.0  # long results files are fetched less often: 10,000 steps are about 1 MB
 _LONG_RESULTS_CHARS = 200_000  # characters
 _HEARTBEAT = timedelta(seconds=20)  # how often the row is written without changes; each write waits for the disk
-_QUEUED_STATUSES = ("queued", "validating_files", "pending")  # status names of providers before training
+_QUEUED_STATUSES = ("queued", "validating_files", "pending")  # statuses that providers report before training
 _MAX_RESULTS_ATTEMPTS = 5  # attempts to fetch the results of an ended job
 _MAX_MODEL_ATTEMPTS = 150  # attempts to get the model name of a succeeded job: five minutes
 _CHECKPOINTS_S = 15.0  # checkpoints appear at the end of an epoch
@@ -69,7 +69,7 @@ def follow(context: JobContext, registry: Registry, book: PriceBook, tracker_log
 
 
 def _client(registry: Registry, provider: str) -> Client:
-    """The job's provider. If it is not configured (no key, no engine), the job waits for it."""
+    """The client of the job's provider. If the provider is not configured (no key, no engine), the job waits for it."""
     try:
         return registry.get(provider)
     except (NotFound, EngineMissing) as exc:
@@ -111,7 +111,7 @@ class _Watch:
         return ended
 
     def _await_model(self) -> None:
-        """Some providers report success before the model name is available: ask again for a while."""
+        """Ask for the model name again for a while: some providers report success before it is available."""
         if not self._model_attempts:
             self._add_notice(_NO_MODEL)
         self._model_attempts += 1

@@ -1,8 +1,8 @@
 """`python -m core.locale`: create or update the catalogues from the code and list the sentences without translation.
 
-Every language of `core.languages.LANGUAGES` has one, except English, whose sentences are the ids.
+Every language in `core.languages.LANGUAGES` has a catalogue, except English, whose sentences are the message ids.
 
-Every translatable sentence is the literal template of a call of `_`, `n_`, `mark` or `msg`. They are collected from the
+Every translatable sentence is the literal template in a call to `_`, `n_`, `mark` or `msg`. They are collected from the
 syntax tree, because Babel's extractor does not see calls inside f-strings before Python 3.12.
 """
 

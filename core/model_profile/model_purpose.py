@@ -1,5 +1,5 @@
-"""The purpose of a model, derived from the job ledger, the engine's model list, the price list and its name; and the
-prompts that it was trained on, from the presets and the ledger.
+"""Derives a model's purpose from the job ledger, the engine's model list, the price list and the model's name; reads
+its training prompts from the presets and the ledger.
 
 Most servers only report a name. Publishers mark models that follow instructions (`-instruct`, `-chat`, `-it`) and those
 that only continue text (`-base`, `-pt`); for a name without such a suffix the purpose is "unknown".
@@ -62,8 +62,8 @@ class Purpose:
         language: for a packaged writer, the language of its presets (`en`, `zh_CN`).
         dataset, rows: for a tuned model, its training data; None: unknown.
         base: for a tuned model, its base model; None: unknown.
-        narrow: it only writes well for prompts like its training prompts. A model that was tuned from an instruction
-            model also handles other prompts.
+        narrow: whether it writes well only for prompts like its training prompts. A model that was tuned from an
+            instruction model also handles other prompts.
     """
 
     kind: Kind
@@ -80,8 +80,8 @@ def purpose_of(info: ModelInfo, trained: TrainingFacts | None = None, *, priced:
     Args:
         info: the model as its provider lists it.
         trained: its training history; None: its job is not in the ledger.
-        priced: the price list has an output price for it. Price lists contain instruction models, and the legacy base
-            models that `_CONTINUES_TEXT` matches.
+        priced: whether the price list has an output price for it. Price lists contain instruction models, and the
+            legacy base models that `_CONTINUES_TEXT` matches.
     """
     if trained is not None:
         root = untuned_purpose(info.provider, trained.root)
@@ -115,10 +115,10 @@ class TrainingHistory:
     """How a tuned model was trained.
 
     Attributes:
-        facts: for `purpose_of`.
-        vocabulary: of its training prompts, including those of the models it was tuned from; None: no prompt exists any
-            more.
-        prompt: one of its training prompts, without separator; "": none exists any more.
+        facts: the facts that `purpose_of` needs.
+        vocabulary: the vocabulary of its training prompts, including those of the models it was tuned from; None if
+            none of these prompts exists any more.
+        prompt: one of its training prompts, without separator; "" if none exists any more.
         system: the system message of its conversations, or "".
     """
 

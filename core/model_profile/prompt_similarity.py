@@ -63,7 +63,8 @@ class PromptVocabulary:
         words: stems of Latin words, and pairs of Chinese characters.
         scripts: scripts of at least a fifth of the prompts.
         typical_overlap: median share of a prompt's words that other training prompts also have (0 to 1).
-        from_template: nearly all prompts share a word, so they come from a template with fixed words.
+        from_template: whether nearly all prompts share a word, so that they seem to come from a template with fixed
+            words.
     """
 
     words: frozenset[str]
@@ -79,8 +80,8 @@ class PromptSimilarity:
     Attributes:
         known_share: share of its words that occur in the training prompts (0 to 1); None: it has no words to compare.
         script: its script; None: it has no letters.
-        other_script: the training prompts use a different script.
-        far: the model was trained on a different kind of prompt.
+        other_script: whether the training prompts use a different script.
+        far: whether the model was trained on a different kind of prompt.
     """
 
     known_share: float | None
@@ -152,7 +153,9 @@ def _words(text: str) -> set[str]:
 
 
 def _share(text: str, known: frozenset[str]) -> float | None:
-    """The share of a text's content words that are known (characters in known pairs, or stems). None: no content."""
+    """The share of a text's content words that are known (characters in known pairs, or stems); None without content
+    words.
+    """
     total = hits = 0
     for run in _content(text):
         if not _is_han(run):

@@ -1,4 +1,4 @@
-"""Who a sign-in provider says that someone is."""
+"""A person's identity, as reported by a sign-in provider."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Identity:
     Attributes:
         provider: name of the provider in this studio's configuration.
         email: in lower case.
-        sign_in_id: the same in every tab that uses this sign-in's cookie, another one after the next sign-in.
-        issued_at: when the provider signed the person in, by its clock; None: it did not say.
+        sign_in_id: the same in every tab that uses this sign-in's cookie; a new sign-in gets a new id.
+        issued_at: when the provider signed the person in, by its clock; None if it did not report the time.
     """
 
     issuer: str
@@ -73,18 +73,18 @@ class Identity:
 
 
 def lower_email(text: str) -> str:
-    """An address for comparison. Only ASCII letters: `str.lower` would make a `k` of the Kelvin sign."""
+    """An address for comparison. Lowers only ASCII letters: `str.lower` would turn the Kelvin sign into a `k`."""
     return "".join(one.lower() if one.isascii() else one for one in text.strip())
 
 
 def is_email(text: str) -> bool:
-    """Whether a text can be an e-mail address; only its provider knows whether it is one."""
+    """Whether a text has the form of an e-mail address; whether the address exists is not checked."""
     name, at, domain = text.partition("@")
     return bool(name and at and domain) and len(text) <= MAX_EMAIL and not set(" ,@\n\r\t") & set(name + domain)
 
 
 def _text(claims: Mapping[str, object], name: str, limit: int) -> str:
-    """A claim as text; empty if it is missing, no text, or too long to be one."""
+    """A claim as text; empty if it is missing, not text, or too long to be valid."""
     value = claims.get(name)
     return value if isinstance(value, str) and len(value) <= limit else ""
 

@@ -39,11 +39,11 @@ def invite(store: Store, actor: Actor, email: str, role: Role, provider: str = "
         actor: an admin.
         email: the address that the person signs in with.
         role: their role.
-        provider: the only sign-in provider that it is for; "": the first one that they use. An account of a second
-            provider leads to the same person only if there is an invitation for that provider by name.
+        provider: the only sign-in provider that the invitation is for; "" means the first one that they use. An account
+            at a second provider leads to the same person only if an invitation names that provider.
 
     Raises:
-        FabulaError: it is not an e-mail address, or no role.
+        FabulaError: the text is not an e-mail address, or the role does not exist.
     """
     address = lower_email(email)
     if not is_email(address):
@@ -87,10 +87,10 @@ def open_invitations(store: Store, actor: Actor) -> list[InvitationView]:
 
 
 def accept(session: Session, identity: Identity) -> Person | None:
-    """The person that an open invitation lets in; None: there is none. Part of `sign_in`.
+    """The person admitted by an open invitation; None if there is no invitation. Part of `sign_in`.
 
-    An invitation for this provider by name comes first. It leads to the person who has this address already, if there
-    is exactly one: so the admin has said that both accounts are the same person.
+    An invitation that names this provider takes precedence. It leads to the person who already has this address, if
+    there is exactly one: the admin has thereby declared that both accounts belong to the same person.
     """
     candidates = session.scalars(
         _open()

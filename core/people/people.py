@@ -1,4 +1,4 @@
-"""What admins see and change of the people of a team. Every change counts at once, in all open tabs."""
+"""What admins can see and change about the people in a team. Every change takes effect immediately in all open tabs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PersonView:
     """A member of the team.
 
     Attributes:
-        issuers: of the accounts that lead to this person.
+        issuers: the issuers of the accounts that lead to this person.
         last_sign_in: when, or None.
         last_origin: address and browser of that sign-in.
         open_sign_ins: sign-ins that have not ended.
@@ -73,7 +73,7 @@ def set_role(store: Store, actor: Actor, person_id: str, role: Role) -> None:
 
 @requires("admin")
 def disable(store: Store, actor: Actor, person_id: str) -> None:
-    """Close all tabs of a person and refuse them from now on. What they made stays, and so do their running jobs.
+    """End all of a person's sign-ins and refuse new ones. Their work is kept, and their running jobs continue.
 
     Raises:
         NotFound: there is no such person.

@@ -1,7 +1,7 @@
-"""Signing in and out. The provider says who someone is; the rows here decide whether that still counts.
+"""Signing in and out. The provider identifies a person; the rows here decide whether the sign-in is still valid.
 
-Streamlit's cookie is valid for 30 days and cannot be revoked, so it is only the key to a row of `sign_ins`: when the
-row has ended, the same cookie is refused, in this tab and in every other.
+Streamlit's cookie is valid for 30 days and cannot be revoked, so it is only the key to a row in `sign_ins`: once that
+row has ended, the same cookie is refused in every tab.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from core.people import invitations
 from core.people.identity import Identity
 from core.settings import Settings
 
-_CLOCK_SKEW = timedelta(minutes=2)  # the clocks of this machine and of the provider may differ by as much
+_CLOCK_SKEW = timedelta(minutes=2)  # this machine's clock and the provider's may differ by this much
 _MAX_ORIGIN = 200
 
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """A person and their sign-in, as one tab knows them."""
+    """A person and their sign-in, as stored for one tab."""
 
     sign_in_id: str
     person_id: str
@@ -37,24 +37,25 @@ class SignedIn:
     role: Role
 
     def actor(self, store: Store) -> Actor:
-        """Who acts in this tab. Each action reads their current role, and is refused once the sign-in has ended."""
+        """The actor of this tab. Each action reads their current role, and is refused once the sign-in has ended."""
         return Actor(self.person_id, self.name, self.role, lambda: current_role(store, self.sign_in_id))
 
 
 def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -> SignedIn:
-    """Let someone in whom a provider has signed in; a sign-in that is known already is only looked up.
+    """Admit a person whom a provider has signed in; a sign-in that is already known is only looked up.
 
-    They may come in if their account is known, if they are invited, as the first admin (`FABULA_ADMIN_EMAIL`), or by
-    their domain (`FABULA_ALLOWED_DOMAINS`). The same e-mail address at another issuer is another person.
+    People are admitted if their account is known, if they are invited, if they are the first admin
+    (`FABULA_ADMIN_EMAIL`), or if their domain is allowed (`FABULA_ALLOWED_DOMAINS`). The same e-mail address at another
+    issuer is treated as a different person.
 
     Args:
         store: the ledger.
-        settings: the first admin, the domains.
-        identity: what the provider says.
-        origin: where from: address and browser.
+        settings: name the first admin and the allowed domains.
+        identity: the person's identity, as reported by the provider.
+        origin: network address and browser.
 
     Raises:
-        SignInRefused: they may not come in, are disabled, or this sign-in has ended.
+        SignInRefused: the person is not admitted or is disabled, or this sign-in has ended.
     """
     with store.reading() as session:
         known = session.get(SignIn, identity.sign_in_id)
@@ -94,7 +95,7 @@ def sign_out(store: Store, actor: Actor, sign_in_id: str) -> None:
 
 
 def current_role(store: Store, sign_in_id: str) -> Role:
-    """The role of the person with this sign-in, at this moment.
+    """The current role of the person with this sign-in.
 
     Raises:
         SignedOut: the sign-in has ended, or the person is disabled.
@@ -122,7 +123,7 @@ def current_roles(store: Store, sign_in_ids: Iterable[str]) -> Mapping[str, Role
 
 
 def _admit(session: Session, settings: Settings, identity: Identity) -> Person:
-    """A new account's person, if someone or something lets them in."""
+    """The person for a new account, if an invitation or a setting admits them."""
     invited = invitations.accept(session, identity)
     if invited is not None:
         return invited
@@ -140,7 +141,7 @@ def _admit(session: Session, settings: Settings, identity: Identity) -> Person:
 
 
 def _refuse_old(person: Person, identity: Identity) -> None:
-    """A sign-in from before all of them were ended may come late, from a browser that was closed since."""
+    """Refuse a sign-in made before all of the person's sign-ins were ended; a reopened browser may still send one."""
     if person.signed_out_at is not None and (
         identity.issued_at is None or identity.issued_at + _CLOCK_SKEW < person.signed_out_at
     ):

@@ -1,1 +1,1 @@
-"""Money: prices as data with their sources, estimates before the button, and what was really spent."""
+"""Money: prices as data with their sources, estimates before you start something, and actual spending."""

@@ -99,7 +99,7 @@ def check(session: Session, actor: Actor, amount: Decimal | None, reference: str
     """Check that `amount` can be reserved. Call this in the transaction that reserves it, before sending.
 
     Args:
-        amount: worst case in US dollars; None: the price is unknown, which no budget allows.
+        amount: worst case in US dollars; None if the price is unknown, which no budget allows.
         reference: the run, job or story.
 
     Raises:
@@ -145,7 +145,7 @@ def _over_budget_message(scope: str, spent: str, limit: str) -> str:
 
 
 def spent_on(session: Session, reference: str) -> Decimal:
-    """US dollars spent or reserved by a run, job or story. Unknown costs count with their worst case."""
+    """US dollars spent or reserved by a run, job or story. Unknown costs count as their worst case."""
     return spend_totals.of_reference(session, reference)
 
 

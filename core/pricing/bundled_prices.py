@@ -44,7 +44,7 @@ _fetch_lock = threading.Lock()
 
 @dataclass(frozen=True)
 class PriceDataVersion:
-    """Price data of one day. `fetched`: when it was downloaded (UTC); None: packaged data."""
+    """Price data of one day. `fetched`: when it was downloaded (UTC); None for packaged data."""
 
     source: str
     day: date

@@ -21,7 +21,7 @@ class PriceLine:
 
     Attributes:
         multiple: price / baseline price; None if either is unknown, the baseline is free, or there is no exchange rate.
-        currency: of the comparison, or of the price if it could not be converted.
+        currency: the currency of the comparison, or of the price if it could not be converted.
         stale: not checked for three months; ended: the model can no longer be used; ends_soon: in less than three
             months; price_expired: the price is no longer valid.
     """
@@ -64,7 +64,7 @@ def compare(
         prices: the prices to compare, by default `book.shortlist()`. The baseline is added if it is missing.
         side: the price used for the multiple and the order.
         currency: target currency. Prices that `rate` can't convert come last, in their own currency.
-        rate: between US dollars and another currency; None: no conversion.
+        rate: between US dollars and another currency; None means no conversion.
     """
     rows = list(book.shortlist() if prices is None else prices)
     base = next((price for price in rows if price.key == baseline), None)

@@ -180,7 +180,7 @@ def _require_unit(kind: str, unit: str, currency: str) -> None:
 
 
 def _read_amount(amount: str, kind: str, unit: str, model: str) -> Decimal:
-    """The amount that the user typed. Raises FabulaError if it is no price."""
+    """The amount that the user typed. Raises FabulaError if it is not a price."""
     allowed_range = msg("Enter a number from 0 to {limit}.", limit=f"{max_amount(kind, unit):,}")
     if not amount.strip():
         raise FabulaError(msg("The price has no amount."), allowed_range)

@@ -1,6 +1,6 @@
 """The cost of machine time: the speed of the engine, the seconds of its work, and the prices that follow from them.
 
-The built-in engine has no charge. With a price per hour of the machine (electricity or rent), the price per token is
+The built-in engine is free of charge. If a price per machine hour (electricity or rent) is set, the price per token is
 cost per hour ÷ (tokens per second × 3,600), and a story, job, run or evaluation costs its hours × price per hour.
 Stories and jobs record their seconds. For runs and evaluations, they come from the times of the calls in the spend
 ledger.
@@ -58,7 +58,7 @@ class MachineTime:
         """A local price that includes the cost of machine time.
 
         Args:
-            training_tokens_per_s: measured by finished jobs on this base model; None: unknown, so is the price.
+            training_tokens_per_s: measured by finished jobs on this base model; if None, the price is unknown too.
         """
         training = Decimal(0) if self.per_hour == 0 else None
         if training_tokens_per_s:
@@ -83,10 +83,10 @@ def unpriced(price: Price) -> Price:
 def work_usd(
     machine_hour: tuple[Decimal, str] | None, provider: str, billed_usd: Decimal | None, seconds: float | None
 ) -> Decimal | None:
-    """The cost of a job, run, evaluation or story in US dollars: the provider's charge, or on the engine machine time.
+    """The cost of a job, run, evaluation or story in US dollars: the provider's charge or, on the engine, machine time.
 
     Args:
-        machine_hour: cost per hour and its currency; None: not set, so the cost on the engine is unknown.
+        machine_hour: cost per hour and its currency; None if not set, so that the cost on the engine is unknown.
         billed_usd: the provider's charge; ignored for the engine.
         seconds: duration; None: unknown.
     """
@@ -102,7 +102,7 @@ def work_usd(
 
 
 def current(store: Store) -> MachineTime | None:
-    """Cost per hour with the latest measured speed; None: no cost per hour is set."""
+    """This machine's hourly cost and its latest measured speed; None if no cost per hour is set."""
     machine_hour = custom_prices.machine_hour(store)
     return None if machine_hour is None else MachineTime(*machine_hour, latest_speed(store))
 
@@ -134,13 +134,13 @@ def latest_speed(store: Store) -> Speed | None:
 
 
 def request_seconds(session: Session, ended: Mapping[str, datetime | None]) -> dict[str, float | None]:
-    """Seconds with requests in flight, by run or evaluation, without pauses. None: no request was sent.
+    """Seconds with requests in flight, by run or evaluation, without pauses; None if no request was sent.
 
     The database sums the gaps between requests, each at most `_MAX_GAP`.
 
     Args:
         session: database session.
-        ended: id → end time (UTC); None: still running.
+        ended: id → end time (UTC); None if it is still running.
     """
     result: dict[str, float | None] = dict.fromkeys(ended)
     max_gap_s = _MAX_GAP.total_seconds()
@@ -185,7 +185,7 @@ def engine_seconds(store: Store, references: Sequence[str]) -> dict[str, float |
 
 
 def usd_per_call(store: Store, references: Sequence[str]) -> dict[str, Decimal | None]:
-    """Cost of one call in US dollars, by story, job, run or evaluation: machine time / calls. None: unknown."""
+    """Cost of one call in US dollars, by story, job, run or evaluation: machine time / calls; None if unknown."""
     machine_hour = custom_prices.machine_hour(store)
     if machine_hour is None:
         return dict.fromkeys(references)

@@ -71,7 +71,7 @@ class PriceBook:
         """Load the bundled prices, overridden by `<home>/prices.csv` and then by `own`.
 
         Args:
-            home: Settings.home; None: read no file.
+            home: Settings.home; None to read no file.
             now: the time for which prices are looked up (UTC); default: the current time.
             own: custom amounts (`core.pricing.custom_prices.entries(store)`), which override the file.
 
@@ -289,5 +289,5 @@ def estimate_generation(
 
 
 def _times(requests: int, usd_per_request: Decimal | None) -> Decimal | None:
-    """Multiplies the cost per call, because the price per token can depend on the prompt length."""
+    """Multiply the cost per call, because the price per token can depend on the prompt length."""
     return None if usd_per_request is None else requests * usd_per_request

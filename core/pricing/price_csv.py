@@ -254,7 +254,7 @@ def merge(entries: Iterable[PriceEntry], today: date, *, own: bool = False) -> M
     """The price of every model on `today`. Expired amounts are used until a newer one is valid.
 
     Args:
-        own: these are custom prices.
+        own: whether these are custom prices.
     """
     models: dict[Key, list[PriceEntry]] = {}
     for entry in entries:

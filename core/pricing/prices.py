@@ -41,7 +41,7 @@ class Tier:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price of a model at a provider. Amounts are per million tokens; None: unknown.
+    """The price of a model at a provider. Amounts are per million tokens; None means unknown.
 
     Attributes:
         model: the model id; `ft:<base>` with `base_model` set for models tuned from a base.
@@ -131,7 +131,7 @@ _Rates = tuple[Decimal | None, Decimal | None, Decimal | None]
 
 
 def tuned_base(model: str) -> str | None:
-    """The base model in a tuned model's id; None: the id is not of a tuned model."""
+    """The base model in a tuned model's id; None if the id is not that of a tuned model."""
     for pattern in _TUNED:
         if match := pattern.fullmatch(model):
             return match["base"]
@@ -139,7 +139,7 @@ def tuned_base(model: str) -> str | None:
 
 
 def local_price(model: str, today: date, provider: str = ENGINE) -> Price:
-    """The price of a model of the engine, or of another server of the user: 0 for input, output and training."""
+    """The price of a model on the engine or on another of the user's servers: 0 for input, output and training."""
     zero = Decimal(0)
     return Price(
         model=model,
@@ -156,7 +156,7 @@ def local_price(model: str, today: date, provider: str = ENGINE) -> Price:
 
 
 def unknown_price(provider: str, model: str, today: date) -> Price:
-    """A model whose price is in no list."""
+    """The price of a model that is in no price list: all amounts are unknown."""
     return Price(model, provider, None, None, None, tuned_base(model), USD, "", today)
 
 

@@ -48,7 +48,7 @@ class Quality:
 
     @property
     def usd_per_preferred(self) -> Decimal | None:
-        """Cost per winning story: cost per story / win share. None: unknown, or no wins."""
+        """Cost per winning story: cost per story / win share; None if unknown, or without wins."""
         if self.kind != "votes" or self.cost_usd is None or not self.share:
             return None
         return self.cost_usd / Decimal(str(self.share))
@@ -92,7 +92,7 @@ def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None)
     """All models with votes or evaluations: votes first, then best first.
 
     Args:
-        machine: for the cost of engine stories; None: unknown.
+        machine: used for the cost of engine stories; None if unknown.
     """
     cost_per_story = _cost_per_story(store, book, machine)
     result = [*_by_votes(store, cost_per_story), *_by_evaluations(store, cost_per_story)]
@@ -100,7 +100,7 @@ def qualities(store: Store, book: PriceBook, machine: MachineTime | None = None)
 
 
 def blind_rounds(store: Store) -> dict[Model, tuple[int, int]]:
-    """(rounds, wins) of every model in blind rounds with other models. Rounds without a winner count as no win.
+    """(rounds, wins) of every model in blind rounds with other models. A round without a winner is a win for no model.
 
     Stories that were deleted from the library still count.
     """
@@ -189,6 +189,6 @@ def _average(
 
 
 def _machine_time(machine: MachineTime, groups: list[tuple[Decimal | None, int, int, int]]) -> Decimal | None:
-    """Cost of the machine time for an average story, in US dollars; None if unknown or in another currency."""
+    """Cost of the machine time of an average story, in US dollars; None if unknown or in another currency."""
     calls, completion_tokens = sum(g[1] for g in groups), sum(g[3] for g in groups)
     return machine.call(completion_tokens // calls) if calls and machine.currency == USD else None

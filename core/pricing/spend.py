@@ -55,7 +55,7 @@ def record(
     Args:
         reference: the run, job or story that the call belongs to.
         prompt_tokens, completion_tokens: reported by the provider; if None, the locally counted tokens are used.
-        cost_usd: the cost, or the worst case of a reservation; None: unknown, also in sums.
+        cost_usd: the cost, or the worst case of a reservation; None if unknown, which makes sums unknown too.
         estimated_usd: the estimate; for a reservation, the worst case by default.
         counted_prompt_tokens, counted_completion_tokens: counted locally, saved in addition.
 
@@ -111,7 +111,7 @@ class Reservation:
     """A spend ledger entry for one attempt of one request.
 
     Args:
-        worst_usd: worst-case cost; None: the price is unknown, which budgets reject.
+        worst_usd: worst-case cost; None if the price is unknown, which budgets reject.
 
     Raises:
         OverBudget: it would exceed a budget; nothing is written.

@@ -24,7 +24,7 @@ class TokenCount:
     """A token count.
 
     Attributes:
-        exact: whether the provider will count the same; False: an approximation.
+        exact: whether the provider will count the same; False for an approximation.
         unanswered: approximate only because a request to the model's own tokenizer failed; a retry may help.
     """
 

@@ -1,8 +1,8 @@
-"""The cost of a workload with a tuned model, a base model with a long prompt, or your own machine; when one breaks even
-with another, and how far each input changes that.
+"""Computes what a workload costs with a tuned model, a base model with a long prompt, or your own machine; when one
+option breaks even with another; and how much each input changes that.
 
 The model is linear: an initial cost, a cost per request and a cost per month of 30 days. Amounts are exact decimals in
-one currency; None: unknown. If a part is unknown, so is the total.
+one currency; None means unknown. If a part is unknown, so is the total.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class Workload:
 
     Attributes:
         requests_per_day: one request per story.
-        prompt_tokens: of the short prompt for a tuned model.
-        completion_tokens: of the answer.
+        prompt_tokens: tokens of the short prompt for a tuned model.
+        completion_tokens: tokens of the answer.
         context_tokens: additional examples or retrieved text that an untuned model needs in every prompt.
-        training_tokens: of the training file, per epoch.
+        training_tokens: tokens of the training file, per epoch.
         epochs: number of epochs.
         cached_share: share of `context_tokens` in the provider's cache, 0 to 1.
-        batch: use batches (answers within 24 h).
+        batch: whether to use batches (answers within 24 h).
     """
 
     requests_per_day: Decimal
@@ -96,7 +96,7 @@ class Machine:
     Attributes:
         per_hour: cost per hour in the currency of the comparison.
         tokens_per_s: generation speed with one request at a time.
-        always_on: every hour of the month costs money; otherwise only busy hours.
+        always_on: whether every hour of the month costs money; otherwise only busy hours do.
         training_tokens_per_s: measured by finished jobs; None: unknown.
     """
 
@@ -126,10 +126,10 @@ class Costs:
     """The cost of one option. `problem`: what is unknown or impossible, as a sentence.
 
     Attributes:
-        per_request: per story, without hosting.
-        upfront: training.
-        fixed_per_month: hosting, or a machine that is always on.
-        requests_per_month: of the workload.
+        per_request: cost per story, without hosting.
+        upfront: cost of training.
+        fixed_per_month: cost of hosting, or of a machine that is always on.
+        requests_per_month: the workload's requests per month.
     """
 
     candidate: Candidate
@@ -293,7 +293,7 @@ def _problem(
 class Effect:
     """The outcome with one input 20 % lower (`lower`) and 20 % higher (`higher`).
 
-    Days until break-even (None: never). If the unchanged workload does not break even, the difference in monthly cost
+    Days until break-even (None if never). If the unchanged workload does not break even, the difference in monthly cost
     between the two options.
     """
 

@@ -111,9 +111,9 @@ def start_round(
     """Start all entries at the same time.
 
     Args:
-        blind: hide the model names and shuffle the order on screen (with `seed`, for tests).
+        blind: whether to hide the model names and shuffle the order on screen (with `seed`, for tests).
         idle_timeout_s: see `StreamRequest`.
-        step: `COMPARISON` keeps the answers out of the library; None: they are ordinary stories.
+        step: `COMPARISON` keeps the answers out of the library; None for ordinary stories.
 
     Raises:
         FabulaError: no entries, too many, an empty prompt, or an unknown provider.
@@ -229,7 +229,7 @@ def cast_vote(
     Args:
         order: story ids in the order shown on screen.
         winner: one of them; None: no story was good enough.
-        blind: model names were hidden.
+        blind: whether model names were hidden.
 
     Raises:
         FabulaError: fewer than two stories, or the winner is not one of them.
@@ -253,7 +253,7 @@ def cast_vote(
 
 @requires("viewer")
 def get_vote(store: Store, actor: Actor, round_id: str) -> tuple[bool, str | None]:
-    """Whether this person has voted on a round, and the winner (None: no story)."""
+    """Whether this person has voted on a round, and the winner (None for no story)."""
     with store.reading() as session:
         row = _find_vote(session, actor, round_id)
         return (False, None) if row is None else (True, row.winner_id)

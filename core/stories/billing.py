@@ -25,8 +25,8 @@ class Bill:
     """The cost of one request.
 
     Attributes:
-        counted_tokens: completion tokens counted here; None: the endpoint reported its own count.
-        cost_usd: None: unknown.
+        counted_tokens: completion tokens counted here; None if the endpoint reported its own count.
+        cost_usd: cost in US dollars; None if unknown.
     """
 
     counted_tokens: int | None
@@ -58,7 +58,7 @@ class StoryBilling:
 
         Raises:
             OverBudget: the request would exceed a budget.
-            Refused: a viewer asks for a paid model and no budget is set.
+            Refused: a viewer requested a paid model and no budget is set.
         """
         if self._free:
             return

@@ -1,6 +1,6 @@
 """A chain: outline → story → title. Each step uses the text of the steps before it, and is a story in the library.
 
-`Chain` runs one for the story page. Without the library, for a client of your own:
+`Chain` runs one for the story page. To run one without the library, with your own client:
 
 for step in chain.stream_chain(client, CompletionRequest(model="storyteller", prompt="宋朝的一位英雄遇见奥特曼")):
     print(step.name)
@@ -49,7 +49,7 @@ class Streams(Protocol):
 
 @dataclass
 class Step:
-    """One step: iterate for its text; `text` is what has arrived so far."""
+    """One step. Iterate over it to receive the text; `text` is what has arrived so far."""
 
     name: StepName
     request: CompletionRequest
@@ -161,7 +161,7 @@ class Chain:
         )
 
     def retry(self, name: StepName, request: CompletionRequest, client: Client) -> None:
-        """Write a step again as `request`, with `client`, which also writes the steps after it.
+        """Write a step again with `request` and `client`; the client also writes the steps after it.
 
         The earlier texts of those steps stay in the library. Does nothing while a step is running.
         """

@@ -144,7 +144,7 @@ def _cell(value: Any) -> str:
 
 
 def _title(story: SavedStory) -> str:
-    """Its column values, or the beginning of its prompt."""
+    """The story's column values, or the beginning of its prompt."""
     title = ", ".join(story.column_values.values()) if story.column_values else " ".join(story.prompt.split())
     return title if len(title) <= 80 else title[:79] + "…"
 

@@ -61,7 +61,7 @@ def read_aloud(
     """Audio of `request.text` in parts that can be concatenated (MP3, AAC and Opus players accept that).
 
     Each part is reserved before it is sent. A part that fails but may still be billed stays in the ledger as an unknown
-    cost and counts with its worst case. Models with unknown cost (billed per second of audio, which endpoints do not
+    cost and counts as its worst case. Models with unknown cost (billed per second of audio, which endpoints do not
     report) are refused while a budget applies.
 
     Args:
@@ -81,6 +81,6 @@ def read_aloud(
             store, actor, "story", provider=speech.provider.id, model=request.model, reference=story_id, worst_usd=cost
         )
         sound = reservation.call(partial(speech.speak, replace(request, text=part), stop))
-        with suppress(StorageFull):  # saved in a rescue file; the audio is paid for, so it is delivered
+        with suppress(StorageFull):  # saved in a rescue file; the audio has been paid for, so it is delivered
             reservation.settle(0, 0, cost)  # billed by character: an entry without tokens would look unfinished
         yield sound

@@ -1,4 +1,6 @@
-"""Readers of a story that is being written: they wait for its text, are counted, and find it after a reload."""
+"""Support for readers of a story that is being written: waiting for text, counting readers, and finding the story after
+a reload.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +45,9 @@ class ReaderCount:
     """Counts readers and calls `on_idle` some time after the last one has left, or if none ever arrives.
 
     Args:
-        idle_timeout_s: seconds without a reader; None: `on_idle` is never called.
+        idle_timeout_s: seconds without a reader; if None, `on_idle` is never called.
         on_idle: called in a separate thread, possibly more than once, while there is no reader.
-        first_reader_s: seconds that it waits at least for the first reader.
+        first_reader_s: minimum seconds to wait for the first reader.
     """
 
     def __init__(

@@ -27,20 +27,20 @@ _MAX_FINISH_REASON_LENGTH = 30  # column width in the database
 
 @dataclass(frozen=True, slots=True)
 class StoryFacts:
-    """Facts about how a story was generated. None: not known, or not known yet.
+    """Facts about how a story was generated. None means unknown, or not known yet.
 
     Attributes:
         model: the name that the endpoint returned; before the first text, the requested name.
         first_text_s: seconds from sending to the first text.
         tokens: completion tokens; tokens_per_s: their rate after the first one.
         finish_reason: `stop`, `length`, …; None while the story is being written, and if it was stopped or interrupted.
-        stopped: it was stopped by a person, or because the last reader left (`abandoned`). The text is partial.
+        stopped: whether it was stopped by a person, or because the last reader left (`abandoned`). The text is partial.
         cost_usd: cost, known at the end; None: the price is unknown.
         prompt_tokens: as counted by the endpoint.
-        counted_locally: the endpoint did not report `tokens`, so they were counted here.
-        requested_model: the requested name; "": the same as `model`.
+        counted_locally: whether the endpoint did not report `tokens`, so that they were counted here.
+        requested_model: the requested name; "" if it is the same as `model`.
         duration_s: seconds from sending to the latest text.
-        has_thinking: the model has sent thinking, which is not part of the text.
+        has_thinking: whether the model has sent thinking, which is not part of the text.
     """
 
     model: str
@@ -165,7 +165,7 @@ class StoryRecord:
         return {"story_id": self.id, "values": values}
 
     def _origin(self) -> dict[str, Any]:
-        """The columns that say where the story comes from: known before its first word."""
+        """The columns that describe the story's origin, which are known before its first word."""
         return {
             "actor": self._actor.id,
             "provider": self._provider,
@@ -178,7 +178,7 @@ class StoryRecord:
         }
 
     def _outcome(self, text: str, facts: StoryFacts, error: FabulaError | None) -> dict[str, Any]:
-        """The columns that change while it is written."""
+        """The columns that change while the story is written."""
         return {
             "text": text,
             "model": storable(facts.model)[:MAX_MODEL_NAME_LENGTH],

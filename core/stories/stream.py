@@ -49,15 +49,15 @@ class StreamRequest:
     """What a `StoryStream` writes, for whom, and how it is read.
 
     Attributes:
-        client: of the provider that writes it.
-        request: what is sent.
-        book: the prices for its reservation and its cost.
+        client: the client of the provider that writes it.
+        request: the request that is sent.
+        book: the prices used for its reservation and its cost.
         placement: the round or chain that it belongs to, and its column values.
-        idle_timeout_s: stop this many seconds after the last reader has left; None: always write to the end.
-        subscribers: notified of every piece; shared by stories that are read together. None: its own.
-        original_request: of a continued story, the request that started it; None: `request`.
+        idle_timeout_s: stop this many seconds after the last reader has left; None means always write to the end.
+        subscribers: notified of every piece; shared by stories that are read together. None means its own.
+        original_request: for a continued story, the request that started it; None means `request`.
         save_s: seconds between saves of the text so far, for readers in other processes.
-        first_reader_s: with `idle_timeout_s`, how long to wait at least for the first reader.
+        first_reader_s: with `idle_timeout_s`, minimum time to wait for the first reader.
     """
 
     store: Store
@@ -73,14 +73,16 @@ class StreamRequest:
 
 
 class StoryStream:
-    """One story being written, in its own thread. Iterate for its text; `stop()` ends it and keeps the text so far.
+    """One story being written, in its own thread.
+
+    Iterate over it to get the text; `stop()` ends it and keeps that text.
 
     Each iteration starts from the beginning. If the model's stream ends with an error, or a budget does not allow the
     request, iteration raises it after the last text.
 
     Args:
         actor: who asks for the story and pays for it.
-        story: what is written, and how it is read.
+        story: what to write, and how it is read.
     """
 
     @requires("viewer")
@@ -164,7 +166,7 @@ class StoryStream:
 
     @property
     def stopping(self) -> bool:
-        """Whether it was asked to stop and has not ended yet."""
+        """Whether the story was asked to stop and has not ended yet."""
         return self._stopped and not self.done
 
     @property
@@ -199,7 +201,7 @@ class StoryStream:
 
     @property
     def ended_at(self) -> datetime | None:
-        """When the story ended or failed (UTC); None: not yet."""
+        """When the story ended or failed (UTC); None if it has not."""
         return self._ended_at
 
     def stop(self) -> None:

@@ -1,9 +1,9 @@
-"""Compose stories from interchangeable sentences: training data of tours, and of the last training stage of the
+"""Composes stories from interchangeable sentences: training data for tours, and for the last training stage of the
 packaged writers.
 
-A model of 270M parameters that learned hand-written stories keeps their form, but mixes their details into sentences
-that make no sense. In these stories any variant of a sentence fits any variant of the others, so what the model mixes
-still makes sense. `zh.toml` and `en.toml` in `data/storyteller/parts` hold the sentences.
+A model with 270M parameters that was trained on hand-written stories keeps their form, but mixes their details into
+sentences that make no sense. In composed stories, any variant of a sentence fits any variant of the others, so mixtures
+still make sense. `zh.toml` and `en.toml` in `data/storyteller/parts` hold the sentences.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ PARTS = presets.DATA / "storyteller" / "parts"
 ANY = "*"
 TELLINGS = 24  # stories per plot
 POWER_COLUMN = {CHINESE: "super_power", ENGLISH: "gift"}
-# In a tour, what only some stories have is limited, so that each sentence is in several of its 50 stories. Models mixed
-# what they had seen three or four times: "a glass of fresh fish", a noodle soup that is comfortable.
+# In a tour, the number of variants is limited, so that each sentence occurs in several of its 50 stories. Models mixed
+# up details that they had seen only three or four times: "a glass of fresh fish", a noodle soup that is comfortable.
 JOBS_OF_ONE_PLOT = {CHINESE: 2, ENGLISH: 4}
 VARIANTS_OF_ONE_PLOT = {"habits": 2, "closings": 1, "practice": 2, "struggle": 2}
 
 
 def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
-    """Stories of every plot, for the packaged writers. The same for the same seed.
+    """Stories of every plot, for the packaged writers. The same seed gives the same stories.
 
-    Every job is the hero's equally often: at a low temperature, a model that saw one job more often than the others
-    hardly tells of another. No story has the values of a preset's suggestions outside its grid, so those prompts stay
-    unseen.
+    Heroes have every job equally often: at a low temperature, a model that saw one job more often than the others
+    rarely writes about another. No story uses the values that a preset suggests outside its grid, so those prompts
+    remain unseen.
 
     Args:
         language: `zh_CN` or `en`, or its base code.
@@ -62,7 +62,7 @@ def stories(language: str, seed: int = 1) -> list[dict[str, str]]:
 def stories_of_one_plot(
     language: str, values: Mapping[str, Sequence[str]], n_stories: int, *, held_out: int, seed: int
 ) -> list[dict[str, str]]:
-    """Different stories of one plot, for a tour. The same for the same seed.
+    """Different stories of one plot, for a tour. The same seed gives the same stories.
 
     Args:
         language: `zh_CN` or `en`, or its base code.
@@ -102,7 +102,7 @@ def stories_of_one_plot(
 
 
 def _in_turn(draw: random.Random, choices: Sequence[str]) -> Iterator[str]:
-    """All choices in random order, again and again."""
+    """Yield all choices in random order, repeatedly."""
     while True:
         yield from draw.sample(choices, len(choices))
 
@@ -183,7 +183,7 @@ def _paragraphs(
     ending: str,
     blank: str,
 ) -> str:
-    """Who and where; how the power is found; what happens; how it ends. `blank` separates sentences."""
+    """The story: who and where; how the power is found; what happens; how it ends. `blank` separates sentences."""
     of_type = parts["types"][story_type]
     discovery = parts["powers"].get(power, {}).get("discoveries", parts["discoveries_any"])
     found = [draw.choice(parts["arrivals"])] if parts["arrivals"] else []

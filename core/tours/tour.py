@@ -1,6 +1,6 @@
 """The guided tour: stories, a small model trained on them, and what it and its base write.
 
-Everything really runs on this machine, with nothing but the files included in Fabula.
+Everything runs on this machine and uses only files included in Fabula.
 
 Pages start, stop, continue and watch it; the worker runs it (`tour_runner`). Where the engine is not installed, they
 show a recorded tour instead. `python -m bench.tour --record` writes the recordings.
@@ -106,8 +106,8 @@ def stop(store: Store, actor: Actor) -> None:
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
     """Continue a tour that was stopped or has failed. Returns its id, or the id of the tour in progress, if any.
 
-    Its data set is kept. Training resumes where it was if the engine can do that, else it starts again. Only missing
-    answers are written.
+    Its data set is kept. Training resumes where it stopped if the engine supports that, and otherwise starts again.
+    Only missing answers are written.
 
     Raises:
         NotFound: there is no such tour.
@@ -147,7 +147,7 @@ def _resume_job(store: Store, actor: Actor, tour: Tour, job_id: str) -> None:
 
 
 def step_of(tour: Tour) -> str:
-    """The current step of a tour. Tours of earlier versions may have a step that no longer exists: the last one."""
+    """The current step of a tour. For a tour of an earlier version whose step no longer exists, the last step."""
     return tour.step if tour.step in STEPS else STEPS[-1]
 
 
@@ -198,7 +198,7 @@ def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class TourRecording:
-    """One real tour.
+    """The recording of one real tour.
 
     Attributes:
         language: language of the page that started it (`en`, `zh_CN`).
@@ -240,7 +240,7 @@ def save_recordings(recordings: Sequence[TourRecording], path: Path | None = Non
 
 
 def _recordings(path: Path) -> Mapping[str, TourRecording]:
-    """All recordings by language. The file is small, and is only read where the engine is missing."""
+    """All recordings by language. The file is small, and is read only if the engine is not installed."""
     if not path.is_file():
         return {}
     return {one["language"]: TourRecording(**one) for one in json.loads(path.read_text(encoding="utf-8"))}

@@ -1,8 +1,8 @@
 """Runs the guided tour, step by step: composed stories, a small model trained on them, texts before and after.
 
-A tour trains on composed stories of one plot, as many as this machine learns in the time allowed. A base model of 270M
-parameters learns to tell one plot in four minutes. From hand-written stories with two plots it learned the sentences
-but mixed them up; composed stories still make sense when mixed (`composed_stories`).
+A tour trains on composed stories of one plot, as many as this machine can train on in the time allowed. A base model of
+270M parameters learns to tell one plot in four minutes. From hand-written stories with two plots, it learned the
+sentences but mixed them up; composed stories still make sense when mixed (`composed_stories`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from core.tours.tour import UNFINISHED, steps_from
 
 BATCH_SIZE = 4
 EPOCHS = 2
-# On a slow machine the tour takes longer instead of using fewer stories; more stories teach nothing new.
+# On a slow machine, the tour takes longer instead of using fewer stories than the minimum; more stories than the
+# maximum add nothing.
 FEWEST_STORIES, MOST_STORIES = 48, 160
 HELD_OUT = 3  # combinations that are not trained on: the prompts of the comparison
 TRAINING_S = 200.0  # leaves 40 s of four minutes for the start-up and the two stories at the end
@@ -49,13 +50,13 @@ _LOOKS = 10  # reads before the tour releases its slot in the worker
 
 @dataclass(frozen=True, slots=True)
 class TourPlan:
-    """What is composed and trained on.
+    """What a tour composes and trains on.
 
     Attributes:
         preset: the preset that has the columns and values of the stories.
         stories: number of stories: whole batches.
         training_s: seconds that the training should take, without the start-up.
-        seed: seed of the draw of the power, its plot and the stories.
+        seed: seed for drawing the power, its plot and the stories.
     """
 
     preset: Preset
@@ -90,7 +91,7 @@ def make_plan(store: Store, language: str, seed: int = 0) -> TourPlan:
 
 @requires("editor")
 def save_dataset(store: Store, actor: Actor, plan: TourPlan) -> str:
-    """Make the data set of a plan. Returns its id."""
+    """Create the data set of a plan. Returns its id."""
     frame = pd.DataFrame(stories(plan.preset, plan.stories, plan.seed))
     name = plan.preset.recipe.name
     return datasets.from_frame(store, actor, name, frame, _columns(plan.preset), "story", "sample")
@@ -238,7 +239,7 @@ class _TourRun:
         return make_plan(self._store, self.tour().language, self._seed())
 
     def _seed(self) -> int:
-        """The seed; different for each tour in this database, so a repeated tour has other stories."""
+        """The seed. It differs for each tour in this database, so that a repeated tour has different stories."""
         tour = self.tour()
         with self._store.reading() as session:
             earlier = select(func.count()).select_from(Tour).where(Tour.created_at < tour.created_at)

@@ -1,9 +1,10 @@
-"""The text of cells: of values of any type, and of cells in workbooks whose text calamine does not preserve.
+"""Converts cells to text: values of any type, and workbook cells whose text calamine does not preserve.
 
-calamine returns numbers as floating point without their format, and errors and unsaved formulas as empty cells. So the
-XML of an xlsx sheet is parsed a second time for number formats, ids of 16 or more digits, errors and formulas, but only
-if a quick search finds any of these. An OpenDocument sheet (LibreOffice, WPS) stores the displayed text of each cell,
-which is used for percentages, leading zeros, long ids and errors. Lightweight, because the reader process imports it.
+calamine returns numbers as floating point without their format, and returns errors and unsaved formulas as empty cells.
+Therefore the XML of an xlsx sheet is parsed a second time for number formats, ids of 16 or more digits, errors and
+formulas, but only if a quick search finds any of these. An OpenDocument sheet (LibreOffice, WPS) stores the displayed
+text of each cell, which is used for percentages, leading zeros, long ids and errors. This module is lightweight,
+because the reader process imports it.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def xlsx_cells(data: bytes, sheet: str) -> Iterator[SpecialCell]:
 
 
 def format_number(number: str, code: str) -> str | None:
-    """A number as its format displays it, for percentages and leading zeros. None: the format does not matter."""
+    """A number as its format displays it, for percentages and leading zeros; None if the format does not matter."""
     section = code.split(";")[0]
     try:
         value = Decimal(number)
@@ -108,7 +109,7 @@ def _has_leading_zeros(section: str) -> bool:
 
 
 def _fill_digits(section: str, digits: str) -> str:
-    """Digits in a format such as `000-0000`, from the right; extra digits come first."""
+    """Fill digits into a format such as `000-0000`, from the right; extra digits come first."""
     parts = [(m[1] or m[2], False) if m[3] is None else (m[3], m[3] == "0") for m in _LITERAL.finditer(section)]
     digit_count = sum(is_digit for _, is_digit in parts)
     remaining = list(digits.zfill(digit_count))
@@ -216,7 +217,7 @@ class _WorkbookScanner:
 
 
 def _long_id(number: str) -> tuple[str, str] | None:
-    """An integer of 16 or more digits, exactly. None: it is another number."""
+    """An integer of 16 or more digits, exactly; None for other numbers."""
     if number.lstrip("-").isdigit():
         return (number, "") if len(number.lstrip("-")) > _EXACT_DIGITS else None
     if "E+" not in number.upper():

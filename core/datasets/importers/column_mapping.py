@@ -1,7 +1,7 @@
 """Maps the columns of a table to prompt, completion and split, by their names and cells. Pure.
 
-A name is split into words (`model_answer`, `Question (EN)`, 标准答案). The last word decides its role, because it says
-what a column contains: `answer_date` is a date. Names of the two sides of a conversation take precedence.
+A name is split into words (`model_answer`, `Question (EN)`, 标准答案). The last word decides the role, because it
+describes what the column contains: `answer_date` is a date. Names of the two sides of a conversation take precedence.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class MappingPreview:
     Attributes:
         examples: number of rows with a completion.
         empty: number of rows without one; they are kept, but left out.
-        splits: rows by split; None: undecided.
+        splits: rows by split; None means undecided.
     """
 
     examples: int
@@ -177,10 +177,10 @@ def _constant_text(column: pd.Series[str]) -> str:
 
 
 def mapping_preview(frame: pd.DataFrame, mapping: ColumnMapping) -> MappingPreview:
-    """The result of this mapping.
+    """Preview the result of this mapping.
 
     Raises:
-        BadFile: the split column contains something else.
+        BadFile: the split column contains a value that names no split.
     """
     blank = (frame[mapping.completion].str.strip() == "").to_numpy()
     splits: Counter[str | None] = Counter()
@@ -274,7 +274,7 @@ def source_columns(completion: str, others: Sequence[str]) -> list[str]:
 
 
 def is_rejected_answer(column: str) -> bool:
-    """True if a column contains the rejected answer of a pair, which is used for nothing."""
+    """True if a column contains the rejected answer of a pair, which is never used."""
     words = _words(column)
     return bool(words) and words[-1] in _REJECTED_WORDS
 

@@ -1,13 +1,13 @@
-"""Parses conversations in many formats to one example. Pure.
+"""Parses a conversation in any of many formats into one example. Pure.
 
-Lists of turns, in a cell as JSON (or as Python prints it), and texts with chat template markup between the turns.
+Supports lists of turns in a cell, as JSON or as Python prints them, and texts with chat template markup between turns.
 
 Formats: OpenAI's `messages` (`role`, `content`), ShareGPT (`from`, `value`), Vertex (`parts`), pairs such as `{"human",
 "assistant"}` (MOSS, Firefly) or `{"input", "output"}` (XTuner), lists of alternating texts (UltraChat), lists of pairs
 (`history` of LLaMA-Factory), and preference lists (TRL, OpenAI's DPO).
 
-Markup, of trainers that read a single `text` column: ChatML (Qwen), Llama 2 and 3, Gemma, Zephyr, Alpaca and Vicuna,
-`### Human:` (Guanaco), and the `chosen` and `rejected` of HH-RLHF.
+Markup, as used by trainers that read a single `text` column: ChatML (Qwen), Llama 2 and 3, Gemma, Zephyr, Alpaca and
+Vicuna, `### Human:` (Guanaco), and the `chosen` and `rejected` of HH-RLHF.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ _TURN_MARKERS = tuple(
 _TURN_END = re.compile(r"(?:\s|</s>|<\|im_end\|>|<\|eot_id\|>|<end_of_turn>|<\|end\|>|<\|endoftext\|>|<eos>)*$")
 _LLAMA2 = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:</s>|<s>|\s)*\[INST\]|$)", re.DOTALL)
 _LLAMA2_SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>\s*", re.DOTALL)
-_MAX_PREAMBLE = 400  # characters; the introduction of Alpaca and Vicuna before the first turn
+_MAX_PREAMBLE = 400  # characters; Alpaca and Vicuna put an introduction before the first turn
 
 
 class Turn(NamedTuple):
@@ -94,7 +94,7 @@ def role_of(name: str) -> Role | None:
 
 
 def parse_json(cell: str) -> object:
-    """The list or object in a cell, as JSON or as Python or numpy print it. None: it is something else."""
+    """The list or object in a cell, as JSON or as Python or numpy prints it; None if it is something else."""
     text = cell.strip()
     if text[:1] not in ("[", "{"):
         return None
@@ -147,7 +147,7 @@ def turns(value: object, what: str = "messages") -> list[Turn]:
         what: name of its column, for error messages.
 
     Raises:
-        BrokenJson: it is no conversation, or a turn has no known role or no text.
+        BrokenJson: it is not a conversation, or a turn has no known role or no text.
     """
     value = _as_list(value)
     if not isinstance(value, list) or not value:
@@ -271,7 +271,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _has_media(content: object) -> bool:
-    """True if a content has a non-text part, such as an image, because the text may refer to it."""
+    """True if the content has a non-text part, such as an image, which the text may refer to."""
     parts = content.get("parts", [content]) if isinstance(content, Mapping) else content
     if not isinstance(parts, list):
         return False
@@ -284,7 +284,7 @@ def _has_media(content: object) -> bool:
 
 
 def _content_text(content: object) -> str | None:
-    """A content as text: as it is, or the text of its parts. None: it has none."""
+    """Content as text: the string itself, or the text of its parts; None if it has none."""
     if isinstance(content, str):
         return content
     if isinstance(content, Mapping):
@@ -297,7 +297,7 @@ def _content_text(content: object) -> str | None:
 
 
 def turns_from_markup(text: str) -> list[dict[str, str]] | None:
-    """The turns of such a text, each with `speaker` and `text`. None: no markup, or it does not end with an answer."""
+    """The turns of a marked-up text, each with `speaker` and `text`; None without markup or without a final answer."""
     result = _split_llama2(text)
     if result is None:
         result = next((parts for marker in _TURN_MARKERS if (parts := _split(text, marker)) is not None), None)

@@ -58,7 +58,7 @@ def read(lines: LineReader, filename: str, problems: ImportProblems) -> TableRow
     builder = table.TableBuilder(table.names(header.cells, problems))
     for record in rows_read:
         if not any(cell.strip() for cell in record.cells[len(header.cells) :]):
-            del record.cells[len(header.cells) :]  # trailing separators that the header does not have
+            del record.cells[len(header.cells) :]  # cells from trailing separators that the header does not have
         if len(record.cells) > 1 and record.cells == header.cells:
             problems.note(msg("Line {line} repeats the header; it is left out.", line=f"{record.line:,}"))
         elif _usable(record, len(header.cells), problems):
@@ -219,10 +219,10 @@ class _Fit:
 
 
 def sniff(lines: LineReader) -> Dialect:
-    """The dialect of a file. Its lines are read again afterwards.
+    """Detect the dialect of a file. Its lines are read again afterwards.
 
     In the right dialect most rows have as many cells as the header; in a wrong one they do not, because texts contain
-    commas irregularly. Of dialects that fit equally well, the simplest is used.
+    commas irregularly. If several dialects fit equally well, the simplest is used.
     """
     sample, complete = _sample(lines)
     if sample and (separator_line := _SEPARATOR_LINE.fullmatch(sample[0])):
@@ -277,7 +277,7 @@ def _cuts_quotes(sample: Sequence[str], dialect: Dialect) -> bool:
 
 
 def _rows(sample: Sequence[str], dialect: Dialect) -> Iterator[list[str] | None]:
-    """The rows of the sample; None: one that this dialect cannot read."""
+    """The rows of the sample; None for a row that this dialect cannot read."""
     reader = csv.reader(
         dialect.normalized_lines(iter(sample)),
         delimiter=dialect.delimiter,

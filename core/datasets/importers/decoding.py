@@ -1,4 +1,4 @@
-"""The text of a file: detects its encoding, decodes it, reports invalid bytes, and reads its lines.
+"""Reads a file as text: detects its encoding, decodes it, reports invalid bytes, and reads its lines.
 
 Files are read in blocks, possibly several times. A line in memory is at most `MAX_LINE_CHARACTERS` long.
 
@@ -25,9 +25,10 @@ MAX_DECODE_BYTES = 200_000_000  # limit of `decode`, which keeps the whole text 
 _ERRORS = "fabula.broken"
 _BLOCK = 1 << 20
 _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")  # rare in text
-# Minimum valid characters per invalid one for damage, not another encoding. Nearly any two bytes are valid GBK.
+# Minimum number of valid characters per invalid one to assume damage rather than another encoding. Nearly any two bytes
+# are valid GBK.
 _GOOD_PER_BROKEN = {"utf-8": 10, "utf-8-sig": 10, "gb18030": 50}
-# UTF-32 before UTF-16, whose mark is a prefix of it.
+# UTF-32 comes before UTF-16, whose mark is a prefix of UTF-32's.
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with BOM"),
     (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
@@ -263,7 +264,7 @@ class LineReader:
 
     def __init__(self, text: TextIO, max_reread: int = _MAX_REREAD) -> None:
         self._text = text
-        self._rewound: deque[str | None] = deque()  # None: an over-long line
+        self._rewound: deque[str | None] = deque()  # None stands for an over-long line
         self._row: list[str | None] = []
         self._row_size = 0
         self._reread_left = max_reread
@@ -291,7 +292,10 @@ class LineReader:
         return self.number + 1
 
     def rewind(self, keep: int = 0) -> bool:
-        """Read the lines since `begin_row` again, except the first `keep`. False: too much has been reread already."""
+        """Read the lines since `begin_row` again, except the first `keep`.
+
+        Returns False if too much has been reread already.
+        """
         self._reread_left -= self._row_size
         if self._reread_left < 0:
             return False

@@ -157,8 +157,8 @@ def binary_kind(head: bytes) -> Kind | None:
 def text_kind(beginning: str, name: str) -> Kind:
     """CSV or JSONL, by the first lines of a text.
 
-    A line of JSONL is an object. If the name says JSONL but no line begins like an object, and the first line has
-    separators, it is CSV.
+    A line of JSONL is an object. If the file is named like JSONL, but no line begins like an object and the first line
+    has separators, it is CSV.
     """
     lines = [line for line in beginning.lstrip("\ufeff").splitlines() if line.strip()]
     first = lines[0].lstrip() if lines else ""
@@ -171,7 +171,7 @@ def text_kind(beginning: str, name: str) -> Kind:
 
 
 def extension_mismatch(kind: Kind, name: str) -> str | None:
-    """A note if the file extension does not match the content. None: it does, or is unknown."""
+    """A note if the file extension does not match the content. None if it does, or is unknown."""
     expected = _EXTENSIONS.get(PurePath(name).suffix.lower())
     return _MISMATCH[kind] if expected is not None and expected != kind else None
 

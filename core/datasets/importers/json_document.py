@@ -1,4 +1,4 @@
-"""Objects of a JSON file that is one value, or several values regardless of lines, in bounded memory.
+"""Reads the objects of a JSON file that is one value, or several values regardless of line breaks, in bounded memory.
 
 Supports an array, pretty-printed objects, concatenated objects, and an object with lists of rows (`{"data": [...]}`,
 `{"train": [...], "test": [...]}`). A malformed object affects only itself.
@@ -50,7 +50,9 @@ _NEAR_END = 16  # characters; an error this close to the end of the buffer may o
 
 
 def read_document(text: TextIO, problems: ImportProblems, block: int = _BLOCK) -> Iterator[JsonObject]:
-    """The objects of a file that is one value, or several values regardless of lines; read in blocks of characters."""
+    """The objects of a file that is one value, or several values regardless of line breaks; read in blocks of
+    characters.
+    """
     return _Document(text, problems, block).objects()
 
 
@@ -58,8 +60,8 @@ class _Document:
     """Reads values from a text in blocks.
 
     `_position` is the current position in `_buffer`, `_line` its line, and `_line_start` the position in `_buffer`
-    where that line begins; negative if its beginning is no longer in the buffer. `_entries` counts all values in place
-    of a row, over all lists of the file.
+    where that line begins; negative if its beginning is no longer in the buffer. `_entries` counts all values found
+    where a row is expected, across all lists in the file.
     """
 
     def __init__(self, text: TextIO, problems: ImportProblems, block: int) -> None:
@@ -164,7 +166,7 @@ class _Document:
         self._problems.add(with_position(position("Entry", line, self._entries), problem))
 
     def _conversation(self) -> JsonObject | None:
-        """The list of turns at the current position, as a row. None (nothing is read): it is a list of rows."""
+        """The list of turns at the current position, as a row; None, with nothing read, if it is a list of rows."""
         end = self._end_of_value(len(self._buffer)) if self._matches(_CONVERSATION, HEAD) else None
         try:
             value = DECODER.decode(self._buffer[self._position : end]) if end is not None else None
@@ -217,7 +219,7 @@ class _Document:
         ) from error
 
     def _find_restart(self) -> int | None:
-        """Where the next object may begin after a malformed one: at a line with the same indentation."""
+        """Where the next object may begin after a malformed one: on a line with the same indentation."""
         if self._line_start < 0 or self._position - self._line_start > _MAX_INDENT:
             return None
         prefix = self._buffer[self._line_start : self._position]
@@ -235,7 +237,7 @@ class _Document:
             self._skip_value()
 
     def _skip_value(self) -> None:
-        """Skip the value at the current position, also a very long one; nothing is kept."""
+        """Skip the value at the current position, even a very long one; nothing is kept."""
         if self._buffer[self._position : self._position + 1] not in ("{", "[", '"'):
             end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]
             self._advance(end - self._position)
@@ -254,14 +256,14 @@ class _Document:
                 return
 
     def _end_of_value(self, limit: int) -> int | None:
-        """Where the value at the current position ends in the buffer. None: not before `limit`."""
+        """Where the value at the current position ends in the buffer; None if not before `limit`."""
         if self._buffer[self._position : self._position + 1] in ("{", "[", '"'):
             return _scan(self._buffer, self._position, min(limit, len(self._buffer)), 0, False)[2]
         end = _BARE_VALUE.match(self._buffer, self._position).end()  # type: ignore[union-attr]  # always matches
         return end if end > self._position else None
 
     def _key(self) -> str | None:
-        """Read a key and its colon. None (nothing is read): there is none."""
+        """Read a key and its colon; None, with nothing read, if there is none."""
         self._peek()
         self._fill(HEAD)
         match = _STRING.match(self._buffer, self._position)
@@ -307,7 +309,10 @@ class _Document:
         self._position += characters
 
     def _fill(self, characters: int) -> bool:
-        """Read until the buffer has this many characters from the current position. False: the file ends before."""
+        """Read until the buffer has this many characters from the current position.
+
+        Returns False if the file ends first.
+        """
         while not self._at_end and len(self._buffer) - self._position < characters:
             in_buffer = 0 <= self._line_start <= self._position <= self._line_start + _MAX_INDENT
             keep_from = self._line_start if in_buffer else self._position

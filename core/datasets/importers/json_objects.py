@@ -1,7 +1,7 @@
-"""Objects of a JSON file in any layout, one at a time in bounded memory; malformed ones are reported and skipped.
+"""Reads the objects of a JSON file in any layout, one at a time in bounded memory; reports and skips malformed ones.
 
 Two layouts: *Lines* (here): one or more objects per line, optionally followed by a comma; a malformed line affects only
-itself. *Document* (`json_document`): one value, or several values regardless of lines.
+itself. *Document* (`json_document`): one value, or several values regardless of line breaks.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ def require_object(value: object) -> dict[str, Any]:
 
 
 def is_conversation(values: Sequence[Any]) -> bool:
-    """True if a list instead of a row contains only turns."""
+    """True if a list found where a row is expected contains only turns."""
     return bool(values) and all(isinstance(turn, dict) and turn and turn.keys() <= _TURN_KEYS for turn in values)
 
 
 def row_from_list(values: Sequence[Any]) -> dict[str, Any]:
-    """A list instead of a row: a conversation, or cells without names."""
+    """The row for a list found where a row is expected: a conversation, or cells without names."""
     if is_conversation(values):
         return {"messages": list(values)}
     return {f"column {number}": value for number, value in enumerate(values, 1)}

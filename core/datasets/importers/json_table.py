@@ -1,6 +1,6 @@
 """JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text.
 
-Also tables that are stored by column or by index, rows wrapped in another object, and rows that are lists of cells.
+Also supports tables stored by column or by index, rows wrapped in another object, and rows that are lists of cells.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.errors import BadFile
 from core.message import msg
 
 _FIRST_OBJECTS = 1_000
-_FIRST_CHARACTERS = 20_000_000  # or fewer objects, if they exceed this size
+_FIRST_CHARACTERS = 20_000_000  # characters; fewer objects are sampled if they exceed this size
 _EXPECTED_FORMAT = msg(
     'Write one object per line, such as {{"prompt": "…", "completion": "…"}} or {{"messages": […]}}, or an array of '
     'objects (in pandas: orient="records").'
@@ -123,7 +123,7 @@ def _table(rows: _ObjectStream, filename: str, problems: ImportProblems) -> tabl
 
 
 def _rows_from_table(table: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of a table that is the only object of a file, as pandas writes it. None: the object is itself a row.
+    """The rows of a table that is the only object of a file, as pandas writes it; None if the object is itself a row.
 
     Supports `DataFrame.to_json` with `orient="split"` (`columns` and `data`), `"list"` (a list per column), `"columns"`
     (an object per column, by index) and `"index"` (a row per index entry). At least two columns: a single one may be
@@ -175,7 +175,7 @@ def _is_example_column(key: str) -> bool:
 
 
 def _header_row(first: Mapping[str, Any]) -> list[str] | None:
-    """The column names, if the first row of a table without names is a header. None: it is an ordinary row."""
+    """The column names, if the first row of a table without names is a header; None if it is an ordinary row."""
     names = list(first.values())
     is_unnamed = list(first) == [f"column {number}" for number in range(1, len(first) + 1)]
     all_texts = all(isinstance(name, str) and name.strip() for name in names)

@@ -92,7 +92,7 @@ def read_parquet(memory: int) -> None:
 
 
 def _column_values(pa: Any, column: Any, names: Sequence[str] | None) -> list[Any]:
-    """The values of a column; numbers of classes (`names`) are replaced by their name."""
+    """The values of a column; class numbers are replaced with their names (from `names`)."""
     values = column.to_pylist()
     if names is not None:
         return [names[value] if isinstance(value, int) and 0 <= value < len(names) else value for value in values]
@@ -151,7 +151,7 @@ def read_workbook(memory: int, sheet_name: str | None) -> None:
         memory: bytes of address space for this process.
     """
     _apply_limits(memory)
-    # After the limit, because imports count too.
+    # Imported after the limit is set, because imports count too.
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
     data = b""
@@ -209,7 +209,10 @@ def _row_message(cells: list[str], special: list[SpecialCell], offset: int) -> o
 
 
 def _special_cells(data: bytes, sheet: str) -> Iterator[SpecialCell]:
-    """The special cells. If calamine can read a workbook but this cannot, those before the fault."""
+    """The special cells.
+
+    If calamine can read a workbook but this parser cannot, only those before the fault are returned.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as book:
             names = book.namelist()

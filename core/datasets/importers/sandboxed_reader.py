@@ -27,7 +27,7 @@ _READER = "core.datasets.importers.reader_process"
 _TIMEOUT_S = 2 * CPU_SECONDS  # wall-clock time, with a margin for a busy machine
 _BLOCK = 1 << 20
 _ROOT = Path(__file__).resolve().parents[3]
-_PASSED_ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "TEMP", "TMP")  # no keys
+_PASSED_ENVIRONMENT = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "LANG", "TEMP", "TMP")  # contains no keys
 # Arrow's other memory pools reserve a gigabyte of address space at start.
 _ENVIRONMENT = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
 MAX_PARQUET_BYTES = 500_000_000  # limit for the compressed file

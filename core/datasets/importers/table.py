@@ -259,7 +259,7 @@ def cell_problem(cell: str) -> str | None:
 
 
 def usable(row: int, names: Sequence[str], cells: Sequence[str], problems: ImportProblems) -> bool:
-    """True if a row of Parquet or Excel can be kept; problems and notes are reported."""
+    """True if a row of a Parquet or Excel file can be kept; problems and notes are reported."""
     for name, cell in zip(names, cells, strict=True):
         if (problem := cell_problem(cell)) is not None:
             problems.add(msg("Row {row}, column {name}: {problem}", row=f"{row:,}", name=name, problem=problem))

@@ -20,7 +20,7 @@ _ANSWER_COLUMNS = ("chosen", "preferred_output", "completion", "response", "answ
 _OUTPUT_COLUMNS = ("output", "response", "completion", "answer")
 _REJECTED_COLUMNS = ("rejected", "non_preferred_output")
 _PROMPT_COLUMNS = ("prompt", "input", "question", "instruction", "query")
-# Next to a list of turns without an answer.
+# Text columns that may hold the answer next to a list of turns without one.
 _TEXT_ANSWER_COLUMNS = (*_ANSWER_COLUMNS, "output", "ideal", "solution", "target", "label")
 _SYSTEM, _PROMPT, _COMPLETION, _HISTORY = "system", "prompt", "completion", "history"
 _SYSTEM_COLUMNS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")

@@ -1,4 +1,7 @@
-"""Reads user files as tables: CSV, JSONL, Parquet, Excel. Large files too: usable rows are kept, others reported."""
+"""Reads user files as tables:
+
+CSV, JSONL, Parquet, Excel. Supports large files. Usable rows are kept, others reported.
+"""
 
 from __future__ import annotations
 
@@ -85,8 +88,8 @@ def read_table(
     Args:
         source: the file's bytes, its path, or the open file (read from its beginning, left open).
         filename: its name, for messages.
-        encoding: for a text, one of `decoding.CHOICES`; None: detected, see `decoding`.
-        sheet: for a workbook; None: the first non-empty one.
+        encoding: for a text, one of `decoding.CHOICES`; None means detected, see `decoding`.
+        sheet: for a workbook, the sheet to read; None means the first non-empty one.
         as_table: do not convert conversation columns.
 
     Raises:

@@ -1,10 +1,10 @@
 """How the texts fit the grid: rows per cell (coverage), and texts that lack a value of their cell (adherence).
 
 Adherence is measured for columns with literal values. A column of the type `word` is literal, one of the type `style`
-is not. For others the texts decide: a value that occurs in nearly every text, requested or not, shows nothing. Neither
-does a value that is never written out ("light-hearted" describes a manner; the word does not occur in the story). So
-their column counts as literal only if its value occurs in at least half of the texts, and clearly more often than in
-texts with another value.
+is not. For other columns the texts decide. A value that occurs in nearly every text, requested or not, proves nothing,
+and neither does a value that is never written out ("light-hearted" describes a manner; the word does not occur in the
+story). So a column counts as literal only if its value occurs in at least half of the texts, and clearly more often
+than in texts with another value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from core.datasets.recipe import ColumnType
 MAX_CELLS = 50_000  # above this, cells are not listed individually, only counts per value
 _MAX_MISSING = 200  # maximum number of empty cells listed
 LITERAL_FROM = 0.5  # share of texts that must contain the value; below it, a missing value means nothing
-ABOVE_CHANCE = 0.2  # and by how much this share must exceed the one in texts with another value
+ABOVE_CHANCE = 0.2  # minimum by which that share must exceed the share in texts with another value
 MAX_VALUES = 200  # a column with more values is free text, not a dimension of the grid
 _MAX_VALUE_CHARACTERS = 60  # characters; a longer value is a sentence, which texts do not repeat
 
@@ -30,7 +30,8 @@ class Coverage:
     """Rows per cell.
 
     Attributes:
-        columns: the columns that make the grid; columns of free text (a different value in nearly every row) do not.
+        columns: the columns that form the grid; columns of free text (a different value in nearly every row) are not
+            among them.
         values: the known values of each of these columns, in order of appearance.
         per_cell: rows that each cell should have (the recipe's repeats); None for rows from a file.
         expected: number of cells in the grid.
@@ -68,10 +69,10 @@ def measure_coverage(
     grid: Mapping[str, Sequence[str]] | None,
     per_cell: int | None,
 ) -> Coverage:
-    """Coverage by `rows` (id, value of each column).
+    """Measure which cells `rows` (id, value of each column) cover.
 
     Args:
-        grid: the recipe's values by column; None: the values that occur make the grid.
+        grid: the recipe's values by column; if None, the grid consists of the values that occur.
         per_cell: the recipe's repeats.
     """
     seen = [dict.fromkeys((grid or {}).get(column, ())) for column in columns]
@@ -135,7 +136,7 @@ class ValueShare:
 
 @dataclass(frozen=True, slots=True)
 class Adherence:
-    """One column.
+    """How well the texts adhere to the values of one column.
 
     Attributes:
         column: its name.

@@ -49,11 +49,11 @@ def report(
     """The quality report on `rows`.
 
     Args:
-        rows: read once, as a stream; of equal rows the first is the one to keep.
-        columns: the columns that make the cells.
-        types: of the recipe's columns; columns without one are `auto`.
-        grid, repeats: of the recipe; None: the values that occur make the grid.
-        model: whose tokenizer is used for rows without a token count.
+        rows: read once, as a stream; the first of several equal rows is the one to keep.
+        columns: the columns that define the cells.
+        types: the types of the recipe's columns; columns without one are `auto`.
+        grid, repeats: the recipe's values and repeats; if None, the grid consists of the values that occur.
+        model: the model whose tokenizer is used for rows without a token count.
         progress: called after each block with the number of rows read; may raise to cancel.
     """
     stream = iter(rows)
@@ -187,7 +187,7 @@ class _Collector:
         )
 
     def _row_findings(self, characters: texts.Lengths, languages: Sequence[Share]) -> list[QualityFinding]:
-        """What is wrong with single rows, also compared with the rest."""
+        """Findings about single rows, including rows that differ from the rest."""
         findings = [QualityFinding(kind, tuple(rows)) for kind, rows in self.findings.items()]
         findings += [
             QualityFinding("conflict", tuple(row for _, others in self.labels_by_prompt.values() for row in others)),
@@ -242,13 +242,13 @@ class _Collector:
 
 
 def _detect_task(head: Sequence[QualityRow]) -> Task:
-    """Labels are short, few and repeated, with prompts that differ."""
+    """Detect the task. Labels are short, few and repeated, and their prompts differ."""
     answers = [row.text.strip() for row in head if row.state == "done" and row.text.strip()]
     if not answers or median(len(text) for text in answers) > _MAX_LABEL:
         return "texts"
     prompts = {row.prompt for row in head if row.state == "done"}
     different = len(set(answers))
-    few = 2 <= different <= len(answers) / _MIN_ROWS_PER_LABEL  # a single answer is no classification
+    few = 2 <= different <= len(answers) / _MIN_ROWS_PER_LABEL  # a single answer is not a classification
     return "labels" if few and len(prompts) > different else "texts"
 
 

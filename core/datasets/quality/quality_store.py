@@ -1,4 +1,4 @@
-"""Quality of the rows in the database: read as a stream, measured once per state of the rows."""
+"""The quality of the rows in the database. Rows are read as a stream and measured again only after a change."""
 
 from __future__ import annotations
 

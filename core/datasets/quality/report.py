@@ -63,12 +63,12 @@ class QualityRow:
 
     Attributes:
         id: the row's id.
-        values: by column.
-        prompt: as sent.
+        values: the row's values by column.
+        prompt: the prompt as sent.
         text: the answer; "" if there is none.
         state: done or failed; of a failed row only the finish reason counts.
-        finish_reason: as the provider returned it, None if there is none.
-        tokens: tokens of the text as the provider counted them; None: they are counted here.
+        finish_reason: as the provider returned it, or None if there is none.
+        tokens: tokens of the text as the provider counted them; None if they must be counted here.
     """
 
     id: int

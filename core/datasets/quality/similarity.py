@@ -2,7 +2,7 @@
 
 Near duplicates are found with MinHash signatures, LSH buckets of equal bands and clusters; all pairs of rows are never
 compared. MinHash: A. Broder, "On the resemblance and containment of documents", 1997. Bands: Leskovec, Rajaraman and
-Ullman, "Mining of Massive Datasets", chapter 3.4. Implemented on numpy: a library that creates an object per text is
+Ullman, "Mining of Massive Datasets", chapter 3.4. Implemented on numpy: a library that creates one object per text is
 about five times slower (docs/decisions.md has the figures).
 """
 
@@ -37,10 +37,10 @@ _MAX_OPENINGS = 10
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Exact or near duplicates of each other.
+    """A group of rows that are exact or near duplicates of each other.
 
     Attributes:
-        rows: their ids, the one to keep first.
+        rows: the row ids, starting with the one to keep.
         exact: True if the texts are identical apart from surrounding white space.
         similarity: the lowest estimated Jaccard similarity among the pairs that form the cluster; 1.0 for exact ones.
     """
@@ -80,7 +80,7 @@ def clusters(ids: Sequence[int], signatures: Signatures, digests: Ints) -> tuple
 
     Args:
         ids: row ids; within a cluster the earliest comes first.
-        signatures: their signatures.
+        signatures: the rows' signatures.
         digests: a hash of each text; equal hashes mean equal texts.
     """
     union_find = _UnionFind(len(ids))
@@ -295,6 +295,6 @@ def measure_diversity(
     openings: OpeningCounter,
     units_of_sample: Block,
 ) -> Diversity:
-    """All measures together."""
+    """Combine all diversity measures."""
     median, highest, worst = within_cells(cells, index, signatures)
     return Diversity(distinct(units_of_sample), len(sample), median, highest, worst, openings.result())
