@@ -1,4 +1,4 @@
-"""Cost: prices compared, when tuning breaks even, and what was spent."""
+"""Cost: a price comparison, when tuning breaks even, and what was spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Story: write with one or more models and watch the text arrive; the library; the votes."""
+"""Story: write with one or more models and read the text as it arrives; the library; the votes."""
 
 from __future__ import annotations
 

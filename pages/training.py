@@ -1,4 +1,4 @@
-"""Training: your jobs, a comparison of several, the dialog for a new job, and the curve of any results file."""
+"""Training: your jobs, a comparison of several jobs, the dialog for a new job, and the curve of any results file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Explains a job's state in one or two sentences: whether it is making progress, what is normal, and what comes next."""
+"""Explains a job's state in one or two sentences: whether it is making progress, what is normal, what comes next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work of a page in the background: short work that a page waits for. Long work belongs to the worker.
+"""Background work for pages: short work that a page waits for. Long work belongs in the worker.
 
 - `BackgroundTask`: one result, with progress. `shared_task` shares it between visitors; `wait_for_task` draws it.
 - `BackgroundIterator`: items as they arrive, until it is stopped.
@@ -38,7 +38,7 @@ _QUICK_S = 1.0
 
 
 class _Work:
-    """A function that runs in a thread, or at once. Base of what this module offers.
+    """A function that runs in a thread, or synchronously. Base class of the tasks in this module.
 
     Attributes:
         error: why it ended early; an unexpected error becomes a `FabulaError` and is logged.
@@ -60,11 +60,11 @@ class _Work:
             threading.Thread(target=self._guarded, args=(work,), name="page-background", daemon=True).start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the end of the running work, at most this long."""
+        """Wait until the running work ends, for at most this long."""
         self._idle.wait(seconds)
 
     def _may_retry(self) -> bool:
-        """True if it failed, and the failure has been shown for a while."""
+        """True if the work failed and the failure has been shown for a while."""
         return self._failed_at is not None and time.monotonic() - self._failed_at >= FAILURE_KEPT_S
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -80,12 +80,12 @@ class _Work:
 class BackgroundTask(_Work, Generic[T]):
     """The result of `make`, which calls its argument once for each row that it has read.
 
-    Few rows are read at once, many in a thread.
+    A few rows are read synchronously, many in a thread.
 
     Args:
         make: computes the result.
-        rows: how many it reads.
-        asks: it calls an endpoint, so even few rows may take long.
+        rows: the number of rows that it reads.
+        asks: whether it calls an endpoint, so that even a few rows may take long.
         provisional: whether a result should be replaced after a few seconds.
 
     `get` raises what `make` raises; an unexpected error becomes a `FabulaError` and is logged.
@@ -118,7 +118,7 @@ class BackgroundTask(_Work, Generic[T]):
 
     @property
     def stale(self) -> bool:
-        """True if it failed or its result is provisional, and it is time to try again."""
+        """True if the task failed or its result is provisional, and it is time to try again."""
         return self.done and self._may_retry()
 
     def get(self) -> T | None:
@@ -168,16 +168,16 @@ class BackgroundIterator(_Work, Generic[T]):
 
 
 class RefreshedReport(_Work, Generic[T]):
-    """The newest report on rows that change, and the one in progress. One at a time, for all visitors.
+    """The newest report on changing rows, and the one in progress. Only one is made at a time, for all visitors.
 
     Args:
         make: makes a report; it calls its argument with the rows read so far and their total.
-        quick_s: a report that takes less is repeated while rows arrive; a longer one when no more do.
+        quick_s: a report that takes less time is repeated while rows arrive; a slower one once no more rows arrive.
 
     Attributes:
         report: the newest report; None before the first.
-        error: of the last one; it can be retried a few seconds later.
-        read, total: progress of the one in progress, in rows.
+        error: the error of the last report, which can be retried a few seconds later.
+        read, total: progress of the current report, in rows.
     """
 
     def __init__(self, make: Callable[[RowProgress], T], quick_s: float = _QUICK_S) -> None:
@@ -202,8 +202,8 @@ class RefreshedReport(_Work, Generic[T]):
         """Make a report on the rows of `fingerprint` if needed.
 
         Args:
-            calm: a run is adding rows: a slow report is then started only if there is none yet.
-            again: start it in any case.
+            calm: whether a run is adding rows; if so, a slow report is started only if there is none yet.
+            again: start a report in any case.
         """
         with self._lock:
             waits = calm and self._took_s >= self._quick_s and self.report is not None
@@ -230,15 +230,15 @@ _unfinished: dict[Hashable, BackgroundTask[Any]] = {}
 def shared_task(
     *, max_entries: int, key: Callable[..., Hashable], version: Callable[..., Hashable]
 ) -> Callable[[Callable[P, BackgroundTask[T]]], Callable[P, BackgroundTask[T]]]:
-    """Share a task between all visitors; a failed one is kept for a few seconds only.
+    """Share a task between all visitors; a failed one is kept for only a few seconds.
 
-    While a task still runs for earlier rows, all visitors get that one: rows that arrive every second must not start a
-    thread every second.
+    While a task still runs for earlier rows, all visitors get that one: otherwise, rows that arrive every second would
+    start a thread every second.
 
     Args:
-        max_entries: tasks that are kept.
-        key: what is computed, from the arguments: not the state of its rows.
-        version: the state of the rows, from the arguments; the task is repeated when it changes.
+        max_entries: maximum number of tasks kept.
+        key: computes from the arguments what identifies the task, without the state of its rows.
+        version: computes the state of the rows from the arguments; the task is repeated when it changes.
     """
 
     def decorate(start: Callable[P, BackgroundTask[T]]) -> Callable[P, BackgroundTask[T]]:
@@ -265,7 +265,7 @@ def shared_task(
 
 
 def wait_for_task(work: BackgroundTask[T]) -> T | None:
-    """The result. Until it is ready, draws a progress bar and reruns the page when it is."""
+    """Return the result. Until it is ready, render a progress bar; rerun the page once it is."""
     if not work.done:
         st.fragment(run_every=_LOOK_S)(_progress)(work)
     return work.get()

@@ -1,7 +1,7 @@
-"""What all visitors share: `shared` keeps one result of a function for all of them, and the reads that every page uses.
+"""Caches shared by all visitors: `shared`, which keeps one result of a function for all of them, and common reads.
 
-Nothing of one visitor goes through it. Ten viewers of a run cost one poll. Reads of one page are in its package
-(`cost/cached_cost`, `dataset/training_file`, `training/cached_training`).
+Nothing that belongs to one visitor is cached here. Ten viewers of a run cost one poll. Reads used by only one page are
+in its package (`cost/cached_cost`, `dataset/training_file`, `training/cached_training`).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class SharedFunction(Generic[P, T]):
         return result
 
     def clear(self, *args: Any, **kwargs: Any) -> None:
-        """Forget the result for these arguments; without any, all results."""
+        """Drop the result for these arguments, or all results if there are no arguments."""
         if args or kwargs:
             self._cached.clear(*self._arguments(args, kwargs))
         else:
@@ -105,16 +105,15 @@ def shared(
     key: Callable[..., Hashable] | None = None,
     refresh_mode: _RefreshMode = "foreground",
 ) -> Callable[[Callable[P, T]], SharedFunction[P, T]]:
-    """Share the results of a function between all visitors. A result is one object for all: it must not be changed.
+    """Share the results of a function between all visitors. All get the same object, so it must not be modified.
 
-    Each studio (database, home folder) has results of its own. The function finds the studio in
-    the environment.
+    Each studio (database, home folder) has its own results. The function finds the studio in the environment.
 
     Args:
-        max_entries: results that are kept; the oldest is dropped.
-        ttl: seconds until a result is computed again; None: never.
-        key: what tells results apart, computed from the arguments at every call: an id and a time of change instead of
-            a large object, the language of the page. None: the arguments themselves.
+        max_entries: maximum number of results kept; the oldest is dropped.
+        ttl: seconds until a result is computed again; None means never.
+        key: computes from the arguments, at every call, what distinguishes results: an id and a time of change instead
+            of a large object, the language of the page. None means the arguments themselves.
         refresh_mode: `background`: after `ttl` the old result is returned while a new one is computed.
     """
 
@@ -190,7 +189,7 @@ class OfferedModels:
 
 @shared(ttl=_MODELS_S, max_entries=4, refresh_mode="background", key=lambda: registry().revision())
 def models() -> OfferedModels:
-    """Models of all providers, the engine's first. `ModelLists` says when one that failed is asked again."""
+    """Models of all providers, the engine's first. `ModelLists` decides when a provider that failed is asked again."""
     found: list[ModelInfo] = []
     problems: dict[str, FabulaError] = {}
     for provider in registry().ids():
@@ -203,12 +202,12 @@ def models() -> OfferedModels:
 
 @shared(max_entries=4)
 def model_lists() -> ModelLists:
-    """What the providers last answered when they were asked for their models."""
+    """The providers' latest responses to requests for their models."""
     return ModelLists()
 
 
 def forget_models(provider: str | None = None) -> None:
-    """Ask this provider for its models again; None: all providers, also those whose failure would be kept."""
+    """Ask this provider for its models again; None means all providers, including those whose failure would be kept."""
     registry().refresh()
     model_lists().forget(provider)
     models.clear()
@@ -270,7 +269,7 @@ def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
 
 @shared(ttl=FRESH_S, max_entries=64)
 def run_seconds(run_id: str) -> float | None:
-    """How long the engine has worked on a run; None: unknown, or another provider writes it."""
+    """How long the engine has worked on a run; None if unknown, or if another provider writes it."""
     return machine_time.engine_seconds(store(), [run_id]).get(run_id)
 
 

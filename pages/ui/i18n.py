@@ -81,12 +81,12 @@ def _(message: str) -> str:
 
 
 def n_(singular: str, plural: str, n: int) -> str:
-    """The form of a counted phrase for `n`, with `{n}` filled in (thousands separated)."""
+    """The singular or plural phrase for `n`, with `{n}` filled in (with thousands separators)."""
     return i18n.translator(language()).ngettext(singular, plural, n).format(n=f"{n:,}")
 
 
 def localized(sentence: str) -> str:
-    """A message of core in the visitor's language; other text (such as a provider's message) unchanged."""
+    """A message from core in the visitor's language; other text (such as a provider's message) unchanged."""
     return i18n.translator(language()).translated(sentence)
 
 
@@ -96,7 +96,7 @@ def localized(sentence: str) -> str:
 def usd(amount: Decimal | float | None) -> str:
     """Money for Markdown, with as many digits as it needs; None is "unknown", never 0.
 
-    Where no label says that it is money, the caller writes "price unknown" (estimates) or "cost unknown".
+    Where no label shows that it is money, the caller writes "price unknown" (estimates) or "cost unknown".
     """
     if amount is None:
         return _("unknown")
@@ -171,7 +171,7 @@ def clock(moment: datetime, now: datetime | None = None) -> str:
 
     Args:
         moment: UTC.
-        now: defines today; None: the date is always shown.
+        now: defines today; None means that the date is always shown.
     """
     zone = _zone()
     local = moment.astimezone(zone or UTC)
@@ -242,7 +242,7 @@ def plain(text: Any) -> str:
 
 
 def as_markdown(sentence: str) -> str:
-    """A message of core in the visitor's language, for a Markdown context: its `commands` are code.
+    """A message from core in the visitor's language, for a Markdown context: its `commands` are code.
 
     A message may contain untrusted values: everything becomes text or code, never markup.
     """

@@ -1,7 +1,7 @@
 """The open tabs of a team: a tab is closed within seconds when its person is disabled, signed out or gets another role.
 
-An idle tab runs no script, so one task per server asks for all of them: one small query every two seconds,
-however many are open. It reruns those that have changed; `pages.ui.sign_in.let_in` then shows the sign-in page.
+An idle tab runs no script, so one task per server checks all of them, with one small query every two seconds regardless
+of their number. It reruns those that have changed; `pages.ui.sign_in.let_in` then shows the sign-in page.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from core.db.store import Store
 from core.people.sign_in import current_roles
 from core.settings import Settings
 
-CHECK_S = 2.0  # a closed tab must be closed within five seconds, and a busy machine needs some of them
+CHECK_S = 2.0  # tabs must be closed within five seconds, and a busy machine needs some of that time
 
 _log = logging.getLogger("fabula.sessions")
 _tabs: dict[str, tuple[str, Role]] = {}  # Streamlit's session → sign-in, role when the tab was drawn
 
 
 def remember(sign_in_id: str, role: Role) -> None:
-    """This tab shows pages to someone. In the script run."""
+    """Record that this tab shows pages to a person. Call it in the script run."""
     context = get_script_run_ctx()
     if context is not None:
         _tabs[context.session_id] = (sign_in_id, role)
 
 
 async def close_ended(settings: Settings) -> None:
-    """Rerun tabs whose person may no longer see what they show, until cancelled."""
+    """Until cancelled, rerun tabs whose person may no longer see what they show."""
     store = _LazyStore(settings)
     try:
         while True:
@@ -43,7 +43,7 @@ async def close_ended(settings: Settings) -> None:
             try:
                 for session_id in await anyio.to_thread.run_sync(_changed, store, tabs) if tabs else ():
                     _rerun(session_id)
-            except Exception as exc:  # the database is away; every run and every action asks it too, and is refused
+            except Exception as exc:  # the database is unreachable; every run and action needs it too, and is refused
                 _log.warning("Open tabs could not be checked: %s", exc)
     finally:
         store.close()
@@ -67,7 +67,7 @@ class _LazyStore:
 
 
 def _forget_closed() -> None:
-    """A tab without a connection is checked when it comes back: its script runs then."""
+    """Drop disconnected tabs. They are checked when they reconnect, because their script runs then."""
     manager = runtime.get_instance()._session_mgr
     for session_id in list(_tabs):
         if manager.get_active_session_info(session_id) is None:
@@ -80,7 +80,7 @@ def _changed(open_store: Callable[[], Store], tabs: Mapping[str, tuple[str, Role
 
 
 def _rerun(session_id: str) -> None:
-    """Stop what the tab's script does, and run it again."""
+    """Stop the tab's script, and run it again."""
     _tabs.pop(session_id, None)
     info = runtime.get_instance()._session_mgr.get_active_session_info(session_id)
     if info is not None:

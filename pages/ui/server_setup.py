@@ -1,4 +1,4 @@
-"""What Streamlit's configuration says about sign-in, for the check at the start and for the sign-in page."""
+"""Reads sign-in settings from Streamlit's configuration, for the startup check and the sign-in page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from core.team_mode import ServerSetup
 
 
 def use_secrets_file(path: str) -> None:
-    """Let Streamlit read its secrets, with the section `[auth]`, from this file only. Empty: from its own places."""
+    """Let Streamlit read its secrets, with the section `[auth]`, from this file only.
+
+    An empty path means its default locations.
+    """
     if path:
         config.set_option("secrets.files", [path] if Path(path).is_file() else [])
 
@@ -25,7 +28,7 @@ def read() -> ServerSetup:
     headers = config.get_option("server.trustedUserHeaders")
     return ServerSetup(
         auth=auth,
-        cookie_secret=str(auth.get("cookie_secret", "")),  # `st.login` accepts no other place
+        cookie_secret=str(auth.get("cookie_secret", "")),  # `st.login` reads it from here only
         agent_api=bool(config.get_option("server.enableAgentApi")),
         trusted_user_headers=headers if isinstance(headers, Mapping) else {},
         allowed_hosts=[str(host) for host in config.get_option("server.allowedHosts") or ()],

@@ -1,7 +1,7 @@
-"""Who uses this page. Only this module decides it: pages pass the answer on to core, which checks the person's role.
+"""Determines who is using a page. Only this module does: pages pass the person on to core, which checks their role.
 
-In team mode, the sign-in provider's claims reach a tab once, when it connects, and stay as they are until it closes
-(Streamlit). So they only lead to a row of `core.people`, which says at every run whether they still count.
+In team mode, Streamlit gives a tab the sign-in provider's claims once, when it connects, and keeps them until it
+closes. So they only identify a row of `core.people`, which decides at every run whether the sign-in is still valid.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_team() -> bool:
 def current_actor() -> Actor:
     """The person whose page this is; in local mode, the one user of this machine.
 
-    Ask in the script run or in a callback, not in a background thread, which does not know whose page started it.
+    Call it in the script run or in a callback, not in a background thread, where it is unknown whose page started it.
 
     Raises:
         SignedOut: this visitor is not signed in. `let_in` shows such a visitor the sign-in page instead of a page.
@@ -41,17 +41,17 @@ def current_actor() -> Actor:
 
 
 def signed_in() -> SignedIn | None:
-    """Who has signed in in this tab, with the role that they had then."""
+    """The person signed in to this tab, with the role that they had at that time."""
     person: SignedIn | None = state.get(_KEY)
     return person
 
 
 def let_in() -> SignedIn | None:
-    """Check at the begin of a run that this visitor may see pages. None: they have not signed in at the provider.
+    """Check at the start of a run that this visitor may see pages. None if they have not signed in at the provider.
 
     Raises:
-        NotAllowed: they may not come in, or no longer.
-        StorageFull: the database, which says so, cannot be reached.
+        NotAllowed: they are not admitted, or no longer are.
+        StorageFull: the database, which is needed for the check, cannot be reached.
     """
     if not st.user.get("is_logged_in"):
         return None

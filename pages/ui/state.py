@@ -36,7 +36,7 @@ class GridDraft:
     next_id: int = 0
     draw: int = 0  # the random cell whose prompt is shown
     removed: tuple[int, ColumnDraft] | None = None  # the most recently removed column, and its position
-    family: str = ""  # of the open saved recipe; "": none
+    family: str = ""  # family of the open saved recipe; "" if none
     version: str = ""  # id of the open version
 
     @classmethod
@@ -83,11 +83,11 @@ class StudioState:
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
-    columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and what they are
+    columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and these columns
     recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
     recipe_before: tuple[Any, GridDraft] | None = None  # the previous form, to restore
     recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last
-    undo: Any = None  # the pages.ui.components.cards.Undo of what was last done to rows
+    undo: Any = None  # the pages.ui.components.cards.Undo of the last action on rows
     row_open: int | None = None  # the row whose dialog is open
     rows_of: Any = None  # the filter of the row table: (data set, its name, where)
     table: int = 0  # a new number redraws the table of rows without unsaved edits
@@ -102,7 +102,7 @@ def studio() -> StudioState:
 
 
 def get_or_create(name: str, kind: type[T]) -> T:
-    """This visitor's object of a page, which `StudioState` keeps under `name`; made on first use."""
+    """This visitor's object for a page, stored in `StudioState` under `name`; created on first use."""
     stored = getattr(studio(), name)
     if not isinstance(stored, kind):
         stored = kind()
@@ -111,12 +111,12 @@ def get_or_create(name: str, kind: type[T]) -> T:
 
 
 def set_value(key: str, value: Any) -> None:
-    """Set a widget's value. Only before the widget is drawn, or in a callback."""
+    """Set a widget's value. Call only before the widget is rendered, or from a callback."""
     st.session_state[key] = value
 
 
 def get(key: str, default: Any = None) -> Any:
-    """A widget's value, also before the widget is drawn."""
+    """A widget's value, even before the widget is rendered."""
     return st.session_state.get(key, default)
 
 
@@ -132,9 +132,9 @@ def notify(icon: str, sentence: str) -> None:
 
 
 def drop(key: str) -> None:
-    """Forget a widget's value, so that it starts from its default.
+    """Drop a widget's value, so that it starts from its default.
 
-    Only before the widget is drawn, or in a callback.
+    Call only before the widget is rendered, or from a callback.
     """
     st.session_state.pop(key, None)
 

@@ -65,7 +65,7 @@ class ClosingSessionStorage:
         self._left.pop(session_id, None)
 
     def list(self) -> list[SessionInfo]:
-        """Those that can still be resumed."""
+        """The sessions that can still be resumed."""
         now = self._clock()
         return [info for ends, info in self._left.values() if now < ends]
 

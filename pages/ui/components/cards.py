@@ -52,7 +52,7 @@ def error_card(error: errors.FabulaError) -> None:
         (":material/error:", mark("Something went wrong")),
     )
     lines = [f"**{_(headline)}**", as_markdown(error.what)]
-    if isinstance(error, errors.StorageFull):  # elsewhere nothing may have run yet; who shows a run says what it kept
+    if isinstance(error, errors.StorageFull):  # elsewhere nothing may have run yet; views of a run show what was kept
         lines.append(_(_SAVED_IS_SAFE))
     if error.next_step:
         lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
@@ -76,7 +76,7 @@ def keep_errors() -> Iterator[None]:
 
 
 def act(action: Callable[Concatenate[Store, Actor, P], object], *args: P.args, **kwargs: P.kwargs) -> None:
-    """For callbacks: an action of core by this visitor, with `keep_errors`."""
+    """For callbacks: run a core action for this visitor, with `keep_errors`."""
     with keep_errors():
         action(cache.store(), current_actor(), *args, **kwargs)
 
@@ -91,7 +91,7 @@ def show_errors() -> Iterator[None]:
 
 
 def engine_missing_card() -> None:
-    """What to install if the engine's packages are missing."""
+    """Render what to install if the engine's packages are missing."""
     with st.container(border=True):
         st.markdown(f":material/memory: **{_('The engine is not installed')}**")
         st.markdown(
@@ -126,7 +126,7 @@ def show_last_action() -> None:
     """Show the notice of the last click as a toast, or the card of its error.
 
     The placeholder is drawn even without a card: it clears the previous run's card immediately, even if this run lasts
-    until a story is written.
+    as long as a story is being written.
     """
     studio, place = state.studio(), st.empty()
     if studio.notice is not None:

@@ -1,4 +1,4 @@
-"""The sign-in page of a team, and who is signed in at the top of every other page."""
+"""The sign-in page in team mode, and the signed-in person at the top of every other page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def role_name(role: Role) -> str:
 
 
 class Entrance:
-    """Who may see this run's pages. Found once, when the run begins.
+    """Whether this run's visitor may see pages. Determined once, when the run begins.
 
     Attributes:
-        open: local mode, or a person who may come in.
-        person: who is signed in; None: local mode, or not signed in.
-        problem: why they may not.
+        open: True in local mode, or for a person who is admitted.
+        person: the signed-in person; None in local mode, or if nobody is signed in.
+        problem: why the visitor is not admitted.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Entrance:
                 )
             else:
                 st.markdown(_("This studio is for the members of a team."))
-            if isinstance(self.problem, RoleChanged):  # the sign-in itself is valid, and the next run takes it up
+            if isinstance(self.problem, RoleChanged):  # the sign-in itself is valid; the next run uses the new role
                 st.button(_("Continue"), type="primary", key="sign_in_continue")
                 return
             for name in sign_in_providers(server_setup.auth_section()):
@@ -64,7 +64,7 @@ class Entrance:
                 )  # fmt: skip
 
     def who_am_i(self) -> None:
-        """Draw the signed-in person's name; it opens their address, role and the button that signs them out."""
+        """Draw the signed-in person's name; a click on it opens their address, role and sign-out button."""
         if self.person is None:
             return
         with st.popover(plain(self.person.name), icon=":material/account_circle:", key="sign_in_menu"):

@@ -1,8 +1,8 @@
 """Fields that explain their limit in the visitor's language.
 
-The browser's own limits explain nothing: a pasted text longer than `max_chars` is dropped entirely, and a number out of
-range turns the field red, with an English note behind an icon. `st.number_input` drops commas, so `0,15` arrives as 15.
-Here every text and number is accepted and adjusted to the limit, with a message below the field.
+The browser's own limits give no explanation: a pasted text longer than `max_chars` is dropped entirely, and a number
+out of range turns the field red, with an English note behind an icon. `st.number_input` drops commas, so `0,15` arrives
+as 15. Here every text and number is accepted and adjusted to the limit, with a message below the field.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def number_field(
     """A field for a whole number from `least` to `most`; a number out of range becomes the nearest allowed one.
 
     Args:
-        start: initial number; None: `least`.
-        look: more arguments of `st.number_input`.
+        start: initial number; None means `least`.
+        look: further arguments for `st.number_input`.
     """
     state.set_default(key, least if start is None else start)
     with st.container(gap="xsmall", width=width):
@@ -61,7 +61,7 @@ def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", 
     For a text that must not be truncated (a model's name, a story), use an ordinary field with `fits` below it.
 
     Args:
-        look: more arguments of `st.text_input`.
+        look: further arguments for `st.text_input`.
     """
     with st.container(gap="xsmall", width=width):
         text = st.text_input(label, key=key, on_change=_cut, args=(key, longest), **look)
@@ -133,8 +133,8 @@ def decimal_field(
     """Draw the field, with a message below it if its text is invalid.
 
     Args:
-        key: its state is text; set it with `put` or `first`.
-        persist: keep the text while the field is not drawn.
+        key: the field's state is text; set it with `put_decimal` or `default_decimal`.
+        persist: keep the text while the field is not rendered.
     """
     with st.container(gap="xsmall", width=width):
         st.text_input(
@@ -164,5 +164,5 @@ def default_decimal(key: str, value: Decimal | float | None) -> None:
 
 
 def put_decimal(key: str, value: Decimal | float) -> None:
-    """Set the field's number. Only before it is drawn, or in a callback."""
+    """Set the field's number. Call only before the field is rendered, or from a callback."""
     state.set_value(key, decimal_input.format_number(value))

@@ -99,7 +99,7 @@ def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:
 
 
 def none_yet() -> None:
-    """Why there is no model to pick, and what to do."""
+    """Explain why there is no model to pick, and what to do."""
     engine = cache.status().engine
     if engine.state == "missing":
         cards.engine_missing_card()
@@ -166,7 +166,7 @@ def known_purpose(info: ModelInfo) -> Purpose:
 
 
 def _purpose_line(info: ModelInfo, key: str) -> None:
-    """The line, and the button that writes a sample; `key` distinguishes several pickers on a page."""
+    """Render the purpose line and the button that writes a sample; `key` distinguishes several pickers on a page."""
     purpose = known_purpose(info)
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key=f"{key}_purpose"):
         st.caption(_purpose_sentence(purpose), width="content")
@@ -214,7 +214,7 @@ class ModelSample:
 
 
 def _sample_button(info: ModelInfo, purpose: Purpose, key: str) -> None:
-    """The button: Show a sample, with its price if it has one, or Stop while it is written."""
+    """Render the button: Show a sample (with its price, if any), or Stop while it is being written."""
     sample = _current_sample(info, key)
     writing = sample is not None and not sample.story.done
     with views.one_of((True, False), writing):
@@ -330,7 +330,7 @@ def _begin_sample(info: ModelInfo, request: CompletionRequest, key: str) -> None
 
 
 def _current_sample(info: ModelInfo, key: str) -> ModelSample | None:
-    """The sample of this picker if it is from this model; a sample of another model is stopped and discarded."""
+    """This picker's sample if it is from this model; if it is from another model, it is stopped and discarded."""
     sample: ModelSample | None = state.get(_sample_key(key))
     if sample is None or sample.model == _model_key(info):
         return sample

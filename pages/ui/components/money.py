@@ -15,7 +15,7 @@ _SIGNS = {"CNY": "¥"}
 
 
 def local_price(seconds: float | None = None) -> str:
-    """The cost of work on this machine in words: hours × price, or that no price is set.
+    """The cost of work on this machine in words: hours × price, or a note that no price is set.
 
     Args:
         seconds: duration of the work, if known.
@@ -31,14 +31,14 @@ def local_price(seconds: float | None = None) -> str:
 
 
 def run_price(run_id: str) -> str:
-    """`local_price` of a run. Its time is summed in the ledger, so this only applies if a cost per hour is set."""
+    """`local_price` for a run. Its time is summed in the ledger, so this applies only if a cost per hour is set."""
     if not (hour := _hour()) or not hour[0]:
         return local_price()
     return local_price(cache.run_seconds(run_id))
 
 
 def local_amount(seconds: float | None) -> str:
-    """The same as a plain amount, for a labelled figure."""
+    """Like `local_price`, but as a plain amount, for a labelled figure."""
     hour = _hour()
     if hour is None:
         return _("not priced")

@@ -31,7 +31,7 @@ _MOST_SUGGESTIONS = 50  # a longer list is not helpful
 
 @dataclass(frozen=True, slots=True)
 class SamplingValues:
-    """Default sampling settings of a model; these values are for models that follow instructions."""
+    """A model's default sampling settings; the defaults here are for models that follow instructions."""
 
     temperature: float = 0.7
     top_p: float = 1.0
@@ -49,7 +49,7 @@ class PromptFormat:
     A model that was tuned on rows gets the values joined by `between`, then its separator, and ends at its stop; every
     other model gets the filled template. `source`: the data set of a tuned model. A column that was empty in some rows
     has "" among its values, and may be left empty. `system`: the system text of its training conversations; `endpoint`:
-    the endpoint it was trained for; None: the one it supports. `sampling`: the model's default sampling settings.
+    the endpoint it was trained for; None means the one it supports. `sampling`: the model's default sampling settings.
     """
 
     columns: tuple[tuple[str, tuple[str, ...]], ...]
@@ -127,7 +127,7 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
 def about(info: ModelInfo) -> None:
     """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date.
 
-    An unknown price is not part of it: the sample button next to the picker says so.
+    An unknown price is omitted, because the sample button next to the picker shows it.
     """
     views.facts((_kind(info), _runs_where(info), _price(info), _retired(info)))
 

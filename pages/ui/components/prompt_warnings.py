@@ -44,7 +44,7 @@ class Remedy:
 
 
 def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
-    """How far a prompt is from the model's training prompts; None: the model is general, or its training is unknown.
+    """How far a prompt is from the model's training prompts; None if the model is general, or its training unknown.
 
     Args:
         text: the prompt, or the fixed words of a template and its system text.
@@ -61,7 +61,7 @@ def far_prompt(info: ModelInfo, text: str, picker_key: str | None, own: Remedy |
 
     Args:
         text: the prompt, or the fixed words of a template and its system text.
-        picker_key: key of the picker that the model was chosen in; None: it is one of several, and no remedy is
+        picker_key: key of the picker that the model was chosen in; None if it is one of several; then no remedy is
             offered.
         own: how to return to the model's training prompts, if that is one click.
     """
@@ -168,7 +168,7 @@ def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
 
 
 def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
-    """The number of tokens of the prompt if it is too long for the model; None: it fits, or this is unknown."""
+    """The number of tokens of the prompt if it is too long for the model; None if it fits, or if this is unknown."""
     text = request.system + request.prompt
     if info.provider != ENGINE or info.context is None or len(text.encode()) + _MARKUP < info.context:
         return None  # a token has at least one byte
@@ -181,5 +181,5 @@ def _tokens_beyond(info: ModelInfo, request: CompletionRequest) -> int | None:
 
 @shared(max_entries=64)
 def _counted(model: str, text: str) -> int:
-    """Counted with the engine's own tokenizer."""
+    """The number of tokens, counted with the engine's own tokenizer."""
     return cache.client(ENGINE).count_tokens(model, text)

@@ -1,4 +1,4 @@
-"""One visitor's stories: the current round or chain, and its place in the URL, which a reload opens again.
+"""One visitor's stories: the current round or chain, and its id in the URL, so that a reload opens it again.
 
 Reading continues after a reload; stories are stopped when the visitor has left.
 """
@@ -188,11 +188,11 @@ def _fill_in(order: StoryRequest) -> None:
 
 @contextmanager
 def present() -> Iterator[None]:
-    """The visitor is on the story page for the duration of the block; a story without a visitor is stopped.
+    """Mark the visitor as present on the story page during the block; a story without a visitor is stopped.
 
-    If the story ends within the block, the page is drawn once more, because parts of it were drawn for a running story.
-    Streamlit's own Stop, in the toolbar while a script runs, interrupts the script: `_look_again` then stops the story
-    and draws its end. A click on the page interrupts the script too, but the next run continues to read.
+    If the story ends within the block, the page is rendered once more, because parts of it were rendered for a running
+    story. Streamlit's own Stop, in the toolbar while a script runs, interrupts the script: `_look_again` then stops the
+    story and draws its end. A click on the page interrupts the script too, but the next run continues to read.
     """
     session = story_session()
     _follow_address()
@@ -220,10 +220,10 @@ def wait_for_reload(stories: Sequence[StoryStream]) -> None:
 
 
 def _rerun_after_stop() -> Callable[[], None]:
-    """A fragment that reruns the page if its script ended before the story.
+    """Streamlit fragment that reruns the page when a story finishes after the page's script run has ended.
 
-    It runs with the page, and later only while no script runs and the browser is connected, which means that
-    Streamlit's own Stop was clicked.
+    It runs together with the page. After that, it runs only while no script is running and the browser is connected,
+    which means that Streamlit's own Stop was clicked.
     """
     with_the_page = True
 

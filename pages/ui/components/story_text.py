@@ -48,7 +48,7 @@ def _seconds(facts: StoryFacts) -> float | None:
 
 
 def ending_of(facts: StoryFacts) -> str:
-    """Why it ended, or who stopped it."""
+    """Why the story ended, or who stopped it."""
     has_text = facts.first_text_s is not None
     if facts.abandoned:
         kept = _("stopped because you left the page; the text so far is kept")
@@ -56,12 +56,12 @@ def ending_of(facts: StoryFacts) -> str:
     if facts.stopped:
         return _("stopped; the text so far is kept") if has_text else _("stopped before the first word")
     if facts.finish_reason is None and not has_text:
-        return ""  # there is no text: the error says why
+        return ""  # there is no text: the error gives the reason
     return ending(facts.finish_reason)
 
 
 def ending(finish_reason: str | None) -> str:
-    """Why a story ended, in words; None: the connection ended before the provider said."""
+    """Why a story ended, in words; None if the connection ended before the provider gave one."""
     if finish_reason is None:
         return _("interrupted; the text so far is kept")
     return _(_ENDINGS[finish_reason]) if finish_reason in _ENDINGS else code(finish_reason)
@@ -73,7 +73,7 @@ def partial(facts: StoryFacts) -> bool:
 
 
 def other_model_note(facts: StoryFacts) -> str:
-    """A note that a different model answered; None if it is the requested one."""
+    """A note that a different model answered than the one requested."""
     return _("You requested {asked}, but the server reports that {model} wrote this.").format(
         asked=code(facts.requested_model), model=code(facts.model)
     )
@@ -140,13 +140,15 @@ class LiveStory:
         self._drawn += 1
 
     def beat(self) -> None:
-        """The facts, and if the model is thinking; this also lets the script detect that the visitor has left."""
+        """Update the facts, and whether the model is thinking; this also lets the script detect that the visitor has
+        left.
+        """
         if not self.story.text:
             draw_text(self._words, self.story, none=self._none)
         self._draw_facts()
 
     def finish(self) -> None:
-        """Draw how it ended."""
+        """Draw how the story ended."""
         draw_text(self._words, self.story, none=self._none)
         self._draw_facts()
 

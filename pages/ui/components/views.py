@@ -1,4 +1,4 @@
-"""Small shared views: the switch between parts of a page, untrusted text, facts, notes; is this a phone?"""
+"""Small shared views: the switch between parts of a page, untrusted text, facts, notes; phone detection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pages.ui.i18n import _, as_markdown, clock, code, duration
 
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
-    """The parts of a page, one shown at a time. Returns the open part; initially the first one."""
+    """A switch between the parts of a page. Returns the open part; initially the first one."""
     state.set_default(key, next(iter(parts)))
     if state.get(key) not in parts:
         state.set_value(key, next(iter(parts)))
@@ -37,9 +37,10 @@ def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
 
 
 def one_of(kinds: Sequence[Any], kind: Any) -> DeltaGenerator:
-    """A container for one kind of content; that of other kinds is cleared at once.
+    """A container for one kind of content; the containers of other kinds are cleared immediately.
 
-    Otherwise it would stay visible, greyed out, until the script ends, which is as long as a story is being written.
+    Otherwise their content would stay visible, greyed out, until the script ends, which is as long as a story is being
+    written.
     """
     places = {one: st.container() if one == kind else st.empty() for one in kinds}
     return places[kind]
@@ -87,7 +88,7 @@ def stepper(titles: Sequence[str], current: int) -> None:
 
 
 def resumption(at: datetime) -> str:
-    """When work resumes that waits for a provider, with a countdown."""
+    """When work that waits for a provider will resume, with a countdown."""
     now = utcnow()
     words = _("Resumes automatically at {time}, in {left}. You can close this page.").format(
         time=clock(at, now), left=duration((at - now).total_seconds())

@@ -24,12 +24,12 @@ _FRESH_S = 3  # sums over a month of calls change slowly
 
 
 def machine() -> MachineTime | None:
-    """Cost per hour of this machine with its measured speed; None if no price is set."""
+    """This machine's hourly cost and its measured speed; None if no price is set."""
     return machine_time.current(cache.store())
 
 
 def hour() -> tuple[Decimal, str] | None:
-    """Cost per hour of this machine and its currency; None if no price is set."""
+    """This machine's hourly cost and its currency; None if no price is set."""
     return custom_prices.machine_hour(cache.store())
 
 
@@ -39,7 +39,7 @@ def speed() -> Speed | None:
 
 
 def training_speed(model: str) -> Decimal | None:
-    """Training speed on this base, in tokens/s: of the newest steps, else of the newest jobs; None if not measured."""
+    """Training speed on this base, in tokens/s: from the newest steps, else the newest jobs; None if not measured."""
     if steps := cache.status().engine.training_speeds.get(model):
         return Decimal(str(round(steps, 3)))
     rates = measured_speeds(cache.store(), ENGINE, model)

@@ -1,4 +1,6 @@
-"""What the visitor compares: price lists, baseline, unit and search; more filters and the currency in a popover."""
+"""The controls for a price comparison: price lists, baseline, unit and search; more filters and the currency in a
+popover.
+"""
 
 from __future__ import annotations
 
@@ -142,7 +144,7 @@ def _lists(names: Mapping[str, str]) -> list[str]:
 
 
 def _default_lists() -> list[str]:
-    """What is compared first: today's models, and those of added providers that offer few."""
+    """The lists compared by default: today's models, and those of added providers that offer only a few."""
     offered = Counter(info.provider for info in cache.models().found)
     added = [name for name in cache.registry().ids() if name != ENGINE and 0 < offered[name] <= _FEW_MODELS]
     return [*_LISTS_OF_TODAY, *added]
@@ -249,7 +251,7 @@ def currency_choice(page: str) -> tuple[str, ExchangeRate]:
 
 
 def say_rate(theirs: Iterable[str], currency: str, rate: ExchangeRate) -> None:
-    """The exchange rate and its source, if amounts were converted."""
+    """Render the exchange rate and its source, if amounts were converted."""
     if any(one != currency and one in (USD, rate.currency) for one in theirs):
         source = _("Reference rate of the European Central Bank, {day}").format(day=rate.day)
         st.caption(

@@ -146,7 +146,7 @@ def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> N
 
 
 def _frame(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> pd.DataFrame:
-    """The rows, without columns that are empty or say the same everywhere."""
+    """The rows, without columns that are empty or have the same value everywhere."""
     names = list_names(book)
     columns = {
         "model": [line.model for line in found],

@@ -57,7 +57,7 @@ class WorkloadInput:
 
 
 def show() -> None:
-    """The whole part: inputs at the left, the answer at the right."""
+    """Draw the whole part: inputs on the left, the result on the right."""
     for key, value in _START.items():
         state.set_default(key, value)
     book = cache.prices()

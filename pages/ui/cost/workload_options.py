@@ -36,7 +36,7 @@ _LISTS = ("openai", "openai-2023", "azure", "anthropic", "google", "deepseek", "
 
 @dataclass(frozen=True, slots=True)
 class WorkloadOptions:
-    """The options to compare. `machine_currency`: currency of this machine's cost per hour; None: no cost is set."""
+    """The options to compare. `machine_currency`: currency of this machine's cost per hour; None if no cost is set."""
 
     tuned: Candidate
     base: Candidate
@@ -142,7 +142,7 @@ def _say_hour() -> None:
 
 
 def machine_speed() -> None:
-    """One line with the newest measurement, and the button. Call it once on a page."""
+    """Draw one line with the newest measurement, and the button. Call it once per page."""
     speed, engine = cached_cost.speed(), cache.status().engine
     with st.container(horizontal=True, vertical_alignment="center"):
         if speed is None:

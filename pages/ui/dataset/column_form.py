@@ -94,7 +94,7 @@ def _chips(draft: ColumnDraft) -> tuple[str, ...]:
 
 
 def _value_summary(draft: ColumnDraft) -> tuple[str, ...]:
-    """Too many values for chips: their number and the first ones. All are used."""
+    """For too many values to show as chips: their number and the first few. All are used."""
     first = listed(plain(value) for value in draft.values[:_SHOWN])
     count = n_("{n} value", "{n} values", len(draft.values))
     st.markdown(_("**{values}**: {first}, …").format(values=count, first=first))
@@ -128,7 +128,7 @@ def _list(draft: ColumnDraft) -> None:
 
 
 def _type(draft: ColumnDraft) -> None:
-    """What the values are to the texts."""
+    """The picker for the column's type: how its values appear in the texts."""
     key = f"dataset_type_{draft.id}"
     state.set_value(key, draft.type)
     st.segmented_control(
@@ -197,7 +197,7 @@ def _draft(column_id: int) -> ColumnDraft:
 
 
 def from_file() -> None:
-    """The button and its file dialog."""
+    """Draw the button and its file dialog."""
     shown = st.popover(_("From a file"), icon=":material/upload_file:", key="dataset_column_file", on_change="rerun")
     if not shown.open:
         return
@@ -250,7 +250,7 @@ def _columns_of_file(file_id: str, data: bytes, name: str) -> tuple[dict[str, tu
 
 
 def _use_columns(columns: dict[str, tuple[str, ...]]) -> None:
-    """The values go to a column of the same name, else to an empty, unnamed column, else to a new one."""
+    """Put the values into the column of the same name, else into an empty, unnamed column, else into a new one."""
     studio = state.studio()
     for name, values in columns.items():
         names = {draft.id: str(state.get(f"dataset_name_{draft.id}") or "") for draft in studio.grid.columns}

@@ -1,4 +1,4 @@
-"""The data set that is open, the same in every part of the page and in its address; its versions."""
+"""The open data set, which all parts of the page and the URL share, and its versions."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def pick() -> DatasetSummary | None:
 
 
 def label(one: DatasetSummary) -> str:
-    """What a data set is called in a list: its name; with its time where an older one has the same name.
+    """A data set's label in lists: its name, followed by its time if an older one has the same name.
 
     A selectbox identifies an option by its label, and selects the first option if that label no longer exists. So a
     label never depends on data sets that are added later, even with the same name.
@@ -81,7 +81,7 @@ def keep_in_address(part: str) -> None:
 
 
 def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
-    """The chosen version; None: the current rows. Draws only facts while there is no version."""
+    """The chosen version; None means the current rows. Draws only facts while there is no version."""
     by_id = {version.id: version for version in training_file.version_list(chosen.id)}
     key = f"{page}_version_{chosen.id}"
     found = training_file.parts(chosen.id)
@@ -112,7 +112,7 @@ def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
 
 
 def version_form(chosen: DatasetSummary) -> None:
-    """Split by cell and save as a version; the same rows and split are the same version."""
+    """The form that splits by cell and saves a version; the same rows and split give the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
         # The slider's own default: a value set in the session is lost when the popover is drawn for another data set.
         share = validation_share("dataset_share", value=_USUAL_SHARE)
@@ -128,7 +128,7 @@ def validation_share(key: str, **look: Any) -> int:
     """The slider for the share of the rows that is kept for validation, in percent.
 
     Args:
-        look: more arguments of `st.select_slider`.
+        look: further arguments for `st.select_slider`.
     """
     share = st.select_slider(
         _("Kept for validation"),

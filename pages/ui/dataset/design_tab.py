@@ -1,6 +1,6 @@
 """Design: the form, an example prompt, the estimate with mode and budget, the button that generates, and a preview.
 
-The preview writes three texts (does the template work, and how long are they?), and makes the estimate more exact.
+The preview writes three texts, which show whether the template works and make the estimate more accurate.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
 
 
 def _generate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
-    """The whole card; `problem` says why the recipe cannot be run."""
+    """Draw the whole card; `problem`: why the recipe cannot be run."""
     total = recipe.rows()
     mode: Mode = "live"
     budget = DecimalInput(None)
@@ -247,7 +247,7 @@ class Preview:
 
 
 def _preview_card(recipe: Recipe, problem: BadRecipe | None) -> None:
-    """The whole card; `problem` says why the recipe cannot be run."""
+    """Draw the whole card; `problem`: why the recipe cannot be run."""
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Preview**"))
@@ -331,7 +331,7 @@ def estimate(recipe: Recipe, *, batch: bool = False) -> RunEstimate:
     """The estimate for a runnable recipe; a preview of it replaces the guess.
 
     Args:
-        batch: at the price of a batch, which takes up to a day.
+        batch: whether to use the price of a batch, which takes up to a day.
     """
     speed = cache.status().engine.tokens_per_s
     listed = (m.parallel for m in cache.models().found if (m.provider, m.id) == (recipe.provider, recipe.model))

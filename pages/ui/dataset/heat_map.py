@@ -16,7 +16,7 @@ from pages.ui.i18n import _, column_title, n_, number, percent, plain
 
 _POLL_S = 2.0  # slower than the panel, which updates every second, to reduce flicker
 _TALL = 1_020  # px: height for the preset's grid; a map with more lines scrolls
-_LINES = 58  # that fit into it
+_LINES = 58  # lines that fit into that height
 _SHORT_LINES = 48  # lines of squares with shares, which are larger
 
 

@@ -1,4 +1,4 @@
-"""Import: a sample, or a file of the visitor: what was read, the roles of its columns, saved as a data set."""
+"""Import a sample or the visitor's own file: what was read, the roles of its columns, and saving it as a data set."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def _listed(title: str, sentences: list[str]) -> None:
 
 
 def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
-    """Corrections of a wrong guess: the encoding, or another sheet."""
+    """Corrections for a wrong guess: the encoding, or another sheet."""
     if imported is not None and len(imported.sheets) > 1:
         state.set_default(_file_key(page, "sheet", file), imported.sheet)
         st.selectbox(_("Sheet"), imported.sheets, key=_file_key(page, "sheet", file), width=220)

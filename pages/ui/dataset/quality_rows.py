@@ -34,8 +34,8 @@ def show(
 
     Args:
         key: prefix of widget keys, unique on the page.
-        row_ids: what to leave out.
-        kind: of the finding; says why.
+        row_ids: the rows to leave out.
+        kind: the kind of finding, which is the reason.
         every: whether to offer leaving out all of them.
         marks: a label for some rows, in a separate column.
         also: rows shown instead of `row_ids` (for duplicates, including those that are kept).

@@ -35,7 +35,7 @@ class _QualityView:
     summary: DatasetSummary
     measurement: RefreshedReport[QualityReport]
     fingerprint: str
-    active: bool  # a run adds rows
+    active: bool  # whether a run is adding rows
 
     @property
     def in_progress(self) -> bool:

@@ -84,7 +84,7 @@ def draw_random_cell() -> None:
 
 
 def open_recipe(recipe: Recipe, *, preset: str = _SAVED, family: str = "", version: str = "") -> None:
-    """Put a recipe into the form. In a callback, or before the form is drawn."""
+    """Put a recipe into the form. Call from a callback, or before the form is rendered."""
     studio = state.studio()
     draft = GridDraft.of(recipe.columns or [Column("", ())], preset, studio.grid.next_id)
     studio.grid = replace(draft, draw=studio.grid.draw, family=family, version=version)
@@ -98,7 +98,7 @@ def open_recipe(recipe: Recipe, *, preset: str = _SAVED, family: str = "", versi
 
 
 def use_preset(preset_id: str) -> None:
-    """In a callback: start from a preset as if it had been picked. The previous form can be restored."""
+    """For callbacks: start from a preset as if it had been picked. The previous form can be restored."""
     state.set_value("dataset_preset", preset_id)
     _change_start()
 
@@ -160,8 +160,9 @@ def _take_preset(preset_id: str) -> None:
 
 
 def _more() -> dict[str, Any]:
-    """Less frequently used fields of the recipe, by name. They are only drawn while the popover is open: of a closed
-    one, the browser would keep the values and send them back, also after a preset has changed them."""
+    """Less frequently used fields of the recipe, by name. They are rendered only while the popover is open: for a
+    closed one, the browser would keep the values and send them back even after a preset has changed them.
+    """
     state.set_default("dataset_endpoint", "auto")
     more = st.popover(_("More"), icon=":material/tune:", key="dataset_more", on_change="rerun")
     if more.open:

@@ -32,7 +32,7 @@ _BELOW: tuple[Remedy, ...] = ("try_again", "wait", "raise_budget")
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The target of one line's buttons. `cause` None: the rows that no run has written yet."""
+    """The target of one line's buttons. `cause` is None for rows that no run has written yet."""
 
     dataset_id: str
     recipe: Recipe

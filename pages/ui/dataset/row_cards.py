@@ -58,7 +58,7 @@ def newest(dataset_id: str, waiting: bool) -> None:
 def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list[RowView]:
     """The newest finished row of each of the most recent cells.
 
-    If there are too few cells, more rows of each, unless there are `more_to_come`.
+    If there are too few cells, more rows of each are included, unless there are `more_to_come`.
     """
     rows = dataset_rows.page(store, dataset_id, RowFilter(states=("done",)), newest=True, limit=_LOOKED_AT)
     cells: dict[tuple[str, ...], RowView] = {}
@@ -134,7 +134,7 @@ def _card_buttons(row: RowView, place: str) -> None:
 
 
 def dialog(dataset_id: str) -> None:
-    """The dialog of the open row, if any."""
+    """Draw the dialog for the open row, if any."""
     row_id = state.studio().row_open
     if row_id is None:
         return

@@ -1,4 +1,4 @@
-"""All rows of a data set: a table to edit in (a text in place, a tick to leave a row out), or cards, for a phone."""
+"""All rows of a data set: an editable table (texts in place, a checkbox to leave a row out), or cards on a phone."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _another_one(dataset_id: str) -> None:
 
 
 def _panel(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """The panel."""
+    """The run's progress, or a summary of imported rows."""
     if progress is None:
         _loaded(summary)
     else:

@@ -168,7 +168,7 @@ def _keep_system_text(key: str, dataset_id: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFormat:
-    """How a data set is written for training: format, end of prompts, end of completions (None: as proposed)."""
+    """How a data set is written for training: format, end of prompts, end of completions (None means as proposed)."""
 
     separator: str | None = None
     stop: str | None = None
@@ -206,7 +206,7 @@ def tokens_of(
 ) -> BackgroundTask[tokens.TokenCount]:
     """Tokens of one epoch of this training file for `model`, counted by its own tokenizer if the engine is running.
 
-    While a run adds rows, the nearest vocabulary counts instead: each new row would cost the engine 200 requests.
+    While a run adds rows, the nearest vocabulary is used instead: each new row would cost the engine 200 requests.
     """
     engine_is_up = model.provider == ENGINE and cache.status().engine.state == "up"
     own_tokenizer = engine_is_up and not _grows(dataset_id, version_id)

@@ -121,7 +121,7 @@ def _training_estimate(
         work = training_file.tokens_of(chosen.id, version_id, rows, marks, model)
         views.facts(training_file.training_facts(model, work.get(), epochs))
     except FabulaError:
-        return  # the check says what is wrong
+        return  # the check shows what is wrong
     background.wait_for_task(work)
 
 
@@ -181,7 +181,7 @@ def _open_made_mix() -> None:
     """Open the mix that was just created. Call it before the data set picker is drawn."""
     if (mix_id := state.get(_MIX_MADE)) is not None:
         state.set_value("dataset_open", mix_id)
-        state.set_value("dataset_mix_others", [])  # so that the next click does not mix the mix
+        state.set_value("dataset_mix_others", [])  # so that the next click does not use the new mix again
         state.set_value(_MIX_MADE, None)
 
 

@@ -128,7 +128,7 @@ def _running_job(job: JobView) -> None:
 
 
 def _ended(job: JobView) -> None:
-    """A job without a model: the reason and the next step."""
+    """For a job that ended without a model: the reason and the next step."""
     if job.status == "failed":
         st.subheader(_("Training failed"), anchor=False)
         lines = [as_markdown(job.error or _("The provider gave no reason."))]

@@ -38,7 +38,7 @@ class ExamplesDraft:
 
     Attributes:
         rows: the current pairs with their row numbers.
-        version: changes when the rows are replaced, so that the table is drawn from them.
+        version: changes when the rows are replaced, so that the table is rendered from them.
         frame: the data that the table was drawn from; the browser keeps later edits.
         suffix: suffix of the model: the id of the chosen sample, otherwise `examples.OWN`.
         notes: rows left out of the last paste or upload.

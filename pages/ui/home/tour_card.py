@@ -1,4 +1,6 @@
-"""The guided tour: start, live steps, stop, continue and repeat; its result, or without the engine a recorded one."""
+"""The guided tour: start, live steps, stop, continue and repeat; its result, or a recorded one if the engine is
+missing.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ _STEPS = {
 _SHOWN = "home_tour_shown"  # id of the tour on the card, which another visitor's tour does not replace
 _USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share of the tour completed before each step
 _LONG_AGO = timedelta(hours=2)  # after this, the home page shows the user's own work instead
-_ENOUGH_STEPS = 2  # one point is no curve
+_ENOUGH_STEPS = 2  # a single point is not a curve
 
 _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that OpenAI still tunes
 
@@ -153,7 +155,8 @@ def _share(progress: TourProgress) -> float:
 
 
 def _training(job_id: str) -> None:
-    """The tour's job: its steps and tokens, and its curve as it grows; before the first step what it is waiting for."""
+    """The tour's job: its steps and tokens, and its curve as it grows; before the first step, what it is waiting for.
+    """
     job = job_views.get(cache.store(), job_id, results=False)
     curve = cached_training.curve(job)
     if curve.steps:

@@ -1,4 +1,5 @@
-"""The engine's base models: what is there, what it needs, add one from a hub, a file or a folder, and remove it."""
+"""The engine's base models: lists them with their requirements, adds one from a hub, a file or a folder, removes one.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ _STATES = {
 
 
 def card() -> None:
-    """The whole card. Nothing while the engine is not up: its own card says why."""
+    """Draw the whole card; nothing while the engine is not running, because its own card gives the reason."""
     if cache.status().engine.state != "up":
         return
     with st.container(border=True):
@@ -84,7 +85,7 @@ def _list() -> None:
             _row(base)
         ready = tuple(sorted(one.id for one in found.bases if one.state == "ready"))
         if state.get("settings_bases_ready", ready) != ready:
-            cache.forget_models(ENGINE)  # the pickers of other pages show a new base at once
+            cache.forget_models(ENGINE)  # pickers on other pages show a new base immediately
         state.set_value("settings_bases_ready", ready)
 
 
@@ -165,7 +166,7 @@ def _what_goes(base: EngineBase) -> str:
 
 
 def _add() -> None:
-    """Add a base: where it comes from, its name there, and its name here."""
+    """The form that adds a base: where it comes from, its name there, and its name here."""
     with st.expander(_("Add a base model"), icon=":material/add:", key="settings_base_add"):
         source = views.switch(_SOURCE, _("Where is it?"), {one: _(title) for one, title in _SOURCES.items()})
         chosen: BaseSource = next(one for one in _SOURCES if one == source)

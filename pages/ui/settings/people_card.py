@@ -26,13 +26,13 @@ _ANY = ""
 
 
 def card() -> None:
-    """The card; nothing in local mode, and for people who are not admins."""
+    """Draw the card; nothing in local mode or for people who are not admins."""
     if not is_team() or not current_actor().has("admin"):
         return
     store, actor = cache.store(), current_actor()
     try:
         members, invited = people.everyone(store, actor), invitations.open_invitations(store, actor)
-    except NotAllowed as exc:  # since this run began
+    except NotAllowed as exc:  # no longer an admin since this run began
         cards.error_card(exc)
         return
     with st.container(border=True, key="settings_people"):

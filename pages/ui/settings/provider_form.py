@@ -38,7 +38,7 @@ def begin(view: SavedView | None = None) -> None:
 
 
 def show(added: Mapping[str, SavedView], running: Collection[str]) -> None:
-    """The dialog, if it is open. `running`: presets of servers that were found on this machine."""
+    """Draw the dialog, if it is open. `running`: presets of servers that were found on this machine."""
     which = state.get(_OPEN)
     if which == _NEW:
         st.dialog(_("Add a provider"), icon=":material/add:", on_dismiss=_forget)(_body)(None, running)
@@ -60,9 +60,9 @@ def _body(view: SavedView | None, running: Collection[str]) -> None:
             return
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
     text_field(_("Name"), _NAME, saved.MAX_NAME)
-    # A form sends what is typed at once: outside of one, a key stays in the browser if the Tab key leaves its field,
-    # because the button that shows it belongs to the field.
-    # Enter would press the first button of the row, which is Cancel.
+    # A form sends all typed text together. Outside a form, a key stays in the browser if you leave its field with the
+    # Tab key, because the button that reveals it is part of the field. Enter would press the first button of the row,
+    # which is Cancel.
     with st.form("settings_provider_form", border=False, enter_to_submit=False):
         st.text_input(_("Address"), key=_URL, placeholder=_EXAMPLE_URL, help=_address_help(preset))
         if preset.capabilities.has_resource_address:
@@ -149,7 +149,7 @@ def _fill_from_preset() -> None:
 
 
 def free_name(name: str) -> str:
-    """The name, or with a number if a provider has it already."""
+    """The name, with a number appended if a provider already has it."""
     taken = {view.name.casefold() for view in saved.list_saved(cache.store())}
     numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
     return name if name.casefold() not in taken else next(one for one in numbered if one.casefold() not in taken)
@@ -164,6 +164,6 @@ def _address_help(preset: ProviderPreset) -> str:
 
 
 def _forget() -> None:
-    """Close the dialog, and forget what was typed: above all the key."""
+    """Close the dialog, and discard what was typed, especially the key."""
     for key in (_OPEN, _PRESET, _NAME, _URL, _KEY, _NO_KEY, _CA, _NO_CA, _MODELS, _PROBLEM):
         state.drop(key)

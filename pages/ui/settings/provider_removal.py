@@ -1,4 +1,4 @@
-"""The dialog that removes a provider: it says what uses it."""
+"""The dialog that removes a provider. It lists what uses the provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def begin(provider_id: str) -> None:
 
 
 def show(added: Mapping[str, SavedView]) -> None:
-    """The dialog, if it is open."""
+    """Draw the dialog, if it is open."""
     if (provider_id := state.get(_OPEN)) in added:
         st.dialog(_("Remove the provider?"), icon=":material/delete:", on_dismiss=_close)(_body)(added[provider_id])
 

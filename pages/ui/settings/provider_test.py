@@ -1,4 +1,4 @@
-"""Testing a provider: the button, the progress, and what was found in words."""
+"""Tests a provider: the button, the progress, and the results in words."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def button(provider_id: str) -> None:
 
 
 def start(provider_id: str, model: str = "") -> None:
-    """Start a test in the background. Only in a callback, or before the card is drawn."""
+    """Start a test in the background. Call only from a callback, or before the card is rendered."""
     actor, store, book, registry = current_actor(), cache.store(), cache.prices(), cache.registry()
     lists = cache.model_lists()
     registry.refresh()
@@ -71,7 +71,7 @@ def start(provider_id: str, model: str = "") -> None:
 
 
 def show(provider_id: str, view: SavedView | None) -> bool:
-    """The progress of a test, or what the last one found. True if nothing more has to be said about a failure."""
+    """Draw the progress of a test, or the results of the last one. True if these already explain a failure."""
     work = _work(provider_id)
     if work is not None and not work.done:
         st.fragment(run_every=_LOOK_S)(_progress)(provider_id)
@@ -88,7 +88,7 @@ def show(provider_id: str, view: SavedView | None) -> bool:
 
 
 def forget(provider_id: str) -> None:
-    """Drop what this session knows of a test."""
+    """Discard this session's results of a test."""
     state.drop(_key(provider_id))
 
 
@@ -126,7 +126,7 @@ def _another_model(provider_id: str, report: ProbeReport) -> None:
 
 
 def _summary(report: ProbeReport) -> str:
-    """What it can do, in one line."""
+    """What the provider supports, in one line."""
     can = [_(_NAMES[f.check]) for f in report.findings if f.answer == "yes" and f.check != "models"]
     return f":gray[{' · '.join(can)}]"
 

@@ -60,12 +60,12 @@ def _provider(provider_id: str, added: Mapping[str, SavedView]) -> None:
                     _("Remove"), icon=":material/delete:", key=f"settings_remove_{provider_id}",
                     on_click=provider_removal.begin, args=(provider_id,),
                 )  # fmt: skip
-    if not provider_test.show(provider_id, view) and provider_id != ENGINE:  # the engine's own card says why
+    if not provider_test.show(provider_id, view) and provider_id != ENGINE:  # the engine's own card gives the reason
         _missing_models(provider_id)
 
 
 def _missing_models(provider_id: str) -> None:
-    """Why a provider's models are not offered, and a button that asks it again."""
+    """Why a provider's models are not offered, and a button to ask again."""
     problem = cache.models().problems.get(provider_id)
     if problem is None:
         return

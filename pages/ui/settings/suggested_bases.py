@@ -33,7 +33,7 @@ def show(suggested: Sequence[SuggestedBase], on_download: Callable[[str], None])
 
 
 def _order(packaged_speed: float | None) -> str:
-    """What the order means."""
+    """An explanation of the order."""
     if packaged_speed is None:
         return ""
     return _("First those that train on {n} examples within {time}, the largest first.").format(

@@ -17,7 +17,7 @@ _LETTERS = "ABCD"
 
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
-    """Whether this visitor has voted on the round, and for which story; None: for none of them."""
+    """Whether this visitor has voted on the round, and for which story; None means for none of them."""
     return arena.get_vote(cache.store(), current_actor(), round_.id)
 
 

@@ -216,7 +216,7 @@ def _free_prompt() -> str:
 
 
 def _stop_in_prompt(entries: Sequence[RoundEntry]) -> None:
-    """A stop that occurs in the prompt ends the text of a model that repeats its prompt, and on some servers
+    """Warn about a stop in the prompt: it ends the text of a model that repeats its prompt, on some servers
     immediately.
     """
     found = {stop for entry in entries for stop in entry.request.stop if stop in entry.request.prompt}
@@ -237,7 +237,7 @@ class StorySettings:
     chain: bool
 
     def stops(self, own: PromptFormat, first: PromptFormat) -> tuple[str, ...]:
-        """A model's stop: the chosen one for the first model; for other models their own."""
+        """A model's stop: the chosen one for the first model, their own for other models."""
         if own is first:
             return self.stop
         added = tuple(stop for stop in self.stop if stop not in first.stop)
@@ -247,8 +247,8 @@ class StorySettings:
 def _settings(info: ModelInfo, prompt_format: PromptFormat) -> StorySettings:
     """The settings under More, with the model's defaults and the stop proposed from its training data.
 
-    The fields are only drawn while the popover is open: of a closed one, the browser would keep the values and send
-    them back, also after another model has changed them.
+    The fields are rendered only while the popover is open: for a closed one, the browser would keep the values and send
+    them back even after another model has changed them.
     """
     _propose(prompt_format.sampling)
     stop_key = f"story_stop_{info.provider}_{info.id}"

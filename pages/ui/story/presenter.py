@@ -1,8 +1,8 @@
 """Presenter mode: prepared prompts, one or two models in large type, their speed and cost, all by keyboard.
 
 **Present** on the story page or the URL `/story?stage=1` opens it. The URL also contains what a reload needs: the
-models (`&models=engine/storyteller,…`), the prompt (`&prompt=2`), and its story (see `story_address`). Sizes and places
-are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
+models (`&models=engine/storyteller,…`), the prompt (`&prompt=2`), and its story (see `story_address`). Sizes and
+positions are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
         _controls(prompts, writers, again=round_ is not None)
     kind = 0 if round_ is None else len(round_.stories)
     places = [st.container() if place == kind else st.empty() for place in range(1 + arena.MAX_PANES)]
-    with places[kind]:  # a separate container for each, so that earlier content is cleared at once
+    with places[kind]:  # a separate container for each, so that earlier content is cleared immediately
         if round_ is None:
             _invitation(prompts, presentation.number)
         else:
@@ -213,7 +213,7 @@ def _help() -> None:
 
 
 def _write(writers: PresenterModels) -> None:
-    """With the current prompt and number of models: keys may be pressed faster than the page is drawn."""
+    """Write with the current prompt and number of models: keys may be pressed faster than the page is rendered."""
     chosen = replace(writers, panes=presenter_prompts.panes())
     prompts, presentation, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
     prompt = prompts[min(presentation.number, len(prompts) - 1)]

@@ -42,7 +42,7 @@ class _Remedy:
 
     Attributes:
         key: prefix of its widget keys.
-        again: repeats the request, with another value of one setting (None: unchanged).
+        again: repeats the request, with another value of one setting (None means unchanged).
         with_model: writes it with another model; None if not offered.
     """
 
@@ -75,7 +75,7 @@ def show_step(chain: Chain, name: StepName) -> None:
 
 
 def asked_to_write() -> bool:
-    """Whether a remedy has chosen another model and requests submitting the form; true once."""
+    """Whether a remedy has chosen another model and requests submitting the form; True only once."""
     requested = bool(state.get(_WRITE_NOW))
     state.drop(_WRITE_NOW)
     return requested
@@ -104,7 +104,7 @@ def _failure(story: StoryStream) -> Failure | None:
 
 
 def _retry_at(story: StoryStream) -> datetime | None:
-    """The time until which the provider asked for no requests; None: not given."""
+    """The time until which the provider asked for no requests; None if none was given."""
     if not isinstance(story.error, RateLimited) or not story.error.retry_after_s or story.ended_at is None:
         return None
     return story.ended_at + timedelta(seconds=story.error.retry_after_s)

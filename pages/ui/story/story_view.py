@@ -29,7 +29,7 @@ _STEP_NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark
 
 
 def button(story_request: StoryRequest | None) -> None:
-    """Write; or instead Stop while a story is being written; or Stopping, from the click to the end.
+    """Draw the button: Write, or Stop while a story is being written, or Stopping from the click to the end.
 
     Each has its own key and container, so that a late or double click never triggers another button, and no outdated
     button stays visible while the story is written.
@@ -62,7 +62,7 @@ def page(prompt_format: PromptFormat | None) -> None:
     have separate containers, so that earlier content is cleared immediately.
 
     Args:
-        prompt_format: of the chosen model, for the next prompt; None while there is no model.
+        prompt_format: the chosen model's format, for the next prompt; None while there is no model.
     """
     session = story_session()
     chain, round_ = session.chain, session.round
@@ -77,7 +77,7 @@ def page(prompt_format: PromptFormat | None) -> None:
 
 
 def _stories_of_address(key: str) -> bool:
-    """Draw stories in the URL that were read from the database, like under Earlier stories; returns whether there are
+    """Draw stories in the URL that were read from the database, as under Earlier stories; returns whether there are
     any.
     """
     if not key:

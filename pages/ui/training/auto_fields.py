@@ -20,7 +20,7 @@ def is_automatic(key: str) -> bool:
 
 
 def put(key: str, value: float | None, *, decimal: bool = False) -> None:
-    """Set a field; None: automatic. Only before it is drawn, or in a callback."""
+    """Set a field's value; None means automatic. Call only before the field is rendered, or from a callback."""
     state.set_value(f"{key}_auto", value is None)
     if value is not None:
         (fields.put_decimal if decimal else state.set_value)(key, value)
@@ -50,7 +50,7 @@ def real(
     title: str, key: str, start: float, least: Decimal, most: Decimal, *, help: str | None = None,
     default: float | None = None,
 ) -> DecimalInput:  # fmt: skip
-    """The same for a decimal number."""
+    """Like `whole`, for a decimal number."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if _toggle(title, key, help, default):
             return DecimalInput(None)

@@ -1,4 +1,4 @@
-"""The before-and-after comparison: a job's base and new model side by side, on prompts that training has not seen."""
+"""The before-and-after comparison: a job's base and new model side by side, on prompts not used in training."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Summary:
 
 
 def _job_version(job: JobView) -> tuple[str, datetime]:
-    """Tells a job from what it was before its provider's last answer."""
+    """A key that changes whenever the job's provider responds."""
     return job.id, job.updated_at
 
 
@@ -102,7 +102,7 @@ def summary(job: JobView) -> Summary:
 
 
 def words(job: JobView) -> str:
-    """The state of a job in one sentence."""
+    """A job's state in one sentence."""
     return _ended_words(job) if job.finished else _words(job)
 
 
@@ -112,7 +112,8 @@ def _words(job: JobView) -> str:
 
 @shared(max_entries=4096, key=lambda job: (_job_version(job), language()))
 def _ended_words(job: JobView) -> str:
-    """A finished job does not change, and building its sentence requires a catalogue search."""
+    """The sentence for a finished job, cached because the job does not change and building it searches the catalogue.
+    """
     return _words(job)
 
 
@@ -136,7 +137,7 @@ def family(job: JobView) -> Family:
 
 @shared(max_entries=256, key=_job_version)
 def early_end(job: JobView) -> tuple[str, ...]:
-    """What the engine reports of early stopping at the end of a job; () if the job does not use it."""
+    """The engine's messages about early stopping at the end of a job; () if the job does not use it."""
     if job.status != "succeeded" or not job.hyperparameters.get("early_stopping"):
         return ()
     return job_events.early_end(cache.store(), job.id)
@@ -180,7 +181,7 @@ def results_text(job_id: str) -> str:
 
 @shared(max_entries=64, key=lambda tuned, base: (tuned.id, tuned.finished_at, base.id, base.finished_at))
 def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison:
-    """Two evaluations, row by row.
+    """Compare two evaluations row by row.
 
     Raises:
         FabulaError: they have no rows in common.
@@ -189,7 +190,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
 
 
 def _curve_key(job: JobView) -> tuple[str, _Mark]:
-    """Tells a job's curve from what it was before."""
+    """A key that changes whenever the job's curve does."""
     return job.id, (f"{job.status} {job.updated_at}", 0, "") if job.finished else _mark_now(job)
 
 
@@ -295,8 +296,9 @@ def estimate(model: ModelInfo, tokens: int, epochs: int | None, examples: int | 
 
 
 def packaged_training_speed() -> float | None:
-    """Training speed of the packaged base on the engine's machine, in tokens per second: of its newest steps or jobs,
-    else a rough one; None: no job was trained yet, and the engine runs on another machine."""
+    """Training speed of the packaged base on the engine's machine, in tokens per second: from its newest steps or jobs,
+    else a rough estimate; None if no job was trained yet and the engine runs on another machine.
+    """
     engine = cache.status().engine
     if steps := engine.training_speeds.get(packaged_models.BASE):
         return steps
@@ -311,7 +313,7 @@ def _rough_speed() -> float:
 
 
 def _file_key(form: JobForm, rows: int, context: int | None) -> tuple[object, ...]:
-    """What tells training files apart, except for the state of their rows."""
+    """A key that distinguishes training files, except for the state of their rows."""
     marks = (form.file_format, form.separator, form.stop)
     return form.dataset_id, form.version_id, marks, form.provider, form.base_model, context
 

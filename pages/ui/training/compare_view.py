@@ -137,7 +137,7 @@ def _written(name: str, value: object) -> str:
     if value is None:
         return _("unknown")
     if name in _COSTS:
-        return usd(value)  # type: ignore[arg-type]  # a Decimal, as compare says
+        return usd(value)  # type: ignore[arg-type]  # a Decimal, see compare
     amount = float(value.value if isinstance(value, Figure) else value)  # type: ignore[arg-type]  # a number
     if name == "training_s":
         return duration(amount)

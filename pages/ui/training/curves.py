@@ -63,7 +63,7 @@ def show(
 
 
 def pair(results: Results, key: str) -> None:
-    """Only loss and accuracy, side by side, over steps."""
+    """Draw only loss and accuracy, side by side, over steps."""
     view = CurveView(smoothing=smoothing_weight(results.steps))
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
@@ -74,7 +74,7 @@ def pair(results: Results, key: str) -> None:
 
 
 def charts_only(source: CurveSource, key: str) -> None:
-    """The two charts and their display options, without figures and observations."""
+    """Draw the two charts and their display options, without figures and observations."""
     steps = source.results.steps
     _pair(source, key, view_of(key, source.axes, steps), clickable=False)
     controls(key, source.axes, steps)

@@ -33,7 +33,7 @@ _COUNTS = ("characters",)
 
 
 def state_of(view: EvaluationView) -> str:
-    """Its state in words, with its progress."""
+    """An evaluation's state in words, with its progress."""
     words = _(STATES[view.state]) if view.state in STATES else view.state
     if view.active:
         words += " · " + _("{n} of {total} answers").format(n=number(view.answered), total=number(view.total))

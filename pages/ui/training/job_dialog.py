@@ -1,4 +1,7 @@
-"""The dialog of a new job in three steps: check, estimate, confirm. Session state opens it from any page."""
+"""Three-step dialog for creating a job: check, estimate, confirm.
+
+Any page can open it by setting a session-state flag.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ def button(*, primary: bool) -> None:
 
 
 def begin() -> None:
-    """Open the dialog at its first step, with the previous choices. Only in a callback, or before it is drawn."""
+    """Open the dialog at its first step, with the previous choices.
+
+    Call only from a callback, or before it is rendered.
+    """
     state.set_value(_STEP, 1)
 
 
@@ -59,7 +65,7 @@ def asked_for() -> None:
 
 
 def show() -> None:
-    """The dialog, if it is open."""
+    """Draw the dialog, if it is open."""
     if state.get(_STEP):
         st.dialog(_("New job"), width="large", icon=":material/model_training:", on_dismiss=_close)(_body)()
 

@@ -84,7 +84,7 @@ def counting(draft: JobDraft) -> background.BackgroundTask[TokenCount]:
     """Tokens of all chosen rows, as the model reads them.
 
     Raises:
-        FabulaError: they cannot be written so.
+        FabulaError: the rows cannot be written in this format.
     """
     version_id = draft.version.id if draft.version is not None else None
     return training_file.tokens_of(draft.chosen.id, version_id, draft.file_rows, draft.marks, draft.base)
@@ -116,7 +116,7 @@ def facts(found: JobRequirements) -> None:
         cards.hint(found.problem)
     elif found.account is not None:
         icon = {True: ":green[:material/check_circle:]", False: ":red[:material/block:]"}.get(
-            found.account.may_train,  # type: ignore[arg-type]  # None: unknown
+            found.account.may_train,  # type: ignore[arg-type]  # None if unknown
             ":gray[:material/help:]",
         )
         account = found.account

@@ -45,8 +45,7 @@ class JobDraft:
 
     Attributes:
         rows: number of training rows.
-        share: share of rows kept for validation (0 to 1); None: none, or defined by the
-        version.
+        share: share of rows kept for validation (0 to 1); None if there is none, or if the version defines it.
         file_rows: number of rows before this share is removed.
     """
 
@@ -99,7 +98,7 @@ def share_key(dataset_id: str) -> str:
 
 
 def keep(marks: TrainingFormat) -> None:
-    """The result of the first step, for the following steps."""
+    """Keep the result of the first step for the following steps."""
     state.set_value(_MARKS, marks)
 
 
@@ -125,7 +124,7 @@ def draft() -> JobDraft:
 
 
 def preserve_inputs() -> None:
-    """Keep the input of the first step while its fields are not drawn."""
+    """Keep the input of the first step while its fields are not rendered."""
     chosen = next((one for one in cache.dataset_list() if one.id == state.get(DATASET)), None)
     if chosen is not None:
         training_file.carry(chosen, _version(chosen), "training", "training")
@@ -167,7 +166,7 @@ def typed_suffix() -> str | None:
 
 
 def fill(form: JobForm) -> None:
-    """Put a job's settings into the fields. Only before they are drawn, or in a callback."""
+    """Put a job's settings into the fields. Call only before they are rendered, or from a callback."""
     state.set_value(DATASET, form.dataset_id)
     state.set_value(f"training_version_{form.dataset_id}", form.version_id or "")
     chosen = next((one for one in cache.dataset_list() if one.id == form.dataset_id), None)

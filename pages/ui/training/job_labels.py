@@ -63,7 +63,7 @@ def schedule(name: str) -> str:
 
 
 def option(name: str, value: Any) -> str:
-    """A value of `OPTIONS` in words; None or "auto": what the engine uses then."""
+    """A value of `OPTIONS` in words; None or "auto" gives the value that the engine uses."""
     is_set = value not in (None, "", "auto")
     match name:
         case "warmup":

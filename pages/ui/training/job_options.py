@@ -38,7 +38,7 @@ def chosen(base: ModelInfo, *, has_validation: bool) -> dict[str, Any]:
     """The values in the form, by their names in `JobForm`; without those that are automatic or do not apply.
 
     Args:
-        has_validation: the job has rows for validation, which early stopping needs.
+        has_validation: whether the job has rows for validation, which early stopping needs.
     """
     if not offered(base):
         return {}
@@ -65,7 +65,7 @@ def _alpha() -> float | None:
 
 
 def fill(form: JobForm) -> None:
-    """Put a job's values into the fields. Only before they are drawn, or in a callback."""
+    """Put a job's values into the fields. Call only before they are rendered, or from a callback."""
     auto_fields.put(RANK, form.lora_rank)
     auto_fields.put(ALPHA, form.lora_alpha, decimal=True)
     state.set_value(WARMUP, round(100 * (form.warmup or 0)))

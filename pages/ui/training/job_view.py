@@ -56,7 +56,7 @@ def show() -> None:
 
 
 def _all(was_active: bool) -> None:
-    """The list and the open jobs, live. Reruns the page when the first work starts or the last ends."""
+    """The list and the open jobs, live. Reruns the page when the first job starts or the last one ends."""
     cards.draw_page_if_left()
     with cards.show_errors():
         found = cache.job_list()
@@ -152,7 +152,7 @@ def _facts(job: JobView) -> tuple[str, ...]:
 
 
 def _bar(job: JobView) -> None:
-    """Progress of the upload while it runs; then by steps if the engine reports them, else by time if an end is known.
+    """The upload's progress while it runs; then progress by steps if the engine reports them, else by time if known.
 
     Time in the queue does not count.
     """

@@ -1,4 +1,4 @@
-"""The curve of any results CSV: ours, OpenAI's current format, or one from 2023."""
+"""The curve of any results CSV: Fabula's own, OpenAI's current format, or one from 2023."""
 
 from __future__ import annotations
 
