@@ -12,7 +12,7 @@ from pages.ui.story import presenter
 
 st.set_page_config(
     page_title="Fabula",
-    page_icon="📖",  # drawn by the browser itself: a named icon would be fetched from a font server
+    page_icon="📖",  # rendered by the browser itself: a named icon would be fetched from a font server
     layout="wide",
     menu_items={"About": _("Fabula: from an idea to a tuned, costed, streaming model.")},
 )

@@ -299,7 +299,7 @@ class CurveSource:
         axes: available x axes.
         figures: first and last known values, so that long columns are not searched on every rerun.
         marks: steps to mark.
-        examples: number of training examples; None: not known.
+        examples: number of training examples; None if unknown.
     """
 
     key: str

@@ -135,7 +135,7 @@ def require_dataset(session: Session, dataset_id: str) -> Dataset:
     """A data set.
 
     Raises:
-        NotFound: it does not exist (any more).
+        NotFound: it does not exist.
     """
     dataset = session.get(Dataset, dataset_id)
     if dataset is None:

@@ -81,7 +81,7 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
     """One data set.
 
     Raises:
-        NotFound: it does not exist (any more).
+        NotFound: it does not exist.
     """
     summaries = _summaries(store, dataset_id)
     if not summaries:
@@ -93,7 +93,7 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
     """The recipe of a data set; None if it was loaded.
 
     Raises:
-        NotFound: it does not exist (any more).
+        NotFound: it does not exist.
     """
     with store.reading() as session:
         try:

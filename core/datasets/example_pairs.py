@@ -309,7 +309,7 @@ def _chat_log_turns(text: str) -> list[tuple[str, str]] | None:
 
 
 def _assign_roles(counts: Counter[str]) -> dict[str, str] | None:
-    """The role (user, assistant, system) of each speaker. None: no two of them can be distinguished."""
+    """The role (user, assistant, system) of each speaker; None if no two of them can be distinguished."""
     roles = {name: role for name in counts if (role := _role_of_name(name)) is not None}
     if {"user", "assistant"} <= set(roles.values()):
         return roles

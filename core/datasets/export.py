@@ -95,7 +95,7 @@ def plan(
 
     Raises:
         BadTrainingFile: no example can be used, or a given mark occurs inside the texts.
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
     """
     training, validation = selection.examples(), selection.examples("validation")
     if on_example is not None:
@@ -166,7 +166,7 @@ def write_parquet(store: Store, dataset_id: str, path: Path) -> int:
     number.
 
     Raises:
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
     """
     count = 0
     with store.reading() as session, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:

@@ -63,7 +63,7 @@ def plan(store: Store, parts: Shares, size: int | None = None) -> tuple[MixPart,
         size: rows of the mix, without held-out ones; None means the maximum without repeating a row.
 
     Raises:
-        NotFound: a data set does not exist (any more).
+        NotFound: a data set does not exist.
         BadTrainingFile: this mix is not possible; `next_step` says what is.
     """
     with store.reading() as session:

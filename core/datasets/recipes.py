@@ -65,7 +65,7 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
 
     Raises:
         BadRecipe: it has no name.
-        NotFound: there is no such family (any more).
+        NotFound: there is no such family.
     """
     recipe = replace(recipe, name=_clean_name(recipe.name))
     with store.session() as session:
@@ -88,7 +88,7 @@ def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
 
     Raises:
         BadRecipe: no name.
-        NotFound: no such recipe (any more).
+        NotFound: there is no such recipe.
     """
     with store.session() as session:
         original = _row(session, recipe_id)
@@ -101,7 +101,7 @@ def rename(store: Store, actor: Actor, family: str, name: str) -> None:
 
     Raises:
         BadRecipe: no name.
-        NotFound: no such family (any more).
+        NotFound: there is no such family.
     """
     with store.session() as session:
         _newest_version(session, family)
@@ -113,7 +113,7 @@ def delete(store: Store, actor: Actor, family: str) -> None:
     """Remove a family from the list; `undelete` restores it. Data sets made from it keep their own copy.
 
     Raises:
-        NotFound: no such family (any more).
+        NotFound: there is no such family.
     """
     with store.session() as session:
         _newest_version(session, family)
@@ -140,7 +140,7 @@ def list_saved(store: Store) -> list[SavedRecipe]:
 
 
 def versions(store: Store, family: str) -> list[SavedRecipe]:
-    """All versions of a family, newest first; empty if the family does not exist (any more)."""
+    """All versions of a family, newest first; empty if the family does not exist."""
     query = select(*_LIST_COLUMNS).where(
         tables.RecipeVersion.family == family, tables.RecipeVersion.deleted_at.is_(None)
     )
@@ -152,7 +152,7 @@ def load(store: Store, recipe_id: str) -> Recipe:
     """The recipe as saved, with the current name of its family.
 
     Raises:
-        NotFound: no such recipe (any more).
+        NotFound: there is no such recipe.
     """
     with store.reading() as session:
         return _recipe(_row(session, recipe_id))
@@ -163,7 +163,7 @@ def set_source_recipe(store: Store, actor: Actor, dataset_id: str, recipe_id: st
     """Record which saved recipe a data set was made from.
 
     Raises:
-        NotFound: no such data set or recipe (any more).
+        NotFound: there is no such data set or recipe.
     """
     with store.session() as session:
         _row(session, recipe_id)

@@ -89,7 +89,7 @@ def freeze(
         note: a note; an existing equal version keeps its own.
 
     Raises:
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
         BadTrainingFile: no rows would be left for training.
         FabulaError: the share is out of bounds.
         StorageFull: the disk is full; nothing is saved.
@@ -138,7 +138,7 @@ def get(store: Store, version_id: str) -> Version:
     """One version.
 
     Raises:
-        NotFound: it does not exist (any more).
+        NotFound: it does not exist.
     """
     with store.reading() as session:
         version = session.get(DatasetVersion, version_id)

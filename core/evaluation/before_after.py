@@ -93,7 +93,7 @@ class BeforeAfterView:
 
 
 def get(store: Store, job_id: str) -> BeforeAfterView | None:
-    """The before-and-after comparison of a job; None: not started."""
+    """The before-and-after comparison of a job; None if not started."""
     with store.reading() as session:
         comparison = session.scalar(select(BeforeAfter).where(BeforeAfter.job_id == job_id))
         if comparison is None:

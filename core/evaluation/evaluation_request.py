@@ -232,7 +232,7 @@ class EvaluationRequester:
         rescue_files.write_or_rescue(self.context.store, write, entry)
 
     def _is_correct(self, example: HeldOutExample, text: str | None, finish_reason: str | None) -> bool | None:
-        """Whether the answer is the expected label; None: it is not a label, or there is no answer."""
+        """Whether the answer is the expected label; None if it is not a label, or there is no answer."""
         if text is None or self.view.kind != "label":
             return None
         expected = scoring.remove_stop(example.expected, self.view.settings.get("stop"))

@@ -208,7 +208,7 @@ def _max_answer_tokens(view: EvaluationView, rows: list[HeldOutExample]) -> int:
 
 
 def _loss(store: Store, evaluation: EvaluationView) -> float | None:
-    """The validation loss that the training job measured for this model; None: not measured."""
+    """The validation loss that the training job measured for this model; None if not measured."""
     if evaluation.job_id is None:
         return None
     with store.reading() as session:

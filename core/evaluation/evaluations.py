@@ -276,7 +276,7 @@ def _system(store: Store, form: EvaluationForm) -> str:
 
 
 def _identical(session: Session, form: EvaluationForm, settings: Mapping[str, Any]) -> str | None:
-    """The id of an active evaluation with the same settings; None: there is none."""
+    """The id of an active evaluation with the same settings; None if there is none."""
     active = select(Evaluation).where(
         Evaluation.state.in_(ACTIVE), Evaluation.provider == form.provider, Evaluation.model == form.model
     )

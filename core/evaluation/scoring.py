@@ -62,8 +62,8 @@ class Metrics:
         overlap: similarity to the expected texts (chrF); None for labels.
         quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
             rows with a problem), `adherence` (share of requested column values that appear in the texts).
-        cost_usd: the provider's charge; None: the price is unknown. 0 on the engine, see `writing_s`.
-        writing_s: seconds with requests in flight; None: not recorded.
+        cost_usd: the provider's charge; None if the price is unknown. 0 on the engine, see `writing_s`.
+        writing_s: seconds with requests in flight; None if not recorded.
     """
 
     n: int
@@ -114,14 +114,14 @@ def remove_stop(text: str, stop: object) -> str:
 
 
 def wilson(right: int, n: int) -> Interval | None:
-    """The share `right / n` with its Wilson interval; None: no rows."""
+    """The share `right / n` with its Wilson interval; None if there are no rows."""
     if n <= 0:
         return None
     return Interval(right / n, *confidence_interval.wilson(right, n), n)
 
 
 def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:
-    """The mean of scores with a bootstrap interval; None: no scores."""
+    """The mean of scores with a bootstrap interval; None if there are no scores."""
     if not scores:
         return None
     values = np.asarray(scores, dtype=np.float64)
@@ -130,7 +130,7 @@ def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:
 
 
 def difference(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Interval | None:
-    """The mean of `one - other` over the same rows with a paired bootstrap interval; None: no rows.
+    """The mean of `one - other` over the same rows with a paired bootstrap interval; None if there are no rows.
 
     Raises:
         ValueError: the lengths differ.
@@ -208,7 +208,7 @@ def confusion(pairs: Sequence[tuple[str, str]]) -> Mapping[str, Mapping[str, int
 
 
 def distinct(texts: Sequence[str], n: int = 2) -> float | None:
-    """distinct-n of characters (Li et al., 2016): share of distinct n-grams; None: there are none."""
+    """distinct-n of characters (Li et al., 2016): share of distinct n-grams; None if there are none."""
     grams: Counter[str] = Counter()
     for text in texts:
         grams += _grams("".join(text.split()), n)

@@ -31,7 +31,7 @@ Base = TypeVar("Base", bound=Sized)
 
 
 def typical_training_s(parameters: int, packaged_speed: float | None) -> float | None:
-    """Seconds to train on `TYPICAL_EXAMPLES` with automatic settings; None: the speed is unknown.
+    """Seconds to train on `TYPICAL_EXAMPLES` with automatic settings; None if the speed is unknown.
 
     Args:
         parameters: the model's parameter count.

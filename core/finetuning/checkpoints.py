@@ -35,7 +35,7 @@ class CheckpointView:
         step: the training step after which it was saved.
         model: the name to call it by.
         metrics: the provider's measurements, under the provider's names.
-        created_at: UTC; None: not reported.
+        created_at: UTC; None if not reported.
     """
 
     id: str
@@ -46,7 +46,7 @@ class CheckpointView:
     created_at: datetime | None
 
     def loss(self) -> Figure | None:
-        """The loss on held-out rows, otherwise that of its last training step; None: not reported."""
+        """The loss on held-out rows, otherwise that of its last training step; None if not reported."""
         return self._figure(_LOSSES)
 
     def accuracy(self) -> Figure | None:

@@ -56,7 +56,7 @@ def observations(
     Args:
         results: the curve.
         checkpoints: the job's checkpoints; one of them is recommended.
-        examples: number of training examples; None: not known.
+        examples: number of training examples; None if unknown.
     """
     steps, losses = _series(results, "training_loss")
     memorised = _memorised(results, examples)

@@ -1,4 +1,4 @@
-"""Training on a few examples: suitable hyper-parameters, a data set and job made from them, and progress.
+"""Training on a few examples: suitable hyperparameters, a data set and job made from them, and progress.
 
 `core.datasets.example_pairs` checks the pairs. The result is an ordinary data set and job, also on other pages.
 """
@@ -44,7 +44,7 @@ _SMALL_SET = 12  # below the engine's default: see docs/decisions.md, "A dozen e
 
 @dataclass(frozen=True, slots=True)
 class ExampleHyperparameters:
-    """Hyper-parameters for a small set of examples, and the reason as a sentence."""
+    """Hyperparameters for a small set of examples, and the reason as a sentence."""
 
     n_epochs: int
     batch_size: int
@@ -71,7 +71,7 @@ class Phase:
 
 
 def suggest_hyperparameters(n_examples: int) -> ExampleHyperparameters:
-    """Hyper-parameters for few examples: each is seen several times, but not so often that it is memorised."""
+    """Hyperparameters for few examples: each is seen several times, but not so often that it is memorised."""
     auto = job_rules.automatic(n_examples, examples_seen=_EXAMPLES_SEEN, small_set=_SMALL_SET)
     return ExampleHyperparameters(
         n_epochs=auto.n_epochs,
@@ -95,7 +95,7 @@ def count_tokens(pairs: Sequence[ExamplePair], model: str = packaged_models.BASE
 
 
 def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
-    """The engine's base model, preferably the packaged one; None: the engine has none."""
+    """The engine's base model, preferably the packaged one; None if the engine has none."""
     untuned = [model for model in models if model.provider == ENGINE and model.base in (None, model.id)]
     return min(untuned, key=lambda model: model.id != packaged_models.BASE, default=None)
 
@@ -153,7 +153,7 @@ def _usable(pairs: Sequence[ExamplePair]) -> tuple[ExamplePair, ...]:
 
 @requires("viewer")
 def newest_job(store: Store, actor: Actor) -> JobView | None:
-    """The actor's newest job from examples; None: there is none."""
+    """The actor's newest job from examples; None if there is none."""
     query = (
         select(TrainingJob.id)
         .join(Dataset, Dataset.id == TrainingJob.dataset_id)

@@ -63,7 +63,7 @@ class FileCheck:
         lines: non-blank lines; examples: the valid ones among them.
         tokens: per epoch; exact_tokens: whether they were counted with the model's own tokenizer.
         longest_tokens, longest_line: token count and line number of the example with the most bytes.
-        context: maximum tokens per example; None: not known.
+        context: maximum tokens per example; None if unknown.
         problems: the first hundred, errors before warnings, by line.
         counts: lines per kind of problem; levels: the level of each kind.
     """

@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class JobColumn:
-    """The results of one job. Losses and accuracies are figures of `core.finetuning.results`; None: not known.
+    """The results of one job. Losses and accuracies are figures from `core.finetuning.results`; None means unknown.
 
     Attributes:
         training_s: seconds of training, without waiting.

@@ -43,7 +43,7 @@ _MIN_STARTUP_MULTIPLE = 3.0  # shorter jobs measure the start-up time, not the s
 
 @dataclass(frozen=True, slots=True)
 class JobEstimate:
-    """The expected effort of a job. None: not known.
+    """The expected effort of a job. None means unknown.
 
     Attributes:
         epochs: as requested, or the provider's probable choice.

@@ -53,13 +53,13 @@ def events(store: Store, job_id: str, limit: int = 500) -> list[JobEvent]:
 
 
 def last_event(store: Store, job_id: str) -> datetime | None:
-    """Time of the job's newest event (UTC); None: there is none."""
+    """Time of the job's newest event (UTC); None if there is none."""
     with store.reading() as session:
         return session.scalar(select(func.max(TrainingEvent.created_at)).where(TrainingEvent.job_id == job_id))
 
 
 def newest_remote_id(store: Store, job_id: str) -> str | None:
-    """The provider's id of the newest saved event; None: there is none."""
+    """The provider's id of the newest saved event; None if there is none."""
     query = (
         select(TrainingEvent.remote_id)
         .where(TrainingEvent.job_id == job_id, TrainingEvent.remote_id.not_like(f"{_OWN_PREFIX}%"))
@@ -71,7 +71,7 @@ def newest_remote_id(store: Store, job_id: str) -> str | None:
 
 
 def training_started_at(store: Store, job_id: str) -> datetime | None:
-    """When training first started, from the provider's event (UTC); None: no such event."""
+    """When training first started, from the provider's event (UTC); None if there is no such event."""
     started = select(func.min(TrainingEvent.created_at)).where(
         TrainingEvent.job_id == job_id,
         or_(TrainingEvent.message.startswith(STARTED), TrainingEvent.message == Message(STARTED, {})),

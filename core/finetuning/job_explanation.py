@@ -21,7 +21,7 @@ _HOURS_FROM_MINUTES = 90
 def explain(job: JobView, now: datetime, last_event: datetime | None = None) -> str:
     """Explain a job's state at `now` (UTC) in one or two sentences.
 
-    `last_event`: time of the newest event (`job_views.last_event`); None: not known.
+    `last_event`: time of the newest event (`job_views.last_event`); None if unknown.
     """
     if job.finished:
         return _explain_finished(job, now)

@@ -53,7 +53,7 @@ _CONTEXT_SIZES = (
 
 @dataclass(frozen=True, slots=True)
 class JobForm:
-    """The settings of a new job. None for a hyper-parameter or the seed leaves the choice to the provider.
+    """The settings of a new job. None for a hyperparameter or the seed leaves the choice to the provider.
 
     Attributes:
         dataset_id: the data set to train on (its finished rows).
@@ -161,12 +161,12 @@ class JobForm:
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """The hyper-parameters that are set."""
+        """The hyperparameters that are set."""
         return {name: value for name, value in asdict(self).items() if name in _HYPERPARAMETERS and value is not None}
 
 
 def suffix_error(suffix: str | None) -> FabulaError | None:
-    """The error for an invalid suffix; None: it is valid or empty."""
+    """The error for an invalid suffix; None if it is valid or empty."""
     if suffix is None or job_rules.is_suffix(suffix):
         return None
     if len(suffix) > MAX_SUFFIX_LENGTH:
@@ -214,7 +214,7 @@ def learning_rate_advice(n_examples: int | None, training_further: bool, provide
 
 
 def smaller_batch(job: JobView) -> int | None:
-    """Half the batch size, for a job that ran out of memory; None: it was already 1."""
+    """Half the batch size, for a job that ran out of memory; None if it was already 1."""
     previous = int(job.hyperparameters.get("batch_size") or job_rules.automatic(job.n_examples).batch_size)
     return previous // 2 or None
 
@@ -226,7 +226,7 @@ def lower_rate(job: JobView) -> float:
 
 
 def context_size(model: str) -> int | None:
-    """The maximum tokens per training example for this base model; None: not known."""
+    """The maximum tokens per training example for this base model; None if unknown."""
     name = tuned_base(model) or model
     return next((size for pattern, size in _CONTEXT_SIZES if pattern.fullmatch(name)), None)
 

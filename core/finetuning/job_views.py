@@ -104,7 +104,7 @@ class JobView:
 
     @property
     def upload_share(self) -> float | None:
-        """Share of the training file that was uploaded (0 to 1); None: no upload in progress."""
+        """Share of the training file that was uploaded (0 to 1); None if no upload is in progress."""
         if not self.file_bytes or self.uploaded_bytes is None:
             return None
         return min(1.0, self.uploaded_bytes / self.file_bytes)
@@ -115,7 +115,7 @@ class JobView:
         return self.status in WAITING
 
     def training_s(self, now: datetime) -> float | None:
-        """Seconds of training until `now` (UTC) or the end; 0 before training; None: not known.
+        """Seconds of training until `now` (UTC) or the end; 0 before training; None if unknown.
 
         Queued and paused time does not count.
         """
@@ -134,7 +134,7 @@ class JobView:
         return trained is not None and trained < _STARTING_S
 
     def eta_s(self, now: datetime) -> float | None:
-        """Seconds until the job is done, including the queue, at least `MIN_TIME_LEFT_S`; None: not known.
+        """Seconds until the job is done, including the queue, at least `MIN_TIME_LEFT_S`; None if unknown.
 
         All pages show this figure. It is the provider's estimate if there is one, otherwise the wait plus the
         estimated training time. An estimate that is overdue by more than `MIN_TIME_LEFT_S` is not used.
@@ -161,7 +161,7 @@ class JobView:
         return wait + self.estimated_s - trained
 
     def wait_s(self, now: datetime) -> float | None:
-        """Seconds until training should start; 0 if no job is ahead; None: not known."""
+        """Seconds until training should start; 0 if no job is ahead; None if unknown."""
         if self.estimated_start is not None:
             return max(0.0, (self.estimated_start - now).total_seconds())
         if self.status == "queued":

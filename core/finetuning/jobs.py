@@ -239,7 +239,7 @@ def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
 
 
 def _parent(session: Session, form: JobForm) -> str | None:
-    """The job whose model or checkpoint is trained further; None: a base model."""
+    """The job whose model or checkpoint is trained further; None for a base model."""
     by_model = select(TrainingJob.id).where(
         TrainingJob.provider == form.provider, TrainingJob.fine_tuned_model == form.base_model
     )
@@ -251,7 +251,7 @@ def _parent(session: Session, form: JobForm) -> str | None:
 
 
 def _validation_share(version: versions.Version | None) -> float | None:
-    """The share of a version's examples used for validation; None: there are none."""
+    """The share of a version's examples used for validation; None if there are none."""
     if version is None or not version.n_validation:
         return None
     return version.n_validation / (version.n_train + version.n_validation)

@@ -65,7 +65,7 @@ class Family:
 
 
 def job_that_made(store: Store, model: str) -> JobView | None:
-    """The newest job that produced a tuned model or checkpoint; None: not known."""
+    """The newest job that produced a tuned model or checkpoint; None if unknown."""
     newest, names = TrainingJob.created_at.desc(), (model, model.split(_CHECKPOINT_SUFFIX)[0])
     by_checkpoint = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
     with store.reading() as session:

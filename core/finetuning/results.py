@@ -78,7 +78,7 @@ class Results:
 
     @property
     def note(self) -> str | None:
-        """Why the curve is missing or incomplete; None: it is complete."""
+        """Why the curve is missing or incomplete; None if it is complete."""
         if self.empty:
             return msg("The results file is empty.")
         if not self.has_steps:
@@ -98,7 +98,7 @@ class Results:
 
     @property
     def trained_tokens(self) -> int | None:
-        """Tokens trained up to the last step; None: not in the file."""
+        """Tokens trained up to the last step; None if not in the file."""
         known = self.frame["elapsed_tokens"].dropna()
         return int(known.iloc[-1]) if len(known) else None
 
@@ -169,7 +169,7 @@ def smooth(values: pd.Series[float], weight: float) -> pd.Series[float]:
 
 
 def figure(results: Results, column: str) -> Figure | None:
-    """The figure of a column of `results.frame`; None: not measured. For a chain, the figure of its last job."""
+    """The figure of a column of `results.frame`; None if not measured. For a chain, the figure of its last job."""
     frame = results.frame
     if column.startswith("validation"):
         last = results.last(column)
@@ -185,12 +185,12 @@ def figure(results: Results, column: str) -> Figure | None:
 
 
 def headline_accuracy(results: Results) -> Figure | None:
-    """The token accuracy for summaries: on held-out rows if measured, otherwise in training; None: neither."""
+    """The token accuracy for summaries: on held-out rows if measured, otherwise in training; None if neither is."""
     return figure(results, "validation_token_accuracy") or figure(results, "training_token_accuracy")
 
 
 def _parse_fast(text: str) -> Results | None:
-    """Parse a large, well-formed file with pandas; None: it must be read line by line."""
+    """Parse a large, well-formed file with pandas; None if it must be read line by line."""
     header = _cells(text.partition("\n")[0])
     names = [_NAMES.get(name.lower(), name.lower()) for name in header]
     known_positions = [position for position, name in enumerate(names) if name in COLUMNS]
@@ -231,7 +231,7 @@ def _cells(line: str) -> list[str]:
 
 
 def _row(names: list[str], cells: list[str]) -> dict[str, float] | None:
-    """The values of one line; None: too few or too many cells, or not a number."""
+    """The values of one line; None if there are too few or too many cells, or one is not a number."""
     if len(cells) != len(names):
         return None
     row = {name: math.nan for name in COLUMNS}

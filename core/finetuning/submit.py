@@ -47,7 +47,7 @@ class TrainingFile:
     Attributes:
         sha256: of the file, hexadecimal.
         separator, stop: end of prompts and of completions; None for the chat format.
-        validation: the validation file; None: the version has no validation examples.
+        validation: the validation file; None if the version has no validation examples.
     """
 
     path: Path
@@ -215,7 +215,7 @@ def _integrations(job: JobView, capabilities: Capabilities) -> tuple[tuple[str, 
 
 
 def _find_existing(context: JobContext, registry: Registry) -> RemoteJob | None:
-    """Find the job at the provider by our id. None: not listed after `_SETTLE_S`, so no earlier POST has created it.
+    """Find the job at the provider by our id; None if not listed after `_SETTLE_S`: no earlier POST created it.
 
     Uses the monotonic clock: if the wall clock changed, the job could be sent twice or never.
     """

@@ -40,7 +40,7 @@ class TrackerRun(Protocol):
     """One run in a tracker.
 
     Attributes:
-        url: web page of the run; None: there is none.
+        url: web page of the run; None if there is none.
         last_step: the last logged step; -1 or 0: no step logged yet.
     """
 
@@ -153,7 +153,7 @@ class TrackerLogger:
             send_all: send all steps, because the job has ended; otherwise at most `_MAX_STEPS_PER_SEND`.
 
         Returns:
-            The state of each tracker; None: the job has no trackers.
+            The state of each tracker; None if the job has no trackers.
         """
         if not self._channels:
             return None

@@ -139,7 +139,7 @@ class _Watch:
             return []
 
     def _new_checkpoints(self, client: Client, remote: RemoteJob, ended: bool) -> Sequence[RemoteCheckpoint] | None:
-        """Fetch checkpoints if they are due; None: the provider did not answer."""
+        """Fetch checkpoints if they are due; None if the provider did not answer."""
         if not ended and time.monotonic() < self._checkpoints_due:
             return ()
         self._checkpoints_due = time.monotonic() + _CHECKPOINTS_S

@@ -43,8 +43,8 @@ class TrainingFacts:
     """How a model was trained, from the ledger.
 
     Attributes:
-        dataset: name of the data set; None: it no longer exists.
-        rows: number of training rows; None: unknown.
+        dataset: name of the data set; None if it no longer exists.
+        rows: number of training rows; None if unknown.
         root: base model of the first job in the chain: an untuned model or a packaged writer.
     """
 
@@ -60,8 +60,8 @@ class Purpose:
     Attributes:
         kind: `stories` (a packaged writer), `tuned`, `instructions`, `base` (continues text), `unknown`.
         language: for a packaged writer, the language of its presets (`en`, `zh_CN`).
-        dataset, rows: for a tuned model, its training data; None: unknown.
-        base: for a tuned model, its base model; None: unknown.
+        dataset, rows: for a tuned model, its training data; None if unknown.
+        base: for a tuned model, its base model; None if unknown.
         narrow: whether it writes well only for prompts like its training prompts. A model that was tuned from an
             instruction model also handles other prompts.
     """
@@ -79,7 +79,7 @@ def purpose_of(info: ModelInfo, trained: TrainingFacts | None = None, *, priced:
 
     Args:
         info: the model as its provider lists it.
-        trained: its training history; None: its job is not in the ledger.
+        trained: its training history; None if its job is not in the ledger.
         priced: whether the price list has an output price for it. Price lists contain instruction models, and the
             legacy base models that `_CONTINUES_TEXT` matches.
     """

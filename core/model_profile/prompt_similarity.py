@@ -78,8 +78,8 @@ class PromptSimilarity:
     """How one prompt compares with the training prompts.
 
     Attributes:
-        known_share: share of its words that occur in the training prompts (0 to 1); None: it has no words to compare.
-        script: its script; None: it has no letters.
+        known_share: share of its words that occur in the training prompts (0 to 1); None if it has no words to compare.
+        script: its script; None if it has no letters.
         other_script: whether the training prompts use a different script.
         far: whether the model was trained on a different kind of prompt.
     """
@@ -131,7 +131,7 @@ def fixed_words(template: str) -> str:
 
 
 def script_of(text: str) -> str | None:
-    """The main script of a text: chinese, japanese, korean, latin or other; None: it has no letters.
+    """The main script of a text: chinese, japanese, korean, latin or other; None if it has no letters.
 
     A Latin word counts as two Chinese characters, the length of most Chinese words.
     """

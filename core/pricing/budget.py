@@ -84,7 +84,7 @@ def budgets(store: Store) -> list[BudgetView]:
 
 @requires("viewer")
 def remaining(store: Store, actor: Actor, reference: str | None = None) -> Decimal | None:
-    """US dollars that this person may still spend on this run, job or story, at least 0; None: no budget applies."""
+    """US dollars that this person may still spend on this run, job or story, at least 0; None if no budget applies."""
     with store.reading() as session:
         return _lowest_remaining(_applicable_budgets(session, actor, reference))
 

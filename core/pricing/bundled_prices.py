@@ -130,7 +130,7 @@ def _parse(data: bytes) -> dict[str, Provider]:
 
 @lru_cache(maxsize=2)
 def _load_file(path: str, time_ns: int, size: int) -> PriceDataVersion | None:
-    """Load the fetched data; None: unreadable or invalid. Time and size are part of the cache key."""
+    """Load the fetched data; None if unreadable or invalid. Time and size are part of the cache key."""
     try:
         providers = _parse(Path(path).read_bytes())
     except Exception:  # a damaged file must not break the packaged prices

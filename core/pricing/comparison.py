@@ -17,7 +17,7 @@ Side = Literal["input", "output", "training"]
 
 @dataclass(frozen=True, slots=True)
 class PriceLine:
-    """One line of a comparison. Prices are per `unit` tokens, see `compare`; None: unknown.
+    """One line of a comparison. Prices are per `unit` tokens, see `compare`. None means unknown.
 
     Attributes:
         multiple: price / baseline price; None if either is unknown, the baseline is free, or there is no exchange rate.

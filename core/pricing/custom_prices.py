@@ -129,7 +129,7 @@ def book(store: Store, home: Path | None = None, now: datetime | None = None) ->
 
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:
-    """Cost per hour of this machine, and its currency; None: not set."""
+    """Cost per hour of this machine, and its currency; None if not set."""
     rows = [row for row in _rows(store) if row.provider == ENGINE and row.kind == "hosting_hour"]
     return (rows[0].amount, rows[0].currency) if rows else None
 

@@ -47,7 +47,7 @@ class MachineTime:
 
     @property
     def per_mtok(self) -> Decimal | None:
-        """Cost of generating a million tokens; None: the speed is unknown."""
+        """Cost of generating a million tokens; None if the speed is unknown."""
         if self.per_hour == 0:
             return Decimal(0)
         if self.speed is None or self.speed.tokens_per_s <= 0:
@@ -68,7 +68,7 @@ class MachineTime:
         )
 
     def call(self, completion_tokens: int | None) -> Decimal | None:
-        """Cost of generating this many tokens; None: unknown."""
+        """Cost of generating this many tokens; None if unknown."""
         per_mtok = self.per_mtok
         if per_mtok is None or completion_tokens is None:
             return Decimal(0) if per_mtok == 0 else None
@@ -88,7 +88,7 @@ def work_usd(
     Args:
         machine_hour: cost per hour and its currency; None if not set, so that the cost on the engine is unknown.
         billed_usd: the provider's charge; ignored for the engine.
-        seconds: duration; None: unknown.
+        seconds: duration; None if unknown.
     """
     if provider != ENGINE:
         return billed_usd
@@ -126,7 +126,7 @@ def save(store: Store, actor: Actor, speed: Speed) -> None:
 
 
 def latest_speed(store: Store) -> Speed | None:
-    """The latest measurement; None: not measured yet."""
+    """The latest measurement; None if not measured yet."""
     query = select(SpeedMeasurement).order_by(SpeedMeasurement.measured_at.desc(), SpeedMeasurement.id.desc()).limit(1)
     with store.reading() as session:
         row = session.scalars(query).first()

@@ -176,7 +176,7 @@ def cost_of(
     cached_tokens: int = 0,
     batch: bool = False,
 ) -> Decimal | None:
-    """The exact cost of one call in US dollars; None: a required price or token count is unknown.
+    """The exact cost of one call in US dollars; None if a required price or token count is unknown.
 
     Compute each call separately, because the price per token can depend on the prompt length.
 
@@ -191,7 +191,7 @@ def cost_of(
 
 
 def speech_cost(book: PriceBook, provider: str, model: str, text: str) -> Decimal | None:
-    """The exact cost of speech for `text` in US dollars; None: unknown, or not billed by the character."""
+    """The exact cost of speech for `text` in US dollars; None if unknown, or not billed by the character."""
     price = book.find(provider, model)
     if price is None or price.currency != USD or price.speech_per_mchar is None:
         return None
@@ -199,7 +199,7 @@ def speech_cost(book: PriceBook, provider: str, model: str, text: str) -> Decima
 
 
 def training_cost(book: PriceBook, provider: str, base_model: str, trained_tokens: int | None) -> Decimal | None:
-    """The exact cost in US dollars of training on `trained_tokens` (over all epochs); None: unknown.
+    """The exact cost in US dollars of training on `trained_tokens` (over all epochs); None if unknown.
 
     Example, curie in 2023: 1,229,945 tokens at 3 USD per million = 3.689835 USD.
     """

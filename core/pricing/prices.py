@@ -91,7 +91,7 @@ class Price:
     def call(
         self, prompt_tokens: int | None, completion_tokens: int | None, *, cached_tokens: int = 0, batch: bool = False
     ) -> Decimal | None:
-        """The exact cost of one request, in `currency`; None: a required price or token count is unknown.
+        """The exact cost of one request, in `currency`; None if a required price or token count is unknown.
 
         Args:
             cached_tokens: cached prompt tokens. There is no discount in batches, or if no cached price is known.
@@ -112,7 +112,7 @@ class Price:
         return total
 
     def _rates(self, prompt_tokens: int | None, batch: bool) -> _Rates | None:
-        """Input, cached input and output prices per million tokens; None: unknown for this prompt length."""
+        """Input, cached input and output prices per million tokens; None if unknown for this prompt length."""
         applicable_tiers = [
             tier for tier in self.tiers if prompt_tokens is not None and prompt_tokens > tier.above_tokens
         ]

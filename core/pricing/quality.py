@@ -33,7 +33,7 @@ class Quality:
             the expected texts (see `measure`).
         share, low, high: 0 to 1, with the 95 % interval.
         n: number of rounds or examples.
-        cost_usd: average cost of a story in US dollars; None: not known.
+        cost_usd: average cost of a story in US dollars; None if unknown.
     """
 
     provider: str
@@ -74,7 +74,7 @@ class Leader:
 
 
 def leader(measured: Sequence[Quality]) -> Leader | None:
-    """The best of the models with the same kind and measure as the first one; None: nothing was measured.
+    """The best of the models with the same kind and measure as the first one; None if nothing was measured.
 
     Two models differ clearly if their 95 % intervals do not overlap, which is stricter than a test at 5 %.
     """

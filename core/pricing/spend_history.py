@@ -70,7 +70,7 @@ class WorkLine:
         unknown: number of calls without a known cost.
         estimated_usd, cost_usd: None if unknown for every call. On the engine, the cost of machine time.
         duration_s: seconds of training of a job, until the end of a story, or with requests in flight of a run or an
-            evaluation on the engine; None: not known.
+            evaluation on the engine; None if unknown.
     """
 
     reference: str
@@ -134,7 +134,7 @@ def _engine_calls(store: Store, session: Session, start: datetime, end: datetime
 
 
 def known_usd(lines: Iterable[DayLine]) -> Decimal | None:
-    """The sum of the known costs; None: no cost is known."""
+    """The sum of the known costs; None if no cost is known."""
     known = [line.cost_usd for line in lines if line.unknown < line.calls]
     return sum(known, Decimal(0)) if known else None
 

@@ -73,6 +73,6 @@ def measure(prompts: Sequence[str], completions: Sequence[str], model: str) -> D
 
 
 def encoding_of(model: str) -> str | None:
-    """The name of the model's encoding; None: not known."""
+    """The name of the model's encoding; None if unknown."""
     name = tuned_base(model) or model
     return next((encoding for pattern, encoding in _ENCODINGS if pattern.fullmatch(name)), None)

@@ -97,7 +97,7 @@ class Machine:
         per_hour: cost per hour in the currency of the comparison.
         tokens_per_s: generation speed with one request at a time.
         always_on: whether every hour of the month costs money; otherwise only busy hours do.
-        training_tokens_per_s: measured by finished jobs; None: unknown.
+        training_tokens_per_s: measured by finished jobs; None if unknown.
     """
 
     per_hour: Decimal
@@ -107,7 +107,7 @@ class Machine:
 
     @property
     def per_mtok(self) -> Decimal | None:
-        """Cost of generating a million tokens; None: the speed is not known."""
+        """Cost of generating a million tokens; None if the speed is unknown."""
         return self.per_hour * MTOK / (self.tokens_per_s * _S_PER_HOUR) if self.tokens_per_s > 0 else None
 
 
@@ -170,7 +170,7 @@ class BreakEven:
     Attributes:
         outcome: `at`: cheaper from `requests` on; `at_once`: never more expensive; `until`: cheaper up to `requests`;
             `never`: never cheaper; `unknown`.
-        days: time to reach `requests`; None: the workload has no requests.
+        days: time to reach `requests`; None if the workload has no requests.
     """
 
     outcome: Literal["at", "at_once", "until", "never", "unknown"]
@@ -265,7 +265,7 @@ def _local(workload: Workload, candidate: Candidate, requests_per_month: Decimal
 
 
 def _local_training(workload: Workload, machine: Machine) -> Decimal | None:
-    """The cost of machine time for training; None: the training speed is unknown."""
+    """The cost of machine time for training; None if the training speed is unknown."""
     tokens = workload.training_tokens * workload.epochs
     if tokens == 0 or machine.per_hour == 0:
         return Decimal(0)
@@ -277,7 +277,7 @@ def _local_training(workload: Workload, machine: Machine) -> Decimal | None:
 def _problem(
     price: Price, workload: Workload, per_request: Decimal | None, upfront: Decimal | None, *, converted: bool
 ) -> str | None:
-    """Why an amount is unknown, as a sentence; None: all are known."""
+    """Why an amount is unknown, as a sentence; None if all are known."""
     if not converted:
         return msg("Its prices are in {currency}, which has no exchange rate here.", currency=price.currency)
     if per_request is None and workload.batch and price.call(1, 1) is not None:

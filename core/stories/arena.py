@@ -228,7 +228,7 @@ def cast_vote(
 
     Args:
         order: story ids in the order shown on screen.
-        winner: one of them; None: no story was good enough.
+        winner: one of them; None if no story was good enough.
         blind: whether model names were hidden.
 
     Raises:

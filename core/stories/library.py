@@ -42,7 +42,7 @@ class SavedStory:
         created_at: when it was written (UTC).
         model: the name that the endpoint returned; requested_model: the one that was requested.
         text: the original text; edited_text: a person's edited version.
-        cost_usd: the provider's charge, or for the engine the cost of machine time; None: unknown.
+        cost_usd: the provider's charge, or for the engine the cost of machine time; None if unknown.
         first_text_s: seconds to the first text; duration_s: seconds in total.
     """
 

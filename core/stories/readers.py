@@ -111,6 +111,6 @@ class Recent(Generic[T]):
                 self._by_id.popitem(last=False)
 
     def get(self, key: str) -> T | None:
-        """The item with this id; None: it was dropped, or belongs to another process."""
+        """The item with this id; None if it was dropped, or belongs to another process."""
         with self._lock:
             return self._by_id.get(key)

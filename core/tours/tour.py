@@ -55,7 +55,7 @@ class TourProgress:
         key: name of the step, one of `STEPS`.
         sentence: what is happening (a message that pages translate).
         reason: why it failed.
-        eta_s: estimated seconds to the end; None: unknown.
+        eta_s: estimated seconds to the end; None if unknown.
         language: language of the page that started it (`en`, `zh_CN`).
     """
 
@@ -157,7 +157,7 @@ def steps_from(tour: Tour) -> tuple[str, ...]:
 
 
 def progress(store: Store, now: datetime | None = None, *, tour_id: str | None = None) -> TourProgress | None:
-    """The tour `tour_id`, or the newest one without an id; None: there is none."""
+    """The tour `tour_id`, or the newest one without an id; None if there is none."""
     query = select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1)
     with store.reading() as session:
         tour = session.scalar(query if tour_id is None else select(Tour).where(Tour.id == tour_id))
@@ -228,7 +228,7 @@ class TourRecording:
 
 
 def load_recording(language: str, path: Path | None = None) -> TourRecording | None:
-    """The recording in a page's language; None: there is none. `path`: a file other than the one that ships."""
+    """The recording in a page's language; None if there is none. `path`: a file other than the one that ships."""
     return _recordings(path or RECORDINGS).get(language)
 
 

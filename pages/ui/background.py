@@ -1,6 +1,6 @@
 """Background work for pages: short work that a page waits for. Long work belongs in the worker.
 
-- `BackgroundTask`: one result, with progress. `shared_task` shares it between visitors; `wait_for_task` draws it.
+- `BackgroundTask`: one result, with progress. `shared_task` shares it between visitors; `wait_for_task` renders it.
 - `BackgroundIterator`: items as they arrive, until it is stopped.
 - `RefreshedReport`: the newest report on rows that change, and the one in progress.
 """

@@ -262,7 +262,7 @@ def run_of(dataset_id: str) -> tuple[DatasetSummary, RunProgress | None]:
     """A data set and its newest run.
 
     Raises:
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
     """
     return datasets.summary(store(), dataset_id), run_progress.latest(store(), dataset_id)
 
@@ -291,7 +291,7 @@ def job_of(model: str) -> JobView | None:
 
 
 def training_of(provider: str, model: str) -> TrainingHistory | None:
-    """What a model in the ledger was trained on; None: its job is not in the ledger."""
+    """What a model in the ledger was trained on; None if its job is not in the ledger."""
     job = job_of(model)
     return None if job is None or job.provider != provider else _training_of(job.id)
 
@@ -305,7 +305,7 @@ def heat_map(dataset_id: str, rows: int, pair: tuple[int, int] | None) -> HeatMa
     """The map of a data set with `rows` rows; `pair`: the chosen columns across and down.
 
     Raises:
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
     """
     return (_heat if rows <= heatmap.MAX_SQUARES else _large_heat)(dataset_id, pair)
 

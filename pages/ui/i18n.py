@@ -181,7 +181,7 @@ def clock(moment: datetime, now: datetime | None = None) -> str:
 
 
 def _zone() -> tzinfo | None:
-    """The visitor's time zone; None: not known."""
+    """The visitor's time zone; None if unknown."""
     try:
         return ZoneInfo(st.context.timezone) if st.context.timezone else None
     except (KeyError, ValueError, OSError):  # an unknown name, or a folder of time zones

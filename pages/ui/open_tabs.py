@@ -22,7 +22,7 @@ from core.settings import Settings
 CHECK_S = 2.0  # tabs must be closed within five seconds, and a busy machine needs some of that time
 
 _log = logging.getLogger("fabula.sessions")
-_tabs: dict[str, tuple[str, Role]] = {}  # Streamlit's session → sign-in, role when the tab was drawn
+_tabs: dict[str, tuple[str, Role]] = {}  # Streamlit's session → sign-in, role when the tab was rendered
 
 
 def remember(sign_in_id: str, role: Role) -> None:

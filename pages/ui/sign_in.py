@@ -70,7 +70,7 @@ def let_in() -> SignedIn | None:
 
 
 def sign_out() -> None:
-    """End this visitor's sign-in, in all tabs that share it. Only in a callback.
+    """End this visitor's sign-in, in all tabs that share it. Call only from a callback.
 
     Raises:
         NotAllowed: it has ended already.

@@ -84,13 +84,13 @@ class StudioState:
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
     columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and these columns
-    recipe_drawn: Any = None  # the Recipe that the form held when it was drawn last
+    recipe_drawn: Any = None  # the Recipe that the form held when it was rendered last
     recipe_before: tuple[Any, GridDraft] | None = None  # the previous form, to restore
     recipe_deleted: tuple[str, str] | None = None  # family and name of the saved recipe that was deleted last
     undo: Any = None  # the pages.ui.components.cards.Undo of the last action on rows
     row_open: int | None = None  # the row whose dialog is open
     rows_of: Any = None  # the filter of the row table: (data set, its name, where)
-    table: int = 0  # a new number redraws the table of rows without unsaved edits
+    table: int = 0  # a new number re-renders the table of rows without unsaved edits
 
 
 def studio() -> StudioState:

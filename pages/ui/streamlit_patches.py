@@ -4,9 +4,9 @@ Streamlit keeps a closed browser's session for two minutes and then drops it wit
 data of download buttons stay in memory until the server ends, and the event loop keeps three descriptors until it is
 garbage-collected. Here it is kept for a minute, then all its resources are released.
 
-Streamlit discards a button's data when a run redraws the button, so a click in flight fails ("Deferred file … not
-found"). On a page that is redrawn every second this affects some clicks, on busy cores one in three. Here the data is
-kept for a while.
+Streamlit discards a button's data when a run re-renders the button, so a click in flight fails ("Deferred file … not
+found"). On a page that is re-rendered every second this affects some clicks, on busy cores one in three. Here the data
+is kept for a while.
 """
 
 from __future__ import annotations

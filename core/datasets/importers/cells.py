@@ -318,7 +318,7 @@ class _OpenDocumentScanner:
             self._inside = False
 
     def _fault(self) -> str | None:
-        """The fault of the current cell, "" if its displayed text is used; None: its value is used."""
+        """The fault of the current cell, "" if its displayed text is used; None if its value is used."""
         attrs = self._attrs or {}
         if attrs.get("calcext:value-type") == "error":
             return "error"

@@ -252,7 +252,7 @@ def guess_completion(columns: Sequence[str]) -> str | None:
 
 
 def guess_role(column: str) -> Role | None:
-    """The role of a column by its name. None: unknown."""
+    """The role of a column by its name; None if unknown."""
     words = _words(column)
     if not words:
         return None

@@ -89,7 +89,7 @@ class Turn(NamedTuple):
 
 
 def role_of(name: str) -> Role | None:
-    """The role that a speaker's name indicates. None: unknown."""
+    """The role that a speaker's name indicates; None if unknown."""
     return _ROLES.get(name.strip().lower())
 
 

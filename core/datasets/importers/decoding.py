@@ -173,7 +173,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _first_error(file: BinaryIO, codec: str) -> int | None:
-    """Position of the first invalid byte. None: all bytes are valid."""
+    """Position of the first invalid byte; None if all bytes are valid."""
     decoder, position = codecs.getincrementaldecoder(codec)("strict"), 0
     pending = 0  # bytes of an incomplete character at the end of the last block
     try:

@@ -148,7 +148,7 @@ def reject_other_formats(head: bytes, name: str, *, tables: bool = False) -> Non
 
 
 def binary_kind(head: bytes) -> Kind | None:
-    """The kind of a binary table. None: it is text."""
+    """The kind of a binary table; None if it is text."""
     if head.startswith((_ZIP, _OLE)):
         return "workbook"
     return "parquet" if head.startswith(_PARQUET) else None
@@ -247,7 +247,7 @@ def _open_packed(file: BinaryIO, filename: str, method: Compression) -> IO[bytes
 
 
 def _file_names(file: BinaryIO) -> list[str] | None:
-    """The files in a zip file, without those added by macOS. None: it is broken."""
+    """The files in a zip file, without those added by macOS; None if it is broken."""
     try:
         with zipfile.ZipFile(file) as archive:
             return [info.filename for info in archive.infolist() if not _is_extra(info)]

@@ -185,7 +185,7 @@ def _header_row(first: Mapping[str, Any]) -> list[str] | None:
 
 
 def _wrapper_key(objects: Sequence[Mapping[str, Any]]) -> str | None:
-    """The key under which all objects wrap the row, such as Hugging Face's `row`. None: there is none."""
+    """The key under which all objects wrap the row, such as Hugging Face's `row`; None if there is none."""
     for key in _WRAPPER_KEYS:
         if objects and all(isinstance(item.get(key), dict) and item[key] for item in objects):
             return key

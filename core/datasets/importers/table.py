@@ -244,7 +244,7 @@ def report_full(rows: int, problems: ImportProblems) -> None:
 
 
 def cell_problem(cell: str) -> str | None:
-    """Why a cell is unusable, as a sentence after its position. None: it is usable."""
+    """Why a cell is unusable, as a sentence after its position; None if it is usable."""
     if "\0" in cell:
         return msg("The cell contains a NUL character.")
     if not cell.isascii() and not _is_encodable(cell):

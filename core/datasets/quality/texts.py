@@ -58,7 +58,7 @@ def is_refusal(text: str) -> bool:
 
 
 def template_leftover(text: str, columns: Sequence[str] = ()) -> str | None:
-    """The first piece of a template in a text: `{column}`, `{{name}}`, `<|im_end|>`. None: there is none."""
+    """The first piece of a template in a text: `{column}`, `{{name}}`, `<|im_end|>`; None if there is none."""
     if "{" in text:
         column_placeholder = next((f"{{{column}}}" for column in columns if f"{{{column}}}" in text), None)
         if column_placeholder is not None:
@@ -92,7 +92,7 @@ def stops_inside(text: str) -> list[str]:
 
 
 def language(letters: Sequence[int]) -> str | None:
-    """The script of a text: one of `SCRIPTS`, or "mixed". None: it has no letters.
+    """The script of a text: one of `SCRIPTS`, or "mixed"; None if it has no letters.
 
     Args:
         letters: the number of letters per script. Chinese characters among kana count as Japanese ("kana").

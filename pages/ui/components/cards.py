@@ -46,7 +46,7 @@ P = ParamSpec("P")
 
 
 def error_card(error: errors.FabulaError) -> None:
-    """Draw an error: what happened, what to do, and what is safe if data is at risk. Every page uses this card."""
+    """Render an error: what happened, what to do, and what is safe if data is at risk. Every page uses this card."""
     icon, headline = next(
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
         (":material/error:", mark("Something went wrong")),
@@ -60,13 +60,13 @@ def error_card(error: errors.FabulaError) -> None:
 
 
 def hint(error: errors.FabulaError) -> None:
-    """Draw an error as one line of small text, where a card is too large."""
+    """Render an error as one line of small text, where a card is too large."""
     st.caption(f":material/info: {sentences(as_markdown(error.what), as_markdown(error.next_step))}")
 
 
 @contextmanager
 def keep_errors() -> Iterator[None]:
-    """For callbacks, which run before the page is drawn: store the error and show its card at the top of the page."""
+    """For callbacks, which run before the page is rendered: store the error and show its card at the top of it."""
     try:
         yield
     except errors.FabulaError as error:
@@ -106,7 +106,7 @@ def engine_missing_card() -> None:
 
 @contextmanager
 def empty(sentence: str, *, icon: str) -> Iterator[None]:
-    """An empty state: one sentence, and below it the button that the block draws."""
+    """An empty state: one sentence, and below it the button that the block renders."""
     with st.container(border=True, horizontal_alignment="center", gap="small"):
         st.space("small")
         st.markdown(f"## :gray[{icon}]", text_alignment="center", anchors=False)
@@ -125,8 +125,8 @@ def draw_page_if_left() -> None:
 def show_last_action() -> None:
     """Show the notice of the last click as a toast, or the card of its error.
 
-    The placeholder is drawn even without a card: it clears the previous run's card immediately, even if this run lasts
-    as long as a story is being written.
+    The placeholder is rendered even without a card: it clears the previous run's card immediately, even if this run
+    lasts as long as a story is being written.
     """
     studio, place = state.studio(), st.empty()
     if studio.notice is not None:

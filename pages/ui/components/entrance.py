@@ -40,7 +40,7 @@ class Entrance:
         self.open = self.person is not None or not sign_in.is_team()
 
     def draw(self) -> None:
-        """Draw the sign-in page."""
+        """Render the sign-in page."""
         with st.container(horizontal_alignment="center"), st.container(width=480, border=True):
             if self.problem is not None and not isinstance(self.problem, NotAllowed):
                 cards.error_card(self.problem)
@@ -64,7 +64,7 @@ class Entrance:
                 )  # fmt: skip
 
     def who_am_i(self) -> None:
-        """Draw the signed-in person's name; a click on it opens their address, role and sign-out button."""
+        """Render the signed-in person's name; a click on it opens their address, role and sign-out button."""
         if self.person is None:
             return
         with st.popover(plain(self.person.name), icon=":material/account_circle:", key="sign_in_menu"):

@@ -80,7 +80,7 @@ def stored(reason: str) -> str:
 
 
 def page_button(remedy: Remedy, key: str) -> bool:
-    """Draw the button of a remedy on another page; False if the remedy is not on another page."""
+    """Render the button of a remedy on another page; False if the remedy is not on another page."""
     if remedy not in _PAGES:
         return False
     label, icon, page, part = _PAGES[remedy]

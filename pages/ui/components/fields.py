@@ -74,7 +74,7 @@ def text_field(label: str, key: str, longest: int, *, width: Width = "stretch", 
 
 
 def fits(text: str, longest: int) -> bool:
-    """True if a text has at most `longest` characters; otherwise draws a message."""
+    """True if a text has at most `longest` characters; otherwise renders a message."""
     if len(text) <= longest:
         return True
     st.caption(
@@ -130,7 +130,7 @@ def decimal_field(
     persist: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> DecimalInput:
-    """Draw the field, with a message below it if its text is invalid.
+    """Render the field, with a message below it if its text is invalid.
 
     Args:
         key: the field's state is text; set it with `put_decimal` or `default_decimal`.

@@ -123,7 +123,7 @@ def _refreshed_models() -> cache.OfferedModels:
 
 
 def _wait() -> None:
-    """Wait for the engine; then redraw the page with its models."""
+    """Wait for the engine; then re-render the page with its models."""
     st.info(_("The engine is starting; its models appear in a moment."), icon=":material/hourglass_top:")
     if cache.status().engine.state != "starting":
         cache.forget_models(ENGINE)
@@ -198,8 +198,8 @@ def _purpose_sentence(purpose: Purpose) -> str:
 
 # --- a sample ---------------------------------------------------------------------------------------------------------
 
-_POLL_S = 0.3  # interval between redraws of the text
-_LEAVE_S = 5.0  # time since the page last drew the sample; even a busy page redraws sooner
+_POLL_S = 0.3  # interval between re-renders of the text
+_LEAVE_S = 5.0  # time since the page last rendered the sample; even a busy page re-renders sooner
 _STORY_TOKENS = 300  # a story of the packaged writers
 _TEXT_TOKENS = 120  # three sentences
 _SAMPLE_TEMPERATURE = 0.5  # temperature for small models: above it, texts become incoherent
@@ -235,7 +235,7 @@ def _sample_button(info: ModelInfo, purpose: Purpose, key: str) -> None:
 
 
 def _show_sample(info: ModelInfo, key: str) -> None:
-    """Draw the sample of this model as it arrives; nothing if none was requested."""
+    """Render the sample of this model as it arrives; nothing if none was requested."""
     sample = _current_sample(info, key)
     if sample is None:
         return

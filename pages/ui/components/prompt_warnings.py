@@ -142,7 +142,7 @@ def _use_model(info: ModelInfo, picker_key: str, name: str) -> Remedy:
 
 
 def too_long(asked: Sequence[tuple[ModelInfo, CompletionRequest]]) -> bool:
-    """Draw a warning for each model whose prompt is too long; returns True if there are any."""
+    """Render a warning for each model whose prompt is too long; returns True if there are any."""
     found = False
     for info, request in asked:
         tokens = _tokens_beyond(info, request)

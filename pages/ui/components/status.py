@@ -15,7 +15,7 @@ _LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
 @st.fragment(run_every=_LOOK_S)
 def strip() -> None:
-    """Draw one line: engine with its current job, worker, providers."""
+    """Render one line: engine with its current job, worker, providers."""
     status = cache.status()
     engine, worker = status.engine, status.worker
     badges = [_engine_badge(engine)]

@@ -192,7 +192,7 @@ def present() -> Iterator[None]:
 
     If the story ends within the block, the page is rendered once more, because parts of it were rendered for a running
     story. Streamlit's own Stop, in the toolbar while a script runs, interrupts the script: `_look_again` then stops the
-    story and draws its end. A click on the page interrupts the script too, but the next run continues to read.
+    story and renders its end. A click on the page interrupts the script too, but the next run continues to read.
     """
     session = story_session()
     _follow_address()

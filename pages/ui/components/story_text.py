@@ -1,4 +1,4 @@
-"""The text of a story on a page, redrawn while it is written; one line of facts; why it ended, in words."""
+"""The text of a story on a page, re-rendered while it is written; one line of facts; why it ended, in words."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def line(facts: StoryFacts, provider: str, *, writing: bool, named: bool = True)
 
 
 def _seconds(facts: StoryFacts) -> float | None:
-    """Duration of the request, from sending to the last text; None: unknown."""
+    """Duration of the request, from sending to the last text; None if unknown."""
     if facts.first_text_s is None or not facts.tokens or not facts.tokens_per_s:
         return facts.first_text_s
     return facts.first_text_s + facts.tokens / facts.tokens_per_s
@@ -80,7 +80,7 @@ def other_model_note(facts: StoryFacts) -> str:
 
 
 class Place(Protocol):
-    """Where a story's text is drawn: `st`, or the container that an earlier call of `draw_text` returned."""
+    """Where a story's text is rendered: `st`, or the container that an earlier call of `draw_text` returned."""
 
     def text(self, body: str) -> DeltaGenerator: ...
 
@@ -90,11 +90,11 @@ class Place(Protocol):
 
 
 def draw_text(place: Place, story: StoryStream, *, none: str = "") -> DeltaGenerator:
-    """Draw the text so far, or why there is none; returns its container.
+    """Render the text so far, or why there is none; returns its container.
 
     Args:
         place: `st` for a new container, or the one that the first call returned. A new container is created with the
-            text: an empty one would flicker on each redraw.
+            text: an empty one would flicker on each re-render.
         story: the story to draw.
         none: shown if the story ended without text and without an error.
     """
@@ -116,9 +116,9 @@ def waiting(story: StoryStream) -> str:
 
 
 class LiveStory:
-    """A story's text and its facts, redrawn in place while it is written.
+    """A story's text and its facts, re-rendered in place while it is written.
 
-    A subclass draws both for the first time, and keeps the container of the text in `_words`.
+    A subclass renders both for the first time, and keeps the container of the text in `_words`.
     """
 
     _words: DeltaGenerator
@@ -133,7 +133,7 @@ class LiveStory:
         self._facts_every, self._none, self._drawn = facts_every, none, 1
 
     def draw(self) -> None:
-        """Draw the text so far, and the facts at every few updates."""
+        """Render the text so far, and the facts at every few updates."""
         draw_text(self._words, self.story, none=self._none)
         if self._drawn % self._facts_every == 0 or self.story.done:
             self.beat()
@@ -148,7 +148,7 @@ class LiveStory:
         self._draw_facts()
 
     def finish(self) -> None:
-        """Draw how the story ended."""
+        """Render how the story ended."""
         draw_text(self._words, self.story, none=self._none)
         self._draw_facts()
 
@@ -157,7 +157,7 @@ class LiveStory:
 
 
 def read_along(stories: Sequence[LiveStory], round_: Round) -> None:
-    """Draw the stories of a round to their end."""
+    """Render the stories of a round to their end."""
     if not round_.done:
         for changed in arena.updates([one.story for one in stories], round_.subscribers):
             for index in changed:

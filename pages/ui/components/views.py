@@ -109,7 +109,7 @@ def is_phone() -> bool:
 
 
 def parameter_notes(notes: Iterable[str]) -> None:
-    """Draw one caption per note."""
+    """Render one caption per note."""
     for note in notes:
         st.caption(f":material/info: {as_markdown(note)}")
 

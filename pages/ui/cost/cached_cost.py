@@ -100,7 +100,7 @@ def forget() -> None:
 
 @shared(max_entries=16)
 def measured(dataset_id: str, stamp: str, model: str) -> DatasetTokens | None:
-    """Tokens of a data set's examples as `model` reads them; None: it has no finished rows.
+    """Tokens of a data set's examples as `model` reads them; None if it has no finished rows.
 
     Args:
         stamp: fingerprint of the rows (`datasets.fingerprint`); if it changes, they are counted again.

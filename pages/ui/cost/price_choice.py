@@ -86,7 +86,7 @@ class PriceChoice:
 
 
 def controls(book: PriceBook) -> PriceChoice:
-    """Draw the lists in one row; baseline, unit, search and a popover with the rest in the next row."""
+    """Render the lists in one row; baseline, unit, search and a popover with the rest in the next row."""
     names = list_names(book)
     found = rows(book, _lists(names))
     kinds = state.get("cost_kinds") or []
@@ -165,7 +165,7 @@ def _back_to_today() -> None:
 
 
 def show_own() -> None:
-    """Add the person's own prices to the compared lists. Only in a callback."""
+    """Add the person's own prices to the compared lists. Call only from a callback."""
     lists = state.get("cost_lists") or []
     if OWN not in lists:
         state.set_value("cost_lists", [*lists, OWN])

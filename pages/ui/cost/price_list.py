@@ -33,7 +33,7 @@ _NAME, _SHORT, _AMOUNT, _LONG_TITLE, _TEXT = 205, 95, 120, 160, 260  # px of col
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     book = cache.prices()
     choice = controls(book)
     found = lines(book, choice)

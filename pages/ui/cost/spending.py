@@ -34,7 +34,7 @@ _PERIOD = "cost_period"
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     period = choose_period()
     lines = cached_cost.by_period(period.starts, period.until)
     budgets = cached_cost.budgets()

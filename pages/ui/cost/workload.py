@@ -57,7 +57,7 @@ class WorkloadInput:
 
 
 def show() -> None:
-    """Draw the whole part: inputs on the left, the result on the right."""
+    """Render the whole section: inputs on the left, the result on the right."""
     for key, value in _START.items():
         state.set_default(key, value)
     book = cache.prices()
@@ -151,7 +151,7 @@ def _measure() -> None:
 
 
 def _result(work: Workload, options: WorkloadOptions, currency: str, rate: ExchangeRate) -> None:
-    """Draw the results, to the right of the inputs."""
+    """Render the results, to the right of the inputs."""
     local = _in_currency(options.local, options.machine_currency, currency, rate)
     found = [workload.costs(work, option, currency, rate) for option in (options.tuned, options.base, local)]
     tuned, base = found[0], found[1]

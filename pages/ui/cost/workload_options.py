@@ -45,7 +45,7 @@ class WorkloadOptions:
 
 
 def pickers(book: PriceBook) -> WorkloadOptions:
-    """Draw two model pickers and the cost of this machine."""
+    """Render two model pickers and the cost of this machine."""
     names = list_names(book)
     prices = [*book.rows([name for name in {*_LISTS, *(price.provider for price in book.own)} if name != "engine"])]
     tuned = sorted(price.key for price in prices if price.base_model is not None)
@@ -142,7 +142,7 @@ def _say_hour() -> None:
 
 
 def machine_speed() -> None:
-    """Draw one line with the newest measurement, and the button. Call it once per page."""
+    """Render one line with the newest measurement, and the button. Call it once per page."""
     speed, engine = cached_cost.speed(), cache.status().engine
     with st.container(horizontal=True, vertical_alignment="center"):
         if speed is None:

@@ -29,7 +29,7 @@ _MOST_VALUES = 100_000  # per column: the maximum that is useful in a grid and t
 
 
 def column(draft: ColumnDraft) -> Column:
-    """Draw the column and return its current name and values."""
+    """Render the column and return its current name and values."""
     name_key = f"dataset_name_{draft.id}"
     state.set_default(name_key, draft.name)
     left, right = st.columns([4, 9])
@@ -65,7 +65,7 @@ def _label(name: str) -> str:
 
 
 def removed() -> None:
-    """Draw the most recently removed column, with an undo button."""
+    """Render the most recently removed column, with an undo button."""
     last_removed = state.studio().grid.removed
     if last_removed is None:
         return
@@ -78,7 +78,7 @@ def removed() -> None:
 
 
 def take(column_id: int, values: tuple[str, ...], chosen: tuple[str, ...]) -> None:
-    """Give a column these values, with the chosen ones switched on. Only in a callback."""
+    """Give a column these values, with the chosen ones switched on. Call only from a callback."""
     studio = state.studio()
     studio.grid = studio.grid.with_values(column_id, values)
     state.set_value(f"dataset_values_{column_id}", list(chosen))
@@ -197,7 +197,7 @@ def _draft(column_id: int) -> ColumnDraft:
 
 
 def from_file() -> None:
-    """Draw the button and its file dialog."""
+    """Render the button and its file dialog."""
     shown = st.popover(_("From a file"), icon=":material/upload_file:", key="dataset_column_file", on_change="rerun")
     if not shown.open:
         return

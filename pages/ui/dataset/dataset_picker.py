@@ -68,7 +68,7 @@ def label(one: DatasetSummary) -> str:
 
 
 def follow_address() -> None:
-    """Open the view in the URL, unless this visitor has already chosen. Call before anything is drawn."""
+    """Open the view in the URL, unless this visitor has already chosen. Call before anything is rendered."""
     for name, key in ((_PART, "dataset_part"), (_OPEN, "dataset_open")):
         if name in st.query_params:
             state.set_default(key, st.query_params[name])
@@ -81,7 +81,7 @@ def keep_in_address(part: str) -> None:
 
 
 def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
-    """The chosen version; None means the current rows. Draws only facts while there is no version."""
+    """The chosen version; None means the current rows. Renders only facts while there is no version."""
     by_id = {version.id: version for version in training_file.version_list(chosen.id)}
     key = f"{page}_version_{chosen.id}"
     found = training_file.parts(chosen.id)
@@ -114,7 +114,8 @@ def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
 def version_form(chosen: DatasetSummary) -> None:
     """The form that splits by cell and saves a version; the same rows and split give the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
-        # The slider's own default: a value set in the session is lost when the popover is drawn for another data set.
+        # The slider's own default: a value set in the session is lost when the popover is rendered for another data
+        # set.
         share = validation_share("dataset_share", value=_USUAL_SHARE)
         seed = number_field(_("Seed (change it to draw other rows)"), "dataset_split_seed", 0, _LARGEST_SEED)
         note = text_field(_("Note"), "dataset_version_note", _LONGEST_NOTE)

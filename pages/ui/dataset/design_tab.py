@@ -48,7 +48,7 @@ from pages.ui.sign_in import current_actor
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     left, right = st.columns([3, 2], gap="medium")
     with left:
         shelf = st.container()
@@ -93,7 +93,7 @@ def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
 
 
 def _generate_card(recipe: Recipe, problem: BadRecipe | None) -> None:
-    """Draw the whole card; `problem`: why the recipe cannot be run."""
+    """Render the whole card; `problem`: why the recipe cannot be run."""
     total = recipe.rows()
     mode: Mode = "live"
     budget = DecimalInput(None)
@@ -247,7 +247,7 @@ class Preview:
 
 
 def _preview_card(recipe: Recipe, problem: BadRecipe | None) -> None:
-    """Draw the whole card; `problem`: why the recipe cannot be run."""
+    """Render the whole card; `problem`: why the recipe cannot be run."""
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Preview**"))

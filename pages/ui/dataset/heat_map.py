@@ -21,7 +21,7 @@ _SHORT_LINES = 48  # lines of squares with shares, which are larger
 
 
 def show(summary: DatasetSummary, active: bool) -> None:
-    """Draw the map and its stories; during a run every two seconds."""
+    """Render the map and its stories; during a run every two seconds."""
     st.fragment(run_every=_POLL_S if active else None)(_watch)(summary.id, summary.total, active)
 
 
@@ -37,7 +37,7 @@ def _watch(dataset_id: str, total: int, active: bool) -> None:
 
 
 def _chart(dataset_id: str, map_: HeatMap) -> int | None:
-    """Draw the chart; returns the square that was clicked."""
+    """Render the chart; returns the square that was clicked."""
     shares = map_.kind in ("pairs", "blocks")
     lines = len({s.down for s in map_.squares}) if map_.kind in ("cells", "pairs") else len(map_.squares) // 50
     scrolls = lines > (_SHORT_LINES if shares else _LINES)

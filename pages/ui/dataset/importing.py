@@ -77,7 +77,7 @@ _LAST_ANSWER = mark(
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     left, right = st.columns([2, 3], gap="medium")
     with left, st.container(border=True):
         st.subheader(_("Samples"), anchor=False)
@@ -113,7 +113,7 @@ def _open(dataset_id: str) -> None:
 
 
 def upload_form(page: str, opened: Callable[[str], None]) -> None:
-    """Draw upload, findings, column roles and the save button. `opened` gets the id of the new data set."""
+    """Render upload, findings, column roles and the save button. `opened` gets the id of the new data set."""
     file = st.file_uploader(file_label(), type=FILE_TYPES, key=f"{page}_file", max_upload_size=MAX_FILE_MB)
     if file is None:
         st.caption(_accepted())

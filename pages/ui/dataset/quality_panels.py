@@ -268,14 +268,14 @@ def _shares(key: str, found: Sequence[Share], alt: str) -> None:
 def _bars(
     key: str, values: Sequence[tuple[str, float]], title: str, alt: str, *, shares_of_one: bool = False
 ) -> str | None:
-    """Draw a bar chart; returns the name of the clicked bar."""
+    """Render a bar chart; returns the name of the clicked bar."""
     spec = bars(values, BarLabels("", title), percent=shares_of_one)
     mark = _clicked(key, spec, alt)
     return None if mark is None else str(mark.get("name") or "") or None
 
 
 def _clicked(key: str, spec: dict[str, Any], alt: str) -> Mapping[str, Any] | None:
-    """Draw a chart; returns the fields of the mark that was clicked last."""
+    """Render a chart; returns the fields of the mark that was clicked last."""
     event: Any = st.vega_lite_chart(
         spec, alt=alt, key=f"dataset_quality_{key}_chart", on_select="rerun", selection_mode=PICKED
     )

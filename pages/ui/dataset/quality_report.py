@@ -275,7 +275,7 @@ def quality_of(dataset_id: str) -> tuple[RefreshedReport[QualityReport], str]:
     """The quality report on a data set, and the fingerprint of its current rows.
 
     Raises:
-        NotFound: the data set does not exist (any more).
+        NotFound: the data set does not exist.
     """
     return _quality(dataset_id), quality_store.fingerprint(cache.store(), dataset_id)
 

@@ -72,7 +72,7 @@ def _page(key: str, rows: int) -> int:
 
 
 def _table(key: str, found: Sequence[RowText], marks: Mapping[int, str]) -> list[RowText]:
-    """Draw the table; returns the selected rows."""
+    """Render the table; returns the selected rows."""
     frame = pd.DataFrame([_record(row, marks) for row in found])
     if not marks:
         frame = frame.drop(columns="mark", errors="ignore")

@@ -19,7 +19,7 @@ _OPEN = "dataset_quality_card"
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     chosen = dataset_picker.pick()
     if chosen is None:
         return

@@ -83,7 +83,7 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
 
 
 def waiting(progress: RunProgress) -> None:
-    """Why a run waits, and when it is resumed; a countdown if the surrounding panel is redrawn every second."""
+    """Why a run waits, and when it is resumed; a countdown if the surrounding panel is re-rendered every second."""
     reason = progress.reason or ""
     st.info(plain(failure_labels.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
     if progress.not_before is not None:
@@ -96,7 +96,7 @@ def _line(group: FailedRows) -> str:
 
 
 def _button(remedy: Remedy, place: _Place) -> None:
-    """Draw one remedy; nothing if it does not apply."""
+    """Render one remedy; nothing if it does not apply."""
     if failure_labels.page_button(remedy, place.key):
         return
     if remedy == "another_model":
@@ -142,7 +142,7 @@ def _another_model(place: _Place) -> None:
     """The models that could write these rows, and the expected cost."""
     key, writer = f"{place.key}_writer", (place.recipe.provider, place.recipe.model)
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
-    if not popover.open:  # drawn only while it is open, because the surrounding panel is redrawn repeatedly
+    if not popover.open:  # rendered only while it is open, because the surrounding panel is re-rendered repeatedly
         return
     others = [one for one in cache.models().found if (one.provider, one.id) != writer]
     with popover:

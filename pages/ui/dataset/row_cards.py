@@ -70,7 +70,7 @@ def latest(store: Store, dataset_id: str, *, more_to_come: bool = False) -> list
 
 
 def of_place(dataset_id: str, where: RowFilter) -> int:
-    """Draw the rows of the clicked square in full; returns their number."""
+    """Render the rows of the clicked square in full; returns their number."""
     store = cache.store()
     found = dataset_rows.page(store, dataset_id, where, limit=_MOST)
     if not found:
@@ -134,7 +134,7 @@ def _card_buttons(row: RowView, place: str) -> None:
 
 
 def dialog(dataset_id: str) -> None:
-    """Draw the dialog for the open row, if any."""
+    """Render the dialog for the open row, if any."""
     row_id = state.studio().row_open
     if row_id is None:
         return

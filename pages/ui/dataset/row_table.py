@@ -83,7 +83,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
             width=240,
         )
         _view()
-        cards.undo_button()  # drawn in this row, because a new row would move the table under the next click
+        cards.undo_button()  # in this row, because a new row would move the table under the next click
     narrowed = _narrowed(summary.id)
     key = str(state.get("dataset_filter", "all"))
     states = _FILTERS[key][1] if key in _FILTERS else None
@@ -100,7 +100,7 @@ def _filters(summary: DatasetSummary) -> RowFilter:
 
 
 def _counts(summary: DatasetSummary) -> dict[str, int | None]:
-    """Number of rows by filter; None: too many rows to count."""
+    """Number of rows by filter; None if there are too many rows to count."""
     few = summary.total <= _COUNTED_ROWS
     return {
         "all": summary.total,

@@ -36,7 +36,7 @@ def is_active(progress: RunProgress | None) -> bool:
 
 
 def show(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """Draw one row of buttons: pause or resume, write more, train, download."""
+    """Render one row of buttons: pause or resume, write more, train, download."""
     open_run = progress is not None and (is_active(progress) or progress.state == "paused")
     with st.container(horizontal=True, vertical_alignment="center"):
         if open_run and progress is not None:
@@ -222,7 +222,7 @@ def _extend(summary: DatasetSummary, mode: run_progress.Mode) -> None:
     """The popover of a data set with a recipe; `mode`: how its rows are written."""
     popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
     recipe = datasets.recipe(cache.store(), summary.id) if popover.open else None
-    if recipe is not None:  # drawn while it is open: the panel around it is drawn every second
+    if recipe is not None:  # rendered while it is open: the panel around it is rendered every second
         with popover:
             _extend_form(summary.id, recipe, mode)
 

@@ -61,7 +61,7 @@ _BATCH_NEXT = {
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     chosen = dataset_picker.pick()
     if chosen is None:
         return

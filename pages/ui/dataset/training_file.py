@@ -90,7 +90,7 @@ def carry(chosen: DatasetSummary, version: Version | None, source: str, target: 
 
 
 def put(page: str, chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> None:
-    """Set the marks in the fields of a page, before they are drawn or in a callback. None keeps the proposal."""
+    """Set the marks in the fields of a page, before they are rendered or in a callback. None keeps the proposal."""
     state.set_value(f"{page}_format_{chosen.id}", _CHAT if marks.file_format == "chat" else _COMPLETION)
     for name, value in (("separator", marks.separator), ("stop", marks.stop)):
         if value is not None:
@@ -98,7 +98,7 @@ def put(page: str, chosen: DatasetSummary, version: Version | None, marks: Train
 
 
 def report(preview: TrainingFilePreview) -> None:
-    """Draw checks and changes with reasons, then two lines of the file with separator and stop visible."""
+    """Render checks and changes with reasons, then two lines of the file with separator and stop visible."""
     found = [finding for finding in preview.plan.report if finding.kind not in _WILL]
     done = [finding for finding in preview.plan.report if finding.kind in _WILL]
     for icon, findings in ((":material/check:", found), (":material/edit:", done)):

@@ -25,7 +25,7 @@ _SEPARATORS = {
 
 
 def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column_mapping.ColumnMapping:
-    """Draw the role of each column, initially guessed from its name. `key` is a prefix of widget keys."""
+    """Render the role of each column, initially guessed from its name. `key` is a prefix of widget keys."""
     columns = [str(column) for column in imported.frame.columns]
     guess = column_mapping.guess(imported.frame)
     left_half, right_half = st.columns(2)
@@ -74,7 +74,7 @@ def _separator(guess: str, key: str) -> str:
 
 
 def outlook(imported: table_reader.Imported, chosen: column_mapping.ColumnMapping) -> bool:
-    """Draw the number of examples and the first one; False, with the reason, if the roles cannot be used."""
+    """Render the number of examples and the first one; False, with the reason, if the roles cannot be used."""
     if len(imported.frame.columns) < _FEWEST_COLUMNS:
         cards.error_card(
             BadFile(

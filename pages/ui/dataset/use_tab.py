@@ -34,7 +34,7 @@ _MIX_MADE = "dataset_mix_made"
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     _open_made_mix()
     chosen = dataset_picker.pick()
     if chosen is None:
@@ -87,7 +87,7 @@ def _nothing_yet() -> None:
 
 
 def _train_card(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
-    """Draw model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
+    """Render model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
     model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cache.trainable())
     epochs = number_field(
@@ -140,7 +140,7 @@ def _carry_over(chosen: DatasetSummary, version: Version | None, model: ModelInf
 
 
 def _mix_form(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
-    """Draw the other data sets, their shares, the resulting rows, and the button."""
+    """Render the other data sets, their shares, the resulting rows, and the button."""
     by_id = {one.id: one for one in others}
     picked = st.multiselect(
         _("Other data sets"),
@@ -178,7 +178,7 @@ def _mix_form(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
 
 
 def _open_made_mix() -> None:
-    """Open the mix that was just created. Call it before the data set picker is drawn."""
+    """Open the mix that was just created. Call it before the data set picker is rendered."""
     if (mix_id := state.get(_MIX_MADE)) is not None:
         state.set_value("dataset_open", mix_id)
         state.set_value("dataset_mix_others", [])  # so that the next click does not use the new mix again

@@ -43,7 +43,7 @@ _PHASES = {
 
 
 def show() -> None:
-    """Draw the card; it is updated while the job runs."""
+    """Render the card; it is updated while the job runs."""
     active = examples.unfinished(_shown())
     st.fragment(run_every=cache.POLL_S if active else None)(_card)(active)
 
@@ -191,7 +191,7 @@ class TriedPrompt:
         prompt: as typed.
         outcome: the streamed answers, or the error.
         kept: the answers are stored with the job.
-        position: index of the prompt in the job; None: not stored (yet).
+        position: index of the prompt in the job; None if not stored (yet).
     """
 
     job_id: str
@@ -205,7 +205,7 @@ _recent: Recent[TriedPrompt] = Recent()
 
 
 def _finished_job(job: JobView) -> None:
-    """Draw the training facts, the prompt to try, and the answers."""
+    """Render the training facts, the prompt to try, and the answers."""
     st.subheader(_("Your model is ready"), anchor=False)
     pairs = examples.pairs_of(cache.store(), job.dataset_id)
     took = job.training_s(utcnow())

@@ -39,7 +39,7 @@ class ExamplesDraft:
     Attributes:
         rows: the current pairs with their row numbers.
         version: changes when the rows are replaced, so that the table is rendered from them.
-        frame: the data that the table was drawn from; the browser keeps later edits.
+        frame: the data that the table was rendered from; the browser keeps later edits.
         suffix: suffix of the model: the id of the chosen sample, otherwise `examples.OWN`.
         notes: rows left out of the last paste or upload.
         problem: an error of the last click.
@@ -99,7 +99,7 @@ def typed() -> tuple[tuple[int, ExamplePair], ...]:
 
 @contextmanager
 def keep_problems() -> Iterator[None]:
-    """For callbacks of the card: store an error and show it in the card (only the card is redrawn after a click)."""
+    """For callbacks of the card: store an error and show it in the card (a click re-renders only the card)."""
     draft = _draft()
     draft.problem = draft.refused = None
     try:
@@ -153,7 +153,7 @@ def _take(sample: ExampleSample) -> None:
 
 
 def _table() -> None:
-    """The editor. It is redrawn from the rows when they are replaced, or when the visitor returns to the page."""
+    """The editor. It is re-rendered from the rows when they are replaced, or when the visitor returns to the page."""
     draft = _draft()
     key = f"home_examples_table_{draft.version}"
     if draft.frame is None or state.get(key) is None:

@@ -140,7 +140,7 @@ def _story() -> Card:
 
 
 def recent_activity() -> None:
-    """Draw a few lines; nothing if there is no activity."""
+    """Render a few lines; nothing if there is no activity."""
     lines: list[tuple[datetime, str, str]] = []
     for one in cache.dataset_list()[:_RECENT]:
         rows = n_("{n} row", "{n} rows", one.total)

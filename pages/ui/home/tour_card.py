@@ -42,7 +42,7 @@ _COMPARED = ("openai", "gpt-4o-mini-2024-07-18")  # the cheapest model that Open
 
 
 def show() -> None:
-    """Draw the card; it updates while a tour runs."""
+    """Render the card; it updates while a tour runs."""
     active = _active(_shown())
     st.fragment(run_every=cache.POLL_S if active else None)(_card)(active)
 
@@ -155,8 +155,7 @@ def _share(progress: TourProgress) -> float:
 
 
 def _training(job_id: str) -> None:
-    """The tour's job: its steps and tokens, and its curve as it grows; before the first step, what it is waiting for.
-    """
+    """The tour's job: its steps, its tokens and its growing curve; before the first step, what it is waiting for."""
     job = job_views.get(cache.store(), job_id, results=False)
     curve = cached_training.curve(job)
     if curve.steps:
@@ -217,7 +216,7 @@ def _resume(tour_id: str) -> None:
 
 
 def _result(progress: TourProgress) -> None:
-    """Draw what the tour has produced; a tour that ended early has less."""
+    """Render what the tour has produced; a tour that ended early has less."""
     job = _job_of(progress)
     if job is not None:
         view = before_after.get(cache.store(), job.id)
@@ -234,7 +233,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _job_of(progress: TourProgress) -> JobView | None:
-    """The tour's job; None: there is none, or it was deleted."""
+    """The tour's job; None if there is none, or it was deleted."""
     if progress.job_id is None:
         return None
     try:
@@ -289,7 +288,7 @@ def _next_steps(progress: TourProgress, job: JobView | None) -> None:
 
 
 def _recorded() -> None:
-    """Draw the recording in the page's language; nothing if there is none."""
+    """Render the recording in the page's language; nothing if there is none."""
     recording = tour.load_recording(language())
     if recording is None:
         return

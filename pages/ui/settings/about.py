@@ -46,7 +46,7 @@ def data_card() -> None:
 
 
 def rescued_card() -> None:
-    """Rescue files with paid answers that do not belong to this database. Draws nothing if there are none."""
+    """Rescue files with paid answers that do not belong to this database. Renders nothing if there are none."""
     for rescue_file in recovery.unrestored_files(cache.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers saved outside the database"), anchor=False)

@@ -1,5 +1,4 @@
-"""The engine's base models: lists them with their requirements, adds one from a hub, a file or a folder, removes one.
-"""
+"""The engine's base models: a list with requirements; adding one from a hub, a file or a folder; removing one."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ _STATES = {
 
 
 def card() -> None:
-    """Draw the whole card; nothing while the engine is not running, because its own card gives the reason."""
+    """Render the whole card; nothing while the engine is not running, because its own card gives the reason."""
     if cache.status().engine.state != "up":
         return
     with st.container(border=True):

@@ -26,7 +26,7 @@ _ANY = ""
 
 
 def card() -> None:
-    """Draw the card; nothing in local mode or for people who are not admins."""
+    """Render the card; nothing in local mode or for people who are not admins."""
     if not is_team() or not current_actor().has("admin"):
         return
     store, actor = cache.store(), current_actor()

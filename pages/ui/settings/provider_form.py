@@ -28,7 +28,7 @@ _PROBLEM = "settings_provider_problem"
 
 
 def begin(view: SavedView | None = None) -> None:
-    """Open the dialog, empty or with a provider's values. Only in a callback."""
+    """Open the dialog, empty or with a provider's values. Call only from a callback."""
     _forget()
     state.set_value(_OPEN, _NEW if view is None else view.id)
     if view is not None:
@@ -38,7 +38,7 @@ def begin(view: SavedView | None = None) -> None:
 
 
 def show(added: Mapping[str, SavedView], running: Collection[str]) -> None:
-    """Draw the dialog, if it is open. `running`: presets of servers that were found on this machine."""
+    """Render the dialog, if it is open. `running`: presets of servers that were found on this machine."""
     which = state.get(_OPEN)
     if which == _NEW:
         st.dialog(_("Add a provider"), icon=":material/add:", on_dismiss=_forget)(_body)(None, running)

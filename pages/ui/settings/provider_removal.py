@@ -21,12 +21,12 @@ _MOST_NAMES = 5
 
 
 def begin(provider_id: str) -> None:
-    """Open the dialog. Only in a callback."""
+    """Open the dialog. Call only from a callback."""
     state.set_value(_OPEN, provider_id)
 
 
 def show(added: Mapping[str, SavedView]) -> None:
-    """Draw the dialog, if it is open."""
+    """Render the dialog, if it is open."""
     if (provider_id := state.get(_OPEN)) in added:
         st.dialog(_("Remove the provider?"), icon=":material/delete:", on_dismiss=_close)(_body)(added[provider_id])
 

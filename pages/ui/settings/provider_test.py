@@ -71,7 +71,7 @@ def start(provider_id: str, model: str = "") -> None:
 
 
 def show(provider_id: str, view: SavedView | None) -> bool:
-    """Draw the progress of a test, or the results of the last one. True if these already explain a failure."""
+    """Render the progress of a test, or the results of the last one. True if these already explain a failure."""
     work = _work(provider_id)
     if work is not None and not work.done:
         st.fragment(run_every=_LOOK_S)(_progress)(provider_id)

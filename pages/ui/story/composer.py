@@ -23,7 +23,7 @@ _MOST_STOPS = 4  # OpenAI's API reference, "stop": up to 4 sequences
 
 
 def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
-    """Draw the composer; `button` draws the send button, and receives None while nothing can be sent.
+    """Render the composer; `button` renders the send button, and receives None while nothing can be sent.
 
     Returns the prompt format of the first model; None while there is no model.
     """
@@ -64,7 +64,7 @@ def form(button: Callable[[StoryRequest | None], None]) -> PromptFormat | None:
 
 
 def _fits(found: Sequence[ModelInfo], entries: Sequence[RoundEntry]) -> bool:
-    """True if every model can read its prompt; draws a warning for each that cannot."""
+    """True if every model can read its prompt; renders a warning for each that cannot."""
     return not prompt_warnings.too_long([(info, entry.request) for info, entry in zip(found, entries, strict=True)])
 
 

@@ -43,7 +43,7 @@ _ENDPOINTS = {"chat": mark("Chat"), "completion": mark("Completion")}
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     store = cache.store()
     where = _filters()
     narrowed = where != StoryFilter()
@@ -199,7 +199,7 @@ def _editor() -> None:
 def _edit(story: SavedStory) -> None:
     """Edit the text; the original is kept."""
     if story_session().editing is None:
-        st.rerun()  # a button in a dialog only redraws the dialog
+        st.rerun()  # a button in a dialog only re-renders the dialog
     cards.show_last_action()
     state.set_default(f"story_text_{story.id}", story.final)
     text = st.text_area(_("Text"), height=420, key=f"story_text_{story.id}")

@@ -62,7 +62,7 @@ def button() -> None:
 
 
 def show() -> None:
-    """Draw the whole screen. Bar and controls are fixed; only text scrolls."""
+    """Render the whole screen. Bar and controls are fixed; only text scrolls."""
     with st.container(key="presenter"):
         _listen_to_keys()
         bar = st.container(key="presenter_bar", horizontal=True, vertical_alignment="center")
@@ -169,7 +169,7 @@ def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
 
 
 def _controls(prompts: Sequence[PreparedPrompt], writers: PresenterModels, *, again: bool) -> None:
-    """Draw prompts, the write or stop button, and the number of models."""
+    """Render prompts, the write or stop button, and the number of models."""
     session, number, count = story_session(), _presentation().number, len(prompts)
     before, after = (number - 1) % count, (number + 1) % count
     st.button(
@@ -259,7 +259,7 @@ _FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cann
 
 
 def _stories(round_: Round, title: str) -> None:
-    """Draw the stories of a round until they end."""
+    """Render the stories of a round until they end."""
     with st.container(key="presenter_title"):
         st.markdown(f"## {plain(views.shortened(title, _LONGEST_TITLE))}", anchors=False)
     named = not round_.names_hidden or arena_vote.vote_of(round_)[0]
@@ -296,7 +296,7 @@ class _Pane(LiveStory):
         return "\n\n".join(lines)
 
     def finish(self) -> None:
-        """Draw how the story ended."""
+        """Render how the story ended."""
         super().finish()
         with self._trouble.container():
             if self._named:

@@ -50,7 +50,7 @@ class PreparedPrompt:
 
 
 def writers() -> PresenterModels | None:
-    """Draw the model pickers and return the chosen models; None while there is no model."""
+    """Render the model pickers and return the chosen models; None while there is no model."""
     _from_address()
     first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
     if first is None:

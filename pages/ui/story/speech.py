@@ -31,7 +31,7 @@ _MODELS = ["tts-1", "tts-1-hd", "gpt-4o-mini-tts"]  # OpenAI's, those with a kno
 
 
 def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None:
-    """Draw the switch, and the reader that follows the text of pane `number`, sentence by sentence."""
+    """Render the switch, and the reader that follows the text of pane `number`, sentence by sentence."""
     with st.container(horizontal=True, vertical_alignment="center"):
         hint = _("If there are several stories, the first is read aloud.") if of_several else None
         on = st.toggle(_("Read aloud"), key="story_aloud", persist_state="session", help=hint)

@@ -29,7 +29,7 @@ _STEP_NAMES = {"outline": mark("Outline"), "story": mark("Story"), "title": mark
 
 
 def button(story_request: StoryRequest | None) -> None:
-    """Draw the button: Write, or Stop while a story is being written, or Stopping from the click to the end.
+    """Render the button: Write, or Stop while a story is being written, or Stopping from the click to the end.
 
     Each has its own key and container, so that a late or double click never triggers another button, and no outdated
     button stays visible while the story is written.
@@ -56,7 +56,7 @@ def _write_button(story_request: StoryRequest | None) -> None:
 
 
 def page(prompt_format: PromptFormat | None) -> None:
-    """Draw the panes.
+    """Render the panes.
 
     A visitor who returns sees the text so far and the rest as it arrives. No story, a chain, and a round of each size
     have separate containers, so that earlier content is cleared immediately.
@@ -77,7 +77,7 @@ def page(prompt_format: PromptFormat | None) -> None:
 
 
 def _stories_of_address(key: str) -> bool:
-    """Draw stories in the URL that were read from the database, as under Earlier stories; returns whether there are
+    """Render stories in the URL that were read from the database, as under Earlier stories; returns whether there are
     any.
     """
     if not key:
@@ -167,7 +167,7 @@ class StoryPane(LiveStory):
             if heading:
                 st.markdown(heading)
             else:
-                st.empty()  # always drawn, so that the content below does not move
+                st.empty()  # always rendered, so that the content below does not move
             with st.container(key=f"story_words_{number}"):
                 self._words = story_text.draw_text(st, story)
             self._line: DeltaGenerator = st.caption(self._facts())
@@ -182,7 +182,7 @@ class StoryPane(LiveStory):
         return story_text.line(story.facts, story.provider, writing=not story.done, named=self._named)
 
     def finish(self) -> None:
-        """Draw how it ended, and the remedies."""
+        """Render how it ended, and the remedies."""
         super().finish()
         story, facts = self.story, self.story.facts
         with self._trouble.container():
@@ -235,7 +235,10 @@ def _continue(story: StoryStream) -> None:
 
 
 def _chain_page(chain: Chain, onward: Callable[[], None]) -> None:
-    """Draw the three panes; each step starts when the previous one has ended. `onward` draws what follows the chain."""
+    """Render the three panes; each step starts when the previous one has ended.
+
+    `onward` renders what follows the chain.
+    """
     current = chain.advance()
     panes: dict[StepName, tuple[DeltaGenerator, DeltaGenerator]] = {}
     with st.container(width=760):

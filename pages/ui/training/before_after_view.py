@@ -34,7 +34,7 @@ def show(job: JobView) -> None:
     if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
         return
     st.subheader(_("Before and after"), anchor=False)
-    with cards.show_errors():  # the rest of the job's page is still drawn
+    with cards.show_errors():  # the rest of the job's page is still rendered
         _section(job)
 
 

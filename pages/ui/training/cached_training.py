@@ -68,7 +68,7 @@ _ACCOUNT_S = 300  # permission to train rarely changes
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A job's curve in a few figures, for lists; `headline` is the one accuracy for a card. None: not known."""
+    """A job's curve in a few figures, for lists; `headline` is the one accuracy for a card. None means unknown."""
 
     steps: int
     loss: Figure | None
@@ -112,8 +112,7 @@ def _words(job: JobView) -> str:
 
 @shared(max_entries=4096, key=lambda job: (_job_version(job), language()))
 def _ended_words(job: JobView) -> str:
-    """The sentence for a finished job, cached because the job does not change and building it searches the catalogue.
-    """
+    """The sentence for a finished job, cached because it never changes and building it searches the catalogue."""
     return _words(job)
 
 
@@ -247,7 +246,7 @@ def curve_chart(which: _Which, source: CurveSource, view: CurveView, labels: Cur
 
 @shared(max_entries=32, key=lambda key, draw: repr(key))
 def cached_chart(key: tuple[Any, ...], draw: Callable[[], Spec]) -> RenderedChart:
-    """Any other chart, drawn once per `key`."""
+    """Any other chart, rendered once per `key`."""
     return RenderedChart.of(draw())
 
 
@@ -327,7 +326,7 @@ def file_check(form: JobForm, rows: int, context: int | None) -> BackgroundTask[
     """The check of the whole file that this form would send; repeated when a row is added, removed or edited.
 
     Args:
-        context: maximum tokens per example as the model's server reports it; None: not reported.
+        context: maximum tokens per example as the model's server reports it; None if not reported.
     """
     store = cache.store()
 

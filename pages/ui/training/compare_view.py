@@ -59,7 +59,7 @@ _JOINER = "\u2060"  # no line breaks here: next to long names a browser would pu
 
 
 def show(opened: Sequence[JobView]) -> None:
-    """Draw the comparison. The page's URL opens it again."""
+    """Render the comparison. The page's URL opens it again."""
     names = job_labels.names(opened)
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")

@@ -36,7 +36,7 @@ _ICONS = {
 def show(
     source: CurveSource, key: str, points: Sequence[CheckpointView] = (), missing: str | None = None
 ) -> int | None:
-    """Draw figures, two charts, their controls, and observations. `key` is unique on the page.
+    """Render figures, two charts, their controls, and observations. `key` is unique on the page.
 
     `missing`: shown instead if the curve does not and will not exist.
 
@@ -63,7 +63,7 @@ def show(
 
 
 def pair(results: Results, key: str) -> None:
-    """Draw only loss and accuracy, side by side, over steps."""
+    """Render only loss and accuracy, side by side, over steps."""
     view = CurveView(smoothing=smoothing_weight(results.steps))
     for which, place in zip(_BOTH, st.columns(2), strict=True):
         draw = training_curve.loss_chart if which == "loss" else training_curve.accuracy_chart
@@ -74,7 +74,7 @@ def pair(results: Results, key: str) -> None:
 
 
 def charts_only(source: CurveSource, key: str) -> None:
-    """Draw the two charts and their display options, without figures and observations."""
+    """Render the two charts and their display options, without figures and observations."""
     steps = source.results.steps
     _pair(source, key, view_of(key, source.axes, steps), clickable=False)
     controls(key, source.axes, steps)
@@ -107,7 +107,7 @@ def view_of(key: str, possible: Sequence[Axis], steps: int) -> CurveView:
 
 
 def controls(key: str, possible: Sequence[Axis], steps: int) -> None:
-    """Draw the controls: axis, smoothing, scale."""
+    """Render the controls: axis, smoothing, scale."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if len(possible) > 1:
             if state.get(f"{key}_axis") not in possible:
@@ -143,7 +143,7 @@ def figures(one: Figures) -> None:
 
 
 def observations(observations: Sequence[Observation]) -> None:
-    """Draw the observations about the curve, the most serious first."""
+    """Render the observations about the curve, the most serious first."""
     for one in observations:
         st.markdown(f"{_ICONS[one.level]} {as_markdown(one.sentence)}")
 

@@ -26,7 +26,7 @@ _KEY = "training_evaluation"
 
 
 def show(job: JobView) -> None:
-    """Draw the results and the start button; updates while an evaluation runs."""
+    """Render the results and the start button; updates while an evaluation runs."""
     with cards.show_errors():
         running = any(one.active for one in evaluations.list_for_job(cache.store(), job))
         st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)

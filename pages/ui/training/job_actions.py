@@ -176,7 +176,7 @@ def _checkpoint_label(point: CheckpointView) -> str:
 
 
 def remedies(job: JobView) -> None:
-    """Draw one line for a failed job; nothing for others."""
+    """Render one line for a failed job; nothing for others."""
     if job.status != "failed":
         return
     failure = failures.of_job(job.error)
@@ -191,7 +191,7 @@ def remedies(job: JobView) -> None:
 
 
 def _remedy_button(remedy: Remedy, job: JobView) -> bool:
-    """Draw one remedy; returns True if it was just pressed.
+    """Render one remedy; returns True if it was just pressed.
 
     Most open the form with the job's settings and the fix applied.
     """
@@ -204,7 +204,7 @@ def _remedy_button(remedy: Remedy, job: JobView) -> bool:
 
 
 def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | None:
-    """Label, icon, and the changed settings of the new job; None: not applicable."""
+    """Label, icon, and the changed settings of the new job; None if not applicable."""
     match remedy:
         case "smaller_batch" if (batch := job_form.smaller_batch(job)) is not None:
             label = _("Try again with batch size {n}").format(n=batch)
@@ -224,6 +224,6 @@ def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | No
 
 
 def _another_base(job: JobView) -> ModelInfo | None:
-    """Another model to start from, preferably untuned; None: there is no other model."""
+    """Another model to start from, preferably untuned; None if there is no other model."""
     others = [one for one in cache.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
     return min(others, key=lambda one: one.id.startswith("ft:"), default=None)

@@ -29,7 +29,7 @@ _LOOK_S = 1.0  # a long measurement reads thousands of rows per second
 
 
 def show() -> bool:
-    """Draw the step; returns True if the person can continue."""
+    """Render the step; returns True if the person can continue."""
     ready = [one for one in cache.dataset_list() if one.done]
     left, right = st.columns(2, gap="medium")
     with left:

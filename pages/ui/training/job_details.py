@@ -164,7 +164,7 @@ def _trackers(job: JobView) -> None:
 
 
 def family_tree(job: JobView) -> None:
-    """Draw the tree; for a job that continues an earlier one also the chain from the first base model."""
+    """Render the tree; for a job that continues an earlier one also the chain from the first base model."""
     family = cached_training.family(job)
     _tree(family, job)
     chain = lineage.chain(cache.store(), job.id)

@@ -65,7 +65,7 @@ def asked_for() -> None:
 
 
 def show() -> None:
-    """Draw the dialog, if it is open."""
+    """Render the dialog, if it is open."""
     if state.get(_STEP):
         st.dialog(_("New job"), width="large", icon=":material/model_training:", on_dismiss=_close)(_body)()
 
@@ -106,7 +106,7 @@ def _close() -> None:
 
 
 def _confirm() -> bool:
-    """Draw the summary; returns True if the job can be started."""
+    """Render the summary; returns True if the job can be started."""
     if (problem := job_form.problem()) is not None:
         cards.error_card(problem)
     draft = job_form.draft()

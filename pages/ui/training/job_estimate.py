@@ -49,7 +49,7 @@ class JobRequirements:
 
 
 def show() -> bool:
-    """Draw the step; returns True if the person can continue."""
+    """Render the step; returns True if the person can continue."""
     draft = job_form.draft()
     left, right = st.columns(2, gap="medium")
     with left:
@@ -131,7 +131,7 @@ def facts(found: JobRequirements) -> None:
 
 
 def _numbers(draft: JobDraft) -> bool:
-    """Draw suffix and hyperparameters, each automatic or set; returns True if a provider would accept them."""
+    """Render suffix and hyperparameters, each automatic or set; returns True if a provider would accept them."""
     suffix_fits = _suffix()
     auto_fields.whole(_("Epochs"), "training_epochs", 3, *N_EPOCHS)
     auto_fields.whole(_("Batch size"), "training_batch", 4, *BATCH_SIZE)

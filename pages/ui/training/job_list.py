@@ -25,7 +25,7 @@ from pages.ui.training import cached_training, job_labels
 OPEN = "training_open"  # ids of the open jobs
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
 _ADDRESS = "jobs"  # query parameter
-_DRAWN = "training_list_drawn"  # a new number redraws the list with the open jobs selected
+_DRAWN = "training_list_drawn"  # a new number re-renders the list with the open jobs selected
 _FEW = 6  # rows that need no scrolling
 _HEIGHT = 260  # px
 _SEARCHED = 9  # number of jobs from which the search field is shown

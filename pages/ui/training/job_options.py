@@ -75,7 +75,10 @@ def fill(form: JobForm) -> None:
 
 
 def show(base: ModelInfo, *, has_validation: bool) -> bool:
-    """Draw the expander; returns whether its values are valid. Draws nothing if the provider does not accept them."""
+    """Render the expander; returns whether its values are valid.
+
+    Renders nothing if the provider does not accept them.
+    """
     if not offered(base):
         return True
     with st.expander(_("Advanced"), icon=":material/tune:", key="training_advanced"):

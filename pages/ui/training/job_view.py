@@ -45,7 +45,7 @@ _MEGABYTE = 1_000_000
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     found = cache.job_list()
     if not found:
         with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):

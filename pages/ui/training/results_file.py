@@ -17,7 +17,7 @@ _HELD = "training_file_read"  # (id of the upload, its curve)
 
 
 def show() -> None:
-    """Draw the whole part."""
+    """Render the whole section."""
     file = st.file_uploader(
         _("Results CSV of a fine-tuning job"),
         type=["csv", "txt"],
