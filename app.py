@@ -67,7 +67,7 @@ async def health(_request: Request) -> JSONResponse:
 
 
 def check_start() -> None:
-    """Before the server starts, end the process with a sentence for each fault; later, faults would be tracebacks."""
+    """Check before the server starts: if there are faults, print a sentence for each and end the process."""
     settings = Settings.load_or_exit()
     server_setup.use_secrets_file(os.environ.get("FABULA_SECRETS_FILE", ""))
     try:

@@ -33,7 +33,8 @@ def identity(pid: int | None = None) -> str:
     if not Path("/proc/self/stat").exists():
         return f"{pid}:" if _exists(pid) else ""
     try:
-        fields = stat.read_text().rpartition(")")[2].split()  # the process name before it may contain anything
+        # the process name in front of it may contain any character
+        fields = stat.read_text().rpartition(")")[2].split()
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else f"{pid}:{fields[19]}"

@@ -59,7 +59,7 @@ class SecretKey:
         """The text of an encrypted value.
 
         Args:
-            name: what the value belongs to, for the error.
+            name: what the value belongs to, for the error message.
 
         Raises:
             Misconfigured: it was encrypted with another key, the key is missing, or it was changed.

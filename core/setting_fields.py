@@ -243,7 +243,7 @@ def _shown(value: object) -> str:
         return text
     if "@" not in parts.netloc:
         return text
-    user, _, host = parts.netloc.rpartition("@")  # a password, or a proxy's token instead of the name
+    user, _, host = parts.netloc.rpartition("@")  # mask the password, or a proxy token that takes the place of the name
     name = user.partition(":")[0] + ":" if ":" in user else ""
     return urlunsplit(parts._replace(netloc=f"{name}{_MASK}@{host}"))
 

@@ -81,7 +81,7 @@ class Settings:
 
     @classmethod
     def load_or_exit(cls) -> Settings:
-        """Like `load`, but ends the process with a sentence for each fault."""
+        """Like `load`, but if there are faults, print a sentence for each and end the process."""
         try:
             return cls.load()
         except BadSettings as exc:
@@ -89,7 +89,7 @@ class Settings:
 
     @property
     def engine_home(self) -> Path:
-        """Folder of the engine that the app starts itself."""
+        """Home folder of the engine that the app starts itself."""
         return self.home / "engine"
 
 
@@ -123,7 +123,7 @@ def _sqlalchemy_url(url: str) -> str:
 
 
 def exit_with(error: BadSettings) -> NoReturn:
-    """End a process that is starting, with a sentence for each fault."""
+    """Print a sentence for each fault, and end the process that is starting."""
     sys.exit("\n".join(["Fabula can't start.", *error.faults, error.next_step]))
 
 

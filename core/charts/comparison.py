@@ -1,4 +1,4 @@
-"""Charts that compare: the curves of several training jobs, and evaluation results with intervals."""
+"""Comparison charts: the curves of several training jobs, and evaluation results with intervals."""
 
 from __future__ import annotations
 

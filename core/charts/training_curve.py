@@ -294,7 +294,7 @@ class CurveSource:
 
     Attributes:
         key: identifies the current state of this curve.
-        results: for figures and observations.
+        results: the results behind the figures and observations.
         frame: the curve, with those columns of `core.charts.vega_lite.AXES` that are known.
         axes: available x axes.
         figures: first and last known values, so that long columns are not searched on every rerun.

@@ -201,7 +201,7 @@ def _view(row: Row) -> RowView:
 
 @requires("editor")
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
-    """Leave rows out of training and export. Returns the ids of the rows changed by this call, for an undo.
+    """Leave rows out of training and export. Returns the ids of the rows changed by this call, for undoing it.
 
     Rows that are already left out, or in flight, stay as they are. Text, usage and cost are kept, as is a failed row's
     reason.

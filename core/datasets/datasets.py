@@ -145,7 +145,7 @@ def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) ->
 
 
 def total_characters(store: Store, dataset_id: str) -> int:
-    """Approximate number of characters of all finished texts, from the first thousand: the size of an export."""
+    """Approximate number of characters of all finished texts, estimated from the first thousand: the export's size."""
     done = (Row.dataset_id == dataset_id, Row.state == "done")
     sample = select(func.length(Row.text).label("long")).where(*done).limit(_SAMPLED_ROWS).subquery()
     with store.reading() as session:
@@ -186,7 +186,7 @@ def from_frame(
 ) -> str:
     """Create a data set from a table, with one finished row per table row.
 
-    Rows without a completion are left out, but kept.
+    Rows without one are kept, but excluded.
 
     Args:
         prompt_columns: the columns of the prompt, in this order.

@@ -20,7 +20,7 @@ MIN_EXAMPLES, MAX_EXAMPLES = 5, 200  # with fewer, a model memorises them; more 
 MAX_CELL_CHARACTERS = 2_000  # of a prompt or an answer: about 500 tokens of English, 1,300 of Chinese
 _MAX_ROW_NUMBERS = 5  # maximum number of row numbers in a sentence
 _MAX_QUOTED = 30  # maximum number of quoted characters of a prompt
-MAX_PASTE_CHARACTERS = 1_000_000  # 200 examples of maximum length have 800,000
+MAX_PASTE_CHARACTERS = 1_000_000  # 200 examples of maximum length contain 800,000
 _MAX_REPORTED = 5  # unusable rows that are listed; the others are counted
 _HELP = msg("Paste lines such as “Customer: …” and “Agent: …”, a table with two columns, or JSON lines.")
 # Timestamps of chat programs before the speaker: [12.03.24, 10:22], 2024-03-12 10:22:05, 10:22 AM -
@@ -70,7 +70,7 @@ def check(pairs: Sequence[ExamplePair], rows: Sequence[int] | None = None) -> Ch
     """Check the pairs before training.
 
     Args:
-        pairs: as typed; a row without prompt and answer is ignored.
+        pairs: the pairs as typed; a row without prompt and answer is ignored.
         rows: the row number that the form shows for each pair; by default counted from 1.
     """
     numbers = range(1, len(pairs) + 1) if rows is None else rows
@@ -215,7 +215,7 @@ class Pasted:
     Attributes:
         pairs: the examples.
         form: the detected format.
-        notes: what was left out, as sentences.
+        notes: sentences about what was left out.
     """
 
     pairs: tuple[ExamplePair, ...]

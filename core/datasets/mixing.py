@@ -1,4 +1,4 @@
-"""Mixes: several data sets combined into one by share, sampled evenly from their cells."""
+"""Mixes several data sets into one by share, sampling evenly from their cells."""
 
 from __future__ import annotations
 

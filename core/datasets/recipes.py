@@ -39,7 +39,7 @@ class SavedRecipe:
     Attributes:
         id: id of this version.
         family: id shared by all versions of a series.
-        version: from 1.
+        version: number of this version, from 1.
         name: name of the series, and of data sets made from it.
         rows: number of rows in its grid.
         copied_from: id of the version that the family was copied from, or None.

@@ -37,7 +37,7 @@ class Version:
     Attributes:
         sha256: hash of its examples and their splits.
         n_train, n_validation, n_held_out: number of examples per split.
-        validation_share, seed: how it was split.
+        validation_share, seed: how the data was split.
     """
 
     id: str

@@ -164,7 +164,7 @@ def stop(store: Store, actor: Actor, job_id: str) -> None:
 
 @requires("editor")
 def retry(store: Store, actor: Actor, job_id: str) -> None:
-    """Retry failed and stopped answers; finished ones are kept. Raises NotFound without a comparison."""
+    """Retry failed and stopped answers; finished ones are kept. Raises NotFound if there is none."""
     with store.session() as session:
         comparison = get_row(session, job_id)
         if comparison.state in ACTIVE:

@@ -92,7 +92,7 @@ class EvaluationContext:
             raise
 
     def with_retries(self, call: Callable[[], T]) -> T:
-        """`call()`, repeated with growing pauses while the provider is unavailable.
+        """Run `call`, retrying with increasing pauses while the provider is unavailable.
 
         The reason is shown with the evaluation.
 

@@ -134,7 +134,7 @@ def _finish(context: EvaluationContext) -> None:
 
 
 def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoint) -> None:
-    """Send all rows without an answer, as many at a time as the provider works on.
+    """Send all rows without an answer, as many at a time as the provider processes in parallel.
 
     A stop cancels the requests in flight. After an error, the other requests in flight are completed.
     """

@@ -39,7 +39,7 @@ class EvaluationForm:
         kind: `label` (a few short answers) or `text`; None means detected from the rows.
         limit: maximum number of rows; a random sample, the same for every model.
         max_tokens: per answer; None means chosen from the expected texts.
-        separator, stop, file_format: as in the training file, so that prompts have the same form.
+        separator, stop, file_format: the training file's values, so that prompts have the same form.
         system: system prompt; None means the one in the data set's chat files, and none for other formats.
     """
 

@@ -29,7 +29,7 @@ _MIN_ROWS_PER_LABEL = 4
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Number and kind of the rows that training does not use. `labels`: all labels of the data set, if any."""
+    """Number and kind of the rows not used in training. `labels`: all labels of the data set, if any."""
 
     validation: int
     held_out: int
@@ -44,7 +44,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutExample:
-    """One row that training has not used."""
+    """One row that was not used in training."""
 
     key: str
     values: Mapping[str, str]
@@ -81,7 +81,7 @@ def held_out(store: Store, dataset_id: str, version_id: str | None = None) -> He
 def holdout_rows(
     store: Store, dataset_id: str, version_id: str | None, *, parts: tuple[str, ...], limit: int, seed: int = 0
 ) -> Iterator[HeldOutExample]:
-    """Rows that training does not use, in order.
+    """Rows that are not used in training, in order.
 
     If there are more than `limit`, the rows with the lowest ranks (see `splitting.rank`) are taken: a random sample
     that is the same for every model.

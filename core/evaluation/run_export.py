@@ -183,7 +183,7 @@ def _plain(text: str) -> str:
 
 
 def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:
-    """A zip of one run, without API keys, server addresses or data of other people.
+    """A zip of one run, without API keys, server addresses or other people's data.
 
     Args:
         charts: Vega-Lite specs by file name; also saved as SVG and PNG if vl-convert-python is installed.

@@ -1,6 +1,6 @@
 """Which base models to suggest first: those that train here in a reasonable time. Pure.
 
-Times are estimates for a typical data set, from the training speed of the packaged base: a model with twice as many
+Times are estimated for a typical data set from the packaged base's training speed: a model with twice as many
 parameters takes twice as long.
 """
 

@@ -102,7 +102,9 @@ class JobContext:
             return (session.scalar(unfinished) or 0) > MAX_ACTIVE_JOBS
 
     def with_retries(self, call: Callable[[], T], max_attempts: int | None = None) -> T:
-        """`call()`, repeated with growing pauses while the provider is unavailable. The job shows what it waits for.
+        """Run `call`, retrying with increasing pauses while the provider is unavailable.
+
+        The reason is shown with the job.
 
         Args:
             call: must be safe to repeat.

@@ -46,7 +46,7 @@ class JobEstimate:
     """The expected effort of a job. None means unknown.
 
     Attributes:
-        epochs: as requested, or the provider's probable choice.
+        epochs: the requested number, or the provider's probable choice.
         trained_tokens: over all epochs; this is what is billed.
         local: whether it runs on this machine, without a charge.
         seconds: training time, without waiting in the queue.
@@ -238,7 +238,7 @@ def _record(session: Session, actor: Actor, job: TrainingJob, tokens: int | None
 def mark_unknown(session: Session, job_id: str) -> None:
     """Mark the cost as unknown, for a job that is no longer watched but may still be billed.
 
-    Its estimate keeps counting.
+    The estimated cost still counts.
     """
     if (reserved := _reserved(session, job_id)) is not None:
         reserved.cost_usd = None

@@ -133,7 +133,7 @@ def training_time(job: JobView, remote: RemoteJob, events: Sequence[RemoteEvent]
     start event or, if there is none, from the first poll with that status.
 
     Args:
-        job: as saved.
+        job: the saved job.
         remote: the provider's current state.
         events: events received since the last poll.
         now: time of the poll (UTC).

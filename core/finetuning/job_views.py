@@ -43,7 +43,7 @@ class JobView:
         error, next_step: why it failed, or what an unfinished job waits for.
         not_before: time of the next request, if the provider asked for a pause.
         results_csv: latest copy of the results file, for `core.finetuning.results.parse`; None in lists.
-        updated_at: time of the provider's last answer.
+        updated_at: time of the provider's last response.
         parent_id: the job whose model is trained further.
         training_file, validation_file: file ids at the provider.
         validation_share: share of the examples used for validation, 0 to 1.

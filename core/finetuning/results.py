@@ -1,4 +1,5 @@
-"""The results CSV of a training job (engine, OpenAI today and in 2023, Azure), and its loss and accuracy as one number.
+"""Reads a training job's results CSV (the engine's, Azure's, OpenAI's current and 2023 formats), and computes its
+figures.
 
 A single step measures one batch and is noisy. For training, the figure is the end of the smoothed curve (the bold line
 in the chart); for validation, the last measurement on held-out rows. All pages, charts and exports use it. Pure.
@@ -116,10 +117,10 @@ class Results:
 def parse(text: str) -> Results:
     """Parse a results file, which may still be growing. Unreadable lines are skipped and counted, never an error.
 
-    Accepts the headers of 2023 and today, columns in any order, missing columns, a BOM, and base64 encoding (OpenAI's
-    file endpoint has sent that). If a step appears twice, the later line is used. Cells that mean "not measured"
+    Accepts current and 2023 headers, columns in any order, missing columns, a BOM, and base64 encoding (OpenAI's file
+    endpoint has sent that). If a step appears twice, the later line is used. Cells that mean "not measured"
     (`core.providers.metric_parser`) are empty; the rest of their line is used. Losses are not corrected: a negative
-    loss is a bug of the program that wrote it, and is shown.
+    loss is a bug in the program that wrote it, and is shown.
     """
     text = _decode(text)
     if len(text) > _FAST_PATH_CHARS and (fast := _parse_fast(text)) is not None:

@@ -45,7 +45,7 @@ class TrainingFile:
     """A file ready for upload.
 
     Attributes:
-        sha256: of the file, hexadecimal.
+        sha256: the file's hash, hexadecimal.
         separator, stop: end of prompts and of completions; None for the chat format.
         validation: the validation file; None if the version has no validation examples.
     """

@@ -78,7 +78,7 @@ def open_run(tracker: str, project: str, job: JobView, config: Mapping[str, Any]
 
     Args:
         config: the job's settings.
-        folder: for the library's files.
+        folder: the folder for the library's files.
     """
     return (_Wandb if tracker == "wandb" else _Trackio)(project, job, config, folder)
 

@@ -24,7 +24,7 @@ from core.sanitize import storable
 
 _POLL_S = 2.0  # the engine writes metrics about once a second
 _REFUSED_POLL_S = 30.0  # frequent requests do not help with a revoked key
-_WAITING_POLL_S = 10.0  # paused or queued at the provider; user requests are still sent at once
+_WAITING_POLL_S = 10.0  # paused or queued at the provider; user requests are still sent immediately
 _MAX_TURN_S = 20.0  # after this, a job yields its slot if other jobs wait for one
 _SLOW_POLL_S = 15.0  # long results files are fetched less often: 10,000 steps are about 1 MB
 _LONG_RESULTS_CHARS = 200_000  # characters

@@ -23,7 +23,7 @@ class Identity:
 
     Attributes:
         provider: name of the provider in this studio's configuration.
-        email: in lower case.
+        email: the address in lower case.
         sign_in_id: the same in every tab that uses this sign-in's cookie; a new sign-in gets a new id.
         issued_at: when the provider signed the person in, by its clock; None if it did not report the time.
     """

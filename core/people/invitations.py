@@ -80,7 +80,7 @@ def withdraw(store: Store, actor: Actor, invitation_id: str) -> None:
 
 @requires("admin")
 def open_invitations(store: Store, actor: Actor) -> list[InvitationView]:
-    """Invitations that have not been accepted, the newest first."""
+    """Invitations that have not been accepted, newest first."""
     with store.reading() as session:
         found = session.scalars(_open().order_by(Invitation.created_at.desc())).all()
         return [InvitationView(one.id, one.email, one.provider, role_of(one.role), one.created_at) for one in found]

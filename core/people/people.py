@@ -98,7 +98,7 @@ def enable(store: Store, actor: Actor, person_id: str) -> None:
 
 @requires("admin")
 def sign_out_everywhere(store: Store, actor: Actor, person_id: str) -> None:
-    """End all sign-ins of a person. They may sign in again.
+    """End all of a person's sign-ins. They may sign in again.
 
     Raises:
         NotFound: there is no such person.

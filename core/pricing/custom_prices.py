@@ -64,7 +64,7 @@ def set_price(
 
     Args:
         model: model id; `ft:<base>` for all models tuned from a base.
-        amount: as typed by the user.
+        amount: the amount as typed by the user.
 
     Raises:
         NotAllowed: the actor is a viewer. FabulaError: a name is missing, or the amount is invalid or ambiguous.
@@ -110,7 +110,7 @@ def remove(store: Store, actor: Actor, price_id: str) -> None:
 
 
 def list_custom(store: Store) -> list[CustomPriceView]:
-    """All custom prices, newest first, without the hourly price of this machine (see `machine_hour`)."""
+    """All custom prices, newest first, without this machine's hourly cost (see `machine_hour`)."""
     return [_view(row) for row in _rows(store) if row.provider != ENGINE]
 
 
@@ -129,14 +129,14 @@ def book(store: Store, home: Path | None = None, now: datetime | None = None) ->
 
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:
-    """Cost per hour of this machine, and its currency; None if not set."""
+    """This machine's hourly cost and its currency; None if not set."""
     rows = [row for row in _rows(store) if row.provider == ENGINE and row.kind == "hosting_hour"]
     return (rows[0].amount, rows[0].currency) if rows else None
 
 
 @requires("editor")
 def set_machine_hour(store: Store, actor: Actor, amount: str, currency: str = "USD") -> None:
-    """Set the cost per hour of this machine: electricity or rent.
+    """Set this machine's hourly cost: electricity or rent.
 
     Raises:
         NotAllowed: the actor is a viewer. FabulaError: the amount is invalid.

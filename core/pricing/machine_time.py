@@ -1,4 +1,4 @@
-"""The cost of machine time: the speed of the engine, the seconds of its work, and the prices that follow from them.
+"""The cost of machine time: the engine's speed, the seconds that it works, and the resulting prices.
 
 The built-in engine is free of charge. If a price per machine hour (electricity or rent) is set, the price per token is
 cost per hour ÷ (tokens per second × 3,600), and a story, job, run or evaluation costs its hours × price per hour.
@@ -39,7 +39,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class MachineTime:
-    """Cost per hour of this machine and its generation speed; `speed`: None until it is measured."""
+    """This machine's hourly cost and its generation speed; `speed` is None until it is measured."""
 
     per_hour: Decimal
     currency: str

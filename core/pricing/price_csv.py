@@ -123,7 +123,7 @@ def check_consistency(entries: Iterable[PriceEntry]) -> None:
     """Check that amounts for the same use do not overlap, and that each model has one currency.
 
     Raises:
-        BadFile: they do; `what` names both rows.
+        BadFile: rows contradict each other; `what` names both.
     """
     ordered = sorted(entries, key=lambda e: (e.provider, e.model, e.kind, e.valid_from or date.min))
     for _, group in groupby(ordered, key=lambda e: (e.provider, e.model, e.kind)):

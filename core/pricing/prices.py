@@ -1,4 +1,4 @@
-"""The price of a model, its currency, and how the base model is derived from a tuned model's id.
+"""A model's price, its currency, and how the base model is derived from a tuned model's id.
 
 Amounts are converted with one dated exchange rate. Without a rate, they are not converted or compared.
 """
@@ -45,19 +45,19 @@ class Price:
 
     Attributes:
         model: the model id; `ft:<base>` with `base_model` set for models tuned from a base.
-        training_per_mtok: per trained token (tokens of the training file × epochs).
+        training_per_mtok: price of trained tokens (tokens of the training file × epochs).
         source: URL or package name.
         checked: the day on which the price was checked.
         valid_until: last day on which the model can be used, if announced.
         price_until: last day of this price, if no later price is known. The model may still be available.
         training_until: last day on which training can be started, if announced.
-        local: runs on this machine, without a charge (electricity is not counted).
-        cached_input_per_mtok: for prompt tokens in the provider's cache.
-        batch_input_per_mtok, batch_output_per_mtok: in a batch (up to 24 h).
-        hosting_per_hour: per hour of deployment of a tuned model, used or not.
+        local: whether it runs on this machine, without a charge (electricity is not counted).
+        cached_input_per_mtok: price of prompt tokens in the provider's cache.
+        batch_input_per_mtok, batch_output_per_mtok: prices in a batch (up to 24 h).
+        hosting_per_hour: price per hour for which a tuned model is deployed, used or not.
         tiers: prices for long prompts, in ascending order; empty for most models.
-        speech_per_mchar: per million characters of speech.
-        own: at least one amount is a custom price.
+        speech_per_mchar: price per million characters of speech.
+        own: whether at least one amount is a custom price.
         note: remarks on the amounts from the price file.
     """
 
@@ -123,7 +123,7 @@ class Price:
 
 
 def price_list(provider: str) -> str:
-    """The price list of a provider: further accounts at the same provider (`openai-2`) have the prices of the first."""
+    """The price list of a provider: further accounts at the same provider (`openai-2`) use the prices of the first."""
     return _ACCOUNT.sub("", provider)
 
 

@@ -91,7 +91,7 @@ class StoryBilling:
         """The cost when the stream has ended. Completion tokens are counted here if the endpoint did not report them.
 
         Args:
-            seen: what the stream reported.
+            seen: the facts that the stream reported.
             written: the model's text, including its thinking.
             no_response: the request was sent but ended without text and without a reply that rules out a charge. The
                 cost is then unknown, as it is when thinking was streamed but not counted.

@@ -36,7 +36,7 @@ class StoryFacts:
         finish_reason: `stop`, `length`, …; None while the story is being written, and if it was stopped or interrupted.
         stopped: whether it was stopped by a person, or because the last reader left (`abandoned`). The text is partial.
         cost_usd: cost, known at the end; None if the price is unknown.
-        prompt_tokens: as counted by the endpoint.
+        prompt_tokens: prompt tokens as counted by the endpoint.
         counted_locally: whether the endpoint did not report `tokens`, so that they were counted here.
         requested_model: the requested name; "" if it is the same as `model`.
         duration_s: seconds from sending to the latest text.

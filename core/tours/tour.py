@@ -203,8 +203,8 @@ class TourRecording:
     Attributes:
         language: language of the page that started it (`en`, `zh_CN`).
         recorded_on: the day, UTC (ISO 8601).
-        minutes: from the start to the end of both texts.
-        stories, trained_tokens: what the model was trained on.
+        minutes: minutes from the start until both texts were complete.
+        stories, trained_tokens: number of stories and tokens that the model was trained on.
         base_model, tuned_model: the model that was trained, and the resulting one.
         results_csv: the job's results file.
         prompt: a prompt that neither model had seen.

@@ -253,7 +253,7 @@ def trainable() -> list[ModelInfo]:
 
 @shared(ttl=FRESH_S, max_entries=4)
 def dataset_list() -> tuple[DatasetSummary, ...]:
-    """All data sets, the newest first."""
+    """All data sets, newest first."""
     return tuple(datasets.list_datasets(store()))
 
 
@@ -275,13 +275,13 @@ def run_seconds(run_id: str) -> float | None:
 
 @shared(ttl=FRESH_S, max_entries=16)
 def batches_of(run_id: str) -> tuple[batch_store.BatchView, ...]:
-    """The batches of a run, the newest first."""
+    """The batches of a run, newest first."""
     return batch_store.batches_of_run(store(), run_id)
 
 
 @shared(ttl=FRESH_S, max_entries=4)
 def job_list() -> tuple[JobView, ...]:
-    """All jobs, the newest first, without their results (`cached_curves.curve` has those)."""
+    """All jobs, newest first, without their results (`cached_curves.curve` has those)."""
     return tuple(job_views.list_jobs(store()))
 
 

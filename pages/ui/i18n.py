@@ -94,7 +94,7 @@ def localized(sentence: str) -> str:
 
 
 def usd(amount: Decimal | float | None) -> str:
-    """Money for Markdown, with as many digits as it needs; None is "unknown", never 0.
+    """Money for Markdown, with as many digits as it needs; None becomes "unknown", never 0.
 
     Where no label shows that it is money, the caller writes "price unknown" (estimates) or "cost unknown".
     """
@@ -127,7 +127,7 @@ def sentences(*parts: str) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min"; None is "unknown"."""
+    """A duration in words: "40 s", "3 min", "2 h", "1 h 35 min"; None becomes "unknown"."""
     if seconds is None:
         return _("unknown")
     rounded = max(0, round(seconds))
@@ -189,7 +189,7 @@ def _zone() -> tzinfo | None:
 
 
 def number(value: float | Decimal | None, digits: int = 0) -> str:
-    """A number with thousands separated; None is "unknown"."""
+    """A number with thousands separators; None becomes "unknown"."""
     return _("unknown") if value is None else f"{value:,.{digits}f}"
 
 
@@ -199,7 +199,7 @@ def about(value: int | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share (0 to 1) as percent; None is "unknown"."""
+    """A share (0 to 1) as percent; None becomes "unknown"."""
     return _("unknown") if share is None else message.percent(share, digits)
 
 
@@ -208,7 +208,7 @@ PERCENT_FORMAT = "%.1f %%"
 
 
 def table_percent(share: float | None) -> float | None:
-    """A share (0 to 1) as a number for a column with `PERCENT_FORMAT`, which stays sortable; None is unknown."""
+    """A share (0 to 1) as a number for a column with `PERCENT_FORMAT`, which stays sortable; None stays unknown."""
     return None if share is None else 100 * share
 
 

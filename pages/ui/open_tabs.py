@@ -1,4 +1,4 @@
-"""The open tabs of a team: a tab is closed within seconds when its person is disabled, signed out or gets another role.
+"""A team's open tabs: a tab is closed within seconds when its person is disabled, signed out or gets another role.
 
 An idle tab runs no script, so one task per server checks all of them, with one small query every two seconds regardless
 of their number. It reruns those that have changed; `pages.ui.sign_in.let_in` then shows the sign-in page.

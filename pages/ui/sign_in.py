@@ -25,7 +25,7 @@ def is_team() -> bool:
 
 
 def current_actor() -> Actor:
-    """The person whose page this is; in local mode, the one user of this machine.
+    """The person who is using this page; in local mode, this machine's only user.
 
     Call it in the script run or in a callback, not in a background thread, where it is unknown whose page started it.
 

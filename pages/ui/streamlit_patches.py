@@ -1,4 +1,4 @@
-"""Two parts of Streamlit's server that are replaced: sessions of closed browsers, and data of download buttons.
+"""Replaces two parts of Streamlit's server: how it keeps sessions of closed browsers, and data of download buttons.
 
 Streamlit keeps a closed browser's session for two minutes and then drops it without a shutdown: uploaded files and the
 data of download buttons stay in memory until the server ends, and the event loop keeps three descriptors until it is

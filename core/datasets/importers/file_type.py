@@ -1,4 +1,4 @@
-"""The type of a file, by content (its name is only a hint), and the file inside a compressed one, within limits.
+"""Detects a file's type by content (its name is only a hint), and unpacks compressed files within limits.
 
 Compressed files (`.gz`, `.bz2`, `.xz`, `.zst`, and a `.zip` with one file) are unpacked to disk.
 """
@@ -197,7 +197,7 @@ def inner_name(filename: str) -> str:
 
 @contextmanager
 def unpacked(file: BinaryIO, filename: str, method: Compression) -> Iterator[BinaryIO]:
-    """The file inside, as a temporary file that is deleted after the block.
+    """The unpacked file, as a temporary file that is deleted after the block.
 
     Raises:
         BadFile: it is broken at its beginning, larger than `MAX_BYTES` when unpacked, does not fit on the disk, or is a

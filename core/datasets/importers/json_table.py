@@ -1,4 +1,4 @@
-"""JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text.
+"""Reads JSON as a table: the keys of the first objects are the columns, each object is a row, all cells are text.
 
 Also supports tables stored by column or by index, rows wrapped in another object, and rows that are lists of cells.
 """

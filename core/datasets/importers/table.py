@@ -91,7 +91,7 @@ def position(unit: RowUnit, line: int, entry: int = 0, *, conversation: bool = F
     """The position of a row, as a prefix for a problem.
 
     Args:
-        unit: what is counted.
+        unit: the unit of positions.
         line: the line where the row begins, from 1; for `Row` the row number.
         entry: for `Entry` its number in the file, from 1; for `Line` its number on the line, 0 for the first one.
         conversation: call an entry a conversation.
@@ -119,7 +119,7 @@ class TableRows:
     Attributes:
         lines: the line where each row begins, from 1.
         entries: the number of each row, see `position`.
-        unit: what positions count.
+        unit: the unit of positions.
         delimiter: the separator of a CSV file; None for other files and for a single column.
     """
 

@@ -44,9 +44,9 @@ class Imported:
         notes: what was changed or is unusual in the rows kept; at most about 100 sentences.
         left_out: number of unusable rows.
         cut_short: why reading ended before the end of the file (also the first of `problems`); None if it did not.
-        sheet: for a workbook: the sheet that was read.
-        sheets: for a workbook: all sheets.
-        delimiter: for a CSV file: its separator; None for a single column.
+        sheet: for a workbook, the sheet that was read.
+        sheets: for a workbook, all sheets.
+        delimiter: for a CSV file, its separator; None for a single column.
         compression: how the file was compressed; None if it was not.
     """
 
@@ -88,7 +88,7 @@ def read_table(
     Args:
         source: the file's bytes, its path, or the open file (read from its beginning, left open).
         filename: its name, for messages.
-        encoding: for a text, one of `decoding.CHOICES`; None means detected, see `decoding`.
+        encoding: for text, one of `decoding.CHOICES`; None means detected, see `decoding`.
         sheet: for a workbook, the sheet to read; None means the first non-empty one.
         as_table: do not convert conversation columns.
 

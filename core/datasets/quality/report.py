@@ -67,7 +67,7 @@ class QualityRow:
         prompt: the prompt as sent.
         text: the answer; "" if there is none.
         state: done or failed; of a failed row only the finish reason counts.
-        finish_reason: as the provider returned it, or None if there is none.
+        finish_reason: the finish reason from the provider, or None if there is none.
         tokens: tokens of the text as the provider counted them; None if they must be counted here.
     """
 
@@ -126,7 +126,7 @@ class QualityVerdict:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class QualityReport:
-    """The measures of a data set.
+    """The quality measures of a data set.
 
     Attributes:
         total: number of finished rows; all figures except `endings` are about these.
@@ -137,7 +137,7 @@ class QualityReport:
         coverage: rows per cell.
         clusters: groups of exact and near duplicates, the largest first.
         diversity: how different the texts are.
-        adherence: by column: do the texts contain what their cell asked for?
+        adherence: for each column, whether the texts contain what their cell asked for.
         endings: finished and failed rows by the provider's finish reason ("" for none: loaded from a file).
         languages: rows by script, most frequent first; "mixed" for two scripts.
         stops: for each usual stop sequence, the rows that contain it before the end.

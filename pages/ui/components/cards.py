@@ -52,7 +52,8 @@ def error_card(error: errors.FabulaError) -> None:
         (":material/error:", mark("Something went wrong")),
     )
     lines = [f"**{_(headline)}**", as_markdown(error.what)]
-    if isinstance(error, errors.StorageFull):  # elsewhere nothing may have run yet; views of a run show what was kept
+    # only views of a run can tell what was kept; elsewhere, nothing may have run yet
+    if isinstance(error, errors.StorageFull):
         lines.append(_(_SAVED_IS_SAFE))
     if error.next_step:
         lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
@@ -66,7 +67,7 @@ def hint(error: errors.FabulaError) -> None:
 
 @contextmanager
 def keep_errors() -> Iterator[None]:
-    """For callbacks, which run before the page is rendered: store the error and show its card at the top of it."""
+    """For callbacks, which run before rendering: store the error and show its card at the top of the page."""
     try:
         yield
     except errors.FabulaError as error:

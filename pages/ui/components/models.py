@@ -113,7 +113,7 @@ def none_yet() -> None:
 
 
 def _refreshed_models() -> cache.OfferedModels:
-    """The current models: the engine's cached ones may be from its start. Reruns the page if they differ."""
+    """The current models: the engine's cached ones may date from its startup. Reruns the page if they differ."""
     before = cache.models().found
     cache.forget_models(ENGINE)
     offered = cache.models()
@@ -200,7 +200,7 @@ def _purpose_sentence(purpose: Purpose) -> str:
 
 _POLL_S = 0.3  # interval between re-renders of the text
 _LEAVE_S = 5.0  # time since the page last rendered the sample; even a busy page re-renders sooner
-_STORY_TOKENS = 300  # a story of the packaged writers
+_STORY_TOKENS = 300  # a story by a packaged writer
 _TEXT_TOKENS = 120  # three sentences
 _SAMPLE_TEMPERATURE = 0.5  # temperature for small models: above it, texts become incoherent
 

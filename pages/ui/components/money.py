@@ -53,7 +53,7 @@ def work_cost(provider: str, billed_usd: Decimal | None, seconds: float | None) 
 
 
 def cost_fact(provider: str, billed_usd: Decimal | None, seconds: float | None) -> str:
-    """`work_cost` in a line of facts, where no label says that it is a cost."""
+    """`work_cost` in a line of facts, where no label identifies it as a cost."""
     unknown = provider != ENGINE and billed_usd is None
     return _("cost unknown") if unknown else work_cost(provider, billed_usd, seconds)
 
@@ -67,12 +67,12 @@ def total_spent(lines: Sequence[DayLine]) -> str:
 
 
 def _hour() -> tuple[Decimal, str] | None:
-    """Cost per hour of this machine; None if not set."""
+    """This machine's hourly cost; None if not set."""
     return custom_prices.machine_hour(cache.store())
 
 
 def money(amount: Decimal | None, currency: str = USD) -> str:
-    """An amount for Markdown, with as many digits as it needs; None is "unknown", never 0."""
+    """An amount for Markdown, with as many digits as it needs; None becomes "unknown", never 0."""
     if currency == USD or amount is None:
         return usd(amount)
     sign = _SIGNS.get(currency, f"{currency} ")

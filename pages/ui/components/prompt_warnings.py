@@ -1,4 +1,6 @@
-"""Warnings about a prompt before it is sent: it is far from the model's training prompts, or too long for the model."""
+"""Warnings about a prompt before it is sent: it differs from the model's training prompts, or is too long for the
+model.
+"""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ _SCRIPTS = {
 }
 
 _MARKUP = 16  # tokens that the chat format adds to a prompt
-_FOR_THE_STORY = 0.25  # share of the model's context length
+_FOR_THE_STORY = 0.25  # share of the model's context length reserved for the story
 
 
 @dataclass(frozen=True, slots=True)
 class Remedy:
-    """A better choice, one click away."""
+    """A better choice, with the button that makes it."""
 
     label: str
     icon: str
@@ -63,7 +65,7 @@ def far_prompt(info: ModelInfo, text: str, picker_key: str | None, own: Remedy |
         text: the prompt, or the fixed words of a template and its system text.
         picker_key: key of the picker that the model was chosen in; None if it is one of several; then no remedy is
             offered.
-        own: how to return to the model's training prompts, if that is one click.
+        own: the remedy that returns to the model's training prompts, if there is one.
     """
     found = likeness(info, text)
     if found is None or not found.far:

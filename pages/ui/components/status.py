@@ -1,4 +1,4 @@
-"""State of engine, worker and providers: a strip for home, cards for the settings."""
+"""The state of engine, worker and providers: a strip for the home page, cards for the settings page."""
 
 from __future__ import annotations
 

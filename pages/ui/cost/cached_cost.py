@@ -34,7 +34,7 @@ def hour() -> tuple[Decimal, str] | None:
 
 
 def speed() -> Speed | None:
-    """The newest measured speed of the engine; None if not measured yet."""
+    """The engine's newest measured speed; None if not measured yet."""
     return machine_time.latest_speed(cache.store())
 
 

@@ -1,4 +1,4 @@
-"""Design: the form, an example prompt, the estimate with mode and budget, the button that generates, and a preview.
+"""Design: the form, an example prompt, the estimate with mode and budget, the Generate button, and a preview.
 
 The preview writes three texts, which show whether the template works and make the estimate more accurate.
 """

@@ -211,7 +211,7 @@ def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Import
 
 def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
     """Column roles, the resulting examples, and the button."""
-    read_as = f"{imported.sheet}_{imported.recognised.form}"  # different columns have their own choices
+    read_as = f"{imported.sheet}_{imported.recognised.form}"  # different columns get their own choices
     chosen = upload_columns.choose(imported, lambda name: _file_key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
     stem = PurePath(file.name).stem[:MAX_NAME]

@@ -1,4 +1,4 @@
-"""The form that sets a grid (columns with their values, template, repeats, model), and the saved recipes for it."""
+"""The form that defines a grid (columns with their values, template, repeats, model), and its saved recipes."""
 
 from __future__ import annotations
 

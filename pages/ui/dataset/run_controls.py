@@ -109,7 +109,7 @@ def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> Non
 
 
 def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress | None) -> None:
-    """A button for a run of the same kind; if the last run had a budget, the new one needs its own first."""
+    """A button for a run of the same kind; if the last run had a budget, enter a new one first."""
     mode = "live" if last is None else last.mode
     if last is None or last.budget_usd is None:
         st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))

@@ -253,7 +253,7 @@ def parts(dataset_id: str) -> Mapping[str | None, int]:
 
 
 def version_list(dataset_id: str) -> list[versions.Version]:
-    """Versions of a data set, the newest first."""
+    """Versions of a data set, newest first."""
     return versions.list_versions(cache.store(), dataset_id)
 
 

@@ -188,7 +188,7 @@ class TriedPrompt:
 
     Attributes:
         job_id: the job whose models answered.
-        prompt: as typed.
+        prompt: the prompt as typed.
         outcome: the streamed answers, or the error.
         kept: the answers are stored with the job.
         position: index of the prompt in the job; None if not stored (yet).
@@ -267,7 +267,7 @@ def _asked(job: JobView, view: BeforeAfterView | None) -> TriedPrompt | None:
 
 
 def _ask(job: JobView, key: str) -> None:
-    """Let both models answer; answers in progress are stopped."""
+    """Let both models answer the prompt; answers in progress are stopped."""
     tried: TriedPrompt | None = state.get(_ASKED)
     if tried is not None and isinstance(tried.outcome, Round):
         tried.outcome.stop()

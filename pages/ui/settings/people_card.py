@@ -1,4 +1,4 @@
-"""The people of a team, for admins: invite, change roles, disable, sign out."""
+"""A team's people, for admins: invite, change roles, disable, sign out."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
 _EXAMPLE_URL = "https://api.example.com/v1"
-_OPEN = "settings_provider_dialog"  # "new", or the id of the provider that is edited; missing: closed
+_OPEN = "settings_provider_dialog"  # "new", or the id of the edited provider; missing while closed
 _NEW = "new"
 _PRESET, _NAME, _URL = "settings_provider_preset", "settings_provider_name", "settings_provider_url"
 _KEY, _NO_KEY = "settings_provider_key", "settings_provider_no_key"

@@ -21,7 +21,7 @@ from pages.ui.sign_in import current_actor
 
 MOST_PANES = 2  # the number that an audience can read at a glance
 _CELLS = 4  # cells of the grid: enough to show that stories differ, few enough for a talk
-_PAID = ("openai", "gpt-6.1-terra")  # a mid-priced model of OpenAI, if the price list has it
+_PAID = ("openai", "gpt-6.1-terra")  # a mid-priced OpenAI model, if the price list has it
 MODELS_IN_ADDRESS = "models"
 
 

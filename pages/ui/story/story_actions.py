@@ -152,7 +152,7 @@ def _train() -> None:
 
 
 def _create_dataset() -> str:
-    """The id of the data set; unchanged stories reuse the last one."""
+    """The id of the data set; if the stories have not changed, the last one is reused."""
     store = cache.store()
     columns, rows = exports.examples(reversed(library.search(store, StoryFilter(liked=True), limit=_MOST).stories))
     stamp = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()

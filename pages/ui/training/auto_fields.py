@@ -33,7 +33,7 @@ def whole(
 
     Args:
         start: its first value once it is no longer automatic.
-        help: what the number does.
+        help: explains what the number does.
         default: what `automatic` stands for; None if unknown.
     """
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -1,4 +1,4 @@
-"""Actions of a job: pause, resume, cancel, use its model or a checkpoint, duplicate, export; remedies for a failure."""
+"""Actions for a job: pause, resume, cancel, use its model or a checkpoint, duplicate, export; remedies for failures."""
 
 from __future__ import annotations
 

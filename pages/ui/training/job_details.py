@@ -100,7 +100,7 @@ def _requested_settings(job: JobView) -> dict[str, str]:
 
 
 def _options(job: JobView) -> dict[str, str]:
-    """The hyperparameters that only jobs of the engine have."""
+    """The hyperparameters that only engine jobs have."""
     return job_labels.OPTIONS if job.provider == ENGINE else {}
 
 

@@ -23,7 +23,7 @@ from pages.ui.training import job_check, job_estimate, job_form, job_list, job_o
 from pages.ui.training.job_estimate import JobRequirements
 from pages.ui.training.job_form import JobDraft
 
-_STEP = "training_dialog"  # 1 to 3; 0 or missing: closed
+_STEP = "training_dialog"  # 1 to 3; closed if 0 or missing
 _ASKED_FOR = "new"  # the value of `training_part` with which other pages start a new job
 _NEXT = (mark("Next: estimate"), mark("Next: confirm"))
 

@@ -58,7 +58,7 @@ def status_word(status: str) -> str:
 
 
 def schedule(name: str) -> str:
-    """How the learning rate falls, in a word."""
+    """The schedule of the learning rate, in a word."""
     return _(_SCHEDULES[name])
 
 

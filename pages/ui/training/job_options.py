@@ -1,5 +1,5 @@
-"""The **Advanced** part of a new job: hyperparameters that only the engine's jobs take, and which of them differ from
-the defaults.
+"""The **Advanced** part of a new job: hyperparameters that only engine jobs accept, and which of them differ from the
+defaults.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _USUAL_PATIENCE = 2  # epochs
 
 
 def offered(base: ModelInfo) -> bool:
-    """Whether jobs that start from this model take these hyperparameters."""
+    """Whether jobs that start from this model accept these hyperparameters."""
     try:
         return cache.registry().provider(base.provider).capabilities.training_options
     except FabulaError:  # the engine is starting; its jobs wait for it
