@@ -34,7 +34,7 @@ def language() -> str:
 
 
 def picker() -> None:
-    """Two segments that switch the language of the whole studio and store it in the URL.
+    """Render two segments that switch the language of the whole studio and store it in the URL.
 
     Not `bind="query-params"`: that would write the label (`?lang=简体中文`) instead of the code.
     """

@@ -125,7 +125,7 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
 
 
 def about(info: ModelInfo) -> None:
-    """One line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date.
+    """Render one line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date.
 
     An unknown price is omitted, because the sample button next to the picker shows it.
     """

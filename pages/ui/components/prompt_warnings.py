@@ -59,7 +59,7 @@ def likeness(info: ModelInfo, text: str) -> PromptSimilarity | None:
 
 
 def far_prompt(info: ModelInfo, text: str, picker_key: str | None, own: Remedy | None = None) -> None:
-    """The warning, with remedies that are one click away; nothing if the prompt is near.
+    """Render the warning, with remedies that need one click; nothing if the prompt is near.
 
     Args:
         text: the prompt, or the fixed words of a template and its system text.

@@ -38,7 +38,7 @@ def strip() -> None:
 
 @st.fragment(run_every=_LOOK_S)
 def engine_card() -> None:
-    """The engine in full: state, models, speed, queue."""
+    """Render the engine's details: state, models, speed, queue."""
     with st.container(border=True):
         st.subheader(_("Engine"), anchor=False)
         engine = cache.status().engine
@@ -71,7 +71,7 @@ def engine_card() -> None:
 
 
 def _trouble(part: EngineStatus | WorkerStatus) -> None:
-    """Why a component is not running, and what to do."""
+    """Render why a component is not running, and what to do."""
     if part.message:
         st.caption(sentences(as_markdown(part.message), as_markdown(part.next_step)))
 

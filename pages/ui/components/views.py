@@ -56,7 +56,7 @@ def shortened(text: str, most: int = _MOST) -> str:
 
 
 def prompt(text: str, key: str) -> None:
-    """A prompt as code; a long prompt is shortened, with the full text one click away."""
+    """Render a prompt as code; a long prompt is shortened, and a click shows the full text."""
     shown = shortened(text)
     st.markdown(f":material/chat_bubble: {code(shown)}")
     if shown.endswith(" …"):
@@ -65,19 +65,19 @@ def prompt(text: str, key: str) -> None:
 
 
 def metric(label: str, figure: Any, *args: Any, help: str | None = None, **more: Any) -> None:
-    """`st.metric` whose label wraps: Streamlit's own is cut off on a phone."""
+    """Render `st.metric` with a label that wraps: Streamlit's own is cut off on a phone."""
     with st.container(gap=None):
         st.caption(label, help=help)
         st.metric(label, figure, *args, label_visibility="collapsed", **more)
 
 
 def facts(items: Iterable[str]) -> None:
-    """One line of the known facts, separated by dots."""
+    """Render the known facts on one line, separated by dots."""
     st.caption(" · ".join(item for item in items if item))
 
 
 def stepper(titles: Sequence[str], current: int) -> None:
-    """All steps on one line: done, current (1 is the first), upcoming."""
+    """Render all steps on one line: done, current (1 is the first), upcoming."""
     marks = []
     for place, title in enumerate(titles, start=1):
         if place == current:
@@ -97,7 +97,7 @@ def resumption(at: datetime) -> str:
 
 
 def story_text(text: str) -> None:
-    """A model's text without links, images or markup, in a column of readable width."""
+    """Render a model's text without links, images or markup, in a column of readable width."""
     with st.container(width=720):
         st.text(text.strip())
 

@@ -26,7 +26,7 @@ _SCOPES = {
 
 
 def show(budgets: Sequence[BudgetView]) -> None:
-    """An expander with the budgets, the amounts left, and the form."""
+    """Render an expander with the budgets, the amounts left, and the form."""
     with st.expander(
         _("Budgets"), icon=":material/account_balance_wallet:", key="cost_budgets", on_change="rerun"
     ) as row:

@@ -38,7 +38,7 @@ _LONGEST_NOTE = 200  # characters
 
 
 def show(book: PriceBook) -> None:
-    """An expander with the custom prices and the form."""
+    """Render an expander with the custom prices and the form."""
     custom = custom_prices.list_custom(cache.store())
     title = _("Your own prices") if not custom else _("Your own prices ({n})").format(n=len(custom))
     changed = bool(state.get("cost_own_changed"))  # a new title would create a new, collapsed expander

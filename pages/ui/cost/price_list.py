@@ -72,7 +72,7 @@ def lines(book: PriceBook, choice: PriceChoice) -> list[PriceLine]:
 
 
 def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
-    """The comparison in one sentence: the most expensive model against the baseline."""
+    """Render the comparison in one sentence: the most expensive model against the baseline."""
     priced = [line for line in found if line.multiple is not None and not line.is_baseline]
     base = next((line for line in found if line.is_baseline), None)
     if not priced or base is None:
@@ -94,7 +94,7 @@ def answer(found: Sequence[PriceLine], choice: PriceChoice) -> None:
 
 
 def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str]) -> None:
-    """Sorted bars with their multiples; a sentence instead if every price is 0 or unknown."""
+    """Render sorted bars with their multiples, or a sentence if every price is 0 or unknown."""
     priced = [line for line in found if getattr(line, choice.side) and line.currency == choice.currency]
     shown = priced[:_MOST_BARS]
     shown += [line for line in priced[_MOST_BARS:] if line.is_baseline]
@@ -133,7 +133,7 @@ def bars(found: Sequence[PriceLine], choice: PriceChoice, names: dict[str, str])
 
 
 def table(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> None:
-    """Every row with its source and the day on which it was checked."""
+    """Render every row with its source and the day on which it was checked."""
     frame = _frame(book, found, choice)
     st.dataframe(
         frame,
@@ -202,7 +202,7 @@ def _columns(unit: str, amount: str) -> dict[str, Any]:
 
 
 def _machine(found: Sequence[PriceLine]) -> None:
-    """How the prices of this machine's models are computed, if its cost per hour is set."""
+    """Explain how the prices of this machine's models are computed, if its hourly cost is set."""
     machine = cached_cost.machine()
     if machine is None or not any(line.price.local for line in found):
         return
@@ -266,7 +266,7 @@ def _note(line: PriceLine) -> str:
 
 
 def _date_of_prices(stale: int) -> None:
-    """One line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
+    """Render one line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
     now = bundled_prices.current(cache.settings().home)
     if now.fetched is None:
         line = _("Bundled price list (no network used): base models from {source}, {day}.").format(

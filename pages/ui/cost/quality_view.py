@@ -16,7 +16,7 @@ from pages.ui.i18n import PERCENT_FORMAT, _, listed, n_, percent, plain, table_p
 
 
 def show() -> None:
-    """A sentence, the chart and the table; or how to get a first measurement."""
+    """Render a sentence, the chart and the table, or how to get a first measurement."""
     st.subheader(_("Quality and price"), anchor=False)
     found = cached_cost.qualities()
     if not found:
@@ -85,7 +85,7 @@ def _interval(one: Quality) -> str | None:
 
 
 def _sentence(found: Sequence[Quality]) -> None:
-    """The best model, if the intervals support one, and a cheaper one that may be as good."""
+    """Render the best model, if the intervals support one, and a cheaper one that may be as good."""
     first = quality.leader(found)
     if first is None:
         return

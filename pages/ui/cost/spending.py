@@ -67,7 +67,7 @@ def _nothing(period: Period) -> str:
 
 
 def _total(lines: Sequence[DayLine], budgets: Sequence[BudgetView], period: Period) -> None:
-    """Total spending, including machine time; budgets only count provider bills."""
+    """Render total spending, including machine time; budgets only count provider bills."""
     month = next((one for one in budgets if one.scope == "month"), None)
     if period.now and month is not None:
         _of_budget(lines, month)
@@ -108,7 +108,7 @@ def _of_budget(lines: Sequence[DayLine], month: BudgetView) -> None:
 
 
 def _machine_time(engine: Sequence[DayLine]) -> None:
-    """The cost of the engine's work, or a note that no cost per hour is set."""
+    """Render the cost of the engine's work, or a note that no hourly cost is set."""
     if not engine:
         return
     if cached_cost.hour() is None:
@@ -124,7 +124,7 @@ def _machine_time(engine: Sequence[DayLine]) -> None:
 
 
 def _unknown(lines: Sequence[DayLine]) -> None:
-    """How much the calls with an unknown cost count against budgets."""
+    """Render how much the calls with an unknown cost count against budgets."""
     most = sum((line.unknown_at_most_usd for line in lines), Decimal(0))
     if most:
         st.caption(

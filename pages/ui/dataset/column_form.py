@@ -102,7 +102,7 @@ def _value_summary(draft: ColumnDraft) -> tuple[str, ...]:
 
 
 def _list(draft: ColumnDraft) -> None:
-    """All values as text, one per line, to paste, sort or remove."""
+    """Render all values as text, one per line, to paste, sort or remove."""
     shown = st.popover(_("List"), icon=":material/list:", key=f"dataset_list_{draft.id}", on_change="rerun")
     if not shown.open:
         return
@@ -128,7 +128,7 @@ def _list(draft: ColumnDraft) -> None:
 
 
 def _type(draft: ColumnDraft) -> None:
-    """The picker for the column's type: how its values appear in the texts."""
+    """Render the picker for the column's type: how its values appear in the texts."""
     key = f"dataset_type_{draft.id}"
     state.set_value(key, draft.type)
     st.segmented_control(

@@ -112,7 +112,7 @@ def pick_version(page: str, chosen: DatasetSummary) -> Version | None:
 
 
 def version_form(chosen: DatasetSummary) -> None:
-    """The form that splits by cell and saves a version; the same rows and split give the same version."""
+    """Render the form that splits by cell and saves a version; the same rows and split give the same version."""
     with st.popover(_("Split and save as a version"), icon=":material/call_split:"):
         # The slider's own default: a value set in the session is lost when the popover is rendered for another data
         # set.

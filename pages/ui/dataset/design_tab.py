@@ -72,7 +72,7 @@ def _problem(recipe: Recipe) -> BadRecipe | None:
 
 
 def _prompt_card(recipe: Recipe, problem: BadRecipe | None) -> None:
-    """The prompt of one cell, as the model will read it."""
+    """Render the prompt of one cell, as the model will read it."""
     with st.container(border=True):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
             st.markdown(_("**Example prompt**"))
@@ -136,7 +136,7 @@ def _size(recipe: Recipe) -> None:
 
 
 def _estimate_facts(recipe: Recipe, guess: RunEstimate, mode: Mode) -> None:
-    """The estimate in one line."""
+    """Render the estimate in one line."""
     fewest, most = previewing.request_range(recipe, batch=mode == "batch")
     if mode == "batch":
         time = _("done within a day")
@@ -319,7 +319,7 @@ def _preview_texts(was_running: bool) -> None:
 
 
 def _preview_row(row: previewing.PreviewRow) -> None:
-    """One text with its column values, and the reason if it is unfinished."""
+    """Render one text with its column values, and the reason if it is unfinished."""
     views.facts(plain(value) for value in row.values.values())
     if text := row.text.strip():
         st.text(text)

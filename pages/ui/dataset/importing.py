@@ -158,7 +158,7 @@ def _file_key(page: str, name: str, file: UploadedFile) -> str:
 
 
 def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) -> None:
-    """What was read and how, and the rows that were left out."""
+    """Render what was read and how, and the rows that were left out."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
         st.markdown(f"**{rows}** · {_read_as(imported)}")
@@ -193,7 +193,7 @@ def _listed(title: str, sentences: list[str]) -> None:
 
 
 def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
-    """Corrections for a wrong guess: the encoding, or another sheet."""
+    """Render corrections for a wrong guess: the encoding, or another sheet."""
     if imported is not None and len(imported.sheets) > 1:
         state.set_default(_file_key(page, "sheet", file), imported.sheet)
         st.selectbox(_("Sheet"), imported.sheets, key=_file_key(page, "sheet", file), width=220)
@@ -210,7 +210,7 @@ def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Import
 
 
 def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
-    """Column roles, the resulting examples, and the button."""
+    """Render column roles, the resulting examples, and the button."""
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # different columns get their own choices
     chosen = upload_columns.choose(imported, lambda name: _file_key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
@@ -286,7 +286,7 @@ def _wants_table(key: str) -> bool:
 
 
 def _recognised(imported: table_reader.Imported, key: str) -> None:
-    """The recognised format, what it means for training, and the option if there is one."""
+    """Render the recognised format, what it means for training, and the option if there is one."""
     found = imported.recognised
     sentence = _("Recognised: {form}, {rows} of {total} rows.")
     st.markdown(sentence.format(form=_(_FORMS[found.form]), rows=number(found.rows), total=number(found.of)))

@@ -19,7 +19,7 @@ _MOST_BARS = 30  # maximum per chart, and names per line; more are rare
 
 
 def show(card: str, report: QualityReport) -> None:
-    """The panel of one card."""
+    """Render the panel of one card."""
     icon, name = quality_report.CARDS[card]
     st.markdown(f"#### {icon} {_(name)}")
     _PANELS[card](report)
@@ -67,7 +67,7 @@ def _adherence(report: QualityReport) -> None:
 
 
 def _values(column: Adherence) -> bool:
-    """One bar per value, most often missing first; returns True if one was clicked and its rows are shown."""
+    """Render one bar per value, most often missing first; returns True if one was clicked and its rows are shown."""
     shown = column.values[:_MOST_BARS]
     picked = _bars(
         f"adherence_{column.column}",
@@ -115,7 +115,7 @@ def _labels(report: QualityReport) -> None:
 
 
 def _coverage(report: QualityReport) -> None:
-    """Rows by cell, as a map of two columns."""
+    """Render rows by cell, as a map of two columns."""
     covered = report.coverage
     if not covered.columns:
         st.markdown(_("Every row has its own values, so there are no cells to fill."))
@@ -166,7 +166,7 @@ def _choice(label: str, columns: Sequence[str], index: int, axis: str) -> str:
 
 
 def _lengths(report: QualityReport) -> None:
-    """Five figures, a histogram, and the outliers."""
+    """Render five figures, a histogram, and the outliers."""
     unit = st.segmented_control(
         _("Measured in"),
         ["characters", "tokens"],
@@ -202,7 +202,7 @@ def _lengths(report: QualityReport) -> None:
 
 
 def _diversity(report: QualityReport) -> None:
-    """Distinct-n, similarity within cells, and common openings."""
+    """Render distinct-n, similarity within cells, and common openings."""
     spread = report.diversity
     with st.grid(4, min_column_width=140):
         for n, share in enumerate(spread.distinct, start=1):
@@ -222,7 +222,7 @@ def _diversity(report: QualityReport) -> None:
 
 
 def _findings(card: str, report: QualityReport) -> None:
-    """Each finding of a card with its rows; if there are several, one at a time."""
+    """Render each finding of a card with its rows; if there are several, one at a time."""
     found = [finding for finding in report.findings if CARD_OF[finding.kind] == card]
     if not found:
         return
@@ -245,7 +245,7 @@ def _rows_of(finding: QualityFinding) -> None:
 
 
 def _shares(key: str, found: Sequence[Share], alt: str) -> None:
-    """One bar per share; a click opens its rows, and so does the list next to the chart (for keyboards)."""
+    """Render one bar per share; a click opens its rows, and so does the list next to the chart (for keyboard users)."""
     if not found:
         st.markdown(_("Nothing unusual found."))
         return

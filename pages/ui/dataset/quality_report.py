@@ -287,7 +287,7 @@ def _quality(dataset_id: str) -> RefreshedReport[QualityReport]:
 
 
 def progress_bar(measurement: RefreshedReport[QualityReport]) -> None:
-    """The rows measured so far."""
+    """Render how many rows have been measured so far."""
     share = min(measurement.read / measurement.total, 1.0) if measurement.total else 0.0
     text = _("Measuring: {read} of {total} rows").format(read=number(measurement.read), total=number(measurement.total))
     st.progress(share, text=text if measurement.total else _("Measuring"))

@@ -30,7 +30,7 @@ def show(
     marks: Mapping[int, str] | None = None,
     also: Sequence[int] = (),
 ) -> None:
-    """The rows as a table, with one click to leave them out.
+    """Render the rows as a table in which one click leaves rows out.
 
     Args:
         key: prefix of widget keys, unique on the page.

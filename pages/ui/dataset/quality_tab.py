@@ -54,7 +54,7 @@ def _current_view(dataset_id: str, *, wait: bool) -> _QualityView:
 
 
 def _watch(dataset_id: str, was_going_on: bool) -> None:
-    """Progress of the run or measurement. Reruns the page when it starts or ends."""
+    """Render the progress of the run or measurement. Reruns the page when it starts or ends."""
     with cards.show_errors():
         now = _current_view(dataset_id, wait=not was_going_on)
         if now.in_progress != was_going_on:
@@ -79,7 +79,7 @@ def _measure_again(now: _QualityView) -> None:
 
 
 def _report(report: QualityReport, now: _QualityView) -> None:
-    """The verdict, the cards, and the open card's panel."""
+    """Render the verdict, the cards, and the open card's panel."""
     if not report.total:
         coming, none = _("No finished rows yet. Rows are checked as they arrive."), _("No finished rows to check yet.")
         with cards.empty(coming if now.active else none, icon=":material/fact_check:"):
@@ -101,7 +101,7 @@ def _report(report: QualityReport, now: _QualityView) -> None:
 
 
 def _score_cards(report: QualityReport, shown: list[str], opened: str) -> None:
-    """One figure per card, and the button that opens its panel below."""
+    """Render one figure per card, and the button that opens its panel below."""
     with st.grid(5, min_column_width=150):
         for card in shown:
             icon, name = quality_report.CARDS[card]

@@ -205,7 +205,7 @@ _LIST_HEIGHT = 300  # pixels; more of them scroll
 
 
 def saved_recipes(recipe: Recipe) -> None:
-    """The button to save, and the list of saved recipes with their number."""
+    """Render the save button, and the list of saved recipes with their number."""
     saved = recipes.list_saved(cache.store())
     opened = next((one for one in saved if one.family == state.studio().grid.family), None)
     with st.container(horizontal=True, vertical_alignment="center"):
@@ -243,7 +243,7 @@ def saved_version(recipe: Recipe) -> str | None:
 
 
 def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
-    """One button: save the next version of the open recipe, or a new recipe."""
+    """Render one button that saves the next version of the open recipe, or a new recipe."""
     same = opened is not None and saved_version(recipe) == opened.id
     if same and opened is not None:
         label = _("Saved as version {n}").format(n=opened.version)
@@ -262,7 +262,7 @@ def _save(recipe: Recipe, opened: SavedRecipe | None) -> None:
 
 
 def _opened(one: SavedRecipe) -> None:
-    """The open recipe: its name and its versions."""
+    """Render the open recipe: its name and its versions."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
         versions = recipes.versions(cache.store(), one.family)
         by_id = {version.id: version for version in versions}
@@ -289,7 +289,7 @@ def _version(one: SavedRecipe) -> str:
 
 
 def _line(one: SavedRecipe) -> None:
-    """One recipe of the list, with its actions."""
+    """Render one recipe of the list, with its actions."""
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(gap=None, width=260):
             st.markdown(f"**{plain(one.name)}**")

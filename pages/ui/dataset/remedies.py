@@ -45,7 +45,7 @@ class _Place:
 
 
 def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> None:
-    """Failed rows by cause, the most frequent first. During a run they have no buttons."""
+    """Render failed rows by cause, the most frequent first; without buttons during a run."""
     recipe = datasets.recipe(cache.store(), summary.id) if progress.failed_by_cause and idle else None
     for group in progress.failed_by_cause:
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -61,7 +61,7 @@ def failed(summary: DatasetSummary, progress: RunProgress, *, idle: bool) -> Non
 
 
 def ended(summary: DatasetSummary, progress: RunProgress) -> None:
-    """Why a run ended early, and remedies other than resuming it."""
+    """Render why a run ended early, and remedies other than resuming it."""
     if not progress.reason:
         return
     failure = failures.of_run(progress.reason)
@@ -83,7 +83,9 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
 
 
 def waiting(progress: RunProgress) -> None:
-    """Why a run waits, and when it is resumed; a countdown if the surrounding panel is re-rendered every second."""
+    """Render why a run is waiting, and when it resumes; a countdown if the surrounding panel is re-rendered every
+    second.
+    """
     reason = progress.reason or ""
     st.info(plain(failure_labels.sentence(reason, failures.of_run(reason).cause)), icon=":material/hourglass_top:")
     if progress.not_before is not None:
@@ -139,7 +141,7 @@ _OFFERS: dict[Remedy, Callable[[Recipe], tuple[str, Change]]] = {
 
 
 def _another_model(place: _Place) -> None:
-    """The models that could write these rows, and the expected cost."""
+    """Render the models that could write these rows, and the expected cost."""
     key, writer = f"{place.key}_writer", (place.recipe.provider, place.recipe.model)
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
     if not popover.open:  # rendered only while it is open, because the surrounding panel is re-rendered repeatedly

@@ -42,7 +42,7 @@ _TEXT_HEIGHT = 320  # px: a story of 300 characters without scrolling
 
 
 def newest(dataset_id: str, waiting: bool) -> None:
-    """The newest stories first; during a run, with space for the next ones."""
+    """Render the newest stories, newest first; during a run, with space for the next ones."""
     found = latest(cache.store(), dataset_id, more_to_come=waiting)
     if found or waiting:
         st.markdown(f"**{_('Newest texts')}**")
@@ -81,14 +81,14 @@ def of_place(dataset_id: str, where: RowFilter) -> int:
 
 
 def state_badge(row: RowView) -> None:
-    """A badge with the row's state."""
+    """Render a badge with the row's state."""
     st.badge(_(STATES.get(row.state, row.state)), color=_COLOURS.get(row.state, "gray"))
     if row.edited:
         st.badge(_("edited"), color="violet", icon=":material/edit:")
 
 
 def card(row: RowView, *, listed: bool = False) -> None:
-    """One row in a card; in a list (`listed`) with its values, because neighbouring cards have different ones."""
+    """Render one row as a card; in a list (`listed`) with its values, because its neighbours have others."""
     with st.container(border=True, key=f"dataset_listed_{row.id}" if listed else f"dataset_card_{row.id}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             state_badge(row)

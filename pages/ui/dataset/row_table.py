@@ -34,7 +34,7 @@ _FILTERS: dict[str, tuple[str, tuple[str, ...] | None]] = {
 
 
 def show(summary: DatasetSummary) -> None:
-    """The table with its filters, and the dialog of the open row."""
+    """Render the table with its filters, and the dialog of the open row."""
     where = _filters(summary)
     cards = state.get("dataset_view") == "cards"
     size = _PAGE_CARDS if cards else _PAGE_ROWS
@@ -113,7 +113,7 @@ def _counts(summary: DatasetSummary) -> dict[str, int | None]:
 
 
 def _view() -> None:
-    """A table, or cards: the default on a phone is cards, because a table is too wide for it."""
+    """Render the switch between table and cards; cards are the default on phones, which a table does not fit."""
     state.set_default("dataset_view", "cards" if views.is_phone() else "table")
     names = {"table": _("Table"), "cards": _("Cards")}
     icons = {"table": ":material/table_rows:", "cards": ":material/view_agenda:"}

@@ -92,7 +92,7 @@ def _pause_buttons(progress: RunProgress) -> None:
 
 
 def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """One button for missing rows and one for failed rows: they cost different amounts."""
+    """Render one button for missing rows and one for failed rows, because they cost different amounts."""
     if progress is None and summary.source != "recipe":
         return
     capped = progress is not None and is_capped(progress)
@@ -109,7 +109,7 @@ def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> Non
 
 
 def _start(label: str, key: str, icon: str, dataset_id: str, last: RunProgress | None) -> None:
-    """A button for a run of the same kind; if the last run had a budget, enter a new one first."""
+    """Render a button for a run of the same kind; if the last run had a budget, a new one must be entered first."""
     mode = "live" if last is None else last.mode
     if last is None or last.budget_usd is None:
         st.button(label, icon=icon, key=f"dataset_{key}", on_click=_begin, args=(dataset_id, key, mode, None))
@@ -219,7 +219,7 @@ def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
 
 
 def _extend(summary: DatasetSummary, mode: run_progress.Mode) -> None:
-    """The popover of a data set with a recipe; `mode`: how its rows are written."""
+    """Render the popover for a data set with a recipe; `mode`: how its rows are written."""
     popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
     recipe = datasets.recipe(cache.store(), summary.id) if popover.open else None
     if recipe is not None:  # rendered while it is open: the panel around it is rendered every second
@@ -254,7 +254,7 @@ def _extend_form(dataset_id: str, recipe: Recipe, mode: run_progress.Mode) -> No
 
 
 def _extend_button(dataset_id: str, recipe: Recipe, grown: Recipe | None, key: str, mode: run_progress.Mode) -> None:
-    """The button with the number of rows, and next to it their expected cost."""
+    """Render the button with the number of rows, and next to it their expected cost."""
     added = grown.rows() - recipe.rows() if grown is not None else 0
     st.button(
         n_("Write {n} more", "Write {n} more", added) if added else _("Write the new rows"),

@@ -75,7 +75,7 @@ def show() -> None:
 
 
 def _rows(summary: DatasetSummary, active: bool) -> None:
-    """The table. During a run it is collapsed, because it shows a snapshot while rows are still arriving."""
+    """Render the table; collapsed during a run, because it shows a snapshot while rows are still arriving."""
     if not active:
         row_table.show(summary)
         return
@@ -90,7 +90,7 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
 
 
 def _watch(dataset_id: str, was_active: bool) -> None:
-    """The live part of the page. Reruns the whole page when a run starts or ends."""
+    """Render the live part of the page. Reruns the whole page when a run starts or ends."""
     with cards.show_errors():
         summary, progress = cache.run_of(dataset_id)
         if was_active != run_controls.is_active(progress):
@@ -109,7 +109,7 @@ def _another_one(dataset_id: str) -> None:
 
 
 def _panel(summary: DatasetSummary, progress: RunProgress | None) -> None:
-    """The run's progress, or a summary of imported rows."""
+    """Render the run's progress, or a summary of imported rows."""
     if progress is None:
         _loaded(summary)
     else:
@@ -120,7 +120,7 @@ def _panel(summary: DatasetSummary, progress: RunProgress | None) -> None:
 
 
 def _loaded(summary: DatasetSummary) -> None:
-    """The summary of imported rows, which were not written by a run."""
+    """Render the summary of imported rows, which were not written by a run."""
     parts = [n_("{n} row, all done", "{n} rows, all done", summary.done)]
     if summary.pending:
         parts = [_("{done} of {total}").format(done=number(summary.done), total=number(summary.total))]
@@ -177,7 +177,7 @@ def _money(progress: RunProgress) -> str:
 
 
 def batches(progress: RunProgress) -> None:
-    """The panel of a batch run."""
+    """Render the panel of a batch run."""
     found = cache.batches_of(progress.run_id)
     going = progress.state in run_progress.UNDER_WAY
     with st.container(border=True):
@@ -200,7 +200,7 @@ def _batch_heading(found: tuple[BatchView, ...], going: bool) -> str:
 
 
 def _batch(batch: BatchView) -> None:
-    """One batch: a progress bar while it runs, a line after the end."""
+    """Render one batch: a progress bar while it runs, a line after the end."""
     where = _batch_state(batch)
     words, icon = _BATCH_STATES.get(where, (plain(where), "hourglass_top"))
     now = utcnow()

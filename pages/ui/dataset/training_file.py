@@ -147,7 +147,7 @@ def _shortened(line: str) -> str:
 
 
 def _system_text(page: str, dataset_id: str) -> None:
-    """The text area with the stored text; at first the recipe's system text."""
+    """Render the text area with the stored text, initially the recipe's system text."""
     key, stored = f"{page}_system_{dataset_id}", datasets.system_message(cache.store(), dataset_id)
     if state.get(key) is None:
         state.set_value(key, stored)

@@ -213,7 +213,7 @@ _CSV_MARK = "\ufeff"  # without it, spreadsheets do not detect UTF-8
 def _export_card(
     chosen: DatasetSummary, version: Version | None, marks: TrainingFormat, model: ModelInfo | None, epochs: int
 ) -> None:
-    """One line per format: its button, and the training estimate. `marks`: the chosen training format."""
+    """Render one line per format, with its button and the training estimate. `marks`: the chosen training format."""
     st.markdown(_("**Export**"))
     if datasets.total_characters(cache.store(), chosen.id) > _MOST_CHARACTERS:
         st.caption(_("Too many rows to download in a browser. Use Python to write them line by line (see the docs)."))

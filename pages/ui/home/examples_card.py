@@ -82,7 +82,7 @@ def _card(was_active: bool) -> None:
 
 
 def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | None) -> None:
-    """The callback of the button that trains."""
+    """Callback of the button that trains."""
     with examples_form.keep_problems():
         job_id = examples.train(
             cache.store(),
@@ -100,7 +100,7 @@ def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | No
 
 
 def _running_job(job: JobView) -> None:
-    """Phase, steps, time left, and a stop button."""
+    """Render phase, steps, time left, and a stop button."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("Training on your examples"), anchor=False)
         if job.status == "paused":
@@ -141,7 +141,7 @@ def _ended(job: JobView) -> None:
 
 
 def _next(job: JobView) -> None:
-    """Buttons for the next step."""
+    """Render buttons for the next step."""
     with st.container(horizontal=True):
         if st.button(_("Open the job"), icon=":material/show_chart:", key="home_examples_open"):
             job_list.open_from_elsewhere(job.id)
@@ -159,7 +159,7 @@ def _next(job: JobView) -> None:
 
 
 def _call_it(job: JobView) -> None:
-    """The model id, and a few lines of code that call it."""
+    """Render the model id, and a few lines of code that call the model."""
     with st.popover(_("Call it from a program"), icon=":material/terminal:"):
         st.markdown(_("Model id:"))
         st.code(job.fine_tuned_model or "", language=None, wrap_lines=True)
@@ -230,7 +230,7 @@ def _finished_job(job: JobView) -> None:
 
 
 def _answers(job: JobView) -> None:
-    """Both models' answers to the last prompt, with a remove button."""
+    """Render both models' answers to the last prompt, with a remove button."""
     view = before_after.get(cache.store(), job.id)
     tried = _asked(job, view)
     if tried is None:
@@ -305,7 +305,7 @@ def _answer(story: StoryStream) -> SideAnswer:
 
 
 def _last_pair(job: JobView, view: BeforeAfterView | None) -> None:
-    """The answers to the last prompt, whether entered here or on the job's page."""
+    """Render the answers to the last prompt, whether entered here or on the job's page."""
     if view is None or not view.pairs:
         return
     pair = view.pairs[-1]
@@ -319,7 +319,7 @@ def _last_pair(job: JobView, view: BeforeAfterView | None) -> None:
 
 
 def _side_by_side(round_: Round, prompt: str) -> None:
-    """Both answers, streamed."""
+    """Render both answers as they stream in."""
     views.prompt(prompt, "home_examples_asked_prompt")
     answers = []
     for side, story, column in zip(SIDES, round_.stories, st.columns(2, gap="medium"), strict=True):

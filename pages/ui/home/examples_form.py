@@ -109,7 +109,7 @@ def keep_problems() -> Iterator[None]:
 
 
 def show(start: Start) -> None:
-    """The form; `start` is the callback of its submit button."""
+    """Render the form; `start` is the callback of its submit button."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(_("Bring 12 examples"), anchor=False)
         if is_open():
@@ -153,7 +153,7 @@ def _take(sample: ExampleSample) -> None:
 
 
 def _table() -> None:
-    """The editor. It is re-rendered from the rows when they are replaced, or when the visitor returns to the page."""
+    """Render the editor, from the rows whenever they are replaced or the visitor returns to the page."""
     draft = _draft()
     key = f"home_examples_table_{draft.version}"
     if draft.frame is None or state.get(key) is None:
@@ -237,7 +237,7 @@ def _to_the_data_set_page() -> None:
 
 
 def _train(start: Start) -> None:
-    """The check, the training estimate, and the button."""
+    """Render the check, the training estimate, and the button."""
     rows = typed()
     checked = example_pairs.check([pair for _row, pair in rows], [row for row, _pair in rows])
     empty = not checked.pairs and not any(any(pair) for _row, pair in rows)

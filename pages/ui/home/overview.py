@@ -42,7 +42,7 @@ class Card:
 
 
 def show() -> None:
-    """All four cards; they are updated while the worker runs."""
+    """Render all four cards; they are updated while the worker runs."""
     busy = cache.status().worker
     st.fragment(run_every=_LOOK_S if busy.running or busy.queued else None)(_cards)()
 

@@ -85,7 +85,7 @@ def _long_ago(progress: TourProgress) -> bool:
 
 
 def _invitation() -> None:
-    """The description of the tour and its start button."""
+    """Render the description of the tour, and its start button."""
     missing = cache.status().engine.state == "missing"
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
@@ -109,7 +109,7 @@ def _invitation() -> None:
 
 
 def _running_tour(progress: TourProgress) -> None:
-    """The current step, its progress, and its live view."""
+    """Render the current step, its progress, and its live view."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
         st.button(
@@ -135,7 +135,7 @@ def _times(progress: TourProgress) -> list[str]:
 
 
 def _steps(progress: TourProgress) -> None:
-    """All steps on one line: done, current, upcoming."""
+    """Render all steps on one line: done, current, upcoming."""
     current = len(_STEPS) + 1 if progress.state == "done" else progress.step
     views.stepper(
         [
@@ -155,7 +155,7 @@ def _share(progress: TourProgress) -> float:
 
 
 def _training(job_id: str) -> None:
-    """The tour's job: its steps, its tokens and its growing curve; before the first step, what it is waiting for."""
+    """Render the tour's job: its steps, tokens and growing curve; before the first step, what it is waiting for."""
     job = job_views.get(cache.store(), job_id, results=False)
     curve = cached_training.curve(job)
     if curve.steps:
@@ -174,7 +174,7 @@ def _training(job_id: str) -> None:
 
 
 def _writing(job_id: str) -> None:
-    """The first pair of the job's comparison as it is written."""
+    """Render the first pair of the job's comparison as it is written."""
     view = before_after.get(cache.store(), job_id)
     if view is None or not view.pairs:
         st.caption(_("Choosing prompts…"))
@@ -188,7 +188,7 @@ def _writing(job_id: str) -> None:
 
 
 def _ended(progress: TourProgress) -> None:
-    """What the tour produced, the next steps, and a button to repeat it."""
+    """Render what the tour produced, the next steps, and a button to repeat it."""
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         st.subheader(localized(progress.sentence), anchor=False)
         with st.container(horizontal=True, width="content"):
@@ -243,7 +243,7 @@ def _job_of(progress: TourProgress) -> JobView | None:
 
 
 def _what_it_took(progress: TourProgress, job: JobView) -> None:
-    """Time, accuracy, tokens and money in one line."""
+    """Render time, accuracy, tokens and money on one line."""
     curve = cached_training.curve(job)
     if not curve.steps:
         return
@@ -267,7 +267,7 @@ def _what_it_took(progress: TourProgress, job: JobView) -> None:
 
 
 def _next_steps(progress: TourProgress, job: JobView | None) -> None:
-    """Buttons for the next step."""
+    """Render buttons for the next step."""
     with st.container(horizontal=True):
         if job is not None and job.fine_tuned_model is not None:
             words = _("Write another story with this model")

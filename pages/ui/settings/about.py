@@ -29,7 +29,7 @@ _LONGEST_LICENCE = 120  # characters; anything longer is a licence text, not a n
 
 
 def data_card() -> None:
-    """Folders and the database, without secrets."""
+    """Render the data folders and the database, without secrets."""
     settings = cache.settings()
     with st.container(border=True):
         st.subheader(_("Where your data is stored"), anchor=False)
@@ -46,7 +46,7 @@ def data_card() -> None:
 
 
 def rescued_card() -> None:
-    """Rescue files with paid answers that do not belong to this database. Renders nothing if there are none."""
+    """Render rescue files with paid answers that do not belong to this database; nothing if there are none."""
     for rescue_file in recovery.unrestored_files(cache.settings().home):
         with st.container(border=True):
             st.subheader(_("Answers saved outside the database"), anchor=False)
@@ -60,7 +60,7 @@ def rescued_card() -> None:
 
 
 def versions_card() -> None:
-    """Python, the most important libraries, and their licences."""
+    """Render the versions of Python and the most important libraries, and their licences."""
     with st.container(border=True):
         st.subheader(_("Versions and licences"), anchor=False)
         found = {name: _version(name) for name in _PARTS}

@@ -68,7 +68,7 @@ def listed() -> EngineBases:
 
 @st.fragment(run_every=_LOOK_S)
 def _list() -> None:
-    """The bases with their figures and progress."""
+    """Render the bases with their figures and progress."""
     cards.draw_page_if_left()
     with cards.show_errors():
         found = listed()
@@ -165,7 +165,7 @@ def _what_goes(base: EngineBase) -> str:
 
 
 def _add() -> None:
-    """The form that adds a base: where it comes from, its name there, and its name here."""
+    """Render the form that adds a base: where it comes from, its name there, and its name here."""
     with st.expander(_("Add a base model"), icon=":material/add:", key="settings_base_add"):
         source = views.switch(_SOURCE, _("Where is it?"), {one: _(title) for one, title in _SOURCES.items()})
         chosen: BaseSource = next(one for one in _SOURCES if one == source)

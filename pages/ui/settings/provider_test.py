@@ -41,7 +41,7 @@ _ICONS: Mapping[Answer, str] = {
 
 
 def button(provider_id: str) -> None:
-    """The **Test** button."""
+    """Render the **Test** button."""
     work = _work(provider_id)
     st.button(
         _("Test"), icon=":material/network_check:", key=f"settings_test_{provider_id}",

@@ -17,7 +17,7 @@ from pages.ui.settings import local_servers_card, provider_form, provider_remova
 
 
 def card() -> None:
-    """A card with every provider, the servers found on this machine, and the dialogs."""
+    """Render a card with every provider, the servers found on this machine, and the dialogs."""
     added = {view.id: view for view in _saved()}
     with st.container(border=True, key="settings_providers"):
         with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
@@ -65,7 +65,7 @@ def _provider(provider_id: str, added: Mapping[str, SavedView]) -> None:
 
 
 def _missing_models(provider_id: str) -> None:
-    """Why a provider's models are not offered, and a button to ask again."""
+    """Render why a provider's models are not offered, and a button to ask again."""
     problem = cache.models().problems.get(provider_id)
     if problem is None:
         return

@@ -17,7 +17,7 @@ _FEW = 4  # shown at once
 
 
 def show(suggested: Sequence[SuggestedBase], on_download: Callable[[str], None]) -> None:
-    """The first suggestions, and the others on request."""
+    """Render the first suggestions, and the others on request."""
     if not suggested:
         return
     packaged_speed = cached_training.packaged_training_speed()

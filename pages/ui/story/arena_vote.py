@@ -29,7 +29,7 @@ def heading(round_: Round, place: int, winner: str | None) -> str:
 
 
 def button(round_: Round, place: int) -> None:
-    """The vote button of one pane, below it and of the same width."""
+    """Render the vote button of one pane, below it and of the same width."""
     story = round_.displayed[place]
     if story.text:
         name = _LETTERS[place] if round_.blind else label(story.facts.model)
@@ -40,7 +40,7 @@ def button(round_: Round, place: int) -> None:
 
 
 def none_button(round_: Round) -> None:
-    """The button to prefer none of the stories, below all panes."""
+    """Render the button that prefers none of the stories, below all panes."""
     st.button(
         _("None of them"), icon=":material/block:", width="stretch", key="story_vote_none", on_click=_cast,
         args=(round_, None),
@@ -48,7 +48,7 @@ def none_button(round_: Round) -> None:
 
 
 def chosen(round_: Round, winner: str | None) -> None:
-    """After the vote: the choice and the names."""
+    """Render the choice and the names after the vote."""
     best = next((story for story in round_.stories if story.id == winner), None)
     lines = [
         _("You chose none of them.") if best is None else _("You chose {model}.").format(model=code(best.facts.model))
@@ -60,7 +60,7 @@ def chosen(round_: Round, winner: str | None) -> None:
 
 
 def tally() -> None:
-    """The ranking of the models after all blind rounds, and the preference pairs."""
+    """Render the ranking of the models after all blind rounds, and the preference pairs."""
     found = arena.standings(cache.store())
     if not found:
         with cards.empty(
@@ -114,7 +114,7 @@ def _leader(found: list[arena.Standing]) -> str:
 
 
 def _pairs() -> None:
-    """Preferred and other stories, as lines for preference training."""
+    """Render preferred and other stories, as lines for preference training."""
     found = arena.preference_pairs(cache.store())
     if not found:
         return

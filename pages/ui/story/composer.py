@@ -154,7 +154,7 @@ def _free() -> bool:
 
 
 def _as_read(prompt: str, several: bool) -> None:
-    """The exact prompt of the first model; in a popover if the panes need the space."""
+    """Render the exact prompt of the first model; in a popover if the panes need the space."""
     title = _("Prompt as the model reads it")
     with st.expander(title, type="compact") if several else st.container():
         if not several:
@@ -191,7 +191,7 @@ def _columns(prompt_format: PromptFormat, several: bool) -> dict[str, str]:
 
 
 def _outside(prompt_format: PromptFormat) -> None:
-    """Values outside the grid, one click each; only if the columns are the preset's."""
+    """Render values outside the grid, one click each; only if the columns are the preset's."""
     names = [name for name, _values in prompt_format.columns]
     offers = prompt_formats.outside_values(prompt_format)
     if offers:

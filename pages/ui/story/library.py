@@ -117,7 +117,7 @@ def _filters() -> StoryFilter:
 
 
 def story_card(story: SavedStory) -> None:
-    """The card."""
+    """Render the story's card."""
     with st.container(border=True, width=760):
         _words(story)
         views.facts(
@@ -147,7 +147,7 @@ def _words(story: SavedStory) -> None:
 
 
 def _rating_row(story: SavedStory) -> None:
-    """Rating and actions, in one row."""
+    """Render rating and actions, in one row."""
     with st.container(horizontal=True, vertical_alignment="center"):
         story_actions.rating(story)
         _action_button(_("Edit"), ":material/edit:", f"story_edit_{story.id}", _open, story)
@@ -163,7 +163,7 @@ def _action_button(label: str, icon: str, key: str, act: Callable[[SavedStory], 
 
 
 def _details(story: SavedStory) -> None:
-    """Prompt, settings and facts of the story."""
+    """Render prompt, settings and facts of the story."""
     st.text(story.prompt)
     parameters = {name: value for name, value in (story.parameters or {}).items() if value not in (None, "", [])}
     rows = {_(_SETTINGS[name]) if name in _SETTINGS else plain(name): _shown(parameters[name]) for name in parameters}
@@ -187,7 +187,7 @@ def _shown(value: object) -> str:
 
 
 def _editor() -> None:
-    """The dialog of the story being edited, if any."""
+    """Render the dialog of the story being edited, if any."""
     session = story_session()
     story = None if session.editing is None else library.get(cache.store(), session.editing)
     if story is None:
@@ -275,7 +275,7 @@ def _continue(story: SavedStory) -> None:
 
 
 def _undo_delete() -> None:
-    """The undo button for the story that was deleted last."""
+    """Render the undo button for the story that was deleted last."""
     deleted = story_session().deleted
     if deleted is not None:
         st.button(

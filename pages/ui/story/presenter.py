@@ -57,7 +57,7 @@ def on() -> bool:
 
 
 def button() -> None:
-    """The **Present** button of the story page."""
+    """Render the **Present** button of the story page."""
     st.button(_("Present"), icon=":material/slideshow:", key="story_present", on_click=_enter)
 
 
@@ -85,7 +85,7 @@ def show() -> None:
 
 
 def _present(writers: PresenterModels, controls: DeltaGenerator) -> None:
-    """The chosen prompt or its stories, and the matching controls."""
+    """Render the chosen prompt or its stories, and the matching controls."""
     prompts, presentation = presenter_prompts.prompts(writers), _presentation()
     if not presentation.opened:
         presentation.opened = True
@@ -143,7 +143,7 @@ def _model_names(writers: PresenterModels) -> str:
 
 
 def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
-    """The chosen prompt in large type, all prompts next to it, and the key to press."""
+    """Render the chosen prompt in large type, all prompts next to it, and the key to press."""
     prompt = prompts[number]
     left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
     with left, st.container(key="presenter_prompt"):

@@ -130,7 +130,7 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
 
 
 def prompt_editor() -> None:
-    """The editor of your own prompts, shared by all presenters of this home."""
+    """Render the editor for your own prompts, which all presenters in this home share."""
     saved = prompt_suggestions.load_presenter_prompts(cache.settings().home)
     st.text_area(
         _("One prompt per line"), "\n".join(saved), height=120, key="presenter_prompts",
@@ -146,7 +146,7 @@ def _keep() -> None:
 
 
 def paid_picker() -> None:
-    """The picker for the model of the cost comparison."""
+    """Render the picker for the model used in the cost comparison."""
     names = list(_paid_models())
     if names:
         st.selectbox(

@@ -43,7 +43,7 @@ def follow(story: StoryStream, number: int, *, of_several: bool = False) -> None
 
 
 def reader(story_id: str, target: str, *, over: bool) -> None:
-    """The browser's voice reads the element `target` (a CSS selector); `over`: the text is complete."""
+    """Let the browser's voice read the element `target` (a CSS selector); `over`: whether the text is complete."""
     _read_aloud(
         key="story_reader",
         data={
@@ -141,7 +141,7 @@ def _progress(sound: StorySound, was_reading: bool) -> None:
 
 
 def _sound(sound: StorySound, file_name: str, key: str) -> None:
-    """The audio so far, and why it is incomplete."""
+    """Render the audio so far, and why it is incomplete."""
     if sound.reading.error is not None:
         cards.error_card(sound.reading.error)
     if not sound.parts:
@@ -158,7 +158,7 @@ def _sound(sound: StorySound, file_name: str, key: str) -> None:
 
 
 def _price(provider: str, model: str, text: str) -> None:
-    """The cost, or what an unknown price means."""
+    """Render the cost, or what an unknown price means."""
     cost = speech_cost(cache.prices(), provider, model, text)
     if cost is not None:
         st.caption(_("Reading this story aloud costs about {cost}.").format(cost=usd(cost)))

@@ -35,7 +35,7 @@ _MOST = 10_000  # stories in one file
 
 
 def below(story: StoryStream) -> None:
-    """The row below a story that has just been written. A story that could not be saved can only be copied."""
+    """Render the row below a story that has just been written. A story that could not be saved can only be copied."""
     text = story.text.strip()
     if not text:
         return
@@ -51,7 +51,7 @@ def below(story: StoryStream) -> None:
 
 
 def rating(story: SavedStory) -> None:
-    """Thumbs, stars and Copy, in the caller's row; the same below every story."""
+    """Render thumbs, stars and Copy, in the caller's row; the same below every story."""
     state.set_value(f"story_thumb_{story.id}", None if story.liked is None else int(story.liked))
     state.set_value(f"story_stars_{story.id}", None if story.stars is None else story.stars - 1)
     st.feedback("thumbs", key=f"story_thumb_{story.id}", on_change=_liked, args=(story.id,))
@@ -60,7 +60,7 @@ def rating(story: SavedStory) -> None:
 
 
 def onward(prompt_format: PromptFormat | None, write: Callable[[StoryRequest], None]) -> None:
-    """After the story: the same prompt again, the next prompt, and training on liked stories."""
+    """Render what follows a story: the same prompt again, the next prompt, and training on liked stories."""
     again = story_session().again()
     with st.container(horizontal=True):
         st.button(
@@ -92,7 +92,10 @@ def _copy(story_id: str, text: str) -> None:
 
 
 def _keep_button(story: SavedStory) -> None:
-    """Liked stories are the training examples: the thumb and this button set the same rating."""
+    """Render the button that keeps a story.
+
+    Liked stories are the training examples, so it sets the same rating as the thumb.
+    """
     if story.liked:
         st.badge(_("Training example"), icon=":material/check:", color="green")
     else:
@@ -116,7 +119,7 @@ def _starred(story_id: str) -> None:
 
 
 def export_menu(where: StoryFilter, total: int) -> None:
-    """Two buttons: export the shown stories, train on the liked ones."""
+    """Render two buttons: export the shown stories, and train on the liked ones."""
     with st.container(horizontal=True, width="content"):
         with st.popover(_("Export"), icon=":material/download:", disabled=not total):
             _file_buttons(where)
@@ -129,7 +132,7 @@ def export_menu(where: StoryFilter, total: int) -> None:
 
 
 def train_button() -> None:
-    """A button that opens the training page with a data set of the liked stories; nothing if no story is liked."""
+    """Render a button that opens the training page with a data set of the liked stories; nothing if there are none."""
     count = library.search(cache.store(), StoryFilter(liked=True), limit=0).total
     if count and st.button(
         n_("Train on {n} liked story", "Train on {n} liked stories", count),
@@ -181,7 +184,7 @@ def _undo() -> None:
 
 
 def _file_buttons(where: StoryFilter) -> None:
-    """The files, each created when its button is pressed."""
+    """Render a button per file; each file is created when its button is pressed."""
 
     def found() -> list[SavedStory]:
         return list(library.search(cache.store(), where, limit=_MOST).stories)

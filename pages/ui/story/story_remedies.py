@@ -52,14 +52,14 @@ class _Remedy:
 
 
 def show(story: StoryStream, number: int) -> None:
-    """One row of buttons for a story of a round; nothing if it is complete or was stopped by a person."""
+    """Render one row of buttons for a story of a round; nothing if it is complete or was stopped by a person."""
     round_ = story_session().round
     alone = round_ is not None and len(round_.stories) == 1
     _show(story, _Remedy(f"story_fix_{number}", _again_in_round, _through_the_form if alone else None))
 
 
 def show_step(chain: Chain, name: StepName) -> None:
-    """One row of buttons for a step of a chain, once the chain has ended."""
+    """Render one row of buttons for a step of a chain, once the chain has ended."""
     if chain.done:
 
         def again(story: StoryStream, setting: _Setting | None, value: float | None) -> None:

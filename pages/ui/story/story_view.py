@@ -204,7 +204,9 @@ class StoryPane(LiveStory):
                 story_remedies.show(story, self._number)
 
     def _error(self, error: FabulaError) -> None:
-        """The error; if names are hidden, only that there was one, because errors contain model and provider names."""
+        """Render the error; if names are hidden, only that there was one, because errors contain model and provider
+        names.
+        """
         if self._named:
             cards.error_card(error)
         else:
@@ -268,7 +270,7 @@ def _chain_page(chain: Chain, onward: Callable[[], None]) -> None:
 
 
 def _step_ended(chain: Chain, name: StepName, story: StoryStream) -> None:
-    """The error of a step, a button to continue it if incomplete, and the actions for the story."""
+    """Render the error of a step, a button to continue it if incomplete, and the actions for the story."""
     views.parameter_notes(story.notes)
     if story.error is not None:
         cards.error_card(story.error)

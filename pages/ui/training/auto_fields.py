@@ -29,7 +29,7 @@ def put(key: str, value: float | None, *, decimal: bool = False) -> None:
 def whole(
     title: str, key: str, start: int, least: int, most: int, *, help: str | None = None, default: float | None = None
 ) -> None:
-    """An integer field.
+    """Render an integer field.
 
     Args:
         start: its first value once it is no longer automatic.

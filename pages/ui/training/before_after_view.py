@@ -30,7 +30,7 @@ _ENDINGS = {
 
 
 def show(job: JobView) -> None:
-    """The section of a job that has succeeded; nothing for others."""
+    """Render the section for a job that has succeeded; nothing for others."""
     if job.status != "succeeded" or job.fine_tuned_model is None or job.dataset_id is None:
         return
     st.subheader(_("Before and after"), anchor=False)
@@ -55,7 +55,7 @@ def _section(job: JobView) -> None:
 
 
 def pair_of(job: JobView, pair: AnswerPair, key: str) -> None:
-    """One prompt with both models' answers."""
+    """Render one prompt with both models' answers."""
     views.prompt(pair.prompt, f"{key}_prompt")
     left, right = st.columns(2, gap="medium")
     with left:
@@ -76,7 +76,7 @@ def remove_button(job_id: str, position: int, page: str) -> None:
 
 
 def answer(title: str, model: str, side_answer: SideAnswer) -> None:
-    """A model's answer as it arrives, or why there is none."""
+    """Render a model's answer as it arrives, or why there is none."""
     st.markdown(f"**{title}** · {plain(models.short_name(model))}")
     if side_answer.text.strip():
         views.story_text(side_answer.text)
@@ -122,7 +122,7 @@ def _invitation(job: JobView) -> None:
 
 
 def _state(job: JobView, view: BeforeAfterView) -> None:
-    """The source of the prompts, the progress, and the buttons."""
+    """Render the source of the prompts, the progress, and the buttons."""
     if view.source is not None:
         st.caption(_(_SOURCES.get(view.source, _SOURCES["held_out"])))
     if view.active:
@@ -154,7 +154,7 @@ def _state(job: JobView, view: BeforeAfterView) -> None:
 
 
 def _own_prompt(job: JobView, view: BeforeAfterView) -> None:
-    """The field for one more prompt."""
+    """Render the field for an additional prompt."""
     if len(view.pairs) >= before_after_prompts.MAX_PROMPTS:
         return
     with (

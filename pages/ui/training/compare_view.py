@@ -75,7 +75,7 @@ def show(opened: Sequence[JobView]) -> None:
 
 
 def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
-    """One chart per metric that any job has, two per row."""
+    """Render one chart per metric that any job has, two per row."""
     sources = [cached_training.source(job) for job in opened]
     possible = [axis for axis in vega_lite.AXES if all(axis in one.axes for one in sources)] or ["step"]
     longest = max(one.results.steps for one in sources)
@@ -98,7 +98,7 @@ def _overlays(opened: Sequence[JobView], names: Mapping[str, str]) -> None:
 
 
 def _figures(found: JobComparison, names: Mapping[str, str]) -> None:
-    """One row per figure, with the best one marked; then evaluation results, if any."""
+    """Render one row per figure, with the best one marked; then evaluation results, if any."""
     rows = {}
     for name, title in _FIGURES.items():
         values = [getattr(column, name) for column in found.columns]
@@ -147,7 +147,7 @@ def _written(name: str, value: object) -> str:
 
 
 def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
-    """One row per setting; different ones first, and marked."""
+    """Render one row per setting; different ones come first and are marked."""
     datasets = {one.id: one.name for one in cache.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):

@@ -129,7 +129,7 @@ def axis_title(axis: Axis) -> str:
 
 
 def figures(one: Figures) -> None:
-    """The curve in numbers, each with its definition."""
+    """Render the curve in numbers, each with its definition."""
     held_out = one.held_out_accuracy is not None
     loss, accuracy = job_labels.named(_("Training loss"), one.loss), job_labels.named(_("Token accuracy"), one.accuracy)
     with st.grid(5 if held_out else 4, min_column_width=150):

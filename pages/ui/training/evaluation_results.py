@@ -69,7 +69,7 @@ def newest(job_ids: Sequence[str]) -> dict[str, EvaluationView]:
 
 
 def scores(metrics: Metrics) -> None:
-    """One row per label with its confusions; for texts, the metrics of the quality report."""
+    """Render one row per label with its confusions; for texts, the metrics of the quality report."""
     if metrics.labels:
         _by_label(metrics.labels)
     if metrics.quality:
@@ -123,7 +123,7 @@ def _by_label(labels: Sequence[LabelScore]) -> None:
 
 
 def answers(view: EvaluationView) -> None:
-    """The rows with expected and actual text."""
+    """Render the rows with expected and actual text."""
     key = f"training_wrong_{view.id}"
     wrong = st.toggle(_("Only wrong answers"), value=view.kind == "label", key=key)
     found = evaluations.answers(cache.store(), view.id, wrong_only=wrong, limit=_MOST)

@@ -108,7 +108,7 @@ def _p_value(p: float) -> str:
 
 
 def _progress(one: EvaluationView) -> None:
-    """The progress bar of a running evaluation, and its stop button."""
+    """Render the progress bar of a running evaluation, and its stop button."""
     name = plain(models.short_name(one.model))
     if one.active:
         share_done = one.answered / one.total if one.total else 0.0
@@ -147,7 +147,7 @@ def _chart(ready: list[EvaluationView]) -> None:
 
 
 def _figures(one: EvaluationView) -> None:
-    """The loss or why there is none; scores of labels or texts; the cost."""
+    """Render the loss or why there is none, the scores of labels or texts, and the cost."""
     metrics = one.metrics
     if metrics is None:
         return
@@ -162,7 +162,7 @@ def _figures(one: EvaluationView) -> None:
 
 
 def _start(job: JobView, *, running: bool) -> None:
-    """The rows for an evaluation, their number, and the start button."""
+    """Render the rows for an evaluation, their number, and the start button."""
     if job.fine_tuned_model is None or job.dataset_id is None:
         st.caption(
             _(
@@ -218,7 +218,7 @@ def _judge(job: JobView, limit: int) -> None:
 
 
 def _all_evaluations(found: list[EvaluationView]) -> None:
-    """All evaluations of this job, as a table."""
+    """Render all evaluations of this job, as a table."""
     with st.expander(n_("{n} evaluation of this job", "{n} evaluations of this job", len(found))):
         st.table(
             {

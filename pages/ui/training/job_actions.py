@@ -36,7 +36,7 @@ _CLICKED = "training_checkpoint_clicked"
 
 
 def show(job: JobView) -> None:
-    """One row of buttons."""
+    """Render the job's buttons in one row."""
     with st.container(horizontal=True):
         _requests(job)
         if job.fine_tuned_model is not None and not model_gone(job):
@@ -76,7 +76,7 @@ def _requests(job: JobView) -> None:
 
 
 def _export_menu(job: JobView) -> None:
-    """The export menu: the results file, or everything in a zip; each is created when its button is pressed."""
+    """Render the export menu: the results file, or everything in a zip; each is created when its button is pressed."""
     with st.popover(_("Export"), icon=":material/download:"):
         st.download_button(
             _("Results CSV"), data=partial(cached_training.results_text, job.id), file_name=f"{job.name}.csv",
@@ -115,7 +115,7 @@ def model_gone(job: JobView) -> bool:
 
 
 def model_state(job: JobView) -> None:
-    """Why the model cannot be called, and what to do; nothing if it can."""
+    """Render why the model cannot be called, and what to do; nothing if it can."""
     if job.provider != ENGINE or job.fine_tuned_model is None:
         return
     engine = cache.status().engine
@@ -133,7 +133,7 @@ def model_state(job: JobView) -> None:
 
 
 def checkpoints(job: JobView, points: Sequence[CheckpointView], clicked: int | None) -> None:
-    """One line: pick a checkpoint (or click its mark in the curve), its figures and its buttons."""
+    """Render one line: pick a checkpoint (or click its mark in the curve), its figures and its buttons."""
     if not points:
         return
     by_step = {point.step: point for point in points}

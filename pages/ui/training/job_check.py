@@ -60,7 +60,7 @@ def _opened(dataset_id: str) -> None:
 
 
 def _share(chosen: DatasetSummary) -> None:
-    """The share kept for validation, unless the data set defines it."""
+    """Render the choice of the share kept for validation, unless the data set defines it."""
     if training_file.parts(chosen.id).get("validation"):
         return
     key = job_form.share_key(chosen.id)
@@ -69,7 +69,7 @@ def _share(chosen: DatasetSummary) -> None:
 
 
 def _quality(chosen: DatasetSummary) -> None:
-    """The verdict of the quality report on the finished rows, as on the data-set page."""
+    """Render the verdict of the quality report on the finished rows, as on the data-set page."""
     measurement, fingerprint = quality_report.quality_of(chosen.id)
     measurement.ask(fingerprint)
     measurement.wait(background.REPORT_WAIT_S)
@@ -93,14 +93,14 @@ def _quality(chosen: DatasetSummary) -> None:
 
 
 def _measuring(measurement: RefreshedReport[QualityReport]) -> None:
-    """Progress of the measurement; reruns the step when it is done."""
+    """Render the progress of the measurement; rerun the step when it is done."""
     if not measurement.running:
         st.rerun()
     quality_report.progress_bar(measurement)
 
 
 def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> bool:
-    """Checks and changes, with two lines of the file."""
+    """Render checks and changes, with two lines of the file."""
     with cards.show_errors():
         rows = training_file.rows_of(chosen, version)
         preview = background.wait_for_task(
@@ -113,7 +113,7 @@ def _prepared(chosen: DatasetSummary, version: Version | None, marks: TrainingFo
 
 
 def _checked(draft: JobDraft) -> bool:
-    """The whole file as it would be sent: figures, then errors by line."""
+    """Render the check of the whole file as it would be sent: figures, then errors by line."""
     st.markdown(_("**Check of the whole file**"))
     with cards.show_errors():
         found = background.wait_for_task(
@@ -141,7 +141,7 @@ def _verdict(found: FileCheck) -> None:
 
 
 def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
-    """The file in one line, with the token count that the next step uses."""
+    """Render facts about the file on one line, with the token count that the next step uses."""
     epoch_tokens = job_estimate.epoch_tokens(draft, count)
     tokens = number(epoch_tokens) if count.exact else _("about {tokens}").format(tokens=about(epoch_tokens))
     longest = _("longest example: {n} tokens, line {line}").format(
@@ -162,7 +162,7 @@ def _facts(draft: JobDraft, found: FileCheck, count: TokenCount) -> None:
 
 
 def _problems(found: FileCheck) -> None:
-    """The problems by line, with the beginning of each line."""
+    """Render the problems by line, with the beginning of each line."""
     shown = pd.DataFrame(
         [
             {

@@ -44,7 +44,7 @@ _BAR, _HIGHEST = 24, 640  # px: space for the scroll bar; visible part of a larg
 
 
 def events(job: JobView) -> None:
-    """Every event, newest first, with the provider's text."""
+    """Render every event, newest first, with the provider's text."""
     found = job_events.events(cache.store(), job.id, _MOST)
     if not found:
         st.caption(_("No events yet."))
@@ -61,7 +61,7 @@ def _line(event: JobEvent, now: datetime) -> str:
 
 
 def settings(job: JobView) -> None:
-    """Requested settings, and the outcome next to the estimate."""
+    """Render requested settings, and the outcome next to the estimate."""
     left, right = st.columns(2)
     with left:
         _table(_("Settings of this job"), _requested_settings(job))
@@ -149,7 +149,7 @@ def _table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def _trackers(job: JobView) -> None:
-    """The trackers of the job."""
+    """Render the trackers of the job."""
     for name, logged in job.trackers.items():
         facts = logged if isinstance(logged, Mapping) else {}
         words = [as_markdown(str(fact)) for fact in (facts.get("error"), facts.get("url")) if fact]
@@ -173,7 +173,7 @@ def family_tree(job: JobView) -> None:
 
 
 def _tree(family: Family, job: JobView) -> None:
-    """The chart; a click on another job opens it."""
+    """Render the chart; a click on another job opens it."""
     members = [_member(one, job) for one in family.nodes]
     kinds = {kind: _(title) for kind, title in _NODE_KINDS.items()}
     key = (tuple(members), family.edges, tuple(kinds.values()))
@@ -207,7 +207,7 @@ def _member(node: Node, job: JobView) -> Member:
 
 
 def _chain(chain: tuple[JobView, ...]) -> None:
-    """One continuous curve, and the total cost."""
+    """Render one continuous curve, and the total cost."""
     st.markdown(f"**{_('From the first job to this one')}**")
     cost = lineage.chain_cost(chain, utcnow())
     unknown = n_("and {n} job without a price", "and {n} jobs without a price", cost.unknown)

@@ -29,7 +29,7 @@ _NEXT = (mark("Next: estimate"), mark("Next: confirm"))
 
 
 def button(*, primary: bool) -> None:
-    """The **New job** button."""
+    """Render the **New job** button."""
     st.button(
         _("New job"), type="primary" if primary else "secondary", icon=":material/add:", key="training_new",
         on_click=begin,
@@ -121,7 +121,7 @@ def _confirm() -> bool:
 
 
 def _submit_button(ready: bool, close: Callable[[], None]) -> bool:
-    """The submit button, with the price if there is one. Returns whether it was clicked."""
+    """Render the submit button, with the price if there is one. Returns whether it was clicked."""
     try:
         draft = job_form.draft()
         found = job_estimate.requirements(draft)

@@ -96,7 +96,7 @@ def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
 
 
 def facts(found: JobRequirements) -> None:
-    """Tokens, cost, time; then the account check, and how long the model can be called."""
+    """Render tokens, cost and time; then the account check, and how long the model can be called."""
     one = found.estimate
     if one is None:
         st.caption(_("Counting tokens…"))
@@ -146,7 +146,7 @@ def _numbers(draft: JobDraft) -> bool:
 
 
 def _suffix() -> bool:
-    """The field for the suffix, with a message if it is invalid; returns whether it is valid."""
+    """Render the field for the suffix, with a message if it is invalid; returns whether it is valid."""
     with st.container(gap="xsmall"):
         st.text_input(
             _("Suffix: becomes part of the model's name"),
@@ -161,7 +161,7 @@ def _suffix() -> bool:
 
 
 def _trackers(provider: str) -> None:
-    """Optional trackers. OpenAI logs to W&B itself."""
+    """Render the choice of optional trackers. OpenAI logs to W&B itself."""
     with st.popover(_("Also log to W&B or Trackio"), icon=":material/monitoring:"):
         for name in TRACKERS:
             why_not = trackers.unavailable(name, provider=provider)

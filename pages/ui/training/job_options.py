@@ -89,7 +89,7 @@ def show(base: ModelInfo, *, has_validation: bool) -> bool:
 
 
 def _adapter(base: ModelInfo) -> bool:
-    """Rank and alpha; returns whether they are valid."""
+    """Render rank and alpha; returns whether they are valid."""
     if base.is_tuned:
         st.caption(_("LoRA rank and alpha: this model keeps the ones it was trained with."))
         return True
@@ -116,7 +116,7 @@ def _adapter(base: ModelInfo) -> bool:
 
 
 def _schedule() -> None:
-    """Warm-up, and how the learning rate falls afterwards."""
+    """Render warm-up, and how the learning rate falls afterwards."""
     left, right = st.columns(2)
     with left:
         low, high = (round(100 * share) for share in job_form.WARMUP)

@@ -56,7 +56,7 @@ def show() -> None:
 
 
 def _all(was_active: bool) -> None:
-    """The list and the open jobs, live. Reruns the page when the first job starts or the last one ends."""
+    """Render the list and the open jobs, live. Reruns the page when the first job starts or the last one ends."""
     cards.draw_page_if_left()
     with cards.show_errors():
         found = cache.job_list()
@@ -75,7 +75,9 @@ def _active(found: Sequence[JobView]) -> bool:
 
 
 def _one(job: JobView) -> None:
-    """One job: state, actions, the before-and-after comparison, curve, checkpoints, and the other sections as tabs."""
+    """Render one job: state, actions, the before-and-after comparison, curve, checkpoints, and the other sections as
+    tabs.
+    """
     _verdict(job)
     job_actions.remedies(job)
     job_actions.model_state(job)
@@ -106,7 +108,7 @@ def _no_curve(job: JobView, source: CurveSource) -> str:
 
 
 def _verdict(job: JobView) -> None:
-    """The state in one sentence, with progress bar and time left."""
+    """Render the state in one sentence, with progress bar and time left."""
     sentence = cached_training.words(job)
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
@@ -120,7 +122,7 @@ def _verdict(job: JobView) -> None:
 
 
 def _pause(job: JobView) -> None:
-    """The time until which the provider asked for no requests, with a button to retry now.
+    """Render the time until which the provider asked for no requests, with a button to retry now.
 
     (Cancel is in the row of buttons.)
     """
@@ -152,7 +154,8 @@ def _facts(job: JobView) -> tuple[str, ...]:
 
 
 def _bar(job: JobView) -> None:
-    """The upload's progress while it runs; then progress by steps if the engine reports them, else by time if known.
+    """Render the upload's progress while it runs; then progress by steps if the engine reports them, else by time if
+    known.
 
     Time in the queue does not count.
     """

@@ -44,7 +44,7 @@ def _source(file: UploadedFile) -> CurveSource:
 
 
 def _read(source: CurveSource) -> None:
-    """The curve, or why there is none."""
+    """Render the curve, or why there is none."""
     read = source.results
     if read.empty:
         st.error(as_markdown(read.note or ""), icon=":material/description:")
