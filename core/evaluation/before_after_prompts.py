@@ -62,7 +62,7 @@ class PromptChoice:
     Attributes:
         source: source of the first prompts: `held_out` rows, unused cells of the `grid`, values of a `preset`. Missing
             prompts come from the next source. `none`: all possible prompts were used in training.
-        max_tokens: per answer, estimated from training texts.
+        max_tokens: maximum tokens per answer, estimated from training texts.
         kind: `label` or `text`, as for an evaluation.
     """
 

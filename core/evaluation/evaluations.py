@@ -38,7 +38,7 @@ class EvaluationForm:
         part: held-out rows, validation rows, or both.
         kind: `label` (a few short answers) or `text`; None means detected from the rows.
         limit: maximum number of rows; a random sample, the same for every model.
-        max_tokens: per answer; None means chosen from the expected texts.
+        max_tokens: maximum tokens per answer; None means chosen from the expected texts.
         separator, stop, file_format: the training file's values, so that prompts have the same form.
         system: system prompt; None means the one in the data set's chat files, and none for other formats.
     """
@@ -132,7 +132,7 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
 
 @requires("editor")
 def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
-    """Start an evaluation and return its id. If an identical evaluation is active, its id is returned.
+    """Start an evaluation and return its id. If an identical one is active, its id is returned instead.
 
     Raises:
         NotFound: the data set does not exist.

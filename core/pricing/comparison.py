@@ -64,7 +64,7 @@ def compare(
         prices: the prices to compare, by default `book.shortlist()`. The baseline is added if it is missing.
         side: the price used for the multiple and the order.
         currency: target currency. Prices that `rate` can't convert come last, in their own currency.
-        rate: between US dollars and another currency; None means no conversion.
+        rate: exchange rate between US dollars and another currency; None means no conversion.
     """
     rows = list(book.shortlist() if prices is None else prices)
     base = next((price for price in rows if price.key == baseline), None)

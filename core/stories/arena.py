@@ -198,7 +198,8 @@ class Standing:
     """The results of one model in its blind rounds.
 
     Attributes:
-        rounds, wins: rounds it took part in and won. In a round without a winner, no model wins.
+        rounds, wins: rounds that the model took part in, and rounds that it won. In a round without a winner, no model
+            wins.
         share: wins / rounds, 0 to 1, with the 95 % interval `low` to `high` (Wilson 1927).
     """
 

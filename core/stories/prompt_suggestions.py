@@ -60,7 +60,7 @@ def load_presenter_prompts(home: Path) -> list[str]:
 
 @requires("editor")
 def save_presenter_prompts(home: Path, actor: Actor, lines: Iterable[str]) -> None:
-    """Save these prompts; an empty list removes all.
+    """Save these prompts; an empty list removes all saved prompts.
 
     Raises:
         NotAllowed: the actor is a viewer. StorageFull: the file can't be written.

@@ -33,7 +33,7 @@ _RUN_STATES = {
     "failed": mark("Stopped by an error"),
 }
 
-_SHOWN_BATCHES = 4  # at most this many are at the provider at the same time; earlier ones are collected
+_SHOWN_BATCHES = 4  # at most this many batches are at the provider at the same time; earlier ones have been collected
 _BATCH_WINDOW = timedelta(hours=24)  # the provider's own time limit for a batch
 _BATCH_STATES = {
     "preparing": (mark("Preparing"), "edit_document"),

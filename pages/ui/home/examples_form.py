@@ -213,7 +213,7 @@ def _upload() -> None:
 
 
 def _fill(found: example_pairs.Pasted) -> None:
-    """Add the pairs to the visitor's own; they replace an unchanged sample."""
+    """Add the pairs to the visitor's own; an unchanged sample is replaced."""
     draft = _draft()
     own_pairs = [pair for _row, pair in draft.rows if any(text.strip() for text in pair)]
     if tuple(own_pairs) in [sample.pairs for sample in presets.example_samples(language())]:

@@ -233,7 +233,7 @@ def _choose(number: int, prompt: PreparedPrompt) -> None:
 
 
 def _enter() -> None:
-    """Open with the models of the story page: one, or the first two of a comparison."""
+    """Open presenter mode with the story page's models: one, or the first two of a comparison."""
     others = state.get("story_others") if state.get("story_compare") else None
     if others:
         state.set_value("presenter_second", others[0])
