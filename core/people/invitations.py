@@ -90,7 +90,7 @@ def accept(session: Session, identity: Identity) -> Person | None:
     """The person admitted by an open invitation; None if there is no invitation. Part of `sign_in`.
 
     An invitation that names this provider takes precedence. It leads to the person who already has this address, if
-    there is exactly one: the admin has thereby declared that both accounts belong to the same person.
+    there is exactly one: in this way, the admin confirms that both accounts belong to the same person.
     """
     candidates = session.scalars(
         _open()

@@ -25,7 +25,7 @@ class Entrance:
 
     Attributes:
         open: True in local mode, or for a person who is admitted.
-        person: the signed-in person; None in local mode, or if nobody is signed in.
+        person: the signed-in person; None in local mode, or without a sign-in.
         problem: why the visitor is not admitted.
     """
 
