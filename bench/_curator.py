@@ -1,4 +1,4 @@
-"""bespokelabs-curator for comparison, measured in a separate virtual environment."""
+"""Measures bespokelabs-curator for comparison, in a separate virtual environment."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from bench._runs import IN_FLIGHT
 
 _PACKAGE = "bespokelabs-curator"
-_MOST_S = 1_200  # installing it, or one measurement
+_MOST_S = 1_200  # time limit for installing it, or for one measurement
 
-# Runs with curator's own interpreter, without our packages.
+# Script that runs in curator's own interpreter, without our packages.
 _SCRIPT = """
 import json, os, sys, time
 from importlib.resources import files
@@ -54,7 +54,7 @@ print(json.dumps({"rps": requests / wall, "cpu_us": cpu / requests * 1e6, "wall_
 
 
 def python(venv: Path) -> str | None:
-    """The interpreter of an environment with curator, created if missing; None and the reason if that fails."""
+    """Return the interpreter of curator's environment, created if missing; None and the reason if that fails."""
     interpreter = venv / "bin" / "python"
     try:
         if not (venv / "ready").is_file():
@@ -71,7 +71,7 @@ def python(venv: Path) -> str | None:
 
 
 def measure(interpreter: str, url: str, home: Path, requests: int) -> dict[str, float]:
-    """Requests per second and CPU time per request of curator."""
+    """Measure curator's requests per second and CPU time per request."""
     home.mkdir(parents=True, exist_ok=True)
     quiet = {"CURATOR_CACHE_DIR": str(home), "CURATOR_DISABLE_CACHE": "1", "TELEMETRY_ENABLED": "false"}
     environment = {**os.environ, **quiet, "HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": "key"}

@@ -1,4 +1,4 @@
-"""A real engine process for the duration of a `with` block, and the official SDK's client for it."""
+"""Runs a real engine process for the duration of a `with` block, with a client from the official SDK."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _START_S = 120
 
 @dataclass(frozen=True)
 class RunningEngine:
-    """Its URL, token and home folder."""
+    """A running engine's URL, token and home directory."""
 
     url: str
     token: str
@@ -28,16 +28,16 @@ class RunningEngine:
 
     @property
     def client(self) -> openai.OpenAI:
-        """The official SDK with a different base URL."""
+        """A client from the official SDK with a different base URL."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token, max_retries=0, timeout=None)
 
 
 @contextmanager
 def running_engine(home: Path) -> Iterator[RunningEngine]:
-    """Start `python -m core.engine` on a free port with `home`, and stop it at the end.
+    """Start `python -m core.engine` on a free port with `home`, and stop it at the end of the block.
 
     Raises:
-        RuntimeError: it ended, or did not answer in two minutes.
+        RuntimeError: it exited, or did not respond within two minutes.
     """
     token = secrets.token_urlsafe(16)
     command = [sys.executable, "-m", "core.engine", "--host", "127.0.0.1", "--port", "0", "--home", str(home)]

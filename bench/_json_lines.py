@@ -8,10 +8,10 @@ from typing import Any
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file; blank lines are ignored.
+    """Read the objects in a file; blank lines are ignored.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         ValueError: a line is not JSON.
     """
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]

@@ -1,9 +1,10 @@
-"""What kill -9 costs: a real worker is killed twelve times, and the ledger is compared with the provider's bill.
+"""Measures the cost of kill -9: a real worker is killed twelve times, and the ledger is compared with the provider's
+bill.
 
 The worker (`python -m core.jobs.worker`) generates a data set with a loopback server in another process. The server
-counts every response, also to a client that was killed meanwhile, and rejects one request in ten (429). Afterwards
-every response must be in the ledger, and the total that counts against the budget may exceed the bill only by the
-requests that were in flight at the kills.
+counts every response, even to a client that has been killed, and rejects one request in ten (429). Afterwards, every
+response must be in the ledger, and the total that counts against the budget may exceed the bill only by the cost of
+requests that were in flight when the worker was killed.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ KILLS = 12
 _PROVIDER = "compatible"  # the provider at OPENAI_BASE_URL
 _ROWS = 2_000
 _USD_PER_MTOK = Decimal(1)
-_ANSWER_TOKENS = 12 + 64  # usage that bench._loopback reports for a response
+_ANSWER_TOKENS = 12 + 64  # usage that bench._loopback reports per response
 _MAX_TOKENS = 256
 _MOST_S = 600  # a longer measurement counts as failed
 _LOOK_S = 0.02
@@ -48,9 +49,9 @@ def measure_kills(kills: int = KILLS) -> dict[str, float]:
     """Kill the worker `kills` times, let the last one finish, and compare.
 
     Returns:
-        `counted_minus_real_usd_after_kills`: the total that counts against the budget, minus the bill. Below 0: results
-            were lost.
-        `in_flight_worst_usd`: its upper limit: the maximum cost of all requests in flight at the kills.
+        `counted_minus_real_usd_after_kills`: the total that counts against the budget, minus the bill; below 0 if
+            results were lost.
+        `in_flight_worst_usd`: its upper limit: the maximum cost of all requests in flight when the worker was killed.
         `kills`: number of kills. `rows_after_kills`: number of finished rows, of 2,000.
     """
     with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:
@@ -94,7 +95,7 @@ def _recipe() -> Recipe:
 
 
 def _worst(store: Store) -> Decimal:
-    """Maximum possible cost of one request of the run."""
+    """Maximum possible cost of one of the run's requests."""
     recipe = _recipe()
     context = run_store.RunContext("", "", recipe.provider, recipe.model, "live", LOCAL, recipe, None)
     worst = RequestCost(custom_prices.book(store), context).worst_case("Tell story number 0000.")
@@ -103,7 +104,7 @@ def _worst(store: Store) -> Decimal:
 
 
 def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
-    """Kill after varying numbers of responses: at the start of a worker, in mid-flight, between two commits."""
+    """Kill the worker after varying numbers of responses: at its start, in mid-flight, between two commits."""
     dice, answers = random.Random(7), 0
     for _ in range(kills):
         answers += dice.choice((1, 7, 40, 90, 150))
@@ -117,12 +118,12 @@ def _kill(url: str, home: Path, store: Store, run_id: str, kills: int) -> None:
 
 
 def _answered(url: str, least: int) -> Callable[[], bool]:
-    """A condition: the server has sent at least `least` responses."""
+    """Create a condition: the server has sent at least `least` responses."""
     return lambda: _answers(url) >= least
 
 
 def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
-    """Let another worker finish the run; returns the number of finished rows."""
+    """Let another worker finish the run; return the number of finished rows."""
     worker = _worker(url, home)
     try:
         _wait(worker, store, run_id, lambda: run_progress.get(store, run_id).state == "done")
@@ -133,7 +134,7 @@ def _finish(url: str, home: Path, store: Store, run_id: str) -> int:
 
 
 def _wait(worker: subprocess.Popen[bytes], store: Store, run_id: str, condition: Callable[[], bool]) -> None:
-    """Wait until the condition holds.
+    """Wait until the condition is true.
 
     Raises:
         RuntimeError: the run or the worker ended first, or it took too long.

@@ -1,9 +1,9 @@
 """An OpenAI-compatible server in its own process, for measurements: `python -m bench._loopback`.
 
-Every answer takes 50 ms, or a configured latency. It can reject a share of the requests (429 with `Retry-After`) or run
-out of credit, and counts requests and answers: `GET /counts` returns the counts, `GET /after` waits for a number of
-answers, `POST /reset` resets the counts (JSON body: the faults from then on). The first line of its output is its
-address.
+Every answer takes 50 ms, or a configured latency. It can reject a fraction of the requests (429 with `Retry-After`) or
+run out of credit, and counts requests and answers: `GET /counts` returns the counts, `GET /after` waits for a number of
+answers, and `POST /reset` resets the counts (its JSON body sets the faults from then on). The first line of its output
+is its address.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Loopback:
     def reset(self, faults: dict[str, Any]) -> None:
         """Reset the counts.
 
-        Faults: `refuse` (share of requests that get a 429), `credit` (answers until it is used up), `latency_s`.
+        Faults: `refuse` (fraction of requests that get a 429), `credit` (number of answers until it is used up),
+        `latency_s`.
         """
         self.latency_s = float(faults.get("latency_s", LATENCY_S))
         self.refuse = float(faults.get("refuse", 0))
@@ -118,7 +119,7 @@ async def main() -> None:
         return web.json_response({})
 
     async def after(request: web.Request) -> web.Response:
-        """Responds once this number of answers has been sent."""
+        """Respond once this number of answers has been sent."""
         most = int(request.query["answers"])
         while server.answered.total() < most:
             await asyncio.sleep(0.005)
@@ -135,7 +136,7 @@ async def main() -> None:
 async def serve(app: web.Application, *, cancel: bool) -> None:
     """Serve on a free port, print the address, exit when stdin closes.
 
-    `cancel`: end answers whose client has disconnected.
+    `cancel`: whether to end answers whose client has disconnected.
     """
     runner = web.AppRunner(app, access_log=None, handler_cancellation=cancel)
     await runner.setup()
@@ -149,7 +150,7 @@ async def serve(app: web.Application, *, cancel: bool) -> None:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Run the server in its own process for the duration of a block; yields its address."""
+    """Run the server in its own process for the duration of a block; yield its address."""
     command = [sys.executable, "-m", "bench._loopback"]
     with subprocess.Popen(command, cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -1,8 +1,8 @@
 """An OpenAI-compatible server that streams at a steady pace, in its own process: `python -m bench._paced_server`.
 
-The first chunk arrives after 200 ms, then one every 10 ms; a prompt that contains `ENDLESS` never ends. It records when
-a client disconnects early (`GET /hung_up`, seconds of the machine's monotonic clock). The first line of its output is
-its address.
+The first chunk arrives after 200 ms, then one every 10 ms; the stream for a prompt that contains `ENDLESS` never ends.
+The server records when a client disconnects early (`GET /hung_up`, seconds of the machine's monotonic clock). The first
+line of its output is its address.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class PacedServer:
         self.hung_up: list[float] = []
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """One stream."""
+        """Serve one stream."""
         body = await request.json()
         endless = ENDLESS in json.dumps(body.get("messages") or body.get("prompt"))
         answer = web.StreamResponse(headers={"content-type": "text/event-stream"})

@@ -1,4 +1,4 @@
-"""A Streamlit server for one page, started the usual way, for measurements."""
+"""Starts a Streamlit server for one page in the usual way, for measurements."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-_URL = re.compile(r"^ *URL: (http://\S+)$", re.M)  # what Streamlit prints once its port is bound
+_URL = re.compile(r"^ *URL: (http://\S+)$", re.M)  # printed by Streamlit once its port is bound
 _START_S, _STOP_S = 120, 40
 
 
 @contextmanager
 def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
-    """URL and process id of a server as `logged` starts it; its output is not kept."""
+    """Like `logged`, but without keeping the output; yield the server's URL and process id."""
     with tempfile.TemporaryDirectory() as folder, logged(script, Path(folder) / "log", environ) as (url, process):
         yield url, process.pid
 
@@ -29,10 +29,11 @@ def served(script: Path, **environ: str) -> Iterator[tuple[str, int]]:
 def logged(
     script: Path, log: Path, environ: Mapping[str, str], start_s: float = _START_S
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """URL and process of a separate server on a free port, which runs until the block ends; its output is in `log`.
+    """Run a separate server on a free port until the block ends, with its output in `log`; yield its URL and process.
 
     Raises:
-        RuntimeError: it ended, or did not answer in `start_s` seconds; with the end of its output.
+        RuntimeError: it exited, or did not respond within `start_s` seconds; the message contains the end of its
+            output.
     """
     command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.port=0", "--server.headless=true"]
     with log.open("wb") as out:
@@ -55,7 +56,7 @@ def logged(
 
 
 def _address(log: Path, process: subprocess.Popen[bytes], start_s: float) -> str:
-    """The URL that the server has printed, once it responds."""
+    """Return the URL that the server has printed, once it responds."""
     ends = time.monotonic() + start_s
     while time.monotonic() < ends and process.poll() is None:
         if found := _URL.search(log.read_text(errors="replace")):

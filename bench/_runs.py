@@ -1,7 +1,7 @@
-"""One measured run in its own process: `python -m bench._runs WAY URL HOME REQUESTS RUN`; prints JSON.
+"""Measures one run in its own process: `python -m bench._runs WAY URL HOME REQUESTS RUN`; prints JSON.
 
 Ways: `aiohttp` (only requests), `holding` (the same, but a waiting request keeps its slot), `sdk` (the official SDK),
-`ours` (a run, prices unknown), `execute` (a run at one dollar per million tokens).
+`ours` (a run with unknown prices), `execute` (a run at one dollar per million tokens).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Ask = Callable[[str], Awaitable[None]]
 
 
 def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str:
-    """A grid of `requests` rows in a fresh ledger, and a queued run."""
+    """Create a grid of `requests` rows in a fresh ledger, and a queued run."""
     store = _store(home)
     parts = math.gcd(requests, 100)  # two columns, so that the recipe does not grow with the rows
     columns = (Column("volume", _numbers(requests // parts)), Column("part", _numbers(parts)))
@@ -56,7 +56,7 @@ def new_run(home: Path, requests: int, budget_usd: Decimal | None = None) -> str
 
 
 def ledger_of(home: Path, run_id: str) -> list[tuple[str, str, str | None]]:
-    """(prompt, state, text) of every row."""
+    """Return (prompt, state, text) for every row."""
     store = _store(home)
     dataset_id = run_progress.get(store, run_id).dataset_id
     with store.reading() as session:
@@ -67,18 +67,18 @@ def ledger_of(home: Path, run_id: str) -> list[tuple[str, str, str | None]]:
 
 
 def main() -> None:
-    """Run one way and print its figures."""
+    """Run the requests one way and print the figures."""
     way, url, home, requests, run_id = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
     if way in ("ours", "execute"):
         work = _ours(way, url, home, run_id)
-        if way == "ours":  # a worker runs for days, so one-time work of its first run is not counted
+        if way == "ours":  # a worker runs for days, so its first run's one-time work is not counted
             _ours(way, url, home / "warm", new_run(home / "warm", IN_FLIGHT))()
     else:
         work = _bare(way, url, requests)
         if way != "holding":
             _bare(way, url, IN_FLIGHT)()
     gc.collect()
-    gc.freeze()  # like the worker, for every way: objects loaded so far are excluded from garbage collection
+    gc.freeze()  # as in the worker, but for every way: objects loaded so far are excluded from garbage collection
     wall, cpu = time.perf_counter(), time.process_time()
     told = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -113,7 +113,7 @@ def _bare(way: str, url: str, requests: int) -> Callable[[], dict[str, Any]]:
                     if answer.status == 200:
                         assert told["choices"][0]["message"]["content"]
                         return
-                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # while it holds its slot
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # it keeps its slot while waiting
 
             await _all(ask, requests)
 

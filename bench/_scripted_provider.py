@@ -1,6 +1,6 @@
-"""A provider with scripted answers that charges like real ones and records its charges.
+"""A provider with scripted answers that charges like a real provider and records its charges.
 
-`KINDS` are answers of real providers: complete, unusual and broken. Each defines its actual usage; the bench measures
+`KINDS` are answers from real providers: complete, unusual and broken. Each defines its actual usage; the bench measures
 whether the studio reads it correctly.
 """
 
@@ -28,21 +28,25 @@ PRICE = Price(
     _MODEL, "scripted", Decimal(1_000), Decimal(2_000), None, None, "USD", "bench", date(2026, 1, 1),
     cached_input_per_mtok=Decimal(100),
 )  # fmt: skip
-"""A tenth of a cent per prompt token and a fifth per completion token: large amounts for small texts."""
+"""A tenth of a cent per prompt token and a fifth of a cent per completion token, so that small texts cost large
+amounts.
+"""
 BOOK = PriceBook(overlay=(PRICE,), source=None, today=date(2026, 11, 1))
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerKind:
-    """One kind of response.
+    """One kind of answer.
 
     Attributes:
         body: JSON, or bytes that are not JSON.
-        took: tokens that the provider charges: prompt, completion, and cached prompt tokens. None: it charges nothing.
-        whole: it contains a complete text and its usage, so one request is enough.
-        cut: the connection ends in the middle of the body.
-        final: a retry would get the same response.
-        unclear: nothing is charged, but the response does not prove it, so the maximum possible cost counts.
+        took: tokens that the provider charges: prompt, completion, and cached prompt tokens. None if it charges
+            nothing.
+        whole: whether the answer contains a complete text and its usage, so that one request is enough.
+        cut: whether the connection ends in the middle of the body.
+        final: whether a retry would get the same answer.
+        unclear: whether nothing is charged but the answer does not prove this, so that the maximum possible cost
+            counts.
     """
 
     name: str
@@ -91,7 +95,8 @@ _REASONING = {
     "total_tokens": 1015,
     "completion_tokens_details": {"reasoning_tokens": 1000},
 }
-_LIMIT_REACHED = "Could not finish the message because max_tokens or model output limit was reached."  # OpenAI's
+# OpenAI's message
+_LIMIT_REACHED = "Could not finish the message because max_tokens or model output limit was reached."
 _ZERO = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
@@ -142,7 +147,7 @@ def _wholes() -> Iterator[AnswerKind]:
 
 
 def _odd() -> Iterator[AnswerKind]:
-    """Billed, but without a complete text and complete usage."""
+    """Answers that are billed but lack a complete text and complete usage."""
     yield AnswerKind("usage all zero", _chat(usage=_ZERO), final=True)
     yield AnswerKind("no usage", _chat(usage=None), final=True)
     yield AnswerKind("usage of another shape", _chat(usage="15"), final=True)
@@ -164,7 +169,7 @@ def _odd() -> Iterator[AnswerKind]:
 
 
 def _broken() -> Iterator[AnswerKind]:
-    """Billed, but unreadable."""
+    """Answers that are billed but unreadable."""
     yield AnswerKind("JSON that is cut off", json.dumps(_chat()).encode()[:90])
     yield AnswerKind("a connection that is cut off", json.dumps(_chat()).encode(), cut=True)
     yield AnswerKind("a connection that is dropped", b"", cut=True)
@@ -199,7 +204,7 @@ def _broken() -> Iterator[AnswerKind]:
 
 
 def _errors() -> Iterator[AnswerKind]:
-    """Not billed."""
+    """Answers that are not billed."""
 
     def told(name: str, error: object, status: int = 200, *, final: bool = False, unclear: bool = False) -> AnswerKind:
         return AnswerKind(name, {"error": error}, None, status=status, final=final, unclear=unclear)
@@ -226,7 +231,7 @@ class ScriptedProvider:
 
     Attributes:
         script: (prompt, number of earlier requests for it) → the next answer.
-        charged_usd: the total charge.
+        charged_usd: total amount charged.
         requests: number of requests per prompt.
     """
 
@@ -247,11 +252,11 @@ class ScriptedProvider:
 
     @property
     def url(self) -> str:
-        """Its address, as a provider's `base_url`."""
+        """The server's address, for a provider's `base_url`."""
         return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
 
     def registry(self) -> Registry:
-        """A registry with this server as the provider `scripted`."""
+        """A registry that has this server as the provider `scripted`."""
         return Registry([Provider("scripted", "compatible", "The scripted provider", self.url, "key")])
 
     def reset(self) -> None:
@@ -261,7 +266,7 @@ class ScriptedProvider:
             self.requests: Counter[str] = Counter()
 
     def sell(self, prompt: str) -> AnswerKind:
-        """The answer to the next request for `prompt`; it is charged before anything is sent."""
+        """Return the answer to the next request for `prompt`, which is charged before anything is sent."""
         with self._lock:
             kind = self.script(prompt, self.requests[prompt])
             self.requests[prompt] += 1
@@ -279,10 +284,10 @@ def provider(script: Callable[[str, int], AnswerKind]) -> Iterator[ScriptedProvi
 class _ProviderHandler(BaseHTTPRequestHandler):
     provider: ScriptedProvider
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
+    disable_nagle_algorithm = True  # otherwise each answer waits 40 ms for an acknowledgement
 
     def log_message(self, *args: object) -> None:
-        """No log output: a bench prints its own figures."""
+        """Suppress log output, because a bench prints its own figures."""
 
     def do_POST(self) -> None:
         asked: Mapping[str, Any] = json.loads(self.rfile.read(int(self.headers["content-length"])))

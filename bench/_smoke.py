@@ -1,4 +1,4 @@
-"""The `--smoke` option of every bench: import everything, start what starts quickly, and measure nothing.
+"""The `--smoke` option of every bench: import everything, start the parts that start quickly, and measure nothing.
 
 `tests/bench/test_benches.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
 """
@@ -21,13 +21,13 @@ def parse(
     optional: Sequence[str] = (),
     start: Callable[[], object] = lambda: None,
 ) -> argparse.Namespace:
-    """The arguments of a bench. With `--smoke` the process ends here, with code 0 if all went well.
+    """Parse a bench's arguments. With `--smoke`, the process ends here, with code 0 if everything worked.
 
     Args:
         parser: with the bench's own arguments.
         modules: modules that the bench imports only while measuring.
-        optional: the same for requirements-bench.txt; reported if they are not installed.
-        start: a quick start of its servers or pages, a few seconds at most.
+        optional: the same for modules from requirements-bench.txt; they are reported if not installed.
+        start: starts its servers or pages quickly, in a few seconds at most.
     """
     parser.add_argument("--smoke", action="store_true", help="import everything, measure nothing")
     options = parser.parse_args()
@@ -41,4 +41,4 @@ def parse(
         print(f"not installed (requirements-bench.txt): {', '.join(missing)}")
     print(json.dumps({}))
     sys.stdout.flush()
-    os._exit(0)  # even if threads of a page or a library are still running
+    os._exit(0)  # even if threads from a page or a library are still running

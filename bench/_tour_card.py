@@ -1,4 +1,4 @@
-"""The tour as a visitor sees it: its card in a headless Chromium, and how long it shows no change."""
+"""Watches the tour as a visitor sees it: its card in headless Chromium, and how long the card shows no change."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _READY_MS = 60_000
 
 
 class TourCard:
-    """Home in a browser. `look` is called repeatedly while a tour is running.
+    """The home page in a browser. `look` is called repeatedly while a tour is running.
 
     Attributes:
-        first_change_s: seconds from the click to the first change of text on the page; None: none yet.
+        first_change_s: seconds from the click to the first change of text on the page; None if there was none yet.
         longest_still_s: the longest time in seconds without any change of text.
     """
 
@@ -54,7 +54,7 @@ class TourCard:
 
 @contextmanager
 def opened(url: str, language: str) -> Iterator[TourCard]:
-    """Open Home in the language `en` or `zh_CN`, until the block ends."""
+    """Open the home page in the language `en` or `zh_CN` until the block ends."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -1,7 +1,7 @@
-"""The training page's part of `bench.pages`: a rerun with many jobs and a long curve, bytes sent, and 25 viewers.
+"""The training page's part of `bench.pages`: a rerun with many jobs and a long curve, the bytes sent, and 25 viewers.
 
-The reference is Streamlit's own `st.line_chart` with the same curve: for the bytes per chart, and, on a page without
-other content, for the total reruns per second of 25 visitors.
+The reference is Streamlit's own `st.line_chart` with the same curve, both for the bytes per chart and, on a page
+without other content, for the total reruns per second of 25 visitors.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ st.line_chart(curve(), x="step", y="training_token_accuracy")
 
 
 def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
-    """All three figures, measured in the home folder that the environment sets."""
+    """Measure all three figures in the home directory set by the environment."""
     _fill(STEPS)
     tabs = ("events", "settings")
     rerun = rerun_ms("training", {}, lambda at, number: at.get_by_key("training_tab").set_value(tabs[number % 2]))
@@ -61,7 +61,7 @@ def measure(rerun_ms: Callable[..., float]) -> dict[str, float]:
 
 
 def results_csv(steps: int) -> str:
-    """A results file with a decreasing, noisy loss like a real one."""
+    """Create a result file with a decreasing, noisy loss like a real one."""
     dice = np.random.default_rng(7)
     step = np.arange(1, steps + 1)
     loss = (0.4 + 1.6 * np.exp(-step / (steps / 5))) * dice.uniform(0.7, 1.3, steps)
@@ -72,7 +72,7 @@ def results_csv(steps: int) -> str:
 
 
 def _fill(steps: int) -> None:
-    """Many short jobs, and the newest one with a long curve."""
+    """Store many short jobs, and as the newest one a job with a long curve."""
     store = Store.open(Settings.from_env())
     short, now = results_csv(_SHORT), utcnow()
     with store.session() as session:
@@ -92,7 +92,7 @@ def _job(job_id: str, text: str, at: object) -> TrainingJob:
 
 
 def _sent() -> tuple[int, int]:
-    """Bytes that the page sends for its loss chart, and those of `st.line_chart`."""
+    """Bytes that the page sends for its loss chart, and bytes that `st.line_chart` sends."""
     page = AppTest.from_file(str(_ROOT / "pages" / "frame.py"), default_timeout=60).run()
     page.switch_page(str(_ROOT / "pages" / "training.py")).run()
     stock = AppTest.from_string(_STOCK, default_timeout=60).run()
@@ -101,7 +101,7 @@ def _sent() -> tuple[int, int]:
 
 
 def _viewed() -> float:
-    """Reruns per second of the training page over those of a page with `st.line_chart`; median of all rounds."""
+    """Ratio of the training page's reruns per second to those of a page with `st.line_chart`; median of all rounds."""
     stock = Path(os.environ["FABULA_HOME"]) / "stock.py"
     stock.write_text(_STOCK, encoding="utf-8")
     ratios = []

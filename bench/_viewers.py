@@ -65,9 +65,9 @@ async def once(
     fragment_id: str = "",
     timers: dict[str, float] | None = None,
 ) -> set[str]:
-    """One rerun, until its last message.
+    """Run one rerun, until its last message.
 
-    Like a browser, it reports which large elements it has cached, and stores new ones.
+    Like a browser, report which large elements are cached, and cache new ones.
 
     Args:
         stream: the websocket of the session.
@@ -75,7 +75,7 @@ async def once(
         kept: hashes of the cached elements.
         query: the query string.
         fragment_id: run only this fragment, as its timer does.
-        timers: filled with the fragments that the page reruns, and the seconds between two runs.
+        timers: filled with the fragments that the page reruns on a timer, and their intervals in seconds.
     """
     ask = BackMsg()
     ask.rerun_script.query_string = query

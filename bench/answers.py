@@ -1,6 +1,6 @@
-"""Billing accuracy: `python -m bench.answers`.
+"""Measures billing accuracy: `python -m bench.answers`.
 
-A real run gets each kind of answer, at known prices. A provider that records its charges answers in more than forty
+Real runs get each kind of answer, at known prices. A provider that records its charges answers in more than forty
 formats: complete, unusual and broken. Its charges are compared with the spend ledger, and the number of requests for
 complete answers with the number of rows. Then a real worker is killed twelve times (`_kills`). The last line printed is
 JSON.
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _kinds(home: Path) -> dict[str, Any]:
-    """Every kind of answer, one run each."""
+    """Run each kind of answer, in its own run."""
     unbooked, requests, rows = Decimal(0), 0, 0
     print(f"{'':>32} {'requests':>8} {'done':>5} {'charged':>9} {'booked':>9}")
     store = _store(home)
@@ -72,8 +72,8 @@ def _kinds(home: Path) -> dict[str, Any]:
 
 
 def run_kind(store: Store, provider: ScriptedProvider, kind: AnswerKind, rows: int = _ROWS) -> RunBill:
-    """A run whose rows get this answer: every request if it is final, otherwise the first one, followed by good
-    answers.
+    """Execute a run whose rows get this answer: for every request if it is final, otherwise only for the first one,
+    followed by good answers.
     """
     provider.reset()
     provider.script = lambda prompt, before: kind if kind.whole or kind.final or not before else GOOD

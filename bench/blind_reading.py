@@ -3,11 +3,11 @@
     python -m bench.blind_reading draw --stories stories.jsonl --folder FOLDER
     python -m bench.blind_reading tell --folder FOLDER --verdicts verdicts.jsonl [--doc docs/storyteller.md]
 
-`draw` takes stories of `bench.storyteller --out`: 15 of the grid, 15 of prompts outside it and 15 English ones, and 30
-of the article's 464, and shuffles them under numbers into `reading.md`. The reader gets only that file, and writes one
-line of JSON per story, as described in it. A story passes if it can be retold and every sentence makes sense. `tell`
-prints the shares that pass, the last line as JSON, and adds every story with its verdict to `--doc`; for the article's
-stories, which are not part of this project, only the row number.
+`draw` takes stories from `bench.storyteller --out` (15 from the grid, 15 from prompts outside it and 15 English ones)
+and 30 of the article's 464, and writes them to `reading.md`, shuffled and numbered. The reader gets only that file, and
+writes one line of JSON per story, as described there. A story passes if it can be retold and every sentence makes
+sense. `tell` prints the pass rates, the last line as JSON, and adds every story with its verdict to `--doc`. For the
+article's stories, which are not part of this project, it adds only the row number.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class DrawnStory:
 
 
 def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[DrawnStory]:
-    """The stories of a reading, shuffled; deterministic for the same stories."""
+    """Draw and shuffle the stories for a reading; deterministic for the same stories."""
     generator = random.Random(SEED)
     found: list[tuple[str, str, str]] = []
     for part in ("grid", "outside", "english"):
@@ -66,7 +66,7 @@ def draw(written: Sequence[dict[str, Any]], article: Sequence[str]) -> list[Draw
 
 
 def reading(drawn: Sequence[DrawnStory]) -> str:
-    """The reader's file: the question and the numbered texts."""
+    """Create the reader's file: the question and the numbered texts."""
     stories = [f"## {one.n}\n\n{one.text.strip()}\n" for one in drawn]
     return "\n".join(["# Stories\n", QUESTION, "", *stories])
 

@@ -1,8 +1,9 @@
-"""Speed and safety of a run: `python -m bench.generate`. A loopback server with 50 ms latency, 64 requests in flight.
+"""Speed and safety of a run: `python -m bench.generate`. It uses a loopback server with 50 ms latency and 64 requests
+in flight.
 
 Raw aiohttp (the upper limit), the official SDK, bespokelabs-curator (in its own virtual environment), and our run with
-full durability, in turns, each in its own process; then the behaviour of a run with rate limits, a crash, an account
-without credit, and an exhausted budget. The last line printed is JSON; null: not measured.
+full durability are measured in turns, each in its own process; then the behaviour of a run with rate limits, a crash,
+an account without credit, and an exhausted budget. The last line printed is JSON; null means not measured.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from bench import _curator, _loopback, _smoke
 from bench._runs import IN_FLIGHT, ledger_of, new_run
 
 ROOT = Path(__file__).resolve().parents[1]
-KILL_AFTER = 1_000  # answers
+KILL_AFTER = 1_000  # answers before the kill
 MOST_S = 600  # a longer measurement counts as failed
-QUOTA_AFTER = 500  # answers
-BUDGET_USD = Decimal("0.05")  # a third of what the rows cost
+QUOTA_AFTER = 500  # answers before the credit is used up
+BUDGET_USD = Decimal("0.05")  # a third of the rows' cost
 
 
 def main() -> None:
@@ -50,9 +51,7 @@ def main() -> None:
 
 
 def _speed(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Requests per second and CPU time per request, measured in turns; each ratio is the median of the ratios per
-    round.
-    """
+    """Measure requests per second and CPU time per request, in turns; ratios are medians of the ratios per round."""
     curator = None if options.without_curator else _curator.python(options.curator_venv)
     ways = ["aiohttp", "sdk", *(["curator"] if curator else []), "ours"]
     seen: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
@@ -80,7 +79,7 @@ def _speed(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _memory(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of a run of 50,000 rows divided by that of 2,000 rows."""
+    """Measure the peak memory of a run of 50,000 rows divided by that of a run of 2,000 rows."""
     peaks = []
     for rows in (options.requests, options.many):
         _reset(url)
@@ -90,7 +89,7 @@ def _memory(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]
 
 
 def _refusals(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """10 % of all answers are 429 with `Retry-After: 1`."""
+    """Measure a run in which 10 % of all answers are 429 with `Retry-After: 1`."""
     _reset(url, refuse=0.1)
     run_id = new_run(home / "refusals", options.requests)
     ours = _finish("execute", url, home / "refusals", options.requests, run_id)
@@ -106,7 +105,7 @@ def _refusals(url: str, home: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def _kill(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """kill -9 after 1,000 answers, then start again."""
+    """Kill the run with kill -9 after 1,000 answers, then start it again."""
     _reset(url)
     run_id = new_run(home / "kill", options.requests)
     child = _start("execute", url, home / "kill", options.requests, run_id)
@@ -131,7 +130,7 @@ def _kill(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _quota(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """The account runs out of credit during the run."""
+    """Measure a run during which the account runs out of credit."""
     _reset(url, credit=min(QUOTA_AFTER, options.requests // 2))
     _finish("execute", url, home / "quota", options.requests, new_run(home / "quota", options.requests))
     counts = _counts(url)
@@ -140,7 +139,7 @@ def _quota(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _budget(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """A budget that is too small, at known prices."""
+    """Measure a run with a budget that is too small, at known prices."""
     _reset(url)
     run_id = new_run(home / "budget", options.requests, BUDGET_USD)
     spent = Decimal(str(_finish("execute", url, home / "budget", options.requests, run_id)["cost_usd"]))
@@ -152,7 +151,7 @@ def _budget(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]
 
 
 def _way(way: str, url: str, home: Path, requests: int, python: str = sys.executable) -> dict[str, float]:
-    """One measurement in its own process."""
+    """Run one measurement in its own process."""
     if way == "curator":
         return _curator.measure(python, url, home, requests)
     run_id = new_run(home, requests) if way == "ours" else "-"

@@ -1,7 +1,7 @@
 """Server time of page reruns: `python -m bench.pages`. Each part measures one page; the last line printed is JSON.
 
-Measured is a rerun of the script in an existing session, from its first to its last line, including everything that it
-builds for the browser: the server's cost of a click. Sending and rendering are not included.
+What is measured is a rerun of the script in an existing session, from its first to its last line, including everything
+that it builds for the browser, that is, the server's cost of a click. Sending and rendering are not included.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _TIMEOUT_S = 60
 
 
 def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], object]) -> float:
-    """The median rerun of a page in milliseconds.
+    """Median duration of a page's rerun, in milliseconds.
 
     Args:
         page: the script below `pages/`.
         state: initial widget values.
-        change: called with the number of the rerun before each rerun; it only sets widget values.
+        change: called with the rerun's number before each rerun; it only sets widget values.
     """
     at = AppTest.from_file(str(_PAGES / "frame.py"), default_timeout=_TIMEOUT_S)
     for key, value in state.items():
@@ -54,7 +54,7 @@ def rerun_ms(page: str, state: dict[str, Any], change: Callable[[AppTest, int], 
 
 
 def cost() -> dict[str, float]:
-    """The price comparison with every list; the baseline changes with each rerun."""
+    """Measure the price comparison with every list; the baseline changes with each rerun."""
     from core.pricing.price_book import PriceBook
     from pages.ui.cost import cached_cost
 
@@ -71,18 +71,18 @@ def cost() -> dict[str, float]:
 
 
 def training() -> dict[str, float]:
-    """The training page with many jobs and a long curve, against Streamlit's own chart."""
+    """Measure the training page with many jobs and a long curve, against Streamlit's own chart."""
     from bench import _training
 
     return _training.measure(rerun_ms)
 
 
 PARTS: tuple[Callable[[], dict[str, float]], ...] = (cost, training)
-"""What is measured, one after the other; each part prints a line and adds its keys."""
+"""The parts to measure, one after the other; each prints a line and adds its keys."""
 
 
 def main() -> None:
-    """Measure every part in an empty home folder."""
+    """Measure every part in an empty home directory."""
     logging.disable(logging.WARNING)
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as home:
@@ -103,7 +103,7 @@ def _one_page() -> None:
 
 @contextmanager
 def _timed() -> Iterator[list[float]]:
-    """Seconds of every script run in the block."""
+    """Record the duration of every script run in the block, in seconds."""
     times: list[float] = []
 
     def timed(*args: Any, **kwargs: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Time and memory of the quality report on 100,000 rows: stories composed from the samples' sentences.
+"""Measures time and memory of the quality report on 100,000 rows: stories composed from the samples' sentences.
 
     python -m bench.quality [--rows 100000]
 
-The rows are written to an SQLite ledger, as by a run, and read back. Of every 100 rows, one is a copy of an earlier row
-and one a copy with a few changes, so the expected findings are known. Runs in its own process.
+The rows are written to an SQLite ledger, as a run would do, and read back. In every 100 rows, one is a copy of an
+earlier row and one a copy with a few changes, so the expected findings are known. The report runs in its own process.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Response time of pages while a real job trains: `python -m bench.responsive`. The studio is started the usual way,
-with its own home folder; its engine trains on 48 sample stories. One visitor opens the four pages in turn through a
-websocket, like a browser, and reruns each before leaving it. Measured is the visitor's waiting time, from the request
-to the last message of the response. The last line printed is JSON.
+"""Measures the response time of pages while a real job trains: `python -m bench.responsive`. The studio is started in
+the usual way, with its own home directory; its engine trains on 48 sample stories. One visitor opens the four pages in
+turn through a websocket, like a browser, and reruns each before leaving it. The result is the visitor's waiting time,
+from the request to the last message of the response. The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def _job(store: Store) -> str:
-    """A job that trains longer than the measurement."""
+    """Submit a job that trains for longer than the measurement."""
     rows = datasets.load_sample(store, LOCAL, "ultraman_stories", EXAMPLES)
     form = JobForm(rows, "bench", ENGINE, packaged_models.BASE, n_epochs=EPOCHS, batch_size=4)
     return jobs.submit(store, LOCAL, form)
@@ -74,12 +74,12 @@ def _until(look: Callable[[], object]) -> None:
 
 
 async def _clicks(url: str, trains: Callable[[], bool]) -> tuple[Times, Times]:
-    """Seconds per page switch and per rerun, while the job trains."""
+    """Measure the seconds per page switch and per rerun while the job trains."""
     switched: Times = {page: [] for page in PAGES}
     again: Times = {page: [] for page in PAGES}
     async with connect(url.replace("http", "ws") + "/_stcore/stream", max_size=None, origin=Origin(url)) as stream:
         kept: set[str] = set()
-        for page in PAGES:  # the first visit of each page fills caches, which is not representative
+        for page in PAGES:  # the first visit to each page fills caches, which is not representative
             kept = await _viewers.once(stream, page, kept)
         ends = time.monotonic() + MEASURED_S
         while time.monotonic() < ends and trains():

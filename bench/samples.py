@@ -2,11 +2,12 @@
 
     python -m bench.samples [--held-out] [--files FILE.csv …] [--each] [--home FOLDER]
 
-Base loss: nats per token of a story under the untrained base, given its instruction as chat. It measures how familiar
-the language already is to the base. The reference is the article's 464 stories, which are not part of this project.
-Nearness: Jaccard similarity of a story to its nearest neighbour, over character 5-grams (Chinese) or word 3-grams
-(English). Held-out loss: of every tenth story, after one epoch on the others; ours over the article's (`--held-out`,
-half an hour on two cores). With `--files` only those files are measured, for authors of new stories.
+Base loss: nats per token of a story under the untrained base, given its instruction as a chat message. It measures how
+familiar the base already is with the language. The reference is the article's 464 stories, which are not part of this
+project. Nearness: Jaccard similarity of a story to its nearest neighbour, over character 5-grams (Chinese) or word
+3-grams (English). Held-out loss: loss on every tenth story after one epoch on the others; ratio of ours to the
+article's (`--held-out`, half an hour on two cores). With `--files`, only those files are measured, for authors of new
+stories.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class SampleStory:
 
 
 def read(path: Path) -> list[SampleStory]:
-    """The stories of a file with the article's columns or those of the English grid."""
+    """Read the stories in a file with the article's columns or those of the English grid."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     english = "gift" in rows[0]
@@ -68,7 +69,7 @@ def read(path: Path) -> list[SampleStory]:
 
 
 def n_grams(story: SampleStory) -> frozenset[Any]:
-    """The n-grams for the similarity; punctuation and spaces are ignored."""
+    """The story's n-grams, for the similarity; punctuation and spaces are ignored."""
     words: Sequence[str]
     if story.english:
         words, n = re.findall(r"[a-z']+", story.text.lower()), _WORDS
@@ -78,12 +79,12 @@ def n_grams(story: SampleStory) -> frozenset[Any]:
 
 
 def nearest(stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
-    """For every story: similarity to its nearest neighbour, and that neighbour's index."""
+    """For every story, return the similarity to its nearest neighbour and that neighbour's index."""
     return nearest_of([n_grams(story) for story in stories])
 
 
 def nearest_of(grams: Sequence[frozenset[Any]]) -> list[tuple[float, int]]:
-    """For every set of n-grams: Jaccard similarity to the most similar other one, and its index."""
+    """For every set of n-grams, return the Jaccard similarity to the most similar other one, and its index."""
     best = [(0.0, at) for at in range(len(grams))]
     for one in range(len(grams)):
         for other in range(one):
@@ -95,7 +96,7 @@ def nearest_of(grams: Sequence[frozenset[Any]]) -> list[tuple[float, int]]:
 
 
 class Untrained:
-    """The packaged base in the trainer's own code, loaded once."""
+    """The packaged base, loaded once with the trainer's own code."""
 
     def __init__(self, home: Path, threads: int) -> None:
 
@@ -111,7 +112,7 @@ class Untrained:
         self.model.initialise(0)  # B is zero, so this is the base itself
 
     def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
-        """For every story: the sum of its token losses (nats), and its number of tokens."""
+        """For every story, return the sum of its token losses (nats) and its number of tokens."""
         import torch
 
         from core.engine.training.trainer.head import cross_entropy
@@ -160,7 +161,7 @@ def base_loss(untrained: Untrained, stories: Sequence[SampleStory]) -> float:
 
 
 def held_out_loss(home: Path, stories: Sequence[SampleStory]) -> float:
-    """Nats per token of every tenth story after one epoch on the others: a real job with a validation file."""
+    """Nats per token of every tenth story after one epoch on the others, from a real job with a validation file."""
     with running_engine(home) as engine:
         files = engine.client.files
         kept = files.create(file=("held_out.jsonl", _lines(stories[::10])), purpose="fine-tune")
@@ -180,7 +181,7 @@ def held_out_loss(home: Path, stories: Sequence[SampleStory]) -> float:
 
 
 def _lines(stories: Sequence[SampleStory]) -> bytes:
-    """The stories as a training file."""
+    """Format the stories as a training file."""
     conversations = (
         {"messages": [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]}
         for story in stories
@@ -189,13 +190,13 @@ def _lines(stories: Sequence[SampleStory]) -> bytes:
 
 
 def nearness(stories: Sequence[SampleStory], language: str) -> dict[str, float]:
-    """Median and maximum similarity to the nearest neighbour."""
+    """Median and maximum of the stories' similarity to their nearest neighbours."""
     near = [value for value, _ in nearest(stories)]
     return {f"{language}_near_median": statistics.median(near), f"{language}_near_max": max(near)}
 
 
 def measure_files(untrained: Untrained, files: Sequence[Path], each: bool) -> None:
-    """The figures for the given files."""
+    """Measure the given files."""
     for path in files:
         stories = read(path)
         losses, near = untrained.losses(stories), nearest(stories)
@@ -212,7 +213,7 @@ def measure_files(untrained: Untrained, files: Sequence[Path], each: bool) -> No
 
 
 def measure_all(untrained: Untrained, held_out: bool) -> dict[str, float]:
-    """All figures that can be measured here."""
+    """Measure all figures that can be measured here."""
     figures: dict[str, float] = {}
     chinese = [story for name in CHINESE for story in read(SAMPLES / name)]
     figures["zh_base_loss"] = base_loss(untrained, chinese)

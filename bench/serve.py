@@ -1,6 +1,6 @@
-"""Speed of serving through the engine against the llama.cpp server behind it: `python -m bench.serve`.
+"""Compares the speed of the engine with that of the llama.cpp server behind it: `python -m bench.serve`.
 
-Both get the same prompt and the same sampling, streamed, in turns, alone and four at a time. The llama.cpp server is
+Both get the same streamed requests with the same sampling, in turns, one and four at a time. The llama.cpp server is
 started by the engine's own code, with the engine's own settings. The last line printed is JSON.
 """
 
@@ -31,7 +31,7 @@ from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import CONTEXT, PARALLEL
 from core.engine.serving.llama import BaseModel, Pool
 
-# the untuned base repeats itself endlessly after it, so every answer has the same length
+# after this prompt, the untuned base repeats itself endlessly, so every answer has the same length
 PROMPT = "宋,发射激光,艰难 ->\n"
 TOKEN = "bench"
 FRESH = httpx2.Limits(max_keepalive_connections=0)  # llama.cpp closes idle connections at unpredictable times
@@ -63,10 +63,12 @@ async def main() -> None:
 
 
 async def _compare(direct: Ask, through: Ask, parallel: int, rounds: int) -> tuple[int, float, float, float]:
-    """(parallel requests, tokens/s of llama.cpp, tokens/s of the engine, median of the ratios of adjacent rounds)."""
+    """Return (parallel requests, tokens/s of llama.cpp, tokens/s of the engine, median of the ratios of adjacent
+    rounds).
+    """
     speeds: dict[Ask, list[float]] = {direct: [], through: []}
     for ask in (direct, through):
-        await _speed(ask, parallel)  # the first round of each is not counted
+        await _speed(ask, parallel)  # the first round of each is a warm-up and not counted
     for turn in range(rounds):
         for ask in (direct, through) if turn % 2 == 0 else (through, direct):
             speeds[ask].append(await _speed(ask, parallel))
@@ -83,7 +85,7 @@ async def _speed(ask: Ask, parallel: int) -> float:
 
 def _asker(client: httpx2.AsyncClient, path: str, order: dict[str, Any]) -> Ask:
     async def ask() -> int:
-        """Read one streamed answer to its end; returns its number of tokens."""
+        """Read one streamed answer to its end; return its number of tokens."""
         last = b""
         async with client.stream("POST", path, json=order) as answer:
             answer.raise_for_status()
@@ -98,7 +100,7 @@ def _asker(client: httpx2.AsyncClient, path: str, order: dict[str, Any]) -> Ask:
 
 
 def _llama_order(tokens: int) -> dict[str, Any]:
-    """The request that the engine sends to llama.cpp for `_openai_order`."""
+    """Build the request that the engine sends to llama.cpp for `_openai_order`."""
     options = {"n_predict": tokens, "temperature": 0.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "lora": []}
     return {**options, "prompt": PROMPT, "stream": True, "cache_prompt": True, "repeat_last_n": CONTEXT}
 
@@ -110,7 +112,7 @@ def _openai_order(tokens: int) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _llama(pool: Pool, base: BaseModel) -> AsyncIterator[httpx2.AsyncClient]:
-    """A llama.cpp server as the engine starts it, and a client for it."""
+    """Run a llama.cpp server as the engine starts it, with a client for it."""
     async with pool.lease(base) as backend:
         address = backend.address
         headers = {"authorization": f"Bearer {address.key}"}
@@ -121,7 +123,7 @@ async def _llama(pool: Pool, base: BaseModel) -> AsyncIterator[httpx2.AsyncClien
 
 @asynccontextmanager
 async def _engine(home: Path, threads: int) -> AsyncIterator[httpx2.AsyncClient]:
-    """A real engine process, and a client for it."""
+    """Run a real engine process, with a client for it."""
     command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(home), "--threads", str(threads)]
     environment = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

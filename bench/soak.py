@@ -1,8 +1,8 @@
-"""Resource growth of the web process under five minutes of load: `python -m bench.soak`.
+"""Measures how the web process's resource use grows under five minutes of load: `python -m bench.soak`.
 
-The studio is started the usual way. Thirty sessions, each with a websocket like a browser's, go from page to page, let
-the page timers run, reload, and leave; meanwhile a data-set run writes rows with a local OpenAI-compatible server.
-Every ten seconds the memory, the open descriptors and the threads of the web process (which has the worker in it) are
+The studio is started in the usual way. Thirty sessions, each with a websocket like a browser's, go from page to page,
+let the page timers run, reload, and leave; at the same time a data-set run writes rows using a local OpenAI-compatible
+server. Every ten seconds the memory, open descriptors and threads of the web process (which includes the worker) are
 read from /proc.
 
 Growth is the median of the last minute minus the median of the second minute: the first minute fills caches, and a
@@ -41,12 +41,12 @@ SESSIONS = 30
 MINUTES = 5
 SAMPLE_S = 10.0
 MINUTE_S = 60.0
-LATENCY_S = 0.5  # latency of the scripted server: 16 requests in flight write about 30 rows per second
+LATENCY_S = 0.5  # latency of the scripted server; 16 requests in flight write about 30 rows per second
 ROWS = 20_000  # more than can be written in the time
 STAY_S = (1.0, 5.0)  # time on a page
 AWAY_S = (0.5, 3.0)  # time between leaving and returning
 PAGES_A_VISIT = (2, 6)
-RELOADS = 0.3  # share of pages that are reloaded
+RELOADS = 0.3  # fraction of pages that are reloaded
 START_S = 120.0
 TICK_S = 0.5
 
@@ -72,14 +72,14 @@ class Traffic:
 
 
 class SimulatedVisitor:
-    """One visitor: visit after visit, each with a new session, until cancelled."""
+    """One visitor, who makes visit after visit, each with a new session, until cancelled."""
 
     def __init__(self, url: str, pages: Sequence[tuple[str, str]], traffic: Traffic, seed: int) -> None:
         self._url, self._pages, self._traffic = url, pages, traffic
         self._dice = random.Random(seed)
 
     async def live(self) -> None:
-        """Open the studio, view a few pages, leave, return."""
+        """Repeatedly open the studio, view a few pages, leave, and return."""
         while True:
             page = self._dice.choice(self._pages)
             for _ in range(self._dice.randint(*PAGES_A_VISIT)):
@@ -87,7 +87,7 @@ class SimulatedVisitor:
             await asyncio.sleep(self._dice.uniform(*AWAY_S))
 
     async def _session(self, page: tuple[str, str]) -> tuple[str, str]:
-        """Visit pages until a reload or the end of the visit, which both end the session; returns the open page."""
+        """Visit pages until a reload or the end of the visit, both of which end the session; return the open page."""
         address = self._url.replace("http", "ws") + "/_stcore/stream"
         async with connect(address, max_size=None, origin=Origin(self._url)) as stream:
             self._traffic.sessions += 1
@@ -156,13 +156,13 @@ def _soak(url: str, pid: int, home: Path, seconds: float) -> dict[str, float]:
 
 
 def _growth(values: Sequence[float]) -> float:
-    """The median of the last minute minus that of the second minute; samples are `SAMPLE_S` apart."""
+    """Median of the last minute minus median of the second minute; samples are `SAMPLE_S` apart."""
     minute = int(MINUTE_S / SAMPLE_S)
     return statistics.median(values[-minute:]) - statistics.median(values[minute : 2 * minute])
 
 
 async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: float) -> Traffic:
-    """All visitors in parallel, and a sample of the process every `SAMPLE_S`."""
+    """Run all visitors in parallel, and sample the process every `SAMPLE_S`."""
     traffic = Traffic()
     visitors = [asyncio.create_task(SimulatedVisitor(url, pages, traffic, seed).live()) for seed in range(SESSIONS)]
     began = time.monotonic()
@@ -170,7 +170,7 @@ async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: 
         await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
         for visitor in visitors:
             if visitor.done():
-                visitor.result()  # it runs until it is cancelled: this raises the reason if it ended early
+                visitor.result()  # a visitor runs until it is cancelled; this raises the error if it ended early
         traffic.samples.append(sample(pid, time.monotonic() - began))
     for visitor in visitors:
         visitor.cancel()
@@ -179,7 +179,7 @@ async def _visit(url: str, pid: int, pages: Sequence[tuple[str, str]], seconds: 
 
 
 def sample(pid: int, at_s: float) -> MemorySample:
-    """Memory, descriptors and threads of a process, from /proc (Linux; proc_pid_status(5))."""
+    """Read a process's memory, descriptors and threads from /proc (Linux; proc_pid_status(5))."""
     process = Path("/proc") / str(pid)
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     rss_kb = int(status["VmRSS"].split()[0])

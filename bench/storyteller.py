@@ -1,9 +1,10 @@
-"""How good are the writers that ship? 162 stories from `storyteller` and `storyteller-en`, on a real engine.
+"""How good are the packaged writers? Measured on 162 stories from `storyteller` and `storyteller-en`, on a real engine.
 
     python -m bench.storyteller [--out stories.jsonl] [--temperature 0.5] [--top-p 0.8]
 
-54 prompts of the article's grid, 54 that no sample has, 54 of the English grid; fixed seeds. `fluency` is the loss of
-the stories under the untrained base, given their prompts, over the loss of the samples (the worse language counts).
+The prompts are 54 from the article's grid, 54 that no sample has, and 54 from the English grid; seeds are fixed.
+`fluency` is the ratio of the stories' loss under the untrained base, given their prompts, to the samples' loss (the
+worse language counts).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from bench._engine import running_engine
 from bench.samples import CHINESE, ENGLISH, SAMPLES, SampleStory, Untrained, base_loss, read
 from data.storyteller.make import WRITERS, instruction
 
-TEMPERATURE, TOP_P, MAX_TOKENS, SEED = 0.5, 0.8, 600, 7  # the presets' own
+TEMPERATURE, TOP_P, MAX_TOKENS, SEED = 0.5, 0.8, 600, 7  # the presets' values
 LOOP_CHARACTERS, LOOP_WORDS = 20, 12
 AIMS = {
     "ends_by_itself": "≥ 0.98",
@@ -54,7 +55,7 @@ _ENGLISH_NAME = re.compile(r"(?:named|called|name was|name is) ([A-Z][a-z]+)")
 
 @dataclass(frozen=True)
 class StoryPrompt:
-    """One prompt: its language, its part of the measurement, and the values that made it."""
+    """One prompt: its language, its part of the measurement, and the values it is made from."""
 
     language: str
     part: str
@@ -75,7 +76,7 @@ class WrittenStory:
 
 
 def prompts() -> list[StoryPrompt]:
-    """All 162, in a fixed order."""
+    """All 162 prompts, in a fixed order."""
     inside = list(product(_DYNASTIES, _POWERS))
     outside = [
         *product(_LATER_DYNASTIES, _POWERS),
@@ -95,9 +96,9 @@ def prompts() -> list[StoryPrompt]:
 
 
 def loops(text: str, language: str) -> bool:
-    """Whether some stretch of a Chinese text (20 characters) or an English one (12 words) is in it three times.
+    """Whether a passage of a Chinese text (20 characters) or an English text (12 words) occurs three times.
 
-    20 Chinese characters say about what 12 English words say; 20 English letters are "with the gift of".
+    20 Chinese characters contain about as much as 12 English words; 20 English letters are just "with the gift of".
     """
     units, length = (text, LOOP_CHARACTERS) if language == "zh" else (tuple(text.split()), LOOP_WORDS)
     pieces = [units[at : at + length] for at in range(len(units) - length + 1)]
@@ -105,25 +106,27 @@ def loops(text: str, language: str) -> bool:
 
 
 def keeps_hero(text: str, language: str) -> bool:
-    """Whether the name that the first paragraph gives stands in the last one."""
+    """Whether the name introduced in the first paragraph appears in the last one."""
     paragraphs = [part for part in text.split("\n") if part.strip()]
     found = (_CHINESE_NAME if language == "zh" else _ENGLISH_NAME).search(paragraphs[0]) if paragraphs else None
     return found is not None and len(paragraphs) > 1 and found[1] in paragraphs[-1]
 
 
 def foreign_script(text: str, language: str) -> bool:
-    """Whether a letter is of neither script that belongs there: Han in Chinese, Latin in English."""
+    """Whether the text contains a letter of an unexpected script, that is, other than Han in Chinese or Latin in
+    English.
+    """
     own = re.compile("[\u3400-\u9fff]" if language == "zh" else "[A-Za-z]")
     return any(letter.isalpha() and not own.match(letter) for letter in text)
 
 
 def names_power(text: str, power: str) -> bool:
-    """Whether the power of the prompt is in the story, in any English case."""
+    """Whether the story mentions the prompt's power; letter case is ignored in English."""
     return power.lower() in text.lower()
 
 
 def write(client: openai.OpenAI, asked: Sequence[StoryPrompt], temperature: float, top_p: float) -> list[WrittenStory]:
-    """One story a prompt, four at a time."""
+    """Generate one story per prompt, four at a time."""
 
     def one(numbered: tuple[int, StoryPrompt]) -> WrittenStory:
         number, prompt = numbered
@@ -143,7 +146,7 @@ def write(client: openai.OpenAI, asked: Sequence[StoryPrompt], temperature: floa
 
 
 def shares(stories: Sequence[WrittenStory]) -> dict[str, float]:
-    """Shares of stories with each property; of `says_ultraman`, of the Chinese ones."""
+    """Fraction of stories with each property; for `says_ultraman`, of the Chinese stories."""
 
     def share(hits: list[bool]) -> float:
         return round(sum(hits) / len(hits), 3) if hits else 0.0
@@ -160,7 +163,7 @@ def shares(stories: Sequence[WrittenStory]) -> dict[str, float]:
 
 
 def fluency(untrained: Untrained, stories: Sequence[WrittenStory]) -> float:
-    """Loss of the stories over that of the samples, under the base; of the worse language."""
+    """Ratio of the stories' loss to the samples' loss under the base, for the worse language."""
     samples = {"zh": [story for name in CHINESE for story in read(SAMPLES / name)], "en": read(SAMPLES / ENGLISH)}
     ratios = []
     for language, written in samples.items():

@@ -1,8 +1,8 @@
-"""Speed of the story page against the raw SDK and plain `st.write_stream`: `python -m bench.stream`.
+"""Compares the speed of the story page with the raw SDK and plain `st.write_stream`: `python -m bench.stream`.
 
-A loopback server streams 100 chunks per second. The studio and a page with one `st.write_stream` are started the usual
-way; each is read through its websocket, like a browser, and its bytes and the server's CPU time are counted (minus the
-CPU time of the same server while idle). The last line printed is JSON.
+A loopback server streams 100 chunks per second. The studio and a page with one `st.write_stream` are started in the
+usual way; each is read through its websocket, like a browser, and its bytes and the server's CPU time are counted
+(minus the CPU time of the same server while idle). The last line printed is JSON.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Visitor:
         await asyncio.gather(self._reader, return_exceptions=True)
 
     async def run(self, widgets: dict[str, Any], *, wait: bool = True) -> float:
-        """Rerun the page with these widget values; returns the time of the request."""
+        """Rerun the page with these widget values; return the time of the request."""
         message = BackMsg()
         state = message.rerun_script
         state.page_name = self._page
@@ -89,7 +89,7 @@ class Visitor:
         return asked
 
     async def write(self) -> float:
-        """Click the button; returns the time."""
+        """Click the button; return the time."""
         return await self.run({self.seen.button: True}, wait=False)
 
     async def _read(self) -> None:
@@ -134,13 +134,13 @@ def _process(arguments: list[str], **environ: str) -> Iterator[subprocess.Popen[
 
 
 def _cpu(pid: int) -> float:
-    """CPU seconds of a process, all threads."""
+    """CPU seconds used by a process, including all threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) -> tuple[int, float]:
-    """Bytes and CPU seconds of one story, from the click to its end."""
+    """Bytes and CPU seconds for one story, from the click to its end."""
     async with Visitor(session, url, page) as visitor:
         await visitor.run({})
         idle = _cpu(pid)
@@ -151,12 +151,12 @@ async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) 
         while visitor.seen.finished == finished or not visitor.seen.texts:
             await asyncio.sleep(0.02)
         took = time.monotonic() - began
-        await asyncio.sleep(0.5)  # the run that restores the Write button
+        await asyncio.sleep(0.5)  # wait for the run that restores the Write button
         return visitor.seen.size - size, max(0.01, _cpu(pid) - used - idle_rate * (took + 0.5))
 
 
 async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
-    """Milliseconds by which the first words appear later on the page than in the raw SDK; median of adjacent pairs."""
+    """Delay of the first words on the page compared with the raw SDK, in milliseconds; median of adjacent pairs."""
     client = openai.AsyncOpenAI(base_url=f"{paced_server}/v1", api_key="x", max_retries=0)
     extra = []
     for number in range(TRIES + 1):
@@ -172,7 +172,7 @@ async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) ->
             asked = await visitor.write()
             while not visitor.seen.texts:
                 await asyncio.sleep(0.001)
-            if number:  # the first one warms up
+            if number:  # the first one is a warm-up
                 extra.append((visitor.seen.texts[0][0] - asked - raw) * 1000)
     await client.close()
     return statistics.median(extra)
@@ -194,13 +194,13 @@ async def _ten(session: aiohttp.ClientSession, url: str) -> float:
 
     ready = asyncio.Event()
     people = [asyncio.create_task(one()) for _ in range(PEOPLE)]
-    await asyncio.sleep(5)  # all pages are open
+    await asyncio.sleep(5)  # wait until all pages are open
     ready.set()
     return min(await asyncio.gather(*people))
 
 
 async def _stop(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:
-    """Seconds from closing the page to the end of its request; the slowest of several attempts."""
+    """Seconds from closing the page to the end of its request, for the slowest of several attempts."""
     slowest = 0.0
     for _ in range(TRIES):
         async with session.get(f"{paced_server}/hung_up") as answer:

@@ -3,17 +3,18 @@
     python -m bench.tour [--language en|zh_CN|both] [--tours 10] [--out tours.jsonl] [--record]
     python -m bench.tour --out tours.jsonl --verdicts verdicts.jsonl
 
-The studio runs as people start it, in a home of its own: the first tour of a run also prepares the weights. Tours are
-started by a click in headless Chromium, one after the other, each with other stories. The last line printed is JSON:
-`minutes` of the slowest tour, from the click to the end of both texts; `first_change_s` and `longest_still_s`, the
-longest time to the first change of words on the page and between two changes; and `coherent_of_10`.
+The studio is started in the usual way, in its own home directory; the first tour of a run also prepares the weights.
+Tours are started by a click in headless Chromium, one after the other, each with different stories. The last line
+printed is JSON: `minutes`, the duration of the slowest tour from the click to the end of both texts; `first_change_s`
+and `longest_still_s`, the longest time until the text on the page first changes and between two changes; and
+`coherent_of_10`.
 
-`--out` keeps prompts and texts as JSON Lines, and beside them as Markdown for a reader who has seen neither the prompts
-nor the training stories. The reader writes one JSON object a line: `{"tour": 1, "coherent": true, "why": "…"}`. With
-`--verdicts` no tour is taken: the figures are those of the file that `--out` names. Without verdicts, or while one is
-missing, `coherent_of_10` is null.
+`--out` saves prompts and texts as JSON Lines and, next to that file, as Markdown for a reader who has seen neither the
+prompts nor the training stories. The reader writes one JSON object per line: `{"tour": 1, "coherent": true, "why":
+"…"}`. With `--verdicts` no tour is run; the figures come from the file given by `--out`. Without verdicts, or while one
+is missing, `coherent_of_10` is null.
 
-`--record` writes the newest tour of each language to `data/tour_recordings.json`, which the home page shows where the
+`--record` writes the newest tour in each language to `data/tour_recordings.json`, which the home page shows if the
 engine is not installed.
 """
 
@@ -48,7 +49,7 @@ LONGEST_S = 3600.0
 
 @dataclass(frozen=True)
 class MeasuredTour:
-    """One tour: its number in this run, counting from 1, how long it took, and what it made."""
+    """One tour: its number in this run (from 1), its duration, and what it created."""
 
     tour: int
     training_s: float | None
@@ -58,7 +59,7 @@ class MeasuredTour:
 
 
 def main() -> None:
-    """Take the tours, keep them, and tell."""
+    """Run the tours, save them, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--language", choices=(*LANGUAGES, "both"), default="both", help="with both they take turns")
     parser.add_argument("--tours", type=int, default=2, help="how many")
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def line(one: MeasuredTour) -> dict[str, Any]:
-    """A tour as it is kept for a reader; the curve stays in the recording."""
+    """A tour as saved for a reader; the curve is only in the recording."""
     told = asdict(one.recording)
     del told["results_csv"]
     measured = {"training_s": one.training_s, "first_change_s": one.first_change_s}
@@ -87,13 +88,13 @@ def line(one: MeasuredTour) -> dict[str, Any]:
 
 
 def slowest(kept: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The longest minutes of a tour, and its longest times without a change on the page."""
+    """Duration of the slowest tour in minutes, and the longest times without a change on the page."""
     names = ("minutes", "first_change_s", "longest_still_s")
     return {name: round(max(float(one[name]) for one in kept), 2) for name in names}
 
 
 def coherent_of_10(kept: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, Any]]) -> float | None:
-    """How many of ten new models wrote a coherent story, by a reader's word; None while a verdict is missing."""
+    """How many of ten new models wrote a coherent story, according to a reader; None while a verdict is missing."""
     said = {int(one["tour"]): bool(one["coherent"]) for one in verdicts}
     if not kept or any(one["tour"] not in said for one in kept):
         return None
@@ -101,7 +102,7 @@ def coherent_of_10(kept: Sequence[dict[str, Any]], verdicts: Sequence[dict[str, 
 
 
 def for_a_reader(kept: Sequence[dict[str, Any]]) -> str:
-    """Prompts and both texts of all tours, as Markdown."""
+    """Format the prompts and both texts of all tours as Markdown."""
     parts = ["# Before and after, as tours ended\n"]
     for one in kept:
         parts.append(f"## Tour {one['tour']} · {one['language']} · {one['minutes']:.1f} minutes\n")
@@ -113,7 +114,7 @@ def for_a_reader(kept: Sequence[dict[str, Any]]) -> str:
 
 
 def _take(languages: Sequence[str], out: Path | None) -> list[MeasuredTour]:
-    """One tour in each of these languages, in this order; what is done is kept at once."""
+    """Run one tour in each of these languages, in this order; save each as soon as it is complete."""
     taken: list[MeasuredTour] = []
     with tempfile.TemporaryDirectory() as home, served(ROOT / "app.py", FABULA_HOME=home) as (url, _pid):
         store = Store.open(Settings.from_env({"FABULA_HOME": home}))
@@ -137,10 +138,10 @@ def _take(languages: Sequence[str], out: Path | None) -> list[MeasuredTour]:
 
 
 def _one(store: Store, card: TourCard, number: int, language: str) -> MeasuredTour:
-    """Take a tour to its end.
+    """Run a tour to its end.
 
     Raises:
-        RuntimeError: it failed, or took an hour.
+        RuntimeError: it failed, or took more than an hour.
     """
     before = tour.progress(store)
     card.start()

@@ -1,10 +1,11 @@
-"""Trainer against TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in its own process.
+"""Compares our trainer with TRL's `SFTTrainer`: same 32 stories, order, LoRA start and schedule; each in its own
+process.
 
     python -m bench.train [--rounds 1] [--stories FILE.csv] [--count 32]
 
-Four runs per round, interleaved: ours and TRL in float32, ours with defaults (`auto`) and TRL with defaults (bfloat16
-autocast, gradient checkpointing). The ratios compare ours with defaults and the *faster* of TRL's two; the loss gap
-compares the curves of our trainer with defaults and of TRL in float32. Needs requirements-bench.txt.
+Each round has four interleaved runs: ours and TRL in float32, ours with defaults (`auto`) and TRL with defaults
+(bfloat16 autocast, gradient checkpointing). The ratios compare ours with defaults to the *faster* of TRL's two; the
+loss gap compares the curves of our trainer with defaults and of TRL in float32. Needs requirements-bench.txt.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def _prepare(folder: Path, stories: Path, count: int) -> None:
-    """The converted base weights, and the tokenised stories in the order used by both."""
+    """Prepare the converted base weights, and the tokenised stories in the order used by both trainers."""
     import torch
 
     from core.engine.formats import gguf_file, tokens, weights

@@ -1,4 +1,4 @@
-"""The ledger: tables, sessions and migrations. SQLite in the home folder, or Postgres via `DATABASE_URL`.
+"""The ledger: tables, sessions and migrations. SQLite in the home directory, or PostgreSQL via `DATABASE_URL`.
 
-Start with `store.Store`.
+Start reading at `store.Store`.
 """

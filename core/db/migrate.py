@@ -1,8 +1,8 @@
 """Migrates a database to the current schema. The first process migrates; concurrent ones wait.
 
-A database of the last development version (revision 0020) is upgraded too: the first release's schema differs from it
-only in names, so `_rename` renames tables, columns and indexes. That part can be removed once no such database is left;
-earlier revisions are refused.
+A database from the last development version (revision 0020) is upgraded too: the first release's schema differs from it
+only in names, so `_rename` renames tables, columns and indexes. That part can be removed once no such database exists
+any more; earlier revisions are refused.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from sqlalchemy.exc import OperationalError
 from core.errors import FabulaError
 from core.message import msg
 
-logging.getLogger("alembic").setLevel(logging.WARNING)  # do not log every start
+logging.getLogger("alembic").setLevel(logging.WARNING)  # do not log on every start
 _FOLDER = Path(__file__).parent / "migrations"
 _FIRST_REVISION = "0001_initial"
-_LOCK_KEY = 0x46616275  # key of the advisory lock: "Fabu"
-_WAL_TRIES = 100  # changing the journal mode needs exclusive access and ignores the busy timeout
+_LOCK_KEY = 0x46616275  # key of the advisory lock: "Fabu" in ASCII
+_WAL_TRIES = 100  # attempts: changing the journal mode needs exclusive access and ignores the busy timeout
 _WAL_PAUSE_S = 0.1
 
 _LAST_OLD_REVISION = "0020"
 OLD_REVISIONS = frozenset(f"{number:04d}" for number in range(1, 21))
-"""Revisions of the migrations that were replaced by `0001_initial`."""
+"""Revisions of the migrations that `0001_initial` replaced."""
 
 _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "answers": {"right": "correct"},
@@ -57,7 +57,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "votes": {"at": "created_at", "order": "story_ids", "winner": "winner_id"},
     "workers": {"beat_at": "heartbeat_at"},
 }
-"""New name by old name, by old table (revision 0020)."""
+"""Old table → old name → new name (revision 0020)."""
 _TABLES = {
     "answers": "evaluation_answers",
     "comparisons": "before_after",
@@ -81,7 +81,8 @@ def upgrade(engine: Engine) -> None:
     """Apply missing migrations. Idempotent, and safe in concurrent processes.
 
     Raises:
-        FabulaError: the database has a migration that this version of Fabula does not have, newer or too old.
+        FabulaError: the database has a migration that this version of Fabula does not have, because it is newer or too
+            old.
         sqlalchemy.exc.DBAPIError: the database cannot be reached or written.
     """
     if engine.dialect.name == "sqlite":
@@ -107,7 +108,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def _upgrade_development_version(connection: Connection, config: Config, revision: str) -> None:
-    """Bring a database from before the first release to the schema of `0001_initial`."""
+    """Upgrade a database from before the first release to the schema of `0001_initial`."""
     if revision != _LAST_OLD_REVISION:
         raise FabulaError(
             msg(
@@ -121,7 +122,7 @@ def _upgrade_development_version(connection: Connection, config: Config, revisio
 
 
 def _use_write_ahead_log(engine: Engine) -> None:
-    """Switch to WAL mode, in which readers and the writer do not block each other. It is stored in the file."""
+    """Switch to WAL mode, in which readers and the writer do not block each other. The mode is stored in the file."""
     for attempt in range(1, _WAL_TRIES + 1):
         with engine.connect() as connection:
             raw = connection.connection.dbapi_connection

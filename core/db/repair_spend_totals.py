@@ -14,7 +14,7 @@ from core.settings import Settings
 
 
 def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
-    """Recompute the totals from every ledger line. SQL groups equal amounts; the exact sum is computed here."""
+    """Recompute the totals from all ledger lines. SQL groups equal amounts; the exact sum is computed here."""
     line, changes = Spend.__table__.c, Changes()
     period = func.substr(line.created_at, 1, 7, type_=String())
     connection = session.connection() if isinstance(session, Session) else session
@@ -28,9 +28,9 @@ def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
 
 
 def repair(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
-    """Correct the totals from the ledger; returns the wrong ones with their old and new values."""
+    """Correct the totals from the ledger; return the wrong ones with their old and new values."""
     if session.connection().dialect.name == "postgresql":
-        # waits for transactions that are writing ledger lines
+        # Waits for transactions that are writing ledger lines.
         session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))
     rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.max_usd))
     stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}

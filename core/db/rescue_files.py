@@ -1,7 +1,7 @@
 """Rescue files hold paid results that could not be written to the database: one JSON object per line.
 
 This module handles files and lines, not their content; `core.jobs.recovery` restores the entries. A line is durable
-once `add` has returned. The files are readable by their owner only (0600), because they contain prompts and texts.
+once `add` has returned. The files are readable only by their owner (0600), because they contain prompts and texts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from core import message
 from core.db.store import Store, new_id
 
 Entry = dict[str, Any]
-"""One line. `id` is unique, so that an entry is restored once; `kind` is the type of the entry."""
+"""One line. `id` is unique, so that an entry is restored only once; `kind` is the type of the entry."""
 
 _log = logging.getLogger("fabula.rescue")
 
@@ -31,8 +31,8 @@ _log = logging.getLogger("fabula.rescue")
 def folders(home: Path) -> list[tuple[Path, str]]:
     """Possible places for rescue files, best first: (folder, prefix of the file name).
 
-    Next to the home folder, because that itself may have been deleted; then in it, for a home at the root of a volume;
-    last in the folder for temporary files.
+    First next to the home directory, because that itself may have been deleted; then inside it, for a home directory at
+    the root of a volume; last in the folder for temporary files.
     """
     key = hashlib.sha256(str(home).encode()).hexdigest()[:12]
     return [
@@ -52,10 +52,10 @@ def files(home: Path) -> list[Path]:
 
 
 class RescueFile:
-    """A rescue file to append to; created with the first line.
+    """A rescue file for appending; it is created with the first line.
 
     Attributes:
-        path: path of the file; None: nothing was written yet.
+        path: path of the file; None if nothing has been written yet.
     """
 
     def __init__(self, home: Path) -> None:
@@ -64,7 +64,7 @@ class RescueFile:
         self.path: Path | None = None
 
     def add(self, entries: Sequence[Entry]) -> bool:
-        """Append entries and sync them to disk; returns whether that succeeded."""
+        """Append entries and sync them to disk; return whether that succeeded."""
         if not entries:
             return True
         data = b"".join(_line(entry) for entry in entries)
@@ -82,7 +82,7 @@ class RescueFile:
         return False
 
     def discard(self) -> None:
-        """Delete the file, once its entries are in the database."""
+        """Delete the file; call this once its entries are in the database."""
         if self.path is not None:
             with suppress(OSError):
                 self.path.unlink()
@@ -98,7 +98,8 @@ def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Ent
     """Write a paid result in its own transaction; if that fails, add `entry` to a rescue file.
 
     Raises:
-        Exception: the error of `write`; also if it may succeed at the next start, for example after a full disk.
+        Exception: the error from `write`, even if the write may succeed at the next start, for example after a full
+            disk.
     """
     try:
         with store.session() as session:
@@ -111,14 +112,14 @@ def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Ent
 def consume(path: Path, accept: Callable[[Entry], bool]) -> int:
     """Pass every line of a file to `accept` and remove the accepted ones; rejected and malformed lines stay.
 
-    The file is locked meanwhile, and deleted when it is empty.
+    The file is locked during this, and deleted when it is empty.
 
     Returns:
         The number of remaining lines.
 
     Raises:
-        OSError: the file cannot be read or written; it is unchanged.
-        Exception: from `accept`; the file is unchanged, so lines may be passed again.
+        OSError: the file cannot be read or written; it is left unchanged.
+        Exception: an error from `accept`; the file is left unchanged, so lines may be passed again.
     """
     descriptor = _locked(path, os.O_RDWR)
     try:
@@ -138,7 +139,7 @@ def count(path: Path) -> int:
     """Number of lines in a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return sum(1 for line in file if line.strip())
@@ -159,7 +160,7 @@ def _line(entry: Entry) -> bytes:
 
 
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """`value` with every text in it changed, also in nested dicts and lists: a message may be anywhere."""
+    """Apply `change` to every text in `value`, also in nested dicts and lists, as a message may be anywhere."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -201,11 +202,11 @@ def _locked(path: Path, flags: int) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # the file was restored meanwhile, so the path is another file or gone
+        os.close(descriptor)  # the file was restored in the meantime, so the path refers to another file or none
 
 
 def _replace(path: Path, lines: Iterable[bytes]) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # created with 0600
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")  # created with mode 0600
     try:
         with open(descriptor, "wb") as file:
             file.writelines(lines)

@@ -21,12 +21,14 @@ from sqlalchemy.orm import Session
 from core.db.tables import Spend, SpendTotal
 
 Key: TypeAlias = tuple[str, str, str]
-"""Scope, subject, month: see `SpendTotal`."""
+"""Scope, subject and month; see `SpendTotal`."""
 _TOTALS: Table = SpendTotal.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 _COLUMNS = ("created_at", "actor", "reference", "cost_usd", "estimated_usd")
 
 MAX_COST = func.coalesce(Spend.cost_usd, Spend.estimated_usd, type_=Spend.cost_usd.type)
-"""Cost of a call; if unknown (interrupted, no token counts), its maximum possible cost; else null."""
+"""SQL for the cost of a call; if unknown (interrupted, no token counts), its maximum possible cost; if that is unknown
+too, null.
+"""
 
 
 class Changes:
@@ -39,10 +41,10 @@ class Changes:
         """Add the change of one line of the spend ledger.
 
         Args:
-            at: time of the line, UTC; as text it starts with year and month.
+            at: time of the line (UTC); as text, it starts with year and month.
             actor: who spent it.
             reference: id of the run, job or story.
-            usd: the change, negative for less; None (neither cost nor estimate is known) counts nothing.
+            usd: the change, negative for a decrease; None (neither cost nor estimate is known) changes nothing.
         """
         if usd:
             self.usd["person", actor, month(at)] += usd
@@ -50,7 +52,7 @@ class Changes:
 
 
 def month(at: datetime | str) -> str:
-    """The calendar month (UTC) of a time, in the format of the totals: 2026-11."""
+    """The calendar month (UTC) of a time, in the format used by the totals: 2026-11."""
     return at[:7] if isinstance(at, str) else f"{at.astimezone(UTC):%Y-%m}"
 
 
@@ -68,7 +70,7 @@ def change(session: Session | Connection, changes: Changes) -> None:
 
 @cache
 def _upsert(dialect: str) -> Insert:
-    """An exact "insert or add" statement: with Postgres numerics, or `decimal_add` from `core.db.store` on SQLite."""
+    """An exact "insert or add" statement: with PostgreSQL's numerics, or with `decimal_add` on SQLite."""
     usd = bindparam("usd", type_=String())
     values = {name: bindparam(name, type_=String()) for name in ("scope", "subject", "month")} | {"max_usd": usd}
     if dialect == "postgresql":
@@ -112,13 +114,13 @@ def _old_value(line: Spend, name: str) -> Any:
 
 
 def of_month(session: Session, now: datetime) -> dict[str, Decimal]:
-    """Amount that each person spent or reserved in the calendar month of `now` (UTC), in US dollars."""
+    """Amount that each person has spent or reserved in the calendar month of `now` (UTC), in US dollars."""
     query = select(SpendTotal.subject, SpendTotal.max_usd)
     return dict(session.execute(query.where(SpendTotal.scope == "person", SpendTotal.month == month(now))).all())
 
 
 def of_reference(session: Session, reference: str) -> Decimal:
-    """Amount that a run, job or story has spent or reserved in total, in US dollars; independent of the clock."""
+    """Amount that a run, job or story has spent or reserved in total, in US dollars, regardless of the month."""
     return session.scalar(select(SpendTotal.max_usd).where(*_key(("reference", reference, "")))) or Decimal(0)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong with the place that stores the database, as `StorageFull` or `DatabaseLost`.
+"""Translates problems with the database's storage to `StorageFull` or `DatabaseLost`.
 
 `storage_fault` translates database errors; errors caused by a bug are not translated. `DatabaseFile` detects that the
 SQLite file was deleted, replaced or overwritten while it is open: SQLite itself keeps writing to it without an error,
@@ -96,7 +96,7 @@ _POSTGRES = {
     "XX002": _DAMAGED,
 }
 _TEMPORARY = (_FULL, _LOCKED, _NO_FREE_CONNECTION)
-"""Errors that running jobs wait out. All others become `DatabaseLost`."""
+"""Errors that running jobs retry until they are resolved. All others become `DatabaseLost`."""
 
 
 def storage_fault(error: BaseException) -> StorageFull | None:
@@ -144,7 +144,7 @@ def _sqlite(cause: sqlite3.Error) -> tuple[str, str] | None:
 
 
 def _postgres(error: sa_exc.DBAPIError, sqlstate: str | None) -> tuple[str, str] | None:
-    if sqlstate is None:  # no response from the server: the connection broke or was never made
+    if sqlstate is None:  # no response from the server: the connection broke or was never established
         broken = error.connection_invalidated or isinstance(error, (sa_exc.OperationalError, sa_exc.InterfaceError))
         return _UNREACHABLE if broken else None
     return _POSTGRES.get(sqlstate) or _POSTGRES.get(sqlstate[:3]) or _POSTGRES.get(sqlstate[:2])
@@ -157,8 +157,8 @@ _FIXED = slice(0, 24)  # magic, page size, file format, payload fractions: uncha
 _Identity = tuple[int, int]  # device, inode
 
 # Closing any descriptor of a file releases all POSIX locks of this process on it, including SQLite's own
-# (https://www.sqlite.org/howtocorrupt.html, section 2.2). So all stores share one descriptor per file, which is closed
-# after the last of them has closed its connections.
+# (https://www.sqlite.org/howtocorrupt.html, section 2.2). All stores therefore share one descriptor per file, which is
+# closed after the last of them has closed its connections.
 _shared: dict[_Identity, list[int]] = {}  # identity → [descriptor, users]
 _lock = threading.Lock()
 
@@ -172,9 +172,9 @@ class DatabaseFileCheck(NamedTuple):
 
 @dataclass(slots=True)
 class _LostFile:
-    """A file that was lost. It keeps using the shared descriptor, so that the inode is not reused.
+    """A file that was lost. It keeps the shared descriptor in use, so that the inode is not reused.
 
-    `journal` is an open descriptor of the write-ahead log that it left behind; None: there was none.
+    `journal` is an open descriptor of the write-ahead log that it left behind; None if there was none.
     """
 
     identity: _Identity
@@ -183,11 +183,11 @@ class _LostFile:
 
 
 _losses: dict[Path, _LostFile] = {}  # entries are removed once a file exists again
-_current: dict[Path, _Identity] = {}  # the file that the stores of this process use or last used
+_current: dict[Path, _Identity] = {}  # the file that this process's stores use or last used
 
 
 class DatabaseFile:
-    """The database file of one store. A check takes one stat and one read of 24 bytes, about 5 µs. Thread-safe."""
+    """One store's database file. A check consists of one stat and one read of 24 bytes, about 5 µs. Thread-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

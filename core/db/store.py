@@ -27,10 +27,10 @@ from core.message import msg
 from core.settings import Settings
 
 _BUSY_S = 30.0  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
-_CONNECT_TIMEOUT_S = 5  # a Postgres server that does not respond by then counts as unreachable
+_CONNECT_TIMEOUT_S = 5  # a PostgreSQL server that does not respond within this time counts as unreachable
 _MAX_CONNECTIONS = 60  # for short bursts, such as 25 browser sessions opening a page at once
-_IDLE_POSTGRES = 20  # connections kept open: worker threads and page polls together stay below it
-_IDLE_SQLITE = 10  # opening one takes 1.6 ms; each idle one holds up to 2 MB of pages and two descriptors
+_IDLE_POSTGRES = 20  # connections kept open; worker threads and page polls together use fewer
+_IDLE_SQLITE = 10  # opening one takes 1.6 ms; each idle connection holds up to 2 MB of pages and two descriptors
 _CHUNK = 500  # ids per statement
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SPACE = msg("Free some space, or set `FABULA_HOME` to a folder on another disk.")
@@ -43,12 +43,13 @@ Id = TypeVar("Id", int, str)
 class Store:
     """Sessions on one database. Safe to share between threads; open one per process.
 
-    Use `session()` to write and `reading()` to read. On SQLite a session takes the write lock immediately, because a
-    transaction that reads first and writes later can fail without a way to retry. So keep sessions short, and never
-    wait for the network inside one.
+    Use `session()` to write and `reading()` to read. On SQLite, a session takes the write lock immediately, because a
+    transaction that reads first and writes later can fail without a way to retry. Keep sessions short, therefore, and
+    never wait for the network inside one.
 
     Attributes:
-        recheck_s: seconds between checks for a lost file, which read every page of it.
+        recheck_s: minimum seconds between checks for whether a lost file has been restored; each check reads the whole
+            file.
     """
 
     recheck_s = 1.0
@@ -72,7 +73,7 @@ class Store:
 
         Args:
             settings: location of the database.
-            create: create a missing SQLite file. False: it existed before, and an empty one would hide its loss.
+            create: create a missing SQLite file. False if it existed before, because an empty one would hide its loss.
             busy_s: how long SQLite waits for another writer.
 
         Raises:
@@ -97,7 +98,8 @@ class Store:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A transaction: committed at the end, rolled back on any error. Nested in another session, it joins that.
+        """Open a transaction that is committed at the end and rolled back on any error. If nested in another session,
+        it joins that one.
 
         Raises:
             StorageFull: the disk is full, or the database was locked for 30 seconds; nothing was written.
@@ -118,7 +120,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A read-only session: never waits for a writer. Nested in a `session()`, it joins that.
+        """Open a read-only session, which never waits for a writer. If nested in a `session()`, it joins that one.
 
         Raises:
             StorageFull: the database is unavailable.
@@ -134,7 +136,7 @@ class Store:
     def check_file(self, since: DatabaseFileCheck | None = None) -> DatabaseFileCheck | None:
         """Check that the database file still exists and is intact.
 
-        Call it before a transaction, and with `since` after the commit: only then is the transaction durable.
+        Call this before a transaction, and again with `since` after the commit; only then is the transaction durable.
 
         Connections to a lost file are closed, so that a restored copy is used immediately.
 
@@ -145,8 +147,8 @@ class Store:
             The result of this check; None if the database is not a file.
 
         Raises:
-            DatabaseLost: it was deleted, replaced or overwritten, possibly only temporarily: another thread may have
-                switched to a new file since then, which does not contain this transaction.
+            DatabaseLost: the file was deleted, replaced or overwritten, possibly only temporarily. Another thread may
+                since have switched to a new file, which does not contain this transaction.
         """
         if self.file is None:
             return None
@@ -192,7 +194,7 @@ class Store:
 
 
 class _ActiveSession:
-    """The current session of a thread or task, which nested calls of `session` join."""
+    """A thread's or task's current session, which nested calls of `session` join."""
 
     __slots__ = ("live", "session")
 
@@ -202,18 +204,20 @@ class _ActiveSession:
 
 
 def new_id() -> str:
-    """A new identifier: 20 characters, sortable by creation time (microseconds, then 45 random bits)."""
+    """Create an identifier of 20 characters, sortable by creation time (microseconds, then 45 random bits)."""
     number = (time.time_ns() // 1000) << 45 | secrets.randbits(45)
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(95, -1, -5))
 
 
 def in_chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
-    """Split ids for `in_`: SQLite allows 32,766 values per statement, and short statements hold locks briefly."""
+    """Split ids for `in_`, because SQLite allows 32,766 values per statement, and shorter statements hold locks only
+    briefly.
+    """
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
 def advisory_lock(session: Session, name: str) -> None:
-    """Hold a named lock until the session ends. (On SQLite, sessions are exclusive anyway.)"""
+    """Hold a named lock until the session ends. (On SQLite, sessions are already exclusive.)"""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
 
@@ -253,10 +257,10 @@ def _create_folders(settings: Settings) -> None:
 def check_pages(engine: Engine) -> None:
     """Check that a restored database is intact and belongs to Fabula.
 
-    SQLite's checkpoint may have written a valid header over garbage, and an empty or foreign file is intact too.
+    SQLite's checkpoint may have written a valid header over garbage, and an empty or foreign file is also intact.
 
     Raises:
-        DatabaseLost: it is damaged.
+        DatabaseLost: the database is damaged.
         sqlalchemy.exc.DBAPIError: it does not have Fabula's tables.
     """
     if engine.dialect.name == "sqlite":
@@ -299,12 +303,12 @@ def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float) 
 
 
 def _pool(idle: int) -> dict[str, Any]:
-    """Pool options. LIFO, so that an app with little traffic uses a few warm connections."""
+    """Pool options. LIFO, so that an app with little traffic uses only a few warm connections."""
     return {"pool_size": idle, "max_overflow": _MAX_CONNECTIONS - idle, "pool_use_lifo": True}
 
 
 def _prepare_sqlite(busy_s: float, connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # we send BEGIN ourselves, see _begin_sqlite
+    connection.isolation_level = None  # we send BEGIN ourselves; see _begin_sqlite
     connection.create_function("decimal_add", 2, spend_totals.decimal_add, deterministic=True)
     for pragma in ("synchronous=FULL", f"busy_timeout={round(busy_s * 1000)}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")

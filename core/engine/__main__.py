@@ -1,7 +1,7 @@
 """`python -m core.engine --host 127.0.0.1 --port 8010 --home DIR`: start the engine.
 
-Exit codes: 0 stopped, 2 invalid arguments or settings, 3 missing packages, 4 port in use, 5 home folder in use or not
-writable.
+Exit codes: 0 stopped, 2 invalid arguments or settings, 3 missing packages, 4 port in use, 5 home directory in use or
+not writable.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _PACKAGES = [
 
 
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
-    """Parse the arguments, check the environment, and serve until stopped."""
+    """Parse the arguments, check the environment, and serve requests until stopped."""
     env = os.environ if environ is None else environ
     options = _parser().parse_args(arguments)
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
@@ -91,7 +91,7 @@ def _token(options: argparse.Namespace, env: Mapping[str, str]) -> str | None:
 
 
 def _lock(home: Path) -> IO[str]:
-    """Lock the home folder: one engine per home."""
+    """Lock the home directory, because only one engine may use it."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         (home / "engine.lock").touch(mode=0o600)
@@ -167,7 +167,7 @@ def _serve(
 def _processors() -> int:
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
+    except AttributeError:  # not available outside Linux
         return os.cpu_count() or 1
 
 

@@ -17,12 +17,12 @@ _NICENESS = 10  # used on systems without an idle scheduling class
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """Command line that runs a module of the engine."""
+    """Command line that runs one of the engine's modules."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def environment() -> dict[str, str]:
-    """Environment of child processes: without secrets, offline, and able to import the engine from any folder."""
+    """Environment for child processes: no secrets, offline mode, and an import path that works from any folder."""
     inherited = engine_environment(os.environ)
     path = os.pathsep.join(filter(None, (str(_ROOT), inherited.get("PYTHONPATH"))))
     overrides = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
@@ -58,16 +58,16 @@ class TrainerProcess:
         return self._process.poll()
 
     def request_stop(self) -> None:
-        """Ask it to save its state and exit; takes about one micro-batch."""
+        """Ask the trainer to save its state and exit, which takes about one micro-batch."""
         self._process.terminate()
 
     def kill(self) -> None:
-        """Kill it; its last saved state is kept."""
+        """Kill the trainer; its last saved state is kept."""
         self._process.kill()
         self._process.wait()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds; returns whether it has ended."""
+        """Wait up to `timeout_s` seconds; return whether the trainer has exited."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -86,12 +86,14 @@ class TrainerProcess:
 
 
 def _set_idle_priority(pid: int) -> None:
-    """Let a process run only on idle CPU time. Called by the parent, so that it also applies to the child's imports.
+    """Let a process run only on idle CPU time. The parent calls it, so that it also applies while the child imports its
+    modules.
 
     llama.cpp's threads wait for each other at every layer, so a trainer that takes even a small share of a core, as
-    with nice +10, slows generation by far more than that share. How much was not measured on quiet cores.
+    with nice +10, slows generation by far more than that share. The exact effect has not been measured on otherwise
+    idle cores.
     """
-    with contextlib.suppress(OSError):  # the process has ended, or the system does not allow it
+    with contextlib.suppress(OSError):  # the process has exited, or the system does not allow it
         if hasattr(os, "SCHED_IDLE"):  # Linux
             os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
         else:

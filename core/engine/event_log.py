@@ -1,4 +1,4 @@
-"""A job's event log: events of the engine, and those that the trainer writes to the job folder."""
+"""A job's event log: the engine's events, and those that the trainer writes to the job folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVELS = frozenset({"info", "warn", "error"})
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An event that is not in the store yet; `at` is in Unix seconds."""
+    """An event that has not been stored yet; `at` is in Unix seconds."""
 
     at: float
     message: str
@@ -36,7 +36,7 @@ def add_event(store: EngineStore, job_id: str, message: str, *, level: str = "in
 
 
 class EventCollector:
-    """Copies what the trainer of one job writes to the store: each line once, reading only new lines."""
+    """Copies one trainer's output to the store: each line once, reading only new lines."""
 
     def __init__(self, store: EngineStore, job_id: str, home: Path) -> None:
         self._store, self._id, self._home = store, job_id, home
@@ -44,7 +44,7 @@ class EventCollector:
         self._metrics = JsonlTail(self._folder / "metrics.jsonl")
 
     def collect(self, trained_s: float = 0.0) -> Job:
-        """Store what was written since the last call, add `trained_s` seconds of training time, and return the job.
+        """Store everything written since the last call, add `trained_s` seconds of training time, and return the job.
 
         Raises:
             OSError, sqlite3.Error: nothing was stored; the next call retries.
@@ -81,7 +81,7 @@ class EventCollector:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """The trainer's state.json; empty if it does not exist yet."""
+    """The trainer's state.json; an empty dict if it does not exist yet."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -126,7 +126,7 @@ def _events(path: Path, offset: int) -> tuple[list[_Entry], int]:
 
 
 def _metrics(rows: Iterable[Mapping[str, Any]], last: int, total: int | None) -> tuple[list[_Entry], int]:
-    """One event for each step after `last`, and the new last step. Steps repeated after a resume are skipped."""
+    """Return one event for each step after `last`, and the new last step. Steps repeated after a resume are skipped."""
     entries = []
     for row in rows:
         step = _integer(row.get("step"))
@@ -165,7 +165,7 @@ def _checkpoints(store: EngineStore, job: Job, folder: Path, home: Path) -> None
 
 
 def _metric_names(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The trainer's metrics under the names in OpenAI's events."""
+    """The trainer's metrics, under the names that OpenAI's events use."""
     return {
         "train_loss": row.get("training_loss"),
         "train_mean_token_accuracy": row.get("training_token_accuracy"),
@@ -175,7 +175,7 @@ def _metric_names(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Only the finite numbers."""
+    """Keep only the finite numbers."""
     return {name: value for name, value in values.items() if isinstance(value, int | float) and math.isfinite(value)}
 
 
@@ -185,7 +185,7 @@ def _add(store: EngineStore, job_id: str, entry: _Entry) -> None:
 
 
 def _integer(value: object) -> int | None:
-    """A finite number as an integer; None for anything else."""
+    """Convert a finite number to an integer; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return int(value)

@@ -1,9 +1,9 @@
-"""Parses and checks training files, for the engine and for the checks of the dashboard. Pure, without dependencies.
+"""Parses and checks training files, for both the engine and the studio's form. Pure, without dependencies.
 
 The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
-fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables
-exported as JSON lines have such keys in every line. `check_file` validates a whole file with bounded memory before a
-job is created.
+fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables exported
+as JSON lines contain such keys on every line. `check_file` validates a whole file with bounded memory before a job is
+created.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
 _MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
-_MAX_LISTED = 10  # broken lines that one message lists
+_MAX_LISTED = 10  # maximum number of broken lines listed in one message
 
 
 class BadLine(ValueError):
@@ -68,7 +68,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class TrainingLine:
-    """A line that is not blank: its number from 1, its bytes, and its example, or what is wrong with it."""
+    """A non-blank line: its number (from 1), its bytes, and either its example or what is wrong with it."""
 
     number: int
     raw: bytes
@@ -76,12 +76,12 @@ class TrainingLine:
 
 
 def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True) -> Iterator[TrainingLine]:
-    """Parse the lines of a whole file, without the blank ones.
+    """Parse all lines of a file except blank ones.
 
-    All lines must have the format of the first valid line.
+    All lines must have the same format as the first valid line.
 
     Args:
-        numbered: as from `lines`.
+        numbered: (number, bytes) pairs as returned by `lines`.
         text_only: see `parse`.
     """
     file_format: Format | None = None
@@ -106,7 +106,7 @@ def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, bytes) of each line; an overlong line is truncated."""
+    """Yield (number from 1, bytes) for each line; overlong lines are truncated."""
     number = 0
     while raw := file.readline(MAX_LINE_BYTES + 1):
         number += 1
@@ -121,7 +121,7 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conv
 
     Args:
         raw: the bytes of the line.
-        text_only: accept only text, as the engine does; OpenAI and Azure also accept tool calls and images.
+        text_only: accept only text, like the engine; OpenAI and Azure also accept tool calls and images.
 
     Raises:
         BadLine: the line is invalid.
@@ -140,12 +140,12 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conv
 
 
 def format_of(example: PromptCompletion | Conversation) -> Format:
-    """The format of one example."""
+    """The example's format."""
     return "completion" if isinstance(example, PromptCompletion) else "chat"
 
 
 def prompt_and_completion(example: PromptCompletion | Conversation) -> tuple[str, str]:
-    """The texts of an example; of a conversation, all turns except the last, and the last answer."""
+    """An example's prompt and completion; for a conversation, all turns except the last, and the last answer."""
     if isinstance(example, PromptCompletion):
         return example.prompt, example.completion
     *context, last = (message.text for message in example.messages)
@@ -192,8 +192,8 @@ def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMe
 
 
 def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
-    """`text` without control tokens, so that user text cannot inject a turn, and without surrounding white space."""
-    while any(token in text for token in control):  # repeat: removing one may join the halves of another
+    """Remove control tokens, so that user text cannot inject a turn, and surrounding white space."""
+    while any(token in text for token in control):  # repeat, because removing one may join the halves of another
         for token in control:
             text = text.replace(token, "")
     return text.strip()
@@ -253,7 +253,7 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
 
 
 def _text(content: object, text_only: bool) -> str | None:
-    """The text of a message's content, a string or a list of parts; None: it is invalid."""
+    """The text of a message's content, which is a string or a list of parts; None if it is invalid."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
@@ -269,7 +269,7 @@ def _calls(raw: Mapping[str, Any]) -> bool:
 
 
 def _is_blank(text: str) -> bool:
-    """Whether a text is empty without control tokens and invisible characters."""
+    """Whether a text has nothing but control tokens and invisible characters."""
     return not without_control_tokens(text, GEMMA_CONTROL_TOKENS + CHATML_CONTROL_TOKENS).strip(_INVISIBLE + " \t\r\n")
 
 
@@ -291,12 +291,12 @@ def _check_encodable(text: str) -> None:
 
 
 class InvalidTrainingFile(ValueError):
-    """An invalid training file; the message lists lines and reasons."""
+    """The training file is invalid; the message lists lines and reasons."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFileSummary:
-    """Format and number of examples of a valid file."""
+    """Format and number of examples in a valid file."""
 
     format: Format
     examples: int
@@ -306,7 +306,7 @@ def check_file(path: Path) -> TrainingFileSummary:
     """Validate a whole file.
 
     Raises:
-        InvalidTrainingFile: lines are broken; the message lists the first ten and the number of the others.
+        InvalidTrainingFile: lines are broken; the message lists the first ten and says how many more there are.
         OSError: the file cannot be read.
     """
     file_format: Format | None = None
@@ -331,7 +331,7 @@ def check_file(path: Path) -> TrainingFileSummary:
 
 
 def read_examples(path: Path) -> Iterator[tuple[int, PromptCompletion | Conversation]]:
-    """(line number, example) of each line of a valid file. Raises BadLine for an invalid one."""
+    """Yield (line number, example) for each line of a valid file. Raises BadLine for an invalid line."""
     with path.open("rb") as file:
         for number, raw in lines(file):
             if raw.strip():

@@ -1,9 +1,9 @@
 """Limits and automatic values of a fine-tuning job's parameters, the engine's context size, and how many
 requests it decodes together. Pure, without dependencies.
 
-The engine enforces the limits; the app's form checks them before sending. They are OpenAI's (API reference, "Create
-fine-tuning job"). The automatic values are the engine's; the app uses them in estimates and proposals. Hyperparameters
-that OpenAI's API does not have: `core.engine.training_options`.
+The engine enforces the limits; the studio's form checks them before sending. They are OpenAI's (API reference, "Create
+fine-tuning job"). The automatic values are the engine's; the studio uses them in estimates and proposals.
+Hyperparameters that OpenAI's API does not have: `core.engine.training_options`.
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from typing import Final, Literal, NamedTuple, get_args
 
 TrainingMethod = Literal["supervised"]
 METHODS: Final[tuple[TrainingMethod, ...]] = get_args(TrainingMethod)
-"""What `method.type` may be; each has its objective in `core.engine.training.trainer.objective`."""
+"""Possible values of `method.type`; each has its objective in `core.engine.training.trainer.objective`."""
 N_EPOCHS: Final = (1, 50)
 BATCH_SIZE: Final = (1, 256)
 LEARNING_RATE_MULTIPLIER: Final = (1e-4, 100.0)
 SEED: Final = (0, 2**31 - 1)
 MAX_SUFFIX_LENGTH: Final = 64
-"""Characters."""
+"""Maximum length of a suffix, in characters."""
 CONTEXT: Final = 4_096
-"""Maximum tokens of one request or training example unless CONTEXT_SETTING names another; a story needs about 600."""
+"""Maximum tokens of one request or training example unless CONTEXT_SETTING sets another value; a story needs about 600.
+"""
 CONTEXT_SETTING: Final = "FABULA_ENGINE_CONTEXT"
-"""Environment variable: maximum tokens of one request or training example; a model that reads less keeps its own."""
+"""Environment variable: maximum tokens of one request or training example; models with a smaller context keep their
+own.
+"""
 CONTEXT_RANGE: Final = (256, 1 << 20)
 PARALLEL: Final = 4
-"""Requests that one model decodes together; more would share the same two cores and only use more memory."""
+"""Requests that one model decodes together; more would compete for the same two cores and only use more memory."""
 
 _MIN_EPOCHS, _MAX_EPOCHS = 3, 8  # 3 is also OpenAI's usual automatic choice (guide "Supervised fine-tuning")
-_EXAMPLES_SEEN = 150  # over all epochs
+_EXAMPLES_SEEN = 150  # target number of examples seen over all epochs
 _BATCH_SIZE = 4
 _SMALL_SET = 16  # with fewer examples, larger batches would leave too few steps
 _SUFFIX = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_SUFFIX_LENGTH}}}")
 
 
 def context_limit(environ: Mapping[str, str]) -> int:
-    """The maximum tokens of one request or training example, of models that can read so much.
+    """The maximum tokens of one request or training example, for models whose own context is at least that large.
 
     Raises:
         ValueError: FABULA_ENGINE_CONTEXT is not a whole number from 256 to 1,048,576.
@@ -58,7 +61,7 @@ def is_suffix(text: str) -> bool:
 
 
 class AutoValues(NamedTuple):
-    """What `auto` stands for in a job."""
+    """The values that `auto` stands for in a job."""
 
     n_epochs: int
     batch_size: int
@@ -68,7 +71,7 @@ def automatic(examples: int | None, *, examples_seen: int = _EXAMPLES_SEEN, smal
     """Automatic epochs and batch size: 3 epochs in batches of 4; for few examples, more epochs in batches of 1.
 
     Args:
-        examples: number of training examples; None: not known.
+        examples: number of training examples; None if unknown.
         examples_seen: how many examples training should see over all epochs; 8 epochs are the maximum.
         small_set: below this number of examples, each batch is a single example.
     """

@@ -1,6 +1,6 @@
-"""Checks of numbers that people or programs name, with a sentence for whoever named them. Pure.
+"""Validates numbers from requests and forms, with error messages for the user. Pure.
 
-The engine checks requests with them, and the app's form checks the same numbers before it sends them.
+The engine checks requests with these functions, and the studio's form checks the same numbers before it sends them.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from core.message import msg
 
-_MAX_SHOWN = 40  # characters of a refused value
+_MAX_SHOWN = 40  # characters shown of a refused value
 
 
 class InvalidValue(ValueError):
     """A parameter has a value that is not allowed.
 
     Attributes:
-        name: of the parameter.
+        name: name of the parameter.
         message: what is allowed, and what was given.
     """
 
@@ -28,7 +28,7 @@ class InvalidValue(ValueError):
 
 
 def whole_number(values: Mapping[str, object], name: str, low: int, high: int) -> int | None:
-    """The integer called `name`; None if it is missing or null.
+    """Return the integer called `name`; None if it is missing or null.
 
     Raises:
         InvalidValue: it is not an integer from `low` to `high`.
@@ -49,7 +49,7 @@ def whole_number(values: Mapping[str, object], name: str, low: int, high: int) -
 
 
 def real_number(values: Mapping[str, object], name: str, low: float, high: float) -> float | None:
-    """The number called `name`; None if it is missing or null.
+    """Return the number called `name`; None if it is missing or null.
 
     Raises:
         InvalidValue: it is not a finite number from `low` to `high`.
@@ -76,6 +76,6 @@ def _not_between(name: str, low: float, high: float, value: object) -> InvalidVa
 
 
 def abbreviated(value: object) -> str:
-    """A value as JSON, for messages; long ones are cut."""
+    """Format a value as JSON for messages; long values are truncated."""
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"

@@ -53,7 +53,7 @@ CREATE TABLE models (
   adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
 );
 """
-# Migrations by old version. Before version 2, training time counted from the start of the job, including pauses.
+# Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 _MIGRATIONS = {
     1: (
         "ALTER TABLE jobs ADD COLUMN training_s REAL NOT NULL DEFAULT 0",
@@ -70,7 +70,7 @@ _ALPHABET = string.ascii_letters + string.digits
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """An uploaded file, or the results of a job (`job_id`). Rows of deleted files are kept for paging."""
+    """An uploaded file, or the results of a job (`job_id`). Rows of deleted files are kept for pagination."""
 
     id: str
     filename: str
@@ -87,14 +87,14 @@ class Job:
     """A fine-tuning job.
 
     Attributes:
-        model: the model that training starts from, as the client named it; `base` is its base model.
+        model: the model that training starts from, as named in the request; `base` is its base model.
         tuned_id: id of the future model; `fine_tuned_model` is None until it exists.
         metadata, error: JSON text, or None.
-        options: `core.engine.training_options.TrainingOptions` as JSON text; missing ones have their default.
+        options: `core.engine.training_options.TrainingOptions` as JSON text; missing ones have their default values.
         events_read: bytes of the trainer's events file that are already in `events`.
         training_s: training time in seconds, without waiting and pauses.
-        epoch_tokens: number of tokens in the training file; None: not counted yet.
-        method: what `method.type` was in the request.
+        epoch_tokens: number of tokens in the training file; None if not counted yet.
+        method: the request's `method.type`.
     """
 
     id: str
@@ -145,7 +145,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """An adapter saved during training; `model` is its model id, `metrics` is JSON text."""
+    """An adapter saved during training. `model` is its model id and `metrics` is JSON text."""
 
     id: str
     job_id: str
@@ -157,7 +157,7 @@ class CheckpointRow:
 
 @dataclass(frozen=True, slots=True)
 class TunedModel:
-    """A base model with an adapter on it. `step` is set for checkpoints; None: the final model of a job."""
+    """A base model with an adapter on it. `step` is set for checkpoints; None for a job's final model."""
 
     id: str
     created_at: int
@@ -199,7 +199,7 @@ class EngineStore:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction: durable when the block ends, rolled back when it raises. May be nested."""
+        """Open a write transaction: committed durably when the block ends, rolled back if it raises. May be nested."""
         connection = self._connection()
         if connection.in_transaction:
             yield connection
@@ -224,7 +224,7 @@ class EngineStore:
             )
 
     def update(self, kind: type[Row], row_id: str, *, where: str = "1", **values: object) -> bool:
-        """Set columns of one row if `where` (SQL) holds; returns whether it did."""
+        """Set columns of one row if the SQL condition `where` holds; return whether the row was updated."""
         assigned = ", ".join(f"{name} = ?" for name in values)
         with self.transaction() as transaction:
             cursor = transaction.execute(
@@ -238,12 +238,12 @@ class EngineStore:
             transaction.execute(f"DELETE FROM {_TABLES[kind]} WHERE id = ?", (row_id,))
 
     def get(self, kind: type[Row], row_id: str) -> Row | None:
-        """The row with this id."""
+        """Return the row with this id."""
         rows = self.select(kind, "id = ?", (row_id,))
         return rows[0] if rows else None
 
     def select(self, kind: type[Row], where: str, values: Sequence[Any] = (), tail: str = "ORDER BY seq") -> list[Row]:
-        """Rows for which `where` (SQL with ? placeholders) holds."""
+        """Return the rows for which `where` (SQL with ? placeholders) holds."""
         names = ", ".join(field.name for field in fields(kind))
         rows = self._connection().execute(f"SELECT {names} FROM {_TABLES[kind]} WHERE {where} {tail}", values)
         return [kind(*row) for row in rows]
@@ -258,7 +258,7 @@ class EngineStore:
         limit: int,
         newest_first: bool = True,
     ) -> tuple[list[Row], bool]:
-        """One page of rows and whether more follow; `after` is the id of the last row of the previous page.
+        """Return one page of rows and whether more follow; `after` is the id of the last row of the previous page.
 
         Raises:
             KeyError: there is no row `after`.

@@ -1,21 +1,21 @@
-"""The hyperparameters that OpenAI's API does not have: limits, defaults by model size, checks. Pure.
+"""Hyperparameters that OpenAI's API does not have: limits, defaults by model size, checks. Pure.
 
-The engine checks requests with `read`, and the app's form calls it before it sends them.
+The engine checks requests with `read`, and the studio's form calls the same function before it sends a request.
 
-Defaults by model size, and where they come from:
+Defaults by model size, with their sources:
 
-- Learning rate (`base_learning_rate`): 1e-3 is measured on the packaged base (docs/benchmarks.md). How it falls with
-  the width: "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025) fits (2000 / width) ** 0.781 for
-  Llama, and far less for Qwen; the cautious exponent is used for all.
+- Learning rate (`base_learning_rate`): 1e-3 is measured on the packaged base (docs/benchmarks.md). How it decreases
+  with the width: "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025) fits (2000 / width) ** 0.781 for
+  Llama, and a far smaller exponent for Qwen; the more cautious one is used for all models.
 - Alpha: 32 for every rank and size. With the scale alpha / rank and a constant alpha, the best learning rate hardly
-  depends on the rank (the same report, which uses 32). At rank 16 this is the usual alpha = 2 × rank (Unsloth's guide
-  to LoRA hyperparameters, torchtune's recipes).
-- Rank (`lora_rank`): 16, with which the packaged base was measured; Unsloth's guide starts from 16 or 32. With adapters
-  on all linear layers the rank hardly changes the result: the QLoRA paper (Dettmers et al., 2023, arXiv:2305.14314,
-  appendix A) tried 8 to 256. What counts is that the adapter has room for the data ("LoRA Without Regret"), and at the
-  same rank a larger model's adapter has more parameters. From 3 billion parameters on the rank is 8: our own rule
-  that keeps the adapter and its optimizer state small; not measured. Such an adapter still has more parameters than the
-  packaged base's at rank 16.
+  depends on the rank (same report, which uses 32). At rank 16 this is the usual alpha = 2 × rank (Unsloth's guide to
+  LoRA hyperparameters, torchtune's recipes).
+- Rank (`lora_rank`): 16, the value with which the packaged base was measured; Unsloth's guide starts from 16 or 32.
+  With adapters on all linear layers the rank hardly changes the result: the QLoRA paper (Dettmers et al., 2023,
+  arXiv:2305.14314, appendix A) tried 8 to 256. What matters is that the adapter has enough capacity for the data ("LoRA
+  Without Regret"), and at the same rank a larger model's adapter has more parameters. From 3 billion parameters upwards
+  the rank is 8. This is our own rule to keep the adapter and its optimizer state small; it has not been measured. Such
+  an adapter still has more parameters than the packaged base's at rank 16.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ SCHEDULES: Final[tuple[Schedule, ...]] = get_args(Schedule)
 LORA_RANK: Final = (1, 256)
 LORA_ALPHA: Final = (1.0, 1024.0)
 WARMUP: Final = (0.0, 0.5)
-"""Share of the steps."""
+"""Range of the warm-up, as a fraction of the steps."""
 EARLY_STOPPING: Final = (1, 20)
-"""Epochs without a lower validation loss."""
+"""Range of the patience, in epochs without a lower validation loss."""
 
 _RANK, _RANK_OF_LARGE = 16, 8
 _LARGE = 3_000_000_000  # parameters
@@ -44,15 +44,15 @@ _WIDTH_EXPONENT = 0.78
 
 @dataclass(frozen=True, slots=True)
 class TrainingOptions:
-    """Hyperparameters that OpenAI's API does not have, with the engine's values unless a request names others.
+    """Hyperparameters that OpenAI's API does not have, with the engine's values unless a request sets others.
 
     Attributes:
-        lora_rank: of the adapter; None: by the size of the model (`lora_rank`).
+        lora_rank: rank of the adapter; None chooses it by model size (`lora_rank`).
         lora_alpha: the adapter's scale is alpha / rank.
-        warmup: share of the steps over which the learning rate rises.
-        schedule: how it falls afterwards.
-        early_stopping: stop after so many epochs without a lower validation loss, and keep the epoch with the lowest
-            one; None: train to the end and keep the last.
+        warmup: fraction of the steps over which the learning rate rises.
+        schedule: how the learning rate falls afterwards.
+        early_stopping: stop after this many epochs without a lower validation loss and keep the epoch with the lowest
+            one; None: train to the end and keep the last epoch.
     """
 
     lora_rank: int | None = None
@@ -65,15 +65,16 @@ class TrainingOptions:
 NAMES: Final = tuple(field.name for field in fields(TrainingOptions))
 """The names of these hyperparameters in requests."""
 ADAPTER_NAMES: Final = ("lora_rank", "lora_alpha")
-"""Those of the adapter: a job that trains a tuned model further keeps that adapter's."""
+"""Names that concern the adapter: a job that continues training a tuned model keeps its adapter's values."""
 DEFAULTS: Final = TrainingOptions()
 
 
 def read(values: Mapping[str, object], *, has_validation: bool) -> TrainingOptions:
-    """The options that `values` names, by their names in requests; missing and null ones have their defaults.
+    """Read the options from `values`, where they have their names in requests; missing and null ones get their
+    defaults.
 
     Args:
-        has_validation: there are validation examples, which early stopping needs.
+        has_validation: whether there are validation examples, which early stopping needs.
 
     Raises:
         InvalidValue: a value is not allowed.
@@ -103,22 +104,22 @@ def _schedule(asked: object) -> Schedule:
 
 
 def lora_rank(parameters: int) -> int:
-    """The default rank for a model with so many parameters."""
+    """The default rank for a model with this many parameters."""
     return _RANK_OF_LARGE if parameters >= _LARGE else _RANK
 
 
 def base_learning_rate(width: int) -> float:
-    """The learning rate of a multiplier of 1.0, for a model of hidden size `width`; 0: unknown."""
+    """The learning rate for a multiplier of 1.0 and a model with hidden size `width` (0 if unknown)."""
     return _MEASURED_RATE * (_MEASURED_WIDTH / width) ** _WIDTH_EXPONENT if width > 0 else _MEASURED_RATE
 
 
 def stopped_early(step: int, epochs: int) -> Message:
-    """The event of a job that early stopping ended after so many epochs without a lower validation loss."""
+    """The event for a job that ended early after this many epochs without a lower validation loss."""
     return msg(
         "Stopped early at step {step}. Epochs without a lower validation loss: {epochs}.", step=step, epochs=epochs
     )
 
 
 def best_checkpoint(step: int) -> Message:
-    """The event of a job whose model is not its last checkpoint."""
+    """The event for a job whose model is not its last checkpoint."""
     return msg("The model is the checkpoint of step {step}, with the lowest validation loss.", step=step)

@@ -1,7 +1,7 @@
-"""Many rows in one statement: the group is passed as one JSON text, on SQLite and on PostgreSQL.
+"""Processes many rows in one statement: the group is passed as one JSON text, on SQLite and on PostgreSQL.
 
-Why not one statement per row: SQLite's driver releases the GIL at every step, and then waits for the event loop, which
-is busy with answers, to release it again, up to 5 ms each time. One statement is one wait.
+The reason for not using one statement per row: SQLite's driver releases the GIL at every step, and then waits up to 5
+ms until the event loop, which is busy with answers, releases it again. A single statement waits only once.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from sqlalchemy.orm import Session
 class JsonRows:
     """The rows of a JSON array of arrays, as a table that a statement can read.
 
-    The bound parameter `packed` carries the JSON: pass `to_json(rows)`. Build statements once per dialect and cache
-    them: SQLAlchemy needs longer to build a statement than the database to execute it.
+    Pass `to_json(rows)` as the bound parameter `packed`. Build statements once per dialect and cache them, because
+    SQLAlchemy takes longer to build a statement than the database takes to execute it.
     """
 
     def __init__(self, postgres: bool) -> None:
@@ -48,14 +48,14 @@ class JsonRows:
             self.table = func.json_each(packed).table_valued("value", name="g")
 
     def text(self, index: int) -> ColumnElement[Any]:
-        """The value at `index` (from 0) of each row, as text; JSON null becomes SQL NULL."""
+        """Each row's value at `index` (from 0), as text; JSON null becomes SQL NULL."""
         value: ColumnElement[Any] = self.table.c.value
         if self._postgres:
             return value.op("->>")(literal_column(str(index)))
         return func.json_extract(value, literal_column(f"'$[{index}]'"))
 
     def number(self, index: int) -> ColumnElement[int]:
-        """The value at `index` of each row, as an integer."""
+        """Each row's value at `index`, as an integer."""
         return cast(self.text(index), Integer)
 
 
@@ -71,7 +71,7 @@ def to_json(rows: Sequence[Sequence[object]]) -> str:
 
 
 def as_single_value(query: Select[*tuple[Any, ...]], postgres: bool) -> Select[*tuple[Any, ...]]:
-    """The statement with which `read` fetches all rows of a query; cache it where the query is used often."""
+    """The statement that `read` uses to fetch all rows of a query; cache it if the query is used often."""
     return query if postgres else select(func.json_group_array(func.json_array(*query.subquery().c)))
 
 
@@ -80,8 +80,8 @@ def run(
 ) -> CursorResult[Any]:
     """Execute a cached statement (see `JsonRows`); `params` has a value for each of its bound parameters.
 
-    On SQLite the SQL goes directly to the driver: SQLAlchemy needs longer to look it up and bind it than SQLite needs
-    to execute it.
+    On SQLite the SQL goes directly to the driver: SQLAlchemy takes longer to look up and bind a statement than SQLite
+    takes to execute it.
     """
     connection = (
         connection_or_session.connection() if isinstance(connection_or_session, Session) else connection_or_session
@@ -95,8 +95,8 @@ def run(
 
 @cache
 def _compile_for_sqlite(statement: Executable) -> tuple[str, list[tuple[str, Callable[[Any], Any]]], dict[str, object]]:
-    """Compile for SQLite: the SQL, its parameters in order (name, converter to SQLite's value), and the constant
-    values.
+    """Compile a statement for SQLite: return the SQL, its parameters in order (name, converter to SQLite's value), and
+    the constant values.
     """
     dialect = sqlite.dialect()
     compiled = statement.compile(dialect=dialect)  # type: ignore[attr-defined]  # every statement has it
@@ -115,7 +115,7 @@ def _unchanged(value: object) -> object:
 def read(
     connection: Session | Connection, statement: Select[*tuple[Any, ...]], params: Mapping[str, object]
 ) -> list[list[Any]]:
-    """All rows of an `as_single_value` query. On SQLite, times and amounts of money are returned as the stored text."""
+    """Read all rows of an `as_single_value` query. On SQLite, times and amounts of money are stored texts."""
     rows = run(connection, statement, params)
     if on_postgres(connection):
         return [list(row) for row in rows]
@@ -123,7 +123,7 @@ def read(
 
 
 def fresh_ids(session: Session, table: str, highest: ColumnElement[int | None], count: int) -> list[int]:
-    """Ids for `count` new rows of a table, which no other session can take.
+    """Allocate ids for `count` new rows of a table that no other session can use.
 
     PostgreSQL allocates them from the sequence; on SQLite this session is the only writer, so the next ids are free.
     """

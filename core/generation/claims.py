@@ -1,4 +1,5 @@
-"""The rows claimed by one executor: claiming more of them, which may be sent, in flight, or waiting for a retry.
+"""The rows claimed by one executor: claims more of them, and tracks which are ready to send, in flight, or waiting for
+a retry.
 
 Repeats of one cell share a request (`n`).
 """
@@ -22,15 +23,16 @@ from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 
 _CLAIM_AHEAD_S = 0.5  # claim rows for this long in advance, so that sending does not wait for a commit
-_MIN_RATE = 20  # answers per second; below that nothing is claimed in advance, so that `sent` rows are really in flight
+# answers per second; below that nothing is claimed in advance, so that `sent` rows are actually in flight
+_MIN_RATE = 20
 
 
 @dataclass(slots=True, eq=False)
 class PendingRequest:
-    """Claimed rows that go out in one request.
+    """Claimed rows that are sent in one request.
 
     Attributes:
-        split: the rows were refused together and are now sent one by one.
+        split: whether the rows were refused together and are now sent one by one.
     """
 
     claims: tuple[Claim, ...]
@@ -39,7 +41,7 @@ class PendingRequest:
 
 
 def group_claims(claims: Iterable[Claim], max_size: int) -> list[tuple[Claim, ...]]:
-    """Claims in groups of equal prompts, at most `max_size` per group, in their original order."""
+    """Group claims with equal prompts, at most `max_size` per group, in their original order."""
     groups: list[list[Claim]] = []
     open_groups: dict[str, list[Claim]] = {}
     for claim in claims:
@@ -56,9 +58,9 @@ class _ClaimResult:
     """The result of one claim.
 
     Attributes:
-        over_budget: why the budget covers no further row; None if it does.
+        over_budget: why the budget does not cover another row; None if it does.
         held_by_others: number of rows claimed by other executors, which may still release some of the budget.
-        complete: no row is left to write, and the run has ended.
+        complete: whether no row is left to write, and the run has ended.
     """
 
     claims: list[Claim]
@@ -68,18 +70,19 @@ class _ClaimResult:
 
 
 class ClaimQueue:
-    """Claims rows in the background, ahead of need when answers arrive fast, and has the next requests marked as sent.
+    """Claims rows in the background, ahead of need when answers arrive fast, and provides the next requests to mark as
+    sent.
 
-    A request moves from `ready` to `cleared` with the group commit that marks it: after a crash only marked requests
+    A request moves from `ready` to `cleared` with the group commit that marks it; after a crash, only marked requests
     may have been billed. (Implements `SendMarks` for the writer.)
 
     Attributes:
-        ready: not marked as sent yet, first in, first out.
-        cleared: durably marked as sent: these may go out.
-        max_shared: how many repeats of a cell may share a request.
+        ready: requests not yet marked as sent, first in, first out.
+        cleared: requests durably marked as sent, which may now be sent.
+        max_shared: maximum number of repeats of a cell that may share a request.
         over_budget: why nothing more can be reserved, if no other executor may release budget.
-        unpriced: why a budget cannot be enforced: the price is unknown.
-        complete: everything is written; the run is done.
+        unpriced: why a budget cannot be enforced (the price is unknown).
+        complete: whether everything is written and the run is done.
 
     Args:
         available: how many more requests may be cleared now.
@@ -129,7 +132,7 @@ class ClaimQueue:
     def claim_ahead(self, writer: GroupCommitWriter, available: int, rate: float, idle: bool) -> None:
         """Start a claim if there are too few requests for `available` slots at `rate` answers per second.
 
-        With `idle`, this executor has nothing in flight: once everything is claimed, check whether the run is done.
+        With `idle`, this executor has nothing in flight; once everything is claimed, check whether the run is done.
         """
         ahead = int(rate * _CLAIM_AHEAD_S) if rate >= _MIN_RATE else 0
         queued = len(self)
@@ -144,7 +147,9 @@ class ClaimQueue:
     # --- marks -------------------------------------------------------------------------------------------------------
 
     def refused(self, request: PendingRequest) -> None:
-        """The request was refused or never arrived, and costs nothing: clear its mark until it is marked again."""
+        """Handle a request that was refused or never arrived, and costs nothing: clear its mark until it is marked
+        again.
+        """
         self._refused += [claim.spend_id for claim in request.claims]
 
     @property
@@ -153,7 +158,7 @@ class ClaimQueue:
         return bool(self._refused) or (bool(self.ready) and self._available() > 0)
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Spend ledger entries to mark as sent, and entries whose mark must be cleared."""
+        """Take the spend ledger entries to mark as sent, and those whose mark must be cleared."""
         available = self._available() if self.ready else 0
         while self.ready and available > 0:
             self._marking.append(request := self.ready.popleft())
@@ -164,9 +169,10 @@ class ClaimQueue:
         return sent, self._clearing
 
     def written(self, missing: set[int] | None) -> None:
-        """What was taken is written, except for the `missing` entries, which others have claimed.
+        """Handle the end of a write: everything taken was written except the `missing` entries, which others have
+        claimed.
 
-        None: nothing was written.
+        None means that nothing was written.
         """
         marked, self._marking = self._marking, []
         cleared, self._clearing = self._clearing, []
@@ -180,7 +186,7 @@ class ClaimQueue:
                 self.cleared.append(request)
 
     async def close(self) -> list[Claim]:
-        """Wait for a claim in progress. Returns all claimed rows that have not been sent."""
+        """Wait for a claim in progress. Return all claimed rows that have not been sent."""
         if self._claiming is not None:
             await asyncio.wait([self._claiming])
         requests = [*self.cleared, *self._marking, *self.ready]
@@ -191,7 +197,7 @@ class ClaimQueue:
     # --- claims ------------------------------------------------------------------------------------------------------
 
     async def _claim(self, writer: GroupCommitWriter, limit: int, idle: bool) -> None:
-        """Claim the next rows and notify the loop. `check` raises what this raises."""
+        """Claim the next rows and notify the loop. If this raises, `check` raises the same error."""
         transaction = self._check_complete if self._exhausted else lambda session: self._claim_rows(session, limit)
         notify = True
         try:
@@ -203,7 +209,7 @@ class ClaimQueue:
                 self._notify()
 
     def _on_claimed(self, result: _ClaimResult, idle: bool) -> bool:
-        """Queue the claimed rows. Returns True if there is something new to do."""
+        """Queue the claimed rows. Return True if there is something new to do."""
         self.ready.extend(PendingRequest(claims) for claims in group_claims(result.claims, self.max_shared))
         self.complete = result.complete
         self.over_budget = result.over_budget if idle and not result.claims and not result.held_by_others else None
@@ -234,18 +240,19 @@ class ClaimQueue:
 
 
 class InFlight:
-    """Requests that are claimed, but neither settled nor released.
+    """Requests that are claimed but neither settled nor released.
 
     Args:
-        slot_per_row: the provider generates the answers of one request in parallel, so each row takes a slot.
+        slot_per_row: whether each row takes a slot, because the provider generates the answers to one request in
+            parallel.
     """
 
     def __init__(self, slot_per_row: bool) -> None:
         self._slot_per_row = slot_per_row
         self._requests: dict[PendingRequest, int] = {}  # request → slots it takes
-        self._waiting: list[tuple[float, int, PendingRequest]] = []  # a heap by the time of the retry
+        self._waiting: list[tuple[float, int, PendingRequest]] = []  # a heap ordered by the time of the retry
         self.weight = 0
-        """Slots in use."""
+        """Number of slots in use."""
 
     def __bool__(self) -> bool:
         """True if a request is in flight."""
@@ -262,7 +269,7 @@ class InFlight:
 
     @property
     def next_at(self) -> float | None:
-        """When the first of the waiting requests is due (monotonic seconds). None: none is waiting."""
+        """When the first waiting request is due (monotonic seconds); None if none is waiting."""
         return self._waiting[0][0] if self._waiting else None
 
     @property
@@ -280,7 +287,7 @@ class InFlight:
         return len(request.claims) if self._slot_per_row else 1
 
     def finished(self, request: PendingRequest) -> None:
-        """The request has ended: free its slots."""
+        """Free the slots of a request that has ended."""
         self.weight -= self._requests.pop(request)
 
     def wait(self, request: PendingRequest, until: float) -> None:
@@ -288,7 +295,7 @@ class InFlight:
         heapq.heappush(self._waiting, (until, request.claims[0].row_id, request))
 
     def due(self, now: float) -> PendingRequest | None:
-        """Take the next request whose wait is over. None: there is none."""
+        """Take the next request whose wait is over; None if there is none."""
         return heapq.heappop(self._waiting)[2] if self._waiting and self._waiting[0][0] <= now else None
 
     def due_count(self, now: float) -> int:
@@ -302,5 +309,5 @@ class InFlight:
         return (claim for request in self._requests for claim in request.claims)
 
     def waiting_claims(self) -> Iterator[Claim]:
-        """The rows waiting for a retry. The retry has a reservation and has not been sent."""
+        """The rows waiting for a retry that has a reservation and has not been sent."""
         return (claim for _, _, request in self._waiting for claim in request.claims)

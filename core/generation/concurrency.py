@@ -1,7 +1,7 @@
-"""Flow control of a run: how many requests are in flight, its throughput, and the limits for retries and pauses.
+"""Flow control for a run: the number of requests in flight, its throughput, and the limits for retries and pauses.
 
-`ConcurrencyControl` adapts to rate limits (additive increase, multiplicative decrease). `CircuitBreaker` keeps an
-outage cheap: while all requests fail, one at a time is sent, because each may be billed. No clock, no I/O.
+`ConcurrencyControl` adapts to rate limits (additive increase, multiplicative decrease). `CircuitBreaker` limits the
+cost of an outage: while all requests fail, they are sent one at a time, because each may be billed. No clock, no I/O.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from core.providers import RetryPolicy
 
-MAX_SHARED = 8  # answers in one request: a broken connection means at most eight retries
+MAX_SHARED = 8  # answers per request; a broken connection causes at most eight retries
 _ROUNDS_TO_LIMIT = 16  # rounds without a rate limit from zero to the ceiling
 DEFAULT_LIMIT = 16  # for providers that do not report one: well below the lowest rate limits of hosted providers
 _SAMPLE_S = 0.25  # sample interval: long enough to smooth out single answers
@@ -22,17 +22,18 @@ class RunLimits:
     """Limits for retries, pauses and concurrency of a run.
 
     Attributes:
-        ceiling: maximum number of requests in flight; None: what the provider reports, or `DEFAULT_LIMIT`.
-        base_s, cap_s: a row's first wait is at most `base_s`; each further wait at most twice that, up to `cap_s`.
-        stall_s: the run ends if there was no answer for this long.
+        ceiling: maximum number of requests in flight; None uses the provider's reported limit, or `DEFAULT_LIMIT`.
+        base_s, cap_s: a row's first wait is at most `base_s`; this bound doubles with each further wait, up to `cap_s`.
+        stall_s: the run ends if there is no answer for this long.
         max_row_failures: a row that fails this often while others succeed, or may have been billed this often, is
-            marked as failed. If no row of the run was answered, the run ends instead.
-        max_lost_requests: after this many requests in a row that may be billed and brought no answer, requests are sent
-            one at a time, with an increasing pause before each.
-        max_repeated_failures: this many equal refusals (400, 422, …) in a row end the run before the first success;
-            four times as many afterwards.
-        max_waiting: rows that may wait for a retry at the same time. At this limit no new rows are started. The limit
-            rises by the number of answers in the last second, because a server that answers is not refusing everything.
+            marked as failed. If no row of the run has been answered, the run ends instead.
+        max_lost_requests: after this many consecutive requests that may be billed but produced no answer, requests are
+            sent one at a time, with an increasing pause before each.
+        max_repeated_failures: this many consecutive equal refusals (400, 422, …) end the run before the first success;
+            afterwards, four times as many do.
+        max_waiting: maximum number of rows waiting for a retry at the same time. At this limit, no new rows are
+            started. The limit rises by the number of answers in the last second, because a server that answers is not
+            refusing everything.
         tick_s: interval between checks for a stop request.
         storage_retry_s: pause before a failed database write is retried.
     """
@@ -52,10 +53,10 @@ class RunLimits:
 class ConcurrencyControl:
     """The number of requests that may be in flight.
 
-    Follows DCTCP (Alizadeh et al., 2010, doi:10.1145/1851182.1851192): replies are evaluated in rounds of as many as
-    may be in flight. The limit falls by half the share of rate-limited replies, and grows by a sixteenth of the ceiling
-    (at least one) times the share of the others. A server that refuses everything halves the limit each round; one that
-    refuses occasionally costs little.
+    Follows DCTCP (Alizadeh et al., 2010, doi:10.1145/1851182.1851192): replies are evaluated in rounds; a round is as
+    many replies as requests may be in flight. The limit falls by half the fraction of rate-limited replies, and grows
+    by a sixteenth of the ceiling (at least one) times the fraction of the others. A server that refuses everything
+    halves the limit each round; one that refuses occasionally costs little.
     """
 
     def __init__(self, limit: int) -> None:
@@ -75,7 +76,7 @@ class ConcurrencyControl:
         return max(0, self.allowed - in_flight)
 
     def start(self, limit: int) -> None:
-        """Begin with another limit, before the first request."""
+        """Set a different initial limit, before the first request."""
         self.limit, self._allowed = limit, float(limit)
 
     def succeeded(self) -> None:
@@ -83,7 +84,9 @@ class ConcurrencyControl:
         self._record_reply(0)
 
     def rate_limited(self, sent_at: float, now: float) -> None:
-        """Record a rate limit. Ignored for requests sent before the last decrease: they carry no new information."""
+        """Record a rate limit. Requests sent before the last decrease are ignored, because they carry no new
+        information.
+        """
         if sent_at > self._decreased_at and self._record_reply(1):
             self._decreased_at = now
 
@@ -93,7 +96,7 @@ class ConcurrencyControl:
         self._replies = self._rate_limits = 0
 
     def _record_reply(self, rate_limited: int) -> bool:
-        """Count one reply. Returns True if it ended a round that lowered the limit."""
+        """Count one reply. Return True if it ended a round that lowered the limit."""
         self._replies += 1
         self._rate_limits += rate_limited
         if self._replies < self.allowed:
@@ -108,13 +111,13 @@ class ConcurrencyControl:
 class CircuitBreaker:
     """A circuit breaker (M. Nygard, "Release It!", 2007; https://martinfowler.com/bliki/CircuitBreaker.html).
 
-    Opens after `threshold` requests in a row whose cost is unknown. Then nothing is sent for a pause, and after it one
-    request at a time. Each failure increases the pause (full jitter, or as long as the server asks). The first answer
-    closes the circuit.
+    Opens after `threshold` consecutive requests whose cost is unknown. Nothing is sent during a pause; after it,
+    requests are sent one at a time. Each failure increases the pause (full jitter, or as long as the server asks). The
+    first answer closes the circuit.
 
     Args:
-        threshold: failures in a row before the circuit opens. The requests in flight fail anyway when a provider goes
-            down, so there is no use in a number far below theirs.
+        threshold: consecutive failures before the circuit opens. When a provider goes down, all requests in flight fail
+            anyway, so a threshold far below their number is useless.
         policy: length of the pauses.
     """
 
@@ -131,17 +134,17 @@ class CircuitBreaker:
 
     @property
     def resume_at(self) -> float | None:
-        """When the next request may be sent (monotonic seconds). None: the circuit is closed."""
+        """When the next request may be sent (monotonic seconds); None while the circuit is closed."""
         return self._resume_at if self.is_open else None
 
     def available(self, in_flight: int, now: float) -> int | None:
-        """How many more requests may be sent now. None: no limit."""
+        """How many more requests may be sent now; None means no limit."""
         if not self.is_open:
             return None
         return 1 if now >= self._resume_at and not in_flight else 0
 
     def on_failure(self, sent_at: float, now: float, retry_after_s: float | None = None) -> None:
-        """Record a failure. Ignored for requests sent before the last pause: they carry no new information."""
+        """Record a failure. Requests sent before the last pause are ignored, because they carry no new information."""
         if sent_at < self._opened_at:
             return
         self._failures += 1
@@ -150,15 +153,16 @@ class CircuitBreaker:
             self._opened_at, self._resume_at = now, now + self._policy.wait_s(tries, retry_after_s)
 
     def on_success(self) -> bool:
-        """Record an answer. Returns True if it closed an open circuit."""
+        """Record an answer. Return True if it closed an open circuit."""
         was_open = self.is_open
         self._failures = 0
         return was_open
 
 
 class Throughput:
-    """Answers per second; it decides how many rows are claimed ahead. `per_s` is a moving average: half the last
-    sample, half the previous average."""
+    """Measures answers per second, which determines how many rows are claimed ahead. `per_s` is a moving average: half
+    the last sample, half the previous average.
+    """
 
     def __init__(self, now: float) -> None:
         self.per_s = 0.0
@@ -175,7 +179,9 @@ class Throughput:
             self._count, self._since = 0, now
 
     def estimate(self, round_size: int, now: float) -> float:
-        """`per_s`, or the current rate if it is higher and a whole round of answers has arrived since the sample."""
+        """Return `per_s`, or the current rate if that is higher and a whole round of answers has arrived since the last
+        sample.
+        """
         if self._count < max(_MIN_ANSWERS, round_size):
             return self.per_s
         return max(self.per_s, self._count / max(_SAMPLE_S / 10, now - self._since))

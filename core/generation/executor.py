@@ -1,8 +1,9 @@
-"""Executes a run: many requests in flight, every answer durable before it counts, stoppable at any time.
+"""Executes a run: many requests are in flight, every answer is durable before it counts, and the run can be stopped at
+any time.
 
-`RunExecutor` sends and receives. `claims` supplies the next rows and keeps the requests in flight or waiting,
-`provider_connection` talks to the provider, `retry_policy` decides what a reply means for its row and the run,
-`replies` carries that out, `concurrency` limits the requests in flight, `row_store` has the SQL,
+`RunExecutor` sends and receives. `claims` supplies the next rows and tracks the requests in flight or waiting,
+`provider_connection` communicates with the provider, `retry_policy` decides what a reply means for its row and the run,
+`replies` carries out that decision, `concurrency` limits the requests in flight, `row_store` has the SQL,
 `group_commit_writer` writes durably.
 """
 
@@ -50,17 +51,17 @@ def execute(
 ) -> None:
     """Write the missing rows of a run's data set, until all are written or the run ends for another reason.
 
-    If a provider asks for a pause longer than `RunLimits.stall_s`, or limits the rate for that long without saying
-    until when, the run waits: see `run_store.due_in_s`.
+    If a provider asks for a pause longer than `RunLimits.stall_s`, or limits the rate for that long without giving an
+    end, the run waits; see `run_store.due_in_s`.
 
-    The final state and its reason are in the run's database row afterwards; rows that were not written are pending.
-    When `stopping` is set, this returns within a second and leaves the run unfinished, to be continued later. Several
-    executors may work on one run; each returns when the whole run has ended.
+    Afterwards, the final state and its reason are in the run's database row, and rows that were not written are
+    pending. When `stopping` is set, this returns within a second and leaves the run unfinished, to be continued later.
+    Several executors may work on one run; each returns when the whole run has ended.
 
     Raises:
         NotFound, BadRecipe: there is nothing to run.
         StorageFull: the database cannot be written, and `stopping` is set or the run could not be started.
-        DatabaseLost: the database was deleted, damaged, or is no longer writable. Nothing was sent from then on; later
+        DatabaseLost: the database was deleted, damaged, or is no longer writable. Nothing was sent after that; later
             answers are in a rescue file (see `core.jobs.recovery`).
     """
     stop_event = stopping or threading.Event()
@@ -136,7 +137,7 @@ class RunExecutor:
         if self._stopping.is_set() or self._requested_end is not None:
             return True
         if self._writer.lost is not None:
-            return not self._in_flight  # answers already paid for go into the rescue file
+            return not self._in_flight  # answers that are already paid for go into the rescue file
         if self._in_flight or self._writer.unrecorded:
             return False
         return self._retry_policy.end is not None or self._claim_queue.complete
@@ -148,7 +149,7 @@ class RunExecutor:
         return not ended and not self._shutting_down and not self._writer.down and self._connection.open
 
     async def _poll(self) -> None:
-        """A few times per second: check for a stop request and a stall, and update the note that users see."""
+        """Check for a stop request and a stall a few times per second, and update the note that users see."""
         now = time.monotonic()
         if now - self._polled_at < self._limits.tick_s:
             return
@@ -177,14 +178,17 @@ class RunExecutor:
     # --- sending -------------------------------------------------------------------------------------------------
 
     def _free_slots(self) -> int:
-        """Number of free slots. An answer keeps its slot until it is durable, which limits what a crash can lose."""
+        """Number of free slots. An answer occupies its slot until it is durable, which limits how much a crash can
+        lose.
+        """
         return self._retry_policy.available(self._in_flight.weight + self._writer.unrecorded, time.monotonic())
 
     def _clearable_count(self) -> int:
-        """How many more requests may be marked as sent: no more than there are slots once this group is written.
+        """How many more requests may be marked as sent: at most the number of slots that are free once this group is
+        written.
 
-        Due retries go first. (The writer calls this while it takes a group: the slots of its answers are free once the
-        marks are durable.)
+        Due retries take precedence. (The writer calls this while it takes a group; the slots of the group's answers are
+        free once the marks are durable.)
         """
         if not self._may_send:
             return 0
@@ -195,7 +199,7 @@ class RunExecutor:
         return min(self._retry_policy.available(occupied, now), self._startable_count() - len(cleared))
 
     def _claim_ahead(self) -> None:
-        """Claim more rows if needed. Retries that wait hold no slot, but their number is limited."""
+        """Claim more rows if needed. Waiting retries occupy no slot, but their number is limited."""
         claim_queue = self._claim_queue
         if claim_queue.unpriced:
             self._retry_policy.end_run(RunEnd("failed", claim_queue.unpriced))
@@ -207,19 +211,23 @@ class RunExecutor:
             claim_queue.claim_ahead(self._writer, min(self._free_slots(), self._startable_count()), rate, idle)
 
     def _startable_count(self) -> int:
-        """How many more rows may be started. Every row in flight may have to wait for a retry."""
+        """How many more rows may be started, given that every row in flight may have to wait for a retry."""
         started = self._in_flight.waiting + len(self._in_flight)
         return max(0, self._limits.max_waiting + int(self._throughput.per_s) - started)
 
     def _dispatch(self) -> None:
-        """Send as many requests as there are slots, and have the next ones marked. Called whenever either changes."""
+        """Send as many requests as there are free slots, and request marks for the next ones. Called when either
+        changes.
+        """
         while (request := self._next_request()) is not None:
             self._send_loops.add(asyncio.create_task(self._send_loop(request)))
         self._claim_ahead()
         self._writer.start()
 
     def _next_request(self) -> PendingRequest | None:
-        """The next request to send. Only requests marked as sent go out; due retries are marked before new rows."""
+        """Return the next request to send. Only requests marked as sent may be sent; due retries are marked before new
+        rows.
+        """
         if not self._may_send or not self._free_slots():
             return None
         now = time.monotonic()
@@ -229,7 +237,7 @@ class RunExecutor:
             request = self._claim_queue.cleared.popleft()
             self._replies.restore_attempts(request)
             if request.attempts.not_before > now:
-                self._claim_queue.refused(request)  # it was not sent
+                self._claim_queue.refused(request)  # the request was not sent
                 self._in_flight.wait(request, request.attempts.not_before)
                 request = None
         if request is not None:
@@ -254,7 +262,7 @@ class RunExecutor:
             self._wake.set()
 
     def _connect(self) -> None:
-        """Connect to the provider. A starting engine is waited for."""
+        """Connect to the provider. If the engine is starting, wait for it."""
         if self._connection.open or self._retry_policy.end is not None or self._writer.down:
             return
         try:
@@ -269,7 +277,7 @@ class RunExecutor:
     # --- answers -------------------------------------------------------------------------------------------------
 
     def _on_recorded(self) -> None:
-        """A group is written: the slots of its answers are free, and the requests it marked may go out."""
+        """Handle a written group: its answers' slots are free, and the requests it marked may be sent."""
         if not self._shutting_down:
             self._dispatch()
         if not self._in_flight:
@@ -295,7 +303,7 @@ class RunExecutor:
                 raise error
 
     async def _release(self) -> None:
-        """Release what was not sent. Requests that were cancelled have an unknown cost."""
+        """Release rows that were not sent. Cancelled requests have an unknown cost."""
         unknown = self._request_cost.price(None, None)
         interrupted = [(claim, unknown) for claim in self._in_flight.in_flight_claims()]
         unsent = [*self._replies.unsent, *self._in_flight.waiting_claims(), *await self._claim_queue.close()]
@@ -305,7 +313,7 @@ class RunExecutor:
         )
 
     def _waiting_note(self, now: float) -> str | None:
-        """What the run waits for. None while it is writing."""
+        """What the run is waiting for; None while it is writing."""
         cause = self._retry_policy.cause
         if self._in_flight or self._retry_policy.end is not None:
             return None

@@ -1,4 +1,4 @@
-"""Writes answers to the database in groups, durably, in the background of the event loop.
+"""Writes answers to the database durably, in groups, without blocking the event loop.
 
 While the disk is full, answers are kept in memory and in a rescue file. When the database is lost (deleted, damaged,
 or no longer writable), the run ends and its answers stay in the rescue file until the next start.
@@ -27,27 +27,30 @@ from core.generation import reservations, row_store
 from core.generation.row_store import RowOutcome
 
 T = TypeVar("T")
-_GATHER_S = 0.001  # a small group waits this long for more answers; a slot is free only once its answer is durable
+_GATHER_S = 0.001  # a small group waits this long for more answers; slots stay occupied until their answers are durable
 _SMALL_GROUP = 16  # answers
 _log = logging.getLogger("fabula.dataset")
 
 
 class SendMarks(Protocol):
-    """Requests that must be durably marked as sent before they go out."""
+    """Requests that must be durably marked as sent before they are sent."""
 
     @property
     def wanted(self) -> bool:
-        """True if `take` would return anything."""
+        """Whether `take` would return anything."""
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Spend ledger entries: to mark as sent; and refused without a bill, whose mark must be cleared."""
+        """Take the ledger entries to mark as sent, and those refused without a bill, whose mark must be cleared."""
 
     def written(self, missing: set[int] | None) -> None:
-        """What was taken is written, except for the `missing` entries; None: nothing was written."""
+        """Handle the end of a write: all entries taken were written except the `missing` ones; None if nothing was
+        written.
+        """
 
 
 class GroupCommitWriter:
-    """One writer per run. While a group is being written, the next one collects: few commits when many answers arrive.
+    """The writer of one run. While a group is being written, the next one is collected, so a busy run needs few
+    commits.
 
     An outcome is durable once `unrecorded` no longer counts it. While the storage cannot be written, `down` is true,
     outcomes are kept in memory and in a rescue file, and no request may be sent.
@@ -56,13 +59,13 @@ class GroupCommitWriter:
         store: the database.
         pause_s: seconds before a failed write is retried.
         on_recorded: called on the event loop after each group that was written.
-        marks: what to mark as sent; read when each group is taken, so that marks need no commit of their own while
+        marks: the requests to mark as sent; read when each group is taken, so that marks need no separate commits while
             answers arrive.
-        entry: makes the rescue file entry of an outcome.
-        claimant: who has claimed the rows, see `row_store.settle`.
+        entry: creates the rescue file entry for an outcome.
+        claimant: who has claimed the rows; see `row_store.settle`.
 
     Attributes:
-        lost: why the database is lost for this run; set once. Later outcomes go into the rescue file only.
+        lost: why this run considers the database lost; set once. Later outcomes go only into the rescue file.
     """
 
     def __init__(
@@ -85,10 +88,10 @@ class GroupCommitWriter:
         self.lost: DatabaseLost | None = None
         self._outbox: list[RowOutcome] = []
         self._group: list[RowOutcome] = []
-        self._lock = asyncio.Lock()  # SQLite allows one writer; a second one would sleep instead of queue
+        self._lock = asyncio.Lock()  # SQLite allows one writer; a second one would sleep instead of queueing
         self._writing: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
-        self._file: DatabaseFileCheck | None = None  # the database file of the connection
+        self._file: DatabaseFileCheck | None = None  # the check of the connection's database file
         self._retry_at = 0.0
 
     @property
@@ -98,7 +101,7 @@ class GroupCommitWriter:
 
     @property
     def unrecorded(self) -> int:
-        """Number of outcomes that were added and are not durably written yet."""
+        """Number of outcomes that were added but are not durable yet."""
         return len(self._outbox) + len(self._group)
 
     def add(self, outcomes: Iterable[RowOutcome]) -> None:
@@ -118,7 +121,7 @@ class GroupCommitWriter:
             self._writing = asyncio.create_task(self._write())
 
     async def call(self, query: Callable[[Session], T]) -> T | None:
-        """Run other work in a transaction of its own. None if the storage is down."""
+        """Run other work in its own transaction; None if the storage is down."""
         if self.down:
             return None
         try:
@@ -128,7 +131,7 @@ class GroupCommitWriter:
             return None
 
     async def read(self, query: Callable[[Session], T]) -> T | None:
-        """Run a read-only query, which waits for no writer. None if the storage is down."""
+        """Run a read-only query, which does not wait for writers; None if the storage is down."""
         if self.down:
             return None
         try:
@@ -138,10 +141,10 @@ class GroupCommitWriter:
             return None
 
     async def call_until_done(self, query: Callable[[Session], object], give_up: threading.Event) -> None:
-        """Run work that must succeed; it is retried until it does.
+        """Run work that must succeed, retrying until it does.
 
         Raises:
-            StorageFull: it failed, and `give_up` is set or the database is lost.
+            StorageFull: the work failed, and `give_up` is set or the database is lost.
         """
         while True:
             if self.lost is not None:
@@ -159,7 +162,7 @@ class GroupCommitWriter:
         """Write everything that was added.
 
         Raises:
-            StorageFull: as `call_until_done`; what could not be written is in the rescue file.
+            StorageFull: as in `call_until_done`; outcomes that could not be written are in the rescue file.
             Exception: an error of this or an earlier write; the same applies.
         """
         writing = self._writing
@@ -192,12 +195,12 @@ class GroupCommitWriter:
             sent, refused = self._marks.take() if self._marks is not None else ((), ())
             if not (self._group or sent or refused):
                 return
-            missing: set[int] | None = None  # nothing was written yet
+            missing: set[int] | None = None  # nothing has been written yet
             try:
                 async with self._lock:
                     missing = await asyncio.to_thread(self._record, self._group, sent, refused)
             except BaseException as exc:
-                # They are paid for: keep them after any error.
+                # The outcomes are paid for, so keep them after any error.
                 self._outbox, self._group = self._group + self._outbox, []
                 if not isinstance(exc, StorageFull):
                     self._save_to_rescue_file()
@@ -223,13 +226,13 @@ class GroupCommitWriter:
             return query(session)
 
     def _record(self, group: Sequence[RowOutcome], sent: Sequence[int], refused: Sequence[int]) -> set[int]:
-        """Write a group on its own connection: a session and the pool would take longer than the write.
+        """Write a group on its own connection, because a session and the pool would take longer than the write itself.
 
         If the server has closed the connection (a restart, a proxy limit), try once more; writing a group twice is
         harmless.
 
         Returns:
-            Entries that could not be marked as sent, see `reservations.mark`.
+            Entries that could not be marked as sent; see `reservations.mark`.
         """
         try:
             return self._write_group(group, sent, refused)

@@ -1,4 +1,4 @@
-"""A preview of a few stories of a grid (does the template work, and how long are they?), and the estimate of a run."""
+"""Previews a few of a grid's stories, to check the template and their length, and estimates a run."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from core.pricing.spend import Reservation
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.schemas import Endpoint
 
-_TYPICAL_TOKENS = 260  # a Chinese story of 300 characters, in the sample stories
+_TYPICAL_TOKENS = 260  # length of a Chinese story of 300 characters in the sample stories
 _SHARED_SPEED = 1.3  # four parallel streams are this much faster than one (measured: 54 against 41 tokens/s)
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewRow:
-    """One story of a preview. `reason`: why it is unfinished or failed."""
+    """One story in a preview. `reason`: why it is unfinished or failed."""
 
     values: dict[str, str]
     prompt: str
@@ -46,7 +46,7 @@ class PreviewRow:
 
 @dataclass(frozen=True, slots=True)
 class RunEstimate:
-    """Tokens, US dollars and seconds of a whole run; None: unknown. `local`: it is written on this machine."""
+    """Tokens, US dollars and seconds for a whole run; None means unknown. `local`: whether it runs on this machine."""
 
     tokens: int
     usd: Decimal | None
@@ -66,15 +66,15 @@ def preview(
     book: PriceBook | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[PreviewRow]:
-    """Generate stories for `n` random cells of the grid in parallel, and yield each when it arrives. Nothing is saved.
+    """Generate stories for `n` random cells of the grid in parallel, and yield each as it arrives. Nothing is saved.
 
     The cost of each request is reserved before it is sent, and recorded as spend. Setting `stop` cancels the requests.
 
     Raises:
         NotAllowed: the actor is a viewer.
         BadRecipe: the recipe is invalid.
-        OverBudget: it would exceed a budget.
-        ProviderError: the first error of a request, after the stories of the others.
+        OverBudget: the preview would exceed a budget.
+        ProviderError: the first error of a request, raised after the other requests' stories.
         Cancelled: it was stopped.
     """
     stopping = stop or threading.Event()
@@ -98,7 +98,7 @@ def preview(
 def _generate(
     recipe: Recipe, endpoint: Endpoint, complete: Callable[[CompletionRequest], Completion], position: int
 ) -> PreviewRow:
-    """The story of the cell at `position` of the grid."""
+    """Generate the story for the cell at `position` in the grid."""
     cell = grid.cell(recipe, position)
     prompt = grid.render(recipe.template, cell.values)
     seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
@@ -122,7 +122,7 @@ def _complete_billed(
 ) -> Completion:
     """Complete a request and record its cost, even if the page is closed.
 
-    Its worst case is reserved before it is sent.
+    Its worst-case cost is reserved before it is sent.
     """
     provider, model = client.provider.id, request.model
     prompt_tokens = tokens.count([request.system + request.prompt], model).tokens
@@ -132,7 +132,7 @@ def _complete_billed(
     )
     answer = reservation.call(lambda: client.complete(request, stop=stop))
     usage = (answer.prompt_tokens, answer.completion_tokens)
-    with suppress(StorageFull):  # the cost is in a rescue file; the text is paid for, so show it
+    with suppress(StorageFull):  # the cost is in a rescue file; the text is paid for, so it is still shown
         reservation.settle(*usage, cost_of(book, provider, model, *usage, cached_tokens=answer.cached_tokens))
     return answer
 
@@ -150,10 +150,10 @@ def estimate_run(
 
     Args:
         book: the prices.
-        previewed: texts of this recipe, whose lengths and times replace the guess; may be empty.
-        engine_tokens_per_s: the engine's latest measured speed; None: not measured.
-        parallel: `ModelInfo.parallel` of the writer.
-        batch: at the price of a batch, which takes up to a day.
+        previewed: previewed texts of this recipe, whose lengths and times replace the default guess; may be empty.
+        engine_tokens_per_s: the engine's latest measured speed; None if not measured.
+        parallel: `ModelInfo.parallel` of the writing model.
+        batch: whether to use batch prices; a batch takes up to a day.
     """
     rows = recipe.rows()
     prompt_each, completion_each = _tokens_each(recipe, previewed)
@@ -178,7 +178,7 @@ def estimate_run(
 
 
 def _tokens_each(recipe: Recipe, previewed: Sequence[PreviewRow]) -> tuple[int, int]:
-    """Tokens of one prompt and one text: as in the preview, otherwise a guess."""
+    """Tokens of one prompt and one text: as in the preview, or a guess without one."""
     if previewed:
         n_rows = len(previewed)
         prompt, completion = (
@@ -191,7 +191,9 @@ def _tokens_each(recipe: Recipe, previewed: Sequence[PreviewRow]) -> tuple[int, 
 
 
 def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:
-    """Fewest and most requests of a run: repeats of a cell can share one, unless each row has its own seed."""
+    """Minimum and maximum number of requests in a run: repeats of a cell can share one, unless each row has its own
+    seed.
+    """
     rows = recipe.rows()
     if batch or recipe.seed is not None:
         return rows, rows
@@ -200,7 +202,7 @@ def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:
 
 
 def _seconds(recipe: Recipe, previewed: Sequence[PreviewRow], in_flight: int) -> float | None:
-    """Time of the whole run, from a preview, whose texts are written concurrently like those of a run."""
+    """Duration of the whole run, based on a preview, whose texts are generated concurrently as in a run."""
     if not previewed:
         return None
     rounds = -(-recipe.rows() // in_flight)

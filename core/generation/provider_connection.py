@@ -1,4 +1,4 @@
-"""A run's connection to its provider: the client, the API format of the model, and one request at a time."""
+"""A run's connection to its provider: the client, the model's API format, and single requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from core.providers.schemas import Endpoint, ServedModel
 def completion_request(
     recipe: Recipe, model: str, prompt: str, endpoint: Endpoint, seed: int | None, n: int = 1
 ) -> CompletionRequest:
-    """The request for `n` texts of one cell, with the settings of its recipe."""
+    """Create the request for `n` texts for one cell, with the settings of its recipe."""
     return CompletionRequest(
         model=model,
         prompt=prompt,
@@ -37,7 +37,7 @@ class ProviderConnection:
     """The connection of one run, on one event loop.
 
     Args:
-        pause_s: seconds before an endpoint that did not answer is tried again.
+        pause_s: seconds before an endpoint that did not respond is tried again.
         notify: called on the event loop when it is known how the provider serves the model.
     """
 
@@ -53,19 +53,19 @@ class ProviderConnection:
 
     @property
     def open(self) -> bool:
-        """True once it is known how the provider serves the model."""
+        """Whether it is known how the provider serves the model."""
         return self._served is not None
 
     @property
     def parallel(self) -> int | None:
-        """Requests that the provider works on at the same time; None: it does not say, or is not asked yet."""
+        """The number of requests that the provider processes in parallel; None if unreported, or not known yet."""
         return None if self._served is None else self._served.parallel
 
     def connect(self) -> None:
         """Ask how the provider serves the model. Call again until the connection is `open`.
 
         Raises:
-            FabulaError: the endpoint returned an error or did not answer.
+            FabulaError: the endpoint returned an error or did not respond.
         """
         if self._served is not None:
             return
@@ -89,7 +89,7 @@ class ProviderConnection:
         """Request `n` texts for a claimed row.
 
         Raises:
-            FabulaError: see `AsyncTextClient.ask` and `Registry.provider`.
+            FabulaError: see `AsyncTextClient.complete` and `Registry.provider`.
         """
         recipe = self._context.recipe
         found: Endpoint = "chat" if self._served is None else self._served.endpoint
@@ -105,14 +105,14 @@ class ProviderConnection:
             await asyncio.gather(self._connecting, return_exceptions=True)
         for client in (self._client, self._text_client, *self._previous_clients):
             if client is not None:
-                with contextlib.suppress(Exception):  # the run has ended: a failed close changes nothing
+                with contextlib.suppress(Exception):  # the run has ended, so an error while closing does not matter
                     await client.aclose()
 
     def _current_client(self) -> AsyncTextClient:
-        """Looked up for each request, because a restarted engine has another address."""
+        """Look up the client for each request, because a restarted engine may have a different address."""
         provider = self._registry.provider(self._context.provider)
         if self._text_client is None or self._text_client.provider != provider:
             if self._text_client is not None:
-                self._previous_clients.append(self._text_client)  # may still have requests in flight
+                self._previous_clients.append(self._text_client)  # it may still have requests in flight
             self._text_client = AsyncTextClient(provider)
         return self._text_client

@@ -1,4 +1,4 @@
-"""What becomes of the rows of a request once it has ended: settled, retried, sent one by one, or released.
+"""Handles a request's rows once it has ended: they are settled, retried, sent one by one, or released.
 
 `retry_policy` decides; this module carries the decision out, on the executor's event loop.
 """
@@ -21,13 +21,13 @@ from core.providers import Completion
 
 
 class ReplyHandler:
-    """Handles the replies to the requests of one run.
+    """Handles replies to the requests of one run.
 
     Attributes:
-        unsent: rows of requests that were refused without a bill, to be released at the end of the run.
+        unsent: rows whose requests were refused without a bill, to be released at the end of the run.
 
     Args:
-        notify: called when a retry was scheduled.
+        notify: called when a retry has been scheduled.
     """
 
     def __init__(
@@ -46,14 +46,14 @@ class ReplyHandler:
         self.unsent: list[Claim] = []
 
     def restore_attempts(self, request: PendingRequest) -> None:
-        """Give a request the attempts that were already made at its rows."""
+        """Restore the attempts that have already been made for a request's rows."""
         earlier = (self._attempts.pop(claim.row_id, None) for claim in request.claims)
         request.attempts = next((attempts for attempts in earlier if attempts), request.attempts)
 
     def answered(self, request: PendingRequest, answer: Completion) -> None:
-        """A request was answered.
+        """Handle an answered request.
 
-        If fewer texts arrived than requested, the endpoint does not support `n`: send the rest singly.
+        If fewer texts arrived than requested, the endpoint does not support `n`; the rest are sent one by one.
         """
         settled = self._retry_policy.on_answer(answer, time.monotonic(), len(request.claims))
         self._throughput.record(len(settled))
@@ -64,7 +64,7 @@ class ReplyHandler:
         self._record(request.claims, settled, split_cost(cost, len(settled)))
 
     def failed(self, request: PendingRequest, error: FabulaError) -> None:
-        """A request has ended with an error."""
+        """Handle a request that ended with an error."""
         now = time.monotonic()
         unbilled = isinstance(error, BadRequest) and not error.may_be_billed
         if len(request.claims) > 1 and unbilled and not isinstance(error, ModelNotFound):
@@ -93,9 +93,9 @@ class ReplyHandler:
             self.unsent += request.claims
 
     def _settle_lost(self, request: PendingRequest, not_before: float) -> None:
-        """Settle a request that may be billed but brought no answer.
+        """Settle a request that may be billed but produced no answer.
 
-        Its cost is unknown, and counts as the reserved amount. Its rows become pending again; the next claim reserves
+        Its cost is unknown and counts as the reserved amount. Its rows become pending again; the next claim reserves
         money for another request, if the budget allows.
         """
         request.attempts.not_before = not_before
@@ -104,7 +104,7 @@ class ReplyHandler:
         self._record(request.claims, [RowResult("pending")] * count, [cost] * count)
 
     def _send_separately(self, claims: Sequence[Claim]) -> None:
-        """Send rows one by one, next.
+        """Send these rows next, one by one.
 
         If that works, `n` was the problem, and rows no longer share requests in this run.
         """

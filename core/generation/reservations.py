@@ -1,7 +1,7 @@
-"""The spend ledger entries of a run's rows: reserved, marked as sent, settled, or released.
+"""The spend ledger entries for a run's rows: reserved, marked as sent, settled, or released.
 
-An entry is written when its row is claimed, marked as sent before the request goes out, and settled with the answer.
-After a crash the mark tells which requests may have been billed. Every change of an entry changes the totals that
+An entry is written when its row is claimed, marked as sent before the request is sent, and settled with the answer.
+After a crash, the mark shows which requests may have been billed. Every change to an entry also updates the totals that
 budgets read, in the same transaction.
 """
 
@@ -58,7 +58,9 @@ def reserve(
     model: str,
     now: datetime,
 ) -> None:
-    """Reserve the worst case of claimed rows: (row id, id of the new entry, US dollars; None: the price is unknown)."""
+    """Reserve the worst-case cost of claimed rows, given as (row id, id of the new entry, US dollars or None if the
+    price is unknown).
+    """
     params = {"run": run_id, "actor": actor, "provider": provider, "model": model, "now": now}
     rows = to_json([(row_id, spend_id, _text(usd)) for row_id, spend_id, usd in entries])
     run(session, _reserve_statement(on_postgres(session)), {"packed": rows, **params})
@@ -92,7 +94,7 @@ def _reserve_statement(postgres: bool) -> Insert:
 def mark(
     on: Session | Connection, sent: Sequence[int], refused: Sequence[int] = (), now: datetime | None = None
 ) -> set[int]:
-    """Record which requests are about to be `sent`, before they go out, and clear the mark of unbilled `refused` ones.
+    """Record which requests are about to be `sent`, and clear the mark of unbilled `refused` ones.
 
     Returns:
         Entries in `sent` that no longer exist: other executors considered this one dead and released its rows.
@@ -114,9 +116,10 @@ def _mark_statement(postgres: bool) -> Update:
 
 
 def settle(on: Session | Connection, entries: Sequence[tuple[int, int | None, int | None, Decimal | None]]) -> None:
-    """Replace reservations by actual usage: (entry, prompt tokens, completion tokens, US dollars), None: unknown.
+    """Replace reservations with actual usage: (entry, prompt tokens, completion tokens, US dollars); None means
+    unknown.
 
-    An entry with an unknown cost keeps counting as its reserved amount.
+    An entry with an unknown cost still counts as its reserved amount.
     """
     if not entries:
         return
@@ -159,7 +162,7 @@ def settle_abandoned(session: Session, rows: Select[tuple[int]]) -> None:
     """Settle the reservations of rows claimed by a dead executor. Requests that were never sent are released.
 
     Those that were sent may have been billed: their cost becomes unknown and counts as the reserved amount. Entries
-    with a cost of 0 stay as they are.
+    with a cost of 0 are left unchanged.
     """
     unsettled = (Spend.prompt_tokens.is_(None), Spend.completion_tokens.is_(None))
     query = select(Spend.id, Spend.sent_at, Spend.cost_usd).where(Spend.row_id.in_(rows), *unsettled)
@@ -171,7 +174,9 @@ def settle_abandoned(session: Session, rows: Select[tuple[int]]) -> None:
 
 
 def _read_entries(on: Session | Connection, spend_ids: Sequence[int]) -> list[list[Any]]:
-    """What these entries count now: id, time, actor, reference, cost, estimate. Locks them in this transaction."""
+    """Read what these entries currently count: id, time, actor, reference, cost, estimate. Locks them in this
+    transaction.
+    """
     return read(on, _entries_query(on_postgres(on)), {"packed": to_json([(spend_id,) for spend_id in spend_ids])})
 
 

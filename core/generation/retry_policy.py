@@ -1,4 +1,4 @@
-"""What an answer or an error means, and what to do then: settle the row, retry, release it, or end the run.
+"""Decides what to do after an answer or an error: settle the row, retry it, release it, or end the run.
 
 Pure: no clock, no I/O. A request may ask for several texts (`n`); `split_completion` divides its answer, tokens and
 cost among their rows.
@@ -22,11 +22,11 @@ _EMPTY = with_cause(msg("The answer was empty."), "empty_answer")
 _MAX_FINISH_REASON = 30  # characters, the size of the column; the API's own values are shorter
 _COST_UNIT = Decimal("1e-12")  # US dollars; a token costs at least a thousand times as much
 
-_OUTAGE_CAP_FACTOR = 3  # longest pause of all rows in an outage: this many times the longest pause of one row
+_OUTAGE_CAP_FACTOR = 3  # in an outage, all rows pause for at most this many times the longest pause of a single row
 
 
 def classify(answer: Completion, max_tokens: int) -> RowResult:
-    """The result of the first text of an answer. Only a text with finish reason `stop` is a finished story."""
+    """The result for the first text of an answer. Only a text with the finish reason `stop` is a finished story."""
     used = (answer.prompt_tokens, answer.completion_tokens)
     if not answer.texts:
         return RowResult("failed", _EMPTY, "", None, *used)
@@ -69,8 +69,8 @@ class RunEnd:
 
     Attributes:
         wait_s: for state "waiting": seconds until the run resumes.
-        increasing: the provider did not say how long to wait: each pause without an answer in between is longer than
-            the previous one.
+        increasing: whether the provider did not report how long to wait; each pause without an answer in between is
+            then longer than the previous one.
     """
 
     state: str
@@ -80,15 +80,16 @@ class RunEnd:
 
 
 def end_for_error(error: FabulaError) -> RunEnd:
-    """The end of a run that failed with this error: what happened and what to do."""
+    """The end of a run that failed with this error, with what happened and what to do."""
     return RunEnd("failed", storable(sentences(error.what, error.next_step)))
 
 
 class RepeatedFailures:
-    """Detects requests that fail for a reason that is not their own: many in a row with the same error message.
+    """Detects failures that are not caused by the requests themselves: many consecutive ones with the same error
+    message.
 
     Args:
-        first: number of failures that counts as many before the first success; four times as many afterwards.
+        first: number of failures that counts as many before the first success; four times as many count afterwards.
     """
 
     def __init__(self, first: int) -> None:
@@ -102,15 +103,15 @@ class RepeatedFailures:
         self._succeeded, self._count = True, 0
 
     def failed(self, message: str) -> bool:
-        """Record a failure with this error message. Returns True if continuing is pointless."""
-        message = re.sub(r"\d+", "#", message)  # token counts and ids differ for the same cause
+        """Record a failure with this error message. Return True if continuing is pointless."""
+        message = re.sub(r"\d+", "#", message)  # the same cause has different token counts and ids
         self._count = self._count + 1 if message == self._last_message else 1
         self._last_message = message
         return self._count >= (4 * self._first if self._succeeded else self._first)
 
 
 def split_completion(answer: Completion, expected: int) -> list[Completion]:
-    """One completion for each text, up to `expected`, at least one. Their tokens add up to those of the answer."""
+    """Return one completion for each text, up to `expected` but at least one. Their tokens add up to the answer's."""
     if expected == 1:
         return [answer]
     texts: list[tuple[Choice, ...]] = [(text,) for text in answer.texts[:expected]] or [()]
@@ -122,7 +123,7 @@ def split_completion(answer: Completion, expected: int) -> list[Completion]:
 
 
 def split_tokens(total: int | None, parts: int) -> Sequence[int | None]:
-    """`total` in whole parts; the first part gets the remainder. None: unknown."""
+    """Split `total` into whole numbers; the first part gets the remainder. None means unknown."""
     if total is None:
         return [None] * parts
     each, remainder = divmod(total, parts)
@@ -130,7 +131,7 @@ def split_tokens(total: int | None, parts: int) -> Sequence[int | None]:
 
 
 def split_cost(total: Decimal | None, parts: int) -> Sequence[Decimal | None]:
-    """`total` in parts that add up to it exactly; the first part gets the remainder. None: unknown."""
+    """Split `total` into parts that add up to it exactly; the first part gets the remainder. None means unknown."""
     if total is None or parts == 1:
         return [total] * parts
     each = (total / parts).quantize(_COST_UNIT, rounding="ROUND_DOWN")
@@ -141,7 +142,8 @@ def split_cost(total: Decimal | None, parts: int) -> Sequence[Decimal | None]:
 class RetryRow:
     """Send the row again after `wait_s` seconds.
 
-    `lost`: the request may be billed. It counts at its maximum cost, and the row needs a new reservation.
+    `lost`: whether the request may be billed. If so, it counts at its maximum cost, and the row needs a new
+    reservation.
     """
 
     wait_s: float
@@ -150,7 +152,7 @@ class RetryRow:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRow:
-    """The request was refused without a bill; the row is pending again."""
+    """The request was refused without a bill; the row becomes pending again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -159,7 +161,7 @@ class RowAttempts:
 
     Attributes:
         failures: failures while other rows succeeded (so the row itself is the cause), and requests that may be billed.
-        answers_seen: answers of the run at the last counted failure.
+        answers_seen: number of the run's answers at the last counted failure.
         not_before: when the row may be sent again (monotonic seconds).
     """
 
@@ -175,7 +177,7 @@ class RequestRetryPolicy:
 
     Attributes:
         last_answer_at: time of the last valid answer (monotonic seconds).
-        cause: why rows wait, a sentence; "" if none has waited.
+        cause: why rows are waiting, as a sentence; "" if none has waited.
         end: set as soon as the run has a reason to end.
     """
 
@@ -193,14 +195,14 @@ class RequestRetryPolicy:
         self.end: RunEnd | None = None
 
     def on_answer(self, answer: Completion, now: float, expected: int = 1) -> list[RowResult]:
-        """An answer arrived with `expected` texts or fewer. Returns one result per text, at least one."""
+        """Handle an answer with `expected` texts or fewer. Return one result per text, at least one."""
         self._count_answer(now)
         self._repeated_failures.succeeded()
         self._concurrency.succeeded()
         return [classify(part, self._max_tokens) for part in split_completion(answer, expected)]
 
     def on_error(self, error: FabulaError, attempts: RowAttempts, now: float) -> RowResult | RetryRow | ReleaseRow:
-        """A request ended with an error."""
+        """Handle a request that ended with an error."""
         if isinstance(error, Transient):
             return self._retry(error, attempts, now)
         if isinstance(error, ProviderError) and not isinstance(error, Refused | ModelNotFound):
@@ -219,15 +221,15 @@ class RequestRetryPolicy:
 
     @property
     def resume_at(self) -> float | None:
-        """In an outage, when the next request may be sent (monotonic seconds). None: there is no outage."""
+        """When the next request may be sent (monotonic seconds) in an outage; None if there is no outage."""
         return self._circuit_breaker.resume_at
 
     def check_stalled(self, now: float, all_retried: bool) -> None:
-        """End the run if there was no answer for too long. After a rate limit, which ends by itself, the run waits
+        """End the run if there was no answer for too long. After a rate limit, which is temporary, the run waits
         instead.
 
-        First attempts may still be answered, and a run that has had no error yet (slow database, busy machine) is not
-        stalled.
+        A run is not stalled while first attempts may still be answered, or if it has had no error yet (slow database,
+        busy machine).
         """
         if not self.cause or not all_retried or now - self.last_answer_at <= self._limits.stall_s:
             return
@@ -240,7 +242,7 @@ class RequestRetryPolicy:
         self.end_run(RunEnd("failed", reason))
 
     def end_run(self, end: RunEnd) -> None:
-        """Record a reason to end the run; the first one counts."""
+        """Record a reason to end the run; only the first reason counts."""
         self.end = self.end or end
 
     def _count_answer(self, now: float) -> None:
@@ -275,5 +277,5 @@ def _failed_row(error: ProviderError) -> RowResult:
 
 
 def _nothing_answered(tries: int, error: ProviderError) -> str:
-    """Why a run ends after `tries` attempts at one row without an answer to any row."""
+    """The end of a run after `tries` attempts at one row without an answer to any row."""
     return msg("No request was answered, and one row was tried {tries} times. {what}", tries=tries, what=error.what)

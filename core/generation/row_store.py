@@ -1,7 +1,7 @@
 """The rows of a run: claim, settle, release.
 
-`run_store` has the runs themselves, `reservations` their spend ledger entries, `grid_store` fills the grid, `bulk_sql`
-is SQL for groups of rows.
+`run_store` handles the runs themselves, `reservations` their spend ledger entries, `grid_store` fills the grid, and
+`bulk_sql` has SQL for groups of rows.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Claim(NamedTuple):
 
 
 class RowResult(NamedTuple):
-    """The result of a row, in a live run or a batch.
+    """A row's result, in a live run or a batch.
 
     Attributes:
-        state: done, failed, or pending (to be sent again). A failed row has a `reason`, a sentence, and keeps its text.
-        prompt_tokens, completion_tokens, cost_usd: None: unknown.
+        state: done, failed, or pending (to be sent again). A failed row has a `reason` (a sentence) and keeps its text.
+        prompt_tokens, completion_tokens, cost_usd: None if unknown.
     """
 
     state: str
@@ -68,7 +68,7 @@ class RowResult(NamedTuple):
 
 
 class RowOutcome(NamedTuple):
-    """The result for a claimed row. If the database cannot be written, the row is found by its key later."""
+    """The result for a claimed row. If the database cannot be written, the row is later found by its key."""
 
     claim: Claim
     result: RowResult
@@ -86,12 +86,12 @@ def claim(
 ) -> tuple[list[Claim], bool]:
     """Claim up to `limit` pending rows: set them to `sent` and reserve their worst-case cost.
 
-    A request may go out only after `mark` has recorded it.
+    A request may be sent only after `mark` has recorded it.
 
     Args:
         worst_case: maximum cost of a prompt in US dollars, None if the price is unknown.
-        remaining_usd: how much may still be reserved; None: no limit.
-        failed_only: only rows that were queued for a retry in this run.
+        remaining_usd: amount that may still be reserved; None means no limit.
+        failed_only: whether to claim only rows that were queued for a retry in this run.
 
     Returns:
         The claims, and True if the budget limited them.
@@ -114,7 +114,7 @@ def claim(
 
 
 def _affordable(costs: Sequence[Decimal | None], remaining_usd: Decimal | None) -> list[Decimal | None]:
-    """The first costs that `remaining_usd` covers together; None: unknown costs, or no limit."""
+    """The leading costs that `remaining_usd` covers together; None if costs are unknown or there is no limit."""
     affordable: list[Decimal | None] = []
     for cost in costs:
         if remaining_usd is not None and cost is not None:
@@ -131,7 +131,7 @@ def _pending_query(postgres: bool, failed_only: bool) -> Select[*tuple[Any, ...]
     query = (
         select(Row.id, Row.key, Row.prompt)
         .where(*pending_conditions(dataset, run, failed_only))
-        .order_by(Row.updated_at, Row.id)  # the order of the index: no sorting
+        .order_by(Row.updated_at, Row.id)  # follows the index, so no sorting is needed
         .limit(bindparam("limit", type_=Integer()))
         .with_for_update(skip_locked=True)
     )
@@ -166,11 +166,11 @@ def _claim_statement(postgres: bool) -> Update:
 
 
 def settle(session: Session | Connection, outcomes: Sequence[RowOutcome], claimant: str = "") -> None:
-    """Write the results for rows of `claimant`, and their actual cost, in one transaction.
+    """Write the results for `claimant`'s rows, and their actual cost, in one transaction.
 
-    A claimant that was considered dead (for example because its machine slept) has lost its rows. A row that another
-    claimant or a batch has sent meanwhile, or that is settled, stays as it is; a row that is pending takes the late
-    answer, so it is not paid for twice. The cost of every answer counts.
+    A claimant that was considered dead (for example because its machine was asleep) has lost its rows. A row that
+    another claimant or a batch has sent in the meantime, or that is settled, is left unchanged; a pending row accepts
+    the late answer, so it is not paid for twice. The cost of every answer counts.
     """
     if outcomes:
         rows = to_json([(o.claim.row_id, *_column_values(o.result)) for o in outcomes])
@@ -214,9 +214,10 @@ def release(
     interrupted: Iterable[tuple[Claim, Decimal | None]],
     claimant: str = "",
 ) -> None:
-    """Release rows. Requests that were never sent cost nothing; interrupted ones cost the given amount, None: unknown.
+    """Release rows. Requests that were never sent cost nothing; interrupted ones cost the given amount (None if
+    unknown).
 
-    Rows that another claimant has claimed meanwhile stay with it.
+    Rows that another claimant has claimed in the meantime stay with that claimant.
     """
     unsent, interrupted = list(unsent), list(interrupted)
     if not unsent and not interrupted:
@@ -234,7 +235,7 @@ def release(
 
 
 def row_entry(context: RunContext, outcome: RowOutcome) -> Entry:
-    """The entry for one outcome of a run."""
+    """The rescue file entry for one outcome of a run."""
     claim, result = outcome.claim, outcome.result
     return {
         "kind": "row",

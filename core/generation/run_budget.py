@@ -1,6 +1,6 @@
-"""What a run's requests may cost, how much it may still reserve, and which budget ended it.
+"""Budgets of a run: what its requests may cost, how much it may still reserve, and which budget ended it.
 
-Two kinds of budget apply: the run's own, and those of the cost page.
+Two kinds of budget apply: the run's own, and those set on the cost page.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD
 
 _CENT = Decimal("0.01")
-_MIN_USD = Decimal("1e-12")  # US dollars; less than any request costs
+_MIN_USD = Decimal("1e-12")  # US dollars; less than the cost of any request
 TEMPLATE_TOKENS = 32
 """Maximum number of tokens that a chat template adds to a prompt: turn markers and role names."""
 
 
 def min_limit(run_usd: Decimal | None, page_usd: Decimal | None) -> Decimal | None:
-    """The lower of two limits. None: no limit."""
+    """The lower of two limits; None means no limit."""
     limits = [amount for amount in (run_usd, page_usd) if amount is not None]
     return min(limits) if limits else None
 
 
 def total_usd(amounts: Sequence[Decimal | None]) -> Decimal | None:
-    """The sum of the amounts. None if one is unknown."""
+    """The sum of the amounts; None if any is unknown."""
     known = [amount for amount in amounts if amount is not None]
     return sum(known, Decimal(0)) if len(known) == len(amounts) else None
 
 
 def own_remaining(session: Session, run_id: str, budget_usd: Decimal | None) -> Decimal | None:
-    """What is left of the run's own budget, read in the claiming transaction. None: it has no budget."""
+    """What is left of the run's own budget, read in the claiming transaction; None if it has no budget."""
     return None if budget_usd is None else budget_usd - budget.spent_on(session, run_id)
 
 
 def page_remaining(session: Session, context: RunContext, empty_prompt_usd: Decimal | None) -> Decimal | None:
-    """What the budgets of the cost page leave for this run, read in the claiming transaction. None: no limit.
+    """What the cost page's budgets leave for this run, read in the claiming transaction; None means no limit.
 
     Args:
-        empty_prompt_usd: maximum cost of an empty prompt. 0 means that every request is free.
+        empty_prompt_usd: maximum cost of an empty prompt. 0 means that all requests are free.
     """
     return None if empty_prompt_usd == 0 else budget.remaining_in(session, context.actor, context.run_id)
 
@@ -54,7 +54,7 @@ def page_remaining(session: Session, context: RunContext, empty_prompt_usd: Deci
 def unpriced(
     session: Session, context: RunContext, budget_usd: Decimal | None, empty_prompt_usd: Decimal | None
 ) -> str | None:
-    """Why the run cannot continue with an unknown price. None: it can. `empty_prompt_usd` as in `page_remaining`."""
+    """Why the run cannot continue with an unknown price; None if it can. `empty_prompt_usd`: see `page_remaining`."""
     if empty_prompt_usd is not None:
         return None
     if budget_usd is not None:
@@ -71,9 +71,9 @@ def unpriced(
 def exhausted(
     session: Session, context: RunContext, budget_usd: Decimal | None, remaining_usd: Decimal | None
 ) -> str | None:
-    """Which budget ended the run: its own, with `remaining_usd` left, or one of the cost page with less left.
+    """Which budget ended the run: its own, with `remaining_usd` left, or one from the cost page with less left.
 
-    If part of the run's spending is the worst case of requests with an unknown cost, the reason says how much.
+    If part of the run's spending is the worst-case cost of requests with an unknown cost, the reason states how much.
     """
     page = budget.remaining_in(session, context.actor, context.run_id)
     reason: str | None
@@ -99,7 +99,7 @@ def exhausted(
 
 
 def _uncertain_usd(session: Session, run_id: str) -> Decimal:
-    """What the requests of the run with an unknown cost count in total."""
+    """The total amount at which the run's requests with an unknown cost are counted."""
     query = select(Spend.estimated_usd).where(Spend.reference == run_id, Spend.cost_usd.is_(None))
     return sum((usd for usd in session.scalars(query) if usd is not None), Decimal(0))
 
@@ -113,7 +113,7 @@ def _refusal(session: Session, context: RunContext, amount_usd: Decimal | None) 
 
 
 def token_upper_bound(text: str) -> int:
-    """An upper bound on the tokens of a text: no tokenizer in use makes more tokens than there are UTF-8 bytes."""
+    """An upper bound on the tokens of a text: no tokenizer in use produces more tokens than UTF-8 bytes."""
     return len(text.encode("utf-8", "replace"))
 
 
@@ -121,18 +121,19 @@ class RequestCost:
     """The price of a run's model, and the maximum cost of one of its requests.
 
     Args:
-        batch: requests in a batch. If the price book has no batch price, the live price counts, which is not lower.
+        batch: whether requests are sent in a batch. If the price book has no batch price, the live price is used, which
+            is not lower.
     """
 
     def __init__(self, book: PriceBook, context: RunContext, *, batch: bool = False) -> None:
-        price = book.find(context.provider, context.model)  # looked up once
+        price = book.find(context.provider, context.model)  # looked up only once
         self._price = price if price is not None and price.currency == USD else None
         self._batch = batch
         self._system = token_upper_bound(context.recipe.system) + TEMPLATE_TOKENS
         self._max_tokens = context.recipe.max_tokens
 
     def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:
-        """Cost in US dollars. None: unknown."""
+        """Cost in US dollars; None if unknown."""
         if self._price is None:
             return None
         if self._batch:
@@ -142,5 +143,5 @@ class RequestCost:
         return self._price.call(prompt_tokens, completion_tokens, cached_tokens=cached_tokens)
 
     def worst_case(self, prompt: str) -> Decimal | None:
-        """The maximum cost of a request in US dollars. None: unknown."""
+        """The maximum cost of a request in US dollars; None if unknown."""
         return self.price(token_upper_bound(prompt) + self._system, self._max_tokens)

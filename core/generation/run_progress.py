@@ -32,7 +32,7 @@ ACTIVE = (*UNDER_WAY, "waiting")
 _WINDOW_S = 60  # long enough for a slow machine, short enough to show changes
 _LONG_WINDOW_S = 600  # used when the last minute has too few rows
 _MIN_ROWS = 5
-_CLOCK_TOLERANCE = timedelta(days=1)  # tolerance for a clock that was set back
+_CLOCK_TOLERANCE = timedelta(days=1)  # tolerance for clocks that were set back
 _CallCosts = list[tuple[Decimal | None, int]]  # cost of one call (None: unknown), number of calls with that cost
 
 
@@ -41,7 +41,7 @@ class FailedRows:
     """Failed rows with the same cause.
 
     Attributes:
-        provider_messages: distinct messages of the provider, most frequent first.
+        provider_messages: the provider's distinct messages, most frequent first.
         unknown_reasons: reasons that contain no known Fabula sentence, in the same order.
     """
 
@@ -59,7 +59,7 @@ class _Group:
 
 
 def failed_rows_by_cause(session: Session, dataset_id: str, failed: int) -> tuple[FailedRows, ...]:
-    """The `failed` failed rows of a data set by cause, most frequent first."""
+    """Group a data set's `failed` failed rows by cause, most frequent first."""
     count = func.count()
     query = select(Row.finish_reason, Row.reason, count).where(Row.dataset_id == dataset_id, Row.state == "failed")
     query = query.group_by(Row.finish_reason, Row.reason).order_by(count.desc(), Row.reason).limit(_MAX_REASONS)
@@ -72,7 +72,7 @@ def failed_rows_by_cause(session: Session, dataset_id: str, failed: int) -> tupl
             (group.provider_messages, failure.provider_message),
             (group.unknown_reasons, failure.raw_text),
         ):
-            if message:  # token counts and ids differ for the same cause
+            if message:  # the same cause has different token counts and ids
                 messages.setdefault(re.sub(r"\d+", "#", message), message)
     if (others := failed - sum(group.rows for group in groups.values())) > 0:
         groups.setdefault("other", _Group()).rows += others
@@ -101,25 +101,26 @@ def failed_row_ids(store: Store, dataset_id: str, cause: Cause) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class RunProgress:
-    """The progress of a run, as any process can read it. None: unknown.
+    """A run's progress, which any process can read. None means unknown.
 
     Attributes:
         state: queued, running, waiting, pausing, paused, stopping, stopped, done or failed.
-        reason: why the run ended or waits.
+        reason: why the run ended or is waiting.
         not_before: when a waiting run resumes (UTC).
-        note: what the run waits for right now, or the parameters that its model does not support (one per line).
+        note: what the run is waiting for right now, or the parameters that its model does not support (one per line).
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending includes the `in_flight` rows.
-        failed_by_cause: failed rows of the data set by cause, most frequent first.
-        failed_only: the run only retries failed rows.
-        remaining: rows this run still has to write, including those in flight.
-        in_flight: rows in flight.
-        requests: entries in the spend ledger, including those in flight: one per row sent; of a batch one, and
-            one for each group of its lines that failed and may be billed.
+        failed_by_cause: the data set's failed rows by cause, most frequent first.
+        failed_only: whether the run only retries failed rows.
+        remaining: number of rows that this run still has to write, including those in flight.
+        in_flight: number of rows in flight.
+        requests: number of entries in the spend ledger, including those in flight: one per row sent; for a batch one,
+            plus one for each group of its lines that failed and may be billed.
         tokens: prompt and completion tokens of this run.
-        cost_usd: their cost, None if the cost of one call is unknown. 0 on the engine: see `core.pricing.machine_time`.
-        max_usd: maximum cost so far: calls without a token count (for example interrupted ones) at their worst
-            case.
+        cost_usd: cost of these tokens; None if the cost of any call is unknown. 0 on the engine; see
+            `core.pricing.machine_time`.
+        max_usd: maximum cost so far, with calls without a token count (for example interrupted ones) at their
+            worst-case cost.
         projected_usd: estimated cost at the end, if the remaining rows cost as much as the previous ones on average.
         rows_per_s: rows finished per second over the last minute; over the whole run once it has ended.
         eta_s: estimated seconds until the last row.
@@ -155,10 +156,10 @@ class RunProgress:
 
 
 def get(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
-    """The progress of a run.
+    """Read a run's progress.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
     """
     with store.reading() as session:
         run = session.get(Run, run_id)
@@ -168,7 +169,7 @@ def get(store: Store, run_id: str, now: datetime | None = None) -> RunProgress:
 
 
 def latest(store: Store, dataset_id: str, now: datetime | None = None) -> RunProgress | None:
-    """The progress of the newest run of a data set. None: there was none."""
+    """The progress of a data set's newest run; None if there was none."""
     with store.reading() as session:
         newest = select(Run).where(Run.dataset_id == dataset_id).order_by(Run.created_at.desc(), Run.id.desc())
         run = session.scalar(newest.limit(1))
@@ -215,7 +216,7 @@ def _of_run(session: Session, run: Run, now: datetime) -> RunProgress:
 
 
 def _remaining_rows(session: Session, run: Run) -> int:
-    """Failed rows that this run is to retry and has not written yet."""
+    """Failed rows that this run should retry and has not written yet."""
     conditions = (Row.dataset_id == run.dataset_id, Row.run_id == run.id, Row.state.in_(("pending", "sent")))
     return session.scalar(select(func.count()).select_from(Row).where(*conditions)) or 0
 
@@ -223,18 +224,20 @@ def _remaining_rows(session: Session, run: Run) -> int:
 def _projected_usd(
     run: Run, costs: _CallCosts, cost: Decimal | None, at_most: Decimal | None, finished: int, remaining: int
 ) -> Decimal | None:
-    """Estimated cost at the end; with calls of an unknown cost, at most. None: there is no basis for an estimate."""
+    """Estimated cost at the end (an upper bound if some calls have an unknown cost); None if there is no basis for an
+    estimate.
+    """
     if cost is not None:
         return cost + cost / finished * remaining if finished else None
     known = [(usd, calls) for usd, calls in costs if usd is not None]
-    if at_most is None or not known or run.mode == "batch":  # one call of a batch has many rows
+    if at_most is None or not known or run.mode == "batch":  # one batch call covers many rows
         return None
     average = sum((usd * calls for usd, calls in known), Decimal(0)) / sum(calls for _, calls in known)
     return at_most + average * remaining
 
 
 def _usage(session: Session, run: Run) -> tuple[int, int, _CallCosts, Decimal | None]:
-    """Settled calls of this run, their tokens, their costs, and their maximum cost.
+    """This run's settled calls, with their tokens, costs and maximum cost.
 
     Amounts are stored as text, so SQL groups equal ones and Python adds them up.
     """
@@ -256,7 +259,7 @@ def _usage(session: Session, run: Run) -> tuple[int, int, _CallCosts, Decimal | 
 def _rows_per_s(session: Session, run: Run, now: datetime) -> float | None:
     """Rows finished per second over the last minute, or ten minutes if that has too few rows.
 
-    Over the whole run once it has ended.
+    Once the run has ended, the rate is over the whole run.
     """
     if run.started_at is None:
         return None

@@ -1,4 +1,6 @@
-"""Runs in the database: begin, pause, resume and finish them; who holds their rows, and releasing those of the dead."""
+"""Runs in the database: starts, pauses, resumes and finishes them, tracks who holds their rows, and releases rows held
+by dead executors.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ FINAL = ("done", "failed", "stopped", "paused")  # no executor works on the run
 _INACTIVE = (*FINAL, "waiting")
 FAILED_ONLY = "failed"  # scope of a run that only retries failed rows
 _REQUESTED_END = {"stopping": "stopped", "pausing": "paused"}
-_MAX_PAUSE_S = 3600.0  # providers do not say when a daily quota resets, so check at least once an hour
+_MAX_PAUSE_S = 3600.0  # providers do not report when a daily quota resets, so check at least once an hour
 _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as FromClause
 
 
@@ -46,10 +48,10 @@ def hold_lease() -> Iterator[str]:
 
 
 def dead_claimants(session: Session, claimants: Iterable[str]) -> list[str]:
-    """The claimants whose executor is dead.
+    """Find the claimants whose executor is dead.
 
-    On this host a claimant is alive as long as its process and its `hold_lease` block. On other hosts it is alive as
-    long as its worker is registered (`core.jobs.heartbeat` removes workers that were silent for half a minute).
+    On this host, a claimant is alive as long as its process and its `hold_lease` block are. On other hosts, it is alive
+    as long as its worker is registered (`core.jobs.heartbeat` removes workers after half a minute without a heartbeat).
     """
     ids = list(claimants)
     remote = {parts for claimant in ids if (parts := _split_claimant(claimant))[0] != _host_hash(socket.gethostname())}
@@ -82,11 +84,11 @@ def _host_hash(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """What an executor needs to know about its run.
+    """The data about its run that an executor needs.
 
     Attributes:
         mode: live, or batch.
-        claimant: id under which this executor claims rows, see `hold_lease`; "" for a batch run, which has none.
+        claimant: id under which this executor claims rows (see `hold_lease`); "" for a batch run, which has none.
     """
 
     run_id: str
@@ -101,7 +103,7 @@ class RunContext:
 
 
 class RunControls(NamedTuple):
-    """Settings that may change during a run. `failed_only`: the run only retries failed rows."""
+    """Settings that may change during a run. `failed_only`: whether the run only retries failed rows."""
 
     state: str
     budget_usd: Decimal | None
@@ -109,10 +111,10 @@ class RunControls(NamedTuple):
 
 
 def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
-    """Start or resume a live run. None when there is nothing to do for it.
+    """Start or resume a live run. None if there is nothing to do for it.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
         BadRecipe: the data set has no recipe, or an invalid one.
     """
     with store.session() as session:
@@ -124,7 +126,7 @@ def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
 
 
 def due_in_s(store: Store, run_id: str) -> float | None:
-    """Seconds until a waiting run resumes, at least 0. None: the run is not waiting."""
+    """Seconds until a waiting run resumes, at least 0; None if the run is not waiting."""
     with store.reading() as session:
         run = session.get(Run, run_id)
         return None if run is None else _due_in_s(run)
@@ -140,8 +142,8 @@ def resume_time(session: Session, run_id: str, pause_s: float, *, increasing: bo
     """The time (UTC) at which a waiting run resumes.
 
     Args:
-        pause_s: seconds to wait. With `increasing` this is the minimum: the pause is as long as the run has been
-            without an answer, so each pause is twice the previous one, up to an hour.
+        pause_s: seconds to wait. With `increasing` this is the minimum: the pause lasts as long as the run has been
+            without an answer, so each pause is twice as long as the previous one, up to an hour.
     """
     now = utcnow()
     if increasing:
@@ -154,10 +156,10 @@ def resume_time(session: Session, run_id: str, pause_s: float, *, increasing: bo
 
 
 def lock_run(session: Session, run_id: str) -> Run:
-    """The run, locked until the end of this transaction.
+    """Return the run, locked until the end of this transaction.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
     """
     run = session.get(Run, run_id, with_for_update=True)
     if run is None:
@@ -191,7 +193,9 @@ def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
 
 
 def lock_controls(session: Session, run_id: str) -> RunControls:
-    """The run's state, budget and scope. Locks the run until the end of the transaction, so claims are serialized."""
+    """Return the run's state, budget and scope. Locks the run until the end of the transaction, so that claims are
+    serialised.
+    """
     query = select(Run.state, Run.budget_usd, Run.scope).where(Run.id == run_id).with_for_update()
     state, budget_usd, scope = session.execute(query).one()
     return RunControls(state, budget_usd, scope == FAILED_ONLY)
@@ -200,10 +204,10 @@ def lock_controls(session: Session, run_id: str) -> RunControls:
 def pending_conditions(
     dataset_id: str | BindParameter[str], run_id: str | BindParameter[str], failed_only: bool
 ) -> tuple[ColumnElement[bool], ...]:
-    """SQL conditions for the pending rows of a run. With `failed_only`, only the failed rows that were queued for it.
+    """SQL conditions for a run's pending rows. With `failed_only`, only the failed rows that were queued for it.
 
-    Filtering by run id after state is cheap, because few pending rows belong to other runs: the grid is filled in small
-    steps.
+    Filtering by run id after state is cheap: the grid is filled in small steps, so few pending rows belong to other
+    runs.
     """
     pending = (Row.dataset_id == dataset_id, Row.state == "pending")
     return (*pending, Row.run_id == run_id) if failed_only else pending
@@ -212,11 +216,11 @@ def pending_conditions(
 def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -> dict[str, int]:
     """Make rows claimed by `claimant` or by dead executors pending again.
 
-    Reservations of requests that were never sent are released; the others may have been billed. Rows in a batch are not
-    touched: the provider has them, whether or not an executor is alive.
+    Reservations of requests that were never sent are released; the others may have been billed. Rows in a batch are
+    left unchanged, because the provider has them, whether or not an executor is alive.
 
     Returns:
-        The number of claimed rows of each other living executor.
+        The number of rows claimed by each other live executor.
     """
     sent = (_ROWS.c.dataset_id == dataset_id, _ROWS.c.state == "sent", _ROWS.c.batch_id.is_(None))
     query = select(_ROWS.c.claimed_by, func.count()).where(*sent).group_by(_ROWS.c.claimed_by)
@@ -232,17 +236,17 @@ def release_dead_claims(session: Session, dataset_id: str, claimant: str = "") -
 
 
 def rows_held_by_others(session: Session, context: RunContext) -> int:
-    """Number of rows claimed by other living executors. Claims of dead executors are released first."""
+    """Number of rows claimed by other live executors. Claims of dead executors are released first."""
     counts = release_dead_claims(session, context.dataset_id)
     return sum(count for owner, count in counts.items() if owner != context.claimant)
 
 
 def finish_if_complete(session: Session, context: RunContext) -> bool:
-    """End the run as done if no row is left to write. Returns True if the run ended.
+    """End the run as done if no row is left to write. Return True if the run ended.
 
-    The data set is locked meanwhile, so that rows cannot be added for a run that has just ended.
+    The data set is locked during this, so that rows cannot be added for a run that has just ended.
     """
-    # Lock order is run, then data set, everywhere: this prevents deadlocks.
+    # The lock order is always run, then data set, which prevents deadlocks.
     failed_only = lock_controls(session, context.run_id).failed_only
     session.execute(select(Dataset.id).where(Dataset.id == context.dataset_id).with_for_update())
     release_dead_claims(session, context.dataset_id)
@@ -275,8 +279,8 @@ def finish(
 
     A `waiting` run has not ended: the worker resumes it at `not_before`, unless it was asked to pause or stop.
 
-    A run that was resumed while it was being paused continues, unless `force_pause`. If it was asked to stop meanwhile,
-    it is stopped. A run that ended and was resumed before `claimant` finished is left alone.
+    A run that was resumed while it was being paused continues, unless `force_pause` is set. If it was asked to stop in
+    the meantime, it is stopped. A run that ended and was resumed before `claimant` finished is left unchanged.
     """
     run = session.get_one(Run, run_id, with_for_update=True)
     resumed = state == "paused" and run.state in ("running", "queued") and not force_pause
@@ -292,7 +296,7 @@ def finish(
 
 
 def check_run(store: Store, run_id: str, note: str | None) -> tuple[str, Decimal | None]:
-    """The run's state and budget. Updates the run's note if it has changed."""
+    """Return the run's state and budget. Updates the run's note if it has changed."""
     with store.reading() as session:
         run = session.get_one(Run, run_id)
         state, budget, current_note = run.state, run.budget_usd, run.note

@@ -1,6 +1,7 @@
-"""Runs as the pages use them: start, pause, stop, resume, retry. One active run per data set; the worker executes it.
+"""The pages' interface to runs: start, pause, stop, resume, retry. Each data set has at most one active run, which the
+worker executes.
 
-A run writes all pending rows, or only failed ones. A retry may change the settings of the rows still to be written.
+A run writes all pending rows, or only the failed ones. A retry may change the settings of the rows still to be written.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from core.message import msg
 from core.pricing.budget import CENT
 
 _MIN_TOKEN_LIMIT = 256  # a lower limit cuts off any story
-_TEMPERATURE_STEP = Decimal("0.3")  # how much lower the next temperature is
-_MIN_TEMPERATURE = Decimal("0.1")  # at 0 a small model repeats itself
+_TEMPERATURE_STEP = Decimal("0.3")  # amount by which the next temperature is lower
+_MIN_TEMPERATURE = Decimal("0.1")  # at 0, a small model repeats itself
 
 _RESUMABLE = ("waiting", "pausing", "paused", "stopped", "failed", "done")
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Changed settings for the rows of a data set still to be written. None: unchanged."""
+    """Changed settings for a data set's remaining rows; None means unchanged."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -40,18 +41,18 @@ class Change:
     model: str | None = None
 
     def apply_to(self, recipe: Recipe) -> Recipe:
-        """The recipe with these settings; check it before use."""
+        """Return the recipe with these settings; validate it before use."""
         settings = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return replace(recipe, **{name: value for name, value in settings.items() if value is not None})
 
 
 def higher_limit(max_tokens: int) -> int:
-    """The next token limit to try after a cut-off at `max_tokens`: twice as much, at least 256."""
+    """The next token limit to try after a cut-off at `max_tokens`: twice as high, at least 256."""
     return max(2 * max_tokens, _MIN_TOKEN_LIMIT)
 
 
 def lower_temperature(temperature: float) -> float | None:
-    """The next temperature to try after empty answers. None: it is already at the minimum."""
+    """The next temperature to try after empty answers; None if it is already at the minimum."""
     lower = max(Decimal(str(temperature)) - _TEMPERATURE_STEP, _MIN_TEMPERATURE)
     return float(lower) if lower < Decimal(str(temperature)) else None
 
@@ -67,17 +68,17 @@ def enqueue(
     mode: Mode = "live",
     change: Change | None = None,
 ) -> str:
-    """Queue a run that writes the missing rows, and retries the failed ones. Returns the run's id.
+    """Queue a run that writes the missing rows, and retries the failed ones if requested. Return the run's id.
 
-    If the data set has an active run, that run is returned (so clicking twice starts one), and from then on it writes
-    all pending rows, even if it was to retry failed rows only. A paused run is resumed, with `budget_usd` if given; if
-    its mode or model differs, it is stopped and a new run begins.
+    If the data set has an active run, that run is returned (so that clicking twice starts only one), and from then on
+    it writes all pending rows, even if it was started to retry only failed rows. A paused run is resumed, with
+    `budget_usd` if given; if its mode or model differs, it is stopped and a new run begins.
 
     Args:
         change: new settings for the rows written from now on; see `_apply_change`.
 
     Raises:
-        NotFound: no such data set.
+        NotFound: the data set does not exist.
         BadRecipe: nothing is missing, or the data set has no recipe; or a `change` during an active run.
     """
     with store.session() as session:
@@ -104,16 +105,16 @@ def retry_failed(
     mode: Mode = "live",
     change: Change | None = None,
 ) -> str:
-    """Queue a run that retries failed rows only: all of them, or the given ones. Returns the run's id.
+    """Queue a run that retries only failed rows: all of them, or the given ones. Return the run's id.
 
-    Rows that were never written stay pending. An active run writes the failed rows too. A paused run that was to write
-    all rows is stopped: write the missing rows in a new run afterwards.
+    Rows that were never written stay pending. An active run also writes the failed rows. A paused run over all rows is
+    stopped; write the missing rows in a new run afterwards.
 
     Args:
         change: new settings for the rows written from now on; see `_apply_change`.
 
     Raises:
-        NotFound: no such data set.
+        NotFound: the data set does not exist.
         BadRecipe: no (given) row has failed, or the data set has no recipe; or a `change` during an active run.
     """
     with store.session() as session:
@@ -137,10 +138,10 @@ def retry_failed(
 
 @requires("editor")
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
-    """Ask a run to stop. No new request is sent after about a second; answers that arrived are kept. Safe to repeat.
+    """Ask a run to stop. No new requests are sent after about a second; answers that arrived are kept. Safe to repeat.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
     """
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
@@ -148,7 +149,7 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "stopping"  # the worker cancels batches, which would continue and be billed
         elif run.state == "queued":
             run_store.finish(session, run_id, "stopped", None)
-        elif run.state in ("paused", "waiting"):  # keep the reason of a waiting run: the remedies depend on it
+        elif run.state in ("paused", "waiting"):  # keep a waiting run's reason, because the remedies depend on it
             run.state, run.not_before = "stopped", None
 
 
@@ -157,7 +158,7 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
     """Ask a run to pause. Like `request_stop`, but `resume` continues the run. Safe to repeat.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
     """
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
@@ -171,12 +172,12 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
 
 @requires("editor")
 def resume(store: Store, actor: Actor, run_id: str) -> None:
-    """Continue a run that was paused or stopped, is waiting, or failed; its cost adds up.
+    """Continue a run that was paused or stopped, is waiting, or failed; its cost continues to add up.
 
     Does nothing if this run or another one of the same data set is active.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
         BadRecipe: nothing is missing.
     """
     with store.session() as session:
@@ -194,10 +195,10 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
 
 @requires("editor")
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
-    """Set a run's budget; None: no limit. An active run applies it from its next rows on.
+    """Set a run's budget; None means no limit. An active run applies it from its next rows on.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
         BadRecipe: the amount is invalid.
     """
     if budget_usd is not None and not (budget_usd.is_finite() and budget_usd > 0):
@@ -210,7 +211,7 @@ def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | 
 
 
 def last_settings(store: Store, dataset_id: str) -> tuple[Mode, Decimal | None]:
-    """The mode of the newest run of a data set, and its remaining budget (at least one cent); None: no budget."""
+    """The mode of the newest run of a data set, and its remaining budget (at least one cent; None without a budget)."""
     last = run_progress.latest(store, dataset_id)
     if last is None:
         return "live", None
@@ -220,18 +221,18 @@ def last_settings(store: Store, dataset_id: str) -> tuple[Mode, Decimal | None]:
 
 
 def _has_open_batch(session: Session, run: Run) -> bool:
-    """True if a batch of this run is unfinished."""
+    """Whether a batch of this run is unfinished."""
     query = select(Batch.id).where(Batch.run_id == run.id, Batch.state.not_in(("done", "failed", "cancelled")))
     return session.scalar(query.limit(1)) is not None
 
 
 def _requeue(run: Run) -> None:
-    """Queue a run again that has ended or is paused."""
+    """Requeue a run that has ended or is paused."""
     run.state, run.reason, run.note, run.finished_at, run.not_before = "queued", None, None, None, None
 
 
 def _require_missing_rows(session: Session, dataset_id: str, run: Run | None = None) -> None:
-    """Raise BadRecipe unless rows are left to write, for this run or for any."""
+    """Raise BadRecipe unless rows are left to write, for this run or for any run."""
     if run is not None and run.scope == run_store.FAILED_ONLY:
         missing = session.scalar(
             select(Row.id).where(*run_store.pending_conditions(dataset_id, run.id, failed_only=True)).limit(1)
@@ -245,9 +246,9 @@ def _require_missing_rows(session: Session, dataset_id: str, run: Run | None = N
 
 
 def _lock_dataset(session: Session, dataset_id: str) -> Recipe:
-    """Lock the active run and the data set until the end of this transaction. Returns the recipe.
+    """Lock the active run and the data set until the end of this transaction. Return the recipe.
 
-    Lock order is run, then data set, everywhere: this prevents deadlocks.
+    The lock order is always run, then data set, which prevents deadlocks.
     """
     session.execute(select(Run.id).where(Run.dataset_id == dataset_id, Run.state.in_(ACTIVE)).with_for_update())
     session.execute(select(Dataset.id).where(Dataset.id == dataset_id).with_for_update())
@@ -255,10 +256,10 @@ def _lock_dataset(session: Session, dataset_id: str) -> Recipe:
 
 
 def _apply_change(session: Session, dataset_id: str, recipe: Recipe, change: Change | None) -> Recipe:
-    """Apply `change` to the recipe of a data set and save it: rows written from now on follow it.
+    """Apply `change` to a data set's recipe and save it, so that rows written from now on follow it.
 
     Existing rows keep their text, and all rows keep their key, so that a late answer still finds its row. An active run
-    has already read its settings and would not follow the change.
+    has already read its settings and would ignore the change.
     """
     if change is None or (changed := change.apply_to(recipe)) == recipe:
         return recipe
@@ -284,7 +285,7 @@ def _create_or_resume(
     mode: Mode,
     scope: str,
 ) -> Run:
-    """A new run, or a paused one that is resumed: same mode, same model, and a scope not wider than `scope`."""
+    """Create a run, or resume a paused one with the same mode, the same model, and a scope not wider than `scope`."""
     model_key = (recipe.provider, recipe.model)
     for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
         same_settings = paused.mode == mode and (paused.provider, paused.model) == model_key
@@ -309,6 +310,6 @@ def _create_or_resume(
 
 
 def _reset_failed(session: Session, run_id: str | None, where: ColumnElement[bool]) -> None:
-    """Make failed rows pending again: for one run, or for any."""
+    """Make failed rows pending again, for one run or for any run."""
     statement = update(Row).where(where, Row.state == "failed")
     session.execute(statement.values(state="pending", reason=None, run_id=run_id, updated_at=utcnow()))

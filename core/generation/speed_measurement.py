@@ -14,9 +14,9 @@ from core.message import msg
 from core.pricing.machine_time import Speed
 from core.providers import Client, CompletionRequest
 
-_TOKENS = 96  # per request: about two seconds on two CPU cores, so that start-up is negligible
+_TOKENS = 96  # tokens per request: about two seconds on two CPU cores, so that start-up is negligible
 _ROUNDS = 3  # measured requests after one warm-up; the result is their median
-_FEWEST_TOKENS = 16  # shorter completions are too short to measure
+_FEWEST_TOKENS = 16  # shorter completions cannot be measured
 _PROMPT = "Count upwards: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
 
 
@@ -24,7 +24,7 @@ _PROMPT = "Count upwards: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
 def measure(actor: Actor, client: Client, model: str) -> Speed:
     """Measure the generation speed of `model`: one warm-up request, then the median of three.
 
-    Takes about ten seconds. A training job that runs at the same time lowers the result.
+    Takes about ten seconds. A training job running at the same time lowers the result.
 
     Raises:
         NotAllowed: the actor is a viewer.
@@ -45,7 +45,7 @@ def measure(actor: Actor, client: Client, model: str) -> Speed:
 
 
 def base_model(models: Sequence[str]) -> str:
-    """The model to measure with: the first base model, since tuned models may stop early.
+    """Choose the model for the measurement: the first base model, since tuned models may stop early.
 
     Raises:
         Unavailable: there is no model, so the engine is not running.

@@ -1,1 +1,1 @@
-"""Background work: the worker, its kinds of jobs and its heartbeat. The only package that knows DBOS."""
+"""Background work: the worker, its kinds of jobs and its heartbeat. The only package that uses DBOS."""

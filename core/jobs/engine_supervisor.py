@@ -1,4 +1,4 @@
-"""Supervises the engine: starts it as a child process of the dashboard, restarts it after a crash, stops it at exit."""
+"""Supervises the engine: starts it as a child process of the studio, restarts it after a crash, stops it at exit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from core.settings import Settings
 ROOT = Path(__file__).parents[2]
 _HOST = "127.0.0.1"
 _POLL_S = 0.25  # short, because users wait for the engine to start
-_STABLE_S = 60.0  # after this uptime, a crash is not a start-up failure
+_STABLE_S = 60.0  # a crash after this uptime is not a start-up failure
 INSTALL = f"{sys.executable} -m pip install -r requirements-engine.txt"
 _INSTALL = msg("Install them: {command}. The engine then starts within 30 seconds.", command=INSTALL)
 _EXIT_MISSING, _EXIT_PORT = 3, 4  # exit codes of core.engine.__main__
@@ -48,11 +48,13 @@ class SupervisorLimits:
     """How long the supervisor waits, and how much log it keeps.
 
     Attributes:
-        lock_poll_s: another app with the same home runs the engine; this one takes over when it exits.
-        missing_poll_s: between two looks at missing packages, which may be being installed.
-        first_pause_s, longest_pause_s: before a restart after a crash; the pause doubles with each crash.
-        grace_s: for an engine to stop: it waits 5 s for streams, 10 s for a trainer checkpoint, 5 s for llama.cpp.
-        log_bytes: a longer log is moved aside.
+        lock_poll_s: interval for checking the lock while another app with the same home directory runs the engine; this
+            app takes over when the other one exits.
+        missing_poll_s: interval for checking missing packages, which may be being installed.
+        first_pause_s, longest_pause_s: pause before a restart after a crash; it doubles with each crash.
+        grace_s: time allowed for the engine to stop; the engine waits 5 s for streams, 10 s for a trainer checkpoint, 5
+            s for llama.cpp.
+        log_bytes: the log is rotated when it exceeds this size.
     """
 
     lock_poll_s: float = 5.0
@@ -69,9 +71,9 @@ class EngineProcess:
     If `FABULA_ENGINE_URL` is set, both do nothing.
 
     Args:
-        settings: home folder and engine settings.
+        settings: home directory and engine settings.
         module: the module to run; takes `--host --port --home` and serves `GET /health`.
-        requirements: requirements file with the packages that it needs.
+        requirements: requirements file with the packages that the module needs.
         limits: pauses, and the size of the log.
     """
 
@@ -193,11 +195,11 @@ class EngineProcess:
         return engine_endpoint.token(self._settings)
 
     def _port(self) -> int:
-        """The previous port if it is free, so that the address stays the same; else any free one."""
+        """The previous port if it is free, so that the address stays the same; otherwise any free port."""
         last = urlsplit(engine_endpoint.read(self._settings).url).port or 0
         for port in (last, 0):
             with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the engine binds with it too
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the engine binds with this option too
                 try:
                     probe.bind((_HOST, port))
                 except OSError:
@@ -210,7 +212,7 @@ class EngineProcess:
         _log.warning("The engine ended with code %s: %s", code, log_line)
         if code == _EXIT_MISSING:
             return EngineNote("missing", message=log_line, next_step=_INSTALL)
-        if code == _EXIT_PORT:  # taken between the check and the engine's start; the next attempt uses another port
+        if code == _EXIT_PORT:  # the port was taken after it was checked; the next attempt uses another port
             return EngineNote(
                 "down",
                 message=msg("The engine's port is taken: {log_line}", log_line=log_line),
@@ -246,12 +248,12 @@ class EngineProcess:
     def _record(self, note: EngineNote) -> None:
         try:
             engine_endpoint.write(self._settings, note)
-        except FabulaError as exc:  # not a reason to stop a working engine
+        except FabulaError as exc:  # not a reason to stop an engine that works
             _log.error("%s %s", exc.what, exc.next_step)
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Hold the lock of the home folder: one supervisor per home.
+        """Hold the lock of the home directory: one supervisor per home directory.
 
         Raises:
             BlockingIOError: another process holds it.

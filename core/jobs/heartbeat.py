@@ -14,13 +14,13 @@ from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, WorkerHeartbeat, utcnow
 
 BEAT_INTERVAL_S = 5.0  # each heartbeat is one small durable write
-_DOWN_AFTER_S = 20.0  # four missed heartbeats: shown as down
-_DEAD_AFTER_S = 30.0  # without heartbeats for this long, a remote worker's jobs go to other workers
+_DOWN_AFTER_S = 20.0  # after four missed heartbeats, a worker is shown as down
+_DEAD_AFTER_S = 30.0  # after this time without heartbeats, a remote worker's jobs go to other workers
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerState:
-    """All workers together.
+    """The combined state of all workers.
 
     Attributes:
         up: at least one worker is alive.
@@ -53,7 +53,7 @@ def worker_state(store: Store) -> WorkerState:
 
 
 class Heartbeat:
-    """Writes one worker's heartbeat and detects dead workers."""
+    """Writes one worker's heartbeats and detects dead workers."""
 
     def __init__(self, store: Store) -> None:
         self.id = new_id()
@@ -81,10 +81,11 @@ class Heartbeat:
             self._delete(ids)
 
     def live_ids(self) -> set[str]:
-        """Ids of the live workers, this one included; deletes the heartbeats of dead ones.
+        """Return the ids of the live workers, including this one; delete the heartbeats of dead ones.
 
-        A worker on this machine is dead when its process has ended; one elsewhere when its row has not changed for 30
-        seconds *of this process's monotonic clock*, so that a wrong clock or a suspended laptop is not taken for death.
+        A worker on this machine is dead when its process has ended. A worker elsewhere is dead when its row has not
+        changed for 30 seconds *of this process's monotonic clock*, so that a wrong clock or a suspended laptop does not
+        make it look dead.
         """
         with self._store.reading() as session:
             beats = session.scalars(select(WorkerHeartbeat)).all()
@@ -101,7 +102,7 @@ class Heartbeat:
         return {beat.id for beat in beats} - dead | {self.id}
 
     def _is_dead(self, beat: WorkerHeartbeat, now: float) -> bool:
-        if beat.host == socket.gethostname():  # while the disk is full a live worker writes no heartbeat
+        if beat.host == socket.gethostname():  # a live worker writes no heartbeats while the disk is full
             return _process_ended(beat)
         return now - self._seen[beat.id][1] > _DEAD_AFTER_S
 
@@ -111,5 +112,5 @@ class Heartbeat:
 
 
 def _process_ended(beat: WorkerHeartbeat) -> bool:
-    """Whether a worker of this machine has certainly ended."""
+    """Whether a worker on this machine has certainly ended."""
     return beat.host == socket.gethostname() and not processes.is_running(beat.process)

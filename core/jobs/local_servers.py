@@ -1,6 +1,7 @@
 """Finds model servers on this machine: Ollama, LM Studio, llama.cpp and vLLM, each at its usual port on 127.0.0.1.
 
-Nothing else is looked at. `FABULA_FIND_LOCAL_SERVERS=0` turns it off; a hosted studio (`FABULA_MODE=team`) never looks.
+No other addresses are checked. `FABULA_FIND_LOCAL_SERVERS=0` turns the search off; a hosted studio (`FABULA_MODE=team`)
+never searches.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from core.providers import presets
 from core.providers.presets import ProviderPreset
 from core.settings import Settings
 
-_TIMEOUT_S = 0.7  # a server on this machine answers in milliseconds, unless it is loading a model
+_TIMEOUT_S = 0.7  # a server on this machine responds in milliseconds, unless it is loading a model
 _MAX_BYTES = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class LocalServer:
-    """A server that answers with a list of models."""
+    """A server that responded with a list of models."""
 
     preset: ProviderPreset
     base_url: str
@@ -33,10 +34,10 @@ class LocalServer:
 def find(
     settings: Settings, used: Iterable[str] = (), candidates: Iterable[ProviderPreset] | None = None
 ) -> list[LocalServer]:
-    """The servers that run now and are not in use yet. Takes less than a second; never raises.
+    """Find servers that are running and not in use yet. Takes less than a second; never raises.
 
     Args:
-        used: addresses of the providers that exist already.
+        used: addresses of existing providers.
         candidates: presets with a local port; default: all of them.
     """
     if not settings.finds_local_servers:
@@ -54,7 +55,7 @@ def find(
 
 
 def _ask(preset: ProviderPreset) -> LocalServer | None:
-    """The server at a preset's port; None: nothing answers there, or something else does."""
+    """Check a preset's port; return its server, or None if nothing responds there or something else does."""
     port = preset.local_port or 0
     models = _models(port)
     return None if models is None else LocalServer(preset, _address(port), models)
@@ -78,7 +79,7 @@ def _address(port: int) -> str:
 
 
 def _place(url: str) -> tuple[str, int | None]:
-    """Host and port, with this machine's names as one."""
+    """Host and port, with all names for this machine treated as the same host."""
     parts = urlsplit(url)
     host = (parts.hostname or "").lower()
     try:

@@ -1,7 +1,7 @@
-"""Tests a provider: asks it for what it can do, and says in words what it found and what failed.
+"""Tests a provider: checks its capabilities and reports what works and what failed.
 
-Lists of models, batches and jobs cost nothing. The four short requests for text may cost something: each is reserved in
-the spend ledger before it is sent, within the budgets, and settled afterwards.
+Listing models, batches and jobs is free. The four short text requests may cost money: the cost of each is reserved in
+the spend ledger, within the budgets, before it is sent, and settled afterwards.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from core.providers.speech import Speech
 Check = Literal["models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech"]
 Answer = Literal["yes", "no", "unknown", "untested"]
 REFERENCE = "provider-test"
-"""Reference of these calls in the spend ledger."""
+"""Reference for these calls in the spend ledger."""
 _CHECKS: tuple[Check, ...] = (
     "models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech",
 )  # fmt: skip
 _PROMPT = "Say hello."
-_MAX_TOKENS = 16  # enough for a greeting; a model that thinks first ends at the limit, which is an answer too
+_MAX_TOKENS = 16  # enough for a greeting; a model that thinks first stops at the limit, which also counts as a response
 _SPEECH_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. `note`: how it is used, or why it failed, with the server's message."""
+    """The result of one check. `note`: how the feature is used, or why the check failed, with the server's message."""
 
     check: Check
     answer: Answer
@@ -48,13 +48,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class ProbeReport:
-    """What a test found.
+    """The results of a test.
 
     Attributes:
-        findings: one for each check, in order.
-        models: how many text models are offered.
-        model: the one that was asked; "": no model yet.
-        at: when (UTC).
+        findings: one result for each check, in order.
+        models: number of text models offered.
+        model: the model that was tested; "" if there is none yet.
+        at: time of the test (UTC).
     """
 
     findings: tuple[Finding, ...]
@@ -68,12 +68,12 @@ class ProbeReport:
 
     @property
     def usable(self) -> bool:
-        """Whether it can write texts."""
+        """Whether the provider can generate text."""
         return "yes" in (self.answer("chat"), self.answer("completions"))
 
     @property
     def problem(self) -> str:
-        """Why it cannot write texts: the first failure. "": it can."""
+        """Why the provider cannot generate text (the first failure); "" if it can."""
         failed = (finding.note for finding in self.findings if finding.answer != "yes" and finding.note)
         return "" if self.usable else next(failed, "")
 
@@ -88,7 +88,7 @@ class ProbeReport:
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any] | None) -> ProbeReport | None:
-        """The report of `to_dict`; None if there is none, or another version of Fabula wrote it."""
+        """Read a report written by `to_dict`; None if there is none, or another version of Fabula wrote it."""
         try:
             findings = tuple(Finding(c, a, message.loads(note)) for c, a, note in (stored or {})["findings"])
             return cls(findings, int(stored["models"]), str(stored["model"]), datetime.fromisoformat(stored["at"]))  # type: ignore[index]
@@ -108,11 +108,11 @@ def probe(
     """Test a provider.
 
     Args:
-        model: the model to ask; "": the cheapest of its list whose price is known, else the first.
+        model: the model to test; "" chooses the cheapest model with a known price, or else the first one.
         on_progress: called with each check when it begins.
 
     Raises:
-        StorageFull: the cost of a request cannot be saved; nothing more is sent.
+        StorageFull: the cost of a request cannot be saved; no further requests are sent.
     """
     run = _Probe(store, actor, client, book, model, on_progress)
     findings = tuple(run.checks())
@@ -139,7 +139,7 @@ class _Probe:
         self.model, self.models = model, 0
 
     def checks(self) -> Iterator[Finding]:
-        """Check after check; ends early if the connection or the key does not work at all."""
+        """Run the checks one after another; stop early if the connection or the key does not work at all."""
         self._on_progress("models")
         try:
             offered = self._client.models()
@@ -196,7 +196,7 @@ class _Probe:
             yield _usage(legacy)
 
     def _complete(self, endpoint: Endpoint, n: int = 1) -> tuple[Completion | None, FabulaError | None]:
-        """One short request: the answer, or why there is none."""
+        """Send one short request; return the response, or why there is none."""
         request = self._request(endpoint, n)
         try:
             reservation = self._reserve(request)
@@ -255,7 +255,7 @@ class _Probe:
 
 
 def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:
-    """The model with the lowest known price for output; without any known price the first."""
+    """The model with the lowest known output price; if no price is known, the first model."""
     priced = [
         (price.output_per_mtok, info.id)
         for info in offered
@@ -265,7 +265,9 @@ def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:
 
 
 def _asked(check: Check, ask: Callable[[], bool]) -> Finding:
-    """The result of a question that costs nothing. A missing path is a no; everything else is reported."""
+    """The result of a free request. A missing path means that the feature is not supported; any other error is
+    reported.
+    """
     try:
         return Finding(check, "yes" if ask() else "no")
     except Refused as exc:
@@ -301,6 +303,6 @@ def _choices(answer: Completion | None, failure: FabulaError | None) -> Finding:
 
 
 def _raise_if_unsaved(error: FabulaError) -> None:
-    """Nothing more may be sent if the ledger cannot be written."""
+    """Raise if the ledger cannot be written, because then no further requests may be sent."""
     if isinstance(error, OSError):
         raise error

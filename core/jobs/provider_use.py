@@ -1,4 +1,4 @@
-"""What uses a provider now: asked before it is removed."""
+"""Finds out what is using a provider, to check before it is removed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProviderUse:
     """Unfinished work that needs a provider.
 
     Attributes:
-        runs: names of the data sets whose run is not finished.
+        runs: names of the data sets with unfinished runs.
         training_jobs: names of the training jobs.
         evaluations: number of evaluations.
     """
@@ -29,12 +29,12 @@ class ProviderUse:
 
     @property
     def any(self) -> bool:
-        """Whether anything uses it."""
+        """Whether anything uses the provider."""
         return bool(self.runs or self.training_jobs or self.evaluations)
 
 
 def of(store: Store, provider_id: str) -> ProviderUse:
-    """Unfinished runs, training jobs and evaluations of a provider."""
+    """Find a provider's unfinished runs, training jobs and evaluations."""
     active_runs = (
         select(Dataset.name)
         .join(Run, Run.dataset_id == Dataset.id)

@@ -38,8 +38,8 @@ class UnrestoredFile:
 
 
 def restore(store: Store) -> int:
-    """Restore every rescue file of this home; returns the number of lines that could not be restored. Call it before
-    starting work.
+    """Restore all rescue files in this home directory; return the number of lines that could not be restored. Call it
+    before starting work.
 
     Raises:
         StorageFull: the database cannot be written. Nothing is lost; call it again.
@@ -71,7 +71,7 @@ def unrestored_files(home: Path) -> list[UnrestoredFile]:
 
 
 def _restore_entry(store: Store, entry: Entry) -> bool:
-    """Book the cost of an entry and restore it; False: it matches nothing in this database."""
+    """Book the cost of an entry and restore it; return False if it matches nothing in this database."""
     restore_kind = _RESTORERS.get(str(entry.get("kind")))
     if restore_kind is None:
         return False
@@ -87,7 +87,7 @@ def _restore_entry(store: Store, entry: Entry) -> bool:
 
 
 def _book_cost(session: Session, entry: Entry) -> None:
-    """Book the entry's cost once: in its reserved line of the spend ledger, or in a new one."""
+    """Book the entry's cost once: in its reserved line in the spend ledger, or in a new one."""
     if session.get(RescuedEntry, str(entry["id"])) is not None:
         return
     session.add(RescuedEntry(id=str(entry["id"])))
@@ -103,7 +103,7 @@ def _book_cost(session: Session, entry: Entry) -> None:
         return
     estimated = _usd(charge.get("estimated_usd"))
     if usage["cost_usd"] == 0 and not charge.get("completion_tokens"):
-        return  # the provider rejected it
+        return  # the provider rejected the request
     # without usage or cost the line would be a reservation
     if all(usage[name] is None for name in usage if name != "cost_usd"):
         estimated, usage["cost_usd"] = usage["cost_usd"] or estimated, None
@@ -115,10 +115,10 @@ def _book_cost(session: Session, entry: Entry) -> None:
 
 
 def _restore_row(session: Session, entry: Entry) -> bool:
-    """Restore a row's text if the row still waits for one; True too if it already has this text.
+    """Restore a row's text if the row still needs one; also return True if it already has this text.
 
-    A row with a different text is left unchanged, and so is one claimed by another live executor: its response is
-    pending, and is paid for too.
+    A row with a different text is left unchanged. So is a row claimed by another live executor, whose pending response
+    is also paid for.
     """
     same = (Row.dataset_id == entry["dataset_id"], Row.key == entry["key"])
     row = session.scalar(select(Row).where(*same).with_for_update())

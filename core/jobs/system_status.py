@@ -1,4 +1,6 @@
-"""Status of engine, worker and providers for the sidebar and the settings page. Never raises; takes under a second."""
+"""Status of engine, worker and providers, for the sidebar and the settings page. Never raises; takes less than a
+second.
+"""
 
 from __future__ import annotations
 
@@ -36,10 +38,10 @@ class EngineStatus:
         message, next_step: why it is not up.
         models: ids of the models it can serve.
         tokens_per_s: speed of its last generation.
-        training: the job in training: `job`, `step`, `total_steps`; None: no job is training.
+        training: the job in training: `job`, `step`, `total_steps`; None if no job is training.
         training_speeds: tokens per second of the latest training steps, by base model.
         queue: number of queued training jobs.
-        external: Fabula did not start it (FABULA_ENGINE_URL).
+        external: whether it was not started by Fabula (FABULA_ENGINE_URL).
     """
 
     state: EngineState
@@ -68,7 +70,7 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True)
 class ProviderStatus:
-    """A configured provider. Whether it responds is only known once it is used."""
+    """A configured provider. Whether it responds is known only once it is used."""
 
     id: str
     name: str
@@ -92,7 +94,7 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
     """Check all components in parallel.
 
     Args:
-        settings: home folder and engine address.
+        settings: home directory and engine address.
         store: the ledger; None if it cannot be opened.
         environ: environment variables with the provider keys; default: those of this process.
     """
@@ -111,7 +113,7 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
 def _result_or(deadline: float, result: Callable[[float], T], default: Callable[[], T]) -> T:
     try:
         return result(max(0.0, deadline - time.monotonic()))
-    except Exception:  # a timeout or a bug: status must not raise
+    except Exception:  # a timeout or a bug; status must not raise
         return default()
 
 
@@ -194,6 +196,6 @@ def _providers(settings: Settings, environ: Mapping[str, str], store: Store | No
 def _provider(registry: Registry, provider_id: str) -> ProviderStatus:
     try:
         provider = registry.provider(provider_id)
-    except FabulaError:  # the engine is not running, which `EngineStatus` reports; or the database does not answer
+    except FabulaError:  # the engine is not running, which `EngineStatus` reports, or the database does not respond
         return ProviderStatus(provider_id, msg("The engine") if provider_id == ENGINE else provider_id)
     return ProviderStatus(provider.id, provider.name)

@@ -1,6 +1,6 @@
-"""The kinds of background jobs, and the threads that run their items until the ledger says that they are finished.
+"""The kinds of background jobs, and the threads that run their items until they are marked as finished in the ledger.
 
-A kind says which items are unfinished, how to run one, and how to mark one as failed.
+A kind defines which items are unfinished, how to run one, and how to mark one as failed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsav
 
 _log = logging.getLogger("fabula.worker")
 _running: dict[str, threading.Thread] = {}
-"""By workflow id; includes threads that an earlier worker in this process could not stop in time."""
+"""Threads by workflow id, including those that an earlier worker in this process could not stop in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class JobKind:
             when the item is finished, or the seconds after which to resume an item that waits for something else; until
             then it occupies no slot.
         give_up: records in the ledger that an item has failed, and why; an item that has ended is left unchanged.
-        pending_requests: user requests by item id; each new value resumes a waiting item at once.
+        pending_requests: user requests by item id; each new value resumes a waiting item immediately.
     """
 
     name: str
@@ -110,16 +110,16 @@ def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
 _UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(run_progress.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(job_views.FINISHED)).order_by(TrainingJob.id)
 _REQUESTED_RUN_STATES = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
-"""`queued`: the user resumed a waiting run."""
+"""In `queued` state: the user resumed a waiting run."""
 _UNFINISHED_TOURS = select(Tour.id).where(Tour.state.in_(("queued", "running"))).order_by(Tour.id)
 
 KINDS: Mapping[str, JobKind] = {
     kind.name: kind
     for kind in (
-        # Two, so that a short run does not wait for a long one; each sends several requests in parallel. A batch that
-        # waits for its provider occupies no slot.
+        # Two, so that a short run does not have to wait for a long one; each sends several requests in parallel. A
+        # batch waiting for its provider occupies no slot.
         JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
-        # A training job only needs a poll every two seconds; a paused or queued one occupies no slot.
+        # A training job only needs to be polled every two seconds; a paused or queued job occupies no slot.
         JobKind(
             "job",
             job_context.MAX_ACTIVE_JOBS,
@@ -130,7 +130,7 @@ KINDS: Mapping[str, JobKind] = {
         ),
         # One at a time: each sends several requests in parallel, and stories have priority.
         JobKind("evaluation", 1, _ids(evaluation_run.UNFINISHED), evaluation_run.carry_out, evaluation_run.give_up),
-        # Two, so that one waiting for a provider does not block the next from the engine.
+        # Two, so that an item waiting for a provider does not block the next one, which uses the engine.
         JobKind(
             "comparison",
             2,
@@ -149,7 +149,7 @@ def running_workflows() -> set[str]:
 
 
 class TaskRunner:
-    """Runs the items of one worker session (from opening the database to losing or closing it).
+    """Runs the items of one worker session, which lasts from opening the database until it is closed or lost.
 
     Args:
         store: the ledger.
@@ -171,7 +171,7 @@ class TaskRunner:
         self._stopping = threading.Event()
 
     def run(self, workflow_id: str, kind_name: str, item_id: str) -> None:
-        """Run an item; returns when it is finished, or soon after `stop`. Never raises."""
+        """Run an item; return when it is finished, or soon after `stop`. Never raises."""
         if self._stopping.is_set():
             return
         arguments = (workflow_id, self._kinds[kind_name], item_id)
@@ -198,7 +198,8 @@ class TaskRunner:
                     recovery.restore(self._store)  # otherwise rows in a rescue file would be paid for again
                     return self._run_once(kind, item_id)
                 except DatabaseLost as exc:
-                    return _log.error("%s %s", exc.what, exc.next_step)  # the worker restarts once the database is back
+                    # the worker restarts once the database is available again
+                    return _log.error("%s %s", exc.what, exc.next_step)
                 except StorageFull as exc:
                     _log.error("%s %s", exc.what, exc.next_step)
                     self._stopping.wait(self._storage_pause_s)
@@ -209,7 +210,7 @@ class TaskRunner:
             _running.pop(workflow_id, None)
 
     def _run_once(self, kind: JobKind, item_id: str) -> None:
-        """Carry an item out once. If it is unfinished afterwards although no stop was requested, it has failed."""
+        """Carry out an item once. If it is unfinished afterwards although no stop was requested, it has failed."""
         wait_s, error = self._carry_out(kind, item_id)
         if wait_s is not None:
             return self._reschedule(kind.name, item_id, wait_s)
@@ -229,7 +230,7 @@ class TaskRunner:
             )
 
     def _carry_out(self, kind: JobKind, item_id: str) -> tuple[float | None, FabulaError | None]:
-        """Carry an item out. Returns the seconds until it resumes, and the error that ended it; each may be None."""
+        """Carry out an item. Return the seconds until it resumes, and the error that ended it; either may be None."""
         try:
             return kind.carry_out(self._store, self._registry(), item_id, self._stopping), None
         except StorageFull:

@@ -1,8 +1,8 @@
-"""Durable background jobs: `python -m core.jobs.worker`, or inside the dashboard. The only module that uses DBOS.
+"""Durable background jobs: `python -m core.jobs.worker`, or inside the studio. The only module that uses DBOS.
 
 The ledger says *what* is unfinished (a queued run, a training job); DBOS decides *which worker* runs it, limits how
-many run at once, and recovers items of a worker that was killed. Jobs are idempotent and resume from the ledger, so one
-workflow is one attempt at one item and has no steps.
+many run at the same time, and recovers the items of a worker that was killed. Jobs are idempotent and resume from the
+ledger, so one workflow is one attempt at one item and has no steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from core.providers import Registry
 
 
-_POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
+_POLL_S = 0.5  # so that clicks take effect within a second; a poll consists of a few small reads, about 1 % of a core
 _SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
@@ -41,7 +41,7 @@ _VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ou
 
 _log = logging.getLogger("fabula.worker")
 
-_task_runner: TaskRunner | None = None  # DBOS is one per process, and so is the worker
+_task_runner: TaskRunner | None = None  # DBOS allows one instance per process, so there is one worker per process
 _workflow: Callable[[str, str], None] | None = None
 
 
@@ -69,7 +69,7 @@ class Worker:
         self._ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._heartbeat_ids: set[str] = set()  # ids of this process's heartbeats that may still be in the ledger
-        self._opened = False  # once opened, a missing database is an error and not created again
+        self._opened = False  # after the first opening, a missing database is an error and is not created again
 
     def start(self) -> None:
         """Start in a thread; returns immediately. Retries while the database is unavailable."""
@@ -86,7 +86,7 @@ class Worker:
             self._thread.join()
 
     def wait_until_ready(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds for the worker to accept jobs; returns whether it does."""
+        """Wait up to `timeout_s` seconds for the worker to accept jobs; return whether it does."""
         return self._ready.wait(timeout_s)
 
     def _run_until_stopped(self) -> None:
@@ -133,7 +133,9 @@ class Worker:
                 store.close()
 
     def _drain(self) -> None:
-        """After the database is lost, wait for running items, which end once their requests in flight are answered."""
+        """After losing the database, wait for running items, which end once their requests in flight have been
+        answered.
+        """
         deadline = time.monotonic() + _DRAIN_S
         while running_workflows() and time.monotonic() < deadline and not self._stopping.is_set():
             self._stopping.wait(_POLL_S)
@@ -198,7 +200,7 @@ def _run_workflow(kind_name: str, item_id: str) -> None:
 
 
 def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) -> None:
-    """Start DBOS with JSON instead of pickle, in its own SQLite file or its own schema of our Postgres database."""
+    """Start DBOS with JSON instead of pickle, in its own SQLite file or its own schema in our PostgreSQL database."""
     from dbos import DBOS, DBOSPortableJSONSerializer
 
     global _workflow
@@ -229,7 +231,7 @@ def _shut_down() -> None:
 
 
 def _open_workflows() -> list[WorkflowStatus]:
-    """Workflows that are queued, delayed, or assigned to a worker, which may be dead."""
+    """Workflows that are queued, delayed, or assigned to a worker, even if that worker is dead."""
     from dbos import DBOS
 
     return DBOS.list_workflows(status=list(_OPEN), load_input=False, load_output=False)
@@ -241,8 +243,8 @@ def _cancel_orphans(
     """Cancel the workflows of dead workers; the next poll enqueues their items again. Idempotent.
 
     A workflow that is assigned to this worker but runs in none of its threads (its end could not be recorded while the
-    database was unavailable) is cancelled when two successive polls find it. Returns those found by this poll;
-    `orphaned` are those of the previous one.
+    database was unavailable) is cancelled when two successive polls find it. Return the workflows found by this poll;
+    `orphaned` are those found by the previous one.
     """
     from dbos import DBOS
 
@@ -280,7 +282,7 @@ def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], open_workflo
 
 
 def _enqueue_later(kind_name: str, item_id: str, wait_s: float) -> None:
-    """Enqueue the next attempt at an item with a delay (DBOS: DELAYED); until then it occupies no slot.
+    """Enqueue the next attempt at an item with a delay (DBOS status DELAYED); until then it occupies no slot.
 
     Finished attempts are deleted, so that an item that waits for days does not leave thousands of rows.
     """
@@ -299,7 +301,7 @@ def _enqueue_later(kind_name: str, item_id: str, wait_s: float) -> None:
 def _resume_requested(
     store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus], resumed: dict[str, str]
 ) -> dict[str, str]:
-    """Resume delayed items for which the user made a new request. Returns the handled requests by item key."""
+    """Resume delayed items for which the user made a new request. Return the handled requests by item key."""
     from dbos import DBOS
 
     requests = {
@@ -317,7 +319,7 @@ def _resume_requested(
 
 
 def _attempts(item: str) -> dict[int, WorkflowStatus]:
-    """All attempts at an item that DBOS has, by number."""
+    """All attempts at an item that DBOS has stored, by number."""
     from dbos import DBOS
 
     found = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)

@@ -1,6 +1,7 @@
-"""Client for many parallel text requests: plain aiohttp, because the SDK's objects cost more than the network.
+"""Client for many parallel text requests. It uses plain aiohttp, because the SDK's objects cost more time than the
+network.
 
-Measured in `bench/generate.py`: the SDK reaches a sixth of aiohttp's requests per second. Request bodies, errors and
+Measured in `bench/generate.py`: the SDK achieves a sixth of aiohttp's requests per second. Request bodies, errors and
 results are the same as with `Client`.
 """
 
@@ -22,12 +23,12 @@ from core.providers.parameters import PATHS, Negotiation, request_body
 from core.providers.response_parser import parsed
 from core.providers.schemas import Completion, CompletionRequest, Provider
 
-# As for the SDK's clients: a story arrives in one response, and a small machine may generate 10 tokens per second.
-# No total timeout and no connection limit: the caller controls the concurrency.
+# The same timeout as for the SDK's clients: a story arrives in one response, and a small machine may generate only 10
+# tokens per second. No total timeout and no connection limit: the caller controls the concurrency.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=600.0)
-_KEEPALIVE_S = 15.0  # close idle connections before most servers do
+_KEEPALIVE_S = 15.0  # close idle connections before most servers close them
 _MOST_REDIRECTS = 5
-_REPEATED_AT = frozenset({301, 302, 307, 308})  # a POST is repeated as a POST: only the path has changed
+_REPEATED_AT = frozenset({301, 302, 307, 308})  # redirects after which a POST is repeated as a POST
 
 
 class AsyncTextClient:
@@ -38,7 +39,7 @@ class AsyncTextClient:
         timeout: replaces the default.
 
     Raises:
-        Misconfigured: its address or key is invalid.
+        Misconfigured: the endpoint's address or key is invalid.
     """
 
     def __init__(self, provider: Provider, timeout: aiohttp.ClientTimeout = _TIMEOUT) -> None:
@@ -53,11 +54,11 @@ class AsyncTextClient:
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
-            proxy=proxy_of(base),  # `trust_env` would also replace our key by credentials from ~/.netrc
+            proxy=proxy_of(base),  # `trust_env` would also replace our key with credentials from ~/.netrc
         )
 
     async def complete(self, request: CompletionRequest) -> Completion:
-        """Send `request` once, and again for each parameter that the model rejects.
+        """Send `request`, and repeat it once for each parameter that the model rejects.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.
@@ -95,7 +96,7 @@ class AsyncTextClient:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._session.close()
-        await asyncio.sleep(0)  # lets the transports close before the loop does
+        await asyncio.sleep(0)  # lets the transports close before the event loop does
 
     def _refused(self, response: aiohttp.ClientResponse, raw: bytes) -> ProviderError:
         try:

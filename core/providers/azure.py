@@ -2,7 +2,7 @@
 
 Source: Microsoft Learn, "Customize a model with fine-tuning" (REST). The key is sent in an `api-key` header. An
 uploaded file is imported asynchronously and must be `processed` before a job can use it. Examples must be
-conversations. A tuned model is named `<base>.ft-<job>` and must be deployed before use. The results file has the column
+conversations. A tuned model is named `<base>.ft-<job>` and must be deployed before use. The result file has the column
 `validation_mean_token_accuracy`.
 """
 
@@ -64,7 +64,7 @@ class Azure(Client):
         return file_id
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
-        """Create a job, exactly one POST; see `FineTuning.create_job`. Azure has no integrations such as W&B."""
+        """Create a job with exactly one POST; see `FineTuning.create_job`. Azure has no integrations such as W&B."""
         return super().create_job(replace(request, integrations=()), intent_id)
 
     def job(self, job_id: str) -> RemoteJob:
@@ -77,7 +77,7 @@ class Azure(Client):
         return replace(job, trained_tokens=0) if job.status == "failed" else job
 
     def find_job(self, intent_id: str) -> RemoteJob | None:
-        """Find a job by its metadata, or by its training file: some API versions drop the metadata."""
+        """Find a job by its metadata or, because some API versions drop the metadata, by its training file."""
         return super().find_job(intent_id) or find_job_by_file(self, intent_id)
 
     def pause(self, job_id: str) -> RemoteJob:

@@ -1,4 +1,4 @@
-"""Batches of an endpoint and the lines of their files, in the format of OpenAI's Batch API. `client` has the calls."""
+"""An endpoint's batches and the lines of their files, in OpenAI's Batch API format. The calls are in `client`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from core.providers.response_parser import error_in_answer, parse_completion, pa
 from core.providers.schemas import Completion, CompletionRequest, Provider
 from core.providers.usage import token_count
 
-ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # final statuses of the API
-_MAX_STATUS_CHARS = 30  # length of the ledger's column; the API's own values are shorter
+ENDED = frozenset({"completed", "failed", "expired", "cancelled"})  # the API's final statuses
+_MAX_STATUS_CHARS = 30  # length of the database column; the API's own values are shorter
 # Error codes of lines without a response (OpenAI's API reference, "batch request output object"): the first two mean
 # that the request was not executed, `request_timeout` that the call to the model timed out.
 _NOT_EXECUTED = frozenset({"batch_expired", "batch_cancelled"})
@@ -28,7 +28,7 @@ _TIMED_OUT = "request_timeout"
 
 @dataclass(frozen=True, slots=True)
 class BatchFault:
-    """Why a file of requests was rejected. `line` counts from 1; None: the whole file."""
+    """Why a file of requests was rejected. `line` is counted from 1; None means the whole file."""
 
     line: int | None
     code: str
@@ -65,7 +65,7 @@ def read_batch(provider: Provider, batch: Batch) -> RemoteBatch:
     """Convert the SDK's object.
 
     Raises:
-        ProviderError: it is not a batch.
+        ProviderError: the object is not a batch.
     """
     if not isinstance(batch.id, str) or not isinstance(batch.status, str):
         raise not_an_api_answer(provider)
@@ -86,9 +86,10 @@ def read_batch(provider: Provider, batch: Batch) -> RemoteBatch:
 
 
 def read_answer(provider: Provider, line: bytes, request: CompletionRequest | None = None) -> BatchAnswer | None:
-    """Parse one line of an output or error file; None if it is malformed (it then counts as missing).
+    """Parse one line of an output or error file; None if it is malformed (the answer then counts as missing).
 
-    `request` is any of the batch's requests: a rejected parameter is left out when the row is submitted again.
+    `request` is any of the batch's requests; it shows which rejected parameters to omit when the row is submitted
+    again.
 
     Format: `{"custom_id", "response": {"status_code", "body"} | null, "error": {"code", "message"} | null}`.
     """
@@ -109,7 +110,7 @@ def read_answer(provider: Provider, line: bytes, request: CompletionRequest | No
 
 
 def _successful(provider: Provider, custom_id: str, body: Any, request: CompletionRequest | None) -> BatchAnswer:
-    """A line with a success status: its completion, or the error instead of one.
+    """Parse a line with a success status into its completion, or into an error if it has none.
 
     An unreadable body counts as an empty completion of unknown cost, because the request was processed.
     """
@@ -132,7 +133,7 @@ def _after_learning(error: ProviderError, provider: Provider, request: Completio
 
 
 def _error_without_response(provider: Provider, error: Any) -> ProviderError:
-    """The error of a line without a response. Without a code that proves otherwise, the request may be billed."""
+    """The error for a line without a response. Unless a code proves otherwise, the request may be billed."""
     details = error if isinstance(error, Mapping) else {}
     code = str(details.get("code") or "")
     if code in _NOT_EXECUTED or code == _TIMED_OUT or not details:

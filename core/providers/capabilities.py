@@ -1,4 +1,6 @@
-"""What an endpoint can do and how its API differs from OpenAI's. Core and pages ask for these, never for the kind."""
+"""What an endpoint can do and how its API differs from OpenAI's. Core and pages check these capabilities, never the
+endpoint's kind.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +18,26 @@ class Capabilities:
     """Properties of an endpoint that do not depend on the account or the model.
 
     Attributes:
-        engine_api: it is a Fabula engine, with `/health`, a tokenizer and the format of each model in its list.
-        billed: requests cost money, so one that may have been processed is not repeated.
-        bills_rejections: a 400 may be billed too.
-        batches: it has a Batch API; None: ask it.
-        batch_paths_have_version: the paths inside a batch file start with `/v1`.
-        training: whose API its files and fine-tuning jobs follow.
+        engine_api: whether it is a Fabula engine, with `/health`, a tokenizer and each model's format in its list.
+        billed: whether requests cost money; if so, a request that may have been processed is not repeated.
+        bills_rejections: whether a 400 response may be billed too.
+        batches: whether it has a Batch API; None: ask the endpoint.
+        batch_paths_have_version: whether the paths inside a batch file start with `/v1`.
+        training: the provider whose API its files and fine-tuning jobs follow.
         trackers: trackers that its training jobs can log to.
-        training_options: its jobs take the hyperparameters of `core.engine.training_options`.
-        seed: `seed` is sent when answers are compared.
-        rejects: request parameters that none of its models accepts; they are not sent.
+        training_options: whether its jobs accept the hyperparameters of `core.engine.training_options`.
+        seed: whether `seed` is sent when answers are compared.
+        rejects: request parameters that none of its models accept; they are not sent.
         token_limit: name of the chat parameter that limits the tokens of an answer.
-        default_temperature: not sent if a request has this value; None: always sent.
-        inline_thinking: texts may contain the model's thinking, which is removed.
-        account_headers: the headers of OPENAI_ORG_ID and OPENAI_PROJECT_ID are for it.
+        default_temperature: a temperature equal to this is not sent; None: always sent.
+        inline_thinking: whether texts may contain the model's thinking, which is then removed.
+        account_headers: whether to send it the headers for OPENAI_ORG_ID and OPENAI_PROJECT_ID.
         key_header: a header with the key, in addition to `Authorization`; "": no such header.
-        spaces_in_key: its key may contain spaces.
-        has_resource_address: users give the address of their resource; the path of the API is added to it.
-        deploys_models: a tuned model must be deployed before it can be called.
-        training_closed_to_idle, training_closed: from when on only accounts that trained recently, and no account,
-            may create a fine-tuning job; None: not announced.
+        spaces_in_key: whether its key may contain spaces.
+        has_resource_address: whether users enter the address of their resource, to which the path of the API is added.
+        deploys_models: whether a tuned model must be deployed before it can be called.
+        training_closed_to_idle, training_closed: dates from which only accounts that trained recently, and no accounts
+            at all, may create a fine-tuning job; None if not announced.
     """
 
     engine_api: bool = False
@@ -70,7 +72,7 @@ BY_KIND: Mapping[Kind, Capabilities] = {
         training_options=True,
         seed=True,
         default_temperature=1.0,  # `core.engine.serving.sampling`
-        inline_thinking=False,  # its models write only what they were trained on
+        inline_thinking=False,  # its models write only what they were trained to write
         spaces_in_key=True,
     ),
     "openai": Capabilities(
@@ -85,7 +87,7 @@ BY_KIND: Mapping[Kind, Capabilities] = {
         training_closed=date(2027, 1, 6),
     ),
     "azure": Capabilities(
-        bills_rejections=True,  # a 400 of its content filter: "Plan to manage costs"
+        bills_rejections=True,  # a 400 from its content filter: "Plan to manage costs"
         batches=True,
         batch_paths_have_version=False,  # as in Azure's documentation
         training="azure",
@@ -95,6 +97,6 @@ BY_KIND: Mapping[Kind, Capabilities] = {
         deploys_models=True,
     ),
     "together": replace(_COMPATIBLE, training="together"),
-    # Other servers have other default temperatures (Mistral: 0.7; Qwen: per model; vLLM: from the model's files).
+    # Default temperatures differ between servers (Mistral: 0.7; Qwen: per model; vLLM: from the model's files).
     "compatible": _COMPATIBLE,
 }

@@ -1,9 +1,9 @@
-"""The chunks of a streamed completion, parsed from the bytes of the response.
+"""Parses the chunks of a streamed completion from the bytes of the response.
 
-The JSON of the events is parsed directly: the SDK's objects would take half of a stream's time.
+The events' JSON is parsed directly, because creating the SDK's objects would take half of a stream's time.
 
-It also handles endpoints that mix up the two kinds: a complete response where a stream was requested, and events where
-a complete response was.
+It also handles endpoints that mix up the two kinds of response: a complete response to a streaming request, and events
+in reply to a request for a complete response.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from core.providers.schemas import Choice, Completion, Provider
 from core.providers.usage import Usage, read_usage
 
 _NO_USAGE = Usage()
-_BROKEN_EVENT = msg("a part of its answer cannot be read.")  # after "The provider ended the text with an error: "
+_BROKEN_EVENT = msg("a part of its answer cannot be read.")  # follows "The provider ended the text with an error: "
 
 # the errors that the SDK's own streams raise
 _CONNECTION_ERRORS = (httpx2.RequestError, ssl.SSLError, anyio.EndOfStream)
@@ -48,7 +48,7 @@ class StreamChunk:
     """One event of a stream; every field may be missing.
 
     Attributes:
-        has_thinking: the event contains thinking or other output that is not text.
+        has_thinking: whether the event contains thinking or other output that is not text.
         error: an error object instead of a chunk of the completion.
     """
 
@@ -61,7 +61,7 @@ class StreamChunk:
 
     @property
     def billed(self) -> bool:
-        """Whether output was generated or counted; it is then billed even if there is an error."""
+        """Whether output was generated or counted; if so, it is billed even if there is an error."""
         return bool(self.text) or self.has_thinking or self.usage.billed
 
 
@@ -70,7 +70,8 @@ class ChunkParser:
     """Parses the events of one stream of `/chat/completions` or `/completions`, in order.
 
     Of several choices, only the first to arrive is read. Thinking at the start of the text is removed, even if the tag
-    was opened at the end of `prompt`; not for our engine, whose models write only what they were trained on.
+    was opened at the end of `prompt`. Our engine is exempt, because its models write only what they were trained to
+    write.
     """
 
     provider: Provider
@@ -98,11 +99,11 @@ class ChunkParser:
         return self._filtered(StreamChunk(text, ending, model_name, usage, has_thinking(delta), error))
 
     def flush(self) -> str:
-        """The buffered text, at the end of the stream."""
+        """Return the buffered text at the end of the stream."""
         return self._thinking.flush()
 
     def _choice(self, choices: object) -> Mapping[str, Any]:
-        """The choice in this event, or {} if it belongs to another completion."""
+        """Return the choice in this event, or {} if it belongs to another completion."""
         choice = choices[0] if isinstance(choices, list) and choices else {}
         if not isinstance(choice, Mapping):
             return {"text": choice}
@@ -126,7 +127,7 @@ class ChunkParser:
 
 
 def chunk_from_response(answer: Any, provider: Provider, model: str) -> StreamChunk:
-    """Convert a complete response, received where a stream was requested, to a single chunk.
+    """Convert a complete response to a streaming request into a single chunk.
 
     Raises:
         ProviderError: see `parse_completion`.
@@ -186,7 +187,7 @@ class ChunkStream(AsyncIterator[StreamChunk]):
         StreamCut: during iteration: the connection broke, an event is malformed, or the endpoint sent an error.
 
     Attributes:
-        ended: the endpoint announced the end of the stream.
+        ended: whether the endpoint announced the end of the stream.
     """
 
     def __init__(self, response: httpx2.Response, provider: Provider, model: str, prompt: str = "") -> None:
@@ -195,7 +196,7 @@ class ChunkStream(AsyncIterator[StreamChunk]):
         self._reader = ChunkParser(provider, prompt)
         self._items = decode_stream(response.aiter_bytes(), self._decoder)
         self._first: StreamChunk | None = None
-        self._error: ProviderError | None = None  # raised after the text or usage that came with it was yielded
+        self._error: ProviderError | None = None  # raised once the text or usage that came with it has been yielded
         self._finished = False
         self.ended = False
 
@@ -210,7 +211,7 @@ class ChunkStream(AsyncIterator[StreamChunk]):
             prompt: the request's prompt; it may end with an opening thinking tag.
 
         Raises:
-            ProviderError: the first event is an error; the type follows from its code or message.
+            ProviderError: the first event is an error; its code or message determines the exception type.
             Unreadable, Unavailable: there is no first event, or it is malformed.
         """
         stream = cls(response, provider, model, prompt)

@@ -26,14 +26,14 @@ _PAGE = 100
 _BLOCK = 1 << 16  # bytes per read when downloading a file
 _SUPPORT_CACHE_S = 600.0  # changes only when the endpoint is upgraded
 _ERROR_CACHE_S = 30.0
-_ONE_TRY = RetryPolicy(tries=1, total_s=3.0)  # a form waits for it
-_batch_support: dict[str, tuple[bool, float]] = {}  # base URL → result, and until when it is valid
+_ONE_TRY = RetryPolicy(tries=1, total_s=3.0)  # a form is waiting for the result
+_batch_support: dict[str, tuple[bool, float]] = {}  # base URL → result, and how long it is valid
 
 
 class Client(Generation, FineTuning):
     """One endpoint: completions, batches, models, files, fine-tuning. Safe to share between threads and event loops.
 
-    No call for a batch is retried here. A batch takes hours, so its caller polls at its own pace, and the POST that
+    Batch calls are never retried here. A batch takes hours, so its caller polls at its own interval, and the POST that
     creates one must never be repeated blindly (see `find_batch`). Upload its file with `upload(path, "batch")`.
     """
 
@@ -44,7 +44,8 @@ class Client(Generation, FineTuning):
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
 
     def create_batch(self, input_file_id: str, endpoint: Endpoint, intent_id: str) -> RemoteBatch:
-        """Submit a file of requests: exactly one POST. After any error, check with `find_batch` before sending again.
+        """Submit a file of requests with exactly one POST. After any error, check with `find_batch` before sending
+        again.
 
         Raises:
             ProviderError: the endpoint returned an error, or did not respond (then the batch may exist).
@@ -58,7 +59,7 @@ class Client(Generation, FineTuning):
         return self._once(lambda: read_batch(self.provider, self._sdk().batches.create(**body)))
 
     def find_batch(self, intent_id: str) -> RemoteBatch | None:
-        """The batch with this intent id in its metadata, among the newest 1,000; None: it was never created."""
+        """Find the batch with this intent id in its metadata among the newest 1,000; None if it was never created."""
 
         def call() -> RemoteBatch | None:
             listed: Iterable[Batch] = self._sdk().batches.list(limit=_PAGE)
@@ -73,20 +74,20 @@ class Client(Generation, FineTuning):
         """The current state of the batch.
 
         Raises:
-            NotFound: the endpoint does not have it, or no longer does.
+            NotFound: the endpoint does not have the batch, or no longer has it.
             ProviderError: see `core.errors`.
         """
         return self._once(lambda: read_batch(self.provider, self._sdk().batches.retrieve(batch_id)))
 
     def cancel_batch(self, batch_id: str) -> RemoteBatch:
-        """Cancel the batch. It stays `cancelling` for up to ten minutes; finished requests are in its files."""
+        """Cancel the batch. It stays `cancelling` for up to ten minutes; its files contain the finished requests."""
         return self._once(lambda: read_batch(self.provider, self._sdk().batches.cancel(batch_id)))
 
     def supports_batches(self) -> bool:
-        """Whether the endpoint has a Batch API: it can list the batches of this account.
+        """Whether the endpoint has a Batch API, that is, can list this account's batches.
 
         Raises:
-            ProviderError: unknown for now (no connection, a rejected key).
+            ProviderError: cannot be determined now (no connection, a rejected key).
         """
         try:
             return self._once(lambda: isinstance(self._sdk().batches.list(limit=1).data, list))
@@ -129,7 +130,7 @@ class Client(Generation, FineTuning):
 
 
 def supports_batch(provider: Provider) -> bool:
-    """True if runs at this endpoint can use its Batch API. The built-in engine has none.
+    """Whether runs at this endpoint can use a Batch API. The built-in engine has none.
 
     OpenAI and Azure have one. Other endpoints are queried, with a timeout of three seconds, and the result is cached.
     """

@@ -1,6 +1,6 @@
 """One SDK client per endpoint, and the event loop for requests that a synchronous caller may cancel.
 
-The clients are without the SDK's own retries, and without headers from OPENAI_* variables.
+The clients use neither the SDK's own retries nor headers from OPENAI_* variables.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from core.providers.schemas import Provider
 
 T = TypeVar("T")
 
-# A whole story arrives in one response, and a small machine that is also training may generate 10 tokens per second.
+# A whole story arrives in one response, and a small machine that is also training may generate only 10 tokens per
+# second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
-_DUMMY_KEY = "none"  # for endpoints without authentication: the SDK requires a non-empty key
-_POLL_S = 0.1  # latency of a stop
+_DUMMY_KEY = "none"  # for endpoints without authentication, because the SDK requires a non-empty key
+_POLL_S = 0.1  # how quickly a stop request takes effect
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
 def key_headers(provider: Provider) -> dict[str, str]:
-    """Authentication headers of every request. Azure uses its own header; newer Azure gateways accept either."""
+    """Authentication headers for every request. Azure uses its own header; newer Azure gateways accept either."""
     key = provider.api_key or _DUMMY_KEY
     name = provider.capabilities.key_header
     return {"Authorization": f"Bearer {key}", **({name: key} if name else {})}
@@ -44,10 +45,10 @@ def key_headers(provider: Provider) -> dict[str, str]:
 
 @lru_cache(maxsize=32)
 def tls_context(certificates: str = "") -> ssl.SSLContext:
-    """The TLS context of the clients, created once because creating one takes 50 ms.
+    """The clients' TLS context, created once because creating one takes 50 ms.
 
     Args:
-        certificates: PEM of certificate authorities to trust, besides the system's.
+        certificates: PEM of certificate authorities to trust in addition to the system's.
     """
     context = httpx2.create_ssl_context()
     if certificates:
@@ -56,13 +57,13 @@ def tls_context(certificates: str = "") -> ssl.SSLContext:
 
 
 class Connection:
-    """The SDK clients of one endpoint, and calls with and without retries.
+    """One endpoint's SDK clients, and calls with and without retries.
 
     Args:
         provider: the endpoint.
-        retry_policy: for calls that are safe to repeat.
-        transport, async_transport: replace the network in tests.
-        timeout: in seconds; replaces the defaults.
+        retry_policy: policy for calls that are safe to repeat.
+        transport, async_transport: replacements for the network in tests.
+        timeout: timeout in seconds; replaces the defaults.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Connection:
             asyncio.run_coroutine_threadsafe(streams.close(), loop)
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop."""
+        """Close the running event loop's connections."""
         with self._lock:
             sdk = self._async.pop(asyncio.get_running_loop(), None)
         if sdk is not None:
@@ -143,7 +144,7 @@ class Connection:
             return self._async[loop]
 
     def _once(self, call: Callable[[], T]) -> T:
-        """Call once, with SDK errors translated."""
+        """Call once, translating SDK errors."""
         with translate_errors(self.provider):
             return call()
 
@@ -152,7 +153,7 @@ class Connection:
         return with_retries(lambda: self._once(call), self._retry_policy)
 
     def _with_paid_retries(self, call: Callable[[], T]) -> T:
-        """Call with retries; a paid call is repeated only after errors that certainly were not billed."""
+        """Call with retries; a paid call is repeated only after errors that were certainly not billed."""
         return with_retries(lambda: self._once(call), self._retry_policy, paid=self.provider.capabilities.billed)
 
     async def _with_paid_retries_async(self, call: Callable[[], Awaitable[T]]) -> T:
@@ -165,14 +166,16 @@ class Connection:
         return await with_retries_async(once, self._retry_policy, paid=self.provider.capabilities.billed)
 
     def _headers(self) -> Mapping[str, str]:
-        """Our key only: by default the SDK adds headers from OPENAI_* variables to requests to every endpoint."""
+        """Headers with our key only; by default the SDK adds headers from OPENAI_* variables to requests to every
+        endpoint.
+        """
         headers: dict[str, Any] = {**key_headers(self.provider)}
         if not self.provider.capabilities.account_headers:
             headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return headers
 
     def _uses_proxies(self) -> bool:
-        """Whether to use the proxy settings: a proxy cannot reach this machine's loopback interface."""
+        """Whether to use the proxy settings; not for this machine's loopback interface, which a proxy cannot reach."""
         return (urlsplit(self.provider.base_url).hostname or "") not in LOOPBACK
 
     def _check_response(self, response: httpx2.Response) -> None:
@@ -190,10 +193,10 @@ class Connection:
 
 
 def background_loop() -> asyncio.AbstractEventLoop:
-    """The event loop of this process, in a daemon thread, started on first use; it runs until the process exits.
+    """This process's event loop, in a daemon thread. It is started on first use and runs until the process exits.
 
     A thread that blocks in a socket call cannot be interrupted, and during name lookup or connecting there is no socket
-    to shut down. A task on an event loop can be cancelled in each of these states.
+    to shut down. A task on an event loop can be cancelled in all of these states.
     """
     global _loop
     with _lock:
@@ -204,15 +207,15 @@ def background_loop() -> asyncio.AbstractEventLoop:
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """The same loop if it was started; else None."""
+    """The background loop if it has been started; otherwise None."""
     return _loop
 
 
 def call_until(stop: threading.Event, request: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run `request()` on the background loop and return its result; cancels it as soon as `stop` is set.
+    """Run `request()` on the background loop and return its result; cancel it as soon as `stop` is set.
 
     Raises:
-        Cancelled: it was stopped. `may_be_billed`: it may have been sent.
+        Cancelled: the request was stopped; `may_be_billed` is set if it may have been sent.
     """
     if stop.is_set():
         raise Cancelled(may_be_billed=False)

@@ -21,17 +21,17 @@ from core.providers.endpoint_setup import EXAMPLE_ADDRESS, address_setting, host
 from core.providers.schemas import Provider
 
 CORE_PATHS = ("/chat/completions", "/completions", "/models")
-"""Paths that every OpenAI-compatible API has."""
+"""Paths that exist in every OpenAI-compatible API."""
 _CORE = re.compile(r"(?:/chat/completions|/completions|/models)/?$")
 _ENDPOINT = re.compile(
     r"/(?:chat/completions|completions|models|batches|fine_tuning/jobs|fine-tunes|files|audio/speech)(?=/?$)"
 )
-"""The end of a path that names a part of the API, and not one object in it."""
+"""Matches the end of a path that names part of the API rather than a single object."""
 _REACHABLE = msg("Check the address and the network; the engine may still be starting.")
 _RUNNING = msg("Check the address and the network, and that the server is running.")
-_MAX_CHAIN = 12  # exceptions of a chain that are examined
+_MAX_CHAIN = 12  # maximum number of exceptions examined in a chain
 _NO_SUCH_NAME = {getattr(socket, name, None) for name in ("EAI_NONAME", "EAI_NODATA")} - {None}
-# OpenSSL's reasons for a response that is not TLS, usually plain HTTP
+# OpenSSL's reason codes for a response that is not TLS, usually plain HTTP
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "UNKNOWN_PROTOCOL", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG"})
 _EXPIRED, _OTHER_NAME = {10}, {62, 64}  # X509_V_ERR_CERT_HAS_EXPIRED, _HOSTNAME_MISMATCH, _IP_ADDRESS_MISMATCH
 # a TLS alert instead of a response header, and the replies of nginx, Apache and Go to plain HTTP on a TLS port
@@ -46,11 +46,11 @@ def unreachable(provider: Provider, cause: BaseException | None = None, *, sent:
     Args:
         provider: the endpoint.
         cause: the transport's exception; its chain of causes is examined too.
-        sent: the endpoint may have received the request, and may bill it.
+        sent: whether the endpoint may have received the request, and may bill it.
     """
     for error in _chain(cause):
         if isinstance(error, aiohttp.ClientConnectorError):
-            continue  # repeats the next cause without its details
+            continue  # only repeats the next cause without its details
         if isinstance(error, ssl.SSLCertVerificationError):
             return _untrusted_certificate(provider, error)
         if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
@@ -66,7 +66,7 @@ def unreachable(provider: Provider, cause: BaseException | None = None, *, sent:
 
 
 def wants_tls(message: str) -> bool:
-    """Whether a response says that plain HTTP was sent to a TLS port."""
+    """Whether a response reports that plain HTTP was sent to a TLS port."""
     return _WANTS_TLS.search(message) is not None
 
 
@@ -76,7 +76,7 @@ def plain_to_tls(provider: Provider) -> Misconfigured:
 
 
 def no_version(provider: Provider, message: str) -> WrongAddress:
-    """The error for an address without a version where a core path of the API is missing."""
+    """The error for a missing core path of the API if the address has no version."""
     url = provider.shown_url.rstrip("/")
     return WrongAddress(
         msg("There is no OpenAI-compatible API at {url}: {message}", url=url, message=message),
@@ -85,7 +85,7 @@ def no_version(provider: Provider, message: str) -> WrongAddress:
 
 
 def web_page(provider: Provider, message: str) -> WrongAddress:
-    """The error for an address where a website answers instead of an API."""
+    """The error for an address at which a website responds instead of an API."""
     return WrongAddress(
         msg(
             "{url} is not the address of an API: it answers with {message}.",
@@ -100,7 +100,7 @@ def web_page(provider: Provider, message: str) -> WrongAddress:
 
 
 def no_endpoint(provider: Provider, path: str, message: str) -> NotThere | None:
-    """The error for a path of the API that does not exist; None if `path` names one object, which may be deleted."""
+    """The error for an API path that does not exist; None if `path` names a single, possibly deleted object."""
     found = _ENDPOINT.search(path)
     if found is None:
         return None
@@ -121,7 +121,7 @@ def no_endpoint(provider: Provider, path: str, message: str) -> NotThere | None:
 
 
 def redirected(provider: Provider, url: str) -> WrongAddress:
-    """The error for a redirect to another host, which would get the key and the prompts."""
+    """The error for a redirect to another host, which would receive the key and the prompts."""
     parts = urlsplit(url)
     path = _CORE.sub("", parts.path)
     return WrongAddress(

@@ -1,4 +1,4 @@
-"""Validates the configuration of an endpoint: address, key and proxy."""
+"""Validates an endpoint's configuration: address, key and proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.message import msg, sentences
 from core.providers.schemas import Provider
 
 EXAMPLE_ADDRESS = msg("one like https://api.example.com/v1")
-"""For `new_address`, if the right one is not known."""
+"""Placeholder for `new_address` if the correct address is unknown."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 # provider id → the setting with its address or key (see `Registry.from_settings`)
@@ -43,7 +43,7 @@ def address_setting(provider: Provider) -> str:
 
 
 def new_address(provider: Provider, address: str) -> str:
-    """The next step: where to change the address, and to what."""
+    """The next step for the user: where to change the address, and to what."""
     if provider.saved:
         return msg(
             "Set the address of {name} to {address} under Settings → Providers.", name=provider.name, address=address
@@ -52,7 +52,7 @@ def new_address(provider: Provider, address: str) -> str:
 
 
 def host_of(provider: Provider) -> str:
-    """Host and port of the server, without credentials."""
+    """The server's host and port, without credentials."""
     parts = urlsplit(provider.base_url)
     return parts.netloc.rpartition("@")[2] or provider.shown_url
 
@@ -63,7 +63,7 @@ def has_version(provider: Provider) -> bool:
 
 
 def proxy_of(url: str) -> str | None:
-    """The environment's proxy for this address; None if there is none, or for the loopback interface."""
+    """The proxy from the environment for this address; None if there is none, or for the loopback interface."""
     parts = urlsplit(url)
     if not parts.hostname or parts.hostname in LOOPBACK or urllib.request.proxy_bypass(parts.netloc):
         return None

@@ -1,4 +1,4 @@
-"""The base models of an engine, for pages: list, add, retry, remove. Only our engine has this API."""
+"""An engine's base models, for pages: list, add, retry, remove. Only our engine has this API."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ _SOURCES: tuple[BaseSource, ...] = get_args(BaseSource)
 
 @dataclass(frozen=True, slots=True)
 class EngineBase:
-    """A base model in the engine's home.
+    """A base model in the engine's home directory.
 
     Attributes:
-        origin: path, or name on a hub.
-        share: progress of its preparation, 0 to 1; None: unknown.
-        error: why it failed, with the next step; "" otherwise.
-        licence: as the model states it; "": unknown.
-        context, model_context: tokens of a request here, and those that the model itself can read; 0: unknown.
-        size_bytes, disk_bytes: of the weights as added; what it takes in the engine's home.
-        serving_bytes, training_bytes: memory needed, estimated; None: unknown yet.
-        tokens_per_s: expected speed here, estimated; None: unknown.
-        not_trainable: why it can only be served; "": it can be trained.
-        no_checksum: it was downloaded, and the hub has no checksum of some file.
-        tuned_models: how many fine-tuned models need it.
+        origin: path on the engine's machine, or name on a hub.
+        share: progress of its preparation, 0 to 1; None if unknown.
+        error: why it failed, with the next step; "" if it has not failed.
+        licence: as stated by the model; "" if unknown.
+        context, model_context: maximum tokens per request on this engine, and the model's own context length; 0 if
+            unknown.
+        size_bytes, disk_bytes: size of the original weights, and disk space used in the engine's home directory.
+        serving_bytes, training_bytes: estimated memory needed; None if not known yet.
+        tokens_per_s: estimated speed on this machine; None if unknown.
+        not_trainable: why it can only be served; "" if it can be trained.
+        no_checksum: whether it was downloaded and the hub has no checksum for some file.
+        tuned_models: number of fine-tuned models that need it.
     """
 
     id: str
@@ -66,9 +67,9 @@ class SuggestedBase:
     """A model on Hugging Face that fits the engine's machine.
 
     Attributes:
-        context, model_context: as those of `EngineBase`.
-        gated: its terms have to be accepted on its page first.
-        source, as_of: where its figures are from, and their date.
+        context, model_context: as in `EngineBase`.
+        gated: whether its terms must first be accepted on its page.
+        source, as_of: where its figures come from, and their date.
     """
 
     repo: str
@@ -87,7 +88,7 @@ class SuggestedBase:
 
 @dataclass(frozen=True, slots=True)
 class EngineBases:
-    """All bases and suggestions, and the memory, disk and measured speed of the engine's machine."""
+    """All bases and suggestions, and the memory, disk space and measured speed of the engine's machine."""
 
     bases: tuple[EngineBase, ...]
     suggested: tuple[SuggestedBase, ...]
@@ -97,10 +98,10 @@ class EngineBases:
 
 
 def listed(client: Client) -> EngineBases:
-    """The base models of an engine.
+    """List an engine's base models.
 
     Raises:
-        ProviderError: the engine does not answer.
+        ProviderError: the engine does not respond.
     """
     answer = client.engine_call("GET", _PATH)
     here = answer.get("machine") or {}
@@ -118,10 +119,10 @@ def listed(client: Client) -> EngineBases:
 
 @requires("admin")
 def add(actor: Actor, client: Client, source: BaseSource, origin: str, base_id: str = "") -> EngineBase:
-    """Add a base by its path or its name on a hub; it is prepared in the background.
+    """Add a base by its path or its name on a hub; the engine prepares it in the background.
 
     Raises:
-        BadRequest: the path or name cannot be used; the message says why and what to do.
+        BadRequest: the path or name cannot be used; the message explains why and what to do.
     """
     name = "path" if source in ("file", "folder") else "repo"
     body = {"source": source, name: origin, **({"id": base_id} if base_id else {})}
@@ -130,16 +131,16 @@ def add(actor: Actor, client: Client, source: BaseSource, origin: str, base_id: 
 
 @requires("admin")
 def retry(actor: Actor, client: Client, base_id: str) -> EngineBase:
-    """Start a failed base again; a download continues where it stopped."""
+    """Restart a failed base's preparation; a download resumes where it stopped."""
     return _base(client.engine_call("POST", f"{_PATH}/{base_id}/retry"))
 
 
 @requires("admin")
 def remove(actor: Actor, client: Client, base_id: str) -> None:
-    """Cancel a base's preparation and remove it; files of the user stay where they are.
+    """Cancel a base's preparation and remove it; the user's own files stay where they are.
 
     Raises:
-        BadRequest: a job that is not finished uses it.
+        BadRequest: an unfinished job uses it.
     """
     client.engine_call("DELETE", f"{_PATH}/{base_id}")
 
@@ -171,7 +172,7 @@ def _base(raw: Mapping[str, Any]) -> EngineBase:
 
 
 def _message(text: object, template: object) -> str:
-    """A message of the engine, which the page can translate."""
+    """A message from the engine, in a form that the page can translate."""
     if not isinstance(text, str):
         return ""
     return restored(text, {"fabula": template})

@@ -1,4 +1,4 @@
-"""Address, token and state of the engine, shared between processes through files in the home folder.
+"""The engine's address, token and state, shared between processes through files in the home directory.
 
 The supervisor writes `engine.json` (state and address); `engine.token` holds the token, readable by its owner only.
 """
@@ -22,7 +22,7 @@ State = Literal["starting", "up", "missing", "down", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Base URL of an engine, without `/v1`, and its bearer token (empty: none required)."""
+    """Base URL of an engine, without `/v1`, and its bearer token (empty if none is required)."""
 
     url: str
     token: str = field(repr=False)
@@ -35,8 +35,8 @@ class EngineNote:
     Attributes:
         state: starting, up, missing (packages not installed), down (it crashed and will be restarted), stopped.
         url: its current or last base URL.
-        process: identity of the engine's process, see `core.processes`.
-        message, next_step: why it is not up and what to do; shown to the user.
+        process: identity of the engine's process; see `core.processes`.
+        message, next_step: why the engine is not up and what to do, shown to the user.
     """
 
     state: State
@@ -100,7 +100,7 @@ def write(settings: Settings, note: EngineNote) -> None:
 
 
 def token(settings: Settings) -> str:
-    """The engine's bearer token: the configured one, or one that is generated once and stored in the home folder."""
+    """The engine's bearer token: the configured one, or one that is generated once and stored in the home directory."""
     if settings.engine_token:
         return settings.engine_token
     path = settings.home / "engine.token"

@@ -1,4 +1,4 @@
-"""Translates errors of the SDK and HTTP statuses to Fabula's exceptions, with the cause kept."""
+"""Translates SDK errors and HTTP statuses to Fabula's exceptions, keeping the cause."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from core.providers.provider_errors import codes_of, may_be_billed, message_of, 
 from core.providers.rejected_parameters import refused_parameters
 from core.providers.schemas import Provider
 
-_MAX_MESSAGE_CHARS = 300  # maximum length of a server's message on a card
+_MAX_MESSAGE_CHARS = 300  # maximum length of a server's message shown on a card
 _NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)  # no connection was established
 _CHECK_KEY = msg("Check the key (a new one needs a restart) and the account's permissions, then try again.")
 _CHECK_SAVED_KEY = msg("Check the key under Settings → Providers and the account's permissions, then try again.")
@@ -72,7 +72,7 @@ def translate_errors(provider: Provider) -> Iterator[None]:
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as exc:
         if isinstance(exc, FabulaError):
             raise
-        # the SDK does not validate responses: an unexpected body fails where it is read
+        # the SDK does not validate responses; an unexpected body causes an error only when it is read
         raise not_an_api_answer(provider) from exc
 
 
@@ -83,7 +83,7 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
         return from_status(exc.status_code, exc.body or str(exc), exc.response.headers, provider, path)
     if isinstance(exc, openai.APITimeoutError):
         return timed_out(provider, sent=not isinstance(exc.__cause__, _NOT_SENT))
-    if isinstance(exc.__cause__, ProviderError):  # raised by a hook of the connection
+    if isinstance(exc.__cause__, ProviderError):  # raised by one of the connection's hooks
         return exc.__cause__
     if isinstance(exc, openai.APIConnectionError):
         return unreachable(provider, exc, sent=not isinstance(exc.__cause__, _NOT_SENT))
@@ -99,7 +99,7 @@ def translate(exc: openai.OpenAIError, provider: Provider) -> ProviderError:
 
 
 def timed_out(provider: Provider, *, sent: bool = True) -> Unavailable:
-    """The error for a timeout. `sent`: the endpoint may have received the request."""
+    """The error for a timeout. `sent`: whether the endpoint may have received the request."""
     return Unavailable(
         msg("{name} did not answer in time.", name=provider.name),
         msg("Fabula retries automatically; if there is still no answer, check the provider's status page."),
@@ -116,10 +116,10 @@ def from_status(
     *,
     proven: bool = True,
 ) -> ProviderError:
-    """The error for an HTTP status of 300 or above. `body` is its JSON, or its text if it is not JSON.
+    """The error for an HTTP status of 300 or above. `body` is the response's JSON, or its text if it is not JSON.
 
-    `path`: path of the request, if known. A missing core path (see `CORE_PATHS`) means that the address is wrong.
-    `proven`: the endpoint said that it rejected the request; False: a bad request is only assumed.
+    `path`: path of the request, if known. If a core path is missing (see `CORE_PATHS`), the address is wrong. `proven`:
+    whether the endpoint stated that it rejected the request; False if a bad request is only assumed.
     """
     names = ", ".join(code for code in codes_of(body) if not code.isdecimal())
     message = _display_message(body, names or msg("Error code: {status}", status=status), provider)
@@ -130,7 +130,7 @@ def from_status(
 
 
 def unreadable(provider: Provider) -> Unreadable:
-    """The error for a success status with a body that contains neither text nor usage. It may be billed."""
+    """The error for a success status with a body that contains neither text nor usage. The request may be billed."""
     return Unreadable(
         msg("{name} returned a response that is not in OpenAI's format.", name=provider.name),
         msg(
@@ -256,7 +256,7 @@ def _from_status(
 
 
 def stream_cut(provider: Provider, message: str = "") -> StreamCut:
-    """The error for a stream that broke off; `message`: the endpoint's message, if any."""
+    """The error for a stream that broke off; `message` is the endpoint's message, if any."""
     return StreamCut(
         sentences(msg("The connection to {name} ended in the middle of the text.", name=provider.name), message),
         msg("Everything received is kept; try again."),
@@ -264,12 +264,12 @@ def stream_cut(provider: Provider, message: str = "") -> StreamCut:
 
 
 def cannot_pause(provider: Provider) -> NotThere:
-    """The error for an endpoint that cannot pause jobs."""
+    """The error for pausing a job at an endpoint that cannot pause jobs."""
     return NotThere(msg("{name} cannot pause a job.", name=provider.name), msg("Cancel it, or let it continue."))
 
 
 def tuning_closed(error: ProviderError, provider: Provider) -> ProviderError:
-    """A more specific error if the account may not create fine-tuning jobs; else `error` itself."""
+    """Return a more specific error if the account may not create fine-tuning jobs; otherwise `error` itself."""
     if isinstance(error, Refused) and _TUNING_CLOSED.search(error.what):
         return Refused(
             msg("This account may not create fine-tuning jobs at {name}: {what}", name=provider.name, what=error.what),
@@ -283,7 +283,7 @@ def _sdk_message(exc: Exception, provider: Provider) -> str:
 
 
 def message_for(error: object, provider: Provider) -> str:
-    """The message of an error object, for display."""
+    """An error object's message, for display."""
     return _display_message(error, ", ".join(codes_of(error)) or msg("no reason given"), provider)
 
 
@@ -304,9 +304,9 @@ def is_web_page(text: str) -> bool:
 
 
 def without_key(text: str, provider: Provider) -> str:
-    """Redact the key, which some servers repeat in their errors.
+    """Redact the key, which some servers repeat in their error messages.
 
-    Short keys are kept: they are dummy values (`none`, `ollama`) that may be part of any sentence.
+    Short keys are not redacted: they are dummy values (`none`, `ollama`) that may be part of any sentence.
     """
     return text.replace(provider.api_key, "[key]") if len(provider.api_key) >= MIN_SECRET_CHARS else text
 
@@ -320,7 +320,7 @@ def quoted(message: object, provider: Provider) -> str:
 
 
 def _header_wait_s(headers: Mapping[str, str]) -> float | None:
-    """`retry-after-ms` or `retry-after` (seconds or a date), in seconds; None: missing or malformed."""
+    """`retry-after-ms` or `retry-after` (seconds or a date), in seconds; None if missing or malformed."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             wait = float(headers[name]) / unit

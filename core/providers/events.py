@@ -1,11 +1,11 @@
 """Decodes server-sent events to JSON items.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html. Comments (`: keep-alive`, `: OPENROUTER
-PROCESSING`), blank lines and data that is not a JSON object or list (`data: ping`) are skipped. A server that replies
-to `stream: true` with one JSON body gives one item: that body.
+PROCESSING`), blank lines and data that is not a JSON object or list (`data: ping`) are skipped. If a server replies to
+`stream: true` with a single JSON body, that body is the only item.
 
-Some servers break the format for errors within a stream: llama.cpp has sent `error: {…}`, Ollama JSON without `data:`,
-others `event: error` with a sentence. Each becomes an item `{"error": …}`.
+Some servers violate the format for errors within a stream: llama.cpp has sent `error: {…}`, Ollama JSON without
+`data:`, others `event: error` with a sentence. Each becomes an item `{"error": …}`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Any
 from core.providers.response_parser import parsed
 
 DONE = object()
-"""Item for the announced end of the stream (`[DONE]`)."""
+"""Item for the explicit end of the stream (`[DONE]`)."""
 BROKEN = object()
 """Item for a malformed event in a complete body."""
 
-_MAX_BYTES = 64 << 20  # limit of one event or response; no model writes more text
+_MAX_BYTES = 64 << 20  # limit for one event or response; no model writes more text
 
 
 @dataclass(slots=True)
 class EventDecoder:
-    """Bytes in, items out: the JSON of each event, `DONE`, or a complete JSON body at the end.
+    """Converts bytes to items: the JSON of each event, `DONE`, or a complete JSON body at the end.
 
     Attributes:
-        is_json_body: the body is one JSON response and not a stream of events.
-        strict: raise for a malformed event; else it becomes the item `BROKEN`.
+        is_json_body: whether the body is one JSON response rather than a stream of events.
+        strict: whether a malformed event raises; otherwise it becomes the item `BROKEN`.
     """
 
     is_json_body: bool = False
@@ -43,7 +43,7 @@ class EventDecoder:
     _name: bytes = b""
 
     def feed(self, block: bytes) -> Iterator[Any]:
-        """Add bytes; yields the items that are now complete.
+        """Add bytes and yield the items that are now complete.
 
         Raises:
             ValueError: an event is malformed or too long.
@@ -64,10 +64,10 @@ class EventDecoder:
             yield from self._line(bytes(line))
 
     def close(self) -> Iterator[Any]:
-        """Finish at the end of the body; yields a last event without a blank line, or the JSON body.
+        """Finish at the end of the body; yield a last event without a blank line, or the JSON body.
 
         Raises:
-            ValueError: it is malformed.
+            ValueError: the event or body is malformed.
         """
         if self.is_json_body:
             yield parsed(bytes(self._buffer))
@@ -130,7 +130,7 @@ def is_events(body: bytes) -> bool:
 
 
 def decode_body(body: bytes) -> Iterator[Any]:
-    """The JSON of all events in a complete body; a truncated event at the end is skipped."""
+    """Return the JSON of all events in a complete body; a truncated event at the end is skipped."""
     decoder = EventDecoder(strict=False)
     yield from (item for item in decoder.feed(body) if item is not DONE)
     with suppress(ValueError):
@@ -138,7 +138,7 @@ def decode_body(body: bytes) -> Iterator[Any]:
 
 
 async def decode_stream(blocks: AsyncIterator[bytes], decoder: EventDecoder) -> AsyncIterator[Any]:
-    """The items of a body as it arrives; stops after `DONE`."""
+    """Yield a body's items as they arrive; stop after `DONE`."""
     async for block in blocks:
         for item in decoder.feed(block):
             yield item

@@ -25,8 +25,8 @@ _HYPERPARAMETERS = (
     "n_epochs", "batch_size", "learning_rate_multiplier",
     "lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping",
 )  # fmt: skip
-_PAGE = 100  # largest page size of OpenAI
-NEWEST = 1000  # how many of the newest jobs are searched for a lost one, which is noticed within minutes
+_PAGE = 100  # OpenAI's maximum page size
+NEWEST = 1000  # how many of the newest jobs are searched for a lost one, whose loss is noticed within minutes
 _NEWEST_EVENTS = 2000  # far more than arrive between two polls
 
 
@@ -56,7 +56,7 @@ class FineTuning(Connection):
             return self._once(call)
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
-        """Create a fine-tuning job: exactly one POST. After any error, check with `find_job` before sending again.
+        """Create a fine-tuning job with exactly one POST. After any error, check with `find_job` before sending again.
 
         Raises:
             ProviderError: the endpoint returned an error, or did not respond (then the job may exist).
@@ -87,7 +87,7 @@ class FineTuning(Connection):
             raise specific from error
 
     def find_job(self, intent_id: str) -> RemoteJob | None:
-        """The job with this intent id in its metadata, among the newest 1,000; None: it was never created."""
+        """Find the job with this intent id in its metadata among the newest 1,000; None if it was never created."""
 
         def call() -> RemoteJob | None:
             jobs: Iterable[FineTuningJob] = self._sdk().fine_tuning.jobs.list(limit=_PAGE)
@@ -99,11 +99,11 @@ class FineTuning(Connection):
         return self._with_retries(call)
 
     def jobs(self) -> Iterator[RemoteJob]:
-        """All jobs of the account, newest first; pages are fetched lazily."""
+        """All of the account's jobs, newest first; pages are fetched lazily."""
         return (self._job(job) for job in self._with_retries(lambda: self._sdk().fine_tuning.jobs.list(limit=_PAGE)))
 
     def files(self) -> Iterator[tuple[str, str]]:
-        """(id, name) of all files of the account, newest first."""
+        """(id, name) of all of the account's files, newest first."""
         return ((file.id, file.filename) for file in self._with_retries(lambda: self._sdk().files.list(order="desc")))
 
     def job(self, job_id: str) -> RemoteJob:
@@ -123,9 +123,9 @@ class FineTuning(Connection):
         return self._once(lambda: self._job(self._sdk().fine_tuning.jobs.resume(job_id)))
 
     def events(self, job_id: str, after: str | None = None) -> list[RemoteEvent]:
-        """Events of the job that are newer than the event with id `after`, oldest first.
+        """The job's events that are newer than the event with id `after`, oldest first.
 
-        OpenAI lists events newest first, and its own `after` means *older than*; here it is where reading stops.
+        OpenAI lists events newest first, and its own `after` means *older than*; here, reading stops at that event.
         """
 
         def call() -> list[RemoteEvent]:
@@ -140,7 +140,7 @@ class FineTuning(Connection):
         return self._with_retries(call)
 
     def checkpoints(self, job_id: str) -> list[RemoteCheckpoint]:
-        """Checkpoints of the job, ordered by step."""
+        """The job's checkpoints, ordered by step."""
 
         def call() -> list[RemoteCheckpoint]:
             listed: Iterable[FineTuningJobCheckpoint] = self._sdk().fine_tuning.jobs.checkpoints.list(
@@ -211,13 +211,13 @@ def _checkpoint(checkpoint: FineTuningJobCheckpoint) -> RemoteCheckpoint:
 
 
 def _engine_fields(job: FineTuningJob) -> Mapping[str, Any]:
-    """The engine's extra field `fabula` of a job object."""
+    """The field `fabula` that the engine adds to a job object."""
     extra = (job.model_extra or {}).get("fabula")
     return extra if isinstance(extra, Mapping) else {}
 
 
 def _number(value: object) -> float | None:
-    """A finite, non-negative number; None for anything else."""
+    """Return a finite, non-negative number; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
         return None
     return float(value)
@@ -231,7 +231,7 @@ def open_with_progress(path: Path, on_progress: Callable[[int, int], None] | Non
     """Open a file for upload.
 
     Raises:
-        BadFile: it cannot be read.
+        BadFile: the file cannot be read.
     """
     try:
         return ProgressFile(path, on_progress)
@@ -258,12 +258,14 @@ class ProgressFile(io.FileIO):
 
 
 def training_file_name(intent_id: str) -> str:
-    """Name under which the training file of an intent is uploaded."""
+    """File name under which an intent's training file is uploaded."""
     return f"fabula-{intent_id}.jsonl"
 
 
 def find_job_by_file(client: FineTuning, intent_id: str) -> RemoteJob | None:
-    """The job that was created with a file of this name (all uploads of an intent share it); None: there is none."""
+    """Find the job that was created with a file of this name (shared by all uploads of an intent); None if there is
+    none.
+    """
     with translate_errors(client.provider):  # iteration fetches further pages
         file_ids = {
             file_id for file_id, name in islice(client.files(), NEWEST) if name == training_file_name(intent_id)

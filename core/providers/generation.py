@@ -1,4 +1,4 @@
-"""Text generation: complete responses and streams, and the models of an endpoint."""
+"""Text generation: complete responses and streams, and an endpoint's models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ _NOT_TEXT = re.compile(
     r"embedding|whisper|tts|dall-e|moderation|image|audio|realtime|transcribe|sora|search-similarity|computer-use"
 )
 MAX_MODELS = 500
-"""Models of one endpoint that are offered: what a list on a page can show. Others can be named in its settings."""
+"""Maximum number of models offered per endpoint, so that a page can list them. Users can enter others in its settings.
+"""
 _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)")
 
 
@@ -112,13 +113,13 @@ class Generation(Connection):
         return await ChunkStream.open(stream.response, self.provider, request.model, request.prompt)
 
     def models(self) -> list[ModelInfo]:
-        """The text models of this endpoint, newest first; at most `MAX_MODELS` of another server than an engine."""
+        """This endpoint's text models, newest first; at most `MAX_MODELS` unless the server is an engine."""
         if self.provider.models:
             return [self._chosen_model(name) for name in self.provider.models]
         return self._with_retries(lambda: self._text_models(self._sdk().models.list().data))
 
     def model(self, model_id: str) -> ModelInfo:
-        """One model, including ones that `models` does not list (a checkpoint).
+        """Look up one model, including those that `models` does not list (such as a checkpoint).
 
         Raises:
             ModelNotFound: the endpoint does not have this model.
@@ -126,13 +127,13 @@ class Generation(Connection):
         return self._with_retries(lambda: self._model(self._sdk().models.retrieve(model_id)))
 
     def endpoint(self, model: str) -> Endpoint:
-        """The endpoint to use for `model`; `chat` if it supports both or this is unknown."""
+        """The endpoint to use for `model`; `chat` if the model supports both or its format is unknown."""
         if not self.provider.capabilities.engine_api:
             return "completion" if _LEGACY.match(model) else "chat"
         return _endpoint_of(model, self.models())
 
     def parallel(self, model: str) -> int | None:
-        """Requests for `model` that this endpoint works on at the same time; None: it does not report that.
+        """The number of requests for `model` that this endpoint processes in parallel; None if it does not report that.
 
         Raises:
             ModelNotFound: the engine does not have this model.
@@ -140,7 +141,7 @@ class Generation(Connection):
         return None if self.provider.kind != "engine" else self.model(model).parallel
 
     async def served(self, model: str) -> ServedModel:
-        """How this endpoint serves `model`, without retries, on the running event loop."""
+        """Look up how this endpoint serves `model`, without retries, on the running event loop."""
         if not self.provider.capabilities.engine_api:
             return ServedModel(self.endpoint(model))
         with translate_errors(self.provider):
@@ -148,7 +149,7 @@ class Generation(Connection):
         return ServedModel(_endpoint_of(model, models), next((m.parallel for m in models if m.id == model), None))
 
     def count_tokens(self, model: str, text: str) -> int:
-        """Exact number of tokens in `text`, from the engine's tokenizer.
+        """Exact number of tokens in `text`, according to the engine's tokenizer.
 
         Raises:
             NotFound: this endpoint is not an engine.
@@ -210,7 +211,7 @@ class Generation(Connection):
         return infos if self.provider.capabilities.engine_api else infos[:MAX_MODELS]
 
     def _chosen_model(self, name: str) -> ModelInfo:
-        """A model that the user named, without asking the server."""
+        """A model entered by the user, without asking the server."""
         return self._model(Model.model_construct(id=name, created=0))
 
     def _model(self, model: Model) -> ModelInfo:
@@ -232,13 +233,13 @@ class Generation(Connection):
 
 
 def _not_trainable(engine_fields: Mapping[str, Any]) -> str | None:
-    """Why the engine cannot fine-tune a model, as text or as a message."""
+    """Why the engine cannot fine-tune a model, as plain text or as a message."""
     reason = engine_fields.get("not_trainable")
     return restored(reason, {"fabula": engine_fields.get("not_trainable_message")}) if isinstance(reason, str) else None
 
 
 def _training_defaults(reported: object) -> TrainingDefaults | None:
-    """The engine's defaults for jobs of a model; None: an engine that does not report them, or not yet."""
+    """The engine's defaults for jobs that train a model; None if the engine does not report them, or not yet."""
     if not isinstance(reported, Mapping):
         return None
     rank, alpha, rate = (reported.get(name) for name in ("lora_rank", "lora_alpha", "learning_rate"))

@@ -1,4 +1,4 @@
-"""Removes thinking that a server leaves in the text: `<think>Okay, the user wants …</think>` before the answer.
+"""Removes thinking that servers leave in the text: `<think>Okay, the user wants …</think>` before the answer.
 
 vLLM, SGLang, llama.cpp, LM Studio, Ollama and many gateways do so unless they are configured for the model's tags
 (DeepSeek-R1, QwQ, Qwen3: `<think>`; Seed-OSS: `<seed:think>`; Magistral: `[THINK]`). Like `reasoning_content`, it is
@@ -21,21 +21,21 @@ class ThinkingFilter:
         prompt: the prompt; if it ends with an opening tag, the text starts with thinking.
 
     Attributes:
-        has_thinking: non-empty thinking was removed.
+        has_thinking: whether non-empty thinking was removed.
     """
 
     prompt: InitVar[str] = ""
     has_thinking: bool = False
-    _buffer: str = ""  # text that may be thinking, with its opening tag
+    _buffer: str = ""  # text that may be thinking, including its opening tag
     _opening: str | None = None
-    _in_text: bool = False  # the thinking is over
-    _strip: bool = False  # strip white space between thinking and text
+    _in_text: bool = False  # whether the thinking is over
+    _strip: bool = False  # whether to strip white space between thinking and text
 
     def __post_init__(self, prompt: str) -> None:
         self._opening = next((tag for tag in _TAGS if prompt.rstrip().endswith(tag)), None)
 
     def feed(self, chunk: str) -> str:
-        """Add a chunk; returns the text that is certainly not thinking."""
+        """Add a chunk; return the text that is certainly not thinking."""
         if self._in_text:
             return self._text(chunk)
         self._buffer += chunk
@@ -52,7 +52,7 @@ class ThinkingFilter:
         return self._text(text)
 
     def flush(self) -> str:
-        """The buffered text at the end of the stream. Unclosed thinking is kept, because there is nothing else."""
+        """Return the buffered text at the end of the stream. Unclosed thinking is kept if there is no other text."""
         text, self._buffer, self._in_text = self._buffer, "", True
         return text
 
@@ -64,7 +64,7 @@ class ThinkingFilter:
 
 
 def without_thinking(text: str) -> str:
-    """A complete text without the thinking at its start, even if only the closing tag is in the text."""
+    """Remove the thinking at the start of a complete text, even if the text contains only the closing tag."""
     reader = ThinkingFilter()
     remaining = reader.feed(text) + reader.flush()
     if remaining != text or _END not in text or "<think" in text:

@@ -1,7 +1,7 @@
 """Parses training metrics of providers, which spell "not measured" in many ways.
 
-Seen in results files and API responses: an empty cell, `N/A`, `None`, `null`, `nan`, `-`, and -1.0 (OpenAI's value for
-a validation that did not take place). None of them may be charted as a number.
+Seen in result files and API responses: an empty cell, `N/A`, `None`, `null`, `nan`, `-`, and -1.0 (OpenAI's value for a
+validation that did not take place). None of them may be charted as a number.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PLACEHOLDERS = frozenset(
         "nan(ind)", "-nan(ind)",
     }
 )  # fmt: skip
-"""Lower-case texts that mean "not measured"; `nan` and `inf` parse as floats and are handled by `metric`."""
+"""Lowercase texts that mean "not measured"; `nan` and `inf` parse as floats and are handled by `metric`."""
 
 NOT_MEASURED = -1.0
-"""The value some providers write for a loss that was not measured."""
+"""The value that some providers use for a loss that was not measured."""
 
 
 def metric(name: str, value: object) -> float | None:
@@ -31,7 +31,7 @@ def metric(name: str, value: object) -> float | None:
 
     Args:
         name: name of the metric, e.g. `valid_loss`. A loss of exactly -1 and an accuracy or elapsed time below 0 mean
-            "not measured"; a reward of -1 is a reward.
+            "not measured"; a reward of -1 is valid.
         value: a number or its text.
 
     Raises:
@@ -51,7 +51,7 @@ def metric(name: str, value: object) -> float | None:
 
 
 def metrics(values: Mapping[str, object]) -> dict[str, float]:
-    """The measured values; texts that are not numbers are left out too."""
+    """The measured values; texts that are not numbers are also omitted."""
     measured = {}
     for name, value in values.items():
         try:

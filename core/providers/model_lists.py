@@ -1,8 +1,8 @@
-"""The models that providers offer; a provider that failed is not asked again before another answer is possible.
+"""The models that providers offer; a provider that failed is not queried again until the result could be different.
 
-After a failure that may pass (no connection, 429, 5xx) the waits grow. A failure that cannot pass by itself (a refused
-key, an address without an API) is kept until the provider's settings change or `forget` is called: asking again would
-only repeat it, and some providers block a key that is refused too often.
+After a temporary failure (no connection, 429, 5xx), the waiting time increases with each attempt. A lasting failure (a
+refused key, an address without an API) is remembered until the provider's settings change or `forget` is called:
+another request would fail in the same way, and some providers block a key that is refused too often.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _WAITS = RetryPolicy(base_s=10.0, cap_s=300.0, jitter=False)
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """The last answer of a provider that failed; `count`: failures in a row."""
+    """The most recent error from a provider that failed; `count` is the number of consecutive failures."""
 
     provider: Provider
     error: Exception
@@ -31,10 +31,10 @@ class _Failure:
 
 
 class ModelLists:
-    """Asks providers for their models, and remembers failures. Thread-safe.
+    """Queries providers for their models and remembers failures. Thread-safe.
 
     Args:
-        clock: monotonic, in seconds.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,16 +43,16 @@ class ModelLists:
         self._lock = threading.Lock()
 
     def of(self, provider: Provider, ask: Callable[[], Sequence[ModelInfo]]) -> Sequence[ModelInfo]:
-        """The models of a provider: `ask()`, unless it failed with these settings and would fail again.
+        """Return a provider's models by calling `ask()`, unless that failed with these settings and would fail again.
 
         Raises:
-            Exception: what `ask` raised when it was last called.
+            Exception: the error that `ask` raised when it was last called.
         """
         last = self._failures.get(provider.id)
         if last is not None and last.provider != provider:
             last = None
         if last is not None and self._clock() < last.ask_again_at:
-            raise last.error.with_traceback(None)  # else it would grow with every call
+            raise last.error.with_traceback(None)  # otherwise the traceback would grow with every call
         try:
             models = ask()
         except Exception as error:
@@ -65,7 +65,7 @@ class ModelLists:
         return models
 
     def forget(self, provider_id: str | None = None) -> None:
-        """Ask this provider again at the next `of`; None: all providers."""
+        """Query this provider again at the next `of`; None means all providers."""
         with self._lock:
             if provider_id is None:
                 self._failures.clear()
@@ -77,12 +77,12 @@ def _wait_s(provider: Provider, error: Exception, count: int) -> float:
     if _is_lasting(error):
         return math.inf
     if provider.capabilities.engine_api:
-        return 0.0  # it belongs to this studio and comes up at any moment
+        return 0.0  # the engine belongs to this studio and may come up at any moment
     return _WAITS.wait_s(count, error.retry_after_s if isinstance(error, Transient) else None)
 
 
 def _is_lasting(error: Exception) -> bool:
-    """Whether only the user can end it. A host name that is not found or a certificate that has expired may pass."""
+    """Whether only the user can fix the error. An unknown host name or an expired certificate may be temporary."""
     if isinstance(error, Misconfigured):
         return isinstance(error, WrongAddress)
     return isinstance(error, Refused | BadRequest)

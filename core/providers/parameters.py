@@ -1,7 +1,7 @@
 """The JSON body of a text request in OpenAI's format, without the parameters that its model rejects.
 
-When a model rejects a parameter with a 400, the request is repeated at once without it, and the parameter is not sent
-again in this process. The table is shared by completions, streams, parallel requests and batches.
+When a model rejects a parameter with a 400, the request is repeated immediately without it, and this process does not
+send the parameter to that model again. The table is shared by completions, streams, parallel requests and batches.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _ModelEndpoint(NamedTuple):
 
 
 def adjust_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A request body without the parameters that its model is known to reject."""
+    """Return a request body without the parameters that its model is known to reject."""
     known = _known(provider, _model_endpoint(provider, body))
     if not known:
         return dict(body)
@@ -49,7 +49,7 @@ def adjust_body(provider: Provider, body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) -> bool:
-    """Remember rejected parameters of a body that was sent; returns whether the body contains any of them."""
+    """Remember the rejected parameters of a body that was sent; return whether the body contains any of them."""
     key, rejected = _model_endpoint(provider, body), refused & body.keys() & set(ADJUSTABLE)
     for name in sorted(rejected):
         with _lock:
@@ -70,7 +70,7 @@ def notes(provider: Provider, request: CompletionRequest, *, stream: bool = Fals
 
 
 def _known(provider: Provider, key: _ModelEndpoint) -> dict[str, str | None]:
-    """Parameters that are rejected, with their replacements: by all models of the endpoint, or by this one."""
+    """Parameters that all models of the endpoint or this one reject, with their replacements."""
     known = {name: TOKEN_CAPS.get(name) for name in provider.capabilities.rejects}
     with _lock:
         return known | _learned.get(key, {})
@@ -101,9 +101,10 @@ class Negotiation:
         """The body to send next."""
 
     def adapt_to(self, error: BadRequest) -> bool:
-        """Learn from a rejection; returns whether `body` has changed and should be sent.
+        """Learn from a rejection; return whether `body` has changed and should be sent again.
 
-        Each parameter is adapted only once, so that a model that rejects both names of the token limit ends the loop.
+        Each parameter is adapted only once, so that the loop ends even if a model rejects both names of the token
+        limit.
         """
         new = error.refused_parameters - self._refused
         new = frozenset(name for name in new if TOKEN_CAPS.get(name) not in self._refused)
@@ -121,7 +122,7 @@ def _model_endpoint(provider: Provider, body: Mapping[str, Any]) -> _ModelEndpoi
 
 
 def _wanted(request: CompletionRequest, stream: bool) -> Iterator[str]:
-    """Parameters of a request that differ from their defaults."""
+    """The request's parameters that differ from their defaults."""
     yield from ("temperature", *TOKEN_CAPS)
     if request.top_p != 1.0:
         yield "top_p"
@@ -175,7 +176,9 @@ def _legacy(request: CompletionRequest, capabilities: Capabilities) -> dict[str,
 
 
 def _common(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    """Parameters of both endpoints. Defaults are not sent, because some models reject a parameter with any value."""
+    """Parameters common to both endpoints. Defaults are not sent, because some models reject a parameter regardless of
+    its value.
+    """
     body: dict[str, Any] = {"model": request.model}
     if request.temperature != capabilities.default_temperature:
         body["temperature"] = request.temperature

@@ -1,6 +1,6 @@
-"""Addresses and differences of known providers, from `data/providers.json`, each with a source and a date.
+"""Known providers, from `data/providers.json`: their addresses and how they differ, each with a source and a date.
 
-To add one, add an entry to that file.
+To add a provider, add an entry to that file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from core.providers.capabilities import BY_KIND, Capabilities, Kind
 
 CUSTOM = "compatible"
-"""Id of the preset for a server that is not in the list."""
+"""Id of the preset for servers that are not in the list."""
 _FILE = Path(__file__).parents[2] / "data" / "providers.json"
 
 
@@ -24,13 +24,13 @@ class ProviderPreset:
     """A known provider.
 
     Attributes:
-        id: id of the first provider that is added with it, and its name in the price lists.
-        base_url: its address; "": the user gives it. `<…>` marks the part to replace.
-        capabilities: what is known about it without asking.
-        self_hosted: it runs on hardware of the user and has no price per token.
-        local_port: the port where it usually listens on this machine; None: it is not looked for.
-        alternative_url: the address for accounts outside mainland China; "": the same.
-        source, checked: where the entry comes from, and the day on which that was read.
+        id: id of the first provider added from this preset, and its name in the price lists.
+        base_url: its address; "" if the user must enter it. `<…>` marks a part to replace.
+        capabilities: its known capabilities, before any test.
+        self_hosted: whether it runs on the user's own hardware and has no price per token.
+        local_port: the port on which it usually listens on this machine; None if Fabula does not look for it.
+        alternative_url: the address for accounts outside mainland China; "" if it is the same.
+        source, checked: where the entry comes from, and the date on which the source was read.
     """
 
     id: str
@@ -47,20 +47,22 @@ class ProviderPreset:
 
 @cache
 def all_presets() -> tuple[ProviderPreset, ...]:
-    """Every preset, in the order of the file."""
+    """All presets, in file order."""
     entries = json.loads(_FILE.read_text(encoding="utf-8"))
     return tuple(_preset(entry) for entry in entries)
 
 
 def in_order(running: Collection[str] = ()) -> list[ProviderPreset]:
-    """Every preset as a picker lists them: OpenAI, the `running` ones, any compatible address, the others by name."""
+    """All presets in the order of the picker: OpenAI, the `running` ones, any compatible address, then the others by
+    name.
+    """
     first = ("openai", *running, CUSTOM)
     rest = sorted((one for one in all_presets() if one.id not in first), key=lambda one: one.name.casefold())
     return [*map(find, dict.fromkeys(first)), *rest]
 
 
 def find(preset_id: str) -> ProviderPreset:
-    """A preset; the one for any compatible server if there is none with this id (any more)."""
+    """Return a preset; if there is none with this id (any more), return the one for compatible servers."""
     by_id = {preset.id: preset for preset in all_presets()}
     return by_id.get(preset_id, by_id[CUSTOM])
 

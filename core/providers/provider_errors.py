@@ -1,4 +1,5 @@
-"""Interprets a provider's error: its code as an HTTP status, its message, an account out of credit, what may be billed.
+"""Interprets a provider's error: its HTTP status, its message, whether the account is out of credit, and whether it may
+be billed.
 
 OpenAI-compatible servers return errors in many formats, some with HTTP 200:
 
@@ -68,8 +69,8 @@ _MEANINGS = tuple(
     for pattern, status in ((_RATE, 429), (_OVERLOADED, 503), (_FAILED, 500), (_KEY, 401))
 )
 
-# Codes and types that mean "no credit", reduced to their letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine,
-# one-api and its forks, OpenRouter, LiteLLM (`budget_exceeded`, with status 400).
+# Codes and types that mean "no credit", reduced to letters: OpenAI, Moonshot, DashScope, DeepSeek, Volcengine, one-api
+# and its forks, OpenRouter, LiteLLM (`budget_exceeded`, with status 400).
 _NO_CREDIT_CODES = frozenset(
     {
         "insufficientquota",
@@ -105,19 +106,20 @@ _NO_CREDIT_MESSAGE = re.compile(
     r"|账户.{0,6}余额|请充值",
     re.I,
 )
-# DashScope uses OpenAI's `insufficient_quota` also for its limit of tokens per minute (its error list: "Allocated quota
+# DashScope uses OpenAI's `insufficient_quota` also for its limit on tokens per minute (its error list: "Allocated quota
 # exceeded, please increase your quota limit"), which is temporary.
 _PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[RT]PM\b", re.I)
 
 # Statuses of requests that were never processed. Sources: RFC 9110 (redirects, 409, 503); OpenAI's and Anthropic's
 # error pages (503 and 529: overloaded); Groq (498: no flex capacity); Cloudflare (521, 523, 525, 526: no connection to
 # the server; 520, 522, 524: the connection was lost later); Envoy (503 "disconnect/reset before headers", also if the
-# connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 of the content
-# filter is billed for prompt and completion; one of the input limit may be billed, and so may a 408) and its FAQ (500
-# if the model generated invalid Unicode). A 400 after the model has generated text: Groq ("failed_generation"),
-# reasoning models of OpenAI that use up the token limit before the first word, and filters of the output at Volcengine
-# (`OutputTextSensitiveContentDetected`, `OutputTextRiskDetection`), DashScope (`DataInspectionFailed`: "Output data may
-# contain inappropriate content"), MiniMax (1027: "output new_sensitive") and Zhipu (1301: "输入或生成内容").
+# connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 from the content
+# filter is billed for prompt and completion; one for exceeding the input limit may be billed, and so may a 408) and its
+# FAQ (500 if the model generated invalid Unicode). A 400 after the model has generated text: Groq
+# ("failed_generation"), reasoning models of OpenAI that use up the token limit before the first word, and filters of
+# the output at Volcengine (`OutputTextSensitiveContentDetected`, `OutputTextRiskDetection`), DashScope
+# (`DataInspectionFailed`: "Output data may contain inappropriate content"), MiniMax (1027: "output new_sensitive") and
+# Zhipu (1301: "输入或生成内容").
 _NOT_BEGUN = frozenset(
     {
         *(301, 302, 307, 308),  # moved to another address
@@ -136,7 +138,7 @@ _GENERATED = re.compile(
 
 
 def error_object(answer: object) -> object | None:
-    """The error in a JSON response: an object or a text; None if it contains no error."""
+    """The error in a JSON response, as an object or text; None if the response contains no error."""
     if isinstance(answer, list) and len(answer) == 1:
         answer = answer[0]
     if not isinstance(answer, Mapping):
@@ -165,7 +167,7 @@ def error_object(answer: object) -> object | None:
 
 
 def http_status_of(error: object) -> int:
-    """The HTTP status for an error object: its own code, or derived from its type or message; else 400."""
+    """The HTTP status for an error object: its own code, or a status derived from its type or message, or else 400."""
     codes = codes_of(error)
     for code in codes:
         if code.isdecimal() and 400 <= int(code) <= 599:
@@ -182,7 +184,7 @@ def http_status_of(error: object) -> int:
 
 
 def is_rejection(error: object) -> bool:
-    """Whether an error says that the request itself was rejected: a status of 4xx, or a code or message about it."""
+    """Whether an error means that the request itself was rejected: a 4xx status, or a corresponding code or message."""
     codes = codes_of(error)
     stated = any(code.isdecimal() and 400 <= int(code) < 500 for code in codes)
     return stated or _REJECTION.search(" ".join((*codes, message_of(error)))) is not None
@@ -200,7 +202,7 @@ def codes_of(error: object) -> list[str]:
 
 
 def message_of(error: object) -> str:
-    """The message of an error object; "" if it has none."""
+    """An error object's message; "" if it has none."""
     if isinstance(error, list) and len(error) == 1:
         error = error[0]
     if isinstance(error, str):
@@ -249,7 +251,7 @@ def no_credit(status: int, codes: list[str], message: str) -> bool:
 
 
 def _has_failure_code(error: Mapping[str, Any]) -> bool:
-    """Whether a code means failure; gateways also send 0, 200 and "success"."""
+    """Whether a code means failure; some gateways send 0, 200 or "success" as codes."""
     code = _plain_code(error)
     return code is not None and code.lower() not in ("0", "200", "ok", "success")
 
@@ -273,17 +275,17 @@ def _text(code: object) -> str:
 def may_be_billed(
     status: int, codes: Sequence[str], body: object, headers: Mapping[str, str], provider: Provider
 ) -> bool:
-    """Whether a request that got an error response may be billed. Then it counts at its maximum possible cost.
+    """Whether a request that got an error response may be billed; if so, it counts at its maximum possible cost.
 
-    Only the API itself can say that it did not begin. A proxy that lost its connection to the API does not know, and a
-    server may fail after the model has generated text. So a status that is not in `_NOT_BEGUN` may be billed. Failed
-    connections and 429, 401, 403 and 404 are other errors, which are never billed.
+    Only the API itself can state that processing did not begin. A proxy that lost its connection to the API cannot, and
+    a server may fail after the model has generated text. Any status that is not in `_NOT_BEGUN` may therefore be
+    billed. Failed connections and 429, 401, 403 and 404 are handled elsewhere and never billed.
 
     Args:
-        status: of the response; for an error inside HTTP 200, the status that corresponds to it.
+        status: status of the response; for an error inside an HTTP 200 response, the corresponding status.
         codes: codes of the error object, see `codes_of`.
         body: parsed JSON, or the text if it is not JSON.
-        headers: of the response; empty for an error inside another response.
+        headers: headers of the response; empty for an error inside another response.
         provider: the endpoint that responded.
     """
     if status == _OVERLOADED_STATUS:
@@ -295,13 +297,13 @@ def may_be_billed(
 
 
 def _was_processed(codes: Sequence[str], body: object) -> bool:
-    """Whether a refusal says that the model has read the prompt or generated text."""
+    """Whether a refusal implies that the model has read the prompt or generated text."""
     filtered = _FILTERED & {_letters(code) for code in codes}
     return bool(filtered) or _GENERATED.search(str(body)) is not None
 
 
 def _from_api(body: object, headers: Mapping[str, str]) -> bool:
-    """Whether the API itself sent the error, and not a proxy: it is JSON, or part of another response."""
+    """Whether the error was sent by the API itself and not by a proxy: it is JSON, or part of another response."""
     return isinstance(body, Mapping | list) or not headers or "json" in headers.get("content-type", "").lower()
 
 

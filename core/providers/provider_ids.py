@@ -1,4 +1,4 @@
-"""Ids of added providers. An id is never used twice: prices, runs, batches, jobs and ledger lines refer to it."""
+"""Ids of added providers. An id is never reused, because prices, runs, batches, jobs and ledger lines refer to it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _WORK = (Run.provider, TrainingJob.provider, Evaluation.provider, Story.provider
 
 
 def free_id(session: Session, preset_id: str, taken: Collection[str]) -> str:
-    """The preset's id, or the first `<preset>-<number>` that no provider has or ever had.
+    """Return the preset's id, or the first `<preset>-<number>` that no provider has or ever had.
 
-    Work in the ledger keeps its id too: it may belong to a provider of the environment, which is another account.
+    Ids used by work in the ledger are not free either: that work may belong to a provider from the environment, which
+    is a different account.
 
     Args:
-        taken: ids that the environment uses.
+        taken: ids used by providers from the environment.
     """
     used = {*taken, *session.scalars(select(SavedProvider.id)), *session.scalars(select(RemovedProvider.id))}
     for column in _WORK:
@@ -29,11 +30,11 @@ def free_id(session: Session, preset_id: str, taken: Collection[str]) -> str:
 
 
 def remember_removed(session: Session, row: SavedProvider, actor_id: str) -> None:
-    """Record that the provider of this row is removed, so that `free_id` never returns its id again."""
+    """Record that this row's provider has been removed, so that `free_id` never returns its id again."""
     session.add(RemovedProvider(id=row.id, name=row.name, removed_by=actor_id))
 
 
 def removed_name(session: Session, provider_id: str) -> str | None:
-    """The name that a removed provider had; None: no provider with this id was removed."""
+    """A removed provider's name; None if no provider with this id was removed."""
     row = session.get(RemovedProvider, provider_id)
     return None if row is None else row.name

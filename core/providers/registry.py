@@ -1,4 +1,4 @@
-"""The endpoints of this studio: the engine, those of the environment, and those added on the settings page."""
+"""This studio's endpoints: the engine, those from the environment, and those added on the settings page."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Registry:
 
     Args:
         providers: the endpoints, the default first.
-        retry_policy: for their clients.
-        saved: providers that were added on the settings page; they can change at any time. An id of `providers` comes
-            first.
+        retry_policy: retry policy for their clients.
+        saved: providers that were added on the settings page; they can change at any time. If an id is also in
+            `providers`, that one takes precedence.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Registry:
     def from_settings(
         cls, settings: Settings, environ: Mapping[str, str], open_store: Callable[[], Store] | None = None
     ) -> Registry:
-        """The engine, each provider with a key in the environment, and the saved ones of the ledger.
+        """The engine, each provider with a key in the environment, and the saved ones from the ledger.
 
         OPENAI_API_KEY: OpenAI, or the server at OPENAI_BASE_URL. AZURE_OPENAI_API_KEY with AZURE_OPENAI_ENDPOINT
         (`https://<resource>.openai.azure.com`): Azure. TOGETHER_API_KEY: Together, or the server at TOGETHER_BASE_URL.
@@ -79,15 +79,15 @@ class Registry:
         return cls(providers, saved=None if open_store is None else SavedProviders(open_store, settings))
 
     def ids(self) -> list[str]:
-        """Ids of all providers, the default first; without the saved ones while the database is unavailable."""
+        """Ids of all providers, the default first. Saved providers are missing while the database is unavailable."""
         return list(dict.fromkeys((*self._providers, *self._saved_makers())))
 
     def environment_ids(self) -> list[str]:
-        """Ids of the engine and of the providers of the environment."""
+        """Ids of the engine and of the providers from the environment."""
         return list(self._providers)
 
     def revision(self) -> tuple[str, ...]:
-        """Changes whenever a provider is added, edited, tested or removed."""
+        """A value that changes whenever a provider is added, edited, tested or removed."""
         try:
             return (*self._providers, *(self._saved.revisions() if self._saved is not None else ()))
         except StorageFull:
@@ -109,7 +109,7 @@ class Registry:
 
         Raises:
             ProviderRemoved: it was removed on the settings page.
-            NotFound: no such provider is configured.
+            NotFound: the provider is not configured.
             Misconfigured: its key cannot be decrypted.
             StorageFull: the database with the saved providers is unavailable.
             EngineMissing, Unavailable: the engine cannot be used now.
@@ -149,12 +149,12 @@ class Registry:
             return client
 
     def client(self, provider_id: str, *, retry_policy: RetryPolicy, timeout: float) -> Client:
-        """A new client of a provider with its own limits.
+        """Create a new client for a provider, with its own limits.
 
         Args:
             provider_id: the provider.
-            retry_policy: for its calls.
-            timeout: in seconds.
+            retry_policy: retry policy for its calls.
+            timeout: timeout in seconds.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.

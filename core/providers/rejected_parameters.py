@@ -4,7 +4,8 @@ Each family of servers has its own wording; these are quoted from public bug rep
 
 - OpenAI, Azure: `"Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'
   instead."`, `"Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is
-  supported."` with `param` and `code`; older: `"Unrecognized request argument supplied: stream_options"` without.
+  supported."` with `param` and `code`; older versions: `"Unrecognized request argument supplied: stream_options"`
+  without them.
 - Mistral, vLLM and others built with pydantic: `{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra
   inputs are not permitted"}`, also as JSON in a string; Fireworks: `"Extra inputs are not permitted, field: 'seed'"`.
 - Anthropic and its gateways: `"temperature is deprecated for this model."`, `"temperature and top_p cannot both be
@@ -13,7 +14,7 @@ Each family of servers has its own wording; these are quoted from public bug rep
   stop."`, `"Argument not supported on this model: stop"`. Gemini: `Unknown name "seed": Cannot find field.` LiteLLM:
   `"openai does not support parameters: ['temperature'], for model=gpt-5"`. Groq: `"property 'seed' is unsupported"`.
 
-An error about a *value* (out of range, too large) rejects no parameter; it is shown to the user.
+An error about a *value* (out of range, too large) does not reject the parameter itself; it is shown to the user.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ADJUSTABLE = ("max_completion_tokens", "max_tokens", "stream_options", "temperat
 _CODES = frozenset({"unsupported_parameter", "unsupported_value", "unknown_parameter", "unrecognized_parameter"})
 _CAPS = frozenset({"max_tokens", "max_completion_tokens"})
 _MAX_CHARS = 20_000  # how much of one text is examined
-_MAX_DEPTH = 6  # nested errors; a gateway behind a gateway has three
+_MAX_DEPTH = 6  # levels of nested errors; a gateway behind a gateway has three
 
 _REJECTION = re.compile(
     r"unsupported|(?:not|n't|no longer) (?:an? |yet |currently )?support|unrecogni[sz]ed|cannot find field"
@@ -55,10 +56,10 @@ _EITHER_OR = re.compile(
     r"|top_p\W+(?:\w+ )?(?:cannot|can not|can't|may not) be .{0,20}(?:with|and) \W?temperature",
     re.I,
 )
-_FIELD = re.compile(r"\n[ \t]+")  # pydantic 1: the field, and its error in an indented line
+_FIELD = re.compile(r"\n[ \t]+")  # pydantic 1 puts the field's error on an indented line below the field
 _INSTEAD = re.compile(r"\buse ['\"`]?(max_tokens|max_completion_tokens)\b['\"`]?", re.I)
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|[。；\n]|\}\s*,\s*\{")
-# `stop` and `n` are also ordinary words: they count in quotes, or after a word for "parameter"
+# `stop` and `n` are also ordinary words, so they count only in quotes or after a word for "parameter"
 _NAME = re.compile(
     r"(?<![A-Za-z0-9_.\-])(?:body\.)?(max_completion_tokens|max_tokens|stream_options|temperature|top_p|seed)(?![A-Za-z0-9_\-])"
     r"|['\"`](stop|n)['\"`]"
@@ -112,7 +113,7 @@ def _refused_in(text: str) -> Iterator[str]:
         yield from _CAPS - instead
     for sentence in _SENTENCE_END.split(_INSTEAD.sub("", text)):
         if _EITHER_OR.search(sentence):
-            yield "top_p"  # one of the two may stay; keep the temperature
+            yield "top_p"  # only one of the two is allowed; keep the temperature
         elif _REJECTION.search(sentence) and not _ABOUT_A_VALUE.search(sentence):
             for groups in _NAME.findall(_SUPPORTED_LIST.sub("", sentence)):
                 yield "".join(groups)

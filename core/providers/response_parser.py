@@ -1,12 +1,12 @@
 """Parses a completion from an endpoint's JSON: texts, finish reasons, usage; or raises the error it contains.
 
-A response with text or usage is billed. So the parser accepts every known format, and raises only if there is nothing
-to keep:
+A response with text or usage is billed. The parser therefore accepts every known format, and raises only if there is
+nothing to keep:
 
 - `message.content` as a string, or as a list of parts, of which text is joined and thinking skipped (Mistral:
   `{"type": "thinking"}`, `{"type": "text"}`; Responses API: `output_text`);
 - no `model`: the requested one is assumed; a finish reason that is not a string is unknown;
-- a complete response where a stream was requested, and events where a complete response was (see `events`);
+- a complete response to a streaming request, and events in reply to a request for a complete response (see `events`);
 - Anthropic's `content`, the Responses API's `output`, Gemini's `candidates` and Ollama's `message` instead of
   `choices`.
 """
@@ -27,7 +27,7 @@ from core.providers.provider_errors import error_object, http_status_of, is_reje
 from core.providers.schemas import Choice, Completion, Provider
 from core.providers.usage import read_usage
 
-_MAX_DEPTH = 100  # levels of JSON; real responses have ten
+_MAX_DEPTH = 100  # maximum nesting of the JSON; real responses have ten levels
 _TEXT_PARTS = frozenset({"", "text", "output_text", "message", "assistant"})
 _CONTENT = ("content", "parts", "text")  # `parts`: Gemini's own API
 _REFUSAL = "refusal"
@@ -43,7 +43,7 @@ _FINISH_REASON_FIELDS = (
 )
 _THINKING = ("reasoning_content", "reasoning", "thinking", "tool_calls")
 UNKNOWN_FINISH_REASON = "unknown"
-"""Finish reason of a completed stream if the provider gave none."""
+"""Finish reason for a completed stream if the provider gave none."""
 
 # Finish reason → its spellings. Sources: API references of OpenAI, Azure, Gemini (`Candidate.FinishReason`), Anthropic
 # (`stop_reason`), Mistral, Cohere, Bedrock (Converse, Titan), DeepSeek, Zhipu, Moonshot, MiniMax, Together, Hugging
@@ -89,7 +89,7 @@ def parse_completion(answer: Any, provider: Provider, model: str) -> Completion:
         model: the requested model, used if the response names none.
 
     Raises:
-        ProviderError: the response is only an error; the type follows from its code or message.
+        ProviderError: the response is only an error; its code or message determines the exception type.
         Unreadable: it contains neither text, nor usage, nor an error.
     """
     if isinstance(answer, list) and len(answer) == 1:
@@ -122,7 +122,7 @@ def parsed(raw: bytes) -> Any:
     """Parse JSON leniently: invalid UTF-8 is replaced, and text after the JSON is ignored.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply for the recursive readers.
+        ValueError: the text is not JSON, or is nested too deeply for the recursive readers.
     """
     try:
         value = _parsed(raw)
@@ -148,7 +148,7 @@ def _exceeds_depth(value: object, levels: int) -> bool:
 
 
 def text_of(content: object) -> str:
-    """The text of a message's content: a string, a part, or a list of them; without thinking."""
+    """The text of a message's content (a string, a part, or a list of these), without thinking."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
@@ -176,12 +176,12 @@ def text_and_finish_reason(message: object, raw_reason: object) -> tuple[str, st
 
 
 def raw_finish_reason(choice: Mapping[str, Any]) -> object:
-    """The finish reason of a choice as the endpoint gave it."""
+    """A choice's finish reason as given by the endpoint."""
     return next((choice[name] for name in _FINISH_REASON_FIELDS if choice.get(name) not in (None, "")), None)
 
 
 def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The completion inside a gateway's wrapper object: `{"code": 0, "data": {…}}`."""
+    """Unwrap the completion from a gateway's wrapper object: `{"code": 0, "data": {…}}`."""
     if "choices" in answer or "usage" in answer:
         return answer
     for name in _WRAPPERS:
@@ -191,7 +191,7 @@ def _unwrapped(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _choices(answer: Mapping[str, Any]) -> list[Any]:
-    """The choices of a response; for an API without choices, its single result as one choice."""
+    """A response's choices; for an API without choices, its single result as one choice."""
     for name in ("choices", "candidates"):
         found = answer.get(name)
         if isinstance(found, dict):
@@ -234,10 +234,10 @@ def _choice(choice: Any, provider: Provider) -> Choice:
 def _without_text(
     answer: Mapping[str, Any], texts: tuple[Choice, ...], provider: Provider, *, billed: bool
 ) -> tuple[Choice, ...]:
-    """The choices of a response without text, if it is billed.
+    """The choices of a response without text, if the response is billed.
 
     Raises:
-        ProviderError: it is not billed, and is an error or empty.
+        ProviderError: the response is not billed, and is an error or empty.
     """
     error = error_object(answer) or _error_of_choice(answer)
     if error is not None and not billed:
@@ -252,14 +252,14 @@ def _without_text(
 def error_in_answer(error: object, provider: Provider) -> ProviderError:
     """The exception for an error object in a response with HTTP 200.
 
-    The endpoint accepted the request. It may be billed unless the error says that the request was rejected.
+    The endpoint accepted the request, so it may be billed unless the error states that the request was rejected.
     """
     status, proven = http_status_of(error), is_rejection(error)
     return from_status(status, error, {}, provider, "/chat/completions", proven=proven)
 
 
 def _error_of_choice(answer: Mapping[str, Any]) -> object | None:
-    """The error in the first choice, instead of a text (OpenRouter)."""
+    """The error that the first choice contains instead of text (OpenRouter)."""
     choices = _choices(answer)
     choice = choices[0] if choices else None
     return error_object({"error": choice.get("error")}) if isinstance(choice, dict) else None
@@ -276,7 +276,7 @@ def _refusal_part(content: object) -> str:
 
 
 def has_thinking(message: object) -> bool:
-    """Whether a message or delta contains output that is not text, such as thinking; it is billed too."""
+    """Whether a message or delta contains output that is not text, such as thinking, which is billed too."""
     if not isinstance(message, dict):
         return False
     if any(map(message.get, _THINKING)):
@@ -288,13 +288,13 @@ def has_thinking(message: object) -> bool:
 
 
 def normalize_finish_reason(reason: object) -> str | None:
-    """Normalise a finish reason of any provider to one vocabulary, for rows, streams and batches.
+    """Normalise a finish reason from any provider to one vocabulary, for rows, streams and batches.
 
-    `stop` (by itself or at a stop sequence), `length` (token limit), `content_filter`, `refusal`, `tool_calls`,
-    `error`. None: the provider gave none that can be read. Other values are kept unchanged.
+    `stop` (complete, or at a stop sequence), `length` (token limit), `content_filter`, `refusal`, `tool_calls`,
+    `error`. None if the provider gave none or it is unreadable. Other values are kept unchanged.
 
-    Case, hyphens and enum prefixes (`FinishReason.STOP`, `FINISH_REASON_STOP`) are ignored. Of an object, its `type` is
-    used (SGLang: `{"type": "length", "length": 16}`).
+    Case, hyphens and enum prefixes (`FinishReason.STOP`, `FINISH_REASON_STOP`) are ignored. For an object, its `type`
+    is used (SGLang: `{"type": "length", "length": 16}`).
     """
     if isinstance(reason, dict):
         reason = reason.get("type") or reason.get("reason")

@@ -1,8 +1,8 @@
 """Retries of provider calls: which errors are repeated, how often, and how long to wait in between.
 
-`core.errors.Transient` is the errors that a later call may not meet. A single request is retried for a minute
-(`with_retries`); a background job can wait for minutes, shows why, and stops when asked (`call_with_retries`); runs and
-batches schedule their own requests and only ask how long to wait (`RetryPolicy.wait_s`).
+`core.errors.Transient` covers errors that may not occur on a later call. A single request is retried for a minute
+(`with_retries`); a background job can wait for minutes, shows the reason, and stops on request (`call_with_retries`);
+runs and batches schedule their own requests and only need to know how long to wait (`RetryPolicy.wait_s`).
 
 Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 """
@@ -23,13 +23,13 @@ from core.errors import FabulaError, Transient
 
 T = TypeVar("T")
 
-_STOP_POLL_S = 0.5  # a stopped job ends its wait within this time
+_STOP_POLL_S = 0.5  # a stopped job stops waiting within this time
 
 
 class RetryLater(Exception):
-    """Resume this job after `seconds`, possibly in another worker: what it waits for takes long.
+    """Resume this job after `seconds`, possibly in another worker, because it is waiting for something slow.
 
-    Raise it only when everything the job needs is in the ledger.
+    Raise this only when everything the job needs is in the ledger.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -39,14 +39,14 @@ class RetryLater(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a call is made, and how long to wait in between. The defaults are for a single request.
+    """How often to repeat a call, and how long to wait in between. The defaults are for a single request.
 
     Attributes:
-        tries: maximum number of calls; None: no limit.
+        tries: maximum number of calls; None means no limit.
         base_s, cap_s: the first wait is at most `base_s`; the bound doubles with each further one, up to `cap_s`.
-        jitter: waits are random up to their bound, so that many requests do not return at the same moment.
-        total_s: limit on the total time with all calls and waits; applies to `with_retries`.
-        max_retry_after_s: a server that asks for a longer wait is not called again; applies to `call_with_retries`.
+        jitter: whether waits are random, up to their bound, so that many requests are not repeated at the same moment.
+        total_s: limit on the total time for all calls and waits; applies to `with_retries`.
+        max_retry_after_s: if a server asks for a longer wait, it is not called again; applies to `call_with_retries`.
     """
 
     tries: int | None = 5
@@ -57,10 +57,10 @@ class RetryPolicy:
     max_retry_after_s: float = math.inf
 
     def wait_s(self, tries: int, retry_after_s: float | None = None) -> float:
-        """Seconds until the next call, after `tries` (≥ 1) failed ones.
+        """Seconds to wait before the next call, after `tries` (≥ 1) failed calls.
 
         A server's `retry-after` is obeyed, plus up to a tenth of it (at most `base_s`) as jitter. Without jitter, the
-        wait is the bound, or `retry_after_s` if that is longer.
+        wait equals the bound, or `retry_after_s` if that is longer.
         """
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
         if not self.jitter:
@@ -72,11 +72,11 @@ class RetryPolicy:
 
 
 BACKGROUND = RetryPolicy(tries=12, base_s=2.0, cap_s=30.0, jitter=False, max_retry_after_s=120.0)
-"""For `call_with_retries`: the waits add up to about four minutes."""
+"""Policy for `call_with_retries`: the waits add up to about four minutes."""
 
 
 def is_transient(error: FabulaError) -> bool:
-    """Whether the same call may succeed later: the provider is unavailable or limits the rate."""
+    """Whether the same call may succeed later: the provider is unavailable or has reached its rate limit."""
     return isinstance(error, Transient)
 
 
@@ -86,18 +86,19 @@ def with_retries(call: Callable[[], T], policy: RetryPolicy, *, paid: bool = Fal
     Args:
         call: one attempt.
         policy: limits on time and number of calls.
-        paid: each attempt costs money. It is then repeated only after errors that were certainly not billed; a request
-            that timed out may be.
+        paid: whether each attempt costs money. If so, it is repeated only after errors that were certainly not billed;
+            a request that timed out may have been.
 
     Raises:
-        ProviderError: the last error, when a limit is reached or the server asks for a longer wait than is left.
+        ProviderError: the last error, when a limit is reached or the server asks for a longer wait than the remaining
+            time.
     """
     result: T = _retrying(policy, paid)(call)()
     return result
 
 
 async def with_retries_async(call: Callable[[], Awaitable[T]], policy: RetryPolicy, *, paid: bool = False) -> T:
-    """`with_retries` on the running event loop: waits can be cancelled."""
+    """`with_retries` for the running event loop; waits can be cancelled."""
 
     async def awaited() -> T:
         return await call()
@@ -120,7 +121,7 @@ def call_with_retries(
         call: safe to repeat.
         pause: waits the given number of seconds (see `interruptible_pause`); an exception from it ends the retries.
         note: called with the error before each pause, and with None once a retry has succeeded.
-        policy: number of calls and length of the pauses.
+        policy: limits on the number of calls and the length of the pauses.
         retryable: decides whether an error is worth another call.
 
     Raises:
@@ -143,7 +144,9 @@ def call_with_retries(
 
 
 def interruptible_pause(stopping: threading.Event, check: Callable[[], object]) -> Callable[[float], None]:
-    """A pause for `call_with_retries` that ends when `check` raises; it is called at least twice a second."""
+    """Create a pause for `call_with_retries` that ends when `check` raises; `check` is called at least twice per
+    second.
+    """
 
     def pause(seconds: float) -> None:
         while seconds > 0:

@@ -1,7 +1,7 @@
 """Providers that were added on the settings page: their rows in the ledger, with encrypted keys.
 
-A key is written and never shown again. It is bound to the provider's address and certificates: if those are changed in
-the database, it cannot be decrypted, so it is never sent to another host.
+A saved key is never shown again. It is bound to the provider's address and certificates: if those are changed in the
+database, the key cannot be decrypted, so it is never sent to another host.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from core.providers.schemas import Provider
 from core.secret_key import SecretKey
 
 MAX_NAME = 60
-"""Characters in the name of a provider."""
+"""Maximum number of characters in a provider's name."""
 _MAX_CERTIFICATE_BYTES = 100_000
-_LOCK = "providers"  # ids and names are chosen one after the other
+_LOCK = "providers"  # ids and names are chosen under this lock, one at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,9 @@ class ProviderForm:
 
     Attributes:
         preset: id of a preset.
-        api_key: "": the server needs none; None (when editing): keep the saved one.
+        api_key: "" if the server needs none; None (when editing) to keep the saved one.
         certificates: PEM of the server's own certificate authority; "": the system's authorities only.
-        models: offered instead of the server's own list; empty: its list.
+        models: models to offer instead of the server's own list; empty for that list.
     """
 
     preset: str
@@ -60,7 +60,7 @@ class ProviderForm:
 
 @dataclass(frozen=True, slots=True)
 class SavedView:
-    """A saved provider without its key. `found`: see `core.jobs.provider_probe`; None: not tested yet."""
+    """A saved provider without its key. For `found` see `core.jobs.provider_probe`; None if not tested yet."""
 
     id: str
     preset: str
@@ -81,7 +81,7 @@ def list_saved(store: Store) -> list[SavedView]:
 
 
 def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
-    """The endpoint of a row.
+    """Create the endpoint for a row.
 
     Raises:
         Misconfigured: its key cannot be decrypted.
@@ -103,15 +103,15 @@ def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
 
 @requires("admin")
 def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: Collection[str] = ()) -> str:
-    """Save a provider and return its id: the preset's, or with a number if a provider has or had that.
+    """Save a provider and return its id: the preset's id, with a number if a provider has or had that id.
 
     Args:
-        taken: ids that the environment uses.
+        taken: ids used by providers from the environment.
 
     Raises:
         FabulaError: the name is empty or taken.
         Misconfigured: the address, key or certificates are invalid.
-        StorageFull: it cannot be saved.
+        StorageFull: the provider cannot be saved.
     """
     preset, certificates = presets.find(form.preset), _checked_certificates(form.certificates)
     api_key = (form.api_key or "").strip()
@@ -137,11 +137,13 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
 
 @requires("admin")
 def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
-    """Change a provider. The preset stays. With `api_key` None the saved key is kept, unless the host or the CA file
-    changes: then it must be entered again, so that a person who does not know a key cannot send it to another server.
+    """Change a provider; its preset stays the same.
+
+    If `api_key` is None the saved key is kept, unless the host or the CA file changes: then the key must be entered
+    again, so that a person who does not know it cannot send it to another server.
 
     Raises:
-        NotFound: it was removed.
+        NotFound: the provider was removed.
         FabulaError, Misconfigured, StorageFull: see `add`.
     """
     certificates, name, base_url = _checked_certificates(form.certificates), _checked_name(form.name), form.base_url
@@ -168,10 +170,10 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
 def remove(store: Store, actor: Actor, provider_id: str) -> None:
     """Delete a provider and its key. Runs that use it stop at their next request; their rows are kept.
 
-    Its id is never used again, so that nothing of it passes to another provider.
+    Its id is never used again, so that no data is attributed to another provider.
 
     Raises:
-        NotFound: it was removed already.
+        NotFound: it has already been removed.
     """
     with store.session() as session:
         advisory_lock(session, _LOCK)
@@ -182,7 +184,7 @@ def remove(store: Store, actor: Actor, provider_id: str) -> None:
 
 @requires("editor")
 def save_findings(store: Store, actor: Actor, provider_id: str, revision: str, found: Mapping[str, Any]) -> None:
-    """Save what a test found, unless the provider was edited or removed since it began."""
+    """Save a test's findings, unless the provider was edited or removed after the test began."""
     with store.session() as session:
         row = session.get(SavedProvider, provider_id)
         if row is not None and row.revision == revision:
@@ -190,7 +192,7 @@ def save_findings(store: Store, actor: Actor, provider_id: str, revision: str, f
 
 
 def _capabilities(preset: presets.ProviderPreset, found: Mapping[str, Any] | None) -> Capabilities:
-    """What the preset knows, completed by what a test has found."""
+    """Combine the preset's known capabilities with a test's findings."""
     answers = {check: answer for check, answer, _note in (found or {}).get("findings", ())}
     batches = answers.get("batches")
     if preset.capabilities.batches is not None or batches not in ("yes", "no"):
@@ -223,7 +225,7 @@ def _row(session: Session, provider_id: str) -> SavedProvider:
 
 
 def _context(row: SavedProvider) -> str:
-    """What an encrypted key is bound to."""
+    """The data that an encrypted key is bound to."""
     return "\n".join(("provider", row.id, row.base_url, row.certificates))
 
 
@@ -234,13 +236,13 @@ def _api_url(preset: presets.ProviderPreset, base_url: str) -> str:
 def _origin(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
-    except ValueError:  # not an address, so no other address has the same origin
+    except ValueError:  # not an address, so it has the same origin as no other address
         return url, ""
     return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
 
 
 def _check_same_server(row: SavedProvider, name: str, base_url: str, certificates: str) -> None:
-    """Raise Misconfigured if a kept key would be sent to another server than the one that it was entered for."""
+    """Raise Misconfigured if a saved key would be sent to a server other than the one it was entered for."""
     if _origin(row.base_url) != _origin(base_url):
         raise Misconfigured(
             msg("The address of {name} leads to another host now.", name=name),
@@ -274,7 +276,7 @@ def _check_unique(session: Session, name: str, own_id: str | None) -> None:
 
 
 def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, api_key: str) -> None:
-    """Check address and key as before a request, and that no part of the address is left to fill in.
+    """Check the address and key as before a request, and that the address contains no unfilled placeholder.
 
     Raises:
         Misconfigured: one of them is invalid.
@@ -290,7 +292,7 @@ def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, ap
     check_setup(
         Provider(preset.id, preset.kind, name, _api_url(preset, base_url), api_key, preset.capabilities, saved=True)
     )
-    if "@" in urlsplit(base_url).netloc:  # after the check: it refuses what `urlsplit` cannot read
+    if "@" in urlsplit(base_url).netloc:  # checked last: `check_setup` refuses what `urlsplit` cannot parse
         raise Misconfigured(
             msg("The address of {name} contains a user name or password.", name=name),
             msg("Enter the address without it; the key has its own field."),
@@ -298,10 +300,10 @@ def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, ap
 
 
 def _checked_certificates(pem: str) -> str:
-    """PEM certificates, checked by loading them.
+    """Check PEM certificates by loading them, and return them.
 
     Raises:
-        Misconfigured: they are not certificates.
+        Misconfigured: the text does not contain valid certificates.
     """
     pem = pem.strip()
     if not pem:

@@ -1,4 +1,4 @@
-"""The saved providers as a `Registry` reads them: from the ledger, at most twice a second."""
+"""A cache of the saved providers for `Registry`, which reads the ledger at most twice per second."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from core.providers.schemas import Provider
 from core.secret_key import SecretKey
 from core.settings import Settings
 
-_MAX_AGE_S = 0.5  # so that another process sees a change within a second
+_MAX_AGE_S = 0.5  # so that changes from another process take effect within a second
 
 Maker = Callable[[], Provider]
 
 
 class SavedProviders:
-    """Providers by id, as functions: each decrypts its key, or raises `Misconfigured`.
+    """Providers by id, as functions; each function decrypts the provider's key, or raises `Misconfigured`.
 
     Args:
-        open_store: returns the ledger; called at the first use.
-        settings: where the secret key is.
+        open_store: returns the ledger; called on first use.
+        settings: location of the secret key.
     """
 
     def __init__(self, open_store: Callable[[], Store], settings: Settings) -> None:
@@ -40,10 +40,10 @@ class SavedProviders:
         self._revisions: dict[str, str] = {}
 
     def makers(self) -> Mapping[str, Maker]:
-        """The current providers. While the database is unavailable, the last known ones.
+        """The current providers, or the last known ones while the database is unavailable.
 
         Raises:
-            StorageFull: it is unavailable, and was so from the start.
+            StorageFull: the database has been unavailable from the start.
         """
         with self._lock:
             if time.monotonic() - self._read_at >= _MAX_AGE_S:
@@ -55,17 +55,17 @@ class SavedProviders:
             return self._makers
 
     def revisions(self) -> tuple[str, ...]:
-        """Changes whenever a provider is added, edited, tested or removed."""
+        """A value that changes whenever a provider is added, edited, tested or removed."""
         self.makers()
         return tuple(self._revisions.values())
 
     def forget(self) -> None:
-        """Read again at the next use: a change of this process shows at once."""
+        """Read the ledger again at the next use, so that changes made by this process take effect immediately."""
         with self._lock:
             self._read_at = min(self._read_at, time.monotonic() - _MAX_AGE_S)
 
     def removed_name(self, provider_id: str) -> str | None:
-        """The name that a removed provider had; None: no provider with this id was removed.
+        """A removed provider's name; None if no provider with this id was removed.
 
         Raises:
             StorageFull: the database is unavailable.
@@ -76,7 +76,7 @@ class SavedProviders:
     def _read(self) -> None:
         with self._open_store().reading() as session:
             rows = list(session.scalars(select(SavedProvider).order_by(SavedProvider.created_at)))
-        # an unchanged row keeps its maker, and with it the decrypted key
+        # an unchanged row keeps its `_Maker`, and with it the decrypted key
         revisions = {row.id: row.revision for row in rows}
         self._makers = {
             row.id: self._makers[row.id] if self._revisions.get(row.id) == row.revision else _Maker(row, self._key)
@@ -86,7 +86,7 @@ class SavedProviders:
 
 
 class _Maker:
-    """Decrypts the key of a row once."""
+    """Decrypts a row's key once."""
 
     def __init__(self, row: SavedProvider, key: SecretKey) -> None:
         self._make = partial(provider_of, row, key)

@@ -1,4 +1,4 @@
-"""Typed, frozen requests and results of an endpoint, independent of the SDK."""
+"""Typed, frozen requests to and results from an endpoint, independent of the SDK."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Provider:
     """One OpenAI-compatible endpoint.
 
     Attributes:
-        id: short name that the ledger and the price book use, e.g. `engine`, `openai`.
+        id: short name used in the ledger and the price book, e.g. `engine`, `openai`.
         kind: family of the endpoint; see `capabilities`.
         name: display name.
         base_url: base URL for the SDK, with `/v1`.
         api_key: bearer token; never shown or logged.
-        specific: what it can do, if that differs from its kind.
-        certificates: PEM of certificate authorities that are trusted for this endpoint, besides the system's.
-        models: the models that it offers, if they are not to be asked for.
-        saved: it was added on the settings page, and is not from the environment.
+        specific: its capabilities, if they differ from those of its kind.
+        certificates: PEM of certificate authorities that are trusted for this endpoint in addition to the system's.
+        models: the models that it offers, if its own list should not be queried.
+        saved: whether it was added on the settings page and does not come from the environment.
     """
 
     id: str
@@ -46,12 +46,12 @@ class Provider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do, and how its API differs from OpenAI's."""
+        """The endpoint's capabilities, and how its API differs from OpenAI's."""
         return self.specific or BY_KIND[self.kind]
 
     @property
     def shown_url(self) -> str:
-        """`base_url` for display: without user name and password."""
+        """`base_url` for display, without user name and password."""
         return _USER.sub("//", self.base_url)
 
 
@@ -76,7 +76,8 @@ class Choice:
     """One completion of a prompt.
 
     Attributes:
-        finish_reason: see `response_parser.normalize_finish_reason`; None: the endpoint gave none that can be read.
+        finish_reason: see `response_parser.normalize_finish_reason`; None if the endpoint gave none or it is
+            unreadable.
         error: the endpoint's message about an error that ended the text; "" if there is none.
     """
 
@@ -91,7 +92,7 @@ class Completion:
 
     Attributes:
         texts: one choice for each requested completion.
-        model: as the endpoint named it, else the requested one.
+        model: the name given by the endpoint, or else the requested model.
         cached_tokens: number of prompt tokens that the endpoint read from its cache.
     """
 
@@ -104,20 +105,20 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class StreamFacts:
-    """Facts about a stream, updated while it is read. None: unknown so far.
+    """Facts about a stream, updated while it is read. None means unknown so far.
 
     Attributes:
-        model: as the endpoint named it; before the first event, the requested one.
+        model: the name given by the endpoint; before the first event, the requested model.
         first_text_s: seconds from sending the request to the first text.
         duration_s: seconds from sending the request to the latest text.
-        prompt_tokens, tokens: prompt and completion tokens as reported at the end; None: not reported.
+        prompt_tokens, tokens: prompt and completion tokens as reported at the end; None if not reported.
         cached_tokens: number of prompt tokens that the endpoint read from its cache.
         chunks: number of text chunks received.
         tokens_per_s: speed after the first text, in tokens per second; counts chunks while `tokens` is unknown.
         finish_reason: see `response_parser.normalize_finish_reason`; None while streaming and after a broken stream;
             `unknown` if the endpoint ended the stream without giving one.
-        started: the endpoint has sent the first event; from then on the request is billed.
-        has_thinking: it has sent thinking, which is billed as output but is not part of the text.
+        started: whether the endpoint has sent the first event; from then on the request is billed.
+        has_thinking: whether it has sent thinking, which is billed as output but is not part of the text.
     """
 
     model: str
@@ -135,11 +136,11 @@ class StreamFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainingDefaults:
-    """What a fine-tuning job of a model uses where its request names nothing else (reported by our engine).
+    """The values that a model's fine-tuning jobs use unless a request sets others (reported by our engine).
 
     Attributes:
-        lora_rank, lora_alpha: of a new adapter; None: a tuned model keeps its own.
-        learning_rate: at a multiplier of 1.
+        lora_rank, lora_alpha: of a new adapter; None for a tuned model, which keeps its own.
+        learning_rate: learning rate at a multiplier of 1.
     """
 
     lora_rank: int | None
@@ -153,13 +154,13 @@ class ModelInfo:
 
     Attributes:
         base: the model it was tuned from, or None.
-        format: the endpoint it supports; None: unknown.
+        format: the API format it supports; None if unknown.
         created: creation time, or None.
-        job: id of the fine-tuning job that produced it; None: unknown.
-        not_trainable: why it cannot be fine-tuned (reported by our engine); None: it can, or unknown.
+        job: id of the fine-tuning job that produced it; None if unknown.
+        not_trainable: why it cannot be fine-tuned (reported by our engine); None if it can or this is unknown.
         context: context length in tokens, prompt and completion together (reported by our engine); None: unknown.
-        parallel: requests that it works on at the same time (reported by our engine); None: unknown.
-        training: defaults of a job that starts from it; None: unknown.
+        parallel: number of requests processed in parallel (reported by our engine); None if unknown.
+        training: defaults for a job that starts from it; None if unknown.
     """
 
     id: str
@@ -175,7 +176,7 @@ class ModelInfo:
 
     @property
     def is_tuned(self) -> bool:
-        """Whether it was fine-tuned from another model, so that training it continues an earlier one."""
+        """Whether it was fine-tuned from another model, so that training it continues an earlier training."""
         return self.base not in (None, self.id) or self.id.startswith("ft:")
 
 
@@ -189,11 +190,11 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """A fine-tuning job to create. A hyper-parameter of None is chosen by the endpoint (`auto`).
+    """A fine-tuning job to create. Hyperparameters that are None are chosen by the endpoint (`auto`).
 
     Attributes:
         lora_rank, lora_alpha, warmup, schedule, early_stopping: see `core.engine.training_options`; only endpoints with
-            `Capabilities.training_options` know them.
+            `Capabilities.training_options` accept them.
         integrations: (tracker, project) pairs that the endpoint itself logs to, if it supports that.
     """
 
@@ -218,12 +219,11 @@ class RemoteJob:
     """A fine-tuning job as reported by its endpoint. `status` is the API's value, including ones that the SDK's type
     lacks (`paused`).
 
-    trained_tokens: the tokens that are billed; None: not known, or not yet (OpenAI's API reference: "The total number
-        of billable tokens processed by this fine-tuning job").
+    trained_tokens: the number of billed tokens; None if unknown, or not known yet (OpenAI's API reference: "The total
+        number of billable tokens processed by this fine-tuning job").
 
-    Reported by our engine only; None at other endpoints:
-        training_s: training time in seconds, without waiting and pauses.
-        queue_position: position in the queue while waiting; the job in training is 1.
+    Reported only by our engine; None for other endpoints: training_s: training time in seconds, without waiting and
+        pauses. queue_position: position in the queue while waiting; the job in training is at position 1.
         estimated_start: expected start of its training, while waiting.
     """
 
@@ -261,7 +261,7 @@ class RemoteEvent:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckpoint:
-    """A checkpoint; `model` is its id for requests."""
+    """A checkpoint; `model` is its model id for requests."""
 
     id: str
     step: int
@@ -275,8 +275,8 @@ class Health:
     """The engine's health report.
 
     Attributes:
-        version: of the engine.
-        models: ids of the models it serves.
+        version: version of the engine.
+        models: ids of the models that it serves.
         training: job id, step and total steps of the job in training, or None.
         queue: number of queued jobs.
         tokens_per_s: last measured generation speed, or None.

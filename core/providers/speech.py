@@ -52,10 +52,10 @@ class Speech(Connection):
         )
 
     def is_offered(self) -> bool:
-        """Whether the endpoint has text to speech. The request lacks model and text, so it can't be billed.
+        """Whether the endpoint offers text to speech. The test request lacks model and text, so it cannot be billed.
 
         Raises:
-            ProviderError: unknown for now (no connection, a rejected key).
+            ProviderError: cannot be determined now (no connection, a rejected key).
         """
         try:
             self._once(lambda: self._sdk().post("/audio/speech", cast_to=httpx2.Response, body={}))
@@ -66,7 +66,7 @@ class Speech(Connection):
         return True
 
     async def _speak(self, request: SpeechRequest) -> bytes:
-        """One attempt."""
+        """Make one attempt."""
         answer = await self._async_sdk().audio.speech.create(
             model=request.model,
             voice=request.voice,

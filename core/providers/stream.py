@@ -1,8 +1,8 @@
 """A streamed completion as a plain `Iterator[str]` that reports its speed and can be closed.
 
 The request runs as a task on the event loop of `connection.background_loop` and puts chunks into a queue; the reader
-waits on that queue. So `close()` takes effect immediately in every state: during name lookup, connecting, between
-retries, while waiting for headers, and between chunks.
+waits on that queue. `close()` therefore takes effect immediately in every state: during name lookup, connecting,
+between retries, while waiting for headers, and between chunks.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class _ReceivedChunk:
 
 @dataclass(frozen=True, slots=True)
 class _StreamEnd:
-    """The end of the body; `announced`: the endpoint announced it."""
+    """The end of the body; `announced` is whether the endpoint announced it."""
 
     announced: bool
 
 
 _Received = SimpleQueue[_ReceivedChunk | _StreamEnd | BaseException | None]
-"""Queue from the request task: chunks, the end, or the error that ended the stream; None wakes the reader."""
+"""Queue from the request task: chunks, the end, or the error that ended the stream; None only wakes the reader."""
 
 
 class TextStream(Iterator[str]):
@@ -123,7 +123,8 @@ class TextStream(Iterator[str]):
                 self._finished = True
             elif self._task is None:
                 self._task = asyncio.run_coroutine_threadsafe(self._request(), background_loop())
-                weakref.finalize(self, self._task.cancel)  # a garbage-collected stream cancels its request
+                # if the stream is garbage-collected, its request is cancelled
+                weakref.finalize(self, self._task.cancel)
 
     def _was_complete(self, error: BaseException) -> bool:
         """Whether the text was complete before the stream broke off, so that only the usage is missing."""

@@ -1,8 +1,8 @@
-"""Together: OpenAI's API for text, and its own API for fine-tuning, mapped here to OpenAI's terms.
+"""Together: OpenAI's API for text, and its own API for fine-tuning, which this module maps to OpenAI's terms.
 
 Source: Together's OpenAPI document (github.com/togethercomputer/openapi, `openapi.yaml`, MIT). Differences: files go to
 `/files/upload`, jobs to `/fine-tunes` with a learning rate instead of a multiplier; a tuned model is trained further
-through `from_checkpoint`; there are metrics instead of a results file, and no metadata.
+through `from_checkpoint`; there are metrics instead of a result file, and no metadata.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckp
 Json = Mapping[str, Any]
 
 LEARNING_RATE = 1e-5  # for a multiplier of 1: Together's default
-_METRICS = "metrics:"  # prefix of the id of a pseudo results file
+_METRICS = "metrics:"  # prefix of the id of a pseudo result file
 _STATUSES = {"completed": "succeeded", "error": "failed", "cancel_requested": "running", "user_error": "failed"}
 _TEXT = frozenset({"chat", "language", "code"})
-# Together's metric names → column names of a results file.
+# Together's metric names → column names of a result file.
 _COLUMNS = {
     "train/global_step": "step",
     "global_step": "step",
@@ -61,7 +61,7 @@ class Together(Client):
             return self._once(call)
 
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
-        """Create a job: exactly one POST; see `FineTuning.create_job`."""
+        """Create a job with exactly one POST; see `FineTuning.create_job`."""
         body: dict[str, Any] = {"training_file": request.training_file, **self._starting_point(request.model)}
         if request.n_epochs is not None:
             body |= {"n_epochs": request.n_epochs, "n_checkpoints": request.n_epochs}
@@ -131,7 +131,7 @@ class Together(Client):
         return sorted(checkpoints, key=lambda item: item.step)
 
     def file_text(self, file_id: str) -> str:
-        """Content of a file; for a job's metrics, a results file built from them."""
+        """Content of a file; for a job's metrics, a result file generated from them."""
         if not file_id.startswith(_METRICS):
             return super().file_text(file_id)
         path = f"/fine-tunes/{file_id.removeprefix(_METRICS)}/metrics"
@@ -146,7 +146,7 @@ class Together(Client):
             return self._text_models([Model.construct(**item) for item in items])
 
     def _starting_point(self, model: str) -> dict[str, Any]:
-        """Start of the training: a base model, or a checkpoint of the job that produced a tuned one."""
+        """Where training starts: a base model, or a checkpoint of the job that produced a tuned model."""
         name, _, step = model.partition(":")
         for job in self.jobs():
             if job.fine_tuned_model == name:
@@ -182,8 +182,8 @@ class Together(Client):
             model=str(job.get("model") or ""),
             fine_tuned_model=job.get("model_output_name") if status == "completed" else None,
             error=messages[-1] if messages and _STATUSES.get(status) == "failed" else None,
-            # `token_count` is the whole job's; one that ended early is billed for its completed steps only (Together,
-            # "Understanding refunds when canceling fine-tuning jobs"), whose number it does not report
+            # `token_count` covers the whole job; a job that ended early is billed only for its completed steps
+            # (Together, "Understanding refunds when canceling fine-tuning jobs"), whose number Together does not report
             trained_tokens=job.get("token_count") if status == "completed" else None,
             estimated_finish=None if left_s is None else datetime.now(UTC) + timedelta(seconds=float(left_s)),
             result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
@@ -212,7 +212,7 @@ def _event(event: Json, provider: Provider) -> RemoteEvent:
 
 
 def _csv(records: Sequence[Json]) -> str:
-    """Metrics as a results file; records of one step are merged into one line."""
+    """Write metrics as a result file; the records of one step are merged into one line."""
     names = tuple(dict.fromkeys(_COLUMNS.values()))
     lines: dict[float, dict[str, float]] = {}
     for record in records:
@@ -228,7 +228,7 @@ def _cell(value: float | None) -> str:
 
 
 def _timestamp(iso: object) -> datetime | None:
-    """Parse ISO 8601; without a time zone it is UTC."""
+    """Parse an ISO 8601 time; without a time zone it is taken as UTC."""
     if not isinstance(iso, str) or not iso:
         return None
     moment = datetime.fromisoformat(iso)

@@ -2,17 +2,18 @@
 
 Formats of the providers:
 
-- DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` besides OpenAI's names (api-docs.deepseek.com).
+- DeepSeek: `prompt_cache_hit_tokens` and `prompt_cache_miss_tokens` in addition to OpenAI's names
+  (api-docs.deepseek.com).
 - Moonshot: `cached_tokens` in `usage` itself, and `usage` inside the last choice of a stream.
 - Groq: `x_groq.usage` in the last event of a stream.
-- Gemini's OpenAI-compatible endpoint, xAI and gateways to them: reasoning tokens that are in `total_tokens` (or only
-  in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
+- Gemini's OpenAI-compatible endpoint, xAI and gateways to them: reasoning tokens that are included in `total_tokens`
+  (or only in `completion_tokens_details.reasoning_tokens`), but not in `completion_tokens`. They are billed as output.
 - The Responses API: `input_tokens`, `output_tokens`, `input_tokens_details`.
 - Anthropic: `input_tokens` without what was read from its cache (`cache_read_input_tokens`) or written to it
   (`cache_creation_input_tokens`); both are part of the prompt (docs.anthropic.com, "Prompt caching").
 - Bedrock's Converse and its gateways: `inputTokens`, `outputTokens`, `cacheReadInputTokens` (docs.aws.amazon.com).
 - Cohere: `billed_units` inside `usage` (docs.cohere.com, Chat API v2).
-- Ollama: zeros, or no prompt tokens, where the prompt was in its cache.
+- Ollama: zeros, or no prompt tokens, if the prompt was in its cache.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-_MAX_TOKENS = 2**31 - 1  # maximum of the database's integer columns; no request has as many tokens
+_MAX_TOKENS = 2**31 - 1  # maximum of the database's integer columns; no request has this many tokens
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount", "prompt_eval_count", "inputTokens", "promptTokens")
 _COMPLETION = (
     "completion_tokens",
@@ -52,7 +53,7 @@ _COMPLETION_DETAILS = ("completion_tokens_details", "output_tokens_details", "co
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token usage of one request. None: unknown.
+    """Token usage of one request. None means unknown.
 
     Attributes:
         cached_tokens: number of prompt tokens read from the provider's cache; 0 if not reported, so that all are priced
@@ -74,13 +75,15 @@ class Usage:
         return bool(self.prompt_tokens or self.completion_tokens)
 
     def zeros_unknown(self) -> Usage:
-        """The same with zeros as None: for a response with text, a count of 0 is wrong and must not mean "free"."""
+        """The same usage with zeros as None: for a response with text, a count of 0 is wrong and must not be taken as
+        "free".
+        """
         if self.prompt_tokens and self.completion_tokens:
             return self
         return Usage(self.prompt_tokens or None, self.completion_tokens or None, self.cached_tokens)
 
     def following(self, earlier: Usage) -> Usage:
-        """Merge this report of a stream with an earlier one: a count is never reset to 0."""
+        """Merge this report from a stream with an earlier one; a count is never reset to 0."""
         return Usage(
             self.prompt_tokens or _known(earlier.prompt_tokens, self.prompt_tokens),
             self.completion_tokens or _known(earlier.completion_tokens, self.completion_tokens),
@@ -119,7 +122,7 @@ def token_count(value: object) -> int | None:
 
 
 def _usage_objects(answer: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """Possible usage objects of a response, the most likely first."""
+    """A response's possible usage objects, the most likely first."""
     if isinstance(usage := answer.get("usage"), Mapping):
         yield usage
         if isinstance(billed := usage.get("billed_units"), Mapping):
@@ -171,7 +174,7 @@ def _read(usage: Mapping[str, Any]) -> Usage:
 def _derived_prompt_tokens(
     usage: Mapping[str, Any], cached: int, total: int | None, completion: int | None
 ) -> int | None:
-    """Prompt tokens if not reported: from cache hits and misses, or as total minus completion."""
+    """Derive prompt tokens that were not reported: from cache hits and misses, or as total minus completion."""
     if (missed := _first(usage, _CACHE_MISSES)) is not None:
         return cached + missed
     return max(0, total - completion) if total is not None and completion is not None else None
@@ -185,7 +188,7 @@ def _first(usage: Mapping[str, Any], names: Iterable[str]) -> int | None:
 
 
 def _detail(usage: Mapping[str, Any], details: Iterable[str], names: Iterable[str]) -> int | None:
-    """A count that OpenAI reports in a details object and other providers next to the totals."""
+    """Find a count that OpenAI reports in a details object and other providers report next to the totals."""
     for name in details:
         if isinstance(detail := usage.get(name), Mapping) and (count := _first(detail, names)) is not None:
             return count

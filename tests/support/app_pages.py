@@ -1,4 +1,4 @@
-"""Pages as a visitor's script draws them, through the frame, without a browser (Streamlit's AppTest)."""
+"""Runs pages without a browser (Streamlit's AppTest), through the frame, as for a visitor."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ FRAME = Path(__file__).parents[2] / "pages" / "frame.py"
 
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
-    """A visitor opens a page. `state`: initial widget values."""
+    """Open a page as a visitor. `state`: initial widget values."""
     return opened(visitor(locale), page, **state)
 
 
 def visitor(locale: str = "en-US") -> AppTest:
-    """The tab of a visitor who has not opened a page yet."""
+    """A tab whose visitor has not opened a page yet."""
     at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     return at
 
 
 def opened(at: AppTest, page: str, **state: object) -> AppTest:
-    """A tab after its visitor has opened a page. `state`: initial widget values."""
+    """Open a page in a visitor's tab and return the tab. `state`: initial widget values."""
     cache.refresh()
     for key, value in state.items():
         at.session_state[key] = value
@@ -40,7 +40,7 @@ def opened(at: AppTest, page: str, **state: object) -> AppTest:
 
 
 def article_grid(**state: object) -> AppTest:
-    """The data-set page with the article's grid, in English: opened in Chinese, then the language was switched."""
+    """The data-set page with the article's grid, in English: it is opened in Chinese, then the language is switched."""
     at = visit("dataset", "zh-CN", **state)
     at.session_state["lang"] = "en"
     at.run()
@@ -49,7 +49,7 @@ def article_grid(**state: object) -> AppTest:
 
 
 def again(at: AppTest) -> AppTest:
-    """The page after a rerun, when something has changed elsewhere."""
+    """Rerun the page after something has changed elsewhere."""
     cache.refresh()
     return at.run()
 
@@ -61,7 +61,7 @@ def click(at: AppTest, key: str) -> AppTest:
 
 
 def field(at: AppTest, key: str) -> Any:
-    """The widget with this key, of any kind. Streamlit types it as any element of the tree."""
+    """Find the widget with this key, of any kind. Streamlit types it as any element of the tree."""
     return at.get_by_key(key)
 
 
@@ -82,7 +82,7 @@ def labels(at: AppTest) -> list[str]:
 
 
 def next_step(at: AppTest) -> AppTest:
-    """Go to the next step once the background check of the first one allows it."""
+    """Go to the next step once the first step's background check allows it."""
     until(lambda: not at.button(key="training_next").disabled or not at.run(), "the check")
     return click(at, "training_next")
 
@@ -97,7 +97,7 @@ def visit_presenter(locale: str = "en-US", **query: str) -> AppTest:
 
 
 def chosen_prompt(at: AppTest) -> str:
-    """The title of the chosen prompt."""
+    """The title of the selected prompt."""
     return next(m.value for m in at.markdown if m.value.startswith("# ")).removeprefix("# ")
 
 

@@ -1,4 +1,4 @@
-"""Batch runs in the test's process, without pauses, and what the ledger says afterwards."""
+"""Executes batch runs in the test's process, without pauses, and reads their results from the ledger."""
 
 from __future__ import annotations
 

@@ -34,14 +34,14 @@ class BatchServer:
     """The server; a context manager.
 
     Attributes:
-        fates: how the next batches end (completed, expired, failed, endless); cancelling one always works.
-        answers: result of a line by its prompt: (status, message), a finish reason, a dict as the body with status 200,
+        fates: how the next batches end (completed, expired, failed, endless); cancelling a batch always works.
+        answers: results by the line's prompt: (status, message), a finish reason, a dict as the body with status 200,
             bytes as a raw line, None for no line, or a function of the line's body.
         errors: errors of failing batches: (line or None, code, message).
         faults: by "METHOD path", for the next such requests: a status, "drop" (processed, no response),
             "cut" (half a response).
-        usage: whether the answer to a prompt has token counts.
-        done_share: share of an expired or cancelled batch that was processed.
+        usage: whether the answer to a prompt includes token counts.
+        done_share: fraction of an expired or cancelled batch that was processed.
         on: called with "METHOD path" before each response.
         requests, files, batches: everything received and stored.
     """
@@ -118,7 +118,7 @@ class BatchServer:
         return batch
 
     def step(self, batch: dict[str, Any]) -> None:
-        """Moves the batch one step forward."""
+        """Move the batch one step forward."""
         status, fate = batch["status"], batch["_fate"]
         if status == "cancelling":
             self._end(batch, "cancelled", self.done_share)
@@ -156,7 +156,7 @@ class BatchServer:
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(lines) - len(good)}
 
     def _file(self, lines: list[Any], batch_id: str, what: str) -> str | None:
-        """Results are in any order."""
+        """Store results as a file, in arbitrary order."""
         if not lines:
             return None
         random.Random(7).shuffle(lines)
@@ -200,7 +200,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
-        """No log output."""
+        """Suppress log output."""
 
     def do_GET(self) -> None:
         self._handle("GET", b"")
@@ -260,7 +260,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body[: len(body) // 2] if cut else body)
             self.close_connection = self.close_connection or cut
-        except OSError:  # the client is dead
+        except OSError:  # the client has died
             self.close_connection = True
 
 
@@ -269,7 +269,7 @@ def _json(answer: dict[str, Any]) -> tuple[int, bytes]:
 
 
 def _form(content_type: str, body: bytes) -> dict[str, bytes]:
-    """The fields of a multipart form."""
+    """Parse the fields of a multipart form."""
     message = BytesParser().parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
     parts = message.get_payload()
     assert isinstance(parts, list)

@@ -1,8 +1,9 @@
 """Helpers for pages in a real browser: opening, interacting, and waiting.
 
-A page is redrawn repeatedly: after each click, when a job progresses, when a story grows. A value read at one moment
-may belong to the previous or to a partial redraw. So tests wait for the expected condition (`expect`, whose timeout is
-set here for the whole suite, or `page.wait_for_function`); `tests/house/test_browser_rules.py` rejects everything else.
+A page is rerendered repeatedly: after each click, when a job progresses, when a story grows. A value read at one moment
+may belong to the previous or to a partial render. Tests therefore wait for the expected condition (`expect`, whose
+timeout is set here for the whole suite, or `page.wait_for_function`); `tests/house/test_browser_rules.py` rejects
+everything else.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ MARKS = [
 expect = sync_api.expect
 expect.set_options(timeout=BUSY_MS)
 
-_CHOICES = 20  # attempts: a page that was just opened is redrawn a few times, which closes an open list
+_CHOICES = 20  # attempts: a page that was just opened is rerendered a few times, which closes an open list
 
-# The page's pending requests to the studio, read from both directions of Streamlit's WebSocket. The page itself shows
-# less: its state is "notRunning" between a click and the start of the script. The numbers are those of BackMsg,
+# The page's pending requests to the studio, read from both directions of Streamlit's WebSocket. The page's own state is
+# not enough: it is "notRunning" between a click and the start of the script. The numbers are those of BackMsg,
 # ClientState, ForwardMsg, ForwardMsgMetadata and RunIdentity in streamlit.proto.
 _TRAFFIC = """
 (() => {
@@ -130,7 +131,7 @@ def visit(
     browser: Browser, url: str, *, width: int = 1440, height: int = 1100, script: str = "",
     requests: list[str] | None = None, **context: Any,
 ) -> Page:  # fmt: skip
-    """Open a page as a new visitor and wait until it is drawn; the `browser` fixture closes it.
+    """Open a page as a new visitor and wait until it is rendered; the `browser` fixture closes it.
 
     Args:
         script: runs before the page's scripts.
@@ -149,9 +150,9 @@ def visit(
 
 
 def settled(page: Page) -> None:
-    """Wait until the page has no pending requests to the studio, also right after a click, before the script runs.
+    """Wait until the page has no pending requests to the studio, even right after a click, before the script runs.
 
-    This does not wait for fragments with a timer, which may redraw at any time, so tests still have to `expect` what
+    This does not wait for fragments with a timer, which may rerender at any time, so tests must still `expect` what
     they assert. Do not use it while a story is being written, because the script runs until its end.
     """
     page.locator("h1").first.wait_for()
@@ -159,18 +160,18 @@ def settled(page: Page) -> None:
 
 
 def shown(page: Page, key: str) -> None:
-    """Wait until the newest redraw of the page has this element.
+    """Wait until the newest rendering of the page has this element.
 
-    Streamlit keeps the previous elements, greyed out, until the redraw is complete. An element that has moved exists
-    twice in the meantime, and Playwright refuses to wait for a locator that matches two elements.
+    Streamlit keeps the previous elements, greyed out, until the new rendering is complete. An element that has moved
+    exists twice in the meantime, and Playwright refuses to wait for a locator that matches two elements.
     """
     page.locator(f'.st-key-{key}:not([data-stale="true"]):visible').first.wait_for()
 
 
 def press(page: Page, key: str, *, running: bool = False) -> None:
-    """Click a button once the page is drawn: a click on an element that is being replaced is lost.
+    """Click a button once the page is rendered, because a click on an element that is being replaced is lost.
 
-    `running`: the page's script is running, as for Stop.
+    `running`: whether the page's script is running, as it is for Stop.
     """
     if not running:
         settled(page)
@@ -178,7 +179,7 @@ def press(page: Page, key: str, *, running: bool = False) -> None:
 
 
 def press_if_there(page: Page, key: str) -> None:
-    """Click a button if the page has it, once the page is drawn."""
+    """Once the page is rendered, click a button if the page has it."""
     settled(page)
     if page.locator(f".st-key-{key}").count():
         press(page, key)
@@ -187,7 +188,7 @@ def press_if_there(page: Page, key: str) -> None:
 def choose(page: Page, key: str, option: str) -> None:
     """Choose an option in a select or multiselect.
 
-    A redraw closes an open list, so it is reopened until the choice is made.
+    A rerender closes an open list, so the list is reopened until the choice is made.
     """
     field = page.locator(f".st-key-{key}")
     box = field.get_by_role("combobox")
@@ -203,8 +204,8 @@ def choose(page: Page, key: str, option: str) -> None:
 
 
 def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
-    """Repeat an action until it has an effect: for charts, which ignore clicks until they are ready and do not report
-    when.
+    """Repeat an action until it has an effect, for charts, which ignore clicks until they are ready and do not report
+    when they are.
     """
 
     def done() -> bool:
@@ -216,13 +217,13 @@ def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
 
 
 def box_of(element: Locator) -> dict[str, float]:
-    """The position of an element on the screen in pixels, once it has not moved for some frames."""
+    """Return the position of an element on the screen in pixels, once it has not moved for some frames."""
     found: dict[str, float] = until(lambda: element.evaluate(_BOX), f"the place of {element}")
     return found
 
 
 def expect_none(page: Page, script: str, arg: Any = None) -> None:
-    """Wait until a script that lists violations returns none; fails with the list."""
+    """Wait until a script that lists violations returns none; fail with the list."""
     try:
         page.wait_for_function(f"arg => ({script})(arg).length === 0", arg=arg)
     except sync_api.TimeoutError as exc:
@@ -244,7 +245,7 @@ def until_longer(page: Page, selector: str, characters: int) -> None:
 
 
 def found_now(page: Page, script: str) -> list[Any]:
-    """The violations that a script lists right now: for what must never be on a page, not even briefly."""
+    """Return the violations that a script lists right now, for things that must not appear even briefly."""
     found: list[Any] = page.evaluate(script)
     return found
 
@@ -264,7 +265,7 @@ def unfold(page: Page) -> None:
 
 
 def charts_drawn(page: Page) -> None:
-    """Wait until every chart of the page is drawn."""
+    """Wait until every chart on the page is rendered."""
     expect_none(
         page,
         """() => [...document.querySelectorAll('[data-testid="stVegaLiteChart"]')]
@@ -273,7 +274,7 @@ def charts_drawn(page: Page) -> None:
 
 
 def picture(page: Page, path: Path) -> None:
-    """A screenshot of the complete page, without a hovered button."""
+    """Take a screenshot of the complete page, without a hovered button."""
     page.mouse.move(0, 0)
     page.get_by_text("counting tokens").wait_for(state="detached")
     settled(page)

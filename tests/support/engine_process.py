@@ -1,4 +1,4 @@
-"""A real engine process on a tiny model, for tests: start, talk to it with the official SDK, kill, start again."""
+"""Runs a real engine process on a tiny model for tests: start, call with the official SDK, kill, restart."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.tiny_gemma import write_tiny_gemma
 ROOT = Path(__file__).parents[2]
 TOKEN = "a token for tests"
 TINY = "tiny-gemma"
-DEADLINE_S = 240.0  # generous: a busy machine needs ten times as long
+DEADLINE_S = 240.0  # generous, because a busy machine needs ten times as long
 OVER = ("succeeded", "failed", "cancelled")
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class EngineUnderTest:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
-        """Start, and wait for its first line."""
+        """Start the engine and wait for its first line of output."""
         environ = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN, "FABULA_ENGINE_MODELS": self._models}
         command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(self.home), *self._arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
@@ -55,25 +55,25 @@ class EngineUnderTest:
         poll(self._answers)
 
     def stop(self) -> None:
-        """Stop it with SIGTERM."""
+        """Stop the engine with SIGTERM."""
         assert self.process is not None
         self.process.terminate()
         self.process.wait(DEADLINE_S)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill the engine with kill -9."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(DEADLINE_S)
 
     def client(self, *, strict: bool = True, token: str = TOKEN) -> OpenAI:
-        """The official SDK; `strict` rejects every response that does not match OpenAI's schema."""
+        """A client from the official SDK; `strict` rejects every response that does not match OpenAI's schema."""
         return OpenAI(
             base_url=self.url, api_key=token, max_retries=0, timeout=DEADLINE_S, _strict_response_validation=strict
         )
 
     def http(self) -> httpx2.Client:
-        """Plain HTTP with the right token, for requests that the SDK would not send."""
+        """A plain HTTP client with the right token, for requests that the SDK would not send."""
         root = self.url.removesuffix("/v1")
         headers = {"authorization": f"Bearer {TOKEN}"}
         return httpx2.Client(base_url=root, headers=headers, timeout=DEADLINE_S, trust_env=False)
@@ -89,7 +89,7 @@ class EngineUnderTest:
 
 @contextmanager
 def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[EngineUnderTest]:
-    """An engine that runs for the duration of a block."""
+    """Run an engine for the duration of a block."""
     engine = EngineUnderTest(home, base, *arguments)
     engine.start()
     try:
@@ -101,7 +101,7 @@ def running(home: Path, base: Path | None = None, *arguments: str) -> Iterator[E
 
 
 def poll(look: Callable[[], T | None], every_s: float = 0.1) -> T:
-    """Poll until there is a result; fails at the deadline."""
+    """Poll until there is a result; fail at the deadline."""
     deadline = time.monotonic() + DEADLINE_S
     while not (seen := look()):
         assert time.monotonic() < deadline, "nothing happened in time"
@@ -110,13 +110,13 @@ def poll(look: Callable[[], T | None], every_s: float = 0.1) -> T:
 
 
 def pairs(count: int, length: int = 8) -> bytes:
-    """A training file of `count` small prompt/completion lines."""
+    """Create a training file of `count` small prompt/completion lines."""
     lines = ({"prompt": f"唐,隐形,{n} ->", "completion": f" {'英雄' * length}{n}。"} for n in range(count))
     return jsonl(list(lines))
 
 
 def chats(count: int) -> bytes:
-    """A training file of `count` small conversations."""
+    """Create a training file of `count` small conversations."""
     return jsonl(
         [
             {"messages": [{"role": "user", "content": f"唐 {n}"}, {"role": "assistant", "content": f"英雄 {n}。"}]}
@@ -130,7 +130,7 @@ def jsonl(rows: Sequence[object]) -> bytes:
 
 
 def upload(client: OpenAI, content: bytes, name: str = "stories.jsonl") -> str:
-    """Upload a training file; its id."""
+    """Upload a training file and return its id."""
     return client.files.create(file=(name, content), purpose="fine-tune").id
 
 

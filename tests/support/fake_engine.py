@@ -1,4 +1,4 @@
-"""A stand-in for the engine process: answers `GET /health`, and behaves according to FABULA_FAKE_ENGINE.
+"""A stand-in for the engine process: responds to `GET /health`, and behaves according to FABULA_FAKE_ENGINE.
 
 `well`: works; `deaf`: ignores SIGTERM; `fall`: exits with a message; `port`: reports once that its port is in use;
 `chatty`: writes a long log.
@@ -27,7 +27,7 @@ class _Health(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """No log output."""
+        """Suppress log output."""
 
 
 def main() -> None:

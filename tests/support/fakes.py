@@ -60,12 +60,13 @@ def event(number: int, message: str, type_: str = "message") -> RemoteEvent:
 
 
 class FakeStream(Iterator[str]):
-    """Queued pieces, under the contract of `core.providers.TextStream` (see `tests/providers/test_stream_contract.py`).
+    """A stream of queued pieces that follows the contract of `core.providers.TextStream` (see
+    `tests/providers/test_stream_contract.py`).
 
     Args:
-        pieces: each is a text, an exception to raise, or `...`: nothing more arrives until the stream is closed.
+        pieces: each is a text, an exception to raise, or `...`, after which nothing arrives until the stream is closed.
         model: model name reported by the endpoint.
-        usage: report token counts after the last piece.
+        usage: whether to report token counts after the last piece.
     """
 
     def __init__(self, pieces: tuple[object, ...], model: str, *, usage: bool = True) -> None:
@@ -118,10 +119,10 @@ class FakeStream(Iterator[str]):
 
 @dataclass
 class FakeClient:
-    """Fine-tuning and streaming.
+    """A fake client for fine-tuning and streaming.
 
-    Queue per call: a result, or an exception to raise; the last one is repeated. `created`: the provider's jobs by
-    intent: a POST that fails may still create one.
+    Each call has a queue of results or exceptions to raise; the last one is repeated. `created`: the provider's jobs by
+    intent; even a POST that fails may create one.
     """
 
     provider: Provider = field(default_factory=lambda: Provider("engine", "engine", "The engine", "http://x/v1", ""))
@@ -135,7 +136,7 @@ class FakeClient:
         self._queues[call].extend(answers)
 
     def count(self, call: str) -> int:
-        """The number of calls of `call`."""
+        """The number of calls to `call`."""
         return sum(1 for name, _ in self.sent if name == call)
 
     def upload(self, path: Path, purpose: str = "fine-tune", on_progress: object = None) -> str:
@@ -199,7 +200,7 @@ class FakeClient:
 
 @dataclass
 class FakeRegistry:
-    """Providers by id; raises the same error as the real registry for unknown ids."""
+    """Providers by id; for unknown ids, raises the same error as the real registry."""
 
     clients: dict[str, Any] = field(default_factory=dict)
 

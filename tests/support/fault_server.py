@@ -1,7 +1,7 @@
 """An OpenAI-compatible server on loopback that fails on demand: 429, 5xx, silence, quota, HTML, cut streams, …
 
-A test queues answers (`enqueue`), or binds one to a part of the prompt (`when`); other requests get the default.
-It records all requests. Nothing sleeps: a held request waits until `release()`.
+A test queues answers (`enqueue`), or binds them to part of a prompt (`when`); other requests get the default. The
+server records all requests. It never sleeps: a held request waits until `release()`.
 
     with FaultServer() as server:
         server.enqueue(rate_limit(retry_after="0"), text("once upon a time"))
@@ -23,17 +23,17 @@ from core.providers import Provider, Registry, RetryPolicy
 from tests.support.waiting import WAIT_LIMIT_S
 
 KEY = "sk-test-key-that-must-not-leak"
-GIVE_UP_S = 2 * WAIT_LIMIT_S  # for a held request that is never released: longer than a test waits
+GIVE_UP_S = 2 * WAIT_LIMIT_S  # limit for a held request that is never released; longer than a test waits
 
 
 @dataclass(frozen=True)
 class Answer:
     """One answer.
 
-    `pieces` are joined to the text; in a stream each is one chunk. `end`: how the connection ends: `ok`, `drop` (closed
-    without an answer), `hold` (waits for `release()`, then answers), `stall` (a stream: the pieces, then nothing until
-    `release()`), `cut` (closed after the pieces), `error` (an error object after the pieces). `model`: what the
-    server reports as its model; default: the one it was asked for.
+    `pieces` are joined to form the text; in a stream, each is one chunk. `end`: how the connection ends: `ok`, `drop`
+    (closed without an answer), `hold` (waits for `release()`, then answers), `stall` (a stream: the pieces, then
+    nothing until `release()`), `cut` (closed after the pieces), `error` (an error object after the pieces). `model`:
+    the model that the server reports; default: the requested one.
     """
 
     pieces: tuple[str, ...] = ("Once upon", " a time.")
@@ -50,17 +50,17 @@ class Answer:
 
 
 def text(*pieces: str, finish_reason: str | None = "stop") -> Answer:
-    """A finished text, or one that ends for another reason (`length`, `content_filter`, None)."""
+    """A complete text, or one that ends for another reason (`length`, `content_filter`, None)."""
     return Answer(pieces=pieces, finish_reason=finish_reason)
 
 
 def refusal(words: str) -> Answer:
-    """The model declines: chat's `refusal` field, no content."""
+    """A refusal by the model: chat's `refusal` field, no content."""
     return Answer(pieces=(), message={"content": None, "refusal": words})
 
 
 def error(status: int, message: str, code: str | None = None, **headers: str) -> Answer:
-    """OpenAI's error body; header names with `_` for `-`."""
+    """An error with OpenAI's body; header names are written with `_` for `-`."""
     body = {"error": {"message": message, "type": "test", "param": None, "code": code}}
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     return Answer(status=status, body=json.dumps(body).encode(), headers=named)
@@ -127,7 +127,7 @@ class FaultHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # otherwise each response waits 40 ms for an acknowledgement
 
     def log_message(self, *args: object) -> None:
-        """No log output."""
+        """Suppress log output."""
 
     def do_GET(self) -> None:
         self._handle("GET")
@@ -155,7 +155,7 @@ class FaultHandler(BaseHTTPRequestHandler):
             self._send(200, json.dumps(found if name else self._resource(method, path, body)).encode())
 
     def _model(self, name: str) -> dict[str, Any] | None:
-        """A listed model, or one that was tuned here: those are available without being listed, like checkpoints."""
+        """Find a listed model, or one tuned here; like checkpoints, tuned models are available without being listed."""
         listed = next((one for one in self.fault.models if one["id"] == name), None)
         tuned = {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "test"}
         return listed or (tuned if name.startswith("ft:") else None)
@@ -264,9 +264,10 @@ class FaultServer:
         self.flying = 0
         self.peak = 0
         self.most_choices: int | None = None  # some servers accept `n` but return one completion
-        self.refuses_n = False  # others answer 400
-        self.count_tokens: Callable[[str], int] = lambda text: 7  # as the engine's tokenizer would
-        self.judge: Callable[[Any], Answer] | None = None  # answers by the whole body; take precedence over queued ones
+        self.refuses_n = False  # others respond with 400
+        self.count_tokens: Callable[[str], int] = lambda text: 7  # as the engine's tokenizer would count
+        # chooses answers by the whole body; takes precedence over queued ones
+        self.judge: Callable[[Any], Answer] | None = None
         self.jobs: list[dict[str, Any]] = []
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.files: dict[str, bytes] = {}
@@ -302,15 +303,15 @@ class FaultServer:
         return Registry([self.provider(kind, id)], retry_policy=retry_policy)
 
     def enqueue(self, *answers: Answer) -> None:
-        """Answers for the next completion requests, in order."""
+        """Queue answers for the next completion requests, in order."""
         self._queue.extend(answers)
 
     def when(self, part: str, *answers: Answer) -> None:
-        """Answers for requests whose prompt contains `part`; the last one is repeated."""
+        """Set the answers for requests whose prompt contains `part`; the last one is repeated."""
         self._bound.append((part, deque(answers)))
 
     def forget(self) -> None:
-        """Drop the queued and bound answers: every further request gets the default."""
+        """Drop the queued and bound answers, so that every further request gets the default."""
         with self._news:
             self._queue.clear()
             self._bound.clear()
@@ -320,7 +321,7 @@ class FaultServer:
         self._released.set()
 
     def wait_for(self, condition: Callable[[FaultServer], bool], timeout_s: float = WAIT_LIMIT_S) -> None:
-        """Wait until `condition` holds; checked whenever a request starts or ends."""
+        """Wait until `condition` is true; it is checked whenever a request starts or ends."""
         with self._news:
             assert self._news.wait_for(lambda: condition(self), timeout_s), "the server never saw it"
 
@@ -353,7 +354,7 @@ class FaultServer:
 
 
 def prompt_of(body: object) -> str:
-    """The prompt of a chat or legacy request, or the text of a speech request."""
+    """Return the prompt of a chat or legacy request, or the text of a speech request."""
     if not isinstance(body, dict):
         return ""
     if "messages" in body:

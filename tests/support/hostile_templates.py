@@ -1,6 +1,6 @@
 """Chat templates that try to use up memory or time. `python -m tests.support.hostile_templates` measures them.
 
-It renders each one and prints a JSON object: name → how it ended, and the memory that all of them together needed.
+The module renders each one and prints a JSON object: name → how it ended, and the total memory used.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ TEMPLATES: Mapping[str, str] = {
     "output of data": "{% for i in range(200000) %}" + "a" * 100_000 + "{% endfor %}",
     "output of a macro": _BIG + "{% macro m() %}{{ big }}{{ big }}{% endmacro %}{% macro k() %}{{ m() }}{{ m() }}"
     "{% endmacro %}{% for i in range(99) %}{% set x = k() ~ k() %}{% endfor %}",
-    # lists in lists: small, and endless as text
+    # nested lists: small in memory, but endless as text
     **{
         f"nested lists: {use}": _DOUBLED + use
         for use in (
@@ -101,7 +101,7 @@ TEMPLATES: Mapping[str, str] = {
         for use in ("{{ {n.x: 1} }}", "{{ {}[n.x].y }}", "{{ [n.x, n.x] | unique | list }}", "{{ {1: 2}.get(n.x) }}",
                     "{{ n.x in {1: 2} }}", "{{ dict([[n.x, 1]]) }}")
     },
-    # time
+    # templates that take too long
     "loops in loops": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "conditions of loops": "{% for i in range(99999) %}{% for j in range(99999) if false %}{% endfor %}{% endfor %}",
     "one list in loops": _MANY + "{% for a in many %}" * 5 + "{% endfor %}" * 5,
@@ -124,7 +124,7 @@ TEMPLATES: Mapping[str, str] = {
     "{% for j in range(99999) %}{% endfor %}{% endfor %}",
     "refund by map": "{% for i in range(99999) %}{{ [-999999] | map('fabula_step') | list }}"
     "{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    # the template itself
+    # the template itself is too large
     "long template": "a" * 10_000_000,
     "deep template": "{% for m in messages %}" * 25 + "{% endfor %}" * 25,
     "deep expression": "{{ " + "(" * 50_000 + "1" + ")" * 50_000 + " }}",
@@ -134,7 +134,7 @@ TEMPLATES: Mapping[str, str] = {
 
 
 def main() -> None:
-    """Render every template and print how it ended; `bytes`: by how much the memory of this process has grown."""
+    """Render every template and print how it ended; `bytes`: the growth of this process's memory."""
     from core.engine.serving import chat_template, template_limits
 
     chat_template.render("{{ messages }}", [])

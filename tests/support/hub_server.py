@@ -1,4 +1,5 @@
-"""A local server with the parts of Hugging Face's and ModelScope's API that downloads use, and faults on demand.
+"""A local server that implements the parts of Hugging Face's and ModelScope's APIs that downloads use, with faults on
+demand.
 
 It serves one folder as the repository `tiny/model` at commit `COMMIT`.
 """
@@ -23,18 +24,18 @@ COMMIT = "c" * 40
 
 @dataclass
 class HubServer:
-    """What the server does, and what it was asked.
+    """The server's behaviour, and the requests it received.
 
     Attributes:
-        cuts: how many responses with weights end after `cut_after` bytes of their body.
-        status: of every response with a file; None: 200 or 206.
+        cuts: number of responses with weights that end after `cut_after` bytes of their body.
+        status: of every response with a file; None means 200 or 206.
         gated: whether the repository has terms to accept.
         wrong: names of files whose last byte is changed.
-        token: the token that is required, if any.
-        announced: sizes that the listing tells instead of the true ones; None: none is told.
-        unchecked: names of files whose checksum the listing does not tell.
-        sent: contents that are sent instead of the files'.
-        streamed: responses do not tell their length.
+        token: the required token, if any.
+        announced: sizes that the listing reports instead of the true ones; None to report no size.
+        unchecked: names of files whose checksum the listing does not report.
+        sent: contents that are sent instead of the real ones.
+        streamed: whether responses omit their length.
         redirect_to: address of the server to which every request is redirected.
         requests: (path, Range header, Authorization header) of every request for a file.
         authorizations: the Authorization headers of all requests.
@@ -184,5 +185,5 @@ def _send_file(handler: Any, hub: HubServer, path: str) -> None:
         handler.wfile.flush()
         handler.close_connection = True
         return
-    with contextlib.suppress(ConnectionError):  # the client has ended a response that is too long
+    with contextlib.suppress(ConnectionError):  # the client has closed a response that is too long
         handler.wfile.write(content[start:])

@@ -1,8 +1,8 @@
 """A fake provider over real HTTP that trains instantly, counts requests, can kill the client, and can fail.
 
-`faults` by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`. A fault is an HTTP
-status, `drop` (the connection breaks before an answer), or `hang` (no answer until the end of the test); with the
-prefix `after:` (`after:502`) the job is created first. For `results` it can be the file's bytes.
+`faults` are keyed by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`. A fault is an
+HTTP status, `drop` (the connection breaks before a response), or `hang` (no response until the end of the test); with
+the prefix `after:` (`after:502`), the job is created first. For `results`, a fault can also be the file's bytes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class JobServer:
         return self.requests.count(request)
 
     def create(self, body: dict[str, Any]) -> dict[str, Any]:
-        """A finished job."""
+        """Create a finished job."""
         job = fault_server.job(
             f"ftjob-{len(self.jobs) + 1}",
             model=body["model"],
@@ -103,7 +103,7 @@ class _JobHandler(BaseHTTPRequestHandler):
             self._say({"object": "list", "data": [], "has_more": False})
 
     def _fails(self, fault: Any) -> bool:
-        """Answer with the configured fault, if any."""
+        """Respond with the configured fault, if any; return whether there was one."""
         if fault is None:
             return False
         if fault == "hang":
@@ -131,4 +131,4 @@ class _JobHandler(BaseHTTPRequestHandler):
             return
 
     def log_message(self, *_: object) -> None:
-        """No output to the terminal."""
+        """Suppress output to the terminal."""

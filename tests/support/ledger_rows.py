@@ -1,4 +1,4 @@
-"""Rows of the ledger as the worker would leave them, without running it."""
+"""Creates ledger rows as the worker would leave them, without running it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hours_ago(hours: int) -> object:
 
 
 def run_evaluation(store: Store, evaluation_id: str, say: Callable[[str], str | None]) -> None:
-    """Run the evaluation like the worker: `say` creates an answer from the expected one; None: it fails."""
+    """Run the evaluation like the worker: `say` creates an answer from the expected one, or None to fail."""
     expected = {row.prompt: row.expected for row in evaluations.examples(store, evaluations.get(store, evaluation_id))}
 
     def complete(request: CompletionRequest, *, once: bool, stop: threading.Event) -> Completion:
@@ -51,7 +51,7 @@ def run_evaluation(store: Store, evaluation_id: str, say: Callable[[str], str | 
 
 
 def put_labelled_rows(store: Store, *, held_out: int, rows: int = 30) -> str:
-    """Short rows with one of three labels, some of them held out."""
+    """Store short rows with one of three labels, some of them held out."""
     lines = [f"text {n},{('red', 'green', 'blue')[n % 3]}" for n in range(rows)]
     frame = table_reader.read_table("\n".join(["topic,label", *lines]).encode(), "labels.csv")
     dataset_id = datasets.from_frame(store, LOCAL, "labels", frame.frame, ["topic"], "label", frame.source)
@@ -62,7 +62,7 @@ def put_labelled_rows(store: Store, *, held_out: int, rows: int = 30) -> str:
 
 
 def put_job(store: Store, **values: object) -> str:
-    """A job in the ledger, as stored by the worker."""
+    """Store a job in the ledger, as the worker would."""
     job_id = new_id()
     events_at = values.pop("events_at", None) or utcnow()
     given: dict[str, object] = {
@@ -114,7 +114,7 @@ TUNED_MODEL = "ft:writer:fabula:x:1"
 
 
 def put_tuned_model(store: Store) -> None:
-    """The job that made the tuned model, from a data set with one column."""
+    """Store the job that produced the tuned model, from a data set with one column."""
     frame = pd.DataFrame({"hero": ["唐", "宋"], "story": ["一", "二"]})
     dataset_id = datasets.from_frame(store, LOCAL, "x", frame, ["hero"], "story")
     with store.session() as session:

@@ -1,4 +1,4 @@
-"""Stories and searches of the library with their results, for every kind of database."""
+"""Library stories, and searches with their expected results, for every kind of database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs in the test's process: recipes, prices, limits without pauses, and what the ledger says afterwards."""
+"""Executes runs in the test's process: recipes, prices, limits without pauses, and the results in the ledger."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None) -> str:
 
 
 def book(provider: str = "fault", per_mtok: str = "1000") -> PriceBook:
-    """One dollar per 1,000 tokens, for input and output."""
+    """Prices of one dollar per 1,000 tokens, for input and output."""
     price = Price("writer", provider, Decimal(per_mtok), Decimal(per_mtok), None, None, "USD", "test", date(2026, 1, 1))
     return PriceBook(overlay=(price,), source=None, today=date(2026, 11, 1))
 
@@ -64,7 +64,7 @@ def executing(
     stopping: threading.Event | None = None,
     book: PriceBook = NO_PRICES,
 ) -> Iterator[threading.Thread]:
-    """A run in a thread; its errors fail the test."""
+    """Execute a run in a thread; its errors fail the test."""
     errors: list[BaseException] = []
 
     def work() -> None:
@@ -96,7 +96,7 @@ def spends(store: Store) -> list[Spend]:
 
 
 class OneClient(Registry):
-    """A registry of one client, with the test's time limit."""
+    """A registry that always returns one client, with the test's time limit."""
 
     def __init__(self, only: Client) -> None:
         super().__init__([only.provider])
@@ -107,7 +107,7 @@ class OneClient(Registry):
 
 
 def refused_writes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list with the size of each group of answers that the database rejected."""
+    """Return a list of the sizes of the groups of answers that the database rejected."""
     real, sizes = group_commit_writer.GroupCommitWriter._record, []
 
     def record(self: group_commit_writer.GroupCommitWriter, group: Sequence[RowOutcome], *marks: Any) -> set[int]:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for one test run: Debian's binaries, its own folder, a socket and no port."""
+"""Runs a real PostgreSQL server for one test run: Debian's binaries, its own folder, a socket and no port."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class PostgresAbsent(Exception):
 
 
 def binaries() -> Path:
-    """Folder of the newest installed server.
+    """Folder with the newest installed server's binaries.
 
     Raises:
-        PostgresAbsent: none is installed, or it could only be run as root (which PostgreSQL refuses).
+        PostgresAbsent: no server is installed, or it could only be run as root (which PostgreSQL refuses).
     """
     found = sorted(
         (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")),
@@ -39,10 +39,13 @@ def binaries() -> Path:
 
 @contextmanager
 def running() -> Iterator[str]:
-    """Start a server, yield its SQLAlchemy URL, stop it. Durable writes are off: only speed matters here."""
+    """Start a server, yield its SQLAlchemy URL, and stop it. Durable writes are disabled, because only speed matters
+    here.
+    """
     folder = binaries()
     user = _unprivileged()
-    home = Path(tempfile.mkdtemp(prefix="fabula-pg-"))  # not pytest's folder: another user must be able to access it
+    # not pytest's folder, because another user must be able to access it
+    home = Path(tempfile.mkdtemp(prefix="fabula-pg-"))
     try:
         if user:
             shutil.chown(home, user)
@@ -58,19 +61,19 @@ def running() -> Iterator[str]:
 
 
 def start(home: Path) -> None:
-    """Start the server in the folder `home`; returns the `host` of its URL."""
+    """Start the server in the folder `home`; return the `host` of its URL."""
     options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
     control = (binaries() / "pg_ctl", "-D", home / "data", "-l", home / "log", "-w", "-t", "60", "-o", options)
     _run(_unprivileged(), *control, "start")
 
 
 def stop(home: Path) -> None:
-    """Stop it immediately, like a crash."""
+    """Stop the server immediately, like a crash."""
     _run(_unprivileged(), binaries() / "pg_ctl", "-D", home / "data", "-m", "immediate", "-w", "stop")
 
 
 def new_database(url: str) -> str:
-    """Create an empty database on the server at `url`; returns its URL."""
+    """Create an empty database on the server at `url`; return its URL."""
     name = f"t{new_id()}"
     admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
@@ -80,7 +83,7 @@ def new_database(url: str) -> str:
 
 
 def _unprivileged() -> str | None:
-    """The user to run the server as, when we are root; None: ourselves."""
+    """The user to run the server as if this process is root; None to run it as the current user."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -98,7 +101,7 @@ def _run(user: str | None, *argv: object) -> None:
         env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         cwd="/",
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,  # not a pipe: the server inherits it and would hold it open
+        stdout=subprocess.DEVNULL,  # not a pipe, which the server would inherit and hold open
         stderr=subprocess.DEVNULL,
         timeout=WAIT_LIMIT_S,
         check=False,

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass
 class PriceAddress:
-    """Its URL, its response (None: error 500), and the number of requests."""
+    """The server's URL, its response (None for an error 500), and the number of requests."""
 
     url: str
     body: bytes | None

@@ -1,4 +1,4 @@
-"""A real worker on a paid run, for tests that take its database away."""
+"""A real worker executing a paid run, for tests that make its database unavailable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.waiting import WAIT_LIMIT_S
 
 ROOT = Path(__file__).parents[2]
 MODEL = "writer"
-CEILING = 16  # requests that a run keeps in flight
+CEILING = 16  # number of requests that a run keeps in flight
 ROWS = 600
 LOST = "Check that the database|Restore a backup|permissions|write permission|out of the folder"
 
@@ -70,7 +70,7 @@ def running_worker(settings: Settings, server: FaultServer, tmp_path: Path, url:
 
 
 def start_run(store: Store) -> str:
-    """A priced run that is long enough to be interrupted."""
+    """Start a priced run that is long enough to be interrupted."""
     for kind in ("input", "output"):
         custom_prices.set_price(store, LOCAL, provider="compatible", model=MODEL, kind=kind, amount="1000")
     numbers = tuple(f"n{i:05}" for i in range(ROWS))
@@ -86,7 +86,9 @@ def rows_done(store: Store, run_id: str) -> int:
 
 
 def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: Path) -> None:
-    """Every row has its own text, was requested once, and every request is recorded once with its cost."""
+    """Check that every row has its own text and was requested once, and that every request is recorded once with its
+    cost.
+    """
     asked = Counter(provider.prompts())
     assert (len(asked), set(asked.values())) == (ROWS, {1})
     with store.reading() as session:

@@ -1,4 +1,4 @@
-"""What the spend ledger holds, for assertions: read call by call, unlike the sums of `core.pricing.spend_history`."""
+"""Reads the spend ledger for assertions, call by call, unlike the sums in `core.pricing.spend_history`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.db.tables import Spend
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Calls, and the sum of their known costs; `unknown`: calls without one."""
+    """Number of calls and the sum of their known costs; `unknown`: number of calls without a known cost."""
 
     calls: int
     unknown: int
@@ -25,7 +25,7 @@ class Spent:
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
-    """All calls since `since` (UTC), or those of one run, job or story."""
+    """Sum up all calls since `since` (UTC), or those of one run, job or story."""
     with store.reading() as session:
         rows = session.scalars(select(Spend).where(Spend.created_at >= since)).all()
     return _sum([row for row in rows if reference in (None, row.reference)])

@@ -1,4 +1,4 @@
-"""Fresh ledgers for tests. On SQLite: migrated once, then copied, which takes a hundredth of the time."""
+"""Creates fresh ledgers for tests. On SQLite, one is migrated and then copied, which takes a hundredth of the time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from core.settings import Settings
 
 
 def fresh(settings: Settings) -> Store:
-    """An empty ledger with the newest schema, as created by `Store.open`."""
+    """Create an empty ledger with the newest schema, as `Store.open` would."""
     if not settings.database_url.startswith("sqlite"):
         return Store.open(settings)
     path = Path(settings.database_url.removeprefix("sqlite:///"))
@@ -27,7 +27,7 @@ def fresh(settings: Settings) -> Store:
 def _migrated() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings.from_env({"FABULA_HOME": folder})
-        Store.open(settings).close()  # closing the last connection puts everything into the one file
+        Store.open(settings).close()  # closing the last connection writes everything to the one file
         return Path(settings.database_url.removeprefix("sqlite:///")).read_bytes()
 
 

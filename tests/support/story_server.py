@@ -10,7 +10,7 @@ from tests.support import fault_server
 from tests.support.fault_server import FaultHandler, FaultServer
 
 MODELS = ("writer", "second", "third", "fourth")
-_PACE_S = 0.02  # between pieces: fifty per second
+_PACE_S = 0.02  # seconds between pieces: fifty per second
 
 
 class _StreamingHandler(FaultHandler):
@@ -44,7 +44,7 @@ class _StreamingHandler(FaultHandler):
 
 
 class StreamingServer(FaultServer):
-    """A fake engine that streams each model's pieces; with `endless`, the stream never ends."""
+    """A fake engine that streams each model's pieces; with `endless`, streams never end."""
 
     handler = _StreamingHandler
 

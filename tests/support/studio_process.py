@@ -1,4 +1,4 @@
-"""The whole app as a user starts it: `streamlit run app.py` in its own process, on a free port."""
+"""Runs the whole app as a user would: `streamlit run app.py` in its own process, on a free port."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RunningStudio:
 
 @contextmanager
 def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
-    """Run an app on `home` for the duration of a block, with its worker, and its engine unless external."""
+    """Run an app on `home` for the duration of a block, with its worker and, unless it is external, its engine."""
     home.mkdir(parents=True, exist_ok=True)
     log = home / "studio.log"
     environ = {"FABULA_HOME": str(home), **environ}

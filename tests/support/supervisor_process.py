@@ -1,4 +1,4 @@
-"""A process that only supervises an engine, for tests that kill it. Argument: the home folder."""
+"""A process that only supervises an engine, for tests that kill it. Argument: the home directory."""
 
 from __future__ import annotations
 

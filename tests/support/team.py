@@ -1,4 +1,4 @@
-"""A team for tests: what a sign-in provider says of someone, and people who have signed in."""
+"""A team for tests: a sign-in provider's claims about users, and people who have signed in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _nonces = itertools.count()
 
 
 def claims(address: str = ADMIN_EMAIL, **changes: Any) -> dict[str, Any]:
-    """The claims of one sign-in; each call is another one. None leaves a claim out."""
+    """The claims of one sign-in; each call is a new sign-in. A claim of None is omitted."""
     said: dict[str, Any] = {
         "iss": ISSUER,
         "sub": f"subject of {address}",
@@ -45,11 +45,11 @@ def identity(email: str = ADMIN_EMAIL, **changes: Any) -> Identity:
 
 
 def arrive(store: Store, settings: Settings, email: str = ADMIN_EMAIL, **changes: Any) -> SignedIn:
-    """Someone signs in."""
+    """Sign a person in."""
     return sign_in(store, settings, identity(email, **changes), "192.0.2.1 · Firefox")
 
 
 def member(store: Store, settings: Settings, admin: Actor, email: str, role: Role) -> SignedIn:
-    """Someone is invited and signs in."""
+    """Invite a person and sign them in."""
     invitations.invite(store, admin, email, role)
     return arrive(store, settings, email)

@@ -1,7 +1,7 @@
-"""Tiny random models as Hugging Face folders, of every family that the engine is tested with.
+"""Tiny random models as Hugging Face folders, for every family that the engine is tested with.
 
-Each folder has what a real one has: `config.json`, `model.safetensors`, `tokenizer.json`, `tokenizer_config.json` with
-the family's own chat template (shortened where the real one renders tools or images).
+Each folder has the same files as a real one: `config.json`, `model.safetensors`, `tokenizer.json`,
+`tokenizer_config.json` with the family's own chat template (shortened where the real one renders tools or images).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TEXT = (
     "Once upon a time there was a hero who could fly. The hero met a monster in the old town and said: don't worry, "
     "we'll win! It cost 12,345 coins in 2026.\n\n唐朝的英雄会飞行，他遇到了怪兽。宋朝的英雄会隐形，他很努力。"
 )
-"""What the tokenizers were trained on."""
+"""The text that the tokenizers are trained on."""
 
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|"
@@ -45,9 +45,10 @@ class TinyFolder:
 
     Attributes:
         template: name of a file in `chat_templates`.
-        pattern: of the byte-level tokenizer: a regular expression, "digits" (single digits) or None: by characters.
+        pattern: splitting of the byte-level tokenizer: a regular expression, "digits" (single digits), or None for a
+            character-level tokenizer.
         special: special tokens, in the order of their ids.
-        adds: what the tokenizer puts before a text: "bos", "space".
+        adds: what the tokenizer adds before a text: "bos", "space".
         padding: rows of the embedding beyond the vocabulary.
     """
 
@@ -62,7 +63,7 @@ class TinyFolder:
     padding: int = 0
 
     def write(self, path: Path, seed: int = 0, dtype: str = "float16", shard: str = "1GB") -> Path:
-        """Write the folder; the same seed gives the same weights. `shard`: the size of a file of weights."""
+        """Write the folder; the same seed gives the same weights. `shard`: the size of each weights file."""
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -84,8 +85,8 @@ class TinyFolder:
                 start = 1.0 if name.endswith("norm.weight") and self.model_type != "gemma3_text" else 0.0
                 values = start + torch.randn(parameter.shape) * spread
                 if name.endswith("q_norm.weight") and self.model_type.startswith("gemma4"):
-                    values /= 4  # its attention is not scaled by 1/√width: the weights do that
-                parameter.copy_(values.to(getattr(torch, dtype)).float())  # values that the type can hold
+                    values /= 4  # its attention is not scaled by 1/√width; the weights compensate for that
+                parameter.copy_(values.to(getattr(torch, dtype)).float())  # values that the type can represent
             for name, buffer in model.named_buffers():
                 if name.endswith("layer_scalar"):
                     buffer.copy_(torch.rand(1).to(getattr(torch, dtype)).float() + 0.5)
@@ -115,7 +116,7 @@ class TinyFolder:
 
 
 def _byte_level(tiny: TinyFolder) -> dict[str, Any]:
-    """A byte-level tokenizer: special tokens, 256 bytes, and the merges of TEXT."""
+    """A byte-level tokenizer: special tokens, 256 bytes, and the merges learned from TEXT."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE(ignore_merges=tiny.pattern == LLAMA3_PATTERN))
@@ -138,7 +139,7 @@ def _byte_level(tiny: TinyFolder) -> dict[str, Any]:
 
 
 def _by_characters(tiny: TinyFolder) -> dict[str, Any]:
-    """A tokenizer as SentencePiece makes them: special tokens, byte tokens, characters, and the merges of TEXT."""
+    """A tokenizer like SentencePiece's: special tokens, byte tokens, characters, and the merges learned from TEXT."""
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())

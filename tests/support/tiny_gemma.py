@@ -1,4 +1,4 @@
-"""A tiny random Gemma 3 as GGUF: same keys and tensor names as the real one, so that real jobs run in seconds.
+"""A tiny random Gemma 3 as GGUF, with the same keys and tensor names as the real one, so that real jobs run in seconds.
 
 The vocabulary is SentencePiece (scores, byte fallback): Gemma's special tokens, the 256 byte tokens, printable
 ASCII, line breaks, a few merges and a few dozen Chinese characters. Every other character falls back to bytes.
@@ -13,12 +13,12 @@ import numpy as np
 from gguf import GGUFWriter, TokenType
 
 NAME = "tiny-gemma"
-CONTEXT = 512  # tokens; small, so that an over-context line is easy to write
+CONTEXT = 512  # tokens; small, so that a line that exceeds it is easy to write
 SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>")
 PAD, EOS, BOS, UNK = 0, 1, 2, 3
 
 _HIDDEN, _FFN, _HEADS, _KV_HEADS = 64, 128, 2, 1
-_HEAD = 256  # as in the real one
+_HEAD = 256  # as in the real model
 _ROPE_BASE, _SLIDING_WINDOW, _EPS = 1_000_000.0, 64, 1e-6
 # other characters fall back to bytes
 _CHARACTERS = "，。！？、：“”一的是了人不在他有这个来到时空朝飞行光怪兽英雄奥特曼唐宋元明清"
@@ -43,7 +43,7 @@ _MERGES = (
 
 
 def vocabulary() -> list[tuple[str, float, TokenType]]:
-    """(text, score, type) of every token, in the order of their ids."""
+    """Return (text, score, type) of every token, in the order of their ids."""
     rows = [(text, -1000.0, TokenType.CONTROL) for text in SPECIAL]
     rows += [(text, -1000.0, TokenType.NORMAL) for text in ("\n", "\n\n")]
     rows += [(f"<0x{byte:02X}>", -1000.0, TokenType.BYTE) for byte in range(256)]
@@ -58,9 +58,9 @@ def write_tiny_gemma(path: str | Path, *, layers: int = 2, context: int = CONTEX
 
     Args:
         path: file to write; its folder must exist.
-        layers: transformer blocks; every sixth one attends globally, as in Gemma 3.
+        layers: number of transformer blocks; every sixth one attends globally, as in Gemma 3.
         context: `gemma3.context_length`, tokens.
-        seed: of the random weights.
+        seed: seed of the random weights.
     """
     path = Path(path)
     writer = GGUFWriter(str(path), "gemma3")
@@ -118,7 +118,7 @@ def _metadata(writer: GGUFWriter, layers: int, context: int) -> None:
 
 
 def _block(weight: Callable[..., np.ndarray]) -> dict[str, np.ndarray]:
-    """Tensors of one block; norms are stored as 1 + weight, as llama.cpp's converter does for Gemma."""
+    """The tensors of one block; norms are stored as 1 + weight, as llama.cpp's converter does for Gemma."""
     ones = np.ones(_HIDDEN, np.float32)
     return {
         "attn_k": weight(_KV_HEADS * _HEAD, _HIDDEN),

@@ -1,4 +1,4 @@
-"""Tiny random models of every family that the engine trains, as GGUF, with any keys and any tensors.
+"""Tiny random models of every family that the engine trains, as GGUF, with arbitrary keys and tensors.
 
 The vocabulary is that of `tests.support.tiny_gemma`.
 """
@@ -26,7 +26,7 @@ class TinyModel:
         keys: keys of the architecture, without its prefix, that override those of `sizes`; None omits a key. tied:
             whether the head is the embedding. biases: linear layers of a block that have a bias, by their GGUF names.
             extra: more tensors by name. padding: unused rows of the embedding beyond the vocabulary.
-        chat_template: the model's own; "": none.
+        chat_template: the model's own; "" for none.
     """
 
     architecture: str
@@ -124,7 +124,7 @@ class TinyModel:
             made = {f"{name}.weight": matrix(*shape) for name, shape in shapes.items()}
             small = min(
                 1.0, 8 / self.layers
-            )  # scale of a block's output: otherwise rounding over many blocks would dominate
+            )  # scale of a block's output; otherwise rounding over many blocks would dominate
             made |= {f"{name}.weight": norm(width) * (small if "post" in name else 1) for name, width in norms.items()}
             made |= {f"{name}.bias": norm(shapes[name][0]) - 1 for name in self.biases}
             tensors |= {f"blk.{block}.{name}": value for name, value in made.items()}

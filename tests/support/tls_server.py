@@ -32,11 +32,13 @@ class _CauseHandler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *args: object) -> None:
-        """No log output."""
+        """Suppress log output."""
 
 
 def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1)) -> Path:
-    """Write a self-signed certificate with its key. `address`: an IP address; `ends`: valid until then, from now."""
+    """Write a self-signed certificate with its key. `address` is an IP address; the certificate is valid for `ends`
+    from now.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
@@ -61,12 +63,12 @@ def certificate_for(path: Path, address: str, ends: timedelta = timedelta(days=1
 
 class _Quiet(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
-        """No log output: failed handshakes are expected."""
+        """Suppress log output, because failed handshakes are expected."""
 
 
 @contextmanager
 def serving(certificate: Path | None = None, status: int = 0) -> Iterator[str]:
-    """Name and port of a server, with TLS or without; as a proxy it answers with `status`."""
+    """Run a server with or without TLS and yield its name and port; as a proxy, it responds with `status`."""
     http = _Quiet(("127.0.0.1", 0), _CauseHandler)
     http.status = status  # type: ignore[attr-defined]  # for the handler
     if certificate is not None:

@@ -1,6 +1,7 @@
-"""A process that logs a job to real trackers like a worker, for tests that kill it.
+"""A process that logs a job to real trackers as a worker does, for tests that kill it.
 
-Arguments: the job's id, the length of its curve at each poll (`3,5`), and what follows: `hang` (until killed), `end`.
+Arguments: the job's id, the length of its curve at each poll (`3,5`), and what happens afterwards: `hang` (until
+killed), `end`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ HEADER = "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_a
 
 
 def curve(steps: int) -> str:
-    """A results file with a decreasing loss."""
+    """Create a result file with a decreasing loss."""
     return HEADER + "".join(f"{n},{n * 60},{n},{2 / n:.4f},0.0,{1 - 0.5 / n:.4f}\n" for n in range(1, steps + 1))
 
 
 def client(*lengths: int, ends: bool = True) -> FakeClient:
-    """A provider whose job has this many steps at each poll, and ends with the last one."""
+    """Create a provider whose job has this many steps at each poll, and ends with the last one."""
     made = FakeClient()
     last = remote_job("succeeded" if ends else "running")
     made.enqueue("job", *[remote_job("running")] * (len(lengths) - 1), last)
@@ -32,7 +33,7 @@ def client(*lengths: int, ends: bool = True) -> FakeClient:
 
 
 class _Pause(threading.Event):
-    """Does not wait until all polls are done."""
+    """A pause that does not wait until all polls are done."""
 
     def __init__(self, looks: int, seen: FakeClient) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Training file lines with their expected results, for the engine and the file check."""
+"""Training file lines with their expected results, for testing the engine and the file check."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _ANSWER: dict[str, Any] = {"role": "assistant", "content": "b"}
 
 
 def pair(**values: object) -> bytes:
-    """A prompt and completion, with these values added or replaced."""
+    """A prompt and completion pair, with these values added or replaced."""
     return json.dumps({"prompt": "a", "completion": "b", **values}).encode()
 
 
 def chat(*messages: object, **values: object) -> bytes:
-    """A conversation, by default a question and an answer, with additional keys."""
+    """A conversation, by default a question and an answer, with these additional keys."""
     return json.dumps({"messages": messages or [_USER, _ANSWER], **values}).encode()
 
 
@@ -30,7 +30,7 @@ def answer(**values: object) -> bytes:
 
 
 def check_file(path: Path, model: str, **options: Any) -> FileCheck:
-    """The dashboard's check of a file; options as for `file_checker.check_lines`."""
+    """The studio's check of a file; the options are those of `file_checker.check_lines`."""
     with path.open("rb") as file:
         return file_checker.check_lines(finetune_format.lines(file), model, **options)
 

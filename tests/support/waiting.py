@@ -11,14 +11,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 WAIT_LIMIT_S = 180.0
-"""How long a test waits for a condition before it fails. A test that passes never waits so long; a busy machine is
-ten times slower than a quiet one."""
+"""How long a test waits for a condition before it fails. A passing test never waits this long; a busy machine is ten
+times slower than an idle one.
+"""
 
 _POLL_S = 0.02
 
 
 def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT_S) -> T:
-    """Poll `look()` until it returns a true value; fails with `what` at the deadline."""
+    """Poll `look()` until it returns a true value; fail with `what` at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
         assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
@@ -27,7 +28,7 @@ def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT
 
 
 def at_once(n: int, act: Callable[[], T]) -> list[T]:
-    """Results of `act` in `n` threads that start together; raises the first error."""
+    """Run `act` in `n` threads that start together and return the results; raise the first error."""
     start = threading.Barrier(n)
 
     def run() -> T:
@@ -39,9 +40,9 @@ def at_once(n: int, act: Callable[[], T]) -> list[T]:
 
 
 def run_to_end(go: Callable[[], float | None], pause: Callable[[float], object]) -> None:
-    """Run an item like the worker: again after each wait, until it is finished.
+    """Run an item as the worker does, resuming it after each wait, until it is finished.
 
-    `pause` is called with the seconds; a true answer ends it.
+    `pause` is called with the seconds; a true return value ends the loop.
     """
     while (wait_s := go()) is not None and not pause(wait_s):
         pass

@@ -17,17 +17,17 @@ Cell = str | int | float | bool | None
 
 
 def row(number: int, cells: Sequence[Cell]) -> str:
-    """A row of a sheet as XML; None leaves a cell out."""
+    """A sheet row as XML; None omits a cell."""
     return f'<row r="{number}">{"".join(_cell(f"{chr(65 + i)}{number}", c) for i, c in enumerate(cells))}</row>'
 
 
 def sheet(rows: Sequence[Sequence[Cell]]) -> str:
-    """All rows of a sheet as XML, from row 1 on."""
+    """All rows of a sheet as XML, starting at row 1."""
     return "".join(row(number, cells) for number, cells in enumerate(rows, 1))
 
 
 def workbook(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
-    """A workbook whose sheets are given as the XML of their rows."""
+    """Create a workbook whose sheets are given as the XML of their rows."""
     listed, related = "", ""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
@@ -49,7 +49,7 @@ def workbook(sheets: Mapping[str, str], hidden: Sequence[str] = ()) -> bytes:
 
 
 def binary_workbook(name: str, rows: Sequence[Sequence[str]]) -> bytes:
-    """A binary workbook (`.xlsb`) with one sheet of texts. The numbers of its records are those of MS-XLSB."""
+    """Create a binary workbook (`.xlsb`) with one sheet of texts. The record numbers are those defined in MS-XLSB."""
     cells = [_record(0x94, struct.pack("<4I", 0, len(rows) - 1, 0, max(map(len, rows)) - 1)), _record(0x91)]
     for number, texts in enumerate(rows):
         cells.append(_record(0x00, struct.pack("<I", number)))
@@ -65,12 +65,12 @@ def binary_workbook(name: str, rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _record(kind: int, content: bytes = b"") -> bytes:
-    """A record: its kind and its length, both in groups of 7 bits, and its content."""
+    """Create a record: its kind and length, both in groups of 7 bits, and its content."""
     return _seven_bits(kind) + _seven_bits(len(content)) + content
 
 
 def _seven_bits(number: int) -> bytes:
-    """A number below 2 ** 14; the high bit says that another byte follows."""
+    """Encode a number below 2 ** 14; a set high bit means that another byte follows."""
     return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80, number >> 7])
 
 

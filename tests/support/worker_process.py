@@ -1,6 +1,6 @@
 """A worker in its own process, for tests that kill it; its jobs log their actions to a file.
 
-Arguments: the home folder, and the behaviour of jobs: `hang` (until killed), `finish`.
+Arguments: the home directory, and the behaviour of jobs: `hang` (until killed), `finish`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from core.settings import Settings
 
 
 def note(home: Path, word: str, item_id: str) -> None:
-    """One line of the log: action, item, process."""
+    """Write one line to the log: action, item, process."""
     with (home / "diary").open("a") as file:
         file.write(f"{word} {item_id} {os.getpid()}\n")
 
 
 def kinds(home: Path, behaviour: str) -> dict[str, JobKind]:
-    """Tours with fake work."""
+    """Job kinds in which tours do fake work."""
 
     def carry_out(store: Store, _registry: object, item_id: str, stopping: threading.Event) -> None:
         with store.session() as session:

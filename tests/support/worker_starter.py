@@ -1,4 +1,4 @@
-"""Workers that a test starts and that stop with it."""
+"""Starts workers that stop when the test ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.settings import Settings
 
 @contextmanager
 def start_workers(settings: Settings) -> Iterator[Callable[..., Worker]]:
-    """A function that starts a worker with the given options and waits until it is ready."""
+    """Return a function that starts a worker with the given options and waits until it is ready."""
     hired: list[Worker] = []
 
     def start(**options: Any) -> Worker:

@@ -1,1 +1,1 @@
-"""Alembic's folder: `env.py` runs the scripts in `versions/` on the connection that `core.db.migrate` hands over."""
+"""Alembic's folder: `env.py` runs the scripts in `versions/` on the connection provided by `core.db.migrate`."""

@@ -1,4 +1,4 @@
-"""Alembic environment: runs the migrations on the connection and transaction of the caller."""
+"""Alembic environment: runs the migrations on the caller's connection and in its transaction."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger,
-added providers, people, and the heartbeats of workers."""
+"""The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger, added
+providers, people, and the workers' heartbeats.
+"""
 
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample

@@ -1,4 +1,4 @@
-"""Column types and base class of all tables."""
+"""Column types and the base class of all tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Usd(TypeDecorator[Decimal]):
 
 
 class Utc(TypeDecorator[datetime]):
-    """A time, always timezone-aware and in UTC."""
+    """A time that is always timezone-aware and in UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -42,7 +42,7 @@ class Utc(TypeDecorator[datetime]):
 
 
 class MessageText(TypeDecorator[str]):
-    """A text column that keeps the template and parameters of a `Message`; plain text stays plain."""
+    """A text column that keeps the template and parameters of a `Message`; plain text is stored unchanged."""
 
     impl = Text
     cache_ok = True

@@ -1,4 +1,4 @@
-"""Tables of data sets: rows, the runs and batches that fill them, and immutable versions."""
+"""Tables for data sets: rows, the runs and batches that fill them, and immutable versions."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class Dataset(Base):
     columns: Mapped[list[str]]  # the columns that form the prompt, in order
     prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # separator between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe it was created from
-    system_message: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None: the recipe's
-    # grid positions before this have their rows; negative while rows are repositioned (`grid_store.update_positions`)
+    recipe_id: Mapped[str | None] = mapped_column(String(32))  # the saved recipe from which it was created
+    system_message: Mapped[str | None] = mapped_column(Text)  # system message of a chat file; None to use the recipe's
+    # grid positions below this already have rows; negative while rows are repositioned (`grid_store.update_positions`)
     fill_cursor: Mapped[int] = mapped_column(default=0)
-    mix_sources: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # for a mix: what it is made of
+    mix_sources: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # for a mix: its sources
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
 
 class Row(Base):
-    """One example: one repeat of a grid cell, with its generated text.
+    """One example: one repeat of a grid cell with its generated text.
 
     States: pending, sent, done, failed(reason), excluded(reason).
     """
@@ -62,9 +62,9 @@ class Row(Base):
     run_id: Mapped[str | None] = mapped_column(String(32))
     claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that sent it
     batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
-    original_text: Mapped[str | None] = mapped_column(Text)  # the generated text, if the user has edited `text`
+    original_text: Mapped[str | None] = mapped_column(Text)  # the generated text if the user has edited `text`
     previous_state: Mapped[str | None] = mapped_column(String(20))  # for an excluded row: the state to restore
-    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None: not assigned
+    split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None if not assigned
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
@@ -95,7 +95,7 @@ class DatasetVersion(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     number: Mapped[int]
     note: Mapped[str] = mapped_column(Text, default="")
-    sha256: Mapped[str] = mapped_column(String(64))  # hash of its examples; equal hashes are the same version
+    sha256: Mapped[str] = mapped_column(String(64))  # hash of its examples; equal hashes mean the same version
     settings: Mapped[dict[str, Any]]  # split settings
     n_train: Mapped[int]
     n_validation: Mapped[int]
@@ -104,7 +104,7 @@ class DatasetVersion(Base):
 
 
 class VersionExample(Base):
-    """One example of a version."""
+    """One example in a version."""
 
     __tablename__ = "version_examples"
     __table_args__ = (UniqueConstraint("version_id", "position"),)
@@ -131,12 +131,12 @@ class Run(Base):
     dataset_id: Mapped[str] = mapped_column(ForeignKey("datasets.id"), index=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
     reason: Mapped[str | None] = mapped_column(MessageText)
-    note: Mapped[str | None] = mapped_column(MessageText)  # what it waits for, e.g. "waiting 12 s: rate limit"
-    not_before: Mapped[datetime | None]  # for a waiting run: when the worker resumes it
+    note: Mapped[str | None] = mapped_column(MessageText)  # what it is waiting for, e.g. "waiting 12 s: rate limit"
+    not_before: Mapped[datetime | None]  # for a waiting run, when the worker resumes it
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch
-    scope: Mapped[str] = mapped_column(String(10), default="all")  # all: all pending rows | failed: the retried ones
+    scope: Mapped[str] = mapped_column(String(10), default="all")  # all: all pending rows | failed: those being retried
     budget_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]
@@ -147,7 +147,7 @@ class Run(Base):
 class Batch(Base):
     """One file of requests at a provider's Batch API. The row is the intent; `remote_id` is the id from the POST.
 
-    `state` is ours: preparing, submitting, waiting, collecting, done, failed, cancelled.
+    `state` is Fabula's own: preparing, submitting, waiting, collecting, done, failed, cancelled.
     """
 
     __tablename__ = "batches"

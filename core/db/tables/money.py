@@ -1,4 +1,4 @@
-"""Tables of custom prices, budgets and the spend ledger."""
+"""Tables for custom prices, budgets and the spend ledger."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.db.tables.base import Base, utcnow
 
 
 class CustomPrice(Base):
-    """A price set by the user; it overrides the price list. One amount for one kind of use of one model."""
+    """A price set by the user, which overrides the price list: one amount for one kind of use of one model."""
 
     __tablename__ = "custom_prices"
 
@@ -44,23 +44,23 @@ class SpeedMeasurement(Base):
 
 
 class Budget(Base):
-    """A spending limit: per calendar month (UTC) for everyone or for one person, or for any single run."""
+    """A spending limit: per calendar month (UTC) for everyone or for one person, or for each single run."""
 
     __tablename__ = "budgets"
     __table_args__ = (UniqueConstraint("scope", "subject"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     scope: Mapped[str] = mapped_column(String(10))  # run | month | person
-    subject: Mapped[str] = mapped_column(String(100), default="")  # for `person`: the actor
+    subject: Mapped[str] = mapped_column(String(100), default="")  # for `person`, the actor
     amount_usd: Mapped[Decimal]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
 
 
 class Spend(Base):
-    """One paid or free call: reserved before it is sent, with actual figures afterwards.
+    """One paid or free call: reserved before it is sent, then updated with actual figures.
 
-    Columns that budgets depend on keep their old value when they change, because `core.db.spend_totals` needs it.
+    SQLAlchemy keeps the old value of changed columns that budgets depend on, because `core.db.spend_totals` needs it.
     """
 
     __tablename__ = "spend"
@@ -72,26 +72,27 @@ class Spend(Base):
     provider: Mapped[str] = mapped_column(String(50))
     model: Mapped[str] = mapped_column(String(200))
     reference: Mapped[str] = mapped_column(String(64), index=True, active_history=True)  # run, job or story id
-    # set for a live run
+    # set for live runs
     row_id: Mapped[int | None] = mapped_column(ForeignKey("rows.id", ondelete="SET NULL"), index=True)
-    sent_at: Mapped[datetime | None]  # set before the request is sent; None: never sent, so not billed
+    sent_at: Mapped[datetime | None]  # set before the request is sent; None means never sent, so not billed
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
-    cost_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # None: unknown
+    cost_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # None if unknown
     estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # estimate before the call
-    counted_prompt_tokens: Mapped[int | None]  # counted by Fabula; the two above are the provider's counts, if given
+    # counted by Fabula; the two columns above are the provider's counts, if reported
+    counted_prompt_tokens: Mapped[int | None]
     counted_completion_tokens: Mapped[int | None]
 
 
 class SpendTotal(Base):
-    """Total that counts against budgets, one row per scope; `core.db.spend_totals` keeps it in sync with the ledger."""
+    """A total that counts against budgets, one row per scope; `core.db.spend_totals` keeps it up to date."""
 
     __tablename__ = "spend_totals"
 
     scope: Mapped[str] = mapped_column(String(10), primary_key=True)  # person | reference
     subject: Mapped[str] = mapped_column(String(100), primary_key=True)  # the actor, or the run, job or story id
-    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # for a person: 2026-11 (UTC); else ""
-    max_usd: Mapped[Decimal]  # spent plus reserved; unknown costs count as estimated
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)  # for a person: 2026-11 (UTC); otherwise ""
+    max_usd: Mapped[Decimal]  # spent plus reserved; unknown costs count at their estimate
 
 
 class RescuedEntry(Base):

@@ -1,4 +1,4 @@
-"""Tables of a team: people, the accounts that they sign in with, invitations, and sign-ins."""
+"""Tables for a team: people, the accounts that they sign in with, invitations, and sign-ins."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from core.db.tables.base import Base, utcnow
 
 
 class Person(Base):
-    """A member of the team. `disabled_at`: since then, none of their sign-ins counts."""
+    """A member of the team. From `disabled_at` on, none of their sign-ins is valid."""
 
     __tablename__ = "people"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)  # the `actor` or `created_by` of other tables
-    email: Mapped[str] = mapped_column(String(320), index=True)  # of the latest sign-in; verified by the provider
+    email: Mapped[str] = mapped_column(String(320), index=True)  # from the latest sign-in; verified by the provider
     name: Mapped[str] = mapped_column(String(200))
     role: Mapped[str] = mapped_column(String(10))
     disabled_at: Mapped[datetime | None]
@@ -25,7 +25,7 @@ class Person(Base):
 
 
 class SignInAccount(Base):
-    """An account at a sign-in provider that leads to a person: a subject is unique at its issuer (OpenID Connect 2)."""
+    """An account at a sign-in provider that belongs to a person. A subject is unique per issuer (OpenID Connect 2)."""
 
     __tablename__ = "sign_in_accounts"
 
@@ -38,7 +38,9 @@ class SignInAccount(Base):
 
 
 class Invitation(Base):
-    """Lets one account with this e-mail address in. `provider`: only through this sign-in provider; "": any."""
+    """Allows one account with this e-mail address to sign in. `provider`: the only sign-in provider allowed; "" for
+    any.
+    """
 
     __tablename__ = "invitations"
 
@@ -53,12 +55,12 @@ class Invitation(Base):
 
 
 class SignIn(Base):
-    """One sign-in at a provider, which all tabs of a browser share. `ended_at`: since then, its cookie is refused."""
+    """One sign-in at a provider, shared by all tabs of a browser. From `ended_at` on, its cookie is refused."""
 
     __tablename__ = "sign_ins"
 
-    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # a hash of the sign-in at the provider
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)  # a hash identifying the sign-in at the provider
     person_id: Mapped[str] = mapped_column(ForeignKey("people.id"), index=True)
     at: Mapped[datetime] = mapped_column(default=utcnow)
-    origin: Mapped[str] = mapped_column(String(200))  # address and browser
+    origin: Mapped[str] = mapped_column(String(200))  # IP address and browser
     ended_at: Mapped[datetime | None]

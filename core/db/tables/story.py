@@ -1,4 +1,4 @@
-"""Tables of stories, votes and guided tours."""
+"""Tables for stories, votes and guided tours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from core.db.tables.base import Base, MessageText, utcnow
 from core.languages import CHINESE
 
 COMPARISON = "comparison"
-"""`Story.step` of a text generated for the before-and-after comparison; shown with its job, not in the library."""
+"""`Story.step` for a text generated for the before-and-after comparison; shown with its job, not in the library."""
 SAMPLE = "sample"
-"""`Story.step` of a short sample of a model; not in the library either."""
+"""`Story.step` for a short sample from a model; not shown in the library either."""
 NOT_IN_LIBRARY = (COMPARISON, SAMPLE)
 
 
 class Story(Base):
-    """A streamed story, with its request."""
+    """A streamed story with its request."""
 
     __tablename__ = "stories"
 
@@ -32,28 +32,30 @@ class Story(Base):
     prompt: Mapped[str] = mapped_column(Text)
     parameters: Mapped[dict[str, Any]]
     text: Mapped[str] = mapped_column(Text)
-    finish_reason: Mapped[str | None] = mapped_column(String(30))  # None: stopped or broken off, text is partial
+    finish_reason: Mapped[str | None] = mapped_column(String(30))  # None: stopped or broken off, so the text is partial
     completion_tokens: Mapped[int | None]
     first_text_s: Mapped[float | None]
     duration_s: Mapped[float | None]
-    # the requested model; `model` is the one the server reported
+    # the requested model; `model` is the one that the server reported
     requested_model: Mapped[str | None] = mapped_column(String(200))
     prompt_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None]
-    error: Mapped[str | None] = mapped_column(MessageText)  # why it broke off
-    edited_text: Mapped[str | None] = mapped_column(Text)  # edited by the user; `text` stays as generated
+    error: Mapped[str | None] = mapped_column(MessageText)  # why the stream broke off
+    edited_text: Mapped[str | None] = mapped_column(Text)  # text edited by the user; `text` stays as generated
     stars: Mapped[int | None]  # 1 to 5
     liked: Mapped[bool | None]  # thumbs up or down
     tags: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
-    # values of the prompt template
+    # values for the prompt template
     column_values: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    round_id: Mapped[str | None] = mapped_column(String(32), index=True)  # stories from one prompt, side by side
-    step: Mapped[str | None] = mapped_column(String(20))  # for a chain: outline, story, title; or one of the above
+    # stories from the same prompt, shown side by side
+    round_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    # for a chain: outline, story, title; or one of the constants above
+    step: Mapped[str | None] = mapped_column(String(20))
     deleted_at: Mapped[datetime | None]
 
 
 class Vote(Base):
-    """A user's vote for the best story of a round. `winner_id` None: none of them."""
+    """A user's vote for the best story of a round; a `winner_id` of None means none of them."""
 
     __tablename__ = "votes"
     __table_args__ = (UniqueConstraint("round_id", "actor"),)
@@ -63,12 +65,12 @@ class Vote(Base):
     actor: Mapped[str] = mapped_column(String(100))
     round_id: Mapped[str] = mapped_column(String(32), index=True)
     blind: Mapped[bool]
-    story_ids: Mapped[list[str]]  # in the order shown
+    story_ids: Mapped[list[str]]  # in the order in which they were shown
     winner_id: Mapped[str | None] = mapped_column(String(32))
 
 
 class Tour(Base):
-    """A guided tour: its current step and what it has created."""
+    """A guided tour, with its current step and the things it has created."""
 
     __tablename__ = "tours"
 
@@ -78,7 +80,7 @@ class Tour(Base):
     dataset_id: Mapped[str | None] = mapped_column(String(32))
     job_id: Mapped[str | None] = mapped_column(String(32))
     story_id: Mapped[str | None] = mapped_column(String(32))
-    language: Mapped[str] = mapped_column(String(10), default=CHINESE)  # language of the page that started it
+    language: Mapped[str] = mapped_column(String(10), default=CHINESE)  # language of the page on which it was started
     reason: Mapped[str | None] = mapped_column(MessageText)
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""Tables of training jobs, their events and checkpoints, evaluations, and before-and-after comparisons."""
+"""Tables for training jobs, their events and checkpoints, evaluations, and before-and-after comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from core.db.tables.base import Base, MessageText, utcnow
 class TrainingJob(Base):
     """Our record of one fine-tuning job. The row is the intent; `remote_id` is the id that the POST returned.
 
-    `status` is the provider's status; before the job exists there: preparing, submitting, failed.
+    `status` is the provider's status or, before the job exists there, one of preparing, submitting, failed.
     """
 
     __tablename__ = "training_jobs"
@@ -32,16 +32,16 @@ class TrainingJob(Base):
     separator: Mapped[str | None] = mapped_column(String(50))
     stop: Mapped[str | None] = mapped_column(String(50))
     file_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
-    version_id: Mapped[str | None] = mapped_column(String(32))  # data set version it trains on
+    version_id: Mapped[str | None] = mapped_column(String(32))  # the data set version that it trains on
     training_file: Mapped[str | None] = mapped_column(String(200))  # id at the provider
     validation_file: Mapped[str | None] = mapped_column(String(200))
-    validation_share: Mapped[float | None]  # share of the examples held out for validation; None: no rows
+    validation_share: Mapped[float | None]  # fraction of the examples held out for validation; None if there are none
     parent_id: Mapped[str | None] = mapped_column(String(32), index=True)  # the job whose model this one trains further
     file_bytes: Mapped[int | None]  # size of the training file
     uploaded_bytes: Mapped[int | None]
     estimated_usd: Mapped[Decimal | None]  # estimate shown before submitting
     estimated_s: Mapped[float | None]
-    # experiment trackers it is logged to
+    # experiment trackers to which it is logged
     trackers: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     requested_action: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
@@ -49,15 +49,16 @@ class TrainingJob(Base):
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[str | None] = mapped_column(MessageText)
     next_step: Mapped[str | None] = mapped_column(MessageText)
-    not_before: Mapped[datetime | None]  # when to poll the provider again: it asked for a pause
+    not_before: Mapped[datetime | None]  # when to poll the provider again, if it asked for a pause
     trained_tokens: Mapped[int | None]
     n_examples: Mapped[int | None]
     estimated_finish: Mapped[datetime | None]
-    queue_position: Mapped[int | None]  # at the engine, while waiting; the job in training is 1
+    queue_position: Mapped[int | None]  # at the engine, while waiting; the job in training is at position 1
     estimated_start: Mapped[datetime | None]  # expected start of training, while waiting
-    training_s: Mapped[float | None]  # training seconds before `running_since`; None: not started, or unknown
-    running_since: Mapped[datetime | None]  # if the provider does not report `training_s`: first seen training at
-    results_csv: Mapped[str | None] = mapped_column(Text)  # latest copy of the results file
+    training_s: Mapped[float | None]  # training seconds before `running_since`; None if not started or unknown
+    # if the provider does not report `training_s`: when it was first seen training
+    running_since: Mapped[datetime | None]
+    results_csv: Mapped[str | None] = mapped_column(Text)  # latest copy of the result file
     cost_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
@@ -66,7 +67,7 @@ class TrainingJob(Base):
 
 
 class TrainingEvent(Base):
-    """One event of a job, from its provider; `remote_id` prevents storing it twice."""
+    """One event of a job, as reported by its provider; `remote_id` prevents storing it twice."""
 
     __tablename__ = "training_events"
     __table_args__ = (UniqueConstraint("job_id", "remote_id"),)
@@ -81,7 +82,7 @@ class TrainingEvent(Base):
 
 
 class Checkpoint(Base):
-    """One checkpoint of a job; `model` is its id for requests."""
+    """One checkpoint of a job; `model` is its model id for requests."""
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("job_id", "remote_id"),)
@@ -101,7 +102,7 @@ class Evaluation(Base):
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    # the job that produced the model; None: a base model
+    # the job that produced the model; None for a base model
     job_id: Mapped[str | None] = mapped_column(String(32), index=True)
     dataset_id: Mapped[str] = mapped_column(String(32))
     version_id: Mapped[str | None] = mapped_column(String(32))
@@ -119,7 +120,7 @@ class Evaluation(Base):
 
 
 class EvaluationAnswer(Base):
-    """A model's completion of one held-out example."""
+    """A model's completion for one held-out example."""
 
     __tablename__ = "evaluation_answers"
     __table_args__ = (UniqueConstraint("evaluation_id", "row_key"),)
@@ -136,7 +137,7 @@ class EvaluationAnswer(Base):
 
 
 class BeforeAfter(Base):
-    """The before-and-after comparison: answers of a job's base and tuned model to prompts that training has not seen.
+    """The before-and-after comparison: answers from a job's base and tuned models to prompts not seen in training.
 
     States: queued, running, stopping, stopped, done, failed(reason).
     """
@@ -146,16 +147,16 @@ class BeforeAfter(Base):
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("training_jobs.id"), unique=True)
     state: Mapped[str] = mapped_column(String(20), index=True, default="queued")
-    source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None: not chosen yet
+    source: Mapped[str | None] = mapped_column(String(20))  # held_out | grid | preset | none; None if not chosen yet
     settings: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))  # request settings for both models
-    reason: Mapped[str | None] = mapped_column(MessageText)  # why it failed, or what it waits for
+    reason: Mapped[str | None] = mapped_column(MessageText)  # why it failed, or what it is waiting for
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(String(100))
 
 
 class BeforeAfterAnswer(Base):
-    """The completion of one prompt by one of the two models; its text is in the story.
+    """One of the two models' completion for one prompt; its text is in the story.
 
     States: waiting, writing, done, stopped, failed(reason).
     """
@@ -165,10 +166,10 @@ class BeforeAfterAnswer(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
     before_after_id: Mapped[str] = mapped_column(ForeignKey("before_after.id"))
-    position: Mapped[int]  # position of the prompt, from 0
+    position: Mapped[int]  # position of the prompt, counted from 0
     side: Mapped[str] = mapped_column(String(10))  # base | tuned
     prompt: Mapped[str] = mapped_column(Text)
-    expected: Mapped[str | None] = mapped_column(Text)  # completion in the held-out row; None: no such row
+    expected: Mapped[str | None] = mapped_column(Text)  # completion in the held-out row; None if there is no such row
     state: Mapped[str] = mapped_column(String(20), default="waiting")
     reason: Mapped[str | None] = mapped_column(MessageText)
     story_id: Mapped[str | None] = mapped_column(String(32))

@@ -1,4 +1,4 @@
-"""Table of worker heartbeats, from which any process can see which workers are alive."""
+"""Table of worker heartbeats, which show any process which workers are alive."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ class WorkerHeartbeat(Base):
     process: Mapped[str] = mapped_column(String(100))  # pid and start time, because pids are reused
     started_at: Mapped[datetime] = mapped_column(default=utcnow)
     heartbeat_at: Mapped[datetime] = mapped_column(default=utcnow)
-    running: Mapped[int] = mapped_column(default=0)  # number of items it is working on
+    running: Mapped[int] = mapped_column(default=0)  # number of items that it is working on

@@ -1,1 +1,1 @@
-"""The engine's HTTP API in OpenAI's shape: routes, files, jobs, models, errors."""
+"""The engine's HTTP API, which follows OpenAI's: routes, files, jobs, models, errors."""

@@ -41,7 +41,7 @@ from core.engine.training.training_runner import JobLoop
 from core.message import msg
 
 _log = logging.getLogger(__name__)
-_CLIENT_CLOSED = 499  # nginx's status code for it; never received
+_CLIENT_CLOSED = 499  # nginx's status code for a client that disconnected; never actually sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +49,10 @@ class Config:
     """Configuration of an engine.
 
     Attributes:
-        home: absolute path of the folder with all its data.
-        token: bearer token; None: no authentication, for requests from this machine only.
-        environ: environment variables; FABULA_ENGINE_MODELS, FABULA_ENGINE_CONTEXT and those of base models are
-            read from them.
+        home: absolute path of the home directory, which holds all of the engine's data.
+        token: bearer token; None disables authentication and allows requests from this machine only.
+        environ: environment variables; FABULA_ENGINE_MODELS, FABULA_ENGINE_CONTEXT and the variables for base models
+            are read from here.
         threads: CPU threads for serving and for training.
         warm: load the packaged base model at startup.
     """
@@ -109,7 +109,9 @@ class Engine:
         await self.pool.close()
 
     def health(self, request: Request) -> Response:
-        """GET /health: whether the engine is up; with a valid token also its models, training and speed."""
+        """GET /health: whether the engine is running. With a valid token, the response also contains its models,
+        training status and speed.
+        """
         basic = {"status": "ok", "version": VERSION}
         if not request.state.authorized:
             return JSONResponse(basic)
@@ -146,7 +148,8 @@ class Engine:
         return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
 
     def _model_json(self, model: Model) -> serializers.Json:
-        not_trainable = self.models.not_trainable_reason(model)  # opens the base, so that the others know it
+        # opens the base model, so that the calls below have its size
+        not_trainable = self.models.not_trainable_reason(model)
         context, training = self.models.context(model), self.models.training_defaults(model)
         return serializers.model(model, not_trainable, context, PARALLEL, training)
 
@@ -171,7 +174,7 @@ class Engine:
         return self.inference.speeds.get(packaged_models.BASE)
 
     def _forget(self, base_id: str) -> None:
-        """Stop the processes of a removed base; called from a thread of the pool."""
+        """Stop the processes of a removed base; called from a pool thread."""
         asyncio.run_coroutine_threadsafe(self.pool.forget(base_id), self._loop)
 
     def _preload(self, model_id: str) -> None:
@@ -295,7 +298,9 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 
 
 async def _failed(request: Request, exc: Exception) -> Response:
-    """Any other error: a full disk as such, others as OpenAI's generic server error, with details in the log."""
+    """Handle any other error: report a full disk as such, and everything else as OpenAI's generic server error, with
+    details in the log.
+    """
     if is_disk_full(exc):
         error = disk_full()
     else:

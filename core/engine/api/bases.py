@@ -1,4 +1,4 @@
-"""/fabula/v1/bases: the base models of the engine's home. Not in OpenAI's API."""
+"""/fabula/v1/bases: the base models in the engine's home directory. Not part of OpenAI's API."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _UNFINISHED = "base = ? AND status IN ('validating_files', 'queued', 'running', 
 
 @dataclass(frozen=True)
 class Bases:
-    """The endpoints.
+    """The endpoints for base models.
 
     Attributes:
-        packaged_speed: tokens/s of the packaged base as last measured; None: not yet.
-        forget: called with the id of a removed base, so that its processes end.
+        packaged_speed: most recently measured speed of the packaged base, in tokens/s; None if it has not been measured
+            yet.
+        forget: called with the id of a removed base, to stop its processes.
     """
 
     library: BaseLibrary
@@ -43,7 +44,7 @@ class Bases:
     forget: Callable[[str], None]
 
     def list(self, request: Request) -> Response:
-        """GET /fabula/v1/bases: every base with its figures, and what this machine has."""
+        """GET /fabula/v1/bases: all base models with their figures, and this machine's resources."""
         here = {
             "memory_bytes": machine.memory_bytes(),
             "disk_free_bytes": machine.free_bytes(self.library.root),
@@ -80,11 +81,11 @@ class Bases:
         return JSONResponse(self._json(self._find(request)))
 
     async def create(self, request: Request) -> Response:
-        """POST /fabula/v1/bases: add one; it is prepared in the background.
+        """POST /fabula/v1/bases: add a base model and prepare it in the background.
 
         {"source": "file" | "folder", "path", "id"?} or {"source": "huggingface" | "modelscope", "repo", "revision"?,
-        "id"?}; adding the same one again returns it, and starts it again if it failed. 409 if it is here under another
-        id, or at another revision and no id is given.
+        "id"?}; Adding the same model again returns the existing record, and restarts its preparation if that had
+        failed. 409 if the model already exists under another id, or at another revision and no id is given.
         """
         body = await json_body(request)
         reject_unknown(body, _FIELDS)
@@ -102,11 +103,11 @@ class Bases:
         return JSONResponse(self._json(added))
 
     def retry(self, request: Request) -> Response:
-        """POST /fabula/v1/bases/{id}/retry: start a failed one again."""
+        """POST /fabula/v1/bases/{id}/retry: restart a failed preparation."""
         base = self._find(request)
         try:
             return JSONResponse(self._json(self.library.retry(base.id)))
-        except KeyError as exc:  # removed meanwhile
+        except KeyError as exc:  # removed in the meantime
             raise unknown_model(base.id) from exc
 
     def delete(self, request: Request) -> Response:
@@ -120,7 +121,7 @@ class Bases:
             )
         try:
             self.library.remove(base.id)
-        except KeyError as exc:  # removed meanwhile
+        except KeyError as exc:  # removed in the meantime
             raise unknown_model(base.id) from exc
         self.models.forget(base.id)
         self.forget(base.id)
@@ -152,7 +153,7 @@ class Bases:
         return found
 
     def _json(self, one: BaseRecord) -> serializers.Json:
-        """A base object."""
+        """A base model as a JSON object."""
         speed = packaged_models.scaled_speed(self.packaged_speed(), one.parameters)
         shape = one.shape(self.library.context_limit)
         return {
@@ -186,7 +187,7 @@ class Bases:
 
 
 def _checksum(one: BaseRecord) -> str | None:
-    """Whether a download was compared with the hub's checksums; null: it is no download, or not there yet."""
+    """Whether a download was verified against the hub's checksums; null if it is not a download or has not finished."""
     if not one.repo or one.state in ("waiting", "downloading", "failed"):
         return None
     return "unavailable" if one.no_checksum else "verified"
@@ -199,5 +200,5 @@ def _error(one: BaseRecord) -> serializers.Json | None:
 
 
 def _translatable(name: str, text: str) -> serializers.Json:
-    """The template and parameters of a message, for clients that translate it."""
+    """A message's template and parameters, for clients that translate messages."""
     return {name: to_json(text)} if isinstance(text, Message) else {}

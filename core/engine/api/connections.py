@@ -18,21 +18,25 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from core.engine.api.errors import ApiError
 from core.message import msg
 
-# A complete Host header that names this machine. A name that only starts or ends like this (`localhost.evil.example`,
-# `x@localhost`) may also resolve to this machine and would let a foreign web page reach the engine (DNS rebinding).
+# Matches a complete Host header that names this machine. A name that only starts or ends like one of these
+# (`localhost.evil.example`, `x@localhost`) may also resolve to this machine and would let a foreign web page reach the
+# engine (DNS rebinding).
 _LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-_OWN_SITE = frozenset({None, "none", "same-origin"})  # Sec-Fetch-Site of requests that come from no other web site
+# Sec-Fetch-Site values of requests that do not come from another web site
+_OWN_SITE = frozenset({None, "none", "same-origin"})
 
-MAX_REQUESTS = 256  # requests in parallel; uvicorn responds with 503 to more
-_MAX_CONNECTIONS = MAX_REQUESTS + 64  # more are closed unread, so that file descriptors do not run out
+MAX_REQUESTS = 256  # concurrent requests; uvicorn responds to any further ones with 503
+# connections beyond this are closed unread, so that file descriptors do not run out
+_MAX_CONNECTIONS = MAX_REQUESTS + 64
 HEADERS_TIMEOUT_S = 10.0  # time from the first byte of a request, or from connecting, to the end of its headers
-BODY_IDLE_TIMEOUT_S = 60.0  # time without receiving a byte of an incomplete body
+BODY_IDLE_TIMEOUT_S = 60.0  # time without receiving any bytes of an incomplete body
 
 _Phase = Literal["headers", "body"]
 
 
 class BearerAuth:
-    """ASGI middleware: 401 without the right token. `/health` is public, but returns more with a valid token.
+    """ASGI middleware: 401 without the right token. `/health` is public, but returns more information with a valid
+    token.
 
     Without a configured token (`--no-auth`), only requests to a loopback host are accepted, and none from a web page of
     another origin (including other ports of this machine), so that pages in a local browser cannot use the engine.
@@ -80,7 +84,7 @@ class BearerAuth:
 
 
 def _is_local(headers: Headers) -> bool:
-    """Whether a request addresses this machine and was not sent by a web page of another origin."""
+    """Whether a request is addressed to this machine and was not sent by a web page from another origin."""
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
     if len(hosts) != 1 or _LOOPBACK.fullmatch(hosts[0]) is None or headers.get("sec-fetch-site") not in _OWN_SITE:
         return False
@@ -88,10 +92,10 @@ def _is_local(headers: Headers) -> bool:
 
 
 class ClientConnection(H11Protocol):
-    """One client's connection, with timeouts: uvicorn's class waits indefinitely for the rest of a request.
+    """One client's connection, with timeouts; uvicorn's own class waits indefinitely for the rest of a request.
 
-    Set with `uvicorn.Config(http=ClientConnection)`. After a timeout the response is 408, unless one was already sent,
-    and the connection is closed; the request handler sees a disconnected client.
+    To use this class, pass `uvicorn.Config(http=ClientConnection)`. After a timeout the response is 408, unless one was
+    already sent, and the connection is closed; the request handler sees a disconnected client.
     """
 
     _timer: asyncio.TimerHandle | None = None
@@ -107,7 +111,7 @@ class ClientConnection(H11Protocol):
         self._set_timer("headers")
 
     def data_received(self, data: bytes) -> None:
-        """Process received bytes and restart the timeout."""
+        """Process the received bytes and restart the timeout."""
         self._started = True
         super().data_received(data)
         if self.conn.their_state is h11.IDLE:
@@ -119,7 +123,7 @@ class ClientConnection(H11Protocol):
             self._set_timer(None)
 
     def on_response_complete(self) -> None:
-        """Keep the timeout for a body that is still being sent after an early response (401, 413)."""
+        """Keep the timeout running if the body is still being sent after an early response (401, 413)."""
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._set_timer("body")
@@ -149,7 +153,7 @@ class ClientConnection(H11Protocol):
 
 
 def _timeout(phase: _Phase) -> bytes:
-    """A 408 response as bytes, because h11 cannot send one in the middle of a request."""
+    """Return a 408 response as bytes, because h11 cannot send a response in the middle of a request."""
     if phase == "headers":
         seconds = f"{HEADERS_TIMEOUT_S:.0f}"
         message = msg(

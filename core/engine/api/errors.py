@@ -16,7 +16,7 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status.
         message: one sentence for the user.
-        param: the invalid parameter, if any.
+        param: the invalid parameter, if the error is about one.
         code: OpenAI's (or our) machine-readable error code.
         type: OpenAI's error type.
     """
@@ -54,12 +54,12 @@ def unknown_model(model: object) -> ApiError:
 
 
 def unknown_file(file_id: str) -> ApiError:
-    """404: there is no such file."""
+    """404: the file does not exist."""
     return ApiError(404, msg("No such File object: {file_id}", file_id=file_id), param="id", code="file_not_found")
 
 
 def unknown_job(job_id: str) -> ApiError:
-    """404: there is no such fine-tuning job."""
+    """404: the fine-tuning job does not exist."""
     return ApiError(
         404,
         msg("Could not find fine tune: {job_id}", job_id=job_id),

@@ -20,25 +20,25 @@ from core.engine.training.job_folder import metrics_csv
 from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
-_PAGE = 10_000  # OpenAI's default and maximum
-SOURCES = ("training_file", "validation_file")  # job parameters with file ids
-_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits
+_PAGE = 10_000  # OpenAI's default and maximum page size
+SOURCES = ("training_file", "validation_file")  # job parameters that take file ids
+_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits, in seconds
 
 
 def source_path(folder: Path, param: str) -> Path:
-    """Path of the copy of a training or validation file (`param`) in a job folder."""
+    """Path of a job folder's copy of its training or validation file (`param`)."""
     return folder / f"{param}.source"
 
 
 class Files:
-    """The file endpoints. Uploads are stored in HOME/files/<id>; results files are built from a job's metrics."""
+    """The file endpoints. Uploads are stored in HOME/files/<id>; result files are generated from a job's metrics."""
 
     def __init__(self, home: Path, store: EngineStore) -> None:
         self._folder, self._jobs, self._store = home / "files", home / "jobs", store
         self._incoming = self._folder / "incoming"
 
     def remove_leftovers(self) -> None:
-        """Delete incomplete and unacknowledged uploads. Call it at startup."""
+        """Delete incomplete and unacknowledged uploads. Call at startup."""
         self._incoming.mkdir(parents=True, exist_ok=True)
         for partial in self._incoming.iterdir():
             partial.unlink()
@@ -98,7 +98,7 @@ class Files:
         return JSONResponse({"id": file.id, "object": "file", "deleted": True})
 
     def find(self, file_id: str) -> File:
-        """The row of an existing file. Raises ApiError 404."""
+        """Return the row of an existing file. Raises ApiError 404 if there is none."""
         file = self._store.get(File, file_id)
         if file is None or file.deleted_at is not None:
             raise unknown_file(file_id)
@@ -109,7 +109,7 @@ class Files:
         return self._folder / file_id
 
     def _store_upload(self, file_id: str, partial: Path, upload: Upload) -> File:
-        """Move the file into place, then add its row: a row guarantees that the content is on disk."""
+        """Move the file into place, then add its row, so that a row guarantees that the content is on disk."""
         purpose = upload.fields.get("purpose")
         if purpose is None:
             raise ApiError(
@@ -142,7 +142,7 @@ class Files:
         self.path(file_id).unlink(missing_ok=True)
 
     def _size(self, file: File) -> int:
-        """Size in bytes; the row of an unfinished job's results does not contain it yet."""
+        """Size in bytes; an unfinished job's result file has no size in its row yet, so it is computed."""
         if file.bytes or file.job_id is None:
             return file.bytes
         return len(metrics_csv(self._jobs / file.job_id).encode())

@@ -1,4 +1,4 @@
-"""Parses POST /v1/fine_tuning/jobs with OpenAI's rules, with `auto` hyper-parameters as None."""
+"""Parses the body of POST /v1/fine_tuning/jobs by OpenAI's rules. `auto` hyperparameters become None."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _MAX_METADATA, _MAX_KEY, _MAX_VALUE = 16, 64, 512  # OpenAI's limits
 
 @dataclass(frozen=True, slots=True)
 class ParsedJobRequest:
-    """A valid job request. A hyper-parameter of None means `auto`.
+    """A valid job request. A hyperparameter that is None means `auto`.
 
     Attributes:
-        options: a rank of None means `auto`; the others are resolved.
-        names_adapter: it names `lora_rank` or `lora_alpha`.
+        options: a rank of None means `auto`; all other options are resolved.
+        names_adapter: whether the request sets `lora_rank` or `lora_alpha`.
     """
 
     model: str
@@ -92,7 +92,7 @@ def _options(hyperparameters: Mapping[str, Any], has_validation: bool) -> Traini
 
 
 def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
-    """`method.type`, `supervised` if there is none, and the options under that name."""
+    """Return `method.type` (`supervised` if there is none) and the options under that name."""
     method = _object(body, "method")
     reject_unknown(method, _OPENAI_METHODS | {"type"}, "method.")
     asked = method.pop("type", "supervised")
@@ -105,7 +105,7 @@ def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
 
 
 def _hyperparameters(body: Mapping[str, Any], method: TrainingMethod, options: Mapping[str, Any]) -> dict[str, Any]:
-    """From the `hyperparameters` of the method, or from the older ones of the request."""
+    """Read them from the method's `hyperparameters`, or from the request's top-level field, which is the older form."""
     old = _object(body, "hyperparameters")
     reject_unknown(options, frozenset({"hyperparameters"}), f"method.{method}.")
     new = _object(options, "hyperparameters", f"method.{method}.")

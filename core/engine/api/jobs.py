@@ -33,7 +33,7 @@ _HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) WHERE key = ? AND val
 
 
 class Jobs:
-    """The job endpoints. `JobLoop` does the work; `wake` tells it that something has changed."""
+    """The job endpoints. `JobLoop` does the work; `wake` notifies it of changes."""
 
     def __init__(
         self, home: Path, store: EngineStore, files: Files, models: ModelCatalogue, wake: Callable[[], None]
@@ -71,7 +71,7 @@ class Jobs:
         return self._page(request, CheckpointRow, "job_id = ?", [self._find(request).id], 10, serializers.checkpoint)
 
     def cancel(self, request: Request) -> Response:
-        """POST …/cancel: final; checkpoints stay usable."""
+        """POST …/cancel: cancel the job permanently; its checkpoints stay usable."""
         return self._change_status(
             request,
             (*ACTIVE, "paused"),
@@ -88,7 +88,7 @@ class Jobs:
         )
 
     def resume(self, request: Request) -> Response:
-        """POST …/resume: back to the queue; also for a job that failed during training."""
+        """POST …/resume: put the job back in the queue. This also works for a job that failed during training."""
         cleared = {"error": None, "finished_at": None}
         started = "status != 'failed' OR started_at IS NOT NULL"
         return self._change_status(
@@ -182,7 +182,7 @@ class Jobs:
     def _store_job(self, job: Job, spec: ParsedJobRequest, adapter: Path | None) -> Job:
         """Create the job folder, with copies of its files and start adapter, and then the row.
 
-        So an acknowledged job does not depend on files that are deleted or expire later.
+        An acknowledged job is therefore unaffected if its files are deleted or expire later.
         """
         folder = self._folder / job.id
         folder.mkdir(parents=True)
@@ -207,7 +207,7 @@ class Jobs:
             raise
 
     def _copy(self, job: Job, adapter: Path | None, folder: Path) -> None:
-        """Copy files and adapter to the job folder. Raises ApiError if one was deleted meanwhile."""
+        """Copy files and adapter to the job folder. Raises ApiError if one was deleted in the meantime."""
         if adapter is not None:
             try:
                 _link(adapter, folder / "start.gguf")

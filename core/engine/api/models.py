@@ -26,12 +26,12 @@ _ADAPTERS = Path(__file__).parents[3] / "data" / "storyteller"
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model that requests can name.
+    """A model that can be used in requests.
 
     Attributes:
-        adapter: LoRA adapter on the base; None for the base itself.
+        adapter: LoRA adapter on the base; None for the base model itself.
         created: Unix seconds.
-        job, step: the job that produced it, and the step of a checkpoint.
+        job, step: the job that produced the model and, for a checkpoint, its training step.
     """
 
     id: str
@@ -44,10 +44,10 @@ class Model:
 
 
 class ModelCatalogue:
-    """All models. Base models are opened on first use; the packaged one is also assembled then.
+    """All models. Base models are opened on first use; the packaged one is also assembled at that point.
 
     Attributes:
-        context_limit: maximum tokens of a request or example, of models that can read so much.
+        context_limit: maximum tokens of a request or example, for models whose own context is at least that large.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str], store: EngineStore, library: BaseLibrary) -> None:
@@ -64,7 +64,7 @@ class ModelCatalogue:
         """Open a base model; the first call may take seconds.
 
         Raises:
-            ApiError: 404 if there is no such base model, 503 if its file cannot be used.
+            ApiError: 404 if the base model does not exist, 503 if its file cannot be used.
         """
         with self._lock:
             if name not in self._bases:
@@ -87,7 +87,7 @@ class ModelCatalogue:
         return BaseModel(name, path, model_card(path), folder, self.context_limit)
 
     def base_names(self) -> frozenset[str]:
-        """Names that a new base cannot have: those of the models that do not come from the library."""
+        """Names that a new base cannot have, because models from outside the library use them."""
         return frozenset({*self._configured, *packaged_models.WRITERS})
 
     def forget(self, name: str) -> None:
@@ -97,7 +97,7 @@ class ModelCatalogue:
             self._not_trainable.pop(name, None)
 
     def not_trainable(self, base: BaseModel) -> str | None:
-        """Why `base` cannot be trained; None: it can be. The file is read once."""
+        """The reason why `base` cannot be trained, or None if it can. The file is read only once."""
         if base.name not in self._configured:
             added = self._library.get(base.name)
             return (added.not_trainable or None) if added is not None else msg("it was removed")
@@ -110,7 +110,7 @@ class ModelCatalogue:
         return self._not_trainable[base.name]
 
     def weights_dir(self, base: BaseModel) -> Path:
-        """Folder with the converted weights of `base` for training."""
+        """The folder with `base`'s converted weights, which training reads."""
         return weights.cache_dir(base.gguf, self._home)
 
     def find(self, model_id: object) -> Model:
@@ -124,7 +124,7 @@ class ModelCatalogue:
         raise unknown_model(model_id)
 
     def listed(self) -> list[Model]:
-        """Base models, storytellers, then tuned models, oldest first; without checkpoints."""
+        """List base models, storytellers, then tuned models, oldest first, without checkpoints."""
         rows = self._store.select(TunedModel, "step IS NULL")
         added = self._library.ready()
         names = dict.fromkeys((*self._configured, *added, *packaged_models.WRITERS))
@@ -132,7 +132,7 @@ class ModelCatalogue:
         return [*untuned, *(self._tuned(row) for row in rows if row.base in self._configured or row.base in added)]
 
     def newest_adapter(self, base: str) -> Path | None:
-        """The newest adapter of a base model, for loading at startup."""
+        """A base model's newest adapter, to be loaded at startup."""
         tuned = [model.adapter for model in self.listed() if model.base == base and model.adapter]
         return tuned[-1] if tuned else None
 
@@ -148,12 +148,14 @@ class ModelCatalogue:
             model.adapter.unlink(missing_ok=True)
 
     def _added(self, name: str) -> BaseRecord | None:
-        """A base of the library that can be used. Reads one file: every request looks its model up."""
+        """Return the library's base model if it is ready for use. Reads only one file, because every request looks up
+        its model.
+        """
         found = self._library.get(name)
         return found if found is not None and found.state == "ready" else None
 
     def _untuned(self, name: str, added: BaseRecord | None = None) -> Model | None:
-        """A base model or a packaged storyteller; `added`: its record, if it was read already."""
+        """Return a base model or a packaged storyteller; `added` is its record if that was already read."""
         if name in self._configured:
             path = self._configured[name]
             created = int(path.stat().st_mtime) if path.exists() else self._started
@@ -166,21 +168,25 @@ class ModelCatalogue:
         return None
 
     def _format(self, name: str) -> Format:
-        """What a configured base answers to; its file is read once, except the packaged one's, which has both."""
+        """The request formats that a configured base supports. Its file is read once; the packaged base supports both,
+        so its file is not read.
+        """
         if self._is_packaged(name):
             return "both"
         try:
             return "completion" if chat.format_for(self.base(name).card) is None else "both"
         except ApiError:
-            return "both"  # the error is told when it is used
+            return "both"  # the error is reported when the model is used
 
     def _tuned(self, row: TunedModel) -> Model:
         return Model(row.id, row.base, self._home / row.adapter, row.format, row.created_at, row.job_id, row.step)
 
     def not_trainable_reason(self, model: Model) -> str | None:
-        """Why `model` cannot be fine-tuned; None: it can be. May open the base model, which can take seconds.
+        """The reason why `model` cannot be fine-tuned, or None if it can. May open the base model, which can take
+        seconds.
 
-        The packaged base, and the writers on it, are known to be trainable; reading the file would assemble it first.
+        The packaged base and the writers based on it are known to be trainable; checking would first have to assemble
+        the file.
         """
         if self._is_packaged(model.base):
             return None
@@ -192,7 +198,7 @@ class ModelCatalogue:
             return msg("its file cannot be read: {reason}", reason=exc.strerror)
 
     def context(self, model: Model) -> int | None:
-        """Context length in tokens, prompt and completion together; None: the base was not opened yet."""
+        """Context length in tokens, prompt and completion together; None if the base has not been opened yet."""
         base = self._bases.get(model.base)
         if base is not None:
             return base.context
@@ -201,12 +207,12 @@ class ModelCatalogue:
         return min(self.context_limit, packaged_models.CONTEXT) if self._is_packaged(model.base) else None
 
     def default_rank(self, base: str) -> int | None:
-        """The rank of a new adapter on this base; None: the base was not opened yet."""
+        """The rank of a new adapter on this base; None if the base has not been opened yet."""
         size = self._size(base)
         return None if size is None else lora_rank(size[0])
 
     def training_defaults(self, model: Model) -> dict[str, float | None] | None:
-        """What a job that starts from `model` uses where it names nothing else; None: its base was not opened yet.
+        """The defaults for a job that starts from `model`; None if its base has not been opened yet.
 
         A tuned model has no default rank and alpha: training continues with its adapter.
         """
@@ -222,7 +228,7 @@ class ModelCatalogue:
         }
 
     def _size(self, name: str) -> tuple[int, int] | None:
-        """Parameters and hidden size of a base; None: it was not opened yet."""
+        """A base's parameter count and hidden size; None if it has not been opened yet."""
         if self._is_packaged(name):
             return packaged_models.PARAMETERS, packaged_models.WIDTH
         opened = self._bases.get(name)
@@ -232,5 +238,5 @@ class ModelCatalogue:
         return None if added is None else (added.parameters, added.width)
 
     def _is_packaged(self, name: str) -> bool:
-        """Whether `name` is the packaged base, and not another file with that name."""
+        """Whether `name` refers to the packaged base and not to another file with that name."""
         return name == packaged_models.BASE and self._configured[name] == weights.packaged_path(self._home)

@@ -1,4 +1,4 @@
-"""Requests: JSON bodies of limited size, parameters with OpenAI's limits and errors, and clients that disconnect."""
+"""Reads requests: JSON bodies of limited size, parameters with OpenAI's limits and errors, and disconnected clients."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def json_body(request: Request) -> dict[str, Any]:
             )
     try:
         body = json.loads(bytes(raw) or b"{}")
-        json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate cannot be stored or tokenised
+        json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be neither stored nor tokenised
     except (ValueError, RecursionError) as exc:
         raise ApiError(
             400, msg("We could not parse the JSON body of your request: {error}.", error=exc), code="invalid_json"
@@ -59,7 +59,7 @@ def reject_unknown(body: Mapping[str, Any], names: frozenset[str], prefix: str =
 
 
 def required(body: Mapping[str, Any], name: str) -> str:
-    """A required text parameter."""
+    """Return a required text parameter."""
     value = body.get(name)
     if is_missing(value):
         message = msg("Missing required parameter: '{name}'.", name=name)
@@ -70,7 +70,7 @@ def required(body: Mapping[str, Any], name: str) -> str:
 
 
 def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T) -> int | T:
-    """An integer within bounds; `default` if missing or null."""
+    """Return an integer within bounds; `default` if missing or null."""
     try:
         value = number_checks.whole_number(body, name, low, high)
     except InvalidValue as exc:
@@ -79,7 +79,7 @@ def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T)
 
 
 def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T) -> float | T:
-    """A number within bounds; `default` if missing or null."""
+    """Return a number within bounds; `default` if missing or null."""
     try:
         value = number_checks.real_number(body, name, low, high)
     except InvalidValue as exc:
@@ -88,7 +88,7 @@ def number(body: Mapping[str, Any], name: str, low: float, high: float, default:
 
 
 def boolean(body: Mapping[str, Any], name: str) -> bool:
-    """true or false; missing and null are false."""
+    """Return a boolean; missing and null count as false."""
     value = body.get(name)
     if value not in (None, True, False):
         raise bad_value(
@@ -98,7 +98,7 @@ def boolean(body: Mapping[str, Any], name: str) -> bool:
 
 
 def query_limit(request: Request, default: int, maximum: int) -> int:
-    """The `limit` of a list request."""
+    """Return the `limit` parameter of a list request."""
     raw = request.query_params.get("limit")
     if raw is None:
         return default
@@ -129,10 +129,10 @@ async def disconnected(request: Request) -> None:
 
 
 class EventStream(Response):
-    """A response of server-sent events.
+    """A server-sent events response.
 
-    Starlette's StreamingResponse notices a disconnected client only when it sends, so a generation that waits for a
-    slot would continue.
+    Starlette's StreamingResponse notices a disconnected client only when it sends, so a generation waiting for a slot
+    would stay in the queue after its client left.
     """
 
     media_type = "text/event-stream"

@@ -16,7 +16,7 @@ OWNER = "fabula"
 
 
 def page(items: Sequence[Json], more: bool) -> Json:
-    """One page of a list."""
+    """One page of a list, as OpenAI returns it."""
     return {
         "object": "list",
         "data": list(items),
@@ -27,7 +27,7 @@ def page(items: Sequence[Json], more: bool) -> Json:
 
 
 def file(row: File, size: int) -> Json:
-    """A file object; `size` is the current size in bytes (results files grow)."""
+    """A file object; `size` is the current size in bytes (result files grow)."""
     return {
         "id": row.id,
         "object": "file",
@@ -42,8 +42,9 @@ def file(row: File, size: int) -> Json:
 
 
 def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
-    """A fine_tuning.job object; fields that OpenAI does not have are under `fabula`. `queue_position` is None unless
-    the job is waiting."""
+    """A fine_tuning.job object; fields that OpenAI's API does not have are under `fabula`. `queue_position` is None
+    unless the job is waiting.
+    """
     hyperparameters = {
         "n_epochs": row.n_epochs,
         "batch_size": row.batch_size,
@@ -113,7 +114,7 @@ def model(
     parallel: int,
     training: Mapping[str, float | None] | None,
 ) -> Json:
-    """A model object; fields that OpenAI does not have are under `fabula`."""
+    """A model object; fields that OpenAI's API does not have are under `fabula`."""
     return {
         "id": row.id,
         "object": "model",

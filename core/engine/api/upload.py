@@ -1,4 +1,4 @@
-"""Streams multipart uploads to disk, with about one megabyte of memory."""
+"""Streams multipart uploads to disk, using about one megabyte of memory."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _MAX_PARTS = 16
 
 
 class Upload:
-    """Parses one form: the file is written to `path`, other fields are collected.
+    """Parses one form, writes its file to `path` and collects the other fields.
 
     Attributes:
         fields: the form's fields by name.
-        filename: the client's file name without folders; None until the file part arrives.
+        filename: the client's file name without folders; None until the file part has arrived.
         size: size of the file so far, in bytes.
-        ended: the form is complete.
+        ended: whether the form is complete.
     """
 
     def __init__(self, boundary: bytes, path: Path) -> None:
@@ -57,7 +57,7 @@ class Upload:
         self._file: BinaryIO = path.open("wb")
 
     def write(self, data: bytes) -> None:
-        """Parse a block of the body. Raises ApiError 400 or 413, OSError if the file cannot be written."""
+        """Parse a block of the body. Raises ApiError 400 or 413, or OSError if the file cannot be written."""
         try:
             self._parser.write(data)
         except FormParserError as exc:
@@ -120,7 +120,7 @@ class Upload:
 
 
 async def receive(request: Request, path: Path) -> Upload:
-    """Receive the form of a request and write its file durably to `path`.
+    """Receive a request's form and write its file durably to `path`.
 
     Raises:
         ApiError: 400 for a malformed form, 413 for a file that is too large, 507 if the disk is full.
@@ -170,6 +170,6 @@ def _check_size(content_length: int, path: Path) -> None:
 
 
 def _safe_name(raw: bytes) -> str:
-    """The last part of a path, without control characters; for display only."""
+    """Return the last component of a path without control characters, for display only."""
     name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
     return "".join(character for character in name if character.isprintable())[:255] or "file"

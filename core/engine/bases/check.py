@@ -1,8 +1,9 @@
-"""Checks a converted folder before it is offered: llama.cpp, which serves it, must compute what transformers trains.
+"""Checks a converted model folder before it can be used: llama.cpp, which serves the model, must compute the same as
+transformers, which trains it.
 
-Families are supported by rule and not by a list, so each model proves it on this machine: the same token ids for a text
-in several scripts, and the same probabilities of the next token. A wrong order of rows or a missing key changes
-log-probabilities by whole units; rounding changes them by a few hundredths.
+There is no list of supported families, so each model is tested on this machine: both programs must produce the same
+token ids for a text in several scripts, and the same next-token probabilities. A wrong order of rows or a missing key
+changes log-probabilities by whole units; rounding changes them by a few hundredths.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ TEXT = (
     "The hero's first flight took 12,345 seconds; she didn't stop.\n\n  Then they said: \"We'll win (in 2026)!\"\n"
     "唐朝的英雄会飞行，他遇到了怪兽。\tÉté à Zürich — ¿qué? Привет, мир! 🙂"
 )
-_PLACES = (6, 20)  # how many tokens precede the compared ones
-_COUNT = 20  # compared next tokens
+_PLACES = (6, 20)  # number of tokens before each compared position
+_COUNT = 20  # number of next tokens compared
 _NEAR = 0.5  # nats; rounding of bfloat16 stays below 0.2
 
 
@@ -37,7 +38,7 @@ def check_tokenizer(probe: LlamaProbe, folder: Path) -> None:
 
 
 def check_training(probe: LlamaProbe, folder: Path, threads: int) -> None:
-    """Raise UntrainableModel if the trainer cannot load the folder or its probabilities are not llama.cpp's."""
+    """Raise UntrainableModel if the trainer cannot load the folder or its probabilities differ from llama.cpp's."""
     import torch
 
     from core.engine.training.trainer import device, model

@@ -1,4 +1,4 @@
-"""Reads what a model file or folder is from its headers, within a second; nothing is loaded."""
+"""Describes a model file or folder from its headers within a second, without loading the model."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from core.engine.job_rules import CONTEXT
 from core.message import msg
 
 _MAGIC = b"GGUF"
-# A value of the header has another type than any model's.
+# Exceptions raised when a header value has a different type than in any valid model.
 _MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, struct.error)
 _LICENCE = re.compile(r"^license(?:_name)?:\s*[\"']?([^\s\"'#]+)", re.MULTILINE)
 
 
 def describe_file(record: BaseRecord, path: Path, limit: int) -> BaseRecord:
-    """The record with the figures of a GGUF file, of which at most `limit` tokens are served.
+    """Fill in the record with a GGUF file's figures; at most `limit` tokens of its context are served.
 
     Raises:
-        UnusableModel: it is no GGUF model, incomplete, split, of an architecture that llama.cpp does not know, or
-            too big for this machine.
+        UnusableModel: the file is not a GGUF model, is incomplete or split, has an architecture that llama.cpp does not
+            support, or is too big for this machine.
     """
     try:
         described = _described(record, path)
@@ -91,7 +91,7 @@ def _described(record: BaseRecord, path: Path) -> BaseRecord:
 
 
 def _open(path: Path) -> QuickReader:
-    """A reader of a complete GGUF model file."""
+    """Open a reader for a complete GGUF model file."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -126,7 +126,8 @@ def _not_trainable(reader: QuickReader) -> str:
 
 
 def describe_folder(record: BaseRecord, folder: HfFolder, limit: int) -> BaseRecord:
-    """The record with the figures of a folder; its architecture is known once it is converted. `limit`: see above.
+    """Fill in the record with a folder's figures; its architecture is set by the conversion. For `limit` see
+    `describe_file`.
 
     Raises:
         UnusableModel: the model is too big for this machine.
@@ -150,7 +151,7 @@ def describe_folder(record: BaseRecord, folder: HfFolder, limit: int) -> BaseRec
 
 
 def _fitting(described: BaseRecord, limit: int) -> BaseRecord:
-    """The record, if its model can be served in this machine's memory; else raises UnusableModel."""
+    """Return the record if this machine has enough memory to serve its model; otherwise raise UnusableModel."""
     needed = machine.serving_bytes(described.served_bytes, described.shape(limit))
     machine.check_memory(needed, machine.memory_bytes())
     return described
@@ -162,7 +163,7 @@ def _number(config: dict[str, Any], name: str) -> int:
 
 
 def licence_of(folder: Path) -> str:
-    """The licence that a folder's model card names; "" if it names none."""
+    """The licence given in a folder's model card; "" if there is none."""
     try:
         found = _LICENCE.search((folder / "README.md").read_text(encoding="utf-8", errors="replace")[:20_000])
     except OSError:

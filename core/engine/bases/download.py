@@ -1,4 +1,6 @@
-"""Downloads the files of a model: continues after a cut, checks sizes and checksums, and asks for free space first."""
+"""Downloads a model's files: checks for free space first, resumes after an interruption, and verifies sizes and
+checksums.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from core.engine.formats import hf_folder
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
-_TRIES = 5  # without a new byte in between
-_PAUSE_S = 1.0  # doubled after every try
+_TRIES = 5  # consecutive attempts without receiving a new byte
+_PAUSE_S = 1.0  # doubled after each attempt
 _TIMEOUT_S = 60.0
 _BLOCK = 1 << 20
 _NO_SUCH_RANGE = 416
@@ -31,15 +33,15 @@ Progress = Callable[[int, int], None]
 
 
 def download(model: RemoteModel, repo: str, folder: Path, on_progress: Progress) -> None:
-    """Download all files of `model` into `folder`; complete ones are kept.
+    """Download all files of `model` into `folder`; complete files are not downloaded again.
 
     Args:
-        on_progress: called with the bytes that are there and the bytes of all files.
+        on_progress: called with the number of bytes downloaded and the total for all files.
 
     Raises:
-        UnusableModel: no memory or disk for it, the hub refuses it, the line is cut, or a file is not what the hub
-            announced.
-        OSError: the disk is full all the same.
+        UnusableModel: there is not enough memory or disk space, the hub refuses the request, the connection is lost, or
+            a file does not match the hub's size or checksum.
+        OSError: the disk became full despite the check.
     """
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(file.size or 0 for file in model.files)
@@ -53,18 +55,18 @@ def download(model: RemoteModel, repo: str, folder: Path, on_progress: Progress)
             if target.exists():
                 if _fault(file, target) is None:
                     continue
-                target.unlink()  # damaged meanwhile, or the hub has another file now
+                target.unlink()  # damaged in the meantime, or the hub now has a different file
             others = sum(_local_bytes(folder, other) for other in model.files if other != file)
             _one(client, model, repo, file, target, _added_to(others, total, on_progress))
 
 
 def _added_to(others: int, total: int, on_progress: Progress) -> Callable[[int], None]:
-    """Progress of all files from that of one file."""
+    """Convert one file's progress to the progress of the whole download."""
     return lambda done: on_progress(others + done, total)
 
 
 def _local_bytes(folder: Path, file: RemoteFile) -> int:
-    """Bytes of a file that are there, complete or not."""
+    """Bytes of a file that have been downloaded so far."""
     for path in (folder / file.path, _partial(folder / file.path)):
         if path.exists():
             return path.stat().st_size
@@ -83,10 +85,10 @@ def _one(
     target: Path,
     on_progress: Callable[[int], None],
 ) -> None:
-    """Download one file, with retries that continue where the last one stopped."""
+    """Download one file, with retries that resume where the previous attempt stopped."""
     partial, tries, pause = _partial(target), 0, _PAUSE_S
     if file.size is None or _size(partial) > file.size:
-        partial.unlink(missing_ok=True)  # nothing says whether it is the start of this file
+        partial.unlink(missing_ok=True)  # it may not be the start of this file
     while file.size is None or not partial.exists() or _size(partial) < file.size:
         before = _size(partial)
         try:
@@ -106,7 +108,7 @@ def _one(
             ) from cause
         time.sleep(pause)
     if (fault := _fault(file, partial)) is not None:
-        partial.unlink()  # so that a retry starts at its beginning
+        partial.unlink()  # so that a retry starts from the beginning
         raise fault
     with partial.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -125,7 +127,7 @@ def _receive(
     partial: Path,
     on_progress: Callable[[int], None],
 ) -> None:
-    """One request, for what is missing of a file."""
+    """Request and store the missing part of a file."""
     start = _size(partial) if file.size is not None else 0
     headers = {**model.headers, **_range(start), "accept-encoding": "identity"}
     with client.stream("GET", file.url, headers=headers) as response:
@@ -145,7 +147,8 @@ def _receive(
         with partial.open("ab" if continues else "wb") as out:
             for block in response.iter_raw():
                 out.write(block)
-                if file.size is not None and out.tell() > file.size:  # it must not fill the disk
+                # a response that is too long must not fill the disk
+                if file.size is not None and out.tell() > file.size:
                     partial.unlink()
                     raise _wrong_size(file, msg("more"))
                 on_progress(out.tell())
@@ -156,10 +159,11 @@ def _range(start: int) -> Mapping[str, str]:
 
 
 def _announced_size(response: httpx2.Response, start: int) -> int | None:
-    """The size of the whole file as a response from byte `start` on tells it; None: it does not.
+    """The size of the whole file according to a response that starts at byte `start`; None if the response does not
+    state it.
 
     Raises:
-        RemoteProtocolError: the response begins at another byte.
+        RemoteProtocolError: the response starts at a different byte.
     """
     if (found := _CONTENT_RANGE.match(response.headers.get("content-range", ""))) is not None:
         if int(found[1]) != start:
@@ -170,9 +174,9 @@ def _announced_size(response: httpx2.Response, start: int) -> int | None:
 
 
 def _fault(file: RemoteFile, path: Path) -> UnusableModel | None:
-    """What is wrong with a downloaded file; None: it is what the hub announced.
+    """What is wrong with a downloaded file, or None if it matches the hub's data.
 
-    Without a checksum, the size is compared as far as it is known, and weights and JSON have to be complete.
+    Without a checksum, the size is compared if known, and weights and JSON files must be complete.
     """
     size = path.stat().st_size
     if file.size is not None and size != file.size:
@@ -193,7 +197,7 @@ def _fault(file: RemoteFile, path: Path) -> UnusableModel | None:
 
 
 def _is_complete(name: str, path: Path) -> bool:
-    """Whether a file can be read to its end, as far as its kind is known."""
+    """Whether a file is complete, as far as its type can be checked."""
     try:
         if name.endswith(".safetensors"):
             hf_folder.check_weights(path)

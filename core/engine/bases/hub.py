@@ -1,4 +1,4 @@
-"""Which files of a model on Hugging Face or ModelScope are needed, with their sizes and checksums.
+"""Finds out which files of a model on Hugging Face or ModelScope are needed, with their sizes and checksums.
 
 `HF_ENDPOINT` (a mirror), `HF_TOKEN` and the usual proxy variables are honoured.
 """
@@ -28,15 +28,15 @@ from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
 MODELSCOPE_ENDPOINT = "https://www.modelscope.cn"
-"""Unless `MODELSCOPE_ENDPOINT` names another."""
+"""The default; `MODELSCOPE_ENDPOINT` overrides it."""
 _TIMEOUT_S = 30.0
-# Everything else in a repository (other formats, images, scripts) is not needed.
+# Other files in a repository (other formats, images, scripts) are not needed.
 _WEIGHTS = re.compile(r"(model|pytorch_model|consolidated)?[^/]*\.safetensors")
 _FOLDER_FILES = re.compile(
     r"config\.json|generation_config\.json|model\.safetensors\.index\.json|tokenizer\.json|tokenizer_config\.json|"
     r"special_tokens_map\.json|chat_template\.(json|jinja)|README\.md|LICEN[CS]E[^/]*"
 )
-# of a repository with only GGUF files, the first of these: the usual compromise first
+# For a repository with only GGUF files, the first of these is chosen; the most common compromise comes first.
 _QUANTISATIONS = ("Q4_K_M", "Q5_K_M", "Q8_0", "Q6_K", "Q4_0", "F16", "BF16")
 
 
@@ -45,9 +45,9 @@ class RemoteFile:
     """One file to download.
 
     Attributes:
-        size: in bytes; None: not told.
-        sha256: of its content; "": not told.
-        git_oid: git's SHA-1 of its content, for small files on Hugging Face; "": not told.
+        size: in bytes; None if the hub did not state it.
+        sha256: of the content; "" if the hub did not state it.
+        git_oid: git's SHA-1 of the content, for small files on Hugging Face; "" if the hub did not state it.
     """
 
     path: str
@@ -58,18 +58,18 @@ class RemoteFile:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the hub told a checksum."""
+        """Whether the hub provides a checksum."""
         return bool(self.sha256 or self.git_oid)
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteModel:
-    """What to download of a model.
+    """The files to download for a model.
 
     Attributes:
         revision: the commit.
-        headers: for its files; they contain the token.
-        gated_at: where its terms can be accepted; "": it has none to accept.
+        headers: request headers for its files, including the token.
+        gated_at: page where its terms can be accepted; "" if there are none.
     """
 
     revision: str
@@ -80,20 +80,20 @@ class RemoteModel:
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the weights, as far as the hub told it."""
+        """Total size of the weights, as far as the hub states it."""
         return sum(file.size or 0 for file in self.files if file.path.endswith((".safetensors", ".gguf")))
 
     @property
     def has_checksums(self) -> bool:
-        """Whether the hub told a checksum of every file."""
+        """Whether the hub provides a checksum for every file."""
         return all(file.has_checksum for file in self.files)
 
 
 def look_up(source: Source, repo: str, revision: str) -> RemoteModel:
-    """What to download of a model.
+    """Look up which files of a model to download.
 
     Raises:
-        UnusableModel: the hub cannot be reached, or has no such model, or the model has no usable files.
+        UnusableModel: the hub cannot be reached, does not have the model, or the model has no usable files.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise _unreachable(msg("HF_HUB_OFFLINE is set"))
@@ -171,7 +171,7 @@ def _on_modelscope(repo: str, revision: str) -> RemoteModel:
 
 
 def _needed(repo: str, files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
-    """The files of a folder with weights and tokenizer, or one GGUF file."""
+    """Select the files of a folder with weights and tokenizer, or a single GGUF file."""
     weights = [file for file in files if _WEIGHTS.fullmatch(file.path)]
     if weights:
         sharded = [file for file in weights if file.path.startswith("model")]
@@ -192,7 +192,7 @@ def _needed(repo: str, files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
 
 
 def gated(repo: str, page: str) -> UnusableModel:
-    """The error of a model whose terms were not accepted."""
+    """The error for a model whose terms have not been accepted."""
     return UnusableModel(
         "gated",
         msg("{repo} can only be downloaded by people who have accepted its terms.", repo=repo),
@@ -201,7 +201,7 @@ def gated(repo: str, page: str) -> UnusableModel:
 
 
 def refused(status: int) -> UnusableModel:
-    """The error of an unexpected status."""
+    """The error for an unexpected status."""
     return UnusableModel(
         "hub_refused",
         msg("The hub answered with status {status}.", status=status),

@@ -1,6 +1,6 @@
-"""What the engine needs to know about hubs before a download starts: model names and the download's environment.
+"""Parses requests for models on a hub before a download starts: model names and the download's environment.
 
-Only addresses of the chosen hub and of its configured mirror are taken for names of models.
+Only URLs of the chosen hub and of its configured mirror are accepted as model names.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class _Hub:
-    """How a hub's pages are addressed.
+    """The URLs of one hub.
 
     Attributes:
-        hosts: whose addresses name its models, besides the endpoint that `setting` names.
-        default: the revision of a request without one.
+        hosts: hosts whose URLs refer to its models, in addition to the endpoint set in the variable `setting`.
+        default: the revision used when a request does not specify one.
     """
 
     name: str
@@ -46,28 +46,28 @@ _HUBS: Mapping[Source, _Hub] = {
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model on a hub: `owner/name`, and a branch, tag or commit; "": the newest one."""
+    """A model on a hub: `owner/name`, and a branch, tag or commit; "" means the newest one."""
 
     repo: str
     revision: str
 
 
 def environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a download needs and other child processes do not get: proxies, mirror, token."""
+    """The variables that only download processes get: proxies, mirror, token."""
     fixed = {"HF_HUB_DISABLE_TELEMETRY": "1"}
     return {"HF_HUB_OFFLINE": "0", **hub_environment(environ), **fixed}
 
 
 def hub_model(source: Source, raw: str, revision: str, environ: Mapping[str, str]) -> HubModel:
-    """The model that a request means by its name, or by an address of its page on the hub.
+    """Find the model that a request refers to, by name or by the URL of its page on the hub.
 
     Args:
-        raw: `owner/name`, or an address; that of a page of one revision names the revision as well.
-        revision: as requested; "": none.
-        environ: names the hub's endpoint, if it is another than the public one.
+        raw: `owner/name` or a URL; the URL of a revision's page also sets the revision.
+        revision: as requested; "" if none was given.
+        environ: sets the hub's endpoint if it is not the public one.
 
     Raises:
-        UnusableModel: it is neither, the address is that of another server, or there is no such revision's name.
+        UnusableModel: `raw` is neither, the URL belongs to another server, or the revision is not a valid name.
     """
     hub, text = _HUBS[source], raw.strip().rstrip("/")
     name, addressed = _from_address(hub, text, environ) if _is_address(hub, text, environ) else (text, "")
@@ -88,12 +88,12 @@ def hub_model(source: Source, raw: str, revision: str, environ: Mapping[str, str
 
 
 def default_revision(source: Source) -> str:
-    """What a hub calls its newest revision."""
+    """The hub's name for its newest revision."""
     return _HUBS[source].default
 
 
 def _bases(hub: _Hub, environ: Mapping[str, str]) -> list[str]:
-    """What addresses of the hub's pages begin with, without the scheme."""
+    """The prefixes of URLs of the hub's pages, without the scheme."""
     endpoint = _SCHEME.sub("", environ.get(hub.setting, "").strip().rstrip("/"))
     return [f"{one.lower()}/" for one in (endpoint, *hub.hosts) if one]
 
@@ -103,7 +103,7 @@ def _is_address(hub: _Hub, text: str, environ: Mapping[str, str]) -> bool:
 
 
 def _from_address(hub: _Hub, text: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """Name and revision from an address of one of the hub's pages."""
+    """Extract name and revision from the URL of one of the hub's pages."""
     address = _SCHEME.sub("", text)
     base = next((one for one in _bases(hub, environ) if address.lower().startswith(one)), None)
     if base is None:
@@ -119,7 +119,7 @@ def _from_address(hub: _Hub, text: str, environ: Mapping[str, str]) -> tuple[str
 
 
 def _checked_revision(hub: _Hub, revision: str) -> str:
-    """The revision; "" for the hub's default."""
+    """Validate the revision and return it; "" for the hub's default."""
     if revision and (len(revision) > _MAX_REVISION or not _REVISION.fullmatch(revision)):
         raise UnusableModel(
             "bad_revision",

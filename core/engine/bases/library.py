@@ -1,7 +1,7 @@
-"""The set of base models in the engine's home: add, list, remove. Each has a folder with its record.
+"""The library of base models in the engine's home directory: add, list, remove. Each base has a folder with its record.
 
-Files and folders of the user stay where they are; the home holds the converted file and downloads. One process
-(`prepare`) works on a base; the others wait.
+The user's own files and folders stay where they are; the home directory holds converted files and downloads. Each base
+is prepared by its own process (`prepare`); only a few run at the same time.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _log = logging.getLogger(__name__)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _COMMIT_CHARS = 7  # git's usual abbreviation
-_AT_ONCE = 2  # a download and a conversion; more would share the same processor cores and network connection
+_AT_ONCE = 2  # a download and a conversion; more would compete for the same processor cores and network connection
 DOWNLOAD = "files"
-"""Folder of a download in its base's folder."""
+"""Name of the subfolder for a download in its base's folder."""
 ROOTS = "FABULA_ENGINE_BASE_FOLDERS"
-"""Environment variable: folders (separated as in PATH) from which bases may be added; not set: any."""
+"""Environment variable with the folders (separated as in PATH) from which bases may be added; any folder if unset."""
 
 
 class IdTaken(ValueError):
@@ -50,11 +50,11 @@ class AlreadyAdded(ValueError):
 
 
 class BaseLibrary:
-    """The bases of one engine's home. Methods may be called from any thread.
+    """The base models in one engine's home directory. Methods may be called from any thread.
 
     Attributes:
         root: the folder that holds them.
-        context_limit: maximum tokens of a request, of models that can read so much.
+        context_limit: maximum tokens per request, for models whose context window is at least that large.
     """
 
     def __init__(self, home: Path, environ: Mapping[str, str], threads: int) -> None:
@@ -64,19 +64,20 @@ class BaseLibrary:
         self.roots = [Path(part).resolve() for part in environ.get(ROOTS, "").split(os.pathsep) if part]
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
-        self._adding = threading.Lock()  # two requests for one model must become one record; taken before `_lock`
+        # two requests for one model must create a single record; acquired before `_lock`
+        self._adding = threading.Lock()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._slots = threading.Semaphore(_AT_ONCE)
         self._stopping = False
 
     def start(self) -> None:
-        """Continue what an earlier engine left unfinished."""
+        """Resume preparations that an earlier engine left unfinished."""
         for one in self.records():
             if one.state in ACTIVE:
                 self._begin(one.id)
 
     def stop(self) -> None:
-        """End all processes; unfinished work continues at the next start."""
+        """Stop all processes; unfinished work resumes at the next start."""
         with self._lock:
             self._stopping = True
             running = list(self._running.values())
@@ -90,7 +91,7 @@ class BaseLibrary:
         return sorted(found, key=lambda one: (one.created, one.id))
 
     def get(self, base_id: str) -> BaseRecord | None:
-        """One base; None: there is none with this id."""
+        """Return one base; None if there is none with this id."""
         return record.read(self.root / base_id) if _ID.fullmatch(base_id) else None
 
     def ready(self) -> dict[str, BaseRecord]:
@@ -98,23 +99,25 @@ class BaseLibrary:
         return {one.id: one for one in self.records() if one.state == "ready"}
 
     def disk_bytes(self, base_id: str) -> int:
-        """What a base takes in the engine's home; files that disappear meanwhile are not counted."""
+        """Bytes that a base uses in the engine's home directory. Files that disappear during the scan are not
+        counted.
+        """
         total = 0
-        for folder, _, names in os.walk(self.root / base_id):  # a folder that disappears ends its part of the walk
+        for folder, _, names in os.walk(self.root / base_id):  # if a folder disappears, the walk skips it
             for name in names:
                 with contextlib.suppress(OSError):
                     total += os.lstat(os.path.join(folder, name)).st_size
         return total
 
     def add_path(self, raw: str, base_id: str | None, taken: frozenset[str]) -> BaseRecord:
-        """Add a GGUF file or a folder of the user, and prepare it in the background.
+        """Add the user's GGUF file or folder, and prepare it in the background.
 
         Args:
             taken: ids of other models.
 
         Raises:
             UnusableModel: the path cannot be used.
-            AlreadyAdded: it is here under another id.
+            AlreadyAdded: it is in the library under another id.
             IdTaken: another model has this id.
         """
         path = self._checked_path(raw)
@@ -133,8 +136,8 @@ class BaseLibrary:
         """Download a model from a hub in the background, then prepare it; a second request returns the first one.
 
         Raises:
-            UnusableModel: `repo` is neither a name such as `Qwen/Qwen3-0.6B` nor an address of the hub.
-            AlreadyAdded: it is here under another id, or at another revision and no id is given for this one.
+            UnusableModel: `repo` is neither a name such as `Qwen/Qwen3-0.6B` nor a URL of the hub.
+            AlreadyAdded: it is in the library under another id, or at another revision and no id is given for this one.
             IdTaken: another model has this id.
         """
         wanted = hub_request.hub_model(source, repo, revision, self._environ)
@@ -154,7 +157,7 @@ class BaseLibrary:
             )  # fmt: skip
 
     def _again(self, known: BaseRecord, base_id: str | None) -> BaseRecord:
-        """The record of a model that is added again."""
+        """Return the existing record when a model is added again."""
         if base_id not in (None, known.id):
             raise AlreadyAdded(
                 msg(
@@ -166,7 +169,7 @@ class BaseLibrary:
         return self.retry(known.id)
 
     def retry(self, base_id: str) -> BaseRecord:
-        """Start a failed base again; others are returned as they are. Raises KeyError if there is none."""
+        """Restart a failed base's preparation; return other bases unchanged. Raises KeyError if the id is unknown."""
         with self._lock:
             found = self.get(base_id)
             if found is None:
@@ -179,7 +182,9 @@ class BaseLibrary:
         return found
 
     def remove(self, base_id: str) -> None:
-        """Cancel its preparation and delete what the engine's home holds of it. Raises KeyError if there is none."""
+        """Cancel a base's preparation and delete its files from the engine's home directory. Raises KeyError if there
+        is no such base.
+        """
         with self._lock:
             if self.get(base_id) is None:
                 raise KeyError(base_id)
@@ -205,7 +210,7 @@ class BaseLibrary:
                 msg("Copy the model there, or change {setting} and restart.", setting=ROOTS),
             )
         try:
-            exists = path.is_file() or path.is_dir()  # a pipe or device would never end
+            exists = path.is_file() or path.is_dir()  # reading a pipe or device would never end
             readable = exists and os.access(path, os.R_OK | os.X_OK if path.is_dir() else os.R_OK)
         except PermissionError as exc:
             raise hf_folder.not_readable(path) from exc
@@ -240,7 +245,7 @@ class BaseLibrary:
         threading.Thread(target=self._prepare, args=(base_id,), name=f"base {base_id}", daemon=True).start()
 
     def _prepare(self, base_id: str) -> None:
-        """Run the process for one base, and note if it ends without a result."""
+        """Run the process for one base, and mark the base as failed if the process ends without a result."""
         folder = self.root / base_id
         with self._slots:
             with self._lock:
@@ -279,12 +284,12 @@ def _at_another_revision(known: BaseRecord) -> AlreadyAdded:
 
 
 def _described(draft: BaseRecord, path: Path, limit: int) -> BaseRecord:
-    """The draft with the figures of the file or folder."""
+    """Fill in the draft with the figures of the file or folder."""
     try:
         if draft.source == "folder":
             return description.describe_folder(draft, hf_folder.open_folder(path), limit)
         return description.describe_file(draft, path, limit)
-    except FileNotFoundError as exc:  # it was moved meanwhile
+    except FileNotFoundError as exc:  # it was moved in the meantime
         raise _no_such_path(Path(exc.filename or path)) from exc
     except OSError as exc:
         raise UnusableModel(
@@ -303,12 +308,12 @@ def _no_such_path(path: Path) -> UnusableModel:
 
 
 def _same_name(one: str, other: str) -> bool:
-    """Hubs answer to names in any case."""
+    """Compare ignoring case, because hubs' model names are case-insensitive."""
     return one.lower() == other.lower()
 
 
 def _is_at(one: BaseRecord, revision: str) -> bool:
-    """Whether a base is at a requested revision: by the same word, or by its commit."""
+    """Whether a base is at a requested revision, given by the same name or by its commit."""
     commit = len(revision) >= _COMMIT_CHARS and one.revision.startswith(revision)
     return revision == one.asked_revision or commit
 
@@ -326,5 +331,5 @@ def _start(folder: Path, threads: int, environ: Mapping[str, str]) -> subprocess
 
 
 def _id_from(name: str) -> str:
-    """An id made of a file's, folder's or repository's name."""
+    """Derive an id from the name of a file, folder or repository."""
     return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:64] or "model"

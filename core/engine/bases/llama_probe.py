@@ -1,6 +1,6 @@
-"""Loads a model in llama.cpp, in its own process, and asks it for token ids and probabilities.
+"""Loads a model in llama.cpp, in its own process, to get token ids and probabilities.
 
-For checking a base model before it is offered; requests of clients go through `core.engine.serving.llama`.
+Used to check a base model before it is offered; clients' requests go through `core.engine.serving.llama`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from core.engine import child_processes
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
-_CONTEXT = 512  # tokens; enough for the check's text
-_TIMEOUT_S = 600.0  # a big model is read from a cold disk
-_FORCED = 1000.0  # bias of the token that is generated, so that it is a complete character
+_CONTEXT = 512  # tokens; enough for the text used in the check
+_TIMEOUT_S = 600.0  # allows for reading a large model from a cold disk
+_FORCED = 1000.0  # bias for the token to be generated, so that it is a complete character
 
 
 class LlamaProbe:
@@ -30,12 +30,12 @@ class LlamaProbe:
         self._client = client
 
     def tokens(self, text: str) -> list[int]:
-        """Token ids of a text, with no BOS added; special tokens in the text are parsed as special tokens."""
+        """Token ids of a text, without BOS. Special tokens in the text are parsed as such."""
         body = {"content": text, "add_special": False, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
     def prompt_tokens(self, text: str) -> list[int]:
-        """Token ids of a prompt as a request gets them: with BOS where the tokenizer adds it."""
+        """Token ids of a prompt, as for a request: with BOS if the tokenizer adds one."""
         body = {"content": text, "add_special": True, "parse_special": True}
         return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
@@ -43,7 +43,7 @@ class LlamaProbe:
         """The `count` most likely next tokens after `prompt` and their log-probabilities.
 
         Args:
-            forced: a token with a complete character; llama.cpp returns no probabilities with half a character.
+            forced: a token that is a complete character; llama.cpp returns no probabilities for an incomplete one.
         """
         body = {
             "prompt": list(prompt), "n_predict": 1, "n_probs": count, "temperature": 0, "cache_prompt": True,
@@ -53,7 +53,7 @@ class LlamaProbe:
         return {int(one["id"]): float(one["logprob"]) for one in found}
 
     def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that follow `prompt`, the most likely one each time."""
+        """Generate `count` tokens after `prompt`, choosing the most likely one each time."""
         body = {
             "prompt": list(prompt), "n_predict": count, "temperature": 0, "cache_prompt": False, "return_tokens": True,
             "ignore_eos": True,
@@ -69,7 +69,7 @@ class LlamaProbe:
 
 @contextmanager
 def loaded(gguf: Path, threads: int, adapter: Path | None = None) -> Iterator[LlamaProbe]:
-    """Load a GGUF file, with an adapter on it or without.
+    """Load a GGUF file, with or without an adapter.
 
     Raises:
         UnusableModel: llama.cpp cannot load it.

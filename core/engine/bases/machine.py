@@ -1,4 +1,4 @@
-"""What a base model needs, and what this machine has: memory, disk and speed. Estimates are called so on pages."""
+"""Memory and disk space: what a base model needs and what this machine has. Pages label estimates as estimates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from core.engine.job_rules import PARALLEL
 from core.message import msg
 
 _SERVER_BYTES = 350 << 20  # llama.cpp's process: buffers and prompt cache, measured on the packaged base
-_TRAINER_BYTES = 900 << 20  # Python, torch and the adapter with its optimizer
+_TRAINER_BYTES = 900 << 20  # Python, torch, and the adapter with its optimizer
 # The packaged base (18 layers, width 640) needs 2 MB of activations per token of a micro-batch of 640 tokens.
 _ACTIVATION_BYTES = 174
 _MICRO_BATCH_TOKENS = 640
@@ -22,13 +22,13 @@ _CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The figures that memory depends on.
+    """The figures that determine memory use.
 
     Attributes:
-        parameters: of the language model.
+        parameters: number of parameters of the language model.
         layers, width: transformer blocks and hidden size.
-        key_width: heads of keys × their size.
-        context: longest sequence that is served, in tokens.
+        key_width: number of key heads × head size.
+        context: longest sequence served, in tokens.
     """
 
     parameters: int
@@ -39,13 +39,15 @@ class Shape:
 
 
 def serving_bytes(file_bytes: int, shape: Shape) -> int:
-    """Memory to serve: the file, keys and values (float16, whole context) of all parallel requests, and the server."""
+    """Memory needed for serving: the file, the keys and values (float16, whole context) of all parallel requests, and
+    the server.
+    """
     cache = PARALLEL * shape.context * shape.layers * shape.key_width * 2 * 2
     return file_bytes + cache + _SERVER_BYTES
 
 
 def training_bytes(shape: Shape) -> int:
-    """Memory to train with bfloat16 matrices; a processor without fast bfloat16 needs twice as much for the weights."""
+    """Memory needed for training with bfloat16 matrices; without fast bfloat16, the weights take twice as much."""
     activations = _MICRO_BATCH_TOKENS * shape.layers * shape.width * _ACTIVATION_BYTES
     return shape.parameters * _WEIGHT_BYTES + activations + _TRAINER_BYTES
 
@@ -56,13 +58,13 @@ def memory_bytes() -> int:
     for path in _CGROUP:
         try:
             limits.append(int(path.read_text()))
-        except (OSError, ValueError):  # no such file, or "max"
+        except (OSError, ValueError):  # the file does not exist or contains "max"
             continue
     return min(limits)
 
 
 def check_memory(needed: int, available: int) -> None:
-    """Raise UnusableModel if a model cannot be served in `available` bytes."""
+    """Raise UnusableModel if `available` bytes of memory are not enough to serve a model."""
     if needed > available:
         raise UnusableModel(
             "too_big",
@@ -76,7 +78,7 @@ def check_memory(needed: int, available: int) -> None:
 
 
 def check_disk(needed: int, folder: Path) -> None:
-    """Raise UnusableModel if fewer than `needed` bytes are free for `folder`."""
+    """Raise UnusableModel if fewer than `needed` bytes are free on the disk of `folder`."""
     free = free_bytes(folder)
     if needed > free:
         raise UnusableModel(
@@ -91,7 +93,7 @@ def check_disk(needed: int, folder: Path) -> None:
 
 
 def free_bytes(folder: Path) -> int:
-    """Free space on the disk of `folder`."""
+    """Free space on the disk of `folder`, in bytes."""
     return shutil.disk_usage(folder).free
 
 

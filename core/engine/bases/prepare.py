@@ -1,7 +1,7 @@
 """`python -m core.engine.bases.prepare FOLDER ENGINE_PID`: download, convert and check one base model.
 
 The process writes its progress to the folder's record, which the engine reads. Every step can be repeated: a download
-continues where it was cut, a conversion starts again. It exits when the engine ends.
+resumes where it stopped, and a conversion starts over. The process exits when the engine exits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Preparation:
         self.folder, self.record, self._threads, self._written_at = folder, found, threads, 0.0
 
     def run(self) -> None:
-        """Do all steps; the record ends as `ready` or `failed`."""
+        """Run all steps; afterwards the record is `ready` or `failed`."""
         try:
             self._steps()
             self._save(replace(self.record, state="ready", done=0, total=0, error="", error_code=""))
@@ -69,7 +69,7 @@ class Preparation:
                 self._save(replace(self.record, not_trainable=self._not_trainable(probe)))
 
     def _download(self) -> None:
-        """Download the model, and find out whether it is a GGUF file or a folder."""
+        """Download the model, and determine whether it is a GGUF file or a folder."""
         self._state("downloading")
         folder = Path(self.record.path)
         remote = hub.look_up(self.record.source, self.record.repo, self.record.revision)
@@ -126,7 +126,7 @@ class Preparation:
         self._save(replace(self.record, state=state, done=0, total=total))
 
     def _update(self, done: int, total: int) -> None:
-        """Progress; written at most twice a second."""
+        """Record progress; written to disk at most twice per second."""
         self.record = replace(self.record, done=done, total=total)
         if time.monotonic() - self._written_at >= _PROGRESS_S:
             self._save(self.record)
@@ -137,7 +137,7 @@ class Preparation:
 
 
 def _end_with(engine_pid: int) -> None:
-    """End this process when the engine has ended."""
+    """Exit this process when the engine has exited."""
     while os.getppid() == engine_pid:
         time.sleep(_PARENT_CHECK_S)
     os._exit(1)

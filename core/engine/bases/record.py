@@ -1,4 +1,4 @@
-"""One base model of the library: what it is, where it is, and how far it is prepared. Stored as `record.json`."""
+"""One base model of the library: its properties, location and preparation state. Stored as `record.json`."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ class BaseRecord:
     """A base model.
 
     Attributes:
-        id: the model id that requests use.
+        id: the model id used in requests.
         source: how it was added.
         path: the user's GGUF file or folder, or the folder of a download.
         repo, revision: name and commit on a hub; "" for files and folders.
-        asked_revision: branch, tag or commit as requested; "": the newest one.
-        no_checksum: the hub has no checksum of some file, so only its size and completeness were checked.
+        asked_revision: branch, tag or commit as requested; "" for the newest one.
+        no_checksum: whether the hub lacks a checksum for some file, so that only its size and completeness were
+            checked.
         created: Unix seconds.
-        state: `ready` models can be used.
-        done, total: progress of the current state (bytes of a download; per mille of a conversion); 0: unknown.
-        error_code, error: why it failed, for the user; "" otherwise.
+        state: preparation state; only `ready` models can be used.
+        done, total: progress of the current state (bytes for a download, per mille for a conversion); 0 if unknown.
+        error_code, error: why it failed, for the user; "" if it has not failed.
         gguf: the file that llama.cpp serves; "" until it exists.
         folder: the folder with the original weights, from which training starts; "" for a GGUF file.
         architecture: llama.cpp's name of the architecture.
         family: transformers' or llama.cpp's name of the model type (`mistral`, `qwen3`, …).
-        licence: as the model states it; "": unknown.
+        licence: as stated by the model; "" if unknown.
         parameters, layers, width, key_width: see `machine.Shape`.
-        context: longest text that the model itself can read, in tokens.
-        size: bytes of the weights as added.
-        not_trainable: why it can only be served; "": it can be trained.
+        context: the model's own context length, in tokens.
+        size: size of the original weights, in bytes.
+        not_trainable: why it can only be served; "" if it can be trained.
         chat: whether it has a chat format.
     """
 
@@ -73,11 +74,11 @@ class BaseRecord:
 
     @property
     def served_bytes(self) -> int:
-        """Size of the file that llama.cpp serves: the GGUF file, or a folder's matrices as float16."""
+        """Size of the file that llama.cpp serves: the GGUF file itself, or a folder's matrices as float16."""
         return 2 * self.parameters if self.folder else self.size
 
     def shape(self, limit: int) -> machine.Shape:
-        """The figures that its memory depends on, if at most `limit` tokens are served."""
+        """The figures that determine its memory use if at most `limit` tokens are served."""
         return machine.Shape(self.parameters, self.layers, self.width, self.key_width, min(limit, self.context))
 
 

@@ -1,6 +1,6 @@
-"""Base models worth trying, from `data/bases.csv`: a small list with a date and a source for each row.
+"""Base models worth trying, from `data/bases.csv`: a short list with a date and a source for each row.
 
-Sizes are those of the model cards and configurations. Whether a model fits is computed for the engine's machine.
+Sizes come from the model cards and configurations. Whether a model fits is computed for the engine's machine.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Suggestion:
     """One model on Hugging Face.
 
     Attributes:
-        shape: with the model's own context.
+        shape: the model's figures, with its own context length.
         download_bytes: size of its weights.
-        gated: its terms have to be accepted on its page first.
-        source, as_of: where the figures are from, and when they were noted (ISO date).
+        gated: whether its terms must first be accepted on its page.
+        source, as_of: where the figures come from, and when they were recorded (ISO date).
     """
 
     repo: str
@@ -36,25 +36,25 @@ class Suggestion:
     as_of: str
 
     def serving_bytes(self, limit: int) -> int:
-        """Estimated memory to serve it with at most `limit` tokens of context."""
+        """Estimated memory for serving it with at most `limit` tokens of context."""
         shape = replace(self.shape, context=min(limit, self.shape.context))
         return machine.serving_bytes(2 * shape.parameters, shape)
 
     @property
     def training_bytes(self) -> int:
-        """Estimated memory to train it."""
+        """Estimated memory for training it."""
         return machine.training_bytes(self.shape)
 
 
 @cache
 def every() -> tuple[Suggestion, ...]:
-    """All suggestions, the smallest first."""
+    """All suggestions, smallest first."""
     with _FILE.open(encoding="utf-8", newline="") as file:
         return tuple(_suggestion(row) for row in csv.DictReader(file))
 
 
 def fitting(memory_bytes: int, limit: int) -> list[Suggestion]:
-    """The suggestions that can be served, with at most `limit` tokens, and trained in `memory_bytes`."""
+    """The suggestions that can be both served (with at most `limit` tokens) and trained in `memory_bytes`."""
     return [one for one in every() if max(one.serving_bytes(limit), one.training_bytes) <= memory_bytes]
 
 

@@ -1,8 +1,8 @@
 """Converts a GGUF's metadata to a transformers configuration; rejects files with keys that cannot be converted.
 
-llama.cpp serves the file and transformers trains it; a key that only one of them respects would train a different model
-than the one served. `tests/engine/test_parity.py` compares the two, key by key. The meaning of each key and its default
-follow llama.cpp (`load_arch_hparams` of gemma3, qwen2 and qwen3).
+llama.cpp serves the file and transformers trains it; if only one of them respected a key, the trained model would
+differ from the one served. `tests/engine/test_parity.py` compares the two, key by key. The meaning of each key and its
+default follow llama.cpp (`load_arch_hparams` of gemma3, qwen2 and qwen3).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _MODEL_TYPES = {"gemma3": "gemma3_text"}
 
 # Keys that do not affect text logits: names, training sizes, images, pooling of embeddings.
 _IGNORED_PREFIXES = ("vocab_size", "rope.scaling.finetuned", "pooling_type", "vision.", "mm.", "tensor_data_layout")
-# Keys that are accepted only with these neutral values, because nothing here computes others.
+# Keys that are accepted only with these neutral values, because no other values are implemented here.
 _NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "attention.causal": (True,),
     "attention.sliding_window": (0,),  # handled separately for gemma3
@@ -37,7 +37,7 @@ _NEUTRAL_VALUES: Mapping[str, tuple[Any, ...]] = {
     "rope.scaling.yarn_log_multiplier": (0,),
     "use_parallel_residual": (False,),
 }
-_LAYERS_OF_GEMMA3_27B = 62  # llama.cpp detects the 27B model by them and scales its attention differently
+_LAYERS_OF_GEMMA3_27B = 62  # llama.cpp recognises the 27B model by its layer count and scales its attention differently
 _GEMMA3_PERIOD, _GEMMA3_LOCAL_BASE = 6, 10_000.0
 _ROPE_BASE = 10_000.0
 
@@ -47,7 +47,7 @@ class UntrainableModel(ValueError):
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The configuration of a model file, for `transformers.AutoConfig.for_model`.
+    """Read a model file's configuration, for `transformers.AutoConfig.for_model`.
 
     Raises:
         UntrainableModel: an unsupported architecture, key or tensor.
@@ -85,7 +85,7 @@ def from_reader(reader: QuickReader) -> dict[str, Any]:
 
 
 class _Keys:
-    """The keys of an architecture. Each is taken once; remaining keys are unsupported."""
+    """An architecture's keys. Each key is taken once; any that remain are unsupported."""
 
     def __init__(self, architecture: str, values: Mapping[str, Any]) -> None:
         self.architecture, self._values = architecture, dict(values)
@@ -111,7 +111,7 @@ class _Keys:
         return int(value)
 
     def expect(self, key: str, expected: Any) -> None:
-        """Take a key that is only supported with this value."""
+        """Take a key for which only this value is supported."""
         value = self.take(key, expected)
         if value != expected:
             raise self.unsupported(key, value, msg("only {expected} is supported", expected=expected))
@@ -189,7 +189,9 @@ def _gemma3(keys: _Keys, config: Mapping[str, Any], rope: Mapping[str, Any]) -> 
 
 
 def _local_layers(keys: _Keys, layers: int) -> list[bool]:
-    """Whether each layer uses local attention: all but every sixth, or as in the file (a period of 0: all)."""
+    """Whether each layer uses local attention: all layers except every sixth, or as the file specifies (a period of 0
+    means all).
+    """
     pattern = keys.pattern("attention.sliding_window_pattern", _GEMMA3_PERIOD)
     if not isinstance(pattern, list):
         return [pattern == 0 or (layer + 1) % int(pattern) != 0 for layer in range(layers)]

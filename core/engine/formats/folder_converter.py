@@ -1,7 +1,7 @@
 """Converts a Hugging Face folder to the GGUF file that llama.cpp serves.
 
 Tensors are read, converted and written in blocks of rows, so the conversion needs less than 150 MB of memory for a
-model of any size. Matrices become float16: of bfloat16 weights nothing is lost between 6e-8 and 65,504.
+model of any size. Matrices become float16, which is lossless for bfloat16 weights between 6e-8 and 65,504.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _COMPUTED = ("rotary_emb.inv_freq", "masked_bias", "attn.bias")
 
 
 def convert(folder: HfFolder, target: Path, on_progress: Callable[[float], None] = lambda _: None) -> GgufKeys:
-    """Write `folder` to the GGUF file `target`, atomically; `on_progress` gets the share that is written.
+    """Write `folder` to the GGUF file `target`, atomically; `on_progress` is called with the fraction written.
 
     Raises:
-        UnusableModel: llama.cpp does not know the architecture, a tensor, the tokenizer or a setting.
+        UnusableModel: llama.cpp does not support the architecture, a tensor, the tokenizer or a setting.
         OSError: the disk is full.
     """
     config = gguf_keys.text_config(folder.path)
@@ -64,7 +64,7 @@ def convert(folder: HfFolder, target: Path, on_progress: Callable[[float], None]
 
 
 def name_map(architecture: str, layers: int) -> TensorNameMap:
-    """gguf's names of an architecture's tensors."""
+    """gguf's names for an architecture's tensors."""
     key = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
     return get_tensor_name_map(key, layers)
 
@@ -79,13 +79,13 @@ def paired_rows(rows: int, heads: int) -> npt.NDArray[np.int64]:
 
 
 def row_order(module: str, rows: int, config: Any, architecture: str) -> npt.NDArray[np.int64] | None:
-    """The order of the rows of a module's matrix (or bias) in GGUF; None: as in transformers."""
+    """The order of the rows of a module's matrix (or bias) in GGUF; None if it is the same as in transformers."""
     heads = _paired_heads(module, config, architecture)
     return None if heads is None else paired_rows(rows, heads)
 
 
 def _paired_heads(module: str, config: Any, architecture: str) -> int | None:
-    """How many heads a module's rows belong to, if their order differs from transformers'; else None."""
+    """The number of heads that a module's rows belong to if their order differs from transformers'; otherwise None."""
     if architecture not in gguf_keys.PAIRED_ROWS or not module.endswith((".q_proj", ".k_proj")):
         return None
     heads = int(config.num_attention_heads)
@@ -93,7 +93,7 @@ def _paired_heads(module: str, config: Any, architecture: str) -> int | None:
 
 
 def _gguf_names(folder: HfFolder, keys: GgufKeys, *, tied: bool) -> dict[str, str]:
-    """transformers' parameter name → GGUF tensor name, of all tensors to write."""
+    """Map transformers' parameter names to GGUF tensor names, for all tensors to write."""
     if _EMBEDDING not in folder.tensors:
         raise _unknown_tensor(_EMBEDDING, msg("The folder has no tensor {name}.", name=_EMBEDDING))
     known = name_map(keys.architecture, keys.values["block_count"])
@@ -138,7 +138,7 @@ def _write_tensors(
 
 
 def _blocks(stored: str, source: StoredTensor, config: Any, architecture: str) -> Iterator[npt.NDArray[np.float32]]:
-    """A tensor's values as llama.cpp wants them."""
+    """Yield a tensor's values in the form that llama.cpp expects."""
     heads = _paired_heads(stored.rpartition(".")[0], config, architecture)
     if heads is not None:
         rows = source.shape[0] // heads

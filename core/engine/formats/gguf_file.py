@@ -19,7 +19,8 @@ from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, Reader
 _NO_TOKEN = 0xFFFFFFFF
 _CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
 _MARKUP = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")
-_UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)  # thousands in some vocabularies; no conversation has them
+# thousands in some vocabularies, and never used in conversations
+_UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
 
 Matrix = npt.NDArray[np.float32]
@@ -48,13 +49,13 @@ _LAYER_MODULES = (
 class QuickReader(GGUFReader):
     """A `GGUFReader` that skips long arrays and returns only their length.
 
-    Reading a vocabulary of 262,144 tokens takes the original reader 12 s; skipping it takes 0.3 s. Scalars and tensors
-    are unchanged.
+    The original reader takes 12 s for a vocabulary of 262,144 tokens; skipping it takes 0.3 s. Scalars and tensors are
+    unchanged.
     """
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of the architecture, or ""."""
+        """llama.cpp's name for the architecture, or ""."""
         return str(scalar(self, "general.architecture", ""))
 
     def _get_field_parts(
@@ -71,7 +72,7 @@ class QuickReader(GGUFReader):
             data = memoryview(self.data)  # type: ignore[arg-type]  # numpy arrays are buffers, but the type stubs lack that
             for _ in range(length):
                 offs += 8 + int.from_bytes(data[offs : offs + 8], "little")
-                if offs > len(data):  # else a damaged length would be counted for years
+                if offs > len(data):  # otherwise a corrupt length could cause an almost endless loop
                     raise ValueError("the file ends before its texts do")
         else:
             offs += length * np.dtype(self.gguf_scalar_to_np[item_type]).itemsize
@@ -84,18 +85,18 @@ class ModelCard:
     """Metadata of a GGUF model.
 
     Attributes:
-        architecture: llama.cpp's name of the architecture, e.g. `gemma3`.
+        architecture: llama.cpp's name for the architecture, e.g. `gemma3`.
         context_length: longest sequence, in tokens.
         vocab_size: number of tokens in the vocabulary.
-        bos: id of the beginning-of-sequence token; None: the model has none.
+        bos: id of the beginning-of-sequence token; None if the model has none.
         eos: id of the end-of-sequence token.
         size_label: e.g. `270M`, or "".
-        chat_template: the model's own (Jinja); "": it has none.
+        chat_template: the model's own (Jinja); "" if it has none.
         bos_text, eos_text: texts of these tokens; "" unless the model has a chat template.
         control: texts of the tokens that structure a conversation; empty unless the model has a chat template.
         adds_space: the tokenizer puts a space before every text.
-        width: hidden size; 0: unknown.
-        parameters: number of all weights.
+        width: hidden size; 0 if unknown.
+        parameters: total number of weights.
     """
 
     architecture: str
@@ -152,7 +153,7 @@ def model_card(path: Path) -> ModelCard:
 
 
 def _special_tokens(reader: GGUFReader) -> dict[int, str]:
-    """Id → text of the control tokens, and of user-defined ones that look like markup (`<…>`, `[…]`)."""
+    """Map ids to texts for control tokens, and for user-defined tokens that look like markup (`<…>`, `[…]`)."""
     types = _array(reader, "tokenizer.ggml.token_type")
     texts = reader.fields.get("tokenizer.ggml.tokens")
     if types is None or texts is None:
@@ -187,13 +188,17 @@ def _array_start(field: ReaderField) -> int:
 
 
 def _adds_space(reader: GGUFReader) -> bool:
-    """As llama.cpp: tokenizers by characters add a space unless the file says otherwise."""
+    """Whether the tokenizer adds a space. As in llama.cpp, character-level tokenizers do so unless the file says
+    otherwise.
+    """
     by_characters = scalar(reader, "tokenizer.ggml.model") == "llama"
     return bool(scalar(reader, "tokenizer.ggml.add_space_prefix", by_characters)) and by_characters
 
 
 def hf_names(architecture: str, n_layers: int) -> dict[str, str]:
-    """GGUF tensor name → transformers parameter name, from gguf's name map; biases only where llama.cpp has them."""
+    """Map GGUF tensor names to transformers parameter names, using gguf's name map; biases only where llama.cpp has
+    them.
+    """
     arch = next(key for key, value in MODEL_ARCH_NAMES.items() if value == architecture)
     name_map = get_tensor_name_map(arch, n_layers)
     modules = ["model.embed_tokens", "model.norm", "lm_head"]

@@ -1,9 +1,10 @@
-"""A transformers configuration as llama.cpp's GGUF keys, by rule.
+"""Converts a transformers configuration to llama.cpp's GGUF keys, by general rules.
 
-transformers' configuration classes have one name for each figure in all families, and gguf one name for each tensor, so
-one conversion serves every family that both know. What differs is named here: families with another name, rotary
-embeddings that pair other rows, norms stored as w or 1 + w, layers without positions. A setting that llama.cpp would
-compute differently is refused. `core.engine.bases.check` compares both programs' probabilities on this machine.
+transformers' configuration classes use the same name for a figure in all families, and gguf uses one name for each
+tensor, so one conversion works for every family that both support. Only the differences are listed here: families with
+another name, rotary embeddings that pair other rows, norms stored as w or 1 + w, layers without positions. Settings
+that llama.cpp would compute differently are refused. `core.engine.bases.check` compares both programs' probabilities on
+this machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from core.engine.formats import layer_keys
 from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
-# transformers' model type → llama.cpp's architecture, where they differ by more than `_text` and underscores
+# transformers' model type → llama.cpp's architecture, where they differ by more than `_text` and underscores.
 _OTHER_NAMES = {"mistral": "llama", "ministral": "llama", "gemma4_unified_text": "gemma4"}
 # llama.cpp rotates neighbouring rows (0, 1), (2, 3), …; transformers rotates (0, n/2), (1, n/2 + 1), …
 PAIRED_ROWS = frozenset({"llama", "smollm3", "granite", "arcee"})
@@ -36,13 +37,13 @@ _ROPE_DEFAULTS: Mapping[str, Any] = {"beta_fast": 32, "beta_slow": 1, "attention
 
 @dataclass(frozen=True)
 class GgufKeys:
-    """What the GGUF of a folder contains besides its tensors and tokenizer.
+    """The contents of a folder's GGUF file besides its tensors and tokenizer.
 
     Attributes:
         architecture: llama.cpp's name.
         values: keys without the architecture's prefix.
-        tensors: tensors that transformers computes and llama.cpp reads, by name.
-        key_width: heads of keys × their width, of the layer where that is most.
+        tensors: by name, tensors that transformers computes and llama.cpp reads from the file.
+        key_width: number of key heads × head width, for the layer where this is largest.
     """
 
     architecture: str
@@ -52,10 +53,10 @@ class GgufKeys:
 
 
 def text_config(folder: Path) -> Any:
-    """transformers' configuration of the language model in `folder`; no code of the folder is run.
+    """Read transformers' configuration of the language model in `folder`, without running any code from the folder.
 
     Raises:
-        UnusableModel: transformers does not know the model's type, or its configuration is broken.
+        UnusableModel: transformers does not support the model type, or its configuration is broken.
     """
     from transformers import AutoConfig
 
@@ -67,10 +68,10 @@ def text_config(folder: Path) -> Any:
 
 
 def architecture(model_type: str) -> str:
-    """llama.cpp's name of an architecture.
+    """llama.cpp's name for an architecture.
 
     Raises:
-        UnusableModel: llama.cpp has none with a similar name.
+        UnusableModel: llama.cpp has no architecture with a similar name.
     """
     known = set(MODEL_ARCH_NAMES.values())
     short = model_type.removesuffix("_text")
@@ -81,10 +82,10 @@ def architecture(model_type: str) -> str:
 
 
 def keys(config: Any) -> GgufKeys:
-    """The keys for a configuration of `text_config`.
+    """The keys for a configuration returned by `text_config`.
 
     Raises:
-        UnusableModel: llama.cpp does not know the architecture, or computes one of its settings differently.
+        UnusableModel: llama.cpp does not support the architecture, or computes one of its settings differently.
     """
     name = architecture(config.model_type)
     _check_family(config, name)
@@ -115,7 +116,7 @@ def keys(config: Any) -> GgufKeys:
 
 
 def _rope(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Parameters of the rotary embedding, and of the local layers' one if it is another."""
+    """Parameters of the rotary embedding, and of the local layers' if it is different."""
     parameters = dict(getattr(config, "rope_parameters", None) or {})
     if "full_attention" in parameters:
         return dict(parameters["full_attention"]), dict(parameters.get("sliding_attention") or {})
@@ -127,7 +128,7 @@ def _rope(config: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _scaling(
     config: Any, rope: dict[str, Any], head: int
 ) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]], int]:
-    """Keys and tensors of a stretched rotary embedding, and the longest sequence."""
+    """Keys and tensors for a scaled rotary embedding, and the longest sequence."""
     kind, context = str(rope.get("rope_type", "default")), int(config.max_position_embeddings)
     original = int(
         rope.get("original_max_position_embeddings")
@@ -146,13 +147,13 @@ def _scaling(
         return {f"rope.scaling.{key}": value for key, value in keys.items()}, {}, context
     if kind == "llama3":
         return {}, {"rope_freqs.weight": _slowdown(config, kind)}, context
-    if kind == "proportional":  # all of a head has a frequency, which is zero in its last part
+    if kind == "proportional":  # every dimension of a head has a frequency, which is zero in the last part
         return {"rope.dimension_count": head}, {"rope_freqs.weight": _slowdown(config, kind)}, context
     if kind == "longrope":
         short = np.asarray(rope["short_factor"], np.float32)
         keys = {"type": "longrope", "original_context_length": original, "attn_factor": _attention_factor(config, kind)}
-        # llama.cpp takes the long factors as soon as its whole cache is longer than the original context, transformers
-        # for each text that is: so the context ends there, and both find the short factors
+        # llama.cpp uses the long factors if its whole cache is longer than the original context; transformers uses them
+        # for each text that is longer. So the context is limited to the original one, where both use the short factors.
         return (
             {f"rope.scaling.{key}": value for key, value in keys.items()},
             {"rope_factors_long.weight": short, "rope_factors_short.weight": short},
@@ -162,7 +163,7 @@ def _scaling(
 
 
 def _slowdown(config: Any, kind: str) -> npt.NDArray[np.float32]:
-    """By how much each frequency is divided, as transformers computes it."""
+    """The divisor of each frequency, as transformers computes it."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     parameters = config.rope_parameters
@@ -184,7 +185,7 @@ def _attention_factor(config: Any, kind: str) -> float:
 
 
 def _check_family(config: Any, name: str) -> None:
-    """Refuse what llama.cpp does not compute, or has a constant for."""
+    """Refuse settings that llama.cpp does not implement or replaces with a constant."""
     for field in ("num_experts", "num_local_experts", "n_routed_experts", "enable_moe_block"):
         if getattr(config, field, 0):
             raise _unsupported(field, getattr(config, field))
@@ -193,7 +194,8 @@ def _check_family(config: Any, name: str) -> None:
     if shared := getattr(config, "num_kv_shared_layers", 0):
         first = config.num_hidden_layers - shared
         if config.layer_types[max(0, first - 2) : first] != ["sliding_attention", "full_attention"]:
-            raise _unsupported("num_kv_shared_layers", shared)  # llama.cpp takes those of the two layers before
+            # llama.cpp uses the keys and values of the two layers before
+            raise _unsupported("num_kv_shared_layers", shared)
     if name == "gemma3":
         scale = config.head_dim
         if config.num_hidden_layers == _GEMMA3_27B_LAYERS:
@@ -207,7 +209,7 @@ def _check_family(config: Any, name: str) -> None:
 
 
 def unknown_architecture(detail: str) -> UnusableModel:
-    """The error of a model that transformers or llama.cpp does not know."""
+    """The error for a model that transformers or llama.cpp does not support."""
     return UnusableModel(
         "unknown_architecture",
         msg("This kind of model is not known here: {detail}.", detail=detail),

@@ -1,7 +1,7 @@
-"""A model folder as on Hugging Face: `config.json`, `*.safetensors`, `tokenizer.json`.
+"""A model folder in Hugging Face's format: `config.json`, `*.safetensors`, `tokenizer.json`.
 
-Only headers are read to describe it; tensors are read in blocks of rows, so that no reader needs more memory than one
-block. The layout of a safetensors file: 8 bytes with the length of a JSON header, the header, the data.
+Only headers are read to describe it; tensors are read in blocks of rows, so that no reader needs memory for more than
+one block. A safetensors file consists of 8 bytes with the length of a JSON header, the header, and the data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from core.engine.formats.unusable_model import UnusableModel
 from core.message import msg
 
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors library
-_BLOCK_BYTES = 16 << 20  # as float32; larger ones are not faster
+_BLOCK_BYTES = 16 << 20  # as float32; larger blocks are not faster
 _NUMPY_TYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 # Models that also read images store their language model under one of these prefixes.
 _LANGUAGE_PREFIXES = (("model.language_model.", "model."), ("language_model.model.", "model."), ("language_model.", ""))
@@ -45,7 +45,9 @@ class StoredTensor:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def blocks(self, together: int = 1) -> Iterator[npt.NDArray[np.float32]]:
-        """The values as float32, in blocks of whole rows; `together` consecutive rows are never in two blocks."""
+        """Yield the values as float32, in blocks of whole rows; groups of `together` consecutive rows are never
+        split.
+        """
         kind = _NUMPY_TYPES[self.kind]
         rows, width = (self.shape[0], self.size // max(1, self.shape[0])) if len(self.shape) > 1 else (1, self.size)
         step = max(1, _BLOCK_BYTES // max(1, 4 * width * together)) * together
@@ -65,7 +67,7 @@ class HfFolder:
     """A checked folder.
 
     Attributes:
-        config: `config.json`; of a model that also reads images, the part about text.
+        config: the contents of `config.json`; for a model that also reads images, only the text part.
         tensors: parameter name as in transformers' causal language model (`model.layers.0…`) → where it is stored.
     """
 
@@ -88,7 +90,7 @@ def open_folder(path: Path) -> HfFolder:
     """Read and check the headers of a folder.
 
     Raises:
-        UnusableModel: a file is missing, cut, unreadable or of a kind that is not supported.
+        UnusableModel: a file is missing, truncated, unreadable or of an unsupported kind.
     """
     config = _config(path)
     if not (path / "tokenizer.json").is_file():
@@ -130,10 +132,10 @@ def _bad_json(file: Path) -> UnusableModel:
 
 
 def read_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Where the tensors of a folder are, by parameter name.
+    """Find where a folder's tensors are stored, by parameter name.
 
     Raises:
-        UnusableModel: a file is missing, cut, unreadable or has tensors of a kind that is not supported.
+        UnusableModel: a file is missing, truncated or unreadable, or has tensors of an unsupported kind.
     """
     files = sorted(path.glob("*.safetensors"))
     index = path / "model.safetensors.index.json"
@@ -142,7 +144,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
             wanted = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         except PermissionError as exc:
             raise not_readable(index) from exc
-        except (ValueError, RecursionError, AttributeError, TypeError) as exc:  # cut, or no index at all
+        except (ValueError, RecursionError, AttributeError, TypeError) as exc:  # truncated, or not an index file
             raise _bad_json(index) from exc
         if missing := sorted(wanted - {file.name for file in files}):
             raise UnusableModel(
@@ -171,7 +173,7 @@ def check_weights(file: Path) -> None:
 
 
 def _header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file."""
+    """Read the header of one file: its tensors."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
@@ -197,11 +199,11 @@ def _header(file: Path) -> dict[str, StoredTensor]:
 
 
 def _stored(file: Path, data_start: int, header: dict[str, Any]) -> tuple[dict[str, StoredTensor], int]:
-    """The tensors of a header, and where the last one ends.
+    """A header's tensors, and where the last one ends.
 
     Raises:
-        UnusableModel: a tensor is of a kind that is not supported.
-        AttributeError, KeyError, TypeError, ValueError: an entry is not as the format says.
+        UnusableModel: a tensor is of an unsupported kind.
+        AttributeError, KeyError, TypeError, ValueError: an entry violates the format.
     """
     tensors, end = {}, 0
     for name, entry in header.items():
@@ -220,17 +222,19 @@ def _stored(file: Path, data_start: int, header: dict[str, Any]) -> tuple[dict[s
             )
         (start, stop), shape = entry["data_offsets"], tuple(entry["shape"])
         if min(start, *shape) < 0 or stop - start != math.prod(shape) * np.dtype(_NUMPY_TYPES[entry["dtype"]]).itemsize:
-            raise ValueError(name)  # it would be read from another tensor, or into more memory than there is
+            # such a tensor would read another tensor's data, or claim more memory than the file has
+            raise ValueError(name)
         end = max(end, stop)
         tensors[name] = StoredTensor(file, data_start + start, entry["dtype"], shape)
     return tensors, end
 
 
 def _language_name(stored: str, prefixed: bool) -> str | None:
-    """A parameter's name in the language model; None: it belongs to another part, such as the image encoder.
+    """A parameter's name in the language model; None if it belongs to another part, such as the image encoder.
 
     Args:
-        prefixed: the folder's language model has a prefix, so what has none (but the head) is another part.
+        prefixed: whether the folder's language model has a prefix, so that parameters without one (except the head)
+            belong to another part.
     """
     for prefix, replacement in _LANGUAGE_PREFIXES:
         if stored.startswith(prefix):
@@ -242,7 +246,7 @@ def _language_name(stored: str, prefixed: bool) -> str | None:
 
 
 def cut_file(file: Path) -> UnusableModel:
-    """The error of a file that ends early."""
+    """The error for a file that ends early."""
     return UnusableModel(
         "cut_file",
         msg("The file {name} is incomplete: it ends before its data does.", name=file.name),
@@ -251,7 +255,7 @@ def cut_file(file: Path) -> UnusableModel:
 
 
 def not_readable(path: Path) -> UnusableModel:
-    """The error of a path that the engine's process may not read."""
+    """The error for a path that the engine has no permission to read."""
     return UnusableModel(
         "not_readable",
         msg("The engine may not read {path}.", path=path),

@@ -2,8 +2,8 @@
 
 llama.cpp has three kinds of byte-pair tokenizers: "gpt2" works on bytes and splits the text with a regular expression
 first; "llama" and "gemma4" work on characters and fall back to bytes, and "llama" has scores instead of merges.
-llama.cpp knows its regular expressions by name, so the one of the tokenizer has to be one of them;
-`core.engine.bases.check` compares the ids.
+llama.cpp identifies its regular expressions by name, so the tokenizer's must be one of them; `core.engine.bases.check`
+compares the ids.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _PATTERNS = {
     rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_REST_SLASH}": "tekken",
     rf"'(?i:[sdmt]|ll|ve|re)|{_ANY}+\p{{L}}+|\p{{N}}{{1,3}}|{_POSSESSIVE}": "dbrx",
 }
-"""Regular expression of a `Split` in tokenizer.json → llama.cpp's name (`src/llama-vocab.cpp`)."""
+"""Regular expression of a `Split` in tokenizer.json → llama.cpp's name for it (`src/llama-vocab.cpp`)."""
 
-_CHARACTER_MERGES = "gemma4"  # the architecture, and the tokenizer that llama.cpp has for it
-_SPACE = "\u2581"  # SentencePiece's mark for a space
+_CHARACTER_MERGES = "gemma4"  # the architecture, and llama.cpp's tokenizer for it
+_SPACE = "\u2581"  # SentencePiece's marker for a space
 
 
 def write(writer: GGUFWriter, folder: Path, rows: int, architecture: str) -> None:
-    """Write the tokenizer of `folder`.
+    """Write `folder`'s tokenizer.
 
     Args:
         rows: number of rows of the embedding; ids beyond the vocabulary become unused tokens.
@@ -91,7 +91,7 @@ def _vocabulary(raw: Mapping[str, Any], rows: int, by_characters: bool) -> tuple
             texts[number], types[number] = text, TokenType.UNKNOWN
         elif added.get("special"):
             texts[number], types[number] = text, TokenType.CONTROL
-        else:  # llama.cpp looks for these in the text as it is written
+        else:  # llama.cpp looks for these literally in the text
             texts[number], types[number] = text.replace(_SPACE, " "), TokenType.USER_DEFINED
     return texts, types
 
@@ -110,7 +110,7 @@ def _scores(model: Mapping[str, Any], texts: list[str], types: list[TokenType]) 
 
 
 def _adds_space(raw: Mapping[str, Any]) -> bool:
-    """Whether a space is put before a text."""
+    """Whether a space is added before a text."""
     normalizer = raw.get("normalizer") or {}
     parts = [normalizer, *normalizer.get("normalizers", ())]
     if any(part.get("type") == "Prepend" for part in parts):
@@ -121,7 +121,7 @@ def _adds_space(raw: Mapping[str, Any]) -> bool:
 
 
 def _pattern_name(pre_tokenizer: Mapping[str, Any]) -> str:
-    """llama.cpp's name of a byte-level tokenizer's regular expression."""
+    """llama.cpp's name for a byte-level tokenizer's regular expression."""
     parts = pre_tokenizer.get("pretokenizers") or [pre_tokenizer]
     patterns = [str((part.get("pattern") or {}).get("Regex", "")) for part in parts if part.get("type") == "Split"]
     digits = [part for part in parts if part.get("type") == "Digits" and part.get("individual_digits")]

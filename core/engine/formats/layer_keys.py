@@ -1,8 +1,8 @@
-"""Figures that differ between a model's layers, as llama.cpp's GGUF keys.
+"""Converts the figures that differ between a model's layers to llama.cpp's GGUF keys.
 
-Layers may attend to a window or to everything, have heads of two widths, use keys and values of an earlier layer, and
-get an embedding of their own (Gemma 4). transformers has one configuration per layer; llama.cpp has keys that hold one
-value for all layers, one for those with a window (`…_swa`), or a list.
+Layers may attend to a window or to everything, have heads of two widths, use the keys and values of an earlier layer,
+and have their own embedding (Gemma 4). transformers has one configuration per layer; llama.cpp has keys that hold one
+value for all layers, one value for layers with a window (`…_swa`), or a list.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-# llama.cpp computes windows in these; in others the context ends at the window
+# Architectures for which llama.cpp implements windows; for others, the context is limited to the window.
 _WINDOWED = frozenset({"gemma3", "gemma4"})
 _LOCAL = "sliding_attention"
 
 
 @dataclass(frozen=True)
 class LayerKeys:
-    """Keys of the layers.
+    """The layers' keys.
 
     Attributes:
-        head: width of the heads of layers without a window.
-        local_head: width of the heads of layers with one.
-        key_width: of the layer with the widest keys, heads × their width.
-        context: the longest sequence that transformers and llama.cpp compute alike.
+        head: head width in layers without a window.
+        local_head: head width in layers with a window.
+        key_width: number of key heads × head width, for the layer where this is largest.
+        context: the longest sequence for which transformers and llama.cpp compute the same.
         values: keys without the architecture's prefix.
     """
 
@@ -35,7 +35,7 @@ class LayerKeys:
 
 
 def read(config: Any, architecture: str) -> LayerKeys:
-    """The keys of a configuration of `gguf_keys.text_config`."""
+    """Read the keys from a configuration returned by `gguf_keys.text_config`."""
     kinds = getattr(config, "layer_types", None)
     count = config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
@@ -59,7 +59,7 @@ def read(config: Any, architecture: str) -> LayerKeys:
             values |= {"attention.sliding_window": int(window), "attention.sliding_window_pattern": local}
         else:
             context = min(context, int(window))
-    if architecture == "gemma4":  # keys that it requires, also where they are 0
+    if architecture == "gemma4":  # keys that this architecture requires, even if they are 0
         values["attention.shared_kv_layers"] = getattr(config, "num_kv_shared_layers", 0)
         values["embedding_length_per_layer_input"] = getattr(config, "hidden_size_per_layer_input", 0) or 0
     key_width = max(heads * width for heads, width in zip(key_heads, widths, strict=True))
@@ -67,14 +67,14 @@ def read(config: Any, architecture: str) -> LayerKeys:
 
 
 def _feed_forward(config: Any, count: int) -> list[int]:
-    """Inner width of each layer's network; those that share keys and values may have a double one."""
+    """Inner width of each layer's feed-forward network; layers that share keys and values may have twice the width."""
     width, shared = int(config.intermediate_size), getattr(config, "num_kv_shared_layers", 0)
     wide = 2 if getattr(config, "use_double_wide_mlp", False) else 1
     return [width * (wide if layer >= count - shared else 1) for layer in range(count)]
 
 
 def _width(widths: list[int], local: list[bool], is_local: bool) -> int:
-    """Width of the heads of one kind of layers; without such layers, that of the others."""
+    """Head width of one kind of layer; if there are no such layers, that of the others."""
     return next((width for width, one in zip(widths, local, strict=True) if one == is_local), widths[0])
 
 

@@ -18,8 +18,8 @@ class SegmentedExample:
     """One line of a training file.
 
     Attributes:
-        segments: (text, trained) pairs in order; the loss only includes tokens of trained segments. Text may contain
-            special tokens such as `<start_of_turn>`.
+        segments: (text, trained) pairs in order; the loss includes only the tokens of trained segments. Text may
+            contain special tokens such as `<start_of_turn>`.
         eos: append the end-of-sequence token and train on it.
     """
 
@@ -48,7 +48,7 @@ def encode(
     """Tokenise one example segment by segment, so that no token spans the end of the prompt.
 
     Args:
-        adds_space: `tokenize` puts a space before every text. Only the first segment gets one, as in a request.
+        adds_space: whether `tokenize` adds a space before every text. Only the first segment gets one, as in a request.
     """
     tokens: list[int] = [] if bos is None else [bos]
     trained = [False] * len(tokens)
@@ -63,7 +63,7 @@ def encode(
 
 
 def _continued(text: str, tokenize: Callable[[str], list[int]]) -> list[int]:
-    """Token ids of a text in the middle of another one, without the space of a text's start."""
+    """Token ids of a text in the middle of another one, without the space added at the start of a text."""
     before, both = tokenize(_BEFORE), tokenize(_BEFORE + text)
     return both[len(before) :] if both[: len(before)] == before else tokenize(text)
 
@@ -95,7 +95,7 @@ class EncodedExamples(Sequence[Encoded]):
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens in all examples."""
+        """Total number of tokens in all examples."""
         return len(self._tokens)
 
 

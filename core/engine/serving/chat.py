@@ -1,6 +1,7 @@
-"""Renders conversations as a model expects them, the same way for training files and chat requests.
+"""Renders conversations in the format that a model expects, identically for training files and chat requests.
 
-A model with a chat template of its own uses it, with its default system text. For others, two families have one here.
+A model with its own chat template uses it, with the template's default system text. For models without one, this module
+has formats for two families.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class ChatFormat(Protocol):
 
     @property
     def stop(self) -> str:
-        """The text that ends the model's turn."""
+        """Text that ends the model's turn."""
 
     def prompt(self, messages: Sequence[ChatMessage]) -> str:
         """The prompt text, up to the start of the model's turn, without a BOS token that the tokenizer adds.
@@ -54,7 +55,7 @@ class ChatFormat(Protocol):
 
 @lru_cache(maxsize=64)
 def format_for(card: ModelCard) -> ChatFormat | None:
-    """The chat format of a model: its own, or that of its architecture; None if there is none."""
+    """Return a model's chat format: its own, or that of its architecture; None if there is none."""
     return OwnTemplate(card) if card.chat_template else _FAMILIES.get(card.architecture)
 
 
@@ -75,7 +76,8 @@ class Turns:
 
     Attributes:
         start, end: text before and after one turn; `start` contains `{role}`.
-        names: the family's name of each role. Without a system role, system text is put before the user's.
+        names: the family's name of each role. If the family has no system role, system text is put before the user's
+            text.
         control: control tokens. They are removed from messages, so that user text cannot inject a turn.
     """
 
@@ -116,9 +118,9 @@ class Turns:
 class OwnTemplate:
     """A model's own chat template.
 
-    The prompt of a request is the template's with `add_generation_prompt`, without thinking. A training text is the
-    prompt of its last trained answer, the answer, and what the template writes after an answer; so the answer's context
-    is exactly what a request would send. Earlier answers are in it as the template writes them.
+    A request's prompt is rendered with `add_generation_prompt` and with thinking disabled. A training text consists of
+    the prompt for its last trained answer, the answer, and the text that the template puts after an answer, so the
+    answer's context is exactly what a request would send. Earlier answers appear as the template renders them.
     """
 
     def __init__(self, card: ModelCard) -> None:
@@ -160,7 +162,7 @@ class OwnTemplate:
         return _merge_untrained([*pairs, (text, False), (answer, True)])
 
     def _start_of_answer(self) -> str:
-        """What the template writes between the prompt and an answer, such as a space."""
+        """Text that the template puts between the prompt and an answer, such as a space."""
         mark, user = _MARK.format(number=0), ChatMessage("user", "a")
         try:
             prompt = self._rendered([user], generate=True)
@@ -170,7 +172,7 @@ class OwnTemplate:
         return whole.removeprefix(prompt).partition(mark)[0] if whole.startswith(prompt) else ""
 
     def _end_of_turn(self) -> str:
-        """What the template writes after an answer, whether the conversation ends there or goes on."""
+        """Text that the template puts after an answer, both at the end of a conversation and before the next turn."""
         mark = _MARK.format(number=0)
         turns = [ChatMessage("user", "a"), ChatMessage("assistant", mark)]
         try:
@@ -183,7 +185,7 @@ class OwnTemplate:
         return (found[0] if found else "") or self._card.eos_text
 
     def _accepted(self, messages: Sequence[ChatMessage]) -> str:
-        """The prompt; system text is in the user's turn if the template has no such role."""
+        """Render the prompt; if the template has no system role, system text is put in the user's turn."""
         try:
             return self._rendered(messages, generate=True)
         except TemplateRefused as exc:
@@ -210,23 +212,25 @@ class OwnTemplate:
         return text if self._card.bos is None else text.removeprefix(self._card.bos_text)
 
     def _cleaned(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """Messages without control tokens and surrounding white space, in the three roles that templates know."""
+        """Return the messages without control tokens and surrounding white space, using the three roles that templates
+        support.
+        """
         return [ChatMessage(_ROLES[item.role], self._without_control(item.text), item.trained) for item in messages]
 
     def _without_control(self, text: str) -> str:
-        while self._control.search(text):  # repeat: removing one may join the halves of another
+        while self._control.search(text):  # repeat, because removing one may join the halves of another
             text = self._control.sub("", text)
         return text.strip()
 
 
 def _common_start(one: str, other: str) -> str:
-    """The longest text that both begin with."""
+    """The longest common prefix of both texts."""
     length = next((index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
     return one[: min(len(one), len(other)) if length is None else length]
 
 
 def _with_system_in_user_turns(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-    """System text starts the next user turn."""
+    """Move system text to the start of the next user turn."""
     turns: list[ChatMessage] = []
     pending = ""
     for item in messages:
@@ -242,7 +246,7 @@ def _with_system_in_user_turns(messages: Sequence[ChatMessage]) -> list[ChatMess
 
 
 def _merge_untrained(pairs: Sequence[tuple[str, bool]]) -> Segments:
-    """Merge adjacent untrained segments, so that they are tokenised like a prompt."""
+    """Merge adjacent untrained segments, so that they are tokenised in the same way as a prompt."""
     merged: list[tuple[str, bool]] = []
     for text, trained in pairs:
         if merged and not trained and not merged[-1][1]:

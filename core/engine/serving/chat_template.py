@@ -1,8 +1,8 @@
 """A model's own chat template (Jinja, from its GGUF file or tokenizer), rendered in a sandbox.
 
-A template is code that came with a model: it runs without access to Python's objects, cannot change what it gets, and
-its time and memory are limited (`template_limits`). Training and serving render with the same function, so a fixed day
-stands for "today" in templates that name one.
+A template is code that came with a model: it runs without access to Python's objects, cannot modify its arguments, and
+has limited time and memory (`template_limits`). Training and serving use the same function, and templates that print
+today's date get a fixed one, so that both render the same text.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ import jinja2.visitor
 from core.engine.serving import template_filters, template_limits
 from core.engine.serving.template_limits import TemplateRefused, budget
 
-_TODAY = date(2024, 7, 26)  # the day that Llama 3's template names when it is not told another
+_TODAY = date(2024, 7, 26)  # the date that Llama 3's template uses by default
 _MAX_SOURCE = 1 << 18  # characters of a template; real ones have up to 40,000
-_MACRO_STEPS = 10  # a call takes longer than an iteration
-_NODES_PER_STEP = 200  # of a loop's body, for what is not counted by itself
-_MAX_BITS = 4096  # of a whole number
+_MACRO_STEPS = 10  # a call takes longer than an iteration, so it counts as several steps
+_NODES_PER_STEP = 200  # nodes in a loop's body per counted step, for operations that are not counted themselves
+_MAX_BITS = 4096  # of an integer
 _COMPILER_NAMES = ("_loop_vars", "_block_vars")  # arguments that jinja2 adds to calls
-_lock = threading.Lock()  # one rendering at a time, so that its memory is that of all
+_lock = threading.Lock()  # one rendering at a time, so that the memory limit applies to all renderings together
 
 
 class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """A sandbox whose templates end: everything that can be repeated or can grow is counted."""
+    """A sandbox in which every template terminates: everything that can repeat or grow is counted."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Compute `left operator right`, unless the result would be huge."""
+        """Compute `left operator right`, unless the result would be too large."""
         budget.spend(1)
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" and not (numbers and _bits(left) * max(1, abs(right)) <= _MAX_BITS):
@@ -57,13 +57,13 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return budget.result(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`; what is not found is named in an error."""
+        """Return `obj[argument]`; a missing key is named in the error."""
         if not isinstance(argument, str | int):
             budget.read(argument)
         return super().getitem(obj, argument)
 
     def call(self, context: jinja2.runtime.Context, function: Any, /, *arguments: Any, **named: Any) -> Any:
-        """Call a macro, one of our functions, or a method of a text or list that is known to end."""
+        """Call a macro, one of our functions, or a string or list method that is known to terminate."""
         budget.spend(1)
         given = {name: value for name, value in named.items() if name not in _COMPILER_NAMES}
         if not isinstance(function, jinja2.runtime.Macro | jinja2.runtime.LoopContext | jinja2.runtime.BlockReference):
@@ -72,7 +72,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return budget.result(super().call(context, function, *arguments, **named))
 
     def _check_function(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        method = getattr(function, "__wrapped__", function)  # of `format`, which the sandbox wraps
+        method = getattr(function, "__wrapped__", function)  # from `format`, which the sandbox wraps
         owner, name = getattr(method, "__self__", None), str(getattr(method, "__name__", ""))
         if isinstance(owner, str) and name in template_limits.TEXT_METHODS:
             budget.spend(len(owner) // template_limits.CHARS_PER_STEP)
@@ -94,9 +94,9 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 
 class _Counted(jinja2.visitor.NodeTransformer):
-    """Inserts the counting into a template: of repeated bodies, of texts and lists that are made, of comparisons."""
+    """Inserts counting calls into a template: for repeated bodies, for new texts and lists, and for comparisons."""
 
-    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:  # named by jinja2
+    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:  # method names are given by jinja2
         steps = 1 + _nodes(node.body) // _NODES_PER_STEP
         self.generic_visit(node)
         node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, steps), lineno=node.lineno))
@@ -172,7 +172,7 @@ def _filter(value: jinja2.nodes.Expr, name: str, node: jinja2.nodes.Node) -> jin
     return jinja2.nodes.Filter(value, name, [], [], None, None, lineno=node.lineno)
 
 
-@jinja2.utils.pass_context  # so that it is not computed when the template is compiled; the others too
+@jinja2.utils.pass_context  # so that it is not evaluated at compile time; the same applies to the functions below
 def _count(context: jinja2.runtime.Context, steps: int) -> bool:
     budget.spend(steps)
     return True
@@ -231,21 +231,24 @@ def _bits(number: float) -> int:
 
 
 class _Generation(jinja2.ext.Extension):
-    """`{% generation %}…{% endgeneration %}` marks answers for training libraries; the text in it is rendered."""
+    """`{% generation %}…{% endgeneration %}` marks answers for training libraries; its contents are rendered as
+    usual.
+    """
 
     tags: set[str] = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
     def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        """The statements inside."""
+        """Parse the tag and return the statements inside it."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-    """Render a template with `messages` and what templates expect besides (`add_generation_prompt`, `bos_token`, …).
+    """Render a template with `messages` and the other values that templates expect (`add_generation_prompt`,
+    `bos_token`, …).
 
     Raises:
-        TemplateRefused: see there.
+        TemplateRefused: the template refuses the messages, is broken, or exceeds the limits.
     """
     try:
         with _lock:
@@ -258,7 +261,7 @@ def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any)
         raise
     except MemoryError as exc:
         raise TemplateRefused("the text is too long") from exc
-    except (  # SyntaxError: more nested blocks than Python compiles
+    except (  # SyntaxError: more nested blocks than Python can compile
         jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, SyntaxError,
     ) as exc:  # fmt: skip
         raise TemplateRefused(str(exc).splitlines()[0][:200] if str(exc) else type(exc).__name__) from exc

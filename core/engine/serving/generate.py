@@ -46,7 +46,9 @@ class GeneratedChunk:
 
 
 async def generate(backend: Backend, options: Mapping[str, Any]) -> GeneratedChunk:
-    """The complete text, identical to the streamed one (llama.cpp's own differs for split characters)."""
+    """Return the complete text, identical to the streamed one (llama.cpp's own response differs when a character is
+    split across tokens).
+    """
     texts = []
     async with aclosing(stream_chunks(backend, options)) as chunks:
         async for chunk in chunks:
@@ -57,10 +59,10 @@ async def generate(backend: Backend, options: Mapping[str, Any]) -> GeneratedChu
 async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
     """Stream the text, up to the first stop string in `options["stop"]`.
 
-    Text buffered for a possible stop string is yielded at any other end, including an error.
+    If the text ends in any other way, including an error, text buffered for a possible stop string is yielded.
 
     Raises:
-        ApiError: at the first chunk or later.
+        ApiError: with the first chunk or later.
     """
     stop = StopMatcher(options.get("stop", ()))
     async with backend.slots:
@@ -129,7 +131,7 @@ def _chunk(event: Mapping[str, Any]) -> GeneratedChunk:
 
 
 def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
-    """The end of a text whose stop string was completed by `event`, `generated_s` seconds after its first token."""
+    """The end of a text whose stop string was completed in `event`, `generated_s` seconds after its first token."""
     tokens = int(event["tokens_predicted"])
     return GenerationEnd(
         reason="stop",
@@ -159,11 +161,11 @@ def _json(raw: bytes) -> dict[str, Any]:
 class StopMatcher:
     """Finds the first stop string in a text that arrives in chunks, and buffers text that may become one.
 
-    The result does not depend on the chunks: the stop string that is complete first ends the text; of several that are
-    complete at the same character, the longest.
+    The result does not depend on how the text is split into chunks: the stop string that is complete first ends the
+    text; if several are completed by the same character, the longest wins.
 
     Attributes:
-        found: a stop string was found; no text is returned after it.
+        found: whether a stop string was found; no text is returned after it.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -186,13 +188,13 @@ class StopMatcher:
         return text_so_far[:n_safe]
 
     def flush(self) -> str:
-        """The buffered text, at the end of a text without a stop string."""
+        """Return the buffered text when the text has ended without a stop string."""
         text, self._buffer = self._buffer, ""
         return text
 
 
 class _Progress:
-    """Length of the prefix of one stop string that the text ends with (Knuth–Morris–Pratt algorithm)."""
+    """Tracks how much of one stop string the text currently ends with (Knuth–Morris–Pratt algorithm)."""
 
     def __init__(self, stop: str) -> None:
         self.stop = stop
@@ -209,7 +211,7 @@ class _Progress:
 
 
 def _failure_function(stop: str) -> list[int]:
-    """For each prefix of `stop`: the length of its longest proper prefix that is also a suffix."""
+    """For each prefix of `stop`, compute the length of its longest proper prefix that is also a suffix."""
     prefix_lengths = [0]
     for character in stop[1:]:
         length = prefix_lengths[-1]

@@ -28,7 +28,7 @@ from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
-_ADMIT_TIMEOUT_S = 0.5  # how long the headers of a stream wait for a model to load; they never wait for a slot
+_ADMIT_TIMEOUT_S = 0.5  # how long a stream's headers wait for a model to load; they never wait for a slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class InferenceRequest:
     """A parsed request.
 
     Attributes:
-        chat: respond in the chat format; else in the completion format.
+        chat: whether to respond in the chat format; otherwise the completion format is used.
         model: the requested model.
         base: its base model.
         prompts: texts or lists of token ids.
@@ -51,7 +51,7 @@ class InferenceRequest:
 
     def llama_requests(self) -> list[dict[str, Any]]:
         """One llama.cpp request per choice: n for the first prompt, then n for the second, …"""
-        whole = {"repeat_last_n": self.base.context}  # penalties count the whole text, as OpenAI's do
+        whole = {"repeat_last_n": self.base.context}  # penalties apply to the whole text, as at OpenAI
         return [
             {**self.sampling.options, **whole, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
             for prompt in self.prompts
@@ -63,8 +63,8 @@ class Inference:
     """The two endpoints.
 
     Attributes:
-        tokens_per_s: speed of the last generation; None before the first.
-        speeds: the same by base model.
+        tokens_per_s: speed of the most recent generation; None before the first one.
+        speeds: the same for each base model.
     """
 
     def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
@@ -84,7 +84,7 @@ class Inference:
         """POST /v1/chat/completions."""
         body = await json_body(request)
         model, base = await self._resolve_model(body)
-        # In a thread: a template is the model's code, and other requests go on while it runs.
+        # Rendered in a thread: a template is code from the model, and other requests continue while it runs.
         chat_format = await run_in_threadpool(chat.format_for, base.card)
         if chat_format is None:
             raise ApiError(
@@ -112,7 +112,7 @@ class Inference:
         try:
             await until_disconnected(request, asyncio.wait({admitted}, timeout=_ADMIT_TIMEOUT_S))
             if admitted.done():
-                admitted.result()  # raises the refusal, which has its own status
+                admitted.result()  # raises the refusal, which has its own HTTP status
         except BaseException:
             admitted.cancel()
             raise
@@ -135,7 +135,7 @@ class Inference:
         return JSONResponse({**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)})
 
     async def _stream(self, parsed: InferenceRequest, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
-        """Server-sent events, once the request is admitted. An error becomes an event, as at OpenAI."""
+        """Yield server-sent events once the request is admitted. Errors are sent as events, as at OpenAI."""
         builder = _ResponseBuilder(parsed)
         ends: dict[int, GenerationEnd] = {}
         started = False
@@ -196,7 +196,7 @@ class _ResponseBuilder:
         return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
 
     def chunks(self, index: int, chunk: GeneratedChunk) -> list[bytes]:
-        """The events of one chunk: its text if any, and the end as a separate event, as at OpenAI."""
+        """Events for one chunk: its text, if any, and the end as a separate event, as at OpenAI."""
         events = [self._chunk(index, {"content": chunk.text}, None)] if chunk.text else []
         return [*events, self._chunk(index, {}, chunk.end.reason)] if chunk.end else events
 
@@ -214,7 +214,7 @@ class _ResponseBuilder:
 
 
 def _usage(ends: Sequence[GenerationEnd], n: int) -> dict[str, int]:
-    """Total usage; each prompt counts once."""
+    """Total usage; each prompt is counted once."""
     prompt = sum(end.prompt_tokens for end in ends[::n])
     completion = sum(end.completion_tokens for end in ends)
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
@@ -276,7 +276,7 @@ def _is_tokens(value: object) -> bool:
 async def _gather(
     coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]], concurrently: bool
 ) -> list[GeneratedChunk]:
-    """All completions; the first error cancels the others."""
+    """Run all completions and return their results; the first error cancels the others."""
     if not concurrently:
         return await _one_by_one(coroutines)
     tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
@@ -288,18 +288,18 @@ async def _gather(
 
 
 async def _one_by_one(coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]]) -> list[GeneratedChunk]:
-    """All completions, one after another."""
+    """Run all completions one after another."""
     try:
         return [await coroutine for coroutine in coroutines]
     finally:
         for coroutine in coroutines:
-            coroutine.close()  # those that were never started
+            coroutine.close()  # close those that were never started
 
 
 async def _sequential(
     streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
 ) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
-    """(index, chunk) of the first generation, then of the second, …"""
+    """Yield (index, chunk) for the first generation, then for the second, …"""
     for index, stream in enumerate(streams):
         async with aclosing(stream) as chunks:
             async for chunk in chunks:
@@ -309,7 +309,7 @@ async def _sequential(
 async def _merge(
     streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
 ) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
-    """(index, chunk) of several parallel generations as they arrive. Closing it closes all of them."""
+    """Yield (index, chunk) from several parallel generations as the chunks arrive. Closing it closes all of them."""
     queue: asyncio.Queue[tuple[int, GeneratedChunk] | Exception | None] = asyncio.Queue(maxsize=64)
 
     async def pump(index: int, stream: AsyncGenerator[GeneratedChunk, None]) -> None:
@@ -318,7 +318,7 @@ async def _merge(
                 async for chunk in chunks:
                     await queue.put((index, chunk))
             await queue.put(None)
-        except Exception as exc:  # pass any error to the reader, which would otherwise wait forever
+        except Exception as exc:  # pass every error to the reader, which would otherwise wait indefinitely
             await queue.put(exc)
 
     tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]

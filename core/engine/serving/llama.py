@@ -1,8 +1,8 @@
 """Manages llama.cpp servers as child processes: one per model in use, a base model with or without an adapter.
 
-llama.cpp batches only requests with the same adapter and makes all others wait. So a base model and its tuned models
-each get their own process, and can generate in parallel. The weights are memory-mapped from one file, so they are in
-memory only once.
+llama.cpp batches only requests with the same adapter and makes all others wait. A base model and each of its tuned
+models therefore get their own process, so that they can generate in parallel. The weights are memory-mapped from one
+file, so they are in memory only once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from core.message import msg, sentences
 
 _log = logging.getLogger(__name__)
 
-_MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, and the next one
+_MAX_LOADED = 5  # models kept loaded (LRU): four in parallel, plus the next one
 _CACHE_MIB = 256  # prompt cache; llama.cpp's default is 8 GiB
 # spins of a waiting thread before it sleeps; with more, two models starve each other (docs/benchmarks.md)
 _SPIN_COUNT = "1000"
-_START_S = 120.0  # takes 2 s from a warm disk cache; more from a cold, busy disk
+_START_S = 120.0  # takes 2 s from a warm disk cache, longer from a cold, busy disk
 _STOP_S = 5.0
 _TOKENIZE_S = 60.0  # timeout for one text, which may take seconds on a busy machine
 
@@ -43,10 +43,10 @@ _Key = tuple[str, Path | None]  # (name of the base model, adapter)
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """A base model: its name, the file that is served, its metadata, and the folder with its original weights.
+    """A base model: its name, the file served, its metadata, and the folder with its original weights.
 
     Attributes:
-        limit: maximum tokens of a request or example, if the model can read so much.
+        limit: maximum tokens of a request or example, if the model's own context is at least that large.
     """
 
     name: str
@@ -62,7 +62,7 @@ class BaseModel:
 
     @property
     def is_limited(self) -> bool:
-        """Whether the model can read more than the setting allows."""
+        """Whether the model's own context is larger than the setting allows."""
         return self.limit < self.card.context_length
 
 
@@ -72,7 +72,7 @@ class Backend:
 
     Attributes:
         adapter: the LoRA adapter; None: the plain base model.
-        slots: limits how many requests are decoded together; the others wait in order.
+        slots: limits how many requests are decoded together; the others wait in order of arrival.
         leases: number of users; a retired backend is stopped when the last one releases it.
     """
 
@@ -113,7 +113,9 @@ class Pool:
 
     @asynccontextmanager
     async def lease_any(self, base: BaseModel) -> AsyncIterator[Backend]:
-        """Lease any backend of `base`, for counting tokens: the adapter does not matter. Raises like `lease`."""
+        """Lease any backend of `base`, for counting tokens, where the adapter does not matter. Raises the same errors
+        as `lease`.
+        """
         running = (backend for backend in self._current.values() if backend.base.name == base.name and backend.alive)
         async with self._leased(next(running, None) or await self._get_or_start(base, None)) as backend:
             yield backend
@@ -129,7 +131,7 @@ class Pool:
 
     @contextmanager
     def tokenizer(self, base: BaseModel) -> Iterator[Tokenizer]:
-        """The tokenizer of `base`; call it from another thread than the event loop's."""
+        """The tokenizer of `base`; call it from a thread other than the event loop's."""
         stack = AsyncExitStack()
         backend = asyncio.run_coroutine_threadsafe(stack.enter_async_context(self.lease_any(base)), self._loop).result()
         try:
@@ -142,7 +144,7 @@ class Pool:
             asyncio.run_coroutine_threadsafe(stack.aclose(), self._loop).result()
 
     async def load(self, base: BaseModel, adapter: Path | None) -> None:
-        """Load a model ahead of its first request. Raises like `lease`."""
+        """Load a model before its first request. Raises the same errors as `lease`."""
         await self._get_or_start(base, adapter)
 
     @property
@@ -177,7 +179,7 @@ class Pool:
             return current
 
     async def forget(self, base_name: str) -> None:
-        """Stop the backends of a base that was removed, once their requests have ended."""
+        """Stop a removed base's backends once their requests have ended."""
         for key in [key for key in self._current if key[0] == base_name]:
             self._retire(self._current.pop(key))
 
@@ -194,7 +196,7 @@ class Pool:
 
 
 class Tokenizer:
-    """Text → token ids, with the tokenizer that is also used for serving."""
+    """Text → token ids, using the same tokenizer as serving."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self._client = client
@@ -271,7 +273,7 @@ def too_long(context: object, tokens: object, own: int | None = None) -> ApiErro
     """400: a prompt of `tokens` tokens exceeds a context of `context` tokens.
 
     Args:
-        own: how many tokens the model itself can read, if a setting allows fewer.
+        own: the model's own context length, if a setting limits it further.
     """
     message: str = msg(
         "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
@@ -285,7 +287,7 @@ def too_long(context: object, tokens: object, own: int | None = None) -> ApiErro
 
 
 def raise_the_limit(own: int) -> str:
-    """What to do about a limit that is a setting's and not the model's."""
+    """Advice for a limit that comes from a setting and not from the model."""
     return msg(
         "The limit is {setting}; the model itself can read {own} tokens. To use more, set it and restart the engine.",
         setting=CONTEXT_SETTING,

@@ -1,4 +1,5 @@
-"""`python -m core.engine.serving.llama_child`: one llama.cpp server for one base model, with an adapter or without.
+"""`python -m core.engine.serving.llama_child`: runs one llama.cpp server for one base model, with or without an
+adapter.
 
 It reads its options as one line of JSON on stdin, writes `{"url": …}` to stdout, and exits when stdin closes, so that
 it never outlives the engine.
@@ -46,7 +47,8 @@ def _start(options: dict[str, Any]) -> tuple[object, str]:
     params.cpuparams_batch.n_threads = options["threads"]
     params.n_threads_http = _HTTP_THREADS
     params.warmup = False
-    params.chat_template, params.use_jinja = "chatml", False  # the model's own would be rendered here, without limits
+    # otherwise the model's own template would be rendered here, without limits
+    params.chat_template, params.use_jinja = "chatml", False
     params.ui = False
     params.verbosity = 0
     if options["adapter"] is not None:
@@ -60,8 +62,8 @@ def _start(options: dict[str, Any]) -> tuple[object, str]:
 def main() -> None:
     """Serve until stdin closes.
 
-    It exits with `os._exit` while the server still exists: destroying the server, or a normal interpreter exit, would
-    wait forever for llama.cpp's threads, and the process would outlive an engine that was killed early.
+    The process exits with `os._exit` while the server object still exists: destroying it, or exiting the interpreter
+    normally, would wait forever for llama.cpp's threads, and the process would outlive an engine that was killed early.
     """
     try:
         _serve()
@@ -77,12 +79,12 @@ def _serve() -> None:
     options = json.loads(sys.stdin.readline())
     try:
         _server, url = _start(options)
-    except Exception as exc:  # the engine reports it
+    except Exception as exc:  # the engine reports the error
         print(json.dumps({"error": str(exc)}), file=output, flush=True)
         return
     print(json.dumps({"url": url}), file=output, flush=True)
     sys.stdin.read()
-    os._exit(0)  # stdin was closed: no client waits for an answer any more
+    os._exit(0)  # stdin is closed, so no client is waiting for a response any more
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ _CHAT = _COMMON | frozenset(
         "prompt_cache_key",
     ]
 )
-# Unsupported parameters that would change the result, with the values that are accepted because they have no effect.
+# Unsupported parameters that would change the result, and the values that are accepted because they have no effect.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "suffix": (),
     "echo": (False,),
@@ -74,7 +74,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "prediction": (),
     "web_search_options": (),
 }
-_ENABLED_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` enables it
+_ENABLED_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` enables this parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +83,9 @@ class Sampling:
 
     Attributes:
         n: completions per prompt.
-        stream: stream the response.
-        include_usage: end the stream with the usage.
-        seed: for the first completion (incremented for the next ones); None: random.
+        stream: whether to stream the response.
+        include_usage: whether to end the stream with the usage.
+        seed: seed for the first completion (incremented for each further one); None means random.
         options: the other parameters, under llama.cpp's names.
     """
 
@@ -99,8 +99,8 @@ class Sampling:
     def is_concurrent(self) -> bool:
         """Whether several completions may be decoded in parallel.
 
-        Not with a seed: llama.cpp decodes parallel requests as one batch, and rounding depends on the batch size, so
-        the same seed would give different texts.
+        They may not if a seed is set: llama.cpp decodes parallel requests as one batch, and rounding depends on the
+        batch size, so the same seed would give different texts.
         """
         return self.seed is None
 
@@ -110,7 +110,7 @@ class Sampling:
 
 
 def of_completion(body: Mapping[str, Any]) -> Sampling:
-    """Parameters of POST /v1/completions (by default 16 tokens, as at OpenAI). Raises ApiError 400."""
+    """Parse the parameters of POST /v1/completions (default: 16 tokens, as at OpenAI). Raises ApiError 400."""
     reject_unknown(body, _COMPLETION)
     sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
@@ -119,7 +119,7 @@ def of_completion(body: Mapping[str, Any]) -> Sampling:
 
 
 def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
-    """Parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
+    """Parse the parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
     reject_unknown(body, _CHAT)
     limit = integer(body, "max_tokens", 1, 1 << 20, None)
     sampling = _common(body, integer(body, "max_completion_tokens", 1, 1 << 20, limit))
@@ -146,7 +146,7 @@ def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:
         "frequency_penalty": number(body, "frequency_penalty", -2, 2, 0.0),
         "stop": _stops(body.get("stop")),
         "logit_bias": _biases(body.get("logit_bias")),
-        # Cached prompts are computed in different batches, so the result is not bit-identical.
+        # Only without a seed: cached prompts are computed in different batches, so results would not be bit-identical.
         "cache_prompt": seed is None,
     }
     stream = boolean(body, "stream")

@@ -1,6 +1,6 @@
-"""The filters and tests of chat templates: those of Jinja that templates use, with the cost of each.
+"""The filters and tests that chat templates can use: a subset of Jinja's, each with its cost.
 
-A filter that is not here does not exist for a template.
+All other filters are unknown to templates.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ _MAX_INDENT, _MAX_DIGITS = 16, 20
 
 
 def _limited(function: Callable[..., Any], before: Callable[..., int]) -> Callable[..., Any]:
-    """A filter or test whose result is counted; `before` returns the most bytes that it may need.
+    """Wrap a filter or test so that its result is counted; `before` returns the maximum number of bytes that it may
+    need.
 
-    It takes the context, so that it is not computed when the template is compiled.
+    The wrapper takes the context as an argument, so that Jinja does not evaluate it at compile time.
     """
     passed = jinja2.utils._PassArg.from_obj(function)
 
@@ -40,20 +41,20 @@ def _limited(function: Callable[..., Any], before: Callable[..., int]) -> Callab
 
 
 def _as_text(value: Any, *arguments: Any, **named: Any) -> int:
-    """Filters that write the value as text, with up to six characters for one."""
+    """Cost of filters that write the value as text, with up to six characters for each one."""
     budget.read(arguments, named)
     return 6 * template_limits.WIDEST * (len(value) if isinstance(value, str) else budget.read(value))
 
 
 def _as_items(value: Any, *arguments: Any, **named: Any) -> int:
-    """Filters that only pass the items on."""
+    """Cost of filters that only pass on the items."""
     budget.read(arguments, named)
     budget.spend(template_limits.length(value) // template_limits.ITEMS_PER_STEP)
     return template_limits.length(value) * (template_limits.CHARACTER_BYTES if isinstance(value, str) else 8)
 
 
 def _compared(value: Any, *arguments: Any, **named: Any) -> int:
-    """Filters that compare the items, which must be there."""
+    """Cost of filters that compare the items; the items must be a list or similar."""
     if isinstance(value, Iterator):
         raise TemplateRefused("it sorts something else than a list")
     return template_limits.WIDEST * budget.read(value, arguments, named) + _as_items(value)
@@ -128,7 +129,7 @@ def _sum(environment: jinja2.Environment, value: Any, attribute: str | int | Non
 
 
 def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    """As transformers' filter: without HTML escapes."""
+    """The `tojson` filter as in transformers: without HTML escapes."""
     if indent is not None and not (isinstance(indent, int) and 0 <= indent <= _MAX_INDENT):
         raise TemplateRefused("it pads a text")
     parts, size = [], 0
@@ -145,7 +146,7 @@ def _nothing(*_: Any, **__: Any) -> int:
 
 
 def _filters() -> dict[str, Callable[..., Any]]:
-    """Jinja's filters that chat templates use, with their costs."""
+    """Jinja's filters that chat templates use, with their cost."""
     known: Any = jinja2.filters.FILTERS  # jinja2 types its values as plain functions
     groups: Mapping[Callable[..., int], str] = {
         _as_text: "capitalize e escape float int lower safe string title upper",
@@ -164,7 +165,7 @@ def _filters() -> dict[str, Callable[..., Any]]:
 
 
 def _tests() -> dict[str, Callable[..., Any]]:
-    """Jinja's tests; those that read their values are counted."""
+    """Jinja's tests; tests that read their values are counted."""
     known: Any = jinja2.tests.TESTS
     read = "in == eq equalto != ne > gt greaterthan >= ge < lt lessthan <= le lower upper"
     counted = {name: _limited(known[name], _read) for name in read.split()}

@@ -1,8 +1,8 @@
-"""What a chat template may do: the steps and bytes of one rendering, and the functions that it can call.
+"""Limits for chat templates: the steps and bytes of one rendering, and the functions that templates can call.
 
-Every operation that makes a text or list, or reads one, is counted, whether or not its result is kept; so the memory of
-a rendering cannot exceed `MAX_BYTES` by more than its largest single text. Functions that no chat template needs, and
-whose results grow with a number (`center`, `ljust`, …), do not exist.
+Every operation that creates or reads a text or list is counted, even if its result is discarded. The memory used by a
+rendering can therefore exceed `MAX_BYTES` by no more than its largest single text. Functions whose results grow with a
+numeric argument and that no chat template needs (`center`, `ljust`, …) are not available.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import jinja2.utils
 from markupsafe import Markup
 
 MAX_CHARS = 4_000_000
-"""Of a rendered conversation, and of every text that is put together on the way."""
+"""Maximum size of a rendered conversation, and of every text built during the rendering."""
 MAX_STEPS = 300_000
-"""About a second; a long conversation needs some thousands."""
+"""Takes about a second; a long conversation needs a few thousand steps."""
 MAX_BYTES = 128 << 20
-"""Of all texts and lists that one rendering makes; a conversation of 1,000 turns needs some MB."""
+"""Maximum size of all texts and lists created in one rendering; a conversation of 1,000 turns needs a few MB."""
 CHARS_PER_STEP = 1024
 ITEMS_PER_STEP = 16
 CHARACTER_BYTES = 84
-"""Of a character as a text of its own in a list."""
+"""Size of a single character stored as its own text in a list."""
 WIDEST = 4
-"""Bytes of a character."""
-_ESCAPED = 10  # characters for one in the text of a list: "\\U000e0001"
-_NUMBER_CHARS = 1300  # the longest whole number
+"""Bytes per character."""
+_ESCAPED = 10  # characters needed for one in the text of a list: "\\U000e0001"
+_NUMBER_CHARS = 1300  # length of the longest integer
 
 
 class TemplateRefused(ValueError):
@@ -36,34 +36,36 @@ class TemplateRefused(ValueError):
 
 
 class RenderBudget:
-    """What the current rendering may still do. One at a time: `chat_template` renders under a lock."""
+    """What the current rendering may still use. There is only one at a time, because `chat_template` renders under a
+    lock.
+    """
 
     def __init__(self) -> None:
         self.steps = self.bytes = 0
 
     def start(self) -> None:
-        """Begin a rendering."""
+        """Reset the budget for a new rendering."""
         self.steps, self.bytes = MAX_STEPS, MAX_BYTES
 
     def spend(self, steps: int) -> None:
-        """Count work; never less than none, even if a template asks for less."""
+        """Count steps; negative numbers, which a template can cause, count as zero."""
         self.steps -= max(0, steps)
         if self.steps < 0:
             raise TemplateRefused("it takes too long")
 
     def afford(self, size: int) -> None:
-        """Refuse a result of up to `size` bytes that would not fit; the result itself is counted when it is there."""
+        """Refuse a result of up to `size` bytes that would not fit; the result itself is counted once it exists."""
         if size > self.bytes:
             raise TemplateRefused("it needs too much memory")
 
     def made(self, size: int) -> None:
-        """Count bytes that were made."""
+        """Count bytes that were created."""
         self.afford(size)
         self.bytes -= max(0, size)
         self.spend(size // CHARS_PER_STEP)
 
     def result(self, value: Any) -> Any:
-        """Count a text or list that was made; items of an iterator are counted one by one."""
+        """Count a text or list that was created; an iterator's items are counted one by one."""
         if isinstance(value, str):
             check_length(len(value))
         if isinstance(value, str | list | tuple | dict | set):
@@ -73,9 +75,10 @@ class RenderBudget:
         return value
 
     def read(self, *values: Any) -> int:
-        """Count reading all of the values, with what is in them; returns the most characters of them as text.
+        """Count reading all of the values, including nested ones; return the maximum number of characters that they can
+        have as text.
 
-        A list that is in another one twice is counted twice, as it is read or written.
+        A list that occurs twice in another one is counted twice, because it is also read or written twice.
         """
         pending, characters = list(values), 0
         while pending:
@@ -98,7 +101,7 @@ class RenderBudget:
         return characters
 
     def text(self, value: Any) -> str:
-        """`str(value)`, counted."""
+        """Return `str(value)` and count it."""
         if isinstance(value, str):
             return value
         self.afford(self.read(value) * WIDEST)
@@ -122,14 +125,14 @@ def check_length(characters: int) -> None:
 
 
 def length(value: Any) -> int:
-    """Characters or items; a text that is marked as safe may be escaped when it is joined with others."""
+    """Number of characters or items; a text that is marked as safe may be escaped when it is joined with others."""
     if isinstance(value, Markup):
         return 6 * len(value)
     return len(value) if isinstance(value, str | list | tuple | dict) else 0
 
 
 def formatted(text: str, values: Any, mark: str) -> int:
-    """The most bytes that a text with placeholders (each has a `mark`) can have with these values."""
+    """The maximum number of bytes that a text with placeholders (each has a `mark`) can have with these values."""
     if re.search(r"\d{5}|\*|:[^{}]*\{", text):
         raise TemplateRefused("it pads a text")
     each = 10_000 + budget.read(values)
@@ -138,14 +141,14 @@ def formatted(text: str, values: Any, mark: str) -> int:
 
 
 def format_text(text: str, values: Any) -> str:
-    """`text % values`, counted."""
+    """Return `text % values` and count it."""
     budget.afford(formatted(text, values, "%"))
     made: str = budget.result(text % values)
     return made
 
 
 def strftime_now(day: Any) -> Callable[[str], str]:
-    """A function that writes `day`; a format may not pad."""
+    """Return a function that formats `day`; padding in the format is not allowed."""
 
     def write(form: str) -> str:
         if len(form) > 100 or re.search(r"%[^A-Za-z%]", form):
@@ -156,13 +159,13 @@ def strftime_now(day: Any) -> Callable[[str], str]:
 
 
 def number_range(*bounds: int) -> range:
-    """`range`, with its items counted at once."""
+    """Return `range` with all of its items counted immediately."""
     numbers = range(*bounds)
     budget.spend(len(numbers))
     return numbers
 
 
-# Methods of texts: most bytes of the result, from the text and the arguments.
+# String methods, with a function that returns the maximum size of the result in bytes from the text and the arguments.
 
 
 def _same(text: str, *_: Any) -> int:
@@ -170,13 +173,15 @@ def _same(text: str, *_: Any) -> int:
 
 
 def searched_backwards(text: str, *arguments: Any) -> int:
-    """The result is a part of the text; these methods may compare everything with everything."""
+    """Size for methods whose result is part of the text; these methods may take quadratic time."""
     budget.spend(sum(len(text) * length(one) for one in arguments) // CHARS_PER_STEP)
     return WIDEST * len(text)
 
 
 def pieces(text: str, separator: Any = None, *_: Any) -> int:
-    """The result is a list of parts; without a separator, at most every second character is one."""
+    """Size for methods whose result is a list of parts; without a separator, there is at most one part per two
+    characters.
+    """
     count = text.count(separator) + 1 if isinstance(separator, str) and separator else len(text) // 2 + 1
     return count * CHARACTER_BYTES + WIDEST * len(text)
 
@@ -187,7 +192,7 @@ def _pieces_backwards(text: str, separator: Any = None, *_: Any) -> int:
 
 
 def replaced(text: str, old: Any = "", new: Any = "", *_: Any, **__: Any) -> int:
-    """Every occurrence becomes the new text."""
+    """Size if every occurrence is replaced by the new text."""
     count = text.count(old) if isinstance(old, str) else 0
     check_length(len(text) + count * length(new))
     return WIDEST * (len(text) + count * length(new))

@@ -1,1 +1,1 @@
-"""Training jobs: queue, tokenization, the trainer's process and its events."""
+"""Training jobs: the queue, tokenisation, the trainer process and its events."""

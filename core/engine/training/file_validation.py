@@ -1,4 +1,4 @@
-"""The validating_files phase: tokenises the files of one job at a time; each example must fit the context."""
+"""The validating_files phase: tokenises one job's files at a time and checks that each example fits the context."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
 from core.message import msg, sentences, with_cause
 
-# A llama.cpp server that crashed or is loading is back within seconds; after that, retrying does not help.
+# A llama.cpp server that has crashed or is loading is available again within seconds; after that, retrying does not
+# help.
 _PAUSES_S = (1.0, 3.0, 9.0)
-_MAX_LISTED = 10  # overlong lines that one message lists
+_MAX_LISTED = 10  # maximum number of overlong lines listed in one message
 _CANCEL_CHECK_S = 0.5  # how often cancellation is checked
 
 
@@ -37,7 +38,7 @@ class Validator:
         self._retries: dict[str, int] = {}
 
     def step(self) -> bool:
-        """Validate the oldest waiting job; returns whether there was one."""
+        """Validate the oldest waiting job; return whether there was one."""
         job = self._context.oldest("validating_files")
         if job is None:
             return False
@@ -49,7 +50,7 @@ class Validator:
             self._context.fail(job, failure)
             self._delete_sources(job)
         except sqlite3.Error:
-            raise  # not the job's fault: wait and try again
+            raise  # not the job's fault, so wait and try again
         except Exception as exc:
             if not (_is_transient(exc) and self._retry(job)):
                 self._context.fail(job, describe_error(exc))
@@ -59,7 +60,7 @@ class Validator:
         return True
 
     def _retry(self, job: Job) -> bool:
-        """Wait before a retry; returns False after the last one."""
+        """Wait before a retry; return False after the last one."""
         retries = self._retries.pop(job.id, 0)
         if retries == len(_PAUSES_S):
             return False
@@ -90,7 +91,9 @@ class Validator:
         self._delete_sources(job)
 
     def _source(self, job: Job, param: str, file_id: str) -> Path:
-        """The job's copy; the uploaded file for a job from an engine version without copies."""
+        """Path of the job's own copy of a file, or of the uploaded file if an older engine version created the job
+        without copies.
+        """
         copy = self._context.source(job, param)
         return copy if copy.exists() else self._context.files.path(file_id)
 
@@ -103,7 +106,7 @@ class Validator:
 
 
 def _is_transient(exc: Exception) -> bool:
-    """Whether the error came from a llama.cpp server, which the pool restarts."""
+    """Whether the error comes from a llama.cpp server; if so, the pool restarts the server."""
     return isinstance(exc, httpx2.HTTPError) or (isinstance(exc, ApiError) and exc.status == 503)
 
 
@@ -162,7 +165,7 @@ def tokenise_file(
 
 
 def _too_long_failure(lines: Sequence[str], base: BaseModel, param: str) -> JobFailed:
-    """The failure of a file with examples longer than the model's context; `lines` has a sentence for each."""
+    """The failure for a file with examples longer than the model's context; `lines` has one sentence per example."""
     listed = list(lines[:_MAX_LISTED])
     if more := len(lines) - len(listed):
         listed.append(msg("{more} more lines are too long.", more=more))
@@ -177,7 +180,7 @@ def _too_long_failure(lines: Sequence[str], base: BaseModel, param: str) -> JobF
 
 
 def _segmented(example: PromptCompletion | Conversation, base: BaseModel, number: int) -> SegmentedExample:
-    """`as_example`, with the line's number in the error of a chat template that refuses it."""
+    """Call `as_example`; if the chat template refuses the conversation, add the line number to the error."""
     try:
         return as_example(example, base)
     except BadLine as exc:

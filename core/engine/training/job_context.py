@@ -1,4 +1,4 @@
-"""Shared context of the job threads: components, job folders, and how a job fails."""
+"""Shared context of the job threads: components, job folders, and job failures."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _log = logging.getLogger(__name__)
 
 
 class JobFailed(Exception):
-    """A job has failed. `code` and `param` as in OpenAI's job errors."""
+    """A job has failed; `code` and `param` have the same meaning as in OpenAI's job errors."""
 
     def __init__(self, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
         self.message, self.code, self.param = message, code, param
 
     def error(self) -> dict[str, Any]:
-        """The `error` of a job object."""
+        """The value of a job object's `error` field."""
         return {"code": self.code, "message": self.message, "param": self.param, **extra_fields(self.message)}
 
 
 class JobCancelled(Exception):
-    """The job was cancelled meanwhile."""
+    """The job was cancelled in the meantime."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineJobContext:
-    """Components for the job threads. `on_trained` is called with the model id of a finished job."""
+    """Components used by the job threads. `on_trained` is called with a finished job's model id."""
 
     home: Path
     store: EngineStore
@@ -53,7 +53,7 @@ class EngineJobContext:
         return self.home / "jobs" / job.id
 
     def source(self, job: Job, param: str) -> Path:
-        """The job's copy of its training or validation file (`param`), kept until it is tokenised."""
+        """Path of the job's copy of its training or validation file (`param`), which is kept until it is tokenised."""
         return source_path(self.folder(job), param)
 
     def status(self, job: Job) -> str:
@@ -62,12 +62,12 @@ class EngineJobContext:
         return row.status if row else "cancelled"
 
     def oldest(self, status: str) -> Job | None:
-        """The oldest job with this status."""
+        """The oldest job with this status, if any."""
         rows = self.store.select(Job, "status = ?", (status,), "ORDER BY seq LIMIT 1")
         return rows[0] if rows else None
 
     def fail(self, job: Job, failure: JobFailed) -> None:
-        """Mark a job as failed, unless it was cancelled or paused meanwhile."""
+        """Mark a job as failed, unless it was cancelled or paused in the meantime."""
         with self.store.transaction():
             is_active = "status IN ('validating_files', 'queued', 'running')"
             values = {"status": "failed", "error": to_json(failure.error()), "finished_at": int(time.time())}

@@ -27,8 +27,8 @@ from core.message import extra_fields
 
 Status = Literal["starting", "running", "paused", "succeeded", "failed"]
 
-MEASURED_STEPS = 3  # timed steps after the first one that are needed for an estimate of the end
-_STATE_PERIOD_S = 1.0  # readers poll about as often
+MEASURED_STEPS = 3  # timed steps after the first one that are needed to estimate the end
+_STATE_PERIOD_S = 1.0  # readers poll at about the same interval
 RESULTS_COLUMNS = (
     "step",
     "elapsed_tokens",
@@ -49,19 +49,19 @@ class JobSpec:
         job_id: the engine's id, for messages.
         base_gguf: model file of the base.
         weights_dir: folder for the converted weights of the base (created if missing).
-        base_folder: folder with the original weights of the base, from which training starts; None: the GGUF file has
-            the only ones.
-        start_adapter: adapter to start from; None: a new one.
+        base_folder: folder with the base's original weights, from which training starts; None if only the GGUF file has
+            weights.
+        start_adapter: adapter to start from; None to start with a new adapter.
         train, valid: files written by `core.engine.formats.tokens.save`.
         n_epochs, batch_size: as in OpenAI's hyperparameters.
         learning_rate: the highest learning rate.
         warmup, schedule, early_stopping: see `core.engine.training_options.TrainingOptions`.
-        seed: for the adapter's initial values and the order of examples.
+        seed: random seed for the adapter's initial values and the order of examples.
         lora_rank, lora_alpha: rank and scale of the adapter.
-        checkpoint_seconds: longest training time that a kill -9 can lose, in seconds.
-        threads: CPU threads; 0: all.
-        dtype: of the frozen matrices: `float32`, `bfloat16`, or `auto` for the faster one on this machine.
-        method: the training method, which decides the loss (`trainer.objective`).
+        checkpoint_seconds: maximum training time in seconds that is lost on kill -9.
+        threads: CPU threads; 0 means all.
+        dtype: dtype of the frozen matrices: `float32`, `bfloat16`, or `auto` for whichever is faster on this machine.
+        method: the training method, which determines the loss (`trainer.objective`).
     """
 
     job_id: str
@@ -97,7 +97,7 @@ class JobSpec:
 
 
 class Journal:
-    """Writes the job folder so that a kill at any time leaves complete lines and files."""
+    """Writes to the job folder such that a kill at any time leaves complete lines and files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -119,7 +119,7 @@ class Journal:
         self._append("checkpoints.jsonl", {**row, "at": time.time()})
 
     def state(self, status: Status, *, now: bool = False, **figures: Any) -> None:
-        """Update state.json; at most once a second unless `now` is set, as for a change of status."""
+        """Update state.json; at most once per second unless `now` is set, as it is when the status changes."""
         if not now and time.monotonic() - self._state_at < _STATE_PERIOD_S:
             return
         self._state_at = time.monotonic()
@@ -128,7 +128,7 @@ class Journal:
         os.replace(partial, self.folder / "state.json")
 
     def rewind(self, step: int) -> None:
-        """Remove metrics and checkpoints after `step`, and an incomplete last line, before these steps are repeated."""
+        """Remove metrics and checkpoints after `step`, and an incomplete last line, before those steps are repeated."""
         for name in ("metrics.jsonl", "checkpoints.jsonl"):
             path = self.folder / name
             if not path.exists():
@@ -157,7 +157,7 @@ def _sync(path: Path) -> None:
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """JSON objects of a file that may still be written; malformed and incomplete lines are skipped."""
+    """Read the JSON objects of a file that may still be being written; malformed and incomplete lines are skipped."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -186,7 +186,7 @@ class JsonlTail:
         self._committed = self._last_read = (0, 0)  # (inode, offset in bytes)
 
     def read_new(self) -> list[dict[str, Any]]:
-        """Objects of the lines since the last `commit`; malformed and incomplete lines are skipped."""
+        """Return the objects of all lines since the last `commit`; malformed and incomplete lines are skipped."""
         try:
             with self._path.open("rb") as file:
                 stat = os.fstat(file.fileno())
@@ -215,7 +215,7 @@ def _object(line: bytes | str) -> dict[str, Any] | None:
 
 
 def metrics_csv(job_folder: Path) -> str:
-    """The results file so far, as CSV in OpenAI's format; only the header before the first step.
+    """The current result file, as CSV in OpenAI's format; before the first step it contains only the header.
 
     Unmeasured values are empty cells.
     """

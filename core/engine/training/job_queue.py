@@ -1,4 +1,4 @@
-"""The queue of jobs waiting for the trainer: positions and estimated starts. One job trains at a time."""
+"""The queue of jobs waiting for the trainer: positions and estimated start times. Only one job trains at a time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from core.engine.store import EngineStore, Job
 
-_STARTUP_S = 10.0  # time for a trainer to start and load libraries and weights
+_STARTUP_S = 10.0  # time for a trainer to start and to load libraries and weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,8 @@ class QueuePosition:
     """A waiting job's position in the queue.
 
     Attributes:
-        position: counted from 1; a running job counts, so the first waiting job behind it has 2.
-        estimated_start: Unix seconds; None: a job ahead cannot be estimated yet.
+        position: counted from 1, including a running job, so the first waiting job behind it is at position 2.
+        estimated_start: Unix seconds; None if a job ahead cannot be estimated yet.
     """
 
     position: int
@@ -39,7 +39,7 @@ def queue_positions(store: EngineStore, now: float) -> dict[str, QueuePosition]:
 
 
 def _end(store: EngineStore, job: Job, starts: float | None, now: float) -> float | None:
-    """When a job that starts at `starts` will end: the trainer's estimate, else tokens / latest speed."""
+    """Estimated end of a job that starts at `starts`: the trainer's estimate, or else tokens / latest speed."""
     if job.status == "running" and job.estimated_finish is not None:
         return max(float(job.estimated_finish), now)
     speed = job.tokens_per_s or speeds(store).get(job.base)
@@ -50,6 +50,6 @@ def _end(store: EngineStore, job: Job, starts: float | None, now: float) -> floa
 
 
 def speeds(store: EngineStore) -> dict[str, float]:
-    """Training speed in tokens per second by base model, from the latest job with timed steps; without start-up."""
+    """Training speed in tokens per second by base model, from the latest job with timed steps, excluding start-up."""
     newest = "seq IN (SELECT max(seq) FROM jobs WHERE tokens_per_s > 0 GROUP BY base)"
     return {job.base: job.tokens_per_s for job in store.select(Job, newest) if job.tokens_per_s}

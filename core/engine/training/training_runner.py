@@ -1,8 +1,8 @@
 """Runs training jobs: one trainer process at a time, monitored until it ends or the job's status changes.
 
 `JobLoop` has two threads: one validates files, the other trains one job at a time. The API changes the status in the
-store, and the threads act on it. So a kill at any time loses nothing: jobs that are `validating_files`, `queued` or
-`running` at the next start are resumed.
+store, and the threads act on it. Nothing is lost if the engine is killed at any time: jobs that are `validating_files`,
+`queued` or `running` at the next start are resumed.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from core.message import from_json, msg, with_cause
 
 _log = logging.getLogger(__name__)
 
-_CHECKPOINT_S = 20  # longest work in seconds that a kill -9 loses
-_POLL_S = 0.5  # how often the trainer's files are read; it writes about once a second
-_GRACE_S = 60.0  # a trainer stops within one micro-batch; longer only on a machine that swaps
-_SHUTDOWN_GRACE_S = 10.0  # the same when the engine itself is stopping
-_LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed once a job has ended
-_MAX_CRASHES = 3  # consecutive crashes without a completed step in between
-_IDLE_S = 5.0  # how often the queue is polled without a wake-up
+_CHECKPOINT_S = 20  # maximum training time in seconds that is lost on kill -9
+_POLL_S = 0.5  # how often the trainer's files are read; the trainer writes about once per second
+_GRACE_S = 60.0  # a trainer stops within one micro-batch, which takes longer only on a machine that is swapping
+_SHUTDOWN_GRACE_S = 10.0  # used instead when the engine itself is stopping
+_LARGE = ("*.npz", "*.gguf", "*.safetensors", "*.source")  # files that are not needed after a job has ended
+_MAX_CRASHES = 3  # consecutive crashes without a completed step between them
+_IDLE_S = 5.0  # how often the queue is polled if there is no wake-up
 
 
 class TrainingRunner:
-    """Moves jobs from queued to running to succeeded or failed, or to the status that the API sets meanwhile."""
+    """Moves jobs from queued to running to succeeded or failed, or to a status that the API sets in the meantime."""
 
     def __init__(self, context: EngineJobContext, stopping: threading.Event, wake: threading.Event) -> None:
         self._context, self._stopping, self._wake = context, stopping, wake
 
     def step(self) -> bool:
-        """Train the interrupted job, else the oldest queued one; returns whether there was one."""
+        """Train the interrupted job if there is one, otherwise the oldest queued job; return whether there was one."""
         try:
             self._free_space()
         except OSError as exc:  # this must not block the next job
@@ -63,7 +63,7 @@ class TrainingRunner:
         except JobFailed as failure:
             self._context.fail(job, failure)
         except sqlite3.Error:
-            raise  # not the job's fault: wait and try again
+            raise  # not the job's fault, so wait and try again
         except Exception as exc:
             self._context.fail(job, describe_error(exc))
         return True
@@ -123,7 +123,7 @@ class TrainingRunner:
             add_event(self._context.store, job.id, message, level="warn")
 
     def _watch(self, job: Job, trainer: TrainerProcess, collector: EventCollector) -> Job | None:
-        """Collect what the trainer writes until it ends; returns the job, or None if the trainer was told to stop."""
+        """Collect the trainer's output until it ends; return the job, or None if the trainer was asked to stop."""
         last_signature: object = None
         collected_at = time.monotonic()
         while True:
@@ -156,7 +156,9 @@ class TrainingRunner:
             trainer.kill()
 
     def _wait_until_saved(self, trainer: TrainerProcess) -> None:
-        """Wait until the trainer has saved and exited; for a shorter time if the engine itself is stopping."""
+        """Wait until the trainer has saved its state and exited; wait for a shorter time if the engine itself is
+        stopping.
+        """
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline and not self._stopping.is_set():
             if trainer.wait(_POLL_S):
@@ -193,7 +195,7 @@ class TrainingRunner:
 
     @staticmethod
     def _options(job: Job, start: Path) -> dict[str, Any]:
-        """The job's own options; rank and alpha are those of the adapter that training starts from, if any."""
+        """The job's own options, except that rank and alpha come from the adapter that training starts from, if any."""
         options = asdict(TrainingOptions(**json.loads(job.options)))
         if start.exists():
             adapter = gguf_file.read_adapter(start)
@@ -228,7 +230,7 @@ def _trainer_failed(state: dict[str, Any]) -> JobFailed:
     return JobFailed(message or msg("Training stopped for an unknown reason."), "training_failed")
 
 
-# messages of Python, PyTorch's CPU and CUDA allocators, and C++
+# out-of-memory messages from Python, PyTorch's CPU and CUDA allocators, and C++
 _NO_MEMORY = re.compile(r"MemoryError|can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)
 
 
@@ -259,7 +261,7 @@ def _signature(folder: Path) -> tuple[object, ...]:
 
 
 def _delete_large_files(folder: Path) -> None:
-    """Keep only the small files of an ended job: metrics, events and log."""
+    """Delete an ended job's large files; metrics, events and log are kept."""
     for path in (path for pattern in _LARGE for path in folder.glob(pattern)):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -301,7 +303,7 @@ class JobLoop:
             thread.join()
 
     def _loop(self, step: Callable[[], bool], wake: threading.Event) -> None:
-        """Call `step` repeatedly while it finds work; retry after a full disk or a locked database."""
+        """Call `step` repeatedly while it finds work; retry if the disk is full or the database is locked."""
         while not self._stopping.is_set():
             wake.clear()
             try:

@@ -1,4 +1,4 @@
-"""One batch, step by step: submit, watch, collect. After each step the database has the state of the batch."""
+"""One batch, step by step: submit, watch, collect. After each step, the batch's state is in the database."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ from core.sanitize import storable
 
 CANCELLED_WITH_RUN = msg("The batch was cancelled because the run was ended.")
 UNREADABLE = with_cause(msg("The line with this answer in the provider's file can't be read."), "interrupted")
-"""Reason of a row that was processed, but whose answer cannot be read."""
+"""Reason for a row that was processed but whose answer cannot be read."""
 _FILES_GONE = with_cause(
     msg("The provider no longer has the results of this batch. Resume to submit its rows again."), "job_gone"
 )
-ANSWERS_PER_TRANSACTION = 500  # they take about 30 ms
+ANSWERS_PER_TRANSACTION = 500  # recording this many takes about 30 ms
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimit:
-    """The provider's queue was full: the number of our other batches, and the rows of the one it refused."""
+    """The provider's queue was full: the number of our other batches, and the number of rows in the refused one."""
 
     others: int
     rows: int
 
 
 class BatchLifecycle:
-    """The steps of the batches of one run.
+    """The steps for the batches of one run.
 
     Attributes:
         request_cost: the price of a request in a batch.
-        results: classifies lines; its `end` is a reason to end the run.
+        results: classifies lines; its `end` is set when there is a reason to end the run.
         queue_limit: set when a batch was refused only because too many tokens are enqueued at the provider.
-        stop: set when the run is to stop: batches are cancelled, and their results so far are collected.
+        stop: set when the run should stop: batches are cancelled, and their results so far are collected.
 
     Args:
-        settle_s: a POST that was in flight when the process died is in the provider's list after this time.
+        settle_s: time after which a POST that was in flight when the process died appears in the provider's list.
         history: failures of earlier batches of the run.
     """
 
@@ -87,10 +87,10 @@ class BatchLifecycle:
         self.stop = False
 
     def advance(self, batch: BatchView) -> RunEnd | None:
-        """Do the next step of a batch. Returns the end of the run, if it has ended.
+        """Perform the next step of a batch. Return the run's end if it has ended, else None.
 
         Raises:
-            ProviderError: the step failed; it is safe to try it again.
+            ProviderError: the step failed; it is safe to try again.
             NotFound, EngineMissing: the provider is not configured.
             StorageFull: the database or the disk cannot be written.
         """
@@ -103,11 +103,11 @@ class BatchLifecycle:
         return self._collect(batch)
 
     def client(self) -> Client:
-        """A client for the run's provider with its current settings."""
+        """Return a client for the run's provider, with its current settings."""
         return self._registry.get(self._context.provider)
 
     def line(self, client: Client, row: BatchRow) -> bytes:
-        """The line of a row in the request file."""
+        """A row's line in the request file."""
         seed = grid.row_seed(self._context.recipe, row.key)
         return client.batch_line(row.key, self._request(client, row.prompt, seed))
 
@@ -116,12 +116,12 @@ class BatchLifecycle:
         return completion_request(recipe, self._context.model, prompt, endpoint, seed)
 
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
-        """Finish a batch, see `batch_store.close`."""
+        """Finish a batch; see `batch_store.close`."""
         with self._store.session() as session:
             batch_store.close(session, batch.id, state, self.request_cost.worst_case, reason, unknown=unknown)
 
     def cancel(self, batch: BatchView) -> None:
-        """Request the cancellation of a batch. A batch that was never submitted is closed here.
+        """Request the cancellation of a batch. A batch that was never submitted is closed immediately.
 
         Raises:
             ProviderError: the request failed; the intent to cancel is recorded in the database.
@@ -131,13 +131,15 @@ class BatchLifecycle:
         elif batch.reason is None:
             batch_store.update_batch(self._store, batch.id, updated_at=batch.updated_at, reason=CANCELLED_WITH_RUN)
         if batch.state == "waiting" and batch.remote_id is not None:
-            with suppress(BadRequest):  # it has just ended: the next poll shows it
+            with suppress(BadRequest):  # the batch has just ended; the next poll shows it
                 self.client().cancel_batch(batch.remote_id)
 
     # --- submit --------------------------------------------------------------------------------------------------
 
     def _submit(self, batch: BatchView) -> RunEnd | None:
-        """Write the file, upload it, and POST. Repeating the upload only leaves an unused file at the provider."""
+        """Write the file, upload it, and create the batch with a POST. Repeating the upload only leaves an unused file
+        at the provider.
+        """
         if self.stop:
             self.cancel(batch)
             return None
@@ -149,20 +151,20 @@ class BatchLifecycle:
         return self._post(batch, client, input_file_id)
 
     def _post(self, batch: BatchView, client: Client, input_file_id: str) -> RunEnd | None:
-        """POST once. The intent is recorded before it; without a clear answer, the batch is searched for."""
+        """POST once. The intent is recorded first; without a clear response, the batch is searched for."""
         self._search_started.pop(batch.id, None)
         batch_store.update_batch(self._store, batch.id, state="submitting", input_file_id=input_file_id)
         try:
             remote = client.create_batch(input_file_id, self._endpoint(client), batch.id)
         except Transient:
             raise
-        except FabulaError as exc:  # the provider refused it
+        except FabulaError as exc:  # the provider refused the request
             self.close(batch, "failed", storable(exc.what))
             return end_for_error(exc)
         return self._adopt(batch, remote)
 
     def _find_submitted(self, batch: BatchView) -> RunEnd | None:
-        """A POST may have been sent: adopt the batch, or decide after a while that the POST never arrived."""
+        """After a POST that may have been sent, adopt the batch, or decide later that the POST never arrived."""
         client = self.client()
         remote = client.find_batch(batch.id)
         if remote is not None:
@@ -217,7 +219,7 @@ class BatchLifecycle:
         return None  # the next step collects it
 
     def _on_rejected(self, batch: BatchView, remote: RemoteBatch) -> RunEnd | None:
-        """The provider rejected the file before processing it: some lines are invalid, or its queue is full."""
+        """Handle a file that was rejected before it was processed: some lines are invalid, or the queue is full."""
         batch_store.update_batch(self._store, batch.id, remote_status=remote.status)
         rejected = {} if is_queue_full(remote) else rejected_lines(remote)
         rows = islice(batch_store.rows_of(self._store, batch.id), max(rejected, default=0))
@@ -244,8 +246,8 @@ class BatchLifecycle:
     def _collect(self, batch: BatchView) -> RunEnd | None:
         """Read both files into the database. Safe to repeat after an interruption: settled rows stay settled.
 
-        Files that were deleted or have expired cannot be collected: the other rows are pending again, at an unknown
-        cost.
+        Files that were deleted or have expired cannot be collected; in that case, the remaining rows become pending
+        again, at an unknown cost.
         """
         client, unreadable = self.client(), 0
         with _temporary_folder() as folder:
@@ -275,7 +277,7 @@ class BatchLifecycle:
         return None
 
     def _read(self, batch: BatchView, client: Client, path: Path) -> int:
-        """Settle the rows in a file. Returns the number of unreadable lines."""
+        """Settle the rows in a file. Return the number of unreadable lines."""
         request = self._request(client, "", self._context.recipe.seed)
         old = batch.run_id != self._context.run_id or batch.reason is not None
         unreadable = 0
@@ -288,7 +290,7 @@ class BatchLifecycle:
         return unreadable
 
     def _settle_unreadable(self, batch: BatchView, lines: int) -> None:
-        """For each unreadable line, mark one row without an answer as failed: processed, at an unknown cost.
+        """For each unreadable line, mark one row without an answer as failed (processed, at an unknown cost).
 
         Rows marked before a crash count: when the file is collected again, the same lines mark no further rows, which
         the provider may never have processed.
@@ -298,7 +300,7 @@ class BatchLifecycle:
         self._settle(batch, [BatchOutcome(row.key, RowResult("failed", UNREADABLE)) for row in rows])
 
     def _settle_missing(self, batch: BatchView) -> None:
-        """Rows that no file lists were not processed: the batch expired first."""
+        """Settle rows that are in neither file: they were not processed before the batch expired."""
         message = msg("The provider ended the batch before it reached this row.")
         rows = batch_store.rows_of(self._store, batch.id)
         while group := list(islice(rows, ANSWERS_PER_TRANSACTION)):

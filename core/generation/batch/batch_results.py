@@ -1,4 +1,4 @@
-"""What a line of a batch's output means for its row and for the run. No clock, no I/O."""
+"""Interprets a line of a batch's output: what it means for its row and for the run. No clock, no I/O."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from core.sanitize import storable
 _MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
 _PENDING = RowResult("pending")
-_QUEUE_FULL = "token_limit_exceeded"  # code of OpenAI and Azure: too many enqueued tokens in all batches of the account
+# code used by OpenAI and Azure: too many enqueued tokens in all of the account's batches
+_QUEUE_FULL = "token_limit_exceeded"
 
 
 class BatchOutcome(NamedTuple):
     """The result for the row with this key.
 
-    `may_be_billed`: for a pending row: the request that brought no answer may be billed, at an unknown cost.
+    `may_be_billed`: for a pending row, whether the request that produced no answer may be billed, at an unknown cost.
     """
 
     key: str
@@ -35,11 +36,11 @@ class BatchOutcome(NamedTuple):
 
 @dataclass(slots=True)
 class FailureHistory:
-    """Failures remembered from one batch of a run to the next.
+    """Failures that a run remembers from one batch to the next.
 
     Attributes:
-        repeated: counts equal refusals in a row.
-        attempts: how often a row, by key, came back without an answer.
+        repeated: counts consecutive equal refusals.
+        attempts: how often each row, by key, came back without an answer.
     """
 
     repeated: RepeatedFailures = field(default_factory=lambda: RepeatedFailures(_REPEATED))
@@ -70,9 +71,10 @@ class BatchResults:
         self.end: RunEnd | None = None
 
     def read(self, answer: BatchAnswer, old: bool = False) -> BatchOutcome:
-        """The result for the row of this line.
+        """The result for this line's row.
 
-        `old`: the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent again.
+        `old`: whether the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent
+        again.
         """
         if answer.completion is not None:
             self._repeated.succeeded()
@@ -96,7 +98,7 @@ class BatchResults:
         return _failed(answer.custom_id, error.what, error.may_be_billed)
 
     def count_failure(self, key: str, message: str, *, may_be_billed: bool = False) -> BatchOutcome:
-        """A row came back without an answer: send it again, up to a limit."""
+        """Count a row that came back without an answer; it is sent again, up to a limit."""
         self._attempts[key] += 1
         if self._attempts[key] < _MAX_ATTEMPTS:
             return BatchOutcome(key, _PENDING, may_be_billed)
@@ -122,11 +124,11 @@ def rejection_reason(remote: RemoteBatch) -> str:
 
 
 def _failed(key: str, message: str, may_be_billed: bool) -> BatchOutcome:
-    """A row that failed, at an unknown cost or at none."""
+    """The outcome for a row that failed, at an unknown cost or at no cost."""
     return BatchOutcome(key, RowResult("failed", storable(message))) if may_be_billed else unbilled(key, message)
 
 
 def unbilled(key: str, message: str) -> BatchOutcome:
-    """A row that failed before a model processed it."""
+    """The outcome for a row that failed before a model processed it."""
     result = RowResult("failed", storable(message), prompt_tokens=0, completion_tokens=0, cost_usd=Decimal(0))
     return BatchOutcome(key, result)

@@ -1,4 +1,5 @@
-"""Executes a run through a provider's Batch API: submit files of pending rows, watch, collect, submit the rest.
+"""Executes a run through a provider's Batch API: submit files of pending rows, watch the batches, collect their
+answers, submit the rest.
 
 The database always has the current state, so any worker can continue the run: a batch is recorded before it is created,
 and its answers may be read twice. `batch_lifecycle` has the steps of one batch, `batch_results` classifies answers,
@@ -33,7 +34,7 @@ _CANCELLING = msg("The provider is ending the batch; the texts written so far ar
 _COLLECTING = msg("A batch from an earlier run is still at the provider; it is collected first.")
 _COLLECTED = RunEnd("running")  # a live run continues: the executor writes its rows
 _COMPLETE = RunEnd("done")  # already recorded in the database
-_MIN_REQUEUE_S = 2.0  # shorter waits happen here: returning to the queue costs some commits
+_MIN_REQUEUE_S = 2.0  # shorter waits happen in this process, because returning to the queue costs some commits
 _NEW_BATCH = "gather"  # used as the id of a batch that is being created
 
 
@@ -43,14 +44,14 @@ class BatchTiming:
 
     Attributes:
         tick_s: interval between checks for a stop request.
-        poll_s, max_poll_s: a batch is polled every twentieth of its age, within these limits: small batches end in
-            minutes, large ones in hours.
-        settle_s: a POST that was in flight when the process died is in the provider's list after this time.
-        base_s, cap_s: the first wait after an error is at most `base_s`; each further one at most twice that, up to
-            `cap_s`.
-        max_requests: per file; OpenAI's limit is 50,000.
-        max_bytes: per file; the limit is 200 MB, minus a margin.
-        max_open: batches at the provider at the same time.
+        poll_s, max_poll_s: a batch is polled at intervals of a twentieth of its age, within these limits, because small
+            batches end in minutes and large ones in hours.
+        settle_s: time after which a POST that was in flight when the process died appears in the provider's list.
+        base_s, cap_s: the first wait after an error is at most `base_s`; this bound doubles with each further one, up
+            to `cap_s`.
+        max_requests: maximum requests per file; OpenAI's limit is 50,000.
+        max_bytes: maximum bytes per file: OpenAI's limit of 200 MB, minus a margin.
+        max_open: maximum number of batches at the provider at the same time.
     """
 
     tick_s: float = 0.5
@@ -65,7 +66,8 @@ class BatchTiming:
 
 
 def has_work(store: Store, run_id: str) -> bool:
-    """True if `carry_out` has something to do for this run: it is a batch run, or earlier batches must be collected.
+    """True if `carry_out` has something to do for this run: whether it is a batch run, or earlier batches must be
+    collected.
 
     Raises:
         NotFound: no such run.
@@ -89,13 +91,13 @@ def carry_out(
     """Write the missing rows of a run's data set through batches, until all are written or the run ends.
 
     For a live run, only the batches that an earlier run left at the provider are collected, because their rows are paid
-    for. The run is still running afterwards, and its own rows can be written.
+    for. Afterwards the run is still running, and its own rows can be written.
 
     The final state and its reason are in the run's database row. When `stopping` is set, this returns soon and leaves
-    the run unfinished, to be continued later; batches at the provider continue there meanwhile.
+    the run unfinished, to be continued later; batches at the provider continue there in the meantime.
 
     Returns:
-        Seconds until there is something to do, if everything waits for the provider; else None.
+        Seconds until there is something to do, if everything is waiting for the provider; otherwise None.
 
     Raises:
         NotFound, BadRecipe: there is nothing to run.
@@ -116,15 +118,15 @@ def carry_out(
 
 @dataclass(slots=True)
 class _BatchRunState:
-    """State kept between two calls for the same run.
+    """State kept between calls for the same run.
 
-    If it is lost (another worker, a restart), the counters start from zero.
+    If it is lost (another worker, a restart), the counters restart from zero.
 
     Attributes:
-        next_at: batch → when it is polled next, by the monotonic clock.
+        next_at: batch → time of its next poll, by the monotonic clock.
         attempts: batch → consecutive errors.
-        errors: batch → what it waits for.
-        max_requests: requests per file, after the provider rejected a larger file.
+        errors: batch → what it is waiting for.
+        max_requests: maximum requests per file after the provider rejected a larger file.
         queue_full_at: the number of other batches when the provider's queue was full.
         history: failures of earlier batches.
     """
@@ -141,7 +143,7 @@ _waiting_runs: dict[str, _BatchRunState] = {}  # run id → state
 
 
 class _BatchRunner:
-    """One call of `carry_out` for one run."""
+    """A single call of `carry_out` for one run."""
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class _BatchRunner:
     ) -> None:
         self._store, self._context, self._lifecycle = store, context, lifecycle
         self._stopping, self._timing, self._state = stopping, timing, state
-        self._creates_batches = context.mode == "batch"  # otherwise it only collects open batches
+        self._creates_batches = context.mode == "batch"  # otherwise this call only collects open batches
         self._next_at, self._attempts, self._errors = state.next_at, state.attempts, state.errors
         self._budget: Decimal | None = None
 
@@ -162,7 +164,7 @@ class _BatchRunner:
         """Run until the run ends, is paused or stopped, or the worker stops.
 
         Returns:
-            Seconds to wait, if all that is left is to wait for the provider; else None.
+            Seconds to wait if everything is waiting for the provider; otherwise None.
         """
         while not self._stopping.is_set():
             state, self._budget = self._check_run()
@@ -170,7 +172,7 @@ class _BatchRunner:
                 self._finish(RunEnd("paused"))
                 if batch_store.begin(self._store, self._context.run_id) is None:
                     return None
-                continue  # it was resumed meanwhile
+                continue  # the run was resumed in the meantime
             if state not in ("running", "stopping"):
                 return None
             if state == "stopping" and not self._lifecycle.stop:
@@ -189,7 +191,7 @@ class _BatchRunner:
         return None
 
     def _seconds_until_due(self) -> float:
-        """Seconds until the next batch, or the next attempt to create one, is due; 0 or less: now."""
+        """Seconds until the next batch, or the next attempt to create one, is due; 0 or less means now."""
         ids = [batch.id for batch in self._open_batches()]
         if not ids or _NEW_BATCH in self._errors:
             ids.append(_NEW_BATCH)
@@ -205,7 +207,7 @@ class _BatchRunner:
             run_store.finish(session, self._context.run_id, end.state, end.reason)
 
     def _do_step(self) -> RunEnd | None:
-        """Do everything that is due. Returns the end of the run, if it has ended."""
+        """Perform all pending work. Return the run's end if it has ended, else None."""
         for batch in self._open_batches():
             if self._stopping.is_set():
                 return None
@@ -230,7 +232,7 @@ class _BatchRunner:
             return batch_store.open_batches(session, self._context.dataset_id)
 
     def _advance(self, batch: BatchView) -> RunEnd | None:
-        """Advance one batch, and schedule its next poll."""
+        """Advance one batch by a step, and schedule its next poll."""
         if batch.state == "waiting":
             age_s = 0.0 if self._lifecycle.stop else (utcnow() - batch.created_at).total_seconds()
             pause_s = min(self._timing.max_poll_s, max(self._timing.poll_s, age_s / 20))
@@ -246,7 +248,8 @@ class _BatchRunner:
     def _attempt(self, batch_id: str, action: Callable[[], RunEnd | None], submitted: bool) -> RunEnd | None:
         """Run `action`. A temporary error is shown and retried later.
 
-        Any other error ends the run, and rows and batches are kept. `submitted`: at least one batch is at the provider.
+        Any other error ends the run; rows and batches are kept. `submitted`: whether at least one batch is at the
+        provider.
         """
         if time.monotonic() < self._next_at.get(batch_id, 0.0) and batch_id == _NEW_BATCH:
             return None
@@ -274,13 +277,15 @@ class _BatchRunner:
         return end
 
     def _cancel_all(self, end: RunEnd) -> RunEnd:
-        """The run ends because of its results; other batches would bring the same, and cost money."""
+        """Cancel all batches because the run ends due to its results: other batches would produce the same results and
+        cost money.
+        """
         for batch in self._open_batches():
             try:
                 self._lifecycle.cancel(batch)
             except StorageFull:
                 raise
-            except FabulaError:  # it ends within a day; its answers are collected when the run is resumed
+            except FabulaError:  # the batch ends within a day; its answers are collected when the run is resumed
                 continue
         return end
 
@@ -291,14 +296,14 @@ class _BatchRunner:
         queue_limit, self._lifecycle.queue_limit = self._lifecycle.queue_limit, None
         if queue_limit is not None and queue_limit.others:
             self._state.queue_full_at = queue_limit.others
-        elif queue_limit is not None:  # the only batch, and still too large
+        elif queue_limit is not None:  # this is the only batch, and it is still too large
             self._state.max_requests = max(1, queue_limit.rows // 2)
         if self._state.queue_full_at is not None and open_count < self._state.queue_full_at:
             self._state.queue_full_at = None
         return open_count < self._timing.max_open and self._state.queue_full_at is None
 
     def _create_batch(self, alone: bool) -> RunEnd | None:
-        """Put pending rows into a new batch, within size limits and budget. `alone`: no other batch is open."""
+        """Put pending rows into a new batch, within size limits and budget. `alone`: whether no other batch is open."""
         batch_id, requests, size_bytes, over_budget = new_id(), 0, 0, False
         client, lifecycle, budget_usd = self._lifecycle.client(), self._lifecycle, self._budget
         max_requests = self._state.max_requests or self._timing.max_requests

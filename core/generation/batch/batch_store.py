@@ -1,7 +1,7 @@
-"""The SQL of batches: rows into a batch, and its answers, with their cost, back into the rows.
+"""The SQL for batches: puts rows into a batch, and writes its answers and their cost back to the rows.
 
 The batch owns its rows (`Row.batch_id`, state `sent`) until it is settled. It has one entry in the spend ledger
-(`Batch.spend_id`), which is written with the batch, reserves the worst-case cost of its rows, and is settled with them.
+(`Batch.spend_id`), which is created with the batch, reserves the worst-case cost of its rows, and is settled with them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class BatchView:
         state: preparing, submitting, waiting, collecting, done, failed or cancelled.
         remote_status: the provider's status, None before there is one.
         reason: why the batch failed.
-        completed, failed: rows by result, as the provider counts them; the actual numbers once the batch is over.
+        completed, failed: numbers of rows by result, as counted by the provider; the actual numbers once the batch is
+            over.
     """
 
     id: str
@@ -61,7 +62,7 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """The data of a row that its request line needs."""
+    """The data from a row that its request line needs."""
 
     row_id: int
     key: str
@@ -70,7 +71,7 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True)
 class BatchCapacity:
-    """What may still go into a batch. `usd` None: no budget."""
+    """How much may still be added to a batch. `usd` is None without a budget."""
 
     requests: int
     size_bytes: int
@@ -79,7 +80,9 @@ class BatchCapacity:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedBatch:
-    """What was put into a batch. `more`: pending rows did not fit; `over_budget`: because of the budget."""
+    """What was added to a batch. `more`: whether pending rows did not fit; `over_budget`: whether the budget was the
+    reason.
+    """
 
     requests: int = 0
     size_bytes: int = 0
@@ -89,12 +92,12 @@ class ClaimedBatch:
 
 
 def begin(store: Store, run_id: str) -> RunContext | None:
-    """Start or resume a batch run. None when there is nothing to do for it.
+    """Start or resume a batch run. None if there is nothing to do for it.
 
-    A live run is started too: batches of earlier runs that are still at the provider are collected first.
+    A live run is started too: batches from earlier runs that are still at the provider are collected first.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
         BadRecipe: the data set has no recipe, or an invalid one.
     """
     with store.session() as session:
@@ -109,13 +112,13 @@ def begin(store: Store, run_id: str) -> RunContext | None:
 
 
 def open_batches(session: Session, dataset_id: str) -> list[BatchView]:
-    """Unfinished batches of a data set, including those of earlier runs (they are paid for), oldest first."""
+    """Unfinished batches of a data set, including those from earlier runs (which are paid for), oldest first."""
     query = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
     return [_view(batch) for batch in session.scalars(query.where(Batch.state.not_in(OVER)).order_by(Batch.id))]
 
 
 def batches_of_run(store: Store, run_id: str) -> tuple[BatchView, ...]:
-    """The batches of a run, and unfinished ones of earlier runs that it collects, newest first."""
+    """A run's batches, and unfinished ones from earlier runs that it collects, newest first."""
     with store.reading() as session:
         dataset_id = select(Run.dataset_id).where(Run.id == run_id).scalar_subquery()
         condition = (Batch.run_id == run_id) | (Batch.state.not_in(OVER) & (Run.dataset_id == dataset_id))
@@ -138,7 +141,7 @@ def claim(
     size_of: Callable[[BatchRow], int],
     worst_case: Callable[[str], Decimal | None],
 ) -> ClaimedBatch:
-    """Put the next pending rows, up to `CHUNK`, into the batch as far as its capacity allows.
+    """Add the next pending rows, up to `CHUNK`, to the batch as far as its capacity allows.
 
     Creates the batch if needed.
 
@@ -154,7 +157,7 @@ def claim(
     for row in pending[: capacity.requests]:
         cost, row_bytes = worst_case(row.prompt), size_of(row)
         over_budget = remaining_usd is not None and cost is not None and usd + cost > remaining_usd
-        if over_budget or (ids and size_bytes + row_bytes > capacity.size_bytes):  # one line always fits
+        if over_budget or (ids and size_bytes + row_bytes > capacity.size_bytes):  # the first line always fits
             break
         ids.append(row.row_id)
         size_bytes, usd = size_bytes + row_bytes, usd + (cost or Decimal(0))
@@ -164,11 +167,11 @@ def claim(
 
 
 def _pending_rows(session: Session, context: RunContext, limit: int, failed_only: bool) -> list[BatchRow]:
-    """Pending rows for this run, in order. The grid is filled as far as needed to find `limit` rows."""
+    """This run's pending rows, in order. The grid is filled as far as needed to find `limit` rows."""
     query = (
         select(Row.id, Row.key, Row.prompt)
         .where(*run_store.pending_conditions(context.dataset_id, context.run_id, failed_only))
-        .order_by(Row.updated_at, Row.id)  # the order of the index: no sorting
+        .order_by(Row.updated_at, Row.id)  # follows the index, so no sorting is needed
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
@@ -206,7 +209,7 @@ def _add_rows(
 
 
 def rows_of(store: Store, batch_id: str) -> Iterator[BatchRow]:
-    """The unsettled rows of a batch, in the order of its lines, read in chunks of `CHUNK`."""
+    """A batch's unsettled rows, in the order of its lines, read in chunks of `CHUNK`."""
     last = 0
     query = select(Row.id, Row.key, Row.prompt).where(Row.batch_id == batch_id, Row.state == "sent")
     while True:
@@ -219,7 +222,7 @@ def rows_of(store: Store, batch_id: str) -> Iterator[BatchRow]:
 
 
 def count_failed(store: Store, batch_id: str, reason: str) -> int:
-    """The number of rows of a batch that failed for exactly this reason."""
+    """The number of rows in a batch that failed for exactly this reason."""
     conditions = (Row.batch_id == batch_id, Row.state == "failed", Row.reason.in_([reason, str.__str__(reason)]))
     with store.reading() as session:
         return session.scalar(select(func.count()).select_from(Row).where(*conditions)) or 0
@@ -232,7 +235,7 @@ def update_batch(store: Store, batch_id: str, **values: Any) -> None:
 
 
 def spend_of(session: Session, batch: Batch) -> Spend | None:
-    """The spend ledger entry of the batch. None if the batch cost nothing."""
+    """The batch's spend ledger entry; None if the batch cost nothing."""
     return None if batch.spend_id is None else session.get(Spend, batch.spend_id)
 
 
@@ -265,10 +268,11 @@ def settle(
 
 
 def _book_lost(session: Session, batch_id: str, costs: Sequence[Decimal | None]) -> None:
-    """Book requests that may be billed but brought no answer, and whose rows leave the batch to be sent again.
+    """Record the cost of requests that may be billed but produced no answer, and whose rows leave the batch to be sent
+    again.
 
-    They get a spend ledger entry of their own: an unknown cost, which counts at its maximum. The batch's entry reserves
-    that much less.
+    They get their own spend ledger entry with an unknown cost, which counts at its maximum. The amount reserved by the
+    batch's entry is reduced accordingly.
     """
     reserved = spend_of(session, session.get_one(Batch, batch_id)) if costs else None
     if reserved is None:
@@ -298,7 +302,7 @@ def close(
         state: done, failed or cancelled.
         worst_case: maximum cost of a prompt in US dollars, None if the price is unknown.
         reason: why the batch failed.
-        unknown: it is not known what the provider has generated and bills.
+        unknown: whether it is unknown what the provider has generated and will bill.
     """
     batch = session.get_one(Batch, batch_id, with_for_update=True)
     if batch.state in OVER:
@@ -323,7 +327,7 @@ def close(
 
 
 def _max_cost(session: Session, batch_id: str, worst_case: Callable[[str], Decimal | None]) -> Decimal | None:
-    """The maximum cost of the settled rows of a batch. None if the price is unknown."""
+    """The maximum cost of a batch's settled rows; None if the price is unknown."""
     rows = session.execute(select(Row.prompt, Row.cost_usd).where(Row.batch_id == batch_id))
     costs = [worst_case(prompt) if cost is None else cost for prompt, cost in rows]
     return run_budget.total_usd(costs)
@@ -338,7 +342,7 @@ def _was_executed(session: Session, batch_id: str) -> bool:
 
 
 def _usage(session: Session, batch_id: str) -> tuple[tuple[int, int], Decimal | None, dict[str, int]]:
-    """Tokens, cost and states of the settled rows. SQL groups equal amounts, Python adds them up."""
+    """Tokens, cost and states of the settled rows. SQL groups equal amounts; Python adds them up."""
     query = (
         select(Row.state, Row.cost_usd, func.count(), func.sum(Row.prompt_tokens), func.sum(Row.completion_tokens))
         .where(Row.batch_id == batch_id)

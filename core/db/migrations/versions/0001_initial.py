@@ -47,7 +47,7 @@ def downgrade() -> None:
 
 
 def _create_datasets() -> None:
-    """Data sets with their rows, saved recipes and versions, and the runs that generate rows."""
+    """Create data sets with their rows, saved recipes and versions, and the runs that generate rows."""
     op.create_table(
         "datasets",
         sa.Column("id", sa.String(32), nullable=False),
@@ -177,7 +177,7 @@ def _create_datasets() -> None:
 
 
 def _create_money() -> None:
-    """Prices, budgets and the spend ledger, and the batches, which refer to it."""
+    """Create prices, budgets and the spend ledger, and the batches, which refer to it."""
     op.create_table(
         "custom_prices",
         sa.Column("id", sa.String(32), nullable=False),
@@ -283,7 +283,7 @@ def _create_money() -> None:
 
 
 def _create_training() -> None:
-    """Training jobs, evaluations, and before and after."""
+    """Create training jobs, evaluations, and before-and-after comparisons."""
     op.create_table(
         "training_jobs",
         sa.Column("id", sa.String(32), nullable=False),
@@ -446,7 +446,7 @@ def _create_training() -> None:
 
 
 def _create_stories() -> None:
-    """Stories, votes, tours, and the workers' heartbeats."""
+    """Create stories, votes, tours, and the workers' heartbeats."""
     op.create_table(
         "stories",
         sa.Column("id", sa.String(32), nullable=False),

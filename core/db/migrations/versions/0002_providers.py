@@ -1,4 +1,4 @@
-"""Providers that were added on the settings page, with encrypted keys."""
+"""Adds the table of providers added on the settings page, with encrypted keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ids of removed providers, so that none is used again."""
+"""Adds the table of removed providers' ids, so that no id is used again."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]`: run or resume one job.
 
-On SIGTERM, or when the engine that started it dies, it saves its state and exits within one micro-batch. A kill -9
-loses the steps since the last save. A lock ensures one trainer per folder.
+On SIGTERM, or when the engine that started it dies, the process saves its state and exits within one micro-batch. A
+kill -9 loses the steps since the last save. A lock ensures one trainer per folder.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from core.message import msg, sentences, to_json, with_cause
 def main(folder: Path, engine_pid: int) -> int:
     """Train; returns 0 if finished or paused, 1 if the job failed (state.json has the reason)."""
     with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # wait: the trainer of a killed engine may still be saving
+        fcntl.flock(lock, fcntl.LOCK_EX)  # wait, because the trainer of a killed engine may still be saving
         stop_requested = _StopRequest(engine_pid)
-        if stop_requested():  # the engine died meanwhile; its successor starts its own trainer
+        if stop_requested():  # the engine has died in the meantime; its successor starts its own trainer
             return 0
         journal = Journal(folder)
         try:
@@ -116,7 +116,7 @@ def _describe(exc: Exception) -> tuple[str, str]:
 
 
 class _StopRequest:
-    """Returns True once SIGTERM was received or the parent died."""
+    """Returns True once SIGTERM has been received or the parent has died."""
 
     def __init__(self, engine_pid: int) -> None:
         self._parent = engine_pid

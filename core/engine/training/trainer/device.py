@@ -1,7 +1,8 @@
-"""Where a job is computed, and what follows from it: numbers, threads, memory. Only this module decides that.
+"""The device on which a job is computed, with its dtype, threads and memory limits. Only this module makes these
+choices.
 
-The other modules create their tensors where the model's are, and take sizes from `Device`. Today the only device is the
-CPU; another one is another function like `cpu`, and a branch in `choose`.
+The other modules create their tensors on the model's device and take sizes from `Device`. Currently the only device is
+the CPU; to add another, write a function like `cpu` and add a branch in `choose`.
 """
 
 from __future__ import annotations
@@ -17,23 +18,24 @@ import torch
 from core.message import msg
 
 _REPEATS = 5
-_MIN_GAIN = 1.3  # below this speed-up, the precision of float32 is worth more
-# Including padding. Activations take 2 MB per token, so 1.3 GB; only a single longer example takes more.
+_MIN_GAIN = 1.3  # below this speed-up, the precision of float32 matters more
+# Including padding. Activations take 2 MB per token, so 1.3 GB in total; only a single longer example needs more.
 _CPU_BATCH_TOKENS = 640
-_CPU_HEAD_TILE = 4096  # 5 MB of bfloat16 weights at width 640, and 8 MB for the logits of 512 positions: fits the cache
+# 5 MB of bfloat16 weights at width 640 and 8 MB for the logits of 512 positions, so a tile fits in the cache
+_CPU_HEAD_TILE = 4096
 # PyTorch's allocators raise RuntimeError (CPU) or a subclass of it (`torch.OutOfMemoryError`).
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where tensors are, and the sizes that suit that place.
+    """A place for tensors, with the sizes that suit it.
 
     Attributes:
-        place: where the model and its batches are.
-        dtype: of the frozen matrices and their products; trained matrices, hidden states and sums are float32.
-        batch_tokens: most tokens, with padding, in one forward pass, unless a single example is longer.
-        head_tile: tokens of the vocabulary that the output head multiplies at once.
+        place: the torch device of the model and its batches.
+        dtype: dtype of the frozen matrices and their products; trained matrices, hidden states and sums are float32.
+        batch_tokens: maximum tokens, including padding, in one forward pass, unless a single example is longer.
+        head_tile: number of vocabulary tokens that the output head processes at a time.
     """
 
     place: torch.device
@@ -48,16 +50,17 @@ class Device:
 
 
 def cpu(dtype: torch.dtype = torch.float32) -> Device:
-    """The CPU."""
+    """The CPU device."""
     return Device(torch.device("cpu"), dtype, _CPU_BATCH_TOKENS, _CPU_HEAD_TILE)
 
 
 def choose(dtype: str, threads: int, on_message: Callable[[str], None]) -> Device:
-    """The device for a job on this machine.
+    """Choose the device for a job on this machine.
 
     Args:
-        dtype: `float32`, `bfloat16`, or `auto` for the faster one here, which `on_message` is told.
-        threads: CPU threads; 0: all.
+        dtype: `float32`, `bfloat16`, or `auto` for whichever is faster on this machine; the choice is reported to
+            `on_message`.
+        threads: CPU threads; 0 means all.
     """
     torch.set_num_threads(threads or os.cpu_count() or 1)
     if dtype != "auto":
@@ -75,7 +78,7 @@ def choose(dtype: str, threads: int, on_message: Callable[[str], None]) -> Devic
 
 
 def fastest_dtype() -> tuple[torch.dtype, float]:
-    """The dtype for frozen matrices on this CPU, and the speed-up of bfloat16. Takes about 0.2 s.
+    """Return the faster dtype for frozen matrices on this CPU, and the speed-up of bfloat16. Takes about 0.2 s.
 
     Processors with AMX or AVX512-BF16 are several times faster in bfloat16; others emulate it and are slower.
     """
@@ -85,7 +88,7 @@ def fastest_dtype() -> tuple[torch.dtype, float]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether `error` means that the device's memory ran out."""
+    """Whether `error` means that the device ran out of memory."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 

@@ -1,10 +1,10 @@
 """Cross-entropy over a large frozen vocabulary without storing the logits.
 
-With 262,144 tokens the head takes most of the computation and, implemented directly, most of the memory (1 MB of logits
-per position). Here the vocabulary is processed in tiles that fit in the cache. Each tile's logits update the running
-log-sum-exp and the running gradient with respect to the hidden states: the online softmax of FlashAttention
-(Dao et al. 2022, arXiv:2205.14135, algorithm 1), with the head as keys and values. For the loss
-alone, see Wijmans et al. 2024, "Cut your losses", arXiv:2411.09009.
+With 262,144 tokens the head takes most of the computation and, in a direct implementation, most of the memory (1 MB of
+logits per position). This implementation processes the vocabulary in tiles that fit in the cache. Each tile's logits
+update the running log-sum-exp and the running gradient with respect to the hidden states: the online softmax of
+FlashAttention (Dao et al. 2022, arXiv:2205.14135, algorithm 1), with the head as keys and values. For the loss alone,
+see Wijmans et al. 2024, "Cut your losses", arXiv:2411.09009.
 
 The processor rounds a bfloat16 product to 8 bits: a logit of 40 may be off by 0.125. Two measures keep this rounding
 out of the loss and the gradient:
@@ -51,9 +51,9 @@ def cross_entropy(
         hidden: [n, width], float32.
         weight: [vocabulary, width], float32 or bfloat16; also the dtype of the multiplications.
         labels: [n], int64.
-        tile: tokens of the vocabulary that are multiplied at once (`Device.head_tile`).
-        gradient: compute the gradient; False for validation.
-        cap: logits are cap · tanh(logit / cap) (Gemma); None: as they are.
+        tile: number of vocabulary tokens processed at a time (`Device.head_tile`).
+        gradient: whether to compute the gradient; False for validation.
+        cap: logits are cap · tanh(logit / cap) (Gemma); None means no cap.
     """
     n, width = hidden.shape
     x = hidden.to(weight.dtype)
@@ -91,12 +91,14 @@ def cross_entropy(
 
 
 def capped(logits: Tensor, cap: float | None) -> Tensor:
-    """Logits as the model has them, with the cap of `cross_entropy`."""
+    """Apply the model's cap to logits; see `cross_entropy`."""
     return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def _cap(logits: Tensor, reference: Tensor, cap: float) -> Tensor:
-    """Cap logits that are relative to a reference, in place, relative to the capped one; returns the slopes."""
+    """Cap logits that are relative to a reference, in place, so that they become relative to the capped reference;
+    return the slopes.
+    """
     label = logits == -torch.inf
     bounded = torch.tanh((logits + reference.float()) / cap)
     logits.copy_(bounded * cap - capped(reference.float(), cap)).masked_fill_(label, -torch.inf)
@@ -104,7 +106,7 @@ def _cap(logits: Tensor, reference: Tensor, cap: float) -> Tensor:
 
 
 def _relative_logits(x: Tensor, tile: Tensor, positions: Tensor, reference: Tensor) -> Tensor:
-    """logit - reference for every token of a tile, float32; -inf for the label, at `positions` in the tile."""
+    """Return logit - reference for each token of a tile, as float32; -inf for the label, at `positions` in the tile."""
     logits = torch.addmm(reference, x, tile.T, beta=-1).float()
     rows = ((positions >= 0) & (positions < len(tile))).nonzero()[:, 0]
     logits[rows, positions[rows]] = -torch.inf

@@ -21,8 +21,8 @@ from core.engine.training.trainer.resume import Position
 from core.engine.training.trainer.schedule import best, learning_rate, stops_early
 from core.message import msg, percent
 
-_MAX_GRADIENT_NORM = 1.0  # the usual limit, as transformers.TrainingArguments.max_grad_norm
-_SCORE_CHUNK = 1024  # held-out examples in memory at once; they take 45 bytes per token
+_MAX_GRADIENT_NORM = 1.0  # the usual limit; the default of transformers.TrainingArguments.max_grad_norm
+_SCORE_CHUNK = 1024  # held-out examples in memory at a time; they take 45 bytes per token
 
 
 class LossDiverged(ArithmeticError):
@@ -30,7 +30,7 @@ class LossDiverged(ArithmeticError):
 
 
 class Loop:
-    """Trains one job from its saved position until its end or a stop request."""
+    """Trains one job from its saved position until it is complete or a stop is requested."""
 
     def __init__(
         self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
@@ -46,7 +46,7 @@ class Loop:
         }
         self.objective = OBJECTIVES[spec.method](model)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
-        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the latest timed steps, for estimates
+        self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the most recent timed steps, for estimates
         self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
         self._saved: int | None = None  # the last step saved to disk
 
@@ -64,7 +64,8 @@ class Loop:
             started = time.monotonic()
             batch = self._batch(step)
             ends_epoch = step % self.steps_per_epoch == 0
-            if ends_epoch and self.valid:  # a long validation pass follows; interrupting it then loses only this step
+            # a long validation pass follows; if it is interrupted, only this step is lost
+            if ends_epoch and self.valid:
                 self._save(position)
             try:
                 score = self._learn(batch, self._learning_rate(step), stop)
@@ -90,7 +91,7 @@ class Loop:
         return position
 
     def stopped_early(self) -> bool:
-        """Whether the last epochs brought no lower validation loss, so that the job ends here."""
+        """Whether the validation loss has not improved in the last epochs, so that the job ends here."""
         return stops_early([loss for _, loss in self._validated()], self.spec.early_stopping)
 
     def final_step(self, last: int) -> int:
@@ -101,7 +102,7 @@ class Loop:
         return validated[best([loss for _, loss in validated])][0]
 
     def _validated(self) -> list[tuple[int, float]]:
-        """(step, validation loss) of every checkpoint that has one."""
+        """(step, validation loss) of every checkpoint that has a validation loss."""
         rows = read_lines(self.journal.folder / "checkpoints.jsonl")
         return [(row["step"], row["metrics"]["valid_loss"]) for row in rows if "valid_loss" in row["metrics"]]
 
@@ -113,7 +114,7 @@ class Loop:
         """Compute loss and accuracy without training.
 
         Raises:
-            TrainingStopped: `stop()` became true meanwhile.
+            TrainingStopped: `stop()` became true in the meantime.
         """
         tally = Tally()
         for start in range(0, len(examples), _SCORE_CHUNK):
@@ -155,7 +156,7 @@ class Loop:
         return tally.score()
 
     def _save(self, position: Position) -> None:
-        """Save `position` durably, unless it is saved already."""
+        """Save `position` durably unless it has already been saved."""
         if self._saved != position.step:
             self.journal.sync()
             resume.save(self.journal.folder, position, self.parameters, self.optimizer)
@@ -171,7 +172,7 @@ class Loop:
         *,
         timed: bool,
     ) -> None:
-        """Record one step. The first one of a process is not `timed`, because it reads the weights from disk."""
+        """Record one step. A process's first step is not `timed`, because it reads the weights from disk."""
         if timed:
             self._recent = [*self._recent[-19:], (tokens, seconds)]
         self.journal.metrics(

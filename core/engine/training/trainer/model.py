@@ -1,7 +1,7 @@
-"""The base model with its adapter: transformers' layers, with our linear layers and output head.
+"""The base model with its adapter: transformers' layers, with custom linear layers and output head.
 
 Low-rank adaptation of frozen linear layers: W x + (alpha / rank) · B (A x). Hu et al. 2021, arXiv:2106.09685, section
-4.1: A starts random and B at zero, so training starts from the base model.
+4.1: A is initialised randomly and B with zeros, so training starts from the base model.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from core.message import msg
 
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _LAYER_EMBEDDING = "model.embed_tokens_per_layer.weight"
-# Settings of families that are not computed here, with their neutral values.
+# Model settings that are not implemented here, with their neutral values.
 _NEUTRAL_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "attn_logit_softcapping": (None, 0, 0.0),
     "logit_scale": (None, 1, 1.0),
@@ -50,7 +50,7 @@ class LoraLinear(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Initialise A with Kaiming-uniform values, as peft and the paper's code do (bound 1/√in), and B with zeros.
 
-        The values are drawn on the CPU, so that they are the same on every device.
+        The random values are generated on the CPU, so that they are the same on every device.
         """
         bound = 1 / math.sqrt(self.lora_a.shape[1])
         with torch.no_grad():
@@ -89,7 +89,7 @@ class _FrozenPlusLowRank(torch.autograd.Function):
 
 @dataclass(frozen=True, slots=True)
 class GgufMatrix:
-    """Where an adapted matrix is in GGUF: its tensor's name, and the order of its rows (None: as in transformers)."""
+    """An adapted matrix's place in GGUF: its tensor's name, and the order of its rows (None: as in transformers)."""
 
     name: str
     order: NDArray[np.int64] | None
@@ -97,11 +97,11 @@ class GgufMatrix:
 
 @dataclass(frozen=True)
 class LayerEmbedding:
-    """A second embedding with one vector for each layer, which the layer adds (Gemma 4).
+    """A second embedding that provides one vector for each layer to add (Gemma 4).
 
     Attributes:
         table: [vocabulary, layers × width], in the compute dtype.
-        scale: factor of its vectors.
+        scale: factor by which its vectors are multiplied.
         layers: number of layers.
     """
 
@@ -110,7 +110,7 @@ class LayerEmbedding:
     layers: int
 
     def of(self, ids: Tensor) -> Tensor:
-        """The vectors of `ids` [batch, length], float32, [batch, length, layers, width]."""
+        """Vectors for `ids` [batch, length], as float32 [batch, length, layers, width]."""
         packed = nn.functional.embedding(ids, self.table).float() * self.scale
         return packed.view(*ids.shape, self.layers, -1)
 
@@ -122,13 +122,13 @@ class TunableModel:
     Attributes:
         body: transformers' decoder; takes `inputs_embeds` [batch, length, width] and returns hidden states.
         embedding: [vocabulary, width], in the compute dtype.
-        embedding_scale: factor of the embeddings (Gemma multiplies by √width).
-        head: [vocabulary, width]; the same tensor as `embedding` if they are tied.
+        embedding_scale: factor by which the embeddings are multiplied (√width for Gemma).
+        head: [vocabulary, width]; the same tensor as `embedding` if the two are tied.
         lora: module name → layer.
-        matrices: module name → where the layer's matrix is in GGUF.
+        matrices: module name → location of the layer's matrix in GGUF.
         architecture: llama.cpp's name of the architecture.
-        device: where all of it is.
-        layer_embedding: for families that have one.
+        device: the device of all its tensors.
+        layer_embedding: the second embedding, for families that have one.
         logit_cap: see `core.engine.training.trainer.head.cross_entropy`.
     """
 
@@ -152,7 +152,9 @@ class TunableModel:
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., vocabulary] of hidden states, float32. For a few positions: training uses `cross_entropy`."""
+        """Logits [..., vocabulary] for hidden states, as float32. Use it only for a few positions; training uses
+        `cross_entropy`.
+        """
         return capped(hidden.float() @ self.head.float().T, self.logit_cap)
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -168,7 +170,7 @@ class TunableModel:
             layer.initialise(generator)
 
     def adapter(self) -> Adapter:
-        """A copy of the current adapter, with rows in llama.cpp's order."""
+        """Return a copy of the current adapter, with rows in llama.cpp's order."""
         layer = next(iter(self.lora.values()))
         layers = {}
         for module, part in self.lora.items():

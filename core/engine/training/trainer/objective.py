@@ -1,6 +1,6 @@
-"""Training objectives: what a method (`core.engine.job_rules.METHODS`) computes from its examples.
+"""Training objectives: what a training method (`core.engine.job_rules.METHODS`) computes from its examples.
 
-Steps, learning rate, optimizer, checkpoints and stopping are the loop's, the same for every method.
+The loop handles steps, learning rate, optimizer, checkpoints and stopping, in the same way for every method.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.engine.training.trainer.model import TunableModel
 
 
 class TrainingStopped(Exception):
-    """A stop was requested during a pass over examples, which is discarded."""
+    """A stop was requested during a pass over examples; the pass is discarded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class BatchScore:
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over some examples; `loss` is summed over trained tokens."""
+    """Running sums over examples; `loss` is summed over trained tokens."""
 
     labels: int = 0
     examples: int = 0
@@ -51,20 +51,20 @@ class Tally:
 class Objective(Protocol):
     """One training method on one model.
 
-    A method that learns from other rows than texts with a loss mask (preferences: a prompt with two answers) also needs
-    its row in `core.engine.finetune_format` and its tokens in `core.engine.formats.tokens`.
+    A method whose rows are not texts with a loss mask (such as preferences, with a prompt and two answers) also needs a
+    row type in `core.engine.finetune_format` and its tokens in `core.engine.formats.tokens`.
     """
 
     def run_pass(self, examples: Sequence[Encoded], tally: Tally, stop: Callable[[], bool], *, learn: bool) -> None:
-        """Add the sums over `examples` to `tally`; with `learn`, the gradient of their mean loss to the parameters.
+        """Add the sums over `examples` to `tally` and, with `learn`, the gradient of their mean loss to the parameters.
 
         Raises:
-            TrainingStopped: `stop()` became true; it is asked before every micro-batch.
+            TrainingStopped: `stop()` became true; it is checked before every micro-batch.
         """
 
 
 class Supervised:
-    """Next-token prediction: cross-entropy over the trained tokens of each example."""
+    """Next-token prediction: cross-entropy over each example's trained tokens."""
 
     def __init__(self, model: TunableModel) -> None:
         self._model = model
@@ -95,7 +95,7 @@ OBJECTIVES: Mapping[TrainingMethod, Callable[[TunableModel], Objective]] = {"sup
 
 
 def micro_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
-    """Groups of examples of similar length, with at most `max_tokens` padded tokens each."""
+    """Group examples of similar length, with at most `max_tokens` tokens per group, including padding."""
     group: list[Encoded] = []
     for example in sorted(examples, key=lambda example: len(example.tokens)):
         if group and len(example.tokens) * (len(group) + 1) > max_tokens:
@@ -107,12 +107,12 @@ def micro_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list
 
 
 def batch_tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Tensors of a group of n examples.
+    """Tensors for a group of n examples.
 
     Returns:
         ids: right-padded token ids, [n, longest].
         positions: flat positions that predict a trained token, [labels].
-        labels: these tokens, [labels].
+        labels: the predicted tokens, [labels].
         owners: the index of each label's example, [labels].
     """
     longest = max(len(example.tokens) for example in group)

@@ -1,6 +1,7 @@
-"""Saves and restores training: adapter, optimizer, position. A kill -9 loses at most the steps since the last save.
+"""Saves and restores the training state: adapter, optimizer, position. A kill -9 loses at most the steps since the last
+save.
 
-The order of examples and the learning rate follow from seed and step, so no random state needs to be saved.
+The order of examples and the learning rate are determined by seed and step, so no random state needs to be saved.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FILE = "resume.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Progress of a job.
+    """A job's progress.
 
     Attributes:
         step: completed steps.
@@ -35,7 +36,7 @@ class Position:
 
 
 def read_position(folder: Path) -> Position:
-    """The saved position; the start if nothing was saved yet."""
+    """Read the saved position; return the start if nothing has been saved yet."""
     if not (folder / FILE).exists():
         return Position()
     with safe_open(folder / FILE, "pt") as file:

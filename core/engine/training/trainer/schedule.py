@@ -9,13 +9,13 @@ from core.engine.training_options import Schedule
 
 
 def learning_rate(peak: float, step: int, total_steps: int, *, warmup: float, schedule: Schedule) -> float:
-    """The learning rate of a step.
+    """The learning rate for a step.
 
     Args:
-        peak: the highest one.
+        peak: the highest learning rate.
         step: from 1 to `total_steps`.
-        warmup: share of the steps over which it rises linearly to `peak`.
-        schedule: how it falls afterwards: `linear` to 0, `cosine` to 0 (Loshchilov and Hutter 2017,
+        warmup: fraction of the steps over which the learning rate rises linearly to `peak`.
+        schedule: how the learning rate falls afterwards: `linear` to 0, `cosine` to 0 (Loshchilov and Hutter 2017,
             arXiv:1608.03983, without restarts), or `constant`.
     """
     rising = round(warmup * total_steps)
@@ -28,15 +28,15 @@ def learning_rate(peak: float, step: int, total_steps: int, *, warmup: float, sc
 
 
 def best(losses: Sequence[float]) -> int:
-    """Index of the lowest validation loss; the first one of equals. Infinite and NaN are never the best.
+    """Index of the lowest validation loss; the first one if several are equal. Infinite and NaN are never the best.
 
-    If no loss is a number, it is the last one: training itself went on.
+    If no loss is a finite number, return the last index, because training itself continued.
     """
     finite = [index for index, loss in enumerate(losses) if math.isfinite(loss)]
     return min(finite, key=losses.__getitem__) if finite else len(losses) - 1
 
 
 def stops_early(losses: Sequence[float], patience: int | None) -> bool:
-    """Whether the last `patience` epochs brought no lower validation loss; None: never."""
+    """Whether the validation loss has not improved in the last `patience` epochs; never if `patience` is None."""
     lowest = best(losses) if any(map(math.isfinite, losses)) else 0
     return patience is not None and bool(losses) and len(losses) - 1 - lowest >= patience
