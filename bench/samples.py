@@ -5,7 +5,7 @@
 Base loss: nats per token of a story under the untrained base, given its instruction as a chat message. It measures how
 familiar the base already is with the language. The reference is the article's 464 stories, which are not part of this
 project. Nearness: Jaccard similarity of a story to its nearest neighbour, over character 5-grams (Chinese) or word
-3-grams (English). Held-out loss: loss on every tenth story after one epoch on the others; ratio of ours to the
+3-grams (English). Held-out loss: loss on every tenth story after one epoch on the others; ratio of our loss to the
 article's (`--held-out`, half an hour on two cores). With `--files`, only those files are measured, for authors of new
 stories.
 """
