@@ -78,7 +78,7 @@ class StorageFull(FabulaError, OSError):
 class DatabaseLost(StorageFull):
     """The database was deleted, replaced or damaged, its server is unreachable, or it became read-only.
 
-    In contrast to a full disk, a job cannot just wait: it ends and is resumed once the database is back.
+    A job cannot just wait, as it does when the disk is full: it ends, and is resumed once the database is back.
     """
 
 

@@ -1,4 +1,4 @@
-"""Charts of the cost page: prices, spending, break-even, and quality by price."""
+"""Charts for the cost page: prices, spending, break-even, and quality by price."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Charts of a data set: the heat map of its rows (`core.datasets.heatmap`), and the charts of the quality report.
+"""Charts for a data set: the heat map of its rows (`core.datasets.heatmap`), and the charts of the quality report.
 
 Follows the conventions of `core.charts.vega_lite`, except for colours: state colours carry meaning, and the colours of
 the number map keep its numbers legible. They are set here, and work in light mode, in dark mode and for colour-blind

@@ -133,7 +133,7 @@ def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -
 def fingerprint(store: Store, dataset_id: str, version_id: str | None = None) -> str:
     """A value that changes when a finished row is added, removed or edited, or the system text changes.
 
-    For a version, it changes only when the system text does. Cheap enough to call on every rerun.
+    For a version, it changes only when the system text does. This is cheap enough to call on every rerun.
     """
     done = select(func.count(), func.max(Row.updated_at)).where(Row.dataset_id == dataset_id, Row.state == "done")
     with store.reading() as session:

@@ -110,7 +110,7 @@ def _all_end_with(mark: str, occurrences: Mapping[str, Occurrence], texts: int) 
 
 
 def _count_inside(mark: str, occurrences: Mapping[str, Occurrence], texts: int) -> int:
-    """Number of texts that contain `mark`; if all end with it, before that end."""
+    """Number of texts that contain `mark`; if all texts end with it, that end is not counted."""
     if not mark:
         return 0
     return occurrences[mark].before_end if _all_end_with(mark, occurrences, texts) else occurrences[mark].anywhere

@@ -263,7 +263,7 @@ def _close_interrupted(answer: BeforeAfterAnswer, story: Story | None, client: C
 def _retryable(error: FabulaError, client: Client, job: JobView, side: str) -> bool:
     """Whether the request may be repeated: the endpoint is starting or busy, or does not serve the new model yet.
 
-    With a paid provider, only after errors that are certainly not billed.
+    With a paid provider, this is limited to errors that are certainly not billed.
     """
     if client.provider.capabilities.billed:
         return isinstance(error, RateLimited)

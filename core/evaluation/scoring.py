@@ -58,7 +58,7 @@ class Metrics:
         accuracy: share of correct labels; None for texts.
         exact: share of answers that match the expected text, ignoring white space.
         loss: nats per token on rows kept from training; if None, `loss_note` gives the reason.
-        labels, confusion: for labels; answers that are not a label are counted under "".
+        labels, confusion: set if the answers are labels; answers that are not a label are counted under "".
         overlap: similarity to the expected texts (chrF); None for labels.
         quality: for texts, measures of the data set report where known: `characters`, `distinct_2`, `grave` (share of
             rows with a problem), `adherence` (share of requested column values that appear in the texts).
@@ -81,7 +81,7 @@ class Metrics:
     writing_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON-compatible data."""
+        """The metrics as JSON-compatible data."""
         cost = None if self.cost_usd is None else str(self.cost_usd)
         return {**asdict(self), "cost_usd": cost, "loss_note": to_json(self.loss_note)}
 

@@ -149,7 +149,7 @@ def training_history(store: Store, job: JobView) -> TrainingHistory:
 
 @lru_cache
 def writer_vocabulary(language: str) -> PromptVocabulary | None:
-    """Vocabulary of the packaged writer of a language: it was trained on every cell of that language's presets."""
+    """The vocabulary of a language's packaged writer, which was trained on every cell of that language's presets."""
     return build_vocabulary(_of_presets(language))
 
 

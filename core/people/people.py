@@ -23,7 +23,7 @@ class PersonView:
     """A member of the team.
 
     Attributes:
-        issuers: the issuers of the accounts that lead to this person.
+        issuers: issuers of the accounts that lead to this person.
         last_sign_in: when, or None.
         last_origin: address and browser of that sign-in.
         open_sign_ins: sign-ins that have not ended.

@@ -154,7 +154,7 @@ class Reservation:
         """End the reservation of a failed request.
 
         If the request was rejected or never arrived, the entry is deleted. Otherwise its cost is unknown and its worst
-        case counts (`cost_usd` None, `estimated_usd` unchanged).
+        case counts (`cost_usd` is None, `estimated_usd` unchanged).
 
         Raises:
             StorageFull: the database can't be written; the entry is in a rescue file.

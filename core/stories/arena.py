@@ -267,7 +267,7 @@ def standings(store: Store) -> list[Standing]:
 
 
 def preference_pairs(store: Store) -> list[PreferencePair]:
-    """Preference pairs of the winner with each other story of its round, newest vote first.
+    """Preference pairs: the winner with every other story of its round, newest vote first.
 
     Pairs with equal or empty texts are left out. An edited version is used for the preferred story, the original text
     for the other one.

@@ -57,7 +57,7 @@ class ClosingSessionStorage:
         self._left.pop(session_info.session.id, None)
         self._left[session_info.session.id] = (self._clock() + self._keep_s, session_info)
         loop = asyncio.get_running_loop()
-        loop.call_soon(self.close_expired)  # not here: Streamlit holds a lock
+        loop.call_soon(self.close_expired)  # not directly, because Streamlit holds a lock here
         loop.call_later(self._keep_s, self.close_expired)
 
     def delete(self, session_id: str) -> None:

@@ -8,8 +8,8 @@ can unpack to any size. The first line has the column names, and the names of bi
 of texts.
 
 Workbooks: a workbook is a zip file of XML, and calamine keeps a sheet as a full rectangle: a file of a few kilobytes
-can require more memory than there is, and no check before opening catches every case. The first line lists the sheets
-and names the one that is read; each further line is a row, from row 1 on: a list of texts, or `{"cells": [...],
+can require more memory than is available, and no check before opening catches every case. The first line lists the
+sheets and names the one that is read; each further line is a row, from row 1 on: a list of texts, or `{"cells": [...],
 "errors": [...], "formulas": [...]}` if it has cells with an error, or with a formula without a saved value, by index.
 
 An error is a single line `{"error": …}`.

@@ -82,8 +82,8 @@ class PromptFormat:
 def prompt_format_of(info: ModelInfo) -> PromptFormat:
     """The prompt format of a model.
 
-    For a tuned model: as in its training file; for a packaged writer: the preset it was trained on; for every other
-    model: the preset of the page's language.
+    For a tuned model, the format of its training file; for a packaged writer, the preset it was trained on; for every
+    other model, the preset for the page's language.
     """
     job = cache.job_of(info.id)
     if job is not None and job.dataset_id is not None:

@@ -47,7 +47,7 @@ def training_speed(model: str) -> Decimal | None:
 
 
 def providers() -> list[str]:
-    """Ids of all providers that have prices of untuned models."""
+    """Ids of all providers that have prices for untuned models."""
     source = cache.prices().source
     return source.providers() if isinstance(source, BundledPrices) else []
 

@@ -94,7 +94,7 @@ def _chips(draft: ColumnDraft) -> tuple[str, ...]:
 
 
 def _value_summary(draft: ColumnDraft) -> tuple[str, ...]:
-    """For too many values to show as chips: their number and the first few. All are used."""
+    """Render the number of values and the first few, if there are too many for chips. All are used."""
     first = listed(plain(value) for value in draft.values[:_SHOWN])
     count = n_("{n} value", "{n} values", len(draft.values))
     st.markdown(_("**{values}**: {first}, …").format(values=count, first=first))

@@ -25,7 +25,7 @@ _SEPARATORS = {
 
 
 def choose(imported: table_reader.Imported, key: Callable[[str], str]) -> column_mapping.ColumnMapping:
-    """Render the role of each column, initially guessed from its name. `key` is a prefix of widget keys."""
+    """Render the choice of each column's role, initially guessed from its name. `key` is a prefix of widget keys."""
     columns = [str(column) for column in imported.frame.columns]
     guess = column_mapping.guess(imported.frame)
     left_half, right_half = st.columns(2)

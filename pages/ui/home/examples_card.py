@@ -128,7 +128,7 @@ def _running_job(job: JobView) -> None:
 
 
 def _ended(job: JobView) -> None:
-    """For a job that ended without a model: the reason and the next step."""
+    """Render the reason and the next step for a job that ended without a model."""
     if job.status == "failed":
         st.subheader(_("Training failed"), anchor=False)
         lines = [as_markdown(job.error or _("The provider gave no reason."))]

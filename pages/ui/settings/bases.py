@@ -1,4 +1,4 @@
-"""The engine's base models: a list with requirements; adding one from a hub, a file or a folder; removing one."""
+"""The engine's base models: lists them with requirements, adds them from a hub, file or folder, and removes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number fields of the job form that are automatic until a visitor turns that off."""
+"""Number fields of the job form, each with a switch for the automatic value, which is initially on."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def answer(title: str, model: str, side_answer: SideAnswer) -> None:
 
 
 def _invitation(job: JobView) -> None:
-    """For paid providers and older jobs: a description, the price, and the button."""
+    """Render, for paid providers and older jobs, a description, the price, and the button."""
     words = _("Both models answer three prompts that are not in the training data.")
     if job.provider != ENGINE:
         choice = background.wait_for_task(cached_training.unseen(job))

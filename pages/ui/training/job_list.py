@@ -173,7 +173,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
 def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
     """The columns that have content and fit; the name gets the remaining width.
 
-    No time left if every job has ended, no provider if all jobs have the same.
+    The time left is omitted if every job has ended, and the provider if all jobs have the same one.
     """
     idle = {
         "eta": all(job.finished for job in listed),
