@@ -125,7 +125,7 @@ def undelete(store: Store, actor: Actor, family: str) -> None:
     """Undo `delete`. Safe to repeat.
 
     Raises:
-        NotFound: no such family.
+        NotFound: there is no such family.
     """
     with store.session() as session:
         if not session.scalar(select(func.count()).where(tables.RecipeVersion.family == family)):

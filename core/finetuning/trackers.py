@@ -29,7 +29,7 @@ from core.settings import Settings
 _TIMEOUT_S = 15.0  # W&B's server normally answers within a second
 
 _log = logging.getLogger(__name__)
-_MAX_ERROR_CHARS = 300  # kept of a tracker's error message
+_MAX_ERROR_CHARS = 300  # characters kept of a tracker's error message
 # (provider, tracker) pairs where the provider sends the data itself, see core.finetuning.submit
 _LOGGED_BY_PROVIDER = ("openai", "wandb")
 _MAX_STEPS_PER_SEND = 2_000  # per poll, so that a slow tracker does not delay the job's updates

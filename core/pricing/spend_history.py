@@ -69,8 +69,8 @@ class WorkLine:
         started_at: start of the run, job or story (UTC); if it has none, its first call in the ledger.
         unknown: number of calls without a known cost.
         estimated_usd, cost_usd: None if unknown for every call. On the engine, the cost of machine time.
-        duration_s: seconds of training of a job, until the end of a story, or with requests in flight of a run or an
-            evaluation on the engine; None if unknown.
+        duration_s: for a job, the seconds of training; for a story, those until its end; for a run or an evaluation on
+            the engine, those with requests in flight; None if unknown.
     """
 
     reference: str

@@ -229,7 +229,7 @@ def cast_vote(
 
     Args:
         order: story ids in the order shown on screen.
-        winner: one of them; None if no story was good enough.
+        winner: one of these ids; None if no story was good enough.
         blind: whether model names were hidden.
 
     Raises:

@@ -2,5 +2,5 @@
 
 rows = [QualityRow(1, {"dynasty": "唐"}, "写一个唐朝的故事", "一位唐朝的英雄…")]
 measure.report(rows, ["dynasty"]).verdict   # pure
-quality_store.dataset_report(store, dataset_id).findings   # rows in the database, measured once per state of them
+quality_store.dataset_report(store, dataset_id).findings   # rows in the database; cached until they change
 """

@@ -33,7 +33,10 @@ _LOOK_AGAIN_S = 1.0  # delay after Streamlit's own Stop
 
 @dataclass(frozen=True, slots=True)
 class StoryRequest:
-    """Prompts and models of a request. With `chain` there is one entry: outline, story, title one after the other."""
+    """Prompts and models of a request.
+
+    With `chain`, there is one entry, which is written as outline, story and title.
+    """
 
     entries: tuple[RoundEntry, ...]
     blind: bool = False

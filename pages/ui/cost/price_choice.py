@@ -121,7 +121,7 @@ def controls(book: PriceBook) -> PriceChoice:
 
 
 def _lists(names: Mapping[str, str]) -> list[str]:
-    """The lists to compare; the article's prices are one click away."""
+    """The lists to compare, with a button for the article's prices."""
     options = {TODAY: _("In use today"), OWN: _("Your own prices"), **names}
     state.set_default("cost_lists", _default_lists())
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -193,7 +193,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 
 def _offered(book: PriceBook, provider: str) -> list[Price]:
-    """The models that a provider of this studio offers now; a price in no list is unknown."""
+    """The models that a provider of this studio offers now; prices that are in no list are unknown."""
     offered = (info.id for info in cache.models().found if info.provider == provider)
     return [book.find(provider, model) or unknown_price(provider, model, book.today) for model in offered]
 

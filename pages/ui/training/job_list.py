@@ -42,7 +42,7 @@ def open_jobs(*ids: str) -> None:
 
 
 def open_from_elsewhere(*ids: str) -> None:
-    """Open these jobs on the training page: for a button of another page, before it switches there."""
+    """For buttons on other pages, before they switch to the training page: open these jobs there."""
     state.set_value("training_part", "jobs")
     _open(ids)
 
