@@ -1,7 +1,7 @@
 """Measures the cost of kill -9: a real worker is killed twelve times, and the ledger is compared with the provider's
 bill.
 
-The worker (`python -m core.jobs.worker`) generates a data set with a loopback server in another process. The server
+The worker (`python -m core.jobs.worker`) generates a data set using a loopback server in another process. The server
 counts every response, even to a client that has been killed, and rejects one request in ten (429). Afterwards, every
 response must be in the ledger, and the total that counts against the budget may exceed the bill only by the cost of
 requests that were in flight when the worker was killed.
@@ -46,12 +46,13 @@ _LOOK_S = 0.02
 
 
 def measure_kills(kills: int = KILLS) -> dict[str, float]:
-    """Kill the worker `kills` times, let the last one finish, and compare.
+    """Kill the worker `kills` times, let the last one finish, and compare the ledger with the bill.
 
     Returns:
         `counted_minus_real_usd_after_kills`: the total that counts against the budget, minus the bill; below 0 if
             results were lost.
-        `in_flight_worst_usd`: its upper limit: the maximum cost of all requests in flight when the worker was killed.
+        `in_flight_worst_usd`: the upper limit for that: the maximum cost of all requests in flight when the worker was
+            killed.
         `kills`: number of kills. `rows_after_kills`: number of finished rows, of 2,000.
     """
     with tempfile.TemporaryDirectory() as folder, _loopback.running() as url:

@@ -134,7 +134,7 @@ async def main() -> None:
 
 
 async def serve(app: web.Application, *, cancel: bool) -> None:
-    """Serve on a free port, print the address, exit when stdin closes.
+    """Serve on a free port, print the address, and exit when stdin closes.
 
     `cancel`: whether to end answers whose client has disconnected.
     """

@@ -83,7 +83,7 @@ def main() -> None:
     told = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     figures = {"rps": requests / wall, "cpu_us": cpu / requests * 1e6, "wall_s": wall}
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # kilobytes on Linux, getrusage(2)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in kilobytes on Linux; see getrusage(2)
     print(json.dumps({**figures, "rss_mb": peak_mb, **told}))
 
 
@@ -113,7 +113,8 @@ def _bare(way: str, url: str, requests: int) -> Callable[[], dict[str, Any]]:
                     if answer.status == 200:
                         assert told["choices"][0]["message"]["content"]
                         return
-                    await asyncio.sleep(float(answer.headers["Retry-After"]))  # it keeps its slot while waiting
+                    # the request keeps its slot while waiting
+                    await asyncio.sleep(float(answer.headers["Retry-After"]))
 
             await _all(ask, requests)
 
@@ -145,7 +146,7 @@ async def _all(ask: Ask, requests: int) -> None:
 
 
 def _body(prompt: str) -> dict[str, Any]:
-    """The request of a run."""
+    """The body of a request, as a run sends it."""
     messages = [{"role": "user", "content": prompt}]
     return {"messages": messages, "max_tokens": 256, "model": "writer", "temperature": 0.5, "top_p": 1.0}
 

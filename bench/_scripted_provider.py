@@ -40,7 +40,7 @@ class AnswerKind:
 
     Attributes:
         body: JSON, or bytes that are not JSON.
-        took: tokens that the provider charges: prompt, completion, and cached prompt tokens. None if it charges
+        took: tokens that the provider charges for (prompt, completion, and cached prompt tokens); None if it charges
             nothing.
         whole: whether the answer contains a complete text and its usage, so that one request is enough.
         cut: whether the connection ends in the middle of the body.
@@ -276,7 +276,7 @@ class ScriptedProvider:
 
 @contextmanager
 def provider(script: Callable[[str, int], AnswerKind]) -> Iterator[ScriptedProvider]:
-    """A running provider."""
+    """Run a provider for the duration of a block."""
     with ScriptedProvider(script) as running:
         yield running
 

@@ -1,6 +1,6 @@
 """The `--smoke` option of every bench: import everything, start the parts that start quickly, and measure nothing.
 
-`tests/bench/test_benches.py` runs `make bench BENCH_FLAGS=--smoke`, so a bench that no longer starts fails a test.
+`tests/bench/test_benches.py` runs `make bench BENCH_FLAGS=--smoke`, so a test fails if a bench no longer starts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def parse(
     """Parse a bench's arguments. With `--smoke`, the process ends here, with code 0 if everything worked.
 
     Args:
-        parser: with the bench's own arguments.
+        parser: parser with the bench's own arguments.
         modules: modules that the bench imports only while measuring.
         optional: the same for modules from requirements-bench.txt; they are reported if not installed.
         start: starts its servers or pages quickly, in a few seconds at most.

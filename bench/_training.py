@@ -72,7 +72,7 @@ def results_csv(steps: int) -> str:
 
 
 def _fill(steps: int) -> None:
-    """Store many short jobs, and as the newest one a job with a long curve."""
+    """Store many short jobs, and a newest job with a long curve."""
     store = Store.open(Settings.from_env())
     short, now = results_csv(_SHORT), utcnow()
     with store.session() as session:

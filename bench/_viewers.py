@@ -20,13 +20,15 @@ _LARGEST = 1 << 30
 
 
 def reruns_per_s(script: Path, page: str) -> float:
-    """Total reruns per second of all viewers, from a separate server that is started the usual way."""
+    """Measure all viewers' total reruns per second on a separate server, which is started in the usual way."""
     with served(script) as (url, _):
         return asyncio.run(_rate(url, page))
 
 
 async def _rate(url: str, page: str) -> float:
-    """Each viewer requests a rerun as soon as its page is complete; the first run of each does not count."""
+    """Measure the rate: each viewer requests a rerun as soon as its page is complete; the first run of each is not
+    counted.
+    """
     counted = 0
     together = asyncio.Barrier(VIEWERS + 1)
 
@@ -65,7 +67,7 @@ async def once(
     fragment_id: str = "",
     timers: dict[str, float] | None = None,
 ) -> set[str]:
-    """Run one rerun, until its last message.
+    """Rerun the page once and read until the last message.
 
     Like a browser, report which large elements are cached, and cache new ones.
 
@@ -74,7 +76,7 @@ async def once(
         page: URL path of the page.
         kept: hashes of the cached elements.
         query: the query string.
-        fragment_id: run only this fragment, as its timer does.
+        fragment_id: fragment to run on its own, as its timer would.
         timers: filled with the fragments that the page reruns on a timer, and their intervals in seconds.
     """
     ask = BackMsg()

@@ -1,4 +1,4 @@
-"""The reference for comparison: one button, one prompt, `st.write_stream`."""
+"""The reference page for the comparison: one button, one prompt, `st.write_stream`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A blind reading of the packaged writers: can a reader who does not know this project follow their stories?
+"""Prepares a blind reading of the packaged writers: can a reader who does not know this project follow their stories?
 
     python -m bench.blind_reading draw --stories stories.jsonl --folder FOLDER
     python -m bench.blind_reading tell --folder FOLDER --verdicts verdicts.jsonl [--doc docs/storyteller.md]
@@ -77,7 +77,7 @@ def passes(verdict: dict[str, Any]) -> bool:
 
 
 def shares(drawn: Sequence[DrawnStory], verdicts: dict[int, dict[str, Any]]) -> dict[str, float]:
-    """The share of stories that pass, by part.
+    """The fraction of stories that pass, by part.
 
     Raises:
         KeyError: a verdict is missing.

@@ -1,5 +1,5 @@
-"""Speed and safety of a run: `python -m bench.generate`. It uses a loopback server with 50 ms latency and 64 requests
-in flight.
+"""Measures the speed and safety of runs: `python -m bench.generate`. It uses a loopback server with 50 ms latency and
+64 requests in flight.
 
 Raw aiohttp (the upper limit), the official SDK, bespokelabs-curator (in its own virtual environment), and our run with
 full durability are measured in turns, each in its own process; then the behaviour of a run with rate limits, a crash,
@@ -58,7 +58,7 @@ def _speed(url: str, home: Path, options: argparse.Namespace) -> dict[str, Any]:
     for turn in range(options.rounds):
         for way in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
             if way == "curator" and turn:
-                continue  # it takes a minute, and its result is far from any threshold
+                continue  # measuring it takes a minute, and its result is far from any threshold
             _reset(url)
             seen[way].append(_way(way, url, home / f"{way}-{turn}", options.requests, curator or sys.executable))
     print(f"{platform.processor() or platform.machine()}, {options.requests:,} requests, {IN_FLIGHT} in flight")

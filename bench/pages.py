@@ -1,7 +1,8 @@
-"""Server time of page reruns: `python -m bench.pages`. Each part measures one page; the last line printed is JSON.
+"""Measures the server time of page reruns: `python -m bench.pages`. Each part measures one page; the last line printed
+is JSON.
 
-What is measured is a rerun of the script in an existing session, from its first to its last line, including everything
-that it builds for the browser, that is, the server's cost of a click. Sending and rendering are not included.
+The time is that of a rerun of the script in an existing session, from its first to its last line, including everything
+that it builds for the browser. This is the server's cost of a click; sending and rendering are not included.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Measures time and memory of the quality report on 100,000 rows: stories composed from the samples' sentences.
+"""Measures the time and memory used by the quality report on 100,000 rows: stories composed from the samples'
+sentences.
 
     python -m bench.quality [--rows 100000]
 
@@ -31,7 +32,7 @@ from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 _SEED = 7
-_SENTENCES = 12  # a story: about 300 characters
+_SENTENCES = 12  # sentences per story, about 300 characters
 _CHUNK = 2_000
 
 

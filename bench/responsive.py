@@ -31,10 +31,10 @@ from core.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("dataset", "training", "cost", "story")
-EXAMPLES, EPOCHS = 48, 6  # longer than the measurement on any machine that can train
+EXAMPLES, EPOCHS = 48, 6  # takes longer than the measurement on any machine that can train
 MEASURED_S = 60.0
 PAUSE_S = 0.5  # pause between two clicks of a fast visitor
-START_S = 300.0  # the first job on a machine converts the weights
+START_S = 300.0  # generous, because the first job on a machine converts the weights
 LOOK_S = 0.2
 
 Times = dict[str, list[float]]

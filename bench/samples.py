@@ -1,4 +1,4 @@
-"""Can a small model learn the sample stories, and are they distinct?
+"""Measures whether a small model can learn the sample stories, and whether they are distinct.
 
     python -m bench.samples [--held-out] [--files FILE.csv …] [--each] [--home FOLDER]
 
@@ -109,7 +109,7 @@ class Untrained:
         folder = weights.convert(gguf, weights.cache_dir(gguf, home), print)
         self.base = BaseModel(packaged_models.BASE, gguf, gguf_file.model_card(gguf))
         self.model = model.load(folder, device.choose("auto", threads, print), rank=16, alpha=32.0)
-        self.model.initialise(0)  # B is zero, so this is the base itself
+        self.model.initialise(0)  # B is zero, so the model equals the base
 
     def losses(self, stories: Sequence[SampleStory]) -> list[tuple[float, int]]:
         """For every story, return the sum of its token losses (nats) and its number of tokens."""

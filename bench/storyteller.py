@@ -1,4 +1,4 @@
-"""How good are the packaged writers? Measured on 162 stories from `storyteller` and `storyteller-en`, on a real engine.
+"""Measures how good the packaged writers are, on 162 stories from `storyteller` and `storyteller-en` on a real engine.
 
     python -m bench.storyteller [--out stories.jsonl] [--temperature 0.5] [--top-p 0.8]
 

@@ -172,14 +172,14 @@ async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) ->
             asked = await visitor.write()
             while not visitor.seen.texts:
                 await asyncio.sleep(0.001)
-            if number:  # the first one is a warm-up
+            if number:  # the first pair is a warm-up
                 extra.append((visitor.seen.texts[0][0] - asked - raw) * 1000)
     await client.close()
     return statistics.median(extra)
 
 
 async def _ten(session: aiohttp.ClientSession, url: str) -> float:
-    """Updates per second for the slowest of ten visitors while all of them stream."""
+    """Updates per second for the slowest of ten visitors who all stream at the same time."""
 
     async def one() -> float:
         async with Visitor(session, url, "story") as visitor:

@@ -1,4 +1,4 @@
-"""How long the guided tour takes, and what its two models write: `python -m bench.tour`.
+"""Measures how long the guided tour takes, and records what its two models write: `python -m bench.tour`.
 
     python -m bench.tour [--language en|zh_CN|both] [--tours 10] [--out tours.jsonl] [--record]
     python -m bench.tour --out tours.jsonl --verdicts verdicts.jsonl
@@ -158,7 +158,7 @@ def _one(store: Store, card: TourCard, number: int, language: str) -> MeasuredTo
     view = before_after.get(store, job.id)
     assert view is not None
     pair = view.pairs[0]
-    # let the comparison finish its other prompts, so that the next tour starts on idle cores
+    # wait for the comparison to finish its other prompts, so that the next tour starts on idle cores
     while before_after.any_active(store):
         time.sleep(LOOK_S)
     recording = TourRecording(

@@ -156,7 +156,7 @@ def _trl(folder: Path, run: str) -> dict[str, Any]:
     targets = [name.rsplit(".")[-1] for name in LINEAR_MODULES]
     tuned = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=targets, task_type="CAUSAL_LM"))
     generator = torch.Generator().manual_seed(SEED)
-    with torch.no_grad():  # the same start as ours: A drawn layer by layer, B zero
+    with torch.no_grad():  # the same start as our trainer's: A generated layer by layer, B zero
         for layer in base.model.layers:
             for module in LINEAR_MODULES:
                 a = layer.get_submodule(module).lora_A["default"].weight

@@ -108,7 +108,7 @@ def upgrade(engine: Engine) -> None:
 
 
 def _upgrade_development_version(connection: Connection, config: Config, revision: str) -> None:
-    """Upgrade a database from before the first release to the schema of `0001_initial`."""
+    """Upgrade a database that is older than the first release to the schema of `0001_initial`."""
     if revision != _LAST_OLD_REVISION:
         raise FabulaError(
             msg(

@@ -98,8 +98,8 @@ def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Ent
     """Write a paid result in its own transaction; if that fails, add `entry` to a rescue file.
 
     Raises:
-        Exception: the error from `write`, even if the write may succeed at the next start, for example after a full
-            disk.
+        Exception: the error from `write`, even if the entry was saved and may be restored at the next start, for
+            example after a full disk.
     """
     try:
         with store.session() as session:
@@ -110,7 +110,7 @@ def write_or_rescue(store: Store, write: Callable[[Session], object], entry: Ent
 
 
 def consume(path: Path, accept: Callable[[Entry], bool]) -> int:
-    """Pass every line of a file to `accept` and remove the accepted ones; rejected and malformed lines stay.
+    """Pass every line of a file to `accept` and remove the accepted ones; rejected and malformed lines remain.
 
     The file is locked during this, and deleted when it is empty.
 

@@ -1,7 +1,8 @@
 """Totals of the spend ledger for budget checks: one row per scope, updated in the transaction that changes the ledger.
 
-A budget check then reads two rows instead of a month of lines. Changes of `Spend` objects are tracked automatically at
-each flush; bulk statements must call `change`. `core.db.repair_spend_totals` compares the totals with the ledger.
+A budget check therefore reads two rows instead of a month of lines. Changes to `Spend` objects are tracked
+automatically at each flush; bulk statements must call `change`. `core.db.repair_spend_totals` compares the totals with
+the ledger.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ too, null.
 
 
 class Changes:
-    """Changes of the totals, in US dollars."""
+    """Changes to the totals, in US dollars."""
 
     def __init__(self) -> None:
         self.usd: dict[Key, Decimal] = defaultdict(Decimal)
@@ -90,7 +91,7 @@ def decimal_add(a: str, b: str) -> str:
 
 
 def track_flush(session: Session, _context: object) -> None:
-    """`after_flush` listener: record the changes of all `Spend` objects in the session."""
+    """`after_flush` listener: record the changes to all `Spend` objects in the session."""
     changes = Changes()
     for line in session.new:
         if isinstance(line, Spend):

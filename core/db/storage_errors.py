@@ -100,7 +100,9 @@ _TEMPORARY = (_FULL, _LOCKED, _NO_FREE_CONNECTION)
 
 
 def storage_fault(error: BaseException) -> StorageFull | None:
-    """The `StorageFull` for a database error; None if it is caused by a bug (bad SQL, a violated constraint)."""
+    """Return the `StorageFull` for a database error; None if the error is caused by a bug (bad SQL, a violated
+    constraint).
+    """
     if isinstance(error, sa_exc.TimeoutError):  # raised by the connection pool
         return StorageFull(*_NO_FREE_CONNECTION)
     if not isinstance(error, sa_exc.DBAPIError):
@@ -121,7 +123,7 @@ def unreachable() -> DatabaseLost:
 
 
 def _leftover_journal(journal: Path) -> DatabaseLost:
-    """The error for a replaced file next to the old file's journal, which SQLite would apply to the new file."""
+    """The error for a replaced file next to the old file's journal, which SQLite would apply to it."""
     return DatabaseLost(
         msg("The database file was replaced, but the journal of the old one is still there: {path}", path=journal),
         msg(
@@ -138,7 +140,7 @@ def damaged() -> DatabaseLost:
 
 
 def _sqlite(cause: sqlite3.Error) -> tuple[str, str] | None:
-    if "no such table" in str(cause):  # SQLite reports it as the generic SQLITE_ERROR
+    if "no such table" in str(cause):  # SQLite reports this as the generic SQLITE_ERROR
         return _NO_TABLES
     return _SQLITE.get(getattr(cause, "sqlite_errorcode", 0) & 0xFF)
 
@@ -199,8 +201,8 @@ class DatabaseFile:
         """Check that the path still refers to the file of the first check, and that it is intact.
 
         Raises:
-            DatabaseLost: it was deleted, replaced, truncated or overwritten; or it was replaced while the write-ahead
-                log of the old file still exists, which SQLite would apply to the new file.
+            DatabaseLost: the file was deleted, replaced, truncated or overwritten, or the old file's write-ahead log
+                still exists next to a new file, to which SQLite would apply it.
         """
         with _lock:
             identity = self._identity or self._register()
@@ -213,7 +215,7 @@ class DatabaseFile:
             return DatabaseFileCheck(identity, self._losses_seen)
 
     def release(self) -> None:
-        """Release the file; the next check accepts whichever exists then. The store must have no open connections."""
+        """Release the file; the next check accepts the file that exists then. The store must have no connections."""
         with _lock:
             if self._identity is None:
                 return
@@ -252,7 +254,8 @@ class DatabaseFile:
 
     def _record_loss(self, identity: _Identity, *, overwritten: bool) -> None:
         self._losses_seen += 1
-        if self.path in _losses or _current[self.path] != identity:  # another store of this process has recorded it
+        # another store in this process has already recorded the loss
+        if self.path in _losses or _current[self.path] != identity:
             return
         journal = None
         with suppress(OSError):
@@ -261,7 +264,9 @@ class DatabaseFile:
         _losses[self.path] = _LostFile(identity, overwritten, journal)
 
     def _has_leftover_journal(self, loss: _LostFile, identity: _Identity) -> bool:
-        """Whether the lost file's write-ahead log is next to a different file. The same file, moved back, needs it."""
+        """Whether the lost file's write-ahead log is next to a different file. If the same file was moved back, it
+        needs that log.
+        """
         if loss.journal is None or (identity == loss.identity and not loss.overwritten):
             return False
         with suppress(OSError):

@@ -44,7 +44,7 @@ class Store:
     """Sessions on one database. Safe to share between threads; open one per process.
 
     Use `session()` to write and `reading()` to read. On SQLite, a session takes the write lock immediately, because a
-    transaction that reads first and writes later can fail without a way to retry. Keep sessions short, therefore, and
+    transaction that reads first and writes later can fail without a way to retry. Therefore keep sessions short, and
     never wait for the network inside one.
 
     Attributes:
@@ -73,7 +73,8 @@ class Store:
 
         Args:
             settings: location of the database.
-            create: create a missing SQLite file. False if it existed before, because an empty one would hide its loss.
+            create: whether to create a missing SQLite file; False if it existed before, because an empty one would hide
+                its loss.
             busy_s: how long SQLite waits for another writer.
 
         Raises:
@@ -103,7 +104,7 @@ class Store:
 
         Raises:
             StorageFull: the disk is full, or the database was locked for 30 seconds; nothing was written.
-                `DatabaseLost` also if the file was deleted or overwritten during the session.
+                `DatabaseLost` if the file was deleted or overwritten during the session.
         """
         outer = self._current.get()
         if outer is not None and outer.live:
@@ -165,7 +166,7 @@ class Store:
         return check
 
     def _recheck(self, lost: DatabaseLost) -> None:
-        """Check a restored file completely: SQLite would also apply the old journal to a different file."""
+        """Check a restored file completely, because SQLite would also apply the old journal to a different file."""
         if time.monotonic() < self._recheck_at:
             raise lost
         self._recheck_at = time.monotonic() + self.recheck_s
@@ -261,7 +262,7 @@ def check_pages(engine: Engine) -> None:
 
     Raises:
         DatabaseLost: the database is damaged.
-        sqlalchemy.exc.DBAPIError: it does not have Fabula's tables.
+        sqlalchemy.exc.DBAPIError: the database does not have Fabula's tables.
     """
     if engine.dialect.name == "sqlite":
         with engine.connect() as connection:

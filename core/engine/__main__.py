@@ -1,4 +1,4 @@
-"""`python -m core.engine --host 127.0.0.1 --port 8010 --home DIR`: start the engine.
+"""`python -m core.engine --host 127.0.0.1 --port 8010 --home DIR`starts the engine.
 
 Exit codes: 0 stopped, 2 invalid arguments or settings, 3 missing packages, 4 port in use, 5 home directory in use or
 not writable.

@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 
 
 class TrainerProcess:
-    """`python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log."""
+    """A process running `python -m core.engine.training.trainer JOBDIR`. Its output goes to JOBDIR/trainer.log."""
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "trainer.log"
@@ -75,7 +75,7 @@ class TrainerProcess:
         return True
 
     def last_log_line(self) -> str:
-        """The last line of its log."""
+        """The last line of the trainer's log."""
         try:
             with self._log.open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_BYTES))

@@ -90,7 +90,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def register_adapter(store: EngineStore, job: Job, source: Path, home: Path, step: int | None) -> str:
-    """Copy an adapter from the job folder to HOME/adapters and register it as a model; returns the model id."""
+    """Copy an adapter from the job folder to HOME/adapters and register it as a model; return the model id."""
     model_id = job.tuned_id if step is None else checkpoint_model_id(job.tuned_id, step)
     code = job.tuned_id.rpartition(":")[2]
     adapter = Path("adapters") / (f"{code}.gguf" if step is None else f"{code}-step-{step}.gguf")

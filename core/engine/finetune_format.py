@@ -121,7 +121,7 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conv
 
     Args:
         raw: the bytes of the line.
-        text_only: accept only text, like the engine; OpenAI and Azure also accept tool calls and images.
+        text_only: whether to accept only text, as the engine does; OpenAI and Azure also accept tool calls and images.
 
     Raises:
         BadLine: the line is invalid.

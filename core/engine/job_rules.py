@@ -3,7 +3,7 @@ requests it decodes together. Pure, without dependencies.
 
 The engine enforces the limits; the studio's form checks them before sending. They are OpenAI's (API reference, "Create
 fine-tuning job"). The automatic values are the engine's; the studio uses them in estimates and proposals.
-Hyperparameters that OpenAI's API does not have: `core.engine.training_options`.
+Hyperparameters that OpenAI's API does not have are in `core.engine.training_options`.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def automatic(examples: int | None, *, examples_seen: int = _EXAMPLES_SEEN, smal
 
     Args:
         examples: number of training examples; None if unknown.
-        examples_seen: how many examples training should see over all epochs; 8 epochs are the maximum.
+        examples_seen: number of examples that training should see over all epochs, with a maximum of 8 epochs.
         small_set: below this number of examples, each batch is a single example.
     """
     if examples is None:

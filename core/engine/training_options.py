@@ -63,15 +63,14 @@ class TrainingOptions:
 
 
 NAMES: Final = tuple(field.name for field in fields(TrainingOptions))
-"""The names of these hyperparameters in requests."""
+"""Names of these hyperparameters in requests."""
 ADAPTER_NAMES: Final = ("lora_rank", "lora_alpha")
-"""Names that concern the adapter: a job that continues training a tuned model keeps its adapter's values."""
+"""Hyperparameters of the adapter: a job that continues training a tuned model keeps its adapter's values."""
 DEFAULTS: Final = TrainingOptions()
 
 
 def read(values: Mapping[str, object], *, has_validation: bool) -> TrainingOptions:
-    """Read the options from `values`, where they have their names in requests; missing and null ones get their
-    defaults.
+    """Read the options from `values`, which uses the names from requests; missing and null options get their defaults.
 
     Args:
         has_validation: whether there are validation examples, which early stopping needs.

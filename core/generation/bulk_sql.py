@@ -1,7 +1,7 @@
 """Processes many rows in one statement: the group is passed as one JSON text, on SQLite and on PostgreSQL.
 
-The reason for not using one statement per row: SQLite's driver releases the GIL at every step, and then waits up to 5
-ms until the event loop, which is busy with answers, releases it again. A single statement waits only once.
+One statement per row would be slow: SQLite's driver releases the GIL at every step, and then waits up to 5 ms until the
+event loop, which is busy with answers, releases it again. A single statement waits only once.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class JsonRows:
 
 
 def on_postgres(connection: Session | Connection) -> bool:
-    """True for a PostgreSQL database."""
+    """Whether the connection is to a PostgreSQL database."""
     dialect = connection.dialect if isinstance(connection, Connection) else connection.get_bind().dialect
     return dialect.name == "postgresql"
 
 
 def to_json(rows: Sequence[Sequence[object]]) -> str:
-    """The rows as JSON."""
+    """Convert the rows to JSON."""
     return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -123,7 +123,7 @@ def read(
 
 
 def fresh_ids(session: Session, table: str, highest: ColumnElement[int | None], count: int) -> list[int]:
-    """Allocate ids for `count` new rows of a table that no other session can use.
+    """Allocate ids that no other session can use, for `count` new rows of a table.
 
     PostgreSQL allocates them from the sequence; on SQLite this session is the only writer, so the next ids are free.
     """

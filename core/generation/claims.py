@@ -70,7 +70,7 @@ class _ClaimResult:
 
 
 class ClaimQueue:
-    """Claims rows in the background, ahead of need when answers arrive fast, and provides the next requests to mark as
+    """Claims rows in the background (ahead of need if answers arrive fast), and provides the next requests to mark as
     sent.
 
     A request moves from `ready` to `cleared` with the group commit that marks it; after a crash, only marked requests
@@ -109,7 +109,7 @@ class ClaimQueue:
         self.cleared: deque[PendingRequest] = deque()
         self._marking: list[PendingRequest] = []  # requests marked by the group being written
         self._refused: list[int] = []  # ledger entries whose mark must be cleared
-        self._clearing: list[int] = []  # those of them in the group being written
+        self._clearing: list[int] = []  # those of `_refused` in the group being written
         self.over_budget: str | None = None
         self.unpriced: str | None = None
         self.complete = False
@@ -120,7 +120,7 @@ class ClaimQueue:
 
     @property
     def claiming(self) -> bool:
-        """True while a claim is in progress, or if it ended with an error, which `check` will raise."""
+        """Whether a claim is in progress, or has ended with an error, which `check` will raise."""
         return self._claiming is not None
 
     def check(self) -> None:
@@ -154,7 +154,7 @@ class ClaimQueue:
 
     @property
     def wanted(self) -> bool:
-        """True if there is something to mark or clear."""
+        """Whether there is something to mark or clear."""
         return bool(self._refused) or (bool(self.ready) and self._available() > 0)
 
     def take(self) -> tuple[Sequence[int], Sequence[int]]:
@@ -203,7 +203,7 @@ class ClaimQueue:
         try:
             result = await writer.call(transaction)
             notify = result is not None and self._on_claimed(result, idle)
-            self._claiming = None  # only on success: `check` raises the error of a failed claim
+            self._claiming = None  # only after success: `check` raises the error of a failed claim
         finally:
             if notify:
                 self._notify()
@@ -255,7 +255,7 @@ class InFlight:
         """Number of slots in use."""
 
     def __bool__(self) -> bool:
-        """True if a request is in flight."""
+        """Whether a request is in flight."""
         return bool(self._requests)
 
     def __len__(self) -> int:
@@ -274,7 +274,7 @@ class InFlight:
 
     @property
     def all_retried(self) -> bool:
-        """True if no request in flight is on its first attempt."""
+        """Whether no request in flight is on its first attempt."""
         return all(request.attempts.count > 1 for request in self._requests)
 
     def sent(self, request: PendingRequest) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from core.providers import RetryPolicy
 
 MAX_SHARED = 8  # answers per request; a broken connection causes at most eight retries
-_ROUNDS_TO_LIMIT = 16  # rounds without a rate limit from zero to the ceiling
-DEFAULT_LIMIT = 16  # for providers that do not report one: well below the lowest rate limits of hosted providers
+_ROUNDS_TO_LIMIT = 16  # rounds that it takes to rise from zero to the ceiling without a rate limit
+DEFAULT_LIMIT = 16  # for providers that do not report one; well below the lowest rate limits of hosted providers
 _SAMPLE_S = 0.25  # sample interval: long enough to smooth out single answers
 _MIN_ANSWERS = 16  # answers needed for an estimate within a sample interval
 
@@ -51,12 +51,12 @@ class RunLimits:
 
 
 class ConcurrencyControl:
-    """The number of requests that may be in flight.
+    """Adapts the number of requests that may be in flight.
 
-    Follows DCTCP (Alizadeh et al., 2010, doi:10.1145/1851182.1851192): replies are evaluated in rounds; a round is as
-    many replies as requests may be in flight. The limit falls by half the fraction of rate-limited replies, and grows
-    by a sixteenth of the ceiling (at least one) times the fraction of the others. A server that refuses everything
-    halves the limit each round; one that refuses occasionally costs little.
+    Follows DCTCP (Alizadeh et al., 2010, doi:10.1145/1851182.1851192): replies are evaluated in rounds of as many
+    replies as requests may be in flight. The limit falls by half the fraction of rate-limited replies, and grows by a
+    sixteenth of the ceiling (at least one) times the fraction of the others. If a server refuses everything, the limit
+    is halved each round; occasional refusals have little effect.
     """
 
     def __init__(self, limit: int) -> None:
@@ -129,7 +129,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """True while requests are held back."""
+        """Whether requests are being held back."""
         return self._failures >= self._threshold
 
     @property

@@ -109,7 +109,7 @@ class RunExecutor:
         self._polled_at = float("-inf")
 
     async def run(self) -> None:
-        """Run until nothing is left to do, or the run is ended."""
+        """Run until nothing is left to do or the run ends."""
         try:
             while not self._is_finished():
                 await self._poll()
@@ -144,7 +144,7 @@ class RunExecutor:
 
     @property
     def _may_send(self) -> bool:
-        """True if requests may be sent now."""
+        """Whether requests may be sent now."""
         ended = self._retry_policy.end is not None or self._requested_end is not None or self._stopping.is_set()
         return not ended and not self._shutting_down and not self._writer.down and self._connection.open
 
@@ -216,8 +216,8 @@ class RunExecutor:
         return max(0, self._limits.max_waiting + int(self._throughput.per_s) - started)
 
     def _dispatch(self) -> None:
-        """Send as many requests as there are free slots, and request marks for the next ones. Called when either
-        changes.
+        """Send as many requests as there are free slots, and request marks for the next ones. Called when the slots or
+        the requests change.
         """
         while (request := self._next_request()) is not None:
             self._send_loops.add(asyncio.create_task(self._send_loop(request)))
@@ -245,7 +245,7 @@ class RunExecutor:
         return request
 
     async def _send_loop(self, request: PendingRequest | None) -> None:
-        """Send one request after another while there are slots and requests."""
+        """Send one request after another while slots and requests are available."""
         while request is not None:
             request.attempts.count += 1
             request.attempts.sent_at = time.monotonic()
@@ -284,7 +284,7 @@ class RunExecutor:
             self._wake.set()
 
     async def _shut_down(self) -> None:
-        """Cancel requests in flight, write the answers received, release the rest."""
+        """Cancel requests in flight, write the answers received, and release the rest."""
         self._shutting_down = True
         for loop in self._send_loops:
             loop.cancel()

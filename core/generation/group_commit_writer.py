@@ -28,7 +28,7 @@ from core.generation.row_store import RowOutcome
 
 T = TypeVar("T")
 _GATHER_S = 0.001  # a small group waits this long for more answers; slots stay occupied until their answers are durable
-_SMALL_GROUP = 16  # answers
+_SMALL_GROUP = 16  # number of answers up to which a group is small
 _log = logging.getLogger("fabula.dataset")
 
 
@@ -43,8 +43,8 @@ class SendMarks(Protocol):
         """Take the ledger entries to mark as sent, and those refused without a bill, whose mark must be cleared."""
 
     def written(self, missing: set[int] | None) -> None:
-        """Handle the end of a write: all entries taken were written except the `missing` ones; None if nothing was
-        written.
+        """Handle the end of a write: all entries taken were written except the `missing` ones (None: nothing was
+        written).
         """
 
 
@@ -52,8 +52,8 @@ class GroupCommitWriter:
     """The writer of one run. While a group is being written, the next one is collected, so a busy run needs few
     commits.
 
-    An outcome is durable once `unrecorded` no longer counts it. While the storage cannot be written, `down` is true,
-    outcomes are kept in memory and in a rescue file, and no request may be sent.
+    An outcome is durable once `unrecorded` no longer counts it. While the storage is not writable, `down` is true,
+    outcomes are kept in memory and in a rescue file, and no requests may be sent.
 
     Args:
         store: the database.
@@ -96,7 +96,7 @@ class GroupCommitWriter:
 
     @property
     def down(self) -> bool:
-        """True after a failed write, until it is time to retry."""
+        """Whether a write has failed and it is not yet time to retry."""
         return self.lost is not None or time.monotonic() < self._retry_at
 
     @property
@@ -163,7 +163,7 @@ class GroupCommitWriter:
 
         Raises:
             StorageFull: as in `call_until_done`; outcomes that could not be written are in the rescue file.
-            Exception: an error of this or an earlier write; the same applies.
+            Exception: an error from this or an earlier write; the same applies.
         """
         writing = self._writing
         if writing is not None:

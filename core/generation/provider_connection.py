@@ -62,7 +62,7 @@ class ProviderConnection:
         return None if self._served is None else self._served.parallel
 
     def connect(self) -> None:
-        """Ask how the provider serves the model. Call again until the connection is `open`.
+        """Find out how the provider serves the model. Call again until the connection is `open`.
 
         Raises:
             FabulaError: the endpoint returned an error or did not respond.

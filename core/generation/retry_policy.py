@@ -161,7 +161,7 @@ class RowAttempts:
 
     Attributes:
         failures: failures while other rows succeeded (so the row itself is the cause), and requests that may be billed.
-        answers_seen: number of the run's answers at the last counted failure.
+        answers_seen: number of answers that the run had at the last counted failure.
         not_before: when the row may be sent again (monotonic seconds).
     """
 
@@ -173,7 +173,7 @@ class RowAttempts:
 
 
 class RequestRetryPolicy:
-    """Decides what to do with every request that ends, and keeps the state needed for the decisions.
+    """Decides what to do with every request that ends, and keeps the state needed to decide.
 
     Attributes:
         last_answer_at: time of the last valid answer (monotonic seconds).

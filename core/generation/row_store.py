@@ -1,4 +1,4 @@
-"""The rows of a run: claim, settle, release.
+"""A run's rows: claim, settle and release them.
 
 `run_store` handles the runs themselves, `reservations` their spend ledger entries, `grid_store` fills the grid, and
 `bulk_sql` has SQL for groups of rows.
@@ -94,7 +94,7 @@ def claim(
         failed_only: whether to claim only rows that were queued for a retry in this run.
 
     Returns:
-        The claims, and True if the budget limited them.
+        The claims, and whether the budget limited them.
     """
     query = _pending_query(on_postgres(session), failed_only)
     params = {"dataset": context.dataset_id, "run": context.run_id, "limit": limit}

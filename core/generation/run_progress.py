@@ -42,7 +42,7 @@ class FailedRows:
 
     Attributes:
         provider_messages: the provider's distinct messages, most frequent first.
-        unknown_reasons: reasons that contain no known Fabula sentence, in the same order.
+        unknown_reasons: reasons that do not contain a known Fabula message, in the same order.
     """
 
     cause: Cause

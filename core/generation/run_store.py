@@ -28,7 +28,7 @@ from core.message import msg
 
 _active_claimants: set[str] = set()  # executors in this process
 
-FINAL = ("done", "failed", "stopped", "paused")  # no executor works on the run
+FINAL = ("done", "failed", "stopped", "paused")  # states in which no executor works on the run
 _INACTIVE = (*FINAL, "waiting")
 FAILED_ONLY = "failed"  # scope of a run that only retries failed rows
 _REQUESTED_END = {"stopping": "stopped", "pausing": "paused"}
@@ -84,7 +84,7 @@ def _host_hash(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunContext:
-    """The data about its run that an executor needs.
+    """The data about a run that its executor needs.
 
     Attributes:
         mode: live, or batch.

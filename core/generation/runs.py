@@ -1,7 +1,8 @@
 """The pages' interface to runs: start, pause, stop, resume, retry. Each data set has at most one active run, which the
 worker executes.
 
-A run writes all pending rows, or only the failed ones. A retry may change the settings of the rows still to be written.
+A run writes all pending rows, or only the failed ones. A retry may change the settings for rows that have not been
+written yet.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def enqueue(
 
     Raises:
         NotFound: the data set does not exist.
-        BadRecipe: nothing is missing, or the data set has no recipe; or a `change` during an active run.
+        BadRecipe: nothing is missing, the data set has no recipe, or a `change` was requested during an active run.
     """
     with store.session() as session:
         recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
@@ -115,7 +116,8 @@ def retry_failed(
 
     Raises:
         NotFound: the data set does not exist.
-        BadRecipe: no (given) row has failed, or the data set has no recipe; or a `change` during an active run.
+        BadRecipe: no (given) row has failed, the data set has no recipe, or a `change` was requested during an active
+            run.
     """
     with store.session() as session:
         recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
@@ -138,7 +140,8 @@ def retry_failed(
 
 @requires("editor")
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
-    """Ask a run to stop. No new requests are sent after about a second; answers that arrived are kept. Safe to repeat.
+    """Ask a run to stop. No new requests are sent after about a second; answers that have arrived are kept. Safe to
+    repeat.
 
     Raises:
         NotFound: the run does not exist.
@@ -174,7 +177,7 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
 def resume(store: Store, actor: Actor, run_id: str) -> None:
     """Continue a run that was paused or stopped, is waiting, or failed; its cost continues to add up.
 
-    Does nothing if this run or another one of the same data set is active.
+    Does nothing if this run or another run of the same data set is active.
 
     Raises:
         NotFound: the run does not exist.
@@ -195,7 +198,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
 
 @requires("editor")
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
-    """Set a run's budget; None means no limit. An active run applies it from its next rows on.
+    """Set a run's budget; None means no limit. An active run applies it to its next rows.
 
     Raises:
         NotFound: the run does not exist.

@@ -66,7 +66,7 @@ class SupervisorLimits:
 
 
 class EngineProcess:
-    """The engine process of this app: `start()` it with the server and `stop()` it at exit. One per process.
+    """This app's engine process: call `start()` with the server's start and `stop()` at exit. One per process.
 
     If `FABULA_ENGINE_URL` is set, both do nothing.
 
@@ -74,7 +74,7 @@ class EngineProcess:
         settings: home directory and engine settings.
         module: the module to run; takes `--host --port --home` and serves `GET /health`.
         requirements: requirements file with the packages that the module needs.
-        limits: pauses, and the size of the log.
+        limits: pauses and log size.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class EngineProcess:
         self._log_path = settings.engine_home / "engine.log"
 
     def start(self) -> None:
-        """Start supervising the engine in a thread; returns immediately."""
+        """Start supervising the engine in a thread and return immediately."""
         if self._settings.engine_url is not None or (self._thread is not None and self._thread.is_alive()):
             return
         self._stopping.clear()
@@ -112,7 +112,7 @@ class EngineProcess:
         while not self._stopping.is_set():
             try:
                 with self._exclusive():
-                    # an engine that an earlier process left running
+                    # stop an engine that an earlier process left running
                     processes.terminate(engine_endpoint.read(self._settings).process, self._limits.grace_s)
                     self._run_until_stopped()
             except BlockingIOError:
@@ -143,7 +143,7 @@ class EngineProcess:
         self._record(EngineNote("stopped", url, "", msg("The engine was stopped."), msg("Restart Fabula.")))
 
     def _run(self, url: str) -> int:
-        """Run the engine until it exits or `stop` is called; returns its exit code."""
+        """Run the engine until it exits or `stop` is called; return its exit code."""
         child = self._spawn(url)
         try:
             note = EngineNote(
@@ -188,7 +188,7 @@ class EngineProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=env,
-                process_group=0,  # Ctrl+C in a terminal goes to the app, which then stops the engine
+                process_group=0,  # Ctrl+C in a terminal goes only to the app, which then stops the engine
             )
 
     def _token(self) -> str:
@@ -248,7 +248,7 @@ class EngineProcess:
     def _record(self, note: EngineNote) -> None:
         try:
             engine_endpoint.write(self._settings, note)
-        except FabulaError as exc:  # not a reason to stop an engine that works
+        except FabulaError as exc:  # not a reason to stop a working engine
             _log.error("%s %s", exc.what, exc.next_step)
 
     @contextmanager

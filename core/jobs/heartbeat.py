@@ -1,4 +1,4 @@
-"""Worker liveness through the ledger: each worker writes heartbeats, and any process can read them."""
+"""Tracks worker liveness through the ledger: each worker writes heartbeats, and any process can read them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class WorkerState:
     """The combined state of all workers.
 
     Attributes:
-        up: at least one worker is alive.
+        up: whether at least one worker is alive.
         running: number of items being worked on (runs, jobs, tours).
         queued: number of items waiting for a worker.
     """

@@ -33,7 +33,7 @@ _CHECKS: tuple[Check, ...] = (
     "models", "chat", "streaming", "choices", "usage", "completions", "batches", "training", "speech",
 )  # fmt: skip
 _PROMPT = "Say hello."
-_MAX_TOKENS = 16  # enough for a greeting; a model that thinks first stops at the limit, which also counts as a response
+_MAX_TOKENS = 16  # enough for a greeting; a thinking model stops at this limit, which also counts as a response
 _SPEECH_TIMEOUT_S = 10.0
 
 

@@ -38,7 +38,7 @@ class UnrestoredFile:
 
 
 def restore(store: Store) -> int:
-    """Restore all rescue files in this home directory; return the number of lines that could not be restored. Call it
+    """Restore all rescue files in this home directory; return the number of lines that could not be restored. Call this
     before starting work.
 
     Raises:
@@ -71,7 +71,7 @@ def unrestored_files(home: Path) -> list[UnrestoredFile]:
 
 
 def _restore_entry(store: Store, entry: Entry) -> bool:
-    """Book the cost of an entry and restore it; return False if it matches nothing in this database."""
+    """Record an entry's cost and restore it; return False if it matches nothing in this database."""
     restore_kind = _RESTORERS.get(str(entry.get("kind")))
     if restore_kind is None:
         return False
@@ -87,7 +87,7 @@ def _restore_entry(store: Store, entry: Entry) -> bool:
 
 
 def _book_cost(session: Session, entry: Entry) -> None:
-    """Book the entry's cost once: in its reserved line in the spend ledger, or in a new one."""
+    """Record the entry's cost once, in its reserved line in the spend ledger or in a new one."""
     if session.get(RescuedEntry, str(entry["id"])) is not None:
         return
     session.add(RescuedEntry(id=str(entry["id"])))
@@ -104,7 +104,7 @@ def _book_cost(session: Session, entry: Entry) -> None:
     estimated = _usd(charge.get("estimated_usd"))
     if usage["cost_usd"] == 0 and not charge.get("completion_tokens"):
         return  # the provider rejected the request
-    # without usage or cost the line would be a reservation
+    # without usage or cost, the line would look like a reservation
     if all(usage[name] is None for name in usage if name != "cost_usd"):
         estimated, usage["cost_usd"] = usage["cost_usd"] or estimated, None
     actor = Actor(id=charge["actor"], name=charge["actor"], role="editor")

@@ -35,7 +35,7 @@ class EngineStatus:
 
     Attributes:
         state: up, starting, missing (packages are not installed), down.
-        message, next_step: why it is not up.
+        message, next_step: why it is not up, and what to do.
         models: ids of the models it can serve.
         tokens_per_s: speed of its last generation.
         training: the job in training: `job`, `step`, `total_steps`; None if no job is training.
@@ -59,7 +59,7 @@ class EngineStatus:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """Whether a worker is alive, and how many items it runs and has queued. None: unknown."""
+    """Whether a worker is alive, and how many items are running and queued. None means unknown."""
 
     up: bool
     running: int | None
@@ -96,7 +96,7 @@ def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] 
     Args:
         settings: home directory and engine address.
         store: the ledger; None if it cannot be opened.
-        environ: environment variables with the provider keys; default: those of this process.
+        environ: environment variables with the provider keys; default: this process's environment.
     """
     env = os.environ if environ is None else environ
     worker = _executor.submit(_worker, store)

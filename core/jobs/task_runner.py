@@ -32,7 +32,7 @@ RegistryMaker = Callable[[], "Registry"]
 _POLL_S = 0.5
 STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _CRASH_PAUSE_S = 30.0  # pause before retrying after an unexpected error
-_GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsaved work is repeated at the next start
+_GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsaved work is repeated after the next start
 
 _log = logging.getLogger("fabula.worker")
 _running: dict[str, threading.Thread] = {}
@@ -48,8 +48,8 @@ class JobKind:
         max_concurrent: how many items one worker runs at the same time.
         unfinished: returns the ids of unfinished items, oldest first.
         carry_out: runs or resumes one item; returns early, without losing anything, once the event is set. Returns None
-            when the item is finished, or the seconds after which to resume an item that waits for something else; until
-            then it occupies no slot.
+            when the item is finished; for an item that is waiting for something else, returns the seconds after which
+            to resume it, and it occupies no slot until then.
         give_up: records in the ledger that an item has failed, and why; an item that has ended is left unchanged.
         pending_requests: user requests by item id; each new value resumes a waiting item immediately.
     """
@@ -175,7 +175,7 @@ class TaskRunner:
         if self._stopping.is_set():
             return
         arguments = (workflow_id, self._kinds[kind_name], item_id)
-        # A daemon thread, so that interpreter exit does not wait for a slow provider.
+        # A daemon thread, so that the interpreter's exit does not wait for a slow provider.
         thread = threading.Thread(target=self._run_item, args=arguments, name=workflow_id, daemon=True)
         _running[workflow_id] = thread
         thread.start()
@@ -203,7 +203,7 @@ class TaskRunner:
                 except StorageFull as exc:
                     _log.error("%s %s", exc.what, exc.next_step)
                     self._stopping.wait(self._storage_pause_s)
-                except Exception:  # a bug outside the item, so the item cannot record it
+                except Exception:  # a bug outside the item's own code, so the item cannot record it
                     _log.exception("Unexpected error after %s %s; it will be retried.", kind.name, item_id)
                     return self._reschedule(kind.name, item_id, _CRASH_PAUSE_S)
         finally:
@@ -242,7 +242,7 @@ class TaskRunner:
 
 
 def _unexpected(error: Exception, kind: JobKind, item_id: str) -> FabulaError:
-    """Wrap an unexpected exception for display and log its traceback. Call it in the exception handler."""
+    """Wrap an unexpected exception for display and log its traceback. Call this in the exception handler."""
     _log.exception("Unexpected error in %s %s", kind.name, item_id)
     return FabulaError(
         msg("Something unexpected happened ({kind}).", kind=type(error).__name__),

@@ -1,6 +1,6 @@
 """Durable background jobs: `python -m core.jobs.worker`, or inside the studio. The only module that uses DBOS.
 
-The ledger says *what* is unfinished (a queued run, a training job); DBOS decides *which worker* runs it, limits how
+The ledger records *what* is unfinished (a queued run, a training job); DBOS decides *which worker* runs it, limits how
 many run at the same time, and recovers the items of a worker that was killed. Jobs are idempotent and resume from the
 ledger, so one workflow is one attempt at one item and has no steps.
 """
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from core.providers import Registry
 
 
-_POLL_S = 0.5  # so that clicks take effect within a second; a poll consists of a few small reads, about 1 % of a core
+_POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
 _SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
@@ -72,7 +72,7 @@ class Worker:
         self._opened = False  # after the first opening, a missing database is an error and is not created again
 
     def start(self) -> None:
-        """Start in a thread; returns immediately. Retries while the database is unavailable."""
+        """Start the worker in a thread and return immediately. Retries while the database is unavailable."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._stopping.clear()
@@ -260,7 +260,8 @@ def _cancel_orphans(
 def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus]) -> None:
     """Enqueue unfinished items that have no open workflow.
 
-    `open_workflows` must be read before the unfinished items: an item that ends in between is no longer unfinished.
+    `open_workflows` must be read before the unfinished items: an item that ends in between is then no longer
+    unfinished.
     """
     from dbos import DBOS, SetWorkflowID
 

@@ -36,7 +36,7 @@ class AsyncTextClient:
 
     Args:
         provider: the endpoint.
-        timeout: replaces the default.
+        timeout: timeout that replaces the default one.
 
     Raises:
         Misconfigured: the endpoint's address or key is invalid.

@@ -68,7 +68,7 @@ class Azure(Client):
         return super().create_job(replace(request, integrations=()), intent_id)
 
     def job(self, job_id: str) -> RemoteJob:
-        """The current state of the job. A failed one has no billable tokens.
+        """Return the current state of the job. A failed job has no billable tokens.
 
         Source: Microsoft Learn, "Cost management for fine-tuning": "You aren't charged for time spent in queue, failed
         jobs, jobs canceled prior to training beginning, or data safety checks."

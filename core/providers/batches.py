@@ -54,7 +54,7 @@ class RemoteBatch:
 
 @dataclass(frozen=True, slots=True)
 class BatchAnswer:
-    """The result of one line: a completion, or the error that a live request would have raised."""
+    """The result of one line: a completion, or the error that a live request would raise."""
 
     custom_id: str
     completion: Completion | None
@@ -123,7 +123,7 @@ def _successful(provider: Provider, custom_id: str, body: Any, request: Completi
 
 
 def _after_learning(error: ProviderError, provider: Provider, request: CompletionRequest | None) -> ProviderError:
-    """Make the error retryable if it rejects a parameter: the next batch omits that parameter."""
+    """Make the error retryable if it rejects a parameter, because the next batch omits that parameter."""
     if request is None or not isinstance(error, BadRequest):
         return error
     body = request_body(request, provider.capabilities)

@@ -21,7 +21,7 @@ class Capabilities:
         engine_api: whether it is a Fabula engine, with `/health`, a tokenizer and each model's format in its list.
         billed: whether requests cost money; if so, a request that may have been processed is not repeated.
         bills_rejections: whether a 400 response may be billed too.
-        batches: whether it has a Batch API; None: ask the endpoint.
+        batches: whether it has a Batch API; None if the endpoint must be asked.
         batch_paths_have_version: whether the paths inside a batch file start with `/v1`.
         training: the provider whose API its files and fine-tuning jobs follow.
         trackers: trackers that its training jobs can log to.
@@ -29,15 +29,16 @@ class Capabilities:
         seed: whether `seed` is sent when answers are compared.
         rejects: request parameters that none of its models accept; they are not sent.
         token_limit: name of the chat parameter that limits the tokens of an answer.
-        default_temperature: a temperature equal to this is not sent; None: always sent.
+        default_temperature: temperature that is not sent because it is the default; None if temperatures are always
+            sent.
         inline_thinking: whether texts may contain the model's thinking, which is then removed.
         account_headers: whether to send it the headers for OPENAI_ORG_ID and OPENAI_PROJECT_ID.
-        key_header: a header with the key, in addition to `Authorization`; "": no such header.
+        key_header: a header that contains the key, in addition to `Authorization`; "" if there is none.
         spaces_in_key: whether its key may contain spaces.
         has_resource_address: whether users enter the address of their resource, to which the path of the API is added.
         deploys_models: whether a tuned model must be deployed before it can be called.
-        training_closed_to_idle, training_closed: dates from which only accounts that trained recently, and no accounts
-            at all, may create a fine-tuning job; None if not announced.
+        training_closed_to_idle, training_closed: dates from which only accounts that trained recently (or no accounts
+            at all) may create a fine-tuning job; None if not announced.
     """
 
     engine_api: bool = False

@@ -84,7 +84,7 @@ class ChunkParser:
         self._thinking = ThinkingFilter(prompt)
 
     def read(self, event: Any) -> StreamChunk:
-        """Parse one event; JSON that is not an object gives an empty chunk."""
+        """Parse one event; JSON that is not an object yields an empty chunk."""
         if not isinstance(event, Mapping):
             return StreamChunk(error=error_object(event))
         usage, model, choice = read_usage(event), event.get("model"), self._choice(event.get("choices"))
@@ -208,7 +208,7 @@ class ChunkStream(AsyncIterator[StreamChunk]):
             response: the streamed response.
             provider: the endpoint.
             model: id of the requested model.
-            prompt: the request's prompt; it may end with an opening thinking tag.
+            prompt: the request's prompt, which may end with an opening thinking tag.
 
         Raises:
             ProviderError: the first event is an error; its code or message determines the exception type.

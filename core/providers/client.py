@@ -1,4 +1,4 @@
-"""The client with all calls to one endpoint, and what the endpoint supports."""
+"""The client for all calls to one endpoint, and what the endpoint supports."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Client(Generation, FineTuning):
     """
 
     def batch_line(self, custom_id: str, request: CompletionRequest) -> bytes:
-        """One line of a batch file, with its newline; the body is the same as in a live request."""
+        """Create one line of a batch file, including its newline; the body is the same as in a live request."""
         body = adjust_body(self.provider, request_body(request, self.provider.capabilities))
         line = {"custom_id": custom_id, "method": "POST", "url": self._url(request.endpoint), "body": body}
         return json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"
@@ -80,7 +80,9 @@ class Client(Generation, FineTuning):
         return self._once(lambda: read_batch(self.provider, self._sdk().batches.retrieve(batch_id)))
 
     def cancel_batch(self, batch_id: str) -> RemoteBatch:
-        """Cancel the batch. It stays `cancelling` for up to ten minutes; its files contain the finished requests."""
+        """Cancel the batch. The batch stays `cancelling` for up to ten minutes; its files contain the finished
+        requests.
+        """
         return self._once(lambda: read_batch(self.provider, self._sdk().batches.cancel(batch_id)))
 
     def supports_batches(self) -> bool:
@@ -125,7 +127,7 @@ class Client(Generation, FineTuning):
             ) from exc
 
     def _url(self, endpoint: Endpoint) -> str:
-        """The path inside a batch file; Azure's documentation omits the version there."""
+        """The path used inside a batch file; in Azure's documentation it has no version."""
         return f"/v1{PATHS[endpoint]}" if self.provider.capabilities.batch_paths_have_version else PATHS[endpoint]
 
 

@@ -134,7 +134,7 @@ def redirected(provider: Provider, url: str) -> WrongAddress:
 
 
 def leaves_host(provider: Provider, url: str) -> bool:
-    """Whether a URL has another scheme, host or port than the endpoint's address."""
+    """Whether a URL has a different scheme, host or port than the endpoint's address."""
     own, other = urlsplit(provider.base_url), urlsplit(url)
     return (own.scheme.lower(), own.hostname, _port(own)) != (other.scheme.lower(), other.hostname, _port(other))
 

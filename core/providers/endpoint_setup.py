@@ -15,7 +15,7 @@ EXAMPLE_ADDRESS = msg("one like https://api.example.com/v1")
 """Placeholder for `new_address` if the correct address is unknown."""
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
-# provider id → the setting with its address or key (see `Registry.from_settings`)
+# provider id → the setting that holds its address or key (see `Registry.from_settings`)
 _ADDRESS: Mapping[str, str] = {
     "engine": "FABULA_ENGINE_URL",
     "openai": "OPENAI_BASE_URL",

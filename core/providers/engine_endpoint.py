@@ -1,6 +1,6 @@
 """The engine's address, token and state, shared between processes through files in the home directory.
 
-The supervisor writes `engine.json` (state and address); `engine.token` holds the token, readable by its owner only.
+The supervisor writes `engine.json` (state and address); `engine.token` holds the token, readable only by its owner.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ State = Literal["starting", "up", "missing", "down", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Base URL of an engine, without `/v1`, and its bearer token (empty if none is required)."""
+    """An engine's base URL, without `/v1`, and its bearer token (empty if none is required)."""
 
     url: str
     token: str = field(repr=False)
@@ -52,7 +52,7 @@ _NO_ENGINE = EngineNote(
 
 
 def current_endpoint(settings: Settings) -> Endpoint:
-    """The endpoint for engine requests. While the engine is starting, requests to it fail with `Unavailable`.
+    """Return the endpoint for engine requests. While the engine is starting, requests to it fail with `Unavailable`.
 
     Raises:
         EngineMissing: its packages are not installed.

@@ -26,7 +26,7 @@ _HYPERPARAMETERS = (
     "lora_rank", "lora_alpha", "warmup", "schedule", "early_stopping",
 )  # fmt: skip
 _PAGE = 100  # OpenAI's maximum page size
-NEWEST = 1000  # how many of the newest jobs are searched for a lost one, whose loss is noticed within minutes
+NEWEST = 1000  # how many of the newest jobs are searched for a lost one; a lost job is noticed within minutes
 _NEWEST_EVENTS = 2000  # far more than arrive between two polls
 
 

@@ -34,7 +34,8 @@ _NOT_TEXT = re.compile(
     r"embedding|whisper|tts|dall-e|moderation|image|audio|realtime|transcribe|sora|search-similarity|computer-use"
 )
 MAX_MODELS = 500
-"""Maximum number of models offered per endpoint, so that a page can list them. Users can enter others in its settings.
+"""Maximum number of models offered per endpoint, so that a page can list all of them. Users can enter others in its
+settings.
 """
 _LEGACY = re.compile(r"^(ft:)?(davinci-002|babbage-002|gpt-3\.5-turbo-instruct)")
 
@@ -49,7 +50,7 @@ class Generation(Connection):
 
         Args:
             request: the text request.
-            once: no retries; the caller retries and records each attempt.
+            once: makes a single attempt; the caller retries and records each attempt.
             stop: cancels the request at any time once it is set.
 
         Raises:

@@ -52,7 +52,7 @@ class ThinkingFilter:
         return self._text(text)
 
     def flush(self) -> str:
-        """Return the buffered text at the end of the stream. Unclosed thinking is kept if there is no other text."""
+        """Return the buffered text at the end of the stream. Unclosed thinking is kept; there is no other text."""
         text, self._buffer, self._in_text = self._buffer, "", True
         return text
 

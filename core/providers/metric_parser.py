@@ -1,4 +1,4 @@
-"""Parses training metrics of providers, which spell "not measured" in many ways.
+"""Parses training metrics from providers, which write "not measured" in many ways.
 
 Seen in result files and API responses: an empty cell, `N/A`, `None`, `null`, `nan`, `-`, and -1.0 (OpenAI's value for a
 validation that did not take place). None of them may be charted as a number.
@@ -51,7 +51,7 @@ def metric(name: str, value: object) -> float | None:
 
 
 def metrics(values: Mapping[str, object]) -> dict[str, float]:
-    """The measured values; texts that are not numbers are also omitted."""
+    """Keep only the measured values; texts that are not numbers are also omitted."""
     measured = {}
     for name, value in values.items():
         try:
@@ -64,7 +64,7 @@ def metrics(values: Mapping[str, object]) -> dict[str, float]:
 
 
 def _spaced(text: str) -> str:
-    """`NOT_MEASURED` and `not-measured` as "not measured"."""
+    """Write `NOT_MEASURED` and `not-measured` as "not measured"."""
     return re.sub(r"(?<=[a-z])[_-](?=[a-z])", " ", text.lower())
 
 

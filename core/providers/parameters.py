@@ -1,4 +1,4 @@
-"""The JSON body of a text request in OpenAI's format, without the parameters that its model rejects.
+"""Builds the JSON body of a text request in OpenAI's format, without the parameters that its model rejects.
 
 When a model rejects a parameter with a 400, the request is repeated immediately without it, and this process does not
 send the parameter to that model again. The table is shared by completions, streams, parallel requests and batches.
@@ -63,7 +63,7 @@ def learn(provider: Provider, body: Mapping[str, Any], refused: frozenset[str]) 
 
 
 def notes(provider: Provider, request: CompletionRequest, *, stream: bool = False) -> tuple[str, ...]:
-    """One sentence per parameter of the request that its model does not support."""
+    """Return one sentence for each parameter of the request that its model does not support."""
     key = _ModelEndpoint(provider.id, provider.base_url, request.model, request.endpoint)
     known = _known(provider, key).keys() & set(_wanted(request, stream))
     return tuple(_note(request.model, name) for name in ADJUSTABLE if name in known)
@@ -159,7 +159,7 @@ def _note(model: str, name: str) -> str:
 
 
 def request_body(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    """The JSON body of `request` for an endpoint with these capabilities."""
+    """Build the JSON body of `request` for an endpoint with these capabilities."""
     return _chat(request, capabilities) if request.endpoint == "chat" else _legacy(request, capabilities)
 
 
@@ -170,7 +170,9 @@ def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, A
 
 
 def _legacy(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    """The legacy endpoint does not accept a system message, so its text is put before the prompt."""
+    """Build the body for the legacy endpoint. It does not accept a system message, so that text is put before the
+    prompt.
+    """
     prompt = f"{request.system}\n\n{request.prompt}" if request.system else request.prompt
     return {"prompt": prompt, "max_tokens": request.max_tokens, **_common(request, capabilities)}
 

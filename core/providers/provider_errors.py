@@ -63,7 +63,7 @@ _REJECTION = re.compile(
     re.I,
 )
 _KEY = r"unauthori[sz]ed|authenticat|api.?key|permission|forbidden|access.?denied"
-# Matched in this order, first against the codes, then against the message.
+# Patterns matched in this order, first against the codes, then against the message.
 _MEANINGS = tuple(
     (re.compile(pattern, re.I), status)
     for pattern, status in ((_RATE, 429), (_OVERLOADED, 503), (_FAILED, 500), (_KEY, 401))
@@ -106,20 +106,20 @@ _NO_CREDIT_MESSAGE = re.compile(
     r"|账户.{0,6}余额|请充值",
     re.I,
 )
-# DashScope uses OpenAI's `insufficient_quota` also for its limit on tokens per minute (its error list: "Allocated quota
+# DashScope also uses OpenAI's `insufficient_quota` for its limit on tokens per minute (its error list: "Allocated quota
 # exceeded, please increase your quota limit"), which is temporary.
 _PER_MINUTE = re.compile(r"allocated quota exceeded|per.(minute|second|hour)|\b[RT]PM\b", re.I)
 
 # Statuses of requests that were never processed. Sources: RFC 9110 (redirects, 409, 503); OpenAI's and Anthropic's
-# error pages (503 and 529: overloaded); Groq (498: no flex capacity); Cloudflare (521, 523, 525, 526: no connection to
-# the server; 520, 522, 524: the connection was lost later); Envoy (503 "disconnect/reset before headers", also if the
-# connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 from the content
-# filter is billed for prompt and completion; one for exceeding the input limit may be billed, and so may a 408) and its
-# FAQ (500 if the model generated invalid Unicode). A 400 after the model has generated text: Groq
-# ("failed_generation"), reasoning models of OpenAI that use up the token limit before the first word, and filters of
-# the output at Volcengine (`OutputTextSensitiveContentDetected`, `OutputTextRiskDetection`), DashScope
-# (`DataInspectionFailed`: "Output data may contain inappropriate content"), MiniMax (1027: "output new_sensitive") and
-# Zhipu (1301: "输入或生成内容").
+# error pages (503 and 529: overloaded); Groq (498: no flex capacity); Cloudflare (521, 523, 525, 526: no connection
+# to the server; 520, 522, 524: the connection was lost later); Envoy (503 "disconnect/reset before headers", also
+# if the connection ended after the request); Azure's "Plan to manage costs" and "Content filtering" (a 400 from the
+# content filter is billed for prompt and completion; one for exceeding the input limit may be billed, and so may a
+# 408) and its FAQ (500 if the model generated invalid Unicode). A 400 after the model has generated text: Groq
+# ("failed_generation"), OpenAI's reasoning models that use up the token limit before the first word, and output
+# filters at Volcengine (`OutputTextSensitiveContentDetected`, `OutputTextRiskDetection`), DashScope
+# (`DataInspectionFailed`: "Output data may contain inappropriate content"), MiniMax (1027: "output new_sensitive")
+# and Zhipu (1301: "输入或生成内容").
 _NOT_BEGUN = frozenset(
     {
         *(301, 302, 307, 308),  # moved to another address

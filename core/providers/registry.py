@@ -31,7 +31,7 @@ _CLIENTS: Mapping[Training, type[Client]] = {"openai": Client, "azure": Azure, "
 
 
 class Registry:
-    """Providers by id. A provider whose address can change (the engine) is given as (id, function).
+    """Providers by id. A provider whose address can change (the engine) is passed as (id, function).
 
     Args:
         providers: the endpoints, the default first.
@@ -94,7 +94,7 @@ class Registry:
             return tuple(self._providers)
 
     def refresh(self) -> None:
-        """Read the saved providers again at the next use."""
+        """Make the next use read the saved providers again."""
         if self._saved is not None:
             self._saved.forget()
 
@@ -136,7 +136,7 @@ class Registry:
         )
 
     def get(self, provider_id: str) -> Client:
-        """The shared client of a provider; a new one is created when its address or key changes.
+        """Return a provider's shared client; a new one is created when its address or key changes.
 
         Raises:
             NotFound, EngineMissing, Unavailable: see `provider`.

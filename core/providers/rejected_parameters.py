@@ -68,7 +68,7 @@ _NAME = re.compile(
 
 
 def refused_parameters(error: object) -> frozenset[str]:
-    """Names of the parameters that an error (JSON or text) says are rejected; empty if there are none."""
+    """Names of the parameters that are rejected according to an error (JSON or text); empty if there are none."""
     if isinstance(error, Mapping) and str(error.get("code") or "").lower() in _CODES:
         named = str(error.get("param") or "").split(".")[0]
         if named in ADJUSTABLE:
@@ -77,7 +77,7 @@ def refused_parameters(error: object) -> frozenset[str]:
 
 
 def _texts(error: object, depth: int = 0) -> Iterator[str]:
-    """Every string in an error, including JSON inside strings; for pydantic errors, the field with its message."""
+    """Yield every string in an error, including JSON inside strings; for pydantic errors, field and message."""
     if depth > _MAX_DEPTH:
         return
     if isinstance(error, Mapping):

@@ -234,7 +234,7 @@ def _choice(choice: Any, provider: Provider) -> Choice:
 def _without_text(
     answer: Mapping[str, Any], texts: tuple[Choice, ...], provider: Provider, *, billed: bool
 ) -> tuple[Choice, ...]:
-    """The choices of a response without text, if the response is billed.
+    """Return the choices of a response without text if the response is billed.
 
     Raises:
         ProviderError: the response is not billed, and is an error or empty.

@@ -59,8 +59,8 @@ class RetryPolicy:
     def wait_s(self, tries: int, retry_after_s: float | None = None) -> float:
         """Seconds to wait before the next call, after `tries` (≥ 1) failed calls.
 
-        A server's `retry-after` is obeyed, plus up to a tenth of it (at most `base_s`) as jitter. Without jitter, the
-        wait equals the bound, or `retry_after_s` if that is longer.
+        A server's `retry-after` is respected, plus up to a tenth of it (at most `base_s`) as jitter. Without jitter,
+        the wait equals the bound, or `retry_after_s` if that is longer.
         """
         bound_s = min(self.cap_s, self.base_s * 2.0 ** min(tries - 1, 30))
         if not self.jitter:
@@ -115,10 +115,10 @@ def call_with_retries(
     policy: RetryPolicy = BACKGROUND,
     retryable: Callable[[FabulaError], bool] = is_transient,
 ) -> T:
-    """Return `call()`, retried by a background job while it raises a retryable error.
+    """Return `call()`, retrying it in a background job while it raises a retryable error.
 
     Args:
-        call: safe to repeat.
+        call: a call that is safe to repeat.
         pause: waits the given number of seconds (see `interruptible_pause`); an exception from it ends the retries.
         note: called with the error before each pause, and with None once a retry has succeeded.
         policy: limits on the number of calls and the length of the pauses.

@@ -43,7 +43,7 @@ class ProviderForm:
     Attributes:
         preset: id of a preset.
         api_key: "" if the server needs none; None (when editing) to keep the saved one.
-        certificates: PEM of the server's own certificate authority; "": the system's authorities only.
+        certificates: PEM of the server's own certificate authority; "" to trust only the system's authorities.
         models: models to offer instead of the server's own list; empty for that list.
     """
 
@@ -236,7 +236,7 @@ def _api_url(preset: presets.ProviderPreset, base_url: str) -> str:
 def _origin(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
-    except ValueError:  # not an address, so it has the same origin as no other address
+    except ValueError:  # not a valid URL, so it counts as an origin of its own
         return url, ""
     return parts.scheme.lower(), parts.netloc.rpartition("@")[2].lower()
 

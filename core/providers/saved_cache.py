@@ -60,7 +60,7 @@ class SavedProviders:
         return tuple(self._revisions.values())
 
     def forget(self) -> None:
-        """Read the ledger again at the next use, so that changes made by this process take effect immediately."""
+        """Make the next use read the ledger again, so that changes made by this process take effect immediately."""
         with self._lock:
             self._read_at = min(self._read_at, time.monotonic() - _MAX_AGE_S)
 

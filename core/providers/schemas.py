@@ -139,7 +139,7 @@ class TrainingDefaults:
     """The values that a model's fine-tuning jobs use unless a request sets others (reported by our engine).
 
     Attributes:
-        lora_rank, lora_alpha: of a new adapter; None for a tuned model, which keeps its own.
+        lora_rank, lora_alpha: rank and alpha of a new adapter; None for a tuned model, which keeps its own.
         learning_rate: learning rate at a multiplier of 1.
     """
 
@@ -158,7 +158,7 @@ class ModelInfo:
         created: creation time, or None.
         job: id of the fine-tuning job that produced it; None if unknown.
         not_trainable: why it cannot be fine-tuned (reported by our engine); None if it can or this is unknown.
-        context: context length in tokens, prompt and completion together (reported by our engine); None: unknown.
+        context: context length in tokens, prompt and completion together (reported by our engine); None if unknown.
         parallel: number of requests processed in parallel (reported by our engine); None if unknown.
         training: defaults for a job that starts from it; None if unknown.
     """
@@ -219,8 +219,8 @@ class RemoteJob:
     """A fine-tuning job as reported by its endpoint. `status` is the API's value, including ones that the SDK's type
     lacks (`paused`).
 
-    trained_tokens: the number of billed tokens; None if unknown, or not known yet (OpenAI's API reference: "The total
-        number of billable tokens processed by this fine-tuning job").
+    trained_tokens: the number of billed tokens; None if not known (yet) (OpenAI's API reference: "The total number of
+        billable tokens processed by this fine-tuning job").
 
     Reported only by our engine; None for other endpoints: training_s: training time in seconds, without waiting and
         pauses. queue_position: position in the queue while waiting; the job in training is at position 1.

@@ -34,8 +34,8 @@ class Speech(Connection):
     """The text-to-speech call."""
 
     def speak(self, request: SpeechRequest, stop: threading.Event | None = None) -> bytes:
-        """Audio of the text in the requested format. Retries on `RateLimited` and `Unavailable`, unless an attempt may
-        be billed. Setting `stop` cancels the request at any time.
+        """Return audio of the text in the requested format. Retries on `RateLimited` and `Unavailable`, unless an
+        attempt may be billed. Setting `stop` cancels the request at any time.
 
         Raises:
             RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: see `core.errors`.

@@ -53,8 +53,7 @@ class TextStream(Iterator[str]):
 
     Raises:
         RateLimited, Unavailable, Refused, BadRequest, ModelNotFound: from the first `next()`, before any text.
-        StreamCut: the stream broke off before the endpoint gave a finish reason; the text yielded so far is all there
-            is.
+        StreamCut: the stream broke off before the endpoint gave a finish reason; no more text follows.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class TextStream(Iterator[str]):
         self.close()
 
     def close(self) -> None:
-        """Cancel the request; returns immediately. May be called from any thread and repeatedly."""
+        """Cancel the request and return immediately. May be called repeatedly and from any thread."""
         with self._lock:
             self._closed = True
             task = self._task

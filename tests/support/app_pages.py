@@ -1,4 +1,4 @@
-"""Runs pages without a browser (Streamlit's AppTest), through the frame, as for a visitor."""
+"""Runs pages as a visitor sees them, including the frame, without a browser (Streamlit's AppTest)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
 
 
 def visitor(locale: str = "en-US") -> AppTest:
-    """A tab whose visitor has not opened a page yet."""
+    """Create a tab whose visitor has not opened a page yet."""
     at = AppTest.from_file(str(FRAME), default_timeout=WAIT_LIMIT_S)
     at.context = {"locale": locale, "timezone": "Asia/Shanghai"}
     return at
@@ -40,7 +40,7 @@ def opened(at: AppTest, page: str, **state: object) -> AppTest:
 
 
 def article_grid(**state: object) -> AppTest:
-    """The data-set page with the article's grid, in English: it is opened in Chinese, then the language is switched."""
+    """Open the data-set page with the article's grid in Chinese, then switch the language to English."""
     at = visit("dataset", "zh-CN", **state)
     at.session_state["lang"] = "en"
     at.run()
@@ -61,7 +61,7 @@ def click(at: AppTest, key: str) -> AppTest:
 
 
 def field(at: AppTest, key: str) -> Any:
-    """Find the widget with this key, of any kind. Streamlit types it as any element of the tree."""
+    """Find the widget with this key, of any kind. Streamlit's type for it covers any element of the tree."""
     return at.get_by_key(key)
 
 

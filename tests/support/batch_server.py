@@ -31,7 +31,7 @@ Line = dict[str, Any]
 
 @dataclass
 class BatchServer:
-    """The server; a context manager.
+    """The batch server, a context manager.
 
     Attributes:
         fates: how the next batches end (completed, expired, failed, endless); cancelling a batch always works.

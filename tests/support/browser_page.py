@@ -160,7 +160,7 @@ def settled(page: Page) -> None:
 
 
 def shown(page: Page, key: str) -> None:
-    """Wait until the newest rendering of the page has this element.
+    """Wait until the newest rendering of the page contains this element.
 
     Streamlit keeps the previous elements, greyed out, until the new rendering is complete. An element that has moved
     exists twice in the meantime, and Playwright refuses to wait for a locator that matches two elements.

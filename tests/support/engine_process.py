@@ -22,14 +22,14 @@ from tests.support.tiny_gemma import write_tiny_gemma
 ROOT = Path(__file__).parents[2]
 TOKEN = "a token for tests"
 TINY = "tiny-gemma"
-DEADLINE_S = 240.0  # generous, because a busy machine needs ten times as long
+DEADLINE_S = 240.0  # generous, because a busy machine takes ten times as long
 OVER = ("succeeded", "failed", "cancelled")
 
 T = TypeVar("T")
 
 
 class EngineUnderTest:
-    """One `python -m core.engine` on `home` with the tiny model; `base` may name another model file."""
+    """Runs `python -m core.engine` on `home` with the tiny model; `base` may be another model file."""
 
     def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
         self.home = home

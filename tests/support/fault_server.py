@@ -254,7 +254,7 @@ class FaultHandler(BaseHTTPRequestHandler):
 
 
 class FaultServer:
-    """The server; a context manager. `default` is the answer to requests for which none is queued."""
+    """The faulty server, a context manager. `default` is the answer to requests for which none is queued."""
 
     handler = FaultHandler
 

@@ -28,7 +28,7 @@ class HubServer:
 
     Attributes:
         cuts: number of responses with weights that end after `cut_after` bytes of their body.
-        status: of every response with a file; None means 200 or 206.
+        status: status of every response with a file; None means 200 or 206.
         gated: whether the repository has terms to accept.
         wrong: names of files whose last byte is changed.
         token: the required token, if any.

@@ -1,4 +1,4 @@
-"""A fake provider over real HTTP that trains instantly, counts requests, can kill the client, and can fail.
+"""A fake provider over real HTTP that trains instantly and counts requests; it can fail, or kill the client.
 
 `faults` are keyed by what they affect: `create` (a list, one for each POST), `upload`, `job`, `results`. A fault is an
 HTTP status, `drop` (the connection breaks before a response), or `hang` (no response until the end of the test); with
@@ -22,7 +22,9 @@ _MODEL = "ft:gemma-3-270m:fabula:x:AbC123"
 
 
 class JobServer:
-    """`with JobServer() as server:`; `server.url` is its address, `server.requests` the received requests."""
+    """Use as `with JobServer() as server:`; `server.url` is its address, `server.requests` are the requests it
+    received.
+    """
 
     def __init__(self) -> None:
         self.requests: list[str] = []

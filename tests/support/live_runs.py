@@ -1,4 +1,6 @@
-"""Executes runs in the test's process: recipes, prices, limits without pauses, and the results in the ledger."""
+"""Executes runs in the test's process: provides recipes, prices and limits without pauses, and reads results from the
+ledger.
+"""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def new_database(url: str) -> str:
 
 
 def _unprivileged() -> str | None:
-    """The user to run the server as if this process is root; None to run it as the current user."""
+    """The user for running the server if this process is root; None to run it as the current user."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):

@@ -35,7 +35,7 @@ LOST = "Check that the database|Restore a backup|permissions|write permission|ou
 
 @dataclass
 class RunningWorker:
-    """`python -m core.jobs.worker` with the test server as its provider."""
+    """Runs `python -m core.jobs.worker` with the test server as its provider."""
 
     process: subprocess.Popen[str]
     log: Path
@@ -96,7 +96,8 @@ def assert_bought_once(store: Store, provider: FaultServer, run_id: str, home: P
         lines = session.scalars(select(Spend).where(Spend.prompt_tokens.is_not(None))).all()
     assert texts == {prompt: f"A story of {prompt}." for prompt in asked}
     assert len(lines) == ROWS
-    assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)  # others were claimed but never sent
+    # other lines belong to rows that were claimed but never sent
+    assert all(line.cost_usd and line.prompt_tokens == 10 for line in lines)
     assert rescue_files.files(home) == []
 
 

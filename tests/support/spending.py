@@ -25,7 +25,7 @@ class Spent:
 
 
 def spent(store: Store, since: datetime, reference: str | None = None) -> Spent:
-    """Sum up all calls since `since` (UTC), or those of one run, job or story."""
+    """Sum up all calls made since `since` (UTC), or those of one run, job or story."""
     with store.reading() as session:
         rows = session.scalars(select(Spend).where(Spend.created_at >= since)).all()
     return _sum([row for row in rows if reference in (None, row.reference)])

@@ -10,7 +10,7 @@ from tests.support import fault_server
 from tests.support.fault_server import FaultHandler, FaultServer
 
 MODELS = ("writer", "second", "third", "fourth")
-_PACE_S = 0.02  # seconds between pieces: fifty per second
+_PACE_S = 0.02  # seconds between pieces, so fifty per second
 
 
 class _StreamingHandler(FaultHandler):
@@ -33,7 +33,8 @@ class _StreamingHandler(FaultHandler):
                 if number == gated:
                     go_on.wait(fault_server.GIVE_UP_S)
                 elif server.pace_s:
-                    go_on.wait(server.pace_s * (1 if number else 20))  # reading the prompt takes longer
+                    # longer before the first piece, as for reading a prompt
+                    go_on.wait(server.pace_s * (1 if number else 20))
                 say(fault_server.chunk_of(answer, body, piece.replace("{model}", body["model"]), None))
             while server.endless and not go_on.wait(_PACE_S):
                 say(fault_server.chunk_of(answer, body, "字", None))

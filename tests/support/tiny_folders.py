@@ -45,7 +45,7 @@ class TinyFolder:
 
     Attributes:
         template: name of a file in `chat_templates`.
-        pattern: splitting of the byte-level tokenizer: a regular expression, "digits" (single digits), or None for a
+        pattern: how the byte-level tokenizer splits text: a regular expression, "digits" (single digits), or None for a
             character-level tokenizer.
         special: special tokens, in the order of their ids.
         adds: what the tokenizer adds before a text: "bos", "space".
@@ -143,7 +143,8 @@ def _by_characters(tiny: TinyFolder) -> dict[str, Any]:
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")  # no token has line breaks and letters
+    # no token contains both line breaks and letters
+    trained.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")
     trainer = trainers.BpeTrainer(vocab_size=220, special_tokens=[], show_progress=False)
     trained.train_from_iterator([TEXT.replace(" ", "\u2581")], trainer)
     learned = json.loads(trained.to_str())["model"]

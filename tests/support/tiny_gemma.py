@@ -20,7 +20,7 @@ PAD, EOS, BOS, UNK = 0, 1, 2, 3
 _HIDDEN, _FFN, _HEADS, _KV_HEADS = 64, 128, 2, 1
 _HEAD = 256  # as in the real model
 _ROPE_BASE, _SLIDING_WINDOW, _EPS = 1_000_000.0, 64, 1e-6
-# other characters fall back to bytes
+# all other characters fall back to bytes
 _CHARACTERS = "，。！？、：“”一的是了人不在他有这个来到时空朝飞行光怪兽英雄奥特曼唐宋元明清"
 _MERGES = (
     "us",
@@ -47,7 +47,7 @@ def vocabulary() -> list[tuple[str, float, TokenType]]:
     rows = [(text, -1000.0, TokenType.CONTROL) for text in SPECIAL]
     rows += [(text, -1000.0, TokenType.NORMAL) for text in ("\n", "\n\n")]
     rows += [(f"<0x{byte:02X}>", -1000.0, TokenType.BYTE) for byte in range(256)]
-    # As in the real vocabulary: the score is minus the rank of the merge, single characters come last.
+    # As in the real vocabulary: the score is minus the rank of the merge, and single characters come last.
     seen = [*_MERGES, "▁", *(chr(code) for code in range(0x21, 0x7F)), *_CHARACTERS, "de", "el", "se", "er"]
     texts = list(dict.fromkeys(seen))
     return rows + [(text, float(-rank), TokenType.NORMAL) for rank, text in enumerate(texts)]

@@ -43,7 +43,7 @@ class TinyModel:
     chat_template: str = ""
 
     def sizes(self) -> dict[str, Any]:
-        """The keys written by converters."""
+        """The keys that converters write."""
         common = {
             "context_length": CONTEXT,
             "embedding_length": self.width,
@@ -122,9 +122,8 @@ class TinyModel:
             if self.architecture == "gemma3":
                 norms |= {"post_attention_norm": self.width, "post_ffw_norm": self.width}
             made = {f"{name}.weight": matrix(*shape) for name, shape in shapes.items()}
-            small = min(
-                1.0, 8 / self.layers
-            )  # scale of a block's output; otherwise rounding over many blocks would dominate
+            # scales a block's output; otherwise rounding over many blocks would dominate
+            small = min(1.0, 8 / self.layers)
             made |= {f"{name}.weight": norm(width) * (small if "post" in name else 1) for name, width in norms.items()}
             made |= {f"{name}.bias": norm(shapes[name][0]) - 1 for name in self.biases}
             tensors |= {f"blk.{block}.{name}": value for name, value in made.items()}

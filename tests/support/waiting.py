@@ -1,4 +1,4 @@
-"""Waiting for a condition without fixed sleeps, and running many threads at the same time."""
+"""Helpers for waiting on a condition without fixed sleeps, and for running many threads at the same time."""
 
 from __future__ import annotations
 

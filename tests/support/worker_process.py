@@ -46,7 +46,7 @@ def kinds(home: Path, behaviour: str) -> dict[str, JobKind]:
 
 
 def main() -> None:
-    """Work until killed, or stop cleanly when a line arrives on stdin."""
+    """Run a worker until killed, or stop cleanly when a line arrives on stdin."""
     home, behaviour = Path(sys.argv[1]), sys.argv[2]
     settings = Settings.from_env({"FABULA_HOME": str(home), "DATABASE_URL": os.environ.get("DATABASE_URL", "")})
     worker = Worker(settings, kinds=kinds(home, behaviour))

@@ -62,7 +62,7 @@ class Row(Base):
     run_id: Mapped[str | None] = mapped_column(String(32))
     claimed_by: Mapped[str | None] = mapped_column(String(64))  # the executor that sent it
     batch_id: Mapped[str | None] = mapped_column(String(32), index=True)
-    original_text: Mapped[str | None] = mapped_column(Text)  # the generated text if the user has edited `text`
+    original_text: Mapped[str | None] = mapped_column(Text)  # the generated text, if the user has edited `text`
     previous_state: Mapped[str | None] = mapped_column(String(20))  # for an excluded row: the state to restore
     split: Mapped[str | None] = mapped_column(String(20))  # held_out, train, validation; None if not assigned
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)

@@ -32,7 +32,7 @@ class CustomPrice(Base):
 
 
 class SpeedMeasurement(Base):
-    """A measurement of the engine's generation speed on this machine: one request at a time, in tokens per second."""
+    """The engine's measured generation speed on this machine in tokens per second, with one request at a time."""
 
     __tablename__ = "speed_measurements"
 
@@ -78,7 +78,7 @@ class Spend(Base):
     prompt_tokens: Mapped[int | None]
     completion_tokens: Mapped[int | None]
     cost_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # None if unknown
-    estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # estimate before the call
+    estimated_usd: Mapped[Decimal | None] = mapped_column(active_history=True)  # the estimate made before the call
     # counted by Fabula; the two columns above are the provider's counts, if reported
     counted_prompt_tokens: Mapped[int | None]
     counted_completion_tokens: Mapped[int | None]

@@ -1,4 +1,4 @@
-"""Providers that were added on the settings page."""
+"""Tables for providers that were added on the settings page."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Config:
         environ: environment variables; FABULA_ENGINE_MODELS, FABULA_ENGINE_CONTEXT and the variables for base models
             are read from here.
         threads: CPU threads for serving and for training.
-        warm: load the packaged base model at startup.
+        warm: whether to load the packaged base model at startup.
     """
 
     home: Path
@@ -72,7 +72,7 @@ class Engine:
 
         Raises:
             ValueError: FABULA_ENGINE_MODELS or FABULA_ENGINE_CONTEXT is malformed.
-            OSError, sqlite3.Error: the home folder cannot be used.
+            OSError, sqlite3.Error: the home directory cannot be used.
         """
         for folder in ("files", "jobs", "adapters", "models"):
             (config.home / folder).mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ class Engine:
         return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
 
     def _model_json(self, model: Model) -> serializers.Json:
-        # opens the base model, so that the calls below have its size
+        # this opens the base model, so that the calls below know its size
         not_trainable = self.models.not_trainable_reason(model)
         context, training = self.models.context(model), self.models.training_defaults(model)
         return serializers.model(model, not_trainable, context, PARALLEL, training)
@@ -238,7 +238,7 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
 
 
 def create_app(config: Config) -> Starlette:
-    """The ASGI application of one engine. It opens the home folder at startup."""
+    """Create the ASGI application of one engine. It opens the home directory at startup."""
     opened: list[Engine] = []
 
     @asynccontextmanager
@@ -283,7 +283,7 @@ async def _api_error(_: Request, exc: Exception) -> Response:
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
-    """Starlette's own errors: unknown path or wrong method."""
+    """Handle Starlette's own errors: unknown path or wrong method."""
     assert isinstance(exc, HTTPException)
     endpoint = f"{request.method} {request.url.path}"
     if exc.status_code == 405:

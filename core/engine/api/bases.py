@@ -111,7 +111,9 @@ class Bases:
             raise unknown_model(base.id) from exc
 
     def delete(self, request: Request) -> Response:
-        """DELETE /fabula/v1/bases/{id}: cancel its preparation and remove it. The user's own files are not touched."""
+        """DELETE /fabula/v1/bases/{id}: cancel a base's preparation and remove it. The user's own files are not
+        touched.
+        """
         base = self._find(request)
         if self.store.select(Job, _UNFINISHED, (base.id,), "LIMIT 1"):
             raise ApiError(

@@ -35,8 +35,8 @@ _Phase = Literal["headers", "body"]
 
 
 class BearerAuth:
-    """ASGI middleware: 401 without the right token. `/health` is public, but returns more information with a valid
-    token.
+    """ASGI middleware that responds with 401 unless the token is valid. `/health` is public, but returns more
+    information with a valid token.
 
     Without a configured token (`--no-auth`), only requests to a loopback host are accepted, and none from a web page of
     another origin (including other ports of this machine), so that pages in a local browser cannot use the engine.

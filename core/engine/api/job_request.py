@@ -105,7 +105,7 @@ def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
 
 
 def _hyperparameters(body: Mapping[str, Any], method: TrainingMethod, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Read them from the method's `hyperparameters`, or from the request's top-level field, which is the older form."""
+    """Read hyperparameters from the method, or from the request's top-level field, which is the older form."""
     old = _object(body, "hyperparameters")
     reject_unknown(options, frozenset({"hyperparameters"}), f"method.{method}.")
     new = _object(options, "hyperparameters", f"method.{method}.")

@@ -236,7 +236,7 @@ class Jobs:
         condition: str = "1",
         **values: int | None,
     ) -> Response:
-        """Change the status durably if it is one of `before` and `condition` (SQL) holds; `JobLoop` acts on it."""
+        """Change the status durably if it is one of `before` and the SQL `condition` is true; `JobLoop` acts on it."""
         job = self._find(request)
         names = ", ".join(f"'{status}'" for status in before)
         with self._store.transaction():
@@ -278,7 +278,7 @@ _PAST = {"cancel": "cancelled", "pause": "paused", "resume": "resumed"}
 
 
 def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
-    """SQL condition for `metadata[k]=v` (all must match) or `metadata=null`."""
+    """SQL condition for `metadata[k]=v` (all pairs must match) or `metadata=null`."""
     pairs = [
         (name[len("metadata[") : -1], value)
         for name, value in request.query_params.multi_items()

@@ -114,7 +114,7 @@ class ModelCatalogue:
         return weights.cache_dir(base.gguf, self._home)
 
     def find(self, model_id: object) -> Model:
-        """The model with this id. Raises ApiError 404 model_not_found."""
+        """Return the model with this id. Raises ApiError 404 model_not_found."""
         if isinstance(model_id, str):
             if (untuned := self._untuned(model_id)) is not None:
                 return untuned

@@ -25,7 +25,7 @@ _NEAR = 0.5  # nats; rounding of bfloat16 stays below 0.2
 
 
 def check_tokenizer(probe: LlamaProbe, folder: Path) -> None:
-    """Raise UnusableModel if llama.cpp splits a text into other tokens than the folder's own tokenizer."""
+    """Raise UnusableModel if llama.cpp splits a text into different tokens than the folder's own tokenizer."""
     from tokenizers import Tokenizer
 
     expected = Tokenizer.from_file(str(folder / "tokenizer.json")).encode(TEXT, add_special_tokens=False).ids

@@ -45,8 +45,8 @@ class RemoteFile:
     """One file to download.
 
     Attributes:
-        size: in bytes; None if the hub did not state it.
-        sha256: of the content; "" if the hub did not state it.
+        size: size in bytes; None if the hub did not state it.
+        sha256: SHA-256 of the content; "" if the hub did not state it.
         git_oid: git's SHA-1 of the content, for small files on Hugging Face; "" if the hub did not state it.
     """
 

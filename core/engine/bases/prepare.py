@@ -1,4 +1,4 @@
-"""`python -m core.engine.bases.prepare FOLDER ENGINE_PID`: download, convert and check one base model.
+"""`python -m core.engine.bases.prepare FOLDER ENGINE_PID`downloads, converts and checks one base model.
 
 The process writes its progress to the folder's record, which the engine reads. Every step can be repeated: a download
 resumes where it stopped, and a conversion starts over. The process exits when the engine exits.
@@ -30,7 +30,7 @@ _PER_MILLE = 1000
 
 
 class Preparation:
-    """The work on one record."""
+    """The preparation of one record's base model."""
 
     def __init__(self, folder: Path, threads: int) -> None:
         found = record.read(folder)

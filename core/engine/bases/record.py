@@ -35,8 +35,8 @@ class BaseRecord:
         error_code, error: why it failed, for the user; "" if it has not failed.
         gguf: the file that llama.cpp serves; "" until it exists.
         folder: the folder with the original weights, from which training starts; "" for a GGUF file.
-        architecture: llama.cpp's name of the architecture.
-        family: transformers' or llama.cpp's name of the model type (`mistral`, `qwen3`, …).
+        architecture: llama.cpp's name for the architecture.
+        family: transformers' or llama.cpp's name for the model type (`mistral`, `qwen3`, …).
         licence: as stated by the model; "" if unknown.
         parameters, layers, width, key_width: see `machine.Shape`.
         context: the model's own context length, in tokens.
@@ -86,7 +86,7 @@ _MESSAGES = ("error", "not_trainable")
 
 
 def read(folder: Path) -> BaseRecord | None:
-    """The record in `folder`; None if there is none or it cannot be read."""
+    """Read the record in `folder`; None if there is none or it cannot be read."""
     try:
         raw: dict[str, Any] = json.loads((folder / FILE).read_text(encoding="utf-8"))
         known = {field.name for field in fields(BaseRecord)} & raw.keys()

@@ -100,7 +100,7 @@ class _Keys:
         return value
 
     def pattern(self, key: str, default: int) -> Any:
-        """Take a key that may be one number or a list with one value per layer."""
+        """Take a key whose value may be one number or a list with one number per layer."""
         return self._values.pop(key, default)
 
     def required(self, key: str) -> int:
@@ -157,7 +157,7 @@ def _sizes(keys: _Keys) -> dict[str, Any]:
 
 
 def _rope_scaling(keys: _Keys, context: int) -> dict[str, Any]:
-    """`rope_type` and its parameters. Like llama.cpp, scale linearly if the file has a factor but no type."""
+    """Return `rope_type` and its parameters. As in llama.cpp, a factor without a type means linear scaling."""
     kind = keys.take("rope.scaling.type", "linear")
     old = keys.take("rope.scale_linear", 0.0)  # the key's name before 2024
     factor = float(keys.take("rope.scaling.factor", old)) or 1.0  # 0: no scaling
@@ -170,7 +170,7 @@ def _rope_scaling(keys: _Keys, context: int) -> dict[str, Any]:
 
 
 def _gemma3(keys: _Keys, config: Mapping[str, Any], rope: Mapping[str, Any]) -> dict[str, Any]:
-    """Local and global attention layers with their RoPE parameters, and the scale of queries."""
+    """Local and global attention layers with their RoPE parameters, and the scaling of queries."""
     if rope["rope_type"] == "yarn":
         raise keys.unsupported("rope.scaling.type", "yarn", msg("that is not supported with local attention layers"))
     layers, width, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))

@@ -19,7 +19,7 @@ from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, Reader
 _NO_TOKEN = 0xFFFFFFFF
 _CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
 _MARKUP = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")
-# thousands in some vocabularies, and never used in conversations
+# there are thousands of these in some vocabularies, and conversations never use them
 _UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
 
@@ -94,7 +94,7 @@ class ModelCard:
         chat_template: the model's own (Jinja); "" if it has none.
         bos_text, eos_text: texts of these tokens; "" unless the model has a chat template.
         control: texts of the tokens that structure a conversation; empty unless the model has a chat template.
-        adds_space: the tokenizer puts a space before every text.
+        adds_space: whether the tokenizer adds a space before every text.
         width: hidden size; 0 if unknown.
         parameters: total number of weights.
     """
@@ -172,7 +172,7 @@ def _special_tokens(reader: GGUFReader) -> dict[int, str]:
 
 
 def _array(reader: GGUFReader, key: str) -> npt.NDArray[np.int32] | None:
-    """An array of 32-bit integers, which `QuickReader` skips if it is long."""
+    """Read an array of 32-bit integers, which `QuickReader` skips if it is long."""
     field = reader.fields.get(key)
     if field is None:
         return None

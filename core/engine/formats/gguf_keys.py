@@ -31,7 +31,7 @@ NORMS_FROM_ONE = frozenset({"gemma", "gemma2", "gemma3"})
 _GEMMA3_27B_LAYERS = 62
 _SMOLLM3_INTERVAL = 4  # llama.cpp's constant: every fourth layer has no positions
 _ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings", "partial_rotary_factor"}
-_UNROTATED = 1e30  # a frequency divided by it is zero
+_UNROTATED = 1e30  # a frequency divided by this is zero
 _ROPE_DEFAULTS: Mapping[str, Any] = {"beta_fast": 32, "beta_slow": 1, "attention_factor": None, "truncate": True}
 
 

@@ -82,7 +82,7 @@ class HfFolder:
 
     @property
     def model_type(self) -> str:
-        """transformers' name of the architecture."""
+        """transformers' name for the architecture."""
         return str(self.config.get("model_type", ""))
 
 

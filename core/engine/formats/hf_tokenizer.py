@@ -46,7 +46,7 @@ def write(writer: GGUFWriter, folder: Path, rows: int, architecture: str) -> Non
 
     Args:
         rows: number of rows of the embedding; ids beyond the vocabulary become unused tokens.
-        architecture: llama.cpp's name.
+        architecture: llama.cpp's name for the architecture.
 
     Raises:
         UnusableModel: llama.cpp has no such tokenizer.

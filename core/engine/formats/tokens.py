@@ -20,7 +20,7 @@ class SegmentedExample:
     Attributes:
         segments: (text, trained) pairs in order; the loss includes only the tokens of trained segments. Text may
             contain special tokens such as `<start_of_turn>`.
-        eos: append the end-of-sequence token and train on it.
+        eos: whether to append the end-of-sequence token and train on it.
     """
 
     segments: tuple[tuple[str, bool], ...]
@@ -35,7 +35,7 @@ class Encoded:
     trained: tuple[bool, ...]
 
 
-_BEFORE = "\n"  # never part of a longer token in tokenizers that put a space before a text
+_BEFORE = "\n"  # never part of a longer token in tokenizers that add a space before a text
 
 
 def encode(
@@ -100,7 +100,7 @@ class EncodedExamples(Sequence[Encoded]):
 
 
 def save(path: Path, examples: Iterable[Encoded]) -> int:
-    """Write examples atomically to one .npz file (without pickle); returns the number of tokens."""
+    """Write examples atomically to one .npz file (without pickle); return the number of tokens."""
     lengths, tokens, trained = array("q"), array("i"), bytearray()
     for example in examples:
         lengths.append(len(example.tokens))

@@ -1,4 +1,4 @@
-"""Why a model file or folder cannot be used, with the next step."""
+"""The error for a model file or folder that cannot be used, with the reason and the next step."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ class UnusableModel(ValueError):
 
     @property
     def message(self) -> str:
-        """Reason and next step."""
+        """The reason followed by the next step."""
         return sentences(self.reason, self.next_step)

@@ -28,11 +28,11 @@ from core.message import msg
 Role = Literal["system", "user", "assistant"]
 Segments = tuple[tuple[str, bool], ...]
 _ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-_MARK = "fabulaanswer{number}q"  # stands for an answer while a template is rendered; no template changes it
+_MARK = "fabulaanswer{number}q"  # placeholder for an answer while a template is rendered; templates do not change it
 
 
 class ChatFormat(Protocol):
-    """How a model's conversations are written."""
+    """The format of a model's conversations."""
 
     @property
     def stop(self) -> str:

@@ -30,7 +30,7 @@ _TODAY = date(2024, 7, 26)  # the date that Llama 3's template uses by default
 _MAX_SOURCE = 1 << 18  # characters of a template; real ones have up to 40,000
 _MACRO_STEPS = 10  # a call takes longer than an iteration, so it counts as several steps
 _NODES_PER_STEP = 200  # nodes in a loop's body per counted step, for operations that are not counted themselves
-_MAX_BITS = 4096  # of an integer
+_MAX_BITS = 4096  # size limit for integers
 _COMPILER_NAMES = ("_loop_vars", "_block_vars")  # arguments that jinja2 adds to calls
 _lock = threading.Lock()  # one rendering at a time, so that the memory limit applies to all renderings together
 
@@ -72,7 +72,8 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return budget.result(super().call(context, function, *arguments, **named))
 
     def _check_function(self, function: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-        method = getattr(function, "__wrapped__", function)  # from `format`, which the sandbox wraps
+        # the function wrapped by the sandbox, in the case of `format`
+        method = getattr(function, "__wrapped__", function)
         owner, name = getattr(method, "__self__", None), str(getattr(method, "__name__", ""))
         if isinstance(owner, str) and name in template_limits.TEXT_METHODS:
             budget.spend(len(owner) // template_limits.CHARS_PER_STEP)
@@ -96,7 +97,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
 class _Counted(jinja2.visitor.NodeTransformer):
     """Inserts counting calls into a template: for repeated bodies, for new texts and lists, and for comparisons."""
 
-    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:  # method names are given by jinja2
+    def visit_For(self, node: jinja2.nodes.For) -> jinja2.nodes.Node:  # method names are prescribed by jinja2
         steps = 1 + _nodes(node.body) // _NODES_PER_STEP
         self.generic_visit(node)
         node.body.insert(0, jinja2.nodes.ExprStmt(_step(node, steps), lineno=node.lineno))

@@ -1,4 +1,5 @@
-"""One generation on a llama.cpp server, as text chunks. Closing the iterator stops the generation immediately.
+"""Runs one generation on a llama.cpp server and yields text chunks. Closing the iterator stops the generation
+immediately.
 
 Stop strings are matched here: llama.cpp can match them too, but at the token limit it drops text that it buffered for
 a stop string, and it misses a stop string in a token that ends in the middle of a character.
@@ -174,7 +175,7 @@ class StopMatcher:
         self.found = False
 
     def feed(self, text: str) -> str:
-        """Add a chunk; returns the text that cannot be part of a stop string."""
+        """Add a chunk; return the text that cannot be part of a stop string."""
         if self.found or not self._progress:
             return "" if self.found else text
         text_so_far = self._buffer + text
@@ -202,7 +203,7 @@ class _Progress:
         self._failure = _failure_function(stop)
 
     def advance(self, character: str) -> bool:
-        """Read one character; returns whether the stop string is complete."""
+        """Read one character; return whether the stop string is complete."""
         while self.matched and self.stop[self.matched] != character:
             self.matched = self._failure[self.matched - 1]
         if self.stop[self.matched] == character:

@@ -50,7 +50,7 @@ class InferenceRequest:
     sampling: Sampling
 
     def llama_requests(self) -> list[dict[str, Any]]:
-        """One llama.cpp request per choice: n for the first prompt, then n for the second, …"""
+        """Build one llama.cpp request per choice: n for the first prompt, then n for the second, …"""
         whole = {"repeat_last_n": self.base.context}  # penalties apply to the whole text, as at OpenAI
         return [
             {**self.sampling.options, **whole, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
@@ -64,7 +64,7 @@ class Inference:
 
     Attributes:
         tokens_per_s: speed of the most recent generation; None before the first one.
-        speeds: the same for each base model.
+        speeds: the same per base model.
     """
 
     def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
@@ -84,7 +84,7 @@ class Inference:
         """POST /v1/chat/completions."""
         body = await json_body(request)
         model, base = await self._resolve_model(body)
-        # Rendered in a thread: a template is code from the model, and other requests continue while it runs.
+        # This runs in a thread: a template is code from the model, and other requests continue while it runs.
         chat_format = await run_in_threadpool(chat.format_for, base.card)
         if chat_format is None:
             raise ApiError(

@@ -71,7 +71,7 @@ class Backend:
     """One running llama.cpp server.
 
     Attributes:
-        adapter: the LoRA adapter; None: the plain base model.
+        adapter: the LoRA adapter; None for the plain base model.
         slots: limits how many requests are decoded together; the others wait in order of arrival.
         leases: number of users; a retired backend is stopped when the last one releases it.
     """
@@ -106,7 +106,7 @@ class Pool:
         """Lease a backend of `base` with `adapter`; it keeps running until the block ends.
 
         Raises:
-            ApiError: 503, the model could not be loaded.
+            ApiError: 503 if the model could not be loaded.
         """
         async with self._leased(await self._get_or_start(base, adapter)) as backend:
             yield backend
@@ -196,7 +196,7 @@ class Pool:
 
 
 class Tokenizer:
-    """Text → token ids, using the same tokenizer as serving."""
+    """Converts text to token ids, using the same tokenizer as serving."""
 
     def __init__(self, client: httpx2.Client) -> None:
         self._client = client
@@ -296,7 +296,7 @@ def raise_the_limit(own: int) -> str:
 
 
 def as_api_error(status: int, body: dict[str, Any]) -> ApiError:
-    """Convert an error of llama.cpp to OpenAI's format."""
+    """Convert an error from llama.cpp to OpenAI's format."""
     error = body.get("error") if isinstance(body.get("error"), dict) else {}
     assert isinstance(error, dict)
     if error.get("type") == "exceed_context_size_error":

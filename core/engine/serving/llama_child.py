@@ -31,7 +31,7 @@ def _provide_openmp() -> None:
 
 
 def _start(options: dict[str, Any]) -> tuple[object, str]:
-    """Start a server; returns it (the caller must keep the reference) and its URL."""
+    """Start a server; return it (the caller must keep the reference) and its URL."""
     _provide_openmp()
     import xllamacpp as llama  # type: ignore[import-untyped, unused-ignore]  # it has no type stubs
 
@@ -75,7 +75,7 @@ def main() -> None:
 
 def _serve() -> None:
     output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # llama.cpp's own output must not mix with our line
+    os.dup2(2, 1)  # llama.cpp's own output must not mix with ours
     options = json.loads(sys.stdin.readline())
     try:
         _server, url = _start(options)

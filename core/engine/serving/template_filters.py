@@ -41,7 +41,7 @@ def _limited(function: Callable[..., Any], before: Callable[..., int]) -> Callab
 
 
 def _as_text(value: Any, *arguments: Any, **named: Any) -> int:
-    """Cost of filters that write the value as text, with up to six characters for each one."""
+    """Cost of filters that write the value as text, with up to six characters per character."""
     budget.read(arguments, named)
     return 6 * template_limits.WIDEST * (len(value) if isinstance(value, str) else budget.read(value))
 
@@ -54,7 +54,7 @@ def _as_items(value: Any, *arguments: Any, **named: Any) -> int:
 
 
 def _compared(value: Any, *arguments: Any, **named: Any) -> int:
-    """Cost of filters that compare the items; the items must be a list or similar."""
+    """Cost of filters that compare the items; iterators are refused."""
     if isinstance(value, Iterator):
         raise TemplateRefused("it sorts something else than a list")
     return template_limits.WIDEST * budget.read(value, arguments, named) + _as_items(value)

@@ -27,12 +27,12 @@ CHARACTER_BYTES = 84
 """Size of a single character stored as its own text in a list."""
 WIDEST = 4
 """Bytes per character."""
-_ESCAPED = 10  # characters needed for one in the text of a list: "\\U000e0001"
+_ESCAPED = 10  # characters needed for one character when a list is written as text: "\\U000e0001"
 _NUMBER_CHARS = 1300  # length of the longest integer
 
 
 class TemplateRefused(ValueError):
-    """The template does not accept this conversation, or is broken; the message is the template's."""
+    """The template does not accept this conversation, is broken, or exceeds the limits; the message says which."""
 
 
 class RenderBudget:
@@ -165,7 +165,7 @@ def number_range(*bounds: int) -> range:
     return numbers
 
 
-# String methods, with a function that returns the maximum size of the result in bytes from the text and the arguments.
+# For each string method, a function that computes the result's maximum size in bytes from the text and the arguments.
 
 
 def _same(text: str, *_: Any) -> int:

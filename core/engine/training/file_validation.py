@@ -118,7 +118,7 @@ def tokenise_file(
     should_continue: Callable[[], bool],
     param: str,
 ) -> int:
-    """Tokenise the training file `source` into `target`; returns the number of tokens.
+    """Tokenise the training file `source` into `target`; return the number of tokens.
 
     Raises:
         JobFailed: lines are longer than the context (the message lists them), or the file was deleted or changed.

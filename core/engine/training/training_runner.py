@@ -77,7 +77,7 @@ class TrainingRunner:
             _delete_large_files(self._context.folder(job))
 
     def _start(self, job: Job) -> None:
-        """Set the status to `running` and create the results file."""
+        """Set the status to `running` and create the result file."""
         context = self._context
         result = job.result_file or new_id("file")
         with context.store.transaction():
@@ -95,7 +95,7 @@ class TrainingRunner:
         collector = EventCollector(self._context.store, job.id, self._context.home)
         crashes, last_step = 0, job.step
         while self._context.status(job) == "running" and not self._stopping.is_set():
-            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # the previous trainer's state
+            (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # left by the previous trainer
             trainer = TrainerProcess(self._context.folder(job))
             try:
                 latest = self._watch(job, trainer, collector)

@@ -66,7 +66,7 @@ class BatchLifecycle:
 
     Args:
         settle_s: time after which a POST that was in flight when the process died appears in the provider's list.
-        history: failures of earlier batches of the run.
+        history: failures of the run's earlier batches.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class BatchLifecycle:
         return self._post(batch, client, input_file_id)
 
     def _post(self, batch: BatchView, client: Client, input_file_id: str) -> RunEnd | None:
-        """POST once. The intent is recorded first; without a clear response, the batch is searched for."""
+        """Send the POST once. The intent is recorded first; if there is no clear response, search for the batch."""
         self._search_started.pop(batch.id, None)
         batch_store.update_batch(self._store, batch.id, state="submitting", input_file_id=input_file_id)
         try:
@@ -292,8 +292,8 @@ class BatchLifecycle:
     def _settle_unreadable(self, batch: BatchView, lines: int) -> None:
         """For each unreadable line, mark one row without an answer as failed (processed, at an unknown cost).
 
-        Rows marked before a crash count: when the file is collected again, the same lines mark no further rows, which
-        the provider may never have processed.
+        Rows marked before a crash are counted: when the file is collected again, the same lines do not mark more rows,
+        which the provider may never have processed.
         """
         marked = batch_store.count_failed(self._store, batch.id, UNREADABLE) if lines else 0
         rows = list(islice(batch_store.rows_of(self._store, batch.id), max(0, lines - marked)))

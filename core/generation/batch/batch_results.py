@@ -16,7 +16,7 @@ from core.message import msg, with_cause
 from core.providers.batches import BatchAnswer, BatchFault, RemoteBatch
 from core.sanitize import storable
 
-_MAX_ATTEMPTS = 3  # batches that a row may go through without an answer; each may take a day
+_MAX_ATTEMPTS = 3  # number of batches that a row may go through without an answer; each may take a day
 _REPEATED = 5  # this many equal refusals before the first success are not the row's fault; see `RepeatedFailures`
 _PENDING = RowResult("pending")
 # code used by OpenAI and Azure: too many enqueued tokens in all of the account's batches
@@ -48,7 +48,7 @@ class FailureHistory:
 
 
 class BatchResults:
-    """Classifies every line, and keeps the state needed for the decisions.
+    """Classifies every line, and keeps the state needed to do so.
 
     Attributes:
         end: set as soon as the run has a reason to end.
@@ -112,7 +112,7 @@ def is_queue_full(remote: RemoteBatch) -> bool:
 
 
 def rejected_lines(remote: RemoteBatch) -> Mapping[int, BatchFault]:
-    """The lines (from 1) that caused the rejection of a file. Empty if the whole file is the cause."""
+    """The lines (from 1) that caused the rejection of a file. Empty if the whole file was rejected."""
     by_line = {fault.line: fault for fault in remote.faults if fault.line is not None and fault.line > 0}
     messages = {re.sub(r"\d+", "#", fault.message) for fault in by_line.values()}
     return {} if len(by_line) >= _REPEATED and len(messages) == 1 else by_line

@@ -3,7 +3,7 @@ answers, submit the rest.
 
 The database always has the current state, so any worker can continue the run: a batch is recorded before it is created,
 and its answers may be read twice. `batch_lifecycle` has the steps of one batch, `batch_results` classifies answers,
-`batch_store` has the SQL. The worker's queue ensures that one worker at a time executes a batch run.
+`batch_store` has the SQL. The worker's queue ensures that only one worker at a time executes a batch run.
 """
 
 from __future__ import annotations
@@ -66,11 +66,10 @@ class BatchTiming:
 
 
 def has_work(store: Store, run_id: str) -> bool:
-    """True if `carry_out` has something to do for this run: whether it is a batch run, or earlier batches must be
-    collected.
+    """Whether `carry_out` has something to do for this run: it is a batch run, or earlier batches must be collected.
 
     Raises:
-        NotFound: no such run.
+        NotFound: the run does not exist.
     """
     with store.reading() as session:
         run = session.get(Run, run_id)
@@ -125,7 +124,7 @@ class _BatchRunState:
     Attributes:
         next_at: batch → time of its next poll, by the monotonic clock.
         attempts: batch → consecutive errors.
-        errors: batch → what it is waiting for.
+        errors: batch → message about what it is waiting for.
         max_requests: maximum requests per file after the provider rejected a larger file.
         queue_full_at: the number of other batches when the provider's queue was full.
         history: failures of earlier batches.
@@ -277,8 +276,8 @@ class _BatchRunner:
         return end
 
     def _cancel_all(self, end: RunEnd) -> RunEnd:
-        """Cancel all batches because the run ends due to its results: other batches would produce the same results and
-        cost money.
+        """Cancel all batches when the run's results end it, as other batches would give the same results and cost
+        more.
         """
         for batch in self._open_batches():
             try:
@@ -292,7 +291,7 @@ class _BatchRunner:
     # --- a new batch ---------------------------------------------------------------------------------------------
 
     def _may_create(self, open_count: int) -> bool:
-        """True if another batch may be created now."""
+        """Whether another batch may be created now."""
         queue_limit, self._lifecycle.queue_limit = self._lifecycle.queue_limit, None
         if queue_limit is not None and queue_limit.others:
             self._state.queue_full_at = queue_limit.others

@@ -33,7 +33,7 @@ class BatchView:
 
     Attributes:
         state: preparing, submitting, waiting, collecting, done, failed or cancelled.
-        remote_status: the provider's status, None before there is one.
+        remote_status: the provider's status; None before there is one.
         reason: why the batch failed.
         completed, failed: numbers of rows by result, as counted by the provider; the actual numbers once the batch is
             over.
@@ -56,13 +56,13 @@ class BatchView:
 
     @property
     def over(self) -> bool:
-        """True if the batch has reached a final state."""
+        """Whether the batch has reached a final state."""
         return self.state in OVER
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRow:
-    """The data from a row that its request line needs."""
+    """A row's data that is needed for its request line."""
 
     row_id: int
     key: str
@@ -334,7 +334,7 @@ def _max_cost(session: Session, batch_id: str, worst_case: Callable[[str], Decim
 
 
 def _was_executed(session: Session, batch_id: str) -> bool:
-    """True if the model processed at least one row. Refused rows use no tokens and are not billed."""
+    """Whether the model processed at least one row. Refused rows use no tokens and are not billed."""
     refused = (Row.prompt_tokens == 0) & (Row.completion_tokens == 0)
     unknown = Row.prompt_tokens.is_(None) | Row.completion_tokens.is_(None)
     query = select(Row.id).where(Row.batch_id == batch_id, unknown | ~refused).limit(1)

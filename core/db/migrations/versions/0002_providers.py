@@ -1,4 +1,4 @@
-"""Adds the table of providers added on the settings page, with encrypted keys."""
+"""Adds the table for providers that are added on the settings page, with encrypted keys."""
 
 from __future__ import annotations
 

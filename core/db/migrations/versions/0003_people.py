@@ -1,4 +1,4 @@
-"""Adds the tables of people, the accounts that they sign in with, invitations and sign-ins."""
+"""Adds the tables for people, the accounts that they sign in with, invitations and sign-ins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adds the table of removed providers' ids, so that no id is used again."""
+"""Adds the table for removed providers' ids, so that no id is used again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]`: run or resume one job.
+"""`python -m core.engine.training.trainer JOBDIR [ENGINE_PID]`runs or resumes one job.
 
 On SIGTERM, or when the engine that started it dies, the process saves its state and exits within one micro-batch. A
 kill -9 loses the steps since the last save. A lock ensures one trainer per folder.
@@ -25,7 +25,7 @@ from core.message import msg, sentences, to_json, with_cause
 
 
 def main(folder: Path, engine_pid: int) -> int:
-    """Train; returns 0 if finished or paused, 1 if the job failed (state.json has the reason)."""
+    """Train; return 0 if finished or paused, 1 if the job failed (state.json has the reason)."""
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # wait, because the trainer of a killed engine may still be saving
         stop_requested = _StopRequest(engine_pid)

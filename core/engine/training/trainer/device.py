@@ -29,7 +29,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A place for tensors, with the sizes that suit it.
+    """A device for tensors, with sizes chosen to suit it.
 
     Attributes:
         place: the torch device of the model and its batches.

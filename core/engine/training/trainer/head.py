@@ -9,7 +9,7 @@ see Wijmans et al. 2024, "Cut your losses", arXiv:2411.09009.
 The processor rounds a bfloat16 product to 8 bits: a logit of 40 may be off by 0.125. Two measures keep this rounding
 out of the loss and the gradient:
 
-- A reference logit is subtracted before rounding. It starts as the label's logit (capped, in models that do that) and
+- A reference logit is subtracted before rounding. It starts as the label's logit (capped in models that cap logits) and
   follows the highest one, so the relevant logits are small numbers, which keep their precision.
 - The label is not part of the sum. With s = log Σ exp(logit) over all *other* tokens, the loss is softplus(s - label):
   never below 0, and exact near 0, where log-sum-exp - logit would be the difference of two large numbers. The gradient

@@ -51,7 +51,7 @@ class Loop:
         self._saved: int | None = None  # the last step saved to disk
 
     def run(self, position: Position, stop: Callable[[], bool]) -> Position:
-        """Train from `position` until the end or until `stop()`; the returned position is saved.
+        """Train from `position` until the end or until `stop()`; the returned position has been saved.
 
         Raises:
             LossDiverged: the loss became infinite or not a number.
@@ -95,7 +95,7 @@ class Loop:
         return stops_early([loss for _, loss in self._validated()], self.spec.early_stopping)
 
     def final_step(self, last: int) -> int:
-        """The step of the checkpoint that becomes the model: the best one with early stopping, else the last."""
+        """The step of the checkpoint that becomes the model: the best one with early stopping, otherwise the last."""
         validated = self._validated()
         if self.spec.early_stopping is None or not validated:
             return last
@@ -122,7 +122,7 @@ class Loop:
         return tally.score()
 
     def figures(self, position: Position) -> dict[str, Any]:
-        """Progress for `state.json`; speed and estimate are None until enough steps were timed."""
+        """Progress for `state.json`; speed and estimate are None until enough steps have been timed."""
         speed = finish = None
         if len(self._recent) >= MEASURED_STEPS:
             speed = sum(tokens for tokens, _ in self._recent) / sum(seconds for _, seconds in self._recent)

@@ -126,7 +126,7 @@ class TunableModel:
         head: [vocabulary, width]; the same tensor as `embedding` if the two are tied.
         lora: module name → layer.
         matrices: module name → location of the layer's matrix in GGUF.
-        architecture: llama.cpp's name of the architecture.
+        architecture: llama.cpp's name for the architecture.
         device: the device of all its tensors.
         layer_embedding: the second embedding, for families that have one.
         logit_cap: see `core.engine.training.trainer.head.cross_entropy`.
@@ -182,7 +182,7 @@ class TunableModel:
         """Start from `adapter`.
 
         Raises:
-            ValueError: its shapes do not match this base model.
+            ValueError: the adapter's shapes do not match this base model.
         """
         for module, layer in self.lora.items():
             matrix = self.matrices[module]
@@ -203,10 +203,10 @@ class TunableModel:
 def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     """Build the model on `device` from a Hugging Face folder, or one created by `core.engine.formats.weights.convert`.
 
-    Tensors are read one after another: at most the model, and one block of 64 MB, are in memory.
+    Tensors are read one after another: so that no more than the model and one block of 64 MB are in memory.
 
     Raises:
-        UntrainableModel: the family has parts that are not computed here.
+        UntrainableModel: the family has parts that are not implemented here.
     """
     stored = hf_folder.read_tensors(folder)
     try:
@@ -222,7 +222,7 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
     scale = float(getattr(body.embed_tokens, "scalar_embed_scale", 1.0))
     body.embed_tokens = nn.Identity()
     layer_embedding = _take_layer_embedding(body, reader)
-    # recreated on the device, because its tables are computed and not loaded
+    # recreated on the device, because its tables are computed rather than loaded
     body.rotary_emb = type(body.rotary_emb)(config=config).to(device.place)
     lora, matrices = _insert_lora(body, reader, config, architecture, rank, alpha)
     others = {name.removeprefix("model."): reader.take(name, torch.float32) for name in reader.remaining("model.")}
@@ -238,7 +238,7 @@ def load(folder: Path, device: Device, rank: int, alpha: float) -> TunableModel:
 
 
 def _empty_body(config: Any, stored: Mapping[str, StoredTensor]) -> Any:
-    """transformers' decoder without weights."""
+    """Create transformers' decoder without weights."""
     from transformers import AutoModelForCausalLM
 
     for name, neutral in _NEUTRAL_SETTINGS.items():
@@ -266,7 +266,7 @@ class _Reader:
         return name in self._stored
 
     def take(self, name: str, dtype: torch.dtype) -> Tensor:
-        """Read a tensor. Raises UntrainableModel if there is none, or it was read before."""
+        """Read a tensor. Raises UntrainableModel if it does not exist or has already been read."""
         if name not in self._stored:
             raise UntrainableModel(msg("the model has no weights for {name}", name=name))
         source = self._stored.pop(name)
@@ -280,12 +280,12 @@ class _Reader:
         return out
 
     def remaining(self, prefix: str) -> list[str]:
-        """The tensors that were not read."""
+        """The tensors that have not been read."""
         return [name for name in self._stored if name.startswith(prefix)]
 
 
 def _take_layer_embedding(body: nn.Module, reader: _Reader) -> LayerEmbedding | None:
-    """Read the embedding of the layers, which `TunableModel` computes, out of the decoder; None: it has none."""
+    """Read the decoder's layer embedding, which `TunableModel` computes itself; None if it has none."""
     module = getattr(body, "embed_tokens_per_layer", None)
     if module is None:
         return None

@@ -24,7 +24,7 @@ class TrainingStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchScore:
-    """Mean loss over trained tokens in nats, token accuracy, and share of completely correct examples (both 0 to 1)."""
+    """Mean loss over trained tokens in nats, token accuracy, and fraction of fully correct examples (both 0 to 1)."""
 
     loss: float
     token_accuracy: float
