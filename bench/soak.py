@@ -72,7 +72,7 @@ class Traffic:
 
 
 class SimulatedVisitor:
-    """One visitor, who makes visit after visit, each with a new session, until cancelled."""
+    """One visitor, who makes repeated visits, each with a new session, until cancelled."""
 
     def __init__(self, url: str, pages: Sequence[tuple[str, str]], traffic: Traffic, seed: int) -> None:
         self._url, self._pages, self._traffic = url, pages, traffic

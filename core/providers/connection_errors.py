@@ -85,7 +85,7 @@ def no_version(provider: Provider, message: str) -> WrongAddress:
 
 
 def web_page(provider: Provider, message: str) -> WrongAddress:
-    """The error for an address at which a website responds instead of an API."""
+    """The error for an address that leads to a website instead of an API."""
     return WrongAddress(
         msg(
             "{url} is not the address of an API: it answers with {message}.",

@@ -1,4 +1,6 @@
-"""Memory and disk space: what a base model needs and what this machine has. Pages label estimates as estimates."""
+"""Memory and disk space: what a base model needs and what this machine has. On pages, estimates are labelled as
+such.
+"""
 
 from __future__ import annotations
 
