@@ -1,5 +1,5 @@
-# Everything a person needs: `make run` and `make test`. Each makes .venv and installs what it needs, and installs
-# again only when a requirements file has changed. Plain make and sh; any Python from 3.11 on.
+# The main targets are `make run` and `make test`. Each creates .venv and installs its dependencies, and installs them
+# again only if a requirements file has changed. This needs plain make and sh, and any Python from 3.11 on.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -16,16 +16,16 @@ BENCH_FLAGS ?=
 .DEFAULT_GOAL := help
 .PHONY: help run dev test lint format messages bench clean
 
-help: ## what can be made
+help: ## list these targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*## /\t/' | sort
 
 run: $(RUN_READY) ## start the studio and open it in the browser
 	$(BIN)/streamlit run app.py --server.port $(PORT)
 
-dev: $(RUN_READY) ## as run, and look at changed files again
+dev: $(RUN_READY) ## start the studio and reload it when files change
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
 
-test: $(DEV_READY) ## run every test; what cannot run here is skipped with a reason
+test: $(DEV_READY) ## run all tests; tests that cannot run here are skipped with a reason
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 25 $(TESTS)
 
 lint: $(DEV_READY) ## check style, annotations and types
@@ -33,17 +33,17 @@ lint: $(DEV_READY) ## check style, annotations and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(DEV_READY) ## put every file into the house style
+format: $(DEV_READY) ## format every file and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-messages: $(RUN_READY) ## collect visible sentences into core/locale and name those without translation
+messages: $(RUN_READY) ## collect visible sentences into core/locale and list those without a translation
 	$(BIN)/python -m core.locale
 
-bench: $(BENCH_READY) ## measure everything that docs/benchmarks.md gives figures for; takes a while
+bench: $(BENCH_READY) ## measure the figures in docs/benchmarks.md; takes a while
 	@for name in $(BENCHES); do echo "== $$name"; $(BIN)/python -m bench.$$name $(BENCH_FLAGS) || exit 1; done
 
-clean: ## remove the environment and caches; data in .fabula stays
+clean: ## remove the environment and caches; keep the data in .fabula
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find app.py core pages tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -53,16 +53,16 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(RUN_READY): requirements.txt requirements-engine.txt | $(VENV)/bin/python
-	@echo "Installing what the studio and its engine need (once; a few minutes, about 2 GB) ..."
+	@echo "Installing the packages for the studio and its engine (once; a few minutes, about 2 GB) ..."
 	$(PIP) -r requirements.txt -r requirements-engine.txt
 	@touch $@
 
 $(DEV_READY): requirements-dev.txt $(RUN_READY)
-	@echo "Installing what the tests need ..."
+	@echo "Installing the packages for the tests ..."
 	$(PIP) -r requirements-dev.txt
 	@touch $@
 
 $(BENCH_READY): requirements-bench.txt $(DEV_READY)
-	@echo "Installing what the benchmarks compare with ..."
+	@echo "Installing the packages that the benchmarks compare with ..."
 	$(PIP) -r requirements-bench.txt
 	@touch $@

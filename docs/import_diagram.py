@@ -1,8 +1,8 @@
-"""Draws the picture in docs/architecture.md from the imports of the code: `python docs/import_diagram.py`.
+"""Generate the diagram in docs/architecture.md from the code's imports: `python docs/import_diagram.py`.
 
-An arrow means "imports". Arrows that follow from others are left out (transitive reduction). Modules that every part
-may import (errors, messages, settings and so on) are left out too. `--check` changes nothing and exits with 1 when the
-picture in the document is out of date.
+An arrow means "imports". Arrows implied by others are left out (transitive reduction), and so are modules that every
+package may import (errors, messages, settings and so on). `--check` changes nothing and exits with status 1 if the
+diagram in the document is out of date.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[1]
 _DOCUMENT = _ROOT / "docs" / "architecture.md"
 _BEGIN, _END = "```mermaid\n", "```\n"
 
-# Box → its label, and the packages or modules in it. Modules of no box are shared by all and not drawn.
+# Box → its label, and the packages or modules in it. Modules outside all boxes are shared by all and not drawn.
 _BOXES = {
     "app": ("app.py<br>server, start and stop", ("app",)),
     "pages": ("pages/<br>Streamlit scripts and pages/ui", ("pages",)),
@@ -36,12 +36,12 @@ _BOXES = {
     "db": ("core/db<br>the ledger", ("core.db",)),
     "engine": ("core/engine<br>fine-tuning server", ("core.engine",)),
 }
-# What no import shows: (from, to, label).
+# Connections at run time that no import shows: (from, to, label).
 _RUNTIME = (("providers", "engine", "HTTP"),)
 
 
 def _box_of(module: str) -> str | None:
-    """The box with the longest package that a module belongs to."""
+    """The box that a module belongs to; if several match, the one with the longest package name."""
     found = [
         (len(package), box)
         for box, (_, packages) in _BOXES.items()
@@ -52,7 +52,7 @@ def _box_of(module: str) -> str | None:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Every module, or name in a module, that a file imports."""
+    """Every module, and every name from a module, that a file imports."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

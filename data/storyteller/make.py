@@ -1,10 +1,10 @@
-"""Make the two packaged writers: our trainer, our sample stories, one LoRA adapter a language.
+"""Train the two packaged writers, one LoRA adapter per language, with our trainer and our sample stories.
 
     python -m data.storyteller.make [--language zh] [--language en] [--out FOLDER]
 
-Each adapter is the last of three real jobs on a real engine through the official SDK, then a copy of its file: two jobs
-on the samples, which teach it the language of stories, and one on composed stories (`core/tours/composed_stories.py`).
-About three hours for both on two quiet cores.
+Each adapter is the result of three successive jobs, run on a real engine through the official SDK: two train on the
+samples, which teach the language of stories, and one on composed stories (`core/tours/composed_stories.py`). Training
+both adapters takes about three hours on two idle cores.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Writer:
     """One packaged adapter.
 
     Attributes:
-        preset: whose template is the instruction.
-        samples: files of `data/samples` that it is trained on.
-        rounds: epochs of each job; every job trains the model of the one before, and its learning rate falls to zero.
-            The last one learns composed stories, those before it the samples.
+        preset: the preset whose template is the instruction.
+        samples: files in `data/samples` that the adapter is trained on.
+        rounds: epochs of each job; every job continues from the previous job's model, with a learning rate that falls
+            to zero. The last job trains on composed stories, the earlier ones on the samples.
     """
 
     model: str
@@ -54,17 +54,17 @@ WRITERS = {
 
 
 def instruction(values: Mapping[str, str], language: str = "zh") -> str:
-    """The prompt of a row: the template of the preset that the data-set page starts with in that language."""
+    """A row's prompt: the template of the preset that the data set page starts with in this language, filled in."""
     return presets.get(WRITERS[language].preset).recipe.template.format(**values)
 
 
 def method(n_epochs: int) -> Method:
-    """How every job of the samples is trained: batches of 4, the engine's own learning rate."""
+    """The training method of every job: batches of 4, the engine's default learning rate."""
     return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": n_epochs, "batch_size": 4}}}
 
 
 def sample_stories(language: str) -> list[dict[str, str]]:
-    """Every story of the language's samples, with the values of its prompt."""
+    """Every story in the language's samples, with the values in its prompt."""
     rows: list[dict[str, str]] = []
     for name in WRITERS[language].samples:
         with (presets.DATA / "samples" / name).open(encoding="utf-8", newline="") as file:
@@ -73,7 +73,7 @@ def sample_stories(language: str) -> list[dict[str, str]]:
 
 
 def training_lines(rows: Sequence[Mapping[str, str]], language: str) -> list[str]:
-    """One conversation a story: instruction in, story out."""
+    """One conversation per story: the instruction as user message, the story as answer."""
     lines = []
     for row in rows:
         messages = [
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def train(client: openai.OpenAI, suffix: str, model: str, lines: Sequence[str], n_epochs: int) -> str:
-    """One round: the id of a new model, made from `model`, trained on these lines of JSON."""
+    """Train one round: continue from `model` on these JSON lines, and return the new model's id."""
     upload = client.files.create(file=("stories.jsonl", "".join(lines).encode()), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
         training_file=upload.id,
@@ -122,7 +122,7 @@ def train(client: openai.OpenAI, suffix: str, model: str, lines: Sequence[str], 
 
 
 def wait_for(client: openai.OpenAI, job_id: str) -> str:
-    """Print the events of a job until it has a model; its id."""
+    """Print a job's events until it has a model; return the model's id."""
     seen: set[str] = set()
     while True:
         time.sleep(5)
