@@ -1,6 +1,4 @@
-"""Memory and disk space: what a base model needs and what this machine has. On pages, estimates are labelled as
-such.
-"""
+"""Memory and disk space that a base model needs and this machine has. On pages, estimates are labelled as such."""
 
 from __future__ import annotations
 

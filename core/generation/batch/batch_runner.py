@@ -276,7 +276,7 @@ class _BatchRunner:
         return end
 
     def _cancel_all(self, end: RunEnd) -> RunEnd:
-        """Cancel all batches when the run's results end it; their results would be the same, and cost money."""
+        """Cancel all batches when the run's results end it: they would bring the same results and cost money."""
         for batch in self._open_batches():
             try:
                 self._lifecycle.cancel(batch)
