@@ -21,6 +21,7 @@ _BEGIN, _END = "```mermaid\n", "```\n"
 _BOXES = {
     "app": ("app.py<br>server, start and stop", ("app",)),
     "pages": ("pages/<br>Streamlit scripts and pages/ui", ("pages",)),
+    "admin": ("core/admin<br>backup, restore, check", ("core.admin",)),
     "jobs": ("core/jobs<br>worker, engine supervisor", ("core.jobs",)),
     "tours": ("core/tours<br>the guided tour", ("core.tours",)),
     "charts": ("core/charts<br>Vega-Lite", ("core.charts",)),

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from alembic import command
@@ -77,6 +78,43 @@ _INDEXES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaState:
+    """Which migrations a database has.
+
+    Attributes:
+        current: its last migration; None: it is empty.
+        newest: the last migration of this version of Fabula.
+        known: whether this version has the database's migration, or can upgrade it. False: a newer version wrote it.
+    """
+
+    current: str | None
+    newest: str
+    known: bool
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether no migration is missing."""
+        return self.current == self.newest
+
+
+def schema_state(engine: Engine) -> SchemaState:
+    """Read which migrations a database has; changes nothing.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the database cannot be read.
+    """
+    with engine.connect() as connection:
+        return known_state(MigrationContext.configure(connection).get_current_revision())
+
+
+def known_state(revision: str | None) -> SchemaState:
+    """What this version of Fabula knows about a database with this last migration."""
+    scripts = ScriptDirectory.from_config(_config())
+    known = {script.revision for script in scripts.walk_revisions()} | {None, _LAST_OLD_REVISION}
+    return SchemaState(revision, str(scripts.get_current_head()), revision in known)
+
+
 def upgrade(engine: Engine) -> None:
     """Apply missing migrations. Idempotent, and safe in concurrent processes.
 
@@ -87,8 +125,7 @@ def upgrade(engine: Engine) -> None:
     """
     if engine.dialect.name == "sqlite":
         _use_write_ahead_log(engine)
-    config = Config()
-    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    config = _config()
     with engine.begin() as connection:  # on SQLite this takes the write lock, so a second process waits here
         if engine.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})")
@@ -105,6 +142,12 @@ def upgrade(engine: Engine) -> None:
                 msg("This database was written by a newer version of Fabula."),
                 msg("Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place."),
             ) from exc
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return config
 
 
 def _upgrade_development_version(connection: Connection, config: Config, revision: str) -> None:

@@ -27,19 +27,24 @@ def recomputed(session: Session | Connection) -> dict[Key, Decimal]:
     return {key: amount for key, amount in changes.usd.items() if amount}
 
 
+def differences(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
+    """The totals that do not agree with the ledger: stored and recomputed amount."""
+    rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.max_usd))
+    stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}
+    expected = recomputed(session)
+    return {
+        key: (stored.get(key, Decimal(0)), expected.get(key, Decimal(0)))
+        for key in stored.keys() | expected.keys()
+        if stored.get(key, Decimal(0)) != expected.get(key, Decimal(0))
+    }
+
+
 def repair(session: Session) -> dict[Key, tuple[Decimal, Decimal]]:
     """Correct the totals from the ledger; return the wrong ones with their old and new values."""
     if session.connection().dialect.name == "postgresql":
         # Waits for transactions that are writing ledger lines.
         session.execute(text("LOCK TABLE spend_totals IN EXCLUSIVE MODE"))
-    rows = session.execute(select(SpendTotal.scope, SpendTotal.subject, SpendTotal.month, SpendTotal.max_usd))
-    stored = {(scope, subject, period): usd for scope, subject, period, usd in rows}
-    expected = recomputed(session)
-    wrong = {
-        key: (stored.get(key, Decimal(0)), expected.get(key, Decimal(0)))
-        for key in stored.keys() | expected.keys()
-        if stored.get(key, Decimal(0)) != expected.get(key, Decimal(0))
-    }
+    wrong = differences(session)
     changes = Changes()
     changes.usd.update({key: new - old for key, (old, new) in wrong.items()})
     change(session, changes)

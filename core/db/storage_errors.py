@@ -155,7 +155,8 @@ def _postgres(error: sa_exc.DBAPIError, sqlstate: str | None) -> tuple[str, str]
 # --- the SQLite file --------------------------------------------------------------------------------------------------
 
 _MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat.html, section 1.3
-_FIXED = slice(0, 24)  # magic, page size, file format, payload fractions: unchanged by commits
+_HEADER_BYTES = 24
+_JOURNAL_MODE = slice(18, 20)  # changes when a copy that is not in WAL mode is opened
 _Identity = tuple[int, int]  # device, inode
 
 # Closing any descriptor of a file releases all POSIX locks of this process on it, including SQLite's own
@@ -228,7 +229,7 @@ class DatabaseFile:
         return False
 
     def _is_intact(self, identity: _Identity) -> bool:
-        header = os.pread(_shared[identity][0], 24, 0)[_FIXED]
+        header = _fixed(os.pread(_shared[identity][0], _HEADER_BYTES, 0))
         if not self._header and header:
             self._header = header
         return header == self._header and (not header or header.startswith(_MAGIC))
@@ -283,6 +284,11 @@ class DatabaseFile:
         except OSError as exc:
             raise unreachable() from exc
         return status.st_dev, status.st_ino
+
+
+def _fixed(header: bytes) -> bytes:
+    """The part of a file's header that no commit changes: magic, page size, reserved space, payload fractions."""
+    return header[: _JOURNAL_MODE.start] + header[_JOURNAL_MODE.stop :]
 
 
 def _release(identity: _Identity) -> None:

@@ -7,18 +7,21 @@ not writable.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import fcntl
 import importlib.util
 import logging
 import os
 import socket
+import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, NoReturn
 
 from core import file_permissions, logs
+from core.engine import home_files
 
 EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
 DEFAULT_PORT = 8010
@@ -45,7 +48,7 @@ _PACKAGES = [
 def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> None:
     """Parse the arguments, check the environment, and serve requests until stopped."""
     env = os.environ if environ is None else environ
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         _exit(
@@ -57,10 +60,16 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
     home = Path(options.home).expanduser().resolve()
     with _lock(home):
         file_permissions.keep_private(home)
+        if _is_newer(home):
+            _exit(
+                EXIT_HOME,
+                f"A newer version of Fabula wrote {home}. It is unchanged. Update Fabula, or choose another --home.",
+            )
         _serve(options, home, token, env, _bind(options.host, options.port))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Build the command-line parser."""
     parser = argparse.ArgumentParser(
         prog="python -m core.engine",
         description="An OpenAI-compatible server that fine-tunes and serves small models on this machine. "
@@ -102,6 +111,12 @@ def _lock(home: Path) -> IO[str]:
     except OSError as exc:
         _exit(EXIT_HOME, f"The engine cannot write to its home {home}: {exc.strerror}. Choose another with --home.")
     return lock
+
+
+def _is_newer(home: Path) -> bool:
+    with contextlib.suppress(sqlite3.Error):  # a damaged database: the server names the error
+        return home_files.is_newer(home_files.schema_version(home))
+    return False
 
 
 def _bind(host: str, port: int) -> socket.socket:

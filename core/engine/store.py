@@ -22,7 +22,8 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-_SCHEMA_VERSION = 4
+SCHEMA_VERSION = 4
+"""Schema of this version; stored in `PRAGMA user_version`."""
 _SCHEMA = """
 CREATE TABLE files (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
@@ -191,11 +192,11 @@ class EngineStore:
             if version == 0:
                 for statement in filter(str.strip, _SCHEMA.split(";")):
                     transaction.execute(statement)
-            for older in range(version or _SCHEMA_VERSION, _SCHEMA_VERSION):
+            for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
                 for statement in _MIGRATIONS[older]:
                     transaction.execute(statement)
-            if version < _SCHEMA_VERSION:
-                transaction.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+            if version < SCHEMA_VERSION:
+                transaction.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

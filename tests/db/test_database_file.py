@@ -193,3 +193,13 @@ def test_answers_that_come_after_a_copy_was_put_back_are_not_bought_again(
         assert [row.state for row in session.scalars(select(Row))] == ["done"] * 6
         assert [line.prompt_tokens for line in session.scalars(select(Spend))] == [10] * 6
     assert set(Counter(server.prompts()).values()) == {1}
+
+
+def test_a_copy_that_is_not_in_wal_mode_is_used(store: Store, database: Path) -> None:
+    """Opening it switches the mode, which changes its header."""
+    store.close()
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("PRAGMA journal_mode=DELETE").fetchone()[0] == "delete"
+    opened = Store.open(Settings.from_env({"FABULA_HOME": str(database.parent)}), create=False)
+    assert look(opened) is None
+    opened.close()

@@ -66,6 +66,7 @@ _MAY_NOT_IMPORT = {
     "core/generation/": _ABOVE_GENERATION,
     "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/evaluation/": ("core.tours", "core.jobs"),
+    "core/jobs/": ("core.admin",),
     "core/stories/": (
         "core.datasets",
         "core.generation",
@@ -174,9 +175,10 @@ def test_the_engine_knows_nothing_of_its_siblings_but_what_is_named_here() -> No
 
 
 def test_of_the_engine_the_studio_imports_only_its_rules() -> None:
-    """The studio talks to the engine over HTTP; the rules for training files and job requests are pure and shared."""
+    """The studio talks to the engine over HTTP; the rules for training files and job requests are pure and shared, and
+    so is the list of files in its home folder, for backups."""
     rules = (
-        "core.engine.finetune_format", "core.engine.job_rules", "core.engine.number_checks",
+        "core.engine.finetune_format", "core.engine.home_files", "core.engine.job_rules", "core.engine.number_checks",
         "core.engine.training_options",
     )  # fmt: skip
     offenders = [
