@@ -21,7 +21,7 @@ from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
 from core.providers import engine_endpoint
 from core.settings import Settings, exit_with
-from pages.ui import open_tabs, server_setup, streamlit_patches
+from pages.ui import open_tabs, server_routes, server_setup, streamlit_patches
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -35,6 +35,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     """
     logs.configure(logging.WARNING)
     settings = Settings.from_env()
+    logs.set_format(settings.log_format)
     file_permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
     engine.start()
@@ -77,4 +78,4 @@ def check_start() -> None:
 
 
 check_start()
-app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health)])
+app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health), *server_routes.ROUTES])

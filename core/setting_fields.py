@@ -55,12 +55,14 @@ def _long_enough(value: SecretStr) -> SecretStr:
     return value
 
 
-def _context(value: object) -> int:
-    text = str(value).strip()
-    low, high = job_rules.CONTEXT_RANGE
-    if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
-        raise ValueError(msg("It must be a whole number from {low} to {high}.", low=f"{low:,}", high=f"{high:,}"))
-    return int(text)
+def _whole_number(low: int, high: int) -> BeforeValidator:
+    def check(value: object) -> int:
+        text = str(value).strip()
+        if not (text.isascii() and text.isdecimal() and low <= int(text[:9]) <= high):
+            raise ValueError(msg("It must be a whole number from {low} to {high}.", low=f"{low:,}", high=f"{high:,}"))
+        return int(text)
+
+    return BeforeValidator(check)
 
 
 def _lower(value: object) -> object:
@@ -84,11 +86,12 @@ def _domains(value: str) -> str:
 
 Address = Annotated[str, AfterValidator(_address)]
 Database = Annotated[str, AfterValidator(_database)]
-Context = Annotated[int, BeforeValidator(_context)]
+Context = Annotated[int, _whole_number(*job_rules.CONTEXT_RANGE)]
 Domains = Annotated[str, AfterValidator(_domains)]
 Email = Annotated[str, AfterValidator(_email)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
+Port = Annotated[int, _whole_number(1, 65_535)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 
 
@@ -118,6 +121,10 @@ class SettingFields(BaseSettings):
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
     engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
+
+    metrics_token: LongSecret | None = _setting("FABULA_METRICS_TOKEN", "secret")
+    metrics_port: Port | None = _setting("FABULA_METRICS_PORT", "port")
+    log_format: Literal["text", "json"] = _setting("FABULA_LOG_FORMAT", "`text` or `json`", "text")
 
     openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", "secret")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", "address")
@@ -255,8 +262,9 @@ def _sentence(error: Mapping[str, object]) -> Message:
     reason = context.get("error") if isinstance(context, dict) else None
     if isinstance(reason, ValueError) and isinstance(reason.args[0], Message):
         must: str = reason.args[0]
-    elif error["type"] == "literal_error":
-        must = msg("It must be `local` or `team`.")
+    elif error["type"] == "literal_error" and isinstance(context, dict):
+        choices = re.findall(r"'([^']+)'", str(context.get("expected")))
+        must = msg("It must be {choices}.", choices=" / ".join(f"`{one}`" for one in choices))
     else:
         must = msg("It must be `1` or `0`.")
     return msg("{variable} can't be used. {reason}", variable=str(name), reason=must)

@@ -20,7 +20,7 @@ from core.errors import BadSettings
 _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
-    "FABULA_TRUSTED_PROXY",
+    *("FABULA_TRUSTED_PROXY", "FABULA_METRICS_TOKEN", "FABULA_METRICS_PORT", "FABULA_LOG_FORMAT"),
 )
 
 
@@ -39,6 +39,9 @@ class Settings:
         admin_email: the person who becomes an admin at a team's first sign-in, or None.
         allowed_domains: e-mail domains whose people need no invitation.
         trusted_proxy: the proxy whose headers name the signed-in person; None if no headers are trusted.
+        metrics_token: bearer token of `/metrics`; None if there is no such page.
+        metrics_port: port on which a separate worker serves its metrics, or None.
+        log_format: `text` or `json`.
     """
 
     home: Path
@@ -51,6 +54,9 @@ class Settings:
     admin_email: str | None = None
     allowed_domains: tuple[str, ...] = ()
     trusted_proxy: str | None = None
+    metrics_token: str | None = field(default=None, repr=False)
+    metrics_port: int | None = None
+    log_format: str = "text"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -111,6 +117,9 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         admin_email=fields.admin_email,
         allowed_domains=tuple(filter(None, (fields.allowed_domains or "").split(","))),
         trusted_proxy=fields.trusted_proxy,
+        metrics_token=fields.metrics_token.get_secret_value() if fields.metrics_token else None,
+        metrics_port=fields.metrics_port,
+        log_format=fields.log_format,
     )
 
 

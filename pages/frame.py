@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
+from core import logs, metrics
+from core.db.store import new_id
 from pages.ui import i18n
 from pages.ui.components import cards
 from pages.ui.components.entrance import Entrance
 from pages.ui.i18n import _
+from pages.ui.sign_in import current_actor
 from pages.ui.story import presenter
 
 st.set_page_config(
@@ -51,6 +54,7 @@ with st.container(horizontal_alignment="center"), st.container(width="stretch" i
                 i18n.picker()
         cards.show_last_action()
     if entrance.open:
-        page.run()
+        with logs.bound(person=current_actor().id, request=new_id()), metrics.timed_page(page.url_path or "home"):
+            page.run()
     else:
         entrance.draw()

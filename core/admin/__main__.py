@@ -14,6 +14,7 @@ from core import file_permissions, logs, secret_key
 from core.admin import backup, check, ledger_copy, people_commands, restore
 from core.db.store import Store
 from core.errors import FabulaError
+from core.jobs.health import HealthCheck
 from core.settings import Settings
 
 _NO_SECRET_KEY = (
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None, environ: Mapping[str, str] | No
     options = parser().parse_args(arguments)
     logs.configure()
     settings = Settings.load_or_exit() if environ is None else Settings.from_env(environ)
+    logs.set_format(settings.log_format)
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
         return command(options, settings)
@@ -54,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("migrate", help="bring the database to the schema of this version")
     one.set_defaults(command=_migrate)
+
+    one = commands.add_parser("health", help="check whether this installation can serve requests; for service managers")
+    one.add_argument("--worker", action="store_true", help="check only whether a worker on this host is alive")
+    one.set_defaults(command=_health)
 
     one = commands.add_parser("check", help="check databases, totals, keys and files; changes nothing")
     one.set_defaults(command=_check)
@@ -102,6 +108,16 @@ def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
     after = ledger_copy.revision(settings.database_url)
     print(f"The schema is up to date ({after})." if before == after else f"Migrated: {before or 'empty'} → {after}.")
     return 0
+
+
+def _health(options: argparse.Namespace, settings: Settings) -> int:
+    health_check = HealthCheck(settings, for_worker=options.worker)
+    health = health_check.check()
+    health_check.close()
+    for name, reason in health.reasons.items():
+        print(f"{name}: {reason}")
+    print(health.state)
+    return int(health.state == "not ready" or (options.worker and "worker" in health.reasons))
 
 
 def _check(_options: argparse.Namespace, settings: Settings) -> int:

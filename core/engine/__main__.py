@@ -146,6 +146,7 @@ def _serve(
     from core.engine.formats import weights
 
     logs.configure()
+    logs.set_format(env.get("FABULA_LOG_FORMAT", ""))
     logs.register_secret(token or "")
     logging.getLogger().setLevel(logging.INFO)
     logging.getLogger("httpx2").setLevel(logging.WARNING)

@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
+from core import metrics
 from core.db.rescue_files import Entry, RescueFile
 from core.db.storage_errors import DatabaseFileCheck, storage_fault
 from core.db.store import Store
@@ -177,6 +178,7 @@ class GroupCommitWriter:
                 self._save_to_rescue_file()
                 raise
             self._outbox = []
+            _count(group)
         self._discard_rescue_file()
         if writing is not None:
             writing.result()
@@ -199,6 +201,7 @@ class GroupCommitWriter:
             try:
                 async with self._lock:
                     missing = await asyncio.to_thread(self._record, self._group, sent, refused)
+                _count(self._group)
             except BaseException as exc:
                 # The outcomes are paid for, so keep them after any error.
                 self._outbox, self._group = self._group + self._outbox, []
@@ -279,3 +282,9 @@ class GroupCommitWriter:
         if self._rescued and not self._outbox:
             self._rescue.discard()
             self._rescued = set()
+
+
+def _count(group: Iterable[RowOutcome]) -> None:
+    """Count written rows for the metrics."""
+    for outcome in group:
+        metrics.row_written(outcome.result.state, outcome.result.prompt_tokens, outcome.result.completion_tokens)

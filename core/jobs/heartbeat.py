@@ -14,7 +14,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Run, Tour, TrainingJob, WorkerHeartbeat, utcnow
 
 BEAT_INTERVAL_S = 5.0  # each heartbeat is one small durable write
-_DOWN_AFTER_S = 20.0  # after four missed heartbeats, a worker is shown as down
+DOWN_AFTER_S = 20.0  # after four missed heartbeats, a worker is shown as down
 _DEAD_AFTER_S = 30.0  # after this time without heartbeats, a remote worker's jobs go to other workers
 
 
@@ -33,13 +33,17 @@ class WorkerState:
     queued: int
 
 
-def worker_state(store: Store) -> WorkerState:
+def worker_state(store: Store, *, host: str | None = None) -> WorkerState:
     """Read from the ledger whether a worker is alive, and how much work is running and queued.
+
+    Args:
+        store: the ledger.
+        host: count only the workers of this host.
 
     Raises:
         StorageFull: the database is unavailable.
     """
-    cutoff = utcnow() - timedelta(seconds=_DOWN_AFTER_S)
+    cutoff = utcnow() - timedelta(seconds=DOWN_AFTER_S)
     with store.reading() as session:
         beats = session.scalars(select(WorkerHeartbeat).where(WorkerHeartbeat.heartbeat_at > cutoff)).all()
         n_queued = (
@@ -48,7 +52,7 @@ def worker_state(store: Store) -> WorkerState:
             + select(func.count()).select_from(Tour).where(Tour.state == "queued").scalar_subquery()
         )
         queued = session.scalar(select(n_queued)) or 0
-    live = [beat for beat in beats if not _process_ended(beat)]
+    live = [beat for beat in beats if host in (None, beat.host) and not _process_ended(beat)]
     return WorkerState(up=bool(live), running=sum(beat.running for beat in live), queued=queued)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Select, select
 
+from core import logs
 from core.db.store import Store
 from core.db.tables import Run, Tour, TrainingJob
 from core.errors import DatabaseLost, FabulaError, StorageFull
@@ -192,6 +193,10 @@ class TaskRunner:
 
     def _run_item(self, workflow_id: str, kind: JobKind, item_id: str) -> None:
         """Run an item; while storage is full, wait and retry, because not even a failure could be recorded."""
+        with logs.bound(**{kind.name: item_id}):
+            self._run_until_ended(workflow_id, kind, item_id)
+
+    def _run_until_ended(self, workflow_id: str, kind: JobKind, item_id: str) -> None:
         try:
             while not self._stopping.is_set():
                 try:

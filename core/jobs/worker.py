@@ -20,7 +20,7 @@ from core import file_permissions, logs
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
-from core.jobs import recovery
+from core.jobs import metrics_server, recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
 from core.jobs.task_runner import KINDS, STORAGE_PAUSE_S, JobKind, RegistryMaker, TaskRunner, running_workflows
 from core.pricing import spend
@@ -179,9 +179,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
     settings = Settings.load_or_exit()
+    logs.set_format(settings.log_format)
     file_permissions.keep_private(settings.home)
     worker = Worker(settings)
     worker.start()
+    metrics_server.start(settings)
     gc.freeze()  # everything loaded so far is long-lived; scanning it in each collection would slow every response
     _log.info("Worker started for %s. Press Ctrl+C to stop.", settings.home)
     stop_requested.wait()

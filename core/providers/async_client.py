@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import aiohttp
 from yarl import URL
 
+from core import metrics
 from core.errors import BadRequest, ProviderError
 from core.providers.chunk_parser import parse_body
 from core.providers.connection import key_headers, tls_context
@@ -72,7 +74,7 @@ class AsyncTextClient:
                     raise
 
     async def _send(self, request: CompletionRequest, body: bytes) -> Completion:
-        url = self._urls[request.endpoint]
+        url, sent_at = self._urls[request.endpoint], time.monotonic()
         try:
             for _ in range(_MOST_REDIRECTS):
                 async with self._session.post(url, data=body, allow_redirects=False) as response:
@@ -84,9 +86,12 @@ class AsyncTextClient:
                 if leaves_host(self.provider, str(url)):
                     raise redirected(self.provider, str(url))
         except TimeoutError as exc:
+            metrics.provider_failed(self.provider.id)
             raise timed_out(self.provider, sent=not isinstance(exc, aiohttp.ConnectionTimeoutError)) from exc
         except (aiohttp.ClientError, OSError, ValueError) as exc:
+            metrics.provider_failed(self.provider.id)
             raise unreachable(self.provider, exc, sent=not isinstance(exc, aiohttp.ClientConnectorError)) from exc
+        metrics.provider_answered(self.provider.id, response.status, time.monotonic() - sent_at)
         if response.status >= 300:
             raise self._refused(response, raw)
         if response.content_type == "text/html":

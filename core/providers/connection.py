@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import wait
 from functools import lru_cache
@@ -18,6 +19,7 @@ from weakref import WeakKeyDictionary
 import httpx2
 import openai
 
+from core import metrics
 from core.errors import Cancelled
 from core.providers.connection_errors import leaves_host, redirected
 from core.providers.endpoint_setup import LOOPBACK, check_setup
@@ -31,6 +33,7 @@ T = TypeVar("T")
 # second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 _DUMMY_KEY = "none"  # for endpoints without authentication, because the SDK requires a non-empty key
+_SENT_AT = "fabula_sent_at"  # extension of a request: the time it was sent, in monotonic seconds
 _POLL_S = 0.1  # how quickly a stop request takes effect
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
@@ -117,7 +120,7 @@ class Connection:
                         verify=tls_context(self.provider.certificates),
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
-                        event_hooks={"response": [self._check_response]},
+                        event_hooks={"request": [_note_time], "response": [self._check_response]},
                     ),
                 )
             return self._sync
@@ -138,7 +141,7 @@ class Connection:
                         verify=tls_context(self.provider.certificates),
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
-                        event_hooks={"response": [self._check_response_async]},
+                        event_hooks={"request": [_note_time_async], "response": [self._check_response_async]},
                     ),
                 )
             return self._async[loop]
@@ -181,6 +184,9 @@ class Connection:
     def _check_response(self, response: httpx2.Response) -> None:
         """Raise for a redirect to another host, and for an HTML page instead of JSON (a login, a proxy, a wrong path),
         which the SDK would return as text."""
+        now = time.monotonic()
+        seconds = now - response.request.extensions.get(_SENT_AT, now)
+        metrics.provider_answered(self.provider.id, response.status_code, seconds)
         if response.has_redirect_location:
             target = str(response.request.url.join(response.headers["location"]))
             if leaves_host(self.provider, target):
@@ -190,6 +196,14 @@ class Connection:
 
     async def _check_response_async(self, response: httpx2.Response) -> None:
         self._check_response(response)
+
+
+def _note_time(request: httpx2.Request) -> None:
+    request.extensions[_SENT_AT] = time.monotonic()
+
+
+async def _note_time_async(request: httpx2.Request) -> None:
+    _note_time(request)
 
 
 def background_loop() -> asyncio.AbstractEventLoop:

@@ -12,6 +12,7 @@ from email.utils import mktime_tz, parsedate_tz
 import httpx2
 import openai
 
+from core import metrics
 from core.errors import (
     BadRequest,
     FabulaError,
@@ -68,6 +69,8 @@ def translate_errors(provider: Provider) -> Iterator[None]:
     try:
         yield
     except openai.OpenAIError as exc:
+        if not isinstance(exc, openai.APIStatusError):
+            metrics.provider_failed(provider.id)
         raise translate(exc, provider) from exc
     except (ValueError, TypeError, AttributeError, KeyError, IndexError) as exc:
         if isinstance(exc, FabulaError):

@@ -18,6 +18,7 @@ from functools import partial
 
 from sqlalchemy.orm import Session
 
+from core import metrics
 from core.actor import Actor, requires
 from core.db import rescue_files
 from core.db.store import Store
@@ -293,6 +294,7 @@ class StoryStream:
         story = self._record.rescue_entry(self.text, self.facts, error) if self.text else {}
         entry = {"kind": "story" if story else "spend", **story, "spend": self._billing.rescue_entry(seen, self._bill)}
         rescue_files.write_or_rescue(self._store, partial(self._settle, seen, written, error), entry)
+        metrics.tokens_used(seen.prompt_tokens, seen.tokens)
 
     def _settle(self, seen: StreamFacts, written: str, error: FabulaError | None, session: Session) -> None:
         self._record.save_in(session, self.text, self.facts, error, final=True)

@@ -21,7 +21,11 @@ _ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
 @pytest.mark.parametrize(
     ("variable", "value", "told"),
     [
-        ("FABULA_MODE", "staging", "`local` or `team`"),
+        ("FABULA_MODE", "staging", "`local` / `team`"),
+        ("FABULA_LOG_FORMAT", "xml", "`text` / `json`"),
+        ("FABULA_METRICS_TOKEN", "s3cret", "fewer than 16"),
+        ("FABULA_METRICS_PORT", "70000", "from 1 to 65,535"),
+        ("FABULA_METRICS_PORT", "http", "from 1 to 65,535"),
         ("FABULA_FIND_LOCAL_SERVERS", "perhaps", "`1` or `0`"),
         ("FABULA_ENGINE_URL", "engine:8010", "`http://` or `https://`"),
         ("FABULA_ENGINE_URL", "https://", "`http://` or `https://`"),

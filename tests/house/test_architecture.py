@@ -34,6 +34,7 @@ _KNOWN_ONLY_TO = {
     "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),
     "babel": ("core/i18n.py", "core/locale/"),
     "alembic": ("core/db/",),
+    "prometheus_client": ("core/metrics.py",),
     "sqlalchemy": ("core/",),
     "streamlit": ("app.py", "pages/"),
     "torch": ("core/engine/",),
