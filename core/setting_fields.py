@@ -84,15 +84,34 @@ def _domains(value: str) -> str:
     return ",".join(domains)
 
 
+def _emails(value: str) -> str:
+    return ",".join(_email(one) for one in value.split(",") if one.strip())
+
+
+def _webhook(value: SecretStr) -> SecretStr:
+    _address(value.get_secret_value())
+    return value
+
+
+def _mail_server(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise ValueError(msg("It must be an address that begins with `smtp://` or `smtps://`."))
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Database = Annotated[str, AfterValidator(_database)]
 Context = Annotated[int, _whole_number(*job_rules.CONTEXT_RANGE)]
 Domains = Annotated[str, AfterValidator(_domains)]
 Email = Annotated[str, AfterValidator(_email)]
+Emails = Annotated[str, AfterValidator(_emails)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
+Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
 
 
 def _setting(variable: str, shown_type: str, default: object = None) -> Any:
@@ -125,6 +144,14 @@ class SettingFields(BaseSettings):
     metrics_token: LongSecret | None = _setting("FABULA_METRICS_TOKEN", "secret")
     metrics_port: Port | None = _setting("FABULA_METRICS_PORT", "port")
     log_format: Literal["text", "json"] = _setting("FABULA_LOG_FORMAT", "`text` or `json`", "text")
+    alert_webhook: Webhook | None = _setting("FABULA_ALERT_WEBHOOK_URL", "secret")
+    alert_webhook_shape: Literal["slack", "teams", "feishu", "json"] | None = _setting(
+        "FABULA_ALERT_WEBHOOK_SHAPE", "`slack`, `teams`, `feishu` or `json`"
+    )
+    alert_smtp_url: MailServer | None = _setting("FABULA_ALERT_SMTP_URL", "secret")
+    alert_email_to: Emails | None = _setting("FABULA_ALERT_EMAIL_TO", "list")
+    alert_email_from: Email | None = _setting("FABULA_ALERT_EMAIL_FROM", "e-mail address")
+    alert_language: Literal["en", "zh_CN"] = _setting("FABULA_ALERT_LANGUAGE", "`en` or `zh_CN`", "en")
 
     openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", "secret")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", "address")

@@ -21,6 +21,8 @@ _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
     *("FABULA_TRUSTED_PROXY", "FABULA_METRICS_TOKEN", "FABULA_METRICS_PORT", "FABULA_LOG_FORMAT"),
+    *("FABULA_ALERT_WEBHOOK_URL", "FABULA_ALERT_WEBHOOK_SHAPE", "FABULA_ALERT_SMTP_URL", "FABULA_ALERT_EMAIL_TO"),
+    *("FABULA_ALERT_EMAIL_FROM", "FABULA_ALERT_LANGUAGE"),
 )
 
 
@@ -42,6 +44,11 @@ class Settings:
         metrics_token: bearer token of `/metrics`; None if there is no such page.
         metrics_port: port on which a separate worker serves its metrics, or None.
         log_format: `text` or `json`.
+        alert_webhook, alert_webhook_shape: an incoming webhook, and its shape; None: alerts are not posted, and the
+            shape follows from its host.
+        alert_smtp_url, alert_email_to, alert_email_from: a mail server, recipients and sender; None: no e-mail, and the
+            first recipient is the sender.
+        alert_language: language of alerts.
     """
 
     home: Path
@@ -57,6 +64,12 @@ class Settings:
     metrics_token: str | None = field(default=None, repr=False)
     metrics_port: int | None = None
     log_format: str = "text"
+    alert_webhook: str | None = field(default=None, repr=False)
+    alert_webhook_shape: Literal["slack", "teams", "feishu", "json"] | None = None
+    alert_smtp_url: str | None = field(default=None, repr=False)
+    alert_email_to: tuple[str, ...] = ()
+    alert_email_from: str | None = None
+    alert_language: str = "en"
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Settings:
@@ -120,6 +133,12 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         metrics_token=fields.metrics_token.get_secret_value() if fields.metrics_token else None,
         metrics_port=fields.metrics_port,
         log_format=fields.log_format,
+        alert_webhook=fields.alert_webhook.get_secret_value() if fields.alert_webhook else None,
+        alert_webhook_shape=fields.alert_webhook_shape,
+        alert_smtp_url=fields.alert_smtp_url.get_secret_value() if fields.alert_smtp_url else None,
+        alert_email_to=tuple(filter(None, (fields.alert_email_to or "").split(","))),
+        alert_email_from=fields.alert_email_from,
+        alert_language=fields.alert_language,
     )
 
 

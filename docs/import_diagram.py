@@ -22,6 +22,7 @@ _BOXES = {
     "app": ("app.py<br>server, start and stop", ("app",)),
     "pages": ("pages/<br>Streamlit scripts and pages/ui", ("pages",)),
     "admin": ("core/admin<br>backup, restore, check", ("core.admin",)),
+    "alerts": ("core/alerts<br>webhook and e-mail", ("core.alerts",)),
     "jobs": ("core/jobs<br>worker, engine supervisor", ("core.jobs",)),
     "tours": ("core/tours<br>the guided tour", ("core.tours",)),
     "charts": ("core/charts<br>Vega-Lite", ("core.charts",)),

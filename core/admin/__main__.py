@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from core import file_permissions, logs, secret_key
-from core.admin import backup, check, ledger_copy, people_commands, restore
-from core.db.store import Store
+from core.admin import AdminError, backup, check, ledger_copy, people_commands, restore
+from core.alerts.channels import NotSent
+from core.alerts.sender import configured_channels
+from core.db.store import Store, new_id
 from core.errors import FabulaError
 from core.jobs.health import HealthCheck
 from core.settings import Settings
@@ -60,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("health", help="check whether this installation can serve requests; for service managers")
     one.add_argument("--worker", action="store_true", help="check only whether a worker on this host is alive")
     one.set_defaults(command=_health)
+
+    one = commands.add_parser("test-alerts", help="send a test message on each channel")
+    one.set_defaults(command=_test_alerts)
 
     one = commands.add_parser("check", help="check databases, totals, keys and files; changes nothing")
     one.set_defaults(command=_check)
@@ -118,6 +123,23 @@ def _health(options: argparse.Namespace, settings: Settings) -> int:
         print(f"{name}: {reason}")
     print(health.state)
     return int(health.state == "not ready" or (options.worker and "worker" in health.reasons))
+
+
+def _test_alerts(_options: argparse.Namespace, settings: Settings) -> int:
+    channels = configured_channels(settings)
+    if not channels:
+        raise AdminError(
+            "No channel is set up.", "Set FABULA_ALERT_WEBHOOK_URL, or FABULA_ALERT_SMTP_URL and FABULA_ALERT_EMAIL_TO."
+        )
+    refused = 0
+    for channel in channels:
+        try:
+            channel.send(f"test:{new_id()}", "Test message", "Alerts of Fabula arrive here.")
+            print(f"{channel.name}: sent")
+        except NotSent as exc:
+            refused += 1
+            print(f"{channel.name}: {exc}")
+    return int(refused > 0)
 
 
 def _check(_options: argparse.Namespace, settings: Settings) -> int:

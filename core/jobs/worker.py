@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from core import file_permissions, logs
+from core.alerts.sender import AlertSender, configured_channels
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
@@ -111,6 +112,7 @@ class Worker:
         self._heartbeat_ids.add(own_heartbeat.id)
         make_registry = self._registry or (lambda: _registry(self._settings, store))
         task_runner = TaskRunner(store, make_registry, self._kinds, _enqueue_later, self._storage_pause_s)
+        alerts = AlertSender(store, configured_channels(self._settings), self._settings.alert_language)
         try:
             recovery.restore(store)
             own_heartbeat.remove_earlier(earlier_ids)
@@ -119,13 +121,16 @@ class Worker:
             _task_runner = task_runner
             _launch(self._settings, own_heartbeat.id, self._kinds)
             self._ready.set()
+            alerts.start()
             self._dispatch(store, own_heartbeat)
         except DatabaseLost:
             self._drain()
             raise
         finally:
             self._ready.clear()
+            alerts.begin_stop()
             task_runner.stop()
+            alerts.stop()
             _shut_down()
             try:
                 own_heartbeat.stop()

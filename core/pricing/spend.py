@@ -13,11 +13,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor
 from core.db import rescue_files
+from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Evaluation, Spend, utcnow
 from core.errors import FabulaError, StorageFull
@@ -193,6 +194,14 @@ class Reservation:
         """The entry in the format of a rescue file (see `core.jobs.recovery`)."""
         usage = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens, "cost_usd": cost_usd}
         return {"id": self._id, **self._values, **usage}
+
+
+def unsettled_usd(session: Session, *lines: ColumnElement[bool]) -> Decimal:
+    """The part of the ledger lines that counts against budgets but is not known to be spent: reservations of requests
+    and jobs in progress, and unknown costs with their worst case."""
+    unsettled = Spend.cost_usd.is_(None) | (Spend.prompt_tokens.is_(None) & Spend.completion_tokens.is_(None))
+    query = select(MAX_COST, func.count()).where(unsettled, *lines).group_by(MAX_COST)
+    return sum((usd * count for usd, count in session.execute(query) if usd is not None), Decimal(0))
 
 
 def settle_abandoned(session: Session, now: datetime) -> int:

@@ -35,6 +35,7 @@ _KNOWN_ONLY_TO = {
     "babel": ("core/i18n.py", "core/locale/"),
     "alembic": ("core/db/",),
     "prometheus_client": ("core/metrics.py",),
+    "smtplib": ("core/alerts/channels.py",),
     "sqlalchemy": ("core/",),
     "streamlit": ("app.py", "pages/"),
     "torch": ("core/engine/",),
@@ -67,6 +68,7 @@ _MAY_NOT_IMPORT = {
     "core/generation/": _ABOVE_GENERATION,
     "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/evaluation/": ("core.tours", "core.jobs"),
+    "core/alerts/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/jobs/": ("core.admin",),
     "core/stories/": (
         "core.datasets",

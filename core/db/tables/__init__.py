@@ -1,7 +1,8 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger, added
-providers, people, and the workers' heartbeats.
+providers, people, the workers' heartbeats, and alerts.
 """
 
+from core.db.tables.alert import Alert
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
 from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
@@ -20,6 +21,7 @@ from core.db.tables.training import (
 from core.db.tables.worker import WorkerHeartbeat
 
 __all__ = [
+    "Alert",
     "Base",
     "Batch",
     "BeforeAfter",
