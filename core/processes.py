@@ -17,6 +17,9 @@ import threading
 import time
 from pathlib import Path
 
+DRAIN_S = 14.0
+"""How long a stopping worker waits for answers to requests in flight, which are paid for. With the time to save them it
+ends within 20 seconds; service managers must allow it more (`deploy/`)."""
 _POLL_S = 0.05  # how often `terminate` checks whether the process has ended
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PARENT_POLL_S = 1.0  # without the kernel's signal, an orphan runs up to this much longer

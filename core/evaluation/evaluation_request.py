@@ -26,6 +26,7 @@ from core.message import msg
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.spend import Reservation
+from core.processes import DRAIN_S
 from core.providers import Client, Completion, CompletionRequest
 from core.providers.retry import call_with_retries, interruptible_pause
 from core.providers.schemas import Endpoint
@@ -53,6 +54,8 @@ class EvaluationContext:
     stopping: threading.Event
     halt: threading.Event = field(default_factory=threading.Event)
     """Cancels the requests in flight when set."""
+    cancelling: threading.Timer | None = None
+    """Sets `halt` when a stopping worker has waited long enough."""
 
     @property
     def view(self) -> EvaluationView:
@@ -84,12 +87,25 @@ class EvaluationContext:
                 raise EvaluationStopped
 
     def raise_and_cancel_requests(self) -> None:
-        """Like `raise_if_stopped`, but cancels the requests in flight before raising."""
+        """Like `raise_if_stopped`, but cancels the requests in flight before raising.
+
+        When the worker stops, they get some time to be answered: `drained` must be called afterwards.
+        """
         try:
             self.raise_if_stopped()
         except EvaluationStopped:
-            self.halt.set()
+            if self.stopping.is_set():
+                self.cancelling = threading.Timer(DRAIN_S, self.halt.set)
+                self.cancelling.daemon = True
+                self.cancelling.start()
+            else:
+                self.halt.set()
             raise
+
+    def drained(self) -> None:
+        """No request is in flight any more."""
+        if self.cancelling is not None:
+            self.cancelling.cancel()
 
     def with_retries(self, call: Callable[[], T]) -> T:
         """Run `call`, retrying with increasing pauses while the provider is unavailable.

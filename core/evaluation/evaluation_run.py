@@ -149,6 +149,7 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
     requester = EvaluationRequester(context, client, book, view, endpoint, max_tokens)
     failures = unanswered = 0
     with ExitStack() as stack:
+        stack.callback(context.drained)
         pool = ThreadPoolExecutor(_requests_at_a_time(client, view.model), thread_name_prefix="evaluation")
         stack.callback(pool.shutdown, wait=True, cancel_futures=True)
         pending: set[Future[RowResult]] = {pool.submit(requester.ask, row) for row in remaining}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from core.processes import DRAIN_S
 from core.providers import RetryPolicy
 
 MAX_SHARED = 8  # answers per request; a broken connection causes at most eight retries
@@ -36,6 +37,7 @@ class RunLimits:
             refusing everything.
         tick_s: interval between checks for a stop request.
         storage_retry_s: pause before a failed database write is retried.
+        drain_s: how long a stopping worker waits for answers to requests in flight; then it cancels them.
     """
 
     ceiling: int | None = None
@@ -48,6 +50,7 @@ class RunLimits:
     max_waiting: int = 64
     tick_s: float = 0.25
     storage_retry_s: float = 1.0
+    drain_s: float = DRAIN_S
 
 
 class ConcurrencyControl:

@@ -55,8 +55,9 @@ def execute(
     end, the run waits; see `run_store.due_in_s`.
 
     Afterwards, the final state and its reason are in the run's database row, and rows that were not written are
-    pending. When `stopping` is set, this returns within a second and leaves the run unfinished, to be continued later.
-    Several executors may work on one run; each returns when the whole run has ended.
+    pending. When `stopping` is set, nothing more is sent; this returns when the requests in flight are answered, or
+    after `RunLimits.drain_s`, and leaves the run unfinished, to be continued later. Several executors may work on one
+    run; each returns when the whole run has ended.
 
     Raises:
         NotFound, BadRecipe: there is nothing to run.
@@ -107,6 +108,7 @@ class RunExecutor:
         self._requested_end: str | None = None  # final state requested by the user
         self._written_note: str | None = None  # the note in the run's database row
         self._polled_at = float("-inf")
+        self._drain_until: float | None = None  # set when the worker stops
 
     async def run(self) -> None:
         """Run until nothing is left to do or the run ends."""
@@ -134,13 +136,22 @@ class RunExecutor:
             self._send_loops.discard(loop)
             loop.result()  # raises an unexpected error of the loop
         self._claim_queue.check()
-        if self._stopping.is_set() or self._requested_end is not None:
+        if self._requested_end is not None:
             return True
+        if self._stopping.is_set():
+            return not self._in_flight or self._is_drain_over()
         if self._writer.lost is not None:
             return not self._in_flight  # answers that are already paid for go into the rescue file
         if self._in_flight or self._writer.unrecorded:
             return False
         return self._retry_policy.end is not None or self._claim_queue.complete
+
+    def _is_drain_over(self) -> bool:
+        """Whether a stopping worker has waited long enough for the answers to requests in flight."""
+        now = time.monotonic()
+        if self._drain_until is None:
+            self._drain_until = now + self._limits.drain_s
+        return now >= self._drain_until
 
     @property
     def _may_send(self) -> bool:

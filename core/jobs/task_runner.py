@@ -23,6 +23,7 @@ from core.finetuning import job_context, job_views, jobs
 from core.generation import run_progress, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
+from core.processes import DRAIN_S
 from core.tours import tour_runner
 
 if TYPE_CHECKING:
@@ -33,7 +34,9 @@ RegistryMaker = Callable[[], "Registry"]
 _POLL_S = 0.5
 STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _CRASH_PAUSE_S = 30.0  # pause before retrying after an unexpected error
-_GRACE_S = 5.0  # how long an item may take to save its state at shutdown; unsaved work is repeated after the next start
+# How long an item may take at shutdown to wait for its requests in flight and to save its state; unsaved work is
+# repeated after the next start.
+_GRACE_S = DRAIN_S + 3.0
 
 _log = logging.getLogger("fabula.worker")
 _running: dict[str, threading.Thread] = {}

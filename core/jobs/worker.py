@@ -81,7 +81,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop within seconds: running items save their state and resume at the next start."""
+        """Stop within 20 seconds: requests in flight are answered and saved, the rest resumes at the next start."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -192,6 +192,7 @@ def main() -> None:
     gc.freeze()  # everything loaded so far is long-lived; scanning it in each collection would slow every response
     _log.info("Worker started for %s. Press Ctrl+C to stop.", settings.home)
     stop_requested.wait()
+    _log.info("Stopping: the requests in flight are answered and saved; the rest continues at the next start.")
     worker.stop()
 
 

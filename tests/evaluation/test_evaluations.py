@@ -31,6 +31,7 @@ from core.errors import (
     Unreadable,
 )
 from core.evaluation import evaluation_run, evaluations, holdout
+from core.evaluation.evaluation_request import EvaluationContext, EvaluationStopped
 from core.evaluation.evaluations import EvaluationForm, compare_evaluations
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
@@ -181,6 +182,26 @@ def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: Evalua
     assert evaluations.get(store, evaluation_id).state == "done"
     prompts = [one.prompt for one in (*first.asked, *second.asked)]
     assert len(prompts) == len(set(prompts)) == 24
+
+
+def test_a_stopping_worker_gives_requests_in_flight_time_to_be_answered(store: Store, form: EvaluationForm) -> None:
+    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event())
+    assert context.begin()
+    context.stopping.set()
+    with pytest.raises(EvaluationStopped):
+        context.raise_and_cancel_requests()
+    assert not context.halt.is_set() and context.cancelling is not None
+    context.drained()
+    assert context.cancelling.finished.is_set()  # nothing is cancelled later either
+
+
+def test_a_person_who_stops_it_cancels_the_requests_in_flight(store: Store, form: EvaluationForm) -> None:
+    context = EvaluationContext(store, evaluations.start(store, LOCAL, form), threading.Event())
+    assert context.begin()
+    evaluations.stop(store, LOCAL, context.id)
+    with pytest.raises(EvaluationStopped):
+        context.raise_and_cancel_requests()
+    assert context.halt.is_set()
 
 
 def test_a_person_can_stop_it_and_ask_for_the_rest(store: Store, form: EvaluationForm) -> None:

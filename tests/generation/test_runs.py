@@ -454,6 +454,23 @@ def test_a_run_continues_after_a_worker_shutdown(store: Store, server: FaultServ
     assert run_progress.get(store, run_id).state == "done"
 
 
+def test_a_worker_shutdown_waits_for_the_answers_in_flight_and_sends_nothing_more(
+    store: Store, server: FaultServer
+) -> None:
+    stopping = threading.Event()
+    server.default = held()
+    run_id = queue(store, recipe(20))
+    limits = replace(QUICK, ceiling=4, drain_s=WAIT_LIMIT_S)
+    with executing(store, server.registry(), run_id, limits, stopping=stopping) as thread:
+        server.wait_for(lambda s: s.flying == 4)
+        stopping.set()
+        server.release()
+        thread.join(WAIT_LIMIT_S)
+    assert len(server.prompts()) == 4
+    assert states(store, run_id) == {"done": 4, "pending": 16}
+    assert run_progress.get(store, run_id).state == "running"
+
+
 def test_a_finished_run_is_not_run_again(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(2))
     execute(store, server, run_id)

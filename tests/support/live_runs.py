@@ -31,7 +31,7 @@ from core.providers import Client, Registry
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import WAIT_LIMIT_S
 
-QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01)
+QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01, drain_s=0.0)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
 
 
