@@ -43,7 +43,7 @@ def _no_home(settings: Settings, _monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _full(_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health.shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=5_000_000))
 
 
 def _no_worker(settings: Settings, _monkeypatch: pytest.MonkeyPatch) -> None:
