@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import ClassVar
 
 from core.message import Message, msg, sentences, with_cause
@@ -216,9 +217,20 @@ class EngineMissing(FabulaError, RuntimeError):
 
 
 class OverBudget(FabulaError):
-    """A request would exceed a budget, or could because its price is unknown. It was not sent."""
+    """A request would exceed a budget, or could because its price is unknown. It was not sent.
+
+    Attributes:
+        scope: which budget (`core.pricing.budget.Scope`); None: the price is unknown.
+        missing_usd: how much more than its rest the request can cost, in US dollars; None: the price is unknown.
+    """
 
     cause = "shared_budget"
+
+    def __init__(
+        self, what: str, next_step: str = "", *, scope: str | None = None, missing_usd: Decimal | None = None
+    ) -> None:
+        super().__init__(what, next_step)
+        self.scope, self.missing_usd = scope, missing_usd
 
 
 class BadSettings(FabulaError, ValueError):

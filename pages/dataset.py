@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pages.ui.components import cards, views
+from pages.ui.components import budget_notes, cards, views
 from pages.ui.dataset import dataset_picker, design_tab, importing, quality_tab, run_tab, use_tab
 from pages.ui.i18n import _
 
@@ -19,6 +19,8 @@ part = views.switch(
     },
 )
 with cards.show_errors():
+    if part in ("design", "rows"):
+        budget_notes.show()
     if part == "design":
         design_tab.show()
     elif part == "bring":

@@ -1,14 +1,15 @@
-"""Settings: people, providers, base models, engine, data location, versions and licences."""
+"""Settings: people, budgets, providers, base models, engine, data location, versions and licences."""
 
 from __future__ import annotations
 
 import streamlit as st
 
 from pages.ui.components import cards, status
-from pages.ui.settings import about, bases, people_card, providers_card
+from pages.ui.settings import about, bases, budgets_card, people_card, providers_card
 
 with cards.show_errors():
     people_card.card()
+    budgets_card.card()
     providers_card.card()
     bases.card()
     left, right = st.columns(2, gap="medium")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.ui import state
-from pages.ui.components import cards, story_session, views
+from pages.ui.components import budget_notes, cards, story_session, views
 from pages.ui.i18n import _
 from pages.ui.story import arena_vote, composer, library, presenter, story_view
 
@@ -20,6 +20,7 @@ with story_session.present(), cards.show_errors():
             presenter.button()
         with views.one_of(("write", "shelf", "votes"), part):
             if part == "write":
+                budget_notes.show()
                 several = bool(state.get("story_compare"))
                 left, right = (st.container(), st.container()) if several else st.columns([2, 3], gap="medium")
                 with left:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.ui import cache
-from pages.ui.components import cards, views
+from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.training import job_dialog, job_view, results_file
 
@@ -17,6 +17,7 @@ with st.container(horizontal=True, horizontal_alignment="distribute", vertical_a
             job_dialog.button(primary=False)
 with cards.show_errors():
     if part == "jobs":
+        budget_notes.show()
         job_view.show()
     else:
         results_file.show()

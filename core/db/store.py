@@ -217,10 +217,15 @@ def in_chunks(ids: Sequence[Id]) -> Iterator[Sequence[Id]]:
     return (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
 
 
-def advisory_lock(session: Session, name: str) -> None:
-    """Hold a named lock until the session ends. (On SQLite, sessions are already exclusive.)"""
+def advisory_lock(session: Session, name: str, *, shared: bool = False) -> None:
+    """Hold a named lock until the session ends. (On SQLite, sessions are already exclusive.)
+
+    Args:
+        shared: others may hold it too, if they also ask for a shared one.
+    """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(func.hashtext(name))))
+        lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+        session.execute(select(lock(func.hashtext(name))))
 
 
 @contextmanager

@@ -183,7 +183,7 @@ def test_why_a_run_has_stopped_is_said(store: Store, server: FaultServer, writte
 
 def test_why_and_what_to_do_are_both_in_the_visitors_language(store: Store, server: FaultServer, written: str) -> None:
     why = msg(
-        "Blocked: this would exceed this month's budget. ${spent} of ${limit} spent or reserved.",
+        "Blocked: this would exceed this month's budget for everyone. ${spent} of ${limit} spent or reserved.",
         spent="0.28",
         limit="0.30",
     )

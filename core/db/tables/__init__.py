@@ -5,7 +5,7 @@ providers, people, the workers' heartbeats, and alerts.
 from core.db.tables.alert import Alert
 from core.db.tables.base import Base, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
-from core.db.tables.money import Budget, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
+from core.db.tables.money import Budget, BudgetRequest, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
 from core.db.tables.provider import RemovedProvider, SavedProvider
 from core.db.tables.story import Story, Tour, Vote
@@ -27,6 +27,7 @@ __all__ = [
     "BeforeAfter",
     "BeforeAfterAnswer",
     "Budget",
+    "BudgetRequest",
     "Checkpoint",
     "CustomPrice",
     "Dataset",

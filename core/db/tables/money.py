@@ -44,17 +44,34 @@ class SpeedMeasurement(Base):
 
 
 class Budget(Base):
-    """A spending limit: per calendar month (UTC) for everyone or for one person, or for each single run."""
+    """A spending limit: per calendar month (UTC) for everyone, for one person or for each person, or for each
+    single run."""
 
     __tablename__ = "budgets"
     __table_args__ = (UniqueConstraint("scope", "subject"),)
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    scope: Mapped[str] = mapped_column(String(10))  # run | month | person
+    scope: Mapped[str] = mapped_column(String(10))  # run | month | person | each
     subject: Mapped[str] = mapped_column(String(100), default="")  # for `person`, the actor
     amount_usd: Mapped[Decimal]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     created_by: Mapped[str] = mapped_column(String(100))
+
+
+class BudgetRequest(Base):
+    """Someone asks the admins for a higher budget. `decided_at` without `granted_usd`: declined."""
+
+    __tablename__ = "budget_requests"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    person_id: Mapped[str] = mapped_column(String(100), index=True)
+    scope: Mapped[str] = mapped_column(String(10))  # run | month | person: the budget that limits them
+    limit_usd: Mapped[Decimal]  # of that budget when they asked
+    missing_usd: Mapped[Decimal | None]  # how much the blocked request exceeded it; None: nothing was blocked
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    decided_at: Mapped[datetime | None]
+    decided_by: Mapped[str | None] = mapped_column(String(100))
+    granted_usd: Mapped[Decimal | None]  # the new budget
 
 
 class Spend(Base):

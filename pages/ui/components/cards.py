@@ -14,6 +14,7 @@ from core.actor import Actor
 from core.db.store import Store
 from core.jobs import engine_supervisor
 from pages.ui import cache, state
+from pages.ui.components import budget_notes
 from pages.ui.i18n import _, as_markdown, mark, sentences
 from pages.ui.sign_in import current_actor
 
@@ -45,8 +46,12 @@ _SAVED_IS_SAFE = mark("Everything saved so far is kept; paid requests stop until
 P = ParamSpec("P")
 
 
-def error_card(error: errors.FabulaError) -> None:
-    """Render an error: what happened, what to do, and what is safe if data is at risk. Every page uses this card."""
+def error_card(error: errors.FabulaError, key: str | None = None) -> None:
+    """Render an error: what happened, what to do, and what is safe if data is at risk. Every page uses this card.
+
+    Args:
+        key: with it, a person whom a budget has stopped also gets a button that asks the admins for more.
+    """
     icon, headline = next(
         ((icon, headline) for kind, icon, headline in _HEADLINES if isinstance(error, kind)),
         (":material/error:", mark("Something went wrong")),
@@ -58,6 +63,8 @@ def error_card(error: errors.FabulaError) -> None:
     if error.next_step:
         lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
     st.error("\n\n".join(lines), icon=icon)
+    if key is not None and isinstance(error, errors.OverBudget) and error.scope is not None:
+        budget_notes.ask_button(key, error.scope, missing_usd=error.missing_usd)
 
 
 def hint(error: errors.FabulaError) -> None:
@@ -136,8 +143,8 @@ def show_last_action() -> None:
     if studio.problem is not None:
         problem, studio.problem = studio.problem, None
         st.toast(as_markdown(problem.what), icon=":material/error:", duration="long")  # the card may be out of view
-        with place:
-            error_card(problem)
+        with place.container():
+            error_card(problem, "problem_ask_budget")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from core import failures
 from core.datasets.dataset_rows import RowView
 from core.failures import CAUSES, Cause, Remedy
 from pages.ui import state
+from pages.ui.components import budget_notes
 from pages.ui.i18n import _, language, localized, mark
 
 WORDS: Mapping[Cause, str] = {
@@ -80,7 +81,10 @@ def stored(reason: str) -> str:
 
 
 def page_button(remedy: Remedy, key: str) -> bool:
-    """Render the button of a remedy on another page; False if the remedy is not on another page."""
+    """Render the button of a remedy that is the same on every page; False if the remedy depends on the page."""
+    if remedy == "ask_budget":
+        budget_notes.ask_button(f"{key}_{remedy}")
+        return True
     if remedy not in _PAGES:
         return False
     label, icon, page, part = _PAGES[remedy]

@@ -315,7 +315,7 @@ def _preview_texts(was_running: bool) -> None:
         _preview_row(row)
     views.parameter_notes(views.rejected_parameters(shown.subject))
     if gathering.error is not None:
-        cards.error_card(gathering.error)
+        cards.error_card(gathering.error, "dataset_preview_ask_budget")
 
 
 def _preview_row(row: previewing.PreviewRow) -> None:

@@ -143,7 +143,7 @@ def _progress(sound: StorySound, was_reading: bool) -> None:
 def _sound(sound: StorySound, file_name: str, key: str) -> None:
     """Render the audio so far, and why it is incomplete."""
     if sound.reading.error is not None:
-        cards.error_card(sound.reading.error)
+        cards.error_card(sound.reading.error, f"{key}_ask_budget")
     if not sound.parts:
         return
     if not sound.whole:

@@ -108,7 +108,7 @@ def _close() -> None:
 def _confirm() -> bool:
     """Render the summary; returns True if the job can be started."""
     if (problem := job_form.problem()) is not None:
-        cards.error_card(problem)
+        cards.error_card(problem, "training_ask_budget")
     draft = job_form.draft()
     found = job_estimate.requirements(draft)
     with st.container(border=True):
