@@ -1,7 +1,8 @@
 """Tests a provider: checks its capabilities and reports what works and what failed.
 
-Listing models, batches and jobs is free. The four short text requests may cost money: the cost of each is reserved in
-the spend ledger, within the budgets, before it is sent, and settled afterwards.
+Listing models, batches and jobs is free. The four short text requests may cost money, and so may the speech request if
+a server answers it with audio: the cost of each is reserved in the spend ledger, within the budgets, before it is sent,
+and settled afterwards.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Literal
 
 from core import message
@@ -34,6 +36,7 @@ _CHECKS: tuple[Check, ...] = (
 )  # fmt: skip
 _PROMPT = "Say hello."
 _MAX_TOKENS = 16  # enough for a greeting; a thinking model stops at this limit, which also counts as a response
+_SPEECH = "speech"  # its name in the spend ledger: the request names no model
 _SPEECH_TIMEOUT_S = 10.0
 
 
@@ -154,7 +157,7 @@ class _Probe:
             yield self._models_found(offered)
         if self.model:
             yield from self._text_checks()
-        yield from self._free_checks()
+        yield from self._questions()
 
     def _models_found(self, offered: Sequence[ModelInfo]) -> Finding:
         self.models = len(offered)
@@ -205,7 +208,7 @@ class _Probe:
             _raise_if_unsaved(exc)
             return None, exc
         usage = (answer.prompt_tokens, answer.completion_tokens)
-        reservation.settle(*usage, self._cost(request, *usage))
+        reservation.settle(*usage, self._cost(request, *usage, answer.cached_tokens))
         return answer, None
 
     def _stream_failure(self) -> FabulaError | None:
@@ -218,7 +221,7 @@ class _Probe:
             _raise_if_unsaved(exc)
             return exc
         usage = (stream.facts.prompt_tokens, stream.facts.tokens)
-        reservation.settle(*usage, self._cost(request, *usage))
+        reservation.settle(*usage, self._cost(request, *usage, stream.facts.cached_tokens))
         return None
 
     def _request(self, endpoint: Endpoint, n: int = 1) -> CompletionRequest:
@@ -226,26 +229,43 @@ class _Probe:
 
     def _reserve(self, request: CompletionRequest) -> Reservation:
         read = tokens.count([request.prompt], request.model).tokens
+        return self._reservation(request.model, self._cost(request, read, request.max_tokens * request.n))
+
+    def _reservation(self, model: str, worst_usd: Decimal | None) -> Reservation:
+        provider = self._client.provider.id
         return Reservation(
-            self._store,
-            self._actor,
-            "settings",
-            provider=self._client.provider.id,
-            model=request.model,
-            reference=REFERENCE,
-            worst_usd=self._cost(request, read, request.max_tokens * request.n),
-        )
+            self._store, self._actor, "settings", provider=provider, model=model, reference=REFERENCE,
+            worst_usd=worst_usd,
+        )  # fmt: skip
 
-    def _cost(self, request: CompletionRequest, prompt_tokens: int | None, completion_tokens: int | None) -> Any:
-        return cost_of(self._book, self._client.provider.id, request.model, prompt_tokens, completion_tokens)
+    def _cost(
+        self,
+        request: CompletionRequest,
+        prompt_tokens: int | None,
+        completion_tokens: int | None,
+        cached_tokens: int = 0,
+    ) -> Decimal | None:
+        tokens_used = (prompt_tokens, completion_tokens)
+        return cost_of(self._book, self._client.provider.id, request.model, *tokens_used, cached_tokens=cached_tokens)
 
-    def _free_checks(self) -> Iterator[Finding]:
+    def _questions(self) -> Iterator[Finding]:
         self._on_progress("batches")
         yield self._batches()
         self._on_progress("training")
         yield _asked("training", lambda: next(iter(self._client.jobs()), None) is None or True)
         self._on_progress("speech")
-        yield _asked("speech", Speech(self._client.provider, timeout=_SPEECH_TIMEOUT_S).is_offered)
+        yield _asked("speech", self._offers_speech)
+
+    def _offers_speech(self) -> bool:
+        """Ask for speech without a text. A refusal is not booked; a server that sends audio may bill it."""
+        speech = Speech(self._client.provider, timeout=_SPEECH_TIMEOUT_S)
+        reservation = self._reservation(_SPEECH, Decimal(0))  # speech is billed by the character, and there is none
+        offer = reservation.call(speech.offer)
+        if offer == "answered":
+            reservation.settle(None, None, None if self._client.provider.capabilities.billed else Decimal(0))
+        else:
+            reservation.cancel()
+        return offer != "none"
 
     def _batches(self) -> Finding:
         known = self._client.provider.capabilities.batches
@@ -265,8 +285,8 @@ def _cheapest(book: PriceBook, offered: Sequence[ModelInfo]) -> str:
 
 
 def _asked(check: Check, ask: Callable[[], bool]) -> Finding:
-    """The result of a free request. A missing path means that the feature is not supported; any other error is
-    reported.
+    """The result of a request that lists or checks something. A missing path means that the feature is not supported;
+    any other error is reported.
     """
     try:
         return Finding(check, "yes" if ask() else "no")

@@ -4,7 +4,6 @@ second.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -90,18 +89,18 @@ _DATABASE_TIMEOUT = WorkerStatus(
 )
 
 
-def collect(settings: Settings, store: Store | None, environ: Mapping[str, str] | None = None) -> Status:
+def collect(settings: Settings, store: Store | None, registry: Registry) -> Status:
     """Check all components in parallel.
 
     Args:
         settings: home directory and engine address.
         store: the ledger; None if it cannot be opened.
-        environ: environment variables with the provider keys; default: this process's environment.
+        registry: the providers. A registry that is kept between calls reads the saved providers and decrypts their keys
+            only when they change.
     """
-    env = os.environ if environ is None else environ
     worker = _executor.submit(_worker, store)
     engine = _executor.submit(_engine, settings)
-    providers = _executor.submit(_providers, settings, env, store)
+    providers = _executor.submit(_providers, registry)
     deadline = time.monotonic() + TIMEOUT_S
     return Status(
         engine=_result_or(deadline, engine.result, lambda: _unresponsive_engine(settings)),
@@ -185,9 +184,8 @@ def _worker(store: Store | None) -> WorkerStatus:
     )
 
 
-def _providers(settings: Settings, environ: Mapping[str, str], store: Store | None) -> tuple[ProviderStatus, ...]:
+def _providers(registry: Registry) -> tuple[ProviderStatus, ...]:
     try:
-        registry = Registry.from_settings(settings, environ, None if store is None else lambda: store)
         return tuple(_provider(registry, provider_id) for provider_id in registry.ids())
     except Exception:  # status must not raise
         return ()

@@ -162,7 +162,15 @@ class Reservation:
         """
         if getattr(error, "may_be_billed", not isinstance(error, FabulaError)):
             self.settle(None, None, None)
-            return
+        else:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Delete the entry of a request that is certainly not billed.
+
+        Raises:
+            StorageFull: the database can't be written; the entry is in a rescue file.
+        """
         entry = {"kind": "spend", "spend": self.rescue_entry(0, 0, Decimal(0))}
         rescue_files.write_or_rescue(
             self._store, lambda session: session.delete(session.get_one(Spend, self._id)), entry

@@ -15,6 +15,7 @@ from core.providers.provider_errors import error_object
 from core.providers.response_parser import error_in_answer, parsed
 
 AudioFormat = Literal["mp3", "wav", "opus", "flac", "aac"]
+Offer = Literal["none", "refused", "answered"]
 _NO_SUCH_PATH = frozenset({404, 405, 501})
 MAX_CHARACTERS = 4_096  # OpenAI's API reference, "Create speech": the maximum length of `input`
 
@@ -51,8 +52,12 @@ class Speech(Connection):
             stop or threading.Event(), lambda: self._with_paid_retries_async(lambda: self._speak(request))
         )
 
-    def is_offered(self) -> bool:
-        """Whether the endpoint offers text to speech. The test request lacks model and text, so it cannot be billed.
+    def offer(self) -> Offer:
+        """Check whether the endpoint offers text to speech, with a request that lacks model and text.
+
+        Returns:
+            `refused`: it does, and it refused the request as it should; `answered`: it sent a response, which may be
+            billed; `none`: it does not.
 
         Raises:
             ProviderError: cannot be determined now (no connection, a rejected key).
@@ -60,10 +65,10 @@ class Speech(Connection):
         try:
             self._once(lambda: self._sdk().post("/audio/speech", cast_to=httpx2.Response, body={}))
         except NotThere:
-            return False
+            return "none"
         except BadRequest as exc:
-            return getattr(exc.__cause__, "status_code", 400) not in _NO_SUCH_PATH
-        return True
+            return "none" if getattr(exc.__cause__, "status_code", 400) in _NO_SUCH_PATH else "refused"
+        return "answered"
 
     async def _speak(self, request: SpeechRequest) -> bytes:
         """Make one attempt."""

@@ -11,6 +11,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import update_wrapper
 from typing import Any, Generic, Literal, ParamSpec, TypeVar
@@ -223,11 +224,10 @@ def quick(provider: str) -> Client:
 @shared(ttl=POLL_S, max_entries=4, key=lambda: bool(os.environ.get("OPENAI_API_KEY")))
 def status() -> Status:
     """The current state of engine, worker and providers."""
-    try:
-        ledger = store()
-    except StorageFull:
-        ledger = None
-    return collect(settings(), ledger)
+    ledger, providers = None, Registry.from_settings(settings(), os.environ)
+    with suppress(StorageFull):
+        ledger, providers = store(), registry()
+    return collect(settings(), ledger, providers)
 
 
 def endpoint_of(info: ModelInfo) -> Endpoint:

@@ -21,7 +21,7 @@ from core.errors import EngineMissing, StorageFull, Unavailable
 from core.jobs import system_status
 from core.jobs.engine_supervisor import EngineProcess, SupervisorLimits, ask_health, missing_packages
 from core.jobs.heartbeat import Heartbeat
-from core.providers import engine_endpoint
+from core.providers import Registry, engine_endpoint
 from core.providers.engine_endpoint import EngineNote, current_endpoint
 from core.settings import Settings
 from tests.support.waiting import WAIT_LIMIT_S, at_once, until
@@ -302,12 +302,16 @@ def test_a_process_is_known_by_more_than_its_number() -> None:
 # --- status --------------------------------------------------------------------------------------------------------
 
 
+def _providers(settings: Settings, store: Store | None = None, **environ: str) -> Registry:
+    return Registry.from_settings(settings, environ, None if store is None else lambda: store)
+
+
 def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., EngineProcess]) -> None:
     keep()
     note_when(settings, "up")
     store = Store.open(settings)
     Heartbeat(store).beat(2)
-    seen = system_status.collect(settings, store, {"OPENAI_API_KEY": "sk-x"})
+    seen = system_status.collect(settings, store, _providers(settings, store, OPENAI_API_KEY="sk-x"))
     assert (seen.engine.state, seen.engine.models, seen.engine.tokens_per_s) == ("up", ("tiny",), 41.5)
     assert (seen.worker.up, seen.worker.running, seen.worker.queued) == (True, 2, 0)
     assert [one.id for one in seen.providers] == ["engine", "openai"]
@@ -315,13 +319,14 @@ def test_status_of_a_studio_at_work(settings: Settings, keep: Callable[..., Engi
 
 
 def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
-    seen = system_status.collect(settings, None, {})
+    seen = system_status.collect(settings, None, _providers(settings))
     assert (seen.engine.state, seen.worker.up) == ("down", False)
     assert seen.engine.message
     assert seen.engine.next_step
     assert seen.worker.next_step
     assert [one.id for one in seen.providers] == ["engine"]
-    waiting = system_status.collect(settings, Store.open(settings), {})
+    store = Store.open(settings)
+    waiting = system_status.collect(settings, store, _providers(settings, store))
     assert (waiting.worker.up, waiting.worker.queued) == (False, 0)
     assert "python -m core.jobs.worker" in waiting.worker.next_step
 
@@ -329,7 +334,7 @@ def test_status_with_nothing_there_says_what_to_do(settings: Settings) -> None:
 def test_status_with_the_engine_missing(settings: Settings) -> None:
     settings.home.mkdir(parents=True)
     engine_endpoint.write(settings, EngineNote("missing", message="torch is missing.", next_step="Install it."))
-    seen = system_status.collect(settings, None, {}).engine
+    seen = system_status.collect(settings, None, _providers(settings)).engine
     assert (seen.state, seen.message, seen.next_step) == ("missing", "torch is missing.", "Install it.")
 
 
@@ -339,7 +344,7 @@ def test_status_of_an_engine_that_does_not_answer_yet(settings: Settings, state:
     engine_endpoint.write(
         settings, EngineNote(state, "http://127.0.0.1:1", processes.identity(), "It starts.", "Wait.")
     )
-    assert system_status.collect(settings, None, {}).engine.state == state
+    assert system_status.collect(settings, None, _providers(settings)).engine.state == state
 
 
 def test_status_answers_within_a_second_when_nothing_answers(
@@ -362,7 +367,8 @@ def test_status_answers_within_a_second_when_nothing_answers(
                     waited_for.set()
                 raise StorageFull("The database does not answer.", "Wait.")
 
-        seen = system_status.collect(there, Stuck(settings.database_url), {})
+        stuck = Stuck(settings.database_url)
+        seen = system_status.collect(there, stuck, _providers(there, stuck))
         assert asked.wait(WAIT_LIMIT_S) and not waited_for.is_set()
         over.set()
     assert (seen.engine.state, seen.engine.external, seen.worker.up) == ("down", True, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -217,18 +218,58 @@ def test_every_paid_request_is_booked_before_it_is_sent(store: Store, endpoint: 
     def count(body: object) -> Answer:
         with store.reading() as session:
             booked.append(len(session.scalars(select(Spend)).all()))
-        return Answer()
+        return Answer() if body else raw(b"ID3 some audio", "audio/mpeg")
 
     endpoint.judge = count
-    _probe(store, _provider(endpoint.url), book=_priced(store))
-    assert booked[:4] == [1, 2, 3, 4]
+    report = _probe(store, _provider(endpoint.url), book=_priced(store))
+    assert _answers(report)["speech"] == "yes"
+    assert booked == [1, 2, 3, 4, 5]  # the last for speech, which answers with audio here
     with store.reading() as session:
         lines = session.scalars(select(Spend).order_by(Spend.id)).all()
     assert [(s.page, s.reference, s.provider, s.model) for s in lines] == [
-        ("settings", "provider-test", "fault", "writer")
-    ] * 4
-    assert [s.cost_usd for s in lines] == [Decimal("0.012"), Decimal("0.012"), Decimal("0.014"), Decimal("0.012")]
+        *[("settings", "provider-test", "fault", "writer")] * 4,
+        ("settings", "provider-test", "fault", "speech"),
+    ]
+    costs = [Decimal("0.012"), Decimal("0.012"), Decimal("0.014"), Decimal("0.012"), None]  # of the audio: unknown
+    assert [s.cost_usd for s in lines] == costs
     assert all(s.estimated_usd is not None and s.estimated_usd >= (s.cost_usd or 0) for s in lines)
+
+
+@pytest.mark.parametrize(
+    ("answer", "more", "costs"),
+    [
+        (error(400, "model is missing"), {}, []),
+        (error(404, "no such path"), {}, []),
+        (raw(b"ID3", "audio/mpeg"), {}, [None]),
+        (raw(b"ID3", "audio/mpeg"), {"specific": find("vllm").capabilities}, [Decimal(0)]),
+        (fault_server.drop(), {}, [None]),
+    ],
+)
+def test_the_question_for_speech_is_booked_if_a_server_may_bill_it(
+    store: Store, endpoint: FaultServer, answer: Answer, more: dict[str, object], costs: list[Decimal | None]
+) -> None:
+    endpoint.judge = lambda body: Answer() if body else answer
+    _probe(store, _provider(endpoint.url, **more))
+    with store.reading() as session:
+        lines = session.scalars(select(Spend).where(Spend.model == "speech")).all()
+    assert [line.cost_usd for line in lines] == costs
+
+
+def test_tokens_from_the_providers_cache_cost_what_they_cost(store: Store, endpoint: FaultServer) -> None:
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 8}}
+    whole = {"model": "writer", "choices": [{"message": {"content": "Hello."}, "text": "Hello.",
+             "finish_reason": "stop", "index": 0}], "usage": usage}  # fmt: skip
+    piece = {"model": "writer", "choices": [{"delta": {"content": "Hello."}, "finish_reason": "stop", "index": 0}]}
+    events = (piece, {"model": "writer", "choices": [], "usage": usage}, "[DONE]")
+    lines = (event if isinstance(event, str) else json.dumps(event) for event in events)
+    stream = raw("".join(f"data: {line}\n\n" for line in lines).encode(), "text/event-stream")
+    endpoint.judge = lambda body: stream if body.get("stream") else raw(json.dumps(whole).encode())
+    for kind, amount in (("input", "1000"), ("cached_input", "100"), ("output", "1000")):
+        custom_prices.set_price(store, LOCAL, provider="fault", model="writer", kind=kind, amount=amount)
+    _probe(store, _provider(endpoint.url), book=PriceBook.load(own=custom_prices.entries(store)))
+    with store.reading() as session:
+        costs = session.scalars(select(Spend.cost_usd).where(Spend.model == "writer")).all()
+    assert costs == [Decimal("0.0048")] * 4  # 2 tokens read anew, 8 from the cache, 2 written
 
 
 def test_a_refused_request_costs_nothing_and_a_lost_one_counts(store: Store, endpoint: FaultServer) -> None:
@@ -240,7 +281,7 @@ def test_a_refused_request_costs_nothing_and_a_lost_one_counts(store: Store, end
     endpoint.default = fault_server.drop()
     _probe(store, _provider(endpoint.url), book=book)
     with store.reading() as session:
-        assert [s.cost_usd for s in session.scalars(select(Spend))] == [None, None]  # chat and completions
+        assert [s.cost_usd for s in session.scalars(select(Spend))] == [None] * 3  # chat, completions and speech
 
 
 def test_a_budget_holds_for_a_test_too(store: Store, endpoint: FaultServer) -> None:

@@ -203,6 +203,20 @@ def _at(preset: ProviderPreset, port: int) -> ProviderPreset:
     return replace(preset, local_port=port)
 
 
+def test_the_status_of_the_sidebar_decrypts_a_key_once(
+    store: Store, server: FaultServer, endpoint: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SecretKey(Settings.from_env())
+    added = saved.add(store, LOCAL, key, saved.ProviderForm("groq", "Groq", endpoint.url, _CANARY))
+    decrypted: list[str] = []
+    real = SecretKey.decrypt
+    monkeypatch.setattr(SecretKey, "decrypt", lambda *given: (decrypted.append(added), real(*given))[1])
+    for _second in range(3):
+        cache.status.clear()
+        assert [(one.id, one.name) for one in cache.status().providers][1:] == [(added, "Groq")]
+    assert decrypted == [added]
+
+
 def test_the_models_of_an_added_provider_are_on_the_cost_page(
     store: Store, server: FaultServer, endpoint: FaultServer
 ) -> None:
