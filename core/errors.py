@@ -38,6 +38,12 @@ class ProviderRemoved(NotFound):
     cause = "provider_removed"
 
 
+class ProviderChanged(FabulaError):
+    """The provider was set to another account, which does not have what was submitted to the earlier one."""
+
+    cause = "provider_changed"
+
+
 class NotAllowed(FabulaError):
     """The person's role does not allow this action; nothing was changed. See `core.actor.requires`."""
 

@@ -92,6 +92,7 @@ class _BeforeAfterRun:
             while pair := self._next_pair(client):
                 for future in [pool.submit(self._write_answer, job, client, *answer) for answer in pair]:
                     future.result()
+                client = self._client(job)  # the provider may have been edited or removed meanwhile
 
     def finish(self) -> None:
         """Set the final state of the comparison from its answers."""

@@ -131,10 +131,15 @@ class EvaluationContext:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRequester:
-    """Sends the rows of one evaluation to its model and saves the answers."""
+    """Sends the rows of one evaluation to its model and saves the answers.
+
+    Attributes:
+        connect: returns the client with the provider's current settings; called for each request, so that none is sent
+            with the key of a provider that was removed or edited meanwhile.
+    """
 
     context: EvaluationContext
-    client: Client
+    connect: Callable[[], Client]
     book: PriceBook
     view: EvaluationView
     endpoint: Endpoint
@@ -148,17 +153,18 @@ class EvaluationRequester:
             EvaluationStopped: the evaluation was stopped.
         """
         self.context.raise_if_stopped()
-        request = self._request(example)
         attempts = count(1)
 
         def attempt() -> tuple[Completion, Reservation]:
+            client = self.connect()
+            request = self._request(example, client)
             reservation = self._reserve(request)
             try:
                 return reservation.call(
-                    lambda: self.client.complete(request, once=True, stop=self.context.halt)
+                    lambda: client.complete(request, once=True, stop=self.context.halt)
                 ), reservation
             except ProviderError as exc:
-                billed = self.client.provider.capabilities.billed
+                billed = client.provider.capabilities.billed
                 if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
                     raise _TooManyAttempts(exc) from exc
                 raise
@@ -179,7 +185,7 @@ class EvaluationRequester:
         self._save_answer(example, choice.text, choice.finish_reason, None, (reservation, answer))
         return "answered"
 
-    def _request(self, example: HeldOutExample) -> CompletionRequest:
+    def _request(self, example: HeldOutExample, client: Client) -> CompletionRequest:
         settings = self.view.settings
         stop = settings.get("stop")
         return CompletionRequest(
@@ -190,7 +196,7 @@ class EvaluationRequester:
             temperature=float(settings["temperature"]),
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
-            seed=int(settings["seed"]) if self.client.provider.capabilities.seed else None,
+            seed=int(settings["seed"]) if client.provider.capabilities.seed else None,
         )
 
     def _reserve(self, request: CompletionRequest) -> Reservation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from decimal import Decimal
@@ -65,11 +65,12 @@ def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: th
     if not context.begin():
         return
     with contextlib.suppress(EvaluationStopped):
-        client = context.with_retries(lambda: registry.get(context.view.provider))
+        provider_id = context.view.provider
+        client = context.with_retries(lambda: registry.get(provider_id))
         endpoint = context.with_retries(
             lambda: endpoint_for(client, context.view.model, context.view.settings.get("file_format"))
         )
-        _evaluate_rows(context, client, endpoint)
+        _evaluate_rows(context, client, endpoint, lambda: registry.get(provider_id))
     if not context.stopping.is_set():
         _finish(context)
 
@@ -133,7 +134,9 @@ def _finish(context: EvaluationContext) -> None:
             evaluation.reason, evaluation.finished_at = None, utcnow()
 
 
-def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoint) -> None:
+def _evaluate_rows(
+    context: EvaluationContext, client: Client, endpoint: Endpoint, connect: Callable[[], Client]
+) -> None:
     """Send all rows without an answer, as many at a time as the provider processes in parallel.
 
     A stop cancels the requests in flight. After an error, the other requests in flight are completed.
@@ -146,7 +149,7 @@ def _evaluate_rows(context: EvaluationContext, client: Client, endpoint: Endpoin
         )
     remaining = [row for row in rows if row.key not in answered]
     max_tokens = _max_answer_tokens(view, rows)
-    requester = EvaluationRequester(context, client, book, view, endpoint, max_tokens)
+    requester = EvaluationRequester(context, connect, book, view, endpoint, max_tokens)
     failures = unanswered = 0
     with ExitStack() as stack:
         stack.callback(context.drained)

@@ -19,6 +19,7 @@ from core.engine.finetune_format import BadLine, TrainingLine
 from core.finetuning.job_form import FileFormat, JobForm, context_size, required_format
 from core.message import msg
 from core.pricing import tokens
+from core.pricing.prices import price_list
 
 Level = Literal["error", "warning"]
 
@@ -142,6 +143,7 @@ def check_form(
         if form.file_format == "chat"
         else export.plan(selection, separator=form.separator, stop=form.stop)
     )
+    company = price_list(form.provider)
     all_lines = chain(export.jsonl_lines(selection, plan), export.jsonl_lines(selection, plan, "validation"))
     return check_lines(
         enumerate((line.encode() for line in all_lines), 1),
@@ -149,8 +151,8 @@ def check_form(
         context=context,
         stop=plan.stop or "",
         required=required_format(form.provider, form.base_model),
-        min_examples=_PROVIDER_MIN_EXAMPLES.get(form.provider, 1),
-        text_only=form.provider not in _ACCEPT_TOOLS_AND_IMAGES,
+        min_examples=_PROVIDER_MIN_EXAMPLES.get(company, 1),
+        text_only=company not in _ACCEPT_TOOLS_AND_IMAGES,
         on_progress=on_progress,
     )
 

@@ -15,7 +15,7 @@ from core.engine.training_options import Schedule
 from core.errors import FabulaError
 from core.finetuning.job_views import JobView
 from core.message import msg
-from core.pricing.prices import tuned_base
+from core.pricing.prices import price_list, tuned_base
 from core.providers import ModelInfo
 from core.providers.schemas import TrainingDefaults
 
@@ -233,8 +233,9 @@ def context_size(model: str) -> int | None:
 
 def required_format(provider: str, model: str) -> FileFormat | None:
     """The only format that the provider accepts for this base model; None if it accepts both, or if this is unknown."""
-    if provider == "azure":
+    company = price_list(provider)
+    if company == "azure":
         return "chat"
-    if provider != "openai":
+    if company != "openai":
         return None
     return "completion" if _COMPLETION_BASES.fullmatch(tuned_base(model) or model) else "chat"

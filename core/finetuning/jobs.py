@@ -15,7 +15,7 @@ from core.datasets import versions
 from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Row, TrainingJob, utcnow
-from core.errors import BadTrainingFile, FabulaError, NotFound
+from core.errors import BadTrainingFile, FabulaError, NotFound, ProviderChanged, ProviderRemoved
 from core.failures import with_job_cause
 from core.finetuning import job_cost, trackers, watch
 from core.finetuning import submit as submission
@@ -29,6 +29,7 @@ from core.providers.retry import RetryLater
 from core.settings import Settings
 
 Request = Literal["cancel", "pause", "resume"]
+_CHANGED_POLL_S = 30.0  # how often a job looks whether its provider was set back
 _MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
 _ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
 
@@ -128,6 +129,11 @@ def carry_out(
             tracker_logger.close()
     except RetryLater as exc:
         return exc.seconds
+    except ProviderChanged as exc:  # it continues as soon as the provider is set back; a cancel request gives it up
+        if context.view().request == "cancel":
+            raise
+        context.show_waiting(exc)
+        return _CHANGED_POLL_S
     except JobStopping:
         pass  # the job stays unchanged
     return None
@@ -141,8 +147,10 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
     with store.session() as session:
         if context.view().finished:
             return
+        before = context.view()
+        unknown = before.status == "submitting" and isinstance(error, ProviderRemoved | ProviderChanged)
         context.update(**failed, requested_action=None)
-        if context.view().remote_id is None:  # the provider does not have it, so nothing is billed
+        if before.remote_id is None and not unknown:  # the provider does not have it, so nothing is billed
             job_cost.release(session, job_id)
         else:
             job_cost.mark_unknown(session, job_id)

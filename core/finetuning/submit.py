@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.datasets import datasets, export
@@ -29,10 +29,11 @@ from core.errors import (
     Refused,
     StorageFull,
 )
+from core.finetuning import job_account
 from core.finetuning.job_context import JobContext, JobStopping
 from core.finetuning.job_views import FINISHED, MAX_STATUS_LENGTH, JobView
 from core.message import msg, with_cause
-from core.providers import Client, JobRequest, Registry, RemoteJob
+from core.providers import Client, JobRequest, Registry, RemoteJob, account
 from core.providers.capabilities import Capabilities
 
 _UPLOAD_ATTEMPTS = 20  # pauses of up to 30 s give an engine enough time to start or convert weights
@@ -109,6 +110,7 @@ def submit_to_provider(context: JobContext, registry: Registry) -> None:
 
     Raises:
         FabulaError: it can't be submitted; nothing runs at the provider.
+        ProviderChanged: it may have been submitted to another account than the provider leads to now.
         JobStopping: the worker stops, or the job was cancelled.
     """
     context.raise_if_cancelled()
@@ -118,9 +120,10 @@ def submit_to_provider(context: JobContext, registry: Registry) -> None:
     if job.status != "submitting":
         training_file, validation_file = _upload(context, registry, job)
         context.raise_if_cancelled()
-        # Save the intent before the POST, so that after a crash we know that a job may exist.
+        # Save the intent before the POST, so that after a crash we know that a job may exist, and at which account.
         files = {"training_file": training_file, "validation_file": validation_file}
-        context.update(status="submitting", error=None, next_step=None, not_before=None, **files)
+        submitted = asdict(account.of(context.with_retries(lambda: _client(context, registry)).provider))
+        context.update(status="submitting", error=None, next_step=None, not_before=None, **files, **submitted)
     elif (existing := _find_existing(context, registry)) is not None:
         return _save_remote_job(context, existing)
     _save_remote_job(context, _post(context, registry))
@@ -217,12 +220,14 @@ def _integrations(job: JobView, capabilities: Capabilities) -> tuple[tuple[str, 
 def _find_existing(context: JobContext, registry: Registry) -> RemoteJob | None:
     """Find the job at the provider by our id; None if not listed after `_SETTLE_S`: no earlier POST created it.
 
+    Raises ProviderChanged if an earlier POST went to another account.
+
     Uses the monotonic clock: if the wall clock changed, the job could be sent twice or never.
     """
     started = time.monotonic()
     while True:
         settled = time.monotonic() - started >= _SETTLE_S
-        found = context.with_retries(lambda: _client(context, registry).find_job(context.job_id))
+        found = context.with_retries(lambda: job_account.find(context, _client(context, registry)))
         if found is not None or settled:
             return found
         context.pause(1.0)

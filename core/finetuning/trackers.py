@@ -24,6 +24,7 @@ from core.finetuning import job_views, results
 from core.finetuning.job_form import DEFAULT_PROJECT
 from core.finetuning.job_views import JobView
 from core.message import msg
+from core.pricing.prices import price_list
 from core.settings import Settings
 
 _TIMEOUT_S = 15.0  # W&B's server normally answers within a second
@@ -59,7 +60,7 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider
 
     If the provider sends the data to the tracker itself, nothing is needed here.
     """
-    if (provider, tracker) == _LOGGED_BY_PROVIDER:
+    if (price_list(provider), tracker) == _LOGGED_BY_PROVIDER:
         return None
     if tracker == "wandb":
         if importlib.util.find_spec("wandb") is None:
@@ -192,7 +193,7 @@ class _TrackerChannel:
 
     def send(self, frame: pd.DataFrame, max_steps: int | None) -> bool:
         """Send up to `max_steps` new steps. Returns whether there are more."""
-        if (self._job.provider, self._name) == _LOGGED_BY_PROVIDER:
+        if (price_list(self._job.provider), self._name) == _LOGGED_BY_PROVIDER:
             return False
         if not (frame["step"] > self._step).any() or not self._ensure_open():
             return False
@@ -210,7 +211,7 @@ class _TrackerChannel:
 
     def finish(self, job: JobView) -> None:
         """Send the results and close the run."""
-        if (self._job.provider, self._name) == _LOGGED_BY_PROVIDER:
+        if (price_list(self._job.provider), self._name) == _LOGGED_BY_PROVIDER:
             self.state["state"] = "logged"
         elif self._run is not None or (self.state.get("state") != "logged" and self._ensure_open()):
             try:

@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 from core.db.tables import TrainingJob, utcnow
-from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, Refused
+from core.errors import BadRequest, EngineMissing, FabulaError, NotFound, ProviderError, ProviderRemoved, Refused
 from core.failures import with_job_cause
-from core.finetuning import job_cost, job_events, job_views
+from core.finetuning import job_account, job_cost, job_events, job_views
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_context import WITHOUT_RESULTS, JobContext
 from core.finetuning.job_explanation import failure_advice
@@ -42,15 +42,15 @@ def follow(context: JobContext, registry: Registry, book: PriceBook, tracker_log
 
     Raises:
         FabulaError: the provider no longer knows the job.
+        ProviderRemoved, ProviderChanged: see `job_account.client_of`.
         JobStopping: the worker stops.
         RetryLater: the job is paused or queued, its provider is unavailable, or other jobs wait for the slot.
     """
     turn_ends = time.monotonic() + _MAX_TURN_S
     watch = _Watch(context, book, tracker_logger)
-    provider = context.view().provider
     while True:
         try:
-            if context.with_retries(lambda: watch.poll(_client(registry, provider))):
+            if context.with_retries(lambda: watch.poll(_client(context, registry))):
                 return
         except Refused as exc:
             context.show_waiting(exc)
@@ -68,10 +68,12 @@ def follow(context: JobContext, registry: Registry, book: PriceBook, tracker_log
         context.pause(_POLL_S)
 
 
-def _client(registry: Registry, provider: str) -> Client:
-    """The client of the job's provider. If the provider is not configured (no key, no engine), the job waits for it."""
+def _client(context: JobContext, registry: Registry) -> Client:
+    """A client for the account that has the job. If it is not configured (no key, no engine), the job waits for it."""
     try:
-        return registry.get(provider)
+        return job_account.client_of(context, registry)
+    except ProviderRemoved:
+        raise
     except (NotFound, EngineMissing) as exc:
         raise Refused(exc.what, exc.next_step) from exc
 

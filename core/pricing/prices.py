@@ -13,7 +13,7 @@ from decimal import Decimal
 MTOK = Decimal(1_000_000)
 ENGINE = "engine"
 """Id of the engine as a provider."""
-SELF_HOSTED = frozenset({"ollama", "lmstudio", "llamacpp", "vllm", "sglang"})
+SELF_HOSTED = frozenset({"ollama", "lmstudio", "llamacpp", "vllm", "sglang", "own-server"})
 """Presets (`data/providers.json`) of servers that run on hardware of the user, without a price per token."""
 _ACCOUNT = re.compile(r"-\d{1,3}$")
 
@@ -123,7 +123,10 @@ class Price:
 
 
 def price_list(provider: str) -> str:
-    """The price list of a provider: further accounts at the same provider (`openai-2`) use the prices of the first."""
+    """The price list of a provider: further accounts at the same company (`openai-2`) use the prices of the first.
+
+    The company's other rules (file formats, minimum number of examples) are found by this name too.
+    """
     return _ACCOUNT.sub("", provider)
 
 

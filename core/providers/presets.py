@@ -16,6 +16,8 @@ from core.providers.capabilities import BY_KIND, Capabilities, Kind
 
 CUSTOM = "compatible"
 """Id of the preset for servers that are not in the list."""
+OWN_SERVER = "own-server"
+"""Id of the preset for a server on the user's own hardware that is not in the list: it has no price per token."""
 _FILE = Path(__file__).parents[2] / "data" / "providers.json"
 
 
@@ -53,10 +55,10 @@ def all_presets() -> tuple[ProviderPreset, ...]:
 
 
 def in_order(running: Collection[str] = ()) -> list[ProviderPreset]:
-    """All presets in the order of the picker: OpenAI, the `running` ones, any compatible address, then the others by
+    """All presets in the order of the picker: OpenAI, the `running` ones, any compatible server, then the others by
     name.
     """
-    first = ("openai", *running, CUSTOM)
+    first = ("openai", *running, OWN_SERVER, CUSTOM)
     rest = sorted((one for one in all_presets() if one.id not in first), key=lambda one: one.name.casefold())
     return [*map(find, dict.fromkeys(first)), *rest]
 

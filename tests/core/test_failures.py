@@ -163,6 +163,7 @@ def test_every_class_of_error_has_a_cause() -> None:
         "EngineMissing": "engine_missing", "OverBudget": "shared_budget", "PromptTooLong": "too_long",
         "NotAllowed": "not_allowed", "SignedOut": "not_allowed", "RoleChanged": "not_allowed",
         "SignInRefused": "not_allowed", "BadSettings": "setup", "ProviderRemoved": "provider_removed",
+        "ProviderChanged": "provider_changed",
     }  # fmt: skip
     classes = dict(inspect.getmembers(errors, lambda one: inspect.isclass(one) and issubclass(one, FabulaError)))
     assert {name: failures.of_error(kind("xyz")).cause for name, kind in classes.items()} == expected
@@ -250,9 +251,9 @@ def test_every_end_of_a_run_has_a_cause(store: Store) -> None:
 
 
 def test_every_failed_row_of_a_batch_has_a_cause() -> None:
-    reader = batch_results.BatchResults(2048, lambda prompt, completion: None)
+    reader = batch_results.BatchResults(2048)
     for _ in range(3):  # as often as a row may come back without an answer
-        unnamed = reader.read(BatchAnswer("key", None, None))
+        unnamed = reader.read(BatchAnswer("key", None, None), lambda prompt, completion: None)
     lost = batch_results.unbilled("key", batch_lifecycle.UNREADABLE)
     line = batch_results.unbilled("key", failures.with_request_cause("maximum context length is 512 tokens"))
     assert [failures.of_row(one.result.reason).cause for one in (unnamed, lost, line)] == [

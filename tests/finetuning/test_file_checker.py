@@ -225,6 +225,8 @@ def test_a_given_stop_inside_the_texts_is_refused_before_anything_is_sent(store:
         ("openai", "ft:babbage-002:o:x:1", "completion", True),
         ("openai", "davinci-002", "chat", False),
         ("azure", "gpt-4o", "completion", False),
+        ("openai-2", MODEL, "completion", False),  # a second account
+        ("azure-2", "gpt-4o", "completion", False),
         ("engine", "gemma-3-270m", "completion", True),
         ("engine", "gemma-3-270m", "chat", True),
     ],

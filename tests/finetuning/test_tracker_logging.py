@@ -185,7 +185,8 @@ def test_missing_trackers_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install wandb" in str(trackers.unavailable("wandb", {}))
     assert "pip install trackio" in str(trackers.unavailable("trackio", {}))
-    assert trackers.unavailable("wandb", {}, provider="openai") is None
+    for account in ("openai", "openai-2"):
+        assert trackers.unavailable("wandb", {}, provider=account) is None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert "WANDB_API_KEY" in str(trackers.unavailable("wandb", {}))
     assert trackers.unavailable("wandb", {"WANDB_API_KEY": "k"}) is None

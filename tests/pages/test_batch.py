@@ -70,6 +70,7 @@ def show(store: Store, run_id: str, locale: str = "en-US") -> str:
         ({"state": "waiting", "status": "cancelling"}, ("Cancelling the batch", "ten minutes")),
         ({"state": "waiting", "status": "a_new_word"}, ("a_new_word",)),
         ({"state": "collecting", "status": "completed"}, ("Collecting results", "to their rows")),
+        ({"state": "waiting", "status": "in_progress", "stranded_at": utcnow()}, ("At another account", "Set it back")),
         ({"state": "done", "status": "completed", "failed": 2}, ("Collected", "2 failed", "2 rows collected")),
         ({"state": "done", "status": "expired"}, ("Expired", "submitted again")),
         ({"state": "cancelled", "status": "cancelled"}, ("Ended early", "Finished rows are kept")),

@@ -15,7 +15,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Row, Run, utcnow
+from core.db.tables import Batch, Row, Run, utcnow
 from core.errors import EngineMissing, ModelNotFound, PromptTooLong, RateLimited, Refused, Unavailable
 from core.finetuning import jobs
 from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
@@ -224,6 +224,22 @@ def test_a_run_whose_model_is_gone_goes_on_with_another(store: Store, server: Fa
     executed(store, server, newest(store, dataset_id))
     assert {body["model"] for body in bought(server)} == {"second"}
     assert datasets.summary(store, dataset_id).done == 8
+
+
+def test_a_batch_at_an_earlier_account_is_given_up_with_one_click(store: Store, server: FaultServer) -> None:
+    reason = with_cause(msg("A batch of 8 rows is at another account."), "provider_changed")
+    dataset_id = ended(store, reason, mode="batch")
+    at = show()
+    assert {"Open settings"} <= set(labels(at)) and not [one for one in at.button if one.key == "dataset_fix_give_up"]
+    with store.session() as session:
+        session.add(Batch(id="b", run_id="run-1", state="waiting", total=8, stranded_at=utcnow()))
+    at = show()
+    assert at.button(key="dataset_fix_give_up").label == "Give it up and write 8 rows again"
+    click(at, "dataset_fix_give_up")
+    assert run_progress.get(store, "run-1").state == "queued"
+    with store.reading() as session:
+        assert session.get_one(Batch, "b").state == "failed"
+    assert newest(store, dataset_id) == "run-1"
 
 
 def waiting(store: Store) -> str:

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.datasets import datasets, presets
 from core.db.store import Store
+from core.db.tables import Story
 from core.generation import runs
 from core.jobs import local_servers
 from core.providers import presets as presets_of_providers
@@ -147,12 +148,32 @@ def test_removing_names_what_uses_the_provider(settings_page: AppTest, endpoint:
     runs.enqueue(store, LOCAL, datasets.create(store, LOCAL, recipe))
     click(at, "settings_remove_compatible")
     assert "1 unfinished run uses it: Night stories" in at.warning[-1].value
+    assert "batch" not in at.warning[-1].value
     click(at, "settings_removal_cancel")
     assert saved.list_saved(store)
     click(at, "settings_remove_compatible")
     click(at, "settings_removal_confirm")
     assert saved.list_saved(store) == [] and "My server" not in words(at.run())
     assert cache.registry().ids() == ["engine"]
+
+
+def test_what_belongs_to_a_removed_provider_says_so_and_what_to_do(
+    store: Store, server: FaultServer, endpoint: FaultServer
+) -> None:
+    key = SecretKey(Settings.from_env())
+    added = saved.add(store, LOCAL, key, saved.ProviderForm("groq", "My Groq", endpoint.url, _CANARY))
+    recipe = replace(presets.get().recipe, provider=added, model="writer")
+    with store.session() as session:
+        session.add(
+            Story(id="s1", actor="local", provider=added, model="writer", prompt="x", parameters={}, text="Once")
+        )
+    saved.remove(store, LOCAL, added)
+    cache.forget_models()
+    at = click(visit("story", story_part="shelf"), "story_resume_s1")
+    assert "The provider My Groq was removed" in trouble(at) and "Choose another provider" in trouble(at)
+    assert datasets.create(store, LOCAL, recipe)
+    visit("dataset")  # a recipe that names it opens with another model
+    assert endpoint.requests == []
 
 
 def test_a_provider_of_the_environment_is_shown_as_such(

@@ -32,7 +32,7 @@ def test_a_second_account_has_the_prices_of_the_first(provider: str, expected: s
     assert trained is not None and trained.training_per_mtok == Decimal(3)
 
 
-@pytest.mark.parametrize("provider", ["ollama", "lmstudio", "llamacpp", "vllm", "sglang", "ollama-2"])
+@pytest.mark.parametrize("provider", ["ollama", "lmstudio", "llamacpp", "vllm", "sglang", "own-server", "ollama-2"])
 def test_a_server_of_your_own_costs_nothing_per_token_unless_you_say_so(store: Store, provider: str) -> None:
     book = PriceBook.load(now=_NOW)
     assert cost_of(book, provider, "qwen3:4b", 100, 100) == 0

@@ -20,6 +20,7 @@ from core.generation.batch import batch_runner
 from core.generation.batch.batch_runner import BatchTiming
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
+from core.providers import Registry
 from tests.support.batch_server import BatchServer
 
 QUICK = BatchTiming(tick_s=0.001, poll_s=0.0, max_poll_s=0.0, settle_s=0.0, base_s=0.001, cap_s=0.01)
@@ -42,14 +43,19 @@ def queue(store: Store, made: Recipe, budget_usd: Decimal | None = None, dataset
 
 
 def execute(
-    store: Store, server: BatchServer, run_id: str, timing: BatchTiming = QUICK, book: PriceBook = NO_PRICES
+    store: Store,
+    server: BatchServer | Registry,
+    run_id: str,
+    timing: BatchTiming = QUICK,
+    book: PriceBook = NO_PRICES,
 ) -> run_progress.RunProgress:
     """Execute the run until it ends, or fail after 90 s."""
+    registry = server if isinstance(server, Registry) else server.registry()
     halt = threading.Event()
     timer = threading.Timer(90, halt.set)
     timer.start()
     try:
-        batch_runner.carry_out(store, server.registry(), run_id, halt, timing=timing, book=book)
+        batch_runner.carry_out(store, registry, run_id, halt, timing=timing, book=book)
     finally:
         timer.cancel()
     assert not halt.is_set(), "it never ended"

@@ -42,6 +42,7 @@ class BatchServer:
             "cut" (half a response).
         usage: whether the answer to a prompt includes token counts.
         done_share: fraction of an expired or cancelled batch that was processed.
+        keys: the account's keys.
         on: called with "METHOD path" before each response.
         requests, files, batches: everything received and stored.
     """
@@ -53,6 +54,7 @@ class BatchServer:
     done_share: float = 0.5
     usage: Callable[[str], bool] = lambda prompt: True
     limit: int | None = None
+    keys: tuple[str, ...] = (KEY,)
     on: Callable[[str], object] = lambda what: None
     requests: list[str] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -216,7 +218,7 @@ class _BatchHandler(BaseHTTPRequestHandler):
             self.owner.requests.append(kind)
             queued = self.owner.faults.get(kind) or []
             fault = queued.pop(0) if queued else None
-            if self.headers.get("Authorization") != f"Bearer {KEY}":
+            if self.headers.get("Authorization") not in [f"Bearer {key}" for key in self.owner.keys]:
                 fault = 401
             if isinstance(fault, int):
                 words = "You exceeded your current quota" if fault == 402 else f"fault {fault}"

@@ -162,6 +162,9 @@ class Batch(Base):
     remote_id: Mapped[str | None] = mapped_column(String(200))
     output_file_id: Mapped[str | None] = mapped_column(String(200))
     error_file_id: Mapped[str | None] = mapped_column(String(200))
+    submitted_to: Mapped[str | None] = mapped_column(Text)  # address, see `core.providers.account`
+    account: Mapped[str | None] = mapped_column(String(32))  # fingerprint of address and key
+    stranded_at: Mapped[datetime | None]  # when its provider was found to lead to another account; None: it does not
     total: Mapped[int] = mapped_column(default=0)
     completed: Mapped[int] = mapped_column(default=0)
     failed: Mapped[int] = mapped_column(default=0)

@@ -46,6 +46,8 @@ class TrainingJob(Base):
     status: Mapped[str] = mapped_column(String(30), index=True, default="preparing")
     requested_action: Mapped[str | None] = mapped_column(String(10))  # cancel | pause | resume
     remote_id: Mapped[str | None] = mapped_column(String(200))
+    submitted_to: Mapped[str | None] = mapped_column(Text)  # address, see `core.providers.account`
+    account: Mapped[str | None] = mapped_column(String(32))  # fingerprint of address and key
     fine_tuned_model: Mapped[str | None] = mapped_column(String(200))
     error: Mapped[str | None] = mapped_column(MessageText)
     next_step: Mapped[str | None] = mapped_column(MessageText)

@@ -6,16 +6,16 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from core.datasets import grid
 from core.db import rescue_files
 from core.db.store import Store
-from core.errors import BadRequest, FabulaError, NotFound, NotThere, StorageFull, Transient
+from core.errors import BadRequest, FabulaError, NotFound, NotThere, ProviderRemoved, StorageFull, Transient
 from core.failures import request_refused, with_request_cause
-from core.generation.batch import batch_store
+from core.generation.batch import batch_account, batch_store
 from core.generation.batch.batch_results import (
     BatchOutcome,
     BatchResults,
@@ -33,7 +33,7 @@ from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 from core.message import msg, with_cause
 from core.pricing.price_book import PriceBook
-from core.providers import Client, CompletionRequest, Registry
+from core.providers import Client, CompletionRequest, Registry, account
 from core.providers.batches import ENDED, RemoteBatch, read_answer
 from core.providers.schemas import Endpoint
 from core.sanitize import storable
@@ -59,7 +59,7 @@ class BatchLifecycle:
     """The steps for the batches of one run.
 
     Attributes:
-        request_cost: the price of a request in a batch.
+        request_cost: the price of a request in a new batch of this run.
         results: classifies lines; its `end` is set when there is a reason to end the run.
         queue_limit: set when a batch was refused only because too many tokens are enqueued at the provider.
         stop: set when the run should stop: batches are cancelled, and their results so far are collected.
@@ -78,11 +78,11 @@ class BatchLifecycle:
         settle_s: float,
         history: FailureHistory | None = None,
     ) -> None:
-        self._store, self._registry, self._context = store, registry, context
+        self._store, self._registry, self._context, self._book = store, registry, context, book
         self._settle_s = settle_s
         self._search_started: dict[str, float] = {}  # batch → monotonic time of the first search
         self.request_cost = RequestCost(book, context, batch=True)
-        self.results = BatchResults(context.recipe.max_tokens, self.request_cost.price, history)
+        self.results = BatchResults(context.recipe.max_tokens, history)
         self.queue_limit: QueueLimit | None = None
         self.stop = False
 
@@ -92,8 +92,15 @@ class BatchLifecycle:
         Raises:
             ProviderError: the step failed; it is safe to try again.
             NotFound, EngineMissing: the provider is not configured.
+            ProviderChanged: it leads to another account now. The batch stays as it is.
             StorageFull: the database or the disk cannot be written.
         """
+        try:
+            return self._step(batch)
+        except ProviderRemoved as exc:
+            return self._on_removed(batch, exc)
+
+    def _step(self, batch: BatchView) -> RunEnd | None:
         if batch.state == "preparing":
             return self._submit(batch)
         if batch.state == "submitting":
@@ -106,19 +113,37 @@ class BatchLifecycle:
         """Return a client for the run's provider, with its current settings."""
         return self._registry.get(self._context.provider)
 
+    def _client_of(self, batch: BatchView) -> Client:
+        """A client for the account that has the batch; see `batch_account.client_of`."""
+        return batch_account.client_of(self._store, self._registry, batch)
+
+    def _on_removed(self, batch: BatchView, error: ProviderRemoved) -> RunEnd | None:
+        """Nothing can reach the batch any more: its rows are pending again, and what it may have cost counts."""
+        self.close(batch, "failed", storable(error.what), unknown=batch.state != "preparing")
+        if batch.provider != self._context.provider or self.stop:
+            return None
+        return end_for_error(error)
+
+    def _cost_of(self, batch: BatchView) -> RequestCost:
+        """The price of a request in this batch."""
+        if (batch.provider, batch.model) == (self._context.provider, self._context.model):
+            return self.request_cost
+        context = replace(self._context, provider=batch.provider, model=batch.model)
+        return RequestCost(self._book, context, batch=True)
+
     def line(self, client: Client, row: BatchRow) -> bytes:
         """A row's line in the request file."""
         seed = grid.row_seed(self._context.recipe, row.key)
-        return client.batch_line(row.key, self._request(client, row.prompt, seed))
+        return client.batch_line(row.key, self._request(client, self._context.model, row.prompt, seed))
 
-    def _request(self, client: Client, prompt: str, seed: int | None) -> CompletionRequest:
-        recipe, endpoint = self._context.recipe, self._endpoint(client)
-        return completion_request(recipe, self._context.model, prompt, endpoint, seed)
+    def _request(self, client: Client, model: str, prompt: str, seed: int | None) -> CompletionRequest:
+        return completion_request(self._context.recipe, model, prompt, self._endpoint(client, model), seed)
 
     def close(self, batch: BatchView, state: str, reason: str | None = None, *, unknown: bool = False) -> None:
         """Finish a batch; see `batch_store.close`."""
         with self._store.session() as session:
-            batch_store.close(session, batch.id, state, self.request_cost.worst_case, reason, unknown=unknown)
+            worst_case = self._cost_of(batch).worst_case
+            batch_store.close(session, batch.id, state, worst_case, reason, unknown=unknown)
 
     def cancel(self, batch: BatchView) -> None:
         """Request the cancellation of a batch. A batch that was never submitted is closed immediately.
@@ -132,7 +157,7 @@ class BatchLifecycle:
             batch_store.update_batch(self._store, batch.id, updated_at=batch.updated_at, reason=CANCELLED_WITH_RUN)
         if batch.state == "waiting" and batch.remote_id is not None:
             with suppress(BadRequest):  # the batch has just ended; the next poll shows it
-                self.client().cancel_batch(batch.remote_id)
+                self._client_of(batch).cancel_batch(batch.remote_id)
 
     # --- submit --------------------------------------------------------------------------------------------------
 
@@ -140,8 +165,8 @@ class BatchLifecycle:
         """Write the file, upload it, and create the batch with a POST. Repeating the upload only leaves an unused file
         at the provider.
         """
-        if self.stop:
-            self.cancel(batch)
+        if self.stop or (batch.provider, batch.model) != (self._context.provider, self._context.model):
+            self.cancel(batch)  # it was created by an earlier run with another model, and never submitted
             return None
         client = self.client()
         with _temporary_folder() as folder:
@@ -153,9 +178,10 @@ class BatchLifecycle:
     def _post(self, batch: BatchView, client: Client, input_file_id: str) -> RunEnd | None:
         """Send the POST once. The intent is recorded first; if there is no clear response, search for the batch."""
         self._search_started.pop(batch.id, None)
-        batch_store.update_batch(self._store, batch.id, state="submitting", input_file_id=input_file_id)
+        submitted = asdict(account.of(client.provider))
+        batch_store.update_batch(self._store, batch.id, state="submitting", input_file_id=input_file_id, **submitted)
         try:
-            remote = client.create_batch(input_file_id, self._endpoint(client), batch.id)
+            remote = client.create_batch(input_file_id, self._endpoint(client, batch.model), batch.id)
         except Transient:
             raise
         except FabulaError as exc:  # the provider refused the request
@@ -165,7 +191,7 @@ class BatchLifecycle:
 
     def _find_submitted(self, batch: BatchView) -> RunEnd | None:
         """After a POST that may have been sent, adopt the batch, or decide later that the POST never arrived."""
-        client = self.client()
+        client = self._client_of(batch)
         remote = client.find_batch(batch.id)
         if remote is not None:
             return self._adopt(batch, remote)
@@ -191,7 +217,7 @@ class BatchLifecycle:
     def _watch(self, batch: BatchView) -> RunEnd | None:
         """Poll the provider's batch once."""
         try:
-            remote = self.client().batch(batch.remote_id or "")
+            remote = self._client_of(batch).batch(batch.remote_id or "")
         except BadRequest as exc:
             if not isinstance(exc, NotFound):
                 raise
@@ -249,7 +275,7 @@ class BatchLifecycle:
         Files that were deleted or have expired cannot be collected; in that case, the remaining rows become pending
         again, at an unknown cost.
         """
-        client, unreadable = self.client(), 0
+        client, unreadable = self._client_of(batch), 0
         with _temporary_folder() as folder:
             path = Path(folder) / "answers.jsonl"
             for file_id in (batch.output_file_id, batch.error_file_id):
@@ -278,7 +304,8 @@ class BatchLifecycle:
 
     def _read(self, batch: BatchView, client: Client, path: Path) -> int:
         """Settle the rows in a file. Return the number of unreadable lines."""
-        request = self._request(client, "", self._context.recipe.seed)
+        request = self._request(client, batch.model, "", self._context.recipe.seed)
+        price = self._cost_of(batch).price
         old = batch.run_id != self._context.run_id or batch.reason is not None
         unreadable = 0
         with path.open("rb") as file:
@@ -286,7 +313,7 @@ class BatchLifecycle:
             while group := list(islice(lines, ANSWERS_PER_TRANSACTION)):
                 answers = [read_answer(client.provider, line, request) for line in group]
                 unreadable += answers.count(None)
-                self._settle(batch, [self.results.read(answer, old) for answer in answers if answer is not None])
+                self._settle(batch, [self.results.read(answer, price, old) for answer in answers if answer is not None])
         return unreadable
 
     def _settle_unreadable(self, batch: BatchView, lines: int) -> None:
@@ -309,14 +336,14 @@ class BatchLifecycle:
     def _settle(self, batch: BatchView, outcomes: list[BatchOutcome]) -> None:
         if outcomes:
             with self._store.session() as session:
-                worst_case = self.request_cost.worst_case
+                worst_case = self._cost_of(batch).worst_case
                 batch_store.settle(session, self._context.dataset_id, batch.id, outcomes, worst_case)
 
-    def _endpoint(self, client: Client) -> Endpoint:
+    def _endpoint(self, client: Client, model: str) -> Endpoint:
         chosen = self._context.recipe.endpoint
         if chosen == "chat":
             return "chat"
-        return "completion" if chosen == "completion" else client.endpoint(self._context.model)
+        return "completion" if chosen == "completion" else client.endpoint(model)
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:

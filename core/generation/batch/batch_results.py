@@ -23,6 +23,10 @@ _PENDING = RowResult("pending")
 _QUEUE_FULL = "token_limit_exceeded"
 
 
+BatchPrice = Callable[[int | None, int | None], Decimal | None]
+"""US dollars for (prompt tokens, completion tokens) in a batch, None if unknown."""
+
+
 class BatchOutcome(NamedTuple):
     """The result for the row with this key.
 
@@ -55,31 +59,31 @@ class BatchResults:
 
     Args:
         max_tokens: the recipe's token limit.
-        price: US dollars for (prompt tokens, completion tokens) in a batch, None if unknown.
         history: failures of earlier batches of the run.
     """
 
     def __init__(
         self,
         max_tokens: int,
-        price: Callable[[int | None, int | None], Decimal | None],
         history: FailureHistory | None = None,
     ) -> None:
-        self._max_tokens, self._price = max_tokens, price
+        self._max_tokens = max_tokens
         history = history or FailureHistory()
         self._repeated, self._attempts = history.repeated, history.attempts
         self.end: RunEnd | None = None
 
-    def read(self, answer: BatchAnswer, old: bool = False) -> BatchOutcome:
+    def read(self, answer: BatchAnswer, price: BatchPrice, old: bool = False) -> BatchOutcome:
         """The result for this line's row.
 
-        `old`: whether the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent
-        again.
+        Args:
+            price: for the batch's model.
+            old: whether the line is from a batch of an earlier run. Its errors may be fixed by now, so the row is sent
+                again.
         """
         if answer.completion is not None:
             self._repeated.succeeded()
             result = classify(answer.completion, self._max_tokens)
-            cost_usd = self._price(result.prompt_tokens, result.completion_tokens)
+            cost_usd = price(result.prompt_tokens, result.completion_tokens)
             return BatchOutcome(answer.custom_id, result._replace(cost_usd=cost_usd))
         error = answer.error or Unavailable(
             with_cause(msg("The provider's file lists this row without an answer."), "interrupted")

@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
-from core.errors import FabulaError, NotFound, StorageFull, Transient
+from core.errors import FabulaError, NotFound, ProviderChanged, ProviderRemoved, StorageFull, Transient
 from core.generation import run_budget, run_store
 from core.generation.batch import batch_store
 from core.generation.batch.batch_lifecycle import BatchLifecycle
@@ -265,7 +265,7 @@ class _BatchRunner:
             return None
         except FabulaError as exc:
             reason = end_for_error(exc).reason
-            if submitted:
+            if submitted and not isinstance(exc, ProviderChanged | ProviderRemoved):
                 reason = msg(
                     "{reason} Rows already at the provider continue there, and are collected when you resume.",
                     reason=reason,

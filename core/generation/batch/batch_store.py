@@ -22,8 +22,10 @@ from core.generation import run_budget, run_store
 from core.generation.batch.batch_results import BatchOutcome
 from core.generation.row_store import RowResult
 from core.generation.run_store import RunContext
+from core.providers.account import Account
 
 OVER = ("done", "failed", "cancelled")
+_WITH_RUN = select(Batch, Run.provider, Run.model).join(Run, Run.id == Batch.run_id)
 _RESULT_COLUMNS = ("reason", "text", "finish_reason", "prompt_tokens", "completion_tokens", "cost_usd", "claimed_by")
 
 
@@ -32,15 +34,20 @@ class BatchView:
     """One batch.
 
     Attributes:
+        provider, model: those of its run, which can be an earlier one with other settings.
         state: preparing, submitting, waiting, collecting, done, failed or cancelled.
         remote_status: the provider's status; None before there is one.
         reason: why the batch failed.
         completed, failed: numbers of rows by result, as counted by the provider; the actual numbers once the batch is
             over.
+        submitted: the account that has it.
+        stranded: its provider leads to another account now.
     """
 
     id: str
     run_id: str
+    provider: str
+    model: str
     state: str
     remote_status: str | None
     reason: str | None
@@ -53,6 +60,8 @@ class BatchView:
     failed: int
     created_at: datetime
     updated_at: datetime
+    submitted: Account
+    stranded: bool
 
     @property
     def over(self) -> bool:
@@ -113,8 +122,8 @@ def begin(store: Store, run_id: str) -> RunContext | None:
 
 def open_batches(session: Session, dataset_id: str) -> list[BatchView]:
     """Unfinished batches of a data set, including those from earlier runs (which are paid for), oldest first."""
-    query = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
-    return [_view(batch) for batch in session.scalars(query.where(Batch.state.not_in(OVER)).order_by(Batch.id))]
+    query = _WITH_RUN.where(Run.dataset_id == dataset_id, Batch.state.not_in(OVER)).order_by(Batch.id)
+    return [_view(*found) for found in session.execute(query)]
 
 
 def batches_of_run(store: Store, run_id: str) -> tuple[BatchView, ...]:
@@ -122,12 +131,16 @@ def batches_of_run(store: Store, run_id: str) -> tuple[BatchView, ...]:
     with store.reading() as session:
         dataset_id = select(Run.dataset_id).where(Run.id == run_id).scalar_subquery()
         condition = (Batch.run_id == run_id) | (Batch.state.not_in(OVER) & (Run.dataset_id == dataset_id))
-        query = select(Batch).join(Run, Run.id == Batch.run_id).where(condition).order_by(Batch.id.desc())
-        return tuple(_view(batch) for batch in session.scalars(query))
+        query = _WITH_RUN.where(condition).order_by(Batch.id.desc())
+        return tuple(_view(*found) for found in session.execute(query))
 
 
-def _view(batch: Batch) -> BatchView:
-    return BatchView(**{name: getattr(batch, name) for name in BatchView.__dataclass_fields__})
+def _view(batch: Batch, provider: str, model: str) -> BatchView:
+    submitted = Account(batch.submitted_to, batch.account)
+    more: dict[str, Any] = {"provider": provider, "model": model, "submitted": submitted}
+    more["stranded"] = batch.stranded_at is not None
+    own = (name for name in BatchView.__dataclass_fields__ if name not in more)
+    return BatchView(**more, **{name: getattr(batch, name) for name in own})
 
 
 # --- claiming rows --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import streamlit as st
 
 from core.datasets import datasets, grid, recipes
 from core.datasets.recipe import Recipe
-from core.errors import BadRecipe
+from core.errors import BadRecipe, FabulaError
 from core.generation import previewing, runs
 from core.generation.previewing import PreviewRow, RunEstimate
 from core.generation.run_progress import Mode
@@ -181,7 +181,10 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
 
 def _mode(recipe: Recipe) -> Mode:
     """Live, or as a batch if the provider supports it."""
-    if not client.supports_batch(cache.registry().provider(recipe.provider)):
+    try:
+        if not client.supports_batch(cache.registry().provider(recipe.provider)):
+            return "live"
+    except FabulaError:  # it was removed a moment ago, so its models are still in the list
         return "live"
     live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
     cheaper = (

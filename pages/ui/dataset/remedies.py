@@ -16,6 +16,7 @@ from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe
 from core.failures import Cause, Remedy
 from core.generation import run_progress, runs
+from core.generation.batch import batch_account
 from core.generation.run_progress import FailedRows, RunProgress
 from core.generation.runs import Change
 from core.providers import ModelInfo, client
@@ -68,6 +69,8 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
     show = st.error if progress.state == "failed" else st.info
     kept = n_("The {n} finished row is kept.", "The {n} finished rows are kept.", summary.done) if summary.done else ""
     show(sentences(plain(failure_labels.sentence(progress.reason, failure.cause)), kept), icon=":material/error:")
+    if failure.cause == "provider_changed":
+        _give_up(summary.id, progress.run_id)
     if not summary.pending or (recipe := datasets.recipe(cache.store(), summary.id)) is None:
         return
     place = _Place(summary.id, recipe, summary.pending, None)
@@ -80,6 +83,16 @@ def ended(summary: DatasetSummary, progress: RunProgress) -> None:
         for remedy in failures.REMEDIES[failure.cause]:
             if remedy not in _BELOW:
                 _button(remedy, place)
+
+
+def _give_up(dataset_id: str, run_id: str) -> None:
+    """The button that gives up batches at an earlier account of a provider."""
+    if rows := batch_account.stranded_rows(cache.store(), dataset_id):
+        st.button(
+            n_("Give it up and write {n} row again", "Give it up and write {n} rows again", rows),
+            icon=":material/undo:", key="dataset_fix_give_up", on_click=_write_again, args=(run_id,),
+            help=_("The rows are paid for again. What the batch cost there is unknown, and counts at its maximum."),
+        )  # fmt: skip
 
 
 def waiting(progress: RunProgress) -> None:
@@ -202,6 +215,12 @@ def _write(place: _Place, change: Change) -> None:
             runs.retry_failed(
                 store, current_actor(), place.dataset_id, ids, budget_usd=budget, mode=mode, change=change
             )
+
+
+def _write_again(run_id: str) -> None:
+    with cards.keep_errors():
+        batch_account.give_up(cache.store(), current_actor(), run_id)
+        runs.resume(cache.store(), current_actor(), run_id)
 
 
 def _resume(run_id: str) -> None:

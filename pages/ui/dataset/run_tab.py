@@ -45,7 +45,8 @@ _BATCH_STATES = {
     "collecting": (mark("Collecting results"), "download"),
     "done": (mark("Collected"), "check_circle"),
     "expired": (mark("Expired, collected"), "timer_off"),
-    "failed": (mark("Rejected by the provider"), "error"),
+    "failed": (mark("Failed"), "error"),
+    "stranded": (mark("At another account"), "link_off"),
     "cancelled": (mark("Ended early"), "cancel"),
 }
 _BATCH_NEXT = {
@@ -57,6 +58,7 @@ _BATCH_NEXT = {
     "collecting": mark("Saving the answers to their rows."),
     "expired": mark("Finished rows are kept; the rest is submitted again."),
     "cancelled": mark("Finished rows are kept; you can write the rest later."),
+    "stranded": mark("The provider was edited. Set it back to its earlier address and key, then resume."),
 }
 
 
@@ -191,7 +193,7 @@ def batches(progress: RunProgress) -> None:
 
 def _batch_heading(found: tuple[BatchView, ...], going: bool) -> str:
     """The title, and whether you can close the page."""
-    waiting = any(not batch.over for batch in found)
+    waiting = any(not batch.over and not batch.stranded for batch in found)
     if going and (waiting or not found):
         return _("you can close this page: the worker collects the results")
     if waiting:
@@ -224,6 +226,8 @@ def _batch(batch: BatchView) -> None:
 
 def _batch_state(batch: BatchView) -> str:
     """The batch's state as a key of `_STATES`. A provider's status that is not in it is returned unchanged."""
+    if batch.stranded and not batch.over:
+        return "stranded"
     if batch.state == "waiting":
         return batch.remote_status or "validating"
     return "expired" if batch.state == "done" and batch.remote_status == "expired" else batch.state

@@ -14,7 +14,7 @@ from core.secret_key import SecretKey
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
-from pages.ui.i18n import _, code
+from pages.ui.i18n import _, code, mark
 from pages.ui.settings import provider_test
 from pages.ui.sign_in import current_actor
 
@@ -25,6 +25,10 @@ _PRESET, _NAME, _URL = "settings_provider_preset", "settings_provider_name", "se
 _KEY, _NO_KEY = "settings_provider_key", "settings_provider_no_key"
 _CA, _NO_CA, _MODELS = "settings_provider_ca", "settings_provider_no_ca", "settings_provider_models"
 _PROBLEM = "settings_provider_problem"
+_UNNAMED = {
+    presets.OWN_SERVER: mark("Your own server (OpenAI-compatible)"),
+    presets.CUSTOM: mark("Another OpenAI-compatible address"),
+}
 
 
 def begin(view: SavedView | None = None) -> None:
@@ -59,6 +63,11 @@ def _body(view: SavedView | None, running: Collection[str]) -> None:
             st.caption(_("A company's API, or a server of your own. Address and differences are filled in."))
             return
     preset = presets.find(str(state.get(_PRESET)) if view is None else view.preset)
+    if view is None and preset.id == presets.CUSTOM:
+        st.caption(
+            _("Its prices are unknown until you set them on the cost page. A server on your own hardware costs nothing "
+              "per token: choose “Your own server” for it.")
+        )  # fmt: skip
     text_field(_("Name"), _NAME, saved.MAX_NAME)
     # A form sends all typed text together. Outside a form, a key stays in the browser if you leave its field with the
     # Tab key, because the button that reveals it is part of the field. Enter would press the first button of the row,
@@ -144,7 +153,7 @@ def _fill_from_preset() -> None:
     if state.get(_PRESET) is None:  # cleared
         return
     preset = presets.find(str(state.get(_PRESET)))
-    state.set_value(_NAME, "" if preset.id == presets.CUSTOM else free_name(preset.name))
+    state.set_value(_NAME, "" if preset.id in _UNNAMED else free_name(preset.name))
     state.set_value(_URL, preset.base_url)
 
 
@@ -156,7 +165,7 @@ def free_name(name: str) -> str:
 
 
 def _preset_name(preset_id: str) -> str:
-    return _("Another OpenAI-compatible address") if preset_id == presets.CUSTOM else presets.find(preset_id).name
+    return _(_UNNAMED[preset_id]) if preset_id in _UNNAMED else presets.find(preset_id).name
 
 
 def _address_help(preset: ProviderPreset) -> str:

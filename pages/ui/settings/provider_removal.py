@@ -56,8 +56,15 @@ def _in_words(used: ProviderUse) -> str:
     if used.training_jobs:
         words = n_("{n} training job uses it", "{n} training jobs use it", len(used.training_jobs))
         parts.append(f"{words}: {_named(used.training_jobs)}.")
+        parts.append(_("A training job may continue at the provider and be billed. To prevent that, cancel it first."))
     if used.evaluations:
         parts.append(n_("{n} evaluation uses it.", "{n} evaluations use it.", used.evaluations))
+    if used.batches:
+        parts.append(
+            n_("{n} batch is at the provider. Its answers can't be collected any more; its maximum cost counts.",
+               "{n} batches are at the provider. Their answers can't be collected any more; their maximum cost counts.",
+               used.batches)
+        )  # fmt: skip
     stops = _(
         "They stop at their next request. Rows and texts written so far are kept; another provider can write the rest."
     )
