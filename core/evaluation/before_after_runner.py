@@ -90,9 +90,9 @@ class _BeforeAfterRun:
         self._choose_prompts(job)
         with ThreadPoolExecutor(len(SIDES), thread_name_prefix="before-after") as pool:
             while pair := self._next_pair(client):
+                client = self._client(job)  # the provider may have been edited or removed meanwhile
                 for future in [pool.submit(self._write_answer, job, client, *answer) for answer in pair]:
                     future.result()
-                client = self._client(job)  # the provider may have been edited or removed meanwhile
 
     def finish(self) -> None:
         """Set the final state of the comparison from its answers."""

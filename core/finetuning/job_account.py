@@ -11,6 +11,8 @@ from core.message import msg
 from core.providers import Client, Registry, RemoteJob, account
 from core.providers.account import Account
 
+LOOK_THERE = msg("The job may still be running there, and be billed: look at the provider's own page for your jobs.")
+"""The next step for a job that is not followed any more."""
 _AT_ANOTHER = msg("The job is at another account.")
 
 
@@ -19,6 +21,19 @@ def of(context: JobContext) -> Account:
     with context.store.reading() as session:
         job = session.get_one(TrainingJob, context.job_id, options=WITHOUT_RESULTS)
         return Account(job.submitted_to, job.account)
+
+
+def connect(context: JobContext, registry: Registry) -> Client:
+    """A client for the provider as it is set now, which may have the job.
+
+    Raises:
+        ProviderRemoved: the provider was removed; the job may go on there.
+        NotFound, EngineMissing: it is not configured.
+    """
+    try:
+        return registry.get(context.view().provider)
+    except ProviderRemoved as exc:
+        raise ProviderRemoved(exc.what, LOOK_THERE) from exc
 
 
 def find(context: JobContext, client: Client) -> RemoteJob | None:
@@ -46,23 +61,14 @@ def client_of(context: JobContext, registry: Registry) -> Client:
     If the provider was edited, the account is asked for the job by our id: it may be the same one, with a new key.
 
     Raises:
-        ProviderRemoved: the provider was removed; the job may go on there.
         ProviderChanged: the provider leads to another account now.
-        NotFound, EngineMissing: it is not configured.
+        ProviderRemoved, NotFound, EngineMissing: see `connect`.
     """
-    job = context.view()
-    try:
-        client = registry.get(job.provider)
-    except ProviderRemoved as exc:
-        raise ProviderRemoved(
-            exc.what,
-            msg("The job may still be running there, and be billed: look at the provider's own page for your jobs."),
-        ) from exc
-    submitted = of(context)
+    client, submitted = connect(context, registry), of(context)
     if submitted.leads_to(client.provider):
         return client
     found = find(context, client)
-    if found is None or found.id != job.remote_id:
+    if found is None or found.id != context.view().remote_id:
         raise account.changed(client.provider, submitted, _AT_ANOTHER)
     context.update(**asdict(account.of(client.provider)))
     return client

@@ -15,9 +15,9 @@ from core.datasets import versions
 from core.datasets.dataset_rows import require_dataset
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Checkpoint, Row, TrainingJob, utcnow
-from core.errors import BadTrainingFile, FabulaError, NotFound, ProviderChanged, ProviderRemoved
+from core.errors import BadTrainingFile, EngineMissing, FabulaError, NotFound, ProviderChanged, ProviderRemoved, Refused
 from core.failures import with_job_cause
-from core.finetuning import job_cost, trackers, watch
+from core.finetuning import job_account, job_cost, trackers, watch
 from core.finetuning import submit as submission
 from core.finetuning.job_context import EndHook, JobContext, JobStopping
 from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
@@ -29,7 +29,7 @@ from core.providers.retry import RetryLater
 from core.settings import Settings
 
 Request = Literal["cancel", "pause", "resume"]
-_CHANGED_POLL_S = 30.0  # how often a job looks whether its provider was set back
+_UNREACHED_POLL_S = 30.0  # how often a job looks whether the account that has it can be reached again
 _MAX_CLONED_NAME_LENGTH = 190  # leaves room for the added suffix
 _ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "queued"), "resume": ("paused",)}
 
@@ -129,14 +129,30 @@ def carry_out(
             tracker_logger.close()
     except RetryLater as exc:
         return exc.seconds
-    except ProviderChanged as exc:  # it continues as soon as the provider is set back; a cancel request gives it up
-        if context.view().request == "cancel":
-            raise
-        context.show_waiting(exc)
-        return _CHANGED_POLL_S
+    except (ProviderChanged, Refused, NotFound, EngineMissing) as exc:
+        return _wait_for_account(context, exc)
     except JobStopping:
         pass  # the job stays unchanged
     return None
+
+
+def _wait_for_account(context: JobContext, error: FabulaError) -> float:
+    """A job that was submitted, or may have been, waits until its account can be reached again. A cancel gives it up.
+
+    Returns:
+        Seconds until it looks again.
+
+    Raises:
+        FabulaError: it can't continue.
+    """
+    job = context.view()
+    waits = isinstance(error, ProviderChanged) or job.status == "submitting"
+    if not waits or isinstance(error, ProviderRemoved):
+        raise error
+    if job.request == "cancel":
+        raise FabulaError(error.what, job_account.LOOK_THERE) from error
+    context.show_waiting(error)
+    return _UNREACHED_POLL_S
 
 
 def give_up(store: Store, job_id: str, error: FabulaError) -> None:
@@ -148,9 +164,8 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
         if context.view().finished:
             return
         before = context.view()
-        unknown = before.status == "submitting" and isinstance(error, ProviderRemoved | ProviderChanged)
         context.update(**failed, requested_action=None)
-        if before.remote_id is None and not unknown:  # the provider does not have it, so nothing is billed
+        if before.remote_id is None and before.status != "submitting":  # it was not created, so nothing is billed
             job_cost.release(session, job_id)
         else:
             job_cost.mark_unknown(session, job_id)

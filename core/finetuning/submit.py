@@ -122,11 +122,14 @@ def submit_to_provider(context: JobContext, registry: Registry) -> None:
         context.raise_if_cancelled()
         # Save the intent before the POST, so that after a crash we know that a job may exist, and at which account.
         files = {"training_file": training_file, "validation_file": validation_file}
-        submitted = asdict(account.of(context.with_retries(lambda: _client(context, registry)).provider))
+        client = context.with_retries(lambda: _client(context, registry))
+        submitted = asdict(account.of(client.provider))
         context.update(status="submitting", error=None, next_step=None, not_before=None, **files, **submitted)
-    elif (existing := _find_existing(context, registry)) is not None:
-        return _save_remote_job(context, existing)
-    _save_remote_job(context, _post(context, registry))
+    else:
+        existing, client = _find_existing(context, registry)
+        if existing is not None:
+            return _save_remote_job(context, existing)
+    _save_remote_job(context, _post(context, registry, client))
 
 
 class UploadProgress:
@@ -173,12 +176,16 @@ def _upload(context: JobContext, registry: Registry, job: JobView) -> tuple[str,
         )
 
 
-def _post(context: JobContext, registry: Registry) -> RemoteJob:
-    """Send the POST. A clear rejection is raised; without a clear answer, the provider's jobs are searched."""
+def _post(context: JobContext, registry: Registry, client: Client) -> RemoteJob:
+    """Send the POST to the account that is recorded; without a clear answer, the provider's jobs are searched.
+
+    Raises:
+        FabulaError: no job was created. If another step fails, the status stays `submitting`: there may be a job.
+    """
     with context.store.reading() as session:
         intent = session.get_one(TrainingJob, context.job_id)
         training_file, validation_file = intent.training_file, intent.validation_file
-    job, client = context.view(), context.with_retries(lambda: _client(context, registry))
+    job = context.view()
     request = JobRequest(
         model=job.base_model,
         training_file=training_file or "",
@@ -196,10 +203,12 @@ def _post(context: JobContext, registry: Registry) -> RemoteJob:
             context.show_waiting(exc)
             context.wait(exc.retry_after_s or _SETTLE_S)
         except (BadRequest, Refused):
+            context.update(status="preparing")
             raise
         except ProviderError as exc:
-            existing = _find_existing(context, registry)
+            existing, _asked = _find_existing(context, registry)
             if existing is None:
+                context.update(status="preparing")
                 raise FabulaError(
                     with_cause(
                         msg("The provider did not confirm the job and does not list it: {what}", what=exc.what),
@@ -217,19 +226,28 @@ def _integrations(job: JobView, capabilities: Capabilities) -> tuple[tuple[str, 
     return (("wandb", str(job.trackers["wandb"].get("project"))),)
 
 
-def _find_existing(context: JobContext, registry: Registry) -> RemoteJob | None:
+def _find_existing(context: JobContext, registry: Registry) -> tuple[RemoteJob | None, Client]:
     """Find the job at the provider by our id; None if not listed after `_SETTLE_S`: no earlier POST created it.
 
-    Raises ProviderChanged if an earlier POST went to another account.
+    Returns:
+        The job, and the client that was asked.
+
+    Raises:
+        ProviderChanged: an earlier POST may have gone to another account.
 
     Uses the monotonic clock: if the wall clock changed, the job could be sent twice or never.
     """
+
+    def look() -> tuple[RemoteJob | None, Client]:
+        client = job_account.connect(context, registry)
+        return job_account.find(context, client), client
+
     started = time.monotonic()
     while True:
         settled = time.monotonic() - started >= _SETTLE_S
-        found = context.with_retries(lambda: job_account.find(context, _client(context, registry)))
+        found, client = context.with_retries(look)
         if found is not None or settled:
-            return found
+            return found, client
         context.pause(1.0)
 
 

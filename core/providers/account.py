@@ -50,7 +50,7 @@ def changed(provider: Provider, before: Account, what: str) -> ProviderChanged:
         what: what was submitted, a sentence.
     """
     if before.submitted_to == provider.shown_url:
-        now = msg("{name} has another key now, which does not find it there.", name=provider.name)
+        now = msg("{name} has another key now, and the account of that key does not have it.", name=provider.name)
     else:
         now = msg(
             "It was submitted to {before}; {name} leads to {now} now, which does not have it.",

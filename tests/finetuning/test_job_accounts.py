@@ -14,7 +14,7 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Spend
-from core.errors import FabulaError, ProviderRemoved
+from core.errors import FabulaError, NotFound, ProviderRemoved, Refused
 from core.failures import of_job
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
@@ -38,6 +38,11 @@ class _DiesWhileSubmitting(Client):
     def create_job(self, request: JobRequest, intent_id: str) -> RemoteJob:
         super().create_job(request, intent_id)
         raise Killed
+
+
+class _WithRefusedKey(Client):
+    def find_job(self, intent_id: str) -> RemoteJob | None:
+        raise Refused("This key is not valid.", "Enter another key.")
 
 
 class _DiesWhileWatching(Client):
@@ -117,7 +122,7 @@ def test_a_job_at_another_account_is_given_up_with_an_unknown_cost(
     jobs.request(store, LOCAL, job_id, "cancel")
     ended = _carry(store, _at(other), job_id)
     assert ended.status == "failed" and "another account" in (ended.error or "")
-    assert _costs(store) == [(None, _COST)]
+    assert "may still be running there" in (ended.next_step or "") and _costs(store) == [(None, _COST)]
 
 
 @_STATES
@@ -137,6 +142,32 @@ def test_a_job_at_a_removed_provider_ends_and_says_where_to_look(
     ended = _carry(store, FakeRegistry({"hosted": ProviderRemoved("The provider My account was removed.")}), job_id)
     assert ended.status == "failed" and of_job(ended.error).cause == "provider_removed"
     assert "may still be running there" in (ended.next_step or "") and _costs(store) == [(None, _COST)]
+
+
+@pytest.mark.parametrize("key", ["refused", "missing"])
+def test_a_job_that_may_have_been_created_waits_until_its_account_answers(
+    store: Store, server: JobServer, job_id: str, key: str
+) -> None:
+    _leave(store, server, job_id, "submitting")
+    missing = FakeRegistry({"hosted": NotFound("There is no provider.", "Add it.")})
+    unreached = _at(server, kind=_WithRefusedKey) if key == "refused" else missing
+    assert jobs.carry_out(store, unreached, job_id, InstantStopSignal())
+    waiting = job_views.get(store, job_id)
+    assert waiting.status == "submitting" and waiting.error and _costs(store) == [(_COST, _COST)]
+    jobs.request(store, LOCAL, job_id, "cancel")
+    given_up = _carry(store, unreached, job_id)
+    assert given_up.status == "failed" and "may still be running there" in (given_up.next_step or "")
+    assert _costs(store) == [(None, _COST)]  # it was created, and may be billed
+    assert (server.count(CREATE), len(server.jobs)) == (1, 1)
+
+
+@pytest.mark.parametrize("fault", ["400", "403"])
+def test_a_job_that_the_provider_rejected_costs_nothing(
+    store: Store, server: JobServer, job_id: str, fault: str
+) -> None:
+    server.faults["create"] = [fault]
+    ended = _carry(store, _at(server), job_id)
+    assert ended.status == "failed" and server.jobs == [] and _costs(store) == []
 
 
 def test_a_job_that_was_not_submitted_costs_nothing_when_its_provider_is_removed(store: Store, job_id: str) -> None:

@@ -234,7 +234,7 @@ def test_a_batch_at_an_earlier_account_is_given_up_with_one_click(store: Store, 
     with store.session() as session:
         session.add(Batch(id="b", run_id="run-1", state="waiting", total=8, stranded_at=utcnow()))
     at = show()
-    assert at.button(key="dataset_fix_give_up").label == "Give it up and write 8 rows again"
+    assert at.button(key="dataset_fix_give_up").label == "Give up the batch and write 8 rows again"
     click(at, "dataset_fix_give_up")
     assert run_progress.get(store, "run-1").state == "queued"
     with store.reading() as session:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, select
 
 from core.actor import Actor, requires
 from core.db.store import Store
@@ -17,7 +16,7 @@ from core.generation.batch.batch_store import BatchView
 from core.message import msg
 from core.providers import Client, Registry, account
 
-_GIVEN_UP = msg("You gave it up: it is at another account of the provider.")
+_GIVEN_UP = msg("You gave up this batch: it is at another account of the provider.")
 
 
 def client_of(store: Store, registry: Registry, batch: BatchView) -> Client:
@@ -51,7 +50,7 @@ def client_of(store: Store, registry: Registry, batch: BatchView) -> Client:
 def stranded_rows(store: Store, dataset_id: str) -> int:
     """The number of rows in batches that their provider, as it is set now, does not have."""
     with store.reading() as session:
-        return sum(batch.total for batch in _stranded(session, dataset_id))
+        return sum(batch.total for batch in session.scalars(_stranded(dataset_id)))
 
 
 @requires("editor")
@@ -65,11 +64,10 @@ def give_up(store: Store, actor: Actor, run_id: str) -> None:
     """
     with store.session() as session:
         run = run_store.lock_run(session, run_id)
-        for batch in _stranded(session, run.dataset_id):
+        for batch in session.scalars(_stranded(run.dataset_id).with_for_update(of=Batch)).all():
             batch_store.close(session, batch.id, "failed", lambda prompt: None, _GIVEN_UP, unknown=True)
 
 
-def _stranded(session: Session, dataset_id: str) -> list[Batch]:
+def _stranded(dataset_id: str) -> Select[tuple[Batch]]:
     of_dataset = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
-    open_ones = of_dataset.where(Batch.stranded_at.is_not(None), Batch.state.not_in(batch_store.OVER))
-    return list(session.scalars(open_ones))
+    return of_dataset.where(Batch.stranded_at.is_not(None), Batch.state.not_in(batch_store.OVER))

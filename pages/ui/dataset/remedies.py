@@ -89,7 +89,7 @@ def _give_up(dataset_id: str, run_id: str) -> None:
     """The button that gives up batches at an earlier account of a provider."""
     if rows := batch_account.stranded_rows(cache.store(), dataset_id):
         st.button(
-            n_("Give it up and write {n} row again", "Give it up and write {n} rows again", rows),
+            n_("Give up the batch and write {n} row again", "Give up the batch and write {n} rows again", rows),
             icon=":material/undo:", key="dataset_fix_give_up", on_click=_write_again, args=(run_id,),
             help=_("The rows are paid for again. What the batch cost there is unknown, and counts at its maximum."),
         )  # fmt: skip
