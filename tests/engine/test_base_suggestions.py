@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from core import packaged_models
 from core.engine.bases import suggestions
 
 _FILE = Path(__file__).parents[2] / "data" / "bases.csv"
@@ -19,7 +20,6 @@ _ROWS = list(csv.DictReader(_FILE.open(encoding="utf-8", newline="")))
 # max_position_embeddings in each model's config.json
 _CONTEXTS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": 8_192,
-    "google/gemma-3-270m": 32_768,
     "HuggingFaceTB/SmolLM2-360M-Instruct": 8_192,
     "Qwen/Qwen2.5-0.5B-Instruct": 32_768,
     "Qwen/Qwen3-0.6B": 40_960,
@@ -52,6 +52,10 @@ def test_the_figures_of_a_row_agree(row: dict[str, str]) -> None:
     assert 2.0 <= int(row["download_bytes"]) / parameters < 2.6  # bfloat16; Qwen3 also stores its tied output layer
     assert layers * 4 * width * int(row["key_width"]) < parameters
     assert int(row["key_width"]) % 64 == 0 and width % 64 == 0
+
+
+def test_the_packaged_base_is_not_suggested() -> None:
+    assert packaged_models.BASE not in [one.repo.rpartition("/")[2] for one in suggestions.every()]
 
 
 def test_suggestions_are_listed_by_size() -> None:

