@@ -14,6 +14,7 @@ from core.message import msg
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import tuned_base
 from core.providers import Client
+from core.providers.model_lists import is_lasting
 
 _RECENT = timedelta(days=60)  # OpenAI's deprecations page: accounts that trained in this time are not idle
 _NOT_ALLOWED = "may not create fine-tuning jobs"  # from `core.providers.errors.tuning_closed`
@@ -28,7 +29,8 @@ class Preflight:
         reason: a sentence; next_step: what to do if the provider refuses.
         train_until, callable_until: last days, if announced.
         lifetime: how long the tuned model can be called, as a sentence.
-        answered: False if the provider did not answer or refused; this may be temporary.
+        answered: False if the provider did not answer or refused.
+        lasting: it refused in a way that only the user can end, so it is not to be asked again by itself.
     """
 
     may_train: bool | None
@@ -38,6 +40,7 @@ class Preflight:
     lifetime: str
     next_step: str = ""
     answered: bool = True
+    lasting: bool = False
 
 
 def preflight(store: Store, client: Client, book: PriceBook, model: str, now: datetime) -> Preflight:
@@ -52,17 +55,17 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
     tuned_price = book.find(provider, f"ft:{tuned_base(model) or model}")
     callable_until = tuned_price.valid_until if tuned_price is not None else None
     train_until = price.training_until if price is not None else None
-    next_step, answered = "", True
+    next_step, answered, lasting = "", True, False
     try:
         may_train, reason = _check_permission(store, client, model, now)
     except ModelNotFound:
         may_train, next_step, answered = False, msg("Choose another one."), False  # it may appear a moment later
         reason = msg("{name} has no model {model} to start from.", name=client.provider.name, model=repr(model))
     except Refused as exc:
-        may_train, next_step, answered = False, exc.next_step, False
+        may_train, next_step, answered, lasting = False, exc.next_step, False, is_lasting(exc)
         reason = msg("This account is not allowed to list fine-tuning jobs: {what}", what=exc.what)
     except FabulaError as exc:
-        may_train, answered = None, False
+        may_train, answered, lasting = None, False, is_lasting(exc)
         reason = msg("The provider could not be reached: {what}", what=exc.what)
     if may_train is not False and train_until is not None and train_until < now.date():
         may_train, next_step = False, ""
@@ -70,9 +73,8 @@ def preflight(store: Store, client: Client, book: PriceBook, model: str, now: da
             "Training on this model ended on {train_until}. Choose another base, or the engine.",
             train_until=train_until,
         )
-    return Preflight(
-        may_train, reason, train_until, callable_until, _lifetime(client, callable_until, now), next_step, answered
-    )
+    lifetime = _lifetime(client, callable_until, now)
+    return Preflight(may_train, reason, train_until, callable_until, lifetime, next_step, answered, lasting)
 
 
 def _check_permission(store: Store, client: Client, model: str, now: datetime) -> tuple[bool | None, str]:

@@ -74,14 +74,14 @@ class ModelLists:
 
 
 def _wait_s(provider: Provider, error: Exception, count: int) -> float:
-    if _is_lasting(error):
+    if is_lasting(error):
         return math.inf
     if provider.capabilities.engine_api:
         return 0.0  # the engine belongs to this studio and may come up at any moment
     return _WAITS.wait_s(count, error.retry_after_s if isinstance(error, Transient) else None)
 
 
-def _is_lasting(error: Exception) -> bool:
+def is_lasting(error: Exception) -> bool:
     """Whether only the user can fix the error. An unknown host name or an expired certificate may be temporary."""
     if isinstance(error, Misconfigured):
         return isinstance(error, WrongAddress)

@@ -15,7 +15,7 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import datasets, export
 from core.db.store import Store
-from core.errors import BadTrainingFile, FabulaError, Refused, StorageFull, Unavailable
+from core.errors import BadTrainingFile, FabulaError, Misconfigured, Refused, StorageFull, Unavailable
 from core.generation import previewing
 from core.pricing.tokens import TokenCount
 from core.providers import Client, ModelInfo
@@ -23,8 +23,9 @@ from pages.ui import background, cache
 from pages.ui.background import BackgroundIterator, BackgroundTask
 from pages.ui.dataset import training_file
 from pages.ui.training import cached_training
-from tests.support.app_pages import again, click, trouble, visit, words
+from tests.support.app_pages import again, click, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_job
 from tests.support.waiting import until
 
 _MODEL = ModelInfo("writer", "engine", None, "both", None)
@@ -183,9 +184,12 @@ def test_a_list_of_models_that_fails_is_a_card(server: FaultServer, monkeypatch:
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(Unavailable("It is in trouble.", "Wait."), "could not be reached"), (Refused("No.", "Ask."), "not allowed")],
+    [
+        (Unavailable("It is in trouble.", "Wait."), "could not be reached"),
+        (Misconfigured("The certificate has expired.", "Ask."), "not allowed"),
+    ],
 )
-def test_whether_an_account_may_train_is_asked_again_after_a_failure(
+def test_whether_an_account_may_train_is_asked_again_after_a_failure_that_may_pass(
     store: Store, monkeypatch: pytest.MonkeyPatch, error: FabulaError, said: str
 ) -> None:
     answers: Iterator[Any] = iter([_raising(error), lambda _self: iter(())])
@@ -199,3 +203,28 @@ def test_whether_an_account_may_train_is_asked_again_after_a_failure(
     second = cached_training.account("compatible", "m")
     assert second.answered
     assert cached_training.account("compatible", "m") == second  # the answer is cached: a third call would get none
+
+
+def test_an_account_that_was_refused_is_asked_again_only_on_a_click(
+    server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch, at_once: None
+) -> None:
+    asked: list[str] = []
+
+    def refuse(client: Client) -> Iterator[Any]:
+        asked.append(client.provider.id)
+        raise Refused("No.", "Ask your administrator.")
+
+    monkeypatch.setattr(Client, "jobs", refuse)
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    put_job(store, status="failed", dataset_id=_dataset(store), provider="compatible")
+    at = next_step(click(visit("training"), "training_again"))
+    for _look in range(2):
+        assert "Ask your administrator." in words(again(at)) and at.button(key="training_next").disabled
+    assert asked == ["compatible"]
+    click(at, "training_account_again")
+    assert asked == ["compatible"] * 2
+    monkeypatch.setattr(Client, "jobs", lambda _self: iter(()))
+    click(at, "training_account_again")
+    assert "lists this account's jobs" in words(at) and not at.button(key="training_next").disabled
+    assert "training_account_again" not in [button.key for button in at.button]

@@ -7,6 +7,7 @@ page fast even with a million steps.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,7 @@ _FRESH_S = 3
 _Mark = tuple[str, int, str]
 """Tells a results file from what it was before: whether its job has ended, its length, how it ends."""
 
-_ACCOUNT_S = 300  # permission to train rarely changes
+_ACCOUNT_S = 300.0  # permission to train rarely changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,17 +260,23 @@ def read_file(file_id: str, text: str) -> CurveSource:
 def account(provider: str, model: str) -> Preflight:
     """Whether the account may train this model, and for how long the result can be called.
 
-    Raises:
-        FabulaError: the provider is not set up.
+    A lasting refusal is kept until the providers change, or `ask_account_again`. Raises FabulaError if the provider is
+    not set up.
     """
     found, checked_at = _account(provider, model)
-    if not found.answered and time.monotonic() - checked_at >= background.FAILURE_KEPT_S:
-        _account.clear(provider, model)
+    kept_s = math.inf if found.lasting else _ACCOUNT_S if found.answered else background.FAILURE_KEPT_S
+    if time.monotonic() - checked_at >= kept_s:
+        ask_account_again(provider, model)
         found, checked_at = _account(provider, model)
     return found
 
 
-@shared(ttl=_ACCOUNT_S, max_entries=64)
+def ask_account_again(provider: str, model: str) -> None:
+    """Ask the provider at the next `account`."""
+    _account.clear(provider, model)
+
+
+@shared(max_entries=64, key=lambda provider, model: (provider, model, cache.registry().revision()))
 def _account(provider: str, model: str) -> tuple[Preflight, float]:
     """The state of an account, and when it was checked (`time.monotonic()`)."""
     found = preflight.preflight(cache.store(), cache.quick(provider), cache.prices(), model, utcnow())

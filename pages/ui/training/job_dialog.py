@@ -115,7 +115,7 @@ def _confirm() -> bool:
         st.markdown(_summary(draft))
         form = job_form.form(draft)
         st.caption(" · ".join([*_choices(form), *job_options.differences(form, draft.base)]))
-        job_estimate.facts(found)
+        job_estimate.facts(draft, found)
     st.caption(_("Clicking twice won't start a second job. Training continues if you close this page."))
     return found.may
 

@@ -57,7 +57,7 @@ def show() -> bool:
     with right, st.container(border=True):
         st.markdown(_("**Estimate**"))
         found = requirements(draft, wait=True)
-        facts(found)
+        facts(draft, found)
         differing = job_options.differences(job_form.form(draft), draft.base)
         if differing:
             st.caption(" · ".join(differing))
@@ -95,7 +95,7 @@ def epoch_tokens(draft: JobDraft, count: TokenCount) -> int:
     return round(count.tokens * (1 - (draft.share or 0)))
 
 
-def facts(found: JobRequirements) -> None:
+def facts(draft: JobDraft, found: JobRequirements) -> None:
     """Render tokens, cost and time; then the account check, and how long the model can be called."""
     one = found.estimate
     if one is None:
@@ -128,6 +128,11 @@ def facts(found: JobRequirements) -> None:
         for mark, sentence in account_text:
             if sentence:
                 st.markdown(f"{mark} {as_markdown(sentence)}")
+        if account.lasting:
+            st.button(
+                _("Try again"), icon=":material/refresh:", key="training_account_again",
+                on_click=cached_training.ask_account_again, args=(draft.base.provider, draft.base.id),
+            )  # fmt: skip
 
 
 def _numbers(draft: JobDraft) -> bool:
