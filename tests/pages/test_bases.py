@@ -90,6 +90,10 @@ def test_suggestions_fit_this_machine_and_are_dated() -> None:
     assert labels(at).count("Download") == len(suggested) + 1
 
 
+def test_the_page_has_one_primary_button() -> None:
+    assert [button.key for button in _settings().button if button.proto.type == "primary"] == ["settings_provider_add"]
+
+
 def test_the_card_is_chinese_for_a_chinese_visitor() -> None:
     shown = words(_settings("zh-CN"))
     assert "基础模型" in shown

@@ -191,7 +191,7 @@ def _add() -> None:
         st.button(
             _("Download") if chosen in ("huggingface", "modelscope") else _("Add"),
             icon=":material/download:" if chosen in ("huggingface", "modelscope") else ":material/add:",
-            key="settings_base_submit", type="primary", on_click=_submit, args=(chosen,),
+            key="settings_base_submit", on_click=_submit, args=(chosen,),
         )  # fmt: skip
 
 
