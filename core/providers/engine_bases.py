@@ -118,14 +118,21 @@ def listed(client: Client) -> EngineBases:
 
 
 @requires("admin")
-def add(actor: Actor, client: Client, source: BaseSource, origin: str, base_id: str = "") -> EngineBase:
+def add(
+    actor: Actor, client: Client, source: BaseSource, origin: str, base_id: str = "", revision: str = ""
+) -> EngineBase:
     """Add a base by its path or its name on a hub; the engine prepares it in the background.
+
+    Args:
+        base_id: its name here; "": the model's own name.
+        revision: branch, tag or commit on a hub; "": the default branch.
 
     Raises:
         BadRequest: the path or name cannot be used; the message explains why and what to do.
     """
     name = "path" if source in ("file", "folder") else "repo"
-    body = {"source": source, name: origin, **({"id": base_id} if base_id else {})}
+    optional = {"id": base_id, "revision": revision}
+    body = {"source": source, name: origin, **{field: value for field, value in optional.items() if value}}
     return _base(client.engine_call("POST", _PATH, body))
 
 

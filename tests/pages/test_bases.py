@@ -11,22 +11,28 @@ pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from streamlit.testing.v1 import AppTest
 
-from core.actor import Actor
+from core.actor import LOCAL, Actor
 from core.errors import NotAllowed
 from core.providers import engine_bases
 from core.providers.engine_bases import EngineBase, EngineBases
 from pages.ui import cache
 from pages.ui.settings import bases
+from tests.support import hub_server
 from tests.support.app_pages import again, click, field, labels, trouble, visit, words
 from tests.support.engine_process import TOKEN, EngineUnderTest, running
+from tests.support.hub_server import REPO
 from tests.support.tiny_models import TinyModel
 from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
-    with running(tmp_path_factory.mktemp("bases") / "home") as started:
-        yield started
+    folder = tmp_path_factory.mktemp("bases")
+    (folder / "empty").mkdir()
+    with hub_server.serving(folder / "empty") as hub, pytest.MonkeyPatch.context() as patched:
+        patched.setenv("HF_ENDPOINT", hub.url)
+        with running(folder / "home") as started:
+            yield started
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +63,21 @@ def test_a_file_is_added_by_its_path_shown_with_its_figures_and_removed(tmp_path
     click(at, remove)
     assert "Only the packaged model is here" in words(again(at))
     assert path.exists()
+
+
+def test_a_revision_of_a_model_on_a_hub_is_requested() -> None:
+    at = _settings()
+    field(at, "settings_base_origin_huggingface").set_value(REPO)
+    field(at, "settings_base_revision").set_value("-v1")
+    click(at, "settings_base_submit")
+    assert "is not the name of a revision" in trouble(at)
+    field(at, "settings_base_revision").set_value(" v1 ")
+    click(at, "settings_base_submit")
+    assert not trouble(at) and field(at, "settings_base_revision").value == ""
+    field(at, "settings_base_origin_huggingface").set_value(REPO)
+    click(at, "settings_base_submit")
+    assert "at revision v1" in trouble(at)
+    engine_bases.remove(LOCAL, cache.quick("engine"), "model")
 
 
 def test_a_path_that_does_not_exist_is_named_with_the_next_step(tmp_path: Path) -> None:

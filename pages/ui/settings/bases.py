@@ -17,6 +17,8 @@ from pages.ui.sign_in import current_actor
 
 _LOOK_S = 2.0
 _ORIGIN, _NAME, _SOURCE = "settings_base_origin", "settings_base_name", "settings_base_source"
+_REVISION = "settings_base_revision"
+_HUBS: tuple[BaseSource, ...] = ("huggingface", "modelscope")
 _SOURCES: dict[BaseSource, str] = {
     "huggingface": mark("Hugging Face"),
     "modelscope": mark("ModelScope"),
@@ -151,7 +153,7 @@ def _actions(base: EngineBase) -> None:
 def _what_goes(base: EngineBase) -> str:
     """What removing a base deletes, and what stops working."""
     freed = _("This frees {size}.").format(size=gigabytes(base.disk_bytes))
-    kept = "" if base.source in ("huggingface", "modelscope") else _("Your own files stay where they are.")
+    kept = "" if base.source in _HUBS else _("Your own files stay where they are.")
     tuned = (
         n_(
             "{n} fine-tuned model needs it: that one stops working until you add it again under this name.",
@@ -176,12 +178,17 @@ def _add() -> None:
         st.text_input(
             _(title), key=f"{_ORIGIN}_{chosen}", placeholder=example, help=_(help_text) if help_text else None
         )
+        if chosen in _HUBS:
+            st.text_input(
+                _("Revision (optional)"), key=_REVISION,
+                help=_("A branch, tag or commit. Leave it empty to use the default branch."),
+            )  # fmt: skip
         st.text_input(
             _("Name here (optional)"),
             key=_NAME,
             help=_("The model id for jobs and requests. Leave it empty to use the model's name."),
         )
-        if chosen in ("huggingface", "modelscope"):
+        if chosen in _HUBS:
             st.caption(
                 _(
                     "Without a network, choose a file or a folder. For models with terms to accept, set `HF_TOKEN` "
@@ -189,8 +196,8 @@ def _add() -> None:
                 )
             )
         st.button(
-            _("Download") if chosen in ("huggingface", "modelscope") else _("Add"),
-            icon=":material/download:" if chosen in ("huggingface", "modelscope") else ":material/add:",
+            _("Download") if chosen in _HUBS else _("Add"),
+            icon=":material/download:" if chosen in _HUBS else ":material/add:",
             key="settings_base_submit", on_click=_submit, args=(chosen,),
         )  # fmt: skip
 
@@ -198,20 +205,21 @@ def _add() -> None:
 def _submit(source: BaseSource) -> None:
     origin = str(state.get(f"{_ORIGIN}_{source}") or "").strip()
     name = str(state.get(_NAME) or "").strip()
+    revision = str(state.get(_REVISION) or "").strip() if source in _HUBS else ""
     with cards.keep_errors():
-        _start(source, origin, name)
-        state.set_value(f"{_ORIGIN}_{source}", "")
-        state.set_value(_NAME, "")
+        _start(source, origin, name, revision)
+        for field in (f"{_ORIGIN}_{source}", _NAME, _REVISION):
+            state.set_value(field, "")
 
 
 def _download(repo: str) -> None:
     with cards.keep_errors():
-        _start("huggingface", repo, "")
+        _start("huggingface", repo)
 
 
-def _start(source: BaseSource, origin: str, name: str) -> None:
+def _start(source: BaseSource, origin: str, name: str = "", revision: str = "") -> None:
     """Add a base; raises if the engine refuses it."""
-    base = engine_bases.add(current_actor(), cache.quick(ENGINE), source, origin, name)
+    base = engine_bases.add(current_actor(), cache.quick(ENGINE), source, origin, name, revision)
     listed.clear()
     ready = base.state == "ready"
     words = _("{name} is already here.") if ready else _("{name} is being prepared.")
