@@ -43,7 +43,7 @@ def find(context: JobContext, client: Client) -> RemoteJob | None:
         ProviderChanged: it is not there, and was submitted to another account.
     """
     submitted = of(context)
-    same = submitted.leads_to(client.provider)
+    same = submitted.matches(client.provider)
     try:
         found = client.find_job(context.job_id)
     except BadRequest:
@@ -61,11 +61,11 @@ def client_of(context: JobContext, registry: Registry) -> Client:
     If the provider was edited, the account is asked for the job by our id: it may be the same one, with a new key.
 
     Raises:
-        ProviderChanged: the provider leads to another account now.
+        ProviderChanged: the provider now uses another account.
         ProviderRemoved, NotFound, EngineMissing: see `connect`.
     """
     client, submitted = connect(context, registry), of(context)
-    if submitted.leads_to(client.provider):
+    if submitted.matches(client.provider):
         return client
     found = find(context, client)
     if found is None or found.id != context.view().remote_id:

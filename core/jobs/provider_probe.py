@@ -257,7 +257,7 @@ class _Probe:
         yield _asked("speech", self._offers_speech)
 
     def _offers_speech(self) -> bool:
-        """Ask for speech without a text. A refusal is not booked; a server that sends audio may bill it."""
+        """Ask for speech without a text. A refusal is not recorded; a server that sends audio may bill it."""
         speech = Speech(self._client.provider, timeout=_SPEECH_TIMEOUT_S)
         reservation = self._reservation(_SPEECH, Decimal(0))  # speech is billed by the character, and there is none
         offer = reservation.call(speech.offer)

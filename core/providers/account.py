@@ -1,7 +1,7 @@
 """Which account work was submitted to: the address and a one-way fingerprint of address and key.
 
 A batch or a training job that a provider has may only be continued there. After an edit of the provider, the same id
-can lead to another account, where it would be bought again or not be found.
+can mean another account, where the work would be submitted and billed again, or not be found.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from core.errors import ProviderChanged
-from core.message import msg
+from core.message import msg, sentences
 from core.providers.schemas import Provider
 
 _SALT = b"fabula account"  # fixed: every worker must derive the same fingerprint
@@ -31,20 +31,20 @@ class Account:
     submitted_to: str | None = None
     account: str | None = None
 
-    def leads_to(self, provider: Provider) -> bool:
+    def matches(self, provider: Provider) -> bool:
         """Whether the provider still has this address and key. An account that was not recorded counts as the same."""
         return self.account is None or self.account == of(provider).account
 
 
 def of(provider: Provider) -> Account:
-    """The account that a provider leads to now. An engine has none: it is one machine's, and its token changes."""
+    """The account that a provider uses now. An engine has none: it belongs to one machine, and its token changes."""
     if provider.capabilities.engine_api:
         return Account()
     return Account(provider.shown_url, _fingerprint(provider.base_url.rstrip("/"), provider.api_key))
 
 
 def changed(provider: Provider, before: Account, what: str) -> ProviderChanged:
-    """The error for something that was submitted to another account than the provider leads to now.
+    """The error for something that was submitted to another account than the provider uses now.
 
     Args:
         what: what was submitted, a sentence.
@@ -53,14 +53,14 @@ def changed(provider: Provider, before: Account, what: str) -> ProviderChanged:
         now = msg("{name} has another key now, and the account of that key does not have it.", name=provider.name)
     else:
         now = msg(
-            "It was submitted to {before}; {name} leads to {now} now, which does not have it.",
+            "It was submitted to {before}; {name} now points to {now}, which does not have it.",
             before=before.submitted_to or "?",
             name=provider.name,
             now=provider.shown_url,
         )
     return ProviderChanged(
-        msg("{what} {now}", what=what, now=now),
-        msg("Nothing was bought again. Set the provider back to its earlier address and key to continue."),
+        sentences(what, now),
+        msg("Nothing was submitted again. Set the provider back to its earlier address and key to continue."),
     )
 
 

@@ -1,4 +1,4 @@
-"""A provider edited or removed while it has a batch: nothing is bought twice, or asked for at another account."""
+"""A provider edited or removed while it has a batch: nothing is paid for twice, or requested from another account."""
 
 from __future__ import annotations
 

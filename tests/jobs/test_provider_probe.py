@@ -269,7 +269,7 @@ def test_tokens_from_the_providers_cache_cost_what_they_cost(store: Store, endpo
     _probe(store, _provider(endpoint.url), book=PriceBook.load(own=custom_prices.entries(store)))
     with store.reading() as session:
         costs = session.scalars(select(Spend.cost_usd).where(Spend.model == "writer")).all()
-    assert costs == [Decimal("0.0048")] * 4  # 2 tokens read anew, 8 from the cache, 2 written
+    assert costs == [Decimal("0.0048")] * 4  # 2 prompt tokens, 8 cached ones, 2 written
 
 
 def test_a_refused_request_costs_nothing_and_a_lost_one_counts(store: Store, endpoint: FaultServer) -> None:

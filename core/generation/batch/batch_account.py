@@ -27,10 +27,10 @@ def client_of(store: Store, registry: Registry, batch: BatchView) -> Client:
 
     Raises:
         ProviderRemoved: its provider was removed.
-        ProviderChanged: its provider leads to another account now. The batch is marked as stranded.
+        ProviderChanged: its provider now uses another account. The batch is marked as stranded.
     """
     client = registry.get(batch.provider)
-    if batch.submitted.leads_to(client.provider):
+    if batch.submitted.matches(client.provider):
         if batch.stranded:
             batch_store.update_batch(store, batch.id, stranded_at=None)
         return client

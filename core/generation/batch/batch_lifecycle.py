@@ -92,7 +92,7 @@ class BatchLifecycle:
         Raises:
             ProviderError: the step failed; it is safe to try again.
             NotFound, EngineMissing: the provider is not configured.
-            ProviderChanged: it leads to another account now. The batch stays as it is.
+            ProviderChanged: it now uses another account. The batch stays as it is.
             StorageFull: the database or the disk cannot be written.
         """
         try:

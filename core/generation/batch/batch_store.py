@@ -41,7 +41,7 @@ class BatchView:
         completed, failed: numbers of rows by result, as counted by the provider; the actual numbers once the batch is
             over.
         submitted: the account that has it.
-        stranded: its provider leads to another account now.
+        stranded: its provider now uses another account.
     """
 
     id: str

@@ -24,7 +24,7 @@ WORDS: Mapping[Cause, str] = {
     "bad_key": mark("The provider refused the key"),
     "setup": mark("The connection is not set up correctly"),
     "provider_removed": mark("The provider was removed"),
-    "provider_changed": mark("The provider leads to another account"),
+    "provider_changed": mark("The provider now uses another account"),
     "unreachable": mark("The provider is not responding"),
     "server_error": mark("Server error at the provider"),
     "unreadable": mark("The answer cannot be read"),
