@@ -106,9 +106,10 @@ def test_the_dialog_opens_without_a_choice_and_lists_what_people_have_first(sett
     picker = at.selectbox(key="settings_provider_preset")
     assert picker.value is None and not any(str(one.key).startswith("settings_provider_url") for one in at.text_input)
     names = [preset.name for preset in presets_of_providers.in_order(["ollama"])]
-    assert names[:3] == ["OpenAI", "Ollama", "Another OpenAI-compatible address"]
-    assert names[3:] == sorted(names[3:], key=str.casefold) and len(set(names)) == len(names)
-    assert picker.options == [preset.name for preset in presets_of_providers.in_order()]
+    assert names[:4] == ["OpenAI", "Ollama", "Your own server", "Another OpenAI-compatible address"]
+    assert names[4:] == sorted(names[4:], key=str.casefold) and len(set(names)) == len(names)
+    shown = [preset.name for preset in presets_of_providers.in_order()]
+    assert picker.options == ["Your own server (OpenAI-compatible)" if name == names[2] else name for name in shown]
     picker.set_value("groq").run()
     assert at.text_input(key="settings_provider_url").value == "https://api.groq.com/openai/v1"
 
