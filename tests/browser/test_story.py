@@ -164,6 +164,17 @@ def test_four_panes_fill_at_once_and_a_blind_vote_reveals_them(
     page.get_by_text("You chose").wait_for()
 
 
+@pytest.mark.parametrize("key", ["story_model", "story_others"], ids=["select", "multiselect"])
+def test_an_option_that_does_not_exist_is_not_chosen(
+    browser: Browser, studio: RunningStudio, streaming_server: StreamingServer, key: str
+) -> None:
+    page = visit(browser, f"{studio.url}/story", locale="en-US")
+    page.locator(".st-key-story_compare label").click()
+    shown(page, "story_others")
+    with pytest.raises(AssertionError, match="no such model was not chosen"):
+        choose(page, key, "no such model")
+
+
 def test_a_voice_reads_sentence_by_sentence_while_more_is_written(
     browser: Browser, studio: RunningStudio, streaming_server: StreamingServer
 ) -> None:

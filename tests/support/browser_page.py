@@ -197,10 +197,17 @@ def choose(page: Page, key: str, option: str) -> None:
         box.fill(option)
         box.press("Enter")
         settled(page)
-        if box.input_value() == option or field.get_by_text(option, exact=True).count():
-            box.blur()  # the list of a multiselect stays open, and Escape would also close a popover
+        box.blur()  # the list of a multiselect stays open, and Escape would also close a popover
+        if _is_chosen(field, option):
             return
     raise AssertionError(f"{option} was not chosen: {field.inner_text()!r}, {box.input_value()!r}")
+
+
+def _is_chosen(field: Locator, option: str) -> bool:
+    """Whether a field that has lost the focus has this value. Until then, its input may hold what was only typed."""
+    if field.get_by_test_id("stMultiSelect").count():
+        return bool(field.get_by_text(option, exact=True).count())
+    return bool(field.get_by_role("combobox").input_value() == option)
 
 
 def repeat(page: Page, act: Callable[[], object], until_there: Locator) -> None:
