@@ -68,6 +68,6 @@ def give_up(store: Store, actor: Actor, run_id: str) -> None:
             batch_store.close(session, batch.id, "failed", lambda prompt: None, _GIVEN_UP, unknown=True)
 
 
-def _stranded(dataset_id: str) -> Select[tuple[Batch]]:
+def _stranded(dataset_id: str) -> Select[Batch]:
     of_dataset = select(Batch).join(Run, Run.id == Batch.run_id).where(Run.dataset_id == dataset_id)
     return of_dataset.where(Batch.stranded_at.is_not(None), Batch.state.not_in(batch_store.OVER))
