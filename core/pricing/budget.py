@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
@@ -246,9 +246,10 @@ def _lock_budgets(session: Session) -> None:
 def limits_of(session: Session, person: str) -> dict[Scope, Decimal]:
     """The limits that apply to what a person spends: scope `run`, `month` or `person` → US dollars."""
     query = select(Budget.scope, Budget.amount_usd).where(or_(Budget.scope != "person", Budget.subject == person))
-    limits: dict[Scope, Decimal] = dict(session.execute(query).all())  # type: ignore[arg-type]  # rows are pairs
-    each = limits.pop("each", None)
-    return limits if each is None else {"person": each} | limits
+    limits: dict[Any, Decimal] = dict(session.execute(query).all())  # a scope in the database is text
+    if (each := limits.pop("each", None)) is not None:
+        limits.setdefault("person", each)
+    return limits
 
 
 def applied(session: Session, actor: Actor, reference: str | None) -> list[AppliedBudget]:
@@ -279,7 +280,7 @@ def _names(session: Session, people: Iterable[str]) -> dict[str, str]:
     """Names of those of these ids that are people of a team."""
     names: dict[str, str] = {}
     for ids in in_chunks(sorted({*people} - {""})):
-        names |= dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())  # type: ignore[arg-type]  # rows are pairs
+        names |= dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())
     return names
 
 

@@ -181,7 +181,7 @@ def _state(request: BudgetRequest, limit: Decimal | None) -> State:
 
 def _views(session: Session, requests: list[BudgetRequest]) -> list[BudgetRequestView]:
     ids = {one.person_id for one in requests} | {one.decided_by for one in requests if one.decided_by}
-    names: dict[str, str] = dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())  # type: ignore[arg-type]  # rows are pairs
+    names: dict[str, str] = dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())
     return [_view(one, budget.limits_of(session, one.person_id).get(_scope(one)), names) for one in requests]
 
 
