@@ -21,7 +21,7 @@ from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
 from core.providers import engine_endpoint
 from core.settings import Settings, exit_with
-from pages.ui import open_tabs, server_routes, server_setup, streamlit_patches
+from pages.ui import open_tabs, server_routes, server_setup, streamlit_patches, web_security
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -75,7 +75,14 @@ def check_start() -> None:
         team_mode.check(settings, server_setup.read())
     except BadSettings as exc:
         exit_with(exc)
+    if settings.mode == "local":
+        server_setup.keep_to_this_machine()
 
 
 check_start()
-app = st.App(_FRAME, lifespan=lifespan, routes=[Route("/api/health", health), *server_routes.ROUTES])
+app = st.App(
+    _FRAME,
+    lifespan=lifespan,
+    routes=[Route("/api/health", health), *server_routes.ROUTES],
+    middleware=web_security.layers(Settings.from_env(), server_setup.read(), server_setup.other_origins()),
+)

@@ -44,6 +44,10 @@ class ProviderChanged(FabulaError):
     cause = "provider_changed"
 
 
+class NewerDatabase(FabulaError):
+    """A newer version of Fabula has written the database; this one must not write to it."""
+
+
 class NotAllowed(FabulaError):
     """The person's role does not allow this action; nothing was changed. See `core.actor.requires`."""
 

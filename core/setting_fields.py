@@ -22,6 +22,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from core import address_rules
+from core.email_addresses import is_email, is_email_domain, lower_email
 from core.engine import job_rules
 from core.errors import BadSettings
 from core.message import Message, msg
@@ -29,7 +31,7 @@ from core.message import Message, msg
 ENV_FILE, SECRETS_FILE = "FABULA_ENV_FILE", "FABULA_SECRETS_FILE"
 MIN_SECRET_CHARS = 16
 _MASK = "********"
-_DOMAIN = re.compile(r"[^\s@,]+\.[^\s@,.]+|localhost")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _DATABASES = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://")
 
 
@@ -70,16 +72,15 @@ def _lower(value: object) -> object:
 
 
 def _email(value: str) -> str:
-    email = value.strip().lower()
-    name, at, domain = email.partition("@")
-    if not (name and at and _DOMAIN.fullmatch(domain)):
+    email = lower_email(value)
+    if not (is_email(email) and is_email_domain(email.partition("@")[2])):
         raise ValueError(msg("It must be one e-mail address."))
     return email
 
 
 def _domains(value: str) -> str:
-    domains = [one.strip().lower().removeprefix("@") for one in value.split(",") if one.strip()]
-    if not all(_DOMAIN.fullmatch(one) for one in domains):
+    domains = [lower_email(one).removeprefix("@") for one in _listed(value)]
+    if not all(map(is_email_domain, domains)):
         raise ValueError(msg("It must be a list of e-mail domains with commas between, for example `example.com`."))
     return ",".join(domains)
 
@@ -100,12 +101,39 @@ def _mail_server(value: SecretStr) -> SecretStr:
     return value
 
 
+def _issuers(value: str) -> str:
+    return ",".join(map(_issuer, _listed(value)))
+
+
+def _issuer(value: str) -> str:
+    """An issuer identifier, which is compared letter by letter (OpenID Connect Core 2)."""
+    parts = urlsplit(value)
+    if not parts.hostname or (parts.scheme != "https" and parts.hostname not in _LOOPBACK):
+        raise ValueError(msg("It must be a list of issuers that begin with `https://`, with commas between."))
+    return value
+
+
+def _internal_servers(value: str) -> str:
+    entries = _listed(value)
+    if not all(map(address_rules.is_entry, entries)):
+        raise ValueError(
+            msg("It must be a list of host names, IP addresses and networks, such as `llm.example.com,10.1.2.0/24`.")
+        )
+    return ",".join(entries)
+
+
+def _listed(value: str) -> list[str]:
+    return [one.strip() for one in value.split(",") if one.strip()]
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Database = Annotated[str, AfterValidator(_database)]
 Context = Annotated[int, _whole_number(*job_rules.CONTEXT_RANGE)]
 Domains = Annotated[str, AfterValidator(_domains)]
 Email = Annotated[str, AfterValidator(_email)]
 Emails = Annotated[str, AfterValidator(_emails)]
+InternalServers = Annotated[str, AfterValidator(_internal_servers)]
+Issuers = Annotated[str, AfterValidator(_issuers)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
@@ -127,6 +155,8 @@ class SettingFields(BaseSettings):
     mode: Mode = _setting("FABULA_MODE", "`local` or `team`", "local")
     admin_email: Email | None = _setting("FABULA_ADMIN_EMAIL", "e-mail address")
     allowed_domains: Domains | None = _setting("FABULA_ALLOWED_DOMAINS", "list")
+    trusted_email_issuers: Issuers | None = _setting("FABULA_TRUSTED_EMAIL_ISSUERS", "list")
+    internal_servers: InternalServers | None = _setting("FABULA_INTERNAL_SERVERS", "list")
     trusted_proxy: str | None = _setting("FABULA_TRUSTED_PROXY", "text")
     home: Path = _setting("FABULA_HOME", "path", Path(".fabula"))
     database_url: Database | None = _setting("DATABASE_URL", "database address")

@@ -20,6 +20,7 @@ from core.errors import BadSettings
 _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
+    *("FABULA_TRUSTED_EMAIL_ISSUERS", "FABULA_INTERNAL_SERVERS"),
     *("FABULA_TRUSTED_PROXY", "FABULA_METRICS_TOKEN", "FABULA_METRICS_PORT", "FABULA_LOG_FORMAT"),
     *("FABULA_ALERT_WEBHOOK_URL", "FABULA_ALERT_WEBHOOK_SHAPE", "FABULA_ALERT_SMTP_URL", "FABULA_ALERT_EMAIL_TO"),
     *("FABULA_ALERT_EMAIL_FROM", "FABULA_ALERT_LANGUAGE"),
@@ -40,6 +41,8 @@ class Settings:
         mode: `local`: one person on this machine; `team`: people sign in.
         admin_email: the person who becomes an admin at a team's first sign-in, or None.
         allowed_domains: e-mail domains whose people need no invitation.
+        trusted_email_issuers: sign-in issuers whose e-mail addresses count as verified without `email_verified`.
+        internal_servers: host names and networks inside the server's own network that a team's providers may lead to.
         trusted_proxy: the proxy whose headers name the signed-in person; None if no headers are trusted.
         metrics_token: bearer token of `/metrics`; None if there is no such page.
         metrics_port: port on which a separate worker serves its metrics, or None.
@@ -60,6 +63,8 @@ class Settings:
     mode: Literal["local", "team"] = "local"
     admin_email: str | None = None
     allowed_domains: tuple[str, ...] = ()
+    trusted_email_issuers: tuple[str, ...] = ()
+    internal_servers: tuple[str, ...] = ()
     trusted_proxy: str | None = None
     metrics_token: str | None = field(default=None, repr=False)
     metrics_port: int | None = None
@@ -128,7 +133,9 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         finds_local_servers=fields.finds_local_servers and fields.mode != "team",
         mode=fields.mode,
         admin_email=fields.admin_email,
-        allowed_domains=tuple(filter(None, (fields.allowed_domains or "").split(","))),
+        allowed_domains=_items(fields.allowed_domains),
+        trusted_email_issuers=_items(fields.trusted_email_issuers),
+        internal_servers=_items(fields.internal_servers),
         trusted_proxy=fields.trusted_proxy,
         metrics_token=fields.metrics_token.get_secret_value() if fields.metrics_token else None,
         metrics_port=fields.metrics_port,
@@ -140,6 +147,10 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         alert_email_from=fields.alert_email_from,
         alert_language=fields.alert_language,
     )
+
+
+def _items(text: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, (text or "").split(",")))
 
 
 def _sqlalchemy_url(url: str) -> str:

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -19,10 +20,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import OperationalError
 
-from core.errors import FabulaError
+from core.errors import FabulaError, NewerDatabase
 from core.message import msg
 
 logging.getLogger("alembic").setLevel(logging.WARNING)  # do not log on every start
@@ -138,10 +139,31 @@ def upgrade(engine: Engine) -> None:
         try:
             command.upgrade(config, "head")
         except CommandError as exc:
-            raise FabulaError(
-                msg("This database was written by a newer version of Fabula."),
-                msg("Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place."),
-            ) from exc
+            raise _newer() from exc
+
+
+def refuse_newer(connection: Connection) -> None:
+    """Check a database that this process opened earlier: another version may have migrated it since.
+
+    Raises:
+        NewerDatabase: it has.
+    """
+    if connection.scalar(text("SELECT version_num FROM alembic_version")) != _head():
+        raise _newer()
+
+
+@cache
+def _head() -> str | None:
+    config = Config()
+    config.set_main_option("script_location", str(_FOLDER).replace("%", "%%"))
+    return ScriptDirectory.from_config(config).get_current_head()
+
+
+def _newer() -> NewerDatabase:
+    return NewerDatabase(
+        msg("This database was written by a newer version of Fabula."),
+        msg("Update Fabula, or set `FABULA_HOME` (or `DATABASE_URL`) to another place."),
+    )
 
 
 def _config() -> Config:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from core.db import spend_totals
-from core.db.migrate import upgrade
+from core.db.migrate import refuse_newer, upgrade
 from core.db.storage_errors import DatabaseFile, DatabaseFileCheck, damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
@@ -133,6 +133,16 @@ class Store:
         self.check_file()
         with _translate_errors(), self._readers() as session:
             yield session
+
+    def check_version(self) -> None:
+        """Check that no newer version of Fabula has migrated the database since it was opened.
+
+        Raises:
+            NewerDatabase: one has. This version must not write any more.
+            StorageFull: the database is unavailable.
+        """
+        with self.reading() as session:
+            refuse_newer(session.connection())
 
     def check_file(self, since: DatabaseFileCheck | None = None) -> DatabaseFileCheck | None:
         """Check that the database file still exists and is intact.

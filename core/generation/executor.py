@@ -167,9 +167,11 @@ class RunExecutor:
         self._polled_at = now
         self._throughput.update(now)
         run_id, note = self._context.run_id, self._waiting_note(now) or "\n".join(self._connection.notes) or None
-        state = await self._writer.read(lambda session: session.scalar(select(Run.state).where(Run.id == run_id)))
+        state, disabled = await self._writer.read(lambda session: _requested_end(session, run_id)) or (None, None)
         if note != self._written_note and await self._writer.call(lambda session: _write_note(session, run_id, note)):
             self._written_note = note
+        if disabled is not None:  # requests in flight are paid for, so their answers are kept
+            self._retry_policy.end_run(RunEnd("stopped", disabled))
         if state not in (None, "running"):
             self._requested_end = _FINAL_STATES.get(state or "", "stopped")
         if not self._writer.down:
@@ -335,6 +337,11 @@ class RunExecutor:
             return None
         seconds = max(1, round(next_at - now))
         return msg("Waiting {seconds} s. {cause}", seconds=seconds, cause=cause)
+
+
+def _requested_end(session: Session, run_id: str) -> tuple[str | None, str | None]:
+    """The run's state, and why it must not go on although nobody has stopped it."""
+    return session.scalar(select(Run.state).where(Run.id == run_id)), run_store.owner_disabled(session, run_id)
 
 
 def _write_note(session: Session, run_id: str, note: str | None) -> bool:

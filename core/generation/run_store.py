@@ -21,10 +21,10 @@ from core.actor import Actor
 from core.datasets.grid_store import fill, recipe_of
 from core.datasets.recipe import Recipe
 from core.db.store import Store, new_id
-from core.db.tables import Dataset, Row, Run, WorkerHeartbeat, utcnow
+from core.db.tables import Dataset, Person, Row, Run, WorkerHeartbeat, utcnow
 from core.errors import NotFound
 from core.generation import reservations
-from core.message import msg
+from core.message import Message, msg
 
 _active_claimants: set[str] = set()  # executors in this process
 
@@ -123,6 +123,24 @@ def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
             finish(session, run_id, _REQUESTED_END[run.state], None)
         ready = run.state in ("queued", "running") or _due_in_s(run) == 0
         return start_run(session, run, claimant) if ready else None
+
+
+def owner_disabled(session: Session, run_id: str) -> Message | None:
+    """Why a run must not go on: the person who started it, or resumed it last, is disabled. None: it may."""
+    owner = select(Person.name).join(Run, Run.created_by == Person.id)
+    name = session.scalar(owner.where(Run.id == run_id, Person.disabled_at.is_not(None)))
+    if name is None:
+        return None
+    return msg(
+        "{name}, who started this run, has been disabled. Written rows are kept; another editor can resume it.",
+        name=name,
+    )
+
+
+def take_over(session: Session, run: Run, actor: Actor) -> None:
+    """Whoever resumes the run of a disabled person is its owner from then on."""
+    if owner_disabled(session, run.id) is not None:
+        run.created_by = actor.id
 
 
 def due_in_s(store: Store, run_id: str) -> float | None:

@@ -193,6 +193,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "running"
             return
         _require_missing_rows(session, run.dataset_id, run)
+        run_store.take_over(session, run, actor)
         _requeue(run)
 
 
@@ -295,6 +296,7 @@ def _create_or_resume(
         if same_settings and scope in ("all", paused.scope):
             paused.budget_usd = paused.budget_usd if budget_usd is None else budget_usd
             paused.scope = scope
+            run_store.take_over(session, paused, actor)
             _requeue(paused)
             return paused
         paused.state = "stopped"

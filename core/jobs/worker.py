@@ -152,6 +152,7 @@ class Worker:
         orphaned: set[str] = set()
         while not self._stopping.is_set():
             try:
+                store.check_version()
                 open_workflows = _open_workflows()
                 if time.monotonic() >= next_beat or len(running_workflows()) != last_running:
                     own_heartbeat.beat(last_running := len(running_workflows()))

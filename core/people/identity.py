@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from core.email_addresses import MAX_EMAIL, is_email, lower_email
 from core.errors import SignInRefused
 from core.message import msg
 
-MAX_EMAIL = 320
-"""Characters of an e-mail address (RFC 3696)."""
 _MAX_NAME, _MAX_ISSUER, _MAX_SUBJECT = 200, 300, 255
 _SIGN_IN_CLAIMS = ("iss", "sub", "provider", "iat", "exp", "nonce", "sid", "jti")
 
@@ -24,6 +23,8 @@ class Identity:
     Attributes:
         provider: name of the provider in this studio's configuration.
         email: the address in lower case.
+        email_verified: whether the provider said that it has verified the address; False if its issuer is trusted
+            without that.
         sign_in_id: the same in every tab that uses this sign-in's cookie; a new sign-in gets a new id.
         issued_at: when the provider signed the person in, by its clock; None if it did not report the time.
     """
@@ -32,16 +33,26 @@ class Identity:
     subject: str
     provider: str
     email: str
+    email_verified: bool
     name: str
     sign_in_id: str
     issued_at: datetime | None
 
     @classmethod
-    def from_claims(cls, claims: Mapping[str, object]) -> Identity:
+    def from_claims(
+        cls, claims: Mapping[str, object], client_id: str = "", trusted_issuers: Collection[str] = ()
+    ) -> Identity:
         """Read the claims of an ID token (OpenID Connect Core 2 and 5.1), with the provider's name as `provider`.
 
+        Args:
+            claims: what the provider says.
+            client_id: of this studio at the provider, which the token must be meant for; "": not checked.
+            trusted_issuers: issuers whose addresses count as verified although they do not say so
+                (`FABULA_TRUSTED_EMAIL_ISSUERS`). Their "not verified" is still believed.
+
         Raises:
-            SignInRefused: a claim that is needed is missing, or the e-mail address is not verified.
+            SignInRefused: a claim that is needed is missing, the token is meant for another application, or the e-mail
+                address is not verified.
         """
         issuer, subject = _text(claims, "iss", _MAX_ISSUER), _text(claims, "sub", _MAX_SUBJECT)
         email = lower_email(_text(claims, "email", MAX_EMAIL))
@@ -50,17 +61,21 @@ class Identity:
                 msg("Your sign-in provider did not say who you are: it sent no account or no e-mail address."),
                 msg("Ask an admin to allow the scopes `openid`, `email` and `profile` at the provider."),
             )
-        if claims.get("email_verified") is not True:
+        if client_id and client_id not in _audience(claims):
             raise SignInRefused(
-                msg("Your sign-in provider has not verified the address {email}.", email=email),
-                msg("Verify it there, then sign in again."),
+                msg("Your sign-in provider answered for another application."),
+                msg("Sign in again. If that fails too, ask an admin to check `client_id` in the section [auth]."),
             )
+        verified = claims.get("email_verified")
+        if verified is not True and not (verified is None and issuer in trusted_issuers):
+            raise _not_verified(email, said=verified is not None)
         fixed = json.dumps([claims.get(name) for name in _SIGN_IN_CLAIMS], default=str)
         return cls(
             issuer=issuer,
             subject=subject,
             provider=_text(claims, "provider", _MAX_NAME),
             email=email,
+            email_verified=verified is True,
             name=_text(claims, "name", _MAX_NAME) or email,
             sign_in_id=hashlib.sha256(fixed.encode()).hexdigest(),
             issued_at=_time(claims.get("iat")),
@@ -72,15 +87,23 @@ class Identity:
         return self.email.rpartition("@")[2]
 
 
-def lower_email(text: str) -> str:
-    """An address for comparison. Lowers only ASCII letters: `str.lower` would turn the Kelvin sign into a `k`."""
-    return "".join(one.lower() if one.isascii() else one for one in text.strip())
+def _not_verified(email: str, *, said: bool) -> SignInRefused:
+    """The refusal of an address. `said`: the provider sent `email_verified`."""
+    if said:
+        return SignInRefused(
+            msg("Your sign-in provider has not verified the address {email}.", email=email),
+            msg("Verify it there, then sign in again."),
+        )
+    return SignInRefused(
+        msg("Your sign-in provider does not say whether it has verified the address {email}.", email=email),
+        msg("Ask an admin to let the provider send `email_verified`, or to set `FABULA_TRUSTED_EMAIL_ISSUERS`."),
+    )
 
 
-def is_email(text: str) -> bool:
-    """Whether a text has the form of an e-mail address; whether the address exists is not checked."""
-    name, at, domain = text.partition("@")
-    return bool(name and at and domain) and len(text) <= MAX_EMAIL and not set(" ,@\n\r\t") & set(name + domain)
+def _audience(claims: Mapping[str, object]) -> list[object]:
+    """The applications that a token is meant for: one, or a list."""
+    audience = claims.get("aud")
+    return audience if isinstance(audience, list) else [audience]
 
 
 def _text(claims: Mapping[str, object], name: str, limit: int) -> str:

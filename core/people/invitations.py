@@ -11,9 +11,10 @@ from sqlalchemy.orm import Session
 from core.actor import ROLES, Actor, Role, requires, role_of
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Invitation, Person, utcnow
+from core.email_addresses import is_email, lower_email
 from core.errors import FabulaError, NotFound
 from core.message import msg
-from core.people.identity import Identity, is_email, lower_email
+from core.people.identity import Identity
 
 LOCK = "people"
 """Name of the advisory lock that every change of people and invitations holds."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import ROLES, Actor, Role, requires, role_of
@@ -46,13 +46,11 @@ def everyone(store: Store, actor: Actor) -> list[PersonView]:
     """All people, by e-mail address."""
     with store.reading() as session:
         people = session.scalars(select(Person).order_by(Person.email, Person.created_at)).all()
-        sign_ins: dict[str, list[SignIn]] = {}
-        for one in session.scalars(select(SignIn).order_by(SignIn.at)):
-            sign_ins.setdefault(one.person_id, []).append(one)
+        sign_ins = {one.person_id: one for one in session.execute(_newest_sign_ins())}
         issuers: dict[str, list[str]] = {}
         for account in session.scalars(select(SignInAccount).order_by(SignInAccount.created_at)):
             issuers.setdefault(account.person_id, []).append(account.issuer)
-        return [_view(person, sign_ins.get(person.id, []), issuers.get(person.id, [])) for person in people]
+        return [_view(person, sign_ins.get(person.id), issuers.get(person.id, [])) for person in people]
 
 
 @requires("admin")
@@ -73,7 +71,10 @@ def set_role(store: Store, actor: Actor, person_id: str, role: Role) -> None:
 
 @requires("admin")
 def disable(store: Store, actor: Actor, person_id: str) -> None:
-    """End all of a person's sign-ins and refuse new ones. Their work is kept, and their running jobs continue.
+    """End all of a person's sign-ins and refuse new ones. Their work is kept.
+
+    Their runs stop once the requests in flight are answered (`core.generation.run_store.owner_disabled`), and their
+    batches are cancelled. Training jobs continue, because they are paid for when they start.
 
     Raises:
         NotFound: there is no such person.
@@ -133,8 +134,21 @@ def _end_sign_ins(session: Session, person: Person) -> None:
     )
 
 
-def _view(person: Person, sign_ins: list[SignIn], issuers: list[str]) -> PersonView:
-    last = sign_ins[-1] if sign_ins else None
+def _newest_sign_ins() -> Select[str, datetime, str, int]:
+    """One row for each person who has ever signed in: the newest sign-in, and how many have not ended."""
+    person = SignIn.person_id
+    ranked = select(
+        SignIn.person_id,
+        SignIn.at,
+        SignIn.origin,
+        func.count(case((SignIn.ended_at.is_(None), 1))).over(partition_by=person).label("open"),
+        func.row_number().over(partition_by=person, order_by=(SignIn.at.desc(), SignIn.id)).label("place"),
+    ).subquery()
+    columns = (ranked.c.person_id, ranked.c.at, ranked.c.origin, ranked.c.open)
+    return select(*columns).where(ranked.c.place == 1)
+
+
+def _view(person: Person, newest: Row[str, datetime, str, int] | None, issuers: list[str]) -> PersonView:
     return PersonView(
         id=person.id,
         email=person.email,
@@ -143,7 +157,7 @@ def _view(person: Person, sign_ins: list[SignIn], issuers: list[str]) -> PersonV
         disabled=person.disabled_at is not None,
         created_at=person.created_at,
         issuers=tuple(issuers),
-        last_sign_in=last.at if last else None,
-        last_origin=last.origin if last else "",
-        open_sign_ins=sum(one.ended_at is None for one in sign_ins),
+        last_sign_in=newest.at if newest else None,
+        last_origin=newest.origin if newest else "",
+        open_sign_ins=newest.open if newest else 0,
     )

@@ -72,7 +72,7 @@ def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -
                     subject=identity.subject,
                     person_id=person.id,
                     email=identity.email,
-                    email_verified=True,
+                    email_verified=identity.email_verified,
                 )
             )
         begun = session.get(SignIn, identity.sign_in_id)  # by another tab in the meantime

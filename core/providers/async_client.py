@@ -16,6 +16,7 @@ from yarl import URL
 
 from core import metrics
 from core.errors import BadRequest, ProviderError
+from core.providers.checked_connections import socket_factory_of
 from core.providers.chunk_parser import parse_body
 from core.providers.connection import key_headers, tls_context
 from core.providers.connection_errors import leaves_host, redirected, unreachable
@@ -51,7 +52,10 @@ class AsyncTextClient:
         self._urls = {endpoint: URL(base + path) for endpoint, path in PATHS.items()}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=0, keepalive_timeout=_KEEPALIVE_S, ssl=tls_context(provider.certificates)
+                limit=0,
+                keepalive_timeout=_KEEPALIVE_S,
+                ssl=tls_context(provider.certificates),
+                socket_factory=socket_factory_of(provider),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={**key_headers(provider), "Content-Type": "application/json"},

@@ -21,6 +21,7 @@ import openai
 
 from core import metrics
 from core.errors import Cancelled
+from core.providers import checked_connections
 from core.providers.connection_errors import leaves_host, redirected
 from core.providers.endpoint_setup import LOOPBACK, check_setup
 from core.providers.errors import translate_errors, web_page_answer
@@ -109,6 +110,7 @@ class Connection:
         check_setup(self.provider)
         with self._lock:
             if self._sync is None:
+                tls = tls_context(self.provider.certificates)
                 self._sync = openai.OpenAI(
                     api_key=self.provider.api_key or _DUMMY_KEY,
                     admin_api_key="",
@@ -116,8 +118,8 @@ class Connection:
                     max_retries=0,
                     default_headers=self._headers(),
                     http_client=openai.DefaultHttpx2Client(
-                        transport=self._transport,
-                        verify=tls_context(self.provider.certificates),
+                        transport=self._transport or checked_connections.transport_of(self.provider, tls),
+                        verify=tls,
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
                         event_hooks={"request": [_note_time], "response": [self._check_response]},
@@ -130,6 +132,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         with self._lock:
             if loop not in self._async:
+                tls = tls_context(self.provider.certificates)
                 self._async[loop] = openai.AsyncOpenAI(
                     api_key=self.provider.api_key or _DUMMY_KEY,
                     admin_api_key="",
@@ -137,8 +140,8 @@ class Connection:
                     max_retries=0,
                     default_headers=self._headers(),
                     http_client=openai.DefaultAsyncHttpx2Client(
-                        transport=self._async_transport,
-                        verify=tls_context(self.provider.certificates),
+                        transport=self._async_transport or checked_connections.async_transport_of(self.provider, tls),
+                        verify=tls,
                         timeout=self._timeout,
                         trust_env=self._uses_proxies(),
                         event_hooks={"request": [_note_time_async], "response": [self._check_response_async]},

@@ -15,9 +15,10 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 import httpx2
 
+from core.address_rules import AddressRefused
 from core.errors import Misconfigured, NotThere, ProviderError, Unavailable, WrongAddress
 from core.message import msg, sentences, with_cause
-from core.providers.endpoint_setup import EXAMPLE_ADDRESS, address_setting, host_of, new_address, proxy_of
+from core.providers.endpoint_setup import EXAMPLE_ADDRESS, address_setting, host_of, inside, new_address, proxy_of
 from core.providers.schemas import Provider
 
 CORE_PATHS = ("/chat/completions", "/completions", "/models")
@@ -49,6 +50,8 @@ def unreachable(provider: Provider, cause: BaseException | None = None, *, sent:
         sent: whether the endpoint may have received the request, and may bill it.
     """
     for error in _chain(cause):
+        if isinstance(error, AddressRefused):
+            return inside(provider)
         if isinstance(error, aiohttp.ClientConnectorError):
             continue  # only repeats the next cause without its details
         if isinstance(error, ssl.SSLCertVerificationError):

@@ -78,7 +78,7 @@ def check_setup(provider: Provider) -> None:
     Raises:
         Misconfigured: the address or key is invalid.
     """
-    error = _address_error(provider) or _key_error(provider)
+    error = _address_error(provider) or _inside_error(provider) or _key_error(provider)
     if error is not None:
         raise error
 
@@ -122,6 +122,23 @@ def _address_error(provider: Provider) -> Misconfigured | None:
             new_address(provider, _api_address(provider, url[: extra.start()])),
         )
     return None
+
+
+def _inside_error(provider: Provider) -> Misconfigured | None:
+    """The error for an address that needs no look-up to be known as one inside the server's network."""
+    host = urlsplit(provider.base_url).hostname or ""
+    return inside(provider) if provider.address_rules.refuses_host(host) else None
+
+
+def inside(provider: Provider) -> Misconfigured:
+    """The error for an address that the team's address rules do not allow. See `core.address_rules`."""
+    return Misconfigured(
+        msg("The address of {name} leads into the server's own network. Nothing was sent.", name=provider.name),
+        msg(
+            "Use an address on the internet, or have {host} added to the server's setting `FABULA_INTERNAL_SERVERS`.",
+            host=urlsplit(provider.base_url).hostname or provider.shown_url,
+        ),
+    )
 
 
 def _api_address(provider: Provider, url: str) -> str:

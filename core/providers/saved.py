@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
+from core.address_rules import UNRESTRICTED, AddressRules
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import SavedProvider
 from core.errors import FabulaError, Misconfigured, NotFound
@@ -29,6 +30,7 @@ from core.providers.endpoint_setup import check_setup
 from core.providers.generation import MAX_MODELS
 from core.providers.schemas import Provider
 from core.secret_key import SecretKey
+from core.settings import Settings
 
 MAX_NAME = 60
 """Maximum number of characters in a provider's name."""
@@ -80,7 +82,12 @@ def list_saved(store: Store) -> list[SavedView]:
         return [_view(row) for row in session.scalars(select(SavedProvider).order_by(SavedProvider.created_at))]
 
 
-def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
+def rules_of(settings: Settings) -> AddressRules:
+    """Return the address rules for saved providers: in team mode, they must not lead into the server's network."""
+    return AddressRules(restricted=settings.mode == "team", allowed=settings.internal_servers)
+
+
+def provider_of(row: SavedProvider, key: SecretKey, rules: AddressRules) -> Provider:
     """Create the endpoint for a row.
 
     Raises:
@@ -98,15 +105,24 @@ def provider_of(row: SavedProvider, key: SecretKey) -> Provider:
         certificates=row.certificates,
         models=tuple(row.models),
         saved=True,
+        address_rules=rules,
     )
 
 
 @requires("admin")
-def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: Collection[str] = ()) -> str:
+def add(
+    store: Store,
+    actor: Actor,
+    key: SecretKey,
+    form: ProviderForm,
+    taken: Collection[str] = (),
+    rules: AddressRules = UNRESTRICTED,
+) -> str:
     """Save a provider and return its id: the preset's id, with a number if a provider has or had that id.
 
     Args:
         taken: ids used by providers from the environment.
+        rules: see `rules_of`. They are checked again for every request.
 
     Raises:
         FabulaError: the name is empty or taken.
@@ -116,7 +132,7 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
     preset, certificates = presets.find(form.preset), _checked_certificates(form.certificates)
     api_key = (form.api_key or "").strip()
     name, base_url = _checked_name(form.name), form.base_url.strip()
-    _check_endpoint(preset, name, base_url, api_key)
+    _check_endpoint(preset, name, base_url, api_key, rules)
     with store.session() as session:
         advisory_lock(session, _LOCK)
         _check_unique(session, name, None)
@@ -136,7 +152,14 @@ def add(store: Store, actor: Actor, key: SecretKey, form: ProviderForm, taken: C
 
 
 @requires("admin")
-def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: ProviderForm) -> None:
+def edit(
+    store: Store,
+    actor: Actor,
+    key: SecretKey,
+    provider_id: str,
+    form: ProviderForm,
+    rules: AddressRules = UNRESTRICTED,
+) -> None:
     """Change a provider; its preset stays the same.
 
     If `api_key` is None the saved key is kept, unless the host or the CA file changes: then the key must be entered
@@ -159,7 +182,7 @@ def edit(store: Store, actor: Actor, key: SecretKey, provider_id: str, form: Pro
         else:
             _check_same_server(row, name, base_url, certificates)
             api_key = key.decrypt(row.encrypted_key, _context(row), row.name)
-        _check_endpoint(preset, name, base_url, api_key)
+        _check_endpoint(preset, name, base_url, api_key, rules)
         _check_unique(session, name, provider_id)
         row.name, row.base_url, row.certificates = name, base_url, certificates
         row.models, row.revision, row.found = _checked_models(form.models), new_id(), None
@@ -275,7 +298,9 @@ def _check_unique(session: Session, name: str, own_id: str | None) -> None:
             )
 
 
-def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, api_key: str) -> None:
+def _check_endpoint(
+    preset: presets.ProviderPreset, name: str, base_url: str, api_key: str, rules: AddressRules
+) -> None:
     """Check the address and key as before a request, and that the address contains no unfilled placeholder.
 
     Raises:
@@ -289,8 +314,9 @@ def _check_endpoint(preset: presets.ProviderPreset, name: str, base_url: str, ap
             msg("The address of {name} still contains {part}.", name=name, part=placeholder[0]),
             msg("Replace it, for example with the name of your resource."),
         )
+    url = _api_url(preset, base_url)
     check_setup(
-        Provider(preset.id, preset.kind, name, _api_url(preset, base_url), api_key, preset.capabilities, saved=True)
+        Provider(preset.id, preset.kind, name, url, api_key, preset.capabilities, saved=True, address_rules=rules)
     )
     if "@" in urlsplit(base_url).netloc:  # checked last: `check_setup` refuses what `urlsplit` cannot parse
         raise Misconfigured(

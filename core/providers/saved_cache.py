@@ -13,7 +13,7 @@ from core.db.store import Store
 from core.db.tables import SavedProvider
 from core.errors import StorageFull
 from core.providers import provider_ids
-from core.providers.saved import provider_of
+from core.providers.saved import provider_of, rules_of
 from core.providers.schemas import Provider
 from core.secret_key import SecretKey
 from core.settings import Settings
@@ -28,12 +28,12 @@ class SavedProviders:
 
     Args:
         open_store: returns the ledger; called on first use.
-        settings: location of the secret key.
+        settings: location of the secret key, and the rules for addresses.
     """
 
     def __init__(self, open_store: Callable[[], Store], settings: Settings) -> None:
         self._open_store = open_store
-        self._key = SecretKey(settings)
+        self._key, self._rules = SecretKey(settings), rules_of(settings)
         self._lock = threading.Lock()
         self._read_at = float("-inf")
         self._makers: dict[str, Maker] = {}
@@ -79,7 +79,9 @@ class SavedProviders:
         # an unchanged row keeps its `_Maker`, and with it the decrypted key
         revisions = {row.id: row.revision for row in rows}
         self._makers = {
-            row.id: self._makers[row.id] if self._revisions.get(row.id) == row.revision else _Maker(row, self._key)
+            row.id: self._makers[row.id]
+            if self._revisions.get(row.id) == row.revision
+            else _Maker(partial(provider_of, row, self._key, self._rules))
             for row in rows
         }
         self._revisions, self._read_at = revisions, time.monotonic()
@@ -88,8 +90,8 @@ class SavedProviders:
 class _Maker:
     """Decrypts a row's key once."""
 
-    def __init__(self, row: SavedProvider, key: SecretKey) -> None:
-        self._make = partial(provider_of, row, key)
+    def __init__(self, make: Maker) -> None:
+        self._make = make
         self._provider: Provider | None = None
 
     def __call__(self) -> Provider:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from core import logs
+from core.address_rules import UNRESTRICTED, AddressRules
 from core.providers.capabilities import BY_KIND, Capabilities, Kind
 
 Endpoint = Literal["chat", "completion"]
@@ -29,6 +30,7 @@ class Provider:
         certificates: PEM of certificate authorities that are trusted for this endpoint in addition to the system's.
         models: the models that it offers, if its own list should not be queried.
         saved: whether it was added on the settings page and does not come from the environment.
+        address_rules: the IP addresses that its address may lead to.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Provider:
     certificates: str = field(default="", repr=False)
     models: tuple[str, ...] = ()
     saved: bool = False
+    address_rules: AddressRules = UNRESTRICTED
 
     def __post_init__(self) -> None:
         logs.register_secret(self.api_key)

@@ -51,6 +51,7 @@ _RefreshMode = Literal["foreground", "background"]
 POLL_S = 1.0  # rows and steps arrive about once a second; a second's delay still feels live
 FRESH_S = 0.8  # shorter than a poll: each poll reads again, and simultaneous polls of all viewers read once
 _MODELS_S = 5  # a model appears at most this long after its job ends
+_VERSION_S = 5  # an update is noticed at most this long after it
 ENDPOINT_WAIT_S = 3.0
 """A page does not wait longer for an unreachable endpoint; it shows an error."""
 _LARGE_HEAT_S = 10  # 300,000 rows are counted in about a second, in the background
@@ -151,6 +152,17 @@ def as_fabula_error(error: Exception, work: str) -> FabulaError:
 def store() -> Store:
     """The ledger."""
     return Store.open(settings())
+
+
+@shared(max_entries=4, ttl=_VERSION_S)
+def check_version() -> None:
+    """Check that no newer version of Fabula has migrated the ledger since this server opened it.
+
+    Raises:
+        NewerDatabase: one has.
+        StorageFull: the database is unavailable.
+    """
+    store().check_version()
 
 
 @shared(

@@ -12,6 +12,8 @@ from streamlit.errors import StreamlitSecretNotFoundError
 
 from core.team_mode import ServerSetup
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
 
 def use_secrets_file(path: str) -> None:
     """Let Streamlit read its secrets, with the section `[auth]`, from this file only.
@@ -20,6 +22,23 @@ def use_secrets_file(path: str) -> None:
     """
     if path:
         config.set_option("secrets.files", [path] if Path(path).is_file() else [])
+
+
+def keep_to_this_machine() -> None:
+    """A server that listens on this machine only answers under this machine's names, unless `allowedHosts` says more.
+
+    Otherwise a web page could give its own name this machine's address, and use the studio as the local user.
+    """
+    address = config.get_option("server.address")
+    if address in _LOOPBACK and not config.get_option("server.allowedHosts"):
+        config.set_option("server.allowedHosts", list(_LOOPBACK))
+
+
+def other_origins() -> tuple[str, ...]:
+    """Origins of other web pages that Streamlit's configuration allows; `*`: all."""
+    if not config.get_option("server.enableCORS"):
+        return ("*",)
+    return tuple(str(one) for one in config.get_option("server.corsAllowedOrigins") or ())
 
 
 def read() -> ServerSetup:
@@ -33,6 +52,13 @@ def read() -> ServerSetup:
         trusted_user_headers=headers if isinstance(headers, Mapping) else {},
         allowed_hosts=[str(host) for host in config.get_option("server.allowedHosts") or ()],
     )
+
+
+def client_id(provider: str) -> str:
+    """The id of this studio at a sign-in provider; empty if there is no such provider."""
+    auth = auth_section()
+    section = auth.get(provider, auth if provider == "default" else {})
+    return str(section.get("client_id", "")) if isinstance(section, Mapping) else ""
 
 
 def auth_section() -> Mapping[str, Any]:

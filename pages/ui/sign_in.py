@@ -14,7 +14,7 @@ from core.message import msg
 from core.people import sign_in as team
 from core.people.identity import Identity
 from core.people.sign_in import SignedIn
-from pages.ui import cache, open_tabs, state
+from pages.ui import cache, open_tabs, server_setup, state
 
 _KEY = "signed_in"
 
@@ -51,13 +51,17 @@ def let_in() -> SignedIn | None:
 
     Raises:
         NotAllowed: they are not admitted, or no longer are.
+        NewerDatabase: a newer version of Fabula has migrated the database.
         StorageFull: the database, which is needed for the check, cannot be reached.
     """
     if not st.user.get("is_logged_in"):
         return None
-    store, person, identity = cache.store(), signed_in(), Identity.from_claims(dict(st.user))
+    cache.check_version()
+    store, settings, person, claims = cache.store(), cache.settings(), signed_in(), dict(st.user)
+    client_id = server_setup.client_id(str(claims.get("provider", "")))
+    identity = Identity.from_claims(claims, client_id, settings.trusted_email_issuers)
     if person is None or person.sign_in_id != identity.sign_in_id:
-        person = team.sign_in(store, cache.settings(), identity, _origin())
+        person = team.sign_in(store, settings, identity, _origin())
     elif person.role != team.current_role(store, person.sign_in_id):
         state.set_value(_KEY, None)
         raise RoleChanged(

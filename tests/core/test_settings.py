@@ -35,6 +35,13 @@ _ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
         ("DATABASE_URL", "mysql://ann:s3cret@db/fabula", "`postgresql://` or `sqlite:///`"),
         ("FABULA_SECRET_KEY", "s3cret", "fewer than 16"),
         ("HF_ENDPOINT", "mirror.example", "`http://` or `https://`"),
+        ("FABULA_ADMIN_EMAIL", "ann", "one e-mail address"),
+        ("FABULA_ADMIN_EMAIL", "ann@example", "one e-mail address"),
+        ("FABULA_ADMIN_EMAIL", "a b@example.com", "one e-mail address"),
+        ("FABULA_ADMIN_EMAIL", f"{'x' * 330}@example.com", "one e-mail address"),
+        ("FABULA_ALLOWED_DOMAINS", "example", "list of e-mail domains"),
+        ("FABULA_TRUSTED_EMAIL_ISSUERS", "http://id.example.com", "begin with `https://`"),
+        ("FABULA_TRUSTED_EMAIL_ISSUERS", "id.example.com", "begin with `https://`"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named_without_its_text(variable: str, value: str, told: str) -> None:
@@ -56,6 +63,20 @@ def test_each_fault_has_its_sentence() -> None:
     [
         ("FABULA_MODE", " Team ", "mode", "team"),
         ("FABULA_MODE", "", "mode", "local"),
+        ("FABULA_ADMIN_EMAIL", " Ann@Example.COM ", "admin_email", "ann@example.com"),
+        (
+            "FABULA_ALLOWED_DOMAINS",
+            "@Corp.example, \u212a.example",
+            "allowed_domains",
+            ("corp.example", "\u212a.example"),
+        ),
+        (
+            "FABULA_TRUSTED_EMAIL_ISSUERS",
+            "https://a/B, https://c",
+            "trusted_email_issuers",
+            ("https://a/B", "https://c"),
+        ),
+        ("FABULA_INTERNAL_SERVERS", "llm.example.com, fd00::/8", "internal_servers", ("llm.example.com", "fd00::/8")),
         ("FABULA_FIND_LOCAL_SERVERS", "OFF", "finds_local_servers", False),
         ("FABULA_FIND_LOCAL_SERVERS", "", "finds_local_servers", True),
         ("FABULA_ENGINE_URL", "http://engine:8010/", "engine_url", "http://engine:8010"),

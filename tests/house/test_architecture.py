@@ -28,6 +28,7 @@ _KNOWN_ONLY_TO = {
     "genai_prices": ("core/pricing/bundled_prices.py",),
     "toktok": ("core/pricing/tokens.py",),
     "aiohttp": ("core/providers/",),
+    "limits": ("pages/ui/web_security.py",),
     "cryptography": ("core/secret_key.py",),
     "pydantic_settings": ("core/setting_fields.py",),
     "python_calamine": ("core/datasets/",),

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sqlalchemy import text
 
 from core import processes
 from core.actor import LOCAL
@@ -134,6 +135,30 @@ def test_a_worker_stops_within_seconds_and_its_work_goes_on_at_the_next_start(
     worker = hire(finishing)
     until(lambda: state_of(store, item_id) == "done", "the same work done by the next worker")
     assert finishing.began == [item_id]
+
+
+def _migrate(store: Store, revision: str) -> str:
+    """As another version does; returns the revision from before."""
+    with store.session() as session:
+        before = str(session.scalar(text("SELECT version_num FROM alembic_version")))
+        session.execute(text("UPDATE alembic_version SET version_num = :now"), {"now": revision})
+        return before
+
+
+def test_a_worker_takes_no_work_of_a_newer_version(
+    store: Store, hire: Callable[[ScriptedTours], Worker], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two instances share a database, and one is updated first: the older one stops until it is updated too."""
+    first, desk = add_tour(store), ScriptedTours(_wait_until_stopped)
+    worker = hire(desk)
+    until(lambda: desk.began, "work begun")
+    before = _migrate(store, "9999_newer")
+    until(lambda: "newer version of Fabula" in caplog.text, "the sentence in the log")
+    until(lambda: not worker.wait_until_ready(0) and not running_workflows(), "its work handed back")
+    second = add_tour(store)
+    assert desk.began == [first] and state_of(store, first) == state_of(store, second) == "queued"
+    _migrate(store, before)  # the update is undone
+    until(lambda: set(desk.began) == {first, second}, "both taken")
 
 
 def test_start_twice_is_one_worker(store: Store, hire: Callable[[ScriptedTours], Worker]) -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from core.actor import Actor
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
-from core.db.tables import Dataset
+from core.db.tables import Dataset, SignIn, utcnow
 from core.errors import FabulaError, NotAllowed, NotFound, SignedOut
 from core.people import invitations, people
-from core.people.sign_in import SignedIn, sign_out
+from core.people.sign_in import SignedIn, sign_in, sign_out
 from core.settings import Settings
-from tests.support.team import arrive, member
+from tests.support.team import arrive, identity, member
 
 _RECIPE = Recipe("n", (Column("n", ("a",)),), "{n}", provider="engine", model="writer")
 
@@ -108,6 +109,29 @@ def test_the_list_says_who_signed_in_from_where(store: Store, settings: Settings
     _ann, bob = people.everyone(store, admin)
     assert (bob.name, bob.role, bob.disabled, bob.open_sign_ins) == ("Bob", "editor", False, 2)
     assert bob.last_origin == "192.0.2.1 · Firefox" and bob.last_sign_in is not None
+
+
+def test_the_list_reads_one_sign_in_of_each_person(store: Store, settings: Settings, admin: Actor) -> None:
+    """However often people have signed in, the list of people does not load their whole history."""
+    bob = member(store, settings, admin, "bob@example.org", "editor")
+    for browser in range(5):
+        sign_in(store, settings, identity("bob@example.org"), f"192.0.2.{browser} · Firefox")
+    with store.session() as session:
+        for number, row in enumerate(session.scalars(select(SignIn).order_by(SignIn.origin.desc()))):
+            row.at = utcnow() - timedelta(minutes=number)
+    sign_out(store, bob.actor(store), bob.sign_in_id)
+    loaded: list[object] = []
+
+    def note(row: SignIn, _context: object) -> None:
+        loaded.append(row)
+
+    event.listen(SignIn, "load", note)
+    try:
+        ann, found = people.everyone(store, admin)
+    finally:
+        event.remove(SignIn, "load", note)
+    assert loaded == []
+    assert (found.last_origin, found.open_sign_ins, ann.open_sign_ins) == ("192.0.2.4 · Firefox", 5, 1)
 
 
 def test_an_invitation_can_be_changed_and_withdrawn(store: Store, settings: Settings, admin: Actor) -> None:

@@ -7,23 +7,24 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.actor import Actor
 from core.db.store import Store
-from core.db.tables import utcnow
+from core.db.tables import SignInAccount, utcnow
 from core.errors import SignedOut, SignInRefused
 from core.people import invitations, people
 from core.people.identity import Identity
 from core.people.sign_in import SignedIn, current_role, sign_in, sign_out
 from core.settings import Settings
-from tests.support.team import ADMIN_EMAIL, arrive, claims, identity, member
+from tests.support.team import ADMIN_EMAIL, TEAM_VARIABLES, arrive, claims, identity, member
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
         ({"email_verified": False}, "not verified"),
-        ({"email_verified": None}, "not verified"),
+        ({"email_verified": None}, "does not say whether"),
         ({"email_verified": "true"}, "not verified"),
         ({"email": None}, "did not say who you are"),
         ({"email": "ann"}, "did not say who you are"),
@@ -39,6 +40,49 @@ def test_claims_that_identify_nobody_are_refused(changes: dict[str, Any], told: 
     with pytest.raises(SignInRefused, match=told) as caught:
         Identity.from_claims(claims(**changes))
     assert caught.value.next_step
+
+
+_ENTRA = "https://login.microsoftonline.com/tenant/v2.0"
+
+
+@pytest.mark.parametrize(
+    ("issuer", "said", "verified"),
+    [
+        (_ENTRA, None, False),  # trusted by the setting, and the row says that the provider did not
+        (_ENTRA, True, True),
+        (_ENTRA, False, None),
+        (f"{_ENTRA}/", None, None),
+        ("https://login.microsoftonline.com/other/v2.0", None, None),
+        ("https://LOGIN.microsoftonline.com/tenant/v2.0", None, None),
+    ],
+)
+def test_the_addresses_of_a_trusted_issuer_count_without_email_verified(
+    store: Store, issuer: str, said: bool | None, verified: bool | None
+) -> None:
+    said_of_bob = claims("bob@corp.example", iss=issuer, email_verified=said)
+    if verified is None:
+        with pytest.raises(SignInRefused):
+            Identity.from_claims(said_of_bob, trusted_issuers=[_ENTRA])
+        return
+    found = Identity.from_claims(said_of_bob, trusted_issuers=[_ENTRA])
+    assert found.email_verified is verified
+    variables = {**TEAM_VARIABLES, "FABULA_TRUSTED_EMAIL_ISSUERS": _ENTRA}
+    sign_in(store, Settings.from_env(variables), found, "x")
+    with store.reading() as session:
+        assert [one.email_verified for one in session.scalars(select(SignInAccount))] == [verified]
+
+
+@pytest.mark.parametrize(
+    ("audience", "accepted"),
+    [("fabula", True), (["fabula"], True), (["other", "fabula"], True), ("other", False), ([], False), (None, False)],
+)
+def test_a_token_for_another_application_is_refused(audience: object, accepted: bool) -> None:
+    said = claims(aud=audience)
+    if accepted:
+        assert Identity.from_claims(said, "fabula").email == ADMIN_EMAIL
+    else:
+        with pytest.raises(SignInRefused, match="another application"):
+            Identity.from_claims(said, "fabula")
 
 
 def test_the_first_admin_is_named_by_a_setting(store: Store, settings: Settings) -> None:

@@ -158,6 +158,7 @@ class _BatchRunner:
         self._creates_batches = context.mode == "batch"  # otherwise this call only collects open batches
         self._next_at, self._attempts, self._errors = state.next_at, state.attempts, state.errors
         self._budget: Decimal | None = None
+        self._stop_reason: str | None = None
 
     def run(self) -> float | None:
         """Run until the run ends, is paused or stopped, or the worker stops.
@@ -174,7 +175,8 @@ class _BatchRunner:
                 continue  # the run was resumed in the meantime
             if state not in ("running", "stopping"):
                 return None
-            if state == "stopping" and not self._lifecycle.stop:
+            self._stop_reason = self._owner_disabled()
+            if (state == "stopping" or self._stop_reason) and not self._lifecycle.stop:
                 self._lifecycle.stop = True
                 self._next_at.clear()
             end = self._do_step()
@@ -201,6 +203,10 @@ class _BatchRunner:
         note = next(iter(self._errors.values()), default)
         return run_store.check_run(self._store, self._context.run_id, note)
 
+    def _owner_disabled(self) -> str | None:
+        with self._store.reading() as session:
+            return run_store.owner_disabled(session, self._context.run_id)
+
     def _finish(self, end: RunEnd) -> None:
         with self._store.session() as session:
             run_store.finish(session, self._context.run_id, end.state, end.reason)
@@ -219,7 +225,7 @@ class _BatchRunner:
             return self._cancel_all(self._lifecycle.results.end)
         open_count = len(self._open_batches())
         if self._lifecycle.stop:
-            return None if open_count else RunEnd("stopped")
+            return None if open_count else RunEnd("stopped", self._stop_reason)
         if not self._creates_batches:
             return None if open_count else _COLLECTED
         if not self._may_create(open_count):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 
 from core.actor import Role
-from core.errors import FabulaError, NotAllowed, RoleChanged
+from core.errors import FabulaError, NewerDatabase, NotAllowed, RoleChanged
 from core.people.sign_in import SignedIn
 from core.team_mode import sign_in_providers
-from pages.ui import server_setup, sign_in
+from pages.ui import cache, server_setup, sign_in
 from pages.ui.components import cards
 from pages.ui.i18n import _, as_markdown, mark, plain
 
@@ -26,18 +26,23 @@ class Entrance:
     Attributes:
         open: True in local mode, or for a person who is admitted.
         person: the signed-in person; None in local mode, or without a sign-in.
-        problem: why the visitor is not admitted.
+        problem: why the visitor is not admitted; also in local mode, if a newer version has migrated the database.
     """
 
     def __init__(self) -> None:
         self.person: SignedIn | None = None
         self.problem: FabulaError | None = None
-        if sign_in.is_team():
-            try:
+        try:
+            if sign_in.is_team():
                 self.person = sign_in.let_in()
-            except FabulaError as exc:
+            else:
+                cache.check_version()
+        except NewerDatabase as exc:
+            self.problem = exc
+        except FabulaError as exc:
+            if sign_in.is_team():  # in local mode, each page says it where it needs the database
                 self.problem = exc
-        self.open = self.person is not None or not sign_in.is_team()
+        self.open = self.person is not None or not (sign_in.is_team() or self.problem)
 
     def draw(self) -> None:
         """Render the sign-in page."""

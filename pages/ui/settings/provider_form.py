@@ -130,7 +130,7 @@ def _save(view: SavedView | None) -> None:
 
 
 def _saved(view: SavedView | None) -> str:
-    key, typed = SecretKey(cache.settings()), str(state.get(_KEY) or "")
+    key, rules, typed = SecretKey(cache.settings()), saved.rules_of(cache.settings()), str(state.get(_KEY) or "")
     upload = state.get(_CA)
     certificates = upload.getvalue().decode("ascii", "replace") if upload is not None else ""
     if upload is None and view is not None and not state.get(_NO_CA):
@@ -144,8 +144,8 @@ def _saved(view: SavedView | None) -> str:
         models=tuple(str(state.get(_MODELS) or "").splitlines()),
     )
     if view is None:
-        return saved.add(cache.store(), current_actor(), key, form, cache.registry().environment_ids())
-    saved.edit(cache.store(), current_actor(), key, view.id, form)
+        return saved.add(cache.store(), current_actor(), key, form, cache.registry().environment_ids(), rules)
+    saved.edit(cache.store(), current_actor(), key, view.id, form, rules)
     return view.id
 
 
