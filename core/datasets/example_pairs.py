@@ -103,7 +103,7 @@ def _check_count(count: int, typed: int) -> list[ExampleFinding]:
         problem = msg("No row has both a prompt and an answer. Fill in the missing side of at least 5 rows.")
     elif count < MIN_EXAMPLES:
         problem = msg(
-            "Too few examples: {count} of at least {value}. From so few a model repeats the examples instead "
+            "Too few examples: {count} of at least {value}. With so few, a model repeats the examples instead "
             "of learning the task. Add {missing} more; 12 is a good start.",
             count=count,
             value=MIN_EXAMPLES,

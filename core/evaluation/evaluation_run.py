@@ -193,7 +193,7 @@ def _raise_if_hopeless(context: EvaluationContext, failures: int, unanswered: in
     if unanswered >= _MAX_UNANSWERED:
         raise FabulaError(
             msg(
-                "{rows} rows in a row got no answer in {tries} tries each: {last_reason}",
+                "{rows} consecutive rows got no answer after {tries} attempts each: {last_reason}",
                 rows=unanswered,
                 tries=MAX_BILLED_ATTEMPTS,
                 last_reason=context.last_reason(),

@@ -27,7 +27,7 @@ _STARTING_S = 120.0  # time to load the model and to time three steps
 MAX_STATUS_LENGTH = 30  # column width in the database
 _OTHER_COLUMNS = ("hyperparameters", "trackers", "request", "trained_s", "results_csv")
 """Fields of `JobView` that are not just the column of the same name."""
-UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer knows this job."), "job_gone")
+UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer has this job."), "job_gone")
 """The error of a job that was deleted at the provider."""
 
 

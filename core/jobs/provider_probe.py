@@ -163,7 +163,9 @@ class _Probe:
         self.models = len(offered)
         self.model = self.model or _cheapest(self._book, offered)
         if self._client.provider.models:
-            return Finding("models", "yes", msg("The ones that you named; its own list is not asked for."))
+            return Finding(
+                "models", "yes", msg("The models that you listed; the provider's own list is not requested.")
+            )
         if not offered:
             return Finding(
                 "models", "no", msg("The provider offers no text model. Load one there, or name one in its settings.")

@@ -58,7 +58,7 @@ class Identity:
         email = lower_email(_text(claims, "email", MAX_EMAIL))
         if not (issuer and subject and is_email(email)):
             raise SignInRefused(
-                msg("Your sign-in provider did not say who you are: it sent no account or no e-mail address."),
+                msg("Your sign-in provider did not identify you: it sent no account or no e-mail address."),
                 msg("Ask an admin to allow the scopes `openid`, `email` and `profile` at the provider."),
             )
         if client_id and client_id not in _audience(claims):

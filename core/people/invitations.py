@@ -75,7 +75,7 @@ def withdraw(store: Store, actor: Actor, invitation_id: str) -> None:
         advisory_lock(session, LOCK)
         found = session.scalar(_open().where(Invitation.id == invitation_id))
         if found is None:
-            raise NotFound(msg("This invitation was accepted or withdrawn."), msg("Look at the list of people."))
+            raise NotFound(msg("This invitation was accepted or withdrawn."), msg("See the list of people."))
         session.delete(found)
 
 

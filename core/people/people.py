@@ -115,7 +115,7 @@ def _changing(store: Store, person_id: str) -> Iterator[tuple[Session, Person]]:
         advisory_lock(session, LOCK)
         person = session.get(Person, person_id)
         if person is None:
-            raise NotFound(msg("There is no such person."), msg("Reload the page."))
+            raise NotFound(msg("This person no longer exists."), msg("Reload the page."))
         yield session, person
 
 

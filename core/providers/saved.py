@@ -268,7 +268,7 @@ def _check_same_server(row: SavedProvider, name: str, base_url: str, certificate
     """Raise Misconfigured if a saved key would be sent to a server other than the one it was entered for."""
     if _origin(row.base_url) != _origin(base_url):
         raise Misconfigured(
-            msg("The address of {name} leads to another host now.", name=name),
+            msg("The address of {name} now points to a different host.", name=name),
             msg("Enter the key again: a saved key is only sent to the host that it was entered for."),
         )
     if row.certificates != certificates:
@@ -351,6 +351,6 @@ def _checked_models(models: Collection[str]) -> list[str]:
     if len(names) > MAX_MODELS:
         raise FabulaError(
             msg("{count} models are too many to offer.", count=f"{len(names):,}"),
-            msg("Name the ones that you use, at most {limit}.", limit=MAX_MODELS),
+            msg("List the ones that you use, at most {limit}.", limit=MAX_MODELS),
         )
     return names

@@ -71,7 +71,7 @@ class StoryBilling:
             if actor.role == "viewer" and budget.remaining_in(session, actor, reference) is None:
                 raise Refused(
                     with_cause(
-                        msg("Visitors can use paid models only within a budget, and no budget is set."), "shared_budget"
+                        msg("Viewers can use paid models only within a budget, and no budget is set."), "shared_budget"
                     ),
                     msg("Choose a model on this machine, or ask an admin to set a budget on the cost page."),
                 )

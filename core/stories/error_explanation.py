@@ -28,7 +28,7 @@ def explain(store: Store, book: PriceBook, provider: Provider, model: str, error
         explained = model_not_found(store, book, provider, model)
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
         explained = PromptTooLong(
-            msg("The prompt is longer than {model} can read at once: {what}", model=model, what=error.what),
+            msg("The prompt is longer than the context of {model}: {what}", model=model, what=error.what),
             msg("Shorten the prompt, or allow fewer tokens in one story under More."),
             may_be_billed=error.may_be_billed,
         )

@@ -30,7 +30,7 @@ STEPS = ("dataset", "training", "story")
 _SENTENCES = {
     "dataset": msg("Training stories for this tour are being saved as a data set."),
     "training": msg("A small model is being trained on the stories, on this machine."),
-    "story": msg("The base and the new model answer a prompt that neither has seen."),
+    "story": msg("The base and the new model answer a prompt that is new to both."),
 }
 _ENDINGS = {
     "done": msg("The tour is complete. The data set, the curve and the stories are yours to keep."),

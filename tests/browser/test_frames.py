@@ -112,7 +112,7 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         page.locator(".st-key-story_words_0").evaluate("e => e.closest('[data-testid=stColumn]').scrollIntoView()")
         film.roll(lambda: _told(page))
         settled(page)
-        repeats = "请你用中文写" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
+        repeats = "Write a short story" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
         press(page, f"story_vote_{int(repeats)}")
         page.get_by_text("You chose").wait_for()
         settled(page)

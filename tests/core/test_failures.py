@@ -309,7 +309,7 @@ def test_a_failed_training_has_a_cause(error: str, cause: str) -> None:
         (None, "other"),
         ("The trainer ended 3 times: memory ran out: use a smaller batch_size.", "out_of_memory"),
         ("Training diverged: the loss of step 12 is not a number.", "diverged"),
-        ("The provider no longer knows this job.", "other"),
+        ("The provider no longer has this job.", "other"),
     ],
 )
 def test_a_training_that_an_earlier_version_stored_has_a_cause(error: str | None, cause: str) -> None:

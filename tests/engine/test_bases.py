@@ -343,7 +343,7 @@ def _without_tokenizer(folder: Path) -> Path:
         (
             _future_gguf,
             "unknown_architecture",
-            "an architecture that is not known here: 'lamaX'",
+            "an unsupported architecture: 'lamaX'",
             "Choose another model",
         ),
         (_huge_folder, "too_big", "Serving this model needs about", "Choose a smaller model"),

@@ -492,7 +492,7 @@ def test_a_job_deleted_at_the_provider_fails(
     carry(job_id)
     job = job_views.get(store, job_id)
     assert job.status == "failed"
-    assert "no longer knows this job" in (job.error or "")
+    assert "no longer has this job" in (job.error or "")
     assert not jobs.is_allowed(job, "resume")
     with pytest.raises(FabulaError, match="has already ended"):
         jobs.request(store, LOCAL, job_id, "resume")

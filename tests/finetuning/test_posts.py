@@ -106,7 +106,7 @@ def test_a_worker_that_dies_between_the_post_and_its_answer_leaves_one_job(
         ({"upload": 400}, "says 400", "Change it"),
         ({"create": ["403"]}, "may not create fine-tuning jobs", "engine"),
         ({"create": ["400"]}, "says 400", "Change it"),
-        ({"job": 404}, "no longer knows this job", "Submit it again"),
+        ({"job": 404}, "no longer has this job", "Submit it again"),
     ],
 )
 def test_errors_have_a_next_step(

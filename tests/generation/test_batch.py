@@ -634,7 +634,7 @@ def test_a_batch_unknown_to_the_provider_is_reported_with_an_unknown_cost(store:
     run_id = queue(store, recipe())
     during(server, "GET /v1/batches/batch_1", server.batches.clear)
     done = execute(store, server, run_id, book=HALF)
-    assert done.state == "failed" and "no longer knows this batch" in (done.reason or "")
+    assert done.state == "failed" and "no longer has this batch" in (done.reason or "")
     assert of_run(done.reason).cause == "job_gone"
     assert states(store, run_id) == {"pending": 12} and spends(store) == [(None, None, None)]
 

@@ -98,7 +98,7 @@ def test_editing_keeps_the_key_unless_the_host_changes(
     click(at, "settings_edit_compatible")
     at.text_input(key="settings_provider_url").set_value("https://evil.example/v1")
     click(at, "settings_provider_save")
-    assert "another host" in at.error[-1].value and cache.registry().provider("compatible").base_url == endpoint.url
+    assert "a different host" in at.error[-1].value and cache.registry().provider("compatible").base_url == endpoint.url
 
 
 def test_the_dialog_opens_without_a_choice_and_lists_what_people_have_first(settings_page: AppTest) -> None:

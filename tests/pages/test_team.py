@@ -71,7 +71,7 @@ def test_a_stranger_sees_the_sign_in_page_only(page: str) -> None:
     [
         ({"email": "eve@evil.example", "sub": "eve"}, "not invited"),
         ({"email_verified": False}, "has not verified"),
-        ({"sub": None}, "did not say who you are"),
+        ({"sub": None}, "did not identify you"),
         ({"iss": "https://other.example.com"}, "not invited"),
     ],
 )

@@ -184,7 +184,7 @@ def test_a_saved_key_is_kept_only_for_its_host(store: Store, settings: Settings,
     saved.edit(store, LOCAL, key, added, replace(_FORM, api_key=None, base_url="http://127.0.0.1:9/other/v1"))
     assert _registry(settings, store).provider(added).api_key == _CANARY
     for elsewhere in ("http://127.0.0.1:10/v1", "https://127.0.0.1:9/v1", "http://evil.example/v1"):
-        with pytest.raises(Misconfigured, match="another host"):
+        with pytest.raises(Misconfigured, match="a different host"):
             saved.edit(store, LOCAL, key, added, replace(_FORM, api_key=None, base_url=elsewhere))
     with store.session() as session:  # an address that was changed in the database gets no key either
         session.execute(update(SavedProvider).values(base_url="http://evil.example/v1", revision="x"))

@@ -57,9 +57,9 @@ def _described(record: BaseRecord, path: Path) -> BaseRecord:
     if architecture not in MODEL_ARCH_NAMES.values():
         raise UnusableModel(
             "unknown_architecture",
-            msg("The file {name} has an architecture that is not known here: {architecture}.",
+            msg("The file {name} has an unsupported architecture: {architecture}.",
                 name=path.name, architecture=repr(architecture)),
-            msg("Choose another model, or update xllamacpp and gguf: new versions know more models."),
+            msg("Choose another model, or update xllamacpp and gguf: newer versions support more models."),
         )  # fmt: skip
     if int(scalar(reader, "split.count", 0)) > 1:
         raise UnusableModel(

@@ -27,7 +27,7 @@ _BLOCK = 1 << 20
 _NO_SUCH_RANGE = 416
 _RETRIED = frozenset({408, _NO_SUCH_RANGE, 429, 500, 502, 503, 504})
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
-_CHANGED = msg("Try again. If it happens again, the mirror or proxy changes the file: use another one.")
+_CHANGED = msg("Try again. If it happens again, the mirror or proxy is altering the file: use a different one.")
 
 Progress = Callable[[int, int], None]
 
@@ -103,7 +103,7 @@ def _one(
         if tries >= _TRIES:
             raise UnusableModel(
                 "download_cut",
-                msg("The download of {name} was cut off.", name=file.path),
+                msg("The download of {name} was interrupted.", name=file.path),
                 msg("Check the network, then try again: it continues where it stopped."),
             ) from cause
         time.sleep(pause)
@@ -191,7 +191,7 @@ def _fault(file: RemoteFile, path: Path) -> UnusableModel | None:
         return None
     return UnusableModel(
         "wrong_checksum",
-        msg("The downloaded file {name} is damaged: its checksum is not the hub's.", name=file.path),
+        msg("The downloaded file {name} is damaged: its checksum does not match the hub's.", name=file.path),
         _CHANGED,
     )
 
@@ -213,7 +213,7 @@ def _is_complete(name: str, path: Path) -> bool:
 def _incomplete(file: RemoteFile) -> UnusableModel:
     return UnusableModel(
         "incomplete_download",
-        msg("The downloaded file {name} is incomplete, and the hub has no checksum of it.", name=file.path),
+        msg("The downloaded file {name} is incomplete, and the hub has no checksum for it.", name=file.path),
         _CHANGED,
     )
 

@@ -186,7 +186,7 @@ def _needed(repo: str, files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
         return (whole[0],)
     raise UnusableModel(
         "no_weights",
-        msg("{repo} has neither .safetensors files nor a GGUF file of a usual kind.", repo=repo),
+        msg("{repo} has neither .safetensors files nor a supported GGUF file.", repo=repo),
         msg("Choose a repository with one of these, or download a file yourself and add it by its path."),
     )
 

@@ -75,14 +75,14 @@ def hub_model(source: Source, raw: str, revision: str, environ: Mapping[str, str
         raise UnusableModel(
             "bad_name",
             msg("{name} is not the name of a model.", name=repr(raw[:80])),
-            msg("Write owner and name, for example Qwen/Qwen3-0.6B."),
+            msg("Enter owner and name, for example Qwen/Qwen3-0.6B."),
         )
     asked, addressed = (_checked_revision(hub, one.strip()) for one in (revision, addressed))
     if asked and addressed and asked != addressed:
         raise UnusableModel(
             "bad_revision",
             msg("The address names the revision {one}, and the request {other}.", one=addressed, other=asked),
-            msg("Write owner and name without the rest of the address."),
+            msg("Enter owner and name without the rest of the address."),
         )
     return HubModel(name, asked or addressed)
 

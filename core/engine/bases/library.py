@@ -161,7 +161,7 @@ class BaseLibrary:
         if base_id not in (None, known.id):
             raise AlreadyAdded(
                 msg(
-                    "{origin} is already here as {id}. Use that name, or remove it first.",
+                    "{origin} was already added as {id}. Use that name, or remove it first.",
                     origin=known.repo or known.path, id=known.id,
                 ),
                 "id",
@@ -200,7 +200,7 @@ class BaseLibrary:
             raise UnusableModel(
                 "relative_path",
                 msg("{path} is not a full path.", path=raw),
-                msg("Write the whole path, beginning with /."),
+                msg("Enter the full path, beginning with /."),
             )
         path = path.resolve()
         if self.roots and not any(path.is_relative_to(root) for root in self.roots):
@@ -274,7 +274,7 @@ def _at_another_revision(known: BaseRecord) -> AlreadyAdded:
     revision = known.asked_revision or known.revision or hub_request.default_revision(known.source)
     return AlreadyAdded(
         msg(
-            "{repo} is already here as {id}, at revision {revision}. Choose another name for this revision.",
+            "{repo} was already added as {id}, at revision {revision}. Choose another name for this revision.",
             repo=known.repo,
             id=known.id,
             revision=revision,

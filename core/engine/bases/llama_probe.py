@@ -102,5 +102,5 @@ def _not_loadable(gguf: Path, error: str) -> UnusableModel:
     return UnusableModel(
         "not_loadable",
         msg("llama.cpp cannot load {name}: {detail}.", name=gguf.name, detail=detail),
-        msg("Choose another model or a smaller one, or update xllamacpp: new versions know more models."),
+        msg("Choose another model or a smaller one, or update xllamacpp: newer versions support more models."),
     )

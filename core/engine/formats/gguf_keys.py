@@ -212,8 +212,8 @@ def unknown_architecture(detail: str) -> UnusableModel:
     """The error for a model that transformers or llama.cpp does not support."""
     return UnusableModel(
         "unknown_architecture",
-        msg("This kind of model is not known here: {detail}.", detail=detail),
-        msg("Choose another model, or update transformers and xllamacpp: new versions know more models."),
+        msg("This kind of model is not supported: {detail}.", detail=detail),
+        msg("Choose another model, or update transformers and xllamacpp: newer versions support more models."),
     )
 
 

@@ -258,6 +258,6 @@ def not_readable(path: Path) -> UnusableModel:
     """The error for a path that the engine has no permission to read."""
     return UnusableModel(
         "not_readable",
-        msg("The engine may not read {path}.", path=path),
+        msg("The engine has no permission to read {path}.", path=path),
         msg("Give the engine's user access to it, or copy it to a folder that it can read."),
     )

@@ -169,7 +169,7 @@ class Pool:
                 # never serve the base model under a tuned model's name
                 if adapter is not None and not adapter.exists():
                     raise unavailable(
-                        msg("The adapter {name} is not in the engine's home any more.", name=adapter.name)
+                        msg("The adapter {name} is no longer in the engine's home directory.", name=adapter.name)
                     )
                 current = await _start(base, adapter, self._threads)
                 self._all.add(current)

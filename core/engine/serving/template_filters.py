@@ -56,7 +56,7 @@ def _as_items(value: Any, *arguments: Any, **named: Any) -> int:
 def _compared(value: Any, *arguments: Any, **named: Any) -> int:
     """Cost of filters that compare the items; iterators are refused."""
     if isinstance(value, Iterator):
-        raise TemplateRefused("it sorts something else than a list")
+        raise TemplateRefused("it sorts something that is not a list")
     return template_limits.WIDEST * budget.read(value, arguments, named) + _as_items(value)
 
 

@@ -224,9 +224,7 @@ class BatchLifecycle:
             self.close(batch, "failed", storable(exc.what), unknown=True)
             return RunEnd(
                 "failed",
-                with_cause(
-                    msg("The provider no longer knows this batch. Resume to submit its rows again."), "job_gone"
-                ),
+                with_cause(msg("The provider no longer has this batch. Resume to submit its rows again."), "job_gone"),
             )
         if remote.status in ENDED:
             return self._on_ended(batch, remote)

@@ -78,7 +78,7 @@ def _dataset() -> Card:
         sentence = _("{name}: {done} of {total}").format(
             name=found[0].name, done=number(found[0].done), total=number(found[0].total)
         )
-        step, part = _("Watch it grow"), "rows"
+        step, part = _("View the run"), "rows"
     else:
         sentence = n_("{n} data set", "{n} data sets", len(found))
         step, part = _("View the rows"), "rows"
@@ -99,7 +99,7 @@ def _training() -> Card:
         sentence = pair(found[0].name, _(STATUSES.get(found[0].status, found[0].status)))
         if left := job_labels.time_left(found[0], utcnow()):
             sentence += f" · {left}"
-        step, part = (_("View the curve") if found[0].finished else _("Watch it learn")), "jobs"
+        step, part = (_("View the curve") if found[0].finished else _("View progress")), "jobs"
         if measured is not None and measured.id != found[0].id:
             sentence += " · " + _("accuracy of {job}").format(job=measured.name)
     return Card(
