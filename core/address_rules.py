@@ -109,7 +109,7 @@ def resolved(found: Iterable[tuple[object, object, object, object, tuple[object,
 
 
 def _inner(address: IPAddress) -> IPAddress:
-    """The IPv4 address in an IPv6 one (mapped, compatible, NAT64), which decides where it leads."""
+    """The IPv4 address embedded in an IPv6 address (mapped, compatible or NAT64), which is the actual destination."""
     if isinstance(address, IPv4Address):
         return address
     if address.ipv4_mapped is not None:

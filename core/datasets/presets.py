@@ -1,4 +1,4 @@
-"""What ships with Fabula: presets (recipes, `data/presets.json`), sample stories and small samples of examples."""
+"""What ships with Fabula: presets (recipes, `data/presets.json`), sample stories and small example data sets."""
 
 from __future__ import annotations
 

@@ -187,7 +187,7 @@ def template_parts(template: str) -> list[tuple[str, str | None]]:
     if len(template) > _MAX_TEMPLATE_CHARACTERS:
         raise BadRecipe(
             msg("The template is longer than {value} characters.", value=f"{_MAX_TEMPLATE_CHARACTERS:,}"),
-            msg("No model reads that much; shorten it."),
+            msg("This is longer than any model's context; shorten it."),
         )
     parts: list[tuple[str, str | None]] = []
     try:

@@ -146,7 +146,7 @@ def start(store: Store, actor: Actor, job: JobView) -> str:
 
 
 def start_after_training(session: Session, job: TrainingJob) -> None:
-    """Start the comparison of a job that has just succeeded, if answers are free (on the engine)."""
+    """Start the before/after comparison for a job that has just succeeded, if inference costs nothing (engine only)."""
     if job.provider == ENGINE and job.status == "succeeded" and job.fine_tuned_model and job.dataset_id is not None:
         _get_or_create(session, job.id, job.created_by)
 

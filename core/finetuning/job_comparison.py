@@ -98,8 +98,8 @@ def compare(jobs: Sequence[JobView], results: Sequence[Results], now: datetime) 
 def comparable(jobs: Sequence[JobView]) -> bool:
     """Whether all jobs use the same data set and split.
 
-    A version fixes both. Jobs without a version used all finished rows at that time, which are assumed to be the same
-    if their number is the same. Jobs with an unknown data set are not comparable.
+    A version fixes both. Jobs without a data set version used every row that was finished at that time; two such jobs
+    with equal row counts are assumed to have used the same rows. Jobs with an unknown data set are not comparable.
     """
     rows = {(job.dataset_id, job.version_id, job.n_examples, job.validation_share) for job in jobs}
     return len(rows) == 1 and all(job.dataset_id is not None for job in jobs)

@@ -110,7 +110,7 @@ def submit_to_provider(context: JobContext, registry: Registry) -> None:
 
     Raises:
         FabulaError: it can't be submitted; nothing runs at the provider.
-        ProviderChanged: it may have been submitted to another account than the provider uses now.
+        ProviderChanged: it may have been submitted to a different account from the one the provider uses now.
         JobStopping: the worker stops, or the job was cancelled.
     """
     context.raise_if_cancelled()

@@ -142,7 +142,7 @@ def _settle_statement(postgres: bool) -> Update:
 
 
 def release(on: Session | Connection, spend_ids: Sequence[int]) -> None:
-    """Delete the entries of requests that were never sent, or refused without a bill."""
+    """Delete the entries of requests that were never sent, or rejected without being charged."""
     if not spend_ids:
         return
     changes = spend_totals.Changes()

@@ -62,7 +62,7 @@ def as_csv(stories: Iterable[SavedStory]) -> str:
 
 
 def jsonl(stories: Iterable[SavedStory]) -> Iterator[str]:
-    """One JSON object per line, with its line end. Amounts of money are strings, so that they stay exact."""
+    """One JSON object per line, including the newline. Amounts of money are strings, so that they stay exact."""
     for story in stories:
         yield json.dumps(_record(story), ensure_ascii=False) + "\n"
 

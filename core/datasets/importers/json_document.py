@@ -324,7 +324,7 @@ class _Document:
 
 
 def _scan(text: str, start: int, stop: int, depth: int, in_string: bool) -> tuple[int, bool, int | None]:
-    """Follow brackets and strings from `start` to `stop`.
+    """Scan from `start` to `stop`, tracking bracket depth and strings.
 
     Returns:
         The depth, True if inside a string, and the position after the bracket (or, at depth 0, the quote) that closes

@@ -224,7 +224,7 @@ def _last_answer(cell: str) -> str:
 
 
 def _parse_markup(rows: TableRows, names: Mapping[str, str]) -> TableRows:
-    """The rows with marked-up conversations as lists of turns, if no column has their answer separately."""
+    """Parse each row's conversation text (with role markers) into a list of turns, unless a column has the answer."""
     columns = list(names.values()) if len(names) == 1 else [names[name] for name in _MARKUP_COLUMNS if name in names]
     if any(name in names for name in _OUTPUT_COLUMNS):
         return rows

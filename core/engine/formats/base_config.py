@@ -111,7 +111,7 @@ class _Keys:
         return int(value)
 
     def expect(self, key: str, expected: Any) -> None:
-        """Take a key for which only this value is supported."""
+        """Remove a key from the config and reject it unless it has the only supported value."""
         value = self.take(key, expected)
         if value != expected:
             raise self.unsupported(key, value, msg("only {expected} is supported", expected=expected))

@@ -20,7 +20,7 @@ from pages.ui.i18n import _, as_markdown, clock, code, duration
 
 
 def switch(key: str, label: str, parts: Mapping[str, str]) -> str:
-    """A switch between the parts of a page. Returns the open part; initially the first one."""
+    """Selector for the sections of a page. Returns the selected section, initially the first one."""
     state.set_default(key, next(iter(parts)))
     if state.get(key) not in parts:
         state.set_value(key, next(iter(parts)))
