@@ -47,6 +47,8 @@ class ProviderChanged(FabulaError):
 class NewerDatabase(FabulaError):
     """A newer version of Fabula has written the database; this one must not write to it."""
 
+    cause = "setup"
+
 
 class NotAllowed(FabulaError):
     """The person's role does not allow this action; nothing was changed. See `core.actor.requires`."""
