@@ -13,8 +13,8 @@ from core.actor import ROLES, Actor
 from core.admin import AdminError, ledger_copy
 from core.db import migrate
 from core.db.store import Store
+from core.email_addresses import lower_email
 from core.people import invitations, people
-from core.people.identity import lower_email
 from core.people.people import PersonView
 from core.settings import Settings
 

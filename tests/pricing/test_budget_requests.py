@@ -206,8 +206,8 @@ def test_a_budget_that_is_raised_or_removed_otherwise_answers_its_requests(store
 
 def test_a_request_for_a_monthly_budget_ends_with_the_month(store: Store) -> None:
     for scope in ("month", "run"):
-        _set(store, scope, "10")  # type: ignore[arg-type]  # a table's column
-        asked = budget_requests.ask(store, _BOB, scope)  # type: ignore[arg-type]
+        _set(store, scope, "10")
+        asked = budget_requests.ask(store, _BOB, scope)
         with store.session() as session:
             session.get_one(BudgetRequest, asked).created_at -= timedelta(days=31)
     assert [one.scope for one in budget_requests.open_requests(store, _ADMIN)] == ["run"]
@@ -239,7 +239,7 @@ def test_only_admins_see_and_answer_requests(store: Store) -> None:
 def test_there_is_nothing_to_ask_for_without_a_budget(store: Store) -> None:
     for scope in (None, "month"):
         with pytest.raises(FabulaError, match="no such budget"):
-            budget_requests.ask(store, _BOB, scope)  # type: ignore[arg-type]  # a table's column
+            budget_requests.ask(store, _BOB, scope)
     with pytest.raises(NotFound):
         budget_requests.decline(store, _ADMIN, "gone")
 
