@@ -124,7 +124,7 @@ def _keys(session: Session, settings: Settings) -> Iterator[CheckResult]:
     failed = False
     for row in rows:
         try:
-            saved.provider_of(row, key)
+            saved.provider_of(row, key, saved.rules_of(settings))
         except Misconfigured as exc:
             failed = True
             yield CheckResult(False, exc.what, exc.next_step)

@@ -150,7 +150,7 @@ def test_a_job_that_may_have_been_created_waits_until_its_account_answers(
 ) -> None:
     _leave(store, server, job_id, "submitting")
     missing = FakeRegistry({"hosted": NotFound("There is no provider.", "Add it.")})
-    unreached = _at(server, kind=_WithRefusedKey) if key == "refused" else missing
+    unreached: Any = _at(server, kind=_WithRefusedKey) if key == "refused" else missing
     assert jobs.carry_out(store, unreached, job_id, InstantStopSignal())
     waiting = job_views.get(store, job_id)
     assert waiting.status == "submitting" and waiting.error and _costs(store) == [(_COST, _COST)]

@@ -93,6 +93,10 @@ def _provider(server: FaultServer, host: str, rules: AddressRules = _TEAM) -> Pr
     return replace(server.provider(), base_url=url, saved=True, address_rules=rules)
 
 
+def _ask_registry(registry: Registry, provider_id: str) -> Ask:
+    return lambda _provider: registry.get(provider_id).complete(_REQUEST)
+
+
 def _refused(ask: Ask, provider: Provider) -> FabulaError:
     with pytest.raises(Misconfigured, match="own network") as caught:
         ask(provider)
@@ -184,7 +188,7 @@ def test_a_team_cannot_save_an_inner_address_and_a_saved_one_is_not_used(
         if reached:
             assert registry.get(added).complete(_REQUEST).texts[0].text == "secret"
         else:
-            _refused(lambda _provider, registry=registry: registry.get(added).complete(_REQUEST), inner.provider())
+            _refused(_ask_registry(registry, added), inner.provider())
             assert inner.requests == []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec
+from typing import Concatenate, ParamSpec, cast
 
 import streamlit as st
 
@@ -13,6 +13,7 @@ from core import errors
 from core.actor import Actor
 from core.db.store import Store
 from core.jobs import engine_supervisor
+from core.pricing.budget import Scope
 from pages.ui import cache, state
 from pages.ui.components import budget_notes
 from pages.ui.i18n import _, as_markdown, mark, sentences
@@ -64,7 +65,7 @@ def error_card(error: errors.FabulaError, key: str | None = None) -> None:
         lines.append(f":material/arrow_forward: {as_markdown(error.next_step)}")
     st.error("\n\n".join(lines), icon=icon)
     if key is not None and isinstance(error, errors.OverBudget) and error.scope is not None:
-        budget_notes.ask_button(key, error.scope, missing_usd=error.missing_usd)
+        budget_notes.ask_button(key, cast(Scope, error.scope), missing_usd=error.missing_usd)
 
 
 def hint(error: errors.FabulaError) -> None:
