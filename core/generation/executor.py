@@ -340,7 +340,7 @@ class RunExecutor:
 
 
 def _requested_end(session: Session, run_id: str) -> tuple[str | None, str | None]:
-    """The run's state, and why it must not go on although nobody has stopped it."""
+    """The run's state, and why it must not continue although no user has stopped it."""
     return session.scalar(select(Run.state).where(Run.id == run_id)), run_store.owner_disabled(session, run_id)
 
 

@@ -24,7 +24,7 @@ from core.pricing import budget
 from core.pricing.budget import CENT, AppliedBudget, Scope, in_words, month_start
 
 State = Literal["open", "granted", "declined", "ended"]
-"""`ended`: nobody answered it, but its month is over."""
+"""`ended`: no admin answered it, and its month is over."""
 _LOCK = "budget requests"
 _MORE = Decimal("1.5")  # the amount proposed to the admin: half as much again, and what the blocked request needs
 
@@ -37,7 +37,7 @@ class BudgetRequestView:
         name: of the person.
         limit_usd: the budget now; None: it was removed.
         proposed_usd: a new budget that covers the blocked request; None: there is no budget any more.
-        decided_by: name of the admin who answered; "": nobody yet, or it ended without an answer.
+        decided_by: name of the admin who answered; "" if no admin has, or if it ended without an answer.
     """
 
     id: str
@@ -98,7 +98,7 @@ def own(store: Store, actor: Actor) -> Mapping[Scope, BudgetRequestView]:
 
 @requires("admin")
 def open_requests(store: Store, actor: Actor) -> list[BudgetRequestView]:
-    """The requests that nobody has answered yet, oldest first."""
+    """The open requests, oldest first."""
     query = select(BudgetRequest).where(BudgetRequest.decided_at.is_(None)).order_by(BudgetRequest.created_at)
     with store.reading() as session:
         views = _views(session, list(session.scalars(query)))

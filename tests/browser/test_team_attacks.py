@@ -87,7 +87,7 @@ def cookies(oidc: OidcServer, url: str) -> dict[str, str]:
 
 
 def test_who_has_signed_in_sees_pages(url: str, cookies: dict[str, str]) -> None:
-    """The other tests would pass on a server that lets nobody in."""
+    """The other tests would also pass on a server that refuses everyone."""
     seen = bare_tab.visited(url, cookies)
     assert "Vera" in seen and _STRANGER not in seen
     assert _STRANGER not in bare_tab.visited(url, cookie(url))  # a cookie made by `cookie` is as good as Streamlit's

@@ -1,4 +1,4 @@
-"""A team's PostgreSQL goes away: pages say so, nobody is let in or signed out by it, and all goes on by itself."""
+"""A team's PostgreSQL goes away: pages say so, no one is signed in or out by it, and work resumes automatically."""
 
 from __future__ import annotations
 

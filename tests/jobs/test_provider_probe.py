@@ -137,7 +137,7 @@ def test_a_server_without_a_list_is_tested_with_a_named_model(store: Store, endp
     endpoint.enqueue(error(404, "unknown path"))
     assert not _probe(store, _provider(endpoint.url)).usable
     report = _probe(store, _provider(endpoint.url, models=("writer", "other")))
-    assert report.usable and report.models == 2 and "that you named" in _note(report, "models")
+    assert report.usable and report.models == 2 and "that you listed" in _note(report, "models")
 
 
 def test_an_address_without_its_version_is_told(store: Store, endpoint: FaultServer) -> None:

@@ -122,7 +122,7 @@ def test_a_name_that_leads_inside_gets_no_request(inner: FaultServer, named: Cal
 def test_a_name_that_changes_between_look_ups_gets_no_request(
     inner: FaultServer, named: Callable[..., None], ask: Ask
 ) -> None:
-    """DNS rebinding: whatever a second look-up says, a connection is only made to an address that was checked."""
+    """DNS rebinding: a connection is only made to the address that was checked, even if a second look-up differs."""
     named("8.8.8.8", "127.0.0.1")  # a test cannot reach the first one
     with pytest.raises(FabulaError):
         ask(_provider(inner, _NAME))

@@ -43,7 +43,7 @@ _TRAFFIC = """
   const EVERYTHING = "", NEXT_RUN = "next";
   const studio = window.studioTraffic = {
     asked: new Map([[EVERYTHING, false]]),  // fragment's id, or the whole page -> whether the run for it has begun
-    timer: false,  // a fragment is drawn because of its timer: nobody waits for that
+    timer: false,  // a fragment is redrawn because of its timer, which no test waits for
     frames: 0,
   };
   const text = bytes => new TextDecoder().decode(bytes);
