@@ -15,12 +15,14 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
 from core.finetuning import job_views
+from core.finetuning.job_views import JobView
 from core.settings import Settings
 from tests.support import browser_page, studio_process
 from tests.support.browser_page import TRAINED_MS, choose, expect, press, settled, shown, unfold, visit
 from tests.support.studio_process import RunningStudio
 from tests.support.tiny_folders import FAMILIES
 from tests.support.tiny_gemma import write_tiny_gemma
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -68,8 +70,7 @@ def test_a_base_from_a_folder_is_trained_and_streams_a_story(
 
     page.goto(f"{studio.url}/training?lang=en")
     _train(page, f"waves for {family}", name)
-    page.locator("strong", has_text="The model is ready").first.wait_for(timeout=TRAINED_MS)
-    (job,) = [one for one in job_views.list_jobs(store) if one.base_model == name]
+    job = until(lambda: _finished_job(store, name), f"the end of the job on {name}", TRAINED_MS / 1000)
     assert (job.status, job.hyperparameters) == ("succeeded", {"n_epochs": 2, "lora_rank": 4})
 
     press(page, "training_try")
@@ -84,6 +85,10 @@ def test_a_base_from_a_folder_is_trained_and_streams_a_story(
     page.get_by_text("Only the packaged model is here").wait_for()
     assert (tmp_path / name / "config.json").exists()
     store.close()
+
+
+def _finished_job(store: Store, base: str) -> JobView | None:
+    return next((one for one in job_views.list_jobs(store) if one.base_model == base and one.finished), None)
 
 
 def _add(page: Page, folder: Path) -> None:

@@ -283,10 +283,10 @@ def test_before_the_first_story_there_is_no_heading_over_nothing(store: Store) -
 
 
 def test_two_more_repeats_write_only_what_is_missing(store: Store, server: FaultServer, written: str) -> None:
-    at = show(dataset_top_up=True)
+    at = show(dataset_top_up_0=True)
     assert at.button(key="dataset_more_repeats_go").label == "Write 12 more"
     click(at, "dataset_more_repeats_go")
-    assert not at.session_state["dataset_top_up"]  # its rows appear below it
+    assert "dataset_more_values" not in [field.key for field in at.text_area]  # closed: its rows appear below it
     run = run_progress.latest(store, written)
     assert run is not None and (run.total, run.done, run.failed, run.pending) == (24, 10, 1, 13)
     server.default = fault_server.text("很久以前。")
@@ -295,7 +295,7 @@ def test_two_more_repeats_write_only_what_is_missing(store: Store, server: Fault
 
 
 def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: FaultServer, written: str) -> None:
-    at = show(dataset_top_up=True)
+    at = show(dataset_top_up_0=True)
     assert at.button(key="dataset_more_values_go").disabled
     at.selectbox(key="dataset_more_column").set_value("mood").run()
     at.text_area(key="dataset_more_values").input("勇敢，轻松，辛苦").run()
@@ -303,12 +303,12 @@ def test_a_value_that_is_added_writes_its_cells_only(store: Store, server: Fault
     click(at, "dataset_more_values_go")
     run = run_progress.latest(store, written)
     assert run is not None and (run.total, run.pending) == (24, 13)
-    at.session_state["dataset_top_up"] = True
+    at.session_state["dataset_top_up_1"] = True
     assert again(at).text_area(key="dataset_more_values").value == ""
 
 
 def test_new_values_in_several_lines_keep_their_commas(store: Store, server: FaultServer, written: str) -> None:
-    at = show(dataset_top_up=True)
+    at = show(dataset_top_up_0=True)
     at.text_area(key="dataset_more_values").input("周，和平\n秦").run()
     click(at, "dataset_more_values_go")
     recipe = datasets.recipe(store, written)
@@ -316,7 +316,7 @@ def test_new_values_in_several_lines_keep_their_commas(store: Store, server: Fau
 
 
 def test_a_value_that_is_there_already_is_told(store: Store, server: FaultServer, written: str) -> None:
-    at = show(dataset_top_up=True)
+    at = show(dataset_top_up_0=True)
     at.text_area(key="dataset_more_values").input("唐").run()
     assert "There is no new value to add." in words(at)
     assert at.button(key="dataset_more_values_go").disabled

@@ -27,7 +27,7 @@ _RAISE_OPEN = "dataset_raise"
 
 _MORE_REPEATS = 2  # proposed number of repeats
 _EXTEND_BUDGET = "dataset_top_up_budget"
-_EXTEND_OPEN = "dataset_top_up"
+_EXTENSIONS = "dataset_extensions"  # how many times this visitor has extended a grid
 
 
 def is_active(progress: RunProgress | None) -> bool:
@@ -220,7 +220,10 @@ def _raise(run_id: str, amount: str, least: Decimal, go_on: bool) -> None:
 
 def _extend(summary: DatasetSummary, mode: run_progress.Mode) -> None:
     """Render the popover for a data set with a recipe; `mode`: how its rows are written."""
-    popover = st.popover(_("Write more"), icon=":material/add:", key=_EXTEND_OPEN, on_change="rerun")
+    # After each use the popover has a new key and is therefore closed. Setting its value is not enough: a request that
+    # the browser sent before it received the new value would open it again.
+    key = f"dataset_top_up_{state.get(_EXTENSIONS, 0)}"
+    popover = st.popover(_("Write more"), icon=":material/add:", key=key, on_change="rerun")
     recipe = datasets.recipe(cache.store(), summary.id) if popover.open else None
     if recipe is not None:  # rendered while it is open: the panel around it is rendered every second
         with popover:
@@ -289,7 +292,7 @@ def _grow(dataset_id: str, grown: Recipe | None, mode: run_progress.Mode) -> Non
         growth = grid_store.grow(cache.store(), current_actor(), dataset_id, grown)
         runs.enqueue(cache.store(), current_actor(), dataset_id, budget_usd=budget, retry_failed=False, mode=mode)
         state.set_value("dataset_more_values", "")
-        state.set_value(_EXTEND_OPEN, False)  # the rows appear under this name
+        state.set_value(_EXTENSIONS, state.get(_EXTENSIONS, 0) + 1)  # closes the popover: the rows appear in its place
         sentence = n_(
             "{n} row added; existing rows are kept", "{n} rows added; existing rows are kept", growth.new_rows
         )
