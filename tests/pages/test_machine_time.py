@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -130,7 +131,9 @@ def test_an_evaluation_has_the_machine_time(server: FaultServer, store: Store, a
     tuned, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=12)
     run_evaluation(store, tuned, lambda expected: expected)
     shown = words(visit("training", training_tab="evaluation"))
-    assert f"cost: {amount.replace('$0.0100', 'under $0.0001')}" in shown  # 12 answers at the same time
+    # 12 answers at the same time take a few hundredths of a second, or seconds on a busy machine
+    cost = r"(under )?\$0\.00\d\d" if amount == "$0.0100" else re.escape(amount)
+    assert re.search(f"cost: {cost}", shown)
 
 
 # --- spent, and files -------------------------------------------------------------------------------------------------
