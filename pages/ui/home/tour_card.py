@@ -89,7 +89,7 @@ def _invitation() -> None:
     missing = cache.status().engine.state == "missing"
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         with st.container(width=760, gap="xsmall"):
-            st.subheader(_("Train your first model in about four minutes"), anchor=False)
+            st.subheader(_("Train your first model in a few minutes"), anchor=False)
             st.markdown(
                 _(
                     "Fabula composes a set of short stories and fine-tunes a small language model on them. Then the "
