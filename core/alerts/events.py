@@ -18,11 +18,10 @@ from core.finetuning import job_views
 from core.generation import run_progress
 from core.message import msg, percent, sentences
 from core.pricing import spend
-from core.pricing.budget import month_start
+from core.pricing.budget import WARNING_SHARE, month_start
 
 STALL = timedelta(minutes=30)
 """A run or job in progress counts as stalled when nothing new was written for this long."""
-_WARN_AT = Decimal("0.8")  # share of a budget that is spent
 _ENDED_RUNS = ("done", "failed", "stopped")
 
 _Described = tuple[str, str] | None
@@ -164,11 +163,11 @@ def _run_budgets(session: Session) -> Iterator[_Candidate]:
 
 def _nearly_used_up(title: str, total: Decimal, limit: Decimal, unsettled_usd: Callable[[], Decimal]) -> _Described:
     """`total` includes reservations. They do not trigger an alert, because they may be released unspent."""
-    if limit <= 0 or total < _WARN_AT * limit:
+    if limit <= 0 or total < WARNING_SHARE * limit:
         return None
     reserved = unsettled_usd()
     spent = total - reserved
-    if spent < _WARN_AT * limit:
+    if spent < WARNING_SHARE * limit:
         return None
     return title, msg(
         "${spent} of ${limit} is spent ({share}), and ${reserved} is reserved. Requests that would exceed the budget "

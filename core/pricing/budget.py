@@ -113,7 +113,7 @@ def budgets(store: Store) -> list[BudgetView]:
     with store.reading() as session:
         rows = session.scalars(select(Budget).order_by(Budget.scope, Budget.subject)).all()
         spent_by_person = spend_totals.of_month(session, utcnow())
-        names = _names(session, [row.subject for row in rows])
+        names = names_of(session, [row.subject for row in rows])
         return [_view(_scope(row), row.subject, row.amount_usd, spent_by_person, names) for row in rows]
 
 
@@ -139,7 +139,7 @@ def nearly_used_up(store: Store, actor: Actor) -> list[BudgetView]:
         limits = {(scope, subject): limit for scope, subject, limit in rows}
         spent_by_person = spend_totals.of_month(session, utcnow())
         people = sorted({*spent_by_person, *(subject for scope, subject in limits if scope == "person")})
-        names = _names(session, people)
+        names = names_of(session, people)
         everyone = limits.get(("month", ""))
         views = [] if everyone is None else [_view("month", "", everyone, spent_by_person, names)]
         for person in people:
@@ -276,7 +276,7 @@ def _scope(row: Budget) -> Scope:
     return row.scope  # type: ignore[return-value]  # only set_budget writes it
 
 
-def _names(session: Session, people: Iterable[str]) -> dict[str, str]:
+def names_of(session: Session, people: Iterable[str]) -> dict[str, str]:
     """Names of those of these ids that are people of a team."""
     names: dict[str, str] = {}
     for ids in in_chunks(sorted({*people} - {""})):

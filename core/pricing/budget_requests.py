@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
-from core.db.tables import BudgetRequest, Person, utcnow
+from core.db.tables import BudgetRequest, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.pricing import budget
@@ -180,8 +180,7 @@ def _state(request: BudgetRequest, limit: Decimal | None) -> State:
 
 
 def _views(session: Session, requests: list[BudgetRequest]) -> list[BudgetRequestView]:
-    ids = {one.person_id for one in requests} | {one.decided_by for one in requests if one.decided_by}
-    names: dict[str, str] = dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())
+    names = budget.names_of(session, [one.person_id for one in requests] + [one.decided_by or "" for one in requests])
     return [_view(one, budget.limits_of(session, one.person_id).get(_scope(one)), names) for one in requests]
 
 

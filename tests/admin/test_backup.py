@@ -27,15 +27,6 @@ from tests.support.running_worker import ROWS, rows_done, running_worker, start_
 from tests.support.waiting import until
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, home: Path) -> Settings:
-    """The installation that is backed up."""
-    if request.param == "postgresql":
-        on_postgres: Settings = request.getfixturevalue("on_postgres")
-        return on_postgres
-    return Settings.from_env({"FABULA_HOME": str(home)})
-
-
 @pytest.fixture
 def elsewhere(settings: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """An empty installation of the same kind, in another folder."""

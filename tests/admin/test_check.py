@@ -22,14 +22,6 @@ from tests.support.waiting import WAIT_LIMIT_S
 _ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, home: Path) -> Settings:
-    if request.param == "postgresql":
-        on_postgres: Settings = request.getfixturevalue("on_postgres")
-        return on_postgres
-    return Settings.from_env({"FABULA_HOME": str(home)})
-
-
 def run(settings: Settings, command: str) -> int:
     return main([command], {"FABULA_HOME": str(settings.home), "DATABASE_URL": settings.database_url})
 

@@ -54,15 +54,7 @@ def provider() -> Iterator[str]:
 def studio(provider: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningStudio, Settings]]:
     """A studio in team mode."""
     home: Path = tmp_path_factory.mktemp("team") / "home"
-    home.mkdir(mode=0o700)
-    secrets = home / "secrets.toml"
-    secrets.write_text(_SECRETS.format(url=provider), encoding="utf-8")
-    environ = {
-        **team.TEAM_VARIABLES,
-        "FABULA_SECRETS_FILE": str(secrets),
-        "FABULA_ENGINE_URL": "http://127.0.0.1:9",  # no engine is needed
-        "STREAMLIT_SERVER_ALLOWED_HOSTS": "localhost",
-    }
+    environ = team.studio_variables(home, _SECRETS.format(url=provider))
     with studio_process.running(home, **environ) as running:
         yield running, Settings.from_env({**team.TEAM_VARIABLES, "FABULA_HOME": str(home)})
 

@@ -42,17 +42,8 @@ def oidc() -> Iterator[OidcServer]:
 def team_studio(oidc: OidcServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningStudio, Settings]]:
     """A studio in team mode."""
     home: Path = tmp_path_factory.mktemp("attacked") / "home"
-    home.mkdir(mode=0o700)
-    secrets = home / "secrets.toml"
-    secrets.write_text(oidc_server.SECRETS.format(url=oidc.url), encoding="utf-8")
-    environ = {
-        **team.TEAM_VARIABLES,
-        "FABULA_SECRETS_FILE": str(secrets),
-        "FABULA_ENGINE_URL": "http://127.0.0.1:9",  # no engine is needed
-        "STREAMLIT_SERVER_ALLOWED_HOSTS": "localhost",
-        "STREAMLIT_SERVER_MAX_UPLOAD_SIZE": "1",
-    }
-    with studio_process.running(home, **environ) as running:
+    environ = team.studio_variables(home, oidc_server.SECRETS.format(url=oidc.url))
+    with studio_process.running(home, **environ, STREAMLIT_SERVER_MAX_UPLOAD_SIZE="1") as running:
         yield running, Settings.from_env({**team.TEAM_VARIABLES, "FABULA_HOME": str(home)})
 
 

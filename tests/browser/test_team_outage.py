@@ -27,16 +27,8 @@ def test_pages_say_that_the_database_is_away_and_go_on_when_it_is_back(tmp_path:
 
 
 def _lose_and_restore(server: str, home: Path) -> None:
-    home.mkdir(mode=0o700)
-    secrets = home / "secrets.toml"
-    secrets.write_text(oidc_server.SECRETS.format(url="http://127.0.0.1:9"), encoding="utf-8")
-    environ = {
-        **team.TEAM_VARIABLES,
-        "DATABASE_URL": postgres_server.new_database(server),
-        "FABULA_SECRETS_FILE": str(secrets),
-        "FABULA_ENGINE_URL": "http://127.0.0.1:9",  # no engine is needed
-        "STREAMLIT_SERVER_ALLOWED_HOSTS": "localhost",
-    }
+    secrets = oidc_server.SECRETS.format(url="http://127.0.0.1:9")
+    environ = {**team.studio_variables(home, secrets), "DATABASE_URL": postgres_server.new_database(server)}
     folder = Path(parse_qs(urlsplit(server).query)["host"][0])
     with studio_process.running(home, **environ) as studio:
         url = studio.url.replace("127.0.0.1", "localhost")

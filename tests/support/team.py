@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 from core.actor import Actor, Role
@@ -37,6 +38,27 @@ def claims(address: str = ADMIN_EMAIL, **changes: Any) -> dict[str, Any]:
     }
     said |= changes
     return {name: value for name, value in said.items() if value is not None}
+
+
+def studio_variables(home: Path, secrets: str) -> dict[str, str]:
+    """Create a home folder with this secrets file.
+
+    Args:
+        home: it must not exist yet.
+        secrets: Streamlit's secrets, as TOML.
+
+    Returns:
+        The environment variables of a team's studio in it, without an engine.
+    """
+    home.mkdir(mode=0o700)
+    file = home / "secrets.toml"
+    file.write_text(secrets, encoding="utf-8")
+    return {
+        **TEAM_VARIABLES,
+        "FABULA_SECRETS_FILE": str(file),
+        "FABULA_ENGINE_URL": "http://127.0.0.1:9",  # nothing answers there
+        "STREAMLIT_SERVER_ALLOWED_HOSTS": "localhost",
+    }
 
 
 def identity(email: str = ADMIN_EMAIL, **changes: Any) -> Identity:
