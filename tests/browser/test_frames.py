@@ -114,8 +114,10 @@ def test_frames_for_the_documents(browser: Browser, tmp_path: Path) -> None:
         settled(page)
         repeats = "Write a short story" in page.locator(".st-key-story_words_0").inner_text()  # like the untuned base
         press(page, f"story_vote_{int(repeats)}")
-        page.get_by_text("You chose").wait_for()
+        chosen = page.get_by_text("You chose")
+        chosen.wait_for()
         settled(page)
+        chosen.evaluate("e => e.scrollIntoView({block: 'center'})")
         film.take("story-6", ms=_HOLD_MS)
         film.save(_FRAMES / "story.webp")
     assert (_FRAMES / "story.webp").stat().st_size < _FILM_MOST
