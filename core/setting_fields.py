@@ -137,6 +137,7 @@ Issuers = Annotated[str, AfterValidator(_issuers)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
 MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
+Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
 Port = Annotated[int, _whole_number(1, 65_535)]
 Switch = Annotated[bool, BeforeValidator(_lower)]
 Webhook = Annotated[SecretStr, AfterValidator(_webhook)]
@@ -170,6 +171,9 @@ class SettingFields(BaseSettings):
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
     engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
+    trainer_priority: Priority = _setting(
+        job_rules.TRAINER_PRIORITY_SETTING, "`idle` or `normal`", job_rules.TRAINER_PRIORITY
+    )
 
     metrics_token: LongSecret | None = _setting("FABULA_METRICS_TOKEN", "secret")
     metrics_port: Port | None = _setting("FABULA_METRICS_PORT", "port")

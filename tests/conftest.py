@@ -37,6 +37,7 @@ _SET = {
     "FABULA_ENV_FILE": os.devnull,  # nor a developer's own settings
     "FABULA_SECRETS_FILE": os.devnull,
     "FABULA_FIND_LOCAL_SERVERS": "0",  # a model server of this machine must not appear in a test
+    "FABULA_TRAINER_PRIORITY": "normal",  # with `idle`, the other test processes would leave a trainer no time
 }
 
 

@@ -153,6 +153,7 @@ def _serve(
     try:
         weights.available(home, env)
         job_rules.context_limit(env)
+        job_rules.trainer_priority(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))
     config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)

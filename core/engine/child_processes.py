@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from core.engine import job_rules
 from core.process_environment import engine_environment
 
 _ROOT = Path(__file__).parents[2]
@@ -46,7 +47,8 @@ class TrainerProcess:
                 },
                 process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
             )
-        _set_idle_priority(self._process.pid)
+        if job_rules.trainer_priority(os.environ) == "idle":
+            _set_idle_priority(self._process.pid)
 
     @property
     def pid(self) -> int:

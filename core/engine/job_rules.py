@@ -1,5 +1,5 @@
-"""Limits and automatic values of a fine-tuning job's parameters, the engine's context size, and how many
-requests it decodes together. Pure, without dependencies.
+"""Limits and automatic values of a fine-tuning job's parameters, the engine's context size, how many requests it
+decodes together, and the priority of its trainer. Pure, without dependencies.
 
 The engine enforces the limits; the studio's form checks them before sending. They are OpenAI's (API reference, "Create
 fine-tuning job"). The automatic values are the engine's; the studio uses them in estimates and proposals.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, cast, get_args
 
 TrainingMethod = Literal["supervised"]
 METHODS: Final[tuple[TrainingMethod, ...]] = get_args(TrainingMethod)
@@ -30,6 +30,10 @@ CONTEXT_SETTING: Final = "FABULA_ENGINE_CONTEXT"
 own.
 """
 CONTEXT_RANGE: Final = (256, 1 << 20)
+TrainerPriority = Literal["idle", "normal"]
+TRAINER_PRIORITY: Final[TrainerPriority] = "idle"
+TRAINER_PRIORITY_SETTING: Final = "FABULA_TRAINER_PRIORITY"
+"""Environment variable: `idle`: training only uses CPU time that no other program needs; `normal`: it competes."""
 PARALLEL: Final = 4
 """Requests that one model decodes together; more would compete for the same two cores and only use more memory."""
 
@@ -53,6 +57,18 @@ def context_limit(environ: Mapping[str, str]) -> int:
     if not (raw.isascii() and raw.isdecimal() and low <= int(raw[:9]) <= high):
         raise ValueError(f"{CONTEXT_SETTING}: {raw!r} is not a whole number from {low} to {high}")
     return int(raw)
+
+
+def trainer_priority(environ: Mapping[str, str]) -> TrainerPriority:
+    """The CPU priority of the trainer.
+
+    Raises:
+        ValueError: FABULA_TRAINER_PRIORITY is neither `idle` nor `normal`.
+    """
+    raw = environ.get(TRAINER_PRIORITY_SETTING, "").strip().lower() or TRAINER_PRIORITY
+    if raw not in get_args(TrainerPriority):
+        raise ValueError(f"{TRAINER_PRIORITY_SETTING}: {raw!r} is neither 'idle' nor 'normal'")
+    return cast("TrainerPriority", raw)
 
 
 def is_suffix(text: str) -> bool:
