@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from core import address_rules
 from core.email_addresses import is_email, is_email_domain, lower_email
-from core.engine import job_rules
+from core.engine import cors_origins, job_rules
 from core.errors import BadSettings
 from core.message import Message, msg
 
@@ -122,6 +122,15 @@ def _internal_servers(value: str) -> str:
     return ",".join(entries)
 
 
+def _origins(value: str) -> str:
+    try:
+        return ",".join(sorted(cors_origins.read({cors_origins.SETTING: value})))
+    except ValueError as exc:
+        raise ValueError(
+            msg("It must be a list of origins (scheme, host and port) such as `http://localhost:5173`, or `*`.")
+        ) from exc
+
+
 def _listed(value: str) -> list[str]:
     return [one.strip() for one in value.split(",") if one.strip()]
 
@@ -135,6 +144,7 @@ Emails = Annotated[str, AfterValidator(_emails)]
 InternalServers = Annotated[str, AfterValidator(_internal_servers)]
 Issuers = Annotated[str, AfterValidator(_issuers)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Origins = Annotated[str, AfterValidator(_origins)]
 MailServer = Annotated[SecretStr, AfterValidator(_mail_server)]
 Mode = Annotated[Literal["local", "team"], BeforeValidator(_lower)]
 Priority = Annotated[job_rules.TrainerPriority, BeforeValidator(_lower)]
@@ -170,6 +180,7 @@ class SettingFields(BaseSettings):
     engine_token: SecretStr | None = _setting("FABULA_ENGINE_TOKEN", "secret")
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
+    engine_cors_origins: Origins | None = _setting(cors_origins.SETTING, "list")
     engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
     trainer_priority: Priority = _setting(
         job_rules.TRAINER_PRIORITY_SETTING, "`idle` or `normal`", job_rules.TRAINER_PRIORITY

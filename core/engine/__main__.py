@@ -140,7 +140,7 @@ def _serve(
 ) -> None:
     import uvicorn
 
-    from core.engine import VERSION, job_rules
+    from core.engine import VERSION, cors_origins, job_rules
     from core.engine.api import connections
     from core.engine.api.app import Config, create_app
     from core.engine.formats import weights
@@ -154,8 +154,15 @@ def _serve(
         weights.available(home, env)
         job_rules.context_limit(env)
         job_rules.trainer_priority(env)
+        any_page = cors_origins.ANY in cors_origins.read(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))
+    if token is None and any_page:
+        _exit(
+            EXIT_USAGE,
+            f"{cors_origins.SETTING}=* is not allowed with --no-auth: every web page could use the engine. "
+            "Name the pages' origins, or set FABULA_ENGINE_TOKEN.",
+        )
     config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -34,12 +34,19 @@ _MAX_LISTED = 10  # maximum number of broken lines listed in one message
 
 
 class BadLine(ValueError):
-    """An invalid line. `kind` is the kind of fault, for grouping; `sentence` is the message for the user."""
+    """An invalid line.
 
-    def __init__(self, kind: str, sentence: str) -> None:
+    Attributes:
+        kind: the kind of fault, for grouping.
+        sentence: the message for the user.
+        path: the invalid value, as OpenAI names it (`messages[2].content`); "" if it is not part of a message.
+    """
+
+    def __init__(self, kind: str, sentence: str, path: str = "") -> None:
         super().__init__(sentence)
         self.kind = kind
         self.sentence = sentence
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +170,12 @@ def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMe
     Raises:
         BadLine: the message is invalid.
     """
+    path = f"messages[{number - 1}]"
     if not isinstance(raw, dict):
-        raise BadLine("shape", msg("Message {number} is not a JSON object.", number=f"{number:,}"))
-    role, weight = raw.get("role"), raw.get("weight")
+        raise BadLine("shape", msg("Message {number} is not a JSON object.", number=f"{number:,}"), path)
+    role, weight, content = raw.get("role"), raw.get("weight"), raw.get("content")
     if is_missing(role):
-        raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"))
+        raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"), f"{path}.role")
     if not isinstance(role, str) or role not in (_ROLES if text_only else _ROLES + _TOOL_ROLES):
         raise BadLine(
             "role",
@@ -176,17 +184,29 @@ def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMe
                 number=f"{number:,}",
                 role=repr(str(role)[:_MAX_NAME_CHARS]),
             ),
+            f"{path}.role",
         )
     if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
         raise BadLine(
-            "shape", msg("Message {number} has a weight; only answers have one, 0 or 1.", number=f"{number:,}")
+            "shape",
+            msg("Message {number} has a weight; only answers have one, 0 or 1.", number=f"{number:,}"),
+            f"{path}.weight",
         )
     calls = _calls(raw)
     if calls and text_only:
-        raise BadLine("shape", msg("Message {number} calls a tool; tools are not supported.", number=f"{number:,}"))
-    text = _text(raw.get("content"), text_only)
+        raise BadLine(
+            "shape",
+            msg("Message {number} calls a tool; tools are not supported.", number=f"{number:,}"),
+            f"{path}.tool_calls",
+        )
+    # An answer may be null, as at OpenAI; a training file with an empty answer is rejected as a whole line.
+    text = "" if role == "assistant" and content is None else _text(content, text_only)
     if text is None and not calls:
-        raise BadLine("shape", msg("Message {number} has no text content.", number=f"{number:,}"))
+        raise BadLine(
+            "shape",
+            msg("Message {number} has no text content.", number=f"{number:,}"),
+            f"{path}.content{_invalid_part(content)}",
+        )
     _check_encodable(text or "")
     return ChatMessage(role, text or "", is_missing(weight) or bool(weight))
 
@@ -262,6 +282,14 @@ def _text(content: object, text_only: bool) -> str | None:
     if not all(isinstance(text, str) for text in texts) or (text_only and len(texts) < len(content)):
         return None
     return "".join(texts)
+
+
+def _invalid_part(content: object) -> str:
+    """Index of the first part of a content that is not text, as in `[1]`; "" if the content is not a list."""
+    if not isinstance(content, list):
+        return ""
+    is_text = [isinstance(part, dict) and part.get("type") == "text" for part in content]
+    return f"[{is_text.index(False)}]" if False in is_text else ""
 
 
 def _calls(raw: Mapping[str, Any]) -> bool:

@@ -18,7 +18,7 @@ from core import metrics
 from core.errors import BadRequest, ProviderError
 from core.providers.checked_connections import socket_factory_of
 from core.providers.chunk_parser import parse_body
-from core.providers.connection import key_headers, tls_context
+from core.providers.connection import request_headers, tls_context
 from core.providers.connection_errors import leaves_host, redirected, unreachable
 from core.providers.endpoint_setup import check_setup, proxy_of
 from core.providers.errors import from_status, timed_out, web_page_answer
@@ -58,7 +58,7 @@ class AsyncTextClient:
                 socket_factory=socket_factory_of(provider),
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={**key_headers(provider), "Content-Type": "application/json"},
+            headers={**request_headers(provider), "Content-Type": "application/json"},
             timeout=timeout,
             proxy=proxy_of(base),  # `trust_env` would also replace our key with credentials from ~/.netrc
         )

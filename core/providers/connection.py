@@ -34,17 +34,21 @@ T = TypeVar("T")
 # second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 _DUMMY_KEY = "none"  # for endpoints without authentication, because the SDK requires a non-empty key
+_CLAMP_HEADER = "fabula-clamp-max-tokens"  # without it, the engine refuses such a limit, as OpenAI does
 _SENT_AT = "fabula_sent_at"  # extension of a request: the time it was sent, in monotonic seconds
 _POLL_S = 0.1  # how quickly a stop request takes effect
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
 
 
-def key_headers(provider: Provider) -> dict[str, str]:
-    """Authentication headers for every request. Azure uses its own header; newer Azure gateways accept either."""
+def request_headers(provider: Provider) -> dict[str, str]:
+    """Headers for every request: authentication (Azure uses its own header; newer Azure gateways accept either), and
+    for the engine, permission to lower a token limit that does not fit into a small model's context.
+    """
     key = provider.api_key or _DUMMY_KEY
     name = provider.capabilities.key_header
-    return {"Authorization": f"Bearer {key}", **({name: key} if name else {})}
+    clamp = {_CLAMP_HEADER: "1"} if provider.capabilities.engine_api else {}
+    return {"Authorization": f"Bearer {key}", **({name: key} if name else {}), **clamp}
 
 
 @lru_cache(maxsize=32)
@@ -175,7 +179,7 @@ class Connection:
         """Headers with our key only; by default the SDK adds headers from OPENAI_* variables to requests to every
         endpoint.
         """
-        headers: dict[str, Any] = {**key_headers(self.provider)}
+        headers: dict[str, Any] = {**request_headers(self.provider)}
         if not self.provider.capabilities.account_headers:
             headers |= {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
         return headers

@@ -16,7 +16,8 @@ from openai import OpenAI
 
 from core.engine.api.upload import MAX_FILE_BYTES
 from core.engine.job_rules import PARALLEL
-from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, running, upload
+from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, poll, running, upload
+from tests.support.tiny_models import TinyModel
 
 _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'
 _BAD_FORMS = [
@@ -53,6 +54,24 @@ def test_a_wrong_token_is_401(engine: EngineUnderTest, token: str) -> None:
         engine.client(token=token).models.list()
     assert caught.value.status_code == 401
     assert caught.value.code == "invalid_api_key"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
+        (f"BEARER  {TOKEN}", 200),
+        (f"Basic {TOKEN}", 401),
+        (f"bearer {TOKEN}x", 401),
+        (f"bearer{TOKEN}", 401),
+        (TOKEN, 401),
+        ("bearer", 401),
+    ],
+)
+def test_only_the_name_of_the_scheme_may_be_in_any_case(engine: EngineUnderTest, header: str, status: int) -> None:
+    with engine.http() as http:
+        assert http.get("/v1/models", headers={"authorization": header}).status_code == status
 
 
 def test_health_answers_everyone_but_tells_more_to_those_with_a_token(engine: EngineUnderTest) -> None:
@@ -101,7 +120,8 @@ def test_an_unknown_model_is_404_everywhere(client: OpenAI) -> None:
         ("POST", "/v1/completions", b'{"model": "tiny-gemma", "prompt": {}}', 400, "invalid_value"),
         ("POST", "/v1/completions", b'{"model": "tiny-gemma", "prompt": "\\ud800"}', 400, "invalid_json"),
         ("POST", "/v1/completions", b'{"model": ["a"]}', 404, "model_not_found"),
-        ("POST", "/v1/chat/completions", b'{"model": "tiny-gemma"}', 400, "invalid_value"),
+        ("POST", "/v1/chat/completions", b'{"model": "tiny-gemma"}', 400, "missing_required_parameter"),
+        ("POST", "/v1/chat/completions", b'{"model": "tiny-gemma", "messages": ["a"]}', 400, "invalid_value"),
         ("POST", "/v1/completions", b'{"a": "' + b"x" * (17 << 20) + b'"}', 413, "body_too_large"),
         ("GET", "/v1/files?limit=0", None, 400, "invalid_value"),
         ("GET", "/v1/files?limit=ten", None, 400, "invalid_value"),
@@ -408,10 +428,49 @@ def test_token_ids_that_are_not_in_the_vocabulary_are_refused(client: OpenAI) ->
         client.completions.create(model=TINY, prompt=[999_999], max_tokens=5)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_and_a_limit_beyond_the_context_are_refused_in_openais_words(client: OpenAI, stream: bool) -> None:
+    tokens = 1 + len(_tokens(PROMPT))
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=TINY, prompt=PROMPT, max_tokens=500, stream=stream)
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "prompt")
+    figures = f"you requested {tokens + 500} tokens ({tokens} in the prompt, 500 in the completion)"
+    assert f"maximum context length is 512 tokens. However, {figures}" in caught.value.message
+    with pytest.raises(openai.BadRequestError) as chatting:
+        client.chat.completions.create(
+            model=TINY, messages=[{"role": "user", "content": "a"}], max_completion_tokens=512, stream=stream
+        )
+    assert (chatting.value.code, chatting.value.param) == ("context_length_exceeded", "messages")
+    assert "in the messages, 512 in the completion)" in chatting.value.message
+    with pytest.raises(openai.BadRequestError) as too_long:
+        client.chat.completions.create(model=TINY, messages=[{"role": "user", "content": "a " * 999}], stream=stream)
+    assert (too_long.value.code, too_long.value.param) == ("context_length_exceeded", "messages")
+
+
+def test_a_prompt_may_be_null(client: OpenAI) -> None:
+    options: Any = {"model": TINY, "max_tokens": 4, "temperature": 0}
+    made = [client.completions.create(prompt=prompt, **options).choices[0].text for prompt in (None, "")]
+    assert made[0] == made[1] == client.completions.create(prompt=[2], **options).choices[0].text
+
+
+def test_a_model_without_a_first_token_needs_no_prompt_either(
+    engine: EngineUnderTest, client: OpenAI, tmp_path: Path
+) -> None:
+    path = TinyModel("qwen3", adds_bos=False).write(tmp_path / "no-bos.gguf")
+    with engine.http() as http:
+        http.post("/fabula/v1/bases", json={"source": "file", "path": str(path)})
+        poll(lambda: http.get("/fabula/v1/bases/no-bos").json()["state"] == "ready")
+        made = client.completions.create(model="no-bos", prompt=None, max_tokens=4)
+        assert made.usage is not None
+        assert (made.usage.prompt_tokens, made.usage.completion_tokens > 0) == (1, True)
+        http.delete("/fabula/v1/bases/no-bos")
+
+
 def test_an_answer_may_fill_the_context(client: OpenAI) -> None:
     made = client.completions.create(
-        model=TINY, prompt=PROMPT, max_tokens=5000, temperature=0, logit_bias={"1": -100, "6": -100}
-    )
+        model=TINY, prompt=PROMPT, max_tokens=5000, temperature=0, logit_bias={"1": -100, "6": -100},
+        extra_headers={"fabula-clamp-max-tokens": "1"},
+    )  # fmt: skip
     assert made.choices[0].finish_reason == "length"
     assert made.usage is not None
     assert made.usage.total_tokens <= 513

@@ -296,6 +296,8 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, taken: int) -> None:
         (("--no-auth",), {"FABULA_ENGINE_MODELS": "a=/nowhere.gguf"}, 2, "there is no file /nowhere.gguf"),
         (("--no-auth",), {"FABULA_ENGINE_CONTEXT": "32k"}, 2, "FABULA_ENGINE_CONTEXT: '32k' is not a whole number"),
         (("--no-auth",), {"FABULA_TRAINER_PRIORITY": "low"}, 2, "FABULA_TRAINER_PRIORITY: 'low' is neither 'idle' nor"),
+        (("--no-auth",), {"FABULA_ENGINE_CORS_ORIGINS": "me"}, 2, "FABULA_ENGINE_CORS_ORIGINS: 'me' is not an origin"),
+        (("--no-auth",), {"FABULA_ENGINE_CORS_ORIGINS": "*"}, 2, "FABULA_ENGINE_CORS_ORIGINS=* is not allowed"),
     ],
 )
 def test_wrong_settings_are_named(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import pytest
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
+from openai.types.fine_tuning import job_create_params
 
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
+from core.engine.finetune_format import BadLine, parse_line
 from core.engine.serving import chat, sampling
 from core.engine.training_options import TrainingOptions
+from tests.support.engine_process import jsonl
 
+_PATH = "method.supervised.hyperparameters."
+_USER = {"role": "user", "content": "a"}
 MINIMUM = {"model": "m", "training_file": "file-1"}
 
 
@@ -51,18 +60,19 @@ def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[objec
         ({**MINIMUM, "method": {"type": ["supervised"]}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"dpo": {"hyperparameters": {"beta": 1}}}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"type": "supervised", "sft": {"a": 1}}}, "method.sft", "unknown_parameter"),
-        ({**MINIMUM, "metadata": {"a": 1}}, "metadata", "invalid_value"),
+        ({**MINIMUM, "metadata": {"a": 1}}, "metadata.a", "invalid_value"),
+        ({**MINIMUM, "hyperparameters": {"batch_size": 0}}, "hyperparameters.batch_size", "invalid_value"),
         ({**MINIMUM, "metadata": {str(n): "" for n in range(17)}}, "metadata", "invalid_value"),
-        (hyper(n_epochs=0), "n_epochs", "invalid_value"),
-        (hyper(n_epochs=2.5), "n_epochs", "invalid_value"),
-        (hyper(batch_size=257), "batch_size", "invalid_value"),
-        (hyper(learning_rate_multiplier=0), "learning_rate_multiplier", "invalid_value"),
-        (hyper(lora_rank=0), "lora_rank", "invalid_value"),
-        (hyper(lora_alpha=0), "lora_alpha", "invalid_value"),
-        (hyper(warmup=0.6), "warmup", "invalid_value"),
-        (hyper(schedule="steps"), "schedule", "invalid_value"),
-        (hyper(early_stopping=2), "early_stopping", "invalid_value"),  # without a validation file
-        (hyper(learning_rate_multiplier=float("inf")), "learning_rate_multiplier", "invalid_value"),
+        (hyper(n_epochs=0), _PATH + "n_epochs", "invalid_value"),
+        (hyper(n_epochs=2.5), _PATH + "n_epochs", "invalid_value"),
+        (hyper(batch_size=257), _PATH + "batch_size", "invalid_value"),
+        (hyper(learning_rate_multiplier=0), _PATH + "learning_rate_multiplier", "invalid_value"),
+        (hyper(lora_rank=0), _PATH + "lora_rank", "invalid_value"),
+        (hyper(lora_alpha=0), _PATH + "lora_alpha", "invalid_value"),
+        (hyper(warmup=0.6), _PATH + "warmup", "invalid_value"),
+        (hyper(schedule="steps"), _PATH + "schedule", "invalid_value"),
+        (hyper(early_stopping=2), _PATH + "early_stopping", "invalid_value"),  # without a validation file
+        (hyper(learning_rate_multiplier=float("inf")), _PATH + "learning_rate_multiplier", "invalid_value"),
         (hyper(epochs=3), "method.supervised.hyperparameters.epochs", "unknown_parameter"),
     ],
 )
@@ -95,7 +105,9 @@ def test_bad_job_requests_name_the_parameter(body: dict[str, Any], param: str, c
         ({"echo": True}, "echo"),
         ({"suffix": "end"}, "suffix"),
         ({"best_of": 3}, "best_of"),
-        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x"),
+        ({"logit_bias": {"7": 101}}, "logit_bias.7"),
+        ({"stream": True, "stream_options": {"include_usage": 1.5}}, "stream_options.include_usage"),
         ({"top_k": 4}, "top_k"),
     ],
 )
@@ -159,6 +171,10 @@ def test_harmless_parameters_are_taken(body: dict[str, Any]) -> None:
         *({name: ""} for name in ("stop", "user", "service_tier", "unheard_of")),
         {"parallel_tool_calls": False},
         {"parallel_tool_calls": True},
+        {"prompt_cache_retention": "24h"},
+        {"prompt_cache_options": {"mode": "explicit"}},
+        {"verbosity": "low"},
+        {"safety_identifier": "u"},
         {"top_logprobs": 0},
         {"tool_choice": "none"},
         {"modalities": ["text"]},
@@ -168,6 +184,65 @@ def test_harmless_parameters_are_taken(body: dict[str, Any]) -> None:
 def test_what_is_null_or_empty_is_not_there(body: dict[str, Any]) -> None:
     plain = sampling.of_chat({"model": "m", "messages": []}, "<end_of_turn>")
     assert sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>") == plain
+
+
+@pytest.mark.parametrize(
+    ("types", "parse"),
+    [
+        (chat_params, lambda body: sampling.of_chat(body, "<end_of_turn>")),
+        (completion_params, sampling.of_completion),
+        (job_create_params, job_request.parse),
+    ],
+)
+def test_every_parameter_of_the_newest_sdk_is_known(
+    types: ModuleType, parse: Callable[[dict[str, Any]], object]
+) -> None:
+    name = "JobCreateParams" if types is job_create_params else "CompletionCreateParamsBase"
+    for parameter in getattr(types, name).__annotations__:
+        try:
+            parse({**MINIMUM, parameter: {"no": "value of this parameter"}} if types is job_create_params else {
+                parameter: {"no": "value of this parameter"}
+            })  # fmt: skip
+        except ApiError as exc:
+            assert exc.code != "unknown_parameter" or "." in (exc.param or ""), parameter
+
+
+@pytest.mark.parametrize(
+    ("messages", "path"),
+    [
+        (None, "messages"),
+        ({}, "messages"),
+        ([], "messages"),
+        (["hi"], "messages[0]"),
+        ([_USER, {"content": "a"}], "messages[1].role"),
+        ([_USER, {"role": "narrator", "content": "a"}], "messages[1].role"),
+        ([_USER, _USER, {"role": "user", "content": None}], "messages[2].content"),
+        ([_USER, _USER, {"role": "user"}], "messages[2].content"),
+        ([{"role": "system", "content": 5}], "messages[0].content"),
+        ([{"role": "user", "content": []}], "messages[0].content"),
+        (
+            [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url"}]}],
+            "messages[0].content[1]",
+        ),
+        ([{"role": "user", "content": ["a"]}], "messages[0].content[0]"),
+        ([{**_USER, "weight": 1}], "messages[0].weight"),
+    ],
+)
+def test_an_invalid_message_is_named_by_its_path(messages: object, path: str) -> None:
+    with pytest.raises(BadLine) as caught:
+        chat.parse(messages)
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("message", [{"role": "assistant", "content": None}, {"role": "assistant"}])
+def test_an_earlier_answer_may_be_null(message: dict[str, Any]) -> None:
+    assert [one.text for one in chat.parse([_USER, message, _USER])] == ["a", "", "a"]
+
+
+def test_an_answer_to_learn_must_not_be_null() -> None:
+    line = jsonl([{"messages": [_USER, {"role": "assistant", "content": None}]}])
+    with pytest.raises(BadLine, match="Message 2, from the assistant, is empty"):
+        parse_line(line)
 
 
 @pytest.mark.parametrize("name", ["suffix", "echo", "best_of", "logprobs", "prompt", "stop", "unheard_of"])

@@ -26,7 +26,7 @@ class TinyModel:
         keys: keys of the architecture, without its prefix, that override those of `sizes`; None omits a key. tied:
             whether the head is the embedding. biases: linear layers of a block that have a bias, by their GGUF names.
             extra: more tensors by name. padding: unused rows of the embedding beyond the vocabulary.
-        chat_template: the model's own; "" for none.
+        chat_template: the model's own; "" for none. adds_bos: whether texts begin with a token of their own.
     """
 
     architecture: str
@@ -41,6 +41,7 @@ class TinyModel:
     extra: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     padding: int = 0
     chat_template: str = ""
+    adds_bos: bool = True
 
     def sizes(self) -> dict[str, Any]:
         """The keys that converters write."""
@@ -91,7 +92,7 @@ class TinyModel:
         writer.add_eos_token_id(EOS)
         writer.add_unk_token_id(UNK)
         writer.add_pad_token_id(PAD)
-        writer.add_add_bos_token(True)
+        writer.add_add_bos_token(self.adds_bos)
         writer.add_add_space_prefix(False)
 
     def _tensors(self, random: np.random.Generator) -> dict[str, np.ndarray]:

@@ -20,10 +20,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from core import packaged_models
-from core.engine import VERSION
+from core.engine import VERSION, cors_origins
 from core.engine.api import serializers
 from core.engine.api.bases import Bases
-from core.engine.api.connections import BearerAuth
+from core.engine.api.connections import BearerAuth, cors_middleware
 from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.api.files import Files
 from core.engine.api.jobs import Jobs
@@ -51,8 +51,8 @@ class Config:
     Attributes:
         home: absolute path of the home directory, which holds all of the engine's data.
         token: bearer token; None disables authentication and allows requests from this machine only.
-        environ: environment variables; FABULA_ENGINE_MODELS, FABULA_ENGINE_CONTEXT and the variables for base models
-            are read from here.
+        environ: environment variables; the settings of the engine (FABULA_ENGINE_…) and those for base models are read
+            from here.
         threads: CPU threads for serving and for training.
         warm: whether to load the packaged base model at startup.
     """
@@ -238,8 +238,13 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
 
 
 def create_app(config: Config) -> Starlette:
-    """Create the ASGI application of one engine. It opens the home directory at startup."""
+    """Create the ASGI application of one engine. It opens the home directory at startup.
+
+    Raises:
+        ValueError: FABULA_ENGINE_CORS_ORIGINS is malformed.
+    """
     opened: list[Engine] = []
+    allowed = cors_origins.read(config.environ)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -264,7 +269,7 @@ def create_app(config: Config) -> Starlette:
 
     return Starlette(
         routes=[Route(path, handle(pick), methods=[method]) for method, path, pick in _ROUTES],
-        middleware=[Middleware(BearerAuth, token=config.token)],
+        middleware=[*cors_middleware(allowed), Middleware(BearerAuth, token=config.token, origins=allowed)],
         exception_handlers={
             Exception: _failed,
             HTTPException: _http_error,

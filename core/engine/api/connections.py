@@ -1,4 +1,6 @@
-"""Client connections: authentication, limits on their number, and timeouts for incomplete requests."""
+"""Client connections: authentication, web pages of other origins, limits on their number, and timeouts for incomplete
+requests.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,8 @@ from typing import Literal
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -31,6 +35,9 @@ _MAX_CONNECTIONS = MAX_REQUESTS + 64
 HEADERS_TIMEOUT_S = 10.0  # time from the first byte of a request, or from connecting, to the end of its headers
 BODY_IDLE_TIMEOUT_S = 60.0  # time without receiving any bytes of an incomplete body
 
+MODEL_HEADER = "fabula-model"
+"""Response header with the id of the model that wrote an answer, also if the request named an alias."""
+
 _Phase = Literal["headers", "body"]
 
 
@@ -39,12 +46,13 @@ class BearerAuth:
     information with a valid token.
 
     Without a configured token (`--no-auth`), only requests to a loopback host are accepted, and none from a web page of
-    another origin (including other ports of this machine), so that pages in a local browser cannot use the engine.
+    another origin (including other ports of this machine) except `origins`, so that pages in a local browser cannot use
+    the engine.
     """
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app = app
-        self._expected = None if token is None else f"Bearer {token}".encode()
+    def __init__(self, app: ASGIApp, token: str | None, origins: frozenset[str] = frozenset()) -> None:
+        self._app, self._origins = app, origins
+        self._expected = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -66,9 +74,12 @@ class BearerAuth:
 
     def _is_authorized(self, headers: Headers) -> bool:
         if self._expected is None:
-            return _is_local(headers)
-        given = headers.get("authorization", "").encode("latin-1", "replace")
-        return hmac.compare_digest(given, self._expected)
+            return _is_local(headers, self._origins)
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        # the name of the scheme is case-insensitive (RFC 9110, 11.1)
+        return scheme.lower() == "bearer" and hmac.compare_digest(
+            given.strip().encode("latin-1", "replace"), self._expected
+        )
 
     def _unauthorized_error(self, headers: Headers) -> ApiError:
         if self._expected is None:
@@ -83,12 +94,35 @@ class BearerAuth:
         return ApiError(401, message, code="invalid_api_key")
 
 
-def _is_local(headers: Headers) -> bool:
-    """Whether a request is addressed to this machine and was not sent by a web page from another origin."""
+def cors_middleware(origins: frozenset[str]) -> list[Middleware]:
+    """The middleware that answers browsers for pages of `origins`; empty if there are none. It goes before
+    authentication, because browsers first ask without a token.
+    """
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=sorted(origins),
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=("x-request-id", MODEL_HEADER),
+            allow_private_network=True,
+        )
+    ]
+
+
+def _is_local(headers: Headers, allowed: frozenset[str]) -> bool:
+    """Whether a request is addressed to this machine and was not sent by a web page from another origin, except those
+    in `allowed`.
+    """
     hosts, origins = headers.getlist("host"), headers.getlist("origin")
-    if len(hosts) != 1 or _LOOPBACK.fullmatch(hosts[0]) is None or headers.get("sec-fetch-site") not in _OWN_SITE:
+    if len(hosts) != 1 or _LOOPBACK.fullmatch(hosts[0]) is None:
         return False
-    return all(origin.lower() == f"http://{hosts[0].lower()}" for origin in origins)
+    if len(origins) == 1 and origins[0] in allowed:
+        return True
+    own = f"http://{hosts[0].lower()}"
+    return headers.get("sec-fetch-site") in _OWN_SITE and all(origin.lower() == own for origin in origins)
 
 
 class ClientConnection(H11Protocol):

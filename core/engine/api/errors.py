@@ -48,6 +48,12 @@ def bad_value(param: str, message: str) -> ApiError:
     return ApiError(400, message, param=param, code="invalid_value")
 
 
+def missing_parameter(name: str) -> ApiError:
+    """400: a required parameter is missing."""
+    message = msg("Missing required parameter: '{name}'.", name=name)
+    return ApiError(400, message, param=name, code="missing_required_parameter")
+
+
 def unknown_model(model: object) -> ApiError:
     """404 model_not_found."""
     return ApiError(404, msg("The model '{model}' does not exist.", model=model), param="model", code="model_not_found")

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from core.engine.api import serializers
-from core.engine.api.errors import ApiError, bad_value, unknown_file
+from core.engine.api.errors import bad_value, missing_parameter, unknown_file
 from core.engine.api.requests import query_limit
 from core.engine.api.upload import Upload, receive
 from core.engine.store import EngineStore, File, new_id
@@ -112,9 +112,7 @@ class Files:
         """Move the file into place, then add its row, so that a row guarantees that the content is on disk."""
         purpose = upload.fields.get("purpose")
         if purpose is None:
-            raise ApiError(
-                400, msg("Missing required parameter: 'purpose'."), param="purpose", code="missing_required_parameter"
-            )
+            raise missing_parameter("purpose")
         if purpose != PURPOSE:
             raise bad_value(
                 "purpose",

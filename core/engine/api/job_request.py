@@ -64,7 +64,7 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
         raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     method, options = _method(body)
-    hyperparameters = _without_auto(_hyperparameters(body, method, options))
+    hyperparameters, path = _hyperparameters(body, method, options)
     has_validation = not is_missing(body.get("validation_file"))
     return ParsedJobRequest(
         model=required(body, "model"),
@@ -74,21 +74,21 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
         metadata=_metadata(body.get("metadata")),
         method=method,
-        n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None),
-        batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None),
+        n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None, path),
+        batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None, path),
         learning_rate_multiplier=number(
-            hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None
+            hyperparameters, "learning_rate_multiplier", *job_rules.LEARNING_RATE_MULTIPLIER, None, path
         ),
-        options=_options(hyperparameters, has_validation),
+        options=_options(hyperparameters, has_validation, path),
         names_adapter=any(name in hyperparameters for name in training_options.ADAPTER_NAMES),
     )
 
 
-def _options(hyperparameters: Mapping[str, Any], has_validation: bool) -> TrainingOptions:
+def _options(hyperparameters: Mapping[str, Any], has_validation: bool, path: str) -> TrainingOptions:
     try:
         return training_options.read(hyperparameters, has_validation=has_validation)
     except InvalidValue as exc:
-        raise bad_value(exc.name, exc.message) from exc
+        raise bad_value(path + exc.name, exc.message) from exc
 
 
 def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
@@ -104,17 +104,19 @@ def _method(body: Mapping[str, Any]) -> tuple[TrainingMethod, dict[str, Any]]:
     return kind, _object(method, kind, "method.")
 
 
-def _hyperparameters(body: Mapping[str, Any], method: TrainingMethod, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Read hyperparameters from the method, or from the request's top-level field, which is the older form."""
+def _hyperparameters(
+    body: Mapping[str, Any], method: TrainingMethod, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """Read hyperparameters from the method, or from the request's top-level field, which is the older form.
+
+    Returns them without those that are `auto`, and the prefix of their names in errors.
+    """
     old = _object(body, "hyperparameters")
     reject_unknown(options, frozenset({"hyperparameters"}), f"method.{method}.")
     new = _object(options, "hyperparameters", f"method.{method}.")
-    reject_unknown(new or old, _HYPERPARAMETERS, f"method.{method}.hyperparameters." if new else "hyperparameters.")
-    return new or old
-
-
-def _without_auto(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in hyperparameters.items() if value != "auto"}
+    path = f"method.{method}.hyperparameters." if new else "hyperparameters."
+    reject_unknown(new or old, _HYPERPARAMETERS, path)
+    return {name: value for name, value in (new or old).items() if value != "auto"}, path
 
 
 def _object(body: Mapping[str, Any], name: str, prefix: str = "") -> dict[str, Any]:
@@ -152,7 +154,7 @@ def _metadata(value: object) -> dict[str, str] | None:
     for key, text in metadata.items():
         if len(key) > _MAX_KEY or not isinstance(text, str) or len(text) > _MAX_VALUE:
             raise bad_value(
-                "metadata",
+                f"metadata.{key[:_MAX_KEY]}",
                 msg(
                     "'metadata' keys can have up to {max_key} characters; values must be strings of up to "
                     "{max_value} characters.",

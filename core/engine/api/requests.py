@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from core.engine import number_checks
-from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.finetune_format import is_missing
 from core.engine.number_checks import InvalidValue, abbreviated
 from core.message import msg
@@ -62,37 +62,38 @@ def required(body: Mapping[str, Any], name: str) -> str:
     """Return a required text parameter."""
     value = body.get(name)
     if is_missing(value):
-        message = msg("Missing required parameter: '{name}'.", name=name)
-        raise ApiError(400, message, param=name, code="missing_required_parameter")
+        raise missing_parameter(name)
     if not isinstance(value, str):
         raise bad_value(name, msg("'{name}' must be a string.", name=name))
     return value
 
 
-def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T) -> int | T:
-    """Return an integer within bounds; `default` if missing or null."""
+def integer(body: Mapping[str, Any], name: str, low: int, high: int, default: T, prefix: str = "") -> int | T:
+    """Return an integer within bounds; `default` if missing or null. Errors name it `prefix` + `name`."""
+    path = prefix + name
     try:
-        value = number_checks.whole_number(body, name, low, high)
+        value = number_checks.whole_number({path: body.get(name)}, path, low, high)
     except InvalidValue as exc:
-        raise bad_value(name, exc.message) from exc
+        raise bad_value(path, exc.message) from exc
     return default if value is None else value
 
 
-def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T) -> float | T:
-    """Return a number within bounds; `default` if missing or null."""
+def number(body: Mapping[str, Any], name: str, low: float, high: float, default: T, prefix: str = "") -> float | T:
+    """Return a number within bounds; `default` if missing or null. Errors name it `prefix` + `name`."""
+    path = prefix + name
     try:
-        value = number_checks.real_number(body, name, low, high)
+        value = number_checks.real_number({path: body.get(name)}, path, low, high)
     except InvalidValue as exc:
-        raise bad_value(name, exc.message) from exc
+        raise bad_value(path, exc.message) from exc
     return default if value is None else value
 
 
-def boolean(body: Mapping[str, Any], name: str) -> bool:
-    """Return a boolean; missing and null count as false."""
-    value = body.get(name)
+def boolean(body: Mapping[str, Any], name: str, prefix: str = "") -> bool:
+    """Return a boolean; missing and null count as false. Errors name it `prefix` + `name`."""
+    value, path = body.get(name), prefix + name
     if value not in (None, True, False):
         raise bad_value(
-            name, msg("'{name}' must be true or false; it is {actual}.", name=name, actual=abbreviated(value))
+            path, msg("'{name}' must be true or false; it is {actual}.", name=path, actual=abbreviated(value))
         )
     return bool(value)
 

@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
-from core.engine.api.errors import ApiError, disk_full
+from core.engine.api.errors import ApiError, disk_full, missing_parameter
 from core.message import msg
 
 MAX_FILE_BYTES = 512 << 20  # OpenAI's limit
@@ -148,8 +148,7 @@ async def receive(request: Request, path: Path) -> Upload:
         if not upload.ended:
             raise ApiError(400, msg("The form is incomplete."), code="invalid_form")
         if upload.filename is None:
-            message = msg("Missing required parameter: 'file'.")
-            raise ApiError(400, message, param="file", code="missing_required_parameter")
+            raise missing_parameter("file")
         await run_in_threadpool(upload.finish)
     finally:
         upload.close()

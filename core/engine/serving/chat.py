@@ -66,7 +66,7 @@ def parse(raw: object) -> tuple[ChatMessage, ...]:
         BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
     """
     if not isinstance(raw, list) or not raw:
-        raise BadLine("shape", msg("It is not a non-empty list of messages."))
+        raise BadLine("shape", msg("It is not a non-empty list of messages."), "messages")
     return tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))
 
 

@@ -16,18 +16,20 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from core.engine import VERSION
-from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, json_body, until_disconnected
 from core.engine.finetune_format import BadLine, is_missing
 from core.engine.serving import chat, sampling
 from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, generate, stream_chunks
-from core.engine.serving.llama import Backend, BaseModel, Pool, too_long
+from core.engine.serving.llama import Backend, BaseModel, Pool, too_long, too_much
 from core.engine.serving.sampling import Sampling
 from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
+CLAMP_HEADER = "fabula-clamp-max-tokens"
+"""Request header: a token limit that does not fit into the context is lowered, not refused."""
 _ADMIT_TIMEOUT_S = 0.5  # how long a stream's headers wait for a model to load; they never wait for a slot
 
 
@@ -41,6 +43,7 @@ class InferenceRequest:
         base: its base model.
         prompts: texts or lists of token ids.
         sampling: sampling parameters.
+        is_clamped: whether a token limit that does not fit into the context is lowered.
     """
 
     chat: bool
@@ -48,6 +51,13 @@ class InferenceRequest:
     base: BaseModel
     prompts: tuple[Prompt, ...]
     sampling: Sampling
+    is_clamped: bool
+
+    @property
+    def reserved(self) -> int:
+        """Tokens of the context that the answer needs: its limit, or 1 if it may be shorter."""
+        limit = int(self.sampling.options["n_predict"])
+        return 1 if self.is_clamped else max(1, limit)
 
     def llama_requests(self) -> list[dict[str, Any]]:
         """Build one llama.cpp request per choice: n for the first prompt, then n for the second, …"""
@@ -76,9 +86,12 @@ class Inference:
         """POST /v1/completions."""
         body = await json_body(request)
         model, base = await self._resolve_model(body)
-        prompts = _prompts(body)
+        prompts = tuple(prompt or _empty_prompt(base) for prompt in _prompts(body))
         _check_vocabulary(prompts, base)
-        return await self._respond(request, InferenceRequest(False, model, base, prompts, sampling.of_completion(body)))
+        options = sampling.of_completion(body)
+        return await self._respond(
+            request, InferenceRequest(False, model, base, prompts, options, CLAMP_HEADER in request.headers)
+        )
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -90,18 +103,21 @@ class Inference:
             raise ApiError(
                 400, msg("The model '{id}' has no chat format here; use /v1/completions.", id=model.id), param="model"
             )
+        if body.get("messages") is None:
+            raise missing_parameter("messages")
         try:
-            text = await run_in_threadpool(chat_format.prompt, chat.parse(body.get("messages")))
+            text = await run_in_threadpool(chat_format.prompt, chat.parse(body["messages"]))
         except BadLine as exc:
-            raise bad_value("messages", msg("Invalid 'messages': {sentence}", sentence=exc.sentence)) from exc
+            param = exc.path or "messages"
+            raise bad_value(param, msg("Invalid '{param}': {sentence}", param=param, sentence=exc.sentence)) from exc
+        options = sampling.of_chat(body, chat_format.stop)
         return await self._respond(
-            request, InferenceRequest(True, model, base, (text,), sampling.of_chat(body, chat_format.stop))
+            request, InferenceRequest(True, model, base, (text,), options, CLAMP_HEADER in request.headers)
         )
 
     async def _resolve_model(self, body: dict[str, Any]) -> tuple[Model, BaseModel]:
         if is_missing(body.get("model")):
-            message = msg("You must provide a model parameter.")
-            raise ApiError(400, message, param="model", code="missing_required_parameter")
+            raise missing_parameter("model")
         model = self._models.find(body["model"])
         return model, await run_in_threadpool(self._models.base, model.base)
 
@@ -121,11 +137,11 @@ class Inference:
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await _check_lengths(backend, parsed.prompts)
+            await _check_lengths(backend, parsed)
 
     async def _respond_json(self, parsed: InferenceRequest) -> Response:
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await _check_lengths(backend, parsed.prompts)  # llama.cpp rounds its context up to a multiple of 256
+            await _check_lengths(backend, parsed)  # llama.cpp rounds its context up to a multiple of 256
             completions = await _gather(
                 [generate(backend, options) for options in parsed.llama_requests()], parsed.sampling.is_concurrent
             )
@@ -241,6 +257,13 @@ def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
     return tuple(raw)
 
 
+def _empty_prompt(base: BaseModel) -> Prompt:
+    """The prompt of a request without one: the start of a text, or for a model without that token the end of the
+    previous text, as at OpenAI (`<|endoftext|>`). llama.cpp does not generate from nothing at all.
+    """
+    return "" if base.card.bos is not None else [base.card.eos]
+
+
 def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
     """Raise ApiError 400 for a token id outside the model's vocabulary."""
     highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
@@ -251,18 +274,22 @@ def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
         )
 
 
-async def _check_lengths(backend: Backend, prompts: Sequence[Prompt]) -> None:
-    """Raise ApiError 400 for a prompt that fills the context or exceeds it."""
-    base = backend.base
-    for prompt in prompts:
+async def _check_lengths(backend: Backend, parsed: InferenceRequest) -> None:
+    """Raise ApiError 400 for a prompt that, with its answer, exceeds the context."""
+    base, limit = backend.base, parsed.reserved
+    own = base.card.context_length if base.is_limited else None
+    param = "messages" if parsed.chat else "prompt"
+    for prompt in parsed.prompts:
         if not isinstance(prompt, str):
             tokens = len(prompt)
-        elif len(prompt.encode()) + 2 < base.context:  # a token has at least one byte; 2 for <bos> and a leading space
+        elif len(prompt.encode()) + 2 + limit <= base.context:  # a token has at least one byte; 2: <bos>, leading space
             continue
         else:
             tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
         if tokens >= base.context:
-            raise too_long(base.context, tokens, base.card.context_length if base.is_limited else None)
+            raise too_long(base.context, tokens, own, param)
+        if tokens + limit > base.context:
+            raise too_much(base.context, tokens, limit, own, param)
 
 
 def _is_tokens(value: object) -> bool:

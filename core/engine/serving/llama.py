@@ -269,21 +269,69 @@ async def _stop(backend: Backend) -> None:
         await backend.process.wait()
 
 
-def too_long(context: object, tokens: object, own: int | None = None) -> ApiError:
+def too_long(context: object, tokens: object, own: int | None = None, param: str = "prompt") -> ApiError:
     """400: a prompt of `tokens` tokens exceeds a context of `context` tokens.
 
     Args:
         own: the model's own context length, if a setting limits it further.
+        param: the request's parameter, `prompt` or `messages`.
     """
-    message: str = msg(
-        "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
-        "Please shorten it.",
-        context=context,
-        tokens=tokens,
+    message: str
+    if param == "messages":
+        message = msg(
+            "This model's maximum context length is {context} tokens. However, your messages resulted in {tokens} "
+            "tokens. Please reduce the length of the messages.",
+            context=context,
+            tokens=tokens,
+        )
+    else:
+        message = msg(
+            "This model's maximum context length is {context} tokens. However, your prompt has {tokens} tokens. "
+            "Please shorten it.",
+            context=context,
+            tokens=tokens,
+        )
+    return _context_error(message, own, param)
+
+
+def too_much(context: int, tokens: int, limit: int, own: int | None = None, param: str = "prompt") -> ApiError:
+    """400: a prompt of `tokens` tokens and an answer of up to `limit` tokens exceed a context of `context` tokens. The
+    other arguments are those of `too_long`.
+    """
+    requested = tokens + limit
+    if param == "messages":
+        return _context_error(
+            msg(
+                "This model's maximum context length is {context} tokens. However, you requested {requested} tokens "
+                "({tokens} in the messages, {limit} in the completion). Please reduce the length of the messages or "
+                "completion.",
+                context=context,
+                requested=requested,
+                tokens=tokens,
+                limit=limit,
+            ),
+            own,
+            param,
+        )
+    return _context_error(
+        msg(
+            "This model's maximum context length is {context} tokens. However, you requested {requested} tokens "
+            "({tokens} in the prompt, {limit} in the completion). Please reduce the length of the prompt or "
+            "completion.",
+            context=context,
+            requested=requested,
+            tokens=tokens,
+            limit=limit,
+        ),
+        own,
+        param,
     )
+
+
+def _context_error(message: str, own: int | None, param: str) -> ApiError:
     if own is not None:
         message = sentences(message, raise_the_limit(own))
-    return ApiError(400, message, param="prompt", code="context_length_exceeded")
+    return ApiError(400, message, param=param, code="context_length_exceeded")
 
 
 def raise_the_limit(own: int) -> str:

@@ -56,6 +56,9 @@ _CHAT = _COMMON | frozenset(
         "web_search_options",
         "safety_identifier",
         "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "moderation",
     ]
 )
 # Unsupported parameters that would change the result, and the values that are accepted because they have no effect.
@@ -73,6 +76,7 @@ _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    "moderation": (),
 }
 _ENABLED_BY_EMPTY = frozenset({"web_search_options"})  # at OpenAI, `{}` enables this parameter
 
@@ -163,7 +167,7 @@ def _include_usage(body: Mapping[str, Any], stream: bool) -> bool:
     if not isinstance(options, dict):
         raise bad_value("stream_options", msg("'stream_options' must be an object."))
     reject_unknown(options, frozenset({"include_usage", "include_obfuscation"}), "stream_options.")
-    return boolean(options, "include_usage")
+    return boolean(options, "include_usage", "stream_options.")
 
 
 def _stops(value: object) -> list[str]:
@@ -185,8 +189,8 @@ def _biases(value: object) -> list[list[float]]:
     for token in value:
         if not (isinstance(token, str) and token.isascii() and token.isdigit() and len(token) < 10):
             raise bad_value(
-                "logit_bias",
+                f"logit_bias.{str(token)[:40]}",
                 msg("'logit_bias' has a key that is not a token id: {key}.", key=repr(str(token)[:40])),
             )
-        pairs.append([int(token), number(value, token, -100, 100, 0.0)])
+        pairs.append([int(token), number(value, token, -100, 100, 0.0, "logit_bias.")])
     return pairs
