@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import streamlit as st
 
-from pages.ui import cache
+from pages.ui import visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
+from pages.ui.sign_in import is_team
 from pages.ui.training import job_dialog, job_view, results_file
 
 job_dialog.asked_for()
 with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-    part = views.switch("training_part", _("Part"), {"jobs": _("Your jobs"), "read": _("Read a results file")})
+    part = views.switch(
+        "training_part",
+        _("Part"),
+        {"jobs": _("Jobs") if is_team() else _("Your jobs"), "read": _("Read a results file")},
+    )
     with cards.show_errors():
-        if part == "jobs" and cache.job_list():
+        if part == "jobs" and visible.job_list():
             job_dialog.button(primary=False)
 with cards.show_errors():
     if part == "jobs":

@@ -17,6 +17,7 @@ from core.alerts.sender import configured_channels
 from core.db.store import Store, new_id
 from core.errors import FabulaError
 from core.jobs.health import HealthCheck
+from core.people import audit
 from core.settings import Settings
 
 _NO_SECRET_KEY = (
@@ -68,6 +69,15 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("check", help="check databases, totals, keys and files; changes nothing")
     one.set_defaults(command=_check)
+
+    one = commands.add_parser("verify-audit", help="check that no entry of the audit log was changed or removed")
+    one.add_argument(
+        "--known",
+        nargs=2,
+        metavar=("NUMBER", "HASH"),
+        help="number and hash printed by an earlier run; this entry must still exist",
+    )
+    one.set_defaults(command=_verify_audit)
 
     people_commands.add_to(commands)
     return parser
@@ -149,6 +159,23 @@ def _check(_options: argparse.Namespace, settings: Settings) -> int:
         print(f"{'ok     ' if finding.ok else 'PROBLEM'} {finding.what} {finding.next_step}".rstrip())
     print(f"{problems} {'problem' if problems == 1 else 'problems'} found." if problems else "No problems found.")
     return 1 if problems else 0
+
+
+def _verify_audit(options: argparse.Namespace, settings: Settings) -> int:
+    number, known_hash = options.known or ("0", "")
+    if not number.isdigit():
+        raise AdminError(f"{number} is not the number of an entry.", "Copy number and hash from an earlier check.")
+    with people_commands.open_ledger(settings) as store:
+        found = audit.check(store, (int(number), known_hash) if options.known else None)
+    if found.first_broken is not None:
+        print(f"PROBLEM Entry {found.first_broken} of the audit log was changed, inserted or removed.")
+        return 1
+    if not found.entries:
+        print("The audit log has no entries.")
+        return 0
+    print(f"The audit log is complete and unchanged. Its last entry: {found.entries} {found.last_hash}")
+    print("Store number and hash in another place, and pass them to the next run with --known.")
+    return 0
 
 
 def _counted(counts: Mapping[str, int]) -> str:

@@ -16,6 +16,7 @@ from core.db.migrate import SchemaState
 from core.db.tables import SavedProvider
 from core.engine import home_files
 from core.errors import Misconfigured
+from core.people import audit
 from core.providers import saved
 from core.secret_key import SecretKey
 from core.settings import Settings
@@ -70,6 +71,7 @@ def _ledger(engine: Engine, settings: Settings) -> Iterator[CheckResult]:
     if state.up_to_date:
         with Session(engine) as session:
             yield _totals(session)
+            yield from _audit_log(session)
             yield from _keys(session, settings)
 
 
@@ -117,6 +119,18 @@ def _totals(session: Session) -> CheckResult:
         f"{len(wrong)} spend totals differ from the ledger: {_listed(lines)}.",
         "Run `python -m core.db.repair_spend_totals`.",
     )
+
+
+def _audit_log(session: Session) -> Iterator[CheckResult]:
+    found = audit.verify(session)
+    if found.first_broken is not None:
+        yield CheckResult(
+            False,
+            f"Entry {found.first_broken} of the audit log was changed, inserted or removed.",
+            "Find out who has access to the database, and compare it with a backup.",
+        )
+    elif found.entries:
+        yield CheckResult(True, f"The audit log is complete and unchanged ({found.entries} entries).")
 
 
 def _keys(session: Session, settings: Settings) -> Iterator[CheckResult]:

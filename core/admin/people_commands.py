@@ -18,8 +18,8 @@ from core.people import invitations, people
 from core.people.people import PersonView
 from core.settings import Settings
 
-OPERATOR = Actor(id="operator", name="Operator", role="admin")
-"""Anyone with access to the server's command line."""
+OPERATOR = Actor(id="operator", name="Operator", role="admin", ask_role=lambda: "admin")
+"""Anyone with access to the server's command line. The audit log records what they change."""
 
 
 def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -53,7 +53,7 @@ def add_to(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _list(_options: argparse.Namespace, settings: Settings) -> int:
-    with _ledger(settings) as store:
+    with open_ledger(settings) as store:
         for one in people.everyone(store, OPERATOR):
             seen = f"{one.last_sign_in:%Y-%m-%d}" if one.last_sign_in else "never"
             state = "disabled" if one.disabled else f"{one.open_sign_ins} open sign-ins"
@@ -65,14 +65,14 @@ def _list(_options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _invite(options: argparse.Namespace, settings: Settings) -> int:
-    with _ledger(settings) as store:
+    with open_ledger(settings) as store:
         invitations.invite(store, OPERATOR, options.email, options.role, options.provider)
     print(f"{options.email} is invited as {options.role}. Tell them to sign in.")
     return 0
 
 
 def _role(options: argparse.Namespace, settings: Settings) -> int:
-    with _ledger(settings) as store:
+    with open_ledger(settings) as store:
         person = _person(store, options.person)
         people.set_role(store, OPERATOR, person.id, options.role)
     print(f"{person.email} is now {options.role}.")
@@ -80,7 +80,7 @@ def _role(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _change(options: argparse.Namespace, settings: Settings) -> int:
-    with _ledger(settings) as store:
+    with open_ledger(settings) as store:
         person = _person(store, options.person)
         options.change(store, OPERATOR, person.id)
     print(f"{person.email} {options.result}.")
@@ -88,7 +88,7 @@ def _change(options: argparse.Namespace, settings: Settings) -> int:
 
 
 @contextmanager
-def _ledger(settings: Settings) -> Iterator[Store]:
+def open_ledger(settings: Settings) -> Iterator[Store]:
     """Open the ledger without migrating it, because another version of Fabula may be using it."""
     if not migrate.known_state(ledger_copy.revision(settings.database_url)).up_to_date:
         raise AdminError(

@@ -21,6 +21,7 @@ from core.db.store import Store, in_chunks
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import Message, msg
+from core.ownership import edits
 from core.sanitize import storable
 
 MAX_CHARACTERS = 100_000  # per text, the same as for imported files: longer than any model trains on
@@ -200,6 +201,7 @@ def _view(row: Row) -> RowView:
 
 
 @requires("editor")
+@edits(row="row_ids[]")
 def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> tuple[int, ...]:
     """Leave rows out of training and export. Returns the ids of the rows changed by this call, for undoing it.
 
@@ -232,6 +234,7 @@ def exclude(store: Store, actor: Actor, row_ids: Sequence[int], reason: str) -> 
 
 
 @requires("editor")
+@edits(row="row_ids[]")
 def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ...]:
     """Restore rows to their state before they were left out. Returns the ids of the rows changed by this call.
 
@@ -251,6 +254,7 @@ def restore(store: Store, actor: Actor, row_ids: Sequence[int]) -> tuple[int, ..
 
 
 @requires("editor")
+@edits(row="row_id")
 def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
     """Replace the model's text with a user's text; the original is kept. Returns True if anything changed.
 
@@ -282,6 +286,7 @@ def edit(store: Store, actor: Actor, row_id: int, text: str) -> bool:
 
 
 @requires("editor")
+@edits(row="row_id")
 def revert(store: Store, actor: Actor, row_id: int) -> bool:
     """Restore the model's text of an edited row. Returns True if anything changed.
 

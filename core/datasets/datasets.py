@@ -28,6 +28,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 from core.message import listed, msg
+from core.ownership import edits, reads
 from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
@@ -39,7 +40,7 @@ _MAX_SEPARATOR = 20  # characters, the size of the column
 
 @dataclass(frozen=True, slots=True)
 class DatasetSummary:
-    """A data set and its rows by state. `pending` includes rows in flight."""
+    """A data set, its rows by state, and whose it is. `pending` includes rows in flight."""
 
     id: str
     name: str
@@ -52,9 +53,12 @@ class DatasetSummary:
     failed: int
     pending: int
     excluded: int
+    owner_id: str
+    sharing: str
 
 
 @requires("editor")
+@reads(model="recipe.model")
 def create(store: Store, actor: Actor, recipe: Recipe) -> str:
     """Create a data set to be generated. Returns its id immediately, however large the grid is.
 
@@ -123,6 +127,7 @@ def system_message(store: Store, dataset_id: str) -> str:
 
 
 @requires("editor")
+@edits(dataset="dataset_id")
 def set_system_message(store: Store, actor: Actor, dataset_id: str, text: str) -> None:
     """Set the system text of a data set's chat files; "" removes it."""
     with store.session() as session:
@@ -155,7 +160,14 @@ def total_characters(store: Store, dataset_id: str) -> int:
 
 def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
     query = select(
-        Dataset.id, Dataset.name, Dataset.source, Dataset.columns, Dataset.prompt_separator, Dataset.created_at
+        Dataset.id,
+        Dataset.name,
+        Dataset.source,
+        Dataset.columns,
+        Dataset.prompt_separator,
+        Dataset.created_at,
+        Dataset.owner_id,
+        Dataset.sharing,
     )
     if dataset_id is not None:
         query = query.where(Dataset.id == dataset_id)
@@ -163,10 +175,12 @@ def _summaries(store: Store, dataset_id: str | None) -> list[DatasetSummary]:
         rows = session.execute(query.order_by(Dataset.created_at.desc(), Dataset.id.desc())).all()
         counts_by_id = grid_store.counts(session, None if dataset_id is None else [dataset_id])
     summaries = []
-    for id_, name, source, columns, separator, created_at in rows:
+    for id_, name, source, columns, separator, created_at, owner_id, sharing in rows:
         if (counts := counts_by_id.get(id_)) is not None:
             values = (counts.total, counts.done, counts.failed, counts.pending, counts.excluded)
-            summaries.append(DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *values))
+            summaries.append(
+                DatasetSummary(id_, name, source, tuple(columns), separator, created_at, *values, owner_id, sharing)
+            )
     return summaries
 
 
@@ -183,6 +197,7 @@ def from_frame(
     split_column: str | None = None,
     other_columns: Sequence[str] = (),
     separator: str = ",",
+    private: bool = False,
 ) -> str:
     """Create a data set from a table, with one finished row per table row.
 
@@ -194,6 +209,7 @@ def from_frame(
         split_column: the split of each row; empty means undecided.
         other_columns: kept with each row, but not part of the prompt.
         separator: joins the columns of a prompt; at most 20 characters. Empty cells add none.
+        private: whether only its owner may read it at first.
 
     Raises:
         BadFile: a column is missing, there are no rows, or the split column has an unknown value.
@@ -204,7 +220,7 @@ def from_frame(
     splits = [None] * len(frame) if split_column is None else [parse_split(_cell(v)) for v in frame[split_column]]
     repeats: Counter[tuple[str, ...]] = Counter()
     with store.session() as session:  # one transaction: a partial import would look complete
-        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR])
+        dataset_id = new_dataset(store, actor, name, source, columns, None, separator[:_MAX_SEPARATOR], private=private)
         for start in range(0, len(frame), CHUNK):
             chunk = frame.iloc[start : start + CHUNK]
             records = chunk[[*columns, *others, completion_column]].itertuples(index=False, name=None)
@@ -286,9 +302,11 @@ def new_dataset(
     columns: list[str],
     recipe_dict: dict[str, Any] | None,
     separator: str = ",",
+    *,
+    private: bool = False,
 ) -> str:
     """Create a data set without rows. Returns its id."""
-    dataset_id = new_id()
+    dataset_id, access = new_id(), {"sharing": "private"} if private else {}
     with store.session() as session:
         session.add(
             Dataset(
@@ -299,6 +317,7 @@ def new_dataset(
                 prompt_separator=separator,
                 recipe=recipe_dict,
                 created_by=actor.id,
+                **access,
             )
         )
     return dataset_id

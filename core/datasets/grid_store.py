@@ -19,6 +19,7 @@ from core.db.store import Store
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import listed, msg
+from core.ownership import edits, reads
 
 CHUNK = 1_000  # rows per transaction: about 50 ms, so that other writers do not wait long
 INITIAL_ROWS = 5_000  # rows created when a data set is made, about 0.25 s; the run creates the rest
@@ -209,6 +210,8 @@ class Growth:
 
 
 @requires("editor")
+@edits(dataset="dataset_id")
+@reads(model="recipe.model")
 def grow(store: Store, actor: Actor, dataset_id: str, recipe: Recipe) -> Growth:
     """Extend a data set's grid with more values or repeats. Written rows are kept; only missing rows are added.
 

@@ -18,6 +18,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
+from core.ownership import most_private, reads
 
 _MAX_KEY = 64  # characters, the size of the column
 _COPIED_COLUMNS = (
@@ -71,6 +72,7 @@ def plan(store: Store, parts: Shares, size: int | None = None) -> tuple[MixPart,
 
 
 @requires("editor")
+@reads(dataset="parts[].0")
 def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, size: int | None = None) -> str:
     """Create a data set from rows of others. Returns its id. The same arguments select the same rows.
 
@@ -105,6 +107,7 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
                     "parts": [asdict(p) for p in plan_parts],
                 },
                 created_by=actor.id,
+                sharing=most_private(source.sharing for source in sources.values()),
             )
         )
         session.flush()

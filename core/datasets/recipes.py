@@ -17,6 +17,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
+from core.ownership import edits, readable, reads
 from core.sanitize import storable
 
 _MAX_NAME = 200  # characters, the size of the column
@@ -29,6 +30,8 @@ _LIST_COLUMNS = (  # the fields of SavedRecipe, in order
     tables.RecipeVersion.copied_from,
     tables.RecipeVersion.created_at,
     tables.RecipeVersion.created_by,
+    tables.RecipeVersion.owner_id,
+    tables.RecipeVersion.sharing,
 )
 
 
@@ -43,6 +46,7 @@ class SavedRecipe:
         name: name of the series, and of data sets made from it.
         rows: number of rows in its grid.
         copied_from: id of the version that the family was copied from, or None.
+        owner_id, sharing: whose family it is; see `core.ownership`.
     """
 
     id: str
@@ -53,15 +57,18 @@ class SavedRecipe:
     copied_from: str | None
     created_at: datetime
     created_by: str
+    owner_id: str
+    sharing: str
 
 
 @requires("editor")
+@edits(recipe="family")
 def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) -> str:
     """Save a recipe, valid or not. Returns the id of its version.
 
     With `family` it becomes the next version of that family, unless only the name differs: then the family is renamed.
-    Without `family` it starts a new one, unless the newest version of some family is equal, including its name: so
-    saving twice creates one version.
+    Without `family` it starts a new one, unless the newest version of a family of the same person is equal, including
+    its name: so saving twice creates one version.
 
     Raises:
         BadRecipe: it has no name.
@@ -71,7 +78,9 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
     with store.session() as session:
         advisory_lock(session, f"recipes {family or recipe.name}")
         if family is None:
-            same_name = _newest_versions(tables.RecipeVersion).where(tables.RecipeVersion.name == recipe.name)
+            same_name = _newest_versions(tables.RecipeVersion).where(
+                tables.RecipeVersion.name == recipe.name, tables.RecipeVersion.owner_id == actor.id
+            )
             existing = next((row for row in session.scalars(same_name) if _recipe(row) == recipe), None)
             return existing.id if existing is not None else _add(session, actor, recipe, new_id(), 1, None)
         newest = _newest_version(session, family)
@@ -79,10 +88,12 @@ def save(store: Store, actor: Actor, recipe: Recipe, family: str | None = None) 
             _update_family(session, family, name=recipe.name)
         if replace(_recipe(newest), name=recipe.name) == recipe:
             return newest.id
-        return _add(session, actor, recipe, family, newest.version + 1, newest.copied_from)
+        access = {"owner_id": newest.owner_id, "sharing": newest.sharing}
+        return _add(session, actor, recipe, family, newest.version + 1, newest.copied_from, **access)
 
 
 @requires("editor")
+@reads(recipe_version="recipe_id")
 def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
     """Start a new, independent series of versions from this one. Returns the new id.
 
@@ -92,10 +103,13 @@ def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
     """
     with store.session() as session:
         original = _row(session, recipe_id)
-        return _add(session, actor, replace(_recipe(original), name=_clean_name(name)), new_id(), 1, original.id)
+        copied = replace(_recipe(original), name=_clean_name(name))
+        access = {"sharing": "private"} if original.sharing == "private" else {}
+        return _add(session, actor, copied, new_id(), 1, original.id, **access)
 
 
 @requires("editor")
+@edits(recipe="family")
 def rename(store: Store, actor: Actor, family: str, name: str) -> None:
     """Rename a family. This creates no new version, because the generated texts stay the same.
 
@@ -109,6 +123,7 @@ def rename(store: Store, actor: Actor, family: str, name: str) -> None:
 
 
 @requires("editor")
+@edits(recipe="family")
 def delete(store: Store, actor: Actor, family: str) -> None:
     """Remove a family from the list; `undelete` restores it. Data sets made from it keep their own copy.
 
@@ -121,6 +136,7 @@ def delete(store: Store, actor: Actor, family: str) -> None:
 
 
 @requires("editor")
+@edits(recipe="family")
 def undelete(store: Store, actor: Actor, family: str) -> None:
     """Undo `delete`. Safe to repeat.
 
@@ -133,10 +149,11 @@ def undelete(store: Store, actor: Actor, family: str) -> None:
         _update_family(session, family, deleted_at=None)
 
 
-def list_saved(store: Store) -> list[SavedRecipe]:
-    """The newest version of every family, most recently changed first."""
+def list_saved(store: Store, reader: Actor | None = None) -> list[SavedRecipe]:
+    """The newest version of every family that `reader` may read, most recently changed first. None: of all families."""
+    query = _newest_versions(*_LIST_COLUMNS).where(readable(reader, tables.RecipeVersion))
     with store.reading() as session:
-        return [SavedRecipe(*row) for row in session.execute(_newest_versions(*_LIST_COLUMNS))]
+        return [SavedRecipe(*row) for row in session.execute(query)]
 
 
 def versions(store: Store, family: str) -> list[SavedRecipe]:
@@ -159,15 +176,19 @@ def load(store: Store, recipe_id: str) -> Recipe:
 
 
 @requires("editor")
+@edits(dataset="dataset_id")
+@reads(recipe_version="recipe_id")
 def set_source_recipe(store: Store, actor: Actor, dataset_id: str, recipe_id: str) -> None:
-    """Record which saved recipe a data set was made from.
+    """Record which saved recipe a data set was made from. It is private if the recipe is.
 
     Raises:
         NotFound: there is no such data set or recipe.
     """
     with store.session() as session:
-        _row(session, recipe_id)
-        require_dataset(session, dataset_id).recipe_id = recipe_id
+        recipe, dataset = _row(session, recipe_id), require_dataset(session, dataset_id)
+        dataset.recipe_id = recipe_id
+        if recipe.sharing == "private":
+            dataset.sharing = "private"
 
 
 def _clean_name(name: str) -> str:
@@ -177,7 +198,9 @@ def _clean_name(name: str) -> str:
     return cleaned
 
 
-def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: int, copied_from: str | None) -> str:
+def _add(
+    session: Session, actor: Actor, recipe: Recipe, family: str, version: int, copied_from: str | None, **access: str
+) -> str:
     row = tables.RecipeVersion(
         id=new_id(),
         family=family,
@@ -186,6 +209,7 @@ def _add(session: Session, actor: Actor, recipe: Recipe, family: str, version: i
         recipe=recipe.to_dict(),
         copied_from=copied_from,
         created_by=actor.id,
+        **access,
     )
     session.add(row)
     return row.id

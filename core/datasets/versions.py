@@ -22,6 +22,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Dataset, DatasetVersion, Row, VersionExample
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
+from core.ownership import reads
 from core.sanitize import storable
 
 _MAX_NOTE = 1_000
@@ -74,6 +75,7 @@ class VersionExamples:
 
 
 @requires("editor")
+@reads(dataset="dataset_id")
 def freeze(
     store: Store, actor: Actor, dataset_id: str, *, validation_share: float = 0.0, seed: int = 0, note: str = ""
 ) -> str:

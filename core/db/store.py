@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from core.db import spend_totals
+from core.db import audit_log, spend_totals
 from core.db.migrate import refuse_newer, upgrade
 from core.db.storage_errors import DatabaseFile, DatabaseFileCheck, damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
@@ -65,6 +65,9 @@ class Store:
         self._readers = sessionmaker(self.engine.execution_options(fabula_begin="BEGIN"), expire_on_commit=False)
         for sessions in (self._sessions, self._readers):
             event.listen(sessions, "after_flush", spend_totals.track_flush)
+        event.listen(self._sessions, "after_flush", audit_log.track_flush)
+        event.listen(self._sessions, "do_orm_execute", audit_log.track_statement)
+        event.listen(self._sessions, "before_commit", audit_log.record)
         self._current: ContextVar[_ActiveSession | None] = ContextVar("fabula_session", default=None)
 
     @classmethod

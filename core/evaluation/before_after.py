@@ -23,6 +23,7 @@ from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, TrainingJob, u
 from core.errors import FabulaError, NotFound
 from core.finetuning.job_views import JobView
 from core.message import msg
+from core.ownership import edits
 from core.pricing.prices import ENGINE
 
 Side = Literal["base", "tuned"]
@@ -130,6 +131,7 @@ def any_active(store: Store) -> bool:
 
 
 @requires("editor")
+@edits(job="job.id")
 def start(store: Store, actor: Actor, job: JobView) -> str:
     """Start the comparison of a job, or return the existing one. Returns its id.
 
@@ -152,6 +154,7 @@ def start_after_training(session: Session, job: TrainingJob) -> None:
 
 
 @requires("editor")
+@edits(job="job_id")
 def stop(store: Store, actor: Actor, job_id: str) -> None:
     """Stop the comparison; finished answers are kept. Raises NotFound if there is none."""
     with store.session() as session:
@@ -163,6 +166,7 @@ def stop(store: Store, actor: Actor, job_id: str) -> None:
 
 
 @requires("editor")
+@edits(job="job_id")
 def retry(store: Store, actor: Actor, job_id: str) -> None:
     """Retry failed and stopped answers; finished ones are kept. Raises NotFound if there is none."""
     with store.session() as session:

@@ -27,6 +27,7 @@ from core.evaluation.before_after import ACTIVE, SIDES, AnswerPair, Side, SideAn
 from core.evaluation.holdout import PARTS, Kind, held_out, holdout_rows
 from core.finetuning.job_views import JobView
 from core.message import msg
+from core.ownership import edits
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.sanitize import storable
@@ -174,6 +175,7 @@ class RemovedPair:
 
 
 @requires("editor")
+@edits(job="job.id")
 def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
     """Add a prompt for both models to answer. Returns its position, from 0.
 
@@ -202,6 +204,7 @@ def add_prompt(store: Store, actor: Actor, job: JobView, prompt: str) -> int:
 
 
 @requires("editor")
+@edits(job="job.id")
 def add_answered_prompt(
     store: Store, actor: Actor, job: JobView, prompt: str, answers: Mapping[Side, SideAnswer]
 ) -> int | None:
@@ -227,6 +230,7 @@ def add_answered_prompt(
 
 
 @requires("editor")
+@edits(job="job_id")
 def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPair:
     """Remove a prompt and both answers from a job's comparison; `restore` undoes this.
 
@@ -260,6 +264,7 @@ def remove(store: Store, actor: Actor, job_id: str, position: int) -> RemovedPai
 
 
 @requires("editor")
+@edits(job="removed.job_id")
 def restore(store: Store, actor: Actor, removed: RemovedPair) -> None:
     """Restore a removed pair, at the end if its position is taken."""
     pair = removed.pair

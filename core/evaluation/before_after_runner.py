@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import select
 
-from core.actor import Actor
+from core.actor import on_behalf_of
 from core.datasets import datasets
 from core.db.store import Store, advisory_lock
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Story, utcnow
@@ -201,7 +201,7 @@ class _BeforeAfterRun:
             stop=(job.stop,) if job.stop else (),
             seed=settings["seed"] if client.provider.capabilities.seed else None,
         )
-        actor = Actor(id=comparison.created_by, name=comparison.created_by, role="editor")
+        actor = on_behalf_of(comparison.created_by)
         price_book = custom_prices.book(self._store, Settings.from_env().home)
         placement = StoryPlacement(step=COMPARISON)
         story = StoryStream(

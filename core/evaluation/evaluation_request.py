@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, on_behalf_of
 from core.datasets.quality.measure import REFUSED
 from core.db import rescue_files
 from core.db.store import Store
@@ -262,7 +262,7 @@ class EvaluationRequester:
 
     @property
     def _actor(self) -> Actor:
-        return Actor(id=self.view.created_by, name=self.view.created_by, role="editor")
+        return on_behalf_of(self.view.created_by)
 
 
 def with_separator(prompt: str, separator: object) -> str:

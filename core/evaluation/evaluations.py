@@ -23,6 +23,7 @@ from core.evaluation.holdout import PARTS, HeldOutExample, Kind, Part
 from core.evaluation.scoring import EvaluationComparison, Metrics
 from core.finetuning.job_views import JobView
 from core.message import msg
+from core.ownership import edits, reads
 
 ACTIVE = ("queued", "running", "stopping")
 _OTHER = ("answered", "failed", "correct", "metrics")  # fields of `EvaluationView` that are not columns
@@ -131,6 +132,7 @@ def form_for(job: JobView, *, model: str | None = None, base: bool = False, limi
 
 
 @requires("editor")
+@reads(dataset="form.dataset_id", version="form.version_id", job="form.job_id", model="form.model")
 def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
     """Start an evaluation and return its id. If an identical one is active, its id is returned instead.
 
@@ -173,6 +175,7 @@ def start(store: Store, actor: Actor, form: EvaluationForm) -> str:
 
 
 @requires("editor")
+@reads(job="job.id", dataset="job.dataset_id")
 def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tuple[str, str]:
     """Evaluate a job's model and its base model on the same rows. Returns both ids: (tuned, base).
 
@@ -184,6 +187,7 @@ def start_pair(store: Store, actor: Actor, job: JobView, limit: int = 200) -> tu
 
 
 @requires("editor")
+@edits(evaluation="evaluation_id")
 def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
     """Stop an evaluation and its requests in flight; answers are kept. Raises NotFound if it does not exist."""
     with store.session() as session:
@@ -195,6 +199,7 @@ def stop(store: Store, actor: Actor, evaluation_id: str) -> None:
 
 
 @requires("editor")
+@edits(evaluation="evaluation_id")
 def retry(store: Store, actor: Actor, evaluation_id: str) -> None:
     """Retry the missing answers; existing ones are kept. Raises NotFound if it does not exist."""
     with store.session() as session:

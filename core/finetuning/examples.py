@@ -26,6 +26,7 @@ from core.finetuning import job_views, jobs
 from core.finetuning.job_form import FileFormat, JobForm
 from core.finetuning.job_views import FINISHED, JobView
 from core.message import msg
+from core.ownership import reads
 from core.pricing import tokens
 from core.providers import CompletionRequest, ModelInfo
 from core.providers.registry import ENGINE
@@ -101,6 +102,7 @@ def base_model(models: Sequence[ModelInfo]) -> ModelInfo | None:
 
 
 @requires("editor")
+@reads(model="base")
 def train(
     store: Store,
     actor: Actor,

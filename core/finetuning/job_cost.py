@@ -19,7 +19,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import Actor, on_behalf_of
 from core.db.store import Store
 from core.db.tables import Spend, TrainingJob
 from core.engine import job_rules
@@ -216,7 +216,7 @@ def settle(session: Session, book: PriceBook, job: TrainingJob) -> None:
         return spend.settle(
             session, reserved.id, prompt_tokens=trained_tokens, completion_tokens=None, cost_usd=job.cost_usd
         )
-    actor = Actor(id=job.created_by, name=job.created_by, role="editor")
+    actor = on_behalf_of(job.created_by)
     _record(session, actor, job, trained_tokens, job.cost_usd)
 
 

@@ -25,7 +25,7 @@ MIN_TIME_LEFT_S = 60.0
 """The shortest time left shown for an unfinished job; estimates are not exact to the second."""
 _STARTING_S = 120.0  # time to load the model and to time three steps
 MAX_STATUS_LENGTH = 30  # column width in the database
-_OTHER_COLUMNS = ("hyperparameters", "trackers", "request", "trained_s", "results_csv")
+_OTHER_COLUMNS = ("hyperparameters", "trackers", "request", "trained_s", "results_csv", "readers")
 """Fields of `JobView` that are not just the column of the same name."""
 UNKNOWN_AT_PROVIDER = with_cause(msg("The provider no longer has this job."), "job_gone")
 """The error of a job that was deleted at the provider."""
@@ -53,6 +53,7 @@ class JobView:
         trained_s, running_since: seconds of training until `running_since`; the basis of `training_s`.
         queue_position: position in the engine's queue; 1 is the job in training.
         estimated_start: expected start of training while queued.
+        owner_id, sharing, readers: whose it and its models are, and who may use them; see `core.ownership`.
     """
 
     id: str
@@ -96,6 +97,9 @@ class JobView:
     queue_position: int | None = None
     estimated_start: datetime | None = None
     not_before: datetime | None = None
+    owner_id: str = ""
+    sharing: str = "private"
+    readers: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -228,6 +232,7 @@ def _view(job: TrainingJob, results_csv: str | None) -> JobView:
         request=job.requested_action,
         trained_s=job.training_s,
         results_csv=results_csv,
+        readers=tuple(job.readers),
     )
 
 

@@ -23,6 +23,7 @@ from core.finetuning.job_context import EndHook, JobContext, JobStopping
 from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
 from core.finetuning.job_views import FINISHED, JobView, can_resume, get
 from core.message import msg
+from core.ownership import edits, most_private, readable, reads
 from core.pricing import custom_prices
 from core.providers import Registry
 from core.providers.retry import RetryLater
@@ -35,6 +36,7 @@ _ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "qu
 
 
 @requires("editor")
+@reads(dataset="form.dataset_id", version="form.version_id", model="form.base_model")
 def submit(store: Store, actor: Actor, form: JobForm) -> str:
     """Create a job and return its id. If an identical unfinished job exists, its id is returned.
 
@@ -49,9 +51,9 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
     form = _with_version(store, actor, form)
     with store.session() as session:
         advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
-        if (existing := _identical_job(session, form)) is not None:
+        if (existing := _identical_job(session, actor, form)) is not None:
             return existing
-        require_dataset(session, form.dataset_id)
+        dataset = require_dataset(session, form.dataset_id)
         finished_rows = (
             select(func.count()).select_from(Row).where(Row.dataset_id == form.dataset_id, Row.state == "done")
         )
@@ -63,7 +65,9 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         if version is not None and version.dataset_id != form.dataset_id:
             raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
         form.validate_options(has_validation=version is not None and bool(version.n_validation))
-        job = _new_job(actor, form, version, _parent(session, form))
+        parent_id, *parent_sharing = _parent(session, form)
+        job = _new_job(actor, form, version, parent_id)
+        job.sharing = most_private([dataset.sharing, *parent_sharing])  # its model can repeat the rows
         session.add(job)
         session.flush()
         job_cost.reserve(session, actor, job)
@@ -172,6 +176,7 @@ def give_up(store: Store, job_id: str, error: FabulaError) -> None:
 
 
 @requires("editor")
+@edits(job="job_id")
 def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
     """Ask the worker to cancel, pause or resume a job. It does so within seconds; see `JobView.request`.
 
@@ -199,6 +204,7 @@ def request(store: Store, actor: Actor, job_id: str, what: Request) -> None:
 
 
 @requires("editor")
+@edits(job="job_id")
 def retry_now(store: Store, actor: Actor, job_id: str) -> None:
     """Retry a waiting job now, without the pause that the provider asked for.
 
@@ -261,16 +267,14 @@ def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
     return replace(form, version_id=version_id)
 
 
-def _parent(session: Session, form: JobForm) -> str | None:
-    """The job whose model or checkpoint is trained further; None for a base model."""
-    by_model = select(TrainingJob.id).where(
-        TrainingJob.provider == form.provider, TrainingJob.fine_tuned_model == form.base_model
-    )
-    if (parent := session.scalar(by_model.limit(1))) is not None:
-        return parent
-    by_checkpoint = select(Checkpoint.job_id).join(TrainingJob, TrainingJob.id == Checkpoint.job_id)
-    by_checkpoint = by_checkpoint.where(TrainingJob.provider == form.provider, Checkpoint.model == form.base_model)
-    return session.scalar(by_checkpoint.limit(1))
+def _parent(session: Session, form: JobForm) -> tuple[str, str] | tuple[None]:
+    """Id and sharing of the job whose model or checkpoint is trained further; (None,) for a base model."""
+    at_provider = select(TrainingJob.id, TrainingJob.sharing).where(TrainingJob.provider == form.provider).limit(1)
+    by_model = at_provider.where(TrainingJob.fine_tuned_model == form.base_model)
+    by_checkpoint = at_provider.join(Checkpoint, Checkpoint.job_id == TrainingJob.id)
+    by_checkpoint = by_checkpoint.where(Checkpoint.model == form.base_model)
+    found = session.execute(by_model).one_or_none() or session.execute(by_checkpoint).one_or_none()
+    return (None,) if found is None else (found.id, found.sharing)
 
 
 def _validation_share(version: versions.Version | None) -> float | None:
@@ -280,9 +284,10 @@ def _validation_share(version: versions.Version | None) -> float | None:
     return version.n_validation / (version.n_train + version.n_validation)
 
 
-def _identical_job(session: Session, form: JobForm) -> str | None:
-    """The id of an unfinished job with the same settings, or None."""
+def _identical_job(session: Session, actor: Actor, form: JobForm) -> str | None:
+    """The id of an unfinished job with the same settings that this person may read, or None."""
     candidates = select(TrainingJob).where(
+        readable(actor, TrainingJob),
         TrainingJob.status.not_in(FINISHED),
         TrainingJob.dataset_id == form.dataset_id,
         TrainingJob.name == form.name.strip(),

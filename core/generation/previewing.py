@@ -20,6 +20,7 @@ from core.errors import StorageFull
 from core.generation import concurrency
 from core.generation.provider_connection import completion_request
 from core.generation.retry_policy import classify
+from core.ownership import reads
 from core.pricing import budget, tokens
 from core.pricing.price_book import PriceBook, cost_of, estimate_generation
 from core.pricing.spend import Reservation
@@ -55,6 +56,7 @@ class RunEstimate:
 
 
 @requires("editor")
+@reads(model="recipe.model")
 def preview(
     store: Store,
     actor: Actor,

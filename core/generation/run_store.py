@@ -17,7 +17,7 @@ from sqlalchemy import BindParameter, ColumnElement, Table, func, select, update
 from sqlalchemy.orm import Session
 
 from core import processes
-from core.actor import Actor
+from core.actor import Actor, on_behalf_of
 from core.datasets.grid_store import fill, recipe_of
 from core.datasets.recipe import Recipe
 from core.db.store import Store, new_id
@@ -203,7 +203,7 @@ def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
         provider=run.provider,
         model=run.model,
         mode=run.mode,
-        actor=Actor(id=run.created_by, name=run.created_by, role="editor"),
+        actor=on_behalf_of(run.created_by),
         recipe=recipe,
         budget_usd=run.budget_usd,
         claimant=claimant,

@@ -23,6 +23,7 @@ from core.errors import BadRecipe
 from core.generation import run_progress, run_store
 from core.generation.run_progress import ACTIVE, Mode
 from core.message import msg
+from core.ownership import edits, reads
 from core.pricing.budget import CENT
 
 _MIN_TOKEN_LIMIT = 256  # a lower limit cuts off any story
@@ -59,6 +60,8 @@ def lower_temperature(temperature: float) -> float | None:
 
 
 @requires("editor")
+@edits(dataset="dataset_id")
+@reads(model="change.model")
 def enqueue(
     store: Store,
     actor: Actor,
@@ -96,6 +99,8 @@ def enqueue(
 
 
 @requires("editor")
+@edits(dataset="dataset_id")
+@reads(model="change.model")
 def retry_failed(
     store: Store,
     actor: Actor,
@@ -139,6 +144,7 @@ def retry_failed(
 
 
 @requires("editor")
+@edits(run="run_id")
 def request_stop(store: Store, actor: Actor, run_id: str) -> None:
     """Ask a run to stop. No new requests are sent after about a second; answers that have arrived are kept. Safe to
     repeat.
@@ -157,6 +163,7 @@ def request_stop(store: Store, actor: Actor, run_id: str) -> None:
 
 
 @requires("editor")
+@edits(run="run_id")
 def request_pause(store: Store, actor: Actor, run_id: str) -> None:
     """Ask a run to pause. Like `request_stop`, but `resume` continues the run. Safe to repeat.
 
@@ -174,6 +181,7 @@ def request_pause(store: Store, actor: Actor, run_id: str) -> None:
 
 
 @requires("editor")
+@edits(run="run_id")
 def resume(store: Store, actor: Actor, run_id: str) -> None:
     """Continue a run that was paused or stopped, is waiting, or failed; its cost continues to add up.
 
@@ -198,6 +206,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
 
 
 @requires("editor")
+@edits(run="run_id")
 def raise_budget(store: Store, actor: Actor, run_id: str, budget_usd: Decimal | None) -> None:
     """Set a run's budget; None means no limit. An active run applies it to its next rows.
 

@@ -19,6 +19,7 @@ from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import BadRequest, FabulaError, Misconfigured, OverBudget, Refused, ServerError
 from core.message import msg, sentences
+from core.ownership import reads
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.spend import Reservation
@@ -100,6 +101,7 @@ class ProbeReport:
 
 
 @requires("editor")
+@reads(model="model")
 def probe(
     store: Store,
     actor: Actor,

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from core.actor import Actor
+from core.actor import on_behalf_of
 from core.db import rescue_files
 from core.db.rescue_files import Entry
 from core.db.store import Store
@@ -107,7 +107,7 @@ def _book_cost(session: Session, entry: Entry) -> None:
     # without usage or cost, the line would look like a reservation
     if all(usage[name] is None for name in usage if name != "cost_usd"):
         estimated, usage["cost_usd"] = usage["cost_usd"] or estimated, None
-    actor = Actor(id=charge["actor"], name=charge["actor"], role="editor")
+    actor = on_behalf_of(charge["actor"])
     spend.record(
         session, actor, charge["page"], provider=charge["provider"],
         model=charge["model"], reference=charge["reference"], estimated_usd=estimated, **usage,

@@ -53,6 +53,14 @@ def everyone(store: Store, actor: Actor) -> list[PersonView]:
         return [_view(person, sign_ins.get(person.id), issuers.get(person.id, [])) for person in people]
 
 
+def names(store: Store) -> dict[str, str]:
+    """Name and e-mail address of the people who are not disabled, by id, in alphabetical order."""
+    query = select(Person.id, Person.name, Person.email).where(Person.disabled_at.is_(None))
+    with store.reading() as session:
+        found = session.execute(query.order_by(Person.name, Person.email)).all()
+        return {person_id: f"{name} ({email})" for person_id, name, email in found}
+
+
 @requires("admin")
 def set_role(store: Store, actor: Actor, person_id: str, role: Role) -> None:
     """Change a person's role.

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, Role, requires, role_of
+from core.db import audit_log
 from core.db.store import Store, advisory_lock, in_chunks
 from core.db.tables import Person, SignIn, SignInAccount, utcnow
 from core.errors import SignedOut, SignInRefused
@@ -38,7 +40,8 @@ class SignedIn:
 
     def actor(self, store: Store) -> Actor:
         """The actor of this tab. Each action reads their current role, and is refused once the sign-in has ended."""
-        return Actor(self.person_id, self.name, self.role, lambda: current_role(store, self.sign_in_id))
+        role_now = partial(current_role, store, self.sign_in_id)
+        return Actor(self.person_id, self.name, self.role, role_now, self.sign_in_id)
 
 
 def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -> SignedIn:
@@ -76,13 +79,18 @@ def sign_in(store: Store, settings: Settings, identity: Identity, origin: str) -
                 )
             )
         begun = session.get(SignIn, identity.sign_in_id)  # by another tab in the meantime
+        is_new = begun is None
         if begun is None:
             _refuse_disabled(person)
             _refuse_old(person, identity)
             begun = SignIn(id=identity.sign_in_id, person_id=person.id, origin=origin[:_MAX_ORIGIN])
             session.add(begun)
         person.name, person.email = identity.name, identity.email
-        return _still_valid(person, begun)
+        signed_in = _still_valid(person, begun)
+        if is_new:
+            details = {"arguments": {"provider": identity.provider, "email": identity.email}}
+            audit_log.add(session, person.id, begun.origin, "people.sign_in.sign_in", details)
+        return signed_in
 
 
 @requires("viewer")

@@ -181,15 +181,15 @@ def by_reference(store: Store, since: datetime, until: datetime | None = None, l
     return _with_details(store, list(lines.values()))
 
 
-def export(store: Store, since: datetime, until: datetime) -> bytes:
+def export(store: Store, since: datetime, until: datetime, person: str | None = None) -> bytes:
     """All calls in the period as CSV with a BOM (for spreadsheets). Unknown amounts are empty.
 
-    Engine calls cost their share of machine time.
+    Engine calls cost their share of machine time. `person`: only calls that this person paid for (`Actor.id`).
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(COLUMNS)
-    for rows in _pages(store, since, until):
+    for rows in _pages(store, since, until, person):
         usd_per_call = machine_time.usd_per_call(
             store, sorted({row.reference for row in rows if row.provider == ENGINE})
         )
@@ -201,11 +201,13 @@ def export(store: Store, since: datetime, until: datetime) -> bytes:
     return b"\xef\xbb\xbf" + buffer.getvalue().encode()
 
 
-def _pages(store: Store, since: datetime, until: datetime) -> Iterator[Sequence[Spend]]:
+def _pages(store: Store, since: datetime, until: datetime, person: str | None) -> Iterator[Sequence[Spend]]:
     """The calls in the period by id, in pages of `_EXPORT_PAGE_ROWS`."""
     last = 0
     while True:
         query = select(Spend).where(Spend.created_at >= since, Spend.created_at < until, Spend.id > last)
+        if person is not None:
+            query = query.where(Spend.actor == person)
         with store.reading() as session:
             rows = session.scalars(query.order_by(Spend.id).limit(_EXPORT_PAGE_ROWS)).all()
         yield rows

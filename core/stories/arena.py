@@ -16,6 +16,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Story, Vote, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
+from core.ownership import readable, reads
 from core.pricing.price_book import PriceBook
 from core.pricing.quality import blind_rounds
 from core.providers import CompletionRequest, Registry
@@ -96,6 +97,7 @@ class Round:
 
 
 @requires("viewer")
+@reads(model="entries[].request.model")
 def start_round(
     store: Store,
     actor: Actor,
@@ -222,6 +224,7 @@ class PreferencePair:
 
 
 @requires("viewer")
+@reads(story="order[]")
 def cast_vote(
     store: Store, actor: Actor, round_id: str, order: Sequence[str], winner: str | None, *, blind: bool
 ) -> None:
@@ -266,18 +269,18 @@ def standings(store: Store) -> list[Standing]:
     return sorted(result, key=lambda s: (-s.share, -s.rounds, s.model))
 
 
-def preference_pairs(store: Store) -> list[PreferencePair]:
+def preference_pairs(store: Store, reader: Actor | None = None) -> list[PreferencePair]:
     """Preference pairs: the winner with every other story of its round, newest vote first.
 
-    Pairs with equal or empty texts are left out. An edited version is used for the preferred story, the original text
-    for the other one.
+    Pairs with equal or empty texts are left out, and so are stories that `reader` may not read. An edited version is
+    used for the preferred story, the original text for the other one.
     """
     with store.reading() as session:
         query = (
             select(Vote).where(Vote.winner_id.is_not(None)).order_by(Vote.created_at.desc(), Vote.id).limit(_MAX_VOTES)
         )
         votes = list(session.scalars(query))
-        stories = _stories(session, votes)
+        stories = _stories(session, votes, reader)
     result = []
     for vote in votes:
         winner = stories.get(vote.winner_id or "")
@@ -298,14 +301,13 @@ def _find_vote(session: Session, actor: Actor, round_id: str) -> Vote | None:
     return session.scalar(select(Vote).where(Vote.round_id == round_id, Vote.actor == actor.id))
 
 
-def _stories(session: Session, votes: Sequence[Vote], chunk_size: int = 500) -> dict[str, Story]:
+def _stories(session: Session, votes: Sequence[Vote], reader: Actor | None, chunk_size: int = 500) -> dict[str, Story]:
     ids = sorted({story for vote in votes for story in vote.story_ids})
     stories: dict[str, Story] = {}
     for start in range(0, len(ids), chunk_size):
         in_chunk = Story.id.in_(ids[start : start + chunk_size])
-        stories |= {
-            story.id: story for story in session.scalars(select(Story).where(in_chunk, Story.deleted_at.is_(None)))
-        }
+        query = select(Story).where(in_chunk, Story.deleted_at.is_(None), readable(reader, Story))
+        stories |= {story.id: story for story in session.scalars(query)}
     return stories
 
 

@@ -18,6 +18,7 @@ from core.actor import Actor, requires
 from core.db.store import Store, new_id
 from core.errors import NotFound
 from core.message import msg
+from core.ownership import reads
 from core.pricing.price_book import PriceBook
 from core.providers import Client, CompletionRequest
 from core.stories import library, stream
@@ -94,6 +95,7 @@ class Chain:
     """Outline, story, title: `advance()` starts the next step. `steps` holds the started steps in order."""
 
     @requires("viewer")
+    @reads(model="request.model")
     def __init__(
         self,
         store: Store,

@@ -19,6 +19,7 @@ from core.db.store import Store
 from core.db.tables import Dataset, DatasetVersion, Evaluation, Row, TrainingJob
 from core.errors import FabulaError, NotFound
 from core.message import msg
+from core.ownership import owns
 from core.sanitize import safe_cell
 from core.stories.arena import PreferencePair
 from core.stories.library import SavedStory
@@ -164,6 +165,7 @@ def _html(text: str) -> str:
 
 
 @requires("editor")
+@owns(dataset="dataset_id")
 def undo_export(store: Store, actor: Actor, dataset_id: str) -> None:
     """Delete the data set and its rows. The stories are not changed.
 

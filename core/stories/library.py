@@ -17,6 +17,7 @@ from core.db.tables import Story, utcnow
 from core.db.tables.story import NOT_IN_LIBRARY
 from core.errors import FabulaError, NotFound
 from core.message import msg
+from core.ownership import edits, may, readable
 from core.pricing import custom_prices, machine_time
 from core.providers import CompletionRequest
 from core.sanitize import storable
@@ -68,6 +69,8 @@ class SavedStory:
     column_values: dict[str, str] | None = None
     round_id: str | None = None
     step: str | None = None
+    owner_id: str = ""
+    sharing: str = "private"
 
     @property
     def final(self) -> str:
@@ -107,6 +110,8 @@ class StoryFilter:
         tag: exact tag.
         edited: has an edited version; partial: the model did not finish it.
         round_id: belongs to this round or chain.
+        reader: who searches, and finds what they may read; None: everything.
+        owner_id: belongs to this person.
     """
 
     words: str = ""
@@ -117,6 +122,8 @@ class StoryFilter:
     edited: bool | None = None
     partial: bool | None = None
     round_id: str | None = None
+    reader: Actor | None = None
+    owner_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +134,18 @@ class StoryPage:
     total: int
 
 
-def recent(store: Store, limit: int = 20) -> list[SavedStory]:
-    """The newest stories in the library."""
-    return list(search(store, StoryFilter(), limit=limit).stories)
+def recent(store: Store, limit: int = 20, reader: Actor | None = None) -> list[SavedStory]:
+    """The newest stories in the library; `reader` as in `StoryFilter`."""
+    return list(search(store, StoryFilter(reader=reader), limit=limit).stories)
 
 
-def get(store: Store, story_id: str) -> SavedStory | None:
-    """One story, or None."""
+def get(store: Store, story_id: str, reader: Actor | None = None) -> SavedStory | None:
+    """One story, or None; also None if `reader` may not read it."""
     with store.reading() as session:
         row = session.get(Story, story_id)
-        return None if row is None or row.deleted_at is not None else _to_view(row, custom_prices.machine_hour(store))
+        if row is None or row.deleted_at is not None or (reader is not None and not may(reader, "read", row)):
+            return None
+        return _to_view(row, custom_prices.machine_hour(store))
 
 
 def search(store: Store, where: StoryFilter, *, offset: int = 0, limit: int | None = 20) -> StoryPage:
@@ -148,22 +157,28 @@ def search(store: Store, where: StoryFilter, *, offset: int = 0, limit: int | No
         return StoryPage(tuple(_to_view(row, machine_hour) for row in rows), total)
 
 
-def models(store: Store) -> list[str]:
-    """All models with stories in the library, most stories first."""
-    query = select(Story.model).where(_in_library()).group_by(Story.model).order_by(func.count().desc())
+def models(store: Store, reader: Actor | None = None) -> list[str]:
+    """All models with stories in the library, most stories first; `reader` as in `StoryFilter`."""
+    query = (
+        select(Story.model)
+        .where(_in_library(), readable(reader, Story))
+        .group_by(Story.model)
+        .order_by(func.count().desc())
+    )
     with store.reading() as session:
         return list(session.scalars(query))
 
 
-def tags(store: Store) -> list[str]:
-    """All tags in use, sorted."""
+def tags(store: Store, reader: Actor | None = None) -> list[str]:
+    """All tags in use, sorted; `reader` as in `StoryFilter`."""
+    in_use = (Story.tags.is_not(None), Story.deleted_at.is_(None), readable(reader, Story))
     with store.reading() as session:
-        rows = session.scalars(select(Story.tags).where(Story.tags.is_not(None), Story.deleted_at.is_(None)))
+        rows = session.scalars(select(Story.tags).where(*in_use))
         return sorted({tag for row in rows for tag in row or ()})
 
 
 def _filtered(query: Select[Any], where: StoryFilter) -> Select[Any]:
-    query = query.where(_in_library())
+    query = query.where(_in_library(), readable(where.reader, Story))
     for word in where.words.split():
         columns = (Story.text, Story.edited_text, Story.prompt)
         matches = [column.icontains(word, autoescape=True) for column in columns]
@@ -181,6 +196,8 @@ def _filtered(query: Select[Any], where: StoryFilter) -> Select[Any]:
     if where.partial is not None:
         unfinished = Story.finish_reason.is_(None) | (Story.finish_reason == "length")
         query = query.where(unfinished if where.partial else ~unfinished)
+    if where.owner_id is not None:
+        query = query.where(Story.owner_id == where.owner_id)
     if where.round_id is not None:
         query = query.where(Story.round_id == where.round_id)
     return query
@@ -214,6 +231,7 @@ def continuation(request: CompletionRequest, text: str) -> CompletionRequest:
 
 
 @requires("editor")
+@edits(story="story_id")
 def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> None:
     """Give a story 1 to 5 stars, or clear the rating (None).
 
@@ -228,6 +246,7 @@ def rate(store: Store, actor: Actor, story_id: str, *, stars: int | None) -> Non
 
 
 @requires("editor")
+@edits(story="story_id")
 def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
     """Set thumbs up (True), thumbs down (False) or neither (None).
 
@@ -238,6 +257,7 @@ def like(store: Store, actor: Actor, story_id: str, liked: bool | None) -> None:
 
 
 @requires("editor")
+@edits(story="story_id")
 def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
     """Save a person's edited version next to the original text. None, or the original text, removes the edit.
 
@@ -258,6 +278,7 @@ def edit(store: Store, actor: Actor, story_id: str, text: str | None) -> None:
 
 
 @requires("editor")
+@edits(story="story_id")
 def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
     """Set the tags of a story. Duplicates and surrounding white space are removed; the order is kept.
 
@@ -276,6 +297,7 @@ def tag(store: Store, actor: Actor, story_id: str, tags: Sequence[str]) -> None:
 
 
 @requires("editor")
+@edits(story="story_id")
 def delete(store: Store, actor: Actor, story_id: str) -> None:
     """Delete a story from the library; `restore` undoes this.
 
@@ -286,6 +308,7 @@ def delete(store: Store, actor: Actor, story_id: str) -> None:
 
 
 @requires("editor")
+@edits(story="story_id")
 def restore(store: Store, actor: Actor, story_id: str) -> None:
     """Restore a deleted story.
 

@@ -13,6 +13,7 @@ from core.actor import Actor, requires
 from core.db.store import Store
 from core.errors import FabulaError, StorageFull
 from core.message import msg
+from core.ownership import reads
 from core.pricing.price_book import PriceBook, speech_cost
 from core.pricing.spend import Reservation
 from core.providers.speech import Speech, SpeechRequest
@@ -47,6 +48,7 @@ def parts(text: str, max_chars: int = MAX_SPEECH_CHARS) -> list[str]:
 
 
 @requires("editor")
+@reads(story="story_id")
 def read_aloud(
     store: Store,
     actor: Actor,

@@ -15,6 +15,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Story
 from core.errors import FabulaError
 from core.message import sentences
+from core.ownership import is_private_model
 from core.pricing import tokens
 from core.providers import CompletionRequest
 from core.sanitize import storable
@@ -140,6 +141,8 @@ class StoryRecord:
             row = session.get(Story, self.id)
             if row is None:
                 row = Story(id=self.id, **self._origin())
+                if is_private_model(session, self._original_request.model):
+                    row.sharing = "private"
                 session.add(row)
             for name, value in self._outcome(text, facts, error).items():
                 setattr(row, name, value)

@@ -26,6 +26,7 @@ from core.db.tables import utcnow
 from core.db.tables.story import COMPARISON
 from core.errors import FabulaError, ProviderError, StorageFull
 from core.message import msg, with_cause
+from core.ownership import edits, reads
 from core.pricing.price_book import PriceBook
 from core.pricing.spend import Page
 from core.providers import Client, CompletionRequest, StreamFacts, parameters
@@ -87,6 +88,7 @@ class StoryStream:
     """
 
     @requires("viewer")
+    @reads("story.store", model="story.request.model")
     def __init__(self, actor: Actor, story: StreamRequest) -> None:
         client, request = story.client, story.request
         self.placement = story.placement
@@ -329,6 +331,7 @@ def _may_be_billed(error: FabulaError) -> bool:
 
 
 @requires("viewer")
+@edits(story="saved.id")
 def continue_story(
     store: Store,
     actor: Actor,

@@ -25,6 +25,7 @@ from core.errors import FabulaError, NotFound
 from core.evaluation import before_after
 from core.finetuning import job_views, jobs
 from core.message import msg
+from core.ownership import edits
 
 STEPS = ("dataset", "training", "story")
 _SENTENCES = {
@@ -103,6 +104,7 @@ def stop(store: Store, actor: Actor) -> None:
 
 
 @requires("editor")
+@edits(tour="tour_id")
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
     """Continue a tour that was stopped or has failed. Returns its id, or the id of the tour in progress, if any.
 

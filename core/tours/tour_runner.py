@@ -16,7 +16,7 @@ import pandas as pd
 from sqlalchemy import func, select
 
 from core import packaged_models
-from core.actor import Actor, requires
+from core.actor import Actor, on_behalf_of, requires
 from core.datasets import datasets, presets
 from core.datasets.dataset_rows import join_values
 from core.datasets.presets import Preset
@@ -251,4 +251,4 @@ def _first_pair(view: before_after.BeforeAfterView | None) -> before_after.Answe
 
 
 def _actor(tour: Tour) -> Actor:
-    return Actor(id=tour.created_by, name=tour.created_by, role="editor")
+    return on_behalf_of(tour.created_by)

@@ -56,6 +56,16 @@ def _rescue(settings: Settings, store: Store) -> None:
     RescueFile(settings.home).add([{"id": "1", "kind": "spend"}])
 
 
+def _audit_log(settings: Settings, store: Store) -> None:
+    with store.session() as session:
+        session.execute(
+            text(
+                "INSERT INTO audit_log (number, at, actor, origin, action, details, previous_hash, hash)"
+                " VALUES (1, '2026-11-30 12:00:00+00:00', 'eve', '', 'people.people.enable', '{}', '', 'made up')"
+            )
+        )
+
+
 def _newer(settings: Settings, store: Store) -> None:
     set_revision(store, "9999_later")
 
@@ -72,6 +82,7 @@ _DAMAGE: list[tuple[Callable[[Settings, Store], None], str]] = [
     (_engine_damaged, "The engine's database cannot be read: file is not a database."),
     (_engine_newer, "A newer version of Fabula wrote"),
     (_rescue, "holds paid results that are not in the database"),
+    (_audit_log, "Entry 1 of the audit log was changed, inserted or removed."),
     (_newer, "A newer version of Fabula wrote this database (schema 9999_later)"),
     (_older, "python -m core.admin migrate"),
 ]
@@ -142,7 +153,7 @@ def test_an_older_engine_refuses_a_newer_home(tmp_path: Path) -> None:
     assert done.returncode == 5 and "newer version of Fabula" in done.stderr
 
 
-@pytest.mark.parametrize("command", ["backup", "restore", "migrate", "check"])
+@pytest.mark.parametrize("command", ["backup", "restore", "migrate", "check", "verify-audit"])
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"], {})

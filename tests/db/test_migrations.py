@@ -16,7 +16,17 @@ from sqlalchemy import create_engine, inspect, text
 from core.db import migrate, repair_spend_totals, spend_totals
 from core.db.migrate import OLD_REVISIONS
 from core.db.store import Store
-from core.db.tables import Base, BeforeAfter, BeforeAfterAnswer, Dataset, EvaluationAnswer, Spend, Story, Vote
+from core.db.tables import (
+    Base,
+    BeforeAfter,
+    BeforeAfterAnswer,
+    Dataset,
+    EvaluationAnswer,
+    Spend,
+    Story,
+    TrainingJob,
+    Vote,
+)
 from core.errors import FabulaError
 from core.settings import Settings
 
@@ -39,7 +49,8 @@ def _write_0020(settings: Settings) -> None:
     by = f"'{at}', 'ann'"
     rows = (
         "INSERT INTO datasets (id, name, source, columns, created_at, created_by, filled, chat_system)"
-        f" VALUES ('d', 'd', 'recipe', '[]', {by}, 7, 'Be brief.')",
+        f" VALUES ('d', 'd', 'recipe', '[]', {by}, 7, 'Be brief.'),"
+        f" ('l', 'l', 'recipe', '[]', '{at}', 'local', 0, NULL)",
         "INSERT INTO training_jobs (id, name, provider, base_model, hyperparameters, file_format, status, created_at,"
         f" updated_at, created_by) VALUES ('j', 'j', 'p', 'm', '{{}}', 'chat', 'succeeded', '{at}', {by})",
         f"INSERT INTO comparisons (id, job_id, state, created_at, created_by) VALUES ('c', 'j', 'done', {by})",
@@ -105,6 +116,11 @@ def test_a_database_of_revision_0020_is_renamed_and_keeps_its_content(settings: 
             assert session.query(Spend).one().created_at == _AT
             assert spend_totals.of_reference(session, "s") == Decimal("0.5")
             assert repair_spend_totals.repair(session) == {}
+            assert {(one.owner_id, one.sharing) for one in (dataset, story, session.get_one(TrainingJob, "j"))} == {
+                ("ann", "team_edit")
+            }
+            local = session.get_one(Dataset, "l")
+            assert (local.owner_id, local.sharing) == ("local", "private")
         store.close()
 
 

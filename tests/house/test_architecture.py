@@ -95,6 +95,7 @@ _MAY_NOT_IMPORT = {
             "sign_in",
             "state",
             "streamlit_patches",
+            "visible",
         )
     },
 }
@@ -405,6 +406,36 @@ def test_only_one_module_of_the_pages_knows_who_the_visitor_is() -> None:
         if module == "core.actor.LOCAL" and _where(path) != "pages/ui/sign_in.py"
     ]
     assert not offenders
+
+
+# Calls of shared lists whose result is not shown: whether any model is there, the speed of one, the chain of a job that
+# one may read, the models of the engine after its start.
+_SHARED_LISTS = frozenset({"dataset_list", "job_list", "models", "trainable", "job_of"})
+_MAY_READ_ALL = frozenset(
+    {
+        "pages/ui/visible.py",
+        "pages/ui/components/models.py",
+        "pages/ui/components/prompt_formats.py",
+        "pages/ui/dataset/design_tab.py",
+        "pages/ui/home/examples_form.py",
+        "pages/ui/settings/providers_card.py",
+        "pages/ui/training/evaluation_tab.py",
+        "pages/ui/training/job_list.py",
+        "pages/ui/training/job_view.py",
+    }
+)
+
+
+def test_pages_list_what_the_visitor_may_read() -> None:
+    """Pages ask `visible`, not `cache`, which has everybody's things."""
+    callers = {
+        _where(path)
+        for path in _PAGES
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.value.id == "cache" and node.attr in _SHARED_LISTS
+    }
+    assert callers == _MAY_READ_ALL
 
 
 def test_only_the_providers_package_knows_the_kind_of_an_endpoint() -> None:

@@ -5,17 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core import ownership
 from core.actor import Actor
+from core.datasets import datasets
 from core.db.store import Store
-from core.people import invitations, people
+from core.db.tables import Dataset, Sharing
+from core.ownership import Thing
+from core.people import audit, invitations, people
+from core.people.audit import AuditFilter
 from core.people.sign_in import SignedIn, sign_out
 from core.settings import Settings
 from pages.ui import open_tabs
-from tests.support import team
-from tests.support.app_pages import click, field, labels, opened, trouble, visitor, words
+from tests.support import ledger_rows, team
+from tests.support.app_pages import FRAME, click, field, labels, opened, trouble, visitor, words
 from tests.support.team import arrive, member
 
 _AUTH = {"google": {"client_id": "c"}, "okta": {"client_id": "c"}}
@@ -168,3 +174,155 @@ def test_a_tab_whose_person_has_changed_is_found(store: Store, settings: Setting
 
 def _member(store: Store, admin: Actor, person: SignedIn) -> people.PersonView:
     return next(one for one in people.everyone(store, admin) if one.id == person.person_id)
+
+
+# --- sharing ----------------------------------------------------------------------------------------------------------
+
+
+def _dataset(store: Store, owner: Actor, name: str, sharing: Sharing) -> str:
+    dataset_id = datasets.from_frame(store, owner, name, pd.DataFrame({"x": ["1"], "y": ["one"]}), ["x"], "y")
+    ownership.share(store, owner, Thing("dataset", dataset_id), sharing)
+    return dataset_id
+
+
+def test_pages_list_what_a_person_may_read(store: Store, settings: Settings, admin: Actor) -> None:
+    eve = member(store, settings, admin, "eve@example.org", "editor").actor(store)
+    for number, sharing in enumerate(ownership.SHARINGS):
+        _dataset(store, eve, sharing, sharing)
+        ledger_rows.put_job(store, name=f"job {sharing}", created_by=eve.id, sharing=sharing)
+        ledger_rows.put_story(store, number, actor=eve.id, sharing=sharing, text=f"story {sharing}")
+    shown = {
+        "dataset": lambda at: set(field(at, "dataset_open").options),
+        "training": lambda at: {str(name).removeprefix("job ") for name in at.dataframe[0].value["name"]},
+        "story": lambda at: {text.removeprefix("story ") for text in (one.value for one in at.text)},
+    }
+    parts = {"dataset_part": "rows", "training_part": "jobs", "story_part": "shelf"}
+    invitations.invite(store, admin, "bob@example.org", "editor")
+    for email, seen in (("bob@example.org", {"team_read", "team_edit"}), (team.ADMIN_EMAIL, set(ownership.SHARINGS))):
+        for page, read in shown.items():
+            at = _visit(team.claims(email), page, **parts)
+            assert read(at) & set(ownership.SHARINGS) == seen, page
+
+
+@pytest.mark.parametrize(("sharing", "shown"), [("private", False), ("team_read", True)])
+def test_an_address_opens_what_one_may_read(
+    store: Store, settings: Settings, admin: Actor, sharing: Sharing, shown: bool
+) -> None:
+    eve = member(store, settings, admin, "eve@example.org", "editor").actor(store)
+    dataset_id = _dataset(store, eve, "hers", sharing)
+    _dataset(store, eve, "newest", "team_read")
+    story_id = ledger_rows.put_story(store, 1, actor=eve.id, sharing=sharing, text="a story of hers")
+    invitations.invite(store, admin, "bob@example.org", "editor")
+    at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows", dataset_open=dataset_id)
+    assert (field(at, "dataset_open").value == dataset_id) == shown
+    at = _visit(team.claims("bob@example.org"))
+    at.query_params["story"] = story_id
+    at.switch_page(str(FRAME.with_name("story.py"))).run()
+    assert ("a story of hers" in words(at)) == shown and not at.exception
+
+
+def test_the_owner_shares_and_hands_over(store: Store, settings: Settings, admin: Actor) -> None:
+    bob = member(store, settings, admin, "bob@example.org", "editor")
+    eve = member(store, settings, admin, "eve@example.org", "viewer")
+    dataset_id = _dataset(store, bob.actor(store), "rows", "team_read")
+    popover = {f"sharing_dataset_{dataset_id}": True, "dataset_part": "rows"}
+    at = _visit(team.claims("bob@example.org"), "dataset", **popover)
+    field(at, f"sharing_choice_dataset_{dataset_id}").select("private").run()
+    assert trouble(at) == ""
+    assert _sharing(store, dataset_id) == (bob.person_id, "private")
+    field(at, f"sharing_owner_dataset_{dataset_id}").select(eve.person_id).run()
+    assert _sharing(store, dataset_id) == (eve.person_id, "private")
+    assert "rows" not in words(at)  # it is no longer among what Bob may read
+
+
+def test_others_see_whose_it_is(store: Store, settings: Settings, admin: Actor) -> None:
+    eve = member(store, settings, admin, "eve@example.org", "editor").actor(store)
+    dataset_id = _dataset(store, eve, "rows", "team_read")
+    popover = {f"sharing_dataset_{dataset_id}": True, "dataset_part": "rows"}
+    at, _id = _opened(store, admin, "bob@example.org", "editor", "dataset", **popover)
+    assert "Owner: Eve" in words(at) and "Team can read" in words(at)
+    assert f"sharing_choice_dataset_{dataset_id}" not in [one.key for one in at.selectbox]
+
+
+def test_a_list_shows_ones_own_on_request(store: Store, settings: Settings, admin: Actor) -> None:
+    eve = member(store, settings, admin, "eve@example.org", "editor").actor(store)
+    bob = member(store, settings, admin, "bob@example.org", "editor").actor(store)
+    _dataset(store, eve, "hers", "team_read")
+    _dataset(store, bob, "his", "team_read")
+    at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows")
+    assert set(field(at, "dataset_open").options) == {"hers", "his"}
+    at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows", dataset_whose="mine")
+    assert field(at, "dataset_open").options == ["his"]
+
+
+def _sharing(store: Store, dataset_id: str) -> tuple[str, str]:
+    with store.reading() as session:
+        dataset = session.get_one(Dataset, dataset_id)
+        return dataset.owner_id, dataset.sharing
+
+
+def test_a_private_job_can_be_opened_to_single_people(store: Store, settings: Settings, admin: Actor) -> None:
+    bob = member(store, settings, admin, "bob@example.org", "editor")
+    eve = member(store, settings, admin, "eve@example.org", "editor")
+    job_id = ledger_rows.put_job(store, name="secret", created_by=bob.person_id, sharing="private", status="succeeded")
+    assert not _visit(team.claims("eve@example.org"), "training", training_part="jobs").dataframe
+    popover = {f"sharing_job_{job_id}": True, "training_part": "jobs"}
+    at = _visit(team.claims("bob@example.org"), "training", **popover)
+    field(at, f"sharing_readers_{job_id}").select(eve.person_id).run()
+    assert trouble(at) == ""
+    at = _visit(team.claims("eve@example.org"), "training", training_part="jobs")
+    assert list(at.dataframe[0].value["name"]) == ["secret"]
+
+
+# --- audit log --------------------------------------------------------------------------------------------------------
+
+
+def test_looking_at_pages_leaves_no_entry(store: Store, settings: Settings, admin: Actor) -> None:
+    ledger_rows.put_job(store, created_by=admin.id, status="succeeded")
+    ledger_rows.put_story(store, 1, actor=admin.id)
+    _dataset(store, admin, "rows", "team_read")
+    before = {line.number for line in audit.search(store, admin, AuditFilter())}
+    for page in ("home", "dataset", "training", "cost", "story", "settings"):
+        _visit(team.claims(), page)
+    new = [line for line in audit.search(store, admin, AuditFilter()) if line.number not in before]
+    assert {line.action for line in new} == {"people.sign_in.sign_in"}
+
+
+def test_admins_find_in_the_audit_log_who_changed_what(store: Store, settings: Settings, admin: Actor) -> None:
+    bob = member(store, settings, admin, "bob@example.org", "editor")
+    _dataset(store, bob.actor(store), "his rows", "private")
+    people.set_role(store, admin, bob.person_id, "viewer")
+    at = _visit(team.claims(), "settings", settings_audit=True)
+    field(at, "settings_audit_action").select("people.people.set_role").run()
+    shown = at.dataframe[0].value
+    assert list(shown["person"]) == ["Ann"] and '["editor", "viewer"]' in shown["changes"][0]
+    field(at, "settings_audit_action").select("").run()
+    field(at, "settings_audit_words").input("his rows").run()
+    field(at, "settings_audit_person").select(bob.person_id).run()
+    assert set(at.dataframe[0].value["action"]) == {"datasets.datasets.from_frame"}
+    field(at, "settings_audit_words").input("nothing like this").run()
+    assert "No entries." in words(at)
+
+
+@pytest.mark.parametrize("role", ["viewer", "editor"])
+def test_the_audit_log_is_for_admins(store: Store, settings: Settings, admin: Actor, role: str) -> None:
+    at, _id = _opened(store, admin, "bob@example.org", role, "settings", settings_audit=True)
+    assert "settings_audit" not in [one.key for one in at.expander] and not at.dataframe
+
+
+def test_admins_have_the_controls_that_local_mode_lacks(store: Store, settings: Settings, admin: Actor) -> None:
+    """The counterpart of `test_local_mode.py`."""
+    made = {
+        "dataset": _dataset(store, admin, "rows", "private"),
+        "job": ledger_rows.put_job(store, created_by=admin.id, status="succeeded"),
+        "story": ledger_rows.put_story(store, 1, actor=admin.id),
+    }
+    controls = {
+        "dataset": ("dataset_part", "rows", ("dataset_whose", f"sharing_dataset_{made['dataset']}")),
+        "training": ("training_part", "jobs", ("training_whose", f"sharing_job_{made['job']}")),
+        "story": ("story_part", "shelf", ("story_filter_whose", f"sharing_story_{made['story']}")),
+        "settings": ("settings_audit", False, ("settings_audit", "settings_invite_email")),
+    }
+    for page, (key, value, expected) in controls.items():
+        at = _visit(team.claims(), page, **{key: value})
+        assert [control for control in expected if control not in at.session_state] == [], page

@@ -286,6 +286,14 @@ def test_the_export_is_csv_that_no_spreadsheet_runs(store: Store) -> None:
     assert tuple(rows[0]) == spend_history.COLUMNS
 
 
+def test_the_export_of_one_person_has_only_what_they_paid_for(store: Store) -> None:
+    now = datetime.now(UTC)
+    for name in ("ann", "bob"):
+        _paid(store, "0.5", Actor(name, name, "editor"), reference=f"run of {name}")
+    data = spend_history.export(store, now - timedelta(hours=1), now + timedelta(hours=1), "bob")
+    assert [row["reference"] for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig")))] == ["run of bob"]
+
+
 # --- own prices -----------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from core import ownership
 from core.actor import LOCAL, Actor
 from core.db.store import Store
+from core.ownership import Thing
 from core.pricing import spend_history
 from core.settings import Settings
 from core.stories import arena, library
@@ -63,6 +65,8 @@ def test_a_story_is_saved_with_its_exact_cost(store: Store) -> None:
 def test_ten_people_vote_at_once_and_each_has_one_vote(store: Store) -> None:
     round_ = finished_round(store, "a", "b")
     ids = [story.id for story in round_.displayed]
+    for story_id in ids:
+        ownership.share(store, LOCAL, Thing("story", story_id), "team_read")
 
     def vote(name: str) -> None:
         for winner in (ids[1], ids[0]):

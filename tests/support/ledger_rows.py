@@ -128,9 +128,15 @@ def put_tuned_model(store: Store) -> None:
 
 
 def put_story(store: Store, number: int, **values: object) -> str:
-    defaults = {"model": "writer", "text": f"story {number}", "prompt": f"prompt {number}", "finish_reason": "stop"}
+    defaults = {
+        "actor": "local",
+        "model": "writer",
+        "text": f"story {number}",
+        "prompt": f"prompt {number}",
+        "finish_reason": "stop",
+    }
     with store.session() as session:
-        session.add(Story(id=f"s{number}", actor="local", provider="engine", parameters={}, **defaults | values))
+        session.add(Story(id=f"s{number}", provider="engine", parameters={}, **defaults | values))
     return f"s{number}"
 
 

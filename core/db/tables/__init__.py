@@ -1,9 +1,10 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger, added
-providers, people, the workers' heartbeats, and alerts.
+providers, people, the workers' heartbeats, alerts, and the audit log.
 """
 
 from core.db.tables.alert import Alert
-from core.db.tables.base import Base, Usd, Utc, utcnow
+from core.db.tables.audit import AuditEntry
+from core.db.tables.base import Base, Owned, Sharing, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
 from core.db.tables.money import Budget, BudgetRequest, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
@@ -22,6 +23,7 @@ from core.db.tables.worker import WorkerHeartbeat
 
 __all__ = [
     "Alert",
+    "AuditEntry",
     "Base",
     "Batch",
     "BeforeAfter",
@@ -35,6 +37,7 @@ __all__ = [
     "Evaluation",
     "EvaluationAnswer",
     "Invitation",
+    "Owned",
     "Person",
     "RecipeVersion",
     "RemovedProvider",
@@ -42,6 +45,7 @@ __all__ = [
     "Row",
     "Run",
     "SavedProvider",
+    "Sharing",
     "SignIn",
     "SignInAccount",
     "SpeedMeasurement",

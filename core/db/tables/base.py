@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import JSON, Dialect, String, Text
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.engine.default import DefaultExecutionContext
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import DateTime, TypeDecorator
 
 from core import message
+from core.actor import LOCAL
+
+Sharing = Literal["private", "team_read", "team_edit"]
+"""Besides its owner and admins: no other person; everyone may read it; every editor may also change it."""
 
 
 class Usd(TypeDecorator[Decimal]):
@@ -61,3 +66,22 @@ def utcnow() -> datetime:
 
 class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {dict[str, Any]: JSON, list[str]: JSON, datetime: Utc, Decimal: Usd}
+
+
+def _creator(context: DefaultExecutionContext) -> str:
+    values = context.get_current_parameters()  # type: ignore[no-untyped-call]  # SQLAlchemy has no types here
+    return str(values["actor"] if "actor" in values else values["created_by"])
+
+
+def _first_sharing(context: DefaultExecutionContext) -> Sharing:
+    return "private" if _creator(context) == LOCAL.id else "team_read"
+
+
+class Owned:
+    """Columns of what belongs to someone. A new thing belongs to its creator, and the team may read it.
+
+    What was made in local mode stays private when the installation becomes a team's. `core.ownership` has the rules.
+    """
+
+    owner_id: Mapped[str] = mapped_column(String(100), default=_creator, server_default="")
+    sharing: Mapped[str] = mapped_column(String(20), default=_first_sharing, server_default="private")

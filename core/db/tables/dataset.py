@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, MessageText, utcnow
+from core.db.tables.base import Base, MessageText, Owned, utcnow
 
 
-class Dataset(Base):
+class Dataset(Owned, Base):
     """A set of rows with named columns; `recipe` is set if it is generated from a grid."""
 
     __tablename__ = "datasets"
@@ -68,7 +68,7 @@ class Row(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
 
 
-class RecipeVersion(Base):
+class RecipeVersion(Owned, Base):
     """One version of a saved recipe. Versions of one recipe share `family`; a copy starts a new family."""
 
     __tablename__ = "recipe_versions"

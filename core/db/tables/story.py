@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import JSON, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, MessageText, utcnow
+from core.db.tables.base import Base, MessageText, Owned, utcnow
 from core.languages import CHINESE
 
 COMPARISON = "comparison"
@@ -19,7 +19,7 @@ SAMPLE = "sample"
 NOT_IN_LIBRARY = (COMPARISON, SAMPLE)
 
 
-class Story(Base):
+class Story(Owned, Base):
     """A streamed story with its request."""
 
     __tablename__ = "stories"

@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy import JSON, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from core.db.tables.base import Base, MessageText, utcnow
+from core.db.tables.base import Base, MessageText, Owned, utcnow
 
 
-class TrainingJob(Base):
+class TrainingJob(Owned, Base):
     """Our record of one fine-tuning job. The row is the intent; `remote_id` is the id that the POST returned.
 
     `status` is the provider's status or, before the job exists there, one of preparing, submitting, failed.
@@ -66,6 +66,8 @@ class TrainingJob(Base):
     updated_at: Mapped[datetime] = mapped_column(default=utcnow)
     finished_at: Mapped[datetime | None]
     created_by: Mapped[str] = mapped_column(String(100))
+    # people who may use its models although the job is private
+    readers: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
 
 
 class TrainingEvent(Base):

@@ -14,6 +14,7 @@ from core.generation import run_store
 from core.generation.batch import batch_store
 from core.generation.batch.batch_store import BatchView
 from core.message import msg
+from core.ownership import edits
 from core.providers import Client, Registry, account
 
 _GIVEN_UP = msg("You gave up this batch: it is at another account of the provider.")
@@ -54,6 +55,7 @@ def stranded_rows(store: Store, dataset_id: str) -> int:
 
 
 @requires("editor")
+@edits(run="run_id")
 def give_up(store: Store, actor: Actor, run_id: str) -> None:
     """Give up the stranded batches of the run's data set: their rows are pending again, to be written and paid again.
 

@@ -22,7 +22,7 @@ from core.pricing.prices import ENGINE, tuned_base
 from core.providers import CompletionRequest, ModelInfo
 from core.stories.story_record import StoryPlacement
 from core.stories.stream import StoryStream, StreamRequest
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, prompt_formats, story_text, views
 from pages.ui.components.story_session import story_session
 from pages.ui.i18n import _, code, column_name, language, localized, mark, n_, plain, usd
@@ -57,7 +57,7 @@ def picker(
 
     The model's purpose and the sample button are under the list, or in `purpose_in`.
     """
-    found = list(cache.models().found if among is None else among)
+    found = list(visible.models().found if among is None else among)
     by_id = {f"{info.provider}/{info.id}": info for info in found}
     if among is None and (unlisted := _unlisted_model(key, by_id)) is not None:
         by_id[f"{unlisted.provider}/{unlisted.id}"] = unlisted
@@ -90,7 +90,7 @@ def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:
     if requested is None or requested in listed:
         return None
     provider, _slash, model = str(requested).partition("/")
-    job = cache.job_of(model)
+    job = visible.job_of(model)
     if job is None or job.provider != provider or provider not in cache.registry().ids():
         return None
     state.set_value(f"{key}_made", requested)

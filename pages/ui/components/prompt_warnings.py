@@ -17,7 +17,7 @@ from core.model_profile.model_purpose import writer_vocabulary
 from core.model_profile.prompt_similarity import PromptSimilarity, PromptVocabulary, compare
 from core.pricing.prices import ENGINE
 from core.providers import CompletionRequest, ModelInfo
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.cache import shared
 from pages.ui.components import models
 from pages.ui.i18n import _, label, mark, number, percent, plain, sentences
@@ -92,7 +92,7 @@ def far_prompt(info: ModelInfo, text: str, picker_key: str | None, own: Remedy |
 
 def model_of(provider: str, model: str) -> ModelInfo:
     """What is known about a model by its name, even if it is not in the lists of the providers."""
-    listed = (one for one in cache.models().found if (one.provider, one.id) == (provider, model))
+    listed = (one for one in visible.models().found if (one.provider, one.id) == (provider, model))
     return next(listed, ModelInfo(model, provider, None, None, None))
 
 
@@ -120,7 +120,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
     """The engine's other packaged writer, if it was trained on prompts like this one."""
     return [
         _use_model(one, picker_key, one.id)
-        for one in cache.models().found
+        for one in visible.models().found
         if one.provider == ENGINE and one.id in packaged_models.WRITERS and one.id != info.id
         if (other := likeness(one, text)) is not None and not other.far
     ]
@@ -128,7 +128,7 @@ def _writers(info: ModelInfo, picker_key: str, text: str) -> list[Remedy]:
 
 def _general(picker_key: str) -> list[Remedy]:
     """The first model that follows instructions."""
-    found = (one for one in cache.models().found if models.known_purpose(one).kind == "instructions")
+    found = (one for one in visible.models().found if models.known_purpose(one).kind == "instructions")
     return [_use_model(one, picker_key, "general") for one in islice(found, 1)]
 
 

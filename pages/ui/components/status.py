@@ -6,7 +6,7 @@ import streamlit as st
 
 from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
-from pages.ui import cache
+from pages.ui import cache, visible
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, code, n_, number, plain, sentences, token_speed
 
@@ -64,7 +64,7 @@ def engine_card() -> None:
         )
         st.markdown(_("**Models**"))
         with st.container(gap="xsmall"):
-            for model in cache.models().found:
+            for model in visible.models().found:
                 if model.provider == ENGINE:
                     base = model.base if model.base not in (None, model.id) else None
                     views.facts((code(model.id), _("tuned from {base}").format(base=base) if base else ""))

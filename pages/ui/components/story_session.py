@@ -15,11 +15,12 @@ from streamlit.runtime.scriptrunner import StopException
 from core.stories import arena, library
 from core.stories.arena import Round, RoundEntry
 from core.stories.chain import Chain
-from core.stories.library import StoryFilter
+from core.stories.library import SavedStory, StoryFilter
 from core.stories.readers import Recent
 from core.stories.stream import StoryStream
 from pages.ui import cache, state
 from pages.ui.background import BackgroundIterator
+from pages.ui.sign_in import current_actor
 
 LEAVE_S = 0.6  # after the visitor has left; detecting that takes a quarter of a second, so less than a second in total
 
@@ -162,10 +163,19 @@ def _open(session: StorySession, key: str) -> None:
         session.chain = work
     elif work is not None:
         session.round = work
-    elif library.get(cache.store(), key) is not None or library.search(cache.store(), StoryFilter(round_id=key)).total:
+    elif saved_stories(key):
         session.earlier = key
     if (order := session.again()) is not None:
         _fill_in(order)
+
+
+def saved_stories(key: str) -> list[SavedStory]:
+    """The saved story with this id, or those of the round or chain, oldest first, if this visitor may read them."""
+    store, reader = cache.store(), current_actor()
+    alone = library.get(store, key, reader)
+    if alone is not None:
+        return [alone]
+    return list(library.search(store, StoryFilter(round_id=key, reader=reader)).stories[::-1])
 
 
 def _fill_in(order: StoryRequest) -> None:

@@ -17,7 +17,7 @@ from core.pricing import machine_time
 from core.pricing.comparison import Side
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ENGINE, USD, YUAN, ExchangeRate, Key, Price, unknown_price
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import fields, models
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, mark
@@ -145,7 +145,7 @@ def _lists(names: Mapping[str, str]) -> list[str]:
 
 def _default_lists() -> list[str]:
     """The lists compared by default: today's models, and those of added providers that offer only a few."""
-    offered = Counter(info.provider for info in cache.models().found)
+    offered = Counter(info.provider for info in visible.models().found)
     added = [name for name in cache.registry().ids() if name != ENGINE and 0 < offered[name] <= _FEW_MODELS]
     return [*_LISTS_OF_TODAY, *added]
 
@@ -194,7 +194,7 @@ def rows(book: PriceBook, lists: Sequence[str]) -> list[Price]:
 
 def _offered(book: PriceBook, provider: str) -> list[Price]:
     """The models that a provider of this studio offers now; prices that are in no list are unknown."""
-    offered = (info.id for info in cache.models().found if info.provider == provider)
+    offered = (info.id for info in visible.models().found if info.provider == provider)
     return [book.find(provider, model) or unknown_price(provider, model, book.today) for model in offered]
 
 

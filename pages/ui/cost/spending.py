@@ -20,6 +20,7 @@ from pages.ui.components import cards, views
 from pages.ui.components.money import total_spent
 from pages.ui.cost import budgets_form, cached_cost
 from pages.ui.i18n import _, duration, mark, n_, number, percent, usd
+from pages.ui.sign_in import current_actor
 
 _PAGES = {
     "dataset": mark("Data set"),
@@ -46,11 +47,16 @@ def show() -> None:
     if any(line.cost_usd for line in lines):
         _by_day(lines, period)
     _by_model(lines)
-    _by_work(cached_cost.by_reference(period.since, period.until))
+    actor = current_actor()
+    works = cached_cost.by_reference(period.since, period.until)
+    if mine := [work for work in works if actor.has("admin") or work.person == actor.id]:
+        _by_work(mine)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             _("Download every call as CSV"),
-            data=lambda: spend_history.export(cache.store(), period.since, period.until),
+            data=lambda: spend_history.export(
+                cache.store(), period.since, period.until, None if actor.has("admin") else actor.id
+            ),
             file_name=f"fabula_spend_{period.name}.csv",
             mime="text/csv",
             icon=":material/download:",

@@ -15,7 +15,7 @@ from core.pricing import workload
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ExchangeRate, convert
 from core.pricing.workload import BreakEven, Candidate, Costs, Effect, Workload
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components.fields import number_field
 from pages.ui.components.money import as_float, money
 from pages.ui.cost import cached_cost, workload_options
@@ -113,7 +113,7 @@ def _typed(key: str) -> int:
 
 def _from_dataset() -> None:
     """Fill in prompt, story and file from a data set, counted with the tokenizer of the model to tune."""
-    found = {one.id: one for one in cache.dataset_list() if one.done}
+    found = {one.id: one for one in visible.dataset_list() if one.done}
     if not found:
         st.caption(_("Create a data set to measure these numbers."))
         return

@@ -10,8 +10,9 @@ from core.datasets import versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.versions import Version
 from core.db.tables import utcnow
-from pages.ui import cache, state
-from pages.ui.components import cards, views
+from core.ownership import Thing
+from pages.ui import cache, state, visible
+from pages.ui.components import cards, sharing, views
 from pages.ui.components.fields import number_field, text_field
 from pages.ui.dataset import training_file
 from pages.ui.i18n import _, ago, n_, number, percent
@@ -30,7 +31,7 @@ _LONGEST_NOTE = 200  # characters
 
 def pick() -> DatasetSummary | None:
     """The open data set; None if there is none, with a next step on the page."""
-    found = cache.dataset_list()
+    found = visible.dataset_list()
     if not found:
         with cards.empty(_("No data set yet. Design a grid, or load the sample stories."), icon=":material/grid_view:"):
             st.button(
@@ -42,18 +43,21 @@ def pick() -> DatasetSummary | None:
                 args=("dataset_part", "bring"),
             )
         return None
-    by_id = {one.id: one for one in found}
+    by_id = {one.id: one for one in sharing.of_whom("dataset_whose", found)}
     if state.get("dataset_open") not in by_id:
-        state.set_value("dataset_open", found[0].id)
-    chosen = st.selectbox(
-        _("Data set"),
-        list(by_id),
-        format_func=lambda key: label(by_id[key]),
-        key="dataset_open",
-        width=520,
-        persist_state="session",
-    )
-    return by_id[str(chosen)]
+        state.set_value("dataset_open", next(iter(by_id)))
+    with sharing.row():
+        chosen = st.selectbox(
+            _("Data set"),
+            list(by_id),
+            format_func={one.id: label(one) for one in by_id.values()}.__getitem__,
+            key="dataset_open",
+            width=520,
+            persist_state="session",
+        )
+        opened = by_id[str(chosen)]
+        sharing.button(Thing("dataset", opened.id), opened)
+    return opened
 
 
 def label(one: DatasetSummary) -> str:
@@ -62,7 +66,7 @@ def label(one: DatasetSummary) -> str:
     A selectbox identifies an option by its label, and selects the first option if that label no longer exists. So a
     label never depends on data sets that are added later, even with the same name.
     """
-    same = [other for other in cache.dataset_list() if other.name == one.name]
+    same = [other for other in visible.dataset_list() if other.name == one.name]
     first = min(same, key=lambda other: (other.created_at, other.id), default=one)
     return one.name if first.id == one.id else f"{one.name} · {one.created_at:%Y-%m-%d %H:%M:%S.%f}"
 

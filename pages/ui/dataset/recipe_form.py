@@ -13,8 +13,9 @@ from core.datasets.recipe import Column, Recipe
 from core.datasets.recipes import SavedRecipe
 from core.db.tables import utcnow
 from core.errors import NotFound
+from core.ownership import Thing
 from pages.ui import cache, state
-from pages.ui.components import cards, models
+from pages.ui.components import cards, models, sharing
 from pages.ui.components.fields import number_field
 from pages.ui.dataset import column_form
 from pages.ui.i18n import _, ago, in_language, language, n_, plain
@@ -206,7 +207,7 @@ _LIST_HEIGHT = 300  # pixels; more of them scroll
 
 def saved_recipes(recipe: Recipe) -> None:
     """Render the save button, and the list of saved recipes with their number."""
-    saved = recipes.list_saved(cache.store())
+    saved = recipes.list_saved(cache.store(), current_actor())
     opened = next((one for one in saved if one.family == state.studio().grid.family), None)
     with st.container(horizontal=True, vertical_alignment="center"):
         _save(recipe, opened)
@@ -279,6 +280,7 @@ def _opened(one: SavedRecipe) -> None:
             on_change=lambda: _open(one.family, str(state.get(version_key))),
             width=220,
         )
+    sharing.choice(Thing("recipe", one.family), one)  # a popover cannot be in another one
     st.divider()
 
 
@@ -310,7 +312,7 @@ def _keep(recipe: Recipe, family: str | None) -> None:
     """Mark this version as open, without changing the form."""
     with cards.keep_errors():
         version = recipes.save(cache.store(), current_actor(), recipe, family)
-        one = next(one for one in recipes.list_saved(cache.store()) if one.id == version)
+        one = next(one for one in recipes.list_saved(cache.store(), current_actor()) if one.id == version)
         studio = state.studio()
         studio.grid = replace(studio.grid, preset=_SAVED, family=one.family, version=version)
         studio.recipe_deleted = None
@@ -328,7 +330,9 @@ def _copy(one: SavedRecipe) -> None:
     with cards.keep_errors():
         name = _("Copy of {name}").format(name=one.name)
         copied = recipes.copy(cache.store(), current_actor(), one.id, name)
-        family = next(saved.family for saved in recipes.list_saved(cache.store()) if saved.id == copied)
+        family = next(
+            saved.family for saved in recipes.list_saved(cache.store(), current_actor()) if saved.id == copied
+        )
         _open(family, copied)
 
 

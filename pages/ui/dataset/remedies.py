@@ -20,7 +20,7 @@ from core.generation.batch import batch_account
 from core.generation.run_progress import FailedRows, RunProgress
 from core.generation.runs import Change
 from core.providers import ModelInfo, client
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, failure_labels, models, views
 from pages.ui.dataset import recipe_form
 from pages.ui.dataset.design_tab import estimate
@@ -159,7 +159,7 @@ def _another_model(place: _Place) -> None:
     popover = st.popover(_("Another model"), icon=":material/swap_horiz:", key=key, on_change="rerun")
     if not popover.open:  # rendered only while it is open, because the surrounding panel is re-rendered repeatedly
         return
-    others = [one for one in cache.models().found if (one.provider, one.id) != writer]
+    others = [one for one in visible.models().found if (one.provider, one.id) != writer]
     with popover:
         if not others:
             st.caption(_("There is no other model here. Set a key for another provider in the settings."))

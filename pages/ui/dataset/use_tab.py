@@ -19,7 +19,7 @@ from core.datasets.splitting import Split
 from core.datasets.versions import Version
 from core.errors import FabulaError
 from core.providers import ModelInfo
-from pages.ui import background, cache, state
+from pages.ui import background, cache, state, visible
 from pages.ui.components import cards, fields, models, views
 from pages.ui.components.fields import number_field, text_field
 from pages.ui.dataset import dataset_picker, training_file
@@ -67,7 +67,7 @@ def show() -> None:
 
 
 def _mix_card(chosen: DatasetSummary) -> None:
-    others = [one for one in cache.dataset_list() if one.done and one.id != chosen.id]
+    others = [one for one in visible.dataset_list() if one.done and one.id != chosen.id]
     if others:
         with st.expander(_("Mix with other data sets"), icon=":material/join:"):
             _mix_form(chosen, others)
@@ -89,7 +89,7 @@ def _nothing_yet() -> None:
 def _train_card(chosen: DatasetSummary, version: Version | None, marks: TrainingFormat) -> tuple[ModelInfo | None, int]:
     """Render model, epochs, estimate and the button. Returns model and epochs; None if no model can be trained now."""
     st.markdown(_("**Train on this data set**"))
-    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=cache.trainable())
+    model = models.picker(_("Model"), "dataset_train_model", prefer=packaged_models.BASE, among=visible.trainable())
     epochs = number_field(
         _("Epochs: how many times each row is used"),
         "dataset_train_epochs",
@@ -145,7 +145,7 @@ def _mix_form(chosen: DatasetSummary, others: Sequence[DatasetSummary]) -> None:
     picked = st.multiselect(
         _("Other data sets"),
         list(by_id),
-        format_func=lambda one: dataset_picker.label(by_id[one]),
+        format_func={key: dataset_picker.label(one) for key, one in by_id.items()}.__getitem__,
         key="dataset_mix_others",
         placeholder=_("Choose at least one"),
     )

@@ -11,11 +11,12 @@ from core.db.tables import utcnow
 from core.pricing.budget import month_start
 from core.pricing.prices import ENGINE
 from core.stories import library
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, views
 from pages.ui.components.money import total_spent
 from pages.ui.cost import cached_cost
 from pages.ui.i18n import _, ago, n_, number, pair, percent, plain
+from pages.ui.sign_in import current_actor
 from pages.ui.training import cached_training, job_labels, job_list
 from pages.ui.training.job_labels import STATUSES
 
@@ -70,7 +71,7 @@ def _go(card: Card) -> None:
 
 
 def _dataset() -> Card:
-    found = cache.dataset_list()
+    found = visible.dataset_list()
     ready = sum(one.done for one in found)
     if not found:
         sentence, step, part = _("No data set yet."), _("Design a grid"), "design"
@@ -90,7 +91,7 @@ def _dataset() -> Card:
 
 def _training() -> Card:
     """The newest job, and the accuracy of the newest job that has measured one."""
-    found = cache.job_list()
+    found = visible.job_list()
     measured = next((job for job in found if cached_training.summary(job).headline is not None), None)
     figure = cached_training.summary(measured).headline if measured is not None else None
     if not found:
@@ -125,7 +126,7 @@ def _cost() -> Card:
 
 
 def _story() -> Card:
-    found = library.recent(cache.store(), 1)
+    found = library.recent(cache.store(), 1, current_actor())
     if not found:
         return Card(
             _("Story"), ":material/auto_stories:", _("Last story"), "–", _("No stories yet."),
@@ -142,13 +143,13 @@ def _story() -> Card:
 def recent_activity() -> None:
     """Render a few lines; nothing if there is no activity."""
     lines: list[tuple[datetime, str, str]] = []
-    for one in cache.dataset_list()[:_RECENT]:
+    for one in visible.dataset_list()[:_RECENT]:
         rows = n_("{n} row", "{n} rows", one.total)
         lines.append((one.created_at, ":material/grid_view:", f"{plain(one.name)} · {rows}"))
-    for job in cache.job_list()[:_RECENT]:
+    for job in visible.job_list()[:_RECENT]:
         status = _(STATUSES.get(job.status, job.status))
         lines.append((job.updated_at, ":material/model_training:", f"{plain(job.name)} · {status}"))
-    for story in library.recent(cache.store(), _RECENT):
+    for story in library.recent(cache.store(), _RECENT, current_actor()):
         if first := story.text.strip().partition("\n")[0]:
             lines.append((story.created_at, ":material/auto_stories:", plain(first[:60])))
     if not lines:

@@ -13,7 +13,7 @@ from core.jobs.provider_probe import Answer, Check, Finding, ProbeReport
 from core.providers import RetryPolicy, saved
 from core.providers.registry import ENGINE
 from core.providers.saved import SavedView
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.background import BackgroundTask
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, ago, as_markdown, mark, n_, plain, sentences
@@ -112,7 +112,7 @@ def _report(provider_id: str, report: ProbeReport) -> None:
 
 def _another_model(provider_id: str, report: ProbeReport) -> None:
     """Test again with a model of the visitor's choice."""
-    offered = [info.id for info in cache.models().found if info.provider == provider_id]
+    offered = [info.id for info in visible.models().found if info.provider == provider_id]
     if len(offered) < 2 or provider_id == ENGINE:
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -115,7 +115,7 @@ def _leader(found: list[arena.Standing]) -> str:
 
 def _pairs() -> None:
     """Render preferred and other stories, as lines for preference training."""
-    found = arena.preference_pairs(cache.store())
+    found = arena.preference_pairs(cache.store(), current_actor())
     if not found:
         return
     st.markdown(

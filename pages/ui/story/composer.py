@@ -10,7 +10,7 @@ import streamlit as st
 from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
 from core.stories.arena import MAX_PANES, RoundEntry
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import models, prompt_formats, prompt_warnings
 from pages.ui.components.fields import number_field
 from pages.ui.components.prompt_formats import PromptFormat, SamplingValues
@@ -112,7 +112,7 @@ def _far_prompts(found: Sequence[ModelInfo], first: PromptFormat, values: dict[s
 
 def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     """The other models (at first the base of a tuned model), and the blind switch."""
-    found = {f"{one.provider}/{one.id}": one for one in cache.models().found}
+    found = {f"{one.provider}/{one.id}": one for one in visible.models().found}
     found.pop(f"{info.provider}/{info.id}", None)
     if not found:
         return [], False

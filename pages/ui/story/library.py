@@ -7,11 +7,12 @@ from collections.abc import Callable
 import streamlit as st
 
 from core.db.tables import utcnow
+from core.ownership import Thing
 from core.stories import library, stream
 from core.stories.arena import Round
 from core.stories.library import MAX_STARS, SavedStory, StoryFilter
 from pages.ui import cache, state
-from pages.ui.components import cards, models, story_text, views
+from pages.ui.components import cards, models, sharing, story_text, views
 from pages.ui.components.fields import fits, text_field
 from pages.ui.components.money import cost_fact
 from pages.ui.components.story_session import LEAVE_S, story_session
@@ -46,7 +47,7 @@ def show() -> None:
     """Render the whole section."""
     store = cache.store()
     where = _filters()
-    narrowed = where != StoryFilter()
+    narrowed = where != StoryFilter(reader=where.reader)
     total = library.search(store, where, limit=0).total
     if not total and not narrowed:
         _undo_delete()
@@ -82,6 +83,7 @@ def _page(pages: int) -> int:
 
 
 def _filters() -> StoryFilter:
+    reader = current_actor()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         words = text_field(
             _("Search"), "story_search", _LONGEST_SEARCH, placeholder=_("Words of the story, its prompt or its tags"),
@@ -89,7 +91,7 @@ def _filters() -> StoryFilter:
         )  # fmt: skip
         with st.popover(_("Filter"), icon=":material/filter_alt:"):
             model = st.selectbox(
-                _("Model"), ["", *library.models(cache.store())], key="story_filter_model",
+                _("Model"), ["", *library.models(cache.store(), reader)], key="story_filter_model",
                 format_func=lambda name: name or _("All"), persist_state="session",
             )  # fmt: skip
             stars = st.selectbox(
@@ -102,9 +104,10 @@ def _filters() -> StoryFilter:
                 persist_state="session",
             )  # fmt: skip
             tag = st.selectbox(
-                _("Tag"), ["", *library.tags(cache.store())], key="story_filter_tag",
+                _("Tag"), ["", *library.tags(cache.store(), reader)], key="story_filter_tag",
                 format_func=lambda name: name or _("All"), persist_state="session",
             )  # fmt: skip
+            whose = sharing.whose("story_filter_whose")
     return StoryFilter(
         words=str(words or ""),
         model=model or None,
@@ -113,6 +116,8 @@ def _filters() -> StoryFilter:
         tag=tag or None,
         edited=True if kind == "edited" else None,
         partial=True if kind == "partial" else None,
+        reader=reader,
+        owner_id=reader.id if whose == "mine" else None,
     )
 
 
@@ -154,6 +159,7 @@ def _rating_row(story: SavedStory) -> None:
         with st.popover(_("Tags"), icon=":material/sell:", type="tertiary"):
             _tags(story)
         _action_button(_("Delete"), ":material/delete:", f"story_delete_{story.id}", _delete, story)
+        sharing.button(Thing("story", story.id), story, type="tertiary")
         if story.partial:
             _action_button(_("Continue"), ":material/play_arrow:", f"story_resume_{story.id}", _continue, story)
 
@@ -189,7 +195,7 @@ def _shown(value: object) -> str:
 def _editor() -> None:
     """Render the dialog of the story being edited, if any."""
     session = story_session()
-    story = None if session.editing is None else library.get(cache.store(), session.editing)
+    story = None if session.editing is None else library.get(cache.store(), session.editing, current_actor())
     if story is None:
         session.editing = None
         return
@@ -237,7 +243,7 @@ def _restore_original(story: SavedStory) -> None:
 def _tags(story: SavedStory) -> None:
     key = f"story_tags_{story.id}"
     state.set_default(key, list(story.tags))
-    tags = dict.fromkeys([*library.tags(cache.store()), *(state.get(key) or ())])
+    tags = dict.fromkeys([*library.tags(cache.store(), current_actor()), *(state.get(key) or ())])
     st.multiselect(
         _("Tags"), list(tags), key=key, accept_new_options=True, placeholder=_("Type a tag"),
         on_change=_save_tags, args=(story.id,),

@@ -11,7 +11,7 @@ from core.pricing.prices import USD, Price
 from core.providers import CompletionRequest, ModelInfo
 from core.stories import prompt_suggestions
 from core.stories.arena import RoundEntry
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, models, prompt_formats
 from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import StoryRequest
@@ -55,7 +55,7 @@ def writers() -> PresenterModels | None:
     first = models.picker(_("Model"), "story_model", prefer=models.storyteller())
     if first is None:
         return None
-    others = [info for info in cache.models().found if (info.provider, info.id) != (first.provider, first.id)]
+    others = [info for info in visible.models().found if (info.provider, info.id) != (first.provider, first.id)]
     second = None
     if others:
         second = models.picker(_("Second model"), "presenter_second", among=others, prefer=first.base or "")
@@ -74,7 +74,7 @@ def _from_address() -> None:
     if not address_models or state.get("presenter_asked") == address_models:
         return
     state.set_value("presenter_asked", address_models)
-    listed = [f"{info.provider}/{info.id}" for info in cache.models().found]
+    listed = [f"{info.provider}/{info.id}" for info in visible.models().found]
     named = [name for name in dict.fromkeys(part.strip() for part in address_models.split(",")) if name in listed]
     for key, name in zip(("story_model", "presenter_second"), named, strict=False):
         state.set_value(key, name)

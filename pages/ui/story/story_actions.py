@@ -17,7 +17,7 @@ from core.errors import FabulaError
 from core.stories import exports, library
 from core.stories.library import SavedStory, StoryFilter
 from core.stories.stream import StoryStream
-from pages.ui import cache, i18n, state
+from pages.ui import cache, i18n, state, visible
 from pages.ui.components import cards, prompt_formats
 from pages.ui.components.prompt_formats import PromptFormat
 from pages.ui.components.story_session import StoryRequest, story_session
@@ -133,7 +133,7 @@ def export_menu(where: StoryFilter, total: int) -> None:
 
 def train_button() -> None:
     """Render a button that opens the training page with a data set of the liked stories; nothing if there are none."""
-    count = library.search(cache.store(), StoryFilter(liked=True), limit=0).total
+    count = library.search(cache.store(), _liked_stories(), limit=0).total
     if count and st.button(
         n_("Train on {n} liked story", "Train on {n} liked stories", count),
         icon=":material/model_training:",
@@ -144,6 +144,10 @@ def train_button() -> None:
         ),
     ):
         _train()
+
+
+def _liked_stories() -> StoryFilter:
+    return StoryFilter(liked=True, reader=current_actor())
 
 
 def _train() -> None:
@@ -157,16 +161,19 @@ def _train() -> None:
 def _create_dataset() -> str:
     """The id of the data set; if the stories have not changed, the last one is reused."""
     store = cache.store()
-    columns, rows = exports.examples(reversed(library.search(store, StoryFilter(liked=True), limit=_MOST).stories))
+    stories = library.search(store, _liked_stories(), limit=_MOST).stories
+    columns, rows = exports.examples(reversed(stories))
     stamp = hashlib.sha256(repr((columns, rows)).encode()).hexdigest()
     session = story_session()
     if (
         session.liked is None
         or session.liked[1] != stamp
-        or all(one.id != session.liked[0] for one in cache.dataset_list())
+        or all(one.id != session.liked[0] for one in visible.dataset_list())
     ):
         name = _("Liked stories {day}").format(day=f"{utcnow():%Y-%m-%d}")
-        dataset_id = datasets.from_frame(store, current_actor(), name, pd.DataFrame(rows), columns, "story")
+        private = any(story.sharing == "private" for story in stories)
+        frame = pd.DataFrame(rows)
+        dataset_id = datasets.from_frame(store, current_actor(), name, frame, columns, "story", private=private)
         session.liked = (dataset_id, stamp)
         cache.refresh()
         sentence = n_("Data set created from {n} liked story.", "Data set created from {n} liked stories.", len(rows))

@@ -22,7 +22,7 @@ from core.providers import CompletionRequest, ModelInfo
 from core.stories.chain import Chain, StepName
 from core.stories.story_record import StoryPlacement
 from core.stories.stream import StoryStream, StreamRequest
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, failure_labels, models
 from pages.ui.components.story_session import LEAVE_S, story_session
 from pages.ui.i18n import _, clock, duration, label, number
@@ -156,7 +156,9 @@ def _button(remedy: Remedy, story: StoryStream, rewrite: _Remedy) -> None:
 
 def _another_model(story: StoryStream, remedy: _Remedy) -> None:
     others = [
-        one for one in cache.models().found if (one.provider, one.id) != (story.provider, story.original_request.model)
+        one
+        for one in visible.models().found
+        if (one.provider, one.id) != (story.provider, story.original_request.model)
     ]
     if not others or remedy.with_model is None:
         return

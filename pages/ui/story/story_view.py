@@ -11,12 +11,11 @@ from core.errors import FabulaError
 from core.stories import arena, library, stream
 from core.stories.arena import Round
 from core.stories.chain import STEPS, Chain, StepName
-from core.stories.library import StoryFilter
 from core.stories.stream import StoryStream
 from pages.ui import cache
 from pages.ui.components import cards, story_text, views
 from pages.ui.components.prompt_formats import PromptFormat
-from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, story_session
+from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySession, saved_stories, story_session
 from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, mark
 from pages.ui.sign_in import current_actor
@@ -82,11 +81,7 @@ def _stories_of_address(key: str) -> bool:
     """
     if not key:
         return False
-    store = cache.store()
-    alone = library.get(store, key)
-    stories = (
-        [alone] if alone is not None else library.search(store, StoryFilter(round_id=key)).stories[::-1]
-    )  # oldest first
+    stories = saved_stories(key)
     for story in stories:
         story_card(story)
     return bool(stories)

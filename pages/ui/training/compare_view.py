@@ -15,7 +15,7 @@ from core.finetuning.job_comparison import JobColumn, JobComparison
 from core.finetuning.job_views import JobView
 from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
-from pages.ui import cache
+from pages.ui import visible
 from pages.ui.components import models
 from pages.ui.components.money import local_amount
 from pages.ui.i18n import _, as_markdown, duration, listed, mark, number, percent, plain, usd
@@ -148,7 +148,7 @@ def _written(name: str, value: object) -> str:
 
 def _settings(found: JobComparison, names: Mapping[str, str]) -> None:
     """Render one row per setting; different ones come first and are marked."""
-    datasets = {one.id: one.name for one in cache.dataset_list()}
+    datasets = {one.id: one.name for one in visible.dataset_list()}
     rows = {}
     for one in sorted(found.rows, key=lambda row: not row.differs):
         title = _BETWEEN.sub(_JOINER, _(_SETTINGS[one.name])) if one.name in _SETTINGS else plain(one.name)

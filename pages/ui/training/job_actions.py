@@ -16,10 +16,11 @@ from core.failures import Remedy
 from core.finetuning import job_form, jobs
 from core.finetuning.checkpoints import CheckpointView
 from core.finetuning.job_views import JobView
+from core.ownership import Thing
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
-from pages.ui import cache, state
-from pages.ui.components import cards, failure_labels, models
+from pages.ui import cache, state, visible
+from pages.ui.components import cards, failure_labels, models, sharing
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent, sentences
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
@@ -55,6 +56,7 @@ def show(job: JobView) -> None:
             help=_("Start a new job with the settings of this one."),
         )  # fmt: skip
         _export_menu(job)
+        sharing.button(Thing("job", job.id), job)
     if further or again:
         st.rerun()  # the dialog belongs to the whole page
 
@@ -225,5 +227,5 @@ def _offer(remedy: Remedy, job: JobView) -> tuple[str, str, dict[str, Any]] | No
 
 def _another_base(job: JobView) -> ModelInfo | None:
     """Another model to start from, preferably untuned; None if there is no other model."""
-    others = [one for one in cache.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
+    others = [one for one in visible.trainable() if (one.provider, one.id) != (job.provider, job.base_model)]
     return min(others, key=lambda one: one.id.startswith("ft:"), default=None)

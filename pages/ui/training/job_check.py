@@ -14,7 +14,7 @@ from core.datasets.versions import Version
 from core.finetuning.file_checker import FileCheck
 from core.finetuning.job_form import default_validation_share, required_format
 from core.pricing.tokens import TokenCount
-from pages.ui import background, cache, state
+from pages.ui import background, state, visible
 from pages.ui.background import RefreshedReport
 from pages.ui.components import cards, models
 from pages.ui.dataset import dataset_picker, importing, quality_report, training_file
@@ -30,7 +30,7 @@ _LOOK_S = 1.0  # a long measurement reads thousands of rows per second
 
 def show() -> bool:
     """Render the step; returns True if the person can continue."""
-    ready = [one for one in cache.dataset_list() if one.done]
+    ready = [one for one in visible.dataset_list() if one.done]
     left, right = st.columns(2, gap="medium")
     with left:
         chosen = job_form.pick_rows(ready)

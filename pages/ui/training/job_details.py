@@ -15,7 +15,7 @@ from core.finetuning.job_events import JobEvent
 from core.finetuning.job_views import JobView
 from core.finetuning.lineage import Family, Node
 from core.pricing.prices import ENGINE
-from pages.ui import cache
+from pages.ui import cache, visible
 from pages.ui.components import models, views
 from pages.ui.components.money import local_amount, work_cost
 from pages.ui.i18n import _, as_markdown, clock, code, duration, mark, n_, number, pair, percent, plain, usd
@@ -82,7 +82,7 @@ def hyperparameter(job: JobView, name: str) -> str:
 
 def _requested_settings(job: JobView) -> dict[str, str]:
     share = _("none") if not job.validation_share else percent(job.validation_share, 0)
-    names = {one.id: one.name for one in cache.dataset_list()}
+    names = {one.id: one.name for one in visible.dataset_list()}
     return {
         _("Provider"): plain(models.provider_name(job.provider)),
         _("Started from"): code(job.base_model),
@@ -165,9 +165,10 @@ def _trackers(job: JobView) -> None:
 
 def family_tree(job: JobView) -> None:
     """Render the tree; for a job that continues an earlier one also the chain from the first base model."""
-    family = cached_training.family(job)
+    family = visible.family(cached_training.family(job))
     _tree(family, job)
-    chain = lineage.chain(cache.store(), job.id)
+    seen = {one.id for one in visible.job_list()}
+    chain = tuple(one for one in lineage.chain(cache.store(), job.id) if one.id in seen)
     if len(chain) > 1:
         _chain(chain)
 

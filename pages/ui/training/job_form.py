@@ -14,7 +14,7 @@ from core.errors import FabulaError, NotFound
 from core.finetuning.job_form import DEFAULT_PROJECT, LEARNING_RATE_MULTIPLIER, TRACKERS, JobForm
 from core.message import msg
 from core.providers import ModelInfo
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import fields, models
 from pages.ui.dataset import dataset_picker, training_file
 from pages.ui.dataset.training_file import TrainingFormat
@@ -74,7 +74,7 @@ def pick_rows(ready: list[DatasetSummary]) -> DatasetSummary | None:
     key = st.selectbox(
         _("Data set"),
         list(by_id),
-        format_func=lambda one: dataset_picker.label(by_id[one]),
+        format_func={key: dataset_picker.label(one) for key, one in by_id.items()}.__getitem__,
         key=DATASET,
         persist_state="session",
     )
@@ -108,7 +108,7 @@ def draft() -> JobDraft:
     Raises:
         NotFound: part of it no longer exists.
     """
-    chosen = next((one for one in cache.dataset_list() if one.id == state.get(DATASET)), None)
+    chosen = next((one for one in visible.dataset_list() if one.id == state.get(DATASET)), None)
     base = next((one for one in _bases() if f"{one.provider}/{one.id}" == state.get(BASE)), None)
     if chosen is None:
         raise NotFound(msg("This data set no longer exists."), msg("Choose another one."))
@@ -125,7 +125,7 @@ def draft() -> JobDraft:
 
 def preserve_inputs() -> None:
     """Keep the input of the first step while its fields are not rendered."""
-    chosen = next((one for one in cache.dataset_list() if one.id == state.get(DATASET)), None)
+    chosen = next((one for one in visible.dataset_list() if one.id == state.get(DATASET)), None)
     if chosen is not None:
         training_file.carry(chosen, _version(chosen), "training", "training")
 
@@ -169,7 +169,7 @@ def fill(form: JobForm) -> None:
     """Put a job's settings into the fields. Call only before they are rendered, or from a callback."""
     state.set_value(DATASET, form.dataset_id)
     state.set_value(f"training_version_{form.dataset_id}", form.version_id or "")
-    chosen = next((one for one in cache.dataset_list() if one.id == form.dataset_id), None)
+    chosen = next((one for one in visible.dataset_list() if one.id == form.dataset_id), None)
     if chosen is not None:
         version = next((one for one in training_file.version_list(chosen.id) if one.id == form.version_id), None)
         training_file.put("training", chosen, version, TrainingFormat(form.separator, form.stop, form.file_format))
@@ -207,7 +207,7 @@ def forget_problem() -> None:
 
 def _bases() -> list[ModelInfo]:
     """The trainable models, and the model that was requested with **Train it further**."""
-    found = cache.trainable()
+    found = visible.trainable()
     requested = state.get(_WANTED)
     if requested is not None and requested not in {(one.provider, one.id) for one in found}:
         provider, model = requested

@@ -17,7 +17,7 @@ from core.charts.vega_lite import Sendable
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.job_views import JobView
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import models
 from pages.ui.i18n import PERCENT_FORMAT, _, ago, duration, language, table_percent
 from pages.ui.training import cached_training, job_labels
@@ -133,7 +133,7 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
 
 def _frame(listed: Sequence[JobView]) -> Sendable:
     """The list as a table, cached for all visitors."""
-    datasets = {one.id: one.name for one in cache.dataset_list()}
+    datasets = {one.id: one.name for one in visible.dataset_list()}
     version = hash(
         (
             tuple((job.id, job.updated_at, job.status, job.cost_usd) for job in listed),

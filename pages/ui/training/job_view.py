@@ -13,8 +13,8 @@ from core.finetuning import jobs, lineage
 from core.finetuning.job_views import JobView
 from core.message import sentences
 from core.pricing.prices import ENGINE
-from pages.ui import cache
-from pages.ui.components import cards, models, views
+from pages.ui import cache, visible
+from pages.ui.components import cards, models, sharing, views
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, as_markdown, duration, localized, mark, n_, number, plain, usd
 from pages.ui.training import (
@@ -46,7 +46,7 @@ _MEGABYTE = 1_000_000
 
 def show() -> None:
     """Render the whole section."""
-    found = cache.job_list()
+    found = visible.job_list()
     if not found:
         with cards.empty(_("No jobs yet. Start one from a data set or a file."), icon=":material/model_training:"):
             job_dialog.button(primary=True)
@@ -59,10 +59,10 @@ def _all(was_active: bool) -> None:
     """Render the list and the open jobs, live. Reruns the page when the first job starts or the last one ends."""
     cards.draw_page_if_left()
     with cards.show_errors():
-        found = cache.job_list()
+        found = visible.job_list()
         if was_active != _active(found):
             st.rerun()
-        opened = job_list.show(found)
+        opened = job_list.show(sharing.of_whom("training_whose", found))
         if len(opened) > 1:
             compare_view.show(opened)
         else:
