@@ -1,4 +1,4 @@
-"""engine.db: files, jobs, events, checkpoints and models, and their ids in OpenAI's format.
+"""engine.db: files, jobs, events, checkpoints, models and aliases, and their ids in OpenAI's format.
 
 Acknowledged data survives kill -9 and power loss.
 """
@@ -22,7 +22,7 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Schema of this version; stored in `PRAGMA user_version`."""
 _SCHEMA = """
 CREATE TABLE files (
@@ -53,6 +53,9 @@ CREATE TABLE models (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, base TEXT NOT NULL,
   adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
 );
+CREATE TABLE aliases (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, model TEXT NOT NULL
+);
 """
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 _MIGRATIONS = {
@@ -64,6 +67,10 @@ _MIGRATIONS = {
     ),
     2: ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'supervised'",),
     3: ("ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",),
+    4: (
+        "CREATE TABLE IF NOT EXISTS aliases (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
+        "created_at INTEGER NOT NULL, model TEXT NOT NULL)",
+    ),
 }
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -169,7 +176,16 @@ class TunedModel:
     step: int | None
 
 
-Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel)
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name, `id`, for a model of this engine. The model may have been deleted since."""
+
+    id: str
+    created_at: int
+    model: str
+
+
+Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel, Alias)
 
 
 _TABLES: dict[type, str] = {
@@ -178,6 +194,7 @@ _TABLES: dict[type, str] = {
     Event: "events",
     CheckpointRow: "checkpoints",
     TunedModel: "models",
+    Alias: "aliases",
 }
 
 
@@ -214,7 +231,7 @@ class EngineStore:
                 connection.execute("ROLLBACK")
             raise
 
-    def add(self, row: File | Job | Event | CheckpointRow | TunedModel) -> None:
+    def add(self, row: File | Job | Event | CheckpointRow | TunedModel | Alias) -> None:
         """Insert a row. Raises sqlite3.IntegrityError if its id already exists."""
         values = asdict(row)
         names = ", ".join(values)

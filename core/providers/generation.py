@@ -207,7 +207,7 @@ class Generation(Connection):
                 msg("{name} lists models without ids.", name=self.provider.name),
                 msg("Name the models to offer in the provider's settings."),
             )
-        infos = [self._model(m) for m in named if not _NOT_TEXT.search(m.id)]
+        infos = [self._model(m) for m in named if not _NOT_TEXT.search(m.id) and not _is_alias(m)]
         infos.sort(key=lambda m: m.created or datetime.min.replace(tzinfo=UTC), reverse=True)
         return infos if self.provider.capabilities.engine_api else infos[:MAX_MODELS]
 
@@ -231,6 +231,11 @@ class Generation(Connection):
             parallel=_positive(engine_fields.get("parallel")),
             training=_training_defaults(engine_fields.get("training")),
         )
+
+
+def _is_alias(model: Model) -> bool:
+    """Whether an entry of the engine's list is another name of a model that is listed too."""
+    return bool(((model.model_extra or {}).get("fabula") or {}).get("alias_of"))
 
 
 def _not_trainable(engine_fields: Mapping[str, Any]) -> str | None:

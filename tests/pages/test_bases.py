@@ -13,13 +13,14 @@ from streamlit.testing.v1 import AppTest
 
 from core.actor import LOCAL, Actor
 from core.errors import NotAllowed
-from core.providers import engine_bases
+from core.providers import engine_aliases, engine_bases
+from core.providers.engine_aliases import AliasStatus, EngineAlias
 from core.providers.engine_bases import EngineBase, EngineBases
 from pages.ui import cache
-from pages.ui.settings import bases
+from pages.ui.settings import aliases, bases
 from tests.support import hub_server
 from tests.support.app_pages import again, click, field, labels, trouble, visit, words
-from tests.support.engine_process import TOKEN, EngineUnderTest, running
+from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, running
 from tests.support.hub_server import REPO
 from tests.support.tiny_models import TinyModel
 from tests.support.waiting import until
@@ -99,6 +100,42 @@ def test_a_context_below_the_models_own_and_a_missing_checksum_are_shown(monkeyp
     shown = words(_settings())
     assert "context: 4,096 of 32,768 tokens" in shown
     assert "no checksum available" in shown
+
+
+def test_an_alias_is_saved_led_elsewhere_and_removed() -> None:
+    at = _settings()
+    field(at, "settings_alias_name").set_value(" gpt-4o-mini ")
+    field(at, "settings_alias_model").set_value("storyteller")
+    click(at, "settings_alias_save")
+    assert not trouble(at) and "`gpt-4o-mini` → `storyteller`" in words(again(at))
+    field(at, "settings_alias_name").set_value("gpt-4o-mini")
+    field(at, "settings_alias_model").set_value(TINY)
+    click(at, "settings_alias_save")
+    assert f"`gpt-4o-mini` → `{TINY}`" in words(again(at))
+    cache.forget_models("engine")
+    assert "gpt-4o-mini" not in [model.id for model in cache.quick("engine").models()]  # pickers show each model once
+    click(at, "settings_alias_remove_gpt-4o-mini")
+    assert engine_aliases.listed(cache.quick("engine")) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [(TINY, "the alias would hide it"), ("", "The alias is empty"), ("两", "An alias has")],
+)
+def test_an_alias_that_cannot_be_saved_is_kept_in_its_field_with_the_reason(name: str, reason: str) -> None:
+    at = _settings()
+    field(at, "settings_alias_name").set_value(name)
+    click(at, "settings_alias_save")
+    assert reason in trouble(at)
+    assert field(at, "settings_alias_name").value == name
+
+
+@pytest.mark.parametrize(
+    ("status", "words_"), [("missing_model", "This model was deleted"), ("hidden", "the alias has no effect")]
+)
+def test_an_alias_without_effect_says_why(status: AliasStatus, words_: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aliases, "listed", lambda: (EngineAlias("gpt-4o", "ft:gone", status),))
+    assert words_ in words(_settings())
 
 
 def test_suggestions_fit_this_machine_and_are_dated() -> None:

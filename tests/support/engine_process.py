@@ -29,7 +29,11 @@ T = TypeVar("T")
 
 
 class EngineUnderTest:
-    """Runs `python -m core.engine` on `home` with the tiny model; `base` may be another model file."""
+    """Runs `python -m core.engine` on `home` with the tiny model; `base` may be another model file.
+
+    Attributes:
+        models: FABULA_ENGINE_MODELS of the next start.
+    """
 
     def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
         self.home = home
@@ -38,14 +42,14 @@ class EngineUnderTest:
             base = home.parent / "tiny.gguf"
             if not base.exists():
                 write_tiny_gemma(base)
-        self._models = f"{TINY}={base}"
+        self.models = f"{TINY}={base}"
         self._arguments = arguments or ("--no-warm-up",)
         self.url = ""
         self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         """Start the engine and wait for its first line of output."""
-        environ = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN, "FABULA_ENGINE_MODELS": self._models}
+        environ = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN, "FABULA_ENGINE_MODELS": self.models}
         command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(self.home), *self._arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from core import packaged_models
 from core.engine import VERSION, cors_origins
 from core.engine.api import serializers
+from core.engine.api.aliases import Aliases
 from core.engine.api.bases import Bases
 from core.engine.api.connections import BearerAuth, cors_middleware
 from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
@@ -84,6 +85,7 @@ class Engine:
         self.files.remove_leftovers()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
+        self.aliases = Aliases(self.models, self.store)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
@@ -207,7 +209,7 @@ async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
 
 
 _Pick = Callable[[Engine], Callable[[Request], Any]]
-_JOBS, _BASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases"
+_JOBS, _BASES, _ALIASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases", "/fabula/v1/aliases"
 _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", "/health", lambda engine: engine.health),
     ("GET", "/v1/models", lambda engine: engine.list_models),
@@ -234,6 +236,10 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", _BASES + "/{id}", lambda engine: engine.bases.get),
     ("DELETE", _BASES + "/{id}", lambda engine: engine.bases.delete),
     ("POST", _BASES + "/{id}/retry", lambda engine: engine.bases.retry),
+    ("GET", _ALIASES, lambda engine: engine.aliases.list),
+    ("POST", _ALIASES, lambda engine: engine.aliases.create),
+    ("GET", _ALIASES + "/{id:path}", lambda engine: engine.aliases.get),
+    ("DELETE", _ALIASES + "/{id:path}", lambda engine: engine.aliases.delete),
 )
 
 

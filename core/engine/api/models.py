@@ -1,11 +1,11 @@
-"""The engine's models: base models, the packaged storytellers, tuned models and their checkpoints."""
+"""The engine's models: base models, the packaged storytellers, tuned models and their checkpoints, and aliases."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core import packaged_models
@@ -17,7 +17,7 @@ from core.engine.formats.gguf_file import model_card
 from core.engine.job_rules import context_limit
 from core.engine.serving import chat
 from core.engine.serving.llama import BaseModel
-from core.engine.store import EngineStore, Format, TunedModel
+from core.engine.store import Alias, EngineStore, Format, TunedModel
 from core.engine.training_options import DEFAULTS, base_learning_rate, lora_rank
 from core.message import msg
 
@@ -32,6 +32,7 @@ class Model:
         adapter: LoRA adapter on the base; None for the base model itself.
         created: Unix seconds.
         job, step: the job that produced the model and, for a checkpoint, its training step.
+        alias_of: the model's own id, if it was found under an alias, which is then its `id`; None otherwise.
     """
 
     id: str
@@ -41,6 +42,12 @@ class Model:
     created: int
     job: str | None = None
     step: int | None = None
+    alias_of: str | None = None
+
+    @property
+    def own_id(self) -> str:
+        """The model's own id, also if it was found under an alias."""
+        return self.alias_of or self.id
 
 
 class ModelCatalogue:
@@ -88,7 +95,8 @@ class ModelCatalogue:
 
     def base_names(self) -> frozenset[str]:
         """Names that a new base cannot have, because models from outside the library use them."""
-        return frozenset({*self._configured, *packaged_models.WRITERS})
+        aliases = (alias.id for alias in self._store.select(Alias, "1"))
+        return frozenset({*self._configured, *packaged_models.WRITERS, *aliases})
 
     def forget(self, name: str) -> None:
         """Close a base model that was removed from the library."""
@@ -114,31 +122,66 @@ class ModelCatalogue:
         return weights.cache_dir(base.gguf, self._home)
 
     def find(self, model_id: object) -> Model:
-        """Return the model with this id. Raises ApiError 404 model_not_found."""
+        """Return the model with this id or alias. Raises ApiError 404 model_not_found."""
         if isinstance(model_id, str):
-            if (untuned := self._untuned(model_id)) is not None:
-                return untuned
-            row = self._store.get(TunedModel, model_id)
-            if row is not None and (row.base in self._configured or self._added(row.base) is not None):
-                return self._tuned(row)
+            if (model := self.find_own(model_id)) is not None:
+                return model
+            if (alias := self._store.get(Alias, model_id)) is not None:
+                return self._behind(alias)
         raise unknown_model(model_id)
 
+    def find_own(self, model_id: str) -> Model | None:
+        """Return the model with this id, without regard to aliases; None if there is none."""
+        if (untuned := self._untuned(model_id)) is not None:
+            return untuned
+        row = self._store.get(TunedModel, model_id)
+        is_there = row is not None and (row.base in self._configured or self._added(row.base) is not None)
+        return self._tuned(row) if row is not None and is_there else None
+
+    def is_taken(self, model_id: str) -> bool:
+        """Whether `model_id` is the name of a model, including base models that are not ready yet."""
+        named = model_id in self._configured or model_id in packaged_models.WRITERS
+        return named or self._library.get(model_id) is not None or self._store.get(TunedModel, model_id) is not None
+
+    def _behind(self, alias: Alias) -> Model:
+        model = self.find_own(alias.model)
+        if model is None:
+            message = msg(
+                "The alias '{alias}' stands for {model}, which no longer exists. Choose another model for the alias.",
+                alias=alias.id,
+                model=alias.model,
+            )
+            raise ApiError(404, message, param="model", code="model_not_found")
+        return replace(model, id=alias.id, created=alias.created_at, alias_of=model.id)
+
     def listed(self) -> list[Model]:
-        """List base models, storytellers, then tuned models, oldest first, without checkpoints."""
+        """List base models, storytellers, tuned models and aliases, each oldest first, without checkpoints."""
         rows = self._store.select(TunedModel, "step IS NULL")
         added = self._library.ready()
         names = dict.fromkeys((*self._configured, *added, *packaged_models.WRITERS))
         untuned = [model for name in names if (model := self._untuned(name, added.get(name))) is not None]
-        return [*untuned, *(self._tuned(row) for row in rows if row.base in self._configured or row.base in added)]
+        tuned = [self._tuned(row) for row in rows if row.base in self._configured or row.base in added]
+        named = {model.id for model in (*untuned, *tuned)}
+        aliases = [alias for alias in self._store.select(Alias, "1") if alias.id not in named]
+        return [*untuned, *tuned, *(self._behind(alias) for alias in aliases if self.find_own(alias.model))]
 
     def newest_adapter(self, base: str) -> Path | None:
         """A base model's newest adapter, to be loaded at startup."""
-        tuned = [model.adapter for model in self.listed() if model.base == base and model.adapter]
+        models = (model for model in self.listed() if model.alias_of is None)
+        tuned = [model.adapter for model in models if model.base == base and model.adapter]
         return tuned[-1] if tuned else None
 
     def remove(self, model_id: str) -> None:
-        """Delete a tuned model or a checkpoint. Raises ApiError 404, or 403 for a packaged model."""
+        """Delete a tuned model or a checkpoint. Raises ApiError 404, 403 for a packaged model, or 400 for an alias."""
         model = self.find(model_id)
+        if model.alias_of is not None:
+            message = msg(
+                "'{alias}' is an alias of {model}, which was not deleted. Delete the model by its own id, or the alias "
+                "with DELETE /fabula/v1/aliases/{alias}.",
+                alias=model.id,
+                model=model.alias_of,
+            )
+            raise ApiError(400, message, param="model", code="model_is_alias")
         if self._untuned(model.id) is not None:
             raise ApiError(
                 403, msg("The model '{id}' ships with the engine and cannot be deleted.", id=model.id), param="model"

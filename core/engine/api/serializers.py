@@ -123,6 +123,7 @@ def model(
         "fabula": {
             "base": row.base,
             "format": row.format,
+            **({"alias_of": row.alias_of} if row.alias_of is not None else {}),
             "job": row.job,
             "step": row.step,
             "not_trainable": not_trainable,

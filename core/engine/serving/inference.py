@@ -10,12 +10,14 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from core.engine import VERSION
+from core.engine.api.connections import MODEL_HEADER
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, json_body, until_disconnected
@@ -58,6 +60,11 @@ class InferenceRequest:
         """Tokens of the context that the answer needs: its limit, or 1 if it may be shorter."""
         limit = int(self.sampling.options["n_predict"])
         return 1 if self.is_clamped else max(1, limit)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers: the model's own id, because the body has the name that was asked for."""
+        return {MODEL_HEADER: quote(self.model.own_id, safe=":/@+ ")}
 
     def llama_requests(self) -> list[dict[str, Any]]:
         """Build one llama.cpp request per choice: n for the first prompt, then n for the second, …"""
@@ -132,7 +139,7 @@ class Inference:
         except BaseException:
             admitted.cancel()
             raise
-        return EventStream(self._stream(parsed, admitted))
+        return EventStream(self._stream(parsed, admitted), parsed.headers)
 
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
@@ -148,7 +155,8 @@ class Inference:
         ends = [self._record_speed(completion.end, parsed.base.name) for completion in completions]
         builder = _ResponseBuilder(parsed)
         choices = [builder.choice(index, completion) for index, completion in enumerate(completions)]
-        return JSONResponse({**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)})
+        body = {**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)}
+        return JSONResponse(body, headers=parsed.headers)
 
     async def _stream(self, parsed: InferenceRequest, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events once the request is admitted. Errors are sent as events, as at OpenAI."""

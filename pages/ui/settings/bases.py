@@ -1,4 +1,6 @@
-"""The engine's base models: lists them with requirements, adds them from a hub, file or folder, and removes them."""
+"""The engine's base models: lists them with requirements, adds them from a hub, file or folder, and removes them. Their
+aliases follow.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from pages.ui import cache, state
 from pages.ui.cache import shared
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, code, mark, n_, percent, plain, sentences
-from pages.ui.settings import suggested_bases
+from pages.ui.settings import aliases, suggested_bases
 from pages.ui.settings.base_figures import context, gigabytes, parameters, speed
 from pages.ui.sign_in import current_actor
 
@@ -56,6 +58,7 @@ def card() -> None:
         st.caption(_("Models of the engine: they write on this machine, and you can fine-tune them."))
         _list()
         _add()
+        aliases.section()
 
 
 @shared(ttl=1.0, max_entries=4)

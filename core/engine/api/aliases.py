@@ -1,0 +1,119 @@
+"""/fabula/v1/aliases: other names for this engine's models, so that a program that asks for `gpt-4o-mini` only needs
+another `base_url`. Not part of OpenAI's API.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine.api import serializers
+from core.engine.api.errors import ApiError, bad_value, unknown_model
+from core.engine.api.models import ModelCatalogue
+from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.store import Alias, EngineStore
+from core.message import msg
+
+_FIELDS = frozenset({"id", "model"})
+# Names of models at OpenAI, Azure and gateways: `gpt-4o-mini`, `ft:gpt-4o-mini-2024-07-18:org::AbC`, `openai/gpt-4o`,
+# `curie:ft-org-2023-04-04-03-03-26`.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
+_MAX_ALIASES: Final = 1000
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """The endpoints for aliases. An alias leads to a model, never to another alias, so there are no loops."""
+
+    models: ModelCatalogue
+    store: EngineStore
+
+    def list(self, request: Request) -> Response:
+        """GET /fabula/v1/aliases: all aliases, oldest first, also those whose model was deleted."""
+        rows = self.store.select(Alias, "1")
+        return JSONResponse({"object": "list", "data": [self._json(row) for row in rows]})
+
+    def get(self, request: Request) -> Response:
+        """GET /fabula/v1/aliases/{id}."""
+        return JSONResponse(self._json(self._find(request)))
+
+    async def create(self, request: Request) -> Response:
+        """POST /fabula/v1/aliases {"id", "model"}: create an alias, or let an existing one lead to another model.
+
+        400 for a name with other characters, for an alias of itself or of another alias; 404 for an unknown model; 409
+        if a model has this name.
+        """
+        body = await json_body(request)
+        reject_unknown(body, _FIELDS)
+        row = Alias(required(body, "id"), int(time.time()), required(body, "model"))
+        return JSONResponse(self._json(await run_in_threadpool(self._store_alias, row)))
+
+    def delete(self, request: Request) -> Response:
+        """DELETE /fabula/v1/aliases/{id}. The model stays."""
+        row = self._find(request)
+        self.store.remove(Alias, row.id)
+        return JSONResponse({"id": row.id, "object": "fabula.alias", "deleted": True})
+
+    def _store_alias(self, row: Alias) -> Alias:
+        self._check(row)
+        with self.store.transaction():
+            if not self.store.update(Alias, row.id, model=row.model):
+                if len(self.store.select(Alias, "1")) >= _MAX_ALIASES:
+                    raise bad_value("id", msg("There can be at most {maximum} aliases.", maximum=_MAX_ALIASES))
+                self.store.add(row)
+            stored = self.store.get(Alias, row.id)
+        assert stored is not None
+        return stored
+
+    def _check(self, row: Alias) -> None:
+        """Raise ApiError for an alias that cannot be stored."""
+        if _ID.fullmatch(row.id) is None:
+            raise bad_value(
+                "id",
+                msg(
+                    "An alias has 1 to 200 letters (a-z), digits and the characters . _ : / @ + -, and begins with a "
+                    "letter or digit."
+                ),
+            )
+        if self.models.is_taken(row.id):
+            message = msg("A model here is called {id}: the alias would hide it. Choose another name.", id=row.id)
+            raise ApiError(409, message, param="id", code="alias_hides_model")
+        if row.model == row.id:
+            raise ApiError(400, msg("An alias can't stand for itself."), param="model", code="alias_loop")
+        other = self.store.get(Alias, row.model)
+        if self.models.find_own(row.model) is None:
+            if other is None:
+                raise unknown_model(row.model)
+            message = msg(
+                "{model} is an alias too, of {target}. Use the model itself: {target}.",
+                model=row.model,
+                target=other.model,
+            )
+            raise ApiError(400, message, param="model", code="alias_loop")
+
+    def _find(self, request: Request) -> Alias:
+        alias_id = request.path_params["id"]
+        row = self.store.get(Alias, alias_id)
+        if row is None:
+            raise ApiError(404, msg("There is no alias '{id}'.", id=alias_id), param="id", code="alias_not_found")
+        return row
+
+    def _json(self, row: Alias) -> serializers.Json:
+        """An alias as a JSON object. Its status is `hidden` while a model has the same name (which can be added to
+        FABULA_ENGINE_MODELS later), and `missing_model` if its model was deleted.
+        """
+        target = self.models.find_own(row.model)
+        status = "hidden" if self.models.is_taken(row.id) else "active" if target is not None else "missing_model"
+        return {
+            "id": row.id,
+            "object": "fabula.alias",
+            "created_at": row.created_at,
+            "model": row.model,
+            "status": status,
+        }
