@@ -57,7 +57,7 @@ $(RUN_READY): requirements.txt requirements-engine.txt | $(VENV)/bin/python
 	$(PIP) -r requirements.txt -r requirements-engine.txt
 	@touch $@
 
-$(DEV_READY): requirements-dev.txt $(RUN_READY)
+$(DEV_READY): requirements-dev.txt requirements-s3.txt $(RUN_READY)
 	@echo "Installing the packages for the tests ..."
 	$(PIP) -r requirements-dev.txt
 	@touch $@

@@ -6,10 +6,11 @@ pydantic takes a third of a second to import, so `core.settings` imports this mo
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
@@ -32,6 +33,7 @@ ENV_FILE, SECRETS_FILE = "FABULA_ENV_FILE", "FABULA_SECRETS_FILE"
 MIN_SECRET_CHARS = 16
 _MASK = "********"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _DATABASES = re.compile(r"(sqlite|postgres|postgresql)(\+\w+)?://")
 
 
@@ -46,6 +48,19 @@ def _database(value: str) -> str:
     if not _DATABASES.match(value):
         raise ValueError(msg("It must begin with `postgresql://` or `sqlite:///`."))
     return value
+
+
+def _files(value: str) -> str:
+    if value.startswith("s3://"):
+        if not _BUCKET.fullmatch(value.rstrip("/")):
+            raise ValueError(msg("It must be `s3://bucket` or `s3://bucket/folder`, without a key or a query."))
+        if importlib.util.find_spec("s3fs") is None:
+            raise ValueError(msg("S3 needs a package: `pip install -r requirements-s3.txt`."))
+        return value.rstrip("/")
+    path = PurePosixPath(value.removeprefix("file://"))
+    if not path.is_absolute() or ".." in path.parts or len(path.parts) == 1:
+        raise ValueError(msg("It must be the absolute path of a folder, or begin with `s3://`."))
+    return str(path)
 
 
 def _long_enough(value: SecretStr) -> SecretStr:
@@ -141,6 +156,7 @@ Context = Annotated[int, _whole_number(*job_rules.CONTEXT_RANGE)]
 Domains = Annotated[str, AfterValidator(_domains)]
 Email = Annotated[str, AfterValidator(_email)]
 Emails = Annotated[str, AfterValidator(_emails)]
+Files = Annotated[str, AfterValidator(_files)]
 InternalServers = Annotated[str, AfterValidator(_internal_servers)]
 Issuers = Annotated[str, AfterValidator(_issuers)]
 LongSecret = Annotated[SecretStr, AfterValidator(_long_enough)]
@@ -171,6 +187,7 @@ class SettingFields(BaseSettings):
     trusted_proxy: str | None = _setting("FABULA_TRUSTED_PROXY", "text")
     home: Path = _setting("FABULA_HOME", "path", Path(".fabula"))
     database_url: Database | None = _setting("DATABASE_URL", "database address")
+    files_url: Files | None = _setting("FABULA_FILES_URL", "folder or `s3://…`")
     secret_key: LongSecret | None = _setting("FABULA_SECRET_KEY", "secret")
     finds_local_servers: Switch = _setting("FABULA_FIND_LOCAL_SERVERS", "`1` or `0`", True)
     env_file: Path = _setting(ENV_FILE, "path", Path(".env"))
@@ -209,6 +226,11 @@ class SettingFields(BaseSettings):
     hf_endpoint: Address | None = _setting("HF_ENDPOINT", "address")
     modelscope_endpoint: Address | None = _setting("MODELSCOPE_ENDPOINT", "address")
     modelscope_api_token: SecretStr | None = _setting("MODELSCOPE_API_TOKEN", "secret")
+    aws_access_key_id: SecretStr | None = _setting("AWS_ACCESS_KEY_ID", "secret")
+    aws_secret_access_key: SecretStr | None = _setting("AWS_SECRET_ACCESS_KEY", "secret")
+    aws_session_token: SecretStr | None = _setting("AWS_SESSION_TOKEN", "secret")
+    aws_region: str | None = _setting("AWS_DEFAULT_REGION", "text")
+    aws_endpoint: Address | None = _setting("AWS_ENDPOINT_URL_S3", "address")
     https_proxy: str | None = _setting("HTTPS_PROXY", "address")
     wandb_api_key: SecretStr | None = _setting("WANDB_API_KEY", "secret")
 

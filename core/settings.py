@@ -19,6 +19,7 @@ from core.errors import BadSettings
 # The variables that `Settings` consists of; all other settings are read where they are used.
 _READ = (
     *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
+    "FABULA_FILES_URL",
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
     *("FABULA_TRUSTED_EMAIL_ISSUERS", "FABULA_INTERNAL_SERVERS"),
     *("FABULA_TRUSTED_PROXY", "FABULA_METRICS_TOKEN", "FABULA_METRICS_PORT", "FABULA_LOG_FORMAT"),
@@ -34,6 +35,7 @@ class Settings:
     Attributes:
         home: folder that holds all local state (database, files, engine home).
         database_url: SQLAlchemy URL of the ledger; SQLite in `home` unless `DATABASE_URL` is set.
+        files_url: where the shared files are (`core.shared_files`): a folder or `s3://…`; None: in `home`.
         engine_url: base URL of an external engine (without `/v1`); None if the app starts its own engine.
         engine_token: bearer token of the engine; if None, one is generated and stored in `home`.
         secret_key: encrypts the providers' keys in the database; if None, a key file in `home` does.
@@ -58,6 +60,7 @@ class Settings:
     database_url: str = field(repr=False)  # may contain a password
     engine_url: str | None
     engine_token: str | None = field(repr=False)
+    files_url: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     finds_local_servers: bool = True
     mode: Literal["local", "team"] = "local"
@@ -129,6 +132,7 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         database_url=_sqlalchemy_url(fields.database_url or f"sqlite:///{home / 'fabula.db'}"),
         engine_url=fields.engine_url,
         engine_token=fields.engine_token.get_secret_value() if fields.engine_token else None,
+        files_url=fields.files_url,
         secret_key=fields.secret_key.get_secret_value() if fields.secret_key else None,
         finds_local_servers=fields.finds_local_servers and fields.mode != "team",
         mode=fields.mode,

@@ -18,11 +18,12 @@ from core.jobs import system_status
 from core.providers import parameters
 from core.settings import Settings
 from core.stories import stream
-from tests.support import fault_server, postgres_server, stores
+from tests.support import fault_server, postgres_server, s3_server, stores
 from tests.support.fault_server import FaultServer
+from tests.support.s3_server import S3Server
 from tests.support.waiting import WAIT_LIMIT_S
 
-_SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_")
+_SCRUBBED_PREFIXES = ("FABULA_", "OPENAI_", "AZURE_OPENAI_", "TOGETHER_", "WANDB_", "STREAMLIT_", "DBOS_", "AWS_")
 _SCRUBBED = {"DATABASE_URL"} | {
     name
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY")
@@ -36,6 +37,9 @@ _SET = {
     "STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false",
     "FABULA_ENV_FILE": os.devnull,  # nor a developer's own settings
     "FABULA_SECRETS_FILE": os.devnull,
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
     "FABULA_FIND_LOCAL_SERVERS": "0",  # a model server of this machine must not appear in a test
     "FABULA_TRAINER_PRIORITY": "normal",  # with `idle`, the other test processes would leave a trainer no time
 }
@@ -125,6 +129,21 @@ def on_postgres(postgres_url: str, home: Path) -> Settings:
     """Settings with an empty database on that server."""
     url = postgres_server.new_database(postgres_url)
     return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3Server]:
+    """A local S3 server."""
+    running = S3Server()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def bucket(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of an empty bucket on it, which this process may use."""
+    s3_server.reachable(monkeypatch, s3.address)
+    return s3.new_bucket()
 
 
 def _to_scrub() -> list[str]:

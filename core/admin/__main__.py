@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from core import file_permissions, logs, secret_key
+from core import file_permissions, logs, secret_key, shared_files
 from core.admin import AdminError, backup, check, ledger_copy, people_commands, restore
 from core.alerts.channels import NotSent
 from core.alerts.sender import configured_channels
@@ -60,6 +60,9 @@ def parser() -> argparse.ArgumentParser:
     one = commands.add_parser("migrate", help="bring the database to the schema of this version")
     one.set_defaults(command=_migrate)
 
+    one = commands.add_parser("share-files", help="move shared files from FABULA_HOME to FABULA_FILES_URL")
+    one.set_defaults(command=_share_files)
+
     one = commands.add_parser("health", help="check whether this installation can serve requests; for service managers")
     one.add_argument("--worker", action="store_true", help="check only whether a worker on this host is alive")
     one.set_defaults(command=_health)
@@ -98,6 +101,8 @@ def _backup(options: argparse.Namespace, settings: Settings) -> int:
         print(_NO_SECRET_KEY.format(where=secret_key.key_file(settings.home)))
     if settings.engine_url is not None and not made.manifest.engine_version:
         print(f"The engine at {settings.engine_url} is not in it: back up its home folder on that machine.")
+    if not shared_files.in_home(settings):
+        print(f"The shared files in {shared_files.storage(settings).place} are in it.")
     for folder in made.left_out:
         print(f"Left out, because it is a symbolic link: {folder}")
     return 0
@@ -123,6 +128,18 @@ def _migrate(_options: argparse.Namespace, settings: Settings) -> int:
     after = ledger_copy.revision(settings.database_url)
     print(f"The schema is up to date ({after})." if before == after else f"Migrated: {before or 'empty'} → {after}.")
     return 0
+
+
+def _share_files(_options: argparse.Namespace, settings: Settings) -> int:
+    if shared_files.in_home(settings):
+        raise AdminError("The shared files are in FABULA_HOME.", "Set FABULA_FILES_URL first.")
+    files = shared_files.storage(settings)
+    shared_files.verify(files)
+    moved = shared_files.move(settings.home, files)
+    print(f"Moved to {files.place}: {', '.join(moved)}." if moved else "There was nothing to move.")
+    if left := shared_files.unused(settings):
+        print(f"{files.place} already has {', '.join(left)}. Delete the files in {settings.home} if they are outdated.")
+    return int(bool(left))
 
 
 def _health(options: argparse.Namespace, settings: Settings) -> int:

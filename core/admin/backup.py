@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from core import file_permissions, secret_key
+from core import file_permissions, secret_key, shared_files
 from core.admin import AdminError, archive, ledger_copy
 from core.admin.archive import Manifest
 from core.db import rescue_files
 from core.engine import home_files
 from core.errors import FabulaError
+from core.file_storage import StoredFile
 from core.settings import Settings
 
 _COMPRESSION = 1  # models barely compress, so a higher level only takes longer
@@ -59,6 +60,7 @@ def create(settings: Settings, path: Path, *, with_secret_key: bool = False, wit
 
     Raises:
         AdminError: `path` exists, a database cannot be copied, or the disk is full; no file is left behind.
+        StorageFull: the shared files cannot be read; no file is left behind.
     """
     path = path.expanduser().absolute()
     if path.exists():
@@ -111,22 +113,27 @@ def _write(partial: Path, databases: Path, manifest: Manifest, files: _HomeFiles
         open(partial, "wb", opener=file_permissions.private_opener) as raw,
         tarfile.open(fileobj=raw, mode="w:gz", compresslevel=_COMPRESSION, dereference=True) as tar,
     ):
-        content = manifest.to_bytes()
-        member = tarfile.TarInfo(archive.MANIFEST)
-        member.size, member.mode = len(content), 0o600
-        tar.addfile(member, io.BytesIO(content))
+        _add_bytes(tar, archive.MANIFEST, manifest.to_bytes())
         for copied in sorted(path for path in databases.rglob("*") if path.is_file()):
             tar.add(copied, copied.relative_to(databases).as_posix(), recursive=False)
         for path, name in files:
             with suppress(FileNotFoundError):  # deleted meanwhile
                 tar.add(path, archive.HOME + name, recursive=False)
+        for stored in files.shared():
+            _add_bytes(tar, archive.HOME + stored.name, stored.load(), stored.modified)
         tar.close()
         raw.flush()
         os.fsync(raw.fileno())
 
 
+def _add_bytes(tar: tarfile.TarFile, name: str, content: bytes, modified: datetime | None = None) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode, member.mtime = len(content), 0o600, modified.timestamp() if modified else 0
+    tar.addfile(member, io.BytesIO(content))
+
+
 class _HomeFiles:
-    """The files of the home folder that belong in a backup, with their names in it."""
+    """The files of the home folder that belong in a backup, with their names in it, and the shared files."""
 
     def __init__(self, settings: Settings, backup: Path, *, with_secret_key: bool, with_base_models: bool) -> None:
         self._settings = settings
@@ -141,10 +148,18 @@ class _HomeFiles:
             *(settings.home / name for name in _LEFT_OUT),
             *(settings.engine_home / name for name in home_files.REBUILT),
         }
+        if not shared_files.in_home(settings):
+            self._skipped |= {settings.home / name for name in shared_files.NAMES}
         if not with_secret_key:
             self._skipped.add(secret_key.key_file(settings.home))
         if not with_base_models:
             self._skipped.add(settings.engine_home / home_files.BASES)
+
+    def shared(self) -> Iterator[StoredFile]:
+        """The shared files, unless they are in the home folder; a backup has them there in any case."""
+        if not shared_files.in_home(self._settings):
+            files = shared_files.storage(self._settings)
+            yield from (found for name in shared_files.NAMES if (found := files.find(name)) is not None)
 
     def __iter__(self) -> Iterator[tuple[Path, str]]:
         home = self._settings.home

@@ -1,4 +1,4 @@
-"""Checks an installation without changing it: database, spend totals, keys, files, rescue files."""
+"""Checks an installation without changing it: database, spend totals, keys, files, shared files, rescue files."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from sqlalchemy import Engine, create_engine, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from core import shared_files
 from core.admin import ledger_copy
 from core.db import migrate, repair_spend_totals, rescue_files
 from core.db.migrate import SchemaState
 from core.db.tables import SavedProvider
 from core.engine import home_files
-from core.errors import Misconfigured
+from core.errors import FabulaError, Misconfigured
 from core.people import audit
 from core.providers import saved
 from core.secret_key import SecretKey
@@ -59,6 +60,7 @@ def run(settings: Settings) -> Iterator[CheckResult]:
     finally:
         engine.dispose()
     yield from _engine_home(settings)
+    yield from _shared_files(settings)
     yield from _rescue_files(settings)
 
 
@@ -178,6 +180,24 @@ def _engine_home(settings: Settings) -> Iterator[CheckResult]:
             False,
             f"{len(report.orphans)} files in {home} belong to nothing: {_listed(report.orphans)}.",
             "Delete them to free space, if no training is in progress.",
+        )
+
+
+def _shared_files(settings: Settings) -> Iterator[CheckResult]:
+    if shared_files.in_home(settings):
+        return
+    files = shared_files.storage(settings)
+    try:
+        shared_files.verify(files)
+    except FabulaError as exc:
+        yield CheckResult(False, exc.what, exc.next_step)
+    else:
+        yield CheckResult(True, f"The shared files in {files.place} can be read and written.")
+    if names := shared_files.unused(settings):
+        yield CheckResult(
+            False,
+            f"Not used, because FABULA_FILES_URL is set: {_listed(names)} in {settings.home}.",
+            "Run `python -m core.admin share-files`, or delete them.",
         )
 
 

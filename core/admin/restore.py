@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, delete
 
-from core import file_permissions
+from core import file_permissions, shared_files
 from core.admin import AdminError, archive, ledger_copy
 from core.admin.archive import Manifest
 from core.db import migrate
@@ -32,6 +32,7 @@ def restore(settings: Settings, path: Path) -> Manifest:
     Raises:
         AdminError: the home folder or the database is not empty, the backup is damaged or newer than this version, or
             it was made from another kind of database.
+        StorageFull: the place of the shared files cannot be used.
     """
     file_permissions.keep_private(settings.home)
     _check_empty(settings)
@@ -63,6 +64,13 @@ def _check_empty(settings: Settings) -> None:
         raise AdminError(
             f"The home folder {home} is not empty. Nothing was restored.",
             "Set `FABULA_HOME` to an empty folder, or move this one away first.",
+        )
+    files = shared_files.storage(settings)
+    files.reach()
+    if found := [name for name in shared_files.NAMES if files.find(name) is not None]:
+        raise AdminError(
+            f"There are shared files in {files.place}: {', '.join(found)}. Nothing was restored.",
+            "Set `FABULA_FILES_URL` to an empty folder or prefix, or move these files away first.",
         )
     if ledger_copy.kind(settings.database_url) == "sqlite":
         if ledger_copy.sqlite_file(settings.database_url).exists():
@@ -104,6 +112,8 @@ def _put_in_place(settings: Settings, manifest: Manifest, unpacked: Path) -> Non
     if home.is_dir():
         engine = settings.engine_home.relative_to(settings.home)
         home_files.relocate(home / engine, Path(manifest.home) / engine, settings.engine_home)
+        if not shared_files.in_home(settings):
+            shared_files.move(home, shared_files.storage(settings))
         for entry in home.iterdir():
             os.replace(entry, settings.home / entry.name)
     if manifest.database == "sqlite":

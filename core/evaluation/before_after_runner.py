@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from sqlalchemy import select
 
+from core import shared_files
 from core.actor import on_behalf_of
 from core.datasets import datasets
 from core.db.store import Store, advisory_lock
@@ -202,7 +203,7 @@ class _BeforeAfterRun:
             seed=settings["seed"] if client.provider.capabilities.seed else None,
         )
         actor = on_behalf_of(comparison.created_by)
-        price_book = custom_prices.book(self._store, Settings.from_env().home)
+        price_book = custom_prices.book(self._store, shared_files.storage(Settings.from_env()))
         placement = StoryPlacement(step=COMPARISON)
         story = StoryStream(
             actor, StreamRequest(self._store, client, request, price_book, placement=placement, save_s=_SAVE_S)

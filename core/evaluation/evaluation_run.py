@@ -11,6 +11,7 @@ from decimal import Decimal
 
 from sqlalchemy import select
 
+from core import shared_files
 from core.datasets.quality.measure import report
 from core.datasets.quality.report import QualityRow
 from core.db.store import Store
@@ -141,7 +142,7 @@ def _evaluate_rows(
 
     A stop cancels the requests in flight. After an error, the other requests in flight are completed.
     """
-    view, book = context.view, custom_prices.book(context.store, Settings.from_env().home)
+    view, book = context.view, custom_prices.book(context.store, shared_files.storage(Settings.from_env()))
     rows = list(evaluations.examples(context.store, view))
     with context.store.reading() as session:
         answered = set(

@@ -10,6 +10,7 @@ from typing import Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from core import shared_files
 from core.actor import Actor, requires
 from core.datasets import versions
 from core.datasets.dataset_rows import require_dataset
@@ -127,7 +128,9 @@ def carry_out(
         submission.submit_to_provider(context, registry)
         tracker_logger = trackers.TrackerLogger(store, context.view())
         try:
-            watch.follow(context, registry, custom_prices.book(store, Settings.from_env().home), tracker_logger)
+            watch.follow(
+                context, registry, custom_prices.book(store, shared_files.storage(Settings.from_env())), tracker_logger
+            )
             tracker_logger.finish()
         finally:
             tracker_logger.close()

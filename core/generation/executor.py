@@ -18,6 +18,7 @@ from functools import partial
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core import shared_files
 from core.db.store import Store
 from core.db.tables import Run
 from core.errors import FabulaError, Transient
@@ -68,7 +69,7 @@ def execute(
     stop_event = stopping or threading.Event()
     with run_store.hold_lease() as claimant:
         while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
-            prices = book or custom_prices.book(store, Settings.from_env().home)
+            prices = book or custom_prices.book(store, shared_files.storage(Settings.from_env()))
             asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
 
 

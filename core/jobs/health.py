@@ -1,11 +1,13 @@
 """Readiness check for load balancers and monitoring: `/api/health/ready`, with reasons.
 
 A web process that cannot use the database or write to its home folder is not ready; another replica may be. Without a
-worker or an engine it is only degraded: pages still work, and taking every replica out of service would help no one.
+worker, an engine or the shared files it is only degraded: pages still work, and taking every replica out of service
+would help no one.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -19,6 +21,7 @@ from typing import Literal
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from core import shared_files
 from core.db import migrate
 from core.db.store import Store
 from core.errors import FabulaError
@@ -32,6 +35,9 @@ MIN_FREE_BYTES = 200_000_000
 _TIMEOUT_S = 4.0  # for all checks together; load balancers usually wait 5 s
 _ENGINE_TIMEOUT_S = 2.0
 _CACHE_S = 1.0  # many callers cost one check per second
+_FILES_CACHE_S = 15.0  # S3 bills each request
+
+_log = logging.getLogger("fabula.health")
 
 State = Literal["ready", "degraded", "not ready"]
 _ESSENTIAL = frozenset({"database", "disk"})
@@ -51,7 +57,7 @@ class Readiness:
 
     Attributes:
         state: `not ready` if an essential check failed, `degraded` if another one did.
-        reasons: a sentence for each failed check, by name: database, disk, worker, engine. They name no paths,
+        reasons: a sentence for each failed check, by name: database, disk, files, worker, engine. They name no paths,
             addresses or keys, because anyone who reaches the server can read them.
     """
 
@@ -73,6 +79,7 @@ class HealthCheck:
         self._checks: dict[str, Callable[[], str]] = {
             "database": self._database,
             "disk": self._disk,
+            "files": self._files,
             "worker": self._worker,
         }
         self._worker_host = socket.gethostname() if for_worker else None
@@ -81,6 +88,8 @@ class HealthCheck:
         self._threads = ThreadPoolExecutor(max_workers=2 * len(self._checks), thread_name_prefix="health")
         self._lock = threading.Lock()
         self._latest: tuple[float, Readiness] | None = None
+        self._files_lock = threading.Lock()
+        self._files_result = (float("-inf"), "")
 
     def check(self) -> Readiness:
         """Run all checks in parallel. Never raises; takes a few seconds at most."""
@@ -130,6 +139,21 @@ class HealthCheck:
         if not os.access(self._settings.home, os.W_OK | os.X_OK):
             return "The home folder cannot be written to."
         return "" if free >= MIN_FREE_BYTES else f"Only {free // 1_000_000} MB are free in the home folder."
+
+    def _files(self) -> str:
+        """The shared files. What was read of them stays in use, so pages work; only changes are not seen."""
+        if shared_files.in_home(self._settings):
+            return ""
+        with self._files_lock:
+            if time.monotonic() >= self._files_result[0] + _FILES_CACHE_S:
+                try:
+                    shared_files.storage(self._settings).reach()
+                    reason = ""
+                except FabulaError as exc:
+                    _log.warning("%s %s", exc.what, exc.next_step)
+                    reason = "The shared files cannot be reached or read."
+                self._files_result = (time.monotonic(), reason)
+            return self._files_result[1]
 
     def _worker(self) -> str:
         try:

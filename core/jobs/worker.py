@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from core import file_permissions, logs
+from core import file_permissions, logs, shared_files
 from core.alerts.sender import AlertSender, configured_channels
 from core.db.store import Store
 from core.db.tables import utcnow
@@ -91,6 +91,7 @@ class Worker:
         return self._ready.wait(timeout_s)
 
     def _run_until_stopped(self) -> None:
+        shared_files.log_problem(self._settings)
         while not self._stopping.is_set():
             try:
                 self._run_session()

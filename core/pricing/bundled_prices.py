@@ -1,26 +1,27 @@
 """Prices of base models from genai-prices (MIT licence): the packaged data, or a newer version that a user fetched.
 
-Fetched data is stored in the home folder, for all processes and after restarts. Nothing is fetched automatically.
+Fetched data is one of the shared files (`core.shared_files`), for all processes and after restarts. Nothing is fetched
+automatically.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from decimal import Decimal
 from functools import cache, lru_cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from core.actor import Actor, requires
-from core.errors import FabulaError
+from core.errors import FabulaError, StorageFull
+from core.file_storage import FileStorage, StoredFile
 from core.message import msg
 from core.pricing.prices import Price, Tier, tuned_base
+from core.shared_files import FETCHED_PRICES
 
 if TYPE_CHECKING:
     from genai_prices.types import ModelInfo, ModelPrice, Provider
@@ -33,9 +34,6 @@ PACKAGED = date(2026, 11, 10)
 
 URL = "https://raw.githubusercontent.com/pydantic/genai-prices/refs/heads/main/prices/new_data/v2/data.json"
 """The same as DEFAULT_UPDATE_URL of genai-prices; defined here so that tests can change it."""
-
-FILE = "genai-prices.json"
-"""The last fetched data in FABULA_HOME, unchanged; its modification time is the time of the fetch."""
 
 _REQUIRED_PROVIDER = "openai"  # data without this provider is not valid price data
 _TIMEOUT_S = 10.0
@@ -52,22 +50,20 @@ class PriceDataVersion:
     fetched: datetime | None = None
 
 
-def current(home: Path | None) -> PriceDataVersion:
-    """The data in use: the last fetched data in this home if it is newer, otherwise the packaged data."""
-    fetched = None
-    if home is not None:
-        path = home / FILE
-        try:
-            stat = path.stat()
-        except OSError:
-            return _packaged()
-        fetched = _load_file(str(path), stat.st_mtime_ns, stat.st_size)
+def current(files: FileStorage | None) -> PriceDataVersion:
+    """The data in use: the last fetched data in these files if it is newer, otherwise the packaged data.
+
+    Raises:
+        StorageFull: the shared files cannot be read.
+    """
+    stored = files.find(FETCHED_PRICES) if files is not None else None
+    fetched = _load_file(stored) if stored is not None else None
     return fetched if fetched is not None and fetched.day >= PACKAGED else _packaged()
 
 
 @requires("editor")
-def fetch(actor: Actor, now: datetime, home: Path) -> PriceDataVersion:
-    """Fetch the newest data for all processes of this home. If this fails, the data in use does not change.
+def fetch(actor: Actor, now: datetime, files: FileStorage) -> PriceDataVersion:
+    """Fetch the newest data for all processes that share these files. If this fails, the data in use does not change.
 
     Takes at most about 10 seconds.
 
@@ -79,28 +75,24 @@ def fetch(actor: Actor, now: datetime, home: Path) -> PriceDataVersion:
         try:
             data = _download()
             _parse(data)
-            home.mkdir(parents=True, exist_ok=True)
-            part = home / f"{FILE}.{os.getpid()}.part"
-            part.write_bytes(data)
-            os.utime(part, (now.timestamp(), now.timestamp()))
-            part.replace(home / FILE)
+            files.write_bytes(FETCHED_PRICES, data, now)
         except Exception as exc:  # errors of httpx2 and pydantic, and any error of the library on malformed data
             reason = str(exc).strip().partition("\n")[0] or type(exc).__name__
             raise FabulaError(
-                msg("Couldn't fetch newer prices: {reason}.", reason=reason),
-                msg("The prices of {day} remain in use. Try again later.", day=current(home).day),
+                msg("Couldn't fetch newer prices: {reason}.", reason=reason.removesuffix(".")),
+                msg("The prices of {day} remain in use. Try again later.", day=current(files).day),
             ) from exc
-    return current(home)
+    return current(files)
 
 
 @requires("editor")
-def use_packaged(actor: Actor, home: Path) -> None:
+def use_packaged(actor: Actor, files: FileStorage) -> None:
     """Delete the fetched data and use the packaged data again.
 
     Raises:
-        NotAllowed: the actor is a viewer.
+        NotAllowed: the actor is a viewer. StorageFull: it can't be deleted.
     """
-    (home / FILE).unlink(missing_ok=True)
+    files.unlink(FETCHED_PRICES)
 
 
 def _download() -> bytes:
@@ -129,14 +121,18 @@ def _parse(data: bytes) -> dict[str, Provider]:
 
 
 @lru_cache(maxsize=2)
-def _load_file(path: str, time_ns: int, size: int) -> PriceDataVersion | None:
-    """Load the fetched data; None if unreadable or invalid. Time and size are part of the cache key."""
+def _load_file(stored: StoredFile) -> PriceDataVersion | None:
+    """Load the fetched data; None if it is invalid.
+
+    Raises:
+        StorageFull: it cannot be read.
+    """
+    data = stored.load()
     try:
-        providers = _parse(Path(path).read_bytes())
+        providers = _parse(data)
     except Exception:  # a damaged file must not break the packaged prices
         return None
-    fetched_at = datetime.fromtimestamp(time_ns / 1e9, UTC)
-    return PriceDataVersion("genai-prices", fetched_at.date(), providers, fetched_at)
+    return PriceDataVersion("genai-prices", stored.modified.date(), providers, stored.modified)
 
 
 @cache
@@ -149,15 +145,25 @@ def _packaged() -> PriceDataVersion:
 
 
 class BundledPrices:
-    """A `PriceSource` for the price data used in `home`, at one point in time."""
+    """A `PriceSource` for the price data in use, at one point in time."""
 
-    def __init__(self, now: datetime, home: Path | None = None) -> None:
-        self._now, self._home = now, home
+    def __init__(self, now: datetime, files: FileStorage | None = None) -> None:
+        self._now, self._files = now, files
+        self._latest: PriceDataVersion | None = None
         self._rows_by_provider: dict[tuple[datetime | None, str], tuple[Price, ...]] = {}
+
+    def _current(self) -> PriceDataVersion:
+        """The data in use. While it cannot be read, the latest, so that an answer that was paid for gets its cost."""
+        try:
+            self._latest = current(self._files)
+        except StorageFull:
+            if self._latest is None:
+                raise
+        return self._latest
 
     def find(self, provider: str, model: str) -> Price | None:
         """The price of `model` at `provider`, or None. A tuned model only matches rows for tuned models."""
-        data = current(self._home)
+        data = self._current()
         provider_data = data.providers.get(_ALIASES.get(provider, provider))
         if provider_data is None:
             return None
@@ -170,7 +176,7 @@ class BundledPrices:
 
     def rows(self, providers: Collection[str]) -> list[Price]:
         """All priced text models of these providers, with the ids used by genai-prices."""
-        data = current(self._home)
+        data = self._current()
         for provider in providers:
             if (data.fetched, provider) not in self._rows_by_provider:
                 self._rows_by_provider[data.fetched, provider] = tuple(self._rows(provider, data))
@@ -178,7 +184,7 @@ class BundledPrices:
 
     def providers(self) -> list[str]:
         """Ids of all known providers, sorted."""
-        return sorted(current(self._home).providers)
+        return sorted(self._current().providers)
 
     def _rows(self, provider: str, data: PriceDataVersion) -> Iterator[Price]:
         provider_data = data.providers.get(_ALIASES.get(provider, provider))

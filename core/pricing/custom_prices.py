@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from pathlib import Path
 
 from sqlalchemy import select, update
 
@@ -13,6 +12,7 @@ from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import CustomPrice, utcnow
 from core.errors import BadFile, FabulaError, NotFound
+from core.file_storage import FileStorage
 from core.message import msg
 from core.pricing.decimal_input import typed_number
 from core.pricing.price_book import PriceBook
@@ -119,13 +119,13 @@ def entries(store: Store) -> list[PriceEntry]:
     return [_entry(row) for row in _rows(store) if row.provider != ENGINE]
 
 
-def book(store: Store, home: Path | None = None, now: datetime | None = None) -> PriceBook:
-    """The price book with all sources: bundled prices, `<home>/prices.csv`, and custom prices.
+def book(store: Store, files: FileStorage | None = None, now: datetime | None = None) -> PriceBook:
+    """The price book with all sources: bundled prices, the shared file `prices.csv`, and custom prices.
 
     Raises:
-        BadFile: a price file can't be read.
+        BadFile: a price file can't be read. StorageFull: the shared files can't be read.
     """
-    return PriceBook.load(home, now, entries(store))
+    return PriceBook.load(files, now, entries(store))
 
 
 def machine_hour(store: Store) -> tuple[Decimal, str] | None:

@@ -10,12 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from core.file_storage import FileStorage
 from core.pricing.bundled_prices import BundledPrices
 from core.pricing.price_csv import (
     MergedPrices,
     PriceEntry,
     check_consistency,
     merge,
+    parse_prices,
     read_prices,
     with_batch,
     with_overrides,
@@ -31,9 +33,9 @@ from core.pricing.prices import (
     price_list,
     tuned_base,
 )
+from core.shared_files import PRICES
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
-CUSTOM_PRICES_FILE = "prices.csv"  # in FABULA_HOME; same columns as data/prices.csv, and it overrides that file
 _STALE_DAYS = 90  # providers change prices a few times a year
 _SOON_DAYS = 90  # time to train and switch to another model
 
@@ -67,27 +69,30 @@ class PriceBook:
     batch_factors: Mapping[Key, Decimal] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, home: Path | None = None, now: datetime | None = None, own: Sequence[PriceEntry] = ()) -> PriceBook:
-        """Load the bundled prices, overridden by `<home>/prices.csv` and then by `own`.
+    def load(
+        cls, files: FileStorage | None = None, now: datetime | None = None, own: Sequence[PriceEntry] = ()
+    ) -> PriceBook:
+        """Load the bundled prices, overridden by the shared file `prices.csv` and then by `own`.
 
         Args:
-            home: Settings.home; None to read no file.
+            files: the shared files; None to read none.
             now: the time for which prices are looked up (UTC); default: the current time.
             own: custom amounts (`core.pricing.custom_prices.entries(store)`), which override the file.
 
         Raises:
             BadFile: a row of a price file is invalid; `what` names the line.
+            StorageFull: the shared files cannot be read, so no price is certain.
         """
         moment = now or datetime.now(UTC)
         today = moment.date()
         shipped = _shipped(today)
-        path = home / CUSTOM_PRICES_FILE if home is not None else None
-        from_file = read_prices(path) if path is not None and path.is_file() else []
+        stored = files.find(PRICES) if files is not None else None
+        from_file = parse_prices(PRICES, stored.load()) if stored is not None else []
         check_consistency(own)
         custom = _merge_custom(from_file, own, today)
         return cls(
             overlay=shipped.prices,
-            source=BundledPrices(moment, home),
+            source=BundledPrices(moment, files),
             today=today,
             own=custom.prices,
             last_days=shipped.last_days | custom.last_days,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,21 +101,36 @@ def _bad_row(what: Message) -> BadFile:
 
 
 def read_prices(path: Path) -> list[PriceEntry]:
+    """The rows of a price file on this machine; see `parse_prices`.
+
+    Raises:
+        BadFile: also if it cannot be read.
+    """
+    try:
+        return parse_prices(path.name, path.read_bytes())
+    except OSError as exc:
+        raise _bad_row(msg("{name} cannot be read: {reason}.", name=path.name, reason=exc)) from exc
+
+
+def parse_prices(name: str, data: bytes) -> list[PriceEntry]:
     """The rows of a price file, in order.
+
+    Args:
+        name: the file's name, for messages.
+        data: its content.
 
     Raises:
         BadFile: not UTF-8, a required column or value is missing, a value is invalid or out of range, or two rows of a
             model overlap or have different currencies. `what` names the line.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in _REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]
-            if missing:
-                raise _bad_row(msg("{name} has no column “{missing}”.", name=path.name, missing=missing[0]))
-            entries = [_parse_row(row, f"{path.name}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise _bad_row(msg("{name} cannot be read: {reason}.", name=path.name, reason=exc)) from exc
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+        missing = [column for column in _REQUIRED_COLUMNS if column not in (reader.fieldnames or ())]
+        if missing:
+            raise _bad_row(msg("{name} has no column “{missing}”.", name=name, missing=missing[0]))
+        entries = [_parse_row(row, f"{name}, line {reader.line_num}") for row in reader]
+    except (UnicodeDecodeError, csv.Error) as exc:
+        raise _bad_row(msg("{name} cannot be read: {reason}.", name=name, reason=exc)) from exc
     check_consistency(entries)
     return entries
 

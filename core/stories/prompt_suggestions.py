@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 from core.actor import Actor, requires
-from core.errors import StorageFull
-from core.message import msg
+from core.file_storage import FileStorage
 from core.sanitize import storable
+from core.shared_files import PRESENTER_PROMPTS
 
 Columns = Sequence[tuple[str, Sequence[str]]]
 """Each column's name and its values in the grid."""
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_PRESENTER_FILE = "stage_prompts.txt"
 MAX_PROMPTS = 50
 MAX_PROMPT_LENGTH = 2_000  # characters of one prompt
 
@@ -49,27 +47,24 @@ def _nth_cell(columns: Columns, k: int) -> dict[str, str]:
     return {name: chosen[name] for name, _values in columns}
 
 
-def load_presenter_prompts(home: Path) -> list[str]:
-    """The saved prompts in order; empty if there are none."""
-    try:
-        text = (home / _PRESENTER_FILE).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    return normalize_prompts(text.splitlines())
+def load_presenter_prompts(files: FileStorage) -> list[str]:
+    """The saved prompts in order; empty if there are none.
+
+    Raises:
+        StorageFull: the shared files can't be read.
+    """
+    stored = files.find(PRESENTER_PROMPTS)
+    return [] if stored is None else normalize_prompts(stored.load().decode("utf-8", "replace").splitlines())
 
 
 @requires("editor")
-def save_presenter_prompts(home: Path, actor: Actor, lines: Iterable[str]) -> None:
+def save_presenter_prompts(files: FileStorage, actor: Actor, lines: Iterable[str]) -> None:
     """Save these prompts; an empty list removes all saved prompts.
 
     Raises:
         NotAllowed: the actor is a viewer. StorageFull: the file can't be written.
     """
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        (home / _PRESENTER_FILE).write_text("".join(f"{line}\n" for line in normalize_prompts(lines)), encoding="utf-8")
-    except OSError as exc:
-        raise StorageFull(msg("The prompts could not be saved."), msg("Free some space, then save again.")) from exc
+    files.write_bytes(PRESENTER_PROMPTS, "".join(f"{line}\n" for line in normalize_prompts(lines)).encode())
 
 
 def normalize_prompts(lines: Iterable[str]) -> list[str]:

@@ -24,6 +24,7 @@ from core.datasets.heatmap import HeatMap
 from core.db.store import Store
 from core.db.tables import utcnow
 from core.errors import FabulaError, StorageFull
+from core.file_storage import FileStorage, StoredFile
 from core.finetuning import job_views, lineage
 from core.finetuning.job_views import JobView
 from core.generation import run_progress
@@ -41,6 +42,7 @@ from core.providers.model_lists import ModelLists
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
 from core.settings import Settings
+from core.shared_files import PRICES, storage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -130,6 +132,11 @@ def settings() -> Settings:
     return Settings.from_env()
 
 
+def shared_files() -> FileStorage:
+    """The files that all processes share: price lists, and the prompts of presenter mode."""
+    return storage(settings())
+
+
 def where() -> str:
     """A cache key that differs between studios (tests have many): a hash, so that no secret is in it."""
     return hashlib.sha256(repr(astuple(settings())).encode()).hexdigest()
@@ -181,12 +188,12 @@ def client(provider: str) -> Client:
 
 def prices() -> PriceBook:
     """The price book, including custom prices."""
-    return _price_book(tuple(custom_prices.entries(store())))
+    return _price_book(tuple(custom_prices.entries(store())), shared_files().find(PRICES))
 
 
-@shared(max_entries=2, key=lambda entries: (repr(entries), utcnow().date().isoformat()))
-def _price_book(entries: tuple[PriceEntry, ...]) -> PriceBook:
-    return PriceBook.load(settings().home, own=entries)
+@shared(max_entries=2, key=lambda entries, own: (repr(entries), own and own.version, utcnow().date().isoformat()))
+def _price_book(entries: tuple[PriceEntry, ...], own: StoredFile | None) -> PriceBook:
+    return PriceBook.load(shared_files(), own=entries)
 
 
 # --- models and status ------------------------------------------------------------------------------------------------

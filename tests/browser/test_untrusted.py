@@ -32,6 +32,7 @@ from core.db.tables import (
     TrainingJob,
     utcnow,
 )
+from core.file_storage import FolderStorage
 from core.pricing import budget, custom_prices
 from core.settings import Settings
 from core.stories import prompt_suggestions
@@ -125,7 +126,7 @@ def ids(home: Path, studio: RunningStudio) -> Iterator[dict[str, str]]:
         jobs = [_job(store, dataset, status) for status in ("succeeded", "failed")]
         _stories(store)
         _tour(store, dataset, jobs)
-        prompt_suggestions.save_presenter_prompts(home, LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
+        prompt_suggestions.save_presenter_prompts(FolderStorage(home), LOCAL, [_SHORT, _NASTY.partition("\n")[0]])
         custom_prices.set_price(store, LOCAL, provider="openai", model=_SHORT, kind="output", amount="1", note=_SHORT)
         budget.set_budget(store, LOCAL, "person", Decimal(5), _SHORT[:100])
         yield {"dataset": dataset, "good": jobs[0], "failed": jobs[1]}

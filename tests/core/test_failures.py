@@ -20,6 +20,7 @@ from core.engine.training.trainer.__main__ import _describe
 from core.engine.training.trainer.loop import LossDiverged
 from core.errors import FabulaError, RateLimited
 from core.failures import CAUSES, JOB_REMEDIES, REMEDIES
+from core.file_storage import FolderStorage
 from core.finetuning.job_views import UNKNOWN_AT_PROVIDER
 from core.generation import retry_policy, run_budget
 from core.generation.batch import batch_lifecycle, batch_results
@@ -327,7 +328,9 @@ def test_what_a_story_is_told_in_full_keeps_its_cause(store: Store, home: Path) 
         ("content management policy", "content_filter"),
     ):
         error = provider_errors.from_status(400, {"error": {"message": words}}, {}, _PROVIDER)
-        explained = error_explanation.explain(store, custom_prices.book(store, home), _PROVIDER, "writer", error)
+        explained = error_explanation.explain(
+            store, custom_prices.book(store, FolderStorage(home)), _PROVIDER, "writer", error
+        )
         assert failures.of_error(explained).cause == cause and explained is not error
 
 

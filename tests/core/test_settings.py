@@ -15,7 +15,7 @@ from core.errors import BadSettings
 from core.settings import Settings
 
 _ROOT = Path(__file__).parents[2]
-_ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
+_ROW = re.compile(r"^\| `([A-Z0-9_]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,15 @@ _ROW = re.compile(r"^\| `([A-Z_]+)` \| (.*?) \| (.*?) \|", re.MULTILINE)
         ("FABULA_ENGINE_URL", "https://", "`http://` or `https://`"),
         ("DATABASE_URL", "mysql://ann:s3cret@db/fabula", "`postgresql://` or `sqlite:///`"),
         ("FABULA_SECRET_KEY", "s3cret", "fewer than 16"),
+        ("FABULA_FILES_URL", "files", "absolute path of a folder"),
+        ("FABULA_FILES_URL", "/srv/../etc", "absolute path of a folder"),
+        ("FABULA_FILES_URL", "/", "absolute path of a folder"),
+        ("FABULA_FILES_URL", "gs://bucket", "absolute path of a folder"),
+        ("FABULA_FILES_URL", "s3://", "`s3://bucket`"),
+        ("FABULA_FILES_URL", "s3://key:s3cret@bucket", "`s3://bucket`"),
+        ("FABULA_FILES_URL", "s3://bucket/../other", "`s3://bucket`"),
+        ("FABULA_FILES_URL", "s3://bucket/a?versionId=s3cret", "`s3://bucket`"),
+        ("AWS_ENDPOINT_URL_S3", "minio:9000", "`http://` or `https://`"),
         ("HF_ENDPOINT", "mirror.example", "`http://` or `https://`"),
         ("FABULA_ADMIN_EMAIL", "ann", "one e-mail address"),
         ("FABULA_ADMIN_EMAIL", "ann@example", "one e-mail address"),
@@ -77,6 +86,8 @@ def test_each_fault_has_its_sentence() -> None:
             ("https://a/B", "https://c"),
         ),
         ("FABULA_INTERNAL_SERVERS", "llm.example.com, fd00::/8", "internal_servers", ("llm.example.com", "fd00::/8")),
+        ("FABULA_FILES_URL", "file:///srv/files/", "files_url", "/srv/files"),
+        ("FABULA_FILES_URL", "s3://bucket/team/", "files_url", "s3://bucket/team"),
         ("FABULA_FIND_LOCAL_SERVERS", "OFF", "finds_local_servers", False),
         ("FABULA_FIND_LOCAL_SERVERS", "", "finds_local_servers", True),
         ("FABULA_ENGINE_URL", "http://engine:8010/", "engine_url", "http://engine:8010"),

@@ -30,6 +30,8 @@ _KNOWN_ONLY_TO = {
     "aiohttp": ("core/providers/",),
     "limits": ("pages/ui/web_security.py",),
     "cryptography": ("core/secret_key.py",),
+    "fsspec": ("core/bucket_storage.py",),
+    "s3fs": ("core/bucket_storage.py",),
     "pydantic_settings": ("core/setting_fields.py",),
     "python_calamine": ("core/datasets/",),
     "pyarrow": ("core/datasets/", "core/charts/vega_lite.py"),

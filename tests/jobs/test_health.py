@@ -55,6 +55,10 @@ def _no_engine(_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FABULA_ENGINE_URL", "http://127.0.0.1:9")
 
 
+def _no_files(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FABULA_FILES_URL", f"{settings.home}-files")
+
+
 def _own_engine(_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FABULA_ENGINE_URL")
 
@@ -65,6 +69,7 @@ _FAULTS: list[tuple[Callable[[Settings, pytest.MonkeyPatch], None], str, str, st
     (_no_home, "not ready", "database", "The database cannot be reached or read."),
     (_full, "not ready", "disk", "Only 5 MB are free in the home folder."),
     (_no_worker, "degraded", "worker", "No worker has reported in the last 20 seconds, so queued work waits."),
+    (_no_files, "degraded", "files", "The shared files cannot be reached or read."),
     (_no_engine, "degraded", "engine", "The engine does not answer."),
     (_own_engine, "degraded", "engine", "The engine is not running."),
 ]

@@ -8,6 +8,7 @@ import pytest
 
 from core.actor import LOCAL
 from core.settings import Settings
+from core.shared_files import storage
 from core.stories import prompt_suggestions
 from tests.support import fault_server
 from tests.support.fault_server import FaultServer
@@ -17,7 +18,7 @@ from tests.support.ledger_rows import TUNED_MODEL
 @pytest.fixture
 def prepared() -> Iterator[list[str]]:
     lines = ["讲一个**故事**", "另一个", "第三个"]
-    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, lines)
+    prompt_suggestions.save_presenter_prompts(storage(Settings.from_env()), LOCAL, lines)
     yield lines
 
 

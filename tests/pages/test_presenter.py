@@ -8,6 +8,7 @@ from streamlit.testing.v1 import AppTest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.settings import Settings
+from core.shared_files import storage
 from core.stories import library, prompt_suggestions
 from tests.support import fault_server
 from tests.support.app_pages import (
@@ -116,21 +117,21 @@ def test_prompts_can_be_edited_here(server: FaultServer, store: Store) -> None:
     at = visit_presenter()
     at.text_area(key="presenter_prompts").set_value("mine\nmine too").run()
     at = click(at, "presenter_keep")
-    assert prompt_suggestions.load_presenter_prompts(Settings.from_env().home) == ["mine", "mine too"]
+    assert prompt_suggestions.load_presenter_prompts(storage(Settings.from_env())) == ["mine", "mine too"]
     assert chosen_prompt(at) == "mine" and "1 / 2" in words(at)
 
 
 def test_fewer_prompts_than_before_leave_one_chosen(server: FaultServer, store: Store, prepared: list[str]) -> None:
     at = click(visit_presenter(), "presenter_previous")
     assert chosen_prompt(at) == prepared[2]
-    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, ["only"])
+    prompt_suggestions.save_presenter_prompts(storage(Settings.from_env()), LOCAL, ["only"])
     assert chosen_prompt(at.run()) == "only"
 
 
 def test_a_story_and_a_prompt_are_shown_as_text_not_as_markup(server: FaultServer, store: Store) -> None:
     nasty = "![x](http://example.com/x.png) # a\n- b <b>"
     server.default = fault_server.text(nasty)
-    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, [nasty.replace("\n", " ")])
+    prompt_suggestions.save_presenter_prompts(storage(Settings.from_env()), LOCAL, [nasty.replace("\n", " ")])
     at = visit_presenter()
     assert "\\!\\[x" in chosen_prompt(at) or "!\\[x\\]" in chosen_prompt(at)
     assert nasty in story_texts(click(at, "presenter_write"))
@@ -162,7 +163,7 @@ def test_leaving_keeps_the_story_on_the_story_page(server: FaultServer, store: S
 
 
 def test_a_blind_round_of_the_story_page_hides_its_names_until_the_vote(server: FaultServer, store: Store) -> None:
-    prompt_suggestions.save_presenter_prompts(Settings.from_env().home, LOCAL, ["讲"])
+    prompt_suggestions.save_presenter_prompts(storage(Settings.from_env()), LOCAL, ["讲"])
     at = click(visit_comparison(store, blind=True), "story_button")
     at.query_params["stage"], at.query_params["prompt"] = "1", "1"
     at.run()

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import BadFile
+from core.file_storage import FolderStorage
 from core.pricing import price_book, spend, tokens
 from core.pricing.comparison import compare
 from core.pricing.price_book import OVERLAY, PriceBook, cost_of, speech_cost, training_cost
@@ -414,7 +415,7 @@ def test_own_prices_win(home: Path) -> None:
         "mine,house,,output,0.001,USD,ktok,,,me,2026-11-20,",
         "mine,house,,input,1,USD,mtok,,,me,2026-11-20,",
     )
-    book = PriceBook.load(home, _NOW)
+    book = PriceBook.load(FolderStorage(home), _NOW)
     assert cost_of(book, "openai", "gpt-4o-mini", 1_000_000, 0) == 7
     assert cost_of(book, "openai", "gpt-4o-mini", 0, 1_000_000) == Decimal("0.6")  # other amounts are unchanged
     price = book.find("openai", "gpt-4o-mini")
@@ -431,7 +432,7 @@ def test_amounts_follow_each_other_by_date(home: Path) -> None:
         "m,p,,input,3,USD,mtok,2026-12-01,,soon,2026-11-01,",
     )
     for day, amount in ((date(2026, 10, 31), 1), (date(2026, 11, 21), 2), (date(2026, 12, 1), 3)):
-        price = PriceBook.load(home, datetime(day.year, day.month, day.day, tzinfo=UTC)).find("p", "m")
+        price = PriceBook.load(FolderStorage(home), datetime(day.year, day.month, day.day, tzinfo=UTC)).find("p", "m")
         assert price is not None and price.input_per_mtok == amount
 
 
@@ -441,7 +442,7 @@ def test_expired_amounts_are_marked_and_future_ones_ignored(home: Path) -> None:
         "past,p,,input,1,USD,mtok,,2026-10-31,s,2026-10-01,",
         "next,p,,input,1,USD,mtok,2026-12-01,,s,2026-10-01,",
     )
-    book = PriceBook.load(home, _NOW)
+    book = PriceBook.load(FolderStorage(home), _NOW)
     past = book.find("p", "past")
     assert past is not None and book.price_expired(past) and not book.ended(past)
     assert book.find("p", "next") is None
@@ -478,7 +479,7 @@ _GOOD = "m,p,,input,1,USD,mtok,,,s,2026-11-20,"
 def test_a_bad_price_file_names_its_line(home: Path, lines: list[str], says: str) -> None:
     _price_file(home, *lines)
     with pytest.raises(BadFile) as caught:
-        PriceBook.load(home, _NOW)
+        PriceBook.load(FolderStorage(home), _NOW)
     assert says in caught.value.what
     assert caught.value.next_step
 

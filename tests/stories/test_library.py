@@ -17,6 +17,7 @@ from core.actor import LOCAL, Actor
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.errors import BadRequest, FabulaError, ModelNotFound, NotFound
+from core.file_storage import FolderStorage
 from core.pricing.price_book import PriceBook
 from core.providers import Provider
 from core.stories import error_explanation, exports, library, prompt_suggestions
@@ -223,13 +224,17 @@ def test_long_and_filtered_prompts_have_a_next_step(store: Store, said: str, wor
 
 
 def test_prepared_prompts_are_normalized(home: Path) -> None:
-    assert prompt_suggestions.load_presenter_prompts(home) == []
+    assert prompt_suggestions.load_presenter_prompts(FolderStorage(home)) == []
     prompt_suggestions.save_presenter_prompts(
-        home, LOCAL, [" one ", "", "two", "one", "x" * (prompt_suggestions.MAX_PROMPT_LENGTH + 1)]
+        FolderStorage(home), LOCAL, [" one ", "", "two", "one", "x" * (prompt_suggestions.MAX_PROMPT_LENGTH + 1)]
     )
-    assert prompt_suggestions.load_presenter_prompts(home) == ["one", "two", "x" * prompt_suggestions.MAX_PROMPT_LENGTH]
+    assert prompt_suggestions.load_presenter_prompts(FolderStorage(home)) == [
+        "one",
+        "two",
+        "x" * prompt_suggestions.MAX_PROMPT_LENGTH,
+    ]
     with pytest.raises(FabulaError):
-        prompt_suggestions.save_presenter_prompts(home, _VIEWER, [])
+        prompt_suggestions.save_presenter_prompts(FolderStorage(home), _VIEWER, [])
     assert len(prompt_suggestions.normalize_prompts(str(n) for n in range(99))) == prompt_suggestions.MAX_PROMPTS
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from core import shared_files
 from core.db.store import Store, new_id
 from core.db.tables import Run, utcnow
 from core.errors import FabulaError, NotFound, ProviderChanged, ProviderRemoved, StorageFull, Transient
@@ -107,7 +108,7 @@ def carry_out(
     if context is None:
         return None
     schedule = timing or BatchTiming()
-    prices = book or custom_prices.book(store, Settings.from_env().home)
+    prices = book or custom_prices.book(store, shared_files.storage(Settings.from_env()))
     lifecycle = BatchLifecycle(store, registry, context, prices, schedule.settle_s, state.history)
     wait_s = _BatchRunner(store, context, lifecycle, stopping, schedule, state).run()
     if wait_s is not None:

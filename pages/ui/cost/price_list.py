@@ -267,7 +267,7 @@ def _note(line: PriceLine) -> str:
 
 def _date_of_prices(stale: int) -> None:
     """Render one line with its button. `stale`: how many of the shown rows were last checked over three months ago."""
-    now = bundled_prices.current(cache.settings().home)
+    now = bundled_prices.current(cache.shared_files())
     if now.fetched is None:
         line = _("Bundled price list (no network used): base models from {source}, {day}.").format(
             source=now.source, day=now.day
@@ -301,7 +301,7 @@ def _date_of_prices(stale: int) -> None:
 def _fetch() -> None:
     try:
         with st.spinner(_("Fetching prices")):
-            bundled_prices.fetch(current_actor(), cached_cost.now(), cache.settings().home)
+            bundled_prices.fetch(current_actor(), cached_cost.now(), cache.shared_files())
     except FabulaError as problem:
         st.warning(sentences(as_markdown(problem.what), as_markdown(problem.next_step)), icon=":material/cloud_off:")
         return
@@ -312,6 +312,6 @@ def _fetch() -> None:
 
 def _forget() -> None:
     with cards.keep_errors():
-        bundled_prices.use_packaged(current_actor(), cache.settings().home)
+        bundled_prices.use_packaged(current_actor(), cache.shared_files())
         state.notify(":material/undo:", _("Now using the bundled prices."))
     cached_cost.forget()

@@ -38,6 +38,7 @@ def data_card() -> None:
                 _("Fabula's folder"): code(settings.home),
                 _("Database"): code(_without_password(settings.database_url)),
                 _("Engine: models, jobs"): code(settings.engine_home),
+                **({_("Shared files"): code(settings.files_url)} if settings.files_url is not None else {}),
             },
             border="horizontal",
             alt=_("Where your data is stored"),

@@ -90,7 +90,7 @@ def keep_in_address(who: PresenterModels) -> None:
 
 def prompts(who: PresenterModels) -> list[PreparedPrompt]:
     """The user's prompts, else cells of the first model's grid alternating with values outside it."""
-    by_hand = prompt_suggestions.load_presenter_prompts(cache.settings().home)
+    by_hand = prompt_suggestions.load_presenter_prompts(cache.shared_files())
     if by_hand:
         return [PreparedPrompt(text, text, {}) for text in by_hand]
     return _of_grid(prompt_formats.prompt_format_of(who.first)) or _of_grid(prompt_formats.preset_format())
@@ -130,8 +130,8 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
 
 
 def prompt_editor() -> None:
-    """Render the editor for your own prompts, which all presenters in this home share."""
-    saved = prompt_suggestions.load_presenter_prompts(cache.settings().home)
+    """Render the editor for your own prompts, which all presenters of this studio share."""
+    saved = prompt_suggestions.load_presenter_prompts(cache.shared_files())
     st.text_area(
         _("One prompt per line"), "\n".join(saved), height=120, key="presenter_prompts",
         help=_("If empty: values in the grid and outside it."),
@@ -142,7 +142,7 @@ def prompt_editor() -> None:
 def _keep() -> None:
     with cards.keep_errors():
         lines = str(state.get("presenter_prompts") or "").splitlines()
-        prompt_suggestions.save_presenter_prompts(cache.settings().home, current_actor(), lines)
+        prompt_suggestions.save_presenter_prompts(cache.shared_files(), current_actor(), lines)
 
 
 def paid_picker() -> None:
