@@ -18,6 +18,7 @@ import sqlite3
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import IO, NoReturn
 
 from core import file_permissions, logs
@@ -26,6 +27,7 @@ from core.engine import home_files
 EXIT_USAGE, EXIT_MISSING, EXIT_PORT, EXIT_HOME = 2, 3, 4, 5
 DEFAULT_PORT = 8010
 _LAST_PORT = 65535
+_DRAIN_S = 12  # for answers in progress after a signal to stop; the engine ends within 20 s in all
 
 _PACKAGES = [
     "torch",
@@ -164,14 +166,22 @@ def _serve(
             "Name the pages' origins, or set FABULA_ENGINE_TOKEN.",
         )
     config = Config(home, token, env, options.threads or _processors(), warm=not options.no_warm_up)
-    server = uvicorn.Server(
+    app = create_app(config)
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            """Let the trainer save its state while requests in flight are answered."""
+            app.state.begin_stop()
+            super().handle_exit(sig, frame)
+
+    server = Server(
         uvicorn.Config(
-            create_app(config),
+            app,
             log_level="warning",
             access_log=False,
             server_header=False,
             timeout_keep_alive=65,
-            timeout_graceful_shutdown=5,
+            timeout_graceful_shutdown=_DRAIN_S,
             http=connections.ClientConnection,
             limit_concurrency=connections.MAX_REQUESTS,
             loop="asyncio",  # uvloop, which other packages install (Trackio), cannot start process groups

@@ -52,8 +52,8 @@ class SupervisorLimits:
             app takes over when the other one exits.
         missing_poll_s: interval for checking missing packages, which may be being installed.
         first_pause_s, longest_pause_s: pause before a restart after a crash; it doubles with each crash.
-        grace_s: time allowed for the engine to stop; the engine waits 5 s for streams, 10 s for a trainer checkpoint, 5
-            s for llama.cpp.
+        grace_s: time allowed for the engine to stop; the engine waits 12 s for answers in progress, meanwhile 10 s for
+            a trainer checkpoint, then 5 s for llama.cpp.
         log_bytes: the log is rotated when it exceeds this size.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import resource
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import openai
@@ -76,24 +77,68 @@ def test_kill_9_in_the_middle_of_training_loses_nothing(tmp_path: Path) -> None:
     engine.stop()
 
 
-def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
-    engine = EngineUnderTest(tmp_path / "home")
-    engine.start()
-    client = engine.client()
-    method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 4, "batch_size": 1}}}
+def _in_training(client: openai.OpenAI) -> tuple[str, str]:
+    """A job that has taken its first steps of 120, and the id of its result file."""
+    method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 20, "batch_size": 1}}}
     job = client.fine_tuning.jobs.create(model=TINY, training_file=upload(client, pairs(6)), method=method)
     result = poll(lambda: client.fine_tuning.jobs.retrieve(job.id).result_files)[0]
     poll(lambda: len(steps(client.files.content(result).text)) >= 2)
+    return job.id, result
+
+
+def test_a_graceful_stop_goes_on_at_the_next_start_too(tmp_path: Path) -> None:
+    engine = EngineUnderTest(tmp_path / "home")
+    engine.start()
+    job_id, result = _in_training(engine.client())
     engine.stop()
-    before = len((engine.home / "jobs" / job.id / "metrics.jsonl").read_text().splitlines())
+    before = len((engine.home / "jobs" / job_id / "metrics.jsonl").read_text().splitlines())
     engine.start()
     client = engine.client()
-    ended = finished(client, job.id)
+    ended = finished(client, job_id)
     assert ended.status == "succeeded", ended.error
-    assert steps(client.files.content(result).text) == list(range(1, 25))
-    messages = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
-    assert f"Resuming from step {before} of 24." in messages
+    assert steps(client.files.content(result).text) == list(range(1, 121))
+    messages = [event.message for event in client.fine_tuning.jobs.list_events(job_id)]
+    assert f"Resuming from step {before} of 120." in messages
     engine.stop()
+
+
+def test_a_stopping_engine_ends_its_training_while_requests_are_answered(tmp_path: Path) -> None:
+    engine = EngineUnderTest(tmp_path / "home")
+    engine.start()
+    job_id, _ = _in_training(engine.client())
+    folder = engine.home / "jobs" / job_id
+    with _half_an_upload(engine) as (connection, rest):
+        assert engine.process is not None
+        engine.process.terminate()
+        poll(lambda: _trainer_ended(folder))
+        connection.sendall(rest)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 "), answer
+    assert engine.process.wait(DEADLINE_S) in (0, -signal.SIGTERM)
+    assert json.loads((folder / "state.json").read_text())["status"] == "paused"
+
+
+@contextmanager
+def _half_an_upload(engine: EngineUnderTest) -> Iterator[tuple[socket.socket, bytes]]:
+    """A request that the engine is reading: its connection, and the rest of its body."""
+    request = engine.http().build_request("POST", "/v1/files", data={"purpose": "fine-tune"}, files={"file": pairs(2)})
+    body = request.read()
+    headers = {**request.headers, "connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    with socket.create_connection((request.url.host, request.url.port or 80), DEADLINE_S) as connection:
+        connection.sendall(f"POST {request.url.path} HTTP/1.1\r\n{head}\r\n".encode() + body[:-20])
+        poll(lambda: any((engine.home / "files" / "incoming").iterdir()))
+        yield connection, body[-20:]
+
+
+def _trainer_ended(folder: Path) -> bool:
+    """Whether no trainer has the lock of this job."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def test_the_remains_of_cut_uploads_are_swept_at_the_start(tmp_path: Path) -> None:

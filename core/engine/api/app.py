@@ -102,6 +102,10 @@ class Engine:
         if self.config.warm:
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
+    def begin_stop(self) -> None:
+        """Let a running trainer save its state while requests in flight are answered; may be called by a signal."""
+        self._loop.call_soon_threadsafe(self.runner.begin_stop)
+
     async def stop(self) -> None:
         """Let a running trainer save its state, then stop all child processes."""
         for task in self._background:
@@ -246,11 +250,17 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
 def create_app(config: Config) -> Starlette:
     """Create the ASGI application of one engine. It opens the home directory at startup.
 
+    `app.state.begin_stop()` may be called as soon as the process gets a signal to stop, before requests have ended.
+
     Raises:
         ValueError: FABULA_ENGINE_CORS_ORIGINS is malformed.
     """
     opened: list[Engine] = []
     allowed = cors_origins.read(config.environ)
+
+    def begin_stop() -> None:
+        for engine in opened:
+            engine.begin_stop()
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -273,7 +283,7 @@ def create_app(config: Config) -> Starlette:
 
         return endpoint
 
-    return Starlette(
+    app = Starlette(
         routes=[Route(path, handle(pick), methods=[method]) for method, path, pick in _ROUTES],
         middleware=[*cors_middleware(allowed), Middleware(BearerAuth, token=config.token, origins=allowed)],
         exception_handlers={
@@ -286,6 +296,8 @@ def create_app(config: Config) -> Starlette:
         },
         lifespan=lifespan,
     )
+    app.state.begin_stop = begin_stop
+    return app
 
 
 async def _api_error(_: Request, exc: Exception) -> Response:

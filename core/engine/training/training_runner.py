@@ -295,10 +295,15 @@ class JobLoop:
         for wake in self._wakes:
             wake.set()
 
-    def stop(self) -> None:
-        """Stop the threads. A running trainer saves its state; its job resumes at the next start."""
+    def begin_stop(self) -> None:
+        """Tell the threads to stop; returns at once. A running trainer saves its state, and its job resumes at the next
+        start."""
         self._stopping.set()
         self.wake()
+
+    def stop(self) -> None:
+        """Stop the threads, and wait until they have ended."""
+        self.begin_stop()
         for thread in self._threads:
             thread.join()
 
