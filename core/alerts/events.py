@@ -17,8 +17,9 @@ from core.db.tables import Budget, Dataset, Row, Run, Spend, TrainingEvent, Trai
 from core.finetuning import job_views
 from core.generation import run_progress
 from core.message import msg, percent, sentences
-from core.pricing import spend
-from core.pricing.budget import WARNING_SHARE, month_start
+from core.pricing import budget, budget_requests, spend
+from core.pricing.budget import WARNING_SHARE, in_words, month_start
+from core.pricing.budget_requests import BudgetRequestView
 
 STALL = timedelta(minutes=30)
 """A run or job in progress counts as stalled when nothing new was written for this long."""
@@ -53,6 +54,7 @@ def find(session: Session, since: datetime, now: datetime, known: Container[str]
         _stalled_jobs(session, now),
         _month_budgets(session, now),
         _run_budgets(session),
+        _budget_requests(session, since),
     )
     described = ((key, describe()) for key, describe in candidates if key not in known)
     return [AlertEvent(key, *texts) for key, texts in described if texts is not None]
@@ -137,17 +139,14 @@ def _stalled_job(job: TrainingJob) -> _Described:
 
 
 def _month_budgets(session: Session, now: datetime) -> Iterator[_Candidate]:
-    counted = spend_totals.of_month(session, now)
-    for budget in session.scalars(select(Budget).where(Budget.scope.in_(("month", "person")))):
-        title, total = msg("This month's budget is nearly used up"), sum(counted.values(), Decimal(0))
-        lines = [Spend.created_at >= month_start(now)]
-        if budget.scope == "person":
-            title = msg("The budget of {person} is nearly used up", person=budget.subject)
-            total = counted.get(budget.subject, Decimal(0))
-            lines.append(Spend.actor == budget.subject)
-        key = f"budget:{budget.scope}:{budget.subject}:{spend_totals.month(now)}:{budget.amount_usd}"
+    for view in budget.monthly(session, now):
+        title, lines = msg("This month's budget is nearly used up"), [Spend.created_at >= month_start(now)]
+        if view.scope == "person":
+            title = msg("The budget of {person} is nearly used up", person=view.name)
+            lines.append(Spend.actor == view.subject)
+        key = f"budget:{view.scope}:{view.subject}:{spend_totals.month(now)}:{view.amount_usd}"
         unsettled = partial(spend.unsettled_usd, session, *lines)
-        yield key, partial(_nearly_used_up, title, total, budget.amount_usd, unsettled)
+        yield key, partial(_nearly_used_up, title, view.spent_usd or Decimal(0), view.amount_usd, unsettled)
 
 
 def _run_budgets(session: Session) -> Iterator[_Candidate]:
@@ -176,6 +175,23 @@ def _nearly_used_up(title: str, total: Decimal, limit: Decimal, unsettled_usd: C
         limit=f"{limit:,.2f}",
         share=percent(float(spent / limit), 0),
         reserved=f"{reserved:,.2f}",
+    )
+
+
+def _budget_requests(session: Session, since: datetime) -> Iterator[_Candidate]:
+    for request in budget_requests.open_in(session, since):
+        yield f"budget-request:{request.id}", partial(_budget_request, request)
+
+
+def _budget_request(request: BudgetRequestView) -> _Described:
+    limit = in_words(request.limit_usd or Decimal(0))  # an open request has a limit
+    now = {
+        "person": msg("Their budget is ${limit} per month now.", limit=limit),
+        "month": msg("The budget for everyone is ${limit} per month now.", limit=limit),
+        "run": msg("The budget of each run, job or story is ${limit} now.", limit=limit),
+    }
+    return msg("{person} asks for a higher budget", person=request.name), sentences(
+        now[request.scope], msg("An admin can grant or decline the request on the settings page.")
     )
 
 

@@ -135,18 +135,26 @@ def of_person(store: Store, actor: Actor) -> list[BudgetView]:
 def nearly_used_up(store: Store, actor: Actor) -> list[BudgetView]:
     """This month's budgets of which at least 80 % are spent or reserved: everyone's, then those of persons by name."""
     with store.reading() as session:
-        rows = session.execute(select(Budget.scope, Budget.subject, Budget.amount_usd))
-        limits = {(scope, subject): limit for scope, subject, limit in rows}
-        spent_by_person = spend_totals.of_month(session, utcnow())
-        people = sorted({*spent_by_person, *(subject for scope, subject in limits if scope == "person")})
-        names = names_of(session, people)
-        everyone = limits.get(("month", ""))
-        views = [] if everyone is None else [_view("month", "", everyone, spent_by_person, names)]
-        for person in people:
-            limit = limits.get(("person", person), limits.get(("each", "")))
-            if limit is not None:
-                views.append(_view("person", person, limit, spent_by_person, names))
+        views = monthly(session, utcnow())
     return sorted((one for one in views if one.nearly_used_up), key=lambda one: (one.scope, one.name, one.subject))
+
+
+def monthly(session: Session, now: datetime) -> list[BudgetView]:
+    """The budgets of this month: everyone's, and that of each person who has their own or has spent something."""
+    rows = session.execute(select(Budget.scope, Budget.subject, Budget.amount_usd))
+    limits = {(scope, subject): limit for scope, subject, limit in rows if scope != "run"}
+    if not limits:
+        return []
+    spent_by_person = spend_totals.of_month(session, now)
+    people = sorted({*spent_by_person, *(subject for scope, subject in limits if scope == "person")})
+    names = names_of(session, people)
+    everyone, each = limits.get(("month", "")), limits.get(("each", ""))
+    views = [] if everyone is None else [_view("month", "", everyone, spent_by_person, names)]
+    for person in people:
+        limit = limits.get(("person", person), each)
+        if limit is not None:
+            views.append(_view("person", person, limit, spent_by_person, names))
+    return views
 
 
 @requires("viewer")

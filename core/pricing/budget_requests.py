@@ -99,10 +99,16 @@ def own(store: Store, actor: Actor) -> Mapping[Scope, BudgetRequestView]:
 @requires("admin")
 def open_requests(store: Store, actor: Actor) -> list[BudgetRequestView]:
     """The open requests, oldest first."""
-    query = select(BudgetRequest).where(BudgetRequest.decided_at.is_(None)).order_by(BudgetRequest.created_at)
     with store.reading() as session:
-        views = _views(session, list(session.scalars(query)))
-    return [one for one in views if one.state == "open"]
+        return open_in(session)
+
+
+def open_in(session: Session, since: datetime | None = None) -> list[BudgetRequestView]:
+    """The open requests, oldest first. `since`: only those that were made after this time."""
+    query = select(BudgetRequest).where(BudgetRequest.decided_at.is_(None)).order_by(BudgetRequest.created_at)
+    if since is not None:
+        query = query.where(BudgetRequest.created_at > since)
+    return [one for one in _views(session, list(session.scalars(query))) if one.state == "open"]
 
 
 @requires("admin")

@@ -18,7 +18,7 @@ from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
 from core.pricing import custom_prices, machine_time
-from core.pricing.budget import month_start
+from core.pricing.budget import month_start, names_of
 from core.pricing.prices import ENGINE
 from core.sanitize import safe_cell
 
@@ -26,6 +26,7 @@ _EXPORT_PAGE_ROWS = 5_000  # rows per query of the export
 COLUMNS = (
     "created_at",
     "actor",
+    "person",
     "page",
     "provider",
     "model",
@@ -37,12 +38,12 @@ COLUMNS = (
     "estimated_usd",
     "cost_usd",
 )
-"""Columns of the CSV export."""
+"""Columns of the CSV export. `actor`: the person's id; `person`: their name."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayLine:
-    """Spending of one person with one model on one page in one period, which starts at `day` (UTC).
+    """Spending of one person (id and name) with one model on one page in one period, which starts at `day` (UTC).
 
     `unknown`: calls that are not in `cost_usd`; `unknown_at_most_usd`: their maximum cost as far as it is known, which
     counts against budgets. Engine calls cost their share of machine time, which is unknown unless a price per machine
@@ -59,6 +60,7 @@ class DayLine:
     tokens: int
     cost_usd: Decimal
     unknown_at_most_usd: Decimal = Decimal(0)
+    person_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class WorkLine:
     """Estimate and actual cost of one run, job or story.
 
     Attributes:
+        person, person_name: id and name of who spent it.
         started_at: start of the run, job or story (UTC); if it has none, its first call in the ledger.
         unknown: number of calls without a known cost.
         estimated_usd, cost_usd: None if unknown for every call. On the engine, the cost of machine time.
@@ -85,6 +88,7 @@ class WorkLine:
     estimated_usd: Decimal | None
     cost_usd: Decimal | None
     duration_s: float | None = None
+    person_name: str = ""
 
 
 def months(store: Store, now: datetime) -> list[datetime]:
@@ -112,7 +116,8 @@ def by_period(store: Store, starts: Sequence[datetime], until: datetime) -> list
             )  # fmt: skip
             billed = session.execute(query).all()
             result += _day_lines(start, [*billed, *_engine_calls(store, session, start, end)])
-    return result
+        names = names_of(session, [line.person for line in result])
+    return [replace(line, person_name=names.get(line.person, line.person)) for line in result]
 
 
 def _engine_calls(store: Store, session: Session, start: datetime, end: datetime) -> list[tuple[Any, ...]]:
@@ -178,7 +183,9 @@ def by_reference(store: Store, since: datetime, until: datetime | None = None, l
                 estimated_usd=_add_known(line.estimated_usd, None if provider == ENGINE else estimated, calls),
                 cost_usd=_add_known(line.cost_usd, None if provider == ENGINE else cost, calls),
             )
-    return _with_details(store, list(lines.values()))
+        names = names_of(session, [line.person for line in lines.values()])
+    named = [replace(line, person_name=names.get(line.person, line.person)) for line in lines.values()]
+    return _with_details(store, named)
 
 
 def export(store: Store, since: datetime, until: datetime, person: str | None = None) -> bytes:
@@ -193,8 +200,11 @@ def export(store: Store, since: datetime, until: datetime, person: str | None = 
         usd_per_call = machine_time.usd_per_call(
             store, sorted({row.reference for row in rows if row.provider == ENGINE})
         )
+        with store.reading() as session:
+            names = names_of(session, [row.actor for row in rows])
         for row in rows:
-            values = {name: getattr(row, name) for name in COLUMNS}
+            values = {name: getattr(row, name) for name in COLUMNS if name != "person"}
+            values["person"] = names.get(row.actor, row.actor)
             if row.provider == ENGINE:
                 values |= {"estimated_usd": None, "cost_usd": usd_per_call[row.reference]}
             writer.writerow([_cell(values[name]) for name in COLUMNS])

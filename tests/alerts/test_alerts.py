@@ -15,14 +15,14 @@ import pytest
 from aiosmtpd.controller import Controller
 from sqlalchemy import select
 
-from core.actor import LOCAL
+from core.actor import LOCAL, Actor
 from core.alerts import outbox
 from core.alerts.channels import Email, NotSent, Webhook, shape_of
 from core.alerts.sender import AlertSender
 from core.db.store import Store, new_id
-from core.db.tables import Alert, Dataset, Row, Run, Spend, TrainingJob, utcnow
+from core.db.tables import Alert, Dataset, Person, Row, Run, Spend, TrainingJob, utcnow
 from core.message import msg
-from core.pricing import budget
+from core.pricing import budget, budget_requests
 from core.settings import Settings
 from tests.support.ledger_rows import put_dataset, put_job
 from tests.support.waiting import until
@@ -124,6 +124,24 @@ def _person_budget(store: Store) -> None:
     spend(store, "9.50")
 
 
+def _each_budget(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "each", Decimal(10))
+    budget.set_budget(store, LOCAL, "person", Decimal(100), "vic")
+    with store.session() as session:
+        for name in ("ann", "vic"):
+            session.add(Person(id=name, email=f"{name}@example.com", name=f"{name.title()} Smith", role="editor"))
+        session.add(Spend(actor="vic", page="story", provider="p", model="m", reference="s", cost_usd=Decimal(9)))
+    spend(store, "9.50")
+
+
+def _request(store: Store) -> None:
+    _each_budget(store)
+    with store.session() as session:  # nothing is nearly used up
+        for line in session.scalars(select(Spend)):
+            line.cost_usd = Decimal(1)
+    budget_requests.ask(store, Actor("ann", "Ann Smith", "editor"), "person")
+
+
 def _run_budget(store: Store) -> None:
     spend(store, "0.85", put_run(store, "running", budget_usd=Decimal(1)))
 
@@ -143,6 +161,11 @@ def _reserved(store: Store) -> None:
     budget.set_budget(store, LOCAL, "month", Decimal(10))
     spend(store, "7.00")
     spend(store, "2.50", tokens=None)
+
+
+def _declined(store: Store) -> None:
+    budget.set_budget(store, LOCAL, "run", Decimal(1))
+    budget_requests.decline(store, LOCAL, budget_requests.ask(store, LOCAL, "run"))
 
 
 _EVENTS = {
@@ -181,6 +204,16 @@ _EVENTS = {
         "The budget of ann is nearly used up",
         "$9.50 of $10.00 is spent (95 %)",
     ),
+    "each person": (
+        _each_budget,
+        "The budget of Ann Smith is nearly used up",
+        "$9.50 of $10.00 is spent (95 %)",
+    ),
+    "request": (
+        _request,
+        "Ann Smith asks for a higher budget",
+        "Their budget is $10.00 per month now. An admin can grant or decline the request on the settings page.",
+    ),
     "run budget": (_run_budget, "The budget of a run is nearly used up: Heroes", "$0.85 of $1.00"),
     "every run": (_budget_of_every_run, "The budget of a run is nearly used up: Heroes", "$1.90 of $2.00"),
 }
@@ -207,14 +240,31 @@ def test_each_event_is_sent_once(store: Store, webhook: WebhookServer, happen: A
         lambda store: put_job(store, status="running"),
         lambda store: budget.set_budget(store, LOCAL, "month", Decimal(10)) or spend(store, "7.99"),
         _reserved,
+        _declined,
     ],
-    ids=["running", "queued", "batch", "training", "below 80 %", "reserved"],
+    ids=["running", "queued", "batch", "training", "below 80 %", "reserved", "declined request"],
 )
 def test_normal_progress_is_no_news(store: Store, webhook: WebhookServer, happen: Any) -> None:
     one = sender(store, Webhook(webhook.url, "json"))
     happen(store)
     one.send_due()
     assert webhook.received == []
+
+
+def test_requests_and_budgets_of_others_are_alerts_of_their_own(store: Store, webhook: WebhookServer) -> None:
+    one = sender(store, Webhook(webhook.url, "json"))
+    budget.set_budget(store, LOCAL, "month", Decimal(20))
+    _request(store)
+    vic = Actor("vic", "Vic Smith", "viewer")
+    budget_requests.ask(store, vic, "month")
+    one.send_due()
+    assert {(sent["title"], sent["text"].partition(".")[0]) for sent in webhook.received} == {
+        ("Ann Smith asks for a higher budget", "Their budget is $10"),
+        ("Vic Smith asks for a higher budget", "The budget for everyone is $20"),
+    }
+    budget.set_budget(store, LOCAL, "each", Decimal("1.1"))  # Ann has spent $1
+    one.send_due()
+    assert [sent["title"] for sent in webhook.received[2:]] == ["The budget of Ann Smith is nearly used up"]
 
 
 def test_what_ended_before_alerts_were_set_up_is_not_sent(store: Store, webhook: WebhookServer) -> None:

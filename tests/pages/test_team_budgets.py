@@ -163,3 +163,15 @@ def test_nothing_of_it_appears_in_local_mode(store: Store, page: str) -> None:
 def test_the_form_has_no_budget_of_each_person_in_local_mode(store: Store) -> None:
     at = visit("cost", cost_part="spent", cost_budgets=True)
     assert "Each person, per month" not in field(at, "cost_budget_scope").options
+
+
+def test_the_cost_page_names_people_and_keeps_those_of_one_name_apart(
+    store: Store, settings: Settings, admin: Actor, bob: Actor
+) -> None:
+    other = member(store, settings, admin, "bob@example.net", "editor").actor(store)
+    assert other.name == bob.name and other.id != bob.id
+    _spend(store, bob, "1")
+    _spend(store, other, "3")
+    by_model, by_work = (table.value for table in _open(team.ADMIN_EMAIL, "cost", cost_part="spent").dataframe)
+    assert [tuple(row) for row in by_model[["person", "spent"]].to_numpy()] == [(bob.name, 3), (bob.name, 1)]
+    assert "id" not in by_model and set(by_work["person"]) == {bob.name}

@@ -15,7 +15,7 @@ import pytest
 from core.actor import LOCAL, Actor
 from core.confidence_interval import wilson
 from core.db.store import Store, new_id
-from core.db.tables import Evaluation, Spend, Story, TrainingJob, Vote
+from core.db.tables import Evaluation, Person, Spend, Story, TrainingJob, Vote
 from core.errors import FabulaError, NotAllowed, NotFound, OverBudget
 from core.evaluation.scoring import Interval, Metrics
 from core.pricing import budget, custom_prices, quality, spend, spend_history
@@ -292,6 +292,20 @@ def test_the_export_of_one_person_has_only_what_they_paid_for(store: Store) -> N
         _paid(store, "0.5", Actor(name, name, "editor"), reference=f"run of {name}")
     data = spend_history.export(store, now - timedelta(hours=1), now + timedelta(hours=1), "bob")
     assert [row["reference"] for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig")))] == ["run of bob"]
+
+
+def test_spending_has_the_names_of_people(store: Store) -> None:
+    now = datetime.now(UTC)
+    since, until = now - timedelta(hours=1), now + timedelta(hours=1)
+    with store.session() as session:
+        session.add(Person(id="anna", email="anna@example.com", name="Anna Smith", role="editor"))
+    _paid(store, "1", _ANNA, reference="a")
+    _paid(store, "2", _VIEWER, reference="b")  # not a person of the team
+    expected = {("anna", "Anna Smith"), ("vic", "vic")}
+    assert {(one.person, one.person_name) for one in spend_history.by_period(store, [since], until)} == expected
+    assert {(one.person, one.person_name) for one in spend_history.by_reference(store, since)} == expected
+    rows = csv.DictReader(io.StringIO(spend_history.export(store, since, until).decode("utf-8-sig")))
+    assert {(row["actor"], row["person"]) for row in rows} == expected
 
 
 # --- own prices -----------------------------------------------------------------------------------------------------

@@ -162,18 +162,19 @@ def _by_model(lines: Sequence[DayLine]) -> None:
             "model": [line.model for line in lines],
             "provider": [line.provider for line in lines],
             "page": [_(_PAGES.get(line.page, line.page)) for line in lines],
-            "person": [line.person for line in lines],
+            "id": [line.person for line in lines],
+            "person": [line.person_name for line in lines],
             "calls": [line.calls for line in lines],
             "unknown": [line.unknown for line in lines],
             "tokens": [line.tokens for line in lines],
             "spent": [float(line.cost_usd) for line in lines],
         }
     )
-    keys = ["model", "provider", "page", "person"]
+    keys = ["model", "provider", "page", "id", "person"]
     frame = frame.groupby(keys, as_index=False, sort=False).sum().sort_values("spent", ascending=False)
     frame.loc[frame["unknown"] == frame["calls"], "spent"] = None
     st.dataframe(
-        frame,
+        frame.drop(columns="id"),  # two people may have the same name
         hide_index=True,
         column_config={
             "model": st.column_config.TextColumn(_("Model"), pinned=True),
@@ -235,7 +236,7 @@ def _work_frame(works: Sequence[WorkLine]) -> pd.DataFrame:
             "calls": [work.calls for work in works],
             "estimated": [None if work.estimated_usd is None else float(work.estimated_usd) for work in works],
             "spent": [None if work.cost_usd is None else float(work.cost_usd) for work in works],
-            "person": [work.person for work in works],
+            "person": [work.person_name for work in works],
         }
     )
 
