@@ -275,6 +275,18 @@ def test_an_upload_that_is_too_large_is_refused(url: str, cookies: dict[str, str
     assert httpx2.put(stranger, files={"file": ("x", b"x")}, timeout=60).status_code in (400, 403)
 
 
+def test_the_address_that_counts_is_the_one_that_a_trusted_proxy_names(url: str) -> None:
+    with httpx2.Client(timeout=60) as proxy:  # on the same machine, which is trusted without FORWARDED_ALLOW_IPS
+        statuses = [_login(proxy, url, "198.51.100.1") for _ in range(70)]
+        assert 429 in statuses and _login(proxy, url, "198.51.100.2") == 302
+    with oidc_server.browser() as stranger:  # has another address, and is not believed
+        assert 429 in [_login(stranger, url, f"198.51.100.{number}") for number in range(3, 73)]
+
+
+def _login(client: httpx2.Client, url: str, visitor: str) -> int:
+    return client.get(f"{url}/auth/login", headers={"X-Forwarded-For": visitor}).status_code
+
+
 def test_an_address_that_asks_too_often_waits(url: str) -> None:
     with oidc_server.browser() as one, oidc_server.browser() as another:
         answers = [one.get(f"{url}/auth/login") for _ in range(70)]

@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,16 @@ def test_compose_has_the_whole_team_installation() -> None:
         assert f"{name}:8501" in _text("Caddyfile")
     wanted = set(re.findall(r"\$\{([A-Z_]+)", _text("compose.yaml")))
     assert wanted <= set(re.findall(r"^([A-Z_]+)=", _text("fabula.env.example"), re.MULTILINE))
+
+
+def test_web_processes_believe_the_proxy_in_front_of_them_but_not_the_internet() -> None:
+    services = _compose()["services"]
+    allowed = [services[name]["environment"]["FORWARDED_ALLOW_IPS"] for name in ("web1", "web2")]
+    containers = [container for pod in _pods() for container in pod["containers"] if container["name"] == "web"]
+    allowed += [one["value"] for web in containers for one in web["env"] if one["name"] == "FORWARDED_ALLOW_IPS"]
+    networks = [[ip_network(network) for network in value.split(",")] for value in allowed]
+    assert len(networks) == 3 and not [one for found in networks for one in found if one.is_global]
+    assert services["worker"]["environment"].keys() >= {"DATABASE_URL"} <= services["web1"]["environment"].keys()
 
 
 def test_the_example_of_secrets_is_all_that_sign_in_needs_once_it_is_filled_in() -> None:
