@@ -43,6 +43,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     gc_tuning.freeze_long_lived()
     streamlit_patches.keep_for_a_while()
     streamlit_patches.close_left_sessions()
+    streamlit_patches.limit_scripts()
     try:
         async with anyio.create_task_group() as tasks:
             if settings.mode == "team":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from streamlit.testing.v1 import AppTest
 
 from bench import _viewers
 from core import packaged_models
+from core.actor import LOCAL
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.settings import Settings
@@ -77,16 +78,17 @@ def _fill(steps: int) -> None:
     short, now = results_csv(_SHORT), utcnow()
     with store.session() as session:
         for number in range(JOBS - 1):
-            session.add(_job(f"bench{number:05}", short, now - timedelta(hours=1, seconds=number)))
-        session.add(_job("bench-long", results_csv(steps), now - timedelta(minutes=30)))
+            session.add(finished_job(f"bench{number:05}", short, now - timedelta(hours=1, seconds=number)))
+        session.add(finished_job("bench-long", results_csv(steps), now - timedelta(minutes=30)))
     store.close()
 
 
-def _job(job_id: str, text: str, at: object) -> TrainingJob:
+def finished_job(job_id: str, text: str, at: datetime, created_by: str = LOCAL.id) -> TrainingJob:
+    """Create a job of the engine that has ended, with this result file."""
     return TrainingJob(
         id=job_id, name=job_id, provider="engine", base_model=packaged_models.BASE, hyperparameters={"n_epochs": 3},
         file_format="completion", status="succeeded", remote_id=job_id, results_csv=text, n_examples=464,
-        trained_tokens=279_000, created_at=at, updated_at=at, finished_at=utcnow(), created_by="local",
+        trained_tokens=279_000, created_at=at, updated_at=at, finished_at=utcnow(), created_by=created_by,
         fine_tuned_model=f"ft:{packaged_models.BASE}:fabula:{job_id}",
     )  # fmt: skip
 

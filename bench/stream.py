@@ -30,6 +30,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from bench import _smoke
 from bench._paced_server import ENDLESS
 from bench._page_server import served
+from bench._process import cpu_s
 
 ROOT = Path(__file__).parents[1]
 TRIES = 5
@@ -37,7 +38,6 @@ ROUNDS = 3
 PEOPLE = 10
 IDLE_S = 3.0
 WATCH_S = 6.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -60,7 +60,9 @@ class Visitor:
 
     async def __aenter__(self) -> Visitor:
         address = self._url.replace("http", "ws") + "/_stcore/stream"
-        self.socket = await self._session.ws_connect(address, protocols=("streamlit",), max_msg_size=0)
+        self.socket = await self._session.ws_connect(
+            address, protocols=("streamlit",), origin=self._url, max_msg_size=0
+        )
         self._reader = asyncio.create_task(self._read())
         await self.run({})
         return self
@@ -133,26 +135,20 @@ def _process(arguments: list[str], **environ: str) -> Iterator[subprocess.Popen[
             process.kill()
 
 
-def _cpu(pid: int) -> float:
-    """CPU seconds used by a process, including all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
 async def _whole(session: aiohttp.ClientSession, url: str, pid: int, page: str) -> tuple[int, float]:
     """Bytes and CPU seconds for one story, from the click to its end."""
     async with Visitor(session, url, page) as visitor:
         await visitor.run({})
-        idle = _cpu(pid)
+        idle = cpu_s(pid)
         await asyncio.sleep(IDLE_S)
-        idle_rate = (_cpu(pid) - idle) / IDLE_S
-        size, used, began = visitor.seen.size, _cpu(pid), await visitor.write()
+        idle_rate = (cpu_s(pid) - idle) / IDLE_S
+        size, used, began = visitor.seen.size, cpu_s(pid), await visitor.write()
         finished = visitor.seen.finished
         while visitor.seen.finished == finished or not visitor.seen.texts:
             await asyncio.sleep(0.02)
         took = time.monotonic() - began
         await asyncio.sleep(0.5)  # wait for the run that restores the Write button
-        return visitor.seen.size - size, max(0.01, _cpu(pid) - used - idle_rate * (took + 0.5))
+        return visitor.seen.size - size, max(0.01, cpu_s(pid) - used - idle_rate * (took + 0.5))
 
 
 async def _first(session: aiohttp.ClientSession, url: str, paced_server: str) -> float:

@@ -205,6 +205,9 @@ class DatabaseFile:
             DatabaseLost: the file was deleted, replaced, truncated or overwritten, or the old file's write-ahead log
                 still exists next to a new file, to which SQLite would apply it.
         """
+        identity = self._identity
+        if identity is not None and self._is_unchanged(identity):
+            return DatabaseFileCheck(identity, self._losses_seen)
         with _lock:
             identity = self._identity or self._register()
             if not self._is_at_path(identity):
@@ -222,6 +225,17 @@ class DatabaseFile:
                 return
             _release(self._identity)
             self._identity, self._header = None, b""
+
+    def _is_unchanged(self, identity: _Identity) -> bool:
+        """Whether nothing has happened to the file, without the lock; if False, that has to be checked with it.
+
+        Another thread may close the shared descriptor meanwhile. While holding the lock, no thread should wait for
+        the file system: reads of many threads would queue up behind each other.
+        """
+        with suppress(KeyError, OSError):
+            if self._header and self._is_at_path(identity):
+                return _fixed(os.pread(_shared[identity][0], _HEADER_BYTES, 0)) == self._header
+        return False
 
     def _is_at_path(self, identity: _Identity) -> bool:
         with suppress(DatabaseLost):

@@ -1,4 +1,5 @@
-"""Replaces two parts of Streamlit's server: how it keeps sessions of closed browsers, and data of download buttons.
+"""Replaces three parts of Streamlit's server: how it keeps sessions of closed browsers, and data of download buttons,
+and how many scripts it runs at the same time.
 
 Streamlit keeps a closed browser's session for two minutes and then drops it without a shutdown: uploaded files and the
 data of download buttons stay in memory until the server ends, and the event loop keeps three descriptors until it is
@@ -7,19 +8,25 @@ garbage-collected. Here it is kept for a minute, then all its resources are rele
 Streamlit discards a button's data when a run re-renders the button, so a click in flight fails ("Deferred file … not
 found"). On a page that is re-rendered every second this affects some clicks, on busy cores one in three. Here the data
 is kept for a while.
+
+Streamlit runs the scripts of all tabs at once, and Python runs one thread at a time: with 25 viewers, threads that wait
+for the interpreter while they hold a lock stop all others. Here only a few scripts run at the same time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from streamlit import runtime
+from streamlit.runtime.scriptrunner import script_runner
 
 if TYPE_CHECKING:
     from streamlit.runtime.session_manager import SessionInfo
@@ -27,6 +34,10 @@ if TYPE_CHECKING:
 KEEP_S = 60.0  # a browser that has lost its connection reconnects within seconds and finds its session
 _MOST = 128  # sessions, as in Streamlit
 
+_AT_ONCE = 2  # scripts: one that computes, and one that waits for the database
+_SHORT_S = 0.5  # a script that runs for longer waits for something, such as a story, and keeps no other waiting
+P = ParamSpec("P")
+T = TypeVar("T")
 _log = logging.getLogger("fabula.sessions")
 
 _SWEEP_S = 20.0  # a click just before a sweep can still be lost; the data kept until then is small
@@ -109,3 +120,59 @@ def keep_for_a_while() -> None:
     """Make the running server sweep less often."""
     files = runtime.get_instance().media_file_mgr
     files.remove_orphaned_files = ThrottledCleanup(files.remove_orphaned_files)  # type: ignore[method-assign]
+
+
+class ScriptLimit:
+    """Limits how many scripts run at the same time. Thread-safe.
+
+    Args:
+        at_once: maximum number of running scripts.
+        short_s: seconds after which a running script no longer counts.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self, at_once: int = _AT_ONCE, short_s: float = _SHORT_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._at_once, self._short_s, self._clock = at_once, short_s, clock
+        self._changed = threading.Condition()
+        self._begun: dict[object, float] = {}
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Wait until a script may run, and count it as running during the block."""
+        script = object()
+        with self._changed:
+            while (wait_s := self._wait_s()) > 0:
+                self._changed.wait(wait_s)
+            self._begun[script] = self._clock()
+        try:
+            yield
+        finally:
+            with self._changed:
+                del self._begun[script]
+                self._changed.notify()
+
+    def _wait_s(self) -> float:
+        """Seconds until the next script no longer counts; 0 if another one may run."""
+        now = self._clock()
+        counted = [begun for begun in self._begun.values() if begun > now - self._short_s]
+        return 0.0 if len(counted) < self._at_once else min(counted) + self._short_s - now
+
+
+def limit_scripts() -> None:
+    """Make the running server run only a few scripts at the same time."""
+    runner: Any = script_runner  # it only imports the function
+    if not hasattr(runner.exec_func_with_error_handling, "__wrapped__"):
+        runner.exec_func_with_error_handling = _limited(runner.exec_func_with_error_handling)
+
+
+def _limited(run: Callable[P, T]) -> Callable[P, T]:
+    limit = ScriptLimit()
+
+    @functools.wraps(run)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> T:
+        with limit.running():
+            return run(*args, **kwargs)
+
+    return limited

@@ -7,7 +7,11 @@ process: it prints "ready", waits for a line, sends them all together, and print
 from __future__ import annotations
 
 import itertools
+import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,15 +20,18 @@ from sqlalchemy.orm import Session
 from core.actor import LOCAL, Actor
 from core.db import spend_totals
 from core.db.store import Store
-from core.db.tables import utcnow
+from core.db.tables import Spend, utcnow
 from core.errors import OverBudget
 from core.pricing import budget, spend
-from tests.support.waiting import at_once
+from tests.support.waiting import WAIT_LIMIT_S, at_once
 
+REQUESTS = 50
 MONTH, EACH, RUN = Decimal("1.001"), Decimal("0.237"), Decimal("0.153")
 """US dollars. All three are reached: 50 requests want about 2.5 dollars, five people share them, and ten runs."""
 _RESERVATIONS = 4  # of each request, one after the other
 _PEOPLE, _RUNS = 5, 10
+_PROCESSES = 5
+_ROOT = Path(__file__).parents[2]
 
 
 def set_budgets(store: Store) -> None:
@@ -52,6 +59,16 @@ def within_budgets(session: Session, people: list[str], runs: list[str]) -> bool
     )
 
 
+def overspent(lines: Iterable[Spend]) -> Decimal:
+    """By how much the lines of the ledger exceed one of the budgets, the one that they exceed most."""
+    spent: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    for line in lines:
+        for subject in (("month", ""), ("each", line.actor), ("run", line.reference or "")):
+            spent[subject] += line.cost_usd or 0
+    budgets = {"month": MONTH, "each": EACH, "run": RUN}
+    return max(Decimal(0), *(usd - budgets[scope] for (scope, _), usd in spent.items()))
+
+
 def send(store: Store, number: int) -> int:
     """Reserve a few amounts; some cost half as much in the end. Returns how many reservations were granted."""
     actor, granted = Actor(person(number), "", "editor"), 0
@@ -76,6 +93,28 @@ def send_at_once(store: Store, first: int, count: int) -> int:
     """Send the requests with these numbers together, each in a thread; returns how many reservations were granted."""
     numbers = itertools.count(first)
     return sum(at_once(count, lambda: send(store, next(numbers))))
+
+
+def send_from_processes(store: Store) -> int:
+    """Send all requests together from several processes; returns how many reservations were granted."""
+    share = REQUESTS // _PROCESSES
+    module = [sys.executable, "-m", "tests.support.parallel_spending", store.url, str(store.home)]
+    children = [
+        subprocess.Popen(
+            [*module, str(first), str(share)], cwd=_ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for first in range(0, REQUESTS, share)
+    ]
+    try:
+        for child in children:
+            assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        with ThreadPoolExecutor(_PROCESSES) as threads:
+            outputs = list(threads.map(lambda child: child.communicate("\n", timeout=WAIT_LIMIT_S)[0], children))
+        assert [child.returncode for child in children] == [0] * _PROCESSES
+        return sum(int(output) for output in outputs)
+    finally:
+        for child in children:
+            child.kill()
 
 
 def main(database_url: str, home: str, first: str, count: str) -> None:
