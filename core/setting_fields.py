@@ -197,6 +197,7 @@ class SettingFields(BaseSettings):
     engine_token: SecretStr | None = _setting("FABULA_ENGINE_TOKEN", "secret")
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
+    results_base64: Switch = _setting("FABULA_RESULTS_BASE64", "`1` or `0`", False)
     engine_cors_origins: Origins | None = _setting(cors_origins.SETTING, "list")
     engine_context: Context = _setting(job_rules.CONTEXT_SETTING, "number", job_rules.CONTEXT)
     trainer_priority: Priority = _setting(
@@ -273,7 +274,8 @@ def variables() -> tuple[str, ...]:
 def documents() -> Iterator[SettingDocument]:
     """Variable, type and default of every setting, as `docs/settings.md` shows them."""
     for field in SettingFields.model_fields.values():
-        default = "" if field.default is None else f"`{int(field.default) if field.default is True else field.default}`"
+        shown = int(field.default) if isinstance(field.default, bool) else field.default
+        default = "" if shown is None else f"`{shown}`"
         yield SettingDocument(str(field.validation_alias), field.title or "", default)
 
 

@@ -143,7 +143,7 @@ def _serve(
     import uvicorn
 
     from core.engine import VERSION, cors_origins, job_rules
-    from core.engine.api import connections
+    from core.engine.api import connections, files
     from core.engine.api.app import Config, create_app
     from core.engine.formats import weights
 
@@ -156,6 +156,7 @@ def _serve(
         weights.available(home, env)
         job_rules.context_limit(env)
         job_rules.trainer_priority(env)
+        files.sends_base64(env)
         any_page = cors_origins.ANY in cors_origins.read(env)
     except ValueError as exc:
         _exit(EXIT_USAGE, str(exc))

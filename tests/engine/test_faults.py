@@ -343,6 +343,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, taken: int) -> None:
         (("--no-auth",), {"FABULA_TRAINER_PRIORITY": "low"}, 2, "FABULA_TRAINER_PRIORITY: 'low' is neither 'idle' nor"),
         (("--no-auth",), {"FABULA_ENGINE_CORS_ORIGINS": "me"}, 2, "FABULA_ENGINE_CORS_ORIGINS: 'me' is not an origin"),
         (("--no-auth",), {"FABULA_ENGINE_CORS_ORIGINS": "*"}, 2, "FABULA_ENGINE_CORS_ORIGINS=* is not allowed"),
+        (("--no-auth",), {"FABULA_RESULTS_BASE64": "maybe"}, 2, "FABULA_RESULTS_BASE64: 'maybe' is neither 1 nor 0"),
     ],
 )
 def test_wrong_settings_are_named(

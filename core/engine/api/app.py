@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from core.engine.api.aliases import Aliases
 from core.engine.api.bases import Bases
 from core.engine.api.connections import BearerAuth, cors_middleware
 from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
-from core.engine.api.files import Files
+from core.engine.api.files import Files, sends_base64
 from core.engine.api.jobs import Jobs
+from core.engine.api.legacy import RETIRED, LegacyApi, retired
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases.library import BaseLibrary
@@ -72,7 +74,7 @@ class Engine:
         """Open the store.
 
         Raises:
-            ValueError: FABULA_ENGINE_MODELS or FABULA_ENGINE_CONTEXT is malformed.
+            ValueError: a setting is malformed.
             OSError, sqlite3.Error: the home directory cannot be used.
         """
         for folder in ("files", "jobs", "adapters", "models"):
@@ -81,7 +83,7 @@ class Engine:
         self.store = EngineStore(config.home / "engine.db")
         self.library = BaseLibrary(config.home, config.environ, config.threads)
         self.models = ModelCatalogue(config.home, config.environ, self.store, self.library)
-        self.files = Files(config.home, self.store)
+        self.files = Files(config.home, self.store, base64_results=sends_base64(config.environ))
         self.files.remove_leftovers()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
@@ -92,6 +94,7 @@ class Engine:
         )
         self.runner = JobLoop(context)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
+        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs)
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -213,7 +216,15 @@ async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
 
 
 _Pick = Callable[[Engine], Callable[[Request], Any]]
+
+
+def _retired(line: str) -> _Pick:
+    """The handler of an endpoint that is not served; `line` replaces it."""
+    return lambda _: partial(retired, line)
+
+
 _JOBS, _BASES, _ALIASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases", "/fabula/v1/aliases"
+_ENGINE, _FINE_TUNES = "/v1/engines/{engine:path}", "/v1/fine-tunes"  # of 2023
 _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", "/health", lambda engine: engine.health),
     ("GET", "/v1/models", lambda engine: engine.list_models),
@@ -244,6 +255,16 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("POST", _ALIASES, lambda engine: engine.aliases.create),
     ("GET", _ALIASES + "/{id:path}", lambda engine: engine.aliases.get),
     ("DELETE", _ALIASES + "/{id:path}", lambda engine: engine.aliases.delete),
+    ("GET", "/v1/engines", lambda engine: engine.legacy.list_engines),
+    ("POST", _ENGINE + "/chat/completions", lambda engine: engine.inference.chat_completions),
+    ("POST", _ENGINE + "/completions", lambda engine: engine.inference.completions),
+    ("GET", "/v1/engines/{id:path}", lambda engine: engine.legacy.get_engine),
+    ("POST", _FINE_TUNES, lambda engine: engine.legacy.create),
+    ("GET", _FINE_TUNES, lambda engine: engine.legacy.list_jobs),
+    ("GET", _FINE_TUNES + "/{id}", lambda engine: engine.legacy.get_job),
+    ("POST", _FINE_TUNES + "/{id}/cancel", lambda engine: engine.legacy.cancel),
+    ("GET", _FINE_TUNES + "/{id}/events", lambda engine: engine.legacy.events),
+    *((method, path, _retired(line)) for (method, path), line in RETIRED.items()),
 )
 
 

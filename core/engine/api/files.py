@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
 _PAGE = 10_000  # OpenAI's default and maximum page size
+BASE64_SETTING = "FABULA_RESULTS_BASE64"
+"""Environment variable: `1` for result files in base64, as at OpenAI."""
+_ON, _OFF = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0", "off", "f", "false", "n", "no"})
+_ENCODINGS = {"base64": True, "text": False}
 SOURCES = ("training_file", "validation_file")  # job parameters that take file ids
 _EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits, in seconds
 
@@ -30,10 +36,27 @@ def source_path(folder: Path, param: str) -> Path:
     return folder / f"{param}.source"
 
 
-class Files:
-    """The file endpoints. Uploads are stored in HOME/files/<id>; result files are generated from a job's metrics."""
+def sends_base64(environ: Mapping[str, str]) -> bool:
+    """Whether result files are sent in base64 unless a request asks for text.
 
-    def __init__(self, home: Path, store: EngineStore) -> None:
+    Raises:
+        ValueError: FABULA_RESULTS_BASE64 is neither 1 nor 0, or a word for one of them.
+    """
+    raw = environ.get(BASE64_SETTING, "").strip().lower()
+    if raw and raw not in _ON | _OFF:
+        raise ValueError(f"{BASE64_SETTING}: {raw!r} is neither 1 nor 0")
+    return raw in _ON
+
+
+class Files:
+    """The file endpoints. Uploads are stored in HOME/files/<id>; result files are generated from a job's metrics.
+
+    Args:
+        base64_results: whether result files are sent in base64 unless a request asks for text.
+    """
+
+    def __init__(self, home: Path, store: EngineStore, *, base64_results: bool = False) -> None:
+        self._base64_results = base64_results
         self._folder, self._jobs, self._store = home / "files", home / "jobs", store
         self._incoming = self._folder / "incoming"
 
@@ -77,18 +100,26 @@ class Files:
             rows, more = self._store.page(File, where, values, after=after, limit=limit, newest_first=order == "desc")
         except KeyError as exc:
             raise bad_value("after", msg("No such File object: {file_id}", file_id=after)) from exc
-        return JSONResponse(serializers.page([serializers.file(row, self._size(row)) for row in rows], more))
+        return JSONResponse(serializers.page([serializers.file(row, self.size(row)) for row in rows], more))
 
     def get(self, request: Request) -> Response:
         """GET /v1/files/{id}."""
         file = self.find(request.path_params["id"])
-        return JSONResponse(serializers.file(file, self._size(file)))
+        return JSONResponse(serializers.file(file, self.size(file)))
 
     def content(self, request: Request) -> Response:
-        """GET /v1/files/{id}/content. The results of a running job grow between calls."""
+        """GET /v1/files/{id}/content. The results of a running job grow between calls; `?encoding=base64` (or `text`)
+        chooses their encoding.
+        """
         file = self.find(request.path_params["id"])
+        encoding = request.query_params.get("encoding")
+        if encoding is not None and encoding not in _ENCODINGS:
+            raise bad_value("encoding", msg("'encoding' must be 'base64' or 'text'."))
         if file.job_id is not None:
-            return Response(metrics_csv(self._jobs / file.job_id), media_type="text/csv; charset=utf-8")
+            csv = metrics_csv(self._jobs / file.job_id)
+            if _ENCODINGS[encoding] if encoding else self._base64_results:
+                return Response(base64.b64encode(csv.encode()), media_type="application/octet-stream")
+            return Response(csv, media_type="text/csv; charset=utf-8")
         return FileResponse(self.path(file.id), media_type="application/octet-stream")
 
     def delete(self, request: Request) -> Response:
@@ -139,11 +170,12 @@ class Files:
         self._store.update(File, file_id, deleted_at=int(time.time()))
         self.path(file_id).unlink(missing_ok=True)
 
-    def _size(self, file: File) -> int:
-        """Size in bytes; an unfinished job's result file has no size in its row yet, so it is computed."""
-        if file.bytes or file.job_id is None:
+    def size(self, file: File) -> int:
+        """Size in bytes as sent; an unfinished job's result file has no size in its row yet, so it is computed."""
+        if file.job_id is None:
             return file.bytes
-        return len(metrics_csv(self._jobs / file.job_id).encode())
+        size = file.bytes or len(metrics_csv(self._jobs / file.job_id).encode())
+        return -(-size // 3) * 4 if self._base64_results else size
 
 
 def _expires_at(fields: dict[str, str], now: int) -> int | None:

@@ -45,12 +45,15 @@ class Jobs:
 
         A second POST with the same `metadata.fabula_intent` returns the existing job.
         """
-        spec = job_request.parse(await json_body(request))
+        return JSONResponse(self._job_json(await self.submit(job_request.parse(await json_body(request)))))
+
+    async def submit(self, spec: ParsedJobRequest) -> Job:
+        """Create a job, or return the existing one with the same intent. Raises ApiError."""
         job = self._find_by_intent(spec)
         if job is None:
             job = await run_in_threadpool(self._create, spec)
         self._wake()
-        return JSONResponse(self._job_json(job))
+        return job
 
     def list(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs?after&limit&metadata[k]=v (or metadata=null), newest first."""
@@ -60,15 +63,15 @@ class Jobs:
 
     def get(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}."""
-        return JSONResponse(self._job_json(self._find(request)))
+        return JSONResponse(self._job_json(self.find(request)))
 
     def events(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/events, newest first."""
-        return self._page(request, Event, "job_id = ?", [self._find(request).id], 20, serializers.event)
+        return self._page(request, Event, "job_id = ?", [self.find(request).id], 20, serializers.event)
 
     def checkpoints(self, request: Request) -> Response:
         """GET /v1/fine_tuning/jobs/{id}/checkpoints, newest first."""
-        return self._page(request, CheckpointRow, "job_id = ?", [self._find(request).id], 10, serializers.checkpoint)
+        return self._page(request, CheckpointRow, "job_id = ?", [self.find(request).id], 10, serializers.checkpoint)
 
     def cancel(self, request: Request) -> Response:
         """POST …/cancel: cancel the job permanently; its checkpoints stay usable."""
@@ -221,7 +224,8 @@ class Jobs:
                 except FileNotFoundError as exc:
                     raise _missing_file(file_id, param) from exc
 
-    def _find(self, request: Request) -> Job:
+    def find(self, request: Request) -> Job:
+        """Return the job whose id is in the request's path. Raises ApiError 404."""
         job = self._store.get(Job, request.path_params["id"])
         if job is None:
             raise unknown_job(request.path_params["id"])
@@ -237,13 +241,13 @@ class Jobs:
         **values: int | None,
     ) -> Response:
         """Change the status durably if it is one of `before` and the SQL `condition` is true; `JobLoop` acts on it."""
-        job = self._find(request)
+        job = self.find(request)
         names = ", ".join(f"'{status}'" for status in before)
         with self._store.transaction():
             if not self._store.update(
                 Job, job.id, where=f"status IN ({names}) AND ({condition})", status=after, **values
             ):
-                status = self._find(request).status
+                status = self.find(request).status
                 verb = request.url.path.rpartition("/")[2]
                 message = msg(
                     "The job {id} cannot be {verb}: its status is '{status}'.",
@@ -254,7 +258,7 @@ class Jobs:
                 raise ApiError(400, message, code="invalid_job_status")
             add_event(self._store, job.id, message)
         self._wake()
-        return JSONResponse(self._job_json(self._find(request)))
+        return JSONResponse(self._job_json(self.find(request)))
 
     def _page(
         self,

@@ -91,7 +91,7 @@ class Inference:
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
-        body = await json_body(request)
+        body = await _body(request)
         model, base = await self._resolve_model(body)
         prompts = tuple(prompt or _empty_prompt(base) for prompt in _prompts(body))
         _check_vocabulary(prompts, base)
@@ -102,7 +102,7 @@ class Inference:
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        body = await json_body(request)
+        body = await _body(request)
         model, base = await self._resolve_model(body)
         # This runs in a thread: a template is code from the model, and other requests continue while it runs.
         chat_format = await run_in_threadpool(chat.format_for, base.card)
@@ -235,6 +235,16 @@ class _ResponseBuilder:
         text = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
         choice = {"index": index, **text, "logprobs": None, "finish_reason": reason}
         return _event({**self._common, "object": self._object, "choices": [choice], **self._usage})
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    """The body of a request. In the API of 2023, the model is the engine in the path (`/v1/engines/{engine}/…`)."""
+    body, engine = await json_body(request), request.path_params.get("engine")
+    if engine is None:
+        return body
+    if not is_missing(body.get("model")) and body["model"] != engine:
+        raise bad_value("model", msg("The path and 'model' name different models. Leave 'model' out."))
+    return {**body, "model": engine}
 
 
 def _usage(ends: Sequence[GenerationEnd], n: int) -> dict[str, int]:
