@@ -32,6 +32,7 @@ _MOST_CHARACTERS = 200  # per value
 _MOST_ITEMS = 20  # of a list among the arguments
 _MORE = "…"
 _HIDDEN = "(not recorded)"
+_COMMAND_LINE = "command line"  # where people act without a sign-in
 _SECRET = frozenset({"encrypted_key", "certificates"})
 _OWN_RECORDS = frozenset({"audit_log", "spend", "spend_totals"})  # tables that are records themselves
 _COUNTED = frozenset({"rows", "version_examples"})  # tables whose new and deleted rows are only counted
@@ -159,7 +160,7 @@ def record(session: Session) -> None:
     if changes:
         details = {"arguments": _arguments(action.arguments), "changes": changes}
         sign_in = session.get(SignIn, action.actor.sign_in_id) if action.actor.sign_in_id else None
-        add(session, action.actor.id, "" if sign_in is None else sign_in.origin, action.name, details)
+        add(session, action.actor.id, _COMMAND_LINE if sign_in is None else sign_in.origin, action.name, details)
 
 
 def add(session: Session, actor_id: str, origin: str, action: str, details: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from core.db.tables import Batch, Evaluation, EvaluationAnswer, RescuedEntry, Ro
 from core.errors import StorageFull
 from core.generation import run_store
 from core.pricing import spend
+from core.stories import story_record
 
 _ROW = ("state", "reason", "text", "finish_reason", "prompt_tokens", "completion_tokens")
 _log = logging.getLogger("fabula.rescue")
@@ -149,7 +150,7 @@ def _restore_story(session: Session, entry: Entry) -> bool:
     values = entry["values"]
     row = session.get(Story, entry["story_id"])
     if row is None:
-        session.add(Story(id=entry["story_id"], **_story(values)))
+        story_record.add_row(session, entry["story_id"], _story(values))
         return True
     if row.text.startswith(values["text"]):
         return True

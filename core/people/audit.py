@@ -41,7 +41,7 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditLine:
-    """One entry. `arguments` and `changes` are JSON; a change is the value before and after."""
+    """One entry. `arguments` and `changes` are JSON, or empty; a change is the value before and after."""
 
     number: int
     at: datetime
@@ -147,6 +147,10 @@ def _filtered(where: AuditFilter) -> Select[AuditEntry, str, str]:
 
 def _line(entry: AuditEntry, name: str | None, email: str | None) -> AuditLine:
     details = json.loads(entry.details)
-    arguments, changes = (json.dumps(details.get(part, {}), ensure_ascii=False) for part in ("arguments", "changes"))
+    arguments, changes = (_json(details.get(part)) for part in ("arguments", "changes"))
     person = entry.actor if name is None else name
     return AuditLine(entry.number, entry.at, person, email or "", entry.origin, entry.action, arguments, changes)
+
+
+def _json(values: object) -> str:
+    return json.dumps(values, ensure_ascii=False) if values else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -140,10 +141,7 @@ class StoryRecord:
         if text:
             row = session.get(Story, self.id)
             if row is None:
-                row = Story(id=self.id, **self._origin())
-                if is_private_model(session, self._original_request.model):
-                    row.sharing = "private"
-                session.add(row)
+                row = add_row(session, self.id, self._origin())
             for name, value in self._outcome(text, facts, error).items():
                 setattr(row, name, value)
             seconds = time.monotonic() - self._started
@@ -189,6 +187,15 @@ class StoryRecord:
             "error": storable(sentences(error.what, error.next_step)) if error is not None else None,
             "prompt_tokens": facts.prompt_tokens,
         }
+
+
+def add_row(session: Session, story_id: str, values: Mapping[str, Any]) -> Story:
+    """Add a story's row. A story by a private model is private at first."""
+    row = Story(id=story_id, **values)
+    if is_private_model(session, str(values.get("requested_model"))):
+        row.sharing = "private"
+    session.add(row)
+    return row
 
 
 def _parameters(request: CompletionRequest) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +13,24 @@ import pytest
 
 from core.actor import Actor, Role
 from core.db.store import Store
+from core.finetuning import job_views
 from core.people import invitations, people
 from core.people.people import PersonView
 from core.people.sign_in import SignedIn
 from core.settings import Settings
-from tests.support import browser_page, studio_process, team
-from tests.support.browser_page import BUSY_MS, expect, press, settled, visit
+from tests.support import browser_page, ledger_rows, studio_process, team
+from tests.support.browser_page import BUSY_MS, choose, expect, press, settled, visit
 from tests.support.studio_process import RunningStudio
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
 pytestmark = browser_page.MARKS
 provider_mock = pytest.importorskip("oidc_provider_mock", reason="oidc-provider-mock is not installed")
 
+_SCREENSHOTS = Path(__file__).parents[2] / "docs" / "screenshots"
+_MEMBERS: dict[str, Role] = {"hugo": "editor", "lena": "editor", "mara": "admin"}
 _SECRETS = """
 [auth]
 redirect_uri = "http://localhost:{{port}}/oauth2callback"
@@ -214,3 +219,42 @@ def test_a_viewer_is_refused_and_an_admin_manages_people(
     settled(manager)
     press(manager, f"settings_disable_{_person(store, admin, 'vera').id}")
     _closed(viewer, "You have been signed out")
+
+
+def test_an_owner_shares_and_an_admin_sees_it_in_the_audit_log(
+    browser: Browser, studio: tuple[RunningStudio, Settings], provider: str, store: Store, admin: Actor
+) -> None:
+    """With SCREENSHOTS set, the images in docs/screenshots are regenerated."""
+    for name, role in _MEMBERS.items():
+        invitations.invite(store, admin, f"{name}@example.org", role)
+    owner, reader = (_arrive(browser, studio[0].url, provider, name) for name in ("hugo", "lena"))
+    hugo = _person(store, admin, "hugo")
+    job_id = ledger_rows.put_job(store, name="heroes", created_by=hugo.id, sharing="private", status="succeeded")
+    owner.goto(f"{studio[0].url}/training?lang=en")
+    settled(owner)
+    press(owner, f"sharing_job_{job_id}")
+    choose(owner, f"sharing_readers_{job_id}", "Lena (lena@example.org)")
+    until(lambda: job_views.get(store, job_id).readers == (_person(store, admin, "lena").id,), "the list of readers")
+    _saved(owner, "team-sharing")
+    reader.goto(f"{studio[0].url}/training?lang=en")
+    expect(reader.get_by_text("heroes").first).to_be_visible()
+    expect(reader.get_by_text("Read a results file")).to_be_visible()
+
+    manager = _arrive(browser, studio[0].url, provider, "mara")
+    manager.goto(f"{studio[0].url}/settings?lang=en")
+    settled(manager)
+    manager.get_by_text("Audit log", exact=True).click()
+    choose(manager, "settings_audit_action", "ownership.set_readers")
+    settled(manager)
+    expect(manager.locator(".st-key-settings_audit_export")).to_be_visible()
+    expect(manager.get_by_text("No entries.")).to_have_count(0)
+    choose(manager, "settings_audit_action", "All")
+    export = manager.locator(".st-key-settings_audit_export")
+    _saved(manager, "team-audit-log", manager.get_by_test_id("stExpander").filter(has=export))
+
+
+def _saved(page: Page, name: str, element: Locator | None = None) -> None:
+    """Save a picture of the page, or of one element, for the documents."""
+    if "SCREENSHOTS" in os.environ:
+        settled(page)
+        (element or page).screenshot(path=_SCREENSHOTS / f"{name}.png", animations="disabled")

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select, update
 
 from core import processes
-from core.actor import LOCAL
+from core.actor import LOCAL, Actor
 from core.datasets import datasets
 from core.datasets.recipe import Column, Recipe
 from core.db import rescue_files
@@ -45,9 +45,11 @@ from core.jobs import recovery
 from core.pricing import custom_prices, spend
 from core.providers import Client, CompletionRequest
 from core.stories import library
+from core.stories.story_record import StoryFacts, StoryPlacement, StoryRecord
 from core.stories.stream import StoryStream, StreamRequest
 from tests.support.fault_server import FaultServer, error, held, text
 from tests.support.job_server import JobServer
+from tests.support.ledger_rows import put_job
 from tests.support.stores import fresh
 from tests.support.waiting import at_once
 
@@ -96,6 +98,20 @@ def lines(store: Store) -> list[tuple[int | None, Decimal | None]]:
 def first_row(store: Store, dataset_id: str) -> Row:
     with store.reading() as session:
         return session.scalars(select(Row).where(Row.dataset_id == dataset_id).order_by(Row.position)).all()[0]
+
+
+@pytest.mark.parametrize(("model", "sharing"), [("ft:secret", "private"), ("writer", "team_read")])
+def test_a_story_of_a_private_model_is_private_when_it_is_restored(store: Store, model: str, sharing: str) -> None:
+    put_job(store, fine_tuned_model="ft:secret", created_by="olga", sharing="private")
+    story = StoryRecord(
+        store, Actor("olga", "Olga", "editor"), "engine", CompletionRequest(model, "p"), StoryPlacement()
+    )
+    entry = story.rescue_entry("Once upon a time.", StoryFacts(model), None)
+    charge = {"id": None, "actor": "olga", "page": "story", "provider": "engine", "model": model, "reference": story.id}
+    write(store, {"kind": "story", **entry, "spend": {**charge, **_USED}})
+    assert recovery.restore(store) == 0
+    with store.reading() as session:
+        assert session.get_one(Story, story.id).sharing == sharing
 
 
 # --- files ---------------------------------------------------------------------------------------------------------

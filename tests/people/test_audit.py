@@ -66,7 +66,8 @@ def test_what_an_operator_changes_on_the_command_line_is_in_it(
 ) -> None:
     assert main(["people", "invite", "bob@example.org"], _environ(settings)) == 0
     (line,) = _lines(store, admin, action="people.invitations.invite")
-    assert (line.person, json.loads(line.arguments)["email"]) == ("operator", "bob@example.org")
+    assert (line.person, line.origin) == ("operator", "command line")
+    assert json.loads(line.arguments)["email"] == "bob@example.org"
     assert main(["verify-audit"], _environ(settings)) == 0
     assert f"unchanged. Its last entry: {line.number} " in capsys.readouterr().out
 
