@@ -22,6 +22,8 @@ from core.jobs.worker import Worker
 from core.providers import engine_endpoint
 from core.settings import Settings, exit_with
 from pages.ui import open_tabs, server_routes, server_setup, streamlit_patches, web_security
+from pages.ui.story import guest_routes
+from pages.ui.story.guest_server import GuestServer
 
 _FRAME = Path(__file__).parent / "pages" / "frame.py"
 
@@ -38,8 +40,11 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     logs.set_format(settings.log_format)
     file_permissions.keep_private(settings.home)
     worker, engine = Worker(settings), EngineProcess(settings)
+    guests = GuestServer(settings.guest_port) if settings.guest_port is not None else None
     engine.start()
     worker.start()
+    if guests is not None:
+        guests.start()
     gc_tuning.freeze_long_lived()
     streamlit_patches.keep_for_a_while()
     streamlit_patches.close_left_sessions()
@@ -54,6 +59,8 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
         async with anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, engine.stop)
             group.start_soon(anyio.to_thread.run_sync, worker.stop)
+            if guests is not None:
+                group.start_soon(anyio.to_thread.run_sync, guests.stop)
 
 
 async def health(_request: Request) -> JSONResponse:
@@ -84,6 +91,6 @@ check_start()
 app = st.App(
     _FRAME,
     lifespan=lifespan,
-    routes=[Route("/api/health", health), *server_routes.ROUTES],
+    routes=[Route("/api/health", health), *server_routes.ROUTES, *guest_routes.routes()],
     middleware=web_security.layers(Settings.from_env(), server_setup.read(), server_setup.other_origins()),
 )

@@ -2,8 +2,8 @@
 
 Recipes, data sets, jobs and stories have an owner and a sharing (`core.db.tables.Owned`). Rows, runs and versions have
 the access of their data set; models and checkpoints have the access of the job that made them. A private job also has
-a list of people who may read it and use its models. Evaluations and tours belong to their creator. Admins may do
-everything, and so may the only user of local mode.
+a list of people who may read it and use its models. Evaluations, tours and links for guests belong to their creator.
+Admins may do everything, and so may the only user of local mode.
 
 Below its role, an action declares which things it reads, edits or owns:
 
@@ -35,6 +35,7 @@ from core.db.tables import (
     Dataset,
     DatasetVersion,
     Evaluation,
+    GuestLink,
     Owned,
     Person,
     RecipeVersion,
@@ -156,7 +157,7 @@ def _owner_of(table: type[Owned]) -> _Owners:
     return select(table.owner_id, table.sharing, readers)
 
 
-def _by_creator(table: type[Evaluation] | type[Tour]) -> _Owners:
+def _by_creator(table: type[Evaluation] | type[GuestLink] | type[Tour]) -> _Owners:
     return select(table.created_by, literal("private"), _NO_READERS)
 
 
@@ -181,6 +182,7 @@ _OWNERS: Mapping[str, Callable[[Any], _Owners]] = {
     "model": _of_models,
     "story": lambda ids: _owner_of(Story).where(Story.id.in_(ids)),
     "evaluation": lambda ids: _by_creator(Evaluation).where(Evaluation.id.in_(ids)),
+    "guest_link": lambda ids: _by_creator(GuestLink).where(GuestLink.id.in_(ids)),
     "tour": lambda ids: _by_creator(Tour).where(Tour.id.in_(ids)),
 }
 

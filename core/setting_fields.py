@@ -204,6 +204,8 @@ class SettingFields(BaseSettings):
         job_rules.TRAINER_PRIORITY_SETTING, "`idle` or `normal`", job_rules.TRAINER_PRIORITY
     )
 
+    guest_port: Port | None = _setting("FABULA_GUEST_PORT", "port")
+    guest_url: Address | None = _setting("FABULA_GUEST_URL", "address")
     metrics_token: LongSecret | None = _setting("FABULA_METRICS_TOKEN", "secret")
     metrics_port: Port | None = _setting("FABULA_METRICS_PORT", "port")
     log_format: Literal["text", "json"] = _setting("FABULA_LOG_FORMAT", "`text` or `json`", "text")

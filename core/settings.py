@@ -22,6 +22,7 @@ _READ = (
     "FABULA_FILES_URL",
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
     *("FABULA_TRUSTED_EMAIL_ISSUERS", "FABULA_INTERNAL_SERVERS"),
+    *("FABULA_GUEST_PORT", "FABULA_GUEST_URL"),
     *("FABULA_TRUSTED_PROXY", "FABULA_METRICS_TOKEN", "FABULA_METRICS_PORT", "FABULA_LOG_FORMAT"),
     *("FABULA_ALERT_WEBHOOK_URL", "FABULA_ALERT_WEBHOOK_SHAPE", "FABULA_ALERT_SMTP_URL", "FABULA_ALERT_EMAIL_TO"),
     *("FABULA_ALERT_EMAIL_FROM", "FABULA_ALERT_LANGUAGE"),
@@ -46,6 +47,9 @@ class Settings:
         trusted_email_issuers: sign-in issuers whose e-mail addresses count as verified without `email_verified`.
         internal_servers: host names and networks inside the server's own network that a team's providers may lead to.
         trusted_proxy: the proxy whose headers name the signed-in person; None if no headers are trusted.
+        guest_port: port on which the pages of guests are served, and nothing else, or None.
+        guest_url: the address under which phones reach the pages of guests; None if it follows from the port, or from
+            the address of the presenter's page.
         metrics_token: bearer token of `/metrics`; None if there is no such page.
         metrics_port: port on which a separate worker serves its metrics, or None.
         log_format: `text` or `json`.
@@ -69,6 +73,8 @@ class Settings:
     trusted_email_issuers: tuple[str, ...] = ()
     internal_servers: tuple[str, ...] = ()
     trusted_proxy: str | None = None
+    guest_port: int | None = None
+    guest_url: str | None = None
     metrics_token: str | None = field(default=None, repr=False)
     metrics_port: int | None = None
     log_format: str = "text"
@@ -141,6 +147,8 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         trusted_email_issuers=_items(fields.trusted_email_issuers),
         internal_servers=_items(fields.internal_servers),
         trusted_proxy=fields.trusted_proxy,
+        guest_port=fields.guest_port,
+        guest_url=fields.guest_url,
         metrics_token=fields.metrics_token.get_secret_value() if fields.metrics_token else None,
         metrics_port=fields.metrics_port,
         log_format=fields.log_format,

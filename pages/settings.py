@@ -5,11 +5,12 @@ from __future__ import annotations
 import streamlit as st
 
 from pages.ui.components import cards, status
-from pages.ui.settings import about, audit_card, bases, budgets_card, people_card, providers_card
+from pages.ui.settings import about, audit_card, bases, budgets_card, guest_links_card, people_card, providers_card
 
 with cards.show_errors():
     people_card.card()
     budgets_card.card()
+    guest_links_card.card()
     audit_card.card()
     providers_card.card()
     bases.card()

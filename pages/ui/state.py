@@ -80,6 +80,7 @@ class StudioState:
     preview: Any = None  # rows of the last preview, with the recipe they were made for
     story: Any = None  # the pages.ui.components.story_session.StorySession of this visitor
     presentation: Any = None  # the pages.ui.story.presenter.Presentation of this visitor
+    round_links: Any = None  # the pages.ui.story.round_guests.RoundLinks of this visitor
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run

@@ -21,6 +21,7 @@ from core.db.tables import (
     Dataset,
     DatasetVersion,
     Evaluation,
+    GuestLink,
     Owned,
     Person,
     RecipeVersion,
@@ -29,6 +30,7 @@ from core.db.tables import (
     Story,
     Tour,
     TrainingJob,
+    utcnow,
 )
 from core.errors import NotAllowed, NotFound
 from core.finetuning import job_views, jobs
@@ -43,7 +45,7 @@ from tests.support.actions import declared_actions
 _OLGA = Actor("olga", "Olga", "editor")
 _PAUL = Actor("paul", "Paul", "editor")
 _ACTIONS = declared_actions()
-_FIXED = ("evaluation", "tour")  # their creator's; they cannot be shared
+_FIXED = ("evaluation", "guest_link", "tour")  # their creator's; they cannot be shared
 _KINDS = frozenset(ownership._OWNERS) | {"thing"}
 
 # Actions that touch nothing that belongs to someone: they make a new thing, or change what the whole team shares.
@@ -90,6 +92,8 @@ _NOBODYS = frozenset(
         "core.providers.saved.remove",
         "core.providers.saved.save_findings",
         "core.stories.arena.get_vote",  # this person's
+        "core.stories.guest_links.find_link",  # of this person
+        "core.stories.guest_links.valid_links",  # of this person; admins: all
         "core.stories.prompt_suggestions.save_presenter_prompts",
         "core.tours.tour.start",
         "core.tours.tour.stop",  # stops its job through `jobs.request`, which is checked
@@ -127,6 +131,9 @@ def _put_one_of_each(store: Store) -> dict[str, str | int | Thing]:
                     **by,
                 ),
                 Tour(id="t", **by),
+                GuestLink(
+                    id="g", token_hash="", stage=True, story_ids=[], max_guests=1, expires_at=utcnow(), **by
+                ),
                 _story("s"),
             ]
         )  # fmt: skip
@@ -134,7 +141,7 @@ def _put_one_of_each(store: Store) -> dict[str, str | int | Thing]:
         session.add(Checkpoint(job_id="j", remote_id="c", step=1, model="ft:tuned:ckpt-step-1", metrics={}))
         return {
             "dataset": "d", "row": row.id, "version": "v", "run": "r", "recipe": "f", "recipe_version": "rv",
-            "job": "j", "model": "ft:tuned", "evaluation": "e", "tour": "t", "story": "s",
+            "job": "j", "model": "ft:tuned", "evaluation": "e", "tour": "t", "story": "s", "guest_link": "g",
             "thing": Thing("dataset", "d"),
         }  # fmt: skip
 

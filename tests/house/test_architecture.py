@@ -280,9 +280,15 @@ def test_each_thing_has_one_address() -> None:
 _CHANGES = frozenset({"session", "write_text", "write_bytes", "unlink"})
 _PAID = frozenset({"complete", "stream", "speak", "create_job", "create_batch"})
 _BELOW_ACTIONS = ("core/db/", "core/engine/")  # an action calls these; they know no roles
-# The engine's token and the key that encrypts the providers' keys are made on first use; signing in precedes any role.
+# The engine's token and the key that encrypts the providers' keys are made on first use; signing in precedes any role;
+# guests have a link instead of a role.
 _NO_ACTION = frozenset(
-    {"core.providers.engine_endpoint.token", "core.secret_key.SecretKey", "core.people.sign_in.sign_in"}
+    {
+        "core.people.sign_in.sign_in",
+        "core.providers.engine_endpoint.token",
+        "core.secret_key.SecretKey",
+        "core.stories.guest_votes.vote",
+    }
 )
 _ROLE_CORE = [path for path in _CORE if not _where(path).startswith(_BELOW_ACTIONS)]
 _PAGES = [path for path in _SOURCES if path.is_relative_to(_ROOT / "pages")]

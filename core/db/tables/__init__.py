@@ -6,6 +6,7 @@ from core.db.tables.alert import Alert
 from core.db.tables.audit import AuditEntry
 from core.db.tables.base import Base, Owned, Sharing, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
+from core.db.tables.guest import GuestLink, GuestVote
 from core.db.tables.money import Budget, BudgetRequest, CustomPrice, RescuedEntry, SpeedMeasurement, Spend, SpendTotal
 from core.db.tables.person import Invitation, Person, SignIn, SignInAccount
 from core.db.tables.provider import RemovedProvider, SavedProvider
@@ -36,6 +37,8 @@ __all__ = [
     "DatasetVersion",
     "Evaluation",
     "EvaluationAnswer",
+    "GuestLink",
+    "GuestVote",
     "Invitation",
     "Owned",
     "Person",

@@ -23,9 +23,13 @@ def vote_of(round_: Round) -> tuple[bool, str | None]:
 
 def heading(round_: Round, place: int, winner: str | None) -> str:
     """The heading of a pane: its letter if names are or were hidden, and a mark for the winner; may be ""."""
-    letter = f"**{_LETTERS[place]}**" if round_.blind else ""
     best = f":green-badge[:material/trophy: {_('Your choice')}]" if round_.displayed[place].id == winner else ""
-    return " ".join(part for part in (letter, best) if part)
+    return " ".join(part for part in (letter(round_, place), best) if part)
+
+
+def letter(round_: Round, place: int) -> str:
+    """What a story is called while the names are hidden, and beside its name afterwards; "" in other rounds."""
+    return f"**{_LETTERS[place]}**" if round_.blind else ""
 
 
 def button(round_: Round, place: int) -> None:

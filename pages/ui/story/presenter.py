@@ -1,7 +1,7 @@
 """Presenter mode: prepared prompts, one or two models in large type, their speed and cost, all by keyboard.
 
 **Present** on the story page or the URL `/story?stage=1` opens it. The URL also contains what a reload needs: the
-models (`&models=engine/storyteller,…`), the prompt (`&prompt=2`), and its story (see `story_address`). Sizes and
+models (`&models=engine/storyteller,…`), the prompt (`&prompt=2`), its story, and the link of an audience. Sizes and
 positions are in `components/presenter.css`, keys and full screen in `components/presenter.js`.
 """
 
@@ -15,18 +15,15 @@ from typing import Any
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core.providers.registry import ENGINE
 from core.stories import arena
 from core.stories.arena import Round
-from core.stories.story_record import StoryUsage, count_usage
-from core.stories.stream import StoryStream
-from pages.ui import cache, state
+from pages.ui import state
 from pages.ui.components import cards, models, story_text, views
-from pages.ui.components.money import cost_fact, local_price
 from pages.ui.components.story_session import story_session
-from pages.ui.components.story_text import LiveStory
-from pages.ui.i18n import _, code, n_, plain, token_speed, usd
-from pages.ui.story import arena_vote, presenter_prompts, story_view
+from pages.ui.i18n import _, code, plain
+from pages.ui.story import arena_vote, audience, presenter_prompts, story_view
+from pages.ui.story.audience import Audience
+from pages.ui.story.presenter_pane import PresenterPane
 from pages.ui.story.presenter_prompts import MOST_PANES, PreparedPrompt, PresenterModels
 
 _IN_ADDRESS = "stage"
@@ -48,6 +45,7 @@ class Presentation:
 
     number: int = 0
     rounds: dict[str, Round] = field(default_factory=dict)
+    audience: Audience = field(default_factory=Audience)
     opened: bool = False  # the URL has been read
 
 
@@ -72,6 +70,7 @@ def show() -> None:
         st.title(_("Fabula"), anchor=False, width="content")
         place = st.empty()
         writers = _settings()
+        audience.settings(_presentation().audience, several_models=writers is not None and writers.second is not None)
         _help()
         st.button(_("Full screen"), icon=":material/fullscreen:", key="presenter_full", type="tertiary")
         st.button(_("Leave"), icon=":material/close:", key="presenter_leave", type="tertiary", on_click=_leave)
@@ -143,9 +142,12 @@ def _model_names(writers: PresenterModels) -> str:
 
 
 def _invitation(prompts: Sequence[PreparedPrompt], number: int) -> None:
-    """Render the chosen prompt in large type, all prompts next to it, and the key to press."""
-    prompt = prompts[number]
-    left, right = st.columns([3, 2], gap="large", vertical_alignment="center")
+    """Render the chosen prompt in large type, all prompts next to it, and the key to press; beside them the QR code."""
+    prompt, guests = prompts[number], _presentation().audience
+    left, right, *beside = st.columns([3, 2, 2] if guests.on else [3, 2], gap="large", vertical_alignment="center")
+    for place in beside:
+        with place, st.container(key="presenter_scan"):
+            audience.invitation(guests)
     with left, st.container(key="presenter_prompt"):
         kind = _("Outside the grid") if prompt.outside else _("In the grid") if prompt.values else _("The prompt")
         st.caption(kind)
@@ -218,7 +220,7 @@ def _write(writers: PresenterModels) -> None:
     prompts, presentation, before = presenter_prompts.prompts(chosen), _presentation(), story_session().round
     prompt = prompts[min(presentation.number, len(prompts) - 1)]
     with cards.keep_errors():
-        story_view.write(presenter_prompts.order(chosen, prompt))
+        story_view.write(presenter_prompts.order(chosen, prompt, blind=presentation.audience.on))
     round_ = story_session().round
     if round_ is not None and round_ is not before:
         presentation.rounds[prompt.text] = round_
@@ -243,7 +245,7 @@ def _enter() -> None:
 
 def _leave() -> None:
     """Return to the story page, which continues to show a story that is being written."""
-    for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_prompts.MODELS_IN_ADDRESS):
+    for name in (_IN_ADDRESS, _PROMPT_IN_ADDRESS, presenter_prompts.MODELS_IN_ADDRESS, audience.IN_ADDRESS):
         st.query_params.pop(name, None)
 
 
@@ -255,85 +257,30 @@ def _listen_to_keys() -> None:
 # --- stories ----------------------------------------------------------------------------------------------------------
 
 _LONGEST_TITLE = 160  # characters of a prompt that leave room for the stories
-_FACTS_EVERY = 4  # updates: twice a second; numbers that change more often cannot be read
+_STORY_WIDTH, _VOTES_WIDTH = 4, 2  # shares of the screen
 
 
 def _stories(round_: Round, title: str) -> None:
     """Render the stories of a round until they end."""
     with st.container(key="presenter_title"):
         st.markdown(f"## {plain(views.shortened(title, _LONGEST_TITLE))}", anchors=False)
-    named = not round_.names_hidden or arena_vote.vote_of(round_)[0]
+    guests, count = _presentation().audience, len(round_.displayed)
+    named = not round_.names_hidden or round_.id in guests.named or arena_vote.vote_of(round_)[0]
+    votes = guests.on and round_.blind and count > 1
     panes = []
     with st.container(key="presenter_stories"):
-        for place, column in enumerate(st.columns(len(round_.displayed), gap="large")):
-            with column:
-                panes.append(_Pane(round_.displayed[place], place, named=named, several=len(round_.displayed) > 1))
+        columns = st.columns([_STORY_WIDTH] * count + [_VOTES_WIDTH] * votes, gap="large")
+        for place in range(count):
+            with columns[place]:
+                letter = arena_vote.letter(round_, place) if count > 1 else ""
+                panes.append(
+                    PresenterPane(round_.displayed[place], place, named=named, letter=letter, several=count > 1)
+                )
+        if votes:
+            with columns[-1], st.container(key="presenter_votes"):
+                audience.invitation(guests)
+                beside = st.container()
     story_text.read_along(panes, round_)
-
-
-class _Pane(LiveStory):
-    """The pane of one story."""
-
-    def __init__(self, story: StoryStream, at: int, *, named: bool, several: bool) -> None:
-        super().__init__(story, facts_every=_FACTS_EVERY)
-        self._named = named
-        with st.container(key=f"presenter_pane_{at}_{'half' if several else 'whole'}", gap="small"):
-            with st.container(key=f"presenter_words_{at}"):
-                self._words = story_text.draw_text(st, story)
-                self._trouble: DeltaGenerator = st.empty()
-            with st.container(key=f"presenter_facts_{at}"):
-                self._facts: DeltaGenerator = st.markdown(self._numbers())
-
-    def _draw_facts(self) -> None:
-        self._facts.markdown(self._numbers())
-
-    def _numbers(self) -> str:
-        story = self.story
-        used = count_usage(story.facts, story.original_request.prompt, story.text)
-        lines = [_speed(story, used, named=self._named)]
-        if self._named and story.text:
-            lines.append(_cost(story, used))
-        return "\n\n".join(lines)
-
-    def finish(self) -> None:
-        """Render how the story ended."""
-        super().finish()
-        with self._trouble.container():
-            if self._named:
-                views.parameter_notes(self.story.notes)
-                if self.story.error is not None:
-                    cards.error_card(self.story.error)
-
-
-def _speed(story: StoryStream, used: StoryUsage, *, named: bool) -> str:
-    """Model, speed and tokens so far; at the end the finish reason."""
-    facts = story.facts
-    tokens = n_("{n} token", "{n} tokens", used.completion_tokens) if story.text else ""
-    parts = [
-        f"**{code(facts.model)}**" if named else "",
-        f"**{token_speed(facts.tokens_per_s)}**" if facts.tokens_per_s else "",
-        _("about {tokens}").format(tokens=tokens) if tokens and used.counted_locally else tokens,
-        story_text.ending_of(facts) if story.done else "",
-    ]
-    return " · ".join(part for part in parts if part) or _("Writing…")
-
-
-def _cost(story: StoryStream, used: StoryUsage) -> str:
-    """What this story costs so far, and what the same tokens would cost with a paid model."""
-    facts, tokens = story.facts, (used.prompt_tokens, used.completion_tokens)
-    if story.provider == ENGINE:
-        own_price = local_price(facts.duration_s)
-    else:
-        price = cache.prices().find(story.provider, facts.model)
-        running = price.call(*tokens) if price is not None and price.currency == "USD" else None
-        own_price = cost_fact(story.provider, running if facts.cost_usd is None else facts.cost_usd, None)
-    paid = presenter_prompts.paid_price()
-    other_cost = paid.call(*tokens) if paid is not None else None
-    if paid is None or other_cost is None:
-        return f"**{own_price}**"
-    other = _("{model} would cost {cost} for the same tokens (list price of {day})").format(
-        model=code(paid.model),
-        cost=f"**{usd(other_cost)}**",
-        day=f"{paid.checked:%Y-%m-%d}",
-    )
-    return f"**{own_price}** · {other}"
+    if votes:
+        with beside:
+            audience.votes(guests, round_)

@@ -108,8 +108,8 @@ def _of_grid(prompt_format: PromptFormat) -> list[PreparedPrompt]:
     return list({prompt.text: prompt for prompt in found}.values())
 
 
-def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
-    """Every model gets the prompt in its own format, with its own stop."""
+def order(who: PresenterModels, prompt: PreparedPrompt, *, blind: bool = False) -> StoryRequest:
+    """Every model gets the prompt in its own format, with its own stop. `blind`: hide the names of several models."""
     first = prompt_formats.prompt_format_of(who.first)
     entries = []
     for info in who.writing:
@@ -126,7 +126,7 @@ def order(who: PresenterModels, prompt: PreparedPrompt) -> StoryRequest:
             stop=prompt_format.stop,
         )
         entries.append(RoundEntry(info.provider, request, dict(prompt.values) or None))
-    return StoryRequest(tuple(entries))
+    return StoryRequest(tuple(entries), blind=blind and len(entries) > 1)
 
 
 def prompt_editor() -> None:

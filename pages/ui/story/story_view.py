@@ -19,7 +19,7 @@ from pages.ui.components.story_session import LEAVE_S, StoryRequest, StorySessio
 from pages.ui.components.story_text import LiveStory
 from pages.ui.i18n import _, mark
 from pages.ui.sign_in import current_actor
-from pages.ui.story import arena_vote, speech, story_actions, story_remedies
+from pages.ui.story import arena_vote, round_guests, speech, story_actions, story_remedies
 from pages.ui.story.library import story_card
 
 _FACTS_EVERY = 5  # updates: twice per second; a line that changes more often cannot be read
@@ -140,6 +140,8 @@ def _round(round_: Round, prompt_format: PromptFormat | None) -> None:
             arena_vote.chosen(round_, winner)
         elif round_.can_vote:
             arena_vote.none_button(round_)
+        if round_.can_vote and several:
+            round_guests.menu(round_, named=voted)
         story_actions.onward(prompt_format, write)
 
 
