@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -128,6 +129,14 @@ def _issuer(value: str) -> str:
     return value
 
 
+def _ca_file(value: Path) -> Path:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+    except OSError:  # also ssl.SSLError: not PEM, or a private key only
+        raise ValueError(msg("It must be the path of a file with CA certificates in PEM format.")) from None
+    return value
+
+
 def _internal_servers(value: str) -> str:
     entries = _listed(value)
     if not all(map(address_rules.is_entry, entries)):
@@ -151,6 +160,7 @@ def _listed(value: str) -> list[str]:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+CaFile = Annotated[Path, AfterValidator(_ca_file)]
 Database = Annotated[str, AfterValidator(_database)]
 Context = Annotated[int, _whole_number(*job_rules.CONTEXT_RANGE)]
 Domains = Annotated[str, AfterValidator(_domains)]
@@ -195,6 +205,7 @@ class SettingFields(BaseSettings):
 
     engine_url: Address | None = _setting("FABULA_ENGINE_URL", "address")
     engine_token: SecretStr | None = _setting("FABULA_ENGINE_TOKEN", "secret")
+    engine_ca_file: CaFile | None = _setting("FABULA_ENGINE_CA_FILE", "path")
     engine_models: str | None = _setting("FABULA_ENGINE_MODELS", "list")
     engine_base_folders: str | None = _setting("FABULA_ENGINE_BASE_FOLDERS", "list")
     results_base64: Switch = _setting("FABULA_RESULTS_BASE64", "`1` or `0`", False)

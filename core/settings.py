@@ -18,8 +18,8 @@ from core.errors import BadSettings
 
 # The variables that `Settings` consists of; all other settings are read where they are used.
 _READ = (
-    *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_SECRET_KEY"),
-    "FABULA_FILES_URL",
+    *("FABULA_HOME", "DATABASE_URL", "FABULA_ENGINE_URL", "FABULA_ENGINE_TOKEN", "FABULA_ENGINE_CA_FILE"),
+    *("FABULA_SECRET_KEY", "FABULA_FILES_URL"),
     *("FABULA_FIND_LOCAL_SERVERS", "FABULA_MODE", "FABULA_ADMIN_EMAIL", "FABULA_ALLOWED_DOMAINS"),
     *("FABULA_TRUSTED_EMAIL_ISSUERS", "FABULA_INTERNAL_SERVERS"),
     *("FABULA_GUEST_PORT", "FABULA_GUEST_URL"),
@@ -39,6 +39,7 @@ class Settings:
         files_url: where the shared files are (`core.shared_files`): a folder or `s3://…`; None: in `home`.
         engine_url: base URL of an external engine (without `/v1`); None if the app starts its own engine.
         engine_token: bearer token of the engine; if None, one is generated and stored in `home`.
+        engine_ca_file: certificate authorities that are trusted for that engine in addition to the system's, or None.
         secret_key: encrypts the providers' keys in the database; if None, a key file in `home` does.
         finds_local_servers: whether the settings page looks for model servers on this machine; never in team mode.
         mode: `local`: one person on this machine; `team`: people sign in.
@@ -65,6 +66,7 @@ class Settings:
     engine_url: str | None
     engine_token: str | None = field(repr=False)
     files_url: str | None = None
+    engine_ca_file: Path | None = None
     secret_key: str | None = field(default=None, repr=False)
     finds_local_servers: bool = True
     mode: Literal["local", "team"] = "local"
@@ -139,6 +141,7 @@ def _from_values(values: tuple[str, ...], _folder: str, _user_home: str | None) 
         engine_url=fields.engine_url,
         engine_token=fields.engine_token.get_secret_value() if fields.engine_token else None,
         files_url=fields.files_url,
+        engine_ca_file=fields.engine_ca_file,
         secret_key=fields.secret_key.get_secret_value() if fields.secret_key else None,
         finds_local_servers=fields.finds_local_servers and fields.mode != "team",
         mode=fields.mode,

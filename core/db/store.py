@@ -28,9 +28,13 @@ from core.settings import Settings
 
 _BUSY_S = 30.0  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
 _CONNECT_TIMEOUT_S = 5  # a PostgreSQL server that does not respond within this time counts as unreachable
-_MAX_CONNECTIONS = 60  # for short bursts, such as 25 browser sessions opening a page at once
-_IDLE_POSTGRES = 20  # connections kept open; worker threads and page polls together use fewer
-_IDLE_SQLITE = 10  # opening one takes 1.6 ms; each idle connection holds up to 2 MB of pages and two descriptors
+_MAX_SQLITE = 60  # for short bursts, such as 25 browser sessions opening a page at once
+PAGE_CONNECTIONS = 30
+"""At most so many connections to PostgreSQL for a web process's pages. More would not be faster: queries take
+milliseconds, Python draws one page at a time, and a 31st query waits for its turn."""
+WORKER_CONNECTIONS = 20
+"""The same for a worker: three for each of two runs, one for each other item, its heartbeat and its alerts."""
+_IDLE = 10  # opening one takes 1.6 ms; each idle connection holds up to 2 MB of pages and two descriptors
 _CHUNK = 500  # ids per statement
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _FREE_SPACE = msg("Free some space, or set `FABULA_HOME` to a folder on another disk.")
@@ -54,11 +58,18 @@ class Store:
 
     recheck_s = 1.0
 
-    def __init__(self, database_url: str, home: Path | None = None, *, busy_s: float = _BUSY_S) -> None:
+    def __init__(
+        self,
+        database_url: str,
+        home: Path | None = None,
+        *,
+        busy_s: float = _BUSY_S,
+        connections: int = PAGE_CONNECTIONS,
+    ) -> None:
         self.url = database_url
         self.file = _file_of(database_url)
         self.home = home or (self.file.path.parent if self.file else Settings.from_env().home)
-        self.engine = _create_engine(database_url, self.file, busy_s)
+        self.engine = _create_engine(database_url, self.file, busy_s, connections)
         self._lost: DatabaseLost | None = None
         self._recheck_at = 0.0
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -71,7 +82,14 @@ class Store:
         self._current: ContextVar[_ActiveSession | None] = ContextVar("fabula_session", default=None)
 
     @classmethod
-    def open(cls, settings: Settings, *, create: bool = True, busy_s: float = _BUSY_S) -> Store:
+    def open(
+        cls,
+        settings: Settings,
+        *,
+        create: bool = True,
+        busy_s: float = _BUSY_S,
+        connections: int = PAGE_CONNECTIONS,
+    ) -> Store:
         """Create the folders, migrate the schema (safe in concurrent processes), and connect.
 
         Args:
@@ -79,6 +97,7 @@ class Store:
             create: whether to create a missing SQLite file; False if it existed before, because an empty one would hide
                 its loss.
             busy_s: how long SQLite waits for another writer.
+            connections: how many connections to PostgreSQL may be open at once.
 
         Raises:
             StorageFull: the folder or the database cannot be written or reached.
@@ -86,7 +105,7 @@ class Store:
         """
         if create:
             _create_folders(settings)
-        store = cls(settings.database_url, settings.home, busy_s=busy_s)
+        store = cls(settings.database_url, settings.home, busy_s=busy_s, connections=connections)
         if create and store.file is not None:
             _create_file(store.file.path)
         try:
@@ -302,12 +321,12 @@ def _file_of(database_url: str) -> DatabaseFile | None:
     return DatabaseFile(Path(url.database)) if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float) -> Engine:
+def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float, connections: int) -> Engine:
     url = make_url(database_url)
     if url.get_backend_name() != "sqlite":
-        timeout = {"connect_timeout": _CONNECT_TIMEOUT_S}
-        return create_engine(url, pool_pre_ping=True, connect_args=timeout, **_pool(_IDLE_POSTGRES))
-    engine = create_engine(url, connect_args={"timeout": busy_s}, **_pool(_IDLE_SQLITE))
+        options = {"connect_timeout": _CONNECT_TIMEOUT_S, "application_name": "fabula"}
+        return create_engine(url, pool_pre_ping=True, connect_args=options, **_pool(connections))
+    engine = create_engine(url, connect_args={"timeout": busy_s}, **_pool(_MAX_SQLITE))
     if file is not None:
         address = f"file:{quote(str(file.path.absolute()))}?mode=rw"
 
@@ -321,9 +340,9 @@ def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float) 
     return engine
 
 
-def _pool(idle: int) -> dict[str, Any]:
+def _pool(most: int) -> dict[str, Any]:
     """Pool options. LIFO, so that an app with little traffic uses only a few warm connections."""
-    return {"pool_size": idle, "max_overflow": _MAX_CONNECTIONS - idle, "pool_use_lifo": True}
+    return {"pool_size": _IDLE, "max_overflow": most - _IDLE, "pool_use_lifo": True}
 
 
 def _prepare_sqlite(busy_s: float, connection: Any, _record: object) -> None:

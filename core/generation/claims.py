@@ -81,6 +81,7 @@ class ClaimQueue:
         cleared: requests durably marked as sent, which may now be sent.
         max_shared: maximum number of repeats of a cell that may share a request.
         over_budget: why nothing more can be reserved, if no other executor may release budget.
+        all_taken: whether the last claim found no pending row: what is left is claimed by executors.
         unpriced: why a budget cannot be enforced (the price is unknown).
         complete: whether everything is written and the run is done.
 
@@ -112,6 +113,7 @@ class ClaimQueue:
         self._clearing: list[int] = []  # those of `_refused` in the group being written
         self.over_budget: str | None = None
         self.unpriced: str | None = None
+        self.all_taken = False
         self.complete = False
 
     def __len__(self) -> int:
@@ -212,6 +214,7 @@ class ClaimQueue:
         """Queue the claimed rows. Return True if there is something new to do."""
         self.ready.extend(PendingRequest(claims) for claims in group_claims(result.claims, self.max_shared))
         self.complete = result.complete
+        self.all_taken = not result.claims and (self._exhausted or not result.over_budget)
         self.over_budget = result.over_budget if idle and not result.claims and not result.held_by_others else None
         self._exhausted = not result.claims and not result.over_budget and not self._exhausted
         return bool(result.claims or self._exhausted or self.complete or self.over_budget or self.unpriced)

@@ -22,7 +22,7 @@ from core import shared_files
 from core.db.store import Store
 from core.db.tables import Run
 from core.errors import FabulaError, Transient
-from core.generation import row_store, run_store
+from core.generation import row_store, run_sharing, run_store
 from core.generation.claims import ClaimQueue, InFlight, PendingRequest
 from core.generation.concurrency import DEFAULT_LIMIT, ConcurrencyControl, RunLimits, Throughput
 from core.generation.group_commit_writer import GroupCommitWriter
@@ -38,7 +38,7 @@ from core.pricing.price_book import PriceBook
 from core.providers import Registry
 from core.settings import Settings
 
-_FINAL_STATES = {"stopping": "stopped", "pausing": "paused", "waiting": "waiting"}  # requested state → final state
+_FINAL_STATES = {"stopping": "stopped", "pausing": "paused"}  # requested state → final state
 
 
 def execute(
@@ -70,7 +70,11 @@ def execute(
     with run_store.hold_lease() as claimant:
         while not stop_event.is_set() and (context := run_store.begin(store, run_id, claimant)) is not None:
             prices = book or custom_prices.book(store, shared_files.storage(Settings.from_env()))
-            asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
+            try:
+                asyncio.run(RunExecutor(store, registry, context, prices, stop_event, limits or RunLimits()).run())
+            except BaseException:
+                run_sharing.leave_claims(claimant, run_id)
+                raise
 
 
 class RunExecutor:
@@ -107,6 +111,7 @@ class RunExecutor:
             self._wake.set,
         )  # fmt: skip
         self._requested_end: str | None = None  # final state requested by the user
+        self._ended_elsewhere = False  # another executor of this run has recorded its end
         self._written_note: str | None = None  # the note in the run's database row
         self._polled_at = float("-inf")
         self._drain_until: float | None = None  # set when the worker stops
@@ -125,7 +130,11 @@ class RunExecutor:
             await self._writer.call_until_done(self._finish, self._stopping)
 
     def _finish(self, session: Session) -> None:
-        """Write the final state of the run."""
+        """Write the final state of the run, unless another executor has: the run may have been resumed since."""
+        if self._ended_elsewhere:
+            run = run_store.lock_run(session, self._context.run_id)
+            run_store.release_dead_claims(session, run.dataset_id, self._context.claimant)
+            return
         run_id, end = self._context.run_id, self._retry_policy.end or RunEnd(self._requested_end or "done")
         not_before = None
         if end.wait_s is not None:
@@ -145,7 +154,7 @@ class RunExecutor:
             return not self._in_flight  # answers that are already paid for go into the rescue file
         if self._in_flight or self._writer.unrecorded:
             return False
-        return self._retry_policy.end is not None or self._claim_queue.complete
+        return self._retry_policy.end is not None or self._ended_elsewhere or self._claim_queue.complete
 
     def _is_drain_over(self) -> bool:
         """Whether a stopping worker has waited long enough for the answers to requests in flight."""
@@ -157,8 +166,14 @@ class RunExecutor:
     @property
     def _may_send(self) -> bool:
         """Whether requests may be sent now."""
-        ended = self._retry_policy.end is not None or self._requested_end is not None or self._stopping.is_set()
-        return not ended and not self._shutting_down and not self._writer.down and self._connection.open
+        ended = self._retry_policy.end is not None or self._requested_end is not None or self._ended_elsewhere
+        return (
+            not ended
+            and not self._stopping.is_set()
+            and not self._shutting_down
+            and not self._writer.down
+            and self._connection.open
+        )
 
     async def _poll(self) -> None:
         """Check for a stop request and a stall a few times per second, and update the note that users see."""
@@ -173,9 +188,12 @@ class RunExecutor:
             self._written_note = note
         if disabled is not None:  # requests in flight are paid for, so their answers are kept
             self._retry_policy.end_run(RunEnd("stopped", disabled))
-        if state not in (None, "running"):
-            self._requested_end = _FINAL_STATES.get(state or "", "stopped")
-        if not self._writer.down:
+        if state in _FINAL_STATES:
+            self._requested_end = _FINAL_STATES[state]
+        elif state not in (None, "running"):  # as for `disabled`
+            self._ended_elsewhere = True
+        waits_for_others = self._claim_queue.all_taken and not (self._in_flight or self._in_flight.waiting)
+        if not self._writer.down and not waits_for_others:
             self._retry_policy.check_stalled(now, self._in_flight.all_retried)
 
     async def _wait(self) -> None:

@@ -27,6 +27,7 @@ from core.errors import FabulaError
 from core.message import listed, msg
 from core.process_environment import engine_environment, hub_environment
 from core.providers import engine_endpoint
+from core.providers.connection import tls_context
 from core.providers.engine_endpoint import Endpoint, EngineNote
 from core.settings import Settings
 
@@ -266,9 +267,13 @@ class EngineProcess:
 
 def ask_health(endpoint: Endpoint, timeout_s: float) -> dict[str, Any] | None:
     """The engine's `GET /health` response; None if it does not respond in time."""
+    opener = _no_proxy_opener
+    if endpoint.url.startswith("https:"):
+        tls = urllib.request.HTTPSHandler(context=tls_context(endpoint.certificates))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), tls)
     request = urllib.request.Request(f"{endpoint.url}/health", headers={"Authorization": f"Bearer {endpoint.token}"})
     try:
-        with _no_proxy_opener.open(request, timeout=timeout_s) as response:
+        with opener.open(request, timeout=timeout_s) as response:
             health = json.load(response)
     except (OSError, ValueError, http.client.HTTPException):
         return None

@@ -20,7 +20,7 @@ from core.db.tables import Run, Tour, TrainingJob
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.evaluation import before_after, before_after_runner, evaluation_run
 from core.finetuning import job_context, job_views, jobs
-from core.generation import run_progress, run_store
+from core.generation import run_progress, run_sharing, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
 from core.processes import DRAIN_S
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 RegistryMaker = Callable[[], "Registry"]
 
 _POLL_S = 0.5
+_REJOIN_S = 10.0  # pause before a worker helps with the same item again, which it may have left because of an error
 STORAGE_PAUSE_S = 5.0  # pause before checking a full disk again
 _CRASH_PAUSE_S = 30.0  # pause before retrying after an unexpected error
 # How long an item may take at shutdown to wait for its requests in flight and to save its state; unsaved work is
@@ -41,6 +42,8 @@ _GRACE_S = DRAIN_S + 3.0
 _log = logging.getLogger("fabula.worker")
 _running: dict[str, threading.Thread] = {}
 """Threads by workflow id, including those that an earlier worker in this process could not stop in time."""
+_helping: dict[str, threading.Thread] = {}
+"""Threads that help with another worker's items, by `kind-item`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,9 @@ class JobKind:
             to resume it, and it occupies no slot until then.
         give_up: records in the ledger that an item has failed, and why; an item that has ended is left unchanged.
         pending_requests: user requests by item id; each new value resumes a waiting item immediately.
+        open_to_helpers: returns the ids of items on which other workers may work too, oldest first.
+        help_with: works on such an item until it ends, or until the event is set. It decides nothing about the item:
+            the worker that runs its workflow does.
     """
 
     name: str
@@ -64,6 +70,8 @@ class JobKind:
     carry_out: Callable[[Store, Registry, str, threading.Event], float | None]
     give_up: Callable[[Store, str, FabulaError], None]
     pending_requests: Callable[[Store], dict[str, str]] = lambda store: {}
+    open_to_helpers: Callable[[Store], list[str]] = lambda store: []
+    help_with: Callable[[Store, Registry, str, threading.Event], object] = lambda *_: None
 
 
 def _ids(query: Select[str]) -> Callable[[Store], list[str]]:
@@ -101,6 +109,15 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
     return None
 
 
+def _help_with_run(store: Store, registry: Registry, run_id: str, stopping: threading.Event) -> None:
+    from core.generation import executor
+
+    with store.reading() as session:
+        provider = session.scalar(select(Run.provider).where(Run.id == run_id)) or ""
+    registry.get(provider)  # a worker that lacks this provider must not end the run for those that have it
+    executor.execute(store, registry, run_id, stopping)
+
+
 def _run_training_job(store: Store, registry: Registry, job_id: str, stopping: threading.Event) -> float | None:
     return jobs.carry_out(store, registry, job_id, stopping, on_end=before_after.start_after_training)
 
@@ -122,7 +139,16 @@ KINDS: Mapping[str, JobKind] = {
     for kind in (
         # Two, so that a short run does not have to wait for a long one; each sends several requests in parallel. A
         # batch waiting for its provider occupies no slot.
-        JobKind("run", 2, _ids(_UNFINISHED_RUNS), _execute_run, _give_up_run, _states(_REQUESTED_RUN_STATES)),
+        JobKind(
+            "run",
+            2,
+            _ids(_UNFINISHED_RUNS),
+            _execute_run,
+            _give_up_run,
+            _states(_REQUESTED_RUN_STATES),
+            run_sharing.open_to_helpers,
+            _help_with_run,
+        ),
         # A training job only needs to be polled every two seconds; a paused or queued job occupies no slot.
         JobKind(
             "job",
@@ -152,6 +178,11 @@ def running_workflows() -> set[str]:
     return set(_running)
 
 
+def helped_items() -> set[str]:
+    """The other workers' items that this process is helping with, as `kind-item`."""
+    return set(_helping)
+
+
 class TaskRunner:
     """Runs the items of one worker session, which lasts from opening the database until it is closed or lost.
 
@@ -173,6 +204,7 @@ class TaskRunner:
         self._store, self._registry, self._kinds, self._reschedule = store, registry, kinds, reschedule
         self._storage_pause_s = storage_pause_s
         self._stopping = threading.Event()
+        self._may_rejoin_at: dict[str, float] = {}  # monotonic seconds, by `kind-item`
 
     def run(self, workflow_id: str, kind_name: str, item_id: str) -> None:
         """Run an item; return when it is finished, or soon after `stop`. Never raises."""
@@ -191,8 +223,41 @@ class TaskRunner:
         """Ask all items to save their state and wait up to `_GRACE_S` seconds."""
         self._stopping.set()
         deadline = time.monotonic() + _GRACE_S
-        for thread in list(_running.values()):
+        for thread in [*_running.values(), *_helping.values()]:
             thread.join(max(0.0, deadline - time.monotonic()))
+
+    def help_others(self) -> None:
+        """Join items that other workers are working on, while fewer than `max_concurrent` of their kind run here.
+
+        A helper has no workflow: if it is killed, the others go on without it, and its claims are released with those
+        of its worker.
+        """
+        for kind in self._kinds.values():
+            here = {item for one in list(_running) if (item := one.partition(".")[0]).startswith(f"{kind.name}-")}
+            here |= {one for one in list(_helping) if one.startswith(f"{kind.name}-")}
+            if len(here) >= kind.max_concurrent:
+                continue
+            for item_id in kind.open_to_helpers(self._store):
+                item = f"{kind.name}-{item_id}"
+                if item not in here and time.monotonic() >= self._may_rejoin_at.get(item, 0.0):
+                    thread = threading.Thread(target=self._help, args=(kind, item_id), name=f"help-{item}", daemon=True)
+                    _helping[item] = thread
+                    thread.start()
+                    break  # at most one more per poll
+
+    def _help(self, kind: JobKind, item_id: str) -> None:
+        item = f"{kind.name}-{item_id}"
+        try:
+            with logs.bound(**{kind.name: item_id}):
+                recovery.restore(self._store)
+                kind.help_with(self._store, self._registry(), item_id, self._stopping)
+        except FabulaError as exc:
+            _log.error("%s %s", exc.what, exc.next_step)
+        except Exception:
+            _log.exception("Unexpected error while helping with %s; other workers continue it.", item)
+        finally:
+            self._may_rejoin_at[item] = time.monotonic() + _REJOIN_S
+            _helping.pop(item, None)
 
     def _run_item(self, workflow_id: str, kind: JobKind, item_id: str) -> None:
         """Run an item; while storage is full, wait and retry, because not even a failure could be recorded."""
@@ -201,6 +266,9 @@ class TaskRunner:
 
     def _run_until_ended(self, workflow_id: str, kind: JobKind, item_id: str) -> None:
         try:
+            helper = _helping.get(f"{kind.name}-{item_id}")
+            while helper is not None and helper.is_alive() and not self._stopping.is_set():
+                helper.join(_POLL_S)  # its worker has ended; the helper in this process goes on until the item ends
             while not self._stopping.is_set():
                 try:
                     recovery.restore(self._store)  # otherwise rows in a rescue file would be paid for again

@@ -18,12 +18,21 @@ from typing import TYPE_CHECKING
 
 from core import file_permissions, logs, shared_files
 from core.alerts.sender import AlertSender, configured_channels
-from core.db.store import Store
+from core.db.store import WORKER_CONNECTIONS, Store
 from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
+from core.generation import run_sharing
 from core.jobs import metrics_server, recovery
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
-from core.jobs.task_runner import KINDS, STORAGE_PAUSE_S, JobKind, RegistryMaker, TaskRunner, running_workflows
+from core.jobs.task_runner import (
+    KINDS,
+    STORAGE_PAUSE_S,
+    JobKind,
+    RegistryMaker,
+    TaskRunner,
+    helped_items,
+    running_workflows,
+)
 from core.pricing import spend
 from core.settings import Settings
 
@@ -38,6 +47,8 @@ _SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
 _OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker runs or will run
+QUEUE_CONNECTIONS = 8
+"""Size of DBOS's pool on PostgreSQL, which polls five queues; it keeps one more connection open for notifications."""
 _VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ours are compatible across releases
 
 _log = logging.getLogger("fabula.worker")
@@ -107,7 +118,7 @@ class Worker:
     def _run_session(self) -> None:
         """Open the database, register as a worker, and process jobs until stopped or the database is lost."""
         global _task_runner
-        store = Store.open(self._settings, create=not self._opened)
+        store = Store.open(self._settings, create=not self._opened, connections=WORKER_CONNECTIONS)
         self._opened = True
         own_heartbeat, earlier_ids = Heartbeat(store), set(self._heartbeat_ids)
         self._heartbeat_ids.add(own_heartbeat.id)
@@ -116,14 +127,14 @@ class Worker:
         alerts = AlertSender(store, configured_channels(self._settings), self._settings.alert_language)
         try:
             recovery.restore(store)
+            own_heartbeat.beat(0)  # first: without any heartbeat, others would take this process's rows
             own_heartbeat.remove_earlier(earlier_ids)
             self._heartbeat_ids -= earlier_ids
-            own_heartbeat.beat(0)
             _task_runner = task_runner
             _launch(self._settings, own_heartbeat.id, self._kinds)
             self._ready.set()
             alerts.start()
-            self._dispatch(store, own_heartbeat)
+            self._dispatch(store, own_heartbeat, task_runner)
         except DatabaseLost:
             self._drain()
             raise
@@ -143,10 +154,10 @@ class Worker:
         answered.
         """
         deadline = time.monotonic() + _DRAIN_S
-        while running_workflows() and time.monotonic() < deadline and not self._stopping.is_set():
+        while (running_workflows() or helped_items()) and time.monotonic() < deadline and not self._stopping.is_set():
             self._stopping.wait(_POLL_S)
 
-    def _dispatch(self, store: Store, own_heartbeat: Heartbeat) -> None:
+    def _dispatch(self, store: Store, own_heartbeat: Heartbeat, task_runner: TaskRunner) -> None:
         next_beat, last_running = time.monotonic(), 0
         next_sweep = next_beat
         resumed: dict[str, str] = {}
@@ -165,6 +176,10 @@ class Worker:
                     next_sweep = time.monotonic() + _SWEEP_S
                 resumed = _resume_requested(store, self._kinds, open_workflows, resumed)
                 _enqueue_unfinished(store, self._kinds, open_workflows)
+                if run_sharing.has_left_claims():
+                    recovery.restore(store)
+                    run_sharing.release_left_claims(store)
+                task_runner.help_others()
             except DatabaseLost:
                 raise
             except StorageFull as exc:
@@ -221,6 +236,7 @@ def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) 
         config={
             "name": "fabula",
             "system_database_url": own_file if settings.database_url.startswith("sqlite") else settings.database_url,
+            "sys_db_pool_size": QUEUE_CONNECTIONS,
             "serializer": DBOSPortableJSONSerializer(),
             "application_version": _VERSION,
             "executor_id": executor_id,

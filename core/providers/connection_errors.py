@@ -18,7 +18,15 @@ import httpx2
 from core.address_rules import AddressRefused
 from core.errors import Misconfigured, NotThere, ProviderError, Unavailable, WrongAddress
 from core.message import msg, sentences, with_cause
-from core.providers.endpoint_setup import EXAMPLE_ADDRESS, address_setting, host_of, inside, new_address, proxy_of
+from core.providers.endpoint_setup import (
+    EXAMPLE_ADDRESS,
+    address_setting,
+    ca_setting,
+    host_of,
+    inside,
+    new_address,
+    proxy_of,
+)
 from core.providers.schemas import Provider
 
 CORE_PATHS = ("/chat/completions", "/completions", "/models")
@@ -193,8 +201,9 @@ def _untrusted_certificate(provider: Provider, error: ssl.SSLCertVerificationErr
         )
     else:
         next_step = msg(
-            "If you run the server or a proxy in between yourself, set SSL_CERT_FILE to its CA "
-            "certificate file and restart Fabula."
+            "If you run the server or a proxy in between yourself, set {setting} to its CA "
+            "certificate file and restart Fabula.",
+            setting=ca_setting(provider),
         )
     return Misconfigured(
         msg(

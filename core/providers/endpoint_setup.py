@@ -42,6 +42,11 @@ def address_setting(provider: Provider) -> str:
     return msg("its address") if provider.saved else _ADDRESS.get(provider.id, msg("its address"))
 
 
+def ca_setting(provider: Provider) -> str:
+    """The setting that names certificate authorities for an endpoint of the environment."""
+    return "FABULA_ENGINE_CA_FILE" if provider.id == "engine" else "SSL_CERT_FILE"
+
+
 def new_address(provider: Provider, address: str) -> str:
     """The next step for the user: where to change the address, and to what."""
     if provider.saved:

@@ -22,10 +22,15 @@ State = Literal["starting", "up", "missing", "down", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An engine's base URL, without `/v1`, and its bearer token (empty if none is required)."""
+    """An engine's base URL, without `/v1`, and its bearer token (empty if none is required).
+
+    Attributes:
+        certificates: PEM of certificate authorities that are trusted for it in addition to the system's.
+    """
 
     url: str
     token: str = field(repr=False)
+    certificates: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +61,26 @@ def current_endpoint(settings: Settings) -> Endpoint:
 
     Raises:
         EngineMissing: its packages are not installed.
-        Unavailable: it is not running.
+        Unavailable: it is not running, or the file with its certificate authorities is gone.
     """
     if settings.engine_url is not None:
-        return Endpoint(settings.engine_url, settings.engine_token or "")
+        return Endpoint(settings.engine_url, settings.engine_token or "", _certificates(settings.engine_ca_file))
     note = read(settings)
     if note.state == "missing":
         raise EngineMissing(note.message, note.next_step)
     if note.state not in ("starting", "up"):
         raise Unavailable(note.message, note.next_step)
     return Endpoint(note.url, token(settings))
+
+
+def _certificates(path: Path | None) -> str:
+    try:
+        return "" if path is None else path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise Unavailable(
+            msg("The file {path} cannot be read: {reason}.", path=path, reason=os.strerror(exc.errno or 0)),
+            msg("Restore it: `FABULA_ENGINE_CA_FILE` names it."),
+        ) from exc
 
 
 def read(settings: Settings) -> EngineNote:

@@ -174,7 +174,8 @@ def _constant(provider: Provider) -> Provider:
 
 def _engine(settings: Settings) -> Provider:
     endpoint = current_endpoint(settings)
-    return Provider(ENGINE, "engine", msg("The engine"), f"{endpoint.url.rstrip('/')}/v1", endpoint.token)
+    base_url = f"{endpoint.url.rstrip('/')}/v1"
+    return Provider(ENGINE, "engine", msg("The engine"), base_url, endpoint.token, certificates=endpoint.certificates)
 
 
 def _openai(key: str, base_url: str) -> Provider:

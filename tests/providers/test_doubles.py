@@ -27,6 +27,7 @@ from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, pairs
 from tests.support.fakes import FakeClient, FakeRegistry, FakeStream
 from tests.support.fault_server import FaultServer
 from tests.support.job_server import JobServer
+from tests.support.purchase_counter import PurchaseCounter
 from tests.support.story_server import StreamingServer
 from tests.support.streamed_stories import StoryClient
 from tests.support.waiting import WAIT_LIMIT_S, until
@@ -75,6 +76,7 @@ class _Served:
 def _double(name: str) -> Iterator[_Served]:
     servers: dict[str, type[Any]] = {
         "faults": FaultServer, "jobs": JobServer, "batches": BatchServer, "stories": StreamingServer,
+        "purchases": PurchaseCounter,
     }  # fmt: skip
     with servers[name]() as server:
         url = server.url if server.url.endswith("/v1") else f"{server.url}/v1"
@@ -143,6 +145,7 @@ _SERVED = {
     "jobs": _OF_JOBS,
     "batches": ("batch", "batch later", "batches", "cancelled batch"),
     "stories": ("models", *_OF_CHATS),
+    "purchases": ("completion", "chat"),
 }
 
 

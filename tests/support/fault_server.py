@@ -257,6 +257,7 @@ class FaultServer:
     """The faulty server, a context manager. `default` is the answer to requests for which none is queued."""
 
     handler = FaultHandler
+    address = "127.0.0.1"
 
     def __init__(self, default: Answer | Callable[[str], Answer] | None = None) -> None:
         self.default = default or Answer()
@@ -278,7 +279,7 @@ class FaultServer:
         self._bound: list[tuple[str, deque[Answer]]] = []
         self._news = threading.Condition()
         self._released = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (self.handler,), {"fault": self}))
+        self._http = ThreadingHTTPServer((self.address, 0), type("Handler", (self.handler,), {"fault": self}))
         self._http.daemon_threads = True
         self._http.request_queue_size = 256
 

@@ -1,14 +1,15 @@
-"""Runs a real PostgreSQL server for one test run: Debian's binaries, its own folder, a socket and no port."""
+"""Runs a real PostgreSQL server for one test run: Debian's binaries, its own folder, a socket and usually no port."""
 
 from __future__ import annotations
 
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import create_engine
@@ -38,9 +39,12 @@ def binaries() -> Path:
 
 
 @contextmanager
-def running() -> Iterator[str]:
+def running(network: str = "") -> Iterator[str]:
     """Start a server, yield its SQLAlchemy URL, and stop it. Durable writes are disabled, because only speed matters
     here.
+
+    Args:
+        network: addresses that may also connect through a port, which is then in the URL.
     """
     folder = binaries()
     user = _unprivileged()
@@ -51,18 +55,22 @@ def running() -> Iterator[str]:
             shutil.chown(home, user)
         data = home / "data"
         _run(user, folder / "initdb", "-D", data, "-U", "fabula", "-A", "trust", "-E", "UTF8", "--no-sync")
+        port = _listen(data, network) if network else ""
         start(home)
         try:
-            yield f"postgresql://fabula@/postgres?host={home}"
+            yield f"postgresql://fabula@/postgres?host={home}{port}"
         finally:
-            stop(home)
+            with suppress(PostgresAbsent):  # a failed test may have stopped it
+                stop(home)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
 def start(home: Path) -> None:
-    """Start the server in the folder `home`; return the `host` of its URL."""
-    options = f"-c listen_addresses='' -c unix_socket_directories='{home}' -c fsync=off"
+    """Start the server in the folder `home`, the `host` of its URL."""
+    options = f"-c unix_socket_directories='{home}' -c fsync=off"
+    if not (home / "data/port").exists():
+        options += " -c listen_addresses=''"
     control = (binaries() / "pg_ctl", "-D", home / "data", "-l", home / "log", "-w", "-t", "60", "-o", options)
     _run(_unprivileged(), *control, "start")
 
@@ -70,6 +78,18 @@ def start(home: Path) -> None:
 def stop(home: Path) -> None:
     """Stop the server immediately, like a crash."""
     _run(_unprivileged(), binaries() / "pg_ctl", "-D", home / "data", "-m", "immediate", "-w", "stop")
+
+
+def _listen(data: Path, network: str) -> str:
+    """Configure a free port for `network`; return it as a part of the URL."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    (data / "port").write_text(str(port))
+    with (data / "postgresql.conf").open("a") as settings, (data / "pg_hba.conf").open("a") as access:
+        settings.write(f"listen_addresses = '*'\nport = {port}\n")
+        access.write(f"host all fabula {network} trust\n")
+    return f"&port={port}"
 
 
 def new_database(url: str) -> str:

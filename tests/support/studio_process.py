@@ -25,6 +25,7 @@ class RunningStudio:
 
     url: str
     log: Path
+    process: subprocess.Popen[bytes]
 
     def health(self) -> dict[str, Any]:
         """The `/api/health` response; empty if there is none."""
@@ -43,7 +44,7 @@ def running(home: Path, **environ: str) -> Iterator[RunningStudio]:
     log = home / "studio.log"
     environ = {"FABULA_HOME": str(home), **environ}
     with _page_server.logged(ROOT / "app.py", log, environ, WAIT_LIMIT_S) as (url, process):
-        studio = RunningStudio(url, log)
+        studio = RunningStudio(url, log, process)
         until(lambda: _up(studio, process, external="FABULA_ENGINE_URL" in environ), "the studio's start")
         yield studio
 
