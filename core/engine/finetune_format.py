@@ -9,11 +9,13 @@ created.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from core.engine import tool_calls
+from core.engine.tool_calls import BadTools, Tool, ToolCall
 from core.message import msg, sentences
 
 Format = Literal["chat", "completion"]
@@ -29,6 +31,7 @@ _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
+_ENGINE_ROLES = (*_ROLES, "tool")  # `function` is OpenAI's older name for a tool
 _MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
 _MAX_LISTED = 10  # maximum number of broken lines listed in one message
 
@@ -59,18 +62,27 @@ class PromptCompletion:
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message. `trained` is OpenAI's `weight`: whether the loss includes this message."""
+    """One message.
+
+    Attributes:
+        trained: OpenAI's `weight`: whether the loss includes this message.
+        calls: an assistant's calls of tools.
+        call_id: the call that a tool's message answers; "" for others.
+    """
 
     role: str
     text: str
     trained: bool = True
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A line of the form `{"messages": […]}`."""
+    """A line of the form `{"messages": […], "tools": […]}`."""
 
     messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +140,7 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conv
 
     Args:
         raw: the bytes of the line.
-        text_only: whether to accept only text, as the engine does; OpenAI and Azure also accept tool calls and images.
+        text_only: whether to accept only text and tools, with the engine's checks; OpenAI and Azure also accept images.
 
     Raises:
         BadLine: the line is invalid.
@@ -155,8 +167,11 @@ def prompt_and_completion(example: PromptCompletion | Conversation) -> tuple[str
     """An example's prompt and completion; for a conversation, all turns except the last, and the last answer."""
     if isinstance(example, PromptCompletion):
         return example.prompt, example.completion
-    *context, last = (message.text for message in example.messages)
-    return "\n".join(context), last
+    tools = [tool.name + tool.description + tool.parameters for tool in example.tools]
+    *context, last = (
+        message.text + "".join(call.name + call.arguments for call in message.calls) for message in example.messages
+    )
+    return "\n".join([*tools, *context]), last
 
 
 def is_missing(value: object) -> bool:
@@ -176,7 +191,7 @@ def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMe
     role, weight, content = raw.get("role"), raw.get("weight"), raw.get("content")
     if is_missing(role):
         raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"), f"{path}.role")
-    if not isinstance(role, str) or role not in (_ROLES if text_only else _ROLES + _TOOL_ROLES):
+    if not isinstance(role, str) or role not in (_ENGINE_ROLES if text_only else _ROLES + _TOOL_ROLES):
         raise BadLine(
             "role",
             msg(
@@ -192,23 +207,43 @@ def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMe
             msg("Message {number} has a weight; only answers have one, 0 or 1.", number=f"{number:,}"),
             f"{path}.weight",
         )
-    calls = _calls(raw)
-    if calls and text_only:
-        raise BadLine(
-            "shape",
-            msg("Message {number} calls a tool; tools are not supported.", number=f"{number:,}"),
-            f"{path}.tool_calls",
-        )
+    calls = _tool_calls(number, raw, role) if text_only else ()
     # An answer may be null, as at OpenAI; a training file with an empty answer is rejected as a whole line.
     text = "" if role == "assistant" and content is None else _text(content, text_only)
-    if text is None and not calls:
+    if text is None and not (calls or _has_calls(raw)):
         raise BadLine(
             "shape",
             msg("Message {number} has no text content.", number=f"{number:,}"),
             f"{path}.content{_invalid_part(content)}",
         )
     _check_encodable(text or "")
-    return ChatMessage(role, text or "", is_missing(weight) or bool(weight))
+    call_id = raw.get("tool_call_id") if role == "tool" else ""
+    if text_only and not isinstance(call_id, str):
+        raise BadLine(
+            "tools",
+            msg("Message {number} is a tool's result without 'tool_call_id'.", number=f"{number:,}"),
+            f"{path}.tool_call_id",
+        )
+    return ChatMessage(role, text or "", is_missing(weight) or bool(weight), calls, str(call_id or ""))
+
+
+def _tool_calls(number: int, raw: Mapping[str, Any], role: str) -> tuple[ToolCall, ...]:
+    if not is_missing(raw.get("function_call")):
+        message = msg("Message {number} has a 'function_call'; write it as 'tool_calls'.", number=f"{number:,}")
+        raise BadLine("tools", message, f"messages[{number - 1}].function_call")
+    if is_missing(raw.get("tool_calls")):
+        return ()
+    path = f"messages[{number - 1}].tool_calls"
+    if role != "assistant":
+        message = msg("Message {number} has 'tool_calls'; only answers can have them.", number=f"{number:,}")
+        raise BadLine("tools", message, path)
+    try:
+        calls = tool_calls.parse_calls(number, raw)
+    except BadTools as exc:
+        raise BadLine("tools", exc.sentence, path) from exc
+    for call in calls:
+        _check_encodable(call.id + call.arguments)
+    return calls
 
 
 def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
@@ -252,8 +287,8 @@ def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptComple
 
 def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     _reject_unknown_keys(present, _CHAT_KEYS)
-    if text_only and _TOOL_KEYS & present.keys():
-        raise BadLine("shape", msg("It contains tools, which are not supported."))
+    if text_only and "functions" in present:
+        raise BadLine("tools", msg("It has 'functions'; write them as 'tools'."))
     raw_messages = present["messages"]
     if not isinstance(raw_messages, list):
         raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="messages"))
@@ -265,11 +300,25 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     if not any(item.role == "assistant" and item.trained for item in messages):
         raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
     for number, item in enumerate(messages, 1):
-        if item.role == "assistant" and _is_blank(item.text) and not _calls(raw_messages[number - 1]):
+        if item.role == "assistant" and _is_blank(item.text) and not _has_calls(raw_messages[number - 1]):
             raise BadLine("empty", msg("Message {number}, from the assistant, is empty.", number=f"{number:,}"))
     if all(item.role == "assistant" for item in messages):
         raise BadLine("role", msg("It has no user message."))
-    return Conversation(tuple(messages))
+    return Conversation(tuple(messages), _tools(present, messages) if text_only else ())
+
+
+def _tools(present: Mapping[str, Any], messages: Sequence[ChatMessage]) -> tuple[Tool, ...]:
+    """The tools of a conversation; each call must be of one of them and have its result."""
+    try:
+        tools = tool_calls.parse_tools(present.get("tools"))
+        tool_calls.check_order(messages, open_end=True)
+    except BadTools as exc:
+        raise BadLine("tools", exc.sentence) from exc
+    _check_encodable("".join(tool.description + tool.parameters for tool in tools))
+    names = {tool.name for tool in tools}
+    if unknown := next((call.name for item in messages for call in item.calls if call.name not in names), None):
+        raise BadLine("tools", msg("It calls '{name}', which is not one of its tools.", name=unknown))
+    return tools
 
 
 def _text(content: object, text_only: bool) -> str | None:
@@ -292,7 +341,7 @@ def _invalid_part(content: object) -> str:
     return f"[{is_text.index(False)}]" if False in is_text else ""
 
 
-def _calls(raw: Mapping[str, Any]) -> bool:
+def _has_calls(raw: Mapping[str, Any]) -> bool:
     return not is_missing(raw.get("tool_calls")) or not is_missing(raw.get("function_call"))
 
 

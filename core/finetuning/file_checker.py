@@ -113,6 +113,7 @@ def _count_sentence(kind: str, n: int) -> str | None:
         "not_json": msg("Lines that are not JSON: {n}.", n=f"{n:,}"),
         "not_object": msg("Lines that are not objects: {n}.", n=f"{n:,}"),
         "too_long_line": msg("Lines longer than one example may be: {n}.", n=f"{n:,}"),
+        "tools": msg("Lines with tools or tool calls that are not valid: {n}.", n=f"{n:,}"),
         "shape": msg("Lines that are neither a prompt and completion nor a conversation: {n}.", n=f"{n:,}"),
         "role": msg("Lines with a missing or wrong message role: {n}.", n=f"{n:,}"),
         "no_answer": msg("Lines without an answer to learn from: {n}.", n=f"{n:,}"),

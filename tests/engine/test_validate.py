@@ -55,7 +55,7 @@ def test_good_files_are_counted(tmp_path: Path, content: bytes, expected: tuple[
         (b'{"messages": []}', 'Its "messages" is not a non-empty list of messages.'),
         (b'{"messages": ["a"]}', "Message 1 is not a JSON object."),
         (messages(("narrator", "a")), "Message 1 has a role that is not valid: 'narrator'."),
-        (messages(("user", "a"), ("tool", "b")), "Message 2 has a role that is not valid: 'tool'."),
+        (messages(("user", "a"), ("function", "b")), "Message 2 has a role that is not valid: 'function'."),
         (messages(("user", 5), ("assistant", "b")), "Message 1 has no text content."),
         (messages(("user", [{"type": "image_url"}]), ("assistant", "b")), "Message 1 has no text content."),
         (messages(("user", "a"), ("assistant", " ")), "Message 2, from the assistant, is empty."),

@@ -76,7 +76,7 @@ def test_a_broken_line_is_named_with_its_reason(tmp_path: Path, line: str | byte
         ('{"messages": [{"content": "x"}]}', "role"),
         (chat(("human", "x"), ("assistant", "y")), "role"),
         (chat(("assistant", "y")), "role"),
-        (chat(("user", "x"), ("assistant", None)), "shape"),
+        (chat(("user", "x"), ("assistant", None)), "empty"),
         (chat(("user", "x")), "no_answer"),
         (chat(("user", "x"), ("assistant", " ")), "empty"),
         (

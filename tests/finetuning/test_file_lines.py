@@ -76,7 +76,7 @@ def test_both_agree_on_any_conversation(
 @pytest.mark.parametrize(
     "line",
     [
-        chat(tools=[{"type": "function", "function": {"name": "f"}}], parallel_tool_calls=False),
+        chat(tools=[{"type": "function"}], parallel_tool_calls=False),
         answer(content=None, tool_calls=[{"id": "1", "type": "function"}]),
         chat(
             {"role": "user", "content": [{"type": "image_url"}, {"type": "text", "text": "a"}]},

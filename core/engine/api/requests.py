@@ -41,7 +41,9 @@ async def json_body(request: Request) -> dict[str, Any]:
     try:
         body = json.loads(bytes(raw) or b"{}")
         json.dumps(body, ensure_ascii=False).encode("utf-8")  # a lone surrogate can be neither stored nor tokenised
-    except (ValueError, RecursionError) as exc:
+    except RecursionError as exc:
+        raise ApiError(400, msg("The JSON body of your request is nested too deeply."), code="invalid_json") from exc
+    except ValueError as exc:
         raise ApiError(
             400, msg("We could not parse the JSON body of your request: {error}.", error=exc), code="invalid_json"
         ) from exc

@@ -7,10 +7,10 @@ has formats for two families.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from core.engine.finetune_format import (
     CHATML_CONTROL_TOKENS,
@@ -21,13 +21,21 @@ from core.engine.finetune_format import (
     without_control_tokens,
 )
 from core.engine.formats.gguf_file import ModelCard
-from core.engine.serving import chat_template
+from core.engine.serving import chat_template, tool_format
 from core.engine.serving.template_limits import TemplateRefused
+from core.engine.serving.tool_format import ToolFormat
+from core.engine.tool_calls import BadTools, Tool, check_order
 from core.message import msg
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Segments = tuple[tuple[str, bool], ...]
-_ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 _MARK = "fabulaanswer{number}q"  # placeholder for an answer while a template is rendered; templates do not change it
 
 
@@ -38,14 +46,18 @@ class ChatFormat(Protocol):
     def stop(self) -> str:
         """Text that ends the model's turn."""
 
-    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def tool_format(self) -> ToolFormat:
+        """How the model writes calls of tools."""
+
+    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         """The prompt text, up to the start of the model's turn, without a BOS token that the tokenizer adds.
 
         Raises:
             BadLine: the model's template refuses the conversation.
         """
 
-    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+    def segments(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> Segments:
         """(text, trained) pairs of a conversation: the model is trained on answers and the tokens that end them.
 
         Raises:
@@ -60,14 +72,19 @@ def format_for(card: ModelCard) -> ChatFormat | None:
 
 
 def parse(raw: object) -> tuple[ChatMessage, ...]:
-    """Parse the messages of a request, with the same rules as in training files.
+    """Parse the messages of a request, with the same rules as in training files. Each call of a tool needs its result.
 
     Raises:
         BadLine: a message is invalid; the sentence names its number (from 1) and the fault.
     """
     if not isinstance(raw, list) or not raw:
         raise BadLine("shape", msg("It is not a non-empty list of messages."), "messages")
-    return tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))
+    messages = tuple(parse_message(number, item) for number, item in enumerate(raw, start=1))
+    try:
+        check_order(messages, open_end=False)
+    except BadTools as exc:
+        raise BadLine("tools", exc.sentence, "messages") from exc
+    return messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +108,20 @@ class Turns:
         """See `ChatFormat`."""
         return self.end.strip()
 
-    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+    @property
+    def tool_format(self) -> ToolFormat:
         """See `ChatFormat`."""
-        text = "".join(text for text, _ in self.segments(messages))
+        return tool_format.GENERAL
+
+    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
+        """See `ChatFormat`."""
+        text = "".join(text for text, _ in self.segments(messages, tools))
         return text + self.start.format(role=self.names["assistant"])
 
-    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+    def segments(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> Segments:
         """See `ChatFormat`."""
         pairs: list[tuple[str, bool]] = []
-        for item in self._turns(messages):
+        for item in self._turns(messages, tools):
             start = self.start.format(role=self.names[item.role])
             if item.role == "assistant" and item.trained:
                 pairs += [(start, False), (item.text + self.end, True)]
@@ -107,11 +129,11 @@ class Turns:
                 pairs.append((start + item.text + self.end, False))
         return _merge_untrained(pairs)
 
-    def _turns(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        cleaned = [
-            ChatMessage(_ROLES[item.role], without_control_tokens(item.text, self.control), item.trained)
-            for item in messages
-        ]
+    def _turns(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> list[ChatMessage]:
+        written = tool_format.plain(
+            messages, tools, self.tool_format, lambda text: without_control_tokens(text, self.control)
+        )
+        cleaned = [replace(item, role=_ROLES[item.role]) for item in written]
         return cleaned if "system" in self.names else _with_system_in_user_turns(cleaned)
 
 
@@ -127,6 +149,7 @@ class OwnTemplate:
         self._card = card
         texts = dict.fromkeys(text for text in (*card.control, card.bos_text, card.eos_text) if text)
         self._control = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        self.tool_format = tool_format.learned(self._render)
         self._lead, self._end = self._start_of_answer(), self._end_of_turn()
 
     @property
@@ -135,17 +158,17 @@ class OwnTemplate:
         found = self._control.search(self._end)
         return found[0] if found else self._end.strip()
 
-    def prompt(self, messages: Sequence[ChatMessage]) -> str:
+    def prompt(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> str:
         """See `ChatFormat`."""
-        return self._accepted(self._cleaned(messages))
+        return self._accepted(self._cleaned(messages, tools), tools)
 
-    def segments(self, messages: Sequence[ChatMessage]) -> Segments:
+    def segments(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = ()) -> Segments:
         """See `ChatFormat`."""
-        cleaned = self._cleaned(messages)
+        cleaned = self._cleaned(messages, tools)
         last = max(index for index, item in enumerate(cleaned) if item.role == "assistant" and item.trained)
         marks = {index: _MARK.format(number=index) for index, item in enumerate(cleaned) if item.role == "assistant"}
         marked = [replace(item, text=marks.get(index, item.text)) for index, item in enumerate(cleaned[:last])]
-        text = self._accepted(marked)
+        text = self._accepted(marked, tools)
         pairs: list[tuple[str, bool]] = []
         for index, mark in marks.items():
             before, found, after = text.partition(mark)
@@ -184,26 +207,34 @@ class OwnTemplate:
         found = re.match(rf"(?:\s|{self._control.pattern})*", common)
         return (found[0] if found else "") or self._card.eos_text
 
-    def _accepted(self, messages: Sequence[ChatMessage]) -> str:
+    def _accepted(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> str:
         """Render the prompt; if the template has no system role, system text is put in the user's turn."""
         try:
-            return self._rendered(messages, generate=True)
+            return self._rendered(messages, tools, generate=True)
         except TemplateRefused as exc:
             refusal = exc
         merged = _with_system_in_user_turns(messages)
         if merged != list(messages):
             try:
-                return self._rendered(merged, generate=True)
+                return self._rendered(merged, tools, generate=True)
             except TemplateRefused as exc:
                 refusal = exc
         raise BadLine(
             "role", msg("The model's chat template does not accept this conversation: {detail}.", detail=refusal)
         ) from refusal
 
-    def _rendered(self, messages: Sequence[ChatMessage], *, generate: bool) -> str:
+    def _rendered(self, messages: Sequence[ChatMessage], tools: Sequence[Tool] = (), *, generate: bool) -> str:
+        given = [
+            {"role": item.role, "content": item.text} | ({"tool_call_id": item.call_id} if item.role == "tool" else {})
+            for item in messages
+        ]
+        return self._render(given, tools if self.tool_format.native else (), generate)
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], generate: bool) -> str:
         text = chat_template.render(
             self._card.chat_template,
-            [{"role": item.role, "content": item.text} for item in messages],
+            messages,
+            [tool.as_json() for tool in tools],
             add_generation_prompt=generate,
             enable_thinking=False,
             bos_token=self._card.bos_text,
@@ -211,11 +242,12 @@ class OwnTemplate:
         )
         return text if self._card.bos is None else text.removeprefix(self._card.bos_text)
 
-    def _cleaned(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """Return the messages without control tokens and surrounding white space, using the three roles that templates
+    def _cleaned(self, messages: Sequence[ChatMessage], tools: Sequence[Tool]) -> list[ChatMessage]:
+        """Return the messages without control tokens and surrounding white space, using the roles that templates
         support.
         """
-        return [ChatMessage(_ROLES[item.role], self._without_control(item.text), item.trained) for item in messages]
+        written = tool_format.plain(messages, tools, self.tool_format, self._without_control)
+        return [replace(item, role=_ROLES[item.role]) for item in written]
 
     def _without_control(self, text: str) -> str:
         while self._control.search(text):  # repeat, because removing one may join the halves of another

@@ -244,8 +244,10 @@ class _Generation(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any) -> str:
-    """Render a template with `messages` and the other values that templates expect (`add_generation_prompt`,
+def render(
+    source: str, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), **variables: Any
+) -> str:
+    """Render a template with `messages`, `tools` and the other values that templates expect (`add_generation_prompt`,
     `bos_token`, …).
 
     Raises:
@@ -255,7 +257,9 @@ def render(source: str, messages: Sequence[Mapping[str, str]], **variables: Any)
         with _lock:
             budget.start()
             compiled = _compiled(source)
-            text = "".join(compiled.generate(messages=list(messages), tools=None, documents=None, **variables))
+            text = "".join(
+                compiled.generate(messages=list(messages), tools=list(tools) or None, documents=None, **variables)
+            )
             template_limits.check_length(len(text))
             return text
     except TemplateRefused:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.engine.api.errors import ApiError, unavailable
-from core.engine.serving import llama_http
+from core.engine.serving import llama_http, token_probs
 from core.engine.serving.llama import Backend, as_api_error
+from core.engine.serving.token_probs import TokenProb
 from core.message import msg
 
 FinishReason = Literal["stop", "length"]
@@ -40,21 +41,24 @@ class GenerationEnd:
 
 @dataclass(frozen=True, slots=True)
 class GeneratedChunk:
-    """A text chunk; the last one has `end`."""
+    """A text chunk; the last one has `end`. `tokens` are those of its text, if their probabilities are wanted."""
 
     text: str
     end: GenerationEnd | None = None
+    tokens: tuple[TokenProb, ...] = ()
 
 
-async def generate(backend: Backend, options: Mapping[str, Any]) -> GeneratedChunk:
-    """Return the complete text, identical to the streamed one (llama.cpp's own response differs when a character is
+async def whole(chunks: AsyncGenerator[GeneratedChunk, None]) -> GeneratedChunk:
+    """Return the complete text of a stream (llama.cpp's own response without streaming differs when a character is
     split across tokens).
     """
-    texts = []
-    async with aclosing(stream_chunks(backend, options)) as chunks:
+    texts: list[str] = []
+    tokens: list[TokenProb] = []
+    async with aclosing(chunks):
         async for chunk in chunks:
             texts.append(chunk.text)
-    return GeneratedChunk("".join(texts), chunk.end)
+            tokens += chunk.tokens
+    return GeneratedChunk("".join(texts), chunk.end, tuple(tokens))
 
 
 async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGenerator[GeneratedChunk, None]:
@@ -65,7 +69,7 @@ async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGe
     Raises:
         ApiError: with the first chunk or later.
     """
-    stop = StopMatcher(options.get("stop", ()))
+    stop, held = StopMatcher(options.get("stop", ())), _HeldTokens()
     async with backend.slots:
         try:
             blocks = llama_http.post(backend.address, "/completion", {**options, "stop": [], "stream": True})
@@ -75,15 +79,16 @@ async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGe
                     now = time.monotonic()
                     first_at = now if first_at is None else first_at
                     chunk = _chunk(event)
-                    text = stop.feed(chunk.text)
+                    text = stop.feed(chunk.text) + (stop.flush() if chunk.end and not stop.found else "")
+                    tokens = held.feed(chunk, text)
                     if stop.found:
-                        yield GeneratedChunk(text, _end_at_stop(event, now - first_at))
+                        yield GeneratedChunk(text, _end_at_stop(event, now - first_at), tokens)
                         return  # closing the connection stops llama.cpp
-                    yield GeneratedChunk(text + stop.flush(), chunk.end) if chunk.end else GeneratedChunk(text)
+                    yield GeneratedChunk(text, chunk.end, tokens)
         except (llama_http.LlamaRefused, llama_http.ConnectionBroken, ApiError) as exc:
             if remaining := stop.flush():
                 yield GeneratedChunk(remaining)
-            raise _api_error(exc) from exc
+            raise llama_error(exc) from exc
 
 
 async def count_tokens(backend: Backend, text: str) -> int:
@@ -94,7 +99,7 @@ async def count_tokens(backend: Backend, text: str) -> int:
         ) as blocks:
             body = _json(b"".join([block async for block in blocks]))
     except (llama_http.LlamaRefused, llama_http.ConnectionBroken) as exc:
-        raise _api_error(exc) from exc
+        raise llama_error(exc) from exc
     return len(body["tokens"])
 
 
@@ -119,7 +124,7 @@ def _chunk(event: Mapping[str, Any]) -> GeneratedChunk:
         raise as_api_error(int(event["error"].get("code", 500)), dict(event))
     text = str(event.get("content", ""))
     if not event.get("stop"):
-        return GeneratedChunk(text)
+        return GeneratedChunk(text, tokens=token_probs.of_event(event))
     timings = event.get("timings") or {}
     has_speed = int(event["tokens_predicted"]) > 1
     end = GenerationEnd(
@@ -142,7 +147,7 @@ def _end_at_stop(event: Mapping[str, Any], generated_s: float) -> GenerationEnd:
     )
 
 
-def _api_error(exc: Exception) -> ApiError:
+def llama_error(exc: Exception) -> ApiError:
     """Convert an error between the engine and llama.cpp to an API error."""
     if isinstance(exc, ApiError):
         return exc
@@ -157,6 +162,23 @@ def _json(raw: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
+
+
+class _HeldTokens:
+    """Keeps tokens back until their text is delivered, because a stop string may still remove it."""
+
+    def __init__(self) -> None:
+        self._held: list[tuple[int, tuple[TokenProb, ...]]] = []  # where each event's text ends, and its tokens
+        self._read = self._delivered = 0
+
+    def feed(self, chunk: GeneratedChunk, delivered: str) -> tuple[TokenProb, ...]:
+        """Add an event's tokens; return those whose text is delivered by now."""
+        self._read += len(chunk.text)
+        self._delivered += len(delivered)
+        self._held.append((self._read, chunk.tokens))
+        n_done = sum(1 for end, _ in self._held if end <= self._delivered)
+        done, self._held = self._held[:n_done], self._held[n_done:]
+        return tuple(token for _, tokens in done for token in tokens)
 
 
 class StopMatcher:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -16,16 +13,20 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine import VERSION
 from core.engine.api.connections import MODEL_HEADER
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, json_body, until_disconnected
 from core.engine.finetune_format import BadLine, is_missing
-from core.engine.serving import chat, sampling
-from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, generate, stream_chunks
+from core.engine.serving import chat, echo, sampling, tool_choice
+from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
+from core.engine.serving.chat import ChatFormat
+from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, stream_chunks, whole
 from core.engine.serving.llama import Backend, BaseModel, Pool, too_long, too_much
+from core.engine.serving.parallel import gather, merge, sequential
 from core.engine.serving.sampling import Sampling
+from core.engine.serving.tool_choice import NO_TOOLS, ToolUse
+from core.engine.serving.tool_format import GENERAL, ToolFormat
 from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"
@@ -46,6 +47,7 @@ class InferenceRequest:
         prompts: texts or lists of token ids.
         sampling: sampling parameters.
         is_clamped: whether a token limit that does not fit into the context is lowered.
+        tools: tools that the model may call, and how it writes calls.
     """
 
     chat: bool
@@ -54,6 +56,8 @@ class InferenceRequest:
     prompts: tuple[Prompt, ...]
     sampling: Sampling
     is_clamped: bool
+    tools: ToolUse = NO_TOOLS
+    calls: ToolFormat = GENERAL
 
     @property
     def reserved(self) -> int:
@@ -66,13 +70,25 @@ class InferenceRequest:
         """Response headers: the model's own id, because the body has the name that was asked for."""
         return {MODEL_HEADER: quote(self.model.own_id, safe=":/@+ ")}
 
-    def llama_requests(self) -> list[dict[str, Any]]:
-        """Build one llama.cpp request per choice: n for the first prompt, then n for the second, …"""
-        whole = {"repeat_last_n": self.base.context}  # penalties apply to the whole text, as at OpenAI
+    def streams(self, backend: Backend) -> list[AsyncGenerator[GeneratedChunk, None]]:
+        """Prepare one generation per choice: n for the first prompt, then n for the second, …"""
+        options = {**self.sampling.options, "repeat_last_n": self.base.context}  # penalties apply to the whole text
         return [
-            {**self.sampling.options, **whole, "prompt": prompt, "seed": self.sampling.seed_of(choice)}
+            stream_chunks(backend, {**options, "prompt": prompt, "seed": self.sampling.seed_of(choice)})
+            if options["n_predict"]
+            else echo.no_tokens(backend, prompt)
             for prompt in self.prompts
             for choice in range(self.sampling.n)
+        ]
+
+    async def beginnings(self, backend: Backend) -> list[GeneratedChunk]:
+        """What each choice begins with: its prompt with `echo`, otherwise nothing. Raises ApiError."""
+        if not self.sampling.echo:
+            return []
+        return [
+            chunk
+            for prompt in self.prompts
+            for chunk in [await echo.beginning(backend, prompt, self.sampling.logprobs)] * self.sampling.n
         ]
 
 
@@ -96,13 +112,16 @@ class Inference:
         prompts = tuple(prompt or _empty_prompt(base) for prompt in _prompts(body))
         _check_vocabulary(prompts, base)
         options = sampling.of_completion(body)
-        return await self._respond(
-            request, InferenceRequest(False, model, base, prompts, options, CLAMP_HEADER in request.headers)
-        )
+        parsed = InferenceRequest(False, model, base, prompts, options, CLAMP_HEADER in request.headers)
+        return await self.respond(request, parsed, _answer(parsed))
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        body = await _body(request)
+        parsed = await self.chat_request(await _body(request), is_clamped=CLAMP_HEADER in request.headers)
+        return await self.respond(request, parsed, _answer(parsed))
+
+    async def chat_request(self, body: dict[str, Any], *, is_clamped: bool = False) -> InferenceRequest:
+        """Parse the body of a chat request. Raises ApiError."""
         model, base = await self._resolve_model(body)
         # This runs in a thread: a template is code from the model, and other requests continue while it runs.
         chat_format = await run_in_threadpool(chat.format_for, base.card)
@@ -112,15 +131,7 @@ class Inference:
             )
         if body.get("messages") is None:
             raise missing_parameter("messages")
-        try:
-            text = await run_in_threadpool(chat_format.prompt, chat.parse(body["messages"]))
-        except BadLine as exc:
-            param = exc.path or "messages"
-            raise bad_value(param, msg("Invalid '{param}': {sentence}", param=param, sentence=exc.sentence)) from exc
-        options = sampling.of_chat(body, chat_format.stop)
-        return await self._respond(
-            request, InferenceRequest(True, model, base, (text,), options, CLAMP_HEADER in request.headers)
-        )
+        return await run_in_threadpool(_chat_request, body, model, base, chat_format, is_clamped)
 
     async def _resolve_model(self, body: dict[str, Any]) -> tuple[Model, BaseModel]:
         if is_missing(body.get("model")):
@@ -128,9 +139,14 @@ class Inference:
         model = self._models.find(body["model"])
         return model, await run_in_threadpool(self._models.base, model.base)
 
-    async def _respond(self, request: Request, parsed: InferenceRequest) -> Response:
+    async def respond(self, request: Request, parsed: InferenceRequest, answer: Answer) -> Response:
+        """Generate what a request asks for, whole or streamed, in the words of `answer`.
+
+        Raises:
+            ApiError: the model cannot be loaded, or the prompt is too long; a stream has not begun by then.
+        """
         if not parsed.sampling.stream:
-            return await until_disconnected(request, self._respond_json(parsed))
+            return await until_disconnected(request, self._respond_json(parsed, answer))
         admitted = asyncio.create_task(self._admit(parsed))
         try:
             await until_disconnected(request, asyncio.wait({admitted}, timeout=_ADMIT_TIMEOUT_S))
@@ -139,51 +155,55 @@ class Inference:
         except BaseException:
             admitted.cancel()
             raise
-        return EventStream(self._stream(parsed, admitted), parsed.headers)
+        return EventStream(self._stream(parsed, admitted, answer), parsed.headers)
 
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
             await _check_lengths(backend, parsed)
 
-    async def _respond_json(self, parsed: InferenceRequest) -> Response:
+    async def _respond_json(self, parsed: InferenceRequest, answer: Answer) -> Response:
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
             await _check_lengths(backend, parsed)  # llama.cpp rounds its context up to a multiple of 256
-            completions = await _gather(
-                [generate(backend, options) for options in parsed.llama_requests()], parsed.sampling.is_concurrent
+            starts = await parsed.beginnings(backend)
+            completions = await gather(
+                [whole(stream) for stream in parsed.streams(backend)], parsed.sampling.is_concurrent
             )
+        if starts:
+            completions = [echo.joined(start, rest) for start, rest in zip(starts, completions, strict=True)]
         ends = [self._record_speed(completion.end, parsed.base.name) for completion in completions]
-        builder = _ResponseBuilder(parsed)
-        choices = [builder.choice(index, completion) for index, completion in enumerate(completions)]
-        body = {**builder.head(), "choices": choices, "usage": _usage(ends, parsed.sampling.n)}
+        body = await run_in_threadpool(answer.whole, completions, usage_of(ends, parsed.sampling.n))
         return JSONResponse(body, headers=parsed.headers)
 
-    async def _stream(self, parsed: InferenceRequest, admitted: asyncio.Task[None]) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, parsed: InferenceRequest, admitted: asyncio.Task[None], answer: Answer
+    ) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events once the request is admitted. Errors are sent as events, as at OpenAI."""
-        builder = _ResponseBuilder(parsed)
         ends: dict[int, GenerationEnd] = {}
         started = False
         async with AsyncExitStack() as stack:
             try:
                 await admitted
                 backend = await stack.enter_async_context(self._pool.lease(parsed.base, parsed.model.adapter))
-                streams = [stream_chunks(backend, options) for options in parsed.llama_requests()]
-                chunks = _merge(streams) if parsed.sampling.is_concurrent and len(streams) > 1 else _sequential(streams)
+                for index, start in enumerate(await parsed.beginnings(backend)):
+                    for data in answer.chunks(index, start):
+                        yield data
+                streams = parsed.streams(backend)
+                chunks = merge(streams) if parsed.sampling.is_concurrent and len(streams) > 1 else sequential(streams)
                 async for index, chunk in await stack.enter_async_context(aclosing(chunks)):
-                    if not started and parsed.chat:
-                        for position in range(len(parsed.prompts) * parsed.sampling.n):
-                            yield builder.opening(position)
+                    for data in [] if started else answer.begin(len(streams)):
+                        yield data
                     started = True
-                    for event in builder.chunks(index, chunk):
-                        yield event
+                    for data in answer.chunks(index, chunk):
+                        yield data
                     if chunk.end:
                         ends[index] = self._record_speed(chunk.end, parsed.base.name)
+                usage = usage_of([ends[index] for index in sorted(ends)], parsed.sampling.n)
+                for data in await run_in_threadpool(answer.finish, usage):
+                    yield data
             except ApiError as exc:
-                yield _event(exc.body())
-                return
-        if parsed.sampling.include_usage:
-            yield builder.usage(_usage([ends[index] for index in sorted(ends)], parsed.sampling.n))
-        yield b"data: [DONE]\n\n"
+                for data in answer.failed(exc):
+                    yield data
 
     def _record_speed(self, end: GenerationEnd | None, base: str) -> GenerationEnd:
         assert end is not None
@@ -192,49 +212,20 @@ class Inference:
         return end
 
 
-class _ResponseBuilder:
-    """Builds OpenAI's response JSON for one request."""
-
-    def __init__(self, parsed: InferenceRequest) -> None:
-        self._chat = parsed.chat
-        self._usage = {"usage": None} if parsed.sampling.include_usage else {}
-        code = secrets.token_hex(12)
-        self._common = {
-            "id": f"chatcmpl-{code}" if parsed.chat else f"cmpl-{code}",
-            "created": int(time.time()),
-            "model": parsed.model.id,
-            "system_fingerprint": f"fabula-{VERSION}",
-        }
-
-    def head(self) -> dict[str, Any]:
-        return {**self._common, "object": "chat.completion" if self._chat else "text_completion"}
-
-    def choice(self, index: int, chunk: GeneratedChunk) -> dict[str, Any]:
-        reason = chunk.end.reason if chunk.end else None
-        if not self._chat:
-            return {"index": index, "text": chunk.text, "logprobs": None, "finish_reason": reason}
-        message = {"role": "assistant", "content": chunk.text, "refusal": None}
-        return {"index": index, "message": message, "logprobs": None, "finish_reason": reason}
-
-    def opening(self, index: int) -> bytes:
-        return self._chunk(index, {"role": "assistant", "content": "", "refusal": None}, None)
-
-    def chunks(self, index: int, chunk: GeneratedChunk) -> list[bytes]:
-        """Events for one chunk: its text, if any, and the end as a separate event, as at OpenAI."""
-        events = [self._chunk(index, {"content": chunk.text}, None)] if chunk.text else []
-        return [*events, self._chunk(index, {}, chunk.end.reason)] if chunk.end else events
-
-    def usage(self, usage: dict[str, int]) -> bytes:
-        return _event({**self._common, "object": self._object, "choices": [], "usage": usage})
-
-    @property
-    def _object(self) -> str:
-        return "chat.completion.chunk" if self._chat else "text_completion"
-
-    def _chunk(self, index: int, delta: dict[str, Any], reason: str | None) -> bytes:
-        text = {"delta": delta} if self._chat else {"text": delta.get("content", "")}
-        choice = {"index": index, **text, "logprobs": None, "finish_reason": reason}
-        return _event({**self._common, "object": self._object, "choices": [choice], **self._usage})
+def _chat_request(
+    body: dict[str, Any], model: Model, base: BaseModel, chat_format: ChatFormat, is_clamped: bool
+) -> InferenceRequest:
+    """Parse a chat request. It runs in a thread, because a template or a large schema may take seconds."""
+    tools = tool_choice.parse(body)
+    try:
+        text = chat_format.prompt(chat.parse(body.get("messages")), tools.tools)
+    except BadLine as exc:
+        param = exc.path or "messages"
+        raise bad_value(param, msg("Invalid '{param}': {sentence}", param=param, sentence=exc.sentence)) from exc
+    parameters = sampling.of_chat(body, chat_format.stop)
+    form = chat_format.tool_format
+    parameters.options.update(tool_choice.grammar_options(tools, form, body.get("response_format")))
+    return InferenceRequest(True, model, base, (text,), parameters, is_clamped, tools, form)
 
 
 async def _body(request: Request) -> dict[str, Any]:
@@ -247,11 +238,15 @@ async def _body(request: Request) -> dict[str, Any]:
     return {**body, "model": engine}
 
 
-def _usage(ends: Sequence[GenerationEnd], n: int) -> dict[str, int]:
-    """Total usage; each prompt is counted once."""
-    prompt = sum(end.prompt_tokens for end in ends[::n])
-    completion = sum(end.completion_tokens for end in ends)
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+def _answer(parsed: InferenceRequest) -> AnswerBuilder:
+    return AnswerBuilder(
+        parsed.model.id,
+        chat=parsed.chat,
+        include_usage=parsed.sampling.include_usage,
+        calls=parsed.calls if parsed.tools.tools else None,
+        named_tool=parsed.tools.name is not None,
+        logprobs=parsed.sampling.logprobs,
+    )
 
 
 def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
@@ -316,72 +311,3 @@ def _is_tokens(value: object) -> bool:
         and bool(value)
         and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in value)
     )
-
-
-async def _gather(
-    coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]], concurrently: bool
-) -> list[GeneratedChunk]:
-    """Run all completions and return their results; the first error cancels the others."""
-    if not concurrently:
-        return await _one_by_one(coroutines)
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-async def _one_by_one(coroutines: Sequence[Coroutine[Any, Any, GeneratedChunk]]) -> list[GeneratedChunk]:
-    """Run all completions one after another."""
-    try:
-        return [await coroutine for coroutine in coroutines]
-    finally:
-        for coroutine in coroutines:
-            coroutine.close()  # close those that were never started
-
-
-async def _sequential(
-    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
-) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
-    """Yield (index, chunk) for the first generation, then for the second, …"""
-    for index, stream in enumerate(streams):
-        async with aclosing(stream) as chunks:
-            async for chunk in chunks:
-                yield index, chunk
-
-
-async def _merge(
-    streams: Sequence[AsyncGenerator[GeneratedChunk, None]],
-) -> AsyncGenerator[tuple[int, GeneratedChunk], None]:
-    """Yield (index, chunk) from several parallel generations as the chunks arrive. Closing it closes all of them."""
-    queue: asyncio.Queue[tuple[int, GeneratedChunk] | Exception | None] = asyncio.Queue(maxsize=64)
-
-    async def pump(index: int, stream: AsyncGenerator[GeneratedChunk, None]) -> None:
-        try:
-            async with aclosing(stream) as chunks:
-                async for chunk in chunks:
-                    await queue.put((index, chunk))
-            await queue.put(None)
-        except Exception as exc:  # pass every error to the reader, which would otherwise wait indefinitely
-            await queue.put(exc)
-
-    tasks = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
-    try:
-        n_running = len(tasks)
-        while n_running:
-            item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                n_running -= 1
-            else:
-                yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -38,7 +38,7 @@ _STOP_S = 5.0
 _TOKENIZE_S = 60.0  # timeout for one text, which may take seconds on a busy machine
 
 
-_Key = tuple[str, Path | None]  # (name of the base model, adapter)
+_Key = tuple[str, Path | None, bool]  # (name of the base model, adapter, whether for embeddings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +102,18 @@ class Pool:
         self._stopping_tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def lease(self, base: BaseModel, adapter: Path | None = None) -> AsyncIterator[Backend]:
+    async def lease(
+        self, base: BaseModel, adapter: Path | None = None, *, embedding: bool = False
+    ) -> AsyncIterator[Backend]:
         """Lease a backend of `base` with `adapter`; it keeps running until the block ends.
+
+        Args:
+            embedding: whether for embeddings instead of texts.
 
         Raises:
             ApiError: 503 if the model could not be loaded.
         """
-        async with self._leased(await self._get_or_start(base, adapter)) as backend:
+        async with self._leased(await self._get_or_start(base, adapter, embedding)) as backend:
             yield backend
 
     @asynccontextmanager
@@ -159,8 +164,8 @@ class Pool:
             self._stop_if_unused(backend)
         await asyncio.gather(*self._stopping_tasks, return_exceptions=True)
 
-    async def _get_or_start(self, base: BaseModel, adapter: Path | None) -> Backend:
-        key = (base.name, adapter)
+    async def _get_or_start(self, base: BaseModel, adapter: Path | None, embedding: bool = False) -> Backend:
+        key = (base.name, adapter, embedding)
         async with self._locks.setdefault(key, asyncio.Lock()):
             current = self._current.pop(key, None)
             if current is None or not current.alive:
@@ -171,7 +176,7 @@ class Pool:
                     raise unavailable(
                         msg("The adapter {name} is no longer in the engine's home directory.", name=adapter.name)
                     )
-                current = await _start(base, adapter, self._threads)
+                current = await _start(base, adapter, self._threads, embedding)
                 self._all.add(current)
             self._current[key] = current
             for old in list(self._current)[:-_MAX_LOADED]:
@@ -207,14 +212,15 @@ class Tokenizer:
         return [int(token) for token in response.json()["tokens"]]
 
 
-async def _start(base: BaseModel, adapter: Path | None, threads: int) -> Backend:
+async def _start(base: BaseModel, adapter: Path | None, threads: int, embedding: bool) -> Backend:
     key = secrets.token_urlsafe(24)
     options = {
         "model": str(base.gguf),
         "adapter": None if adapter is None else str(adapter),
         "key": key,
-        "parallel": PARALLEL,
-        "context": PARALLEL * base.context,
+        "parallel": 1 if embedding else PARALLEL,
+        "context": base.context if embedding else PARALLEL * base.context,
+        "pooling": base.card.pooling if embedding else 0,
         "cache_mib": _CACHE_MIB,
         "threads": threads,
     }
@@ -350,6 +356,10 @@ def as_api_error(status: int, body: dict[str, Any]) -> ApiError:
     if error.get("type") == "exceed_context_size_error":
         return too_long(error.get("n_ctx"), error.get("n_prompt_tokens"))
     message = str(error.get("message") or "llama.cpp refused the request")
+    if status == 400 and "failed to parse grammar" in message:
+        return ApiError(
+            400, msg("llama.cpp cannot use this schema as a grammar. Simplify its patterns and references.")
+        )
     return (
         ApiError(400, message)
         if 400 <= status < 500

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.engine.api.errors import ApiError, bad_value
@@ -14,6 +14,8 @@ from core.message import msg
 _MAX_CHOICES = 128
 _MAX_STOPS = 4
 _MAX_SEED = 2**63 - 1
+_MAX_LOGPROBS = 5  # of a completion, and of chat's `top_logprobs`; both are OpenAI's
+_MAX_TOP_LOGPROBS = 20
 _SEEDS = 2**32 - 1  # llama.cpp's seeds have 32 bits, and the highest value means "random"
 _COMMON = frozenset(
     [
@@ -64,12 +66,6 @@ _CHAT = _COMMON | frozenset(
 # Unsupported parameters that would change the result, and the values that are accepted because they have no effect.
 _UNSUPPORTED: dict[str, tuple[object, ...]] = {
     "suffix": (),
-    "echo": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
-    "tools": (),
-    "tool_choice": ("none", "auto"),
     "functions": (),
     "function_call": ("none", "auto"),
     "modalities": (["text"],),
@@ -91,6 +87,8 @@ class Sampling:
         include_usage: whether to end the stream with the usage.
         seed: seed for the first completion (incremented for each further one); None means random.
         options: the other parameters, under llama.cpp's names.
+        logprobs: whether to return log-probabilities, and of how many other tokens at each place; None for none.
+        echo: whether to begin the answer with the prompt.
     """
 
     n: int
@@ -98,6 +96,8 @@ class Sampling:
     include_usage: bool
     seed: int | None
     options: dict[str, Any]
+    logprobs: int | None = None
+    echo: bool = False
 
     @property
     def is_concurrent(self) -> bool:
@@ -116,19 +116,33 @@ class Sampling:
 def of_completion(body: Mapping[str, Any]) -> Sampling:
     """Parse the parameters of POST /v1/completions (default: 16 tokens, as at OpenAI). Raises ApiError 400."""
     reject_unknown(body, _COMPLETION)
-    sampling = _common(body, integer(body, "max_tokens", 1, 1 << 20, 16))
+    echo = boolean(body, "echo")
+    sampling = _common(body, integer(body, "max_tokens", 0 if echo else 1, 1 << 20, 16))
     if integer(body, "best_of", 1, _MAX_CHOICES, sampling.n) != sampling.n:
         raise bad_value("best_of", msg("'best_of' other than 'n' is not supported by this engine."))
-    return sampling
+    wanted = body if body.get("logprobs") is not False else {}
+    return _with_logprobs(replace(sampling, echo=echo), integer(wanted, "logprobs", 0, _MAX_LOGPROBS, None))
 
 
 def of_chat(body: Mapping[str, Any], stop: str) -> Sampling:
-    """Parse the parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400."""
+    """Parse the parameters of POST /v1/chat/completions; `stop` ends the model's turn. Raises ApiError 400.
+
+    The form of the answer is not among them: `tool_choice.grammar_options`.
+    """
     reject_unknown(body, _CHAT)
     limit = integer(body, "max_tokens", 1, 1 << 20, None)
     sampling = _common(body, integer(body, "max_completion_tokens", 1, 1 << 20, limit))
     sampling.options["stop"].append(stop)
-    return sampling
+    n_top = integer(body, "top_logprobs", 0, _MAX_TOP_LOGPROBS, 0)
+    if n_top and not boolean(body, "logprobs"):
+        raise bad_value("top_logprobs", msg("'{name}' needs 'logprobs' to be true.", name="top_logprobs"))
+    return _with_logprobs(sampling, n_top if boolean(body, "logprobs") else None)
+
+
+def _with_logprobs(sampling: Sampling, n_top: int | None) -> Sampling:
+    if n_top is not None:
+        sampling.options["n_probs"] = max(1, n_top)  # with 0, llama.cpp reports none at all
+    return replace(sampling, logprobs=n_top)
 
 
 def _common(body: Mapping[str, Any], max_tokens: int | None) -> Sampling:

@@ -197,4 +197,4 @@ def as_example(example: PromptCompletion | Conversation, base: BaseModel) -> Seg
         return SegmentedExample(((example.prompt, False), (example.completion, True)), eos=True)
     chat_format = chat.format_for(base.card)
     assert chat_format is not None, "checked when the job was created"
-    return SegmentedExample(chat_format.segments(example.messages), eos=False)
+    return SegmentedExample(chat_format.segments(example.messages, example.tools), eos=False)
