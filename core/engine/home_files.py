@@ -1,6 +1,6 @@
 """The files in the engine's home folder, for backups and checks. Needs none of the engine's packages.
 
-engine.db    files, jobs, events, checkpoints, models, aliases
+engine.db    files, jobs, events, checkpoints, models, aliases, responses
 files/       uploaded training files
 adapters/    the tuned models
 jobs/        one folder per job: progress, resumable state

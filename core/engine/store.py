@@ -1,4 +1,4 @@
-"""engine.db: files, jobs, events, checkpoints, models and aliases, and their ids in OpenAI's format.
+"""engine.db: files, jobs, events, checkpoints, models, aliases and responses, and their ids in OpenAI's format.
 
 Acknowledged data survives kill -9 and power loss.
 """
@@ -22,7 +22,7 @@ Status = Literal["validating_files", "queued", "running", "paused", "succeeded",
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Schema of this version; stored in `PRAGMA user_version`."""
 _SCHEMA = """
 CREATE TABLE files (
@@ -57,6 +57,13 @@ CREATE TABLE aliases (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, model TEXT NOT NULL
 );
 """
+_RESPONSES = """
+CREATE TABLE IF NOT EXISTS responses (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, previous_id TEXT,
+  input TEXT NOT NULL, body TEXT NOT NULL
+)
+"""
+_SCHEMA += _RESPONSES
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 _MIGRATIONS = {
     1: (
@@ -71,6 +78,7 @@ _MIGRATIONS = {
         "CREATE TABLE IF NOT EXISTS aliases (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
         "created_at INTEGER NOT NULL, model TEXT NOT NULL)",
     ),
+    5: (_RESPONSES,),
 }
 
 _ALPHABET = string.ascii_letters + string.digits
@@ -185,7 +193,18 @@ class Alias:
     model: str
 
 
-Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel, Alias)
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response of /v1/responses: its own input items and its object, as JSON text, and the one before it."""
+
+    id: str
+    created_at: int
+    previous_id: str | None
+    input: str
+    body: str
+
+
+Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel, Alias, StoredResponse)
 
 
 _TABLES: dict[type, str] = {
@@ -195,6 +214,7 @@ _TABLES: dict[type, str] = {
     CheckpointRow: "checkpoints",
     TunedModel: "models",
     Alias: "aliases",
+    StoredResponse: "responses",
 }
 
 
@@ -231,7 +251,7 @@ class EngineStore:
                 connection.execute("ROLLBACK")
             raise
 
-    def add(self, row: File | Job | Event | CheckpointRow | TunedModel | Alias) -> None:
+    def add(self, row: File | Job | Event | CheckpointRow | TunedModel | Alias | StoredResponse) -> None:
         """Insert a row. Raises sqlite3.IntegrityError if its id already exists."""
         values = asdict(row)
         names = ", ".join(values)

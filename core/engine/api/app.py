@@ -34,6 +34,8 @@ from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases.library import BaseLibrary
 from core.engine.job_rules import PARALLEL
+from core.engine.responses.api import Responses
+from core.engine.serving.embeddings import Embeddings
 from core.engine.serving.generate import count_tokens
 from core.engine.serving.inference import Inference
 from core.engine.serving.llama import Pool
@@ -88,6 +90,8 @@ class Engine:
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
         self.aliases = Aliases(self.models, self.store)
+        self.embeddings = Embeddings(self.models, self.pool)
+        self.responses = Responses(self.store, self.inference)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
@@ -245,6 +249,12 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", _JOBS + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
     ("POST", "/v1/completions", lambda engine: engine.inference.completions),
     ("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
+    ("POST", "/v1/embeddings", lambda engine: engine.embeddings.create),
+    ("POST", "/v1/responses", lambda engine: engine.responses.create),
+    ("GET", "/v1/responses/{id}", lambda engine: engine.responses.get),
+    ("DELETE", "/v1/responses/{id}", lambda engine: engine.responses.delete),
+    ("POST", "/v1/responses/{id}/cancel", lambda engine: engine.responses.cancel),
+    ("GET", "/v1/responses/{id}/input_items", lambda engine: engine.responses.input_items),
     ("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
     ("GET", _BASES, lambda engine: engine.bases.list),
     ("POST", _BASES, lambda engine: engine.bases.create),

@@ -72,7 +72,7 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         validation_file=required(body, "validation_file") if has_validation else None,
         suffix=_suffix(body.get("suffix")),
         seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
-        metadata=_metadata(body.get("metadata")),
+        metadata=parse_metadata(body.get("metadata")),
         method=method,
         n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None, path),
         batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None, path),
@@ -142,7 +142,7 @@ def _suffix(value: object) -> str | None:
     return value
 
 
-def _metadata(value: object) -> dict[str, str] | None:
+def parse_metadata(value: object) -> dict[str, str] | None:
     if is_missing(value):
         return None
     if not isinstance(value, dict) or len(value) > _MAX_METADATA:

@@ -97,6 +97,7 @@ class ModelCard:
         adds_space: whether the tokenizer adds a space before every text.
         width: hidden size; 0 if unknown.
         parameters: total number of weights.
+        pooling: llama.cpp's number for the way in which an embedding model combines its tokens; 0 for other models.
     """
 
     architecture: str
@@ -112,6 +113,7 @@ class ModelCard:
     adds_space: bool = False
     width: int = 0
     parameters: int = 0
+    pooling: int = 0
 
 
 def scalar(reader: GGUFReader, key: str, default: Any = None) -> Any:
@@ -149,6 +151,7 @@ def model_card(path: Path) -> ModelCard:
         adds_space=_adds_space(reader),
         width=int(scalar(reader, f"{architecture}.embedding_length", 0)),
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
+        pooling=int(scalar(reader, f"{architecture}.pooling_type", 0)),
     )
 
 

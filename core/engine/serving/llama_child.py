@@ -51,6 +51,9 @@ def _start(options: dict[str, Any]) -> tuple[object, str]:
     params.chat_template, params.use_jinja = "chatml", False
     params.ui = False
     params.verbosity = 0
+    if options.get("pooling"):
+        params.embedding, params.pooling_type = True, llama.llama_pooling_type(options["pooling"])
+        params.n_batch = params.n_ubatch = options["context"]  # a text is pooled in one piece
     if options["adapter"] is not None:
         adapter = llama.CommonAdapterLoraInfo()
         adapter.path, adapter.scale = options["adapter"], 1.0

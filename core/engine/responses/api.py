@@ -1,0 +1,105 @@
+"""The endpoints of /v1/responses: create, retrieve, delete, and the list of input items."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.requests import json_body, query_limit
+from core.engine.api.serializers import page
+from core.engine.responses import request as response_request
+from core.engine.responses.answer import ResponseAnswer
+from core.engine.responses.input_items import Item, new_id
+from core.engine.responses.request import ResponseRequest
+from core.engine.serving.inference import Inference
+from core.engine.store import EngineStore, StoredResponse, to_json
+from core.message import msg
+
+_MAX_TURNS = 1000  # responses in one conversation; their texts would not fit any context
+
+
+class Responses:
+    """The endpoints. Responses are kept in the engine's database until they are deleted."""
+
+    def __init__(self, store: EngineStore, inference: Inference) -> None:
+        self._store, self._inference = store, inference
+
+    async def create(self, request: Request) -> Response:
+        """POST /v1/responses."""
+        wanted = response_request.parse(await json_body(request))
+        history = await run_in_threadpool(self._history, wanted.previous)
+        try:
+            parsed = await self._inference.chat_request(wanted.chat_body(history))
+        except ApiError as exc:
+            raise response_request.renamed(exc) from exc
+        response_id = new_id("resp")
+        answer = ResponseAnswer(response_id, parsed, wanted.repeated, lambda response: self._keep(wanted, response))
+        return await self._inference.respond(request, parsed, answer)
+
+    def get(self, request: Request) -> Response:
+        """GET /v1/responses/{id}."""
+        if request.query_params.get("stream") == "true":
+            message = msg("'{name}' is not supported by this engine.", name="stream")
+            raise ApiError(400, message, param="stream", code="unsupported_parameter")
+        return JSONResponse(json.loads(self._find(request).body))
+
+    def delete(self, request: Request) -> Response:
+        """DELETE /v1/responses/{id}."""
+        row = self._find(request)
+        self._store.remove(StoredResponse, row.id)
+        return JSONResponse({"id": row.id, "object": "response", "deleted": True})
+
+    def cancel(self, request: Request) -> Response:
+        """POST /v1/responses/{id}/cancel."""
+        self._find(request)
+        raise ApiError(400, msg("Only responses created with 'background' can be cancelled; this engine has none."))
+
+    def input_items(self, request: Request) -> Response:
+        """GET /v1/responses/{id}/input_items, newest first unless `order` is `asc`."""
+        items: list[Item] = json.loads(self._find(request).input)
+        if request.query_params.get("order") != "asc":
+            items.reverse()
+        if (after := request.query_params.get("after")) is not None:
+            position = next((number for number, item in enumerate(items, 1) if item["id"] == after), None)
+            if position is None:
+                raise bad_value("after", msg("'after' does not name an existing object: {after}", after=after))
+            items = items[position:]
+        limit = query_limit(request, 20, 100)
+        return JSONResponse(page(items[:limit], len(items) > limit))
+
+    def _keep(self, wanted: ResponseRequest, response: dict[str, Any]) -> None:
+        if wanted.store:
+            self._store.add(
+                StoredResponse(
+                    response["id"], int(time.time()), wanted.previous, to_json(wanted.items), to_json(response)
+                )
+            )
+
+    def _history(self, previous: str | None) -> list[Item]:
+        """The items of the responses before a new one, oldest first."""
+        turns: list[list[Item]] = []
+        while previous is not None:
+            row = self._store.get(StoredResponse, previous)
+            if row is None or len(turns) == _MAX_TURNS:
+                raise ApiError(
+                    400,
+                    msg("Previous response with id '{id}' not found.", id=previous),
+                    param="previous_response_id",
+                    code="previous_response_not_found",
+                )
+            turns.append([*json.loads(row.input), *json.loads(row.body)["output"]])
+            previous = row.previous_id
+        return [item for turn in reversed(turns) for item in turn]
+
+    def _find(self, request: Request) -> StoredResponse:
+        response_id = request.path_params["id"]
+        row = self._store.get(StoredResponse, response_id)
+        if row is None:
+            raise ApiError(404, msg("Response with id '{id}' not found.", id=response_id), param="id")
+        return row
