@@ -21,7 +21,7 @@ from core.jobs.engine_supervisor import EngineProcess
 from core.jobs.worker import Worker
 from core.providers import engine_endpoint
 from core.settings import Settings, exit_with
-from pages.ui import open_tabs, server_routes, server_setup, streamlit_patches, web_security
+from pages.ui import live_updates, open_tabs, server_routes, server_setup, streamlit_patches, web_security
 from pages.ui.story import guest_routes
 from pages.ui.story.guest_server import GuestServer
 
@@ -53,6 +53,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
         async with anyio.create_task_group() as tasks:
             if settings.mode == "team":
                 tasks.start_soon(open_tabs.close_ended, settings)
+            tasks.start_soon(live_updates.rerun_changed)
             yield {"settings": settings, "worker": worker}
             tasks.cancel_scope.cancel()
     finally:

@@ -116,7 +116,8 @@ def reruns_two_processes_vs_one(home: Path, oidc: OidcServer) -> float | None:
             return None
         environ = {"DATABASE_URL": postgres_server.new_database(server), "FABULA_SECRET_KEY": COOKIE_SECRET}
         one, other = (
-            stack.enter_context(_team_studio.running(home / name, oidc, **environ)) for name in ("web1", "web2")
+            stack.enter_context(_team_studio.running(home / name, oidc, engine=False, **environ))
+            for name in ("web1", "web2")
         )
         _team_studio.fill(one)
         return asyncio.run(_compared(one, other))

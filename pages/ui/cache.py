@@ -73,7 +73,7 @@ class SharedFunction(Generic[P, T]):
         max_entries: int,
         refresh_mode: _RefreshMode,
     ) -> None:
-        def compute(studio: str, key: Hashable, _args: Any, _kwargs: Any) -> T:
+        def compute(key: str, _args: Any, _kwargs: Any) -> T:
             result: T = function(*_args, **_kwargs)
             return result
 
@@ -99,7 +99,7 @@ class SharedFunction(Generic[P, T]):
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         key = (args, tuple(sorted(kwargs.items()))) if self._key is None else self._key(*args, **kwargs)
-        return where(), key, args, kwargs
+        return f"{where()} {key!r}", args, kwargs  # one text: Streamlit takes a millisecond to hash an object
 
 
 def shared(
@@ -117,7 +117,8 @@ def shared(
         max_entries: maximum number of results kept; the oldest is dropped.
         ttl: seconds until a result is computed again; None means never.
         key: computes from the arguments, at every call, what distinguishes results: an id and a time of change instead
-            of a large object, the language of the page. None means the arguments themselves.
+            of a large object, the language of the page. None means the arguments themselves. Keys with the same
+            `repr` are the same.
         refresh_mode: `background`: after `ttl` the old result is returned while a new one is computed.
     """
 
@@ -137,9 +138,16 @@ def shared_files() -> FileStorage:
     return storage(settings())
 
 
+_hashed: tuple[Settings, str] | None = None
+
+
 def where() -> str:
     """A cache key that differs between studios (tests have many): a hash, so that no secret is in it."""
-    return hashlib.sha256(repr(astuple(settings())).encode()).hexdigest()
+    global _hashed
+    known, now = _hashed, settings()
+    if known is None or known[0] is not now:  # a page asks dozens of times
+        _hashed = known = now, hashlib.sha256(repr(astuple(now)).encode()).hexdigest()
+    return known[1]
 
 
 def as_fabula_error(error: Exception, work: str) -> FabulaError:

@@ -92,6 +92,7 @@ _MAY_NOT_IMPORT = {
             "background",
             "cache",
             "i18n",
+            "live_updates",
             "open_tabs",
             "server_setup",
             "sign_in",

@@ -6,17 +6,15 @@ import streamlit as st
 
 from core.jobs.system_status import EngineStatus, WorkerStatus
 from core.providers.registry import ENGINE
-from pages.ui import cache, visible
+from pages.ui import cache, live_updates, visible
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, code, n_, number, plain, sentences, token_speed
 
-_LOOK_S = 3.0  # states rarely change; three seconds still feel live
 
-
-@st.fragment(run_every=_LOOK_S)
+@st.fragment
 def strip() -> None:
     """Render one line: engine with its current job, worker, providers."""
-    status = cache.status()
+    status = live_updates.follow(cache.status)
     engine, worker = status.engine, status.worker
     badges = [_engine_badge(engine)]
     if engine.models:
@@ -36,12 +34,12 @@ def strip() -> None:
     _trouble(worker)
 
 
-@st.fragment(run_every=_LOOK_S)
+@st.fragment
 def engine_card() -> None:
     """Render the engine's details: state, models, speed, queue."""
     with st.container(border=True):
         st.subheader(_("Engine"), anchor=False)
-        engine = cache.status().engine
+        engine = live_updates.follow(cache.status).engine
         st.markdown(_engine_badge(engine))
         if engine.state == "missing":
             cards.engine_missing_card()

@@ -13,13 +13,11 @@ from core.generation import run_progress
 from core.generation.batch.batch_store import BatchView
 from core.generation.run_progress import RunProgress
 from core.pricing.prices import ENGINE
-from pages.ui import cache, state
+from pages.ui import cache, live_updates, state
 from pages.ui.components import cards, views
 from pages.ui.components.money import run_price
 from pages.ui.dataset import dataset_picker, heat_map, remedies, row_cards, row_table, run_controls
 from pages.ui.i18n import _, ago, as_markdown, code, duration, mark, n_, number, plain, row_speed, usd
-
-_CALM_S = 5.0  # while nothing is written: the run may be resumed in another tab
 
 _RUN_STATES = {
     "queued": mark("Waiting for the worker"),
@@ -70,8 +68,7 @@ def show() -> None:
     _another_one(chosen.id)
     summary, progress = cache.run_of(chosen.id)
     active = run_controls.is_active(progress)
-    pause_s = cache.POLL_S if active else _CALM_S if progress is not None else None
-    st.fragment(run_every=pause_s)(_watch)(chosen.id, active)
+    st.fragment(run_every=cache.POLL_S if active else None)(_watch)(chosen.id, active)
     heat_map.show(summary, active)
     _rows(summary, active)
 
@@ -94,7 +91,9 @@ def _rows(summary: DatasetSummary, active: bool) -> None:
 def _watch(dataset_id: str, was_active: bool) -> None:
     """Render the live part of the page. Reruns the whole page when a run starts or ends."""
     with cards.show_errors():
-        summary, progress = cache.run_of(dataset_id)
+        # while nothing is written, the run may be resumed in another tab
+        found = cache.run_of(dataset_id) if was_active else live_updates.follow(cache.run_of, dataset_id)
+        summary, progress = found
         if was_active != run_controls.is_active(progress):
             st.rerun()
         _panel(summary, progress)

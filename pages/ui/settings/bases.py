@@ -4,12 +4,14 @@ aliases follow.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import streamlit as st
 
 from core.providers import engine_bases
 from core.providers.engine_bases import BaseSource, EngineBase, EngineBases
 from core.providers.registry import ENGINE
-from pages.ui import cache, state
+from pages.ui import cache, live_updates, state
 from pages.ui.cache import shared
 from pages.ui.components import cards, views
 from pages.ui.i18n import _, as_markdown, code, mark, n_, percent, plain, sentences
@@ -17,7 +19,7 @@ from pages.ui.settings import aliases, suggested_bases
 from pages.ui.settings.base_figures import context, gigabytes, parameters, speed
 from pages.ui.sign_in import current_actor
 
-_LOOK_S = 2.0
+_DISK_DIGITS = -7  # free disk space is shown in tenths of a gigabyte, and changes all the time
 _ORIGIN, _NAME, _SOURCE = "settings_base_origin", "settings_base_name", "settings_base_source"
 _REVISION = "settings_base_revision"
 _HUBS: tuple[BaseSource, ...] = ("huggingface", "modelscope")
@@ -68,15 +70,16 @@ def listed() -> EngineBases:
     Raises:
         FabulaError: the engine does not answer.
     """
-    return engine_bases.listed(cache.quick(ENGINE))
+    found = engine_bases.listed(cache.quick(ENGINE))
+    return replace(found, disk_free_bytes=round(found.disk_free_bytes, _DISK_DIGITS))
 
 
-@st.fragment(run_every=_LOOK_S)
+@st.fragment
 def _list() -> None:
     """Render the bases with their figures and progress."""
     cards.draw_page_if_left()
     with cards.show_errors():
-        found = listed()
+        found = live_updates.follow(listed)
         views.facts(
             (
                 _("Memory: {size}").format(size=gigabytes(found.memory_bytes)),

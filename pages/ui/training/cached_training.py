@@ -117,10 +117,19 @@ def _ended_words(job: JobView) -> str:
     return _words(job)
 
 
+@dataclass(frozen=True, slots=True)
+class JobTable:
+    """The list of jobs as a table, and the names of its columns that have no content."""
+
+    data: Sendable
+    empty: frozenset[str]
+
+
 @shared(ttl=_FRESH_S, max_entries=32, key=lambda seen, make: seen)
-def shared_table(seen: int, make: Callable[[], pd.DataFrame]) -> Sendable:
+def shared_table(seen: int, make: Callable[[], tuple[pd.DataFrame, frozenset[str]]]) -> JobTable:
     """A table shared by all visitors; rebuilt when `seen` changes, and every few seconds because it shows durations."""
-    return sendable(make())
+    frame, empty = make()
+    return JobTable(sendable(frame), empty)
 
 
 @shared(max_entries=256, key=_job_version)

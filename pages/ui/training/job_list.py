@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core.charts.vega_lite import Sendable
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.job_views import JobView
@@ -21,6 +20,7 @@ from pages.ui import cache, state, visible
 from pages.ui.components import models
 from pages.ui.i18n import PERCENT_FORMAT, _, ago, duration, language, table_percent
 from pages.ui.training import cached_training, job_labels
+from pages.ui.training.cached_training import JobTable
 
 OPEN = "training_open"  # ids of the open jobs
 _SHOWN = "training_shown"  # id of the job below the list while no row is ticked
@@ -59,9 +59,10 @@ def show(found: Sequence[JobView]) -> list[JobView]:
     if not listed:
         st.caption(_("No job matches."))
         return _open_now(found)
-    columns = _fitting(listed)
+    table = _shared(listed)
+    columns = _fitting(table.empty)
     event = st.dataframe(
-        _frame(listed),
+        table.data,
         hide_index=True,
         height="content" if len(listed) <= _FEW else _HEIGHT,
         on_select="rerun",
@@ -131,7 +132,7 @@ def _rows(listed: Sequence[JobView]) -> list[int]:
     return [row for row, job in enumerate(listed) if job.id in open_ids]
 
 
-def _frame(listed: Sequence[JobView]) -> Sendable:
+def _shared(listed: Sequence[JobView]) -> JobTable:
     """The list as a table, cached for all visitors."""
     datasets = {one.id: one.name for one in visible.dataset_list()}
     version = hash(
@@ -141,7 +142,7 @@ def _frame(listed: Sequence[JobView]) -> Sendable:
             language(),
         )
     )
-    return cached_training.shared_table(version, lambda: _table(listed, datasets))
+    return cached_training.shared_table(version, lambda: (_table(listed, datasets), _empty(listed)))
 
 
 def _table(listed: Sequence[JobView], datasets: Mapping[str, str]) -> pd.DataFrame:
@@ -170,17 +171,19 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
     }
 
 
-def _fitting(listed: Sequence[JobView]) -> dict[str, Any]:
-    """The columns that have content and fit; the name gets the remaining width.
-
-    The time left is omitted if every job has ended, and the provider if all jobs have the same one.
-    """
-    idle = {
+def _empty(listed: Sequence[JobView]) -> frozenset[str]:
+    """The columns to omit: the time left if every job has ended, and the provider if all jobs have the same one."""
+    empty = {
         "eta": all(job.finished for job in listed),
         "provider": len({job.provider for job in listed}) == 1,
         "held_out": all(cached_training.summary(job).held_out_accuracy is None for job in listed),
     }
-    columns = {name: column for name, column in _columns().items() if not idle.get(name, False)}
+    return frozenset(name for name, is_empty in empty.items() if is_empty)
+
+
+def _fitting(empty: frozenset[str]) -> dict[str, Any]:
+    """The columns that have content and fit; the name gets the remaining width."""
+    columns = {name: column for name, column in _columns().items() if name not in empty}
 
     def left() -> int:
         return _WIDE - sum(int(column["width"]) for name, column in columns.items() if name != "name")

@@ -42,6 +42,7 @@ _PARTS = {
     "family": mark("Family tree"),
 }
 _MEGABYTE = 1_000_000
+_POLL_S = 2.0  # the worker asks a job's provider every two seconds
 
 
 def show() -> None:
@@ -52,7 +53,7 @@ def show() -> None:
             job_dialog.button(primary=True)
         return
     active = _active(found)
-    st.fragment(run_every=cache.POLL_S if active else None)(_all)(active)
+    st.fragment(run_every=_POLL_S if active else None)(_all)(active)
 
 
 def _all(was_active: bool) -> None:
