@@ -1,4 +1,4 @@
-"""A hundred open tabs that nobody touches: their memory, their CPU time, and how soon they close when they have to."""
+"""A hundred open tabs that no one touches: their memory, their CPU time, and how soon they close when they have to."""
 
 from __future__ import annotations
 

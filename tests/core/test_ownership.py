@@ -84,6 +84,8 @@ _NOBODYS = frozenset(
         "core.pricing.custom_prices.set_machine_hour",
         "core.pricing.custom_prices.set_price",
         "core.pricing.machine_time.save",
+        "core.providers.engine_aliases.remove",  # of the whole team, by admins
+        "core.providers.engine_aliases.save",
         "core.providers.engine_bases.add",
         "core.providers.engine_bases.remove",
         "core.providers.engine_bases.retry",

@@ -16,7 +16,7 @@ from tests.support.waiting import WAIT_LIMIT_S, until
 
 
 class _Running:
-    """Scripts that run until they are told to end."""
+    """Scripts that run until they are stopped."""
 
     def __init__(self, limit: ScriptLimit) -> None:
         self._limit = limit
