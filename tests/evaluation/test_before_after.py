@@ -132,7 +132,7 @@ def test_values_outside_the_grid_where_the_columns_are_those_of_a_preset(store: 
     dataset_id = datasets.from_frame(store, LOCAL, "rows", frame, columns, "text", "upload")
     choice = before_after_prompts.choose_prompts(store, _trained(store, client, dataset_id))
     assert choice.source == "preset"
-    assert [one.prompt for one in choice.prompts] == ["宋,发射激光,艰难", "秦,龙卷风,辛苦", "汉,冰冻大海,艰难"]
+    assert [one.prompt for one in choice.prompts] == ["秦,龙卷风,辛苦", "隋,流星火雨,努力", "宋,发射激光,艰难"]
 
 
 def test_validation_rows_of_the_version_that_was_trained_on(store: Store, client: FakeClient) -> None:
