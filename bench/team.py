@@ -12,6 +12,9 @@ signed in; they run the timers of their page as a browser does.
 - processes: the reruns per second of 25 such viewers, without a run or a job, on two web processes with one PostgreSQL
   database divided by those on one. The viewers and the database run on the same cores.
 - money: 50 requests at the same time from five processes, on SQLite and PostgreSQL.
+- scale_out: four workers on hosts of their own and a web process write one run of 5,000 rows on PostgreSQL; a worker is
+  killed, PostgreSQL crashes and restarts, and the web process ends. `lost_rows_scaleout` and `bought_twice_scaleout`
+  count rows.
 """
 
 from __future__ import annotations
@@ -31,10 +34,11 @@ from bench import _idle_tabs, _loopback, _smoke, _team_studio, _team_viewers
 from core.db.store import Store
 from core.db.tables import Spend
 from core.settings import Settings
-from tests.support import parallel_spending, postgres_server
+from tests.support import parallel_spending, postgres_server, scale_out
 from tests.support.oidc_server import OidcServer
 
 LATENCY_S = 0.5  # of the run's provider
+ROWS, WORKERS = 5_000, 4  # of the shared run
 AIMS = {
     "mb_per_idle_session": "≤ 0.2",
     "idle_cpu_percent": "≤ 2",
@@ -42,6 +46,8 @@ AIMS = {
     "p95_rerun_s_25_viewers": "≤ 1",
     "reruns_two_processes_vs_one": "≥ 1.7",
     "overspend_usd_50_parallel": "0",
+    "lost_rows_scaleout": "0",
+    "bought_twice_scaleout": "0",
 }
 
 Figures = Mapping[str, Any]
@@ -105,6 +111,17 @@ def _overspent(home: Path, database_url: str) -> Any:
         store.close()
 
 
+def _scale_out(_folder: Path, _oidc: OidcServer) -> Figures:
+    try:
+        found = scale_out.shared_run(ROWS, WORKERS)
+    except postgres_server.PostgresAbsent as exc:
+        print(f"no shared run: {exc}")
+        return {"lost_rows_scaleout": None, "bought_twice_scaleout": None}
+    hosts = f"one host, because {found.same_host}" if found.same_host else "hosts of their own"
+    print(f"{ROWS} rows in {found.seconds:.0f} s by {WORKERS} workers on {hosts}; connections: {found.connections}")
+    return {"lost_rows_scaleout": found.lost, "bought_twice_scaleout": found.bought_twice}
+
+
 def _provider_answers() -> None:
     with OidcServer() as oidc:
         httpx2.get(f"{oidc.url}/.well-known/openid-configuration").raise_for_status()
@@ -115,6 +132,7 @@ PARTS: Mapping[str, Callable[[Path, OidcServer], Figures]] = {
     "viewers": _viewers,
     "processes": _processes,
     "money": _money,
+    "scale_out": _scale_out,
 }
 """What is measured, in this order."""
 
