@@ -130,7 +130,7 @@ def test_what_templates_use_gives_what_transformers_gives(source: str) -> None:
     from transformers.utils.chat_template_utils import _compile_jinja_template
 
     expected = _compile_jinja_template(source).render(messages=_MESSAGES, tools=None, documents=None)
-    assert chat_template.render(source, _MESSAGES) == expected  # type: ignore[arg-type]  # a number, for sums
+    assert chat_template.render(source, _MESSAGES) == expected
 
 
 def test_llama_cpp_does_not_render_the_template_of_a_model_that_it_loads(tmp_path: Path) -> None:

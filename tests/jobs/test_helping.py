@@ -13,6 +13,8 @@ from core.jobs import task_runner
 from core.jobs.task_runner import JobKind, TaskRunner, helped_items, running_workflows
 from tests.support.waiting import until
 
+_PAUSE_S = 0.01  # between two looks at the end
+
 
 class HelpDesk:
     """A kind whose items are open to helpers, and who helped with which."""
@@ -32,7 +34,7 @@ class HelpDesk:
         if self.failure is not None:
             raise self.failure
         while not (self.end.is_set() or stopping.is_set()):
-            stopping.wait(0.01)
+            stopping.wait(_PAUSE_S)
 
     def _carry_out(self, store: Store, registry: object, item_id: str, stopping: threading.Event) -> None:
         self._help(store, registry, item_id, stopping)

@@ -15,6 +15,7 @@ from collections import Counter
 from tests.support import fault_server
 from tests.support.fault_server import GIVE_UP_S, Answer, FaultHandler, FaultServer, prompt_of
 
+_NOW_S = 0  # of `select`: do not wait
 _POLL_S = 0.1  # how quickly a closed connection is noticed
 
 
@@ -84,7 +85,7 @@ class PurchaseCounter(FaultServer):
 
 
 def _disconnected(connection: socket.socket) -> bool:
-    readable, _, _ = select.select([connection], [], [], 0)
+    readable, _, _ = select.select([connection], [], [], _NOW_S)
     try:
         return bool(readable) and not connection.recv(1, socket.MSG_PEEK)
     except ConnectionError:

@@ -12,7 +12,7 @@ from core.stories.arena import Round
 from core.stories.guest_links import OpenedLink
 from core.stories.guest_votes import VoteCounts
 from pages.ui import cache, state
-from pages.ui.components import cards
+from pages.ui.components import cards, fields
 from pages.ui.i18n import _, code, n_, percent
 from pages.ui.sign_in import current_actor
 from pages.ui.story import guest_address
@@ -54,9 +54,9 @@ def options(page: str) -> None:
             _("Valid for"), _HOURS, index=1, key=f"{page}_link_hours", width=140, persist_state="session",
             format_func=lambda hours: n_("{n} hour", "{n} hours", hours),
         )  # fmt: skip
-        st.number_input(
-            _("Guests at most"), 1, guest_links.MOST_GUESTS, guest_links.MAX_GUESTS, key=f"{page}_link_guests",
-            width=140, persist_state="session",
+        fields.number_field(
+            _("Guests at most"), f"{page}_link_guests", 1, guest_links.MOST_GUESTS, guest_links.MAX_GUESTS, width=140,
+            persist_state="session",
         )  # fmt: skip
 
 
