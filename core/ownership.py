@@ -120,11 +120,6 @@ def readable(reader: Actor | None, table: type[Owned]) -> ColumnElement[bool]:
     return or_(mine, cast(TrainingJob.readers, String).contains(json.dumps(reader.id), autoescape=True))
 
 
-def most_private(sharings: Iterable[str]) -> str:
-    """The most private of several sharings: that of a thing made from several others."""
-    return min(sharings, key=lambda sharing: [str(one) for one in SHARINGS].index(sharing))
-
-
 def is_private_model(session: Session, name: str) -> bool:
     """Whether a model (or a checkpoint's model) belongs to a private job. Its texts can repeat the training rows."""
     return any(sharing == "private" for _owner, sharing, _readers in session.execute(_of_models([name])))

@@ -28,7 +28,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 from core.message import listed, msg
-from core.ownership import edits, reads
+from core.ownership import edits, is_private_model, reads
 from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
@@ -62,14 +62,18 @@ class DatasetSummary:
 def create(store: Store, actor: Actor, recipe: Recipe) -> str:
     """Create a data set to be generated. Returns its id immediately, however large the grid is.
 
-    The first rows are created here, in chunks; a run creates the others when it gets to them.
+    The first rows are created here, in chunks; a run creates the others when it gets to them. A data set of a private
+    model is private at first.
 
     Raises:
         BadRecipe: the recipe is invalid.
         StorageFull: the disk is full.
     """
     recipe.check()
-    dataset_id = new_dataset(store, actor, recipe.name, "recipe", [c.name for c in recipe.columns], recipe.to_dict())
+    with store.reading() as session:
+        private = is_private_model(session, recipe.model)
+    columns = [column.name for column in recipe.columns]
+    dataset_id = new_dataset(store, actor, recipe.name, "recipe", columns, recipe.to_dict(), private=private)
     for _ in range(0, min(recipe.rows(), grid_store.INITIAL_ROWS), grid_store.CHUNK):
         with store.session() as session:
             grid_store.fill(session, dataset_id, recipe)

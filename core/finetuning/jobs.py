@@ -24,7 +24,7 @@ from core.finetuning.job_context import EndHook, JobContext, JobStopping
 from core.finetuning.job_form import DEFAULT_PROJECT, JobForm
 from core.finetuning.job_views import FINISHED, JobView, can_resume, get
 from core.message import msg
-from core.ownership import edits, most_private, readable, reads
+from core.ownership import edits, readable, reads
 from core.pricing import custom_prices
 from core.providers import Registry
 from core.providers.retry import RetryLater
@@ -68,7 +68,8 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         form.validate_options(has_validation=version is not None and bool(version.n_validation))
         parent_id, *parent_sharing = _parent(session, form)
         job = _new_job(actor, form, version, parent_id)
-        job.sharing = most_private([dataset.sharing, *parent_sharing])  # its model can repeat the rows
+        if "private" in (dataset.sharing, *parent_sharing):  # its model can repeat the rows
+            job.sharing = "private"
         session.add(job)
         session.flush()
         job_cost.reserve(session, actor, job)
