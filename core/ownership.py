@@ -29,7 +29,7 @@ from sqlalchemy import ColumnElement, Select, String, cast, func, literal, or_, 
 from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
-from core.db.store import Store, in_chunks
+from core.db.store import Store, advisory_lock, in_chunks
 from core.db.tables import (
     Checkpoint,
     Dataset,
@@ -301,6 +301,8 @@ def _require_members(session: Session, person_ids: Sequence[str]) -> None:
 def _set(store: Store, thing: Thing, column: str, value: object) -> None:
     table, key = _TABLES[thing.kind]
     with store.session() as session:
+        if thing.kind == "recipe":  # the lock of `recipes.save`, whose new version takes over owner and sharing
+            advisory_lock(session, f"recipes {thing.id}")
         found = session.scalars(select(table).where(key == thing.id)).all()
         if not found:
             raise NotFound(msg("This no longer exists. Nothing was changed."), msg("Reload the page."))

@@ -9,12 +9,14 @@ _FRACTION = '("." [0-9]{1,15})?'
 def whole_numbers(low: int | None, high: int | None) -> str | None:
     """An expression for the whole numbers from `low` to `high`; None if there are none."""
     least, most = _clamped(low, high)
+    if least > most:
+        return None
     parts = []
     if least < 0:
         parts.append(f'"-" ({_digits(max(1, -most), -least)})')
-    if most >= max(0, least):
+    if most >= 0:
         parts.append(f"({_digits(max(0, least), most)})")
-    return " | ".join(parts) if least <= most else None
+    return " | ".join(parts)
 
 
 def real_numbers(low: int | None, high: int | None, *, above: bool = False, below: bool = False) -> str | None:

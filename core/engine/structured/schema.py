@@ -40,11 +40,16 @@ _RESTRICTIONS = frozenset(
         *("additionalItems", "contains", "minContains", "maxContains", "uniqueItems"),
     ]
 )
+# every day of the calendar: 29 February only in years that have it; without the year 0000, which Python has not either
+_LEAP_YEAR = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
+_YEAR = r"([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
+_DAY = r"(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31"
+_DATE = rf"({_YEAR}-({_DAY})|{_LEAP_YEAR}-02-29)"
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _FORMATS = {
-    "date": r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$",
-    "time": r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
-    "date-time": r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$",
+    "date": rf"^{_DATE}$",
+    "time": rf"^{_TIME}$",
+    "date-time": rf"^{_DATE}T{_TIME}$",
     "duration": r"^P([0-9]{1,4}D|([0-9]{1,4}D)?T([0-9]{1,4}H([0-9]{1,4}M)?([0-9]{1,4}S)?|[0-9]{1,4}M|[0-9]{1,4}S))$",
     "email": r"^[A-Za-z0-9_+-]{1,32}(\.[A-Za-z0-9_+-]{1,32}){0,3}@([A-Za-z0-9-]{1,32}\.){1,4}[A-Za-z]{2,12}$",
     "hostname": r"^[A-Za-z0-9]([A-Za-z0-9-]{0,20}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,20}[A-Za-z0-9])?){0,5}$",
@@ -193,6 +198,7 @@ class _Converter:
             raise self._invalid("properties", place)
         if not isinstance(required, list) or not all(isinstance(key, str) and key in properties for key in required):
             raise self._invalid("required", place)
+        required = frozenset(required)
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise SchemaRefused((), msg("The schema has more than {most} properties.", most=MAX_PROPERTIES))
@@ -229,6 +235,8 @@ class _Converter:
         first = schema.get("prefixItems", [])
         if not isinstance(first, list) or (first and least > len(first)):
             raise self._invalid("prefixItems", place)
+        if first and most is not None and most < len(first):
+            raise self._invalid("maxItems", place)
         if first:
             rules = [self._value(one, place.into("prefixItems", index)) for index, one in enumerate(first)]
             return self._builder.rule('"[" ws ' + ' ws "," ws '.join(rules) + ' ws "]"')
