@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,7 @@ from sqlalchemy import Row, Select, case, func, select, update
 from sqlalchemy.orm import Session
 
 from core.actor import ROLES, Actor, Role, requires, role_of
-from core.db.store import Store, advisory_lock
+from core.db.store import Store, advisory_lock, in_chunks
 from core.db.tables import Person, SignIn, SignInAccount, utcnow
 from core.errors import NotAllowed, NotFound
 from core.message import msg
@@ -53,7 +53,21 @@ def everyone(store: Store, actor: Actor) -> list[PersonView]:
         return [_view(person, sign_ins.get(person.id), issuers.get(person.id, [])) for person in people]
 
 
-def names(store: Store) -> dict[str, str]:
+def names_of(session: Session, person_ids: Iterable[str]) -> dict[str, str]:
+    """The names of these people by id, also of those who are disabled. Others than people of a team have none."""
+    names: dict[str, str] = {}
+    for ids in in_chunks(sorted({*person_ids} - {""})):
+        names |= dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())
+    return names
+
+
+def name_of(store: Store, person_id: str) -> str:
+    """A person's name; their id if they are not in the team, as the user of local mode."""
+    with store.reading() as session:
+        return names_of(session, [person_id]).get(person_id, person_id)
+
+
+def members(store: Store) -> dict[str, str]:
     """Name and e-mail address of the people who are not disabled, by id, in alphabetical order."""
     query = select(Person.id, Person.name, Person.email).where(Person.disabled_at.is_(None))
     with store.reading() as session:

@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 
 from core.actor import Actor, requires
 from core.db import spend_totals
-from core.db.store import Store, advisory_lock, in_chunks, new_id
-from core.db.tables import Budget, Person, utcnow
+from core.db.store import Store, advisory_lock, new_id
+from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
 from core.message import msg, sentences, with_cause
+from core.people.people import names_of
 
 Scope = Literal["run", "month", "person", "each"]
 """A budget for each run, for everyone per month, for one person per month, or for each person without their own."""
@@ -282,14 +283,6 @@ def _lowest_remaining(budgets: Iterable[AppliedBudget]) -> Decimal | None:
 
 def _scope(row: Budget) -> Scope:
     return row.scope  # type: ignore[return-value]  # only set_budget writes it
-
-
-def names_of(session: Session, people: Iterable[str]) -> dict[str, str]:
-    """Names of those of these ids that are people of a team."""
-    names: dict[str, str] = {}
-    for ids in in_chunks(sorted({*people} - {""})):
-        names |= dict(session.execute(select(Person.id, Person.name).where(Person.id.in_(ids))).all())
-    return names
 
 
 def _view(

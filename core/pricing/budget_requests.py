@@ -20,6 +20,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import BudgetRequest, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
+from core.people.people import names_of
 from core.pricing import budget
 from core.pricing.budget import CENT, AppliedBudget, Scope, in_words, month_start
 
@@ -186,7 +187,7 @@ def _state(request: BudgetRequest, limit: Decimal | None) -> State:
 
 
 def _views(session: Session, requests: list[BudgetRequest]) -> list[BudgetRequestView]:
-    names = budget.names_of(session, [one.person_id for one in requests] + [one.decided_by or "" for one in requests])
+    names = names_of(session, [one.person_id for one in requests] + [one.decided_by or "" for one in requests])
     return [_view(one, budget.limits_of(session, one.person_id).get(_scope(one)), names) for one in requests]
 
 

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session
 from core.db.spend_totals import MAX_COST
 from core.db.store import Store
 from core.db.tables import Dataset, Evaluation, Run, Spend, Story, TrainingJob
+from core.people.people import names_of
 from core.pricing import custom_prices, machine_time
-from core.pricing.budget import month_start, names_of
+from core.pricing.budget import month_start
 from core.pricing.prices import ENGINE
 from core.sanitize import safe_cell
 

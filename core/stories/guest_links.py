@@ -22,7 +22,7 @@ from core.db.tables import GuestLink, GuestVote, Person, Story, utcnow
 from core.errors import FabulaError, NotFound
 from core.message import msg
 from core.ownership import edits, owns
-from core.pricing.budget import names_of
+from core.people.people import names_of
 
 VALID_FOR = timedelta(hours=3)
 """How long a link is valid unless its creator chooses otherwise: a long talk."""

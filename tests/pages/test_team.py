@@ -274,6 +274,15 @@ def test_a_private_job_can_be_opened_to_single_people(store: Store, settings: Se
     assert list(at.dataframe[0].value["name"]) == ["secret"]
 
 
+def test_a_job_has_the_name_of_the_person_who_started_it(store: Store, settings: Settings, admin: Actor) -> None:
+    """Also after that person has left the team."""
+    eve = member(store, settings, admin, "eve@example.org", "editor")
+    job_id = ledger_rows.put_job(store, created_by=eve.person_id, status="succeeded")
+    people.disable(store, admin, eve.person_id)
+    at = _visit(team.claims(), "training", training_part="jobs", training_tab="settings", training_open=(job_id,))
+    assert at.table[1].value.iloc[:, 0]["Started by"] == "Eve"
+
+
 # --- audit log --------------------------------------------------------------------------------------------------------
 
 

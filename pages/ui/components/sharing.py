@@ -63,7 +63,7 @@ def choice(thing: Thing, owned: HasOwner) -> None:
     """Render owner and sharing, which the owner and admins can change; nothing in local mode."""
     if not is_team():
         return
-    actor, members = current_actor(), people.names(cache.store())
+    actor, members = current_actor(), people.members(cache.store())
     if not may(actor, "own", owned):
         name = plain(_name(owned.owner_id, members))
         st.caption(_("Owner: {name} · {sharing}").format(name=name, sharing=_(_SHARINGS[owned.sharing])))

@@ -14,6 +14,7 @@ from core.finetuning import job_events, lineage
 from core.finetuning.job_events import JobEvent
 from core.finetuning.job_views import JobView
 from core.finetuning.lineage import Family, Node
+from core.people import people
 from core.pricing.prices import ENGINE
 from pages.ui import cache, visible
 from pages.ui.components import models, views
@@ -119,7 +120,7 @@ def _took(job: JobView) -> dict[str, str]:
         _("Training began"): _began(job),
         _("Ended"): _ended(job),
         _("Training time"): _beside(took, None if job.estimated_s is None else duration(job.estimated_s)),
-        _("Started by"): plain(job.created_by or "–"),
+        _("Started by"): plain(people.name_of(cache.store(), job.created_by)),
     }
 
 
