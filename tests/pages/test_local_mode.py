@@ -12,9 +12,9 @@ from tests.support.app_pages import visit
 @pytest.mark.parametrize(
     ("page", "part", "controls"),
     [
-        ("dataset", {"dataset_part": "rows"}, ("dataset_whose", "sharing_dataset_{dataset}")),
-        ("training", {"training_part": "jobs"}, ("training_whose", "sharing_job_{job}")),
-        ("story", {"story_part": "shelf"}, ("story_filter_whose", "sharing_story_{story}")),
+        ("dataset", {"dataset_part": "rows"}, ("dataset_owner", "sharing_dataset_{dataset}")),
+        ("training", {"training_part": "jobs"}, ("training_owner", "sharing_job_{job}")),
+        ("story", {"story_part": "shelf"}, ("story_filter_owner", "sharing_story_{story}")),
         ("settings", {}, ("settings_audit", "settings_invite_email")),
     ],
 )

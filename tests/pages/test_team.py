@@ -251,7 +251,7 @@ def test_a_list_shows_ones_own_on_request(store: Store, settings: Settings, admi
     _dataset(store, bob, "his", "team_read")
     at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows")
     assert set(field(at, "dataset_open").options) == {"hers", "his"}
-    at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows", dataset_whose="mine")
+    at = _visit(team.claims("bob@example.org"), "dataset", dataset_part="rows", dataset_owner="mine")
     assert field(at, "dataset_open").options == ["his"]
 
 
@@ -327,9 +327,9 @@ def test_admins_have_the_controls_that_local_mode_lacks(store: Store, settings: 
         "story": ledger_rows.put_story(store, 1, actor=admin.id),
     }
     controls = {
-        "dataset": ("dataset_part", "rows", ("dataset_whose", f"sharing_dataset_{made['dataset']}")),
-        "training": ("training_part", "jobs", ("training_whose", f"sharing_job_{made['job']}")),
-        "story": ("story_part", "shelf", ("story_filter_whose", f"sharing_story_{made['story']}")),
+        "dataset": ("dataset_part", "rows", ("dataset_owner", f"sharing_dataset_{made['dataset']}")),
+        "training": ("training_part", "jobs", ("training_owner", f"sharing_job_{made['job']}")),
+        "story": ("story_part", "shelf", ("story_filter_owner", f"sharing_story_{made['story']}")),
         "settings": ("settings_audit", False, ("settings_audit", "settings_invite_email")),
     }
     for page, (key, value, expected) in controls.items():

@@ -25,17 +25,17 @@ _SHARINGS = {
 _ICONS = {"private": ":material/lock:", "team_read": ":material/group:", "team_edit": ":material/group_add:"}
 
 
-def whose(key: str) -> str:
+def owner_filter(key: str) -> str:
     """Render a list's filter. Returns `mine` or `all`; in local mode it renders nothing and returns `all`."""
     if not is_team():
         return "all"
-    return views.switch(key, _("Whose"), {"all": _("Everyone's"), "mine": _("Mine")})
+    return views.switch(key, _("Owner"), {"all": _("All"), "mine": _("Mine")})
 
 
-def of_whom(key: str, found: Sequence[T]) -> Sequence[T]:
+def filter_by_owner(key: str, found: Sequence[T]) -> Sequence[T]:
     """Render the filter, and return the matching part of a list. If nothing is the visitor's, a note says so and the
     whole list is returned."""
-    if whose(key) == "all":
+    if owner_filter(key) == "all":
         return found
     mine = [one for one in found if one.owner_id == current_actor().id]
     if not mine:

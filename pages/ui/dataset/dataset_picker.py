@@ -43,7 +43,7 @@ def pick() -> DatasetSummary | None:
                 args=("dataset_part", "bring"),
             )
         return None
-    by_id = {one.id: one for one in sharing.of_whom("dataset_whose", found)}
+    by_id = {one.id: one for one in sharing.filter_by_owner("dataset_owner", found)}
     if state.get("dataset_open") not in by_id:
         state.set_value("dataset_open", next(iter(by_id)))
     with sharing.row():

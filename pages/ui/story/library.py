@@ -107,7 +107,7 @@ def _filters() -> StoryFilter:
                 _("Tag"), ["", *library.tags(cache.store(), reader)], key="story_filter_tag",
                 format_func=lambda name: name or _("All"), persist_state="session",
             )  # fmt: skip
-            whose = sharing.whose("story_filter_whose")
+            owner = sharing.owner_filter("story_filter_owner")
     return StoryFilter(
         words=str(words or ""),
         model=model or None,
@@ -117,7 +117,7 @@ def _filters() -> StoryFilter:
         edited=True if kind == "edited" else None,
         partial=True if kind == "partial" else None,
         reader=reader,
-        owner_id=reader.id if whose == "mine" else None,
+        owner_id=reader.id if owner == "mine" else None,
     )
 
 

@@ -63,7 +63,7 @@ def _all(was_active: bool) -> None:
         found = visible.job_list()
         if was_active != _active(found):
             st.rerun()
-        opened = job_list.show(sharing.of_whom("training_whose", found))
+        opened = job_list.show(sharing.filter_by_owner("training_owner", found))
         if len(opened) > 1:
             compare_view.show(opened)
         else:
