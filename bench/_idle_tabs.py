@@ -50,7 +50,7 @@ async def _measure(studio: TeamStudio) -> dict[str, float]:
                 task.result()  # raises
         print(f"idle, no sessions: {before:.0f} MB, {cpu_without:.2f} % CPU; {SESSIONS}: {after:.0f} MB, {cpu:.2f} %")
         revoked_s = [
-            await _revoked_s(studio, name, [tab for tab in tabs[number::PEOPLE]], act)
+            await _revoked_s(studio, name, tabs[number::PEOPLE], act)
             for number, (name, act) in enumerate(zip(names, _acts(studio), strict=False))
         ]
         for task in staying:

@@ -268,11 +268,11 @@ class EngineProcess:
 def ask_health(endpoint: Endpoint, timeout_s: float) -> dict[str, Any] | None:
     """The engine's `GET /health` response; None if it does not respond in time."""
     opener = _no_proxy_opener
-    if endpoint.url.startswith("https:"):
-        tls = urllib.request.HTTPSHandler(context=tls_context(endpoint.certificates))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), tls)
     request = urllib.request.Request(f"{endpoint.url}/health", headers={"Authorization": f"Bearer {endpoint.token}"})
     try:
+        if endpoint.url.startswith("https:"):
+            tls = urllib.request.HTTPSHandler(context=tls_context(endpoint.certificates))
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), tls)
         with opener.open(request, timeout=timeout_s) as response:
             health = json.load(response)
     except (OSError, ValueError, http.client.HTTPException):

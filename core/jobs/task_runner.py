@@ -60,8 +60,8 @@ class JobKind:
         give_up: records in the ledger that an item has failed, and why; an item that has ended is left unchanged.
         pending_requests: user requests by item id; each new value resumes a waiting item immediately.
         open_to_helpers: returns the ids of items on which other workers may work too, oldest first.
-        help_with: works on such an item until it ends, or until the event is set. It decides nothing about the item:
-            the worker that runs its workflow does.
+        help_with: works on such an item until it ends, or until the event is set. If it raises, this worker only stops
+            helping; the item goes on.
     """
 
     name: str

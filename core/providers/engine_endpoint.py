@@ -76,9 +76,10 @@ def current_endpoint(settings: Settings) -> Endpoint:
 def _certificates(path: Path | None) -> str:
     try:
         return "" if path is None else path.read_text(encoding="utf-8")
-    except OSError as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.reason if isinstance(exc, UnicodeDecodeError) else os.strerror(exc.errno or 0)
         raise Unavailable(
-            msg("The file {path} cannot be read: {reason}.", path=path, reason=os.strerror(exc.errno or 0)),
+            msg("The file {path} cannot be read: {reason}.", path=path, reason=reason),
             msg("Restore it: `FABULA_ENGINE_CA_FILE` names it."),
         ) from exc
 
