@@ -25,6 +25,8 @@ from core.stories.story_record import StoryPlacement
 from core.stories.stream import TICK_S, StoryStream, StreamRequest
 
 MAX_PANES = 4  # four columns are still readable, even on a projector
+LETTERS = "ABCD"
+"""What the stories of a blind round are called, in the order shown."""
 _HIGHEST_SEED = 2**31 - 1  # servers take 32 or 64 bits
 _POLL_S = 0.25  # how often a waiting page wakes up, so that it notices a closed browser tab
 

@@ -7,13 +7,11 @@ import streamlit as st
 from core.pricing import quality
 from core.pricing.quality import Quality
 from core.stories import arena, exports
-from core.stories.arena import Round
+from core.stories.arena import LETTERS, Round
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, code, label, listed, n_, number, percent
 from pages.ui.sign_in import current_actor
-
-_LETTERS = "ABCD"
 
 
 def vote_of(round_: Round) -> tuple[bool, str | None]:
@@ -29,14 +27,14 @@ def heading(round_: Round, place: int, winner: str | None) -> str:
 
 def letter(round_: Round, place: int) -> str:
     """What a story is called while the names are hidden, and beside its name afterwards; "" in other rounds."""
-    return f"**{_LETTERS[place]}**" if round_.blind else ""
+    return f"**{LETTERS[place]}**" if round_.blind else ""
 
 
 def button(round_: Round, place: int) -> None:
     """Render the vote button of one pane, below it and of the same width."""
     story = round_.displayed[place]
     if story.text:
-        name = _LETTERS[place] if round_.blind else label(story.facts.model)
+        name = LETTERS[place] if round_.blind else label(story.facts.model)
         st.button(
             _("{name} is best").format(name=name), icon=":material/trophy:", type="primary", width="stretch", wrap=True,
             key=f"story_vote_{place}", on_click=_cast, args=(round_, story.id),
@@ -58,7 +56,7 @@ def chosen(round_: Round, winner: str | None) -> None:
         _("You chose none of them.") if best is None else _("You chose {model}.").format(model=code(best.facts.model))
     ]
     if round_.blind:
-        names = [f"**{_LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.displayed)]
+        names = [f"**{LETTERS[place]}** {code(story.facts.model)}" for place, story in enumerate(round_.displayed)]
         lines.append(" · ".join(names))
     st.success("\n\n".join(lines), icon=":material/trophy:" if best else ":material/block:")
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from core.i18n import translator
 from core.message import percent
+from core.stories.arena import LETTERS
 from core.stories.guest_votes import GuestStory, GuestView
 
 FIELD = "story"
@@ -21,7 +22,6 @@ FIELD = "story"
 NONE = "none"
 REFRESH_S = 5
 """Seconds until a page that waits for something reloads itself."""
-_LETTERS = "ABCD"
 _STYLE = (Path(__file__).with_name("components") / "guest.css").read_text(encoding="utf-8")
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
 HEADERS = {
@@ -67,7 +67,7 @@ def message_page(sentence: str, next_step: str, language: str, *, back: bool) ->
 
 def _story(view: GuestView, place: int, story: GuestStory, language: str) -> str:
     _ = translator(language).gettext
-    letter = _LETTERS[place]
+    letter = LETTERS[place]
     title = f"{letter} · {story.model}" if story.model else letter
     parts = [f"<h2>{html.escape(title)}</h2>", f"<p>{html.escape(story.text.strip())}</p>"]
     if view.tally is not None:

@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.errors import FabulaError
 from core.stories import guest_links, guest_votes
-from core.stories.arena import Round
+from core.stories.arena import LETTERS, Round
 from core.stories.guest_links import OpenedLink
 from core.stories.guest_votes import VoteCounts
 from pages.ui import cache, state
@@ -17,7 +17,6 @@ from pages.ui.i18n import _, code, n_, percent
 from pages.ui.sign_in import current_actor
 from pages.ui.story import guest_address
 
-_LETTERS = "ABCD"
 _HOURS = (1, 3, 24)
 _SUGGESTED_PORT = 8600
 
@@ -113,5 +112,5 @@ def _draw_votes(link: OpenedLink, round_: Round, *, named: bool) -> None:
 
 def _bars(tally: VoteCounts, round_: Round, *, named: bool) -> None:
     for place, (story, count) in enumerate(zip(round_.displayed, tally.votes, strict=False)):
-        name = [f"**{_LETTERS[place]}**", *([code(story.facts.model)] if named else [])]
+        name = [f"**{LETTERS[place]}**", *([code(story.facts.model)] if named else [])]
         st.progress(tally.share(place), text=" · ".join([*name, percent(tally.share(place), 0), str(count)]))
