@@ -145,11 +145,18 @@ def known_usd(lines: Iterable[DayLine]) -> Decimal | None:
     return sum(known, Decimal(0)) if known else None
 
 
-def by_reference(store: Store, since: datetime, until: datetime | None = None, limit: int = 50) -> list[WorkLine]:
-    """Runs, jobs and stories with calls in the period, and the cost of these calls, newest first."""
+def by_reference(
+    store: Store, since: datetime, until: datetime | None = None, *, person: str | None = None, limit: int = 50
+) -> list[WorkLine]:
+    """Runs, jobs and stories with calls in the period, and the cost of these calls, newest first.
+
+    `person`: only calls that this person paid for (`Actor.id`).
+    """
     in_period = (
         Spend.created_at >= since if until is None else and_(Spend.created_at >= since, Spend.created_at < until)
     )
+    if person is not None:
+        in_period = and_(in_period, Spend.actor == person)
     newest = (
         select(Spend.reference, func.min(Spend.created_at).label("started_at"), func.max(Spend.id).label("last"))
         .where(in_period)

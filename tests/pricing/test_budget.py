@@ -294,6 +294,15 @@ def test_the_export_of_one_person_has_only_what_they_paid_for(store: Store) -> N
     assert [row["reference"] for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig")))] == ["run of bob"]
 
 
+def test_the_newest_work_of_one_person_is_found_behind_that_of_others(store: Store) -> None:
+    since = datetime.now(UTC) - timedelta(hours=1)
+    _paid(store, "0.5", Actor("bob", "Bob", "editor"), reference="run of bob")
+    for number in range(3):
+        _paid(store, "0.5", Actor("ann", "Ann", "editor"), reference=f"run {number} of ann")
+    found = spend_history.by_reference(store, since, person="bob", limit=2)
+    assert [line.reference for line in found] == ["run of bob"]
+
+
 def test_spending_has_the_names_of_people(store: Store) -> None:
     now = datetime.now(UTC)
     since, until = now - timedelta(hours=1), now + timedelta(hours=1)

@@ -80,10 +80,10 @@ def by_period(starts: tuple[datetime, ...], until: datetime) -> tuple[DayLine, .
     return tuple(spend_history.by_period(cache.store(), starts, until))
 
 
-@shared(ttl=_FRESH_S, max_entries=8)
-def by_reference(since: datetime, until: datetime) -> tuple[WorkLine, ...]:
-    """Runs, jobs and stories with their cost."""
-    return tuple(spend_history.by_reference(cache.store(), since, until))
+@shared(ttl=_FRESH_S, max_entries=32)
+def by_reference(since: datetime, until: datetime, person: str | None) -> tuple[WorkLine, ...]:
+    """Runs, jobs and stories with their cost; `person`: only what they paid for."""
+    return tuple(spend_history.by_reference(cache.store(), since, until, person=person))
 
 
 @shared(ttl=_FRESH_S, max_entries=2)

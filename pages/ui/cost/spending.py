@@ -48,15 +48,13 @@ def show() -> None:
         _by_day(lines, period)
     _by_model(lines)
     actor = current_actor()
-    works = cached_cost.by_reference(period.since, period.until)
-    if mine := [work for work in works if actor.has("admin") or work.person == actor.id]:
-        _by_work(mine)
+    person = None if actor.has("admin") else actor.id
+    if works := cached_cost.by_reference(period.since, period.until, person):
+        _by_work(works)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             _("Download every call as CSV"),
-            data=lambda: spend_history.export(
-                cache.store(), period.since, period.until, None if actor.has("admin") else actor.id
-            ),
+            data=lambda: spend_history.export(cache.store(), period.since, period.until, person),
             file_name=f"fabula_spend_{period.name}.csv",
             mime="text/csv",
             icon=":material/download:",
