@@ -144,7 +144,9 @@ class HealthCheck:
         """The shared files. What was read of them stays in use, so pages work; only changes are not seen."""
         if shared_files.in_home(self._settings):
             return ""
-        with self._files_lock:
+        if not self._files_lock.acquire(blocking=False):
+            return "The shared files do not answer."  # the check before this one hangs, and keeps one thread only
+        try:
             if time.monotonic() >= self._files_result[0] + _FILES_CACHE_S:
                 try:
                     shared_files.storage(self._settings).reach()
@@ -154,6 +156,8 @@ class HealthCheck:
                     reason = "The shared files cannot be reached or read."
                 self._files_result = (time.monotonic(), reason)
             return self._files_result[1]
+        finally:
+            self._files_lock.release()
 
     def _worker(self) -> str:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from sqlalchemy import text
 from core.admin.__main__ import main
 from core.db.store import Store
 from core.db.tables import WorkerHeartbeat
+from core.file_storage import FolderStorage
 from core.jobs import health
 from core.jobs.health import HealthCheck
 from core.jobs.heartbeat import Heartbeat
@@ -114,6 +116,30 @@ def test_a_check_that_hangs_is_an_answer_too(serving: Settings, monkeypatch: pyt
     monkeypatch.setattr(health, "_TIMEOUT_S", 0.0)
     found = HealthCheck(serving).check()
     assert found.state == "not ready" and found.reasons["database"] == "No answer in time."
+
+
+def test_shared_files_that_hang_leave_threads_for_the_other_checks(
+    serving: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a folder whose server is away; a load balancer asks all the time."""
+    monkeypatch.setenv("FABULA_FILES_URL", str(serving.home.parent))
+    asked: list[FolderStorage] = []
+    back = threading.Event()
+
+    def reach(self: FolderStorage) -> None:
+        asked.append(self)
+        back.wait(60)
+
+    monkeypatch.setattr(FolderStorage, "reach", reach)
+    monkeypatch.setattr(health, "_CACHE_S", 0.0)
+    monkeypatch.setattr(health, "_TIMEOUT_S", 2.0)
+    health_check = HealthCheck(Settings.from_env())
+    try:
+        found = [health_check.check() for _ in range(12)]
+    finally:
+        back.set()
+        health_check.close()
+    assert {(one.state, *one.reasons) for one in found} == {("degraded", "files")} and len(asked) == 1
 
 
 def test_many_callers_cost_one_check(serving: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
