@@ -54,7 +54,7 @@ def options(page: str) -> None:
             format_func=lambda hours: n_("{n} hour", "{n} hours", hours),
         )  # fmt: skip
         fields.number_field(
-            _("Guests at most"), f"{page}_link_guests", 1, guest_links.MOST_GUESTS, guest_links.MAX_GUESTS, width=140,
+            _("Maximum guests"), f"{page}_link_guests", 1, guest_links.MOST_GUESTS, guest_links.MAX_GUESTS, width=140,
             persist_state="session",
         )  # fmt: skip
 
