@@ -1,4 +1,4 @@
-"""Open tabs that nobody touches: they set no timers, and are updated when what they show changes."""
+"""Idle open tabs: they set no timers, and are updated when what they show changes."""
 
 from __future__ import annotations
 

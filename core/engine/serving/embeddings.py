@@ -26,7 +26,7 @@ _Input: TypeAlias = "str | list[int]"
 
 
 class Embeddings:
-    """The endpoint. An embedding model runs in a process of its own, like any other model."""
+    """The endpoint. An embedding model runs in its own process, like any other model."""
 
     def __init__(self, models: ModelCatalogue, pool: Pool) -> None:
         self._models, self._pool = models, pool

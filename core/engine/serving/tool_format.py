@@ -165,7 +165,7 @@ def _arguments_key(text: str) -> str | None:
 
 
 def _is_complete(form: ToolFormat, render: Render) -> bool:
-    """Whether the template shows tools and results, also after calls that are written as text."""
+    """Whether the template renders tools and results, also after calls that are written as text."""
     called = {"role": "assistant", "content": form.text(_CALLS[:1])}
     result = {"role": "tool", "content": _RESULT, "tool_call_id": _CALLS[0].id, "name": _NAMES[0]}
     text = render([{"role": "user", "content": "a"}, called, result], _TOOLS, True)
