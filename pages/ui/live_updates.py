@@ -78,8 +78,11 @@ async def rerun_changed() -> None:
         due = {place: one for place, one in _shown.items() if read_at.get(one.value, 0.0) <= now - CHECK_S}
         read_at = {value: at for value, at in read_at.items() if at > now - CHECK_S}
         read_at |= {one.value: now for one in due.values()}
-        for place in await anyio.to_thread.run_sync(_changed, due) if due else ():
-            _rerun(*place)
+        try:
+            for place in await anyio.to_thread.run_sync(_changed, due) if due else ():
+                _rerun(*place)
+        except Exception:  # a fault here must not end the server, only this round
+            _log.exception("Open tabs were not updated.")
 
 
 def _forget_gone() -> None:

@@ -14,11 +14,16 @@ from pages.ui.sign_in import current_actor
 
 
 def card() -> None:
-    """The card; nothing without links, or for people who may not end one."""
-    actor = current_actor()
-    links = guest_links.valid_links(cache.store(), actor) if actor.has("editor") else []
-    if not links:
-        return
+    """The card; nothing without links, or for people who may not end one. Without the database, the cards below it are
+    still shown."""
+    with cards.show_errors():
+        actor = current_actor()
+        links = guest_links.valid_links(cache.store(), actor) if actor.has("editor") else []
+        if links:
+            _list(links)
+
+
+def _list(links: list[GuestLinkView]) -> None:
     with st.container(border=True, key="settings_guest_links"):
         st.subheader(_("Guest links"), anchor=False)
         for one in links:
