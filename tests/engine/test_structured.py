@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from datetime import date
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +18,7 @@ from pydantic import BaseModel, Field
 from core.engine.api.errors import ApiError
 from core.engine.structured.grammar import GrammarBuilder
 from core.engine.structured.response_format import MAX_SCHEMA_CHARS, named_schema_rule, rule_of
+from core.engine.structured.schema import FORMATS
 from tests.support.engine_process import TINY, EngineUnderTest, running
 from tests.support.tiny_gemma import write_tiny_gemma
 
@@ -79,13 +83,17 @@ _LONG_CHAIN = {"$ref": "#/$defs/0", "$defs": {str(n): {"$ref": f"#/$defs/{n + 1}
         ({"type": "object", "properties": []}, "'properties'"),
         ({"type": "array", "uniqueItems": True}, "'uniqueItems'"),
         ({"type": "array", "minItems": 3, "maxItems": 2}, "'maxItems'"),
+        ({"type": "array", "prefixItems": [{}, {}], "maxItems": 1}, "'maxItems'"),
         ({"type": "string", "maxLength": 1_000_000}, "too large"),
         ({"type": "string", "pattern": "("}, "'pattern'"),
         ({"type": "string", "pattern": "(?=a)b"}, "'pattern'"),
         ({"type": "string", "pattern": "(" * 500 + ")" * 500}, "'pattern'"),
+        ({"type": "string", "pattern": "^(((a{0,400}){0,400}){0,400})$"}, "'pattern'"),
+        ({"type": "string", "pattern": "(|a){2}"}, "'pattern'"),
         ({"type": "string", "pattern": "^a$", "maxLength": 3}, "'maxLength'"),
         ({"type": "integer", "multipleOf": 5}, "'multipleOf'"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "No number"),
+        ({"type": "integer", "exclusiveMaximum": -int("9" * 4300)}, "No number"),
         ({"type": "number", "minimum": 0.5}, "'minimum'"),
         ({"enum": []}, "'enum'"),
         ({"enum": [float("nan")]}, "'enum'"),
@@ -132,6 +140,22 @@ def test_a_format_that_is_not_valid_is_refused_by_name(value: object, param: str
     with pytest.raises(ApiError) as refused:
         rule_of(value, GrammarBuilder())
     assert (refused.value.status, refused.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("year", [0, 1, 4, 100, 400, 1900, 2000, 2023, 2024, 9999])
+def test_a_date_can_be_every_day_of_the_calendar_and_no_other(year: int) -> None:
+    pattern = re.compile(FORMATS["date"])
+    for month, day in product(range(14), range(33)):
+        text = f"{year:04}-{month:02}-{day:02}"
+        assert (pattern.match(text) is not None) == _is_day(text), text
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("value", [None, {}, {"type": "text"}])

@@ -1,7 +1,8 @@
 """Turns regular expressions into grammars for the text inside a JSON string. Pure.
 
 Python's own parser reads the expression. Supported is what describes a set of texts: literals, classes, groups,
-alternatives and repetitions. References and looking ahead are not.
+alternatives and repetitions. References and looking ahead are not, nor a counted repetition of what may be empty, as in
+`(a?){9}`: llama.cpp would follow each way to leave parts out, and nested ones would occupy it for hours.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ def _item(code: Any, value: Any, builder: GrammarBuilder, depth: int) -> str:
         return _characters(_class(value), builder)
     if code in (codes.MAX_REPEAT, codes.MIN_REPEAT):
         least, most, inner = value
+        if inner.getwidth()[0] == 0 and most is not codes.MAXREPEAT and most > 1:
+            raise UnsupportedPattern
         item = builder.rule(_sequence(list(inner), builder, depth + 1) or '""')
         return builder.repeat(item, int(least), None if most is codes.MAXREPEAT else int(most))
     if code is codes.SUBPATTERN and value[1] == 0 and value[2] == 0:

@@ -40,13 +40,13 @@ _RESTRICTIONS = frozenset(
         *("additionalItems", "contains", "minContains", "maxContains", "uniqueItems"),
     ]
 )
-# every day of the calendar: 29 February only in years that have it; without the year 0000, which Python has not either
+# every day of the calendar: 29 February only in years that have it; without the year 0000
 _LEAP_YEAR = r"([0-9]{2}(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)"
 _YEAR = r"([1-9][0-9]{3}|0[1-9][0-9]{2}|00[1-9][0-9]|000[1-9])"
 _DAY = r"(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31"
 _DATE = rf"({_YEAR}-({_DAY})|{_LEAP_YEAR}-02-29)"
 _TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
-_FORMATS = {
+FORMATS = {
     "date": rf"^{_DATE}$",
     "time": rf"^{_TIME}$",
     "date-time": rf"^{_DATE}T{_TIME}$",
@@ -57,6 +57,7 @@ _FORMATS = {
     "ipv6": r"^([0-9a-f]{1,4}:){7}[0-9a-f]{1,4}$",
     "uuid": r"^[0-9a-f]{8}-[0-9a-f]{4}-[1-5][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$",
 }
+"""Patterns of the values of `format` that a grammar can follow."""
 
 
 class SchemaRefused(ValueError):
@@ -251,7 +252,7 @@ class _Converter:
     def _string(self, schema: Mapping[str, Any], place: _SchemaPlace) -> str:
         pattern, form = schema.get("pattern"), schema.get("format")
         if pattern is None and isinstance(form, str):
-            pattern = _FORMATS.get(form)  # other formats are only notes, as in the standard
+            pattern = FORMATS.get(form)  # other formats are only notes, as in the standard
         least, most = self._bounds(schema, "minLength", "maxLength", place)
         if pattern is None:
             return self._builder.rule(f'"\\"" {self._builder.repeat("char", least, most)} "\\""')
