@@ -111,6 +111,8 @@ def test_echo_gives_the_probabilities_of_the_prompt(client: OpenAI) -> None:
     assert probs.tokens[-n:] == written.logprobs.tokens
     assert probs.token_logprobs[-n:] == pytest.approx(written.logprobs.token_logprobs, abs=0.02)
     assert {"bytes:\\xc3", "bytes:\\xa9", "<end_of_turn>"} <= set(probs.tokens)
+    for token, offset in zip(probs.tokens, probs.text_offset, strict=True):
+        assert choice.text[offset:].startswith("é" if token.startswith("bytes:") else token)
 
 
 def test_echo_of_token_ids(client: OpenAI) -> None:

@@ -147,7 +147,7 @@ class AnswerBuilder:
         if self._chat:
             return logprobs_json.of_chat(tokens, self._logprobs)
         offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + sum(len(token.text) for token in tokens)
+        self._offsets[index] = offset + logprobs_json.length(tokens)
         return logprobs_json.of_completion(tokens, self._logprobs, offset)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +12,21 @@ from core.engine.serving.token_probs import TokenProb
 def of_completion(tokens: Sequence[TokenProb], n_top: int, offset: int) -> dict[str, Any]:
     """The `logprobs` of a completion's choice; `offset` is where the text of its first token begins."""
     offsets = []
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # all parts of a character begin where it begins
     for token in tokens:
         offsets.append(offset)
-        offset += len(token.text)
+        offset += len(decoder.decode(token.raw))
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_alternatives(token, n_top) for token in tokens] if n_top else None,
         "text_offset": offsets,
     }
+
+
+def length(tokens: Sequence[TokenProb]) -> int:
+    """How many characters of text tokens have together."""
+    return len(b"".join(token.raw for token in tokens).decode(errors="replace"))
 
 
 def _alternatives(token: TokenProb, n_top: int) -> dict[str, float | None] | None:
