@@ -191,6 +191,16 @@ def test_the_articles_commands_and_code_train_and_stream(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--stream"], ["-n", "2"], ["--logprobs", "2"]])
+def test_the_shell_command_for_completions_repeats_the_prompt(
+    python_of_2023: Path, engine: EngineUnderTest, tmp_path: Path, options: list[str]
+) -> None:
+    command = ["openai", "api", "completions.create", "-m", _BASE, "-p", "宋,飞行,努力 ->", "-M", "3", *options]
+    printed = _run(python_of_2023, engine, tmp_path, *command)
+    assert printed.count("宋,飞行,努力 ->") == (2 if "-n" in options else 1)
+
+
+@pytest.mark.slow
 def test_the_other_calls_of_2023(python_of_2023: Path, engine: EngineUnderTest, tmp_path: Path) -> None:
     file_id = upload(engine.client(), pairs(4))
     told: dict[str, Any] = json.loads(
