@@ -14,7 +14,7 @@ from core.actor import LOCAL
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.engine.formats.base_config import UntrainableModel
-from core.engine.serving.llama import too_long
+from core.engine.serving.llama_errors import too_long
 from core.engine.training import job_context
 from core.engine.training.trainer.__main__ import _describe
 from core.engine.training.trainer.loop import LossDiverged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ def test_both_encodings_and_token_ids(client: OpenAI) -> None:
         ({"input": []}, "input"),
         ({"input": ["a", ""]}, "input"),
         ({"input": [1.5]}, "input"),
+        ({"input": [353, 2**31 - 1]}, "input"),
         ({"input": ["a"] * 2049}, "input"),
         ({"input": "a " * CONTEXT}, "input"),
         ({"input": "a", "dimensions": 8}, "dimensions"),
@@ -67,9 +69,23 @@ def test_bad_requests_are_refused_by_name(client: OpenAI, body: dict[str, Any], 
     assert client.embeddings.create(model=TINY, input="a").data
 
 
-def test_a_model_for_texts_is_refused(engine: EngineUnderTest, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_an_alias_and_the_path_of_2023(engine: EngineUnderTest) -> None:
+    with engine.http() as http:
+        http.post("/fabula/v1/aliases", json={"id": "text-embedding-3-small", "model": TINY})
+        answers = [
+            http.post("/v1/embeddings", json={"model": "text-embedding-3-small", "input": "a"}),
+            http.post("/v1/engines/text-embedding-3-small/embeddings", json={"input": "a"}),
+        ]
+    for answer in answers:
+        assert (answer.json()["model"], answer.headers["fabula-model"]) == ("text-embedding-3-small", TINY)
+    assert answers[0].json()["data"] == answers[1].json()["data"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"pooling_type": 4}])  # 4: a model that ranks texts
+def test_a_model_for_other_work_is_refused(tmp_path: Path, keys: dict[str, Any]) -> None:
+    base = TinyModel("qwen3", keys=keys).write(tmp_path / "tiny.gguf")
     with (
-        running(tmp_path_factory.mktemp("texts") / "home") as other,
+        running(tmp_path / "home", base) as other,
         pytest.raises(BadRequestError, match="cannot compute embeddings") as refused,
     ):
         other.client().embeddings.create(model=TINY, input="a")

@@ -268,6 +268,7 @@ _ROUTES: tuple[tuple[str, str, _Pick], ...] = (
     ("GET", "/v1/engines", lambda engine: engine.legacy.list_engines),
     ("POST", _ENGINE + "/chat/completions", lambda engine: engine.inference.chat_completions),
     ("POST", _ENGINE + "/completions", lambda engine: engine.inference.completions),
+    ("POST", _ENGINE + "/embeddings", lambda engine: engine.embeddings.create),
     ("GET", "/v1/engines/{id:path}", lambda engine: engine.legacy.get_engine),
     ("POST", _FINE_TUNES, lambda engine: engine.legacy.create),
     ("GET", _FINE_TUNES, lambda engine: engine.legacy.list_jobs),

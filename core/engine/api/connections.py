@@ -10,6 +10,7 @@ import json
 import re
 import uuid
 from typing import Literal
+from urllib.parse import quote
 
 import h11
 from starlette.datastructures import Headers, MutableHeaders
@@ -110,6 +111,11 @@ def cors_middleware(origins: frozenset[str]) -> list[Middleware]:
             allow_private_network=True,
         )
     ]
+
+
+def model_header(model_id: str) -> dict[str, str]:
+    """The response header with a model's own id; its name may have letters that headers cannot have."""
+    return {MODEL_HEADER: quote(model_id, safe=":/@+ ")}
 
 
 def _is_local(headers: Headers, allowed: frozenset[str]) -> bool:

@@ -52,6 +52,18 @@ async def json_body(request: Request) -> dict[str, Any]:
     return body
 
 
+async def model_body(request: Request) -> dict[str, Any]:
+    """The JSON body of a request to a model. In the API of 2023, the model is the engine in the path
+    (`/v1/engines/{engine}/…`). Raises ApiError.
+    """
+    body, engine = await json_body(request), request.path_params.get("engine")
+    if engine is None:
+        return body
+    if not is_missing(body.get("model")) and body["model"] != engine:
+        raise bad_value("model", msg("The path and 'model' name different models. Leave 'model' out."))
+    return {**body, "model": engine}
+
+
 def reject_unknown(body: Mapping[str, Any], names: frozenset[str], prefix: str = "") -> None:
     """Raise for an unknown parameter, usually a typo. Null and empty values are allowed."""
     unknown = sorted(name for name in body.keys() - names if not is_missing(body[name]))

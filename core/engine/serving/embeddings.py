@@ -5,24 +5,28 @@ from __future__ import annotations
 import base64
 import json
 from contextlib import aclosing
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from core.engine.api.connections import model_header
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.models import ModelCatalogue
-from core.engine.api.requests import json_body, reject_unknown, required, until_disconnected
+from core.engine.api.requests import model_body, reject_unknown, required, until_disconnected
 from core.engine.finetune_format import is_missing
-from core.engine.serving import llama_http
+from core.engine.serving import llama_http, prompts
 from core.engine.serving.generate import count_tokens, llama_error
-from core.engine.serving.llama import Backend, BaseModel, Pool, too_long
+from core.engine.serving.llama import Backend, BaseModel, Pool
+from core.engine.serving.llama_errors import too_long
+from core.engine.serving.prompts import Prompt, is_tokens
 from core.message import msg
 
 _MAX_INPUTS = 2048  # OpenAI's limit
-_Input: TypeAlias = "str | list[int]"
+_POOLINGS = (1, 2, 3)  # llama.cpp's numbers for mean, first and last token; 4 is that of models that rank texts
 
 
 class Embeddings:
@@ -33,7 +37,7 @@ class Embeddings:
 
     async def create(self, request: Request) -> Response:
         """POST /v1/embeddings."""
-        body = await json_body(request)
+        body = await model_body(request)
         reject_unknown(body, frozenset({"model", "input", "encoding_format", "dimensions", "user"}))
         model = self._models.find(required(body, "model"))
         inputs, encoded = _inputs(body.get("input")), _is_encoded(body.get("encoding_format"))
@@ -41,18 +45,25 @@ class Embeddings:
             message = msg("'{name}' is not supported by this engine.", name="dimensions")
             raise ApiError(400, message, param="dimensions", code="unsupported_parameter")
         base = await run_in_threadpool(self._models.base, model.base)
-        if not base.card.pooling:
-            message = msg("The model '{id}' cannot compute embeddings; its file names no pooling type.", id=model.id)
+        if base.card.pooling not in _POOLINGS:
+            message = msg(
+                "The model '{id}' cannot compute embeddings: its file names no pooling type (mean, first or last "
+                "token).",
+                id=model.id,
+            )
             raise ApiError(400, message, param="model", code="model_not_supported")
+        prompts.check_vocabulary(inputs, base, "input")
         found = await until_disconnected(request, self._computed(base, model.adapter, inputs))
         data = [
             {"object": "embedding", "index": index, "embedding": _base64(numbers) if encoded else numbers}
             for index, numbers in enumerate(found["vectors"])
         ]
         usage = {"prompt_tokens": found["tokens"], "total_tokens": found["tokens"]}
-        return JSONResponse({"object": "list", "data": data, "model": model.id, "usage": usage})
+        return JSONResponse(
+            {"object": "list", "data": data, "model": model.id, "usage": usage}, headers=model_header(model.own_id)
+        )
 
-    async def _computed(self, base: BaseModel, adapter: Any, inputs: list[_Input]) -> dict[str, Any]:
+    async def _computed(self, base: BaseModel, adapter: Path | None, inputs: list[Prompt]) -> dict[str, Any]:
         """The vectors, and the number of tokens read. Raises ApiError."""
         async with self._pool.lease(base, adapter, embedding=True) as backend:
             for one in inputs:
@@ -72,7 +83,7 @@ async def _posted(backend: Backend, body: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _check_length(backend: Backend, one: _Input) -> None:
+async def _check_length(backend: Backend, one: Prompt) -> None:
     base = backend.base
     if not isinstance(one, str):
         n_tokens = len(one)
@@ -86,11 +97,11 @@ async def _check_length(backend: Backend, one: _Input) -> None:
         raise error
 
 
-def _inputs(raw: object) -> list[_Input]:
+def _inputs(raw: object) -> list[Prompt]:
     """Parse `input`: a text, token ids, or a list of these."""
-    inputs: list[Any] = raw if isinstance(raw, list) and not _is_tokens(raw) else [raw]
+    inputs: list[Any] = raw if isinstance(raw, list) and not is_tokens(raw) else [raw]
     if not 0 < len(inputs) <= _MAX_INPUTS or not all(
-        _is_tokens(one) or (isinstance(one, str) and one) for one in inputs
+        is_tokens(one) or (isinstance(one, str) and one) for one in inputs
     ):
         raise bad_value(
             "input",
@@ -100,10 +111,6 @@ def _inputs(raw: object) -> list[_Input]:
             ),
         )
     return inputs
-
-
-def _is_tokens(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(one) is int and 0 <= one < 2**31 for one in value)
 
 
 def _is_encoded(value: object) -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from core.engine.api.errors import ApiError, unavailable
 from core.engine.serving import llama_http, token_probs
-from core.engine.serving.llama import Backend, as_api_error
+from core.engine.serving.llama import Backend
+from core.engine.serving.llama_errors import as_api_error
 from core.engine.serving.token_probs import TokenProb
 from core.message import msg
 

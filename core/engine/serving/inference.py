@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from typing import Any, TypeAlias
-from urllib.parse import quote
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine.api.connections import MODEL_HEADER
+from core.engine.api.connections import model_header
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
-from core.engine.api.requests import EventStream, json_body, until_disconnected
+from core.engine.api.requests import EventStream, model_body, until_disconnected
 from core.engine.finetune_format import BadLine, is_missing
-from core.engine.serving import chat, echo, sampling, tool_choice
+from core.engine.serving import chat, echo, prompts, sampling, tool_choice
 from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
 from core.engine.serving.chat import ChatFormat
-from core.engine.serving.generate import GeneratedChunk, GenerationEnd, count_tokens, stream_chunks, whole
-from core.engine.serving.llama import Backend, BaseModel, Pool, too_long, too_much
+from core.engine.serving.generate import GeneratedChunk, GenerationEnd, stream_chunks, whole
+from core.engine.serving.llama import Backend, BaseModel, Pool
 from core.engine.serving.parallel import gather, merge, sequential
+from core.engine.serving.prompts import Prompt
 from core.engine.serving.sampling import Sampling
 from core.engine.serving.tool_choice import NO_TOOLS, ToolUse
 from core.engine.serving.tool_format import GENERAL, ToolFormat
 from core.message import msg
 
-Prompt: TypeAlias = "str | list[int]"
-_MAX_PROMPTS = 128
 CLAMP_HEADER = "fabula-clamp-max-tokens"
 """Request header: a token limit that does not fit into the context is lowered, not refused."""
 _ADMIT_TIMEOUT_S = 0.5  # how long a stream's headers wait for a model to load; they never wait for a slot
@@ -68,7 +66,12 @@ class InferenceRequest:
     @property
     def headers(self) -> dict[str, str]:
         """Response headers: the model's own id, because the body has the name that was asked for."""
-        return {MODEL_HEADER: quote(self.model.own_id, safe=":/@+ ")}
+        return model_header(self.model.own_id)
+
+    async def check_lengths(self, backend: Backend) -> None:
+        """Raise ApiError 400 for a prompt that, with its answer, exceeds the context."""
+        param = "messages" if self.chat else "prompt"
+        await prompts.check_lengths(backend, self.prompts, self.reserved, param)
 
     def streams(self, backend: Backend) -> list[AsyncGenerator[GeneratedChunk, None]]:
         """Prepare one generation per choice: n for the first prompt, then n for the second, …"""
@@ -107,17 +110,17 @@ class Inference:
 
     async def completions(self, request: Request) -> Response:
         """POST /v1/completions."""
-        body = await _body(request)
+        body = await model_body(request)
         model, base = await self._resolve_model(body)
-        prompts = tuple(prompt or _empty_prompt(base) for prompt in _prompts(body))
-        _check_vocabulary(prompts, base)
+        given = tuple(prompt or prompts.of_nothing(base) for prompt in prompts.parse(body.get("prompt")))
+        prompts.check_vocabulary(given, base, "prompt")
         options = sampling.of_completion(body)
-        parsed = InferenceRequest(False, model, base, prompts, options, CLAMP_HEADER in request.headers)
+        parsed = InferenceRequest(False, model, base, given, options, CLAMP_HEADER in request.headers)
         return await self.respond(request, parsed, _answer(parsed))
 
     async def chat_completions(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
-        parsed = await self.chat_request(await _body(request), is_clamped=CLAMP_HEADER in request.headers)
+        parsed = await self.chat_request(await model_body(request), is_clamped=CLAMP_HEADER in request.headers)
         return await self.respond(request, parsed, _answer(parsed))
 
     async def chat_request(self, body: dict[str, Any], *, is_clamped: bool = False) -> InferenceRequest:
@@ -160,11 +163,11 @@ class Inference:
     async def _admit(self, parsed: InferenceRequest) -> None:
         """Load the model and check the length of the prompts, without waiting for a slot. Raises ApiError."""
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await _check_lengths(backend, parsed)
+            await parsed.check_lengths(backend)
 
     async def _respond_json(self, parsed: InferenceRequest, answer: Answer) -> Response:
         async with self._pool.lease(parsed.base, parsed.model.adapter) as backend:
-            await _check_lengths(backend, parsed)  # llama.cpp rounds its context up to a multiple of 256
+            await parsed.check_lengths(backend)  # llama.cpp rounds its context up to a multiple of 256
             starts = await parsed.beginnings(backend)
             completions = await gather(
                 [whole(stream) for stream in parsed.streams(backend)], parsed.sampling.is_concurrent
@@ -228,16 +231,6 @@ def _chat_request(
     return InferenceRequest(True, model, base, (text,), parameters, is_clamped, tools, form)
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    """The body of a request. In the API of 2023, the model is the engine in the path (`/v1/engines/{engine}/…`)."""
-    body, engine = await json_body(request), request.path_params.get("engine")
-    if engine is None:
-        return body
-    if not is_missing(body.get("model")) and body["model"] != engine:
-        raise bad_value("model", msg("The path and 'model' name different models. Leave 'model' out."))
-    return {**body, "model": engine}
-
-
 def _answer(parsed: InferenceRequest) -> AnswerBuilder:
     return AnswerBuilder(
         parsed.model.id,
@@ -246,68 +239,4 @@ def _answer(parsed: InferenceRequest) -> AnswerBuilder:
         calls=parsed.calls if parsed.tools.tools else None,
         named_tool=parsed.tools.name is not None,
         logprobs=parsed.sampling.logprobs,
-    )
-
-
-def _prompts(body: dict[str, Any]) -> tuple[Prompt, ...]:
-    """Parse `prompt`: a text, a list of texts, a list of token ids, or a list of such lists."""
-    raw: Any = body.get("prompt")
-    if raw is None:
-        return ("",)
-    if isinstance(raw, str):
-        return (raw,)
-    if _is_tokens(raw):
-        return (raw,)
-    is_list = isinstance(raw, list) and 0 < len(raw) <= _MAX_PROMPTS
-    if not is_list or not all(isinstance(prompt, str) or _is_tokens(prompt) for prompt in raw):
-        raise bad_value(
-            "prompt",
-            msg(
-                "'prompt' must be a string, token ids, or a list of at most {max_prompts} of these.",
-                max_prompts=_MAX_PROMPTS,
-            ),
-        )
-    return tuple(raw)
-
-
-def _empty_prompt(base: BaseModel) -> Prompt:
-    """The prompt of a request without one: the start of a text, or for a model without that token the end of the
-    previous text, as at OpenAI (`<|endoftext|>`). llama.cpp does not generate from nothing at all.
-    """
-    return "" if base.card.bos is not None else [base.card.eos]
-
-
-def _check_vocabulary(prompts: Sequence[Prompt], base: BaseModel) -> None:
-    """Raise ApiError 400 for a token id outside the model's vocabulary."""
-    highest = max((max(prompt) for prompt in prompts if not isinstance(prompt, str)), default=0)
-    if highest >= base.card.vocab_size:
-        raise bad_value(
-            "prompt",
-            msg("'prompt' contains a token id that is not in the model's vocabulary: {highest}.", highest=highest),
-        )
-
-
-async def _check_lengths(backend: Backend, parsed: InferenceRequest) -> None:
-    """Raise ApiError 400 for a prompt that, with its answer, exceeds the context."""
-    base, limit = backend.base, parsed.reserved
-    own = base.card.context_length if base.is_limited else None
-    param = "messages" if parsed.chat else "prompt"
-    for prompt in parsed.prompts:
-        if not isinstance(prompt, str):
-            tokens = len(prompt)
-        elif len(prompt.encode()) + 2 + limit <= base.context:  # a token has at least one byte; 2: <bos>, leading space
-            continue
-        else:
-            tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
-        if tokens >= base.context:
-            raise too_long(base.context, tokens, own, param)
-        if tokens + limit > base.context:
-            raise too_much(base.context, tokens, limit, own, param)
-
-
-def _is_tokens(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(token, int) and not isinstance(token, bool) and 0 <= token < 2**31 for token in value)
     )

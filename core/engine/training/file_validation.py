@@ -18,7 +18,8 @@ from core.engine.finetune_format import BadLine, Conversation, PromptCompletion
 from core.engine.formats import tokens
 from core.engine.formats.tokens import Encoded, SegmentedExample
 from core.engine.serving import chat
-from core.engine.serving.llama import BaseModel, raise_the_limit
+from core.engine.serving.llama import BaseModel
+from core.engine.serving.llama_errors import raise_the_limit
 from core.engine.store import Job
 from core.engine.training.job_context import EngineJobContext, JobCancelled, JobFailed, describe_error
 from core.message import msg, sentences, with_cause
