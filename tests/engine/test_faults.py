@@ -187,6 +187,9 @@ def test_a_full_disk_is_said_in_words_and_nothing_is_lost(tmp_path: Path) -> Non
             assert caught.value.status_code == 507
             assert caught.value.code == "insufficient_storage"
             assert "disk is full" in caught.value.message
+        *_, last = client.responses.create(model=TINY, input="a", max_output_tokens=1, stream=True)
+        assert last.type == "response.failed" and last.response.error is not None
+        assert "disk is full" in last.response.error.message
         assert client.files.content(file_id).read() == pairs(2)
         assert list((engine.home / "files" / "incoming").iterdir()) == []
         assert list((engine.home / "jobs").iterdir()) == []

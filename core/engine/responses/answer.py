@@ -86,8 +86,8 @@ class ResponseAnswer:
     def failed(self, error: ApiError) -> list[bytes]:
         """See `Answer`."""
         started = [] if self._number >= 0 else self.begin(1)
-        self._response["status"] = "failed"
-        self._response["error"] = {"code": "server_error", "message": error.message}
+        failure = {"code": "server_error", "message": error.message}
+        self._response |= {"status": "failed", "completed_at": None, "incomplete_details": None, "error": failure}
         return [*started, self._event("response.failed", response=self._response)]
 
     def _complete(self, usage: Mapping[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.errors import ApiError, bad_value, disk_full, is_disk_full
 from core.engine.api.requests import json_body, query_limit
 from core.engine.api.serializers import page
 from core.engine.responses import request as response_request
@@ -74,12 +75,20 @@ class Responses:
         return JSONResponse(page(items[:limit], len(items) > limit))
 
     def _keep(self, wanted: ResponseRequest, response: dict[str, Any]) -> None:
-        if wanted.store:
-            self._store.add(
-                StoredResponse(
-                    response["id"], int(time.time()), wanted.previous, to_json(wanted.items), to_json(response)
-                )
-            )
+        """Store the response if the request wants that. Raises ApiError 507, which a stream can still send as an event,
+        if the disk is full.
+        """
+        if not wanted.store:
+            return
+        row = StoredResponse(
+            response["id"], int(time.time()), wanted.previous, to_json(wanted.items), to_json(response)
+        )
+        try:
+            self._store.add(row)
+        except sqlite3.Error as exc:
+            if is_disk_full(exc):
+                raise disk_full() from exc
+            raise
 
     def _history(self, previous: str | None) -> list[Item]:
         """The items of the responses before a new one, oldest first."""
