@@ -53,9 +53,11 @@ CREATE TABLE models (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, base TEXT NOT NULL,
   adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
 );
-CREATE TABLE aliases (
+"""
+_ALIASES = """
+CREATE TABLE IF NOT EXISTS aliases (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, model TEXT NOT NULL
-);
+)
 """
 _RESPONSES = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -63,7 +65,7 @@ CREATE TABLE IF NOT EXISTS responses (
   input TEXT NOT NULL, body TEXT NOT NULL
 )
 """
-_SCHEMA += _RESPONSES
+_SCHEMA += f"{_ALIASES};{_RESPONSES}"
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 _MIGRATIONS = {
     1: (
@@ -74,10 +76,7 @@ _MIGRATIONS = {
     ),
     2: ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'supervised'",),
     3: ("ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",),
-    4: (
-        "CREATE TABLE IF NOT EXISTS aliases (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, "
-        "created_at INTEGER NOT NULL, model TEXT NOT NULL)",
-    ),
+    4: (_ALIASES,),
     5: (_RESPONSES,),
 }
 

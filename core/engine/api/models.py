@@ -127,7 +127,9 @@ class ModelCatalogue:
             if (model := self.find_own(model_id)) is not None:
                 return model
             if (alias := self._store.get(Alias, model_id)) is not None:
-                return self._behind(alias)
+                if (model := self._behind(alias)) is not None:
+                    return model
+                raise _leads_nowhere(alias)
         raise unknown_model(model_id)
 
     def find_own(self, model_id: str) -> Model | None:
@@ -143,16 +145,10 @@ class ModelCatalogue:
         named = model_id in self._configured or model_id in packaged_models.WRITERS
         return named or self._library.get(model_id) is not None or self._store.get(TunedModel, model_id) is not None
 
-    def _behind(self, alias: Alias) -> Model:
+    def _behind(self, alias: Alias) -> Model | None:
+        """The model that an alias leads to; None if it no longer exists."""
         model = self.find_own(alias.model)
-        if model is None:
-            message = msg(
-                "The alias '{alias}' stands for {model}, which no longer exists. Choose another model for the alias.",
-                alias=alias.id,
-                model=alias.model,
-            )
-            raise ApiError(404, message, param="model", code="model_not_found")
-        return replace(model, id=alias.id, created=alias.created_at, alias_of=model.id)
+        return model and replace(model, id=alias.id, created=alias.created_at, alias_of=model.id)
 
     def listed(self) -> list[Model]:
         """List base models, storytellers, tuned models and aliases, each oldest first, without checkpoints."""
@@ -162,8 +158,8 @@ class ModelCatalogue:
         untuned = [model for name in names if (model := self._untuned(name, added.get(name))) is not None]
         tuned = [self._tuned(row) for row in rows if row.base in self._configured or row.base in added]
         named = {model.id for model in (*untuned, *tuned)}
-        aliases = [alias for alias in self._store.select(Alias, "1") if alias.id not in named]
-        return [*untuned, *tuned, *(self._behind(alias) for alias in aliases if self.find_own(alias.model))]
+        aliases = [self._behind(alias) for alias in self._store.select(Alias, "1") if alias.id not in named]
+        return [*untuned, *tuned, *filter(None, aliases)]
 
     def newest_adapter(self, base: str) -> Path | None:
         """A base model's newest adapter, to be loaded at startup."""
@@ -283,3 +279,12 @@ class ModelCatalogue:
     def _is_packaged(self, name: str) -> bool:
         """Whether `name` refers to the packaged base and not to another file with that name."""
         return name == packaged_models.BASE and self._configured[name] == weights.packaged_path(self._home)
+
+
+def _leads_nowhere(alias: Alias) -> ApiError:
+    message = msg(
+        "The alias '{alias}' stands for {model}, which no longer exists. Choose another model for the alias.",
+        alias=alias.id,
+        model=alias.model,
+    )
+    return ApiError(404, message, param="model", code="model_not_found")
