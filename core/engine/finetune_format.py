@@ -15,41 +15,27 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from core.engine import tool_calls
-from core.engine.tool_calls import BadTools, Tool, ToolCall
+from core.engine.chat_messages import (
+    MAX_NAME_CHARS,
+    BadLine,
+    ChatMessage,
+    check_encodable,
+    has_calls,
+    is_blank,
+    is_missing,
+    parse_message,
+)
+from core.engine.tool_calls import BadTools, Tool
 from core.message import msg, sentences
 
 Format = Literal["chat", "completion"]
 
 MAX_LINE_BYTES = 1 << 20  # far above any context length; bounds memory if a file has no line breaks
-# Control tokens of the chat templates (`core.engine.serving.chat`).
-GEMMA_CONTROL_TOKENS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>")
-CHATML_CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
-_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters, which `str.strip` keeps
 _BOM = b"\xef\xbb\xbf"
 _PAIR_KEYS = frozenset({"prompt", "completion"})
 _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
-_ROLES = ("system", "developer", "user", "assistant")
-_TOOL_ROLES = ("tool", "function")
-_ENGINE_ROLES = (*_ROLES, "tool")  # `function` is OpenAI's older name for a tool
-_MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
 _MAX_LISTED = 10  # maximum number of broken lines listed in one message
-
-
-class BadLine(ValueError):
-    """An invalid line.
-
-    Attributes:
-        kind: the kind of fault, for grouping.
-        sentence: the message for the user.
-        path: the invalid value, as OpenAI names it (`messages[2].content`); "" if it is not part of a message.
-    """
-
-    def __init__(self, kind: str, sentence: str, path: str = "") -> None:
-        super().__init__(sentence)
-        self.kind = kind
-        self.sentence = sentence
-        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +44,6 @@ class PromptCompletion:
 
     prompt: str
     completion: str
-
-
-@dataclass(frozen=True, slots=True)
-class ChatMessage:
-    """One message.
-
-    Attributes:
-        trained: OpenAI's `weight`: whether the loss includes this message.
-        calls: an assistant's calls of tools.
-        call_id: the call that a tool's message answers; "" for others.
-    """
-
-    role: str
-    text: str
-    trained: bool = True
-    calls: tuple[ToolCall, ...] = ()
-    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,86 +143,6 @@ def prompt_and_completion(example: PromptCompletion | Conversation) -> tuple[str
     return "\n".join([*tools, *context]), last
 
 
-def is_missing(value: object) -> bool:
-    """Whether a value counts as missing: null, or an empty text, list or object."""
-    return value is None or value in ("", [], {})
-
-
-def parse_message(number: int, raw: object, *, text_only: bool = True) -> ChatMessage:
-    """Parse message `number` (counted from 1) of a conversation.
-
-    Raises:
-        BadLine: the message is invalid.
-    """
-    path = f"messages[{number - 1}]"
-    if not isinstance(raw, dict):
-        raise BadLine("shape", msg("Message {number} is not a JSON object.", number=f"{number:,}"), path)
-    role, weight, content = raw.get("role"), raw.get("weight"), raw.get("content")
-    if is_missing(role):
-        raise BadLine("role", msg("Message {number} has no role.", number=f"{number:,}"), f"{path}.role")
-    if not isinstance(role, str) or role not in (_ENGINE_ROLES if text_only else _ROLES + _TOOL_ROLES):
-        raise BadLine(
-            "role",
-            msg(
-                "Message {number} has a role that is not valid: {role}.",
-                number=f"{number:,}",
-                role=repr(str(role)[:_MAX_NAME_CHARS]),
-            ),
-            f"{path}.role",
-        )
-    if not is_missing(weight) and (role != "assistant" or weight not in (0, 1)):
-        raise BadLine(
-            "shape",
-            msg("Message {number} has a weight; only answers have one, 0 or 1.", number=f"{number:,}"),
-            f"{path}.weight",
-        )
-    calls = _tool_calls(number, raw, role) if text_only else ()
-    # An answer may be null, as at OpenAI; a training file with an empty answer is rejected as a whole line.
-    text = "" if role == "assistant" and content is None else _text(content, text_only)
-    if text is None and not (calls or _has_calls(raw)):
-        raise BadLine(
-            "shape",
-            msg("Message {number} has no text content.", number=f"{number:,}"),
-            f"{path}.content{_invalid_part(content)}",
-        )
-    _check_encodable(text or "")
-    call_id = raw.get("tool_call_id") if role == "tool" else ""
-    if text_only and not isinstance(call_id, str):
-        raise BadLine(
-            "tools",
-            msg("Message {number} is a tool's result without 'tool_call_id'.", number=f"{number:,}"),
-            f"{path}.tool_call_id",
-        )
-    return ChatMessage(role, text or "", is_missing(weight) or bool(weight), calls, str(call_id or ""))
-
-
-def _tool_calls(number: int, raw: Mapping[str, Any], role: str) -> tuple[ToolCall, ...]:
-    if not is_missing(raw.get("function_call")):
-        message = msg("Message {number} has a 'function_call'; write it as 'tool_calls'.", number=f"{number:,}")
-        raise BadLine("tools", message, f"messages[{number - 1}].function_call")
-    if is_missing(raw.get("tool_calls")):
-        return ()
-    path = f"messages[{number - 1}].tool_calls"
-    if role != "assistant":
-        message = msg("Message {number} has 'tool_calls'; only answers can have them.", number=f"{number:,}")
-        raise BadLine("tools", message, path)
-    try:
-        calls = tool_calls.parse_calls(number, raw)
-    except BadTools as exc:
-        raise BadLine("tools", exc.sentence, path) from exc
-    for call in calls:
-        _check_encodable(call.id + call.arguments)
-    return calls
-
-
-def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
-    """Remove control tokens, so that user text cannot inject a turn, and surrounding white space."""
-    while any(token in text for token in control):  # repeat, because removing one may join the halves of another
-        for token in control:
-            text = text.replace(token, "")
-    return text.strip()
-
-
 def _record(raw: bytes) -> dict[str, Any]:
     try:
         record = json.loads(raw.decode("utf-8"))
@@ -279,8 +168,8 @@ def _pair(record: Mapping[str, Any], present: Mapping[str, Any]) -> PromptComple
     for name in ("prompt", "completion"):
         if not isinstance(record.get(name), str):
             raise BadLine("shape", msg('There is no text under "{name}".', name=name))
-        _check_encodable(record[name])
-    if _is_blank(record["completion"]):
+        check_encodable(record[name])
+    if is_blank(record["completion"]):
         raise BadLine("empty", msg("Its completion is empty."))
     return PromptCompletion(record["prompt"], record["completion"])
 
@@ -300,7 +189,7 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     if not any(item.role == "assistant" and item.trained for item in messages):
         raise BadLine("no_answer", msg("All its answers have weight 0: there is nothing to learn."))
     for number, item in enumerate(messages, 1):
-        if item.role == "assistant" and _is_blank(item.text) and not _has_calls(raw_messages[number - 1]):
+        if item.role == "assistant" and is_blank(item.text) and not has_calls(raw_messages[number - 1]):
             raise BadLine("empty", msg("Message {number}, from the assistant, is empty.", number=f"{number:,}"))
     if all(item.role == "assistant" for item in messages):
         raise BadLine("role", msg("It has no user message."))
@@ -314,57 +203,19 @@ def _tools(present: Mapping[str, Any], messages: Sequence[ChatMessage]) -> tuple
         tool_calls.check_order(messages, open_end=True)
     except BadTools as exc:
         raise BadLine("tools", exc.sentence) from exc
-    _check_encodable("".join(tool.description + tool.parameters for tool in tools))
+    check_encodable("".join(tool.description + tool.parameters for tool in tools))
     names = {tool.name for tool in tools}
     if unknown := next((call.name for item in messages for call in item.calls if call.name not in names), None):
         raise BadLine("tools", msg("It calls '{name}', which is not one of its tools.", name=unknown))
     return tools
 
 
-def _text(content: object, text_only: bool) -> str | None:
-    """The text of a message's content, which is a string or a list of parts; None if it is invalid."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not content or not all(isinstance(part, dict) for part in content):
-        return None
-    texts = [part.get("text") for part in content if part.get("type") == "text"]
-    if not all(isinstance(text, str) for text in texts) or (text_only and len(texts) < len(content)):
-        return None
-    return "".join(texts)
-
-
-def _invalid_part(content: object) -> str:
-    """Index of the first part of a content that is not text, as in `[1]`; "" if the content is not a list."""
-    if not isinstance(content, list):
-        return ""
-    is_text = [isinstance(part, dict) and part.get("type") == "text" for part in content]
-    return f"[{is_text.index(False)}]" if False in is_text else ""
-
-
-def _has_calls(raw: Mapping[str, Any]) -> bool:
-    return not is_missing(raw.get("tool_calls")) or not is_missing(raw.get("function_call"))
-
-
-def _is_blank(text: str) -> bool:
-    """Whether a text has nothing but control tokens and invisible characters."""
-    return not without_control_tokens(text, GEMMA_CONTROL_TOKENS + CHATML_CONTROL_TOKENS).strip(_INVISIBLE + " \t\r\n")
-
-
 def _reject_unknown_keys(present: Mapping[str, Any], allowed: frozenset[str]) -> None:
     if unknown := sorted(present.keys() - allowed):
         raise BadLine(
             "shape",
-            msg(
-                "It has a key that fine-tuning does not accept: {unknown}.", unknown=repr(unknown[0][:_MAX_NAME_CHARS])
-            ),
+            msg("It has a key that fine-tuning does not accept: {unknown}.", unknown=repr(unknown[0][:MAX_NAME_CHARS])),
         )
-
-
-def _check_encodable(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise BadLine("not_json", msg("It contains an invalid character (a lone surrogate).")) from exc
 
 
 class InvalidTrainingFile(ValueError):

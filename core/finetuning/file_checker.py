@@ -15,7 +15,8 @@ import numpy as np
 from core.datasets import export
 from core.db.store import Store
 from core.engine import finetune_format
-from core.engine.finetune_format import BadLine, TrainingLine
+from core.engine.chat_messages import BadLine
+from core.engine.finetune_format import TrainingLine
 from core.finetuning.job_form import FileFormat, JobForm, context_size, required_format
 from core.message import msg
 from core.pricing import tokens

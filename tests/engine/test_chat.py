@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.engine.finetune_format import BadLine, ChatMessage
+from core.engine.chat_messages import BadLine, ChatMessage
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving.chat import ChatFormat, format_for, parse
 

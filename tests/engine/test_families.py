@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from core.engine.bases import check, llama_probe  # noqa: E402
-from core.engine.finetune_format import ChatMessage  # noqa: E402
+from core.engine.chat_messages import ChatMessage  # noqa: E402
 from core.engine.formats import folder_converter, gguf_file, hf_folder, tokens  # noqa: E402
 from core.engine.formats.tokens import SegmentedExample  # noqa: E402
 from core.engine.serving import chat  # noqa: E402

@@ -13,7 +13,8 @@ from openai.types.fine_tuning import job_create_params
 
 from core.engine.api import job_request
 from core.engine.api.errors import ApiError
-from core.engine.finetune_format import BadLine, parse_line
+from core.engine.chat_messages import BadLine
+from core.engine.finetune_format import parse_line
 from core.engine.serving import chat, sampling
 from core.engine.training_options import TrainingOptions
 from tests.support.engine_process import jsonl

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="requirements-engine.txt is not installed")
 
 from core.engine.bases import llama_probe
-from core.engine.finetune_format import BadLine, ChatMessage
+from core.engine.chat_messages import BadLine, ChatMessage
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving import chat_template
 from core.engine.serving.chat import format_for

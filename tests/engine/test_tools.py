@@ -13,7 +13,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 from pydantic import BaseModel
 
-from core.engine.finetune_format import BadLine, ChatMessage, Conversation, parse_line
+from core.engine.chat_messages import BadLine, ChatMessage
+from core.engine.finetune_format import Conversation, parse_line
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.serving.call_reader import CallReader, Part, read
 from core.engine.serving.chat import format_for

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.engine import finetune_format
+from core.engine.chat_messages import BadLine
 from tests.support.training_lines import BAD, GOOD_CHATS, GOOD_PAIRS, answer, chat, check_file
 
 MODEL = "gemma-3-270m"
@@ -43,7 +44,7 @@ def test_both_take_a_good_line(tmp_path: Path, line: bytes) -> None:
 def test_both_refuse_a_bad_line_in_the_same_words(tmp_path: Path, line: bytes, kind: str) -> None:
     check, engine = _verdicts(tmp_path, line)
     assert check is not None and check == engine
-    with pytest.raises(finetune_format.BadLine) as caught:
+    with pytest.raises(BadLine) as caught:
         finetune_format.parse_line(line)
     assert caught.value.kind == kind
 
@@ -104,6 +105,6 @@ def test_the_engine_itself_agrees(tmp_path: Path) -> None:
             file_id = upload(client, line)
             with pytest.raises(openai.BadRequestError) as caught:
                 client.fine_tuning.jobs.create(model=TINY, training_file=file_id)
-            with pytest.raises(finetune_format.BadLine) as named:
+            with pytest.raises(BadLine) as named:
                 finetune_format.parse_line(line)
             assert f"{file_id}: Line 1: {named.value.sentence}" in caught.value.message

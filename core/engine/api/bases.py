@@ -17,7 +17,7 @@ from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases import machine, suggestions
 from core.engine.bases.library import AlreadyAdded, BaseLibrary, IdTaken
 from core.engine.bases.record import BaseRecord, Source
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.store import EngineStore, Job, TunedModel
 from core.message import Message, msg, to_json

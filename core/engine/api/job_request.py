@@ -10,7 +10,7 @@ from typing import Any
 from core.engine import job_rules, training_options
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.job_rules import TrainingMethod
 from core.engine.number_checks import InvalidValue
 from core.engine.training_options import TrainingOptions

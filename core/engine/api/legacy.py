@@ -24,8 +24,8 @@ from core.engine.api.files import Files
 from core.engine.api.jobs import Jobs
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, json_body, reject_unknown
+from core.engine.chat_messages import is_missing
 from core.engine.event_log import add_event
-from core.engine.finetune_format import is_missing
 from core.engine.store import EngineStore, Event, File, Job, Status
 from core.message import msg
 

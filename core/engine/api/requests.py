@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from core.engine import number_checks
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.number_checks import InvalidValue, abbreviated
 from core.message import msg
 

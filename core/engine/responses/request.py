@@ -9,7 +9,7 @@ from typing import Any
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.job_request import parse_metadata
 from core.engine.api.requests import boolean, integer, number, reject_unknown, required
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.responses import input_items
 from core.engine.responses.input_items import Item
 from core.message import msg

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, Protocol
 
-from core.engine.finetune_format import (
+from core.engine.chat_messages import (
     CHATML_CONTROL_TOKENS,
     GEMMA_CONTROL_TOKENS,
     BadLine,

@@ -17,7 +17,7 @@ from core.engine.api.connections import model_header
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import model_body, reject_unknown, required, until_disconnected
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.serving import llama_http, prompts
 from core.engine.serving.generate import count_tokens, llama_error
 from core.engine.serving.llama import Backend, BaseModel, Pool

@@ -16,7 +16,7 @@ from core.engine.api.connections import model_header
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, model_body, until_disconnected
-from core.engine.finetune_format import BadLine, is_missing
+from core.engine.chat_messages import BadLine, is_missing
 from core.engine.serving import chat, echo, prompts, sampling, tool_choice
 from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
 from core.engine.serving.chat import ChatFormat

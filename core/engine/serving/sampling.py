@@ -8,7 +8,7 @@ from typing import Any
 
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import boolean, integer, number, reject_unknown
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.message import msg
 
 _MAX_CHOICES = 128

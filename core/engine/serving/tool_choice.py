@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from core.engine.api.errors import ApiError, bad_value
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.serving.tool_format import ToolFormat
 from core.engine.structured import response_format
 from core.engine.structured.grammar import GrammarBuilder, literal

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from core.engine.finetune_format import ChatMessage
+from core.engine.chat_messages import ChatMessage
 from core.engine.serving.template_limits import TemplateRefused
 from core.engine.tool_calls import Tool, ToolCall
 

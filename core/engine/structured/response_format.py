@@ -9,7 +9,7 @@ from typing import Any
 
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.requests import boolean, reject_unknown
-from core.engine.finetune_format import is_missing
+from core.engine.chat_messages import is_missing
 from core.engine.structured.grammar import GrammarBuilder
 from core.engine.structured.schema import SchemaRefused, schema_rule
 from core.message import msg

@@ -13,8 +13,9 @@ import httpx2
 from core.engine import finetune_format
 from core.engine.api.errors import ApiError
 from core.engine.api.files import SOURCES
+from core.engine.chat_messages import BadLine
 from core.engine.event_log import add_event
-from core.engine.finetune_format import BadLine, Conversation, PromptCompletion
+from core.engine.finetune_format import Conversation, PromptCompletion
 from core.engine.formats import tokens
 from core.engine.formats.tokens import Encoded, SegmentedExample
 from core.engine.serving import chat
