@@ -15,6 +15,9 @@ from core.engine.serving.llama import Backend
 _RUN = 256  # prompt tokens whose probabilities are computed by one request to llama.cpp
 _MARKUP = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # control tokens look like this
 _CERTAIN = 1e6  # a bias that makes a token certain
+_LIKELY = 1000  # tokens among which one is looked for first: the whole vocabulary's list has 260,000 in Gemma
+_LIST = '"top_logprobs":['
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ async def of_prompt(backend: Backend, prompt: str | list[int], n_top: int) -> li
         entries = await _forced(backend, read, run, n_top) if run[0].ordinary else []
         for piece in run[len(entries) :]:
             seen = [one.token for one in run[: len(entries)]]
-            entries.append(await _looked_up(backend, [*read, *seen], piece.token))
+            entries.append(await _looked_up(backend, [*read, *seen], piece.token, max(1, n_top)))
         for piece, entry in zip(run, entries, strict=True):
             top = tuple(_token(one) for one in entry["top_logprobs"][: max(1, n_top)])
             probs.append(TokenProb(_shown(piece.raw), piece.raw, float(entry["logprob"]), top))
@@ -123,27 +126,54 @@ async def _forced(backend: Backend, read: list[int], run: Sequence[_Piece], n_to
     return entries[:n_right]
 
 
-async def _looked_up(backend: Backend, read: list[int], token: int) -> dict[str, Any]:
-    """The entry of any token, found in the whole vocabulary's list at the place of another token."""
+async def _looked_up(backend: Backend, read: list[int], token: int, n_top: int) -> dict[str, Any]:
+    """The entry of any token, found in the list of the most likely tokens, or of all, at the place of another token.
+
+    Only the entries that are wanted are parsed: the whole list takes seconds, in which the engine answers no other
+    request.
+    """
     card = backend.base.card
     options = {"logit_bias": [[card.eos, _CERTAIN]], "n_predict": 1, "temperature": 0.0}
-    top = (await _written(backend, read, options, card.vocab_size))[0]["top_logprobs"]
-    found: dict[str, Any] = next(one for one in top if one["id"] == token)
-    return {**found, "top_logprobs": top}
+    text, place = "", -1
+    for n_listed in (_LIKELY, card.vocab_size):
+        text = (await _written_raw(backend, read, options, n_listed)).decode()
+        if (place := text.find(f'{{"id":{token},', text.index(_LIST))) >= 0:
+            break
+    found: dict[str, Any] = _DECODER.raw_decode(text, place)[0]
+    return {**found, "top_logprobs": _first(text, n_top)}
+
+
+def _first(text: str, n_top: int) -> list[dict[str, Any]]:
+    """The first entries of a list of likely tokens."""
+    place = text.index(_LIST) + len(_LIST)
+    entries = []
+    for _ in range(n_top):
+        entry, end = _DECODER.raw_decode(text, place)
+        entries.append(entry)
+        place = end + 1  # after the comma
+    return entries
 
 
 async def _written(backend: Backend, read: list[int], options: Mapping[str, Any], n_top: int) -> list[dict[str, Any]]:
-    plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "cache_prompt": True, "n_probs": n_top}
-    async with backend.slots:
-        body = await _post(backend, "/completion", {**plain, **options, "prompt": read})
+    body = json.loads(await _written_raw(backend, read, options, n_top))
     entries: list[dict[str, Any]] = body.get("completion_probabilities") or []
     return entries
 
 
+async def _written_raw(backend: Backend, read: list[int], options: Mapping[str, Any], n_top: int) -> bytes:
+    plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "cache_prompt": True, "n_probs": n_top}
+    async with backend.slots:
+        return await _raw(backend, "/completion", {**plain, **options, "prompt": read})
+
+
 async def _post(backend: Backend, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    async with aclosing(llama_http.post(backend.address, path, body)) as blocks:
-        answer: dict[str, Any] = json.loads(b"".join([block async for block in blocks]))
+    answer: dict[str, Any] = json.loads(await _raw(backend, path, body))
     return answer
+
+
+async def _raw(backend: Backend, path: str, body: Mapping[str, Any]) -> bytes:
+    async with aclosing(llama_http.post(backend.address, path, body)) as blocks:
+        return b"".join([block async for block in blocks])
 
 
 def _is_text(raw: bytes) -> bool:
