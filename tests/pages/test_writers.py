@@ -161,7 +161,7 @@ def test_a_sample_is_written_is_no_story_of_the_shelf_and_can_be_closed(server: 
 @pytest.mark.parametrize(
     ("model", "path", "part"),
     [
-        ("storyteller", "/chat/completions", "宋朝"),
+        ("storyteller", "/chat/completions", "秦朝"),
         ("gemma-3-270m", "/completions", "Once upon a time, a baker named Rosa"),
         ("qwen2.5-0.5b-instruct", "/chat/completions", "lighthouse keeper"),
         ("writer", "/chat/completions", "lighthouse keeper"),
