@@ -48,6 +48,11 @@ def job_of(model: str) -> JobView | None:
     return job if job is None or may(current_actor(), "read", job) else None
 
 
+def shows_rows(job: JobView) -> bool:
+    """Whether this visitor may read the data set of a job, or it no longer exists."""
+    return all(may(current_actor(), "read", one) for one in cache.dataset_list() if one.id == job.dataset_id)
+
+
 def family(found: Family) -> Family:
     """A family without the data sets, jobs and models that this visitor may not read."""
     if current_actor().has("admin"):

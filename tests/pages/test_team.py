@@ -274,6 +274,19 @@ def test_a_private_job_can_be_opened_to_single_people(store: Store, settings: Se
     assert list(at.dataframe[0].value["name"]) == ["secret"]
 
 
+@pytest.mark.parametrize("sharing", ["private", "team_read"])
+def test_evaluations_are_for_people_who_may_read_the_rows(
+    store: Store, settings: Settings, admin: Actor, sharing: Sharing
+) -> None:
+    bob = member(store, settings, admin, "bob@example.org", "editor").actor(store)
+    invitations.invite(store, admin, "eve@example.org", "editor")
+    shared = {"owner_id": bob.id, "sharing": "team_read", "dataset_id": _dataset(store, bob, "rows", sharing)}
+    job_id = ledger_rows.put_job(store, status="succeeded", **shared)
+    shown = {"training_part": "jobs", "training_tab": "evaluation", "training_open": (job_id,)}
+    at = _visit(team.claims("eve@example.org"), "training", **shown)
+    assert ("is not shared with you" in words(at)) == (sharing == "private")
+
+
 def test_a_job_has_the_name_of_the_person_who_started_it(store: Store, settings: Settings, admin: Actor) -> None:
     """Also after that person has left the team."""
     eve = member(store, settings, admin, "eve@example.org", "editor")

@@ -11,7 +11,7 @@ from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
 from core.finetuning.job_views import JobView
-from pages.ui import cache, state
+from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, ago, as_markdown, listed, n_, number, pair, percent, plain
@@ -26,7 +26,11 @@ _KEY = "training_evaluation"
 
 
 def show(job: JobView) -> None:
-    """Render the results and the start button; updates while an evaluation runs."""
+    """Render the results and the start button; updates while an evaluation runs. Only for people who may read the data
+    set, because its rows are shown."""
+    if not visible.shows_rows(job):
+        st.caption(_("Evaluations show rows of the data set, which is not shared with you. Ask its owner."))
+        return
     with cards.show_errors():
         running = any(one.active for one in evaluations.list_for_job(cache.store(), job))
         st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)
