@@ -73,6 +73,7 @@ def test_a_base_from_a_folder_is_trained_and_streams_a_story(
     job = until(lambda: _finished_job(store, name), f"the end of the job on {name}", TRAINED_MS / 1000)
     assert (job.status, job.hyperparameters) == ("succeeded", {"n_epochs": 2, "lora_rank": 4})
     page.locator("strong", has_text=job.fine_tuned_model or "-").first.wait_for()  # until then, an earlier job's
+    settled(page)  # the end of a job reruns the whole page
 
     press(page, "training_try")
     expect(page.locator("h1")).to_have_text("Story")
