@@ -61,13 +61,13 @@ def _all(was_active: bool) -> None:
     cards.draw_page_if_left()
     with cards.show_errors():
         found = visible.job_list()
-        if was_active != _active(found):
-            st.rerun()
         opened = job_list.show(sharing.filter_by_owner("training_owner", found))
         if len(opened) > 1:
             compare_view.show(opened)
         else:
             _one(opened[0])
+        if was_active != _active(found):  # after the buttons: before them, a click at this moment would be lost
+            st.rerun()
 
 
 def _active(found: Sequence[JobView]) -> bool:
