@@ -131,13 +131,19 @@ def check(store: Store, person: Actor, access: Access, kind: str, ids: Iterable[
     Raises:
         NotAllowed: this person may not access one of them in this way.
     """
+    if not person.has("admin"):
+        with store.reading() as session:
+            check_within(session, person, access, kind, ids)
+
+
+def check_within(session: Session, person: Actor, access: Access, kind: str, ids: Iterable[str | int]) -> None:
+    """`check` for an action that only knows what it uses within its transaction."""
     if person.has("admin"):
         return
-    with store.reading() as session:
-        for chunk in in_chunks(list(ids)):  # type: ignore[type-var]  # rows have numbers, everything else has texts
-            for owner_id, sharing, readers in session.execute(_OWNERS[kind](chunk).distinct()):
-                if not may(person, access, _Owner(owner_id, sharing, json.loads(readers))):
-                    raise NotAllowed(_REFUSALS[access], msg("Ask its owner or an admin."))
+    for chunk in in_chunks(list(ids)):  # type: ignore[type-var]  # rows have numbers, everything else has texts
+        for owner_id, sharing, readers in session.execute(_OWNERS[kind](chunk).distinct()):
+            if not may(person, access, _Owner(owner_id, sharing, json.loads(readers))):
+                raise NotAllowed(_REFUSALS[access], msg("Ask its owner or an admin."))
 
 
 @dataclass(frozen=True, slots=True)

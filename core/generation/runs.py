@@ -23,7 +23,7 @@ from core.errors import BadRecipe
 from core.generation import run_progress, run_store
 from core.generation.run_progress import ACTIVE, Mode
 from core.message import msg
-from core.ownership import edits, reads
+from core.ownership import check_within, edits, reads
 from core.pricing.budget import CENT
 
 _MIN_TOKEN_LIMIT = 256  # a lower limit cuts off any story
@@ -84,6 +84,7 @@ def enqueue(
     Raises:
         NotFound: the data set does not exist.
         BadRecipe: nothing is missing, the data set has no recipe, or a `change` was requested during an active run.
+        NotAllowed: the model belongs to a private job of someone else.
     """
     with store.session() as session:
         recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
@@ -201,6 +202,7 @@ def resume(store: Store, actor: Actor, run_id: str) -> None:
             run.state = "running"
             return
         _require_missing_rows(session, run.dataset_id, run)
+        check_within(session, actor, "read", "model", [run.model])
         run_store.take_over(session, run, actor)
         _requeue(run)
 
@@ -298,7 +300,12 @@ def _create_or_resume(
     mode: Mode,
     scope: str,
 ) -> Run:
-    """Create a run, or resume a paused one with the same mode, the same model, and a scope not wider than `scope`."""
+    """Create a run, or resume a paused one with the same mode, the same model, and a scope not wider than `scope`.
+
+    Raises:
+        NotAllowed: the model belongs to a private job of someone else.
+    """
+    check_within(session, actor, "read", "model", [recipe.model])
     model_key = (recipe.provider, recipe.model)
     for paused in session.scalars(select(Run).where(Run.dataset_id == dataset_id, Run.state == "paused")):
         same_settings = paused.mode == mode and (paused.provider, paused.model) == model_key

@@ -35,6 +35,7 @@ from core.db.tables import (
 from core.errors import NotAllowed, NotFound
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
+from core.generation import runs
 from core.ownership import SHARINGS, Thing
 from core.providers import CompletionRequest
 from core.settings import Settings
@@ -349,6 +350,21 @@ def _write_story(store: Store, model: str) -> str:
     record = StoryRecord(store, _OLGA, "engine", CompletionRequest(model, "p"), StoryPlacement())
     record.save("Once upon a time", StoryFacts(model), None)
     return record.id
+
+
+def test_sharing_a_data_set_does_not_share_the_private_model_that_writes_it(store: Store) -> None:
+    _put_one_of_each(store)
+    ownership.share(store, _OLGA, Thing("job", "j"), "private")
+    shared = datasets.create(store, _OLGA, _recipe(model="ft:tuned"))
+    ownership.share(store, _OLGA, Thing("dataset", shared), "team_edit")
+    with pytest.raises(NotAllowed):
+        runs.enqueue(store, _PAUL, shared)
+    run_id = runs.enqueue(store, _OLGA, shared)
+    runs.request_stop(store, _PAUL, run_id)
+    with pytest.raises(NotAllowed):
+        runs.resume(store, _PAUL, run_id)
+    runs.resume(store, _OLGA, run_id)
+    assert runs.enqueue(store, _PAUL, shared) == run_id  # Olga's run goes on
 
 
 def test_a_private_job_has_a_list_of_people_who_may_use_its_models(store: Store) -> None:
