@@ -21,6 +21,7 @@ from core.jobs.heartbeat import Heartbeat
 from core.settings import Settings
 from tests.support import postgres_server
 from tests.support.fault_server import FaultServer
+from tests.support.waiting import WAIT_LIMIT_S
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_shared_files_that_hang_leave_threads_for_the_other_checks(
 
     def reach(self: FolderStorage) -> None:
         asked.append(self)
-        back.wait(60)
+        back.wait(WAIT_LIMIT_S)
 
     monkeypatch.setattr(FolderStorage, "reach", reach)
     monkeypatch.setattr(health, "_CACHE_S", 0.0)
