@@ -229,7 +229,8 @@ def test_an_owner_shares_and_an_admin_sees_it_in_the_audit_log(
         invitations.invite(store, admin, f"{name}@example.org", role)
     owner, reader = (_arrive(browser, studio[0].url, provider, name) for name in ("hugo", "lena"))
     hugo = _person(store, admin, "hugo")
-    job_id = ledger_rows.put_job(store, name="heroes", created_by=hugo.id, sharing="private", status="succeeded", fine_tuned_model="ft:writer:heroes")
+    made = {"status": "succeeded", "fine_tuned_model": "ft:writer:heroes"}
+    job_id = ledger_rows.put_job(store, name="heroes", created_by=hugo.id, sharing="private", **made)
     owner.goto(f"{studio[0].url}/training?lang=en")
     settled(owner)
     press(owner, f"sharing_job_{job_id}")

@@ -370,6 +370,7 @@ def test_the_ten_lines_of_the_documentation_work(
         ("http://127.0.0.1:8010/v1", engine.url),
         ("choose-a-long-random-text", TOKEN),
         ("gemma-3-270m", TINY),
+        ("max_tokens=600", "max_tokens=200"),  # the tiny model's context has 512
     ):
         assert documented in lines
         lines = lines.replace(documented, here)

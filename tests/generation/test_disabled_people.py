@@ -7,12 +7,14 @@ import threading
 import pytest
 from sqlalchemy.orm import Session
 
+from core import ownership
 from core.actor import Actor
 from core.datasets import datasets
 from core.db.store import Store
 from core.db.tables import Run
 from core.generation import run_progress, run_store, runs
 from core.message import Message
+from core.ownership import Thing
 from core.people import people
 from core.people.sign_in import SignedIn
 from core.settings import Settings
@@ -60,7 +62,9 @@ def test_a_run_stops_after_the_rows_in_flight_and_says_why(
 
     monkeypatch.setattr(run_store, "owner_disabled", noticing)
     actor = bob.actor(store)
-    run_id = runs.enqueue(store, actor, datasets.create(store, actor, live_runs.recipe(200)))
+    dataset_id = datasets.create(store, actor, live_runs.recipe(200))
+    ownership.share(store, actor, Thing("dataset", dataset_id), "team_edit")
+    run_id = runs.enqueue(store, actor, dataset_id)
     with live_runs.executing(store, server.registry(), run_id):
         server.wait_for(lambda s: s.flying > 0)
         people.disable(store, admin, bob.person_id)
