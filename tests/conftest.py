@@ -131,6 +131,15 @@ def on_postgres(postgres_url: str, home: Path) -> Settings:
     return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def on_each_database(request: pytest.FixtureRequest, home: Path) -> Settings:
+    """Settings with an empty database, once with each kind."""
+    if request.param == "postgresql":
+        found: Settings = request.getfixturevalue("on_postgres")
+        return found
+    return Settings.from_env({"FABULA_HOME": str(home)})
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3Server]:
     """A local S3 server."""

@@ -66,9 +66,9 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
         if version is not None and version.dataset_id != form.dataset_id:
             raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
         form.validate_options(has_validation=version is not None and bool(version.n_validation))
-        parent_id, *parent_sharing = _parent(session, form)
+        parent_id, parent_sharing = _parent(session, form)
         job = _new_job(actor, form, version, parent_id)
-        if "private" in (dataset.sharing, *parent_sharing):  # its model can repeat the rows
+        if "private" in (dataset.sharing, parent_sharing):  # its model can repeat the rows
             job.sharing = "private"
         session.add(job)
         session.flush()
@@ -271,14 +271,14 @@ def _with_version(store: Store, actor: Actor, form: JobForm) -> JobForm:
     return replace(form, version_id=version_id)
 
 
-def _parent(session: Session, form: JobForm) -> tuple[str, str] | tuple[None]:
-    """Id and sharing of the job whose model or checkpoint is trained further; (None,) for a base model."""
+def _parent(session: Session, form: JobForm) -> tuple[str | None, str | None]:
+    """Id and sharing of the job whose model or checkpoint is trained further; None for a base model."""
     at_provider = select(TrainingJob.id, TrainingJob.sharing).where(TrainingJob.provider == form.provider).limit(1)
     by_model = at_provider.where(TrainingJob.fine_tuned_model == form.base_model)
     by_checkpoint = at_provider.join(Checkpoint, Checkpoint.job_id == TrainingJob.id)
     by_checkpoint = by_checkpoint.where(Checkpoint.model == form.base_model)
     found = session.execute(by_model).one_or_none() or session.execute(by_checkpoint).one_or_none()
-    return (None,) if found is None else (found.id, found.sharing)
+    return (None, None) if found is None else (found.id, found.sharing)
 
 
 def _validation_share(version: versions.Version | None) -> float | None:

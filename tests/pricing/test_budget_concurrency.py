@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -19,23 +19,12 @@ from core.pricing import budget, spend
 from core.settings import Settings
 from tests.support import parallel_spending
 from tests.support.parallel_spending import REQUESTS
-from tests.support.stores import fresh
 from tests.support.waiting import WAIT_LIMIT_S, at_once, until
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    if request.param == "postgresql":
-        found: Settings = request.getfixturevalue("on_postgres")
-        return found
-    return settings
-
-
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    ledger = fresh(settings)
-    yield ledger
-    ledger.close()
+def settings(on_each_database: Settings) -> Settings:
+    return on_each_database
 
 
 def _reserve(store: Store, usd: str) -> bool:

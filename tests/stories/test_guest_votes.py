@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
@@ -20,7 +19,6 @@ from core.settings import Settings
 from core.stories import arena, guest_links, guest_votes
 from core.stories.guest_votes import VoteCounts
 from tests.support import team
-from tests.support.stores import fresh
 from tests.support.waiting import at_once
 
 _VIEWER = Actor("vic", "Vic", "viewer")
@@ -29,19 +27,9 @@ _OTHER = Actor("bob", "Bob", "editor")
 _ADMIN = Actor("ann", "Ann", "admin")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
-    if request.param == "postgresql":
-        found: Settings = request.getfixturevalue("on_postgres")
-        return found
-    return settings
-
-
 @pytest.fixture
-def store(settings: Settings) -> Iterator[Store]:
-    ledger = fresh(settings)
-    yield ledger
-    ledger.close()
+def settings(on_each_database: Settings) -> Settings:
+    return on_each_database
 
 
 def _round(store: Store, round_id: str = "round-1", sharing: Sharing = "team_edit") -> list[str]:

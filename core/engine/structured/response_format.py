@@ -19,13 +19,12 @@ _PARAM = "response_format"
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 
-def rule_of(value: object, builder: GrammarBuilder, param: str = _PARAM) -> str | None:
+def rule_of(value: object, builder: GrammarBuilder) -> str | None:
     """The name of the rule that a `response_format` asks for; None for plain text.
 
     Args:
         value: the parameter's value.
         builder: gets the rules.
-        param: the parameter's name in errors.
 
     Raises:
         ApiError: 400 for a value that is not valid, or a schema that cannot be a grammar.
@@ -33,24 +32,24 @@ def rule_of(value: object, builder: GrammarBuilder, param: str = _PARAM) -> str 
     if is_missing(value):
         return None
     if not isinstance(value, dict):
-        raise bad_value(param, msg("'{name}' must be an object.", name=param))
+        raise bad_value(_PARAM, msg("'{name}' must be an object.", name=_PARAM))
     kind = value.get("type")
     if kind == "text":
         return None
     if kind == "json_object":
-        reject_unknown(value, frozenset({"type"}), f"{param}.")
+        reject_unknown(value, frozenset({"type"}), f"{_PARAM}.")
         return "object"
     if kind == "json_schema":
-        reject_unknown(value, frozenset({"type", "json_schema"}), f"{param}.")
-        return _of_schema(value.get("json_schema"), builder, param)
+        reject_unknown(value, frozenset({"type", "json_schema"}), f"{_PARAM}.")
+        return _of_schema(value.get("json_schema"), builder)
     raise bad_value(
-        f"{param}.type",
-        msg("'{name}' must be 'text', 'json_object' or 'json_schema'.", name=f"{param}.type"),
+        f"{_PARAM}.type",
+        msg("'{name}' must be 'text', 'json_object' or 'json_schema'.", name=f"{_PARAM}.type"),
     )
 
 
-def _of_schema(value: object, builder: GrammarBuilder, param: str) -> str:
-    inner = f"{param}.json_schema"
+def _of_schema(value: object, builder: GrammarBuilder) -> str:
+    inner = f"{_PARAM}.json_schema"
     if not isinstance(value, dict):
         raise bad_value(inner, msg("'{name}' must be an object.", name=inner))
     reject_unknown(value, frozenset({"name", "description", "schema", "strict"}), f"{inner}.")
@@ -58,7 +57,7 @@ def _of_schema(value: object, builder: GrammarBuilder, param: str) -> str:
     boolean(value, "strict", f"{inner}.")
     if "schema" not in value:
         raise missing_parameter(f"{inner}.schema")
-    return named_schema_rule(value["schema"], name, builder, param)
+    return named_schema_rule(value["schema"], name, builder)
 
 
 def schema_name(value: Mapping[str, Any], prefix: str) -> str:
@@ -74,7 +73,7 @@ def schema_name(value: Mapping[str, Any], prefix: str) -> str:
     return name
 
 
-def named_schema_rule(schema: object, name: str, builder: GrammarBuilder, param: str = _PARAM) -> str:
+def named_schema_rule(schema: object, name: str, builder: GrammarBuilder) -> str:
     """The name of the rule of a schema called `name`. Raises ApiError 400 if it cannot be a grammar."""
     chars = len(json.dumps(schema, ensure_ascii=False))
     try:
@@ -83,7 +82,7 @@ def named_schema_rule(schema: object, name: str, builder: GrammarBuilder, param:
         return schema_rule(schema, builder)
     except SchemaRefused as exc:
         message = msg("Invalid schema for response_format '{name}': {reason}", name=name, reason=exc.args[0])
-        raise ApiError(400, message, param=param) from exc
+        raise ApiError(400, message, param=_PARAM) from exc
 
 
 def too_long(chars: int) -> str:
