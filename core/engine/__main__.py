@@ -144,7 +144,8 @@ def _serve(
 
     from core.engine import VERSION, cors_origins, job_rules
     from core.engine.api import connections, files
-    from core.engine.api.app import Config, create_app
+    from core.engine.api.app import create_app
+    from core.engine.api.engine import Config
     from core.engine.formats import weights
 
     logs.configure()

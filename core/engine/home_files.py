@@ -16,7 +16,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.engine.store import SCHEMA_VERSION
+from core.engine.schema import SCHEMA_VERSION
 
 DATABASE = "engine.db"
 REBUILT = frozenset({"models", "engine.lock", "engine.log", "engine.log.1"})

@@ -16,70 +16,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from core.engine import schema
 from core.engine.job_rules import TrainingMethod
 
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Format = Literal["chat", "completion", "both"]
 
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
-SCHEMA_VERSION = 6
-"""Schema of this version; stored in `PRAGMA user_version`."""
-_SCHEMA = """
-CREATE TABLE files (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, filename TEXT NOT NULL, bytes INTEGER NOT NULL,
-  purpose TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER, job_id TEXT, deleted_at INTEGER
-);
-CREATE TABLE jobs (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, status TEXT NOT NULL,
-  model TEXT NOT NULL, base TEXT NOT NULL, format TEXT NOT NULL, tuned_id TEXT NOT NULL, suffix TEXT,
-  seed INTEGER NOT NULL, training_file TEXT NOT NULL, validation_file TEXT, examples INTEGER NOT NULL,
-  n_epochs INTEGER NOT NULL, batch_size INTEGER NOT NULL, learning_rate_multiplier REAL NOT NULL, metadata TEXT,
-  fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
-  finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
-  tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER,
-  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}'
-);
-CREATE INDEX jobs_by_status ON jobs (status, seq);
-CREATE TABLE events (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, created_at INTEGER NOT NULL,
-  level TEXT NOT NULL, message TEXT NOT NULL, type TEXT NOT NULL, data TEXT NOT NULL
-);
-CREATE INDEX events_by_job ON events (job_id, seq);
-CREATE TABLE checkpoints (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, created_at INTEGER NOT NULL,
-  step INTEGER NOT NULL, model TEXT NOT NULL, metrics TEXT NOT NULL, UNIQUE (job_id, step)
-);
-CREATE TABLE models (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, base TEXT NOT NULL,
-  adapter TEXT NOT NULL, format TEXT NOT NULL, job_id TEXT, step INTEGER
-);
-"""
-_ALIASES = """
-CREATE TABLE IF NOT EXISTS aliases (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, model TEXT NOT NULL
-)
-"""
-_RESPONSES = """
-CREATE TABLE IF NOT EXISTS responses (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, previous_id TEXT,
-  input TEXT NOT NULL, body TEXT NOT NULL
-)
-"""
-_SCHEMA += f"{_ALIASES};{_RESPONSES}"
-# Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
-_MIGRATIONS = {
-    1: (
-        "ALTER TABLE jobs ADD COLUMN training_s REAL NOT NULL DEFAULT 0",
-        "ALTER TABLE jobs ADD COLUMN epoch_tokens INTEGER",
-        "UPDATE jobs SET training_s = max(0, coalesce(finished_at, strftime('%s', 'now')) - started_at) "
-        "WHERE started_at IS NOT NULL",
-    ),
-    2: ("ALTER TABLE jobs ADD COLUMN method TEXT NOT NULL DEFAULT 'supervised'",),
-    3: ("ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",),
-    4: (_ALIASES,),
-    5: (_RESPONSES,),
-}
-
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -226,13 +169,13 @@ class EngineStore:
         with self.transaction() as transaction:
             version = transaction.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                for statement in filter(str.strip, _SCHEMA.split(";")):
+                for statement in filter(str.strip, schema.SCHEMA.split(";")):
                     transaction.execute(statement)
-            for older in range(version or SCHEMA_VERSION, SCHEMA_VERSION):
-                for statement in _MIGRATIONS[older]:
+            for older in range(version or schema.SCHEMA_VERSION, schema.SCHEMA_VERSION):
+                for statement in schema.MIGRATIONS[older]:
                     transaction.execute(statement)
-            if version < SCHEMA_VERSION:
-                transaction.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version < schema.SCHEMA_VERSION:
+                transaction.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -17,7 +17,8 @@ from core.admin.__main__ import main
 from core.db import rescue_files
 from core.db.store import Store
 from core.db.tables import Spend, WorkerHeartbeat
-from core.engine.store import SCHEMA_VERSION, EngineStore, TunedModel
+from core.engine.schema import SCHEMA_VERSION
+from core.engine.store import EngineStore, TunedModel
 from core.providers import saved_cache
 from core.settings import Settings
 from tests.support import postgres_server

@@ -43,8 +43,8 @@ def _targets() -> list[str]:
 
 def _route_words() -> set[str]:
     """The words in the paths of the engine's API, from its route table."""
-    app = _ROOT / "core" / "engine" / "api" / "app.py"
-    paths = [text for text in _strings(app) if len(text) > 1 and _ROUTE.fullmatch(text)]
+    table = _ROOT / "core" / "engine" / "api" / "routes.py"
+    paths = [text for text in _strings(table) if len(text) > 1 and _ROUTE.fullmatch(text)]
     return {word for path in paths for word in path.split("/") if word and not word.startswith("{")}
 
 

@@ -1,0 +1,210 @@
+"""The components of a running engine, its start and stop, and the endpoints about the engine itself."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from core import packaged_models
+from core.engine import VERSION
+from core.engine.api import serializers
+from core.engine.api.aliases import Aliases
+from core.engine.api.bases import Bases
+from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.files import Files, sends_base64
+from core.engine.api.jobs import Jobs
+from core.engine.api.legacy import LegacyApi
+from core.engine.api.models import Model, ModelCatalogue
+from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.bases.library import BaseLibrary
+from core.engine.job_rules import PARALLEL
+from core.engine.responses.api import Responses
+from core.engine.serving.embeddings import Embeddings
+from core.engine.serving.generate import count_tokens
+from core.engine.serving.inference import Inference
+from core.engine.serving.llama import Pool
+from core.engine.store import EngineStore, Job
+from core.engine.training import job_queue
+from core.engine.training.job_context import EngineJobContext
+from core.engine.training.training_runner import JobLoop
+from core.message import msg
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Configuration of an engine.
+
+    Attributes:
+        home: absolute path of the home directory, which holds all of the engine's data.
+        token: bearer token; None disables authentication and allows requests from this machine only.
+        environ: environment variables; the settings of the engine (FABULA_ENGINE_…) and those for base models are read
+            from here.
+        threads: CPU threads for serving and for training.
+        warm: whether to load the packaged base model at startup.
+    """
+
+    home: Path
+    token: str | None
+    environ: Mapping[str, str]
+    threads: int
+    warm: bool = True
+
+
+class Engine:
+    """The components of a running engine."""
+
+    def __init__(self, config: Config) -> None:
+        """Open the store.
+
+        Raises:
+            ValueError: a setting is malformed.
+            OSError, sqlite3.Error: the home directory cannot be used.
+        """
+        for folder in ("files", "jobs", "adapters", "models"):
+            (config.home / folder).mkdir(parents=True, exist_ok=True)
+        self.config = config
+        self.store = EngineStore(config.home / "engine.db")
+        self.library = BaseLibrary(config.home, config.environ, config.threads)
+        self.models = ModelCatalogue(config.home, config.environ, self.store, self.library)
+        self.files = Files(config.home, self.store, base64_results=sends_base64(config.environ))
+        self.files.remove_leftovers()
+        self.pool = Pool(config.threads)
+        self.inference = Inference(self.models, self.pool)
+        self.aliases = Aliases(self.models, self.store)
+        self.embeddings = Embeddings(self.models, self.pool)
+        self.responses = Responses(self.store, self.inference)
+        self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
+        context = EngineJobContext(
+            config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
+        )
+        self.runner = JobLoop(context)
+        self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
+        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs)
+        self._loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Resume interrupted jobs and warm up."""
+        self.runner.start()
+        self.library.start()
+        if self.config.warm:
+            self._run_in_background(_logged(self._warm(), packaged_models.BASE))
+
+    def begin_stop(self) -> None:
+        """Let a running trainer save its state while requests in flight are answered; may be called by a signal."""
+        self._loop.call_soon_threadsafe(self.runner.begin_stop)
+
+    async def stop(self) -> None:
+        """Let a running trainer save its state, then stop all child processes."""
+        for task in self._background:
+            task.cancel()
+        await run_in_threadpool(self.library.stop)
+        await run_in_threadpool(self.runner.stop)
+        await self.pool.close()
+
+    def health(self, request: Request) -> Response:
+        """GET /health: whether the engine is running. With a valid token, the response also contains its models,
+        training status and speed.
+        """
+        basic = {"status": "ok", "version": VERSION}
+        if not request.state.authorized:
+            return JSONResponse(basic)
+        running = self.store.select(Job, "status = 'running'")
+        waiting = self.store.select(Job, "status IN ('validating_files', 'queued')")
+        training = None
+        if running:
+            job = running[0]
+            training = {
+                "job": job.id,
+                "step": job.step,
+                "total_steps": job.total_steps,
+                "tokens_per_s": job.tokens_per_s,
+                "estimated_finish": job.estimated_finish,
+            }
+        return JSONResponse(
+            {
+                **basic,
+                "models": [model.id for model in self.models.listed()],
+                "training": training,
+                "training_speeds": job_queue.speeds(self.store),
+                "queue": len(waiting),
+                "generating": self.pool.leases,
+                "tokens_per_s": self.inference.tokens_per_s,
+            }
+        )
+
+    def list_models(self, request: Request) -> Response:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._model_json(model) for model in self.models.listed()]})
+
+    def get_model(self, request: Request) -> Response:
+        """GET /v1/models/{id}, checkpoints included."""
+        return JSONResponse(self._model_json(self.models.find(request.path_params["id"])))
+
+    def _model_json(self, model: Model) -> serializers.Json:
+        # this opens the base model, so that the calls below know its size
+        not_trainable = self.models.not_trainable_reason(model)
+        context, training = self.models.context(model), self.models.training_defaults(model)
+        return serializers.model(model, not_trainable, context, PARALLEL, training)
+
+    def delete_model(self, request: Request) -> Response:
+        """DELETE /v1/models/{id}."""
+        self.models.remove(request.path_params["id"])
+        return JSONResponse({"id": request.path_params["id"], "object": "model", "deleted": True})
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /fabula/v1/tokenize {"model", "text"} → {"tokens": n}."""
+        body = await json_body(request)
+        reject_unknown(body, frozenset({"model", "text"}))
+        model = self.models.find(required(body, "model"))
+        if not isinstance(body.get("text"), str):
+            raise bad_value("text", msg("'text' must be a string."))
+        base = await run_in_threadpool(self.models.base, model.base)
+        async with self.pool.lease_any(base) as backend:
+            tokens = await count_tokens(backend, body["text"])
+        return JSONResponse({"tokens": tokens})
+
+    def _packaged_speed(self) -> float | None:
+        return self.inference.speeds.get(packaged_models.BASE)
+
+    def _forget(self, base_id: str) -> None:
+        """Stop the processes of a removed base; called from a pool thread."""
+        asyncio.run_coroutine_threadsafe(self.pool.forget(base_id), self._loop)
+
+    def _preload(self, model_id: str) -> None:
+        """Load a new model before its first request; called from the trainer's thread."""
+        asyncio.run_coroutine_threadsafe(_logged(self._load(model_id), model_id), self._loop)
+
+    async def _load(self, model_id: str) -> None:
+        model = self.models.find(model_id)
+        base = await run_in_threadpool(self.models.base, model.base)
+        await self.pool.load(base, model.adapter)
+
+    async def _warm(self) -> None:
+        base = await run_in_threadpool(self.models.base, packaged_models.BASE)
+        await self.pool.load(base, self.models.newest_adapter(base.name))
+
+    def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+async def _logged(loading: Coroutine[Any, Any, None], model_id: str) -> None:
+    """Load a model in the background; errors are only logged."""
+    try:
+        await loading
+    except ApiError as exc:
+        _log.warning("Could not load %s ahead of time: %s", model_id, exc)
+    except Exception:
+        _log.exception("Unexpected error while %s was loaded ahead of time.", model_id)
