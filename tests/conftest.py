@@ -18,6 +18,7 @@ from core.jobs import system_status
 from core.providers import parameters
 from core.settings import Settings
 from core.stories import stream
+from core.stories.readers import Recent
 from tests.support import fault_server, postgres_server, s3_server, stores
 from tests.support.fault_server import FaultServer
 from tests.support.s3_server import S3Server
@@ -73,6 +74,8 @@ def hermetic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module, constants in _PAGE_WAITS.items():
         for constant in constants if module in sys.modules else ():
             monkeypatch.setattr(sys.modules[module], constant, WAIT_LIMIT_S)
+    if session := sys.modules.get("pages.ui.components.story_session"):
+        monkeypatch.setattr(session, "RECENT", Recent())  # a test may write a story with another test's id
     parameters.forget()
     if streamlit := sys.modules.get("streamlit"):
         streamlit.cache_data.clear()

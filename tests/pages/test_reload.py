@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from streamlit.runtime.scriptrunner import StopException
 from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
-from core.stories.readers import Recent
 from pages.ui.components import story_session
 from tests.support import fault_server
 from tests.support.app_pages import FRAME, chosen_prompt, click, story_texts, visit, visit_presenter, words
@@ -23,14 +21,6 @@ from tests.support.waiting import WAIT_LIMIT_S, until
 def server(tuned_server: FaultServer) -> FaultServer:
     """The engine of this module has a tuned model."""
     return tuned_server
-
-
-@pytest.fixture(autouse=True)
-def recent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Recent[object]]:
-    """The stories of this process, without those of other tests."""
-    empty = Recent[object]()
-    monkeypatch.setattr(story_session, "RECENT", empty)
-    yield empty
 
 
 def _loaded_again(at: AppTest) -> AppTest:
@@ -51,11 +41,11 @@ def _loaded_again(at: AppTest) -> AppTest:
     ids=["one", "side by side", "chain"],
 )
 def test_stories_are_there_again(
-    server: FaultServer, store: Store, recent: Recent[object], form: dict[str, Any], texts: int, restarted: bool
+    server: FaultServer, store: Store, form: dict[str, Any], texts: int, restarted: bool
 ) -> None:
     at = click(visit("story", story_model="engine/writer", **form), "story_button")
     if restarted:
-        recent._by_id.clear()
+        story_session.RECENT._by_id.clear()
     sent = len(server.prompts())
     at = _loaded_again(at)
     assert sum(text.startswith("从前，") for text in story_texts(at)) >= texts

@@ -22,6 +22,7 @@ from core.settings import Settings
 from pages.ui import open_tabs
 from tests.support import ledger_rows, team
 from tests.support.app_pages import FRAME, click, field, labels, opened, trouble, visitor, words
+from tests.support.fault_server import FaultServer
 from tests.support.team import arrive, member
 
 _AUTH = {"google": {"client_id": "c"}, "okta": {"client_id": "c"}}
@@ -219,6 +220,23 @@ def test_an_address_opens_what_one_may_read(
     at.query_params["story"] = story_id
     at.switch_page(str(FRAME.with_name("story.py"))).run()
     assert ("a story of hers" in words(at)) == shown and not at.exception
+
+
+def test_the_address_of_a_private_story_that_was_just_written_opens_it_for_its_writer_only(
+    engine_server: FaultServer, store: Store, settings: Settings, admin: Actor
+) -> None:
+    eve = member(store, settings, admin, "eve@example.org", "editor").actor(store)
+    at = _visit(team.claims("eve@example.org"), "story")
+    click(at, "story_button")
+    story_id, shown = at.session_state["studio"].story.kept_as, {}
+    ownership.share(store, eve, Thing("story", story_id), "private")
+    invitations.invite(store, admin, "bob@example.org", "editor")
+    for email in ("eve@example.org", "bob@example.org"):
+        fresh = _visit(team.claims(email))
+        fresh.query_params["story"] = story_id
+        fresh.switch_page(str(FRAME.with_name("story.py"))).run()
+        shown[email] = any(text.value.startswith("从前，") for text in fresh.text)
+    assert shown == {"eve@example.org": True, "bob@example.org": False}
 
 
 def test_the_owner_shares_and_hands_over(store: Store, settings: Settings, admin: Actor) -> None:

@@ -253,6 +253,11 @@ class FaultHandler(BaseHTTPRequestHandler):
         return found
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # connections that a run opens at once; the default of 5 delays the others by seconds
+
+
 class FaultServer:
     """The faulty server, a context manager. `default` is the answer to requests for which none is queued."""
 
@@ -279,9 +284,7 @@ class FaultServer:
         self._bound: list[tuple[str, deque[Answer]]] = []
         self._news = threading.Condition()
         self._released = threading.Event()
-        self._http = ThreadingHTTPServer((self.address, 0), type("Handler", (self.handler,), {"fault": self}))
-        self._http.daemon_threads = True
-        self._http.request_queue_size = 256
+        self._http = _Server((self.address, 0), type("Handler", (self.handler,), {"fault": self}))
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()

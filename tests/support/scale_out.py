@@ -170,7 +170,7 @@ class _Scene:
             lambda: (
                 self.provider.sold_out and all(self.provider.waiting[client] == DEFAULT_LIMIT for client in clients)
             ),
-            f"{DEFAULT_LIMIT} requests in flight at each of {clients}: {self.provider.waiting}",
+            lambda: f"{DEFAULT_LIMIT} requests in flight at each of {clients}: {self._state()}",
         )
         names = text(
             "SELECT application_name, count(*) FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1"
@@ -179,6 +179,12 @@ class _Scene:
             found = session.execute(names).all()
         for name, count in found:
             self.connections[name] = max(self.connections[name], count)
+
+    def _state(self) -> str:
+        """What the provider and the workers say, for a test that fails."""
+        logs = {file.name: file.read_text(errors="replace")[-2_000:] for file in self.folder.glob("*.log")}
+        sold = sum(self.provider.answers.values())
+        return f"waiting {dict(self.provider.waiting)}, {sold} answered, {self.alive()} heartbeats, logs {logs}"
 
     def owner(self, hosts: list[WorkerHost]) -> WorkerHost:
         """The worker that runs the run's workflow; any other one if it is the web process."""

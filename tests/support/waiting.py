@@ -18,11 +18,12 @@ times slower than an idle one.
 _POLL_S = 0.02
 
 
-def until(look: Callable[[], T | None], what: str, timeout_s: float = WAIT_LIMIT_S) -> T:
-    """Poll `look()` until it returns a true value; fail with `what` at the deadline."""
+def until(look: Callable[[], T | None], what: str | Callable[[], str], timeout_s: float = WAIT_LIMIT_S) -> T:
+    """Poll `look()` until it returns a true value; fail with `what`, or what it returns then, at the deadline."""
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
-        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain: {what}"
+        if time.monotonic() >= deadline:
+            raise AssertionError(f"waited {timeout_s} s in vain: {what if isinstance(what, str) else what()}")
         time.sleep(_POLL_S)
     return found
 

@@ -26,7 +26,7 @@ LEAVE_S = 0.6  # after the visitor has left; detecting that takes a quarter of a
 
 _IN_ADDRESS = "story"
 RECENT: Recent[Round | Chain] = Recent()
-"""What visitors of this process have written last; a reload opens it again."""
+"""What visitors of this process have written last, by person and id; a reload opens it again."""
 
 RELOAD_S = 10.0  # a reloaded page is back by then, even on a busy machine
 _LOOK_AGAIN_S = 1.0  # delay after Streamlit's own Stop
@@ -150,15 +150,15 @@ def _follow_address() -> None:
         _open(session, str(st.query_params.get(_IN_ADDRESS, "")))
     work = session.chain or session.round
     if work is not None:
-        RECENT.put(session.kept_as, work)
+        RECENT.put(_own(session.kept_as), work)
     state.keep_in_address(_IN_ADDRESS, session.kept_as)
 
 
 def _open(session: StorySession, key: str) -> None:
-    """Show the stories with this id; stories of other processes are read from the database."""
+    """Show the stories with this id; those of other people and processes are read from the database."""
     if not key or session.kept_as:
         return
-    work = RECENT.get(key)
+    work = RECENT.get(_own(key))
     if isinstance(work, Chain):
         session.chain = work
     elif work is not None:
@@ -167,6 +167,11 @@ def _open(session: StorySession, key: str) -> None:
         session.earlier = key
     if (order := session.again()) is not None:
         _fill_in(order)
+
+
+def _own(key: str) -> str:
+    """The key in `RECENT` of this visitor's stories: others may not read them, unless they are shared."""
+    return f"{current_actor().id} {key}"
 
 
 def saved_stories(key: str) -> list[SavedStory]:
