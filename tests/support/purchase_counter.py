@@ -67,6 +67,10 @@ class PurchaseCounter(FaultServer):
             self._limit = limit
             self._may_sell.notify_all()
 
+    def sell_more(self, answers: int) -> None:
+        """Raise the limit by this many answers."""
+        self.raise_limit(self._limit + answers)
+
     def sell(self, client: str, prompt: str, connection: socket.socket) -> bool:
         """Wait until this request may be answered; return whether its client is still connected."""
         with self._may_sell:

@@ -39,6 +39,7 @@ from tests.support.studio_process import RunningStudio
 from tests.support.waiting import WAIT_LIMIT_S, until
 from tests.support.worker_hosts import WorkerHost
 
+_FEED_S = 20.0  # after this long without progress, some more requests are answered
 _MODEL, _WEB = "writer", "web"
 _NEUTRAL = {"FABULA_ENV_FILE": os.devnull, "FABULA_SECRETS_FILE": os.devnull, "FABULA_FIND_LOCAL_SERVERS": "0"}
 
@@ -166,12 +167,17 @@ class _Scene:
         """Wait until the provider stops answering, and each client waits for as many answers as it may request at once.
         Then all answers that it has received are in the database, because each of them would keep a slot.
         """
-        until(
-            lambda: (
-                self.provider.sold_out and all(self.provider.waiting[client] == DEFAULT_LIMIT for client in clients)
-            ),
-            lambda: f"{DEFAULT_LIMIT} requests in flight at each of {clients}: {self._state()}",
-        )
+        fed_at = time.monotonic()
+
+        def busy() -> bool:
+            nonlocal fed_at
+            if self.provider.sold_out and time.monotonic() - fed_at > _FEED_S:
+                # a worker that lost connections starts again with one request in flight, and needs answers for more
+                self.provider.sell_more(len(clients) * DEFAULT_LIMIT)
+                fed_at = time.monotonic()
+            return self.provider.sold_out and all(self.provider.waiting[one] == DEFAULT_LIMIT for one in clients)
+
+        until(busy, lambda: f"{DEFAULT_LIMIT} requests in flight at each of {clients}: {self._state()}")
         names = text(
             "SELECT application_name, count(*) FROM pg_stat_activity WHERE datname = current_database() GROUP BY 1"
         )
