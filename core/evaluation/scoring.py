@@ -1,8 +1,8 @@
 """Scores of answers with confidence intervals, the metrics of an evaluation, and the comparison of two. Pure.
 
 Intervals are 95 % confidence intervals; shares use Wilson's (`core.confidence_interval`). Two models that answered the
-same rows are compared row by row: with McNemar's exact test (1947) for right or wrong answers, and a paired bootstrap
-(Koehn, 2004) for differences of scores.
+same rows are compared row by row: with McNemar's exact test (1947) and Tango's score interval for right or wrong
+answers, and a paired bootstrap (Koehn, 2004) for differences of other scores.
 """
 
 from __future__ import annotations
@@ -130,14 +130,27 @@ def mean(scores: Sequence[float], seed: int = 0) -> Interval | None:
 
 
 def difference(one: Sequence[float], other: Sequence[float], seed: int = 0) -> Interval | None:
-    """The mean of `one - other` over the same rows with a paired bootstrap interval; None if there are no rows.
+    """The mean of `one - other` over the same rows, for scores from 0 to 1; None if there are no rows.
+
+    Right and wrong answers (1 and 0) get Tango's score interval, other scores a paired bootstrap interval. A bootstrap
+    interval is too narrow where few rows differ, so it is at least as wide as a score interval of equal rows.
 
     Raises:
         ValueError: the lengths differ.
     """
     if len(one) != len(other):
         raise ValueError("the same rows must be scored on both sides")
-    return mean([a - b for a, b in zip(one, other, strict=True)], seed)
+    found = mean([a - b for a, b in zip(one, other, strict=True)], seed)
+    if found is None:
+        return None
+    if set(one) | set(other) <= {0.0, 1.0}:
+        pairs = list(zip(one, other, strict=True))
+        low, high = confidence_interval.paired_difference(pairs.count((1, 0)), pairs.count((0, 1)), found.n)
+    else:
+        least, _ = confidence_interval.paired_difference(0, 0, found.n)
+        low = max(-1.0, min(found.low, found.value + least))
+        high = min(1.0, max(found.high, found.value - least))
+    return Interval(found.value, low, high, found.n)
 
 
 def mcnemar(only_one: int, only_other: int) -> float:

@@ -36,6 +36,7 @@ from core.evaluation.evaluations import EvaluationForm, compare_evaluations
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.jobs.task_runner import KINDS
+from core.parity import from_evaluations
 from core.pricing import budget, custom_prices
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
@@ -161,6 +162,17 @@ def test_tuned_and_base_are_compared_in_a_sentence(store: Store, form: Evaluatio
     assert comparison.sentence == "Fine-tuning helped: 100 % correct instead of 33 %, on 24 held-out rows."
     assert "No clear difference" in compare_evaluations(store, tuned, tuned).sentence
     assert "made it worse" in compare_evaluations(store, base, tuned).sentence
+
+
+def test_a_card_tells_whether_a_new_model_is_as_good_as_the_old_one(store: Store, form: EvaluationForm) -> None:
+    old, new = evaluations.start(store, LOCAL, form), evaluations.start(store, LOCAL, replace(form, model=BASE))
+    go(store, old, ScriptedModel(right))
+    go(store, new, ScriptedModel(lambda r: "refund"))
+    card = from_evaluations.compare_evaluations(store, old, new)
+    assert (card.task, card.verdict.outcome, card.worse_rows) == ("label", "worse", 16)
+    assert (card.old.model, card.new.model) == (form.model, BASE)
+    distilled = from_evaluations.compare_evaluations(store, new, new, distilled=True)
+    assert distilled.against_old and distilled.verdict.outcome == "undecided"  # 24 rows are too few for 5 points
 
 
 def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: EvaluationForm) -> None:

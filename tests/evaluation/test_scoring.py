@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from math import log, sqrt
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core import confidence_interval
 from core.evaluation import scoring
 
 
@@ -31,6 +34,36 @@ def test_wilsons_interval_has_its_published_values(right: int, n: int, low: floa
 )
 def test_mcnemars_test_gives_exact_p_values(one: int, other: int, p: float) -> None:
     assert scoring.mcnemar(one, other) == pytest.approx(p)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 200), (0, 0, 1), (12, 2, 50), (3, 20, 200), (0, 9, 14)])
+def test_the_ends_of_the_interval_are_where_the_score_test_rejects(gained: int, lost: int, n: int) -> None:
+    found = confidence_interval.paired_difference(gained, lost, n)
+    assert found[0] <= (gained - lost) / n <= found[1]
+    for end in found:
+        if -1 < end < 1:
+            # the restricted maximum likelihood estimate of the share of lost rows, by brute force
+            shares = [k / 20_000 for k in range(1, 20_000) if k / 20_000 + end > 0 and 2 * k / 20_000 + end < 1]
+            share = max(shares, key=lambda lost_share: _likelihood(gained, lost, n, lost_share, end))
+            z = (gained - lost - n * end) / sqrt(n * (2 * share + end * (1 - end)))
+            assert abs(z) == pytest.approx(1.96, abs=0.02)
+
+
+def _likelihood(gained: int, lost: int, n: int, lost_share: float, difference: float) -> float:
+    both = 1 - 2 * lost_share - difference
+    return gained * log(lost_share + difference) + lost * log(lost_share) + (n - gained - lost) * log(both)
+
+
+@pytest.mark.parametrize(("gained", "lost", "n"), [(0, 0, 0), (3, 3, 5), (-1, 0, 5)])
+def test_impossible_counts_are_refused(gained: int, lost: int, n: int) -> None:
+    with pytest.raises(ValueError, match="rows"):
+        confidence_interval.paired_difference(gained, lost, n)
+
+
+def test_equal_scores_on_few_rows_do_not_prove_much() -> None:
+    few, many = (scoring.difference([0.7] * n, [0.7] * n) for n in (5, 500))
+    assert few is not None and few.low < -0.3
+    assert many is not None and many.low == pytest.approx(-0.0076, abs=0.001)
 
 
 def test_mcnemars_test_of_many_rows_is_near_the_exact_one() -> None:

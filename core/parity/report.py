@@ -1,0 +1,211 @@
+"""The parity card: scores of both models with intervals, the verdict, parts, format, and the worst rows. Pure.
+
+A card is complete in itself: it is kept as JSON, so it can be shown after the old model is gone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from core.errors import FabulaError
+from core.evaluation import scoring
+from core.evaluation.scoring import Interval, LabelScore
+from core.message import from_json, msg, to_json
+from core.parity import row_scores, verdict
+from core.parity.row_scores import ComparedRow, Task
+from core.parity.verdict import DEFAULT_MARGIN, ComparedPart, Verdict
+
+_WORST_ROWS = 50  # that a card keeps
+_ITEM = re.compile(r"\[\d+\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the two models.
+
+    Attributes:
+        answered: rows that it answered.
+        score: its mean score, 0 to 1; None if the old model's answers count as right.
+        valid: share of its answers that are valid JSON; None for other tasks.
+        characters: median length of its answers; None without answers.
+        seconds: median time until an answer was complete; None if unknown.
+        labels: precision and recall by label; empty for other tasks.
+    """
+
+    model: str
+    answered: int
+    score: Interval | None
+    valid: Interval | None
+    characters: float | None
+    seconds: float | None
+    labels: tuple[LabelScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorstRow:
+    """A row that the new model answers worse than the old one."""
+
+    key: str
+    prompt: str
+    reference: str
+    old: str | None
+    new: str | None
+    old_score: float
+    new_score: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParityReport:
+    """The comparison of two models.
+
+    Attributes:
+        against_old: the rows have no right answers, so the old model's answers count as right.
+        parts: labels, or fields of JSON objects, most frequent first.
+        worst: rows that the new model answers worse than the old one, worst first; at most 50.
+        worse_rows: how many there are.
+    """
+
+    task: Task
+    against_old: bool
+    old: Side
+    new: Side
+    verdict: Verdict
+    parts: tuple[ComparedPart, ...]
+    worst: tuple[WorstRow, ...]
+    worse_rows: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-compatible data."""
+        data = asdict(self)
+        data["verdict"]["sentence"] = to_json(self.verdict.sentence)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ParityReport:
+        """The inverse of `to_dict`."""
+        decided = dict(data["verdict"])
+        decided["difference"] = Interval(**decided["difference"])
+        decided["worse_parts"] = tuple(ComparedPart(**part) for part in decided["worse_parts"])
+        decided["sentence"] = from_json(decided["sentence"]) or ""
+        return cls(
+            **{
+                **data,
+                "old": _side_from(data["old"]),
+                "new": _side_from(data["new"]),
+                "verdict": Verdict(**decided),
+                "parts": tuple(ComparedPart(**part) for part in data["parts"]),
+                "worst": tuple(WorstRow(**row) for row in data["worst"]),
+            }
+        )
+
+
+def compare(
+    rows: Sequence[ComparedRow],
+    old_model: str,
+    new_model: str,
+    *,
+    task: Task | None = None,
+    margin: float = DEFAULT_MARGIN,
+) -> ParityReport:
+    """Compare two models on rows that both were asked. Rows without any reference are left out.
+
+    Args:
+        task: what the answers are; None detects it from the right answers.
+        margin: the loss that the user accepts, 0 to 1.
+
+    Raises:
+        FabulaError: there are no rows to compare.
+        ValueError: the margin is not between 0 and 1.
+    """
+    rows = [row for row in rows if row.reference]
+    if not rows:
+        raise FabulaError(
+            msg("There are no rows that both models have answered."), msg("Evaluate both models on the same rows.")
+        )
+    task = task or row_scores.task_of([row.reference for row in rows])
+    old = [row_scores.score(task, row.old, row.reference) for row in rows]
+    new = [row_scores.score(task, row.new, row.reference) for row in rows]
+    parts = _parts(task, rows)
+    worse = sorted(
+        (number for number in range(len(rows)) if new[number] < old[number]),
+        key=lambda number: (new[number] - old[number], number),
+    )
+    against_old = all(row.expected is None for row in rows)
+    return ParityReport(
+        task=task,
+        against_old=against_old,
+        old=_side(old_model, task, rows, "old", None if against_old else old),
+        new=_side(new_model, task, rows, "new", new),
+        verdict=verdict.decide(new, old, parts, margin),
+        parts=parts,
+        worst=tuple(_worst(rows[number], old[number], new[number]) for number in worse[:_WORST_ROWS]),
+        worse_rows=len(worse),
+    )
+
+
+def _side(model: str, task: Task, rows: Sequence[ComparedRow], which: str, scores: list[float] | None) -> Side:
+    answers: list[str | None] = [getattr(row, which) for row in rows]
+    given = [answer for answer in answers if answer is not None]
+    times = [seconds for row in rows if (seconds := getattr(row, f"{which}_s")) is not None]
+    valid = None
+    if task == "json":
+        valid = scoring.wilson(sum(row_scores.parse_json(answer) is not None for answer in given), len(given))
+    labels: tuple[LabelScore, ...] = ()
+    if task == "label":
+        pairs = zip((row.reference for row in rows), answers, strict=True)
+        normalize = scoring.normalize_label
+        labels = scoring.label_scores([(normalize(expected), normalize(answer or "")) for expected, answer in pairs])
+    return Side(
+        model=model,
+        answered=len(given),
+        score=None if scores is None else _mean(scores),
+        valid=valid,
+        characters=median(len(answer) for answer in given) if given else None,
+        seconds=median(times) if times else None,
+        labels=labels,
+    )
+
+
+def _mean(scores: Sequence[float]) -> Interval | None:
+    if set(scores) <= {0.0, 1.0}:
+        return scoring.wilson(int(sum(scores)), len(scores))
+    return scoring.mean(scores)
+
+
+def _parts(task: Task, rows: Sequence[ComparedRow]) -> tuple[ComparedPart, ...]:
+    found = verdict.parts_of([_answered_parts(task, row) for row in rows]) if task != "text" else ()
+    return tuple(sorted(found, key=lambda part: (-part.n, part.name)))
+
+
+def _answered_parts(task: Task, row: ComparedRow) -> dict[str, tuple[bool, bool]]:
+    """Whether the old and the new model answered the row's label, or each of its fields, correctly."""
+    if task == "label":
+        name = scoring.normalize_label(row.reference)
+        old, new = (bool(row_scores.score(task, answer, row.reference)) for answer in (row.old, row.new))
+        return {name: (old, new)}
+    if (expected := row_scores.parse_json(row.reference)) is None:
+        return {}
+    right: dict[str, tuple[bool, bool]] = {}
+    answered = [row_scores.fields(row_scores.parse_json(answer or "")) for answer in (row.old, row.new)]
+    for path, value in row_scores.fields(expected).items():
+        old, new = (row_scores.equal_fields(one.get(path, row_scores.MISSING), value) for one in answered)
+        name = _ITEM.sub("[]", path)  # the items of an array are one part
+        before = right.get(name, (True, True))
+        right[name] = (old and before[0], new and before[1])
+    return right
+
+
+def _worst(row: ComparedRow, old: float, new: float) -> WorstRow:
+    return WorstRow(row.key, row.prompt, row.reference, row.old, row.new, old, new)
+
+
+def _side_from(data: dict[str, Any]) -> Side:
+    values = dict(data)
+    for name in ("score", "valid"):
+        values[name] = None if values[name] is None else Interval(**values[name])
+    values["labels"] = tuple(LabelScore(**label) for label in values["labels"])
+    return Side(**values)

@@ -1,0 +1,116 @@
+"""Scores of one answer: right or wrong for labels, the share of correct fields for JSON, similarity for texts. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal
+
+from core.evaluation import scoring
+
+Task = Literal["label", "json", "text"]
+
+_MAX_LABEL_CHARS = 40  # the same limit as in the quality report
+_MIN_ROWS_PER_LABEL = 2
+_JSON_SHARE = 0.9  # of the expected answers; a few may be damaged
+_FENCE = "```"
+MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRow:
+    """One row that both models have answered.
+
+    Attributes:
+        expected: the right answer; None if there is none: then the old model's answer counts as right.
+        old, new: the answers; None if the model gave none.
+        old_s, new_s: seconds until the answer was complete; None if unknown.
+    """
+
+    key: str
+    prompt: str
+    expected: str | None
+    old: str | None
+    new: str | None
+    old_s: float | None = None
+    new_s: float | None = None
+
+    @property
+    def reference(self) -> str:
+        """The answer that counts as right."""
+        return (self.old or "") if self.expected is None else self.expected
+
+
+def task_of(references: Sequence[str]) -> Task:
+    """What kind of answers these are: JSON objects, few short labels that repeat, or texts."""
+    texts = [text.strip() for text in references if text.strip()]
+    if not texts:
+        return "text"
+    if sum(isinstance(parse_json(text), dict) for text in texts) >= _JSON_SHARE * len(texts):
+        return "json"
+    labels = {scoring.normalize_label(text) for text in texts}
+    short = median(len(text) for text in texts) <= _MAX_LABEL_CHARS
+    return "label" if short and len(labels) <= len(texts) / _MIN_ROWS_PER_LABEL else "text"
+
+
+def score(task: Task, answer: str | None, reference: str) -> float:
+    """The score of an answer, 0 (no or invalid answer) to 1."""
+    if answer is None:
+        return 0.0
+    if task == "label":
+        return float(scoring.normalize_label(answer) == scoring.normalize_label(reference))
+    if task == "json":
+        return _shared_fields(answer, reference)
+    return scoring.chrf(answer, reference)
+
+
+def parse_json(text: str) -> Any:
+    """The JSON value of an answer, also from within a Markdown code block; None if it is not valid JSON."""
+    text = text.strip()
+    if text.startswith(_FENCE) and text.endswith(_FENCE):
+        text = text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def fields(value: Any) -> dict[str, Any]:
+    """The values of a JSON object by path: `{"a": {"b": [1]}}` has the field `a.b[0]`.
+
+    Empty objects and arrays are fields. Only objects and arrays are traversed.
+    """
+    return dict(_leaves(value, ""))
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    inside: Iterator[tuple[str, Any]] = iter(())
+    if isinstance(value, Mapping):
+        inside = ((f"{path}.{name}" if path else str(name), one) for name, one in value.items())
+    elif isinstance(value, list):
+        inside = ((f"{path}[{number}]", one) for number, one in enumerate(value))
+    found = False
+    for name, one in inside:
+        found = True
+        yield from _leaves(one, name)
+    if not found:
+        yield path, value
+
+
+def equal_fields(one: Any, other: Any) -> bool:
+    """Whether two field values are the same: texts as normalised, 1 and 1.0 alike, true and 1 not."""
+    if isinstance(one, str) and isinstance(other, str):
+        return scoring.normalize_text(one).casefold() == scoring.normalize_text(other).casefold()
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def _shared_fields(answer: str, reference: str) -> float:
+    """Share of the fields of both objects that have the same value in both (0 if the answer is not valid JSON)."""
+    answered, expected = parse_json(answer), parse_json(reference)
+    if answered is None:
+        return 0.0
+    given, wanted = fields(answered), fields(expected)
+    names = given.keys() | wanted.keys()
+    return sum(equal_fields(given.get(name, MISSING), wanted.get(name, MISSING)) for name in names) / len(names)

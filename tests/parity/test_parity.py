@@ -1,0 +1,184 @@
+"""Is a new model as good as the one that it replaces: scores, verdicts and the card."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from core.errors import FabulaError
+from core.evaluation import scoring
+from core.message import sentences
+from core.parity import report, row_scores, verdict
+from core.parity.report import ParityReport
+from core.parity.row_scores import ComparedRow
+from core.parity.verdict import ComparedPart
+
+LABELS = ("billing", "refunds", "delivery", "account", "other")
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("references", "task"),
+    [
+        (["billing", "refunds", "billing", "refunds."], "label"),
+        (['{"a": 1}'] * 9 + ["damaged"], "json"),
+        (['{"a": 1}'] * 5 + ["a text"] * 5, "label"),
+        (["Once upon a time, there was a hero.", "In the Tang dynasty, a girl could fly."], "text"),
+        (["[1, 2]", "[1, 3]"], "text"),
+        (["", "  "], "text"),
+        ([], "text"),
+    ],
+)
+def test_the_task_is_recognised_by_the_answers(references: list[str], task: str) -> None:
+    assert row_scores.task_of(references) == task
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "reference", "score"),
+    [
+        ("label", "Billing.", "billing", 1.0),
+        ("label", "**refunds**\nbecause…", "refunds", 1.0),
+        ("label", "refunds", "billing", 0.0),
+        ("label", None, "billing", 0.0),
+        ("json", '```json\n{"name": "Li", "age": 3}\n```', '{"age": 3.0, "name": "li "}', 1.0),
+        ("json", '{"name": "Li"}', '{"name": "Li", "age": 3}', 0.5),
+        ("json", '{"name": "Li", "age": 3, "extra": 1, "more": 2}', '{"name": "Li", "age": 3}', 0.5),
+        ("json", '{"items": [{"n": 1}, {"n": 2}]}', '{"items": [{"n": 1}, {"n": 3}]}', 0.5),
+        ("json", '{"yes": true}', '{"yes": 1}', 0.0),
+        ("json", "[" * 100_000, '{"a": 1}', 0.0),
+        ("json", "Sorry, I cannot.", '{"a": 1}', 0.0),
+        ("text", "从前有一位英雄", "从前有一位英雄", 1.0),
+        ("text", "", "从前有一位英雄", 0.0),
+    ],
+)
+def test_answers_are_scored(task: row_scores.Task, answer: str | None, reference: str, score: float) -> None:
+    assert row_scores.score(task, answer, reference) == score
+
+
+# --- the verdict ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "both", "outcome", "sentence"),
+    [
+        (0, 0, 200, "as_good", "As good within 2 points on 200 rows (95 % confidence)."),
+        (30, 0, 170, "better", "Better by 10 to 21 points on 200 rows (95 % confidence)."),
+        (2, 22, 176, "worse", "Worse by 5 to 16 points on 200 rows (95 % confidence)."),
+        (0, 0, 8, "undecided", "Not decided: on 8 rows the difference is between -32 and +32 points."),
+        (5, 12, 183, "undecided", "Not decided: on 200 rows the difference is between -8 and +1 points."),
+    ],
+)
+def test_the_verdict(gained: int, lost: int, both: int, outcome: str, sentence: str) -> None:
+    new = [1.0] * gained + [0.0] * lost + [1.0] * both
+    old = [0.0] * gained + [1.0] * lost + [1.0] * both
+    found = verdict.decide(new, old)
+    assert (found.outcome, sentences(found.sentence)[: len(sentence)]) == (outcome, sentence)
+    assert (found.rows_needed is not None) == (outcome == "undecided")
+
+
+def test_a_model_that_loses_ten_points_is_never_called_as_good() -> None:
+    chance = random.Random(0)
+    outcomes = set()
+    for _ in range(300):
+        old = [float(chance.random() < 0.9) for _ in range(200)]
+        new = [float(right and chance.random() > 0.11) for right in old]
+        outcomes.add(verdict.decide(new, old).outcome)
+    assert outcomes <= {"worse", "undecided"}
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0, -0.1])
+def test_an_impossible_margin_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="margin"):
+        verdict.decide([1.0], [1.0], margin=margin)
+
+
+def test_parts_are_worse_only_beyond_chance() -> None:
+    bad, unlucky = ComparedPart("refunds", 14, 14, 3, 11, 0), ComparedPart("billing", 40, 38, 35, 3, 0)
+    assert verdict.significantly_worse([unlucky, bad]) == (bad,)
+    many = [ComparedPart(f"label {number}", 6, 6, 1, 5, 0) for number in range(40)]  # p = 0.06 for each
+    assert verdict.significantly_worse(many) == ()
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def _labelled(wrong: dict[str, int]) -> list[ComparedRow]:
+    """200 rows of five labels; the old model is right, the new one is wrong at the first rows of some labels."""
+    rows = []
+    for label in LABELS:
+        for number in range(40):
+            new = "other thing" if number < wrong.get(label, 0) else label.title()
+            rows.append(ComparedRow(f"{label}-{number}", f"a question about {label}", label, label, new, 1.0, 0.5))
+    return rows
+
+
+def test_a_model_that_is_worse_at_one_label_is_named_with_it() -> None:
+    card = report.compare(_labelled({"refunds": 9}), "ft:gpt-4o-mini:acme::1", "ours")
+    assert (card.task, card.verdict.outcome) == ("label", "worse")
+    assert "most at refunds: 9 of 40 wrong" in sentences(card.verdict.sentence)
+    assert [row.key for row in card.worst] == [f"refunds-{number}" for number in range(9)]
+    assert card.worse_rows == 9 and card.new.seconds == 0.5
+    assert {one.label: one.right for one in card.new.labels}["refunds"] == 31
+
+
+def test_rows_without_a_right_answer_are_compared_with_the_old_model() -> None:
+    rows = [ComparedRow(str(number), "a question", None, "yes" if number % 2 else "no", "yes") for number in range(100)]
+    card = report.compare(rows, "old", "new")
+    assert card.against_old and card.old.score is None
+    assert card.new.score is not None and card.new.score.value == 0.5
+    assert sentences(card.verdict.sentence).startswith("Worse by")
+
+
+def test_fields_of_json_answers_are_parts() -> None:
+    rows = [
+        ComparedRow(
+            str(number),
+            "an order",
+            expected := json.dumps({"name": f"n{number}", "items": [{"sku": number}, {"sku": 2}]}),
+            expected,
+            json.dumps({"name": f"n{number}", "items": [{"sku": number}, {"sku": 2 + number % 2}]}),
+        )
+        for number in range(60)
+    ]
+    card = report.compare(rows, "old", "new")
+    assert card.task == "json" and card.new.valid is not None and card.new.valid.value == 1.0
+    assert {part.name: part.new_right for part in card.parts} == {"name": 60, "items[].sku": 30}
+    assert [part.name for part in card.verdict.worse_parts] == ["items[].sku"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        _labelled({"refunds": 9}),
+        [ComparedRow("1", "p", '{"a": 1}', '{"a": 1}', None)],
+        [ComparedRow("1", "讲一个故事", None, "从前有一位英雄。", "从前，有一位少年。", 1.0, None)],
+    ],
+)
+def test_a_card_is_kept_as_json(rows: list[ComparedRow]) -> None:
+    card = report.compare(rows, "old", "new")
+    assert ParityReport.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [ComparedRow("1", "p", None, None, "an answer")], [ComparedRow("1", "", "", "", "")]]
+)
+def test_without_rows_there_is_no_card(rows: list[ComparedRow]) -> None:
+    with pytest.raises(FabulaError, match="no rows that both models"):
+        report.compare(rows, "old", "new")
+
+
+def test_scores_of_texts_are_their_similarity() -> None:
+    card = report.compare(
+        [ComparedRow(str(n), "p", "从前有一位英雄", "从前有一位英雄", "一位英雄") for n in range(40)],
+        "a",
+        "b",
+        task="text",
+    )
+    assert card.new.score is not None and card.new.score.value == pytest.approx(
+        scoring.chrf("一位英雄", "从前有一位英雄")
+    )
+    assert card.verdict.outcome == "worse" and card.new.characters == 4
