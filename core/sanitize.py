@@ -1,4 +1,4 @@
-"""Makes external text safe to store in a database and to open in a spreadsheet. Pure."""
+"""Makes external text safe to store in a database, to open in a spreadsheet and to show in Markdown. Pure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ _INVISIBLE_CHARS = (
 _FORMULA = re.compile(rf"[\t\r]|[\s\u200c\u200d{_INVISIBLE_CHARS}]*[=+\-@＝＋－＠]")
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _DELIMITERS = (",", ";", "\t")
+_MARKDOWN = "\\`*_{}[]<>()#+!|~$"
 _INVISIBLE = re.compile(f"[{_INVISIBLE_CHARS}]")
 # Zero-width joiners change how Arabic, Indic scripts and emoji are displayed. Next to ASCII, Chinese, Japanese or
 # Korean they have no effect.
@@ -56,6 +57,11 @@ def safe_csv(text: str) -> str:
     writer = csv.writer(out, delimiter=delimiter, lineterminator="\n")
     writer.writerows([value if _PLAIN_NUMBER.fullmatch(value) else safe_cell(value) for value in row] for row in rows)
     return out.getvalue()
+
+
+def markdown_text(text: str) -> str:
+    """Text for a line of Markdown: escaped, so that it can't become a link, an image or HTML."""
+    return "".join(f"\\{char}" if char in _MARKDOWN else " " if char in "\r\n\t" else char for char in text)
 
 
 def canonical(text: str) -> str:

@@ -25,9 +25,8 @@ from core.finetuning import checkpoints, curve_analysis, job_events, job_views, 
 from core.finetuning.job_views import JobView
 from core.finetuning.results import figure
 from core.message import percent
-from core.sanitize import safe_cell, safe_csv
+from core.sanitize import markdown_text, safe_cell, safe_csv
 
-_SPECIAL = "\\`*_{}[]<>()#+!|~$"
 _UNKNOWN = "unknown"
 _NO_TEXT = "no text"
 _DEFINITIONS = {"smoothed": "smoothed", "last_step": "last step", "held_out": "held-out"}
@@ -47,9 +46,9 @@ def model_card(store: Store, job_id: str) -> str:
     chain = lineage.chain(store, job_id)
     evaluated = [item for item in evaluations.list_for_job(store, job) if item.metrics is not None]
     lines = [
-        f"# {_plain(job.fine_tuned_model or job.name)}",
+        f"# {markdown_text(job.fine_tuned_model or job.name)}",
         "",
-        f"Made by the training job “{_plain(job.name)}” with Fabula.",
+        f"Made by the training job “{markdown_text(job.name)}” with Fabula.",
         "",
         "## Model",
         "",
@@ -81,16 +80,16 @@ def model_card(store: Store, job_id: str) -> str:
 def _notes(store: Store, job: JobView, curve: results.Results) -> list[str]:
     """What stands out in the curve, as a list after an empty line."""
     found = curve_analysis.observations(curve, checkpoints.list_checkpoints(store, job.id), job.n_examples)
-    return ["", *(f"- {_plain(item.sentence)}" for item in found)] if found else []
+    return ["", *(f"- {markdown_text(item.sentence)}" for item in found)] if found else []
 
 
 def _facts(job: JobView, chain: tuple[JobView, ...]) -> list[tuple[str, str]]:
     hyperparameters = ", ".join(f"{name} {value}" for name, value in job.hyperparameters.items()) or "automatic"
     return [
-        ("Base model", _plain(chain[0].base_model)),
-        ("Provider", _plain(job.provider)),
-        ("Training jobs", " → ".join(_plain(ancestor.name) for ancestor in chain)),
-        ("Hyper-parameters", _plain(hyperparameters)),
+        ("Base model", markdown_text(chain[0].base_model)),
+        ("Provider", markdown_text(job.provider)),
+        ("Training jobs", " → ".join(markdown_text(ancestor.name) for ancestor in chain)),
+        ("Hyper-parameters", markdown_text(hyperparameters)),
         ("Seed", _UNKNOWN if job.seed is None else str(job.seed)),
         ("Prompts end with", _code(job.separator)),
         ("Completions end with", _code(job.stop)),
@@ -107,7 +106,7 @@ def _data(store: Store, job: JobView) -> list[tuple[str, str]]:
             name = "a deleted data set"
     validation = "none" if job.validation_share is None else percent(job.validation_share, 0)
     return [
-        ("Data set", _plain(name)),
+        ("Data set", markdown_text(name)),
         ("Examples", f"{job.n_examples:,}" if job.n_examples is not None else _UNKNOWN),
         ("Kept for validation", validation),
         ("Format", job.file_format),
@@ -135,7 +134,7 @@ def _evaluation_table(evaluated: list[EvaluationView]) -> list[str]:
             ("label accuracy", evaluation.metrics.accuracy),
             ("similarity to the expected text (chrF)", evaluation.metrics.overlap),
         ]
-        prefix = f"| {_plain(evaluation.model)} | {evaluation.metrics.n:,}"
+        prefix = f"| {markdown_text(evaluation.model)} | {evaluation.metrics.n:,}"
         lines += [
             f"{prefix} | {name} | {value.value:.3f} | {value.low:.3f} to {value.high:.3f} |"
             for name, value in measures
@@ -148,9 +147,14 @@ def _before_after_section(view: BeforeAfterView | None) -> list[str]:
     """The answers of the base model and the new model to the same prompts."""
     lines = ["## Before and after", ""] if view is not None and view.pairs else []
     for pair in view.pairs if view is not None else ():
-        lines += [f"Prompt: {_plain(pair.prompt)}", ""]
+        lines += [f"Prompt: {markdown_text(pair.prompt)}", ""]
         for name, answer in (("Base model", pair.base), ("New model", pair.tuned)):
-            lines += [f"{name}:", "", *(f"> {_plain(line)}" for line in (answer.text or _NO_TEXT).splitlines()), ""]
+            lines += [
+                f"{name}:",
+                "",
+                *(f"> {markdown_text(line)}" for line in (answer.text or _NO_TEXT).splitlines()),
+                "",
+            ]
     return lines
 
 
@@ -175,11 +179,6 @@ def _code(mark: str | None) -> str:
     if mark is None:
         return "no marker"
     return "`" + repr(mark)[1:-1].replace("`", "'").replace("|", "\\|") + "`"
-
-
-def _plain(text: str) -> str:
-    """Escape Markdown, so that a name can't become a link, an image or HTML."""
-    return "".join(f"\\{char}" if char in _SPECIAL else " " if char in "\r\n\t" else char for char in text)
 
 
 def run_zip(store: Store, job_id: str, charts: Mapping[str, Mapping[str, Any]] | None = None) -> bytes:

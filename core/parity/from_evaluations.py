@@ -1,16 +1,49 @@
-"""The parity card of two finished evaluations: their answers are stored, so it needs neither model."""
+"""Evaluations of the model that a job's model replaces, and the parity card of two evaluations.
+
+The answers of evaluations are stored, so a card needs neither model: it can also be made after the old one is gone.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import select
 
+from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer
 from core.evaluation import evaluations
+from core.evaluation.evaluations import EvaluationView
+from core.finetuning.job_views import JobView
+from core.ownership import reads
 from core.parity import report
 from core.parity.report import ParityReport
 from core.parity.row_scores import ComparedRow
 from core.parity.verdict import DEFAULT_MARGIN
+
+
+@requires("editor")
+@reads(job="job.id", dataset="job.dataset_id", model="model")
+def start(store: Store, actor: Actor, job: JobView, provider: str, model: str, limit: int) -> str:
+    """Evaluate the model that a job's model replaces, on the rows of the job's evaluation. Returns the evaluation's id.
+
+    A model of another provider gets the prompts as chat messages, without the separators of the job's training file.
+
+    Raises:
+        FabulaError: see `evaluations.start`.
+    """
+    form = replace(evaluations.form_for(job, limit=limit), provider=provider, model=model, job_id=None)
+    if provider != job.provider:
+        form = replace(form, file_format="chat", separator=None, stop=None)
+    return evaluations.start(store, actor, form)
+
+
+def list_on_same_rows(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
+    """Evaluations of any model on the rows of the job's evaluations, newest first."""
+    if job.dataset_id is None:
+        return ()
+    found = evaluations.list_evaluations(store, dataset_id=job.dataset_id)
+    return tuple(one for one in found if one.version_id == job.version_id)
 
 
 def compare_evaluations(

@@ -838,6 +838,25 @@ def test_a_finished_evaluation_shows_both_with_intervals_and_every_answer(server
     assert not at.button(key="training_evaluation_start").disabled
 
 
+def test_a_model_is_compared_with_the_one_that_it_replaces(server: FaultServer, store: Store) -> None:
+    server.models += [{**server.models[0], "id": "third"}]
+    dataset_id, made = put_labelled_rows(store, held_out=120, rows=150), "ft:writer:fabula:x:1"
+    job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)
+    tuned, _base = evaluations.start_pair(store, LOCAL, job_views.get(store, job_id), limit=120)
+    run_evaluation(store, tuned, lambda expected: expected)
+    at = visit("training", training_tab="evaluation", training_parity_model="engine/third")
+    assert at.button(key="training_parity_start").label == "Compare on 120 rows"
+    click(at, "training_parity_start")
+    old = next(one for one in evaluations.list_evaluations(store) if one.model == "third")
+    assert old.active and "0 of 120 answers" in words(at)
+    run_evaluation(store, old.id, lambda expected: "green" if expected == "blue" else expected)
+    at = again(at)
+    assert "Better by 25 to 43 points on 120 rows" in words(at)
+    assert "training_parity_start" not in [one.key for one in at.button]
+    (parts,) = [table.value for table in at.dataframe if "new" in table.value and "old" in table.value]
+    assert parts.set_index("name")["old"].to_dict() == {"red": 40, "green": 40, "blue": 0}
+
+
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:
     dataset_id, made = put_labelled_rows(store, held_out=12), "ft:writer:fabula:x:1"
     job_id = put_job(store, status="succeeded", fine_tuned_model=made, dataset_id=dataset_id)

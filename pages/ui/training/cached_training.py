@@ -50,6 +50,8 @@ from core.finetuning.job_views import JobView
 from core.finetuning.lineage import Family
 from core.finetuning.preflight import Preflight
 from core.finetuning.results import Figure, Results, figure, headline_accuracy
+from core.parity import from_evaluations
+from core.parity.report import ParityReport
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 from core.sanitize import safe_csv
@@ -196,6 +198,16 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
         FabulaError: they have no rows in common.
     """
     return evaluations.compare_evaluations(cache.store(), tuned.id, base.id)
+
+
+@shared(max_entries=32, key=lambda old, new, margin: (old.id, old.finished_at, new.id, new.finished_at, margin))
+def parity(old: EvaluationView, new: EvaluationView, margin: float) -> ParityReport:
+    """The parity card of two evaluations.
+
+    Raises:
+        FabulaError: they have no rows in common.
+    """
+    return from_evaluations.compare_evaluations(cache.store(), old.id, new.id, margin=margin)
 
 
 def _curve_key(job: JobView) -> tuple[str, _Mark]:

@@ -11,7 +11,20 @@ from core.evaluation import evaluations
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.scoring import Interval, LabelScore, Metrics
 from pages.ui import cache
-from pages.ui.i18n import PERCENT_FORMAT, _, as_markdown, localized, mark, number, percent, plain, table_percent
+from pages.ui.components import cards, models
+from pages.ui.i18n import (
+    PERCENT_FORMAT,
+    _,
+    as_markdown,
+    localized,
+    mark,
+    n_,
+    number,
+    pair,
+    percent,
+    plain,
+    table_percent,
+)
 
 STATES = {
     "queued": mark("waiting for the worker"),
@@ -40,6 +53,29 @@ def state_of(view: EvaluationView) -> str:
     if view.reason:
         words += f" · {as_markdown(view.reason)}"
     return words
+
+
+def progress(one: EvaluationView) -> None:
+    """Render the progress bar of a running evaluation with its stop button, or which answers are missing."""
+    name = plain(models.short_name(one.model))
+    if one.active:
+        share_done = one.answered / one.total if one.total else 0.0
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.progress(min(1.0, share_done), text=pair(name, state_of(one)))
+            st.button(
+                _("Stop"), icon=":material/stop:", key=f"training_evaluation_stop_{one.id}", on_click=cards.act,
+                args=(evaluations.stop, one.id),
+                disabled=one.state == "stopping",
+            )  # fmt: skip
+        return
+    if one.failed or one.state in ("failed", "stopped"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
+            st.markdown(f":material/error: {pair(name, state_of(one))} · {missing}")
+            st.button(
+                _("Retry these"), icon=":material/replay:", key=f"training_evaluation_retry_{one.id}",
+                on_click=cards.act, args=(evaluations.retry, one.id),
+            )  # fmt: skip
 
 
 def share(interval: Interval | None) -> str:

@@ -11,12 +11,13 @@ from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
 from core.finetuning.job_views import JobView
+from core.parity import from_evaluations
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
 from pages.ui.i18n import _, ago, as_markdown, listed, n_, number, pair, percent, plain
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, evaluation_results
+from pages.ui.training import cached_training, evaluation_results, parity_view
 from pages.ui.training.evaluation_results import share
 
 _LIMITS = (20, 50, 100, 120, 200, 500, 1000)
@@ -32,19 +33,23 @@ def show(job: JobView) -> None:
         st.caption(_("Evaluations show rows of the data set, which is not shared with you. Ask its owner."))
         return
     with cards.show_errors():
-        running = any(one.active for one in evaluations.list_for_job(cache.store(), job))
+        running = any(one.active for one in from_evaluations.list_on_same_rows(cache.store(), job))
         st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)
 
 
 def _all(job: JobView, was_running: bool) -> None:
     with cards.show_errors():
         found = list(evaluations.list_for_job(cache.store(), job))
-        if was_running != any(one.active for one in found):
+        on_same_rows = from_evaluations.list_on_same_rows(cache.store(), job)
+        running = any(one.active for one in on_same_rows)
+        if was_running != running:
             st.rerun()
         pairs = _evaluations_of_job(job, found)
         if pairs:
             _result(*_shown(job, pairs))
-        _start(job, running=any(one.active for one in found))
+        _start(job, running=running)
+        if pairs:
+            parity_view.show(job, pairs[0][0], on_same_rows)
         if len(found) > 1:
             _all_evaluations(found)
 
@@ -83,7 +88,7 @@ def _base_evaluation(tuned: EvaluationView, bases: list[EvaluationView]) -> Eval
 def _result(tuned: EvaluationView, base: EvaluationView | None) -> None:
     both = [one for one in (tuned, base) if one is not None]
     for one in both:
-        _progress(one)
+        evaluation_results.progress(one)
     ready = [one for one in both if one.metrics is not None]
     if not ready:
         return
@@ -109,29 +114,6 @@ def _p_value(p: float) -> str:
     if p < _LEAST_P:
         return _("p below {p}, McNemar's exact test").format(p=number(_LEAST_P, 4))
     return _("p = {p}, McNemar's exact test").format(p=number(p, 4))
-
-
-def _progress(one: EvaluationView) -> None:
-    """Render the progress bar of a running evaluation, and its stop button."""
-    name = plain(models.short_name(one.model))
-    if one.active:
-        share_done = one.answered / one.total if one.total else 0.0
-        with st.container(horizontal=True, vertical_alignment="center"):
-            st.progress(min(1.0, share_done), text=pair(name, evaluation_results.state_of(one)))
-            st.button(
-                _("Stop"), icon=":material/stop:", key=f"{_KEY}_stop_{one.id}", on_click=cards.act,
-                args=(evaluations.stop, one.id),
-                disabled=one.state == "stopping",
-            )  # fmt: skip
-        return
-    if one.failed or one.state in ("failed", "stopped"):
-        with st.container(horizontal=True, vertical_alignment="center"):
-            missing = n_("{n} row has no answer", "{n} rows have no answer", max(one.failed, one.total - one.answered))
-            st.markdown(f":material/error: {pair(name, evaluation_results.state_of(one))} · {missing}")
-            st.button(
-                _("Retry these"), icon=":material/replay:", key=f"{_KEY}_retry_{one.id}", on_click=cards.act,
-                args=(evaluations.retry, one.id),
-            )  # fmt: skip
 
 
 def _chart(ready: list[EvaluationView]) -> None:

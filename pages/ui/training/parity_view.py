@@ -1,0 +1,161 @@
+"""The parity card: is the job's model as good as the one that it replaces?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pandas as pd
+import streamlit as st
+
+from core.evaluation.evaluations import EvaluationView
+from core.finetuning.job_views import JobView
+from core.parity import from_evaluations
+from core.parity.markdown import to_markdown
+from core.parity.report import ParityReport, Side
+from pages.ui import cache, visible
+from pages.ui.components import cards, models
+from pages.ui.i18n import _, as_markdown, duration, n_, number, plain
+from pages.ui.sign_in import current_actor
+from pages.ui.training import cached_training, evaluation_results
+from pages.ui.training.evaluation_results import share
+
+_KEY = "training_parity"
+_MARGINS = (1, 2, 3, 5, 10)
+_USUAL_MARGIN = 5
+_ICONS = {
+    "better": ":material/trending_up:",
+    "as_good": ":material/check_circle:",
+    "worse": ":material/trending_down:",
+    "worse_part": ":material/report:",
+    "undecided": ":material/help:",
+}
+
+
+def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationView]) -> None:
+    """Render the choice of the model that is replaced, the button that evaluates it, its progress, and the card.
+
+    Nothing if there are no other models; the job's base has a comparison of its own.
+
+    Args:
+        tuned: the evaluation of the job's model.
+        on_same_rows: evaluations of any model on these rows.
+    """
+    own = {(job.provider, job.base_model), (job.provider, job.fine_tuned_model)}
+    others = [one for one in visible.models().found if (one.provider, one.id) not in own]
+    if not others:
+        return
+    with st.expander(_("Replace an older model: is this one as good?"), icon=":material/swap_horiz:", key=_KEY):
+        st.caption(
+            _(
+                "Both models answer the rows that were not used for training. The answers are stored, so you can "
+                "compare even after the older model is gone."
+            )
+        )
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            chosen = models.picker(_("Model to replace"), f"{_KEY}_model", among=others, width=360)
+            margin = st.select_slider(
+                _("Accepted loss (points)"), _MARGINS, _USUAL_MARGIN, key=f"{_KEY}_margin", width=220,
+                help=_("The new model is as good if it is at most this much worse, with 95 % confidence."),
+            )  # fmt: skip
+        if chosen is None:
+            return
+        asked = [one for one in on_same_rows if (one.provider, one.model) == (chosen.provider, chosen.id)]
+        old = next((one for one in asked if one.total == tuned.total), None)
+        if old is None or old.state in ("failed", "stopped"):
+            st.button(
+                _("Compare on {n} rows").format(n=number(tuned.total)), icon=":material/balance:", key=f"{_KEY}_start",
+                on_click=_start, args=(job, chosen.provider, chosen.id, tuned.total),
+            )  # fmt: skip
+        if old is not None:
+            evaluation_results.progress(old)
+            if old.metrics is not None and tuned.metrics is not None:
+                card(cached_training.parity(old, tuned, margin / 100))
+
+
+def _start(job: JobView, provider: str, model: str, limit: int) -> None:
+    with cards.keep_errors():
+        from_evaluations.start(cache.store(), current_actor(), job, provider, model, limit=limit)
+
+
+def card(found: ParityReport) -> None:
+    """Render a card: the verdict, both models' figures, parts and the worst rows, and the downloads."""
+    verdict = found.verdict
+    st.markdown(f"{_ICONS[verdict.outcome]} **{as_markdown(verdict.sentence)}**")
+    facts = [
+        _("difference {share}").format(share=share(verdict.difference)),
+        n_("{n} row", "{n} rows", verdict.difference.n),
+    ]
+    if found.against_old:
+        facts.append(_("the older model's answers count as correct"))
+    st.caption(" · ".join(facts))
+    st.table(_figures(found), border="horizontal", alt=_("Figures of both models"))
+    if found.parts:
+        _parts(found)
+    if found.worst:
+        _worst(found)
+    with st.container(horizontal=True):
+        st.download_button(
+            _("Markdown"), to_markdown(found), "parity.md", "text/markdown", icon=":material/download:",
+            key=f"{_KEY}_markdown", on_click="ignore",
+        )  # fmt: skip
+        st.download_button(
+            "JSON", json.dumps(found.to_dict(), ensure_ascii=False, indent=1), "parity.json", "application/json",
+            icon=":material/download:", key=f"{_KEY}_json", on_click="ignore",
+        )  # fmt: skip
+
+
+def _figures(found: ParityReport) -> dict[str, list[str]]:
+    sides = (found.old, found.new)
+    rows = {
+        _("Model"): [plain(models.short_name(side.model)) for side in sides],
+        _("Correct") if found.task != "text" else _("Similarity"): [_score(side) for side in sides],
+        _("Answered"): [number(side.answered) for side in sides],
+        _("Characters per answer"): [_("unknown") if s.characters is None else number(s.characters) for s in sides],
+    }
+    if found.task == "json":
+        rows[_("Valid JSON")] = [share(side.valid) for side in sides]
+    if any(side.seconds is not None for side in sides):
+        rows[_("Seconds per answer")] = [_("unknown") if s.seconds is None else duration(s.seconds) for s in sides]
+    return rows
+
+
+def _score(side: Side) -> str:
+    return _("counts as correct") if side.score is None else share(side.score)
+
+
+def _parts(found: ParityReport) -> None:
+    worst_first = sorted(found.parts, key=lambda part: (part.gained - part.lost, -part.n))
+    st.dataframe(
+        pd.DataFrame(
+            [{"name": part.name, "n": part.n, "old": part.old_right, "new": part.new_right} for part in worst_first]
+        ),
+        hide_index=True,
+        height="content" if len(worst_first) <= 8 else 260,
+        column_config={
+            "name": st.column_config.TextColumn(_("Label") if found.task == "label" else _("Field")),
+            "n": st.column_config.NumberColumn(_("Rows"), format="localized"),
+            "old": st.column_config.NumberColumn(_("Correct, older model"), format="localized"),
+            "new": st.column_config.NumberColumn(_("Correct, new model"), format="localized"),
+        },
+        alt=_("Correct answers by label or field"),
+    )
+
+
+def _worst(found: ParityReport) -> None:
+    st.markdown(n_("{n} row is answered worse", "{n} rows are answered worse", found.worse_rows))
+    st.dataframe(
+        pd.DataFrame(
+            [{"prompt": row.prompt, "expected": row.reference, "old": row.old, "new": row.new} for row in found.worst]
+        ),
+        hide_index=True,
+        height="content" if len(found.worst) <= 6 else 300,
+        column_config={
+            "prompt": st.column_config.TextColumn(_("Prompt")),
+            "expected": st.column_config.TextColumn(_("Expected")),
+            "old": st.column_config.TextColumn(_("Older model")),
+            "new": st.column_config.TextColumn(_("New model")),
+        },
+        placeholder="–",
+        alt=_("Rows that are answered worse"),
+    )
