@@ -129,6 +129,15 @@ def sentences(*parts: str) -> str:
     return joined if any(isinstance(part, Message) for part in texts) else str.__str__(joined)
 
 
+def lines(*parts: str) -> str:
+    """Join messages, one per line; empty ones are skipped. Pages translate the result before they split it."""
+    texts = [part for part in parts if part]
+    joined = texts[-1] if texts else ""
+    for part in reversed(texts[:-1]):
+        joined = Message("{first}\n{then}", {"first": part, "then": joined})
+    return joined
+
+
 def is_complete(sentence: str) -> bool:
     """Whether a sentence ends with a full stop or the like, also inside quotes, brackets or Markdown."""
     return _ENDED.search(sentence) is not None

@@ -32,7 +32,7 @@ from core.generation.retry_policy import RequestRetryPolicy, RunEnd, end_for_err
 from core.generation.row_store import row_entry
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
-from core.message import msg
+from core.message import lines, msg
 from core.pricing import custom_prices
 from core.pricing.price_book import PriceBook
 from core.providers import Registry
@@ -53,7 +53,8 @@ def execute(
     """Write the missing rows of a run's data set, until all are written or the run ends for another reason.
 
     If a provider asks for a pause longer than `RunLimits.stall_s`, or limits the rate for that long without giving an
-    end, the run waits; see `run_store.due_in_s`.
+    end, the run waits; see `run_store.due_in_s`. If this process cannot use the provider but another
+    worker may, this returns and leaves the run unfinished; see `run_sharing.leave`.
 
     Afterwards, the final state and its reason are in the run's database row, and rows that were not written are
     pending. When `stopping` is set, nothing more is sent; this returns when the requests in flight are answered, or
@@ -136,6 +137,8 @@ class RunExecutor:
             run_store.release_dead_claims(session, run.dataset_id, self._context.claimant)
             return
         run_id, end = self._context.run_id, self._retry_policy.end or RunEnd(self._requested_end or "done")
+        if end.unable and run_sharing.leave(session, run_id, self._context.claimant, end.reason or ""):
+            return
         not_before = None
         if end.wait_s is not None:
             not_before = run_store.resume_time(session, run_id, end.wait_s, increasing=end.increasing)
@@ -182,7 +185,7 @@ class RunExecutor:
             return
         self._polled_at = now
         self._throughput.update(now)
-        run_id, note = self._context.run_id, self._waiting_note(now) or "\n".join(self._connection.notes) or None
+        run_id, note = self._context.run_id, self._waiting_note(now) or lines(*self._connection.notes) or None
         state, disabled = await self._writer.read(lambda session: _requested_end(session, run_id)) or (None, None)
         if note != self._written_note and await self._writer.call(lambda session: _write_note(session, run_id, note)):
             self._written_note = note

@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from core.errors import FabulaError, ModelNotFound, ProviderError, RateLimited, Refused, Transient, Unreadable
+from core.errors import (
+    FabulaError,
+    ModelNotFound,
+    NotFound,
+    ProviderError,
+    ProviderRemoved,
+    RateLimited,
+    Refused,
+    Transient,
+    Unreadable,
+)
 from core.generation.concurrency import CircuitBreaker, ConcurrencyControl, RunLimits
 from core.generation.row_store import RowResult
 from core.message import cause_of, msg, sentences, with_cause
@@ -71,17 +81,22 @@ class RunEnd:
         wait_s: for state "waiting": seconds until the run resumes.
         increasing: whether the provider did not report how long to wait; each pause without an answer in between is
             then longer than the previous one.
+        unable: whether only this process is known to be unable to use the provider: another worker may have the right
+            key (see `run_sharing.leave`).
     """
 
     state: str
     reason: str | None = None
     wait_s: float | None = None
     increasing: bool = False
+    unable: bool = False
 
 
 def end_for_error(error: FabulaError) -> RunEnd:
     """The end of a run that failed with this error, with what happened and what to do."""
-    return RunEnd("failed", storable(sentences(error.what, error.next_step)))
+    missing_here = isinstance(error, NotFound) and not isinstance(error, ProviderError | ProviderRemoved)
+    unable = isinstance(error, Refused) or missing_here
+    return RunEnd("failed", storable(sentences(error.what, error.next_step)), unable=unable)
 
 
 class RepeatedFailures:

@@ -20,7 +20,7 @@ from core.errors import NotFound
 from core.failures import Cause
 from core.generation.run_budget import total_usd
 from core.generation.run_store import FAILED_ONLY
-from core.message import msg
+from core.message import lines, loads, msg
 
 _MAX_REASONS = 1_000  # distinct reasons that are read; rows with rarer ones count as "other"
 _MAX_MESSAGES = 3  # provider messages shown per cause
@@ -107,7 +107,8 @@ class RunProgress:
         state: queued, running, waiting, pausing, paused, stopping, stopped, done or failed.
         reason: why the run ended or is waiting.
         not_before: when a waiting run resumes (UTC).
-        note: what the run is waiting for right now, or the parameters that its model does not support (one per line).
+        note: what the run is waiting for right now, the parameters that its model does not support, and the
+            workers that cannot use its provider (one per line).
         mode: live, or batch.
         total, done, failed, pending: rows of the data set; pending includes the `in_flight` rows.
         failed_by_cause: the data set's failed rows by cause, most frequent first.
@@ -190,7 +191,7 @@ def _of_run(session: Session, run: Run, now: datetime) -> RunProgress:
         dataset_id=run.dataset_id,
         state=run.state,
         reason=run.reason,
-        note=run.note,
+        note=lines(*_unable_notes(run), run.note or "") or None,
         total=counts.total,
         done=counts.done,
         failed=counts.failed,
@@ -213,6 +214,20 @@ def _of_run(session: Session, run: Run, now: datetime) -> RunProgress:
         provider=run.provider,
         not_before=run.not_before,
     )
+
+
+def _unable_notes(run: Run) -> list[str]:
+    """For each worker that has left a running run: its host, and why."""
+    if run.state != "running":
+        return []
+    return [
+        msg(
+            "Worker {worker} can't use this provider, so it has left this run to other workers. {reason}",
+            worker=one["host"],
+            reason=loads(one["reason"]),
+        )
+        for one in run.unable_workers.values()
+    ]
 
 
 def _remaining_rows(session: Session, run: Run) -> int:

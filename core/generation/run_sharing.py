@@ -1,13 +1,19 @@
 """Runs that several workers write together, and claims that a lost database left behind.
 
 Any number of executors can work on one run: each claims rows of its own (`row_store.claim` skips locked ones), reserves
-their cost within the same budgets, and returns when the whole run has ended. This module says which runs are worth it.
+their cost within the same budgets, and returns when the whole run has ended. This module says which runs are worth it,
+and what happens when one worker cannot use the provider, for example because its key is wrong: it leaves the run to the
+others, and the run only fails if none of them can use the provider either.
 """
 
 from __future__ import annotations
 
-from sqlalchemy import select
+import socket
 
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core import message
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import NotFound
@@ -18,6 +24,8 @@ from core.providers.registry import ENGINE
 
 MIN_ROWS = 2 * DEFAULT_LIMIT
 """With fewer pending rows, a run is not shared: the worker that has it sends them all within seconds."""
+
+_HANDOVER_S = 5.0  # pause before the queue offers a run that a worker has left; each offer is a few writes
 
 _left_claims: set[tuple[str, str]] = set()  # (claimant, run) of executors in this process that could not release rows
 
@@ -32,11 +40,13 @@ def open_to_helpers(store: Store) -> list[str]:
         return []
     live = (Run.state == "running", Run.mode != "batch", Run.provider != ENGINE)
     with store.reading() as session:
-        found = session.execute(select(Run.id, Run.dataset_id, Run.scope).where(*live).order_by(Run.id)).all()
+        columns = (Run.id, Run.dataset_id, Run.scope, Run.unable_workers)
+        found = session.execute(select(*columns).where(*live).order_by(Run.id)).all()
         return [
             run_id
-            for run_id, dataset_id, scope in found
-            if session.scalar(
+            for run_id, dataset_id, scope, unable in found
+            if run_store.this_worker() not in unable
+            and session.scalar(
                 select(Row.id)
                 .where(*run_store.pending_conditions(dataset_id, run_id, scope == FAILED_ONLY))
                 .order_by(Row.updated_at, Row.id)
@@ -44,6 +54,48 @@ def open_to_helpers(store: Store) -> list[str]:
                 .limit(1)
             )
         ]
+
+
+def leave(session: Session, run_id: str, claimant: str, reason: str) -> bool:
+    """Leave a run to the other workers, because this one cannot use its provider. False if no other worker can.
+
+    Until the run is resumed or started again, this worker takes no more of its rows.
+
+    Args:
+        reason: why it cannot, as a sentence; the run's progress shows it.
+    """
+    run = run_store.lock_run(session, run_id)
+    if run.state != "running" or not _able(session, run, claimant.rpartition(":")[0]):
+        return False
+    entry = {"host": socket.gethostname(), "reason": message.dumps(reason)}
+    run.unable_workers = {**run.unable_workers, claimant.rpartition(":")[0]: entry}
+    run_store.release_dead_claims(session, run.dataset_id, claimant)
+    return True
+
+
+def due_in_s(store: Store, run_id: str) -> float | None:
+    """Seconds until the queue should offer a run again that this worker has left, so that another one can take it. None
+    if this worker has not left it, or the run ends now because no other worker can use its provider.
+    """
+    own = run_store.this_worker()
+    with store.reading() as session:
+        if own not in (session.scalar(select(Run.unable_workers).where(Run.id == run_id)) or ()):
+            return None
+    with store.session() as session:
+        run = run_store.lock_run(session, run_id)
+        if run.state != "running":
+            return None
+        if _able(session, run, own):
+            return _HANDOVER_S
+        run_store.finish(session, run_id, "failed", message.loads(run.unable_workers[own]["reason"]))
+        return None
+
+
+def _able(session: Session, run: Run, own: str) -> set[str]:
+    """The other workers that may be able to use the run's provider; on SQLite none, because runs are not shared."""
+    if session.get_bind().dialect.name != "postgresql":
+        return set()
+    return run_store.live_workers(session) - run.unable_workers.keys() - {own}
 
 
 def leave_claims(claimant: str, run_id: str) -> None:

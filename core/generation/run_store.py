@@ -39,12 +39,24 @@ _ROWS: Table = Row.__table__  # type: ignore[assignment]  # a Table, typed as Fr
 @contextmanager
 def hold_lease() -> Iterator[str]:
     """Yield an id for one executor: host, process with its start time, and a unique number. Valid within the block."""
-    claimant = f"{_host_hash(socket.gethostname())}:{processes.identity()}:{new_id()}"
+    claimant = f"{this_worker()}:{new_id()}"
     _active_claimants.add(claimant)
     try:
         yield claimant
     finally:
         _active_claimants.discard(claimant)
+
+
+def this_worker() -> str:
+    """The id of this process in claims: host and process with its start time."""
+    return f"{_host_hash(socket.gethostname())}:{processes.identity()}"
+
+
+def live_workers(session: Session) -> set[str]:
+    """The ids (see `this_worker`) of the workers that are registered, without those known to have ended."""
+    beats = session.execute(select(WorkerHeartbeat.host, WorkerHeartbeat.process)).all()
+    own = socket.gethostname()
+    return {f"{_host_hash(host)}:{process}" for host, process in beats if host != own or processes.is_running(process)}
 
 
 def dead_claimants(session: Session, claimants: Iterable[str]) -> list[str]:
@@ -111,7 +123,7 @@ class RunControls(NamedTuple):
 
 
 def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
-    """Start or resume a live run. None if there is nothing to do for it.
+    """Start or resume a live run. None if there is nothing to do for it, or this worker has left it to others.
 
     Raises:
         NotFound: the run does not exist.
@@ -121,8 +133,9 @@ def begin(store: Store, run_id: str, claimant: str = "") -> RunContext | None:
         run = lock_run(session, run_id)
         if run.state in _REQUESTED_END:
             finish(session, run_id, _REQUESTED_END[run.state], None)
+        unable = run.state == "running" and claimant.rpartition(":")[0] in run.unable_workers
         ready = run.state in ("queued", "running") or _due_in_s(run) == 0
-        return start_run(session, run, claimant) if ready else None
+        return start_run(session, run, claimant) if ready and not unable else None
 
 
 def owner_disabled(session: Session, run_id: str) -> Message | None:
@@ -195,6 +208,7 @@ def start_run(session: Session, run: Run, claimant: str = "") -> RunContext:
     recipe.check()
     if run.state in ("queued", "waiting"):
         run.state, run.reason, run.not_before, run.finished_at = "running", None, None, None
+        run.unable_workers = {}
     run.note, run.started_at = None, run.started_at or utcnow()
     release_dead_claims(session, run.dataset_id)
     return RunContext(

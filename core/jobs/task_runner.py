@@ -95,7 +95,7 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
     from core.generation import executor
     from core.generation.batch import batch_runner
 
-    if wait_s := run_store.due_in_s(store, run_id):
+    if wait_s := run_store.due_in_s(store, run_id) or run_sharing.due_in_s(store, run_id):
         return wait_s
     if batch_runner.has_work(store, run_id):
         wait_s = batch_runner.carry_out(store, registry, run_id, stopping)
@@ -105,7 +105,8 @@ def _execute_run(store: Store, registry: Registry, run_id: str, stopping: thread
         live = session.scalar(select(Run.mode).where(Run.id == run_id)) != "batch"
     if live and not stopping.is_set():
         executor.execute(store, registry, run_id, stopping)
-        return run_store.due_in_s(store, run_id)
+        wait_s = run_store.due_in_s(store, run_id)
+        return run_sharing.due_in_s(store, run_id) if wait_s is None else wait_s
     return None
 
 

@@ -10,21 +10,23 @@ from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.orm import Session
 
+from core import processes
 from core.actor import LOCAL
 from core.db.storage_errors import unreachable
-from core.db.store import Store
-from core.db.tables import Row, Run
-from core.errors import DatabaseLost
+from core.db.store import Store, new_id
+from core.db.tables import Row, Run, WorkerHeartbeat, utcnow
+from core.errors import DatabaseLost, FabulaError, Misconfigured, ModelNotFound, NotFound, ProviderRemoved, Refused
 from core.generation import run_progress, run_sharing, run_store, runs
 from core.generation.group_commit_writer import GroupCommitWriter
-from core.generation.retry_policy import RequestRetryPolicy, RunEnd
+from core.generation.retry_policy import RequestRetryPolicy, RunEnd, end_for_error
 from core.generation.run_store import RunContext
 from core.jobs.heartbeat import Heartbeat
+from core.jobs.task_runner import KINDS
 from core.settings import Settings
-from tests.support.fault_server import FaultServer, error, held, quota, text
+from tests.support.fault_server import FaultServer, error, held, quota, text, unauthorized
 from tests.support.live_runs import QUICK, all_rows, execute, executing, queue, recipe, spends, states
 from tests.support.stores import fresh
 from tests.support.waiting import until
@@ -153,3 +155,79 @@ def test_a_deleted_run_has_no_claims_to_release(store: Store) -> None:
     run_sharing.leave_claims("a:1:2:x", "no-such-run")
     run_sharing.release_left_claims(store)
     assert not run_sharing.has_left_claims()
+
+
+# --- a worker that cannot use the provider ----------------------------------------------------------------------------
+
+
+def test_a_worker_with_a_wrong_key_leaves_the_run_to_the_others(
+    on_postgres: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.default = unauthorized()
+    with closing(fresh(on_postgres)) as store:
+        _register(store, "elsewhere")
+        run_id = queue(store, recipe(run_sharing.MIN_ROWS))
+        carry_out = KINDS["run"].carry_out
+        wait_s = carry_out(store, server.registry(), run_id, threading.Event())
+        left, asked = run_progress.get(store, run_id), len(server.requests)
+        assert (left.state, left.in_flight) == ("running", 0) and wait_s
+        assert f"Worker {socket.gethostname()} can't use this provider" in (left.note or "")
+        assert "Incorrect API key" in (left.note or "")
+        assert carry_out(store, server.registry(), run_id, threading.Event()) == wait_s
+        execute(store, server, run_id)  # as a helper
+        assert len(server.requests) == asked and run_sharing.open_to_helpers(store) == []
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+            server.default = text("A story.")
+            assert run_sharing.open_to_helpers(store) == [run_id]
+            assert carry_out(store, server.registry(), run_id, threading.Event()) is None
+        assert states(store, run_id) == {"done": run_sharing.MIN_ROWS}
+        done = run_progress.get(store, run_id)
+        assert (done.state, done.note) == ("done", None)
+        assert carry_out(store, server.registry(), run_id, threading.Event()) is None
+
+
+@pytest.mark.parametrize("others_end", [False, True])
+def test_a_run_that_no_worker_can_write_fails_with_the_reason(
+    on_postgres: Settings, server: FaultServer, monkeypatch: pytest.MonkeyPatch, others_end: bool
+) -> None:
+    server.default = unauthorized()
+    with closing(fresh(on_postgres)) as store:
+        run_id = queue(store, recipe(3))
+        _register(store, "elsewhere")
+        assert KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event())
+        if others_end:
+            with store.session() as session:
+                session.execute(delete(WorkerHeartbeat))
+            assert KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event()) is None
+        else:
+            _register(store, socket.gethostname())
+            with monkeypatch.context() as elsewhere:
+                elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
+                assert KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event()) is None
+        ended = run_progress.get(store, run_id)
+        assert ended.state == "failed" and "Incorrect API key" in (ended.reason or "")
+        assert states(store, run_id) == {"pending": 3}
+        server.default = text("A story.")  # someone corrects the key
+        runs.resume(store, LOCAL, run_id)
+        assert KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event()) is None
+        assert states(store, run_id) == {"done": 3}
+
+
+@pytest.mark.parametrize(
+    ("error", "unable"),
+    [
+        (Refused("No."), True),
+        (Misconfigured("No."), True),
+        (NotFound("There is no provider 'x' on this machine."), True),
+        (ProviderRemoved("It was removed."), False),
+        (ModelNotFound("There is no such model."), False),
+    ],
+)
+def test_only_what_another_worker_may_have_is_left_to_it(error: FabulaError, unable: bool) -> None:
+    assert end_for_error(error).unable == unable
+
+
+def _register(store: Store, host: str) -> None:
+    with store.session() as session:
+        session.add(WorkerHeartbeat(id=new_id(), host=host, process=processes.identity(), heartbeat_at=utcnow()))

@@ -137,6 +137,7 @@ class Run(Base):
     model: Mapped[str] = mapped_column(String(200))
     mode: Mapped[str] = mapped_column(String(10), default="live")  # live | batch
     scope: Mapped[str] = mapped_column(String(10), default="all")  # all: all pending rows | failed: those being retried
+    unable_workers: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")  # see `run_sharing.leave`
     budget_usd: Mapped[Decimal | None]
     created_at: Mapped[datetime] = mapped_column(default=utcnow)
     started_at: Mapped[datetime | None]

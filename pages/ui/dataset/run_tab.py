@@ -17,7 +17,7 @@ from pages.ui import cache, live_updates, state
 from pages.ui.components import cards, views
 from pages.ui.components.money import run_price
 from pages.ui.dataset import dataset_picker, heat_map, remedies, row_cards, row_table, run_controls
-from pages.ui.i18n import _, ago, as_markdown, code, duration, mark, n_, number, plain, row_speed, usd
+from pages.ui.i18n import _, ago, as_markdown, code, duration, localized, mark, n_, number, plain, row_speed, usd
 
 _RUN_STATES = {
     "queued": mark("Waiting for the worker"),
@@ -147,7 +147,7 @@ def _bar(summary: DatasetSummary, progress: RunProgress) -> None:
     ]
     st.progress(min(share, 1.0), text=" · ".join(part for part in parts if part))
     if progress.note and active:
-        for line in progress.note.splitlines():
+        for line in localized(progress.note).splitlines():
             st.caption(f":material/hourglass_top: {as_markdown(line)}")
     elif not active and (recipe := datasets.recipe(cache.store(), summary.id)) is not None:
         views.parameter_notes(views.rejected_parameters(recipe))
