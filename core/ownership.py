@@ -125,6 +125,27 @@ def is_private_model(session: Session, name: str) -> bool:
     return any(sharing == "private" for _owner, sharing, _readers in session.execute(_of_models([name])))
 
 
+def first_sharing(*, private: bool) -> dict[str, Sharing]:
+    """The values with which a new thing is made, if it is `private` at first: made from something private."""
+    return {"sharing": "private"} if private else {}
+
+
+def require_private(session: Session, model: str, dataset: HasOwner) -> None:
+    """Check that the texts of a private model stay private when it is going to write a data set.
+
+    A new data set of such a model is private at first, and its owner may then share it knowingly. A shared one must be
+    made private before it gets such a model.
+
+    Raises:
+        NotAllowed: the model is private and the data set is not.
+    """
+    if dataset.sharing != "private" and is_private_model(session, model):
+        raise NotAllowed(
+            msg("This model belongs to a private job, but the data set is shared. Nothing was changed."),
+            msg("Make the data set private first. You can share it again afterwards."),
+        )
+
+
 def check(store: Store, person: Actor, access: Access, kind: str, ids: Iterable[str | int]) -> None:
     """Check access to each of these things. Things that do not exist are skipped.
 
@@ -275,7 +296,9 @@ def share(store: Store, actor: Actor, thing: Thing, sharing: Sharing) -> None:
 @requires("viewer")
 @owns(thing="thing")
 def hand_over(store: Store, actor: Actor, thing: Thing, person_id: str) -> None:
-    """Make another person the owner of a thing. Its sharing does not change, and past costs stay with who paid them.
+    """Make another person the owner of a thing. Past costs stay with who paid them.
+
+    Neither its sharing nor a private job's list of readers changes: the new owner sees both, and decides from then on.
 
     Raises:
         NotFound: the thing no longer exists, or the person is not in the team.
@@ -283,6 +306,9 @@ def hand_over(store: Store, actor: Actor, thing: Thing, person_id: str) -> None:
     with store.session() as session:
         _require_members(session, [person_id])
         _set(store, thing, "owner_id", person_id)
+        job = session.get(TrainingJob, thing.id) if thing.kind == "job" else None
+        if job is not None and person_id in job.readers:
+            job.readers = [reader for reader in job.readers if reader != person_id]  # now the owner
 
 
 @requires("viewer")

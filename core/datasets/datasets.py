@@ -28,7 +28,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadFile, BadRecipe, NotFound
 from core.message import listed, msg
-from core.ownership import edits, is_private_model, reads
+from core.ownership import edits, first_sharing, is_private_model, reads
 from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
@@ -310,7 +310,7 @@ def new_dataset(
     private: bool = False,
 ) -> str:
     """Create a data set without rows. Returns its id."""
-    dataset_id, access = new_id(), {"sharing": "private"} if private else {}
+    dataset_id, access = new_id(), first_sharing(private=private)
     with store.session() as session:
         session.add(
             Dataset(

@@ -18,7 +18,7 @@ from core.db.store import Store, new_id
 from core.db.tables import Dataset, Row, utcnow
 from core.errors import BadTrainingFile, NotFound
 from core.message import msg
-from core.ownership import reads
+from core.ownership import first_sharing, reads
 
 _MAX_KEY = 64  # characters, the size of the column
 _COPIED_COLUMNS = (
@@ -89,7 +89,7 @@ def mix(store: Store, actor: Actor, name: str, parts: Shares, seed: int = 0, siz
         selected = sorted(
             pair for part in plan_parts for pair in _sample(session, sources[part.dataset_id], part, seed)
         )
-    access = {"sharing": "private"} if any(one.sharing == "private" for one in sources.values()) else {}
+    access = first_sharing(private=any(one.sharing == "private" for one in sources.values()))
     with store.session() as session:  # one transaction: a partial mix would have wrong shares
         first = next(iter(sources.values()))
         prompt_format = (first.columns, first.prompt_separator)

@@ -17,7 +17,7 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import utcnow
 from core.errors import BadRecipe, NotFound
 from core.message import msg
-from core.ownership import edits, readable, reads
+from core.ownership import edits, first_sharing, readable, reads
 from core.sanitize import storable
 
 _MAX_NAME = 200  # characters, the size of the column
@@ -104,7 +104,7 @@ def copy(store: Store, actor: Actor, recipe_id: str, name: str) -> str:
     with store.session() as session:
         original = _row(session, recipe_id)
         copied = replace(_recipe(original), name=_clean_name(name))
-        access = {"sharing": "private"} if original.sharing == "private" else {}
+        access = first_sharing(private=original.sharing == "private")
         return _add(session, actor, copied, new_id(), 1, original.id, **access)
 
 

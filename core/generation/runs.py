@@ -23,7 +23,7 @@ from core.errors import BadRecipe
 from core.generation import run_progress, run_store
 from core.generation.run_progress import ACTIVE, Mode
 from core.message import msg
-from core.ownership import check_within, edits, reads
+from core.ownership import check_within, edits, reads, require_private
 from core.pricing.budget import CENT
 
 _MIN_TOKEN_LIMIT = 256  # a lower limit cuts off any story
@@ -84,7 +84,8 @@ def enqueue(
     Raises:
         NotFound: the data set does not exist.
         BadRecipe: nothing is missing, the data set has no recipe, or a `change` was requested during an active run.
-        NotAllowed: the model belongs to a private job of someone else.
+        NotAllowed: the model belongs to a private job of someone else; or the new one to any private job, and the data
+            set is shared.
     """
     with store.session() as session:
         recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
@@ -124,6 +125,7 @@ def retry_failed(
         NotFound: the data set does not exist.
         BadRecipe: no (given) row has failed, the data set has no recipe, or a `change` was requested during an active
             run.
+        NotAllowed: see `enqueue`.
     """
     with store.session() as session:
         recipe = _apply_change(session, dataset_id, _lock_dataset(session, dataset_id), change)
@@ -283,7 +285,10 @@ def _apply_change(session: Session, dataset_id: str, recipe: Recipe, change: Cha
             msg("A run of this data set is in progress."), msg("Wait for it to end, or stop it, then try again.")
         )
     changed.check()
-    session.execute(update(Dataset).where(Dataset.id == dataset_id).values(recipe=changed.to_dict()))
+    dataset = session.get_one(Dataset, dataset_id)
+    if changed.model != recipe.model:
+        require_private(session, changed.model, dataset)
+    dataset.recipe = changed.to_dict()
     return changed
 
 

@@ -34,6 +34,8 @@ T = TypeVar("T")
 # second.
 _TIMEOUT = httpx2.Timeout(connect=5.0, read=600.0, write=60.0, pool=60.0)
 _DUMMY_KEY = "none"  # for endpoints without authentication, because the SDK requires a non-empty key
+# An alias is for programs. In the studio it would be a second way to a model, past the access list of its job.
+_NO_ALIASES_HEADER = "fabula-no-aliases"
 _CLAMP_HEADER = "fabula-clamp-max-tokens"  # without it, the engine refuses such a limit, as OpenAI does
 _SENT_AT = "fabula_sent_at"  # extension of a request: the time it was sent, in monotonic seconds
 _POLL_S = 0.1  # how quickly a stop request takes effect
@@ -43,12 +45,13 @@ _loop: asyncio.AbstractEventLoop | None = None
 
 def request_headers(provider: Provider) -> dict[str, str]:
     """Headers for every request: authentication (Azure uses its own header; newer Azure gateways accept either), and
-    for the engine, permission to lower a token limit that does not fit into a small model's context.
+    for the engine, permission to lower a token limit that does not fit into a small model's context, and that model
+    names are no aliases.
     """
     key = provider.api_key or _DUMMY_KEY
     name = provider.capabilities.key_header
-    clamp = {_CLAMP_HEADER: "1"} if provider.capabilities.engine_api else {}
-    return {"Authorization": f"Bearer {key}", **({name: key} if name else {}), **clamp}
+    engine = {_CLAMP_HEADER: "1", _NO_ALIASES_HEADER: "1"} if provider.capabilities.engine_api else {}
+    return {"Authorization": f"Bearer {key}", **({name: key} if name else {}), **engine}
 
 
 @lru_cache(maxsize=32)

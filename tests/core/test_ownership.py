@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from core import ownership
 from core.actor import LOCAL, ROLES, Actor, on_behalf_of, required_role
@@ -36,6 +36,7 @@ from core.errors import NotAllowed, NotFound
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.generation import runs
+from core.generation.runs import Change
 from core.ownership import SHARINGS, Thing
 from core.providers import CompletionRequest
 from core.settings import Settings
@@ -397,6 +398,49 @@ def test_a_private_job_has_a_list_of_people_who_may_use_its_models(store: Store)
     ownership.set_readers(store, _OLGA, "j", [])
     with pytest.raises(NotAllowed):
         datasets.create(store, _PAUL, _recipe(model="ft:tuned"))
+
+
+def test_whoever_takes_over_a_private_job_also_gets_its_list_of_people(store: Store) -> None:
+    """Otherwise people could use it whom the new owner neither sees nor can remove."""
+    _put_one_of_each(store)
+    _share_all(store, "private")
+    eve = Actor("eve", "Eve", "editor")
+    with store.session() as session:
+        session.add_all(Person(id=one.id, email=one.id, name=one.name, role="editor") for one in (_PAUL, eve))
+    ownership.set_readers(store, _OLGA, "j", [_PAUL.id, eve.id])
+    ownership.hand_over(store, _OLGA, Thing("job", "j"), _PAUL.id)
+    (job,) = job_views.list_jobs(store)
+    assert (job.owner_id, job.readers) == (_PAUL.id, (eve.id,))  # an owner is no reader
+    assert not ownership.may(_OLGA, "read", job) and ownership.may(eve, "read", job)
+    with pytest.raises(NotAllowed):
+        ownership.set_readers(store, _OLGA, "j", [_OLGA.id])
+    ownership.set_readers(store, _PAUL, "j", [])
+    (job,) = job_views.list_jobs(store)
+    assert not ownership.may(eve, "read", job)
+
+
+def _model_of(store: Store, dataset_id: str) -> str:
+    recipe = datasets.recipe(store, dataset_id)
+    assert recipe is not None
+    return recipe.model
+
+
+@pytest.mark.parametrize("model", ["ft:tuned", "ft:tuned:ckpt-step-1"])
+@pytest.mark.parametrize("action", [runs.enqueue, runs.retry_failed])
+def test_a_shared_data_set_cannot_get_a_private_model(store: Store, action: Callable[..., str], model: str) -> None:
+    """Its texts, which can repeat the rows that it learned from, would be everybody's without anybody sharing them."""
+    _put_one_of_each(store)
+    ownership.share(store, _OLGA, Thing("job", "j"), "private")
+    dataset_id = datasets.create(store, _OLGA, _recipe())
+    with store.session() as session:
+        session.execute(update(Row).where(Row.dataset_id == dataset_id).values(state="failed"))
+    change = Change(model=model)
+    with pytest.raises(NotAllowed, match="the data set is shared"):
+        action(store, _OLGA, dataset_id, change=change)
+    assert _model_of(store, dataset_id) == "writer"
+    ownership.share(store, _OLGA, Thing("dataset", dataset_id), "private")
+    action(store, _OLGA, dataset_id, change=change)
+    assert _model_of(store, dataset_id) == model
 
 
 @pytest.mark.parametrize(("private", "same"), [(True, False), (False, True)])

@@ -14,6 +14,8 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 
 from core.engine.store import EngineStore
+from core.providers.connection import request_headers
+from core.providers.schemas import Provider
 from tests.support.engine_process import TINY, EngineUnderTest, finished, pairs, poll, running, upload
 from tests.support.tiny_models import TinyModel
 
@@ -70,6 +72,24 @@ def test_a_program_gets_its_answer_under_the_name_that_it_asked_for(engine: Engi
     assert listed["gpt-4o-mini"].to_dict()["fabula"]["alias_of"] == TINY  # type: ignore[index]  # not in OpenAI's type
     assert "alias_of" not in listed[TINY].to_dict()["fabula"]  # type: ignore[operator]
     assert client.models.retrieve("gpt-4o-mini").id == "gpt-4o-mini"
+
+
+def test_a_client_that_wants_none_gets_models_by_their_own_id_only(engine: EngineUnderTest, client: OpenAI) -> None:
+    """As the studio: otherwise an alias would lead around the list of people who may use a model."""
+    _create(engine, "gpt-4o-mini", TINY)
+    headers = request_headers(Provider("engine", "engine", "Engine", engine.url, "x"))
+    named = {name: value for name, value in headers.items() if name.startswith("fabula-")}
+    studio = client.with_options(default_headers=named)
+    for ask in (
+        lambda model: studio.completions.create(model=model, prompt="a", max_tokens=1),
+        lambda model: studio.chat.completions.create(model=model, messages=_MESSAGES, max_tokens=1),
+        lambda model: studio.models.retrieve(model),
+        lambda model: studio.fine_tuning.jobs.create(model=model, training_file="none"),
+    ):
+        with pytest.raises(openai.NotFoundError) as refused:
+            ask("gpt-4o-mini")
+        assert refused.value.code == "model_not_found"
+    assert studio.completions.create(model=TINY, prompt="a", max_tokens=1).model == TINY
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from core.engine import cors_origins
 from core.engine.api.connections import BearerAuth, cors_middleware
 from core.engine.api.engine import Config, Engine
 from core.engine.api.errors import ApiError, disk_full, is_disk_full
+from core.engine.api.models import NO_ALIASES_HEADER, no_aliases
 from core.engine.api.routes import ROUTES, PickHandler
 from core.message import msg
 
@@ -56,6 +57,7 @@ def create_app(config: Config) -> Starlette:
     def handle(pick: PickHandler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             handler = pick(opened[0])
+            no_aliases.set(NO_ALIASES_HEADER in request.headers)  # each request has its own task and so its own context
             if asyncio.iscoroutinefunction(handler):
                 response: Response = await handler(request)
                 return response

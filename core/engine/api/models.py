@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from core.engine.serving.llama import BaseModel
 from core.engine.store import Alias, EngineStore, Format, TunedModel
 from core.engine.training_options import DEFAULTS, base_learning_rate, lora_rank
 from core.message import msg
+
+NO_ALIASES_HEADER = "fabula-no-aliases"
+"""Request header of a client that asks for models by their own id only."""
+no_aliases: ContextVar[bool] = ContextVar("fabula_no_aliases", default=False)
+"""Whether the request that is being answered has this header."""
 
 _ADAPTERS = Path(__file__).parents[3] / "data" / "storyteller"
 
@@ -122,11 +128,11 @@ class ModelCatalogue:
         return weights.cache_dir(base.gguf, self._home)
 
     def find(self, model_id: object) -> Model:
-        """Return the model with this id or alias. Raises ApiError 404 model_not_found."""
+        """Return the model with this id, or alias unless `no_aliases`. Raises ApiError 404 model_not_found."""
         if isinstance(model_id, str):
             if (model := self.find_own(model_id)) is not None:
                 return model
-            if (alias := self._store.get(Alias, model_id)) is not None:
+            if not no_aliases.get() and (alias := self._store.get(Alias, model_id)) is not None:
                 if (model := self._behind(alias)) is not None:
                     return model
                 raise _leads_nowhere(alias)
