@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, CursorResult, Delete, Result, Update, and_, func, inspect, or_, select
+from sqlalchemy import ColumnElement, CursorResult, Delete, Insert, Result, Update, and_, func, inspect, or_, select
 from sqlalchemy.orm import Mapper, ORMExecuteState, Session
 
 from core.actor import acting
@@ -66,8 +66,10 @@ def track_flush(session: Session, _context: object) -> None:
 
 
 def track_statement(state: ORMExecuteState) -> Result[Any] | None:
-    """`do_orm_execute` listener: collect what an UPDATE or DELETE of the current action changes."""
+    """`do_orm_execute` listener: collect what an INSERT, UPDATE or DELETE of the current action changes."""
     mapper, session = state.bind_mapper, state.session
+    if acting() is not None and state.is_insert and cast(Insert, state.statement).table.name in _COUNTED:
+        return _insert(state)
     if acting() is None or mapper is None or state.parameters or not (state.is_update or state.is_delete):
         return None
     table: str = mapper.class_.__tablename__
@@ -85,6 +87,22 @@ def track_statement(state: ORMExecuteState) -> Result[Any] | None:
     if result.rowcount > len(before):
         _count(session, f"{table} deleted" if is_counted else f"{table} {_MORE}", result.rowcount - len(before))
     return result
+
+
+def _insert(state: ORMExecuteState) -> Result[Any]:
+    """Carry out an INSERT of a list of rows, and count them. The empty rows of a grid follow from its recipe."""
+    result = state.invoke_statement()
+    given = state.parameters or {}
+    rows: Sequence[_Values] = [given] if isinstance(given, Mapping) else given
+    if count := sum(row.get("state") != "pending" for row in rows):
+        _count(state.session, f"{cast(Insert, state.statement).table.name} added", count)
+    return result
+
+
+def note(session: Session, what: str, before: object, after: object) -> None:
+    """Note a change of the current action that is not in the database; None before a new or after a deleted value."""
+    if acting() is not None:
+        session.info.setdefault(_CHANGES, {})[what] = [_shown(before), _shown(after)]
 
 
 def _values(row: Any) -> dict[str, Any]:

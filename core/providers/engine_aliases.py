@@ -1,4 +1,7 @@
-"""An engine's aliases, for pages: list, save, remove. Only our engine has this API."""
+"""An engine's aliases, for pages: list, save, remove. Only our engine has this API.
+
+The engine keeps them, so an entry of the audit log is written once the engine has carried out the change.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Literal, get_args
 from urllib.parse import quote
 
 from core.actor import Actor, requires
+from core.db import audit_log
+from core.db.store import Store
 from core.errors import BadRequest
 from core.message import msg
 from core.providers.client import Client
@@ -49,7 +54,7 @@ def listed(client: Client) -> tuple[EngineAlias, ...]:
 
 
 @requires("admin")
-def save(actor: Actor, client: Client, alias: str, model: str) -> None:
+def save(store: Store, actor: Actor, client: Client, alias: str, model: str) -> None:
     """Create an alias, or let an existing one lead to another model.
 
     Raises:
@@ -57,10 +62,20 @@ def save(actor: Actor, client: Client, alias: str, model: str) -> None:
     """
     if not alias:
         raise BadRequest(msg("The alias is empty."), msg("Enter the name that the program asks for."))
+    earlier = _model_of(client, alias)
     client.engine_call("POST", _PATH, {"id": alias, "model": model})
+    with store.session() as session:
+        audit_log.note(session, f"aliases {alias} model", earlier, model)
 
 
 @requires("admin")
-def remove(actor: Actor, client: Client, alias: str) -> None:
+def remove(store: Store, actor: Actor, client: Client, alias: str) -> None:
     """Remove an alias; its model stays."""
+    earlier = _model_of(client, alias)
     client.engine_call("DELETE", f"{_PATH}/{quote(alias, safe='')}")
+    with store.session() as session:
+        audit_log.note(session, f"aliases {alias} model", earlier, None)
+
+
+def _model_of(client: Client, alias: str) -> str | None:
+    return next((one.model for one in listed(client) if one.id == alias), None)

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from core import ownership
 from core.actor import LOCAL, Actor
 from core.admin.__main__ import main
-from core.datasets import dataset_rows, datasets, recipes
+from core.datasets import dataset_rows, datasets, mixing, recipes, versions
 from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import AuditEntry, Dataset, RecipeVersion, Row, utcnow
@@ -29,7 +29,7 @@ from core.ownership import Thing
 from core.people import audit, people
 from core.people.audit import AuditFilter, AuditLine
 from core.pricing import budget
-from core.providers import saved
+from core.providers import engine_aliases, saved
 from core.sanitize import storable
 from core.secret_key import SecretKey
 from core.settings import Settings
@@ -142,6 +142,43 @@ def test_the_values_before_and_after_are_in_it_however_they_are_written(store: S
     exports.undo_export(store, admin, dataset_id)
     assert _changed(store, admin, "stories.exports.undo_export", "name") == [["d", None]]
     assert _changed(store, admin, "stories.exports.undo_export", "deleted") == [1]
+
+
+def test_new_rows_are_counted_however_they_are_written(store: Store, admin: Actor) -> None:
+    frame = pd.DataFrame({"x": ["1", "2", "3"], "y": ["one", "two", "three"]})
+    first, second = (datasets.from_frame(store, admin, name, frame, ["x"], "y") for name in "ab")
+    mixing.mix(store, admin, "m", [(first, 1.0), (second, 1.0)])
+    versions.freeze(store, admin, first)
+    assert _changed(store, admin, "datasets.datasets.from_frame", "added") == [3]
+    assert _changed(store, admin, "datasets.mixing.mix", "added") == [6]
+    assert _changed(store, admin, "datasets.versions.freeze", "added") == [3]
+
+
+class _Engine:
+    """The engine's aliases."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, str] = {}
+
+    def engine_call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        if method == "POST" and body is not None:
+            self.models[body["id"]] = body["model"]
+        elif method == "DELETE":
+            del self.models[path.rpartition("/")[2]]
+        return {"data": [{"id": alias, "model": model} for alias, model in self.models.items()]}
+
+
+def test_a_change_of_the_engines_aliases_is_in_it(store: Store, admin: Actor) -> None:
+    engine: Any = _Engine()
+    for model in ("storyteller", "ft:tuned"):
+        engine_aliases.save(store, admin, engine, "gpt-4o", model)
+    engine_aliases.remove(store, admin, engine, "gpt-4o")
+    engine_aliases.save(store, LOCAL, engine, "gpt-4o", "storyteller")  # not someone of a team
+    lines = [line for line in _lines(store, admin) if "aliases" in line.action]
+    assert [json.loads(line.changes)["aliases gpt-4o model"] for line in lines] == [
+        [None, "storyteller"], ["storyteller", "ft:tuned"], ["ft:tuned", None],
+    ]  # fmt: skip
+    assert json.loads(lines[0].arguments) == {"alias": "gpt-4o", "model": "storyteller"}
 
 
 def _changed(store: Store, admin: Actor, action: str, column: str) -> list[Any]:

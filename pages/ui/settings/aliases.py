@@ -78,7 +78,7 @@ def _form() -> None:
 def _save() -> None:
     alias, model = str(state.get(_NAME) or "").strip(), str(state.get(_MODEL) or "")
     with cards.keep_errors():
-        engine_aliases.save(current_actor(), cache.quick(ENGINE), alias, model)
+        engine_aliases.save(cache.store(), current_actor(), cache.quick(ENGINE), alias, model)
         listed.clear()
         state.set_value(_NAME, "")
         state.notify(
@@ -89,7 +89,7 @@ def _save() -> None:
 def _remove(alias: str) -> None:
     with cards.keep_errors():
         try:
-            engine_aliases.remove(current_actor(), cache.quick(ENGINE), alias)
+            engine_aliases.remove(cache.store(), current_actor(), cache.quick(ENGINE), alias)
         finally:
             listed.clear()
         state.notify(":material/delete:", _("{name} was removed.").format(name=code(alias)))
