@@ -77,10 +77,10 @@ class TourProgress:
 
 @requires("editor")
 def start(store: Store, actor: Actor, language: str) -> str:
-    """Queue a tour in a page's language (`en`, `zh_CN`). Returns its id, or the id of the tour in progress, if any."""
+    """Queue a tour in a page's language (`en`, `zh_CN`). Returns its id, or that of this person's tour in progress."""
     with store.session() as session:
         advisory_lock(session, "tours")
-        if (under_way := _under_way(session)) is not None:
+        if (under_way := _under_way(session, actor)) is not None:
             return under_way.id
         tour = Tour(id=new_id(), language=language, created_by=actor.id)
         session.add(tour)
@@ -89,9 +89,9 @@ def start(store: Store, actor: Actor, language: str) -> str:
 
 @requires("editor")
 def stop(store: Store, actor: Actor) -> None:
-    """Stop the tour in progress, and its training or comparison. What it made is kept."""
+    """Stop this person's tour in progress, and its training or comparison. What it made is kept."""
     with store.session() as session:
-        tour = _under_way(session)
+        tour = _under_way(session, actor)
         if tour is None:
             return
         tour.state, tour.finished_at = "stopped", utcnow()
@@ -106,7 +106,8 @@ def stop(store: Store, actor: Actor) -> None:
 @requires("editor")
 @edits(tour="tour_id")
 def resume(store: Store, actor: Actor, tour_id: str) -> str:
-    """Continue a tour that was stopped or has failed. Returns its id, or the id of the tour in progress, if any.
+    """Continue a tour that was stopped or has failed. Returns its id, or the id of this person's tour in progress, if
+    any.
 
     Its data set is kept. Training resumes where it stopped if the engine supports that, and otherwise starts again.
     Only missing answers are written.
@@ -117,7 +118,7 @@ def resume(store: Store, actor: Actor, tour_id: str) -> str:
     """
     with store.session() as session:
         advisory_lock(session, "tours")
-        if (under_way := _under_way(session)) is not None:
+        if (under_way := _under_way(session, actor)) is not None:
             return under_way.id
         tour = session.get(Tour, tour_id)
         if tour is None:
@@ -158,11 +159,21 @@ def steps_from(tour: Tour) -> tuple[str, ...]:
     return STEPS[STEPS.index(step_of(tour)) :]
 
 
-def progress(store: Store, now: datetime | None = None, *, tour_id: str | None = None) -> TourProgress | None:
-    """The tour `tour_id`, or the newest one without an id; None if there is none."""
+def progress(
+    store: Store, now: datetime | None = None, *, tour_id: str | None = None, person_id: str | None = None
+) -> TourProgress | None:
+    """The tour `tour_id`, or the newest one without an id; None if there is none.
+
+    Args:
+        person_id: only tours of this person; None means everybody's.
+    """
     query = select(Tour).order_by(Tour.created_at.desc(), Tour.id.desc()).limit(1)
+    if tour_id is not None:
+        query = query.where(Tour.id == tour_id)
+    if person_id is not None:
+        query = query.where(Tour.created_by == person_id)
     with store.reading() as session:
-        tour = session.scalar(query if tour_id is None else select(Tour).where(Tour.id == tour_id))
+        tour = session.scalar(query)
     if tour is None:
         return None
     sentence = _QUEUED if tour.state == "queued" else _ENDINGS.get(tour.state, _SENTENCES[step_of(tour)])
@@ -183,8 +194,9 @@ def progress(store: Store, now: datetime | None = None, *, tour_id: str | None =
     )
 
 
-def _under_way(session: Session) -> Tour | None:
-    return session.scalar(select(Tour).where(Tour.state.in_(UNFINISHED)).order_by(Tour.id).limit(1))
+def _under_way(session: Session, actor: Actor) -> Tour | None:
+    mine = (Tour.created_by == actor.id, Tour.state.in_(UNFINISHED))
+    return session.scalar(select(Tour).where(*mine).order_by(Tour.id).limit(1))
 
 
 def _eta_s(store: Store, tour: Tour, now: datetime) -> float | None:

@@ -19,6 +19,7 @@ from core.people import audit, invitations, people
 from core.people.audit import AuditFilter
 from core.people.sign_in import SignedIn, sign_out
 from core.settings import Settings
+from core.tours import tour
 from pages.ui import open_tabs
 from tests.support import ledger_rows, team
 from tests.support.app_pages import FRAME, click, field, labels, opened, trouble, visitor, words
@@ -98,6 +99,14 @@ def test_a_person_sees_pages_and_their_own_name(store: Store, admin: Actor) -> N
 def test_a_viewer_can_look_at_every_page(store: Store, admin: Actor, page: str) -> None:
     at, _id = _opened(store, admin, "bob@example.org", "viewer", page)
     assert "You may not do this" not in trouble(at) and "Sign in with Google" not in labels(at)
+
+
+def test_the_home_page_shows_ones_own_tour_only(store: Store, admin: Actor) -> None:
+    tour.start(store, admin, "en")
+    at, person_id = _opened(store, admin, "bob@example.org", "editor")
+    assert "home_tour_stop" not in [button.key for button in at.button]
+    tour.start(store, Actor(person_id, "Bob", "editor"), "en")
+    assert "home_tour_stop" in [button.key for button in at.run().button]
 
 
 def test_a_viewer_cannot_act(store: Store, admin: Actor) -> None:

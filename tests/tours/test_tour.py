@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core import packaged_models
-from core.actor import LOCAL
+from core.actor import LOCAL, Actor
 from core.datasets import datasets, export, presets
 from core.db.store import Store
 from core.db.tables import BeforeAfter, BeforeAfterAnswer, Tour, TrainingJob, utcnow
@@ -304,6 +304,20 @@ def test_a_job_that_failed_at_the_engine_goes_on_where_it_was(
     tour.resume(store, LOCAL, tour_id)
     assert job_views.get(store, failed.job_id or "").request == "resume"
     assert seen(store).reason is None
+
+
+def test_each_person_has_their_own_tour(store: Store) -> None:
+    """In a team, the home page would otherwise show, continue and stop the tour of someone else."""
+    ann, bob = Actor("ann", "Ann", "editor"), Actor("bob", "Bob", "editor")
+    first, second = tour.start(store, ann, "en"), tour.start(store, bob, "en")
+    assert first != second and tour.start(store, ann, "en") == first
+    assert (found := tour.progress(store, person_id=ann.id)) is not None and found.id == first
+    assert tour.progress(store, person_id="eve") is None
+    assert tour.progress(store, tour_id=first, person_id=bob.id) is None
+    tour.stop(store, bob)
+    assert (found := tour.progress(store, tour_id=first)) is not None and found.state == "queued"
+    third = tour.start(store, bob, "en")
+    assert tour.resume(store, bob, second) == third
 
 
 def test_a_finished_tour_is_not_resumed_and_one_under_way_comes_first(

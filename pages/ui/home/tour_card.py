@@ -33,7 +33,7 @@ _STEPS = {
     "training": (mark("Training"), ":material/model_training:"),
     "story": (mark("Before and after"), ":material/compare:"),
 }
-_SHOWN = "home_tour_shown"  # id of the tour on the card, which another visitor's tour does not replace
+_SHOWN = "home_tour_shown"  # id of the tour on the card, which a tour started in another tab does not replace
 _USUALLY_DONE = {"dataset": 0.0, "training": 0.05, "story": 0.9}  # share of the tour completed before each step
 _LONG_AGO = timedelta(hours=2)  # after this, the home page shows the user's own work instead
 _ENOUGH_STEPS = 2  # a single point is not a curve
@@ -71,10 +71,10 @@ def _card(was_active: bool) -> None:
 
 
 def _shown() -> TourProgress | None:
-    """The tour that this visitor started or saw first; initially the newest one."""
-    tour_id = state.get(_SHOWN)
-    found = tour.progress(cache.store(), tour_id=tour_id) if tour_id else None
-    found = found or tour.progress(cache.store())
+    """The tour that this visitor started or saw first; initially their newest one."""
+    tour_id, person_id = state.get(_SHOWN), current_actor().id
+    found = tour.progress(cache.store(), tour_id=tour_id, person_id=person_id) if tour_id else None
+    found = found or tour.progress(cache.store(), person_id=person_id)
     if found is not None:
         state.set_value(_SHOWN, found.id)
     return found
