@@ -27,11 +27,20 @@ _IDLE_JOINERS = re.compile(rf"(?:(?<={_UNJOINED})|^)[\u200c\u200d]+|[\u200c\u200
 
 
 def storable(text: str) -> str:
-    """Text that every database accepts: NUL characters removed, lone surrogates replaced."""
+    """Text that every database accepts: NUL characters removed, lone surrogates replaced. The same object if it already
+    is (but a message with parameters is always a new one).
+    """
     if isinstance(text, Message):
         params = {name: storable(value) if isinstance(value, str) else value for name, value in text.params.items()}
         return Message(text.template, params, text.cause)
-    return text.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    text = text.replace("\0", "")
+    if text.isascii():  # most texts; this check does not read the text
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode("utf-8")
+    return text
 
 
 def safe_cell(text: str) -> str:

@@ -24,6 +24,7 @@ from core.db.migrate import refuse_newer, upgrade
 from core.db.storage_errors import DatabaseFile, DatabaseFileCheck, damaged, storage_fault, unreachable
 from core.errors import DatabaseLost, StorageFull
 from core.message import msg
+from core.sanitize import storable
 from core.settings import Settings
 
 _BUSY_S = 30.0  # SQLite allows one writer at a time; commits take milliseconds, so this is rarely reached
@@ -70,6 +71,7 @@ class Store:
         self.file = _file_of(database_url)
         self.home = home or (self.file.path.parent if self.file else Settings.from_env().home)
         self.engine = _create_engine(database_url, self.file, busy_s, connections)
+        event.listen(self.engine, "before_cursor_execute", _storable_parameters, retval=True)
         self._lost: DatabaseLost | None = None
         self._recheck_at = 0.0
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -338,6 +340,30 @@ def _create_engine(database_url: str, file: DatabaseFile | None, busy_s: float, 
     event.listen(engine, "connect", partial(_prepare_sqlite, busy_s))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _storable_parameters(
+    _connection: Connection, _cursor: object, statement: str, parameters: Any, _context: object, _many: bool
+) -> tuple[str, Any]:
+    """Make all texts storable (`core.sanitize`). Otherwise a NUL character or half a surrogate pair in something that a
+    person has pasted would be an error of the database, a different one for each kind.
+    """
+    return statement, _storable_values(parameters)
+
+
+def _storable_values(values: Any) -> Any:
+    """A statement's parameters (a text, a number, or tuples, lists and dicts of them); the same object if all texts
+    are storable.
+    """
+    if type(values) is str:
+        return storable(values)
+    if isinstance(values, dict):
+        changed = {key: new for key, value in values.items() if (new := _storable_values(value)) is not value}
+        return {**values, **changed} if changed else values
+    if isinstance(values, list | tuple):
+        new = [_storable_values(value) for value in values]
+        return type(values)(new) if any(a is not b for a, b in zip(new, values, strict=True)) else values
+    return values
 
 
 def _pool(most: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from core.db.tables import Budget, utcnow
 from core.errors import FabulaError, OverBudget
 from core.message import msg, sentences, with_cause
 from core.people.people import names_of
+from core.sanitize import storable
 
 Scope = Literal["run", "month", "person", "each"]
 """A budget for each run, for everyone per month, for one person per month, or for each person without their own."""
@@ -87,7 +88,7 @@ def set_budget(store: Store, actor: Actor, scope: Scope, amount_usd: Decimal | N
     Raises:
         NotAllowed: the actor is not an admin. FabulaError: the amount is invalid, or the person is missing.
     """
-    subject = subject.strip()
+    subject = storable(subject).strip()
     if (scope == "person") != bool(subject):
         raise FabulaError(msg("A budget for one person needs a name; other budgets take none."), msg("Enter a name."))
     if (count := len(subject)) > MAX_SUBJECT_LENGTH:

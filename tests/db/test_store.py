@@ -6,17 +6,22 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from sqlalchemy import exc as sa_exc
-from sqlalchemy import func, select, text
+from sqlalchemy import func, insert, select, text, update
 
+from core.actor import LOCAL
 from core.db.storage_errors import storage_fault
 from core.db.store import Store, new_id
 from core.db.tables import Dataset, Tour
 from core.errors import StorageFull
+from core.pricing import budget
 from core.settings import Settings
+from tests.support.stores import fresh
 from tests.support.waiting import WAIT_LIMIT_S, at_once
 
 _ROOT = Path(__file__).parents[2]
@@ -81,6 +86,28 @@ def test_error_inside_a_session_keeps_nothing(store: Store) -> None:
         session.flush()
         raise ValueError("no")
     assert _count(store) == 0
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [("a\0b", "ab"), ("a\ud800b", "a?b"), ("a\ud83d\ude00b", "a??b"), ("宋\u2028😀", "宋\u2028😀")],
+)
+def test_every_text_can_be_written_and_searched(on_each_database: Settings, written: str, stored: str) -> None:
+    """Each database refuses other ones, with errors of its own: NUL (PostgreSQL), half a surrogate pair (both)."""
+    with closing(fresh(on_each_database)) as store:
+        with store.session() as session:
+            session.add(Tour(id="object", reason=written, created_by=LOCAL.id))
+            rows = [{"id": name, "reason": written, "created_by": LOCAL.id} for name in ("many-1", "many-2")]
+            session.execute(insert(Tour.__table__), rows)  # type: ignore[arg-type]  # a Table, typed as FromClause
+            session.execute(insert(Tour).values({"id": "one", "created_by": LOCAL.id}))
+            session.execute(update(Tour).where(Tour.id == "one").values(reason=written))
+        with store.reading() as session:
+            found = session.execute(select(Tour.id, Tour.reason).where(Tour.reason == written)).all()
+        assert dict(found) == dict.fromkeys(("object", "many-1", "many-2", "one"), stored)
+        budget.set_budget(store, LOCAL, "person", Decimal(5), written)
+        assert [one.subject for one in budget.budgets(store)] == [stored]
+        budget.set_budget(store, LOCAL, "person", None, written)
+        assert budget.budgets(store) == []
 
 
 def test_a_session_inside_a_session_joins_it(store: Store) -> None:
