@@ -44,6 +44,13 @@ def data_card() -> None:
             alt=_("Where your data is stored"),
         )
         st.caption(_("To store data elsewhere, set `FABULA_HOME` or `DATABASE_URL` before you start Fabula."))
+        if not settings.database_url.startswith("sqlite"):
+            st.caption(
+                _(
+                    "These are the folders of this process. Rescue files of other web processes and workers are not "
+                    "listed on this page: `python -m core.admin check` finds those next to its `FABULA_HOME`."
+                )
+            )
 
 
 def rescued_card() -> None:
