@@ -163,6 +163,11 @@ def test_a_key_in_a_field_is_a_letter_and_a_question_mark_shows_the_keys(
     settled(page)
     expect(_words(page)).to_have_count(0)
     assert len(streaming_server.prompts()) == sent
+    page.keyboard.press("Escape")  # the focus goes back to the button that opened the settings
+    field.wait_for(state="hidden")
+    settled(page)
+    page.keyboard.press("Space")
+    expect(_words(page)).to_contain_text("从前，")
 
 
 def test_full_screen_begins_with_the_click_and_ends_with_presenter_mode(

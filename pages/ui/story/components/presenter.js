@@ -53,8 +53,10 @@ function goFullScreen(me) {
 function onKey(me, event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   const target = event.target;
-  if (target.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target.tagName)) return;
   const open = document.querySelector('[data-testid="stPopoverBody"], [role="listbox"], [role="dialog"]');
+  me.closing = event.key === "Escape" && open !== null;
+  if (me.closing) setTimeout(() => onFocus(me, document.activeElement)); // it may never have left the button
+  if (target.isContentEditable || ["INPUT", "TEXTAREA", "SELECT"].includes(target.tagName)) return;
   if (open && event.key !== "?") return; // its own keys, Escape among them
   const name = KEYS[event.key];
   if (name === "write" && target.tagName === "BUTTON" && target.matches(":focus-visible")) return; // reached by Tab
@@ -69,7 +71,14 @@ function onKey(me, event) {
   event.stopPropagation();
 }
 
+// Escape has closed something, and the focus goes back to the button that opened it. There, Space would open it again
+// instead of starting to write.
+function onFocus(me, target) {
+  if (me.closing && target?.tagName === "BUTTON") target.blur();
+}
+
 function onClick(me, event) {
+  me.closing = false;
   const target = event.target;
   if (target.closest(".st-key-presenter_full")) {
     event.stopPropagation(); // nothing for the server to do
@@ -106,19 +115,23 @@ function onScroll(me, event) {
 export default function ({ parentElement }) {
   let me = held.get(parentElement);
   if (!me) {
-    me = { escaped: 0, full: false, leavesFullScreen: false, readsAbove: new WeakSet(), seen: new WeakMap() };
+    me = { closing: false, escaped: 0, full: false, leavesFullScreen: false };
+    me.readsAbove = new WeakSet();
+    me.seen = new WeakMap();
     held.set(parentElement, me);
     me.onKey = (event) => onKey(me, event);
     me.onKeyUp = (event) => {
       if (event.key === " " && event.target.matches("button:not(:focus-visible)")) event.preventDefault();
     };
     me.onClick = (event) => onClick(me, event);
+    me.onFocus = (event) => onFocus(me, event.target);
     me.onFullScreen = () => onFullScreen(me);
     me.onScroll = (event) => onScroll(me, event);
     me.words = new MutationObserver(() => follow(me));
     document.addEventListener("keydown", me.onKey, true);
     document.addEventListener("keyup", me.onKeyUp, true);
     document.addEventListener("click", me.onClick, true);
+    document.addEventListener("focusin", me.onFocus, true);
     document.addEventListener("scroll", me.onScroll, true);
     document.addEventListener("fullscreenchange", me.onFullScreen);
     me.words.observe(document.body, { childList: true, characterData: true, subtree: true });
@@ -130,6 +143,7 @@ export default function ({ parentElement }) {
     document.removeEventListener("keydown", me.onKey, true);
     document.removeEventListener("keyup", me.onKeyUp, true);
     document.removeEventListener("click", me.onClick, true);
+    document.removeEventListener("focusin", me.onFocus, true);
     document.removeEventListener("scroll", me.onScroll, true);
     document.removeEventListener("fullscreenchange", me.onFullScreen);
     document.documentElement.classList.remove(READY);
