@@ -6,17 +6,22 @@ import json
 import os
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import select
 
 from core.actor import Actor, Role
 from core.db.store import Store
+from core.db.tables import Person, Spend
 from core.finetuning import job_views
 from core.people import invitations, people
 from core.people.people import PersonView
 from core.people.sign_in import SignedIn
+from core.pricing import budget, budget_requests
 from core.settings import Settings
 from tests.support import browser_page, ledger_rows, studio_process, team
 from tests.support.browser_page import BUSY_MS, choose, expect, press, settled, visit
@@ -252,6 +257,62 @@ def test_an_owner_shares_and_an_admin_sees_it_in_the_audit_log(
     choose(manager, "settings_audit_action", "All")
     export = manager.locator(".st-key-settings_audit_export")
     _saved(manager, "team-audit-log", manager.get_by_test_id("stExpander").filter(has=export))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SCREENSHOTS" not in os.environ, reason="set SCREENSHOTS=1 to remake docs/screenshots")
+def test_pictures_of_signing_in_people_and_budgets(browser: Browser, provider: str, tmp_path: Path) -> None:
+    secrets = _SECRETS.format(url=provider).replace("auth.company", "auth.google").replace("auth.other", "auth.okta")
+    environ = team.studio_variables(tmp_path / "home", secrets)
+    settings = Settings.from_env({**team.TEAM_VARIABLES, "FABULA_HOME": str(tmp_path / "home")})
+    _known(provider, "ann", email=team.ADMIN_EMAIL, email_verified=True, name="Ann Berger")
+    with (
+        studio_process.running(tmp_path / "home", **environ) as running,
+        closing(Store(settings.database_url)) as store,
+    ):
+        page = visit(browser, f"{running.url}/?lang=en", width=1100, height=620)
+        _saved(page, "team-sign-in")
+        _sign_in(page, "ann", "sign_in_google")
+        _put_team(store, settings, provider)
+        page.set_viewport_size({"width": 1100, "height": 900})
+        page.goto(f"{running.url}/settings?lang=en")
+        settled(page)
+        _saved(page, "team-people", page.locator(".st-key-settings_people"))
+        _saved(page, "team-budgets", page.locator(".st-key-settings_budgets"))
+        page.emulate_media(color_scheme="dark")
+        page.goto(f"{running.url}/settings?lang=zh_CN")
+        settled(page)
+        _saved(page, "team-budgets-zh-dark", page.locator(".st-key-settings_budgets"))
+
+
+def _put_team(store: Store, settings: Settings, provider: str) -> None:
+    """Members with every role, one invited and one disabled, and what they have spent of their budgets."""
+    ann = Actor(_find(store, team.ADMIN_EMAIL).id, "Ann Berger", "admin")
+    told = {"hugo": ("Hugo Lind", "editor", "38.90"), "lena": ("Lena Ortiz", "editor", "33.20")}
+    told |= {"omar": ("Omar Said", "viewer", "4.15")}
+    budget.set_budget(store, ann, "month", Decimal(500))
+    budget.set_budget(store, ann, "each", Decimal(40))
+    for name, (full_name, role, _usd) in told.items():
+        invitations.invite(store, ann, f"{name}@example.com", role)  # type: ignore[arg-type]  # a table's column
+        team.arrive(store, settings, f"{name}@example.com", name=full_name, iss=provider)
+    invitations.invite(store, ann, "mara@example.com", "editor")
+    with store.session() as session:
+        for email, usd in [
+            (team.ADMIN_EMAIL, "12.40"),
+            *((f"{name}@example.com", one[2]) for name, one in told.items()),
+        ]:
+            person_id = _find(store, email).id
+            session.add(
+                Spend(actor=person_id, page="dataset", provider="openai", model="gpt-4o-mini", cost_usd=Decimal(usd))
+            )
+    people.disable(store, ann, _find(store, "omar@example.com").id)
+    hugo = _find(store, "hugo@example.com")
+    budget_requests.ask(store, Actor(hugo.id, hugo.name, "editor"), "person", missing_usd=Decimal("6.50"))
+
+
+def _find(store: Store, email: str) -> Person:
+    with store.reading() as session:
+        return session.scalars(select(Person).where(Person.email == email)).one()
 
 
 def _saved(page: Page, name: str, element: Locator | None = None) -> None:
