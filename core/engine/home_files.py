@@ -1,10 +1,13 @@
 """The files in the engine's home folder, for backups and checks. Needs none of the engine's packages.
 
-engine.db    files, jobs, events, checkpoints, models, aliases, responses
-files/       uploaded training files
+engine.db    files, jobs, events, checkpoints, models, aliases, responses, batches
+files/       uploaded files, and the results of batches
+uploads/     parts of unfinished uploads
+batches/     copies of the input files of open batches
 adapters/    the tuned models
 jobs/        one folder per job: progress, resumable state
 bases/       added base models: records, converted files and downloads
+wandb/       files of Weights & Biases, for jobs with that integration
 models/      converted weights of base models; rebuilt when they are missing
 """
 
@@ -74,11 +77,14 @@ def compare_files(home: Path) -> FileReport:
         }
         adapters = {row[0] for row in connection.execute("SELECT adapter FROM models")}
         jobs = {row[0] for row in connection.execute("SELECT id FROM jobs")}
-    needed = {f"files/{name}" for name in uploads} | adapters
+        batches = _newer(connection, "SELECT id FROM batches WHERE status IN ('validating', 'in_progress')")
+        parts = _newer(connection, "SELECT id FROM upload_parts")
+    needed = {f"files/{name}" for name in uploads} | adapters | {f"batches/{name}.jsonl" for name in batches}
+    needed |= {f"uploads/{name}" for name in parts}
     known = needed | {f"jobs/{name}" for name in jobs} | {"files/incoming"}
     found = {
         f"{folder}/{path.name}"
-        for folder in ("files", "adapters", "jobs")
+        for folder in ("files", "adapters", "jobs", "batches", "uploads")
         if (home / folder).is_dir()
         for path in (home / folder).iterdir()
     }
@@ -95,6 +101,14 @@ def relocate(home: Path, old: Path, new: Path) -> None:
             text = text.replace(was, now)
         if text != before:
             path.write_text(text, encoding="utf-8")
+
+
+def _newer(connection: sqlite3.Connection, query: str) -> set[str]:
+    """The ids that a query finds; none in a database from before its table."""
+    try:
+        return {row[0] for row in connection.execute(query)}
+    except sqlite3.OperationalError:
+        return set()
 
 
 def _open(home: Path) -> sqlite3.Connection:

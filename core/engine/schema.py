@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Schema of this version; stored in `PRAGMA user_version`."""
 SCHEMA = """
 CREATE TABLE files (
@@ -17,7 +17,7 @@ CREATE TABLE jobs (
   fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
   finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
   tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER,
-  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}'
+  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}', integrations TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE TABLE events (
@@ -45,7 +45,36 @@ CREATE TABLE IF NOT EXISTS responses (
   input TEXT NOT NULL, body TEXT NOT NULL
 )
 """
-SCHEMA += f"{_ALIASES};{_RESPONSES}"
+_BATCHES = """
+CREATE TABLE IF NOT EXISTS batches (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL, status TEXT NOT NULL, endpoint TEXT NOT NULL, input_file_id TEXT NOT NULL,
+  metadata TEXT, clamps INTEGER NOT NULL, output_expires_s INTEGER, model TEXT, errors TEXT,
+  total INTEGER NOT NULL, completed INTEGER NOT NULL, failed INTEGER NOT NULL, usage TEXT, output_file_id TEXT,
+  error_file_id TEXT, in_progress_at INTEGER, finalizing_at INTEGER, completed_at INTEGER, failed_at INTEGER,
+  expired_at INTEGER, cancelling_at INTEGER, cancelled_at INTEGER
+)
+"""
+_BATCH_LINES = """
+CREATE TABLE IF NOT EXISTS batch_lines (
+  batch_id TEXT NOT NULL, line INTEGER NOT NULL, start INTEGER NOT NULL, size INTEGER NOT NULL, custom_id TEXT,
+  state TEXT NOT NULL, result TEXT NOT NULL, PRIMARY KEY (batch_id, line)
+)
+"""
+_UPLOADS = """
+CREATE TABLE IF NOT EXISTS uploads (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL, status TEXT NOT NULL, filename TEXT NOT NULL, purpose TEXT NOT NULL,
+  bytes INTEGER NOT NULL, file_expires_at INTEGER, file_id TEXT
+)
+"""
+_UPLOAD_PARTS = """
+CREATE TABLE IF NOT EXISTS upload_parts (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, upload_id TEXT NOT NULL,
+  created_at INTEGER NOT NULL, bytes INTEGER NOT NULL
+)
+"""
+SCHEMA += ";".join((_ALIASES, _RESPONSES, _BATCHES, _BATCH_LINES, _UPLOADS, _UPLOAD_PARTS))
 # Migrations by old version. Before version 2, training time was counted from the start of the job, including pauses.
 MIGRATIONS = {
     1: (
@@ -58,4 +87,11 @@ MIGRATIONS = {
     3: ("ALTER TABLE jobs ADD COLUMN options TEXT NOT NULL DEFAULT '{}'",),
     4: (_ALIASES,),
     5: (_RESPONSES,),
+    6: (
+        _BATCHES,
+        _BATCH_LINES,
+        _UPLOADS,
+        _UPLOAD_PARTS,
+        "ALTER TABLE jobs ADD COLUMN integrations TEXT NOT NULL DEFAULT ''",
+    ),
 }

@@ -1,4 +1,5 @@
-"""engine.db: files, jobs, events, checkpoints, models, aliases and responses, and their ids in OpenAI's format.
+"""engine.db: files, jobs, events, checkpoints, models, aliases and responses, and their ids in OpenAI's format. The
+tables are in `schema`, the rows of batches in `core.engine.batches`.
 
 Acknowledged data survives kill -9 and power loss.
 """
@@ -10,11 +11,11 @@ import secrets
 import sqlite3
 import string
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from core.engine import schema
 from core.engine.job_rules import TrainingMethod
@@ -22,15 +23,27 @@ from core.engine.job_rules import TrainingMethod
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Format = Literal["chat", "completion", "both"]
 
-_INCREMENTAL = 2  # SQLite's number for a file that shrinks in steps
-_SHRUNK_PAGES = 1000  # in one step, about 4 MB; other writers wait meanwhile
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
 _ALPHABET = string.ascii_letters + string.digits
+_WITH_UNDERSCORE = frozenset({"ftckpt", "batch", "batch_req", "upload", "part", "cp"})
+"""Kinds of ids that OpenAI writes with an underscore."""
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class TableRow:
+    """A row of a table; its fields are the table's columns, without `seq`."""
+
+    TABLE: ClassVar[str]
+
+
+Row = TypeVar("Row", bound=TableRow)
+
+
+@dataclass(frozen=True, slots=True)
+class File(TableRow):
     """An uploaded file, or the results of a job (`job_id`). Rows of deleted files are kept for pagination."""
+
+    TABLE: ClassVar[str] = "files"
 
     id: str
     filename: str
@@ -43,7 +56,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(TableRow):
     """A fine-tuning job.
 
     Attributes:
@@ -55,7 +68,10 @@ class Job:
         training_s: training time in seconds, without waiting and pauses.
         epoch_tokens: number of tokens in the training file; None if not counted yet.
         method: the request's `method.type`.
+        integrations: the request's `integrations` as JSON text; "" if there are none.
     """
+
+    TABLE: ClassVar[str] = "jobs"
 
     id: str
     created_at: int
@@ -88,11 +104,14 @@ class Job:
     epoch_tokens: int | None = None
     method: TrainingMethod = "supervised"
     options: str = "{}"
+    integrations: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Event(TableRow):
     """One event of a job; `data` is JSON text."""
+
+    TABLE: ClassVar[str] = "events"
 
     id: str
     job_id: str
@@ -104,8 +123,10 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointRow:
+class CheckpointRow(TableRow):
     """An adapter saved during training. `model` is its model id and `metrics` is JSON text."""
+
+    TABLE: ClassVar[str] = "checkpoints"
 
     id: str
     job_id: str
@@ -116,8 +137,10 @@ class CheckpointRow:
 
 
 @dataclass(frozen=True, slots=True)
-class TunedModel:
+class TunedModel(TableRow):
     """A base model with an adapter on it. `step` is set for checkpoints; None for a job's final model."""
+
+    TABLE: ClassVar[str] = "models"
 
     id: str
     created_at: int
@@ -129,8 +152,10 @@ class TunedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class Alias:
+class Alias(TableRow):
     """Another name, `id`, for a model of this engine. The model may have been deleted since."""
+
+    TABLE: ClassVar[str] = "aliases"
 
     id: str
     created_at: int
@@ -138,8 +163,10 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredResponse:
+class StoredResponse(TableRow):
     """A response of /v1/responses: its own input items and its object, as JSON text, and the one before it."""
+
+    TABLE: ClassVar[str] = "responses"
 
     id: str
     created_at: int
@@ -148,27 +175,12 @@ class StoredResponse:
     body: str
 
 
-Row = TypeVar("Row", File, Job, Event, CheckpointRow, TunedModel, Alias, StoredResponse)
-
-
-_TABLES: dict[type, str] = {
-    File: "files",
-    Job: "jobs",
-    Event: "events",
-    CheckpointRow: "checkpoints",
-    TunedModel: "models",
-    Alias: "aliases",
-    StoredResponse: "responses",
-}
-
-
 class EngineStore:
     """Access to one SQLite file (WAL, synchronous=FULL), with one connection per thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
-        self._enable_shrinking()
         with self.transaction() as transaction:
             version = transaction.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -196,46 +208,27 @@ class EngineStore:
                 connection.execute("ROLLBACK")
             raise
 
-    def add(self, row: File | Job | Event | CheckpointRow | TunedModel | Alias | StoredResponse) -> None:
+    def add(self, row: TableRow) -> None:
         """Insert a row. Raises sqlite3.IntegrityError if its id already exists."""
         values = asdict(row)
         names = ", ".join(values)
         placeholders = ", ".join("?" * len(values))
         with self.transaction() as transaction:
-            transaction.execute(
-                f"INSERT INTO {_TABLES[type(row)]} ({names}) VALUES ({placeholders})", tuple(values.values())
-            )
+            transaction.execute(f"INSERT INTO {row.TABLE} ({names}) VALUES ({placeholders})", tuple(values.values()))
 
     def update(self, kind: type[Row], row_id: str, *, where: str = "1", **values: object) -> bool:
         """Set columns of one row if the SQL condition `where` holds; return whether the row was updated."""
         assigned = ", ".join(f"{name} = ?" for name in values)
         with self.transaction() as transaction:
             cursor = transaction.execute(
-                f"UPDATE {_TABLES[kind]} SET {assigned} WHERE id = ? AND ({where})", (*values.values(), row_id)
+                f"UPDATE {kind.TABLE} SET {assigned} WHERE id = ? AND ({where})", (*values.values(), row_id)
             )
             return cursor.rowcount == 1
 
     def remove(self, kind: type[Row], row_id: str) -> None:
         """Delete one row."""
         with self.transaction() as transaction:
-            transaction.execute(f"DELETE FROM {_TABLES[kind]} WHERE id = ?", (row_id,))
-
-    def remove_older(self, kind: type[Row], created_before: float) -> int:
-        """Delete the rows that were created before a time (Unix seconds), and return their number."""
-        with self.transaction() as transaction:
-            statement = f"DELETE FROM {_TABLES[kind]} WHERE created_at < ?"
-            return transaction.execute(statement, (created_before,)).rowcount
-
-    def shrink(self) -> None:
-        """Return the space of deleted rows to the file system, so that their content is gone from the file as well. If
-        that fails, a later call does it.
-        """
-        connection = self._connection()
-        with suppress(sqlite3.OperationalError):
-            for _ in range(0, connection.execute("PRAGMA freelist_count").fetchone()[0], _SHRUNK_PAGES):
-                # `execute` would stop after one page
-                connection.executescript(f"PRAGMA incremental_vacuum({_SHRUNK_PAGES})")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            transaction.execute(f"DELETE FROM {kind.TABLE} WHERE id = ?", (row_id,))
 
     def get(self, kind: type[Row], row_id: str) -> Row | None:
         """Return the row with this id."""
@@ -245,8 +238,12 @@ class EngineStore:
     def select(self, kind: type[Row], where: str, values: Sequence[Any] = (), tail: str = "ORDER BY seq") -> list[Row]:
         """Return the rows for which `where` (SQL with ? placeholders) holds."""
         names = ", ".join(field.name for field in fields(kind))
-        rows = self._connection().execute(f"SELECT {names} FROM {_TABLES[kind]} WHERE {where} {tail}", values)
-        return [kind(*row) for row in rows]
+        make: Callable[..., Row] = kind
+        return [make(*row) for row in self.query(f"SELECT {names} FROM {kind.TABLE} WHERE {where} {tail}", values)]
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Return the rows of any SELECT with ? placeholders."""
+        return self._connection().execute(sql, values).fetchall()
 
     def page(
         self,
@@ -265,20 +262,12 @@ class EngineStore:
         """
         order = "DESC" if newest_first else "ASC"
         if after is not None:
-            seq = self._connection().execute(f"SELECT seq FROM {_TABLES[kind]} WHERE id = ?", (after,)).fetchone()
-            if seq is None:
+            found = self.query(f"SELECT seq FROM {kind.TABLE} WHERE id = ?", (after,))
+            if not found:
                 raise KeyError(after)
-            where, values = f"({where}) AND seq {'<' if newest_first else '>'} ?", (*values, seq[0])
+            where, values = f"({where}) AND seq {'<' if newest_first else '>'} ?", (*values, found[0][0])
         rows = self.select(kind, where, (*values, limit + 1), f"ORDER BY seq {order} LIMIT ?")
         return rows[:limit], len(rows) > limit
-
-    def _enable_shrinking(self) -> None:
-        """Let the file shrink; one from before this existed is rewritten once, if there is space for that."""
-        connection = self._connection()
-        if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
-            with suppress(sqlite3.OperationalError):
-                connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
-                connection.execute("VACUUM")
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
@@ -301,8 +290,8 @@ def random_code(length: int) -> str:
 
 
 def new_id(kind: str) -> str:
-    """An id such as `file-…`, `ftjob-…`, `ftevent-…`, `ftckpt_…`; 24 random characters avoid collisions."""
-    return f"{kind}_{random_code(24)}" if kind == "ftckpt" else f"{kind}-{random_code(24)}"
+    """An id such as `file-…`, `ftjob-…`, `ftckpt_…`, `batch_…`; 24 random characters avoid collisions."""
+    return f"{kind}{'_' if kind in _WITH_UNDERSCORE else '-'}{random_code(24)}"
 
 
 def tuned_model_id(base: str, suffix: str | None) -> str:

@@ -1,33 +1,25 @@
-"""Logs runs to Weights & Biases and Trackio: live, each step once.
-
-Both libraries are optional, and only this module uses them.
-"""
+"""Logs runs to Weights & Biases and Trackio: live, each step once. The libraries are used in `core.tracker_runs`."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import math
-import os
-import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
+from core import tracker_runs
 from core.db.store import Store
 from core.db.tables import TrainingJob
 from core.finetuning import job_views, results
 from core.finetuning.job_form import DEFAULT_PROJECT
 from core.finetuning.job_views import JobView
-from core.message import msg
 from core.pricing.prices import price_list
 from core.settings import Settings
-
-_TIMEOUT_S = 15.0  # W&B's server normally answers within a second
+from core.tracker_runs import RunName, TrackerRun
 
 _log = logging.getLogger(__name__)
 _MAX_ERROR_CHARS = 300  # characters kept of a tracker's error message
@@ -37,24 +29,6 @@ _MAX_STEPS_PER_SEND = 2_000  # per poll, so that a slow tracker does not delay t
 _RETRY_S = 300.0  # pause after a failure
 
 
-class TrackerRun(Protocol):
-    """One run in a tracker.
-
-    Attributes:
-        url: web page of the run; None if there is none.
-        last_step: the last logged step; -1 or 0: no step logged yet.
-    """
-
-    url: str | None
-    last_step: int
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log one step. Steps must increase."""
-
-    def close(self, summary: Mapping[str, Any] | None) -> None:
-        """Close the run with its results; None if another worker will continue it."""
-
-
 def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider: str = "") -> str | None:
     """Why a tracker can't be used here; None if it can.
 
@@ -62,80 +36,12 @@ def unavailable(tracker: str, environ: Mapping[str, str] | None = None, provider
     """
     if (price_list(provider), tracker) == _LOGGED_BY_PROVIDER:
         return None
-    if tracker == "wandb":
-        if importlib.util.find_spec("wandb") is None:
-            return msg("Weights & Biases is not installed here. Install it with: `pip install wandb`.")
-        env = os.environ if environ is None else environ
-        if not env.get("WANDB_API_KEY") and env.get("WANDB_MODE") != "offline":
-            return msg("Weights & Biases needs its key in `WANDB_API_KEY`.")
-        return None
-    if importlib.util.find_spec("trackio") is None:
-        return msg("Trackio is not installed here. Install it with: `pip install trackio`.")
-    return None
+    return tracker_runs.unavailable(tracker, environ)
 
 
 def open_run(tracker: str, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> TrackerRun:
-    """Create or resume the job's run. Raises any exception of the library.
-
-    Args:
-        config: the job's settings.
-        folder: the folder for the library's files.
-    """
-    return (_Wandb if tracker == "wandb" else _Trackio)(project, job, config, folder)
-
-
-class _Wandb:
-    """A Weights & Biases run, identified by the job's id."""
-
-    def __init__(self, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> None:
-        wandb = importlib.import_module("wandb")
-        folder.mkdir(parents=True, exist_ok=True)
-        for earlier in folder.glob(f"wandb/offline-run-*-{job.id}"):  # may be incomplete; the new run has all steps
-            shutil.rmtree(earlier, ignore_errors=True)
-        self._run = wandb.init(
-            project=project,
-            name=job.name,
-            id=job.id,
-            resume="allow",
-            config=dict(config),
-            dir=str(folder),
-            reinit="create_new",  # several jobs can run at the same time
-            settings=wandb.Settings(
-                init_timeout=_TIMEOUT_S, finish_timeout=_TIMEOUT_S, console="off", silent=True, disable_git=True
-            ),
-        )
-        self.url = None if self._run.offline else str(self._run.url)
-        self.last_step = int(self._run.starting_step) - 1
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self, summary: Mapping[str, Any] | None) -> None:
-        self._run.summary.update(dict(summary or {}))
-        self._run.finish()
-
-
-class _Trackio:
-    """A local Trackio run, identified by the job's name and the start of its id."""
-
-    url: str | None = None
-
-    def __init__(self, project: str, job: JobView, config: Mapping[str, Any], folder: Path) -> None:
-        trackio = importlib.import_module("trackio")
-        self._run = trackio.init(
-            project=project, name=f"{job.name}-{job.id[:6]}", config=dict(config), resume="allow", embed=False,
-            auto_log_gpu=False, auto_log_cpu=False,
-        )  # fmt: skip
-        self.last_step = int(self._run._next_step) - 1  # there is no public attribute
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self, summary: Mapping[str, Any] | None) -> None:
-        numbers = {name: value for name, value in (summary or {}).items() if isinstance(value, int | float)}
-        if numbers:
-            self._run.log(numbers, step=max(0, self._run._next_step - 1))
-        self._run.finish()
+    """Create or resume the job's run; see `core.tracker_runs.open_run`."""
+    return tracker_runs.open_run(tracker, RunName(project, job.id, job.name), config, folder)
 
 
 class TrackerLogger:

@@ -69,7 +69,7 @@ BY_KIND: Mapping[Kind, Capabilities] = {
     "engine": Capabilities(
         engine_api=True,
         billed=False,
-        batches=False,
+        batches=True,
         training_options=True,
         seed=True,
         default_temperature=1.0,  # `core.engine.serving.sampling`

@@ -209,10 +209,14 @@ def test_aliases_survive_kill_9_and_a_later_model_of_the_same_name_wins(tmp_path
         other.stop()
 
 
-def test_a_database_from_before_aliases_gets_them(tmp_path: Path) -> None:
-    store = EngineStore(tmp_path / "engine.db")
+def test_a_database_from_before_aliases_and_batches_gets_them(tmp_path: Path) -> None:
+    store, tables = EngineStore(tmp_path / "engine.db"), ("aliases", "batches", "batch_lines", "uploads")
     with store.transaction() as transaction:
-        transaction.execute("DROP TABLE aliases")
+        for table in tables:
+            transaction.execute(f"DROP TABLE {table}")
+        transaction.execute("ALTER TABLE jobs DROP COLUMN integrations")
         transaction.execute("PRAGMA user_version = 4")
     with EngineStore(tmp_path / "engine.db").transaction() as transaction:
-        assert transaction.execute("SELECT count(*) FROM aliases").fetchone() == (0,)
+        for table in tables:
+            assert transaction.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+        assert transaction.execute("SELECT count(integrations) FROM jobs").fetchone() == (0,)

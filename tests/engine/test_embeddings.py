@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from openai import BadRequestError, OpenAI
 
-from tests.support.engine_process import TINY, EngineUnderTest, running
+from tests.support.engine_process import TINY, EngineUnderTest, jsonl, poll, running
 from tests.support.tiny_models import CONTEXT, TinyModel
 
 
@@ -79,6 +80,24 @@ def test_an_alias_and_the_path_of_2023(engine: EngineUnderTest) -> None:
     for answer in answers:
         assert (answer.json()["model"], answer.headers["fabula-model"]) == ("text-embedding-3-small", TINY)
     assert answers[0].json()["data"] == answers[1].json()["data"]
+
+
+def test_a_batch_has_vectors_too(client: OpenAI) -> None:
+    url, inputs = "/v1/embeddings", {"n1": "英雄", "n2": ""}
+    lines = [
+        {"custom_id": name, "method": "POST", "url": url, "body": {"model": TINY, "input": text}}
+        for name, text in inputs.items()
+    ]
+    file = client.files.create(file=("inputs.jsonl", jsonl(lines)), purpose="batch")
+    sent = client.batches.create(input_file_id=file.id, endpoint="/v1/embeddings", completion_window="24h")
+    poll(lambda: client.batches.retrieve(sent.id).status == "completed")
+    batch = client.batches.retrieve(sent.id)
+    output, errors = (
+        json.loads(client.files.content(str(id)).text) for id in (batch.output_file_id, batch.error_file_id)
+    )
+    alone = client.embeddings.create(model=TINY, input="英雄", encoding_format="float").data[0].embedding
+    assert output["response"]["body"]["data"][0]["embedding"] == pytest.approx(alone, abs=1e-4)
+    assert (errors["custom_id"], errors["response"]["status_code"]) == ("n2", 400)
 
 
 @pytest.mark.parametrize("keys", [{}, {"pooling_type": 4}])  # 4: a model that ranks texts

@@ -56,7 +56,7 @@ def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[objec
         ({**MINIMUM, "seed": -1}, "seed", "invalid_value"),
         ({**MINIMUM, "seed": True}, "seed", "invalid_value"),
         ({**MINIMUM, "n_epochs": 3}, "n_epochs", "unknown_parameter"),
-        ({**MINIMUM, "integrations": [{"type": "wandb"}]}, "integrations", "unsupported_parameter"),
+        ({**MINIMUM, "integrations": [{"type": "mlflow"}]}, "integrations[0].type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"type": "dpo"}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"type": ["supervised"]}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"dpo": {"hyperparameters": {"beta": 1}}}}, "method.type", "unsupported_parameter"),

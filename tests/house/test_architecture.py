@@ -56,6 +56,7 @@ _KNOWN_TO_THE_ENGINE = (
     "core.message",
     "core.logs",
     "core.packaged_models",
+    "core.tracker_runs",
     "core.file_permissions",
 )
 

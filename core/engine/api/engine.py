@@ -18,13 +18,17 @@ from core.engine import VERSION
 from core.engine.api import serializers
 from core.engine.api.aliases import Aliases
 from core.engine.api.bases import Bases
+from core.engine.api.checkpoint_permissions import CheckpointPermissions
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.files import Files, sends_base64
 from core.engine.api.jobs import Jobs
 from core.engine.api.legacy import LegacyApi
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import json_body, reject_unknown, required
+from core.engine.api.uploads import Uploads
 from core.engine.bases.library import BaseLibrary
+from core.engine.batches.api import Batches
+from core.engine.batches.runner import BatchRunner
 from core.engine.job_rules import PARALLEL
 from core.engine.responses.api import Responses
 from core.engine.serving.embeddings import Embeddings
@@ -78,41 +82,52 @@ class Engine:
         self.models = ModelCatalogue(config.home, config.environ, self.store, self.library)
         self.files = Files(config.home, self.store, base64_results=sends_base64(config.environ))
         self.files.remove_leftovers()
+        self.uploads = Uploads(config.home, self.store, self.files)
+        self.uploads.remove_leftovers()
         self.pool = Pool(config.threads)
         self.inference = Inference(self.models, self.pool)
         self.aliases = Aliases(self.models, self.store)
+        self.permissions = CheckpointPermissions(self.models)
         self.embeddings = Embeddings(self.models, self.pool)
         self.responses = Responses(self.store, self.inference)
+        endpoints = {
+            "/v1/chat/completions": self.inference.chat_completions,
+            "/v1/completions": self.inference.completions,
+            "/v1/responses": self.responses.create,
+            "/v1/embeddings": self.embeddings.create,
+        }
+        self.batch_runner = BatchRunner(self.store, self.files, config.home / "batches", endpoints, self.pool.priority)
+        self.batches = Batches(self.store, self.files, self.batch_runner)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
         self.runner = JobLoop(context)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
-        self._stopping = asyncio.Event()
-        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs, self._stopping)
+        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs)
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Resume interrupted jobs and warm up."""
+        """Go on with interrupted jobs and batches, and warm up."""
         self.runner.start()
         self.library.start()
-        self._run_in_background(self.responses.expire_regularly())
+        self.batch_runner.start()
         if self.config.warm:
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
     def begin_stop(self) -> None:
-        """Let a running trainer save its state while requests in flight are answered, and end streams that would go on
-        for as long as a job; may be called by a signal.
+        """Let a running trainer save its state, and batches wait for the next start, while requests in flight are
+        answered; may be called by a signal.
         """
         self._loop.call_soon_threadsafe(self.runner.begin_stop)
-        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._loop.call_soon_threadsafe(self.batch_runner.begin_stop)
 
     async def stop(self) -> None:
         """Let a running trainer save its state, then stop all child processes."""
         for task in self._background:
             task.cancel()
+        await self.batch_runner.stop()
         await run_in_threadpool(self.library.stop)
         await run_in_threadpool(self.runner.stop)
         await self.pool.close()

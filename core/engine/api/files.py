@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,27 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from core.engine.api import serializers
-from core.engine.api.errors import bad_value, missing_parameter, unknown_file
+from core.engine.api.errors import ApiError, bad_value, missing_parameter, unknown_file
 from core.engine.api.requests import query_limit
-from core.engine.api.upload import Upload, receive
+from core.engine.api.upload import Upload, receive, sync
 from core.engine.store import EngineStore, File, new_id
 from core.engine.training.job_folder import metrics_csv
 from core.message import msg
 
 PURPOSE, RESULTS_PURPOSE = "fine-tune", "fine-tune-results"
+BATCH_PURPOSE, BATCH_OUTPUT_PURPOSE = "batch", "batch_output"
+UPLOADED = (PURPOSE, BATCH_PURPOSE)
+"""Purposes of files that clients upload."""
+MAX_BATCH_BYTES = 200 << 20  # OpenAI's limit for the input file of a batch
 _PAGE = 10_000  # OpenAI's default and maximum page size
 BASE64_SETTING = "FABULA_RESULTS_BASE64"
 """Environment variable: `1` for result files in base64, as at OpenAI."""
 _ON, _OFF = frozenset({"1", "on", "t", "true", "y", "yes"}), frozenset({"0", "off", "f", "false", "n", "no"})
 _ENCODINGS = {"base64": True, "text": False}
 SOURCES = ("training_file", "validation_file")  # job parameters that take file ids
-_EXPIRY_S = (3600, 30 * 86400)  # OpenAI's limits, in seconds
+EXPIRY_S = (3600, 30 * 86400)
+"""OpenAI's limits for the life of a file, in seconds."""
+_BATCH_EXPIRY_S = 30 * 86400  # OpenAI's default for the input file of a batch
 
 
 def source_path(folder: Path, param: str) -> Path:
@@ -78,7 +84,7 @@ class Files:
     async def create(self, request: Request) -> Response:
         """POST /v1/files."""
         file_id = new_id("file")
-        partial = self._incoming / file_id
+        partial = self.incoming(file_id)
         try:
             upload = await receive(request, partial)
             file = await run_in_threadpool(self._store_upload, file_id, partial, upload)
@@ -144,27 +150,53 @@ class Files:
         purpose = upload.fields.get("purpose")
         if purpose is None:
             raise missing_parameter("purpose")
-        if purpose != PURPOSE:
-            raise bad_value(
-                "purpose",
-                msg(
-                    "'{purpose}' is not a purpose of this engine; use '{supported}'.",
-                    purpose=purpose[:40],
-                    supported=PURPOSE,
-                ),
-            )
+        check_purpose(purpose, upload.size)
         if upload.size == 0:
             raise bad_value("file", msg("The file is empty."))
         now = int(time.time())
-        file = File(file_id, upload.filename or "file", upload.size, purpose, now, _expires_at(upload.fields, now))
-        os.replace(partial, self.path(file_id))
-        _sync_folder(self._folder)
+        expires_at = expiry(
+            upload.fields.get("expires_after[anchor]"), upload.fields.get("expires_after[seconds]"), purpose, now
+        )
+        file = File(file_id, upload.filename or "file", upload.size, purpose, now, expires_at)
+        self.move_in(partial, file_id)
         try:
             self._store.add(file)
         except BaseException:
             self.path(file_id).unlink(missing_ok=True)
             raise
         return file
+
+    def incoming(self, file_id: str) -> Path:
+        """Path of a file's content until it is complete."""
+        return self._incoming / file_id
+
+    def move_in(self, partial: Path, file_id: str) -> None:
+        """Make a complete file that is on disk the content of a file. Add its row afterwards, so that a row guarantees
+        the content.
+        """
+        os.replace(partial, self.path(file_id))
+        _sync_folder(self._folder)
+
+    def write_lines(self, filename: str, purpose: str, lines: Iterable[str], expires_s: int | None) -> File | None:
+        """Write a file with these lines durably and return its row, which is not stored yet; None if there are no
+        lines.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        file_id, now, size = new_id("file"), int(time.time()), 0
+        partial = self.incoming(file_id)
+        try:
+            with partial.open("wb") as file:
+                for line in lines:
+                    size += file.write(line.encode() + b"\n")
+                sync(file)
+            if not size:
+                return None
+            self.move_in(partial, file_id)
+        finally:
+            partial.unlink(missing_ok=True)
+        return File(file_id, filename, size, purpose, now, None if expires_s is None else now + expires_s)
 
     def _delete(self, file_id: str) -> None:
         self._store.update(File, file_id, deleted_at=int(time.time()))
@@ -178,17 +210,35 @@ class Files:
         return -(-size // 3) * 4 if self._base64_results else size
 
 
-def _expires_at(fields: dict[str, str], now: int) -> int | None:
-    seconds = fields.get("expires_after[seconds]")
+def check_purpose(purpose: str, size: int, param: str = "file") -> None:
+    """Raise ApiError for a purpose that files here do not have, or a size (`param`) that is too large for it."""
+    if purpose not in UPLOADED:
+        supported = "', '".join(UPLOADED)
+        raise bad_value(
+            "purpose",
+            msg(
+                "'{purpose}' is not a purpose of this engine; use '{supported}'.",
+                purpose=purpose[:40],
+                supported=supported,
+            ),
+        )
+    if purpose == BATCH_PURPOSE and size > MAX_BATCH_BYTES:
+        message = msg("The input file of a batch can have at most {max_mb} MB.", max_mb=MAX_BATCH_BYTES >> 20)
+        raise ApiError(413, message, param=param, code="file_too_large")
+
+
+def expiry(anchor: object, seconds: object, purpose: str, now: int) -> int | None:
+    """When a file of this purpose expires, by the `expires_after` of its request; None: never. Raises ApiError 400."""
     if seconds is None:
-        return None
-    low, high = _EXPIRY_S
-    if fields.get("expires_after[anchor]", "created_at") != "created_at":
+        return now + _BATCH_EXPIRY_S if purpose == BATCH_PURPOSE else None
+    low, high = EXPIRY_S
+    if anchor not in (None, "created_at"):
         raise bad_value("expires_after[anchor]", msg("'expires_after[anchor]' must be 'created_at'."))
-    if not (seconds.isascii() and seconds.isdigit() and len(seconds) < 9 and low <= int(seconds) <= high):
+    digits = str(seconds)
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 9 and low <= int(digits) <= high):
         message = msg("'expires_after[seconds]' must be a whole number from {low} to {high}.", low=low, high=high)
         raise bad_value("expires_after[seconds]", message)
-    return now + int(seconds)
+    return now + int(digits)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.engine import job_rules, training_options
+from core.engine.api import integrations
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.api.requests import integer, number, reject_unknown, required
 from core.engine.chat_messages import is_missing
@@ -49,6 +50,7 @@ class ParsedJobRequest:
     suffix: str | None
     seed: int
     metadata: dict[str, str] | None
+    integrations: list[dict[str, Any]]
     method: TrainingMethod
     n_epochs: int | None
     batch_size: int | None
@@ -60,9 +62,6 @@ class ParsedJobRequest:
 def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
     """Parse a request body. Raises ApiError 400."""
     reject_unknown(body, _KNOWN)
-    if body.get("integrations"):
-        message = msg("'integrations' are not supported by this engine; read the events or the result file instead.")
-        raise ApiError(400, message, param="integrations", code="unsupported_parameter")
     method, options = _method(body)
     hyperparameters, path = _hyperparameters(body, method, options)
     has_validation = not is_missing(body.get("validation_file"))
@@ -73,6 +72,7 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         suffix=_suffix(body.get("suffix")),
         seed=integer(body, "seed", *job_rules.SEED, secrets.randbelow(job_rules.SEED[1])),
         metadata=parse_metadata(body.get("metadata")),
+        integrations=integrations.parse(body.get("integrations")),
         method=method,
         n_epochs=integer(hyperparameters, "n_epochs", *job_rules.N_EPOCHS, None, path),
         batch_size=integer(hyperparameters, "batch_size", *job_rules.BATCH_SIZE, None, path),

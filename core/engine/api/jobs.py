@@ -23,7 +23,7 @@ from core.engine.api.requests import json_body, query_limit
 from core.engine.event_log import add_event
 from core.engine.serving import chat
 from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, new_id, to_json, tuned_model_id
-from core.engine.training import job_queue
+from core.engine.training import job_queue, tracking
 from core.message import msg
 
 ACTIVE: tuple[Status, ...] = ("validating_files", "queued", "running")
@@ -154,6 +154,7 @@ class Jobs:
             batch_size=spec.batch_size or auto.batch_size,
             learning_rate_multiplier=1.0 if multiplier is None else multiplier,
             metadata=to_json(spec.metadata) if spec.metadata else None,
+            integrations=to_json(spec.integrations) if spec.integrations else "",
             method=spec.method,
             options=to_json(asdict(replace(spec.options, lora_rank=rank))),
         )
@@ -204,6 +205,7 @@ class Jobs:
                     job.id,
                     msg("Validating training file: {training_file}", training_file=job.training_file),
                 )
+                tracking.announce(self._store, job)
             return job
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)

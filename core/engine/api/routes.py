@@ -21,6 +21,7 @@ def _retired(line: str) -> PickHandler:
 
 
 _JOBS, _BASES, _ALIASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases", "/fabula/v1/aliases"
+_CHECKPOINT = "/v1/fine_tuning/checkpoints/{id:path}"
 _ENGINE, _FINE_TUNES = "/v1/engines/{engine:path}", "/v1/fine-tunes"  # of 2023
 ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("GET", "/health", lambda engine: engine.health),
@@ -32,6 +33,10 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("GET", "/v1/files/{id}", lambda engine: engine.files.get),
     ("DELETE", "/v1/files/{id}", lambda engine: engine.files.delete),
     ("GET", "/v1/files/{id}/content", lambda engine: engine.files.content),
+    ("POST", "/v1/uploads", lambda engine: engine.uploads.create),
+    ("POST", "/v1/uploads/{id}/parts", lambda engine: engine.uploads.add_part),
+    ("POST", "/v1/uploads/{id}/complete", lambda engine: engine.uploads.complete),
+    ("POST", "/v1/uploads/{id}/cancel", lambda engine: engine.uploads.cancel),
     ("POST", _JOBS, lambda engine: engine.jobs.create),
     ("GET", _JOBS, lambda engine: engine.jobs.list),
     ("GET", _JOBS + "/{id}", lambda engine: engine.jobs.get),
@@ -40,6 +45,9 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("POST", _JOBS + "/{id}/resume", lambda engine: engine.jobs.resume),
     ("GET", _JOBS + "/{id}/events", lambda engine: engine.jobs.events),
     ("GET", _JOBS + "/{id}/checkpoints", lambda engine: engine.jobs.checkpoints),
+    ("POST", _CHECKPOINT + "/permissions", lambda engine: engine.permissions.create),
+    ("GET", _CHECKPOINT + "/permissions", lambda engine: engine.permissions.list),
+    ("DELETE", _CHECKPOINT + "/permissions/{permission}", lambda engine: engine.permissions.delete),
     ("POST", "/v1/completions", lambda engine: engine.inference.completions),
     ("POST", "/v1/chat/completions", lambda engine: engine.inference.chat_completions),
     ("POST", "/v1/embeddings", lambda engine: engine.embeddings.create),
@@ -48,6 +56,10 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("DELETE", "/v1/responses/{id}", lambda engine: engine.responses.delete),
     ("POST", "/v1/responses/{id}/cancel", lambda engine: engine.responses.cancel),
     ("GET", "/v1/responses/{id}/input_items", lambda engine: engine.responses.input_items),
+    ("POST", "/v1/batches", lambda engine: engine.batches.create),
+    ("GET", "/v1/batches", lambda engine: engine.batches.list),
+    ("GET", "/v1/batches/{id}", lambda engine: engine.batches.get),
+    ("POST", "/v1/batches/{id}/cancel", lambda engine: engine.batches.cancel),
     ("POST", "/fabula/v1/tokenize", lambda engine: engine.tokenize),
     ("GET", _BASES, lambda engine: engine.bases.list),
     ("POST", _BASES, lambda engine: engine.bases.create),

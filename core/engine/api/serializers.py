@@ -70,7 +70,7 @@ def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
         "seed": row.seed,
         "suffix": row.suffix,
         "user_provided_suffix": row.suffix,
-        "integrations": [],
+        "integrations": json.loads(row.integrations) if row.integrations else [],
         "metadata": json.loads(row.metadata) if row.metadata else None,
         "fabula": {
             "training_seconds": round(row.training_s, 3),

@@ -32,8 +32,9 @@ class Upload:
         ended: whether the form is complete.
     """
 
-    def __init__(self, boundary: bytes, path: Path) -> None:
+    def __init__(self, boundary: bytes, path: Path, field: str = "file", max_bytes: int = MAX_FILE_BYTES) -> None:
         """Raises FormParserError for a boundary of more than 256 bytes."""
+        self._file_field, self._max_bytes = field, max_bytes
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
         self.size = 0
@@ -65,8 +66,7 @@ class Upload:
 
     def finish(self) -> None:
         """Sync the file to disk and close it."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        sync(self._file)
         self._file.close()
 
     def close(self) -> None:
@@ -94,19 +94,21 @@ class Upload:
     def _headers_finished(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition", b""))
         self._name = options.get(b"name", b"")
-        self._in_file = self._name == b"file"
+        self._in_file = self._name == self._file_field.encode()
         if self._in_file:
             if self.filename is not None:
-                raise ApiError(400, msg("The form has more than one file."), param="file", code="invalid_form")
-            self.filename = _safe_name(options.get(b"filename", b""))
+                raise ApiError(
+                    400, msg("The form has more than one file."), param=self._file_field, code="invalid_form"
+                )
+            self.filename = safe_name(options.get(b"filename", b"").decode("utf-8", "replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if not self._in_file:
             self._collect(self._value, data[start:end], _MAX_FIELD_BYTES)
             return
         self.size += end - start
-        if self.size > MAX_FILE_BYTES:
-            raise too_large()
+        if self.size > self._max_bytes:
+            raise too_large(self._max_bytes, self._file_field)
         self._file.write(memoryview(data)[start:end])
 
     def _part_end(self) -> None:
@@ -119,8 +121,8 @@ class Upload:
         self.ended = True
 
 
-async def receive(request: Request, path: Path) -> Upload:
-    """Receive a request's form and write its file durably to `path`.
+async def receive(request: Request, path: Path, *, field: str = "file", max_bytes: int = MAX_FILE_BYTES) -> Upload:
+    """Receive a request's form and write the file in its `field` durably to `path`.
 
     Raises:
         ApiError: 400 for a malformed form, 413 for a file that is too large, 507 if the disk is full.
@@ -132,9 +134,9 @@ async def receive(request: Request, path: Path) -> Upload:
         raise ApiError(400, msg("The request must be a form (multipart/form-data)."), code="invalid_form")
     content_length = request.headers.get("content-length", "")
     if content_length.isascii() and content_length.isdigit():
-        _check_size(int(content_length), path)
+        _check_size(int(content_length), path, max_bytes, field)
     try:
-        upload = Upload(options[b"boundary"], path)
+        upload = Upload(options[b"boundary"], path, field, max_bytes)
     except FormParserError as exc:
         raise ApiError(400, msg("The form could not be read: {error}.", error=exc), code="invalid_form") from exc
     try:
@@ -148,27 +150,33 @@ async def receive(request: Request, path: Path) -> Upload:
         if not upload.ended:
             raise ApiError(400, msg("The form is incomplete."), code="invalid_form")
         if upload.filename is None:
-            raise missing_parameter("file")
+            raise missing_parameter(field)
         await run_in_threadpool(upload.finish)
     finally:
         upload.close()
     return upload
 
 
-def too_large() -> ApiError:
+def too_large(max_bytes: int = MAX_FILE_BYTES, field: str = "file") -> ApiError:
     """413: the file is too large."""
-    message = msg("The file is larger than {max_mb} MB.", max_mb=MAX_FILE_BYTES >> 20)
-    return ApiError(413, message, param="file", code="file_too_large")
+    message = msg("The file is larger than {max_mb} MB.", max_mb=max_bytes >> 20)
+    return ApiError(413, message, param=field, code="file_too_large")
 
 
-def _check_size(content_length: int, path: Path) -> None:
-    if content_length > MAX_FILE_BYTES + (1 << 16):
-        raise too_large()
+def sync(file: BinaryIO) -> None:
+    """Wait until a file's content is on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def safe_name(name: str) -> str:
+    """Return the last component of a path without control characters, for display only."""
+    name = name.replace("\\", "/").rpartition("/")[2]
+    return "".join(character for character in name if character.isprintable())[:255] or "file"
+
+
+def _check_size(content_length: int, path: Path, max_bytes: int, field: str) -> None:
+    if content_length > max_bytes + (1 << 16):
+        raise too_large(max_bytes, field)
     if content_length > shutil.disk_usage(path.parent).free:
         raise disk_full()
-
-
-def _safe_name(raw: bytes) -> str:
-    """Return the last component of a path without control characters, for display only."""
-    name = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return "".join(character for character in name if character.isprintable())[:255] or "file"

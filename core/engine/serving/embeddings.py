@@ -68,7 +68,7 @@ class Embeddings:
         async with self._pool.lease(base, adapter, embedding=True) as backend:
             for one in inputs:
                 await _check_length(backend, one)
-            async with backend.slots:
+            async with backend.slots.one():
                 body = await _posted(backend, {"input": inputs, "encoding_format": "float"})
         rows = sorted(body["data"], key=lambda row: int(row["index"]))
         return {"vectors": [row["embedding"] for row in rows], "tokens": int(body["usage"]["prompt_tokens"])}

@@ -71,7 +71,7 @@ async def stream_chunks(backend: Backend, options: Mapping[str, Any]) -> AsyncGe
         ApiError: with the first chunk or later.
     """
     stop, held = StopMatcher(options.get("stop", ())), _HeldTokens()
-    async with backend.slots:
+    async with backend.slots.one():
         try:
             blocks = llama_http.post(backend.address, "/completion", {**options, "stop": [], "stream": True})
             async with aclosing(blocks), aclosing(_events(blocks)) as events:

@@ -25,6 +25,7 @@ from core.engine.api.errors import unavailable
 from core.engine.formats.gguf_file import ModelCard
 from core.engine.job_rules import CONTEXT, PARALLEL
 from core.engine.serving.llama_http import ServerAddress
+from core.engine.serving.priority import Priority, Slots
 from core.message import msg
 
 _log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Backend:
 
     Attributes:
         adapter: the LoRA adapter; None for the plain base model.
-        slots: limits how many requests are decoded together; the others wait in order of arrival.
+        slots: limits how many requests are decoded together.
         leases: number of users; a retired backend is stopped when the last one releases it.
     """
 
@@ -80,7 +81,7 @@ class Backend:
     process: asyncio.subprocess.Process
     address: ServerAddress
     adapter: Path | None
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(PARALLEL))
+    slots: Slots = field(default_factory=Slots)
     leases: int = 0
     retired: bool = False
 
@@ -91,10 +92,15 @@ class Backend:
 
 
 class Pool:
-    """The pool of backends. All methods except `tokenizer` must be called on the event loop."""
+    """The pool of backends. All methods except `tokenizer` must be called on the event loop.
+
+    Attributes:
+        priority: counts the requests that use the backends.
+    """
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
+        self.priority = Priority()
         self._current: dict[_Key, Backend] = {}  # in LRU order
         self._all: set[Backend] = set()
         self._locks: dict[_Key, asyncio.Lock] = {}
@@ -113,8 +119,9 @@ class Pool:
         Raises:
             ApiError: 503 if the model could not be loaded.
         """
-        async with self._leased(await self._get_or_start(base, adapter, embedding)) as backend:
-            yield backend
+        with self.priority.request():  # also while the model is being loaded
+            async with self._leased(await self._get_or_start(base, adapter, embedding)) as backend:
+                yield backend
 
     @asynccontextmanager
     async def lease_any(self, base: BaseModel) -> AsyncIterator[Backend]:

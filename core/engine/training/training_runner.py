@@ -27,6 +27,7 @@ from core.engine.store import File, Job, new_id
 from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
 from core.engine.training.job_folder import metrics_csv, write_job_spec
+from core.engine.training.tracking import JobTracking
 from core.engine.training_options import TrainingOptions, base_learning_rate
 from core.message import from_json, msg, with_cause
 
@@ -93,6 +94,14 @@ class TrainingRunner:
         """Run the trainer until it ends or must stop; restart it after a crash."""
         write_job_spec(self._context.folder(job), self._job_spec(job))
         collector = EventCollector(self._context.store, job.id, self._context.home)
+        tracking = JobTracking(self._context.store, job, self._context.home)
+        tracking.start()
+        try:
+            self._train_until_over(job, collector)
+        finally:
+            tracking.stop()
+
+    def _train_until_over(self, job: Job, collector: EventCollector) -> None:
         crashes, last_step = 0, job.step
         while self._context.status(job) == "running" and not self._stopping.is_set():
             (self._context.folder(job) / "state.json").unlink(missing_ok=True)  # left by the previous trainer

@@ -138,7 +138,7 @@ def _size(recipe: Recipe) -> None:
 def _estimate_facts(recipe: Recipe, guess: RunEstimate, mode: Mode) -> None:
     """Render the estimate in one line."""
     fewest, most = previewing.request_range(recipe, batch=mode == "batch")
-    if mode == "batch":
+    if mode == "batch" and not guess.local:
         time = _("done within a day")
     elif guess.seconds is None:
         time = _("time: known after a preview")
@@ -182,27 +182,31 @@ def _own_preset(writer: ModelInfo) -> Remedy | None:
 def _mode(recipe: Recipe) -> Mode:
     """Live, or as a batch if the provider supports it."""
     try:
-        if not client.supports_batch(cache.registry().provider(recipe.provider)):
+        provider = cache.registry().provider(recipe.provider)
+        if not client.supports_batch(provider):
             return "live"
     except FabulaError:  # it was removed a moment ago, so its models are still in the list
         return "live"
-    live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
-    cheaper = (
-        _("Within a day, at {share} of the price").format(share=percent(float(batch / live), 0))
-        if live and batch
-        else _("Within a day, as a batch")
-    )
+    later = _within_a_day(recipe) if provider.capabilities.billed else _("In the background, as a batch")
     state.set_default("dataset_mode", "live")
     chosen = st.segmented_control(
         _("When"),
         ["live", "batch"],
-        format_func={"live": _("Now"), "batch": cheaper}.__getitem__,
+        format_func={"live": _("Now"), "batch": later}.__getitem__,
         required=True,
         label_visibility="collapsed",
         key="dataset_mode",
         persist_state="session",
     )
     return "batch" if chosen == "batch" else "live"
+
+
+def _within_a_day(recipe: Recipe) -> str:
+    """The choice of a batch at a provider that bills, with its share of the price if both prices are known."""
+    live, batch = estimate(recipe).usd, estimate(recipe, batch=True).usd
+    if live and batch:
+        return _("Within a day, at {share} of the price").format(share=percent(float(batch / live), 0))
+    return _("Within a day, as a batch")
 
 
 def _budget(guess: RunEstimate) -> DecimalInput:
