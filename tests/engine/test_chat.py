@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFWriter, TokenType
 
 from core.engine.chat_messages import BadLine, ChatMessage
-from core.engine.formats.gguf_file import ModelCard
+from core.engine.formats.gguf_file import ModelCard, model_card
 from core.engine.serving.chat import ChatFormat, format_for, parse
 
 
@@ -148,3 +150,23 @@ def test_a_long_conversation_is_within_what_a_template_may_do() -> None:
 
 def test_a_day_in_a_template_is_the_same_in_training_and_serving() -> None:
     assert _own("{{ strftime_now('%d %b %Y') }}" + _TURNS).prompt([ChatMessage("user", "a")]).startswith("26 Jul 2024")
+
+
+def test_html_in_messages_is_kept_although_gemma_has_tokens_for_it(tmp_path: Path) -> None:
+    user, control = TokenType.USER_DEFINED, TokenType.CONTROL
+    tokens = {"</s>": control, "<turn>": control, "<h1>": user, "</code>": user, "<call>": user, "<unused1>": control}
+    writer = GGUFWriter(str(tmp_path / "model.gguf"), "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(list(tokens))
+    writer.add_token_types(list(tokens.values()))
+    writer.add_eos_token_id(0)
+    writer.add_chat_template("{% for m in messages %}<turn>{{ m.content }}</s>{% endfor %}<turn>")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    card = model_card(tmp_path / "model.gguf")
+    assert card.control == ("</s>", "<turn>", "<call>")
+    form = format_for(card)
+    assert form is not None
+    assert form.prompt([ChatMessage("user", "<h1>a<call></code></s>")]) == "<turn><h1>a</code></s><turn>"

@@ -19,6 +19,11 @@ from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, Reader
 _NO_TOKEN = 0xFFFFFFFF
 _CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
 _MARKUP = re.compile(r"<[^\s<>]{1,60}>|\[[^\s\[\]]{1,60}\]")
+# Gemma has tokens of its own for these; they are text, and in a message they stay
+_HTML = re.compile(
+    r"</?(a|b|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|s|span|strong|sub|sup|table|tbody|"
+    r"td|tfoot|th|thead|tr|u|ul)>"
+)
 # there are thousands of these in some vocabularies, and conversations never use them
 _UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
@@ -156,7 +161,9 @@ def model_card(path: Path) -> ModelCard:
 
 
 def _special_tokens(reader: GGUFReader) -> dict[int, str]:
-    """Map ids to texts for control tokens, and for user-defined tokens that look like markup (`<…>`, `[…]`)."""
+    """Map ids to texts for control tokens, and for user-defined tokens that look like markup (`<…>`, `[…]`) but are not
+    HTML.
+    """
     types = _array(reader, "tokenizer.ggml.token_type")
     texts = reader.fields.get("tokenizer.ggml.tokens")
     if types is None or texts is None:
@@ -168,7 +175,7 @@ def _special_tokens(reader: GGUFReader) -> dict[int, str]:
         length = int.from_bytes(data[offs : offs + 8], "little")
         if index in wanted:
             text = bytes(data[offs + 8 : offs + 8 + length]).decode("utf-8", "replace")
-            if wanted[index] == _CONTROL or _MARKUP.fullmatch(text):
+            if wanted[index] == _CONTROL or (_MARKUP.fullmatch(text) and not _HTML.fullmatch(text)):
                 found[index] = text
         offs += 8 + length
     return found
