@@ -29,6 +29,12 @@ _PLACE = re.compile(r"\{\w*\}|\*\*|`")
 _FIELD = re.compile(r"\{\w*\}")
 
 
+@cache
+def _collected() -> frozenset[str]:
+    """Every message of the code."""
+    return frozenset(found.message for found in collect(_ROOT))
+
+
 def _messages(language: str) -> list[Message]:
     with i18n.catalogue_path(language).open("rb") as file:
         return [message for message in read_po(file, locale=language) if message.id]
@@ -37,14 +43,13 @@ def _messages(language: str) -> list[Message]:
 @pytest.mark.parametrize("language", _OTHERS)
 def test_every_sentence_of_the_code_is_translated(language: str) -> None:
     known = set(i18n.messages(language))
-    missing = sorted({found.message for found in collect(_ROOT)} - known)
+    missing = sorted(_collected() - known)
     assert not missing, f"{len(missing)} without translation (make messages lists them): {missing[:5]} …"
 
 
 @pytest.mark.parametrize("language", _OTHERS)
 def test_no_translation_is_left_over(language: str) -> None:
-    collected = {found.message for found in collect(_ROOT)}
-    assert not sorted(set(i18n.messages(language)) - collected), "run make messages to drop unused messages"
+    assert not sorted(set(i18n.messages(language)) - _collected()), "run make messages to drop unused messages"
 
 
 @pytest.mark.parametrize("language", _OTHERS)
@@ -154,11 +159,19 @@ def test_text_that_is_no_message_is_shown_as_it_is(monkeypatch: pytest.MonkeyPat
         assert pages_i18n.localized(text) == text
 
 
-def _calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+def _calls(name: str) -> list[tuple[str, ast.Call]]:
+    """Place and node of each call of this name in core and pages."""
+    return _calls_by_name().get(name, [])
+
+
+@cache
+def _calls_by_name() -> dict[str, list[tuple[str, ast.Call]]]:
+    found: dict[str, list[tuple[str, ast.Call]]] = {}
     for path in sorted([*_ROOT.glob("core/**/*.py"), *_ROOT.glob("pages/**/*.py")]):
-        for node in ast.walk(_tree(path)):
-            if isinstance(node, ast.Call) and _called(node.func) == name:
-                yield f"{path.relative_to(_ROOT)}:{node.lineno}", node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                found.setdefault(_called(node.func), []).append((f"{path.relative_to(_ROOT)}:{node.lineno}", node))
+    return found
 
 
 def _called(func: ast.expr) -> str:
@@ -166,11 +179,6 @@ def _called(func: ast.expr) -> str:
     if isinstance(func, ast.Attribute) and isinstance(func.value, ast.Name):
         return f"{func.value.id}.{func.attr}"
     return func.id if isinstance(func, ast.Name) else ""
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 def test_every_template_is_a_literal_and_has_a_parameter_for_each_field() -> None:
@@ -201,7 +209,7 @@ def test_every_error_is_made_of_messages() -> None:
 
 @pytest.mark.parametrize("method", ["add", "note", "end_early"])
 def test_every_problem_of_a_file_is_a_message(method: str) -> None:
-    calls = list(_calls(f"problems.{method}"))
+    calls = _calls(f"problems.{method}")
     assert calls
     wrong = [where for where, call in calls if any(_is_sentence(node) for node in _outside_calls(call.args[0]))]
     assert not wrong, f'put the sentence into msg("…", name=value) of core.message: {wrong}'
@@ -367,7 +375,7 @@ def test_a_language_without_a_catalogue_gets_one_and_keeps_its_translations(
 ) -> None:
     monkeypatch.setattr(i18n, "LOCALE", tmp_path)
     monkeypatch.setitem(LANGUAGES, "fr", "Français")
-    ids = {found.message for found in collect(_ROOT)}
+    ids = _collected()
     assert set(update(_ROOT, "fr")) == ids
     path = i18n.catalogue_path("fr")
     with path.open("rb") as file:

@@ -17,7 +17,7 @@ def _offences(source: str) -> Iterator[tuple[int, str]]:
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
-        name = ast.unparse(node.func).rpartition(".")[2]
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
         limits = [each.value for each in node.keywords if each.arg == "default_timeout" or name in _WAITS]
         for limit in [*limits, *(node.args if name in _WAITS else ())]:
             if isinstance(limit, ast.Constant) and isinstance(limit.value, int | float):
