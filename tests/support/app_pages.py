@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import cache as once
 from pathlib import Path
 from typing import Any
 
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
@@ -13,6 +15,9 @@ from tests.support.ledger_rows import TUNED_MODEL
 from tests.support.waiting import WAIT_LIMIT_S, until
 
 FRAME = Path(__file__).parents[2] / "pages" / "frame.py"
+
+# Every AppTest searches all installed packages for components, which takes longer than its page; they do not change.
+manifest_scanner.scan_component_manifests = once(manifest_scanner.scan_component_manifests)
 
 
 def visit(page: str, locale: str = "en-US", **state: object) -> AppTest:
@@ -32,9 +37,9 @@ def opened(at: AppTest, page: str, **state: object) -> AppTest:
     cache.refresh()
     for key, value in state.items():
         at.session_state[key] = value
+    if page != "home":  # which a new tab shows anyway; the file of every other page has the name of its address
+        at.switch_page(str(FRAME.with_name(f"{page}.py")))
     at.run()
-    if page != "home":
-        at.switch_page(str(FRAME.with_name(f"{page}.py"))).run()
     assert not at.exception
     return at
 
