@@ -43,6 +43,7 @@ _SET = {
     "AWS_EC2_METADATA_DISABLED": "true",
     "FABULA_FIND_LOCAL_SERVERS": "0",  # a model server of this machine must not appear in a test
     "FABULA_TRAINER_PRIORITY": "normal",  # with `idle`, the other test processes would leave a trainer no time
+    "OMP_NUM_THREADS": "1",  # torch's threads spin while they wait for each other: beside other processes, for minutes
 }
 
 
