@@ -130,14 +130,14 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture
 def on_postgres(postgres_url: str, home: Path) -> Settings:
-    """Settings with an empty database on that server."""
-    url = postgres_server.new_database(postgres_url)
+    """Settings with a database on that server: the newest schema, without rows."""
+    url = stores.postgres_database(postgres_url)
     return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def on_each_database(request: pytest.FixtureRequest, home: Path) -> Settings:
-    """Settings with an empty database, once with each kind."""
+    """Settings for a database without rows, once with each kind."""
     if request.param == "postgresql":
         found: Settings = request.getfixturevalue("on_postgres")
         return found

@@ -29,6 +29,7 @@ from core.db.tables import (
 )
 from core.errors import FabulaError
 from core.settings import Settings
+from tests.support import postgres_server
 
 _SCHEMA_0020 = Path(__file__).parent / "schema_0020"  # dumps of the last schema before the first release
 _AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
@@ -38,8 +39,8 @@ _AT = datetime(2026, 11, 3, 12, tzinfo=UTC)
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings with a missing or empty database."""
     if request.param == "postgresql":
-        on_postgres: Settings = request.getfixturevalue("on_postgres")
-        return on_postgres
+        url = postgres_server.new_database(request.getfixturevalue("postgres_url"))
+        return Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(tmp_path)})
     return Settings.from_env({"FABULA_HOME": str(tmp_path)})
 
 

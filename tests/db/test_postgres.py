@@ -20,6 +20,7 @@ from core.finetuning import job_events, job_form, job_views, jobs
 from core.jobs.heartbeat import Heartbeat, worker_state
 from core.settings import Settings
 from core.tours import tour as tours
+from tests.support import postgres_server
 from tests.support.waiting import WAIT_LIMIT_S, at_once, until
 
 _ROOT = Path(__file__).parents[2]
@@ -30,7 +31,9 @@ def settings(on_postgres: Settings) -> Settings:
     return on_postgres
 
 
-def test_three_processes_that_start_at_once_all_get_the_schema(settings: Settings) -> None:
+def test_three_processes_that_start_at_once_all_get_the_schema(postgres_url: str, home: Path) -> None:
+    url = postgres_server.new_database(postgres_url)
+    settings = Settings.from_env({"DATABASE_URL": url, "FABULA_HOME": str(home)})
     code = (
         "import sys; from core.settings import Settings; from core.db.store import Store;"
         "Store.open(Settings.from_env({'DATABASE_URL': sys.argv[1], 'FABULA_HOME': sys.argv[2]}))"

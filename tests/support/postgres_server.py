@@ -92,12 +92,14 @@ def _listen(data: Path, network: str) -> str:
     return f"&port={port}"
 
 
-def new_database(url: str) -> str:
-    """Create an empty database on the server at `url`; return its URL."""
+def new_database(url: str, template: str = "template1") -> str:
+    """Create a database on the server at `url` and return its URL; it is empty, or a copy of another one of that name,
+    to which nothing may be connected.
+    """
     name = f"t{new_id()}"
     admin = create_engine(Settings.from_env({"DATABASE_URL": url}).database_url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
     admin.dispose()
     return url.replace("/postgres?", f"/{name}?")
 
