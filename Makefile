@@ -26,7 +26,7 @@ dev: $(RUN_READY) ## start the studio and reload it when files change
 	$(BIN)/streamlit run app.py --server.port $(PORT) --server.fileWatcherType auto
 
 test: $(DEV_READY) ## run all tests; tests that cannot run here are skipped with a reason
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 25 $(TESTS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 25 $(TESTS)
 
 lint: $(DEV_READY) ## check style, annotations and types
 	$(BIN)/ruff check .

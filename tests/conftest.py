@@ -30,6 +30,7 @@ _SCRUBBED = {"DATABASE_URL"} | {
     for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "WS_PROXY", "WSS_PROXY")
     for name in (proxy, proxy.lower())
 }
+_LONG = ("browser", "engine", "db", "jobs")  # folders whose tests start whole processes
 # How long a page waits for a background result before it is drawn without it; tests wait for the result.
 _PAGE_WAITS = {"pages.ui.background": ("TASK_WAIT_S", "REPORT_WAIT_S"), "pages.ui.cache": ("ENDPOINT_WAIT_S",)}
 _SET = {
@@ -57,6 +58,14 @@ def pytest_configure() -> None:
         "fabula", deadline=None, suppress_health_check=slow
     )
     hypothesis.settings.load_profile("fabula")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the files that take longest first: short files at the end keep all workers busy to the last one. Their names
+    decide the order, so that not all browsers run at the same time.
+    """
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.path.parent.name in _LONG}
+    items.sort(key=lambda item: (0, item.path.name, str(item.path)) if item.path in long else (1, "", ""))
 
 
 @pytest.fixture(autouse=True)
