@@ -21,8 +21,11 @@ _AUTH = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
-    with running(tmp_path_factory.mktemp("connections") / "home") as started:
-        yield started
+    impatient = EngineUnderTest(tmp_path_factory.mktemp("connections") / "home")
+    impatient.module = "tests.support.impatient_engine"
+    impatient.start()
+    yield impatient
+    impatient.stop()
 
 
 def _connected(engine: EngineUnderTest, stack: ExitStack) -> socket.socket:

@@ -33,7 +33,10 @@ class EngineUnderTest:
 
     Attributes:
         models: FABULA_ENGINE_MODELS of the next start.
+        module: the program that is started.
     """
+
+    module = "core.engine"
 
     def __init__(self, home: Path, base: Path | None = None, *arguments: str) -> None:
         self.home = home
@@ -50,7 +53,7 @@ class EngineUnderTest:
     def start(self) -> None:
         """Start the engine and wait for its first line of output."""
         environ = {**os.environ, "FABULA_ENGINE_TOKEN": TOKEN, "FABULA_ENGINE_MODELS": self.models}
-        command = [sys.executable, "-m", "core.engine", "--port", "0", "--home", str(self.home), *self._arguments]
+        command = [sys.executable, "-m", self.module, "--port", "0", "--home", str(self.home), *self._arguments]
         self.process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
