@@ -33,7 +33,7 @@ from core.sanitize import storable
 
 _MAX_SYSTEM_CHARACTERS = 20_000  # characters; it is part of every example
 _SAMPLED_ROWS = 1_000  # rows
-Source = Literal["recipe", "sample", "upload", "chat", "examples"]
+Source = Literal["recipe", "prompts", "sample", "upload", "chat", "examples"]
 MAX_NAME = 190  # characters; the column holds 200, and a number may be appended
 _MAX_SEPARATOR = 20  # characters, the size of the column
 
@@ -98,7 +98,7 @@ def summary(store: Store, dataset_id: str) -> DatasetSummary:
 
 
 def recipe(store: Store, dataset_id: str) -> Recipe | None:
-    """The recipe of a data set; None if it was loaded.
+    """The recipe of a data set, which was generated from a grid or from a list of prompts; None if it was loaded.
 
     Raises:
         NotFound: it does not exist.
@@ -108,6 +108,16 @@ def recipe(store: Store, dataset_id: str) -> Recipe | None:
             return grid_store.recipe_of(session, dataset_id)
         except BadRecipe:
             return None
+
+
+def grid_recipe(store: Store, dataset_id: str) -> Recipe | None:
+    """The recipe of a data set that was generated from a grid; None for any other.
+
+    Raises:
+        NotFound: it does not exist.
+    """
+    found = recipe(store, dataset_id)
+    return None if found is None or found.listed else found
 
 
 def split_counts(store: Store, dataset_id: str) -> dict[str | None, int]:

@@ -94,8 +94,16 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
     It does not include the name, the list of values and the number of repeats, so that a grid can grow without paying
     for a row twice.
     """
+    return _hash({"template": recipe.template, **_settings(recipe), "values": dict(values), "repeat": repeat})
+
+
+def listed_key(recipe: Recipe, prompt: str, repeat: int) -> str:
+    """The identity of a row whose prompt comes from a list, like `key`."""
+    return _hash({"prompt": prompt, **_settings(recipe), "repeat": repeat})
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
     settings: dict[str, object] = {
-        "template": recipe.template,
         "system": recipe.system,
         "provider": recipe.provider,
         "model": recipe.model,
@@ -103,13 +111,19 @@ def key(recipe: Recipe, values: Mapping[str, str], repeat: int) -> str:
         "top_p": float(recipe.top_p),
         "max_tokens": recipe.max_tokens,
         "seed": recipe.seed,
-        "values": dict(values),
-        "repeat": repeat,
     }
-    # Omitted for `auto`, so that rows written before this setting existed keep their keys.
+    # Omitted by default, so that rows written before these settings existed keep their keys.
     if recipe.endpoint != "auto":
         settings["endpoint"] = recipe.endpoint
-    canonical = json.dumps(settings, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    if recipe.stop:
+        settings["stop"] = list(recipe.stop)
+    if recipe.response_format:
+        settings["response_format"] = recipe.response_format
+    return settings
+
+
+def _hash(identity: Mapping[str, object]) -> str:
+    canonical = json.dumps(identity, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 

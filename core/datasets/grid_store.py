@@ -76,6 +76,8 @@ def fill(session: Session, dataset_id: str, recipe: Recipe, limit: int | None = 
     Raises:
         NotFound: no such data set.
     """
+    if recipe.listed:
+        return 0  # all rows of a list exist from the beginning
     limit = CHUNK if limit is None else limit
     filled, recipe = lock_grid(session, dataset_id, recipe)
     while filled < 0:  # a `grow` is in progress or was interrupted: finish repositioning its rows first
@@ -274,6 +276,11 @@ def with_values(recipe: Recipe, column: str, values: Sequence[str]) -> Recipe:
 
 def _require_same_texts(current: Recipe, recipe: Recipe) -> None:
     """Raise BadRecipe unless `recipe` has the same columns and text settings as `current`."""
+    if current.listed:
+        raise BadRecipe(
+            msg("The prompts of this data set come from a list, so it has no grid to extend."),
+            msg("Start another list; both can be mixed later."),
+        )
     if [c.name for c in current.columns] != [c.name for c in recipe.columns]:
         raise BadRecipe(
             msg("A data set's columns can't change once it has rows."),

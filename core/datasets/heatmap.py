@@ -97,9 +97,10 @@ def draw(store: Store, dataset_id: str, pair: tuple[int, int] | None = None) -> 
     with store.reading() as session:
         dataset = require_dataset(session, dataset_id)
         columns = tuple(dataset.columns)
-        if dataset.recipe is None:
+        recipe = None if dataset.recipe is None else Recipe.from_dict(dataset.recipe)
+        if recipe is None or recipe.listed:
             return _from_rows(session, dataset_id, columns)
-        return _from_recipe(session, dataset_id, columns, Recipe.from_dict(dataset.recipe), pair)
+        return _from_recipe(session, dataset_id, columns, recipe, pair)
 
 
 def _from_recipe(

@@ -1,4 +1,7 @@
-"""A recipe: columns with their values, the prompt template, and the model that writes the rows."""
+"""A recipe: columns with their values, the prompt template, and the model that writes the rows.
+
+The prompts can come from a list instead of a grid (see `prompt_datasets`); the recipe then only has their number.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,9 @@ COLUMN_TYPES: Final[tuple[ColumnType, ...]] = get_args(ColumnType)
 
 MANY_ROWS = 100_000  # above this a run on one machine takes days, not hours
 MAX_ROWS = 10_000_000  # a database of about 10 GB
+MAX_LISTED_ROWS = 500_000  # of a list, whose rows are created in one transaction: about half a minute
+# Left out of a stored recipe while they are empty, so that recipes stored before they existed equal newer ones.
+_LATER_FIELDS = ("listed", "listed_tokens", "conversations", "stop", "response_format")
 _VALUE_SEPARATORS = re.compile(r"[,，、;；\t]+")
 _MAX_TEMPLATE_CHARACTERS = 100_000  # more than any model's context
 
@@ -51,6 +57,12 @@ class Recipe:
         temperature, top_p, max_tokens: sampling parameters.
         seed: makes rows reproducible if the provider supports it; None means a different text each time.
         endpoint: API format; `auto` means the one that the model supports, or chat if it supports both.
+        listed: number of prompts, if they come from a list; 0 for a grid. A list has no columns, and its `template` is
+            only what its prompts were made with.
+        listed_tokens: tokens of all prompts of the list, without `system`.
+        conversations: whether the prompts of the list are conversations (see `conversation_prompts`).
+        stop: stop sequences.
+        response_format: the request's `response_format` as JSON, or "".
     """
 
     name: str
@@ -65,9 +77,17 @@ class Recipe:
     max_tokens: int = 2048
     seed: int | None = None
     endpoint: EndpointChoice = "auto"
+    listed: int = 0
+    listed_tokens: int = 0
+    conversations: bool = False
+    stop: tuple[str, ...] = ()
+    response_format: str = ""
 
     def check(self) -> None:
         """Raise BadRecipe unless the recipe can be run."""
+        if self.listed:
+            _check_numbers(self)
+            return
         _check_columns(self.columns)
         fields = template_fields(self.template)
         names = [c.name for c in self.columns]
@@ -85,6 +105,8 @@ class Recipe:
 
     def warnings(self) -> list[str]:
         """Warnings to show before a run; the recipe can be run nevertheless."""
+        if self.listed:
+            return []
         warnings: list[str] = []
         rows = self.rows()
         if rows > MANY_ROWS:
@@ -106,7 +128,9 @@ class Recipe:
         return warnings
 
     def rows(self) -> int:
-        """Number of rows in the grid: the product of the column sizes, times the repeats."""
+        """Number of rows: the product of the column sizes, or the length of the list, times the repeats."""
+        if self.listed:
+            return self.listed * self.repeats
         count = self.repeats if self.columns else 0
         for column in self.columns:
             count *= len(column.values)
@@ -117,7 +141,13 @@ class Recipe:
 
         `rows` is included so that a list of data sets can show it without loading every value.
         """
-        return {**asdict(self), "columns": [_column_to_dict(c) for c in self.columns], "rows": self.rows()}
+        values: dict[str, Any] = {**asdict(self), "columns": [_column_to_dict(c) for c in self.columns]}
+        for name in _LATER_FIELDS:
+            if not values[name]:
+                del values[name]
+        if self.stop:
+            values["stop"] = list(self.stop)
+        return {**values, "rows": self.rows()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -132,6 +162,7 @@ class Recipe:
                 for c in data["columns"]
             )
             known = {name: data[name] for name in cls.__dataclass_fields__ if name in data and name != "columns"}
+            known["stop"] = tuple(str(mark) for mark in known.get("stop", ()))
             return cls(columns=columns, **known)
         except (KeyError, TypeError) as exc:
             raise BadRecipe(msg("This recipe is not complete."), msg("Define the grid again.")) from exc
@@ -278,6 +309,15 @@ def _check_numbers(recipe: Recipe) -> None:
         )
     if not recipe.model.strip() or not recipe.provider.strip():
         raise BadRecipe(msg("No model is chosen."), msg("Choose the model that writes."))
+    if recipe.listed and recipe.rows() > MAX_LISTED_ROWS:
+        raise BadRecipe(
+            msg(
+                "This list needs {rows} answers; the limit is {value}.",
+                rows=f"{recipe.rows():,}",
+                value=f"{MAX_LISTED_ROWS:,}",
+            ),
+            msg("Ask for fewer answers to each prompt, or split the file."),
+        )
     if recipe.rows() > MAX_ROWS:
         raise BadRecipe(
             msg("This grid has {rows} rows; the limit is {value}.", rows=f"{recipe.rows():,}", value=f"{MAX_ROWS:,}"),

@@ -131,7 +131,7 @@ def _cells(store: Store, dataset: Dataset) -> Iterator[dict[str, str]]:
 
 def _values(store: Store, dataset: Dataset) -> dict[str, list[str]]:
     """The values of each column, in order; empty if the columns are not a grid."""
-    recipe = datasets.recipe(store, dataset.id)
+    recipe = datasets.grid_recipe(store, dataset.id)
     if recipe is not None:
         return {column.name: list(column.values) for column in recipe.columns}
     values_by_column: dict[str, dict[str, None]] = {column: {} for column in dataset.columns}

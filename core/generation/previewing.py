@@ -1,19 +1,21 @@
-"""Previews a few of a grid's stories, to check the template and their length, and estimates a run."""
+"""Previews a few of a run's texts, to check the prompts and their length, and estimates a run."""
 
 from __future__ import annotations
 
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from typing import NamedTuple
 
 from core.actor import Actor, requires
 from core.datasets import grid
+from core.datasets.importers.prompt_list import ListedPrompt
 from core.datasets.recipe import Recipe
 from core.db.store import Store
 from core.errors import StorageFull
@@ -65,12 +67,16 @@ def preview(
     n: int = 3,
     seed: int = 0,
     *,
+    prompts: Sequence[ListedPrompt] = (),
     book: PriceBook | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[PreviewRow]:
-    """Generate stories for `n` random cells of the grid in parallel, and yield each as it arrives. Nothing is saved.
+    """Generate texts for `n` random cells of the grid in parallel, and yield each as it arrives. Nothing is saved.
 
     The cost of each request is reserved before it is sent, and recorded as spend. Setting `stop` cancels the requests.
+
+    Args:
+        prompts: the prompts of a recipe whose prompts come from a list.
 
     Raises:
         NotAllowed: the actor is a viewer.
@@ -81,13 +87,15 @@ def preview(
     """
     stopping = stop or threading.Event()
     recipe.check()
-    positions = random.Random(seed).sample(range(recipe.rows()), min(n, recipe.rows()))
+    size = len(prompts) if recipe.listed else recipe.rows()
+    positions = random.Random(seed).sample(range(size), min(n, size))
     endpoint = client.endpoint(recipe.model) if recipe.endpoint == "auto" else recipe.endpoint
     complete = partial(_complete_billed, client, store, actor, book or PriceBook.load(), stopping)
     pool = ThreadPoolExecutor(max(1, len(positions)), "preview")
     failed: BaseException | None = None
     try:
-        for future in as_completed([pool.submit(_generate, recipe, endpoint, complete, at) for at in positions]):
+        cells = (_cell(recipe, prompts, position) for position in positions)
+        for future in as_completed([pool.submit(_generate, recipe, endpoint, complete, cell) for cell in cells]):
             if (error := future.exception()) is None:
                 yield future.result()
             failed = failed or error
@@ -97,14 +105,29 @@ def preview(
         raise failed
 
 
-def _generate(
-    recipe: Recipe, endpoint: Endpoint, complete: Callable[[CompletionRequest], Completion], position: int
-) -> PreviewRow:
-    """Generate the story for the cell at `position` in the grid."""
+class _PreviewCell(NamedTuple):
+    """What a row to be previewed consists of."""
+
+    values: Mapping[str, str]
+    prompt: str
+    key: str
+
+
+def _cell(recipe: Recipe, prompts: Sequence[ListedPrompt], position: int) -> _PreviewCell:
+    """The cell at `position` in the grid, or the prompt at `position` in the list."""
+    if recipe.listed:
+        listed = prompts[position]
+        return _PreviewCell(listed.values, listed.prompt, grid.listed_key(recipe, listed.prompt, 0))
     cell = grid.cell(recipe, position)
     prompt = grid.render(recipe.template, cell.values)
-    seed = grid.row_seed(recipe, grid.key(recipe, cell.values, cell.repeat))
-    request = completion_request(recipe, recipe.model, prompt, endpoint, seed)
+    return _PreviewCell(cell.values, prompt, grid.key(recipe, cell.values, cell.repeat))
+
+
+def _generate(
+    recipe: Recipe, endpoint: Endpoint, complete: Callable[[CompletionRequest], Completion], cell: _PreviewCell
+) -> PreviewRow:
+    """Generate the text for one cell."""
+    request = completion_request(recipe, recipe.model, cell.prompt, endpoint, grid.row_seed(recipe, cell.key))
     started_at = time.monotonic()
     result = classify(answer := complete(request), recipe.max_tokens)
     return PreviewRow(
@@ -180,16 +203,27 @@ def estimate_run(
 
 
 def _tokens_each(recipe: Recipe, previewed: Sequence[PreviewRow]) -> tuple[int, int]:
-    """Tokens of one prompt and one text: as in the preview, or a guess without one."""
+    """Tokens of one prompt and one text: as in the preview, or a guess without one.
+
+    The tokens of a list's prompts are known, even if the preview's few are longer.
+    """
     if previewed:
         n_rows = len(previewed)
         prompt, completion = (
             (row.prompt_tokens or 0 for row in previewed),
             (row.completion_tokens or 0 for row in previewed),
         )
-        return sum(prompt) // n_rows, sum(completion) // n_rows
+        if not recipe.listed:
+            return sum(prompt) // n_rows, sum(completion) // n_rows
+        return _listed_tokens_each(recipe), sum(completion) // n_rows
+    if recipe.listed:
+        return _listed_tokens_each(recipe), min(_TYPICAL_TOKENS, recipe.max_tokens)
     first = grid.render(recipe.template, grid.cell(recipe, 0).values)
     return tokens.count([recipe.system, first], recipe.model).tokens, min(_TYPICAL_TOKENS, recipe.max_tokens)
+
+
+def _listed_tokens_each(recipe: Recipe) -> int:
+    return round(recipe.listed_tokens / recipe.listed) + tokens.count([recipe.system], recipe.model).tokens
 
 
 def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:

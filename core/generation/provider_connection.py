@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable
 
-from core.datasets import grid
+from core.datasets import conversation_prompts, grid
 from core.datasets.recipe import Recipe
 from core.generation.row_store import Claim
 from core.generation.run_store import RunContext
@@ -19,17 +19,24 @@ from core.providers.schemas import Endpoint, ServedModel
 def completion_request(
     recipe: Recipe, model: str, prompt: str, endpoint: Endpoint, seed: int | None, n: int = 1
 ) -> CompletionRequest:
-    """Create the request for `n` texts for one cell, with the settings of its recipe."""
+    """Create the request for `n` answers to a row's prompt, with the settings of its recipe.
+
+    A conversation's own system text replaces the recipe's.
+    """
+    asked = conversation_prompts.loads(prompt) if recipe.conversations else None
     return CompletionRequest(
         model=model,
-        prompt=prompt,
-        system=recipe.system,
+        prompt=prompt if asked is None else asked.text,
+        system=(asked and asked.system) or recipe.system,
+        messages=() if asked is None else asked.messages,
         endpoint=endpoint,
         temperature=recipe.temperature,
         top_p=recipe.top_p,
         max_tokens=recipe.max_tokens,
+        stop=recipe.stop,
         seed=seed,
         n=n,
+        response_format=recipe.response_format,
     )
 
 

@@ -6,6 +6,7 @@ send the parameter to that model again. The table is shared by completions, stre
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 from collections.abc import Iterator, Mapping
@@ -164,9 +165,12 @@ def request_body(request: CompletionRequest, capabilities: Capabilities) -> dict
 
 
 def _chat(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:
-    messages = [{"role": "system", "content": request.system}] if request.system else []
-    messages.append({"role": "user", "content": request.prompt})
-    return {"messages": messages, capabilities.token_limit: request.max_tokens, **_common(request, capabilities)}
+    messages: list[Mapping[str, Any]] = [{"role": "system", "content": request.system}] if request.system else []
+    messages += request.messages or [{"role": "user", "content": request.prompt}]
+    body = {"messages": messages, capabilities.token_limit: request.max_tokens, **_common(request, capabilities)}
+    if request.response_format:
+        body["response_format"] = json.loads(request.response_format)
+    return body
 
 
 def _legacy(request: CompletionRequest, capabilities: Capabilities) -> dict[str, Any]:

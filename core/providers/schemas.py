@@ -60,7 +60,13 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One text request. `n` > 1 requests several completions of the same prompt."""
+    """One text request. `n` > 1 requests several completions of the same prompt.
+
+    Attributes:
+        messages: a whole conversation, sent after `system` instead of `prompt` where the endpoint is chat; `prompt` is
+            then its text.
+        response_format: OpenAI's `response_format` as JSON, or "". Chat only.
+    """
 
     model: str
     prompt: str
@@ -72,6 +78,8 @@ class CompletionRequest:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     n: int = 1
+    messages: tuple[Mapping[str, Any], ...] = ()
+    response_format: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,7 @@ class StudioState:
     presentation: Any = None  # the pages.ui.story.presenter.Presentation of this visitor
     round_links: Any = None  # the pages.ui.story.round_guests.RoundLinks of this visitor
     imported: tuple[str, Any] | None = None  # id of the upload that was read last, and what was read
+    prompts: Any = None  # the pages.ui.dataset.prompt_list_form.ReadList of the upload that was read last
     notice: tuple[str, str] | None = None  # a line to show once on the next run: icon, sentence
     problem: FabulaError | None = None  # an error of the last click, to show once on the next run
     columns_read: tuple[str, Any] | None = None  # id of the upload whose columns were read last, and these columns

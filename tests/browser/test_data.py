@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -131,6 +132,33 @@ def test_a_column_takes_its_values_from_a_file(browser: Browser, studio: Running
     expect(page.get_by_text("The template does not use weapon")).to_be_visible()
     settled(page)
     expect(page.get_by_role("button", name="a baker", exact=True)).to_have_count(0)
+
+
+def test_a_list_of_prompts_is_read_priced_and_answered(
+    browser: Browser, studio: RunningStudio, store: Store, writer: FaultServer, tmp_path: Path
+) -> None:
+    """A training file with faults: its prompts are answered again, with the system text of the old model."""
+    system = {"role": "system", "content": "Sort the ticket: card, refund or delivery."}
+    tickets = ("My card was swallowed by the machine", "我要退款", "Where is my parcel?", "Where is my parcel?")
+    told = [[system, {"role": "user", "content": one}, {"role": "assistant", "content": "?"}] for one in tickets]
+    lines = [json.dumps({"messages": one}, ensure_ascii=False) for one in (*told, [system])]
+    file = tmp_path / "tickets.jsonl"
+    file.write_text("\n".join(["{broken", *lines]), encoding="utf-8")
+    page = _open(browser, studio, "design")
+    page.get_by_role("radio", name="List of prompts").click()
+    page.get_by_text("Choose a file with prompts or conversations.").wait_for()
+    page.locator(".st-key-dataset_prompts_file input[type=file]").set_input_files(file)
+    page.get_by_text("3 prompts · 1 duplicate, asked once · 4 answers dropped").wait_for()
+    page.get_by_text("2 rows can't be asked and are left out.").wait_for()
+    choose(page, "dataset_prompts_model", "writer")
+    settled(page)
+    if "SCREENSHOTS" in os.environ:
+        page.screenshot(path=Path(os.environ["SCREENSHOTS"]) / "prompt-list.png", animations="disabled", full_page=True)
+    press(page, "dataset_prompts_generate")
+    page.get_by_text("3 of 3").wait_for()
+    asked = [r.body["messages"] for r in writer.requests if r.body and "Sort the ticket" in json.dumps(r.body)]
+    assert sorted(one[1]["content"] for one in asked) == sorted(set(tickets))
+    assert all(one[0] == system and len(one) == 2 for one in asked)
 
 
 def test_near_duplicates_are_left_out_with_a_click_and_taken_in_again(

@@ -426,7 +426,7 @@ _MAY_READ_ALL = frozenset(
         "pages/ui/visible.py",
         "pages/ui/components/models.py",
         "pages/ui/components/prompt_formats.py",
-        "pages/ui/dataset/design_tab.py",
+        "pages/ui/dataset/run_settings.py",
         "pages/ui/home/examples_form.py",
         "pages/ui/settings/providers_card.py",
         "pages/ui/training/evaluation_tab.py",

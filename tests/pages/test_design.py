@@ -17,7 +17,7 @@ from core.db.tables import Dataset, Run
 from core.generation import runs
 from core.generation.previewing import RunEstimate
 from core.providers import client
-from pages.ui.dataset import design_tab
+from pages.ui.dataset import run_settings
 from tests.support import fault_server
 from tests.support.app_pages import article_grid, click, field, trouble, visit, words
 from tests.support.fault_server import FaultServer
@@ -317,7 +317,7 @@ def paid(server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
         cost = Decimal("0.5") if batch else Decimal(1)
         return RunEstimate(tokens=1_000, usd=cost, seconds=None, local=recipe.provider == "engine")
 
-    monkeypatch.setattr(design_tab, "estimate", estimate)
+    monkeypatch.setattr(run_settings, "estimate", estimate)
     return server
 
 

@@ -23,7 +23,7 @@ _PROMPT_COLUMNS = ("prompt", "input", "question", "instruction", "query")
 # Text columns that may hold the answer next to a list of turns without one.
 _TEXT_ANSWER_COLUMNS = (*_ANSWER_COLUMNS, "output", "ideal", "solution", "target", "label")
 _SYSTEM, _PROMPT, _COMPLETION, _HISTORY = "system", "prompt", "completion", "history"
-_SYSTEM_COLUMNS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")
+SYSTEM_COLUMNS = (_SYSTEM, "systeminstruction", "system_instruction", "system_prompt")
 # Columns that may contain conversations with chat template markup.
 _MARKUP_COLUMNS = (*conversations.COLUMN_NAMES, "text", "content", "sample", "formatted_chat", "chosen", "rejected")
 _EXAMPLE_COLUMNS = (_SYSTEM, _PROMPT, _COMPLETION)
@@ -161,7 +161,7 @@ def _form_of_table(names: Mapping[str, str]) -> tuple[Form, str | None]:
 def _examples(rows: TableRows, table_columns: _ConversationTable, filename: str, problems: ImportProblems) -> TableRows:
     columns = [str(column) for column in rows.frame.columns]
     used = {table_columns.answer_column, table_columns.prompt_column, table_columns.rejected_column}
-    used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE_COLUMNS, *_SYSTEM_COLUMNS)}
+    used |= {column for column in columns if column.strip().lower() in (*_EXAMPLE_COLUMNS, *SYSTEM_COLUMNS)}
     others = [column for column in columns if column not in used]
     kept_columns = [*others, *([table_columns.rejected_column] if table_columns.rejected_column else [])]
     builder, all_chat, system = table.TableBuilder((*_EXAMPLE_COLUMNS, *kept_columns)), True, False
@@ -196,7 +196,7 @@ def _example(row: Mapping[str, str], columns: _ConversationTable) -> tuple[dict[
         BrokenJson: it is not usable.
     """
     by_name = {name.strip().lower(): cell for name, cell in row.items()}
-    system = conversations.system_text(next((by_name[name] for name in _SYSTEM_COLUMNS if by_name.get(name)), ""))
+    system = conversations.system_text(next((by_name[name] for name in SYSTEM_COLUMNS if by_name.get(name)), ""))
     if not row[columns.answer_column].strip() and by_name.get(_COMPLETION, "").strip():
         return {_SYSTEM: system, _PROMPT: by_name.get(_PROMPT, ""), _COMPLETION: by_name[_COMPLETION]}, False
     value = conversations.parse_json(row[columns.answer_column])

@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ import pandas as pd
 from core.datasets.importers import csv_rows, decoding, file_type, json_table, sandboxed_reader, table_format
 from core.datasets.importers.decoding import LineReader
 from core.datasets.importers.file_type import HEAD, Kind
-from core.datasets.importers.table import ImportProblems, TableRows
+from core.datasets.importers.table import ImportProblems, RowUnit, TableRows
 from core.datasets.importers.table_format import RecognisedFormat
 from core.errors import BadFile
 from core.message import msg
@@ -48,6 +48,7 @@ class Imported:
         sheets: for a workbook, all sheets.
         delimiter: for a CSV file, its separator; None for a single column.
         compression: how the file was compressed; None if it was not.
+        lines, entries, unit: the position of each row in the file, see `table.position`.
     """
 
     frame: pd.DataFrame
@@ -62,6 +63,9 @@ class Imported:
     sheets: tuple[str, ...] = ()
     delimiter: str | None = None
     compression: file_type.Compression | None = None
+    lines: Sequence[int] = ()
+    entries: Sequence[int] = ()
+    unit: RowUnit = "Line"
 
     @property
     def source(self) -> Literal["upload", "chat"]:
@@ -150,6 +154,9 @@ def _read(file: BinaryIO, filename: str, options: _ReadOptions) -> Imported:
         sheet=sheet.name,
         sheets=sheet.names,
         delimiter=delimiter,
+        lines=rows.lines,
+        entries=rows.entries,
+        unit=rows.unit,
     )
 
 

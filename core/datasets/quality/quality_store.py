@@ -92,13 +92,14 @@ def _measure(store: Store, dataset_id: str, progress: Callable[[int, int], None]
         dataset = session.get_one(Dataset, dataset_id)
         columns = list(dataset.columns)
         recipe = None if dataset.recipe is None else Recipe.from_dict(dataset.recipe)
+        has_grid = recipe is not None and not recipe.listed
         query = select(func.count()).where(Row.dataset_id == dataset_id, Row.state.in_(_MEASURED))
         total = session.scalar(query) or 0
     return report(
         _rows(store, dataset_id),
         columns,
-        types={column.name: column.type for column in recipe.columns} if recipe else None,
-        grid={column.name: column.values for column in recipe.columns} if recipe else None,
+        types={column.name: column.type for column in recipe.columns} if recipe and has_grid else None,
+        grid={column.name: column.values for column in recipe.columns} if recipe and has_grid else None,
         repeats=recipe.repeats if recipe else None,
         model=recipe.model if recipe else "",
         progress=None if progress is None else lambda read: progress(read, total),

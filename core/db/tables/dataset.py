@@ -13,13 +13,13 @@ from core.db.tables.base import Base, MessageText, Owned, utcnow
 
 
 class Dataset(Owned, Base):
-    """A set of rows with named columns; `recipe` is set if it is generated from a grid."""
+    """A set of rows with named columns; `recipe` is set if it is generated, from a grid or a list of prompts."""
 
     __tablename__ = "datasets"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
-    source: Mapped[str] = mapped_column(String(20))  # recipe | sample | upload | chat | examples | mix
+    source: Mapped[str] = mapped_column(String(20))  # recipe | prompts | sample | upload | chat | examples | mix
     columns: Mapped[list[str]]  # the columns that form the prompt, in order
     prompt_separator: Mapped[str] = mapped_column(String(20), default=",")  # separator between the columns
     recipe: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))

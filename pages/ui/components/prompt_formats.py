@@ -75,7 +75,7 @@ class PromptFormat:
         """The values in the template, for a model that was not tuned on them; "" if the data set has no template."""
         if self.template is not None or self.source is None:
             return self.prompt(values)
-        recipe = datasets.recipe(cache.store(), self.source)
+        recipe = datasets.grid_recipe(cache.store(), self.source)
         return "" if recipe is None else grid.render(recipe.template, dict(values))
 
 
@@ -211,7 +211,7 @@ def advance(prompt_format: PromptFormat) -> None:
 @shared(ttl=60, max_entries=32)
 def _suggestions(dataset_id: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Columns of a data set with their values in order of appearance; "" if some rows have none."""
-    recipe = datasets.recipe(cache.store(), dataset_id)
+    recipe = datasets.grid_recipe(cache.store(), dataset_id)
     if recipe is not None:
         return tuple((column.name, column.values) for column in recipe.columns)
     values_by_column: dict[str, dict[str, None]] = {}

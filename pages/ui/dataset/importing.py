@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
 import streamlit as st
@@ -120,19 +120,26 @@ def upload_form(page: str, opened: Callable[[str], None]) -> None:
         return
     with cards.show_errors():
         try:
-            imported = _imported(page, file)
+            imported = read_file(page, file)
         except BadFile:
-            _read_otherwise(page, file, None)
+            read_otherwise(page, file, None)
             raise
         _findings(page, file, imported)
         _keep(page, file, imported, opened)
 
 
-def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
-    """The imported file, read once per upload and import option."""
+def read_file(page: str, file: UploadedFile, *, as_table: bool = False) -> table_reader.Imported:
+    """The imported file, read once per upload and import option.
+
+    Args:
+        as_table: read conversations as plain cells, even if the visitor has chosen otherwise.
+
+    Raises:
+        BadFile: nothing in it can be used.
+    """
     studio = state.studio()
-    encoding, sheet = state.get(_file_key(page, "encoding", file), _AUTO), state.get(_file_key(page, "sheet", file))
-    as_table = _wants_table(_file_key(page, "form", file))
+    encoding, sheet = state.get(file_key(page, "encoding", file), _AUTO), state.get(file_key(page, "sheet", file))
+    as_table = as_table or _wants_table(file_key(page, "form", file))
     read_key = f"{file.file_id} {encoding} {as_table}"
     cached_result = studio.imported[1] if studio.imported is not None and studio.imported[0] == read_key else None
     if cached_result is None or (
@@ -152,7 +159,7 @@ def _imported(page: str, file: UploadedFile) -> table_reader.Imported:
     return found
 
 
-def _file_key(page: str, name: str, file: UploadedFile) -> str:
+def file_key(page: str, name: str, file: UploadedFile) -> str:
     """The key of a widget whose value belongs to this file."""
     return f"{page}_{name}_{file.file_id}"
 
@@ -162,8 +169,8 @@ def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) ->
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
         rows = n_("{n} row read", "{n} rows read", len(imported.frame))
         st.markdown(f"**{rows}** · {_read_as(imported)}")
-        _read_otherwise(page, file, imported)
-    _recognised(imported, _file_key(page, "form", file))
+        read_otherwise(page, file, imported)
+    _recognised(imported, file_key(page, "form", file))
     if imported.cut_short:
         st.warning(as_markdown(imported.cut_short), icon=":material/content_cut:")
     if imported.left_out:
@@ -175,16 +182,17 @@ def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) ->
             ),
             icon=":material/report:",
         )
-        _listed(_("Rows left out, and why"), imported.problems)
+        problem_list(_("Rows left out, and why"), imported.problems)
     if len(imported.notes) > _FEW_NOTES:
-        _listed(n_("{n} note", "{n} notes", len(imported.notes)), imported.notes)
+        problem_list(n_("{n} note", "{n} notes", len(imported.notes)), imported.notes)
     else:
         for note in imported.notes:
             st.caption(f":material/info: {as_markdown(note)}")
     st.dataframe(imported.frame.head(_SHOWN_ROWS), hide_index=True, row_height=36, alt=_("The first rows of the file"))
 
 
-def _listed(title: str, sentences: list[str]) -> None:
+def problem_list(title: str, sentences: Sequence[str]) -> None:
+    """Render sentences about rows, one click away."""
     with st.expander(title):
         for sentence in sentences[:_SHOWN_PROBLEMS]:
             st.text(localized(sentence))
@@ -192,30 +200,30 @@ def _listed(title: str, sentences: list[str]) -> None:
             st.caption(_("and {n} more").format(n=len(sentences) - _SHOWN_PROBLEMS))
 
 
-def _read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
+def read_otherwise(page: str, file: UploadedFile, imported: table_reader.Imported | None) -> None:
     """Render corrections for a wrong guess: the encoding, or another sheet."""
     if imported is not None and len(imported.sheets) > 1:
-        state.set_default(_file_key(page, "sheet", file), imported.sheet)
-        st.selectbox(_("Sheet"), imported.sheets, key=_file_key(page, "sheet", file), width=220)
+        state.set_default(file_key(page, "sheet", file), imported.sheet)
+        st.selectbox(_("Sheet"), imported.sheets, key=file_key(page, "sheet", file), width=220)
         return
     certain = imported is not None and (imported.encoding is None or imported.encoding.startswith("UTF-8"))
-    if not certain or state.get(_file_key(page, "encoding", file)):
+    if not certain or state.get(file_key(page, "encoding", file)):
         with st.popover(_("Wrong characters?"), icon=":material/translate:"):
             st.selectbox(
                 _("Read as"),
                 [_AUTO, *decoding.CHOICES],
                 format_func=lambda name: name or _("Detect automatically"),
-                key=_file_key(page, "encoding", file),
+                key=file_key(page, "encoding", file),
             )
 
 
 def _keep(page: str, file: UploadedFile, imported: table_reader.Imported, opened: Callable[[str], None]) -> None:
     """Render column roles, the resulting examples, and the button."""
     read_as = f"{imported.sheet}_{imported.recognised.form}"  # different columns get their own choices
-    chosen = upload_columns.choose(imported, lambda name: _file_key(page, f"{name}_{read_as}", file))
+    chosen = upload_columns.choose(imported, lambda name: file_key(page, f"{name}_{read_as}", file))
     ready = upload_columns.outlook(imported, chosen)
     stem = PurePath(file.name).stem[:MAX_NAME]
-    name_key = _file_key(page, "name_of_file", file)
+    name_key = file_key(page, "name_of_file", file)
     state.set_default(name_key, stem)
     name = text_field(_("Name"), name_key, MAX_NAME)
     st.button(

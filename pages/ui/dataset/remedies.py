@@ -23,7 +23,7 @@ from core.providers import ModelInfo, client
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, failure_labels, models, views
 from pages.ui.dataset import recipe_form
-from pages.ui.dataset.design_tab import estimate
+from pages.ui.dataset.run_settings import estimate
 from pages.ui.i18n import _, n_, number, plain, sentences, usd
 from pages.ui.sign_in import current_actor
 
@@ -117,7 +117,7 @@ def _button(remedy: Remedy, place: _Place) -> None:
     if remedy == "another_model":
         _another_model(place)
     elif remedy == "open_recipe":
-        if st.button(
+        if not place.recipe.listed and st.button(
             _("Open the recipe"), icon=":material/edit:", key=f"{place.key}_recipe", on_click=_open_recipe,
             args=(place.recipe,),
         ):  # fmt: skip

@@ -6,7 +6,7 @@ from decimal import ROUND_CEILING, ROUND_DOWN, Decimal
 
 import streamlit as st
 
-from core.datasets import datasets, export, grid_store
+from core.datasets import datasets, export, grid_store, prompt_datasets
 from core.datasets.datasets import DatasetSummary
 from core.datasets.recipe import Recipe, parse_values
 from core.errors import FabulaError
@@ -17,7 +17,7 @@ from core.pricing.budget import CENT, MAX_USD
 from pages.ui import cache, state
 from pages.ui.components import cards, fields
 from pages.ui.components.fields import number_field
-from pages.ui.dataset.design_tab import estimate
+from pages.ui.dataset.run_settings import estimate
 from pages.ui.i18n import _, n_, usd
 from pages.ui.sign_in import current_actor
 
@@ -28,6 +28,9 @@ _RAISE_OPEN = "dataset_raise"
 _MORE_REPEATS = 2  # proposed number of repeats
 _EXTEND_BUDGET = "dataset_top_up_budget"
 _EXTENSIONS = "dataset_extensions"  # how many times this visitor has extended a grid
+
+
+_GENERATED = ("recipe", prompt_datasets.SOURCE)  # data sets whose rows a run writes
 
 
 def is_active(progress: RunProgress | None) -> bool:
@@ -93,7 +96,7 @@ def _pause_buttons(progress: RunProgress) -> None:
 
 def _write_buttons(summary: DatasetSummary, progress: RunProgress | None) -> None:
     """Render one button for missing rows and one for failed rows, because they cost different amounts."""
-    if progress is None and summary.source != "recipe":
+    if progress is None and summary.source not in _GENERATED:
         return
     capped = progress is not None and is_capped(progress)
     if progress is not None and capped:

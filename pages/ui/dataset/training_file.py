@@ -12,7 +12,7 @@ from typing import Final
 
 import streamlit as st
 
-from core.datasets import datasets, export, jsonl, versions
+from core.datasets import datasets, export, jsonl, prompt_datasets, versions
 from core.datasets.datasets import DatasetSummary
 from core.datasets.importers import table_reader
 from core.datasets.versions import Version
@@ -59,7 +59,7 @@ def marks(page: str, chosen: DatasetSummary, version: Version | None, only: File
     """
     with st.popover(_("More"), icon=":material/tune:"):
         key = f"{page}_format_{chosen.id}"
-        state.set_default(key, _CHAT if chosen.source == table_reader.CHAT else _COMPLETION)
+        state.set_default(key, _CHAT if chosen.source in (table_reader.CHAT, prompt_datasets.SOURCE) else _COMPLETION)
         chat = only or st.segmented_control(
             _("Format of the file"),
             list(_FORMATS),
