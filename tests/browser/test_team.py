@@ -270,14 +270,15 @@ def test_pictures_of_signing_in_people_and_budgets(browser: Browser, provider: s
         studio_process.running(tmp_path / "home", **environ) as running,
         closing(Store(settings.database_url)) as store,
     ):
-        page = visit(browser, f"{running.url}/?lang=en", width=1100, height=620)
+        page = visit(browser, f"{running.url}/?lang=en", width=1100, height=440)
         _saved(page, "team-sign-in")
         _sign_in(page, "ann", "sign_in_google")
-        _put_team(store, settings, provider)
-        page.set_viewport_size({"width": 1100, "height": 900})
+        _put_team(store, settings)
         page.goto(f"{running.url}/settings?lang=en")
         settled(page)
+        page.set_viewport_size({"width": 1400, "height": 1000})  # wide enough for a person's buttons to be in one row
         _saved(page, "team-people", page.locator(".st-key-settings_people"))
+        page.set_viewport_size({"width": 1100, "height": 1000})
         _saved(page, "team-budgets", page.locator(".st-key-settings_budgets"))
         page.emulate_media(color_scheme="dark")
         page.goto(f"{running.url}/settings?lang=zh_CN")
@@ -285,7 +286,7 @@ def test_pictures_of_signing_in_people_and_budgets(browser: Browser, provider: s
         _saved(page, "team-budgets-zh-dark", page.locator(".st-key-settings_budgets"))
 
 
-def _put_team(store: Store, settings: Settings, provider: str) -> None:
+def _put_team(store: Store, settings: Settings) -> None:
     """Members with every role, one invited and one disabled, and what they have spent of their budgets."""
     ann = Actor(_find(store, team.ADMIN_EMAIL).id, "Ann Berger", "admin")
     told = {"hugo": ("Hugo Lind", "editor", "38.90"), "lena": ("Lena Ortiz", "editor", "33.20")}
@@ -294,17 +295,13 @@ def _put_team(store: Store, settings: Settings, provider: str) -> None:
     budget.set_budget(store, ann, "each", Decimal(40))
     for name, (full_name, role, _usd) in told.items():
         invitations.invite(store, ann, f"{name}@example.com", role)  # type: ignore[arg-type]  # a table's column
-        team.arrive(store, settings, f"{name}@example.com", name=full_name, iss=provider)
+        team.arrive(store, settings, f"{name}@example.com", name=full_name, iss="https://accounts.google.com")
     invitations.invite(store, ann, "mara@example.com", "editor")
+    spent = {team.ADMIN_EMAIL: "12.40", **{f"{name}@example.com": usd for name, (_full, _role, usd) in told.items()}}
+    facts = {"page": "dataset", "provider": "openai", "model": "gpt-4o-mini", "reference": "run"}
+    ids = {email: _find(store, email).id for email in spent}
     with store.session() as session:
-        for email, usd in [
-            (team.ADMIN_EMAIL, "12.40"),
-            *((f"{name}@example.com", one[2]) for name, one in told.items()),
-        ]:
-            person_id = _find(store, email).id
-            session.add(
-                Spend(actor=person_id, page="dataset", provider="openai", model="gpt-4o-mini", cost_usd=Decimal(usd))
-            )
+        session.add_all(Spend(actor=ids[email], cost_usd=Decimal(usd), **facts) for email, usd in spent.items())
     people.disable(store, ann, _find(store, "omar@example.com").id)
     hugo = _find(store, "hugo@example.com")
     budget_requests.ask(store, Actor(hugo.id, hugo.name, "editor"), "person", missing_usd=Decimal("6.50"))
