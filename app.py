@@ -49,6 +49,7 @@ async def lifespan(_app: st.App) -> AsyncIterator[dict[str, Any]]:
     streamlit_patches.keep_for_a_while()
     streamlit_patches.close_left_sessions()
     streamlit_patches.limit_scripts()
+    streamlit_patches.check_files_rarely()
     try:
         async with anyio.create_task_group() as tasks:
             if settings.mode == "team":

@@ -1,28 +1,32 @@
-"""Durable background jobs: `python -m core.jobs.worker`, or inside the studio. The only module that uses DBOS.
+"""Durable background jobs: `python -m core.jobs.worker`, or inside the studio.
 
-The ledger records *what* is unfinished (a queued run, a training job); DBOS decides *which worker* runs it, limits how
-many run at the same time, and recovers the items of a worker that was killed. Jobs are idempotent and resume from the
-ledger, so one workflow is one attempt at one item and has no steps.
+The ledger records *what* is unfinished (a queued run, a training job); DBOS records *which worker* runs it (see
+`core.jobs.workflows`). Each worker starts unfinished items while it has a free place for them, and cancels the attempts
+of workers that were killed. Jobs are idempotent and resume from the ledger.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from core import file_permissions, logs, shared_files
 from core.alerts.sender import AlertSender, configured_channels
+from core.db.change_marker import ChangeMarker
 from core.db.store import WORKER_CONNECTIONS, Store
 from core.db.tables import utcnow
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.generation import run_sharing
-from core.jobs import metrics_server, recovery
+from core.jobs import metrics_server, recovery, workflows
 from core.jobs.heartbeat import BEAT_INTERVAL_S, Heartbeat
 from core.jobs.task_runner import (
     KINDS,
@@ -33,28 +37,21 @@ from core.jobs.task_runner import (
     helped_items,
     running_workflows,
 )
+from core.jobs.workflows import OpenWorkflow
 from core.pricing import spend
 from core.settings import Settings
 
 if TYPE_CHECKING:
-    from dbos import WorkflowStatus
-
     from core.providers import Registry
 
 
-_POLL_S = 0.5  # so that clicks take effect within a second; a poll is a few small reads, about 1 % of a core
+_POLL_S = 0.1  # between checks for commits, which take microseconds; after one, a click takes effect at once
+_LOOK_S = 0.5  # between complete looks at the ledger while commits keep coming, such as a run's
+_LOST_S = 5.0  # a workflow of this worker for which there has been no thread for so long has none
 _SWEEP_S = 600.0  # pause between checks for reservations of killed processes
 _DRAIN_S = 60.0  # after losing the database, how long to wait for responses of requests in flight
 _CRASH_PAUSE_S = 30.0  # pause before restarting after an unexpected error
-_OPEN = ("ENQUEUED", "PENDING", "DELAYED")  # status of workflows that a worker runs or will run
-QUEUE_CONNECTIONS = 8
-"""Size of DBOS's pool on PostgreSQL, which polls five queues; it keeps one more connection open for notifications."""
-_VERSION = "1"  # DBOS assigns workflows only to workers of the same version; ours are compatible across releases
-
 _log = logging.getLogger("fabula.worker")
-
-_task_runner: TaskRunner | None = None  # DBOS allows one instance per process, so there is one worker per process
-_workflow: Callable[[str, str], None] | None = None
 
 
 class Worker:
@@ -117,24 +114,22 @@ class Worker:
 
     def _run_session(self) -> None:
         """Open the database, register as a worker, and process jobs until stopped or the database is lost."""
-        global _task_runner
         store = Store.open(self._settings, create=not self._opened, connections=WORKER_CONNECTIONS)
         self._opened = True
         own_heartbeat, earlier_ids = Heartbeat(store), set(self._heartbeat_ids)
         self._heartbeat_ids.add(own_heartbeat.id)
         make_registry = self._registry or (lambda: _registry(self._settings, store))
-        task_runner = TaskRunner(store, make_registry, self._kinds, _enqueue_later, self._storage_pause_s)
+        task_runner = TaskRunner(store, make_registry, self._kinds, workflows.start_later, self._storage_pause_s)
         alerts = AlertSender(store, configured_channels(self._settings), self._settings.alert_language)
         try:
             recovery.restore(store)
             own_heartbeat.beat(0)  # first: without any heartbeat, others would take this process's rows
             own_heartbeat.remove_earlier(earlier_ids)
             self._heartbeat_ids -= earlier_ids
-            _task_runner = task_runner
-            _launch(self._settings, own_heartbeat.id, self._kinds)
+            workflows.launch(self._settings, own_heartbeat.id, task_runner.run)
             self._ready.set()
             alerts.start()
-            self._dispatch(store, own_heartbeat, task_runner)
+            self._dispatch(store, _Dispatcher(store, self._kinds, own_heartbeat, task_runner))
         except DatabaseLost:
             self._drain()
             raise
@@ -143,11 +138,16 @@ class Worker:
             alerts.begin_stop()
             task_runner.stop()
             alerts.stop()
-            _shut_down()
+            workflows.shut_down()
             try:
                 own_heartbeat.stop()
             finally:
                 store.close()
+
+    def _dispatch(self, store: Store, dispatcher: _Dispatcher) -> None:
+        queue_file = workflows.file(self._settings)
+        with closing(ChangeMarker(store, *([queue_file] if queue_file else []))) as marker:
+            dispatcher.run(marker, self._stopping, self._storage_pause_s)
 
     def _drain(self) -> None:
         """After losing the database, wait for running items, which end once their requests in flight have been
@@ -157,35 +157,72 @@ class Worker:
         while (running_workflows() or helped_items()) and time.monotonic() < deadline and not self._stopping.is_set():
             self._stopping.wait(_POLL_S)
 
-    def _dispatch(self, store: Store, own_heartbeat: Heartbeat, task_runner: TaskRunner) -> None:
-        next_beat, last_running = time.monotonic(), 0
-        next_sweep = next_beat
-        resumed: dict[str, str] = {}
-        orphaned: set[str] = set()
-        while not self._stopping.is_set():
+
+class _Dispatcher:
+    """A worker session's loop: heartbeats, and starting items.
+
+    An idle worker writes a heartbeat every few seconds, reads the ledger once after each, and otherwise only asks
+    whether anything was committed; so it uses a few tenths of a percent of a core.
+    """
+
+    def __init__(
+        self, store: Store, kinds: Mapping[str, JobKind], own_heartbeat: Heartbeat, task_runner: TaskRunner
+    ) -> None:
+        self._store, self._kinds, self._heartbeat, self._task_runner = store, kinds, own_heartbeat, task_runner
+        self._next_look = self._next_sweep = time.monotonic()
+        self._beat_at = -math.inf
+        self._running = 0  # as the last heartbeat said
+        self._resumed: dict[str, str] = {}
+        self._lost: dict[str, float] = {}
+
+    def run(self, marker: ChangeMarker, stopping: threading.Event, storage_pause_s: float) -> None:
+        """Start items until stopped, or until the database is lost.
+
+        Raises:
+            DatabaseLost: the database is lost.
+            FabulaError: a newer version of Fabula has migrated the database.
+        """
+        seen: Hashable = None
+        while not stopping.is_set():
             try:
-                store.check_version()
-                open_workflows = _open_workflows()
-                if time.monotonic() >= next_beat or len(running_workflows()) != last_running:
-                    own_heartbeat.beat(last_running := len(running_workflows()))
-                    orphaned = _cancel_orphans(open_workflows, own_heartbeat.live_ids(), own_heartbeat.id, orphaned)
-                    next_beat = time.monotonic() + BEAT_INTERVAL_S
-                if time.monotonic() >= next_sweep:
-                    with store.session() as session:
-                        spend.settle_abandoned(session, utcnow())
-                    next_sweep = time.monotonic() + _SWEEP_S
-                resumed = _resume_requested(store, self._kinds, open_workflows, resumed)
-                _enqueue_unfinished(store, self._kinds, open_workflows)
-                if run_sharing.has_left_claims():
-                    recovery.restore(store)
-                    run_sharing.release_left_claims(store)
-                task_runner.help_others()
+                self._beat_if_due()  # it commits, so the ledger is read at least as often
+                now = marker.read()  # before reading the ledger, so that a change meanwhile causes another look
+                if (now != seen and time.monotonic() >= self._next_look) or run_sharing.has_left_claims():
+                    self._look()
+                    seen, self._next_look = now, time.monotonic() + _LOOK_S
             except DatabaseLost:
                 raise
             except StorageFull as exc:
+                seen = None
                 _log.error("%s %s", exc.what, exc.next_step)
-                self._stopping.wait(self._storage_pause_s)
-            self._stopping.wait(_POLL_S)
+                stopping.wait(storage_pause_s)
+            stopping.wait(_POLL_S)
+
+    def _beat_if_due(self) -> None:
+        """Write a heartbeat from time to time, and soon after the number of running items has changed."""
+        changed = len(running_workflows()) != self._running
+        if time.monotonic() < self._beat_at + (_LOOK_S if changed else BEAT_INTERVAL_S):
+            return
+        self._store.check_version()
+        open_workflows = workflows.find_open()
+        self._running = len(running_workflows())
+        self._heartbeat.beat(self._running)
+        self._lost = _cancel_orphans(open_workflows, self._heartbeat.live_ids(), self._heartbeat.id, self._lost)
+        self._beat_at = time.monotonic()
+
+    def _look(self) -> None:
+        """Read what is unfinished, and start what this worker has a free place for."""
+        self._store.check_version()
+        if time.monotonic() >= self._next_sweep:
+            with self._store.session() as session:
+                spend.settle_abandoned(session, utcnow())
+            self._next_sweep = time.monotonic() + _SWEEP_S
+        open_workflows, self._resumed = _end_waits(self._store, self._kinds, workflows.find_open(), self._resumed)
+        _start_unfinished(self._store, self._kinds, open_workflows, self._heartbeat.id)
+        if run_sharing.has_left_claims():
+            recovery.restore(self._store)
+            run_sharing.release_left_claims(self._store)
+        self._task_runner.help_others()
 
 
 def main() -> None:
@@ -213,160 +250,73 @@ def main() -> None:
     worker.stop()
 
 
-def _run_workflow(kind_name: str, item_id: str) -> None:
-    """The DBOS workflow: one attempt at one item. DBOS calls it in its own thread."""
-    from dbos import DBOS
-
-    if (task_runner := _task_runner) is not None:
-        task_runner.run(str(DBOS.workflow_id), kind_name, item_id)
-
-
-# --- DBOS ----------------------------------------------------------------------------------------------------------
-
-
-def _launch(settings: Settings, executor_id: str, kinds: Mapping[str, JobKind]) -> None:
-    """Start DBOS with JSON instead of pickle, in its own SQLite file or its own schema in our PostgreSQL database."""
-    from dbos import DBOS, DBOSPortableJSONSerializer
-
-    global _workflow
-    if _workflow is None:
-        _workflow = DBOS.workflow(name="carry")(_run_workflow)
-    own_file = f"sqlite:///{settings.home / 'work.db'}"
-    DBOS(
-        config={
-            "name": "fabula",
-            "system_database_url": own_file if settings.database_url.startswith("sqlite") else settings.database_url,
-            "sys_db_pool_size": QUEUE_CONNECTIONS,
-            "serializer": DBOSPortableJSONSerializer(),
-            "application_version": _VERSION,
-            "executor_id": executor_id,
-            "log_level": "CRITICAL",  # relevant errors are in the ledger and in our own log
-        }
-    )
-    DBOS.launch()
-    for kind in kinds.values():
-        DBOS.register_queue(
-            kind.name, worker_concurrency=kind.max_concurrent, polling_interval_sec=_POLL_S, on_conflict="always_update"
-        )
-
-
-def _shut_down() -> None:
-    from dbos import DBOS
-
-    DBOS.destroy()
-
-
-def _open_workflows() -> list[WorkflowStatus]:
-    """Workflows that are queued, delayed, or assigned to a worker, even if that worker is dead."""
-    from dbos import DBOS
-
-    return DBOS.list_workflows(status=list(_OPEN), load_input=False, load_output=False)
-
-
 def _cancel_orphans(
-    open_workflows: list[WorkflowStatus], live_ids: set[str], own_id: str, orphaned: set[str]
-) -> set[str]:
-    """Cancel the workflows of dead workers; the next poll enqueues their items again. Idempotent.
+    open_workflows: list[OpenWorkflow], live_ids: set[str], own_id: str, lost: Mapping[str, float]
+) -> dict[str, float]:
+    """Cancel the workflows of dead workers, so that their items are started again. Idempotent.
 
-    A workflow that is assigned to this worker but runs in none of its threads (its end could not be recorded while the
-    database was unavailable) is cancelled when two successive polls find it. Return the workflows found by this poll;
-    `orphaned` are those found by the previous one.
+    So is a workflow that is assigned to this worker but has run in none of its threads for `_LOST_S` seconds: its end
+    could not be recorded while the database was unavailable. For a moment, this also applies to one that begins or
+    ends. Return since when there have been such workflows (monotonic seconds); `lost` is the earlier result.
     """
-    from dbos import DBOS
+    now, running = time.monotonic(), running_workflows()
+    still_lost: dict[str, float] = {}
+    for one in open_workflows:
+        if one.state != "running":
+            continue
+        if one.executor_id == own_id and one.id not in running:
+            still_lost[one.id] = lost.get(one.id, now)
+        if one.executor_id not in live_ids or now - still_lost.get(one.id, now) >= _LOST_S:
+            _log.warning("Resuming %s, whose worker has ended.", one.id)
+            workflows.cancel([one.id])
+    return still_lost
 
-    pending = {one.workflow_id: str(one.executor_id) for one in open_workflows if one.status == "PENDING"}
-    lost = {one for one, executor in pending.items() if executor == own_id} - running_workflows()
-    for workflow_id, executor in pending.items():
-        if executor not in live_ids or workflow_id in lost & orphaned:
-            _log.warning("Resuming %s, whose worker has ended.", workflow_id)
-            DBOS.cancel_workflow(workflow_id)
-    return lost
 
+def _end_waits(
+    store: Store, kinds: Mapping[str, JobKind], open_workflows: list[OpenWorkflow], resumed: dict[str, str]
+) -> tuple[list[OpenWorkflow], dict[str, str]]:
+    """Cancel workflows that are due, and delayed ones for whose item the user made a new request.
 
-def _enqueue_unfinished(store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus]) -> None:
-    """Enqueue unfinished items that have no open workflow.
-
-    `open_workflows` must be read before the unfinished items: an item that ends in between is then no longer
-    unfinished.
+    Return the workflows that are left, and the handled requests by item key; `resumed` are those handled earlier.
     """
-    from dbos import DBOS, SetWorkflowID
-
-    assert _workflow is not None
-    busy = {_item_key(workflow.workflow_id) for workflow in open_workflows} | {
-        _item_key(one) for one in running_workflows()
-    }
-    for kind in kinds.values():
-        for item_id in kind.unfinished(store):
-            item = f"{kind.name}-{item_id}"
-            if item in busy:
-                continue
-            earlier = _attempts(item)
-            if any(workflow.status in _OPEN for workflow in earlier.values()):  # another worker has enqueued it
-                continue
-            # All workers compute the same number, so a second worker that enqueues it gets the first one's workflow.
-            with SetWorkflowID(_attempt_id(item, max(earlier, default=0) + 1)):
-                DBOS.enqueue_workflow(kind.name, _workflow, kind.name, item_id)
-
-
-def _enqueue_later(kind_name: str, item_id: str, wait_s: float) -> None:
-    """Enqueue the next attempt at an item with a delay (DBOS status DELAYED); until then it occupies no slot.
-
-    Finished attempts are deleted, so that an item that waits for days does not leave thousands of rows.
-    """
-    from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
-
-    assert _workflow is not None
-    item = f"{kind_name}-{item_id}"
-    earlier = _attempts(item)
-    with SetWorkflowID(_attempt_id(item, max(earlier, default=0) + 1)), SetEnqueueOptions(delay_seconds=wait_s):
-        DBOS.enqueue_workflow(kind_name, _workflow, kind_name, item_id)
-    finished = [workflow.workflow_id for workflow in earlier.values() if workflow.status not in _OPEN]
-    if finished:
-        DBOS.delete_workflows(finished)
-
-
-def _resume_requested(
-    store: Store, kinds: Mapping[str, JobKind], open_workflows: list[WorkflowStatus], resumed: dict[str, str]
-) -> dict[str, str]:
-    """Resume delayed items for which the user made a new request. Return the handled requests by item key."""
-    from dbos import DBOS
-
     requests = {
         f"{kind.name}-{one}": request
         for kind in kinds.values()
         for one, request in kind.pending_requests(store).items()
     }
     handled = {item: request for item, request in requests.items() if resumed.get(item) == request}
+    ended = set()
     for workflow in open_workflows:
-        item = _item_key(workflow.workflow_id)
-        if workflow.status == "DELAYED" and item in requests and item not in handled:
-            DBOS.set_workflow_delay(workflow.workflow_id, delay_seconds=0)
+        item = workflows.item_key(workflow.id)
+        requested = workflow.state == "delayed" and item in requests and item not in handled
+        if requested:
             handled[item] = requests[item]
-    return handled
+        if requested or workflow.state == "due":
+            ended.add(workflow.id)
+    workflows.cancel(ended)
+    return [one for one in open_workflows if one.id not in ended], handled
 
 
-def _attempts(item: str) -> dict[int, WorkflowStatus]:
-    """All attempts at an item that DBOS has stored, by number."""
-    from dbos import DBOS
+def _start_unfinished(
+    store: Store, kinds: Mapping[str, JobKind], open_workflows: list[OpenWorkflow], own_id: str
+) -> None:
+    """Start unfinished items that have no open workflow, oldest first, while this worker has a free place for them.
 
-    found = DBOS.list_workflows(workflow_id_prefix=item, load_input=False, load_output=False)
-    return {
-        _attempt_number(workflow.workflow_id): workflow for workflow in found if _item_key(workflow.workflow_id) == item
-    }
-
-
-def _attempt_id(item: str, number: int) -> str:
-    """The workflow id of an attempt; the first one has no number."""
-    return item if number == 1 else f"{item}.{number}"
-
-
-def _attempt_number(workflow_id: str) -> int:
-    return int(workflow_id.partition(".")[2] or 1)
-
-
-def _item_key(workflow_id: str) -> str:
-    """The item key in a workflow id: `run-abc.2` is the second attempt at `run-abc`."""
-    return workflow_id.partition(".")[0]
+    `open_workflows` must be read before the unfinished items: an item that ends in between is then no longer
+    unfinished.
+    """
+    running = running_workflows()
+    busy = {workflows.item_key(one) for one in {workflow.id for workflow in open_workflows} | running}
+    own = {one.id for one in open_workflows if one.state == "running" and one.executor_id == own_id}
+    here = Counter(one.partition("-")[0] for one in own | running)
+    for kind in kinds.values():
+        waiting = [one for one in kind.unfinished(store) if f"{kind.name}-{one}" not in busy]
+        chosen = waiting[: max(0, kind.max_concurrent - here[kind.name])]
+        attempts = {item_id: workflows.next_attempt(kind.name, item_id) for item_id in chosen}
+        unfinished = kind.unfinished(store) if attempts else []
+        for item_id, workflow_id in attempts.items():
+            if workflow_id is not None and item_id in unfinished:
+                workflows.start(workflow_id, kind.name, item_id)
 
 
 def _registry(settings: Settings, store: Store) -> Registry:

@@ -1,5 +1,5 @@
-"""Replaces three parts of Streamlit's server: how it keeps sessions of closed browsers, and data of download buttons,
-and how many scripts it runs at the same time.
+"""Replaces four parts of Streamlit's server: how it keeps sessions of closed browsers, and data of download buttons,
+how many scripts it runs at the same time, and how often it checks its configuration files.
 
 Streamlit keeps a closed browser's session for two minutes and then drops it without a shutdown: uploaded files and the
 data of download buttons stay in memory until the server ends, and the event loop keeps three descriptors until it is
@@ -11,6 +11,9 @@ is kept for a while.
 
 Streamlit runs the scripts of all tabs at once, and Python runs one thread at a time: with 25 viewers, threads that wait
 for the interpreter while they hold a lock stop all others. Here only a few scripts run at the same time.
+
+Streamlit checks five times a second whether someone has edited its configuration or secrets, also with
+`fileWatcherType = "none"`; on an idle server that is a tenth of the CPU time. Here it checks every few seconds.
 """
 
 from __future__ import annotations
@@ -25,8 +28,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from streamlit import runtime
+from streamlit import config, runtime
 from streamlit.runtime.scriptrunner import script_runner
+from streamlit.watcher import polling_path_watcher
 
 if TYPE_CHECKING:
     from streamlit.runtime.session_manager import SessionInfo
@@ -40,6 +44,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _log = logging.getLogger("fabula.sessions")
 
+_FILE_CHECK_S = 5.0
 _SWEEP_S = 20.0  # a click just before a sweep can still be lost; the data kept until then is small
 
 
@@ -176,3 +181,9 @@ def _limited(run: Callable[P, T]) -> Callable[P, T]:
             return run(*args, **kwargs)
 
     return limited
+
+
+def check_files_rarely() -> None:
+    """Make the running server check its configuration files less often; with `make dev`, as often as usual."""
+    if config.get_option("server.fileWatcherType") == "none":
+        polling_path_watcher._POLLING_PERIOD_SECS = _FILE_CHECK_S  # type: ignore[misc]  # no setting for it

@@ -22,7 +22,7 @@ _ENGINE = [path for path in _SOURCES if path.is_relative_to(_ROOT / "core" / "en
 _KNOWN_ONLY_TO = {
     "openai": ("core/providers/",),
     "backoff": ("core/providers/",),
-    "dbos": ("core/jobs/worker.py",),
+    "dbos": ("core/jobs/workflows.py",),
     "altair": ("core/charts/",),
     "tsdownsample": ("core/charts/",),
     "genai_prices": ("core/pricing/bundled_prices.py",),

@@ -27,6 +27,7 @@ from sqlalchemy import text
 from core import processes
 from core.actor import LOCAL
 from core.datasets import datasets
+from core.db.change_marker import ChangeMarker
 from core.db.store import Store, new_id
 from core.db.tables import Spend, Tour, TrainingJob, utcnow
 from core.errors import FabulaError, StorageFull
@@ -240,6 +241,55 @@ def test_a_job_that_has_ended_is_not_given_up(store: Store, status: str) -> None
     jobs.give_up(store, job.id, FabulaError("A late error."))
     ended = job_views.get(store, job.id)
     assert (ended.status, ended.error) == (status, None)
+
+
+def test_a_worker_runs_no_more_items_than_it_has_places_and_the_oldest_first(
+    store: Store, hire: Callable[[ScriptedTours], Worker]
+) -> None:
+    ends: dict[str, threading.Event] = {}
+
+    def work(store: Store, item_id: str, stopping: threading.Event) -> None:
+        until(lambda: ends[item_id].is_set() or stopping.is_set(), "the end of the work")
+        finish(store, item_id)
+
+    items = [add_tour(store) for _ in range(4)]
+    ends |= {item_id: threading.Event() for item_id in items}
+    desk = ScriptedTours(work)
+    hire(desk)
+    for place, item_id in enumerate(items):
+        expected = items[: place + 2]
+        until(lambda expected=expected: len(desk.began) >= len(expected), "both places taken")  # type: ignore[misc]
+        assert set(desk.began) == set(expected)
+        ends[item_id].set()
+        until(lambda item_id=item_id: state_of(store, item_id) == "done", "one place free")  # type: ignore[misc]
+
+
+def test_an_idle_worker_does_not_read_the_ledger_and_starts_new_work_at_once(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.jobs.worker.BEAT_INTERVAL_S", 3600.0)  # a heartbeat is a commit
+    polls, looks, read = [], [], ChangeMarker.read
+
+    def counted(marker: ChangeMarker) -> object:
+        polls.append(1)
+        return read(marker)
+
+    def unfinished(store: Store) -> list[str]:
+        looks.append(1)
+        return KINDS["tour"].unfinished(store)
+
+    def idle() -> bool:
+        before, until_polls = len(looks), len(polls) + 10
+        until(lambda: len(polls) >= until_polls, "ten polls")
+        return len(looks) == before
+
+    monkeypatch.setattr(ChangeMarker, "read", counted)
+    desk = ScriptedTours(lambda store, item_id, _: finish(store, item_id))
+    with start_workers(settings) as start:
+        start(kinds={"tour": replace(desk.kinds()["tour"], unfinished=unfinished)}, registry=lambda: None)
+        until(idle, "ten polls without a look at the ledger")
+        item_id = add_tour(store)
+        until(lambda: state_of(store, item_id) == "done", "done without a heartbeat")
 
 
 def test_full_storage_is_waited_for(store: Store, settings: Settings) -> None:
