@@ -5,8 +5,8 @@ Keys with a null or empty value count as missing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from core.engine import tool_calls
@@ -20,6 +20,7 @@ _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # zero-width characters, which `s
 _ROLES = ("system", "developer", "user", "assistant")
 _TOOL_ROLES = ("tool", "function")
 _ENGINE_ROLES = (*_ROLES, "tool")  # `function` is OpenAI's older name for a tool
+_MAX_PASSES = 20  # deeper nesting is no text, but an attempt to inject a token
 MAX_NAME_CHARS = 40  # maximum length of an unknown key or role in an error message
 
 
@@ -130,10 +131,20 @@ def _tool_calls(number: int, raw: Mapping[str, Any], role: str) -> tuple[ToolCal
 
 def without_control_tokens(text: str, control: tuple[str, ...]) -> str:
     """Remove control tokens, so that user text cannot inject a turn, and surrounding white space."""
-    while any(token in text for token in control):  # repeat, because removing one may join the halves of another
+    for _ in range(_MAX_PASSES):  # repeat, because removing one may join the halves of another
+        if not any(token in text for token in control):
+            return text.strip()
         for token in control:
             text = text.replace(token, "")
-    return text.strip()
+    # tokens are nested so deeply that removing one after another could take hours: remove what each begins with
+    return text.translate(dict.fromkeys(ord(token[0]) for token in control)).strip()
+
+
+def with_system_text(messages: Sequence[ChatMessage], text: str) -> list[ChatMessage]:
+    """The messages with a text at the end of their system text."""
+    if messages and messages[0].role in ("system", "developer"):
+        return [replace(messages[0], text=f"{messages[0].text}\n\n{text}".strip()), *messages[1:]]
+    return [ChatMessage("system", text, trained=False), *messages]
 
 
 def is_blank(text: str) -> bool:

@@ -12,7 +12,7 @@ import sqlite3
 import string
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -23,6 +23,8 @@ from core.engine.job_rules import TrainingMethod
 Status = Literal["validating_files", "queued", "running", "paused", "succeeded", "failed", "cancelled"]
 Format = Literal["chat", "completion", "both"]
 
+_INCREMENTAL = 2  # SQLite's number for a file that shrinks in steps
+_SHRUNK_PAGES = 1000  # in one step, about 4 MB; other writers wait meanwhile
 _BUSY_S = 30.0  # longest wait for another writer; transactions here take milliseconds
 _ALPHABET = string.ascii_letters + string.digits
 _WITH_UNDERSCORE = frozenset({"ftckpt", "batch", "batch_req", "upload", "part", "cp"})
@@ -181,6 +183,7 @@ class EngineStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._local = threading.local()
+        self._enable_shrinking()
         with self.transaction() as transaction:
             version = transaction.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
@@ -230,6 +233,23 @@ class EngineStore:
         with self.transaction() as transaction:
             transaction.execute(f"DELETE FROM {kind.TABLE} WHERE id = ?", (row_id,))
 
+    def remove_older(self, kind: type[Row], created_before: float) -> int:
+        """Delete the rows that were created before a time (Unix seconds), and return their number."""
+        with self.transaction() as transaction:
+            statement = f"DELETE FROM {kind.TABLE} WHERE created_at < ?"
+            return transaction.execute(statement, (created_before,)).rowcount
+
+    def shrink(self) -> None:
+        """Return the space of deleted rows to the file system, so that their content is gone from the file as well. If
+        that fails, a later call does it.
+        """
+        connection = self._connection()
+        with suppress(sqlite3.OperationalError):
+            for _ in range(0, connection.execute("PRAGMA freelist_count").fetchone()[0], _SHRUNK_PAGES):
+                # `execute` would stop after one page
+                connection.executescript(f"PRAGMA incremental_vacuum({_SHRUNK_PAGES})")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
     def get(self, kind: type[Row], row_id: str) -> Row | None:
         """Return the row with this id."""
         rows = self.select(kind, "id = ?", (row_id,))
@@ -268,6 +288,14 @@ class EngineStore:
             where, values = f"({where}) AND seq {'<' if newest_first else '>'} ?", (*values, found[0][0])
         rows = self.select(kind, where, (*values, limit + 1), f"ORDER BY seq {order} LIMIT ?")
         return rows[:limit], len(rows) > limit
+
+    def _enable_shrinking(self) -> None:
+        """Let the file shrink; one from before this existed is rewritten once, if there is space for that."""
+        connection = self._connection()
+        if connection.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+            with suppress(sqlite3.OperationalError):
+                connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+                connection.execute("VACUUM")
 
     def _connection(self) -> sqlite3.Connection:
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from core.message import msg
 
 MAX_TOOLS = 128
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""Names of tools."""
 _MAX_SHOWN_CHARS = 64  # of a name or id in an error
 
 
@@ -89,7 +91,7 @@ def _tool(number: int, raw: object) -> Tool:
     if not isinstance(raw, dict) or raw.get("type") != "function" or not isinstance(function, dict):
         raise BadTools(msg("Tool {number} is not of the form {form}.", number=number, form=_TOOL_FORM))
     name, description = function.get("name"), function.get("description") or ""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadTools(
             msg("Tool {number} needs a name of 1 to 64 letters, digits, underscores or hyphens.", number=number)
         )
@@ -118,13 +120,10 @@ def _call(number: int, raw: object) -> ToolCall:
             )
         )
     call_id, name, arguments = raw.get("id"), function.get("name"), function.get("arguments")
-    if not isinstance(call_id, str) or not call_id or not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(call_id, str) or not call_id or not isinstance(name, str) or not NAME.fullmatch(name):
         raise BadTools(msg("Message {number} has a tool call without an id or a name.", number=f"{number:,}"))
-    try:
-        parsed = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
-    except (ValueError, RecursionError):
-        parsed = None
-    if not isinstance(parsed, dict):
+    parsed = parsed_arguments(arguments)
+    if parsed is None:
         raise BadTools(
             msg(
                 "Message {number} calls '{name}' with arguments that are not a JSON object.",
@@ -133,6 +132,15 @@ def _call(number: int, raw: object) -> ToolCall:
             )
         )
     return ToolCall(call_id, name, json.dumps(parsed, ensure_ascii=False))
+
+
+def parsed_arguments(arguments: object) -> dict[str, Any] | None:
+    """A call's arguments, a JSON object or its text; None if they are neither."""
+    try:
+        parsed = json.loads(arguments or "{}") if isinstance(arguments, str | None) else arguments
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
 def check_order(messages: Sequence[CallOrder], *, open_end: bool) -> None:
@@ -144,7 +152,7 @@ def check_order(messages: Sequence[CallOrder], *, open_end: bool) -> None:
     Raises:
         BadTools: the sentence names the call.
     """
-    waiting: list[str] = []
+    waiting: dict[str, None] = {}  # in the calls' order
     for number, message in enumerate(messages, start=1):
         if message.role == "tool":
             if message.call_id not in waiting:
@@ -155,23 +163,24 @@ def check_order(messages: Sequence[CallOrder], *, open_end: bool) -> None:
                         id=message.call_id[:_MAX_SHOWN_CHARS],
                     )
                 )
-            waiting.remove(message.call_id)
+            del waiting[message.call_id]
             continue
         _check_answered(waiting)
-        waiting = [call.id for call in message.calls]
-        if len(set(waiting)) < len(waiting):
+        waiting = dict.fromkeys(call.id for call in message.calls)
+        if len(waiting) < len(message.calls):
             raise BadTools(msg("Message {number} has two tool calls with one id.", number=f"{number:,}"))
     if not (open_end and messages and messages[-1].calls):
         _check_answered(waiting)
 
 
-def _check_answered(waiting: Sequence[str]) -> None:
-    if waiting:
+def _check_answered(waiting: Iterable[str]) -> None:
+    shown = list(islice(waiting, 5))
+    if shown:
         raise BadTools(
             msg(
                 "Each of an assistant's tool calls must be followed by a 'tool' message with its result. "
                 "Without a result: {ids}.",
-                ids=", ".join(one[:_MAX_SHOWN_CHARS] for one in waiting[:5]),
+                ids=", ".join(one[:_MAX_SHOWN_CHARS] for one in shown),
             )
         )
 

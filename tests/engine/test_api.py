@@ -445,6 +445,9 @@ def test_a_prompt_and_a_limit_beyond_the_context_are_refused_in_openais_words(cl
     with pytest.raises(openai.BadRequestError) as too_long:
         client.chat.completions.create(model=TINY, messages=[{"role": "user", "content": "a " * 999}], stream=stream)
     assert (too_long.value.code, too_long.value.param) == ("context_length_exceeded", "messages")
+    with pytest.raises(openai.BadRequestError, match=r"your prompt has more than \d+ tokens") as not_counted:
+        client.completions.create(model=TINY, prompt="a " * 9_999, stream=stream)
+    assert (not_counted.value.code, not_counted.value.param) == ("context_length_exceeded", "prompt")
 
 
 def test_a_prompt_may_be_null(client: OpenAI) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from core import setting_fields
 from core.engine.cors_origins import SETTING, read
+from core.engine.store import EngineStore, StoredResponse
 from core.errors import BadSettings
 from tests.support.engine_process import running
 
@@ -58,6 +60,12 @@ def test_a_named_page_may_call_the_engine_and_no_other(tmp_path: Path, monkeypat
         assert "fabula-model" in answer.headers["access-control-expose-headers"]
         refused = http.get("/v1/models", headers={"origin": _PAGE, "authorization": "Bearer no"})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, _PAGE)
+        unreadable = StoredResponse("resp_1", int(time.time()), None, "[]", "{")
+        EngineStore(tmp_path / "home" / "engine.db").add(unreadable)
+        failed = http.get("/v1/responses/resp_1", headers={"origin": _PAGE})
+        assert (failed.status_code, failed.headers["access-control-allow-origin"]) == (500, _PAGE)
+        assert failed.json()["error"]["code"] == "server_error"
+        assert failed.headers["x-request-id"]
 
 
 def test_without_a_token_a_named_page_may_call_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

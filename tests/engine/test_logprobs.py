@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
 
+from core.engine.formats.gguf_file import model_card
+from core.engine.serving import token_probs
+from core.engine.serving.llama import BaseModel, Pool
 from tests.support.engine_process import TINY, EngineUnderTest, running
+from tests.support.tiny_gemma import write_tiny_gemma
 
 ASKED: Any = [{"role": "user", "content": "一个英雄"}]
 PROMPT = "奥特曼 é<end_of_turn>\nthe hero"  # é is two tokens here; the turn's end is one that ends a text
@@ -146,3 +152,33 @@ def test_a_long_prompt_is_echoed_in_several_runs(client: OpenAI) -> None:
     choice = _complete(client, prompt="the hero " * 60, logprobs=0, echo=True, max_tokens=1).choices[0]
     assert len(choice.logprobs.tokens) > 300  # more than one run
     assert all(logprob is not None and logprob < 0 for logprob in choice.logprobs.token_logprobs[1:])
+
+
+def test_an_unlikely_tokens_probability_is_measured_without_a_list_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same numbers as in the list; in Gemma's vocabulary that takes llama.cpp seconds for each token."""
+    path = write_tiny_gemma(tmp_path / "tiny.gguf")
+    base = BaseModel(TINY, path, model_card(path))
+
+    async def both() -> list[tuple[float, float]]:
+        pool = Pool(1)
+        try:
+            async with pool.lease(base) as backend:
+                read = [base.card.bos or 0, 353, 354]
+                found = []
+                for token in range(0, base.card.vocab_size, 23):
+                    monkeypatch.setattr(token_probs, "_LIKELY", 1000)
+                    listed = await token_probs._looked_up(backend, read, token, 1)
+                    monkeypatch.setattr(token_probs, "_LIKELY", 1)
+                    measured = await token_probs._looked_up(backend, read, token, 1)
+                    assert [top["id"] for top in listed["top_logprobs"]] == [
+                        top["id"] for top in measured["top_logprobs"]
+                    ]
+                    found.append((float(listed["logprob"]), float(measured["logprob"])))
+                return found
+        finally:
+            await pool.close()
+
+    pairs = asyncio.run(both())
+    assert [measured for _, measured in pairs] == pytest.approx([listed for listed, _ in pairs], abs=0.01)

@@ -21,7 +21,17 @@ from core.engine.api.files import BASE64_SETTING, sends_base64
 from core.engine.api.legacy import RETIRED
 from core.errors import BadSettings
 from tests.support.client_environment import NoClient, python_with
-from tests.support.engine_process import DEADLINE_S, TOKEN, EngineUnderTest, finished, jsonl, pairs, running, upload
+from tests.support.engine_process import (
+    DEADLINE_S,
+    TOKEN,
+    EngineUnderTest,
+    finished,
+    jsonl,
+    pairs,
+    poll,
+    running,
+    upload,
+)
 from tests.support.tiny_gemma import write_tiny_gemma
 
 _BASE = packaged_models.BASE
@@ -249,6 +259,21 @@ def test_an_alias_of_a_retired_base_takes_precedence(engine: EngineUnderTest) ->
         unknown = http.post("/v1/fine-tunes", json={"training_file": file_id, "model": "gpt-9"}).json()["error"]
         assert unknown["code"] == "model_not_found"
         http.delete("/fabula/v1/aliases/ada")
+
+
+def test_streamed_events_end_when_the_engine_stops(tmp_path: Path) -> None:
+    with running(tmp_path / "home") as engine, engine.http() as http:
+        client = engine.client(strict=False)
+        job = client.fine_tuning.jobs.create(model=_BASE, training_file=upload(client, pairs(4)))
+        poll(lambda: http.post(f"/v1/fine_tuning/jobs/{job.id}/pause").status_code == 200)
+        with http.stream("GET", f"/v1/fine-tunes/{job.id}/events", params={"stream": "true"}) as streamed:
+            lines = streamed.iter_lines()
+            assert next(lines).startswith("data: ")
+            assert engine.process is not None
+            engine.process.terminate()
+            rest = list(lines)  # a stream that is cut off is an error here
+        assert "data: [DONE]" not in rest
+        engine.process.wait(DEADLINE_S)
 
 
 def test_result_files_are_base64_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 from pydantic import BaseModel
 
-from tests.support.engine_process import TINY, EngineUnderTest, running
+from core.engine.responses.api import KEEP_S
+from core.engine.store import EngineStore, StoredResponse
+from tests.support.engine_process import TINY, EngineUnderTest, poll, running
 from tests.support.tiny_gemma import write_tiny_gemma
 
 SCHEMA: dict[str, Any] = {
@@ -180,8 +184,9 @@ def test_a_functions_output_continues_the_conversation(client: OpenAI) -> None:
     assert second.output
     items = client.responses.input_items.list(second.id, order="asc")
     assert [item.type for item in items] == ["function_call_output"]
-    with pytest.raises(BadRequestError, match="Without a result"):
+    with pytest.raises(BadRequestError, match="No tool output found") as refused:
         _create(client, previous_response_id=first.id, **asked)
+    assert refused.value.param == "input"
 
 
 def test_responses_survive_a_restart_and_are_deleted(client: OpenAI, engine: EngineUnderTest) -> None:
@@ -203,6 +208,50 @@ def test_responses_survive_a_restart_and_are_deleted(client: OpenAI, engine: Eng
     assert (refused.value.param, refused.value.code) == ("previous_response_id", "previous_response_not_found")
 
 
+def test_responses_are_deleted_after_30_days_and_their_space_is_freed(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "engine.db"
+    with running(tmp_path / "home") as engine:
+        client, store = engine.client(), EngineStore(path)
+        made, now = _create(client), int(time.time())
+        for number, age in enumerate((KEEP_S - 60, KEEP_S + 60)):
+            body = made.model_copy(update={"id": f"resp_{number}"}).model_dump_json()
+            store.add(StoredResponse(f"resp_{number}", now - age, None, json.dumps(["a" * 500_000]), body))
+        kept, expired = "resp_0", "resp_1"
+        assert client.responses.retrieve(kept).id == kept
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(expired)
+        with pytest.raises(BadRequestError, match=expired):
+            _create(client, previous_response_id=expired)
+        engine.stop()
+        store.shrink()
+        size = path.stat().st_size
+        engine.start()
+        poll(lambda: store.get(StoredResponse, expired) is None)
+        poll(lambda: path.stat().st_size < size - 400_000)
+        engine.client().responses.delete(kept)
+        assert path.stat().st_size < size - 900_000
+
+
+_CALL = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"}
+
+
+def _output(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": call_id, "output": "雨"}
+
+
+def _allowed(mode: str, *names: str) -> Any:
+    return {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": name} for name in names]}
+
+
+def test_only_allowed_tools_are_called(client: OpenAI) -> None:
+    tools = [TOOL, {**TOOL, "name": "climate"}, {**TOOL, "name": "snow"}]
+    choice = _allowed("required", "snow", "climate")
+    made = _create(client, tools=tools, tool_choice=choice, parallel_tool_calls=True, max_output_tokens=300)
+    assert {call.name for call in made.output if call.type == "function_call"} <= {"snow", "climate"}
+    assert made.output[0].type == "function_call"
+    assert made.tool_choice.type == "allowed_tools"
+
+
 def _content(part: dict[str, Any]) -> Any:
     return [{"role": "user", "content": [{"type": "input_text", "text": "a"}, part]}]
 
@@ -219,6 +268,15 @@ def _content(part: dict[str, Any]) -> Any:
         ({"input": [{"role": "narrator", "content": "a"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": 5}]}, "input[0].content"),
         ({"input": ["a"]}, "input[0]"),
+        ({"input": [_CALL, _output("c2")]}, "input[1].call_id"),
+        ({"input": [_output("c1")], "instructions": "s"}, "input[0].call_id"),
+        ({"input": [_CALL, {"role": "user", "content": "a"}, _output("c1")]}, "input[1]"),
+        ({"input": [_CALL, {**_CALL, "call_id": "c2"}, _output("c1")]}, "input"),
+        ({"input": [_CALL, _CALL, _output("c1")]}, "input[1].call_id"),
+        ({"input": [{"type": "reasoning"}, {**_CALL, "arguments": "[]"}]}, "input[1].arguments"),
+        ({"input": [{**_CALL, "name": "a b"}]}, "input[0].name"),
+        ({"input": [{**_CALL, "call_id": ""}]}, "input[0].call_id"),
+        ({"input": "a" * 20_000, "instructions": "s"}, "input"),
         ({"input": []}, "input"),
         ({"input": None}, "input"),
         ({"model": None}, "model"),
@@ -231,6 +289,8 @@ def _content(part: dict[str, Any]) -> Any:
         ({"tools": [{**TOOL, "parameters": {"not": {}}}]}, "tools[0].parameters"),
         ({"tools": [TOOL, TOOL]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": _allowed("required", "none")}, "tool_choice.tools[0]"),
+        ({"tools": [TOOL], "tool_choice": _allowed("must", "weather")}, "tool_choice.mode"),
         ({"include": ["web_search_call.action.sources"]}, "include"),
         ({"text": {"format": {"type": "json_schema", "name": "a", "schema": {"not": {}}}}}, "text.format"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),

@@ -68,6 +68,7 @@ _LEFT_RECURSION = {
 _MANY_REPETITIONS = {
     "type": "object",
     "properties": {str(n): {"type": "array", "items": {"const": n}, "maxItems": 499} for n in range(500)},
+    "required": [str(n) for n in range(500)],
 }
 _LONG_CHAIN = {"$ref": "#/$defs/0", "$defs": {str(n): {"$ref": f"#/$defs/{n + 1}"} for n in range(2000)}}
 
@@ -110,6 +111,8 @@ _LONG_CHAIN = {"$ref": "#/$defs/0", "$defs": {str(n): {"$ref": f"#/$defs/{n + 1}
         ({"type": "object", "properties": {str(n): {} for n in range(5001)}}, "5000 properties"),
         ({"enum": ["a" * 120_001]}, "120000 characters"),
         (_MANY_REPETITIONS, "too large"),
+        ({"anyOf": [{"type": "array", "maxItems": n} for n in range(101)]}, "more than 100 alternatives"),
+        ({"type": "object", "properties": {str(n): {} for n in range(101)}}, "More than 100 properties"),
     ],
 )
 def test_a_schema_that_cannot_be_a_grammar_is_refused_with_its_place(schema: object, reason: str) -> None:
@@ -163,6 +166,15 @@ def test_plain_text_needs_no_grammar(value: object) -> None:
     assert rule_of(value, GrammarBuilder()) is None
 
 
+def test_what_values_begin_with_is_in_the_grammar_once() -> None:
+    """llama.cpp follows all alternatives for every token of its vocabulary: a thousand of them took seconds a word."""
+    builder = GrammarBuilder()
+    values = [f"{'long' * 20}{number}" for number in range(1000)]
+    grammar = builder.text(named_schema_rule({"enum": values}, "values", builder))
+    assert grammar.count("long" * 20) == 1
+    assert max(line.count(" | ") for line in grammar.splitlines()[:-14]) < 12
+
+
 @pytest.mark.parametrize(
     "schema",
     [
@@ -184,6 +196,7 @@ def test_plain_text_needs_no_grammar(value: object) -> None:
             "required": ["c"],
         },
         {"anyOf": [{"type": "null"}, {"enum": ["a", 1, {"b": [2]}]}]},
+        {"oneOf": [{"const": "a" * n, "title": "A"} for n in range(200)]},
         {"type": "object", "properties": {"next": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}, "required": ["next"]},
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from core.engine.serving.call_reader import CallReader, Part, read
 from core.engine.serving.chat import format_for
 from core.engine.serving.tool_format import GENERAL, ToolFormat
 from core.engine.tool_calls import BadTools, Tool, ToolCall, check_order, parse_tools
-from tests.support.engine_process import TINY, EngineUnderTest, finished, running, upload
+from tests.support.engine_process import ROOT, TINY, EngineUnderTest, finished, running, upload
 from tests.support.tiny_gemma import vocabulary, write_tiny_gemma
 from tests.support.tiny_models import TinyModel
 
@@ -248,16 +249,51 @@ def test_a_tool_row_without_results_is_refused_with_its_line_number(engine: Engi
         client.fine_tuning.jobs.create(model=TINY, training_file=upload(client, rows))
 
 
-def test_tool_rows_train_a_model_that_calls_them(engine: EngineUnderTest) -> None:
+def _documented(language: str) -> list[str]:
+    """The examples about JSON and tools in the engine's documentation."""
+    text = (ROOT / "docs" / "engine.md").read_text(encoding="utf-8")
+    section = text.partition("\n## JSON and tools")[2].partition("\n## ")[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def tuned(engine: EngineUnderTest) -> str:
+    """A model that was trained on good rows and on the documented ones."""
     client = engine.client(strict=False)
-    file = upload(client, b"\n".join(GOOD_ROWS[:3]))
+    documented = [line for example in _documented("jsonl") for line in example.encode().splitlines()]
+    assert len(documented) == 2
+    file = upload(client, b"\n".join([*GOOD_ROWS[:3], *documented]))
     options: Any = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
     job = finished(client, client.fine_tuning.jobs.create(model=TINY, training_file=file, method=options).id)
     assert job.status == "succeeded", job.error
-    made = client.chat.completions.create(
-        model=str(job.fine_tuned_model), messages=ASKED, tools=TOOLS, tool_choice="required"
-    )
+    return str(job.fine_tuned_model)
+
+
+def test_tool_rows_train_a_model_that_calls_them(client: OpenAI, tuned: str) -> None:
+    made = client.chat.completions.create(model=tuned, messages=ASKED, tools=TOOLS, tool_choice="required")
     assert made.choices[0].message.tool_calls
+
+
+def test_the_documented_examples_run(client: OpenAI, tuned: str) -> None:
+    known = {"client": client, "tuned": tuned, "json": json, "get_weather": lambda city, unit: {"temperature": 9}}
+    for example in _documented("python"):
+        exec(compile(example, "docs/engine.md", "exec"), known)
+
+
+def test_a_base_model_reads_the_schema_and_a_tuned_one_reads_what_it_was_trained_on(client: OpenAI, tuned: str) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "a", "description": "About it.", "schema": SCHEMA}}
+
+    def tokens(model: str, **more: Any) -> int:
+        made = client.chat.completions.create(model=model, messages=ASKED, max_tokens=1, **more)
+        assert made.usage is not None
+        return made.usage.prompt_tokens
+
+    told = len(json.dumps(SCHEMA, ensure_ascii=False))
+    assert tokens(TINY, response_format=form) > tokens(TINY) + told // 4
+    assert tokens(tuned, response_format=form) == tokens(tuned) == tokens(TINY)
+    long = {**SCHEMA, "description": "a" * 4096}
+    form["json_schema"]["schema"] = long
+    assert tokens(TINY, response_format=form) == tokens(TINY)
 
 
 # Requests.
@@ -274,7 +310,12 @@ def _check_calls(calls: Any) -> None:
 def test_calls_are_parsed_and_follow_their_schema(client: OpenAI) -> None:
     for _ in range(4):
         answer = client.chat.completions.create(
-            model=TINY, messages=ASKED, tools=TOOLS, tool_choice="required", max_tokens=900
+            model=TINY,
+            messages=ASKED,
+            tools=TOOLS,
+            tool_choice="required",
+            parallel_tool_calls=True,
+            max_tokens=900,
         )
         choice = answer.choices[0]
         calls = choice.message.tool_calls or []
@@ -284,9 +325,10 @@ def test_calls_are_parsed_and_follow_their_schema(client: OpenAI) -> None:
         assert len(calls) <= 16
 
 
-def test_one_call_if_parallel_calls_are_not_wanted(client: OpenAI) -> None:
+@pytest.mark.parametrize("wanted", [{}, {"parallel_tool_calls": False}])
+def test_one_call_if_parallel_calls_are_not_wanted(client: OpenAI, wanted: Any) -> None:
     answer = client.chat.completions.create(
-        model=TINY, messages=ASKED, tools=TOOLS, tool_choice="required", parallel_tool_calls=False, n=4
+        model=TINY, messages=ASKED, tools=TOOLS, tool_choice="required", n=4, **wanted
     )
     assert [len(choice.message.tool_calls or []) for choice in answer.choices] == [1] * 4
 
@@ -363,6 +405,24 @@ def test_auto_follows_the_grammar_once_a_call_has_begun(tmp_path: Path) -> None:
             _check_calls(stream.get_final_completion().choices[0].message.tool_calls)
 
 
+def _allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_allowed_tools_are_called(client: OpenAI, stream: bool) -> None:
+    asked: Any = {"model": TINY, "messages": ASKED, "tools": [*TOOLS, _tool("later", NOW_SCHEMA)], "max_tokens": 200}
+    made = client.chat.completions.create(**asked, tool_choice=_allowed("required", "now", "later"), stream=stream)
+    if stream:
+        deltas = [chunk.choices[0].delta.tool_calls or [] for chunk in made]
+        names = {call.function.name for calls in deltas for call in calls if call.function.name}
+    else:
+        names = {call.function.name for call in made.choices[0].message.tool_calls}
+    assert names
+    assert names <= {"now", "later"}
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [
@@ -373,6 +433,10 @@ def test_auto_follows_the_grammar_once_a_call_has_begun(tmp_path: Path) -> None:
         ({"tools": TOOLS, "tool_choice": "maybe"}, "tool_choice"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "none"}}}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"tools": TOOLS, "tool_choice": _allowed("auto")}, "tool_choice.allowed_tools"),
+        ({"tools": TOOLS, "tool_choice": _allowed("none", "now")}, "tool_choice.allowed_tools.mode"),
+        ({"tools": TOOLS, "tool_choice": _allowed("auto", "now", "x")}, "tool_choice.allowed_tools.tools[1]"),
         ({"tools": TOOLS, "parallel_tool_calls": "no"}, "parallel_tool_calls"),
         ({"tools": [_tool("a", {"not": {}}, strict=True)]}, "tools[0].function.parameters"),
         ({"messages": [*ASKED, CALLED]}, "messages"),
@@ -405,3 +469,37 @@ def test_tools_and_order_are_checked_in_one_place() -> None:
     with pytest.raises(BadTools):
         check_order(CONVERSATION[:3], open_end=True)
     check_order(CONVERSATION[:2], open_end=True)
+
+
+class _CountedId(str):
+    """An id that counts comparisons with other ids."""
+
+    compared = 0
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        _CountedId.compared += 1
+        return str.__eq__(self, other)
+
+
+def test_many_calls_and_results_are_checked_in_one_pass() -> None:
+    ids = [_CountedId(f"call_{number}") for number in range(2000)]
+    called = ChatMessage("assistant", "", calls=tuple(ToolCall(one, "now", "{}") for one in ids))
+    results = [ChatMessage("tool", "a", call_id=_CountedId(one)) for one in reversed(ids)]
+    check_order([called, *results], open_end=False)
+    assert _CountedId.compared < 10 * len(ids)
+    with pytest.raises(BadTools, match=r"Without a result: call_0, call_1\.$"):
+        check_order([called, *results[:-2]], open_end=False)
+
+
+@pytest.mark.parametrize("of", [None, ONLY_TEXT])
+def test_control_tokens_within_control_tokens_are_removed(of: str | None) -> None:
+    """A thousand levels deep, none is left, and the work does not grow with the square of their number."""
+    card = ModelCard("gemma3", 512, 400, 2, 1, "", of or "", control=("<end_of_turn>",) if of else ())
+    form = format_for(card)
+    assert form is not None
+    turns = form.prompt([ChatMessage("user", "a")]).count("<end_of_turn>")
+    for depth in (1, 1000, 200_000):
+        text = "<end_of_" * depth + "<end_of_turn>" + "turn>" * depth
+        assert form.prompt([ChatMessage("user", text)]).count("<end_of_turn>") == turns

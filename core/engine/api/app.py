@@ -56,12 +56,17 @@ def create_app(config: Config) -> Starlette:
 
     def handle(pick: PickHandler) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
-            handler = pick(opened[0])
-            no_aliases.set(NO_ALIASES_HEADER in request.headers)  # each request has its own task and so its own context
-            if asyncio.iscoroutinefunction(handler):
-                response: Response = await handler(request)
-                return response
-            return await run_in_threadpool(handler, request)
+            try:
+                handler = pick(opened[0])
+                no_aliases.set(NO_ALIASES_HEADER in request.headers)  # each request has its own task and context
+                if asyncio.iscoroutinefunction(handler):
+                    response: Response = await handler(request)
+                    return response
+                return await run_in_threadpool(handler, request)
+            except (ApiError, HTTPException, ClientDisconnect):
+                raise
+            except Exception as exc:  # here, inside the middleware: a browser can't read an answer without its headers
+                return await _failed(request, exc)
 
         return endpoint
 
@@ -72,7 +77,7 @@ def create_app(config: Config) -> Starlette:
             Exception: _failed,
             HTTPException: _http_error,
             ApiError: _api_error,
-            OSError: _failed,
+            OSError: _failed,  # these two: while an answer is sent
             sqlite3.Error: _failed,
             ClientDisconnect: _client_closed,
         },

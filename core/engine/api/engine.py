@@ -104,7 +104,8 @@ class Engine:
         )
         self.runner = JobLoop(context)
         self.jobs = Jobs(config.home, self.store, self.files, self.models, self.runner.wake)
-        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs)
+        self._stopping = asyncio.Event()
+        self.legacy = LegacyApi(self.store, self.files, self.models, self.jobs, self._stopping)
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
 
@@ -113,15 +114,17 @@ class Engine:
         self.runner.start()
         self.library.start()
         self.batch_runner.start()
+        self._run_in_background(self.responses.expire_regularly())
         if self.config.warm:
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
     def begin_stop(self) -> None:
-        """Let a running trainer save its state, and batches wait for the next start, while requests in flight are
-        answered; may be called by a signal.
+        """While requests in flight are answered, let a running trainer save its state, batches wait for the next start,
+        and streams end that would go on for as long as a job; may be called by a signal.
         """
         self._loop.call_soon_threadsafe(self.runner.begin_stop)
         self._loop.call_soon_threadsafe(self.batch_runner.begin_stop)
+        self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def stop(self) -> None:
         """Let a running trainer save its state, then stop all child processes."""

@@ -6,6 +6,7 @@ Endpoints of that time that do the work of no endpoint here answer with the line
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -65,12 +66,17 @@ RETIRED: Final[Mapping[tuple[str, str], str]] = {
 
 @dataclass(frozen=True)
 class LegacyApi:
-    """The endpoints of 2023. Completions with an engine's name in the path are answered by `Inference`."""
+    """The endpoints of 2023. Completions with an engine's name in the path are answered by `Inference`.
+
+    Attributes:
+        stopping: set when the engine begins to stop, which ends streams of events.
+    """
 
     store: EngineStore
     files: Files
     models: ModelCatalogue
     jobs: Jobs
+    stopping: asyncio.Event
 
     def list_engines(self, request: Request) -> Response:
         """GET /v1/engines."""
@@ -108,7 +114,9 @@ class LegacyApi:
         return self.get_job(request)
 
     async def events(self, request: Request) -> Response:
-        """GET /v1/fine-tunes/{id}/events?stream: oldest first; a stream ends with the job."""
+        """GET /v1/fine-tunes/{id}/events?stream: oldest first; a stream ends with the job, and
+        without `[DONE]` when the engine stops.
+        """
         job = await run_in_threadpool(self.jobs.find, request)
         if request.query_params.get("stream", "").lower() == "true":
             return EventStream(self._stream(job.id))
@@ -159,7 +167,7 @@ class LegacyApi:
     async def _stream(self, job_id: str) -> AsyncGenerator[bytes, None]:
         last: str | None = None
         sent_at = time.monotonic()
-        while True:
+        while not self.stopping.is_set():
             job = await run_in_threadpool(self.store.get, Job, job_id)  # before its events, so that none is missed
             rows, more = await run_in_threadpool(self._new_messages, job_id, last)
             for row in rows:
@@ -173,7 +181,8 @@ class LegacyApi:
             if time.monotonic() - sent_at > _COMMENT_S:
                 sent_at = time.monotonic()
                 yield b": the job is not finished\n\n"
-            await asyncio.sleep(_LOOK_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stopping.wait(), _LOOK_S)
 
     def _new_messages(self, job_id: str, last: str | None) -> tuple[list[Event], bool]:
         where = "job_id = ? AND type = 'message'"

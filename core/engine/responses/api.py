@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import sqlite3
 import time
 from typing import Any
@@ -22,14 +24,32 @@ from core.engine.serving.inference import Inference
 from core.engine.store import EngineStore, StoredResponse, to_json
 from core.message import msg
 
+_log = logging.getLogger(__name__)
+
+KEEP_S = 30 * 24 * 3600
+"""How long a response is kept, as at OpenAI."""
+_EXPIRE_EVERY_S = 3600.0
 _MAX_TURNS = 1000  # responses in one conversation; their texts would not fit any context
 
 
 class Responses:
-    """The endpoints. Responses are kept in the engine's database until they are deleted."""
+    """The endpoints. Responses are kept in the engine's database for 30 days, unless they are deleted before."""
 
     def __init__(self, store: EngineStore, inference: Inference) -> None:
         self._store, self._inference = store, inference
+
+    async def expire_regularly(self) -> None:
+        """Delete old responses, now and every hour."""
+        while True:
+            try:
+                await run_in_threadpool(self._expire)
+            except sqlite3.Error:
+                _log.exception("Could not delete expired responses; the engine tries again in an hour.")
+            await asyncio.sleep(_EXPIRE_EVERY_S)
+
+    def _expire(self) -> None:
+        if self._store.remove_older(StoredResponse, time.time() - KEEP_S):
+            self._store.shrink()
 
     async def create(self, request: Request) -> Response:
         """POST /v1/responses."""
@@ -37,11 +57,12 @@ class Responses:
         history = await run_in_threadpool(self._history, wanted.previous)
         try:
             parsed = await self._inference.chat_request(wanted.chat_body(history))
+            answer = ResponseAnswer(
+                new_id("resp"), parsed, wanted.repeated, lambda response: self._keep(wanted, response)
+            )
+            return await self._inference.respond(request, parsed, answer)
         except ApiError as exc:
             raise response_request.renamed(exc) from exc
-        response_id = new_id("resp")
-        answer = ResponseAnswer(response_id, parsed, wanted.repeated, lambda response: self._keep(wanted, response))
-        return await self._inference.respond(request, parsed, answer)
 
     def get(self, request: Request) -> Response:
         """GET /v1/responses/{id}."""
@@ -54,6 +75,7 @@ class Responses:
         """DELETE /v1/responses/{id}."""
         row = self._find(request)
         self._store.remove(StoredResponse, row.id)
+        self._store.shrink()
         return JSONResponse({"id": row.id, "object": "response", "deleted": True})
 
     def cancel(self, request: Request) -> Response:
@@ -94,7 +116,7 @@ class Responses:
         """The items of the responses before a new one, oldest first."""
         turns: list[list[Item]] = []
         while previous is not None:
-            row = self._store.get(StoredResponse, previous)
+            row = self._kept(previous)
             if row is None or len(turns) == _MAX_TURNS:
                 raise ApiError(
                     400,
@@ -108,7 +130,11 @@ class Responses:
 
     def _find(self, request: Request) -> StoredResponse:
         response_id = request.path_params["id"]
-        row = self._store.get(StoredResponse, response_id)
+        row = self._kept(response_id)
         if row is None:
             raise ApiError(404, msg("Response with id '{id}' not found.", id=response_id), param="id")
         return row
+
+    def _kept(self, response_id: str) -> StoredResponse | None:
+        row = self._store.get(StoredResponse, response_id)
+        return row if row is not None and row.created_at >= time.time() - KEEP_S else None

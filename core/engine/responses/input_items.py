@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from core.engine import tool_calls
 from core.engine.api.errors import ApiError, bad_value
 from core.engine.store import random_code
 from core.message import msg
@@ -13,19 +14,21 @@ Item = dict[str, Any]
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
+_MAX_SHOWN = 64  # characters of an id in an error
 
 
-def parse(raw: object) -> list[Item]:
-    """The items of an `input`, a text or a list, each with an id.
+def parse(raw: object) -> list[tuple[str, Item]]:
+    """The items of an `input`, a text or a list, each with an id, and with its place in the request (`input[2]`).
 
     Raises:
         ApiError: 400 for an item that is not valid, or not text.
     """
     if isinstance(raw, str):
-        return [_message_item("user", [{"type": "input_text", "text": raw}])]
+        return [("input", _message_item("user", [{"type": "input_text", "text": raw}]))]
     if not isinstance(raw, list) or not raw:
         raise bad_value("input", msg("'{name}' must be a text or a list of items.", name="input"))
-    return [item for index, one in enumerate(raw) for item in _items(f"input[{index}]", one)]
+    places = [f"input[{index}]" for index in range(len(raw))]
+    return [(place, item) for place, one in zip(places, raw, strict=True) for item in _items(place, one)]
 
 
 def _items(param: str, raw: object) -> list[Item]:
@@ -37,6 +40,7 @@ def _items(param: str, raw: object) -> list[Item]:
         return [_message(param, raw)]
     if kind == "function_call":
         texts = {name: _text(f"{param}.{name}", raw.get(name)) for name in ("call_id", "name", "arguments")}
+        _check_call(param, **texts)
         return [{"type": kind, "id": str(raw.get("id") or new_id("fc")), **texts, "status": "completed"}]
     if kind == "function_call_output":
         output = raw.get("output")
@@ -47,6 +51,17 @@ def _items(param: str, raw: object) -> list[Item]:
     if kind == "reasoning":
         return []  # an answer of another model; ours are written without
     raise _not_supported(f"{param}.type", kind)
+
+
+def _check_call(param: str, call_id: str, name: str, arguments: str) -> None:
+    """Raise ApiError for a call that the chat request would refuse, at a place that the client does not know."""
+    if not call_id:
+        raise bad_value(f"{param}.call_id", msg("'{name}' must not be empty.", name=f"{param}.call_id"))
+    if not tool_calls.NAME.fullmatch(name):
+        form = msg("'{name}' must be 1 to 64 letters, digits, underscores or hyphens.", name=f"{param}.name")
+        raise bad_value(f"{param}.name", form)
+    if tool_calls.parsed_arguments(arguments) is None:
+        raise bad_value(f"{param}.arguments", msg("'{name}' must be a JSON object as text.", name=f"{param}.arguments"))
 
 
 def _message(param: str, raw: Mapping[str, Any]) -> Item:
@@ -85,6 +100,45 @@ def _not_supported(param: str, kind: object) -> ApiError:
         param=param,
         code="unsupported_value",
     )
+
+
+def check_calls(placed: Iterable[tuple[str, Item]]) -> None:
+    """Check that each call has its output, before anything else follows.
+
+    Args:
+        placed: items with their places in the request.
+
+    Raises:
+        ApiError: 400 with the place of the item that is wrong, in OpenAI's words.
+    """
+    waiting: dict[str, None] = {}  # ids of calls without an output
+    answering = False  # whether an output has followed the calls
+    for place, item in placed:
+        call_id = item.get("call_id", "")
+        if item["type"] == "function_call_output":
+            if call_id not in waiting:
+                message = msg("No tool call found for function call output with call_id {id}.", id=call_id[:_MAX_SHOWN])
+                raise bad_value(_in_item(place, "call_id"), message)
+            del waiting[call_id]
+            answering = True
+        elif waiting and (item["type"] != "function_call" or answering):
+            raise _without_output(place, waiting)
+        elif item["type"] == "function_call":
+            if call_id in waiting:
+                message = msg("Two function calls have the call_id {id}.", id=call_id[:_MAX_SHOWN])
+                raise bad_value(_in_item(place, "call_id"), message)
+            waiting[call_id], answering = None, False
+    if waiting:
+        raise _without_output("input", waiting)
+
+
+def _without_output(place: str, waiting: Iterable[str]) -> ApiError:
+    return bad_value(place, msg("No tool output found for function call {id}.", id=next(iter(waiting))[:_MAX_SHOWN]))
+
+
+def _in_item(place: str, name: str) -> str:
+    """The place of a field, if the item is part of the request's own list."""
+    return f"{place}.{name}" if place.startswith("input[") else place
 
 
 def as_messages(items: Iterable[Item]) -> list[dict[str, Any]]:

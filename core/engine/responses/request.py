@@ -12,7 +12,7 @@ from core.engine.api.requests import boolean, integer, number, reject_unknown, r
 from core.engine.chat_messages import is_missing
 from core.engine.responses import input_items
 from core.engine.responses.input_items import Item
-from core.message import msg
+from core.message import Message, msg
 
 _KNOWN = frozenset(
     [
@@ -38,7 +38,6 @@ _NO_EFFECT = ("reasoning.encrypted_content",)  # answers are written without rea
 _NAMES = (
     ("response_format.json_schema", "text.format"),
     ("response_format", "text.format"),
-    ("messages", "input"),
     ("max_completion_tokens", "max_output_tokens"),
 )
 
@@ -48,14 +47,14 @@ class ResponseRequest:
     """A parsed request.
 
     Attributes:
-        items: the request's own input.
+        placed: the items of the request's own input, each with its place in the request.
         previous: id of the response that it continues.
         store: whether the response is kept.
         chat: the body of the chat request, without messages.
         repeated: fields of the response that repeat the request.
     """
 
-    items: list[Item]
+    placed: list[tuple[str, Item]]
     instructions: str | None
     previous: str | None
     store: bool
@@ -63,8 +62,18 @@ class ResponseRequest:
     chat: dict[str, Any]
     repeated: dict[str, Any]
 
+    @property
+    def items(self) -> list[Item]:
+        """The request's own input."""
+        return [item for _, item in self.placed]
+
     def chat_body(self, history: list[Item]) -> dict[str, Any]:
-        """The body of the chat request; `history` are the items of the responses before this one."""
+        """The body of the chat request; `history` are the items of the responses before this one.
+
+        Raises:
+            ApiError: 400 if a function call has no output, or an output has no call.
+        """
+        input_items.check_calls([*(("previous_response_id", item) for item in history), *self.placed])
         before = [{"role": "system", "content": self.instructions}] if self.instructions else []
         return {**self.chat, "messages": before + input_items.as_messages([*history, *self.items])}
 
@@ -117,19 +126,30 @@ def parse(body: Mapping[str, Any]) -> ResponseRequest:
         "truncation": "disabled",
         "user": body.get("user"),
     }
-    items = input_items.parse(body.get("input"))
-    return ResponseRequest(items, instructions, previous, store, stream, chat, repeated)
+    placed = input_items.parse(body.get("input"))
+    return ResponseRequest(placed, instructions, previous, store, stream, chat, repeated)
 
 
 def renamed(error: ApiError) -> ApiError:
-    """The error of a chat request, about the parameter's name here."""
-    for theirs, ours in _NAMES:
-        if error.param is not None and error.param.startswith(theirs):
-            error.param = ours + error.param.removeprefix(theirs)
-            return error
-    if error.param is not None and error.param.startswith("tools["):
-        error.param = error.param.replace(".function", "", 1)
+    """The error of a chat request, about the parameter's name here; its sentence too."""
+    if error.param is None:
+        return error
+    theirs, error.param = error.param, _name_here(error.param)
+    if isinstance(error.message, Message):
+        params = {key: error.param if value == theirs else value for key, value in error.message.params.items()}
+        error.message = Message(error.message.template, params, error.message.cause)
     return error
+
+
+def _name_here(param: str) -> str:
+    if param.startswith("messages"):
+        return "input"  # their numbers count the instructions and the responses before
+    for theirs, ours in _NAMES:
+        if param.startswith(theirs):
+            return ours + param.removeprefix(theirs)
+    if param.startswith("tool_choice."):
+        return param.replace(".allowed_tools", "", 1)
+    return param.replace(".function", "", 1) if param.startswith("tools[") else param
 
 
 def _optional_text(body: Mapping[str, Any], name: str) -> str | None:
@@ -171,8 +191,15 @@ def _chat_function(tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _chat_choice(value: object) -> object:
-    if isinstance(value, dict) and value.get("type") == "function":
+    """The `tool_choice` of the chat request, in which names of functions are one level deeper."""
+    if not isinstance(value, dict):
+        return value
+    if value.get("type") == "function":
         return {"type": "function", "function": {"name": value.get("name")}}
+    if value.get("type") == "allowed_tools":
+        tools = value.get("tools")
+        listed = [_chat_choice(one) for one in tools] if isinstance(tools, list) else tools
+        return {"type": "allowed_tools", "allowed_tools": {"mode": value.get("mode"), "tools": listed}}
     return value
 
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Literal, Protocol
 
 from core.engine.chat_messages import (
@@ -148,7 +150,8 @@ class OwnTemplate:
     def __init__(self, card: ModelCard) -> None:
         self._card = card
         texts = dict.fromkeys(text for text in (*card.control, card.bos_text, card.eos_text) if text)
-        self._control = re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+        self._tokens = tuple(sorted(texts, key=len, reverse=True))
+        self._control = re.compile("|".join(map(re.escape, self._tokens)) or r"(?!)")
         self.tool_format = tool_format.learned(self._render)
         self._lead, self._end = self._start_of_answer(), self._end_of_turn()
 
@@ -250,9 +253,7 @@ class OwnTemplate:
         return [replace(item, role=_ROLES[item.role]) for item in written]
 
     def _without_control(self, text: str) -> str:
-        while self._control.search(text):  # repeat, because removing one may join the halves of another
-            text = self._control.sub("", text)
-        return text.strip()
+        return without_control_tokens(text, self._tokens)
 
 
 def _common_start(one: str, other: str) -> str:
@@ -280,11 +281,9 @@ def _with_system_in_user_turns(messages: Sequence[ChatMessage]) -> list[ChatMess
 def _merge_untrained(pairs: Sequence[tuple[str, bool]]) -> Segments:
     """Merge adjacent untrained segments, so that they are tokenised in the same way as a prompt."""
     merged: list[tuple[str, bool]] = []
-    for text, trained in pairs:
-        if merged and not trained and not merged[-1][1]:
-            merged[-1] = (merged[-1][0] + text, False)
-        elif text:
-            merged.append((text, trained))
+    for trained, group in groupby(filter(itemgetter(0), pairs), itemgetter(1)):
+        texts = [text for text, _ in group]
+        merged += [(text, True) for text in texts] if trained else [("".join(texts), False)]
     return tuple(merged)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from core.engine.api.connections import model_header
 from core.engine.api.errors import ApiError, bad_value, missing_parameter
 from core.engine.api.models import Model, ModelCatalogue
 from core.engine.api.requests import EventStream, model_body, until_disconnected
-from core.engine.chat_messages import BadLine, is_missing
+from core.engine.chat_messages import BadLine, ChatMessage, is_missing, with_system_text
 from core.engine.serving import chat, echo, prompts, sampling, tool_choice
 from core.engine.serving.answers import Answer, AnswerBuilder, usage_of
 from core.engine.serving.chat import ChatFormat
@@ -27,6 +27,7 @@ from core.engine.serving.prompts import Prompt
 from core.engine.serving.sampling import Sampling
 from core.engine.serving.tool_choice import NO_TOOLS, ToolUse
 from core.engine.serving.tool_format import GENERAL, ToolFormat
+from core.engine.structured import response_format
 from core.message import msg
 
 CLAMP_HEADER = "fabula-clamp-max-tokens"
@@ -218,17 +219,33 @@ class Inference:
 def _chat_request(
     body: dict[str, Any], model: Model, base: BaseModel, chat_format: ChatFormat, is_clamped: bool
 ) -> InferenceRequest:
-    """Parse a chat request. It runs in a thread, because a template or a large schema may take seconds."""
-    tools = tool_choice.parse(body)
+    """Parse a chat request. It runs in a thread, because a template or a large schema may take seconds.
+
+    A tuned model gets the prompts that it was trained on. Others are told the schema of `response_format`, and call one
+    tool unless several are wanted, because one that was not trained to end its calls repeats them.
+    """
+    is_tuned, form = model.adapter is not None, chat_format.tool_format
+    tools = tool_choice.parse(body, parallel=is_tuned or form.native)
     try:
-        text = chat_format.prompt(chat.parse(body.get("messages")), tools.tools)
+        messages: Sequence[ChatMessage] = chat.parse(body.get("messages"))
     except BadLine as exc:
-        param = exc.path or "messages"
-        raise bad_value(param, msg("Invalid '{param}': {sentence}", param=param, sentence=exc.sentence)) from exc
+        raise _bad_messages(exc) from exc
     parameters = sampling.of_chat(body, chat_format.stop)
-    form = chat_format.tool_format
-    parameters.options.update(tool_choice.grammar_options(tools, form, body.get("response_format")))
+    wanted = body.get("response_format")
+    parameters.options.update(tool_choice.grammar_options(tools, form, wanted))
+    told = "" if is_tuned else response_format.description(wanted)
+    if told and len(told) <= base.context:  # about a quarter of the context, so that the rest has enough
+        messages = with_system_text(messages, told)
+    try:
+        text = chat_format.prompt(messages, tools.tools)
+    except BadLine as exc:
+        raise _bad_messages(exc) from exc
     return InferenceRequest(True, model, base, (text,), parameters, is_clamped, tools, form)
+
+
+def _bad_messages(exc: BadLine) -> ApiError:
+    param = exc.path or "messages"
+    return bad_value(param, msg("Invalid '{param}': {sentence}", param=param, sentence=exc.sentence))
 
 
 def _answer(parsed: InferenceRequest) -> AnswerBuilder:

@@ -13,6 +13,7 @@ from core.message import msg
 
 Prompt: TypeAlias = "str | list[int]"
 _MAX_PROMPTS = 128
+_CHARS_PER_TOKEN = 5  # about as many as in English text
 
 
 def parse(raw: object) -> tuple[Prompt, ...]:
@@ -71,8 +72,23 @@ async def check_lengths(backend: Backend, prompts: Sequence[Prompt], answer: int
         elif len(prompt.encode()) + 2 + answer <= base.context:  # a token has at least a byte; 2: <bos>, leading space
             continue
         else:
-            tokens = await count_tokens(backend, prompt) + (base.card.bos is not None)
+            tokens, rest = await _count(backend, prompt, 2 * base.context)
+            tokens += base.card.bos is not None
+            if rest:
+                raise too_long(base.context, msg("more than {tokens}", tokens=tokens), own, param)
         if tokens >= base.context:
             raise too_long(base.context, tokens, own, param)
         if tokens + answer > base.context:
             raise too_much(base.context, tokens, answer, own, param)
+
+
+async def _count(backend: Backend, text: str, enough: int) -> tuple[int, str]:
+    """The number of tokens in a text and its rest, which is not counted once there are `enough` tokens: llama.cpp takes
+    seconds for each megabyte.
+    """
+    n_chars = enough * _CHARS_PER_TOKEN
+    while n_chars < len(text):
+        if (tokens := await count_tokens(backend, text[:n_chars])) >= enough:
+            return tokens, text[n_chars:]
+        n_chars *= 2
+    return await count_tokens(backend, text), ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -16,6 +17,8 @@ _RUN = 256  # prompt tokens whose probabilities are computed by one request to l
 _MARKUP = re.compile(r"<[^\s<>]+>|\[[^\s\[\]]+\]")  # control tokens look like this
 _CERTAIN = 1e6  # a bias that makes a token certain
 _LIKELY = 1000  # tokens among which one is looked for first: the whole vocabulary's list has 260,000 in Gemma
+_BIAS = 300.0  # more than logits differ by, and little enough for float32 to add a logit to
+_LEAST = -100.0  # of a token whose probability is too small for a float32
 _LIST = '"top_logprobs":['
 _DECODER = json.JSONDecoder()
 
@@ -127,20 +130,33 @@ async def _forced(backend: Backend, read: list[int], run: Sequence[_Piece], n_to
 
 
 async def _looked_up(backend: Backend, read: list[int], token: int, n_top: int) -> dict[str, Any]:
-    """The entry of any token, found in the list of the most likely tokens, or of all, at the place of another token.
+    """The entry of any token: found in the list of the most likely ones at the place of another token, or measured.
 
-    Only the entries that are wanted are parsed: the whole list takes seconds, in which the engine answers no other
-    request.
+    Only the entries that are wanted are parsed, because parsing occupies the engine.
     """
-    card = backend.base.card
-    options = {"logit_bias": [[card.eos, _CERTAIN]], "n_predict": 1, "temperature": 0.0}
-    text, place = "", -1
-    for n_listed in (_LIKELY, card.vocab_size):
-        text = (await _written_raw(backend, read, options, n_listed)).decode()
-        if (place := text.find(f'{{"id":{token},', text.index(_LIST))) >= 0:
-            break
-    found: dict[str, Any] = _DECODER.raw_decode(text, place)[0]
+    options = {"logit_bias": [[backend.base.card.eos, _CERTAIN]], "n_predict": 1, "temperature": 0.0}
+    text = (await _written_raw(backend, read, options, _LIKELY)).decode()
+    if (place := text.find(f'{{"id":{token},', text.index(_LIST))) >= 0:
+        found: dict[str, Any] = _DECODER.raw_decode(text, place)[0]
+    else:
+        entries = json.loads(text)["completion_probabilities"]
+        found = {"logprob": await _measured(backend, read, token, float(entries[0]["logprob"]))}
     return {**found, "top_logprobs": _first(text, n_top)}
+
+
+async def _measured(backend: Backend, read: list[int], token: int, end_logprob: float) -> float:
+    """The log-probability of an unlikely token; a list that is long enough to contain it takes llama.cpp seconds.
+
+    Both the token and the one that ends a text get so much bias that the probabilities of all others vanish, and the
+    latter's is lowered by its own log-probability (`end_logprob`). What remains is 1 for the end, which is written, and
+    the token's own probability.
+    """
+    bias = [[backend.base.card.eos, _BIAS], [token, _BIAS + end_logprob]]
+    options = {"logit_bias": bias, "n_predict": 1, "temperature": 1.0, "post_sampling_probs": True}
+    entries = json.loads(await _written_raw(backend, read, options, 2))["completion_probabilities"]
+    by_id = {one["id"]: float(one["prob"]) for one in entries[0]["top_probs"]}
+    share = by_id.get(token, 0.0)
+    return math.log(share / (1 - share)) if 0 < share < 1 else _LEAST
 
 
 def _first(text: str, n_top: int) -> list[dict[str, Any]]:

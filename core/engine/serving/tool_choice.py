@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from core.engine.api.errors import ApiError, bad_value
@@ -30,50 +30,85 @@ class ToolUse:
         tools: those that the model is shown; none with `tool_choice: "none"`.
         mode: whether it may or must call one.
         name: the one that it must call; None for any.
+        allowed: names of those that it may call; None for all.
         parallel: whether it may call several.
     """
 
     tools: tuple[Tool, ...] = ()
     mode: Mode = "none"
     name: str | None = None
+    allowed: frozenset[str] | None = None
     parallel: bool = True
+
+    def may_call(self, tool: Tool) -> bool:
+        """Whether the model may call this tool."""
+        return self.name in (None, tool.name) and (self.allowed is None or tool.name in self.allowed)
 
 
 NO_TOOLS = ToolUse()
 
 
-def parse(body: Mapping[str, Any]) -> ToolUse:
-    """Parse the three parameters. Raises ApiError 400."""
+def parse(body: Mapping[str, Any], *, parallel: bool) -> ToolUse:
+    """Parse the three parameters; `parallel` is used if the request does not say. Raises ApiError 400."""
     try:
         tools = parse_tools(body.get("tools"))
     except BadTools as exc:
         raise bad_value("tools", exc.sentence) from exc
-    parallel = body.get("parallel_tool_calls")
-    if parallel not in (None, True, False):
+    wanted = body.get("parallel_tool_calls")
+    if wanted not in (None, True, False):
         raise bad_value("parallel_tool_calls", msg("'{name}' must be true or false.", name="parallel_tool_calls"))
-    mode, name = _choice(body.get("tool_choice"), [tool.name for tool in tools])
-    return ToolUse(tools if mode != "none" else (), mode, name, parallel is not False)
+    use = _choice(body.get("tool_choice"), tools)
+    return replace(
+        use, tools=tools if use.mode != "none" else (), parallel=parallel if wanted is None else bool(wanted)
+    )
 
 
-def _choice(value: object, names: Sequence[str]) -> tuple[Mode, str | None]:
-    if is_missing(value):
-        return ("auto", None) if names else ("none", None)
-    if value in ("none", "auto"):
-        return ("auto", None) if value == "auto" and names else ("none", None)
-    if not names:
+def _choice(value: object, tools: Sequence[Tool]) -> ToolUse:
+    """How the tools may be used; without the tools themselves."""
+    if is_missing(value) or value == "auto":
+        return ToolUse(mode="auto" if tools else "none")
+    if value == "none":
+        return ToolUse()
+    if not tools:
         raise bad_value("tool_choice", msg("'tool_choice' is only allowed when 'tools' are specified."))
     if value == "required":
-        return "required", None
+        return ToolUse(mode="required")
+    if isinstance(value, dict) and value.get("type") == "allowed_tools":
+        return _allowed(value.get("allowed_tools"), tools)
+    return ToolUse(mode="required", name=_named(value, "tool_choice", tools))
+
+
+def _allowed(value: object, tools: Sequence[Tool]) -> ToolUse:
+    """The choice of OpenAI's `allowed_tools`: the model is shown all tools, but may call only some."""
+    listed = value.get("tools") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(listed, list) or not listed:
+        raise bad_value("tool_choice.allowed_tools", _bad_choice())
+    mode = value.get("mode")
+    if mode not in ("auto", "required"):
+        path = "tool_choice.allowed_tools.mode"
+        raise bad_value(path, msg("'{name}' must be 'auto' or 'required'.", name=path))
+    places = (f"tool_choice.allowed_tools.tools[{index}]" for index in range(len(listed)))
+    names = frozenset(_named(one, place, tools) for place, one in zip(places, listed, strict=True))
+    return ToolUse(mode=mode, allowed=names)
+
+
+def _named(value: object, path: str, tools: Sequence[Tool]) -> str:
+    """The name of the tool that a `{"type": "function", …}` names."""
     function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None
     if name is None:
-        raise bad_value(
-            "tool_choice",
-            msg("'tool_choice' must be 'none', 'auto', 'required', or {form}.", form=_CHOICE_FORM),
-        )
-    if name not in names:
-        raise bad_value("tool_choice", msg("'tool_choice' names a tool that is not in 'tools': '{name}'.", name=name))
-    return "required", str(name)
+        raise bad_value(path, _bad_choice())
+    if not any(tool.name == name for tool in tools):
+        raise bad_value(path, msg("'tool_choice' names a tool that is not in 'tools': '{name}'.", name=name))
+    return str(name)
+
+
+def _bad_choice() -> str:
+    return msg(
+        "'tool_choice' must be 'none', 'auto', 'required', {form} or {allowed}.",
+        form=_CHOICE_FORM,
+        allowed=_ALLOWED_FORM,
+    )
 
 
 def grammar_options(use: ToolUse, form: ToolFormat, wanted_format: object = None) -> dict[str, Any]:
@@ -101,7 +136,7 @@ def grammar_options(use: ToolUse, form: ToolFormat, wanted_format: object = None
 
 def _calls(use: ToolUse, form: ToolFormat, builder: GrammarBuilder) -> str:
     """The name of a rule for one call or several."""
-    callable_tools = [tool for tool in use.tools if use.name in (None, tool.name)]
+    callable_tools = [tool for tool in use.tools if use.may_call(tool)]
     begin, end = form.begin.strip(), form.end.strip()
     bodies = []
     for tool in callable_tools:
@@ -134,4 +169,5 @@ def _arguments(tool: Tool, index: int, builder: GrammarBuilder) -> str:
         ) from exc
 
 
+_ALLOWED_FORM = '{"type": "allowed_tools", "allowed_tools": {"mode": …, "tools": […]}}'
 _CHOICE_FORM = '{"type": "function", "function": {"name": …}}'

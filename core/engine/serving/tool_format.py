@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
-from core.engine.chat_messages import ChatMessage
+from core.engine.chat_messages import ChatMessage, with_system_text
 from core.engine.serving.template_limits import TemplateRefused
 from core.engine.tool_calls import Tool, ToolCall
 
@@ -77,24 +78,16 @@ def plain(
         clean: removes control tokens and surrounding white space from a text.
     """
     written: list[ChatMessage] = []
-    for item in messages:
-        calls = [replace(call, arguments=clean(call.arguments)) for call in item.calls]
-        text = form.answer(clean(item.text), calls)
-        if item.role == "tool" and not form.native:
-            result = f"<tool_response>\n{text}\n</tool_response>"
-            if written and written[-1].call_id:
-                written[-1] = replace(written[-1], text=f"{written[-1].text}\n{result}")
-            else:
-                written.append(ChatMessage("user", result, trained=False, call_id=item.call_id))
-        else:
+    for is_results, group in groupby(messages, lambda item: item.role == "tool" and not form.native):
+        if is_results:
+            texts = [f"<tool_response>\n{clean(item.text)}\n</tool_response>" for item in group]
+            written.append(ChatMessage("user", "\n".join(texts), trained=False))
+            continue
+        for item in group:
+            calls = [replace(call, arguments=clean(call.arguments)) for call in item.calls]
+            text = form.answer(clean(item.text), calls)
             written.append(ChatMessage(item.role, text, item.trained, call_id=item.call_id))
-    return written if form.native or not tools else _with_description(written, clean(_description(tools)))
-
-
-def _with_description(messages: Sequence[ChatMessage], description: str) -> list[ChatMessage]:
-    if messages and messages[0].role in ("system", "developer"):
-        return [replace(messages[0], text=f"{messages[0].text}\n\n{description}".strip()), *messages[1:]]
-    return [ChatMessage("system", description, trained=False), *messages]
+    return written if form.native or not tools else with_system_text(written, clean(_description(tools)))
 
 
 def _description(tools: Sequence[Tool]) -> str:

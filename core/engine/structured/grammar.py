@@ -6,16 +6,19 @@ Pure; does not know JSON Schema (`schema.py`) or regular expressions (`regex.py`
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from core.message import msg
 
 _MAX_CHARS = 1 << 20  # of a whole grammar; llama.cpp reads it again for each request
 _MAX_REPEATS = 100_000
 _MAX_ELEMENTS = 100_000  # of all repetitions together, written out
+_MAX_BRANCHINGS = 50  # of rules within rules
 _BLOCK = 500  # llama.cpp writes a repetition out element by element, so long ones are built from blocks
 _JSON_RULES = {
-    "ws": '| " " | "\\n"{1,2} [ \\t]{0,20}',
+    # no more white space: a model that does not know how to go on would write it up to its limit
+    "ws": '| " " | "\\n" " "{0,20}',
     "hex": "[0-9a-fA-F]",
     # without lone surrogates, which are not text; all of JSON's own escapes
     "plain": "[\\x20-\\x21\\x23-\\x5B\\x5D-\\x7E\\u0080-\\uD7FF\\uE000-\\U0010FFFF]",
@@ -115,6 +118,24 @@ class GrammarBuilder:
             name = self.rule(f"{block} {name} | {part}")
         return name
 
+    def any_literal(self, texts: Iterable[str]) -> str:
+        """The name of a rule that matches any of these texts. What several begin with is written once: llama.cpp
+        follows all alternatives at the same time, for every token of its vocabulary.
+        """
+        return self._continuations(sorted(set(texts)), 0, 0)
+
+    def _continuations(self, texts: Sequence[str], start: int, depth: int) -> str:
+        """A rule for the rest of each of these sorted texts, which are equal up to `start`."""
+        if depth == _MAX_BRANCHINGS:
+            return self.rule(" | ".join(literal(text[start:]) for text in texts))
+        bodies = []
+        for _, group in groupby(texts, lambda text: text[start : start + 1]):
+            alike = list(group)
+            end = _shared_length(alike[0], alike[-1])
+            rest = "" if len(alike) == 1 else self._continuations(alike, end, depth + 1)
+            bodies.append(f"{literal(alike[0][start:end])} {rest}".strip())
+        return self.rule(" | ".join(bodies))
+
 
 def literal(text: str) -> str:
     """A GBNF literal that matches exactly this text."""
@@ -123,8 +144,19 @@ def literal(text: str) -> str:
 
 
 def json_literal(value: object) -> str:
-    """A GBNF literal that matches the JSON form of a value, written without spaces."""
-    return literal(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    """A GBNF literal that matches the JSON form of a value."""
+    return literal(json_text(value))
+
+
+def json_text(value: object) -> str:
+    """The JSON form of a value, written without spaces."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _shared_length(one: str, other: str) -> int:
+    """The number of characters that both texts begin with."""
+    differing = (n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1])
+    return next(differing, min(len(one), len(other)))
 
 
 def code_point(value: int) -> str:

@@ -85,6 +85,15 @@ def named_schema_rule(schema: object, name: str, builder: GrammarBuilder) -> str
         raise ApiError(400, message, param=_PARAM) from exc
 
 
+def description(value: object) -> str:
+    """What a model reads about a `response_format` that `rule_of` accepts; "" if there is nothing to know."""
+    wanted = value.get("json_schema") if isinstance(value, dict) and value.get("type") == "json_schema" else None
+    if not isinstance(wanted, dict):
+        return ""
+    schema = json.dumps(wanted["schema"], ensure_ascii=False)
+    return f"{wanted.get('description') or ''}\n\nAnswer with JSON that follows this schema:\n{schema}".strip()
+
+
 def too_long(chars: int) -> str:
     """The reason why a schema of this length is refused."""
     return msg(

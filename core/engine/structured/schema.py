@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from core.engine.structured import numbers
-from core.engine.structured.grammar import GrammarBuilder, GrammarTooLarge, json_literal
+from core.engine.structured.grammar import GrammarBuilder, GrammarTooLarge, json_literal, json_text
 from core.engine.structured.regex import UnsupportedPattern, pattern_rule
 from core.message import msg
 
@@ -20,6 +20,7 @@ MAX_DEPTH = 64  # OpenAI's limit is 10
 MAX_PROPERTIES = 5_000  # this limit and the next two are OpenAI's
 MAX_ENUM_VALUES = 1_000
 MAX_NAME_CHARS = 120_000
+MAX_ALTERNATIVES = 100  # llama.cpp follows all at the same time, for each token of its vocabulary
 _KEYWORDS: dict[str, frozenset[str]] = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
     "array": frozenset({"items", "prefixItems", "minItems", "maxItems"}),
@@ -147,7 +148,14 @@ class _Converter:
             return self._constants(value, place.beside(keyword))
         if keyword == "allOf" and len(value) > 1:
             raise self._unsupported(keyword, place)
-        return self._builder.any_of([self._value(one, place.beside(keyword, index)) for index, one in enumerate(value)])
+        constants = [constant for one in value for constant in _constants_of(one)]
+        others = [(index, one) for index, one in enumerate(value) if not _constants_of(one)]
+        if len(others) > MAX_ALTERNATIVES:
+            raise SchemaRefused(place.path, msg("It has more than {most} alternatives.", most=MAX_ALTERNATIVES))
+        rules = [self._value(one, place.beside(keyword, index)) for index, one in others]
+        if constants:
+            rules.append(self._constants(constants, place.beside(keyword)))
+        return self._builder.any_of(rules)
 
     def _constants(self, values: list[Any], place: _SchemaPlace) -> str:
         self._enum_values += len(values)
@@ -159,7 +167,7 @@ class _Converter:
             json.dumps(values, allow_nan=False)
         except ValueError as exc:
             raise self._invalid(str(place.path[-1]), place) from exc
-        return self._builder.any_of([json_literal(value) for value in values])
+        return self._builder.any_literal(json_text(value) for value in values)
 
     def _reference(self, target: object, place: _SchemaPlace) -> str:
         if not isinstance(target, str) or not target.startswith("#"):
@@ -203,6 +211,9 @@ class _Converter:
         self._properties += len(properties)
         if self._properties > MAX_PROPERTIES:
             raise SchemaRefused((), msg("The schema has more than {most} properties.", most=MAX_PROPERTIES))
+        if len(properties) - len(required) > MAX_ALTERNATIVES:
+            reason = msg("More than {most} properties are not in 'required'.", most=MAX_ALTERNATIVES)
+            raise SchemaRefused(place.path, reason)
         if not properties:
             return self._map(schema.get("additionalProperties", True), place)
         pairs = []
@@ -323,3 +334,13 @@ def _tighter(bound: int | None, exclusive: int | None, pick: Callable[[int, int]
         return (bound, False) if exclusive is None else (exclusive, True)
     chosen = pick(bound, exclusive)
     return chosen, chosen == exclusive
+
+
+def _constants_of(schema: object) -> list[Any]:
+    """The values of a schema that is only a `const` or an `enum`; none for others."""
+    restricting = schema.keys() & (_RESTRICTIONS | _VALUE_KEYWORDS) if isinstance(schema, dict) else ()
+    if not isinstance(schema, dict) or len(restricting) != 1:
+        return []
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) else []
