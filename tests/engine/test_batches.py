@@ -1,4 +1,4 @@
-"""/v1/batches: every line of a file is answered once, behind the requests of people, whatever happens meanwhile."""
+"""/v1/batches: every line of a file is answered once, behind the requests of people, also after kill -9."""
 
 from __future__ import annotations
 
