@@ -150,7 +150,7 @@ def _complete_billed(
     Its worst-case cost is reserved before it is sent.
     """
     provider, model = client.provider.id, request.model
-    prompt_tokens = tokens.count([request.system + request.prompt], model).tokens
+    prompt_tokens = tokens.count([request.system + request.prompt + request.response_format], model).tokens
     worst_usd = cost_of(book, provider, model, prompt_tokens, request.max_tokens)
     reservation = Reservation(
         store, actor, "dataset", provider=provider, model=model, reference=budget.PREVIEW, worst_usd=worst_usd
@@ -223,7 +223,8 @@ def _tokens_each(recipe: Recipe, previewed: Sequence[PreviewRow]) -> tuple[int, 
 
 
 def _listed_tokens_each(recipe: Recipe) -> int:
-    return round(recipe.listed_tokens / recipe.listed) + tokens.count([recipe.system], recipe.model).tokens
+    shared = tokens.count([recipe.system, recipe.response_format], recipe.model).tokens
+    return round(recipe.listed_tokens / recipe.listed) + shared
 
 
 def request_range(recipe: Recipe, *, batch: bool) -> tuple[int, int]:

@@ -129,7 +129,8 @@ class RequestCost:
         price = book.find(context.provider, context.model)  # looked up only once
         self._price = price if price is not None and price.currency == USD else None
         self._batch = batch
-        self._system = token_upper_bound(context.recipe.system) + TEMPLATE_TOKENS
+        shared = context.recipe.system + context.recipe.response_format  # a schema is billed like a prompt
+        self._system = token_upper_bound(shared) + TEMPLATE_TOKENS
         self._max_tokens = context.recipe.max_tokens
 
     def price(self, prompt_tokens: int | None, completion_tokens: int | None, cached_tokens: int = 0) -> Decimal | None:

@@ -23,6 +23,8 @@ from core.datasets.recipe import MAX_LISTED_ROWS, Recipe
 from core.db.store import Store
 from core.errors import BadRecipe
 from core.generation import previewing, run_progress, runs
+from core.generation.run_budget import RequestCost
+from core.generation.run_store import RunContext
 from core.pricing import tokens
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
@@ -195,6 +197,17 @@ def test_the_estimate_counts_the_tokens_of_the_real_prompts() -> None:
     guess = previewing.estimate_run(made, NO_PRICES, [], None)
     assert abs(guess.tokens - (exact + 40 * (system + 99))) <= 40  # the mean prompt is rounded
     assert previewing.request_range(made, batch=False) == (40, 40)
+
+
+def test_a_schema_counts_in_the_worst_case_and_in_the_estimate(store: Store) -> None:
+    schema = json.dumps({"type": "json_schema", "json_schema": {"name": "label", "schema": {"type": "object"}}})
+    plain, strict = recipe(csv(2)), recipe(csv(2), response_format=schema)
+    context = RunContext("run", "dataset", "fault", "writer", "live", LOCAL, plain, None)
+    worst = [RequestCost(book(), replace(context, recipe=made)).worst_case("p") for made in (plain, strict)]
+    assert worst[0] is not None and worst[1] is not None
+    assert worst[1] - worst[0] == Decimal(len(schema)) / 1000  # a dollar per 1,000 tokens, at most one per byte
+    guesses = [previewing.estimate_run(made, NO_PRICES, [], None).tokens for made in (plain, strict)]
+    assert guesses[1] - guesses[0] == 2 * tokens.count([schema], "writer").tokens
 
 
 def test_a_preview_asks_prompts_of_the_list(store: Store, server: FaultServer) -> None:
