@@ -22,7 +22,7 @@ st.set_page_config(
 
 _SENTENCES = {
     "": _("Design a grid, generate examples, train a model, and write stories with it."),
-    "dataset": _("Define a grid; a model writes one text per cell."),
+    "dataset": _("Define a grid or bring prompts; a model writes a text for each."),
     "training": _("Train a model on your stories and follow its progress."),
     "cost": _("Compare prices, estimate your workload, and see what you have spent."),
     "story": _("Pick a model, give it an idea, and watch the story appear."),

@@ -100,7 +100,7 @@ def card(found: ParityReport) -> None:
             key=f"{_KEY}_markdown", on_click="ignore",
         )  # fmt: skip
         st.download_button(
-            "JSON", json.dumps(found.to_dict(), ensure_ascii=False, indent=1), "parity.json", "application/json",
+            _("JSON"), json.dumps(found.to_dict(), ensure_ascii=False, indent=1), "parity.json", "application/json",
             icon=":material/download:", key=f"{_KEY}_json", on_click="ignore",
         )  # fmt: skip
 
