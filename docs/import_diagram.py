@@ -29,6 +29,7 @@ _BOXES = {
     "model_profile": ("core/model_profile<br>what a model is for", ("core.model_profile",)),
     "stories": ("core/stories<br>streams, library, votes", ("core.stories",)),
     "evaluation": ("core/evaluation<br>held-out rows, metrics, before and after", ("core.evaluation",)),
+    "migrate": ("core/migrate<br>moving an account here", ("core.migrate",)),
     "finetuning": ("core/finetuning<br>jobs, curves", ("core.finetuning",)),
     "generation": ("core/generation<br>runs, batches, retries", ("core.generation",)),
     "datasets": ("core/datasets<br>recipes, import, quality", ("core.datasets",)),

@@ -23,6 +23,7 @@ from core.finetuning import job_context, job_views, jobs
 from core.generation import run_progress, run_sharing, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
+from core.migrate import accounts, mover
 from core.processes import DRAIN_S
 from core.tours import tour_runner
 
@@ -48,7 +49,7 @@ _helping: dict[str, threading.Thread] = {}
 
 @dataclass(frozen=True, slots=True)
 class JobKind:
-    """One kind of background job; an item is one run, training job, evaluation, before-and-after comparison, or tour.
+    """One kind of background job; an item is one run, training job, evaluation, comparison, account to move, or tour.
 
     Attributes:
         name: prefix of its workflows and name of its queue.
@@ -169,6 +170,8 @@ KINDS: Mapping[str, JobKind] = {
             before_after_runner.carry_out,
             before_after_runner.give_up,
         ),
+        # Two, so that one account that asks for slow calls does not hold up another.
+        JobKind("move", 2, accounts.unfinished, mover.carry_out, accounts.give_up, accounts.stops),
         JobKind("tour", 1, _ids(_UNFINISHED_TOURS), tour_runner.carry_out, tour_runner.give_up),
     )
 }

@@ -58,6 +58,9 @@ _NOBODYS = frozenset(
         "core.datasets.datasets.new_dataset",
         "core.finetuning.examples.newest_job",  # of this person
         "core.generation.speed_measurement.measure",  # of a base model
+        "core.migrate.accounts.connect",  # of the whole team, by admins
+        "core.migrate.accounts.start",
+        "core.migrate.accounts.stop",
         "core.people.audit.actions",
         "core.people.audit.export",
         "core.people.audit.people",

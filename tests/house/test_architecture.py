@@ -60,7 +60,9 @@ _KNOWN_TO_THE_ENGINE = (
     "core.file_permissions",
 )
 
-_ABOVE_GENERATION = ("core.finetuning", "core.evaluation", "core.stories", "core.tours", "core.jobs")
+_ABOVE_GENERATION = (
+    "core.finetuning", "core.evaluation", "core.migrate", "core.stories", "core.tours", "core.jobs",
+)  # fmt: skip
 _PAGE_PACKAGES = ("cost", "dataset", "home", "settings", "story", "training")
 # A part → what it must not import: imports only point downwards.
 _MAY_NOT_IMPORT = {
@@ -70,10 +72,11 @@ _MAY_NOT_IMPORT = {
     "core/people/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),
     "core/datasets/": ("core.providers", "core.generation", *_ABOVE_GENERATION),
     "core/generation/": _ABOVE_GENERATION,
-    "core/finetuning/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
-    "core/evaluation/": ("core.tours", "core.jobs"),
+    "core/finetuning/": ("core.evaluation", "core.migrate", "core.stories", "core.tours", "core.jobs"),
+    "core/evaluation/": ("core.migrate", "core.tours", "core.jobs"),
     "core/alerts/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/jobs/": ("core.admin",),
+    "core/migrate/": ("core.evaluation", "core.stories", "core.tours", "core.jobs"),
     "core/stories/": (
         "core.datasets",
         "core.generation",

@@ -1,8 +1,9 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger, added
-providers, people, the workers' heartbeats, alerts, and the audit log.
+providers, accounts that are moved here, people, the workers' heartbeats, alerts, and the audit log.
 """
 
 from core.db.tables.alert import Alert
+from core.db.tables.archive import AccountArchive, ArchivedFile, ArchivedTune
 from core.db.tables.audit import AuditEntry
 from core.db.tables.base import Base, Owned, Sharing, Usd, Utc, utcnow
 from core.db.tables.dataset import Batch, Dataset, DatasetVersion, RecipeVersion, Row, Run, VersionExample
@@ -23,7 +24,10 @@ from core.db.tables.training import (
 from core.db.tables.worker import WorkerHeartbeat
 
 __all__ = [
+    "AccountArchive",
     "Alert",
+    "ArchivedFile",
+    "ArchivedTune",
     "AuditEntry",
     "Base",
     "Batch",

@@ -1,0 +1,128 @@
+"""Reads fine-tuning jobs, files, models and usage as an account's API sends them. Tolerant and pure.
+
+A field of another type than documented counts as missing, so that one odd object never hides the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final
+
+from core.sanitize import storable
+
+Object = Mapping[str, Any]
+METHODS: Final = ("supervised", "dpo", "reinforcement")
+"""The documented training methods. Any other one is kept under its own name."""
+UNKNOWN: Final = "unknown"
+_NAME, _SHORT, _MODEL = 300, 40, 200  # column sizes, in characters
+
+
+def job_values(raw: Object) -> dict[str, Any]:
+    """The columns of `ArchivedTune` for a job object, without `raw`."""
+    return {
+        "model": text(raw.get("fine_tuned_model"), _MODEL),
+        "base_model": text(raw.get("model"), _MODEL) or UNKNOWN,
+        "method": method_of(raw),
+        "status": text(raw.get("status"), 30) or UNKNOWN,
+        "trained_tokens": count(raw.get("trained_tokens")),
+        "training_file": text(raw.get("training_file"), _MODEL),
+        "validation_file": text(raw.get("validation_file"), _MODEL),
+        "result_files": [one for one in raw.get("result_files") or () if isinstance(one, str) and one],
+        "created_at": moment(raw.get("created_at")),
+        "finished_at": moment(raw.get("finished_at")),
+    }
+
+
+def method_of(raw: Object) -> str:
+    """The training method; jobs from before methods existed are supervised."""
+    method = raw.get("method")
+    if method is None:
+        return "supervised"
+    return (text(method.get("type"), _SHORT) if isinstance(method, Mapping) else None) or UNKNOWN
+
+
+def hyperparameters(raw: Object) -> dict[str, Any]:
+    """The hyperparameters of a job, also those that only its method has; {} if there are none."""
+    method = raw.get("method")
+    options = method.get(method_of(raw)) if isinstance(method, Mapping) else None
+    found = options.get("hyperparameters") if isinstance(options, Mapping) else None
+    found = found or raw.get("hyperparameters")
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def error_of(raw: Object) -> str | None:
+    """The message of a failed job; None if there is none."""
+    error = raw.get("error")
+    return text(error.get("message"), 2_000) if isinstance(error, Mapping) else None
+
+
+def file_values(raw: Object) -> dict[str, Any]:
+    """The columns of `ArchivedFile` for a file object."""
+    return {
+        "purpose": text(raw.get("purpose"), _SHORT) or UNKNOWN,
+        "filename": text(raw.get("filename"), _NAME) or str(raw.get("id"))[:_NAME],
+        "size": count(raw.get("bytes")),
+        "created_at": moment(raw.get("created_at")),
+    }
+
+
+def shutdown_dates(models: Iterable[Object]) -> dict[str, date]:
+    """The announced shutdown date by model, where there is one."""
+    dates = {str(one.get("id")): shutdown_date(one) for one in models}
+    return {name: day for name, day in dates.items() if day is not None}
+
+
+def shutdown_date(model: Object) -> date | None:
+    """A model's `shutdown_date`, documented as `YYYY-MM-DD` or null."""
+    value = model.get("shutdown_date")
+    try:
+        return date.fromisoformat(value[:10]) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class DailyUse:
+    """The use of one model on one day.
+
+    Attributes:
+        cached_tokens: part of `input_tokens` that was read from the cache.
+    """
+
+    model: str
+    day: datetime
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+
+
+def daily_use(bucket: Object) -> list[DailyUse]:
+    """The use by model in one bucket of the usage API."""
+    day = moment(bucket.get("start_time"))
+    found = []
+    for one in bucket.get("results") or () if day is not None else ():
+        if not isinstance(one, Mapping) or not (model := text(one.get("model"), _MODEL)):
+            continue
+        names = ("num_model_requests", "input_tokens", "output_tokens", "input_cached_tokens")
+        found.append(DailyUse(model, day, *(count(one.get(name)) or 0 for name in names)))  # type: ignore[arg-type]  # not None here
+    return found
+
+
+def text(value: object, limit: int) -> str | None:
+    """A non-empty text, shortened to the size of its column; None for anything else."""
+    return storable(value)[:limit] or None if isinstance(value, str) else None
+
+
+def count(value: object) -> int | None:
+    """A number that is not negative; None for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
+
+
+def moment(value: object) -> datetime | None:
+    """A time given in Unix seconds; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 4e9:
+        return None
+    return datetime.fromtimestamp(value, UTC)

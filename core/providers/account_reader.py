@@ -1,0 +1,128 @@
+"""Reads everything about fine-tuning from an account: jobs, events, checkpoints, files, models, usage. Never writes.
+
+Objects are returned as the API sent them, because an archive keeps fields that nobody knows yet. Calls are made once;
+the caller retries them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+
+from core.errors import Unavailable
+from core.message import msg, with_cause
+from core.providers.connection import Connection
+from core.providers.errors import not_an_api_answer
+from core.providers.schemas import Provider
+
+Object = Mapping[str, Any]
+_PAGE = 100  # OpenAI's maximum for jobs, events and checkpoints
+_FILES = 1000
+_DAYS = 31  # the maximum number of daily buckets in a page of usage
+_BLOCK = 1 << 16  # bytes per read of a file's content
+_TIMEOUT = httpx2.Timeout(connect=5.0, read=60.0, write=60.0, pool=60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list. `next`: what to pass for the next page; None: this is the last one."""
+
+    objects: tuple[Object, ...]
+    next: str | None
+
+
+class AccountReader(Connection):
+    """The read-only client of one account, with one GET per call."""
+
+    def __init__(self, provider: Provider, transport: httpx2.BaseTransport | None = None) -> None:
+        super().__init__(provider, transport=transport, timeout=_TIMEOUT)
+
+    def jobs(self, after: str | None = None, limit: int = _PAGE) -> Page:
+        """A page of fine-tuning jobs, newest first."""
+        return self._page("/fine_tuning/jobs", after, limit)
+
+    def events(self, job_id: str, after: str | None = None) -> Page:
+        """A page of a job's events, newest first."""
+        return self._page(f"/fine_tuning/jobs/{quote(job_id, safe='')}/events", after, _PAGE)
+
+    def checkpoints(self, job_id: str, after: str | None = None) -> Page:
+        """A page of a job's checkpoints, newest first."""
+        return self._page(f"/fine_tuning/jobs/{quote(job_id, safe='')}/checkpoints", after, _PAGE)
+
+    def files(self, after: str | None = None) -> Page:
+        """A page of the account's files, newest first."""
+        return self._page("/files", after, _FILES)
+
+    def models(self) -> tuple[Object, ...]:
+        """All models of the account; some have a `shutdown_date`."""
+        return self._page("/models", None, None).objects
+
+    def usage(self, start_s: int, page: str | None = None) -> Page:
+        """A page of daily usage by model since `start_s` (Unix seconds). Needs an admin key."""
+        params: dict[str, Any] = {"start_time": start_s, "bucket_width": "1d", "group_by": ["model"], "limit": _DAYS}
+        if page is not None:
+            params["page"] = page
+        answer = self._get("/organization/usage/completions", params)
+        following = answer.get("next_page") if answer.get("has_more") else None
+        return Page(self._objects(answer), following if isinstance(following, str) and following else None)
+
+    def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
+        """Pass a file's content to `write`, block by block.
+
+        Raises:
+            NotThere: the file is deleted or has expired.
+            ProviderError: the endpoint refused, or the content is incomplete.
+        """
+
+        def call() -> None:
+            with self._sdk().files.with_streaming_response.content(file_id) as response:
+                try:
+                    for block in response.iter_bytes(_BLOCK):
+                        write(block)
+                except httpx2.HTTPError as exc:
+                    name = self.provider.name
+                    raise Unavailable(
+                        with_cause(
+                            msg("The connection to {name} ended in the middle of a file.", name=name), "interrupted"
+                        ),
+                        msg("Fabula fetches it again automatically."),
+                    ) from exc
+
+        self._once(call)
+
+    def _page(self, path: str, after: str | None, limit: int | None) -> Page:
+        params: dict[str, Any] = {} if limit is None else {"limit": limit}
+        if after is not None:
+            params["after"] = after
+        answer = self._get(path, params)
+        objects = self._objects(answer)
+        last = objects[-1].get("id") if objects else None
+        return Page(objects, str(last) if answer.get("has_more") and last else None)
+
+    def _get(self, path: str, params: Mapping[str, Any]) -> Object:
+        def call() -> Object:
+            response = self._sdk().get(path, cast_to=httpx2.Response, options={"params": dict(params)})
+            answer = response.json()
+            if not isinstance(answer, dict) or not isinstance(answer.get("data"), list):
+                raise not_an_api_answer(self.provider)
+            return answer
+
+        return self._once(call)
+
+    def _objects(self, answer: Object) -> tuple[Object, ...]:
+        return tuple(one for one in answer["data"] if isinstance(one, dict))
+
+
+def all_pages(read: Callable[[str | None], Page]) -> Iterator[Page]:
+    """Every page of a list; `read` gets what the page before named as the next."""
+    after: str | None = None
+    while True:
+        page = read(after)
+        yield page
+        if page.next is None or page.next == after:
+            return
+        after = page.next
