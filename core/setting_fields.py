@@ -230,6 +230,7 @@ class SettingFields(BaseSettings):
     alert_language: Literal["en", "zh_CN"] = _setting("FABULA_ALERT_LANGUAGE", "`en` or `zh_CN`", "en")
 
     openai_api_key: SecretStr | None = _setting("OPENAI_API_KEY", "secret")
+    openai_admin_key: SecretStr | None = _setting("OPENAI_ADMIN_KEY", "secret")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", "address")
     azure_openai_api_key: SecretStr | None = _setting("AZURE_OPENAI_API_KEY", "secret")
     azure_openai_endpoint: str | None = _setting("AZURE_OPENAI_ENDPOINT", "address")

@@ -26,6 +26,7 @@ _SENTENCES = {
     "training": _("Train a model on your stories and follow its progress."),
     "cost": _("Compare prices, estimate your workload, and see what you have spent."),
     "story": _("Pick a model, give it an idea, and watch the story appear."),
+    "move": _("Archive your OpenAI account: every tuned model, its files and its history."),
     "settings": _("The engine, the providers, the language, and where your data is stored."),
 }
 entrance = Entrance()
@@ -36,6 +37,7 @@ page = st.navigation(
         st.Page("training.py", title=_("Training"), icon=":material/model_training:", url_path="training"),
         st.Page("cost.py", title=_("Cost"), icon=":material/payments:", url_path="cost"),
         st.Page("story.py", title=_("Story"), icon=":material/auto_stories:", url_path="story"),
+        st.Page("move.py", title=_("Move"), icon=":material/move_to_inbox:", url_path="move"),
         st.Page("settings.py", title=_("Settings"), icon=":material/settings:", url_path="settings"),
     ],
     position="top" if entrance.open and not presenter.on() else "hidden",

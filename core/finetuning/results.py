@@ -122,7 +122,7 @@ def parse(text: str) -> Results:
     (`core.providers.metric_parser`) are empty; the rest of their line is used. Losses are not corrected: a negative
     loss is a bug in the program that wrote it, and is shown.
     """
-    text = _decode(text)
+    text = plain_text(text)
     if len(text) > _FAST_PATH_CHARS and (fast := _parse_fast(text)) is not None:
         return fast
     lines = [line for line in text.splitlines() if line.strip()]
@@ -265,8 +265,8 @@ def _drop_placeholders(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**losses.where(losses != NOT_MEASURED), **counts.where(counts >= 0))
 
 
-def _decode(text: str) -> str:
-    """`text` without its BOM, decoded if all of it is base64."""
+def plain_text(text: str) -> str:
+    """A results file as CSV: without its BOM, decoded if all of it is base64."""
     text = text.removeprefix("\ufeff")
     compact = "".join(text.split())
     if not compact or "," in compact:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal
 
 from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
+from core import logs
 from core.actor import Actor, requires
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune, utcnow
@@ -32,14 +33,33 @@ _ENTER_KEY = msg("Everything archived so far is safe. Enter the key again to con
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """The keys of an account. `admin`: an admin key, which may read the organization's usage; "" if there is none."""
+class AccountForm:
+    """What a person enters to connect an account. It is never logged.
+
+    Attributes:
+        provider: its address and key.
+        stored: whether it is a provider of this installation, whose key is stored there. Otherwise the key stays in
+            memory.
+        admin_key: may read the organization's usage; never stored; "" if there is none.
+    """
+
+    provider: Provider
+    stored: bool
+    admin_key: str = field(default="", repr=False)
+
+    def __post_init__(self) -> None:
+        logs.register_secret(self.admin_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The keys of an account that only this process knows. `provider`: None if its key is stored."""
 
     provider: Provider | None
-    admin: str = ""
+    admin: str = field(default="", repr=False)
 
 
-_keys: dict[str, Keys] = {}  # by account; only in this process
+_keys: dict[str, _Keys] = {}  # by account
 _lock = threading.Lock()
 
 
@@ -103,18 +123,13 @@ class AccountView:
 
 
 @requires("admin")
-def connect(store: Store, actor: Actor, provider: Provider, *, stored: bool, admin_key: str = "") -> str:
+def connect(store: Store, actor: Actor, form: AccountForm) -> str:
     """Add an account, or find it again, and list its tuned models. Returns its id.
-
-    Args:
-        provider: its address and key.
-        stored: whether it is a provider of this installation, whose key is stored there. Otherwise the key stays in
-            memory.
-        admin_key: may read usage; never stored.
 
     Raises:
         Misconfigured: address or key cannot work.
     """
+    provider = form.provider
     if not provider.api_key.strip():
         raise Misconfigured(msg("There is no key."), msg("Enter a key that may read fine-tuning jobs and files."))
     check_setup(provider)
@@ -127,18 +142,18 @@ def connect(store: Store, actor: Actor, provider: Provider, *, stored: bool, adm
                 id=new_id(), account=fingerprint, created_by=actor.id, provider="", name="", base_url=""
             )
             session.add(row)
-        row.provider, row.name, row.base_url = provider.id if stored else "", provider.name, provider.shown_url
+        row.provider, row.name, row.base_url = provider.id if form.stored else "", provider.name, provider.shown_url
         if row.state not in ACTIVE or row.listed_at is None:
             _begin(session, row, "inventory")
         archive_id = row.id
         with _lock:  # before the worker can see it
-            _keys[archive_id] = Keys(None if stored else provider, admin_key.strip())
+            _keys[archive_id] = _Keys(None if form.stored else provider, form.admin_key.strip())
     return archive_id
 
 
 @requires("admin")
 def start(store: Store, actor: Actor, archive_id: str, goal: Goal) -> None:
-    """List the account again, or archive it. What is stored already is not fetched again.
+    """List the account again, and then archive it if that is the goal. What is stored already is not fetched again.
 
     Raises:
         NotFound: the account is not known.
@@ -160,6 +175,13 @@ def stop(store: Store, actor: Actor, archive_id: str) -> None:
             row.state = "stopping"
             if not row.provider and archive_id not in _keys:  # no process works on it
                 row.state = "stopped"
+
+
+def find(store: Store, provider: Provider) -> str | None:
+    """The id of a provider's account; None if it was never connected."""
+    same = AccountArchive.account == account.of(provider).account
+    with store.reading() as session:
+        return session.scalar(select(AccountArchive.id).where(same))
 
 
 def list_accounts(store: Store) -> list[AccountView]:
@@ -204,7 +226,7 @@ def readers(store: Store, registry: Registry, archive_id: str) -> tuple[AccountR
     """
     with store.reading() as session:
         row = _row(session, archive_id)
-    keys = _keys.get(archive_id, Keys(None))
+    keys = _keys.get(archive_id, _Keys(None))
     if row.provider:
         provider = registry.provider(row.provider)
         if account.of(provider).account != row.account:
@@ -217,6 +239,15 @@ def readers(store: Store, registry: Registry, archive_id: str) -> tuple[AccountR
     else:
         raise Misconfigured(_NO_KEY, _ENTER_KEY)
     return AccountReader(provider), _usage_reader(provider, keys.admin)
+
+
+def begin_archive(store: Store, archive_id: str) -> None:
+    """Record that the list is complete and archiving begins, unless a person has stopped it."""
+    with store.session() as session:
+        row = session.get_one(AccountArchive, archive_id)
+        if row.state == "listing":
+            row.state, row.started_at = "archiving", utcnow()
+            row.done_at_start = progress(session, archive_id)[0]
 
 
 def end(store: Store, archive_id: str, state: str, error: FabulaError | None = None) -> None:
@@ -252,7 +283,7 @@ def progress(session: Session, archive_id: str) -> tuple[int, int]:
 
 
 def _begin(session: Session, row: AccountArchive, goal: Goal) -> None:
-    row.state, row.goal = ("listing" if goal == "inventory" or row.listed_at is None else "archiving"), goal
+    row.state, row.goal = "listing", goal
     row.reason = row.next_step = row.note = None
     row.started_at = utcnow()
     row.done_at_start = progress(session, row.id)[0]

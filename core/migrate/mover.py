@@ -9,7 +9,7 @@ from core import shared_files
 from core.db.store import Store
 from core.db.tables import AccountArchive
 from core.errors import Transient
-from core.migrate import accounts, inventory
+from core.migrate import accounts, archive, inventory
 from core.migrate.calls import RETRIES, Calls, Stopped, wait_s
 from core.migrate.workspace import InUse, Workspace
 from core.pricing import custom_prices
@@ -52,10 +52,16 @@ def move(
         calls.check()
         with store.reading() as session:
             row = session.get_one(AccountArchive, archive_id)
+        if row.state not in accounts.ACTIVE:  # another process has finished it
+            return None
         if row.state == "listing":
-            book = custom_prices.book(store, shared_files.storage(settings))
-            inventory.take(calls, usage_reader, book)
-        accounts.end(store, archive_id, "listed")
+            inventory.take(calls, usage_reader, custom_prices.book(store, shared_files.storage(settings)))
+            if row.goal == "archive":
+                accounts.begin_archive(store, archive_id)
+        calls.check()
+        if row.goal == "archive":
+            archive.take(calls, Workspace(settings, archive_id))
+        accounts.end(store, archive_id, "archived" if row.goal == "archive" else "listed")
     except Stopped:
         if not stopping.is_set():
             accounts.end(store, archive_id, "stopped")

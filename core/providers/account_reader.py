@@ -1,7 +1,7 @@
 """Reads everything about fine-tuning from an account: jobs, events, checkpoints, files, models, usage. Never writes.
 
-Objects are returned as the API sent them, because an archive keeps fields that nobody knows yet. Calls are made once;
-the caller retries them.
+Objects are returned as the API sent them, because an archive also keeps fields that Fabula does not use. Calls are made
+once; the caller retries them.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 _ROOT = Path(__file__).parents[2]
-_PAGES = ("", "dataset", "training", "cost", "story", "settings")
+_PAGES = ("", "dataset", "training", "cost", "story", "move", "settings")
 _TITLES = {
     "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"),
     "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),

@@ -61,6 +61,7 @@ _NOBODYS = frozenset(
         "core.migrate.accounts.connect",  # of the whole team, by admins
         "core.migrate.accounts.start",
         "core.migrate.accounts.stop",
+        "core.migrate.zip_file.write",
         "core.people.audit.actions",
         "core.people.audit.export",
         "core.people.audit.people",

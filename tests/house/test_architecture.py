@@ -63,7 +63,7 @@ _KNOWN_TO_THE_ENGINE = (
 _ABOVE_GENERATION = (
     "core.finetuning", "core.evaluation", "core.migrate", "core.stories", "core.tours", "core.jobs",
 )  # fmt: skip
-_PAGE_PACKAGES = ("cost", "dataset", "home", "settings", "story", "training")
+_PAGE_PACKAGES = ("cost", "dataset", "home", "move", "settings", "story", "training")
 # A part → what it must not import: imports only point downwards.
 _MAY_NOT_IMPORT = {
     "core/db/": ("core.pricing", "core.providers", "core.datasets", "core.generation", *_ABOVE_GENERATION),

@@ -58,7 +58,7 @@ def test_readme_starts_with_the_two_commands() -> None:
 
 def test_every_page_has_its_document_and_stands_in_the_readme() -> None:
     readme = (_ROOT / "README.md").read_text(encoding="utf-8")
-    assert _pages() == ["cost", "dataset", "home", "settings", "story", "training"]
+    assert _pages() == ["cost", "dataset", "home", "move", "settings", "story", "training"]
     for page in _pages():
         assert f"docs/{page}.md" in readme, page
         assert page == "home" or f"`/{page}`" in readme, page

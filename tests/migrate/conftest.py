@@ -10,7 +10,7 @@ import pytest
 from core.actor import LOCAL
 from core.db.store import Store
 from core.migrate import accounts, mover
-from core.migrate.accounts import AccountView, Goal
+from core.migrate.accounts import AccountForm, AccountView, Goal
 from core.providers import Provider, Registry, RetryPolicy
 from core.settings import Settings
 from tests.support import stores
@@ -39,7 +39,8 @@ def move(store: Store, account: OpenAIAccount) -> Move:
     """Work on the account as the worker does, and return its view. Waits between retries are short."""
 
     def work(goal: Goal = "inventory", *, provider: Provider | None = None, admin_key: str = "") -> AccountView:
-        archive_id = accounts.connect(store, LOCAL, provider or account.provider(), stored=False, admin_key=admin_key)
+        form = AccountForm(provider or account.provider(), stored=False, admin_key=admin_key)
+        archive_id = accounts.connect(store, LOCAL, form)
         accounts.start(store, LOCAL, archive_id, goal)
         mover.move(
             store,

@@ -11,9 +11,9 @@ import pytest
 from core.db.store import Store
 from core.errors import FabulaError, Refused
 from core.migrate import accounts, tunes
-from core.migrate.accounts import AccountView
+from core.migrate.accounts import AccountForm, AccountView
 from core.providers import Provider
-from tests.support.openai_account import ADMIN_KEY, Fault, OpenAIAccount
+from tests.support.openai_account import ADMIN_KEY, KEY, Fault, OpenAIAccount
 
 Move = Callable[..., AccountView]
 
@@ -49,7 +49,7 @@ def test_a_key_that_may_not_read_is_said(account: OpenAIAccount, move: Move, sta
     assert refused.value.next_step
 
 
-def test_methods_and_statuses_that_nobody_knows_are_kept(store: Store, account: OpenAIAccount, move: Move) -> None:
+def test_unknown_methods_and_statuses_are_kept(store: Store, account: OpenAIAccount, move: Move) -> None:
     account.add_tune(1, method=None)
     account.add_tune(2, method="dpo")
     account.add_tune(3, method="reinforcement")
@@ -119,3 +119,10 @@ def test_listing_again_keeps_what_is_known(store: Store, account: OpenAIAccount,
 def test_an_account_without_a_key_is_refused(move: Move) -> None:
     with pytest.raises(FabulaError):
         move(provider=Provider("openai", "openai", "OpenAI", accounts.OPENAI_URL, ""))
+
+
+def test_keys_are_in_no_text_of_the_form() -> None:
+    form = AccountForm(Provider("openai", "openai", "OpenAI", accounts.OPENAI_URL, KEY), False, ADMIN_KEY)
+    assert KEY not in repr(form)
+    assert ADMIN_KEY not in repr(form)
+    assert not hasattr(form, "id")  # the audit log records plain arguments, and the ids of things

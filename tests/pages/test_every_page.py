@@ -32,7 +32,7 @@ from tests.support.app_pages import FRAME, again, article_grid, click, field, la
 from tests.support.fault_server import FaultServer
 from tests.support.waiting import WAIT_LIMIT_S, until
 
-_PAGES = ("home", "dataset", "training", "cost", "story", "settings")
+_PAGES = ("home", "dataset", "training", "cost", "story", "move", "settings")
 _TITLES = {
     "en-US": dict(zip(_PAGES, ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"), strict=True)),
     "zh-CN": dict(zip(_PAGES, ("Fabula", "数据集", "训练", "成本", "故事", "设置"), strict=True)),

@@ -1,0 +1,211 @@
+"""`python -m core.migrate COMMAND`: move an account here without a browser.
+
+The account is a provider of this installation: OPENAI_API_KEY, or one that was added under Settings → Providers
+(`--provider`). OPENAI_ADMIN_KEY, if set, is used to read usage.
+
+Exit codes: 0 done; 1 it failed, and the message says why; 2 invalid arguments; 3 done, but some files are lost and
+named; 4 stopped before the end, continue with the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from core import file_permissions, logs
+from core.actor import LOCAL
+from core.db.store import Store
+from core.errors import FabulaError, NotFound
+from core.message import msg
+from core.migrate import accounts, mover, tunes, zip_file
+from core.migrate.accounts import AccountForm, AccountView, Goal
+from core.migrate.tunes import Tune
+from core.migrate.workspace import Workspace
+from core.providers import Provider, Registry
+from core.settings import Settings
+
+DONE, FAILED, LOST, STOPPED = 0, 1, 3, 4
+_ADMIN_KEY = "OPENAI_ADMIN_KEY"
+_LOOK_S = 0.5  # how often progress is printed
+_TUNING_PROVIDERS = ("openai", "compatible")  # ids from the environment that can have an account
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = parser().parse_args(arguments)
+    logs.configure()
+    settings = Settings.load_or_exit()
+    logs.set_format(settings.log_format)
+    file_permissions.keep_private(settings.home)
+    store = Store.open(settings)
+    command: Callable[[argparse.Namespace, _Context], int] = options.command
+    try:
+        return command(options, _Context(settings, store, Registry.from_settings(settings, os.environ, lambda: store)))
+    except FabulaError as exc:
+        if options.json:
+            print(json.dumps({"error": str(exc.what), "next_step": str(exc.next_step), "type": type(exc).__name__}))
+        else:
+            print(exc.what, exc.next_step, file=sys.stderr)
+        return FAILED
+    finally:
+        store.close()
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the command-line parser."""
+    parser = argparse.ArgumentParser(prog="python -m core.migrate", description="Move an OpenAI account to Fabula.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, text in (
+        ("inventory", _inventory, "list the account's tuned models, files, dates and usage"),
+        ("archive", _archive, "list, then fetch every file and record; continues where it was interrupted"),
+        ("status", _status, "show how far the archive has come, without any request"),
+        ("zip", _zip, "write what is archived to one file"),
+    ):
+        one = commands.add_parser(name, help=text)
+        one.add_argument("--provider", metavar="ID", help="a provider of this installation (default: OPENAI_API_KEY)")
+        one.add_argument("--json", action="store_true", help="print JSON")
+        one.set_defaults(command=command)
+        if name == "zip":
+            one.add_argument("file", type=Path, metavar="FILE", help="the new file, for example openai.zip")
+    return parser
+
+
+class _Context:
+    """What every command uses."""
+
+    def __init__(self, settings: Settings, store: Store, registry: Registry) -> None:
+        self.settings, self.store, self.registry = settings, store, registry
+        self.stopping = threading.Event()
+
+    def provider(self, wanted: str | None) -> Provider:
+        """The provider whose account is moved.
+
+        Raises:
+            NotFound: there is none, or not this one.
+        """
+        if wanted is not None:
+            return self.registry.provider(wanted)
+        for one in _TUNING_PROVIDERS:
+            if one in self.registry.environment_ids():
+                return self.registry.provider(one)
+        for one in self.registry.ids():
+            if one not in self.registry.environment_ids() and self.registry.provider(one).kind == "openai":
+                return self.registry.provider(one)
+        raise NotFound(
+            msg("No OpenAI account is set up."),
+            msg("Set `OPENAI_API_KEY`, or add the account under Settings → Providers and name it with --provider."),
+        )
+
+    def known(self, wanted: str | None) -> AccountView:
+        """The account of a provider that was listed before; without one, the newest.
+
+        Raises:
+            NotFound: none was listed yet.
+        """
+        found = [one for one in accounts.list_accounts(self.store) if wanted in (None, one.provider)]
+        if not found:
+            raise NotFound(msg("No account is listed yet."), msg("Run `python -m core.migrate inventory` first."))
+        return found[0]
+
+
+def _inventory(options: argparse.Namespace, context: _Context) -> int:
+    shown, code = _work(options, context, "inventory")
+    if code == DONE:
+        _print(options, shown, tunes.list_tunes(context.store, shown.id), [])
+    return code
+
+
+def _archive(options: argparse.Namespace, context: _Context) -> int:
+    shown, code = _work(options, context, "archive")
+    if code != DONE:
+        return code
+    lost = tunes.lost_files(context.store, shown.id)
+    _print(options, shown, [], [f"{one.filename}: {one.reason or one.state}" for one in lost])
+    return LOST if lost else DONE
+
+
+def _status(options: argparse.Namespace, context: _Context) -> int:
+    shown = context.known(options.provider)
+    _print(options, shown, tunes.list_tunes(context.store, shown.id), [])
+    return DONE
+
+
+def _zip(options: argparse.Namespace, context: _Context) -> int:
+    shown = context.known(options.provider)
+    size = zip_file.write(context.store, LOCAL, context.settings, shown.id, options.file)
+    print(json.dumps({"file": str(options.file), "bytes": size}) if options.json else f"{options.file}: {size:,} bytes")
+    return DONE
+
+
+def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[AccountView, int]:
+    """Work on the account in this process until it is done, fails, or a signal stops it."""
+    provider = context.provider(options.provider)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: context.stopping.set())
+    store = context.store
+    form = AccountForm(provider, stored=True, admin_key=os.environ.get(_ADMIN_KEY, ""))
+    archive_id = accounts.find(store, provider) or accounts.connect(store, LOCAL, form)
+    with Workspace(context.settings, archive_id).locked():
+        accounts.connect(store, LOCAL, form)
+        accounts.start(store, LOCAL, archive_id, goal)
+        ended = threading.Event()
+        threading.Thread(target=_report, args=(options, context, archive_id, ended), daemon=True).start()
+        try:
+            while (wait_s := mover.move(store, context.registry, context.settings, archive_id, context.stopping)) and (
+                not context.stopping.wait(wait_s)
+            ):
+                pass
+        except FabulaError as exc:
+            accounts.give_up(store, archive_id, exc)
+            raise
+        finally:
+            ended.set()
+        if context.stopping.is_set():
+            accounts.end(store, archive_id, "stopped")
+    shown = accounts.view(store, archive_id)
+    return shown, DONE if shown.state in ("listed", "archived") else STOPPED
+
+
+def _report(options: argparse.Namespace, context: _Context, archive_id: str, ended: threading.Event) -> None:
+    """Print progress to stderr while it changes."""
+    last = ""
+    while not ended.wait(_LOOK_S):
+        shown = accounts.view(context.store, archive_id)
+        line = f"{shown.state}: {shown.tunes} tuned models, {shown.files_done} of {shown.files} files"
+        line += f", {shown.note}" if shown.note else ""
+        if line != last and not options.json:
+            print(line if shown.eta_s is None else f"{line}, about {shown.eta_s / 60:.0f} min left", file=sys.stderr)
+        last = line
+
+
+def _print(options: argparse.Namespace, shown: AccountView, listed: Sequence[Tune], lost: Sequence[str]) -> None:
+    if options.json:
+        content: Mapping[str, Any] = {"account": asdict(shown), "tunes": [asdict(one) for one in listed], "lost": lost}
+        print(json.dumps(content, default=str, ensure_ascii=False))
+        return
+    today = datetime.now(UTC).date()
+    for one in listed:
+        left = one.days_left(today)
+        day = "no date known" if left is None else f"dark on {one.dark_on} ({left} days left)"
+        print(f"{one.model or one.id}\t{one.base_model}\t{one.method}\t{one.state}\t{day}")
+        if one.reason:
+            print(f"\t{one.reason}")
+    print(f"{shown.name}: {shown.state}. {shown.tunes} tuned models, {shown.datasets} data sets.")
+    print(f"{shown.stored} of {shown.files} files stored ({shown.stored_bytes:,} bytes).")
+    for line in lost:
+        print(f"Lost: {line}")
+    if shown.usage_note:
+        print(shown.usage_note)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

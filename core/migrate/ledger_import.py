@@ -1,0 +1,361 @@
+"""Makes data sets, versions and jobs of what is archived, each once, and says what is missing.
+
+A data set and the mark that it was made are one transaction, and so are a job and its mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, Final, NamedTuple
+
+import pandas as pd
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from core.actor import Actor, on_behalf_of
+from core.datasets import datasets, versions
+from core.datasets.importers import column_mapping, table_reader
+from core.db.store import new_id
+from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune, TrainingJob, utcnow
+from core.errors import BadFile, BadTrainingFile
+from core.failures import with_job_cause
+from core.finetuning import job_events
+from core.finetuning.checkpoints import add_checkpoints
+from core.finetuning.job_views import FINISHED
+from core.finetuning.results import plain_text
+from core.message import msg, sentences
+from core.migrate import remote_objects
+from core.migrate.calls import Calls
+from core.migrate.workspace import Workspace
+from core.providers import RemoteCheckpoint, RemoteEvent
+from core.providers.metric_parser import metrics
+from core.sanitize import storable
+
+_SPLIT: Final = "split"
+_MAX_RESULTS_BYTES = 64_000_000  # a results file of a million steps; a larger one stays in the archive only
+_TRAINABLE: Final = ("supervised", "dpo")  # whose rows have an answer to learn
+_MAX_JOB_NAME = 190
+_Contents = tuple[str | None, ...]  # SHA-256 of the training file, and of the validation file if there is one
+
+
+def take(calls: Calls, workspace: Workspace) -> None:
+    """Settle every tuned model whose files are settled.
+
+    Raises:
+        Stopped: the work should stop.
+        StorageFull: the disk is full; nothing is lost.
+    """
+    with calls.store.reading() as session:
+        account = session.get_one(AccountArchive, calls.archive_id)
+        ids = session.scalars(
+            select(ArchivedTune.id)
+            .where(
+                ArchivedTune.archive_id == calls.archive_id,
+                ArchivedTune.state == "found",
+                ArchivedTune.details_stored.is_(True),
+            )
+            .order_by(ArchivedTune.created_at, ArchivedTune.id)  # a model before those trained further from it
+        ).all()
+    importer = _Import(calls, workspace, account)
+    for tune_id in ids:
+        calls.check()
+        importer.settle(tune_id)
+
+
+class _Made(NamedTuple):
+    """What was made of files: a data set, its version, and the number of rows to train on."""
+
+    dataset_id: str
+    version_id: str | None
+    rows: int | None
+
+
+@dataclass(slots=True)
+class _Import:
+    """The import of one account."""
+
+    calls: Calls
+    workspace: Workspace
+    account: AccountArchive
+    made: dict[_Contents, _Made] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look up which data sets were made earlier, by the contents of their files."""
+        of_account = ArchivedFile.archive_id == self.account.id
+        hashes = select(ArchivedFile.remote_id, ArchivedFile.sha256).where(of_account, ArchivedFile.state == "stored")
+        tunes = select(
+            ArchivedTune.training_file,
+            ArchivedTune.validation_file,
+            ArchivedTune.dataset_id,
+            ArchivedTune.version_id,
+            ArchivedTune.trained_rows,
+        ).where(ArchivedTune.archive_id == self.account.id, ArchivedTune.dataset_id.is_not(None))
+        with self.calls.store.reading() as session:
+            by_id = {file_id: sha256 for file_id, sha256 in session.execute(hashes)}
+            for training, validation, dataset_id, version_id, rows in session.execute(tunes):
+                contents = tuple(by_id[one] for one in (training, validation) if one in by_id)
+                self.made[contents] = _Made(str(dataset_id), version_id, rows)
+
+    def settle(self, tune_id: int) -> None:
+        """Make what can be made of one tuned model, and record it."""
+        store = self.calls.store
+        with store.reading() as session:
+            tune = session.get_one(ArchivedTune, tune_id)
+            files = _files_by_id(session, tune)
+        problems: list[str] = []
+        if tune.dataset_id is None:
+            problems += self._make_dataset(tune, files)
+        problems += [
+            msg("{file} is missing: no curve.", file=files[one].filename)
+            for one in tune.result_files
+            if files[one].state != "stored"
+        ]
+        with store.session() as session:
+            tune = session.get_one(ArchivedTune, tune_id)
+            if tune.job_id is None:
+                tune.job_id = self._find_job(session, tune)
+            if tune.job_id is None and tune.status in FINISHED:
+                tune.job_id = self._make_job(session, tune, files)
+            elif tune.job_id is None:
+                problems.append(
+                    msg("The job has not ended ({status}). List and archive again when it has.", status=tune.status)
+                )
+            tune.state = "archived" if tune.dataset_id is None else "data"
+            tune.reason = sentences(*problems) if problems else None
+
+    @property
+    def _actor(self) -> Actor:
+        return on_behalf_of(self.account.created_by)
+
+    # --- data sets ---
+
+    def _make_dataset(self, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> list[str]:
+        """Make a data set of the training and validation file, or find the one of the same files. Returns problems."""
+        training = files.get(tune.training_file or "")
+        validation = files.get(tune.validation_file or "")
+        if training is None or training.state != "stored":
+            return [_lost_training(tune, training)]
+        if tune.method not in _TRAINABLE:
+            return [
+                msg(
+                    "Fabula can't repeat training by “{method}”. Its files and its job are archived.",
+                    method=tune.method,
+                )
+            ]
+        lost: list[str] = []
+        if validation is not None and validation.state != "stored":
+            lost = [msg("{file} is missing: the data set has no validation rows.", file=validation.filename)]
+            validation = None
+        contents = tuple(one.sha256 for one in (training, validation) if one is not None)
+        if contents in self.made:
+            self._link(tune.id, self.made[contents])
+            return lost
+        try:
+            frame, source, mapping, notes = self._read(training, validation)
+            self.made[contents] = self._save(tune, training, frame, source, mapping)
+        except (BadFile, BadTrainingFile) as exc:
+            return [*lost, sentences(msg("{file} is archived, but is no data set.", file=training.filename), exc.what)]
+        return [*lost, *notes]
+
+    def _read(
+        self, training: ArchivedFile, validation: ArchivedFile | None
+    ) -> tuple[pd.DataFrame, Any, column_mapping.ColumnMapping, list[str]]:
+        """The rows of both files as one table with a split, and what was left out."""
+        parts, notes = list[tuple[pd.DataFrame, str]](), list[str]()
+        chat = True
+        for file, split in ((training, "train"), (validation, "validation")):
+            if file is None:
+                continue
+            imported = table_reader.read_table(self.workspace.file(file.remote_id), file.filename)
+            chat = chat and imported.source == table_reader.CHAT
+            if imported.cut_short is not None:
+                notes.append(imported.cut_short)
+            if imported.left_out:
+                notes.append(
+                    msg("{file}: rows that can't be used: {rows}.", file=file.filename, rows=f"{imported.left_out:,}")
+                )
+            parts.append((imported.frame, split))
+        mapping = column_mapping.guess(parts[0][0])
+        frame = pd.concat([part.assign(**{_SPLIT: split}) for part, split in parts], ignore_index=True).fillna("")
+        used = [*mapping.prompts, mapping.completion, _SPLIT]
+        for column in used:
+            if column not in frame:
+                raise BadFile(msg("There is no column {column}.", column=repr(column)), "")
+        return frame, (table_reader.CHAT if chat else "upload"), mapping, notes
+
+    def _save(
+        self,
+        tune: ArchivedTune,
+        training: ArchivedFile,
+        frame: pd.DataFrame,
+        source: Any,
+        mapping: column_mapping.ColumnMapping,
+    ) -> _Made:
+        store, actor = self.calls.store, self._actor
+        with store.session():  # one transaction: a data set without its mark would be made twice
+            columns = [str(column) for column in frame.columns]
+            dataset_id = datasets.from_frame(
+                store,
+                actor,
+                _dataset_name(tune, training),
+                frame,
+                mapping.prompts,
+                mapping.completion,
+                source,
+                split_column=_SPLIT,
+                other_columns=[one for one in mapping.others(columns) if one != _SPLIT],
+                separator=mapping.separator,
+                private=True,
+            )
+            if system := column_mapping.shared_system(frame, mapping):
+                datasets.set_system_message(store, actor, dataset_id, system)
+            version_id = versions.freeze(store, actor, dataset_id, note=_origin(self.account, training))
+            made = _Made(dataset_id, version_id, versions.get(store, version_id).n_train)
+            self._link(tune.id, made)
+        return made
+
+    def _link(self, tune_id: int, made: _Made) -> None:
+        with self.calls.store.session() as session:
+            tune = session.get_one(ArchivedTune, tune_id)
+            tune.dataset_id, tune.version_id, tune.trained_rows = made.dataset_id, made.version_id, made.rows
+
+    # --- jobs ---
+
+    def _find_job(self, session: Session, tune: ArchivedTune) -> str | None:
+        """The job if the ledger has it, because it was submitted from here."""
+        same = (TrainingJob.remote_id == tune.remote_id, TrainingJob.account == self.account.account)
+        return session.scalar(select(TrainingJob.id).where(*same).limit(1))
+
+    def _make_job(self, session: Session, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> str:
+        error = remote_objects.error_of(tune.raw) if tune.status == "failed" else None
+        parent = select(TrainingJob.id).where(TrainingJob.fine_tuned_model == tune.base_model).limit(1)
+        training = files.get(tune.training_file or "")
+        job = TrainingJob(
+            id=new_id(),
+            dataset_id=tune.dataset_id,
+            version_id=tune.version_id,
+            name=(tune.model or tune.remote_id)[:_MAX_JOB_NAME],
+            provider=self.account.provider or "openai",
+            base_model=tune.base_model,
+            suffix=remote_objects.text(tune.raw.get("user_provided_suffix"), 64),
+            hyperparameters=remote_objects.hyperparameters(tune.raw),
+            seed=_seed(tune.raw.get("seed")),
+            file_format="chat",
+            file_sha256=None if training is None else training.sha256,
+            file_bytes=None if training is None else training.stored_bytes,
+            training_file=tune.training_file,
+            validation_file=tune.validation_file,
+            parent_id=session.scalar(parent) if tune.base_model.startswith("ft:") else None,
+            status=tune.status,
+            remote_id=tune.remote_id,
+            submitted_to=self.account.base_url,
+            account=self.account.account,
+            fine_tuned_model=tune.model,
+            error=None if error is None else with_job_cause(error),
+            trained_tokens=tune.trained_tokens,
+            n_examples=tune.trained_rows,
+            results_csv=self._results(tune, files),
+            created_at=tune.created_at or utcnow(),
+            finished_at=tune.finished_at or tune.created_at or utcnow(),
+            created_by=self.account.created_by,
+            sharing="private",  # its model can repeat the rows
+        )
+        session.add(job)
+        session.flush()
+        job_events.add(session, job.id, _events(self.workspace.read_lines(tune.remote_id, "events.jsonl")))
+        add_checkpoints(session, job.id, _checkpoints(self.workspace.read_lines(tune.remote_id, "checkpoints.jsonl")))
+        origin = msg("Archived from {name}: job {job}.", name=self.account.name, job=tune.remote_id)
+        job_events.add_notice(session, job.id, origin)
+        return job.id
+
+    def _results(self, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> str | None:
+        """The curve as plain CSV, also where the file is base64."""
+        for file_id in tune.result_files:
+            file = files[file_id]
+            if file.state == "stored" and (file.stored_bytes or 0) <= _MAX_RESULTS_BYTES:
+                data = self.workspace.file(file_id).read_bytes()
+                return storable(plain_text(data.decode("utf-8-sig", "replace")))
+        return None
+
+
+def _files_by_id(session: Session, tune: ArchivedTune) -> dict[str, ArchivedFile]:
+    named = [one for one in (tune.training_file, tune.validation_file, *tune.result_files) if one]
+    mine = (ArchivedFile.archive_id == tune.archive_id, ArchivedFile.remote_id.in_(named))
+    return {file.remote_id: file for file in session.scalars(select(ArchivedFile).where(*mine))}
+
+
+def _lost_training(tune: ArchivedTune, training: ArchivedFile | None) -> str:
+    """The training file is lost: what can still be done."""
+    name = training.filename if training is not None else (tune.training_file or "?")
+    if tune.model is None:
+        return msg("The training file {file} is missing, and the job made no model.", file=name)
+    if tune.dark_on is None:
+        return msg(
+            "The training file {file} is missing. While {model} still answers, write a new data set with it: choose it "
+            "as the model of a grid on the Data set page.",
+            file=name,
+            model=tune.model,
+        )
+    return msg(
+        "The training file {file} is missing. {model} answers until {day}: write a new data set with it before, by "
+        "choosing it as the model of a grid on the Data set page.",
+        file=name,
+        model=tune.model,
+        day=tune.dark_on.isoformat(),
+    )
+
+
+def _dataset_name(tune: ArchivedTune, training: ArchivedFile) -> str:
+    return PurePath(training.filename).stem or tune.remote_id
+
+
+def _origin(account: AccountArchive, training: ArchivedFile) -> str:
+    return f"{account.name}: {training.remote_id} ({training.filename}), SHA-256 {training.sha256}"
+
+
+def _seed(value: object) -> int | None:
+    number = remote_objects.count(value)
+    return None if number is None or number >= 2**31 else number
+
+
+def _events(objects: Iterable[Mapping[str, Any]]) -> list[RemoteEvent]:
+    """Events in the ledger's form; an event without a time or an id stays in the archive only."""
+    found = []
+    for one in objects:
+        at, event_id = remote_objects.moment(one.get("created_at")), remote_objects.text(one.get("id"), 200)
+        if at is not None and event_id is not None:
+            words = {name: remote_objects.text(one.get(name), 2_000) or "" for name in ("level", "message", "type")}
+            data = one.get("data")
+            found.append(
+                RemoteEvent(
+                    id=event_id,
+                    at=at,
+                    level=words["level"] or "info",
+                    message=words["message"],
+                    type=words["type"] or "message",
+                    data=data if isinstance(data, Mapping) else {},
+                )
+            )
+    return found
+
+
+def _checkpoints(objects: Iterable[Mapping[str, Any]]) -> list[RemoteCheckpoint]:
+    found = []
+    for one in objects:
+        step = remote_objects.count(one.get("step_number"))
+        checkpoint_id = remote_objects.text(one.get("id"), 200)
+        model = remote_objects.text(one.get("fine_tuned_model_checkpoint"), 200)
+        if step is not None and checkpoint_id is not None and model is not None:
+            measured = one.get("metrics")
+            found.append(
+                RemoteCheckpoint(
+                    id=checkpoint_id,
+                    step=step,
+                    model=model,
+                    created_at=remote_objects.moment(one.get("created_at")),
+                    metrics=metrics(measured) if isinstance(measured, Mapping) else {},
+                )
+            )
+    return found

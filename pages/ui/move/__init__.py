@@ -1,0 +1,1 @@
+"""Parts of the page Move. Begin with `account_page`."""

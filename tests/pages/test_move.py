@@ -1,0 +1,87 @@
+"""The page Move: connect an account, see its tuned models, archive them, and what a visitor sees when that fails."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.db.store import Store
+from core.errors import FabulaError
+from core.migrate import accounts, mover
+from core.providers import Registry
+from tests.support.app_pages import again, click, field, trouble, visit, words
+from tests.support.openai_account import KEY, Fault, OpenAIAccount
+
+
+@pytest.fixture
+def account() -> Iterator[OpenAIAccount]:
+    """An account with three tuned models, one of which has lost its training file."""
+    with OpenAIAccount() as server:
+        for number in range(1, 4):
+            server.add_tune(number)
+        server.delete_file("file-train2")
+        yield server
+
+
+def _work(store: Store) -> None:
+    """Do what the worker would do now."""
+    for archive_id in accounts.unfinished(store):
+        try:
+            mover.carry_out(store, Registry([]), archive_id, threading.Event())
+        except FabulaError as error:
+            accounts.give_up(store, archive_id, error)
+
+
+def _connected(account: OpenAIAccount, locale: str = "en-US") -> AppTest:
+    at = visit("move", locale, move_key=KEY, move_url=account.url)
+    return click(at, "move_list")
+
+
+def test_from_the_key_to_the_archive(store: Store, account: OpenAIAccount) -> None:
+    at = _connected(account)
+    assert field(at, "move_stop") is not None
+    assert not at.session_state["move_key"]
+    _work(store)
+    at = again(at)
+    table = at.dataframe[0].value
+    assert list(table["state"]) == ["Found"] * 3
+    assert "admin key" in words(at)
+
+    click(at, "move_archive")
+    _work(store)
+    at = again(at)
+    assert sorted(at.dataframe[0].value["state"]) == ["Archived", "Data set ready", "Data set ready"]
+    assert "1 file could not be archived" in at.expander[0].label
+    assert "file-train2" in words(at)
+    assert field(at, "move_archive").label == "Archive what is new"
+
+
+def test_a_key_that_may_not_read_is_said_and_the_page_goes_on(store: Store, account: OpenAIAccount) -> None:
+    account.when("/models", Fault(401))
+    at = _connected(account)
+    _work(store)
+    at = again(at)
+    assert "401" in trouble(at)
+    assert field(at, "move_refresh") is not None
+
+
+def test_after_a_restart_the_key_is_asked_for_again(
+    store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = _connected(account)
+    _work(store)
+    at = click(again(at), "move_archive")
+    monkeypatch.setattr(accounts, "_keys", {})
+    at = again(at)
+    assert field(at, "move_enter_key") is not None
+    at = click(at, "move_enter_key")
+    assert field(at, "move_key") is not None
+
+
+def test_in_chinese(store: Store, account: OpenAIAccount) -> None:
+    at = _connected(account, "zh-CN")
+    _work(store)
+    assert list(again(at).dataframe[0].value["state"]) == ["发现"] * 3
