@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0013_archives"
-down_revision = "0012_guests"
+revision = "0014_archives"
+down_revision = "0013_unable_workers"
 
 _TIME = sa.DateTime(timezone=True)
 
