@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _ROOT = Path(__file__).parents[2]
 _PAGES = ("", "dataset", "training", "cost", "story", "move", "settings")
 _TITLES = {
-    "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"),
-    "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "设置"),
+    "en-US": ("Fabula", "Data set", "Training", "Cost", "Story", "Move", "Settings"),
+    "zh-CN": ("Fabula", "数据集", "训练", "成本", "故事", "迁移", "设置"),
 }
 _PARTS = (  # further screenshots for the docs: URL, part of the page, file, text that appears last
     ("dataset", "Run", "dataset-run", "all done"),

@@ -34,8 +34,8 @@ from tests.support.waiting import WAIT_LIMIT_S, until
 
 _PAGES = ("home", "dataset", "training", "cost", "story", "move", "settings")
 _TITLES = {
-    "en-US": dict(zip(_PAGES, ("Fabula", "Data set", "Training", "Cost", "Story", "Settings"), strict=True)),
-    "zh-CN": dict(zip(_PAGES, ("Fabula", "数据集", "训练", "成本", "故事", "设置"), strict=True)),
+    "en-US": dict(zip(_PAGES, ("Fabula", "Data set", "Training", "Cost", "Story", "Move", "Settings"), strict=True)),
+    "zh-CN": dict(zip(_PAGES, ("Fabula", "数据集", "训练", "成本", "故事", "迁移", "设置"), strict=True)),
 }
 _RESULTS = (
     "step,elapsed_tokens,elapsed_examples,training_loss,training_sequence_accuracy,training_token_accuracy\n"
