@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from contextlib import suppress
 
 import streamlit as st
 
+from core.errors import FabulaError
 from core.migrate import accounts
 from core.migrate.accounts import AccountForm
+from core.pricing.prices import price_list
 from core.providers import Provider, saved
 from pages.ui import cache, state
 from pages.ui.components import cards
@@ -18,7 +20,7 @@ from pages.ui.sign_in import current_actor
 _PROVIDER, _KEY, _ADMIN_KEY, _URL = "move_provider", "move_key", "move_admin_key", "move_url"
 _TYPED = ""
 _LONGEST = 500  # characters; OpenAI's keys have about 170
-_KINDS = ("openai", "compatible")
+_FROM_ENVIRONMENT = ("openai", "compatible")  # the latter: OPENAI_API_KEY with another address
 
 
 def show() -> None:
@@ -62,8 +64,9 @@ def _providers() -> dict[str, str]:
     registry = cache.registry()
     found = {}
     for provider_id in registry.ids():
-        if provider_id == "openai" or provider_id in _KINDS or provider_id.startswith("openai-"):
-            found[provider_id] = registry.provider(provider_id).name
+        if provider_id in _FROM_ENVIRONMENT or price_list(provider_id) == "openai":
+            with suppress(FabulaError):  # its key cannot be decrypted, which the settings page says
+                found[provider_id] = registry.provider(provider_id).name
     return found
 
 
@@ -72,7 +75,7 @@ def _connect(chosen: str) -> None:
     typed = {name: str(state.get(name) or "") for name in (_KEY, _ADMIN_KEY, _URL)}
     with cards.keep_errors():
         if chosen == _TYPED:
-            url = typed[_URL].strip() or os.environ.get("OPENAI_BASE_URL", "") or accounts.OPENAI_URL
+            url = typed[_URL].strip() or accounts.OPENAI_URL
             rules = saved.rules_of(cache.settings())
             provider = Provider("openai", "openai", "OpenAI", url, typed[_KEY].strip(), address_rules=rules)
         else:
