@@ -35,9 +35,9 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
     columns = {
         "model": [one.model or one.id for one in listed],
         "state": [_(STATE_NAMES[one.state]) for one in listed],
-        **({"note": notes} if any(notes) else {}),
         "dark": [one.dark_on for one in listed],
         "left": [one.days_left(today) for one in listed],
+        **({"note": notes} if any(notes) else {}),
         "base": [one.base_model for one in listed],
         "method": [_(_METHODS[one.method]) if one.method in _METHODS else one.method for one in listed],
         "rows": [one.trained_rows for one in listed],
@@ -58,7 +58,7 @@ def show(listed: Sequence[Tune], today: date, *, usage: bool) -> None:
         hide_index=True,
         height="content" if len(listed) <= _SHOWN_ROWS else _HEIGHT,
         column_config={
-            "model": st.column_config.TextColumn(_("Model"), pinned=True, width=340),
+            "model": st.column_config.TextColumn(_("Model"), width=340),
             "state": st.column_config.TextColumn(_("State"), help=_states()),
             "dark": st.column_config.DateColumn(_("Stops on"), format="YYYY-MM-DD"),
             "left": st.column_config.NumberColumn(_("Days left")),
