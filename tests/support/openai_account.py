@@ -76,7 +76,7 @@ class OpenAIAccount:
         self.requests: list[str] = []
         self.sent: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"account": self}))
+        self._http = _Server(("127.0.0.1", port), type("Handler", (_Handler,), {"account": self}))
         self._http.daemon_threads = True
 
     def __enter__(self) -> Self:
@@ -211,6 +211,11 @@ def training_lines(number: int, rows: int) -> bytes:
 
 def _model(name: str, shutdown_date: str | None) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": _CREATED, "owned_by": "system", "shutdown_date": shutdown_date}
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Print nothing: a killed client resets its connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
