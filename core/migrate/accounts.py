@@ -52,14 +52,14 @@ class AccountForm:
 
 
 @dataclass(frozen=True, slots=True)
-class _Keys:
+class _AccountKeys:
     """The keys of an account that only this process knows. `provider`: None if its key is stored."""
 
     provider: Provider | None
     admin: str = field(default="", repr=False)
 
 
-_keys: dict[str, _Keys] = {}  # by account
+_keys: dict[str, _AccountKeys] = {}  # by account
 _lock = threading.Lock()
 
 
@@ -147,7 +147,7 @@ def connect(store: Store, actor: Actor, form: AccountForm) -> str:
             _begin(session, row, "inventory")
         archive_id = row.id
         with _lock:  # before the worker can see it
-            _keys[archive_id] = _Keys(None if form.stored else provider, form.admin_key.strip())
+            _keys[archive_id] = _AccountKeys(None if form.stored else provider, form.admin_key.strip())
     return archive_id
 
 
@@ -226,7 +226,7 @@ def readers(store: Store, registry: Registry, archive_id: str) -> tuple[AccountR
     """
     with store.reading() as session:
         row = _row(session, archive_id)
-    keys = _keys.get(archive_id, _Keys(None))
+    keys = _keys.get(archive_id, _AccountKeys(None))
     if row.provider:
         provider = registry.provider(row.provider)
         if account.of(provider).account != row.account:
