@@ -252,6 +252,27 @@ def test_only_allowed_tools_are_called(client: OpenAI) -> None:
     assert made.tool_choice.type == "allowed_tools"
 
 
+def test_an_item_reference_stands_for_the_stored_item(client: OpenAI) -> None:
+    """Vercel's AI SDK sends the answers of a conversation in this form."""
+    asked, following = {"role": "user", "content": "一个英雄"}, {"role": "user", "content": "a"}
+    made = _create(client, input=[asked])
+    (item,) = made.output
+    question = client.responses.input_items.list(made.id).data[0]
+    whole = _create(client, input=[asked, item.to_dict(), following], temperature=0)
+    for ids in ((item.id,), (question.id, item.id)):
+        references = [{"type": "item_reference", "id": one} for one in ids]
+        referring = _create(client, input=[*([asked][len(ids) - 1 :]), *references, following], temperature=0)
+        assert referring.output_text == whole.output_text
+        assert referring.usage.input_tokens == whole.usage.input_tokens
+        kept = client.responses.input_items.list(referring.id, order="asc").data
+        assert [one.type for one in kept] == ["message"] * 3
+    client.responses.delete(made.id)
+    for missing in (made.id, "msg_none", "%"):
+        with pytest.raises(NotFoundError, match="not found") as refused:
+            _create(client, input=[{"type": "item_reference", "id": missing}, following])
+        assert refused.value.param == "input"
+
+
 def _content(part: dict[str, Any]) -> Any:
     return [{"role": "user", "content": [{"type": "input_text", "text": "a"}, part]}]
 
@@ -263,7 +284,7 @@ def _content(part: dict[str, Any]) -> Any:
         ({"input": _content({"type": "input_file", "file_id": "file-1"})}, "input[0].content[1].type"),
         ({"input": _content({"type": "input_audio", "input_audio": {}})}, "input[0].content[1].type"),
         ({"input": _content({"type": "input_text"})}, "input[0].content[1].text"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0].type"),
+        ({"input": [{"type": "item_reference"}]}, "input[0].id"),
         ({"input": [{"type": "web_search_call", "id": "ws_1"}]}, "input[0].type"),
         ({"input": [{"role": "narrator", "content": "a"}]}, "input[0].role"),
         ({"input": [{"role": "user", "content": 5}]}, "input[0].content"),

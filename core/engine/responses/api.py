@@ -7,6 +7,7 @@ import json
 import logging
 import sqlite3
 import time
+from dataclasses import replace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -18,7 +19,7 @@ from core.engine.api.requests import json_body, query_limit
 from core.engine.api.serializers import page
 from core.engine.responses import request as response_request
 from core.engine.responses.answer import ResponseAnswer
-from core.engine.responses.input_items import Item, new_id
+from core.engine.responses.input_items import REFERENCE, Item, new_id
 from core.engine.responses.request import ResponseRequest
 from core.engine.serving.inference import Inference
 from core.engine.store import EngineStore, StoredResponse, to_json
@@ -54,6 +55,7 @@ class Responses:
     async def create(self, request: Request) -> Response:
         """POST /v1/responses."""
         wanted = response_request.parse(await json_body(request))
+        wanted = replace(wanted, placed=await run_in_threadpool(self._resolved, wanted.placed))
         history = await run_in_threadpool(self._history, wanted.previous)
         try:
             parsed = await self._inference.chat_request(wanted.chat_body(history))
@@ -127,6 +129,20 @@ class Responses:
             turns.append([*json.loads(row.input), *json.loads(row.body)["output"]])
             previous = row.previous_id
         return [item for turn in reversed(turns) for item in turn]
+
+    def _resolved(self, placed: list[tuple[str, Item]]) -> list[tuple[str, Item]]:
+        """The items, with stored ones in place of references to them. Raises ApiError 404."""
+        return [(place, self._stored_item(item["id"]) if item["type"] == REFERENCE else item) for place, item in placed]
+
+    def _stored_item(self, item_id: str) -> Item:
+        text, oldest = json.dumps(item_id), time.time() - KEEP_S
+        # ids are long and random: a text that contains one nearly always is the item's own
+        where = "created_at >= ? AND (instr(body, ?) OR instr(input, ?))"
+        for row in self._store.select(StoredResponse, where, (oldest, text, text)):
+            found = [*json.loads(row.body)["output"], *json.loads(row.input)]
+            if (item := next((one for one in found if one["id"] == item_id), None)) is not None:
+                return dict(item)
+        raise ApiError(404, msg("Item with id '{id}' not found; its response isn't stored.", id=item_id), param="input")
 
     def _find(self, request: Request) -> StoredResponse:
         response_id = request.path_params["id"]

@@ -11,6 +11,8 @@ from core.engine.store import random_code
 from core.message import msg
 
 Item = dict[str, Any]
+REFERENCE = "item_reference"
+"""The type of an item that stands for a stored one with the same id."""
 
 _ROLES = ("user", "assistant", "system", "developer")
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal")
@@ -48,6 +50,8 @@ def _items(param: str, raw: object) -> list[Item]:
         call_id = _text(f"{param}.call_id", raw.get("call_id"))
         item_id = str(raw.get("id") or new_id("fco"))
         return [{"type": kind, "id": item_id, "call_id": call_id, "output": text, "status": "completed"}]
+    if kind == REFERENCE:
+        return [{"type": kind, "id": _text(f"{param}.id", raw.get("id"))}]
     if kind == "reasoning":
         return []  # an answer of another model; ours are written without
     raise _not_supported(f"{param}.type", kind)
