@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from core.actor import LOCAL
-from core.datasets import datasets, versions
+from core.datasets import datasets, recipes, versions
+from core.datasets.recipe import Column, Recipe
 from core.db.store import Store
 from core.db.tables import TrainingJob, utcnow
 from core.evaluation import before_after
@@ -130,6 +131,25 @@ def test_pasted_examples_become_a_model_that_answers_beside_its_base(browser: Br
     expect(page.locator("h1")).to_have_text("Training")
     page.get_by_text("a prompt of my own").first.wait_for()
     _no_alert(page)
+
+
+def test_a_grid_is_written_by_the_engine_as_a_batch(browser: Browser, running: Running) -> None:
+    columns = (Column("hero", ("唐", "宋")), Column("power", ("飞行", "隐形")))
+    recipes.save(running.store, LOCAL, Recipe("batched", columns, "写{hero}朝英雄，{power}", model=_BASE, max_tokens=8))
+    (saved,) = recipes.list_saved(running.store)
+    page = visit(browser, f"{running.studio.url}/dataset", locale="en-US")
+    press(page, "dataset_recipes")
+    shown(page, f"dataset_open_{saved.family}")
+    press(page, f"dataset_open_{saved.family}")
+    page.get_by_text("Generate 4 rows").wait_for()
+    page.keyboard.press("Escape")  # closes the list of recipes
+    settled(page)
+    page.locator(".st-key-dataset_mode").get_by_text("In the background, as a batch").click()
+    press(page, "dataset_generate")
+    page.get_by_text("Written as a batch").wait_for()
+    page.get_by_text(re.compile("[0-4] rows? collected")).wait_for()
+    (summary,) = [one for one in datasets.list_datasets(running.store) if one.name == "batched"]
+    assert (summary.done + summary.failed, summary.total) == (4, 4)  # a text at the token limit counts as failed
 
 
 def test_rows_are_typed_into_the_table(browser: Browser, running: Running) -> None:
