@@ -174,6 +174,7 @@ class _Dispatcher:
         self._running = 0  # as the last heartbeat said
         self._resumed: dict[str, str] = {}
         self._lost: dict[str, float] = {}
+        self._started: dict[str, float] = {}
 
     def run(self, marker: ChangeMarker, stopping: threading.Event, storage_pause_s: float) -> None:
         """Start items until stopped, or until the database is lost.
@@ -218,7 +219,7 @@ class _Dispatcher:
                 spend.settle_abandoned(session, utcnow())
             self._next_sweep = time.monotonic() + _SWEEP_S
         open_workflows, self._resumed = _end_waits(self._store, self._kinds, workflows.find_open(), self._resumed)
-        _start_unfinished(self._store, self._kinds, open_workflows, self._heartbeat.id)
+        self._started = _start_unfinished(self._store, self._kinds, open_workflows, self._heartbeat.id, self._started)
         if run_sharing.has_left_claims():
             recovery.restore(self._store)
             run_sharing.release_left_claims(self._store)
@@ -298,25 +299,39 @@ def _end_waits(
 
 
 def _start_unfinished(
-    store: Store, kinds: Mapping[str, JobKind], open_workflows: list[OpenWorkflow], own_id: str
-) -> None:
-    """Start unfinished items that have no open workflow, oldest first, while this worker has a free place for them.
+    store: Store,
+    kinds: Mapping[str, JobKind],
+    open_workflows: list[OpenWorkflow],
+    own_id: str,
+    started: Mapping[str, float],
+) -> dict[str, float]:
+    """Start unfinished items that have no open workflow, while this worker has a free place for them: first those that
+    it has not started yet, oldest first, then those that it started longest ago, so that items that wait again and
+    again do not keep the places among themselves.
 
     `open_workflows` must be read before the unfinished items: an item that ends in between is then no longer
-    unfinished.
+    unfinished. Return when this worker last started each unfinished item (monotonic seconds); `started` is the earlier
+    result.
     """
     running = running_workflows()
     busy = {workflows.item_key(one) for one in {workflow.id for workflow in open_workflows} | running}
     own = {one.id for one in open_workflows if one.state == "running" and one.executor_id == own_id}
     here = Counter(one.partition("-")[0] for one in own | running)
+    kept: dict[str, float] = {}
     for kind in kinds.values():
-        waiting = [one for one in kind.unfinished(store) if f"{kind.name}-{one}" not in busy]
+        items = {one: f"{kind.name}-{one}" for one in kind.unfinished(store)}
+        kept |= {item: started[item] for item in items.values() if item in started}
+        waiting = sorted(
+            (one for one, item in items.items() if item not in busy), key=lambda one: kept.get(items[one], -math.inf)
+        )
         chosen = waiting[: max(0, kind.max_concurrent - here[kind.name])]
         attempts = {item_id: workflows.next_attempt(kind.name, item_id) for item_id in chosen}
         unfinished = kind.unfinished(store) if attempts else []
         for item_id, workflow_id in attempts.items():
             if workflow_id is not None and item_id in unfinished:
                 workflows.start(workflow_id, kind.name, item_id)
+                kept[items[item_id]] = time.monotonic()
+    return kept
 
 
 def _registry(settings: Settings, store: Store) -> Registry:

@@ -110,6 +110,26 @@ def test_what_waits_is_taken_up_when_its_time_has_come(store: Store, hire: Calla
     until(lambda: done(store, item_id), "done in the end")
 
 
+def test_pieces_that_wait_again_and_again_do_not_keep_the_places_among_themselves(
+    store: Store, settings: Settings, hire: Callable[..., Worker]
+) -> None:
+    """Jobs of which there are more than places take turns that are longer than their waits."""
+    desk, order = WaitingTours(), list[str]()
+    items = [add_tour(store) for _ in range(4)]
+    desk.ends = dict.fromkeys(items, 0.01)
+
+    def turn(store: Store, registry: object, item_id: str, stopping: threading.Event) -> float | None:
+        order.append(item_id)
+        until(lambda: "DELAYED" not in dict(workflows(settings)).values() or stopping.is_set(), "the others are due")
+        return desk.carry_out(store, registry, item_id, stopping)
+
+    hire(kinds={"tour": replace(desk.kinds["tour"], max_concurrent=1, carry_out=turn)})
+    until(lambda: len(order) >= 2 * len(items), "two turns of each")
+    assert order[: 2 * len(items)] == 2 * items
+    desk.ends.clear()
+    until(lambda: all(done(store, item_id) for item_id in items), "done")
+
+
 def test_a_piece_that_is_looked_at_often_leaves_few_traces(
     store: Store, settings: Settings, hire: Callable[..., Worker]
 ) -> None:
