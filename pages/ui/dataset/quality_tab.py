@@ -57,8 +57,6 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
     """Render the progress of the run or measurement. Reruns the page when it starts or ends."""
     with cards.show_errors():
         now = _current_view(dataset_id, wait=not was_going_on)
-        if now.in_progress != was_going_on:
-            st.rerun()
         measurement, report = now.measurement, now.measurement.report
         if measurement.running:
             quality_report.progress_bar(measurement)
@@ -70,6 +68,8 @@ def _watch(dataset_id: str, was_going_on: bool) -> None:
             _measure_again(now)
         if report is not None:
             _report(report, now)
+        if now.in_progress != was_going_on:  # after the buttons: before them, a click would be lost
+            st.rerun()
 
 
 def _measure_again(now: _QualityView) -> None:

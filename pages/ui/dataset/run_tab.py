@@ -94,9 +94,9 @@ def _watch(dataset_id: str, was_active: bool) -> None:
         # while nothing is written, the run may be resumed in another tab
         found = cache.run_of(dataset_id) if was_active else live_updates.follow(cache.run_of, dataset_id)
         summary, progress = found
-        if was_active != run_controls.is_active(progress):
-            st.rerun()
         _panel(summary, progress)
+        if was_active != run_controls.is_active(progress):  # after the buttons: before them, a click would be lost
+            st.rerun()
 
 
 def _another_one(dataset_id: str) -> None:

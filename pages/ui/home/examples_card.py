@@ -67,8 +67,6 @@ def _card(was_active: bool) -> None:
     cards.draw_page_if_left()
     with cards.show_errors():
         job = _shown()
-        if was_active != examples.unfinished(job):
-            st.rerun()
         with st.container(border=True, key="home_examples"):
             if job is None:
                 examples_form.show(_start)
@@ -79,6 +77,8 @@ def _card(was_active: bool) -> None:
                 _next(job)
             else:
                 _ended(job)
+        if was_active != examples.unfinished(job):  # after the buttons: before them, a click would be lost
+            st.rerun()
 
 
 def _start(suffix: str, name: str, base: str, chat: bool, expected_s: float | None) -> None:

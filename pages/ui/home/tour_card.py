@@ -55,19 +55,23 @@ def _card(was_active: bool) -> None:
     cards.draw_page_if_left()
     with cards.show_errors():
         progress = _shown()
-        if was_active != _active(progress):
-            st.rerun()
         if progress is not None and _long_ago(progress):
             title = _("Take the tour again")
             st.button(title, icon=":material/tour:", type="tertiary", key="home_tour", on_click=_start)
-            return
-        with st.container(border=True):
-            if progress is None:
-                _invitation()
-            elif _active(progress):
-                _running_tour(progress)
-            else:
-                _ended(progress)
+        else:
+            _tour(progress)
+        if was_active != _active(progress):  # after the buttons: before them, a click would be lost
+            st.rerun()
+
+
+def _tour(progress: TourProgress | None) -> None:
+    with st.container(border=True):
+        if progress is None:
+            _invitation()
+        elif _active(progress):
+            _running_tour(progress)
+        else:
+            _ended(progress)
 
 
 def _shown() -> TourProgress | None:
