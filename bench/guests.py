@@ -2,7 +2,8 @@
 
 The studio is started in the usual way, with its own home directory. Each phone is an HTTP client with a connection and
 a cookie of its own: it loads the page, sends its vote, and follows the redirect to the result. Meanwhile the tally is
-read every second, as by the presenter's page. The last line printed is JSON.
+read every second, as by the presenter's page. The last line printed is JSON; `cpu_ms_per_guest` is the CPU time of the
+web process, which hardly depends on other work on the machine.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import aiohttp
 
 from bench import _smoke
 from bench._page_server import served
+from bench._process import cpu_s
 from core.actor import LOCAL
 from core.db.store import Store, new_id
 from core.db.tables import Story
@@ -46,18 +48,20 @@ def main() -> None:
     options = _smoke.parse(parser)
     with tempfile.TemporaryDirectory() as home:
         environ = {"FABULA_HOME": home, "FABULA_ENGINE_URL": "http://127.0.0.1:9"}  # no engine is needed
-        with served(ROOT / "app.py", **environ) as (url, _):
+        with served(ROOT / "app.py", **environ) as (url, pid):
             store = Store.open(Settings.from_env(environ))
             link = guest_links.open_link(store, LOCAL, "round", _stories(store), max_guests=options.guests)
-            started = time.perf_counter()
+            used, started = cpu_s(pid), time.perf_counter()
             times, chosen, moments = asyncio.run(_audience(store, f"{url}/guest/{link.token}", link.id, options.guests))
-            wall_s = time.perf_counter() - started
+            wall_s, used = time.perf_counter() - started, cpu_s(pid) - used
             tally = guest_votes.tally(store, LOCAL, link.id)
             store.close()
     for step, seconds in times.items():
         print(f"{step:<8}{_summary(seconds)}")
     print(f"{'tally':<8}{_summary(moments)}")
-    print(json.dumps(_result(times, chosen, tally, wall_s)))
+    print(
+        json.dumps(_result(times, chosen, tally, wall_s) | {"cpu_ms_per_guest": round(1000 * used / options.guests, 1)})
+    )
 
 
 def _stories(store: Store) -> list[str]:

@@ -175,11 +175,11 @@ def _guest(link: GuestLink, guest: str) -> str:
 
 def _check_room(session: Session, link: GuestLink, guest: str) -> None:
     """Check that one more guest may vote; those who have voted in an earlier round may."""
-    voted = select(GuestVote.id).where(GuestVote.link_id == link.id, GuestVote.guest == _guest(link, guest))
-    if session.scalar(voted.limit(1)) is not None:
-        return
     guests = session.scalar(select(func.count(GuestVote.guest.distinct())).where(GuestVote.link_id == link.id))
-    if (guests or 0) >= link.max_guests:
+    if (guests or 0) < link.max_guests:
+        return
+    voted = select(GuestVote.id).where(GuestVote.link_id == link.id, GuestVote.guest == _guest(link, guest))
+    if session.scalar(voted.limit(1)) is None:
         raise FabulaError(
             msg(
                 "The limit of {limit} guests for this link is reached. Your vote was not counted.",
@@ -205,8 +205,8 @@ def _choice(link: GuestLink, row: GuestVote | None) -> int | None:
 
 def _stories(session: Session, link: GuestLink, *, named: bool) -> tuple[GuestStory, ...]:
     """The stories in the order shown; one that was deleted since has no text."""
-    shown = select(Story).where(Story.id.in_(link.story_ids), Story.deleted_at.is_(None))
-    saved = {story.id: story for story in session.scalars(shown)}
+    shown = select(Story.id, Story.text, Story.model).where(Story.id.in_(link.story_ids), Story.deleted_at.is_(None))
+    saved = {story.id: story for story in session.execute(shown)}
     found = [(story_id, saved.get(story_id)) for story_id in link.story_ids]
     return tuple(
         GuestStory(story_id, "", "") if one is None else GuestStory(story_id, one.text, one.model if named else "")

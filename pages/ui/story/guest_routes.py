@@ -11,6 +11,8 @@ from typing import TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import anyio.to_thread
+from anyio import CapacityLimiter
+from anyio.lowlevel import RunVar
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -28,6 +30,9 @@ T = TypeVar("T")
 _COOKIE = "fabula_guest"
 _COOKIE_S = 8 * 24 * 3600  # longer than any link is valid
 _MAX_BODY = 200  # bytes: one field with an id
+_AT_ONCE = 2  # one that computes, and one that waits for the database
+_looks: RunVar[CapacityLimiter] = RunVar("looks of guests")
+_votes: RunVar[CapacityLimiter] = RunVar("votes of guests")
 
 
 def routes() -> list[Route]:
@@ -53,7 +58,7 @@ async def _guest(request: Request) -> Response:
 
 async def _look(request: Request, guest: str) -> Response:
     token = request.path_params["token"]
-    view = await _in_thread(lambda store: guest_votes.look(store, token, guest))
+    view = await _in_thread(lambda store: guest_votes.look(store, token, guest), _looks)
     return HTMLResponse(guest_page.round_page(view, _language(request)))
 
 
@@ -71,7 +76,7 @@ async def _vote(request: Request, guest: str | None) -> Response:
     chosen = parse_qs((await request.body()).decode("ascii", "replace")).get(guest_page.FIELD, [""])[0]
     token = request.path_params["token"]
     story_id = None if chosen == guest_page.NONE else chosen
-    await _in_thread(lambda store: guest_votes.vote(store, token, guest, story_id))
+    await _in_thread(lambda store: guest_votes.vote(store, token, guest, story_id), _votes)
     return RedirectResponse(request.url.path, status_code=303)
 
 
@@ -100,5 +105,13 @@ def _same_origin(request: Request) -> bool:
     return origin == cache.settings().guest_url  # behind a proxy that changes the host
 
 
-async def _in_thread(work: Callable[[Store], T]) -> T:
-    return await anyio.to_thread.run_sync(lambda: work(cache.store()))
+async def _in_thread(work: Callable[[Store], T], queue: RunVar[CapacityLimiter]) -> T:
+    """Run `work` in a thread. Only a few of a kind run at the same time, the others wait in the order of their arrival.
+
+    Otherwise 40 threads would compete for the interpreter, and for SQLite's write lock, which goes to whoever asks just
+    when it is free.
+    """
+    limiter = queue.get(None)  # each event loop has its own
+    if limiter is None:
+        queue.set(limiter := CapacityLimiter(_AT_ONCE))
+    return await anyio.to_thread.run_sync(lambda: work(cache.store()), limiter=limiter)
