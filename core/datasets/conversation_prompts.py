@@ -77,7 +77,7 @@ def unanswered(value: object, what: str = "messages") -> UnansweredConversation:
 def dumps(system: str, messages: Sequence[Mapping[str, Any]]) -> str:
     """A conversation as the prompt of a row; `system`: a system text of its own, or ""."""
     own = [{"role": "system", "content": system}] if system else []
-    return json.dumps([*own, *messages], ensure_ascii=False)
+    return storable(json.dumps([*own, *messages], ensure_ascii=False))  # names and tool calls are kept as they are
 
 
 def loads(prompt: str) -> UnansweredConversation:

@@ -173,6 +173,26 @@ def test_parameters_that_are_the_same_everywhere_are_proposed() -> None:
         "response_format": {"type": "json_object"},
     }
     assert any("temperature" in note for note in listed.notes)
+    some = read(jsonl({"messages": [user("a")], "temperature": 0.0}, {"messages": [user("b")]}))
+    assert some.parameters == {} and any("temperature" in note for note in some.notes)
+
+
+@pytest.mark.parametrize("name", ["system", "System", "system_prompt", "System_Prompt"])
+def test_a_column_with_system_texts_is_the_system_text_of_its_rows(name: str) -> None:
+    listed = read(f"{name},question\nBe kind.,a\nBe brief.,b\n".encode(), "a.csv")
+    stored = [conversation_prompts.loads(one.prompt) for one in listed.prompts]
+    assert [(one.system, one.text) for one in stored] == [("Be kind.", "a"), ("Be brief.", "b")]
+    assert [one.values for one in listed.prompts] == [
+        {"system": "Be kind.", "prompt": "a"},
+        {"system": "Be brief.", "prompt": "b"},
+    ]
+
+
+def test_half_a_surrogate_pair_in_a_name_or_a_tool_call_can_be_stored() -> None:
+    call = {**CALL, "function": {"name": "weather", "arguments": "\ud800"}}
+    messages = [{**user("a"), "name": "\ud800"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    asked = conversation_prompts.unanswered([*messages, {"role": "tool", "tool_call_id": "call_1", "content": "b"}])
+    assert conversation_prompts.dumps(asked.system, asked.messages).encode()
 
 
 def test_a_list_of_a_hundred_thousand_rows_is_read() -> None:

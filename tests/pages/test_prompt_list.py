@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from sqlalchemy import select
 from streamlit.testing.v1 import AppTest
 
@@ -78,6 +79,21 @@ def test_parameters_in_the_file_fill_the_form(server: FaultServer) -> None:
     at.text_area(key="dataset_prompts_response_format").set_value("[1").run()
     assert "The response format is not a JSON object." in words(at)
     assert at.button(key="dataset_prompts_generate").disabled
+
+
+def test_another_file_does_not_keep_the_parameters_of_the_one_before(server: FaultServer) -> None:
+    at = brought("one.jsonl", lines({"messages": [SYSTEM, USER], "temperature": 0.25, "stop": ["END"]}))
+    at.session_state["dataset_prompts_more"] = True
+    at.file_uploader(key="dataset_prompts_file").upload("two.csv", b"prompt\nHello\n").run()
+    assert at.slider(key="dataset_prompts_temperature").value == 1.0
+    assert at.text_area(key="dataset_prompts_stop").value == at.text_area(key="dataset_prompts_system").value == ""
+
+
+def test_a_list_that_is_too_long_says_that_its_end_is_missing(
+    server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.datasets.importers.table.MAX_ROWS", 2)
+    assert "Only the first 2 rows were read" in words(brought("long.csv", b"prompt\na\nb\nc\n"))
 
 
 def test_a_preview_asks_the_prompts_of_the_list(server: FaultServer) -> None:

@@ -7,6 +7,7 @@ the last user message. Answers in the file are dropped. Pure.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -122,9 +123,10 @@ def recognise(imported: Imported) -> ListFormat:
         return ListFormat("prompts", None, f"{{{columns[0].translate(_BRACES)}}}")
     guess = column_mapping.guess(frame)
     known = column_mapping.guess_completion(columns) == guess.completion
-    by_role = [column for column in columns if column_mapping.guess_role(column) == "prompt"]
-    prompts = by_role or [max(columns, key=lambda name: float(frame[name].str.len().mean()))]
-    template = "\n".join(f"{{{column.translate(_BRACES)}}}" for column in prompts if column.lower() != SYSTEM)
+    asked = [column for column in columns if column not in _system_columns(columns)] or columns
+    by_role = [column for column in asked if column_mapping.guess_role(column) == "prompt"]
+    prompts = by_role or [max(asked, key=lambda name: float(frame[name].str.len().mean()))]
+    template = "\n".join(f"{{{column.translate(_BRACES)}}}" for column in prompts)
     is_training = known and bool(by_role)
     return ListFormat(
         "training" if is_training else "prompts", None, template, (guess.completion,) if is_training else ()
@@ -144,7 +146,7 @@ def build(imported: Imported, how: ListFormat) -> PromptList:
     """
     problems, parameters, read, answers = ImportProblems(), _Parameters(), 0, 0
     names = [str(column).translate(_BRACES) for column in imported.frame.columns]
-    reader = _TemplateReader(how, names) if how.conversation is None else _ConversationReader(how, parameters)
+    reader = _TemplateReader(how, names) if how.conversation is None else _ConversationReader(how, names, parameters)
     found: dict[tuple[str, str], tuple[UnansweredConversation, dict[str, str]]] = {}
     for row_index, cells in enumerate(imported.frame.itertuples(index=False, name=None)):
         row = dict(zip(names, cells, strict=True))
@@ -201,7 +203,7 @@ class _TemplateReader:
         self.answers = [name.translate(_BRACES) for name in how.answers]
         copied = self._fields if self._parts == [("", name) for name in self._fields[:1]] else []
         self._used = {*self.answers, *copied}
-        self._has_system = any(name in columns for name in table_format.SYSTEM_COLUMNS) and SYSTEM not in self._fields
+        self._system = [name for name in _system_columns(columns) if name not in self._fields]
 
     def read(self, row: Mapping[str, str]) -> tuple[UnansweredConversation, dict[str, str]]:
         """What a row asks for, and its other columns.
@@ -214,21 +216,20 @@ class _TemplateReader:
         text = text.strip() if blank else text  # without the line of an empty value
         if not text or (blank and len(blank) == len(self._fields)):
             raise BrokenJson(msg("The prompt is empty."))
-        system = _system_of(row) if self._has_system else ""
-        others = {
-            name: cell for name, cell in row.items() if name not in self._used and not (system and name == SYSTEM)
-        }
+        used = {*self._used, *self._system} if (system := _system_of(row, self._system)) else self._used
+        others = {name: cell for name, cell in row.items() if name not in used}
         return UnansweredConversation(system, ({"role": "user", "content": text},), text), _storable(others)
 
 
 class _ConversationReader:
     """Reads a row's conversation, and collects the parameters of its request."""
 
-    def __init__(self, how: ListFormat, parameters: _Parameters) -> None:
+    def __init__(self, how: ListFormat, columns: Sequence[str], parameters: _Parameters) -> None:
         self._column = (how.conversation or "").translate(_BRACES)
         self._parameters = parameters
         self.answers = [name.translate(_BRACES) for name in how.answers]
-        self._used = {self._column, SYSTEM, *self.answers, *_TOOLS, *_PARAMETERS, *_ENVELOPE}
+        self._system = _system_columns(columns)
+        self._used = {self._column, *self._system, *self.answers, *_TOOLS, *_PARAMETERS, *_ENVELOPE}
 
     def read(self, row: Mapping[str, str]) -> tuple[UnansweredConversation, dict[str, str]]:
         """What a row asks for, and its other columns.
@@ -241,7 +242,7 @@ class _ConversationReader:
         if any(request.get(key) not in (None, "", [], "[]") for key in _TOOLS):
             raise BrokenJson(msg("It defines tools, whose calls can't be collected: a list asks for texts."))
         asked = conversation_prompts.unanswered(value, self._column)
-        if not asked.system and (system := _system_of(row)):
+        if not asked.system and (system := _system_of(row, self._system)):
             asked = replace(asked, system=system)
         self._parameters.add(request)
         return asked, _storable({name: cell for name, cell in row.items() if name not in self._used})
@@ -251,8 +252,13 @@ def _storable(values: Mapping[str, str]) -> dict[str, str]:
     return {name: storable(cell) for name, cell in values.items()}
 
 
-def _system_of(row: Mapping[str, str]) -> str:
-    found = next((row[name] for name in table_format.SYSTEM_COLUMNS if row.get(name)), "")
+def _system_columns(columns: Sequence[str]) -> list[str]:
+    """The columns that hold a system text for their row."""
+    return [column for column in columns if column.strip().lower() in table_format.SYSTEM_COLUMNS]
+
+
+def _system_of(row: Mapping[str, str], columns: Sequence[str]) -> str:
+    found = next((row[name] for name in columns if row[name]), "")
     return storable(conversations.system_text(found)).strip()
 
 
@@ -294,7 +300,7 @@ class _Parameters:
     """Collects the sampling parameters of all rows, and keeps those that are the same everywhere."""
 
     def __init__(self) -> None:
-        self._values: dict[str, set[str]] = {}
+        self._values: dict[str, Counter[str]] = {}
         self._rows = 0
 
     def add(self, request: Mapping[str, Any]) -> None:
@@ -302,13 +308,14 @@ class _Parameters:
         self._rows += 1
         for name in _PARAMETERS:
             if request.get(name) is not None:
-                self._values.setdefault(name, set()).add(json.dumps(request[name], sort_keys=True, ensure_ascii=False))
+                value = json.dumps(request[name], sort_keys=True, ensure_ascii=False)
+                self._values.setdefault(name, Counter())[value] += 1
 
     def shared(self, problems: ImportProblems) -> dict[str, Any]:
-        """The parameters that never differ; a note names the others."""
+        """The parameters that all rows have with the same value; a note names the others."""
         result = {}
         for name, values in self._values.items():
-            if len(values) == 1:
+            if list(values.values()) == [self._rows]:
                 result[name] = json.loads(next(iter(values)))
             elif name != "model":
                 problems.note(msg("The rows have different values of {name}; one value is used for all.", name=name))

@@ -171,8 +171,7 @@ def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) ->
         st.markdown(f"**{rows}** · {_read_as(imported)}")
         read_otherwise(page, file, imported)
     _recognised(imported, file_key(page, "form", file))
-    if imported.cut_short:
-        st.warning(as_markdown(imported.cut_short), icon=":material/content_cut:")
+    cut_short(imported)
     if imported.left_out:
         st.warning(
             n_(
@@ -189,6 +188,12 @@ def _findings(page: str, file: UploadedFile, imported: table_reader.Imported) ->
         for note in imported.notes:
             st.caption(f":material/info: {as_markdown(note)}")
     st.dataframe(imported.frame.head(_SHOWN_ROWS), hide_index=True, row_height=36, alt=_("The first rows of the file"))
+
+
+def cut_short(imported: table_reader.Imported) -> None:
+    """Render a warning if the file has more rows than were read."""
+    if imported.cut_short:
+        st.warning(as_markdown(imported.cut_short), icon=":material/content_cut:")
 
 
 def problem_list(title: str, sentences: Sequence[str]) -> None:

@@ -53,12 +53,14 @@ class ReadList:
         result: the list, or why there is none.
         tokens: tokens of all its prompts, by encoding.
         proposed: the upload whose settings were proposed last.
+        filled: the fields that they filled.
     """
 
     key: str = ""
     result: PromptList | FabulaError | None = None
     tokens: dict[str, int] = field(default_factory=dict)
     proposed: str = ""
+    filled: frozenset[str] = frozenset()
 
 
 def show() -> None:
@@ -107,7 +109,7 @@ def _file() -> PromptList | None:
     importing.read_otherwise(_PAGE, file, imported)
     found = _read_list(file, imported, _format(file, imported))
     _propose(file, found)
-    _findings(found)
+    _findings(found, imported)
     return found
 
 
@@ -147,15 +149,16 @@ def _read_list(file: UploadedFile, imported: table_reader.Imported, how: ListFor
 
 
 def _propose(file: UploadedFile, found: PromptList) -> None:
-    """Fill the form with the system text and the parameters of a new file."""
+    """Fill the form with the system text and the parameters of a new file, and reset those of the file before."""
     kept = state.get_or_create("prompts", ReadList)
     if kept.proposed == file.file_id:
         return
     kept.proposed = file.file_id
     state.set_value(_key("name"), PurePath(file.name).stem[:MAX_NAME])
-    state.set_value(_key("system"), found.system)
-    for name, value in _proposals(found.parameters).items():
-        state.set_value(_key(name), value)
+    values = {"system": found.system, **_proposals(found.parameters)}
+    for name in kept.filled | values.keys():
+        state.set_value(_key(name), values.get(name, _DEFAULTS[name]))
+    kept.filled = frozenset(values)
     for info in visible.models().found:
         if info.id == found.parameters.get("model"):
             state.set_value(_key("model"), f"{info.provider}/{info.id}")
@@ -179,7 +182,7 @@ def _proposals(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _findings(found: PromptList) -> None:
+def _findings(found: PromptList, imported: table_reader.Imported) -> None:
     """Render the counts, the rows that can't be asked, and the first prompts."""
     duplicates = n_("{n} duplicate, asked once", "{n} duplicates, asked once", found.duplicates)
     answers = n_("{n} answer dropped", "{n} answers dropped", found.answers)
@@ -191,6 +194,7 @@ def _findings(found: PromptList) -> None:
             _("each row has its own system text") if len(found.columns) > 1 else "",
         )
     )
+    importing.cut_short(imported)
     if found.left_out:
         st.warning(
             n_(
