@@ -19,10 +19,15 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 from openai.types import Batch
 
+from core.db.store import Store
 from core.engine.batches import input_file
 from core.engine.home_files import FileReport, compare_files
 from core.engine.serving.priority import LINES, Priority, Slots, in_background
-from tests.support.engine_process import TINY, EngineUnderTest, jsonl, poll, running, upload
+from core.generation.batch import batch_store
+from core.providers import Provider, Registry
+from core.providers import client as client_of_provider
+from tests.support import batch_runs
+from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, poll, running, upload
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 _ENDED = ("completed", "failed", "expired", "cancelled")
@@ -259,6 +264,20 @@ def test_a_person_is_answered_while_a_batch_runs_and_a_cancelled_batch_keeps_its
     assert sorted([*kept, *(line["custom_id"] for line in left)]) == sorted(["short", *(f"n{n}" for n in range(400))])
     assert client.batches.cancel(sent.id).status == "cancelled"
     assert compare_files(engine.home) == FileReport((), ())
+
+
+def test_the_data_set_page_writes_its_grid_as_a_batch_of_the_engine(engine: EngineUnderTest, store: Store) -> None:
+    provider = Provider("engine", "engine", "Engine", engine.url, TOKEN)
+    assert client_of_provider.supports_batch(provider)
+    recipe = batch_runs.recipe(rows=6, provider="engine", model=TINY, max_tokens=5000)  # over the tiny model's context
+    run_id = batch_runs.queue(store, recipe)
+    progress = batch_runs.execute(store, Registry([provider]), run_id)
+    rows = batch_runs.rows(store, run_id)
+    # a random model ends few texts before the token limit; those that it does not end count as failed
+    assert (progress.state, {row.finish_reason for row in rows} <= {"stop", "length"}) == ("done", True)
+    assert all(row.completion_tokens for row in rows)
+    (batch,) = batch_store.batches_of_run(store, run_id)
+    assert (batch.state, batch.remote_status, batch.completed + batch.failed) == ("done", "completed", 6)
 
 
 def test_kill_9_loses_no_line_and_answers_none_twice_and_the_window_ends(tmp_path: Path) -> None:
