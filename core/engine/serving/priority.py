@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from core.engine.job_rules import PARALLEL
 
 LINES = PARALLEL - 1
-"""Lines of batches that run at the same time while nobody waits for an answer; one slot of each model stays free."""
+"""Lines of batches that run at the same time while no other request is in progress; each model keeps a free slot."""
 _LINES_BESIDE_PEOPLE = 1  # so that a batch goes on, if slowly, on an engine that is always in use
 
 _in_background: ContextVar[bool] = ContextVar("in_background", default=False)
