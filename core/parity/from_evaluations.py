@@ -12,7 +12,7 @@ from sqlalchemy import select
 from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer
-from core.evaluation import evaluations
+from core.evaluation import evaluations, scoring
 from core.evaluation.evaluations import EvaluationView
 from core.finetuning.job_views import JobView
 from core.ownership import reads
@@ -62,6 +62,7 @@ def compare_evaluations(
         ValueError: the margin is not between 0 and 1.
     """
     old, new = evaluations.get(store, old_id), evaluations.get(store, new_id)
+    stop = new.settings.get("stop") or old.settings.get("stop")  # no answer has it, but an expected text may
     query = select(
         EvaluationAnswer.row_key, EvaluationAnswer.prompt, EvaluationAnswer.expected, EvaluationAnswer.text
     ).order_by(EvaluationAnswer.id)
@@ -73,7 +74,13 @@ def compare_evaluations(
             )
         }
         rows = [
-            ComparedRow(row_key, prompt, None if distilled else expected, answered[row_key], text)
+            ComparedRow(
+                row_key,
+                prompt,
+                None if distilled else scoring.remove_stop(expected, stop),
+                answered[row_key],
+                text,
+            )
             for row_key, prompt, expected, text in session.execute(
                 query.where(EvaluationAnswer.evaluation_id == new_id)
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from core.actor import LOCAL
 from core.datasets import datasets, versions
@@ -173,6 +173,20 @@ def test_a_card_tells_whether_a_new_model_is_as_good_as_the_old_one(store: Store
     assert (card.old.model, card.new.model) == (form.model, BASE)
     distilled = from_evaluations.compare_evaluations(store, new, new, distilled=True)
     assert distilled.against_old and distilled.verdict.outcome == "undecided"  # 24 rows are too few for 5 points
+
+
+def test_a_card_ignores_the_stop_sequence_that_a_training_file_had_in_its_completions(
+    store: Store, form: EvaluationForm
+) -> None:
+    marked = replace(form, stop="END")
+    old, new = evaluations.start(store, LOCAL, marked), evaluations.start(store, LOCAL, replace(marked, model=BASE))
+    go(store, old, ScriptedModel(right))
+    go(store, new, ScriptedModel(right))
+    with store.session() as session:
+        session.execute(update(EvaluationAnswer).values(expected=EvaluationAnswer.expected + "END"))
+    card = from_evaluations.compare_evaluations(store, old, new)
+    assert card.old.score is not None and card.new.score is not None
+    assert card.old.score.value == card.new.score.value == 1.0
 
 
 def test_an_evaluation_resumes_and_sends_no_row_twice(store: Store, form: EvaluationForm) -> None:
