@@ -131,7 +131,7 @@ class Responses:
         return [item for turn in reversed(turns) for item in turn]
 
     def _resolved(self, placed: list[tuple[str, Item]]) -> list[tuple[str, Item]]:
-        """The items, with stored ones in place of references to them. Raises ApiError 404."""
+        """The items, with stored ones instead of references to them. Raises ApiError 404."""
         return [(place, self._stored_item(item["id"]) if item["type"] == REFERENCE else item) for place, item in placed]
 
     def _stored_item(self, item_id: str) -> Item:
