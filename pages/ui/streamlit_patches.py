@@ -12,7 +12,7 @@ is kept for a while.
 Streamlit runs the scripts of all tabs at once, and Python runs one thread at a time: with 25 viewers, threads that wait
 for the interpreter while they hold a lock stop all others. Here only a few scripts run at the same time.
 
-Streamlit checks five times a second whether someone has edited its configuration or secrets, also with
+Streamlit checks five times per second whether someone has edited its configuration or secrets, also with
 `fileWatcherType = "none"`; on an idle server that is a tenth of the CPU time. Here it checks every few seconds.
 """
 
