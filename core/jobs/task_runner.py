@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,7 +52,7 @@ class JobKind:
     """One kind of background job; an item is one run, training job, evaluation, comparison, account to move, or tour.
 
     Attributes:
-        name: prefix of its workflows and name of its queue.
+        name: prefix of its workflows.
         max_concurrent: how many items one worker runs at the same time.
         unfinished: returns the ids of unfinished items, oldest first.
         carry_out: runs or resumes one item; returns early, without losing anything, once the event is set. Returns None
@@ -230,15 +230,17 @@ class TaskRunner:
         for thread in [*_running.values(), *_helping.values()]:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def help_others(self) -> None:
+    def help_others(self, started: Collection[str] = ()) -> None:
         """Join items that other workers are working on, while fewer than `max_concurrent` of their kind run here.
+
+        `started`: items (`kind-item`) that this worker has just started, and whose threads may not run yet.
 
         A helper has no workflow: if it is killed, the others go on without it, and its claims are released with those
         of its worker.
         """
         for kind in self._kinds.values():
             here = {item for one in list(_running) if (item := one.partition(".")[0]).startswith(f"{kind.name}-")}
-            here |= {one for one in list(_helping) if one.startswith(f"{kind.name}-")}
+            here |= {one for one in (*list(_helping), *started) if one.startswith(f"{kind.name}-")}
             if len(here) >= kind.max_concurrent:
                 continue
             for item_id in kind.open_to_helpers(self._store):

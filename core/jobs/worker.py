@@ -213,6 +213,7 @@ class _Dispatcher:
 
     def _look(self) -> None:
         """Read what is unfinished, and start what this worker has a free place for."""
+        began = time.monotonic()
         self._store.check_version()
         if time.monotonic() >= self._next_sweep:
             with self._store.session() as session:
@@ -223,7 +224,7 @@ class _Dispatcher:
         if run_sharing.has_left_claims():
             recovery.restore(self._store)
             run_sharing.release_left_claims(self._store)
-        self._task_runner.help_others()
+        self._task_runner.help_others([item for item, started in self._started.items() if started >= began])
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,9 @@ from core.db.store import Store
 from core.errors import FabulaError
 from core.jobs import task_runner
 from core.jobs.task_runner import JobKind, TaskRunner, helped_items, running_workflows
+from core.settings import Settings
 from tests.support.waiting import until
+from tests.support.worker_starter import start_workers
 
 _PAUSE_S = 0.01  # between two looks at the end
 
@@ -72,6 +75,25 @@ def test_it_does_not_help_itself(desk: HelpDesk, runner: TaskRunner) -> None:
     assert helped_items() == set()
     desk.end.set()
     own.join()
+
+
+def test_it_does_not_help_with_what_it_has_just_started(store: Store, settings: Settings, desk: HelpDesk) -> None:
+    offers: list[str] = []
+
+    def offered(_store: Store) -> list[str]:
+        until(lambda: desk.began, "its own item at work")  # after it was counted what runs here
+        offers.append("a")
+        return ["a"]
+
+    def unfinished(_store: Store) -> list[str]:
+        return [] if desk.end.is_set() else ["a"]
+
+    with start_workers(settings) as start:
+        kind = replace(desk.kind, unfinished=unfinished, open_to_helpers=offered)
+        start(kinds={"run": kind}, registry=lambda: None)
+        until(lambda: len(offers) >= 2, "a second look")
+        assert desk.began == ["a"]
+        desk.end.set()
 
 
 def test_a_workflow_that_it_takes_over_waits_for_its_own_helper(desk: HelpDesk, runner: TaskRunner) -> None:
