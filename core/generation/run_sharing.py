@@ -9,6 +9,7 @@ others, and the run only fails if none of them can use the provider either.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -17,7 +18,7 @@ from core import message
 from core.db.store import Store
 from core.db.tables import Row, Run
 from core.errors import NotFound
-from core.generation import run_store
+from core.generation import run_progress, run_store
 from core.generation.concurrency import DEFAULT_LIMIT
 from core.generation.run_store import FAILED_ONLY
 from core.providers.registry import ENGINE
@@ -25,9 +26,24 @@ from core.providers.registry import ENGINE
 MIN_ROWS = 2 * DEFAULT_LIMIT
 """With fewer pending rows, a run is not shared: the worker that has it sends them all within seconds."""
 
-_HANDOVER_S = 5.0  # pause before the queue offers a run that a worker has left; each offer is a few writes
+_HANDOVER_S = 5.0  # pause before another worker takes a run that a worker has left
 
 _left_claims: set[tuple[str, str]] = set()  # (claimant, run) of executors in this process that could not release rows
+
+
+def unfinished(store: Store) -> list[str]:
+    """Unfinished runs, oldest first, without those that this worker has left as long as another one may take them:
+    otherwise a worker that is always faster would take them again and again.
+    """
+    own = run_store.this_worker()
+    with store.reading() as session:
+        columns = (Run.id, Run.state, Run.unable_workers)
+        found = session.execute(select(*columns).where(Run.state.in_(run_progress.ACTIVE)).order_by(Run.id)).all()
+        return [
+            run_id
+            for run_id, state, unable in found
+            if not (state == "running" and own in unable and _able(session, unable, own))
+        ]
 
 
 def open_to_helpers(store: Store) -> list[str]:
@@ -65,7 +81,7 @@ def leave(session: Session, run_id: str, claimant: str, reason: str) -> bool:
         reason: why it cannot, as a sentence; the run's progress shows it.
     """
     run = run_store.lock_run(session, run_id)
-    if run.state != "running" or not _able(session, run, claimant.rpartition(":")[0]):
+    if run.state != "running" or not _able(session, run.unable_workers, claimant.rpartition(":")[0]):
         return False
     entry = {"host": socket.gethostname(), "reason": message.dumps(reason)}
     run.unable_workers = {**run.unable_workers, claimant.rpartition(":")[0]: entry}
@@ -74,8 +90,8 @@ def leave(session: Session, run_id: str, claimant: str, reason: str) -> bool:
 
 
 def due_in_s(store: Store, run_id: str) -> float | None:
-    """Seconds until the queue should offer a run again that this worker has left, so that another one can take it. None
-    if this worker has not left it, or the run ends now because no other worker can use its provider.
+    """Seconds until another worker should take a run that this one has left. None if this worker has not left it, or
+    the run ends now because no other worker can use its provider.
     """
     own = run_store.this_worker()
     with store.reading() as session:
@@ -85,17 +101,17 @@ def due_in_s(store: Store, run_id: str) -> float | None:
         run = run_store.lock_run(session, run_id)
         if run.state != "running":
             return None
-        if _able(session, run, own):
+        if _able(session, run.unable_workers, own):
             return _HANDOVER_S
         run_store.finish(session, run_id, "failed", message.loads(run.unable_workers[own]["reason"]))
         return None
 
 
-def _able(session: Session, run: Run, own: str) -> set[str]:
+def _able(session: Session, unable: Collection[str], own: str) -> set[str]:
     """The other workers that may be able to use the run's provider; on SQLite none, because runs are not shared."""
     if session.get_bind().dialect.name != "postgresql":
         return set()
-    return run_store.live_workers(session) - run.unable_workers.keys() - {own}
+    return run_store.live_workers(session) - {own, *unable}
 
 
 def leave_claims(claimant: str, run_id: str) -> None:

@@ -20,7 +20,7 @@ from core.db.tables import Run, Tour, TrainingJob
 from core.errors import DatabaseLost, FabulaError, StorageFull
 from core.evaluation import before_after, before_after_runner, evaluation_run
 from core.finetuning import job_context, job_views, jobs
-from core.generation import run_progress, run_sharing, run_store
+from core.generation import run_sharing, run_store
 from core.jobs import recovery
 from core.message import msg, sentences
 from core.migrate import accounts, mover
@@ -130,7 +130,6 @@ def _give_up_run(store: Store, run_id: str, error: FabulaError) -> None:
             run_store.finish(session, run_id, "failed", sentences(error.what, error.next_step))
 
 
-_UNFINISHED_RUNS = select(Run.id).where(Run.state.in_(run_progress.ACTIVE)).order_by(Run.id)
 _UNFINISHED_JOBS = select(TrainingJob.id).where(TrainingJob.status.not_in(job_views.FINISHED)).order_by(TrainingJob.id)
 _REQUESTED_RUN_STATES = select(Run.id, Run.state).where(Run.state.in_(("queued", "stopping", "pausing")))
 """In `queued` state: the user resumed a waiting run."""
@@ -144,7 +143,7 @@ KINDS: Mapping[str, JobKind] = {
         JobKind(
             "run",
             2,
-            _ids(_UNFINISHED_RUNS),
+            run_sharing.unfinished,
             _execute_run,
             _give_up_run,
             _states(_REQUESTED_RUN_STATES),

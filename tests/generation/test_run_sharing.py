@@ -171,6 +171,7 @@ def test_a_worker_with_a_wrong_key_leaves_the_run_to_the_others(
         wait_s = carry_out(store, server.registry(), run_id, threading.Event())
         left, asked = run_progress.get(store, run_id), len(server.requests)
         assert (left.state, left.in_flight) == ("running", 0) and wait_s
+        assert KINDS["run"].unfinished(store) == []  # however fast this worker is, another one takes it
         assert f"Worker {socket.gethostname()} can't use this provider" in (left.note or "")
         assert "Incorrect API key" in (left.note or "")
         assert carry_out(store, server.registry(), run_id, threading.Event()) == wait_s
@@ -179,7 +180,7 @@ def test_a_worker_with_a_wrong_key_leaves_the_run_to_the_others(
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(socket, "gethostname", lambda: "elsewhere")
             server.default = text("A story.")
-            assert run_sharing.open_to_helpers(store) == [run_id]
+            assert KINDS["run"].unfinished(store) == run_sharing.open_to_helpers(store) == [run_id]
             assert carry_out(store, server.registry(), run_id, threading.Event()) is None
         assert states(store, run_id) == {"done": run_sharing.MIN_ROWS}
         done = run_progress.get(store, run_id)
@@ -199,6 +200,7 @@ def test_a_run_that_no_worker_can_write_fails_with_the_reason(
         if others_end:
             with store.session() as session:
                 session.execute(delete(WorkerHeartbeat))
+            assert KINDS["run"].unfinished(store) == [run_id]
             assert KINDS["run"].carry_out(store, server.registry(), run_id, threading.Event()) is None
         else:
             _register(store, socket.gethostname())
