@@ -15,6 +15,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from core.engine.api import connections
 from tests.support.engine_process import DEADLINE_S, TINY, TOKEN, EngineUnderTest, pairs, poll, running, upload
+from tests.support.impatient_engine import BODY_IDLE_TIMEOUT_S
 
 _AUTH = f"Host: localhost\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
 
@@ -96,7 +97,10 @@ def test_half_a_request_is_not_waited_for_for_ever(engine: EngineUnderTest) -> N
         statuses = [int(part[:3]) for part in text.split(b"HTTP/1.1 ")[1:]]
         assert (name, statuses) == (name, _ANSWERS[name])
         if statuses == [408]:
-            assert json.loads(text.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+            error = json.loads(text.partition(b"\r\n\r\n")[2])["error"]
+            in_headers = name in ("a line", "half of the headers")
+            waited_s = connections.HEADERS_TIMEOUT_S if in_headers else BODY_IDLE_TIMEOUT_S
+            assert error["code"] == "request_timeout" and f"waited {waited_s:.0f} seconds" in error["message"]
     assert not list((engine.home / "files" / "incoming").iterdir())
     assert engine.process is not None
     assert upload(engine.client(), pairs(2))
