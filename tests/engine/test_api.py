@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,17 @@ from openai import OpenAI
 
 from core.engine.api.upload import MAX_FILE_BYTES
 from core.engine.job_rules import PARALLEL
-from tests.support.engine_process import TINY, TOKEN, EngineUnderTest, jsonl, pairs, poll, running, upload
+from tests.support.engine_process import (
+    DEADLINE_S,
+    TINY,
+    TOKEN,
+    EngineUnderTest,
+    jsonl,
+    pairs,
+    poll,
+    running,
+    upload,
+)
 from tests.support.tiny_models import TinyModel
 
 _FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n--b--\r\n'
@@ -208,11 +220,16 @@ def test_paging_through_files(client: OpenAI) -> None:
     assert not client.files.list(after=client.files.list(order="asc", limit=1).data[0].id).data
 
 
-def test_files_may_expire(client: OpenAI) -> None:
+def test_files_may_expire(engine: EngineUnderTest, client: OpenAI) -> None:
     file = client.files.create(
         file=("a.jsonl", b"{}"), purpose="fine-tune", expires_after={"anchor": "created_at", "seconds": 3600}
     )
     assert file.expires_at == file.created_at + 3600
+    with closing(sqlite3.connect(engine.home / "engine.db", timeout=DEADLINE_S)) as database, database:
+        database.execute("UPDATE files SET expires_at = 1 WHERE id = ?", (file.id,))
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(file.id)
+    poll(lambda: not (engine.home / "files" / file.id).exists())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 from openai import OpenAI
 
 from core.engine.home_files import FileReport, compare_files
-from tests.support.engine_process import TINY, EngineUnderTest, pairs, running
+from tests.support.engine_process import TINY, EngineUnderTest, pairs, poll, running
 
 _CONTENT = pairs(40)
 
@@ -161,4 +161,9 @@ def test_an_upload_survives_kill_9_and_expires(tmp_path: Path) -> None:
             client.uploads.parts.create(late.id, data=b"def")
         assert "expired" in over.value.message
         assert list((engine.home / "uploads").iterdir()) == []
+
+        _parts(client, _create(client).id, b"abc")
+        with closing(sqlite3.connect(engine.home / "engine.db")) as database, database:
+            database.execute("UPDATE uploads SET expires_at = 1 WHERE status = 'pending'")
+        poll(lambda: not list((engine.home / "uploads").iterdir()))
         assert compare_files(engine.home) == FileReport((), ())

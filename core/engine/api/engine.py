@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,7 @@ from core.engine.training.training_runner import JobLoop
 from core.message import msg
 
 _log = logging.getLogger(__name__)
+_EXPIRE_EVERY_S = 5.0  # between two looks at the files and uploads that expire
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Engine:
         self.library.start()
         self.batch_runner.start()
         self._run_in_background(self.responses.expire_regularly())
+        self._run_in_background(self._delete_expired_regularly())
         if self.config.warm:
             self._run_in_background(_logged(self._warm(), packaged_models.BASE))
 
@@ -216,6 +219,15 @@ class Engine:
     async def _warm(self) -> None:
         base = await run_in_threadpool(self.models.base, packaged_models.BASE)
         await self.pool.load(base, self.models.newest_adapter(base.name))
+
+    async def _delete_expired_regularly(self) -> None:
+        while True:
+            for delete_expired in (self.files.delete_expired, self.uploads.delete_expired):
+                try:
+                    await run_in_threadpool(delete_expired)
+                except (OSError, sqlite3.Error) as exc:
+                    _log.warning("What has expired cannot be deleted for now: %s", exc)
+            await asyncio.sleep(_EXPIRE_EVERY_S)
 
     def _run_in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -77,7 +78,7 @@ class Files:
                 path.unlink()
 
     def delete_expired(self) -> None:
-        """Delete expired files."""
+        """Delete expired files. Call regularly."""
         for file in self._store.select(File, "deleted_at IS NULL AND expires_at <= ?", (int(time.time()),)):
             self._delete(file.id)
 
@@ -137,7 +138,7 @@ class Files:
     def find(self, file_id: str) -> File:
         """Return the row of an existing file. Raises ApiError 404 if there is none."""
         file = self._store.get(File, file_id)
-        if file is None or file.deleted_at is not None:
+        if file is None or file.deleted_at is not None or (file.expires_at or math.inf) <= time.time():
             raise unknown_file(file_id)
         return file
 

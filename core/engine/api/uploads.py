@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -66,7 +67,7 @@ class Uploads:
     def remove_leftovers(self) -> None:
         """Delete incomplete parts and those of expired uploads. Call at startup."""
         self._folder.mkdir(exist_ok=True)
-        self._expire()
+        self.delete_expired()
         known = {part.id for part in self._store.select(UploadPart, "1")}
         for path in self._folder.iterdir():
             if path.name not in known:
@@ -85,7 +86,7 @@ class Uploads:
         now = int(time.time())
         expires_at = _file_expiry(body.get("expires_after"), purpose, now)
         row = PendingUpload(new_id("upload"), now, now + _LIFE_S, "pending", filename, purpose, size, expires_at)
-        await run_in_threadpool(self._add, row)
+        await run_in_threadpool(self._store.add, row)
         return JSONResponse(_json(row, None))
 
     async def add_part(self, request: Request) -> Response:
@@ -120,10 +121,6 @@ class Uploads:
         row = self._find_pending(request)
         self._end(row, "cancelled")
         return JSONResponse(_json(self._find(row.id), None))
-
-    def _add(self, row: PendingUpload) -> None:
-        self._expire()
-        self._store.add(row)
 
     def _add_part(self, part: UploadPart) -> None:
         with self._store.transaction():
@@ -190,10 +187,11 @@ class Uploads:
         for part in parts:
             (self._folder / part.id).unlink(missing_ok=True)
 
-    def _expire(self) -> None:
-        """End the uploads whose time is over."""
+    def delete_expired(self) -> None:
+        """End the uploads whose time is over, and delete their parts. Call regularly."""
         for row in self._store.select(PendingUpload, "status = 'pending' AND expires_at <= ?", (int(time.time()),)):
-            self._end(row, "expired")
+            with suppress(ApiError):  # it has just been completed or cancelled
+                self._end(row, "expired")
 
     def _find(self, upload_id: str) -> PendingUpload:
         row = self._store.get(PendingUpload, upload_id)

@@ -70,8 +70,7 @@ class TrainingRunner:
         return True
 
     def _free_space(self) -> None:
-        """Delete expired files and the large files of ended jobs."""
-        self._context.files.delete_expired()
+        """Delete the large files of ended jobs."""
         for job in self._context.store.select(
             Job, "status IN ('succeeded', 'cancelled')", (), "ORDER BY seq DESC LIMIT 50"
         ):
