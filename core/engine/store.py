@@ -303,6 +303,7 @@ class EngineStore:
             connection = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA secure_delete = ON")  # SQLite's default depends on how it was built
             self._local.connection = connection
         return connection
 
