@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import time
@@ -18,11 +19,20 @@ pytest.importorskip("xllamacpp", reason="requirements-engine.txt is not installe
 
 from openai import OpenAI
 from openai.types import Batch
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from core.db.store import Store
+from core.engine.api.errors import disk_full
+from core.engine.api.files import Files
+from core.engine.batches import batch_store as engine_batch_store
 from core.engine.batches import input_file
+from core.engine.batches import runner as batch_runner
+from core.engine.batches.batch_store import StoredBatch
+from core.engine.batches.runner import BatchRunner
 from core.engine.home_files import FileReport, compare_files
 from core.engine.serving.priority import LINES, Priority, Slots, in_background
+from core.engine.store import EngineStore
 from core.generation.batch import batch_store
 from core.providers import Provider, Registry
 from core.providers import client as client_of_provider
@@ -303,6 +313,106 @@ def test_kill_9_loses_no_line_and_answers_none_twice_and_the_window_ends(tmp_pat
         assert results(client, late.output_file_id)[0]["custom_id"] == "short"
         assert {line["error"]["code"] for line in results(client, late.error_file_id)} == {"batch_expired"}
         assert compare_files(engine.home) == FileReport((), ())
+
+
+# --- disk -----------------------------------------------------------------------------------------------------------
+
+
+def in_process(home: Path, *lines: Line) -> tuple[BatchRunner, EngineStore]:
+    """A runner with one checked batch of these lines, whose one endpoint has no space for the first answer."""
+    (home / "files").mkdir(parents=True)
+    store = EngineStore(home / "engine.db")
+    files = Files(home, store)
+    files.remove_leftovers()
+    given = files.write_lines("requests.jsonl", "batch", [json.dumps(line) for line in lines], None)
+    assert given is not None
+    attempts = itertools.count()
+
+    async def endpoint(_: Request) -> Response:
+        if next(attempts) == 0:
+            raise disk_full()
+        return JSONResponse({"choices": [{"text": "a" * 500_000}]})
+
+    runner = BatchRunner(store, files, home / "batches", {TEXT: endpoint}, Priority())
+    runner.keep_input("batch_1", given.id)
+    batch = StoredBatch("batch_1", 1, int(time.time()) + 86400, "validating", TEXT, given.id, None, 0)
+    store.add(batch)
+    engine_batch_store.start(store, batch, input_file.check(runner.copy_of(batch.id), TEXT))
+    return runner, store
+
+
+def run_until(runner: BatchRunner, store: EngineStore, *statuses: str) -> StoredBatch:
+    """Run until the batch has one of these statuses."""
+
+    async def run() -> StoredBatch:
+        runner.start()
+        while (batch := store.select(StoredBatch, "1")[0]).status not in statuses:
+            await asyncio.sleep(0.01)
+        await runner.stop()
+        return batch
+
+    return asyncio.run(run())
+
+
+def test_a_full_disk_fails_no_line_and_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_runner, "_LOOK_S", 0.01)
+    runner, store = in_process(tmp_path, text("a"), text("b"))
+    real_close, attempts = engine_batch_store.close, itertools.count()
+
+    def close(*given: Any, **values: Any) -> None:
+        if next(attempts) < 2:
+            raise sqlite3.OperationalError("database or disk is full")
+        real_close(*given, **values)
+
+    monkeypatch.setattr(engine_batch_store, "close", close)
+    batch = run_until(runner, store, "completed")
+    assert (batch.total, batch.completed, batch.failed) == (2, 2, 0)
+    stored = {path.name for path in (tmp_path / "files").iterdir() if path.is_file()}
+    assert stored == {batch.input_file_id, batch.output_file_id}
+    assert not list((tmp_path / "batches").iterdir())
+    assert (tmp_path / "engine.db").stat().st_size < 500_000
+
+
+def test_a_batch_that_could_not_be_checked_within_its_window_has_expired(tmp_path: Path) -> None:
+    runner, store = in_process(tmp_path, text("a"))
+    store.update(StoredBatch, "batch_1", status="validating", total=0, expires_at=1)
+    batch = run_until(runner, store, "completed", "expired")
+    assert (batch.status, batch.completed_at) == ("expired", None)
+
+
+@pytest.mark.parametrize("n_ticks", range(4))
+def test_news_while_the_engine_stops_do_not_keep_it_from_stopping(tmp_path: Path, n_ticks: int) -> None:
+    runner, _ = in_process(tmp_path, text("a"))
+
+    async def nothing_to_do() -> bool:
+        return False
+
+    async def settled(n_ticks: int = 10) -> None:
+        for _ in range(n_ticks):
+            await asyncio.sleep(0)
+
+    async def stopped() -> None:
+        news = asyncio.Event()
+        loop = asyncio.create_task(runner._loop(nothing_to_do, news))
+        await settled()
+        news.set()
+        await settled(n_ticks)
+        loop.cancel()
+        await settled()
+        assert loop.cancelled()
+
+    asyncio.run(stopped())
+
+
+def test_copies_of_input_files_that_no_batch_needs_are_deleted_at_the_start(tmp_path: Path) -> None:
+    runner, store = in_process(tmp_path, text("a"))
+    store.update(StoredBatch, "batch_1", status="failed")
+    runner.copy_of("batch_2").write_bytes(b"half a copy")
+    run_until(runner, store, "failed")
+    assert not list((tmp_path / "batches").iterdir())
+
+
+# --- turns ----------------------------------------------------------------------------------------------------------
 
 
 def test_lines_start_only_as_far_as_people_leave_room() -> None:

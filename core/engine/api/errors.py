@@ -7,6 +7,8 @@ import sqlite3
 
 from core.message import extra_fields, msg
 
+DISK_FULL = 507
+"""Status of `disk_full`: WebDAV's "insufficient storage"."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -89,7 +91,7 @@ def is_disk_full(exc: BaseException) -> bool:
 def disk_full() -> ApiError:
     """507: the engine's disk is full. Acknowledged data is safe."""
     return ApiError(
-        507,
+        DISK_FULL,
         msg(
             "The engine's disk is full or cannot be written, so nothing was stored. Free some space, then try again; "
             "files and jobs that were acknowledged before are safe."

@@ -182,7 +182,8 @@ class LegacyApi:
                 sent_at = time.monotonic()
                 yield b": the job is not finished\n\n"
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.stopping.wait(), _LOOK_S)
+                async with asyncio.timeout(_LOOK_S):
+                    await self.stopping.wait()
 
     def _new_messages(self, job_id: str, last: str | None) -> tuple[list[Event], bool]:
         where = "job_id = ? AND type = 'message'"

@@ -79,10 +79,9 @@ class Batches:
         )
         try:
             self.runner.keep_input(batch.id, file)
+            self.store.add(batch)
         except FileNotFoundError as exc:
             raise _no_file(file) from exc
-        try:
-            self.store.add(batch)
         except BaseException:
             self.runner.copy_of(batch.id).unlink(missing_ok=True)
             raise

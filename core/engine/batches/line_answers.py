@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message
 
-from core.engine.api.errors import ApiError, disk_full, is_disk_full
+from core.engine.api.errors import DISK_FULL, ApiError, disk_full, is_disk_full
 from core.engine.serving.inference import CLAMP_HEADER
 from core.engine.store import random_code
 from core.message import msg
@@ -33,7 +33,7 @@ async def answer(endpoint: Endpoint, path: str, body: Mapping[str, Any], *, clam
     """
     for _ in range(_TRIES):
         status, answered = await _answered(endpoint, path, body, clamps)
-        if status < 500:
+        if status < 500 or status == DISK_FULL:
             break
     return {"status_code": status, "request_id": f"req_{random_code(24)}", "body": answered}
 

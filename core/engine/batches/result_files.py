@@ -11,7 +11,7 @@ from typing import Any, Literal
 from core.engine.api.files import BATCH_OUTPUT_PURPOSE, Files
 from core.engine.batches import batch_store
 from core.engine.batches.batch_store import Line, StoredBatch
-from core.engine.store import EngineStore, to_json
+from core.engine.store import EngineStore, File, to_json
 from core.message import msg
 
 End = Literal["completed", "expired", "cancelled"]
@@ -32,23 +32,22 @@ def close(store: EngineStore, files: Files, batch: StoredBatch, end: End, copy: 
         OSError, sqlite3.Error: nothing is lost; call it again.
     """
     usage = _Usage()
-    output = files.write_lines(
-        f"{batch.id}_output.jsonl", BATCH_OUTPUT_PURPOSE, _answered(store, batch, usage), batch.output_expires_s
-    )
-    errors = files.write_lines(
-        f"{batch.id}_error.jsonl", BATCH_OUTPUT_PURPOSE, _failed(store, batch, end), batch.output_expires_s
-    )
-    batch_store.close(
-        store,
-        batch.id,
-        [file for file in (output, errors) if file is not None],
-        status=end,
-        output_file_id=None if output is None else output.id,
-        error_file_id=None if errors is None else errors.id,
-        usage=to_json(usage.as_json()),
-        **{f"{end}_at": int(time.time())},
-    )
+    results = {"output": _answered(store, batch, usage), "error": _failed(store, batch, end)}
+    written: dict[str, File] = {}
+    try:
+        for kind, lines in results.items():
+            name = f"{batch.id}_{kind}.jsonl"
+            if (file := files.write_lines(name, BATCH_OUTPUT_PURPOSE, lines, batch.output_expires_s)) is not None:
+                written[kind] = file
+        ids = {f"{kind}_file_id": file.id for kind, file in written.items()}
+        ended = {"status": end, f"{end}_at": int(time.time()), "usage": to_json(usage.as_json()), **ids}
+        batch_store.close(store, batch.id, list(written.values()), **ended)
+    except BaseException:
+        for file in written.values():  # otherwise each attempt on a full disk would leave another one
+            files.path(file.id).unlink(missing_ok=True)
+        raise
     copy.unlink(missing_ok=True)
+    store.shrink()
 
 
 def _answered(store: EngineStore, batch: StoredBatch, usage: _Usage) -> Iterator[str]:

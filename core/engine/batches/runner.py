@@ -17,6 +17,7 @@ from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 
+from core.engine.api.errors import DISK_FULL
 from core.engine.api.files import Files
 from core.engine.batches import batch_store, input_file, line_answers, result_files
 from core.engine.batches.batch_store import Line, StoredBatch
@@ -52,11 +53,19 @@ class BatchRunner:
 
     def start(self) -> None:
         """Go on with the open batches."""
-        self._folder.mkdir(exist_ok=True)
+        self._remove_leftovers()
         steps = (self._check_and_close, *[self._answer_next] * LINES)
         self._loops = [
             asyncio.create_task(self._loop(step, news)) for step, news in zip(steps, self._news, strict=True)
         ]
+
+    def _remove_leftovers(self) -> None:
+        """Delete copies that no batch needs: kill -9 came before their batch was stored, or after it was closed."""
+        self._folder.mkdir(exist_ok=True)
+        needed = {self.copy_of(batch.id) for batch in batch_store.open_batches(self._store)}
+        for path in self._folder.iterdir():
+            if path not in needed:
+                path.unlink()
 
     def begin_stop(self) -> None:
         """Answer no more lines; returns at once. Those that are being answered are answered again at the next start."""
@@ -105,7 +114,9 @@ class BatchRunner:
             except Exception:
                 _log.exception("Unexpected error; retrying")
             try:
-                await asyncio.wait_for(news.wait(), _LOOK_S)
+                # not `wait_for`, which loses a `cancel` that comes together with news
+                async with asyncio.timeout(_LOOK_S):
+                    await news.wait()
             except TimeoutError:
                 continue
 
@@ -117,7 +128,7 @@ class BatchRunner:
             if batch.status == "cancelling":
                 await self._close(batch, "cancelled")
             elif batch.status == "finalizing":
-                is_answered = batch.completed + batch.failed == batch.total
+                is_answered = 0 < batch.total == batch.completed + batch.failed
                 await self._close(batch, "completed" if is_answered else "expired")
             elif batch.expires_at <= time.time():
                 await run_in_threadpool(batch_store.expire, self._store, batch.id)
@@ -189,7 +200,13 @@ class BatchRunner:
             fault = {"code": "server_error", "message": msg("The engine can no longer read this line.")}
             await self._record(line, "failed", batch_store.result_line(line.custom_id, None, fault))
             return
-        response = await line_answers.answer(self._endpoints[batch.endpoint], batch.endpoint, body, clamps=clamps)
+        endpoint = self._endpoints[batch.endpoint]
+        while True:
+            response = await line_answers.answer(endpoint, batch.endpoint, body, clamps=clamps)
+            if response["status_code"] != DISK_FULL:
+                break
+            _log.error("A line of %s waits: the disk is full", batch.id)
+            await asyncio.sleep(_LOOK_S)
         state: batch_store.LineState = "answered" if response["status_code"] < 300 else "failed"
         await self._record(line, state, batch_store.result_line(line.custom_id, response, None))
 
