@@ -10,9 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
 from core.errors import FabulaError
-from core.migrate import accounts, mover
+from core.migrate import accounts, mover, tunes
 from core.providers import Registry
 from tests.support.app_pages import again, click, field, trouble, visit, words
+from tests.support.ledger_rows import put_job
 from tests.support.openai_account import KEY, Fault, OpenAIAccount
 
 
@@ -57,6 +58,37 @@ def test_from_the_key_to_the_archive(store: Store, account: OpenAIAccount) -> No
     assert "1 file could not be archived" in at.expander[0].label
     assert "file-train2" in words(at)
     assert field(at, "move_archive").label == "Archive what is new"
+
+
+def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, account: OpenAIAccount) -> None:
+    at = _connected(account)
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    at = again(at)
+    chosen = field(at, "move_next_model")
+    assert "Data set ready" in chosen.options[0] and "Archived" in chosen.options[-1]
+    lost = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id is None)
+    chosen.set_value(lost.id).run()
+    assert "move_retrain" not in [one.key for one in at.button] and "file-train2" in words(at)
+    ready = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id)
+    field(at, "move_next_model").set_value(ready.id).run()
+    click(at, "move_retrain")
+    assert field(at, "training_dataset").value == ready.dataset_id
+
+
+def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Store, account: OpenAIAccount) -> None:
+    at = _connected(account)
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    ready = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id)
+    made = "ft:writer:fabula:x:1"
+    job_id = put_job(store, status="succeeded", dataset_id=ready.dataset_id, fine_tuned_model=made)
+    at = again(at)
+    field(at, "move_next_model").set_value(ready.id).run()
+    click(at, "move_compare")
+    assert at.session_state["training_tab"] == "evaluation" and job_id in str(at.query_params)
 
 
 def test_a_key_that_may_not_read_is_said_and_the_page_goes_on(store: Store, account: OpenAIAccount) -> None:

@@ -16,7 +16,7 @@ from core.migrate.tunes import Tune
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.i18n import _, as_markdown, code, duration, mark, n_, number, plain
-from pages.ui.move import connect_card, tune_table
+from pages.ui.move import connect_card, next_step, tune_table
 from pages.ui.sign_in import current_actor
 
 _ACCOUNT, _ADDING = "move_account", "move_adding"
@@ -58,8 +58,6 @@ def show() -> None:
 def _account(archive_id: str, was_active: bool) -> None:
     store = cache.store()
     shown = accounts.view(store, archive_id)
-    if was_active != shown.active:  # the page polls only while there is work
-        st.rerun()
     cards.draw_page_if_left()
     listed = tunes.list_tunes(store, archive_id) if shown.tunes else []
     today = datetime.now(UTC).date()
@@ -70,9 +68,12 @@ def _account(archive_id: str, was_active: bool) -> None:
         tune_table.show(listed, today, usage=shown.usage_note is None)
         if shown.usage_note:
             st.caption(f":material/info: {as_markdown(shown.usage_note)}")
+        next_step.show(listed, shown.provider, today)
     elif shown.listed_at is not None:
         st.info(_("This account has no fine-tuning jobs."), icon=":material/info:")
     tune_table.lost(tunes.lost_files(store, archive_id))
+    if was_active != shown.active:  # the page polls only while there is work; buttons have been read by now
+        st.rerun()
 
 
 def _headline(shown: AccountView, listed: list[Tune], today: date) -> None:

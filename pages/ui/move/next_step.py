@@ -1,0 +1,93 @@
+"""What to do next with one archived model: train on its data set, then compare both models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+
+import streamlit as st
+
+from core.finetuning import job_views
+from core.finetuning.job_views import JobView
+from core.migrate.tunes import Tune
+from pages.ui import cache, state, visible
+from pages.ui.i18n import _, label, localized
+from pages.ui.move.tune_table import STATE_NAMES
+from pages.ui.training import job_list
+
+_MODEL = "move_next_model"
+_ORDER = ("data", "retrained", "compared", "archived")
+
+
+def show(listed: Sequence[Tune], provider: str, today: date) -> None:
+    """Render the choice of a model and the buttons for it; nothing until one is archived.
+
+    Args:
+        provider: id of the account in the registry; "" if its key was entered and is not stored.
+    """
+    ready = [one for one in listed if one.state in _ORDER]
+    if not ready:
+        return
+    ready.sort(key=lambda one: (_ORDER.index(one.state), one.days_left(today) or 0))
+    by_id = {one.id: one for one in ready}
+    if state.get(_MODEL) not in by_id:
+        state.set_value(_MODEL, ready[0].id)
+    with st.container(border=True, key="move_next"):
+        chosen = st.selectbox(
+            _("Next step for"), list(by_id), key=_MODEL, width=480,
+            format_func=lambda one: label(f"{by_id[one].model or one} · {_(STATE_NAMES[by_id[one].state])}"),
+        )  # fmt: skip
+        _buttons(by_id[str(chosen)], provider)
+
+
+def _buttons(tune: Tune, provider: str) -> None:
+    if tune.dataset_id is None:
+        st.caption(localized(tune.reason or _("Its files are archived. There is no data set to train on.")))
+        return
+    trained = _trained_here(tune)
+    with st.container(horizontal=True):
+        if trained is not None and st.button(
+            _("Compare with the old model"), icon=":material/balance:", type="primary", key="move_compare"
+        ):
+            _open_evaluation(trained, provider, tune.model)
+        if st.button(
+            _("Train on this data") if trained is None else _("Train again"), icon=":material/exercise:",
+            type="secondary" if trained is not None else "primary", key="move_retrain",
+        ):  # fmt: skip
+            _open_new_job(tune, tune.dataset_id)
+        if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
+            state.set_value("dataset_open", tune.dataset_id)
+            state.set_value("dataset_part", "rows")
+            st.switch_page("dataset.py")
+        if tune.job_id is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="move_job"):
+            job_list.open_from_elsewhere(tune.job_id)
+            st.switch_page("training.py")
+
+
+def _trained_here(tune: Tune) -> JobView | None:
+    """The newest job here that has trained a model on its data set."""
+    found = [
+        one
+        for one in visible.job_list()
+        if one.dataset_id == tune.dataset_id
+        and one.fine_tuned_model not in (None, tune.model)
+        and one.id != tune.job_id
+    ]
+    return max(found, key=lambda one: one.created_at, default=None)
+
+
+def _open_new_job(tune: Tune, dataset_id: str) -> None:
+    state.set_value("training_dataset", dataset_id)
+    if tune.job_id is not None:
+        version_id = job_views.get(cache.store(), tune.job_id).version_id
+        state.set_value(f"training_version_{dataset_id}", version_id or "")
+    state.set_value("training_part", "new")
+    st.switch_page("training.py")
+
+
+def _open_evaluation(job: JobView, provider: str, old_model: str | None) -> None:
+    job_list.open_from_elsewhere(job.id)
+    state.set_value("training_tab", "evaluation")
+    if provider and old_model:
+        state.set_value("training_parity_model", f"{provider}/{old_model}")
+    st.switch_page("training.py")
