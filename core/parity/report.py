@@ -28,7 +28,7 @@ class Side:
     """One of the two models.
 
     Attributes:
-        answered: rows that it answered.
+        answered: rows that it answered; only those that both answered are compared.
         score: its mean score, 0 to 1; None if the old model's answers count as right.
         valid: share of its answers that are valid JSON; None for other tasks.
         characters: median length of its answers; None without answers.
@@ -111,7 +111,7 @@ def compare(
     task: Task | None = None,
     margin: float = DEFAULT_MARGIN,
 ) -> ParityReport:
-    """Compare two models on rows that both were asked. Rows without any reference are left out.
+    """Compare two models on the rows that both have answered. Rows without any reference are left out.
 
     Args:
         task: what the answers are; None detects it from the right answers.
@@ -121,7 +121,8 @@ def compare(
         FabulaError: there are no rows to compare.
         ValueError: the margin is not between 0 and 1.
     """
-    rows = [row for row in rows if row.reference]
+    asked = [row for row in rows if row.reference]
+    rows = [row for row in asked if row.old is not None and row.new is not None]
     if not rows:
         raise FabulaError(
             msg("There are no rows that both models have answered."), msg("Evaluate both models on the same rows.")
@@ -138,8 +139,8 @@ def compare(
     return ParityReport(
         task=task,
         against_old=against_old,
-        old=_side(old_model, task, rows, "old", None if against_old else old),
-        new=_side(new_model, task, rows, "new", new),
+        old=_side(old_model, task, rows, "old", _answered(asked, "old"), None if against_old else old),
+        new=_side(new_model, task, rows, "new", _answered(asked, "new"), new),
         verdict=verdict.decide(new, old, parts, margin),
         parts=parts,
         worst=tuple(_worst(rows[number], old[number], new[number]) for number in worse[:_WORST_ROWS]),
@@ -147,7 +148,13 @@ def compare(
     )
 
 
-def _side(model: str, task: Task, rows: Sequence[ComparedRow], which: str, scores: list[float] | None) -> Side:
+def _answered(asked: Sequence[ComparedRow], which: str) -> int:
+    return sum(getattr(row, which) is not None for row in asked)
+
+
+def _side(
+    model: str, task: Task, rows: Sequence[ComparedRow], which: str, answered: int, scores: list[float] | None
+) -> Side:
     answers: list[str | None] = [getattr(row, which) for row in rows]
     given = [answer for answer in answers if answer is not None]
     times = [seconds for row in rows if (seconds := getattr(row, f"{which}_s")) is not None]
@@ -161,7 +168,7 @@ def _side(model: str, task: Task, rows: Sequence[ComparedRow], which: str, score
         labels = scoring.label_scores([(normalize(expected), normalize(answer or "")) for expected, answer in pairs])
     return Side(
         model=model,
-        answered=len(given),
+        answered=answered,
         score=None if scores is None else _mean(scores),
         valid=valid,
         characters=median(len(answer) for answer in given) if given else None,

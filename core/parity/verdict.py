@@ -7,7 +7,7 @@ equal.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 from typing import Literal
@@ -192,7 +192,7 @@ _SENTENCES = {
 }
 
 
-def _points(rounded: object, share: float) -> int:
-    """A share in whole points; never 0, because a difference was found."""
-    assert callable(rounded)
-    return max(1, int(rounded(100 * share)))
+def _points(rounded: Callable[[float], int], share: float) -> str:
+    """A share in whole points; below one point in tenths, because a difference was found."""
+    points = 100 * share
+    return f"{rounded(points)}" if points >= 1 else f"{max(1, rounded(10 * points)) / 10}"

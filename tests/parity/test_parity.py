@@ -154,7 +154,7 @@ def test_fields_of_json_answers_are_parts() -> None:
     "rows",
     [
         _labelled({"refunds": 9}),
-        [ComparedRow("1", "p", '{"a": 1}', '{"a": 1}', None)],
+        [ComparedRow("1", "p", '{"a": 1}', '{"a": 1}', '{"a": 2}')],
         [ComparedRow("1", "讲一个故事", None, "从前有一位英雄。", "从前，有一位少年。", 1.0, None)],
     ],
 )
@@ -169,6 +169,20 @@ def test_a_card_is_kept_as_json(rows: list[ComparedRow]) -> None:
 def test_without_rows_there_is_no_card(rows: list[ComparedRow]) -> None:
     with pytest.raises(FabulaError, match="no rows that both models"):
         report.compare(rows, "old", "new")
+
+
+def test_rows_that_a_model_could_not_be_asked_say_nothing_about_it() -> None:
+    rows = [ComparedRow(str(n), "p", "yes", "yes", None if n % 2 else "yes") for n in range(200)]
+    card = report.compare([*rows, ComparedRow("x", "p", "no", None, "yes")], "old", "new")
+    assert (card.verdict.outcome, card.verdict.difference.n) == ("as_good", 100)
+    assert (card.old.answered, card.new.answered) == (200, 101)
+
+
+def test_a_bound_below_one_point_is_not_rounded_up_to_one() -> None:
+    found = verdict.decide([1.0] * 6 + [0.0] * 194, [0.0] * 200)
+    assert sentences(found.sentence).startswith("Better by 1 to 7 points")
+    found = verdict.decide([1.0] * 6 + [0.0] * 394, [0.0] * 400)
+    assert sentences(found.sentence).startswith("Better by 0.5 to 4 points")
 
 
 def test_scores_of_texts_are_their_similarity() -> None:

@@ -11,7 +11,8 @@ from core.finetuning import job_views
 from core.finetuning.job_views import JobView
 from core.migrate.tunes import Tune
 from pages.ui import cache, state, visible
-from pages.ui.i18n import _, label, localized
+from pages.ui.components import models
+from pages.ui.i18n import _, localized
 from pages.ui.move.tune_table import STATE_NAMES
 from pages.ui.training import job_list
 
@@ -34,10 +35,13 @@ def show(listed: Sequence[Tune], provider: str, today: date) -> None:
         state.set_value(_MODEL, ready[0].id)
     with st.container(border=True, key="move_next"):
         chosen = st.selectbox(
-            _("Next step for"), list(by_id), key=_MODEL, width=480,
-            format_func=lambda one: label(f"{by_id[one].model or one} · {_(STATE_NAMES[by_id[one].state])}"),
-        )  # fmt: skip
+            _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480
+        )
         _buttons(by_id[str(chosen)], provider)
+
+
+def _title(tune: Tune) -> str:
+    return f"{models.short_name(tune.model or tune.id)} · {_(STATE_NAMES[tune.state])}"
 
 
 def _buttons(tune: Tune, provider: str) -> None:
