@@ -21,20 +21,10 @@ from core.engine.schema import SCHEMA_VERSION
 from core.engine.store import EngineStore, TunedModel
 from core.providers import saved_cache
 from core.settings import Settings
-from tests.support import postgres_server
 from tests.support.fault_server import FaultServer
 from tests.support.installations import BASE, KEY, content, files, fill, set_revision
 from tests.support.running_worker import ROWS, rows_done, running_worker, start_run
 from tests.support.waiting import until
-
-
-@pytest.fixture
-def elsewhere(settings: Settings, request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    """An empty installation of the same kind, in another folder."""
-    environ = {"FABULA_HOME": str(tmp_path / "elsewhere")}
-    if settings.database_url.startswith("postgresql"):
-        environ["DATABASE_URL"] = postgres_server.new_database(request.getfixturevalue("postgres_url"))
-    return Settings.from_env(environ)
 
 
 def run(settings: Settings, *arguments: str) -> int:

@@ -121,8 +121,8 @@ def test_a_missing_database_is_named_and_not_created(home: Path, capsys: pytest.
     assert not home.exists()
 
 
-def test_migrate_creates_the_newest_schema_once(settings: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert [run(settings, "migrate") for _ in range(2)] == [0, 0]
+def test_migrate_creates_the_newest_schema_once(elsewhere: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run(elsewhere, "migrate") for _ in range(2)] == [0, 0]
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("Migrated: empty → ") and second.startswith("The schema is up to date")
 
