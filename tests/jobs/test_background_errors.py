@@ -12,7 +12,7 @@ from sqlalchemy import text as sql
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.engine.api import app
+from core.engine.api import engine as api_engine
 from core.errors import BadRecipe, FabulaError
 from core.generation import claims, provider_connection, retry_policy, row_store, run_progress, run_store, runs
 from core.jobs import engine_supervisor
@@ -150,5 +150,5 @@ def test_a_model_that_cannot_be_loaded_ahead_of_time_is_in_the_log(
         raise make("broken weights")
 
     with caplog.at_level(logging.WARNING):
-        asyncio.run(app._logged(loading(), "ft:x"))
+        asyncio.run(api_engine._logged(loading(), "ft:x"))
     assert "ft:x" in caplog.text and "broken weights" in caplog.text

@@ -115,7 +115,12 @@ def test_a_postgres_server_that_is_away_is_named_and_its_return_is_noticed(
 
 def test_a_check_that_hangs_is_an_answer_too(serving: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "_TIMEOUT_S", 0.0)
-    found = HealthCheck(serving).check()
+    back = threading.Event()
+    monkeypatch.setattr(HealthCheck, "_database", lambda self: str(back.wait(WAIT_LIMIT_S)))
+    try:
+        found = HealthCheck(serving).check()
+    finally:
+        back.set()
     assert found.state == "not ready" and found.reasons["database"] == "No answer in time."
 
 
