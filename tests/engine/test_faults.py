@@ -289,7 +289,7 @@ async def _leave_in_the_middle() -> None:
         await EventStream(events())({"type": "http"}, receive, send)  # type: ignore[arg-type]  # as an ASGI server
         await asyncio.wait_for(gone.wait(), DEADLINE_S)
         assert [message["type"] for message in sent[:2]] == ["http.response.start", "http.response.body"]
-        assert backend.slots._value == PARALLEL
+        assert backend.slots._all._value == PARALLEL
 
 
 @asynccontextmanager

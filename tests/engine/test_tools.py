@@ -413,7 +413,7 @@ def _allowed(mode: str, *names: str) -> Any:
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_allowed_tools_are_called(client: OpenAI, stream: bool) -> None:
     asked: Any = {"model": TINY, "messages": ASKED, "tools": [*TOOLS, _tool("later", NOW_SCHEMA)], "max_tokens": 200}
-    made = client.chat.completions.create(**asked, tool_choice=_allowed("required", "now", "later"), stream=stream)
+    made: Any = client.chat.completions.create(**asked, tool_choice=_allowed("required", "now", "later"), stream=stream)
     if stream:
         deltas = [chunk.choices[0].delta.tool_calls or [] for chunk in made]
         names = {call.function.name for calls in deltas for call in calls if call.function.name}
