@@ -210,7 +210,7 @@ def test_training_without_enough_memory_fails_in_words_and_works_once_there_is_e
         file_id = upload(client, pairs(2))
         method: Method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1}}}
         # PyTorch alone takes more address space; the trainer inherits the limit, the engine keeps what it has
-        unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_AS, (600 * 2**20, resource.RLIM_INFINITY))
+        unlimited = resource.prlimit(engine.process.pid, resource.RLIMIT_AS, (800 * 2**20, resource.RLIM_INFINITY))
         job = finished(client, client.fine_tuning.jobs.create(model=TINY, training_file=file_id, method=method).id)
         assert job.status == "failed" and job.error is not None and job.error.message
         assert "memory ran out: use a smaller batch_size" in job.error.message
