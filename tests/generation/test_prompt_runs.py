@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +25,9 @@ from core.pricing import tokens
 from tests.support import batch_runs
 from tests.support.batch_server import BatchServer
 from tests.support.fault_server import FaultServer, error, held, text
-from tests.support.live_runs import NO_PRICES, all_rows, book, execute, executing, states
+from tests.support.live_runs import NO_PRICES, all_rows, book, execute, execute_and_kill, executing, states
 from tests.support.waiting import until
 
-ROOT = Path(__file__).resolve().parents[2]
 SYSTEM = {"role": "system", "content": "You sort tickets."}
 
 
@@ -147,27 +142,11 @@ def test_a_paused_list_goes_on_where_it_was(store: Store, server: FaultServer) -
     assert states(store, run_id) == {"done": 12}
 
 
-_CHILD = """
-import sys
-from core.generation import executor
-from core.generation.concurrency import RunLimits
-from core.db.store import Store
-from core.providers import Provider, Registry
-provider = Provider("fault", "compatible", "Test", sys.argv[2], "key")
-executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=RunLimits(ceiling=4))
-"""
-
-
 def test_after_kill_9_no_stored_answer_is_bought_again(store: Store, server: FaultServer) -> None:
     run_id = queue(store, csv(40))
     server.when("p0013", held())  # so that the kill happens in the middle, with this one in flight
     server.when("p0017", held())
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, store.url, server.url, run_id], cwd=ROOT)
-    try:
-        until(lambda: states(store, run_id)["done"] >= 20, "twenty rows")
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    execute_and_kill(store, server, run_id, 20)
     stored = {row.prompt for row in all_rows(store, run_id) if row.state == "done"}
     server.release()
     execute(store, server, run_id)

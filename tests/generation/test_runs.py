@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
@@ -45,6 +41,7 @@ from tests.support.live_runs import (
     all_rows,
     book,
     execute,
+    execute_and_kill,
     executing,
     queue,
     recipe,
@@ -53,9 +50,6 @@ from tests.support.live_runs import (
     states,
 )
 from tests.support.waiting import WAIT_LIMIT_S, until
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 # --- success -------------------------------------------------------------------------------------------------------
 
@@ -480,27 +474,12 @@ def test_a_finished_run_is_not_run_again(store: Store, server: FaultServer) -> N
 
 # --- kill -9 -------------------------------------------------------------------------------------------------------
 
-_CHILD = """
-import sys
-from core.generation import executor
-from core.generation.concurrency import RunLimits
-from core.db.store import Store
-from core.providers import Provider, Registry
-provider = Provider("fault", "compatible", "Test", sys.argv[2], "key")
-executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=RunLimits(ceiling=4))
-"""
-
 
 def test_after_kill_9_only_what_is_missing_is_asked_for(store: Store, server: FaultServer) -> None:
     run_id = queue(store, recipe(40))
     server.when("n0013", held())  # so that the kill happens in the middle, with this one in flight
     server.when("n0017", held())
-    child = subprocess.Popen([sys.executable, "-c", _CHILD, store.url, server.url, run_id], cwd=ROOT)
-    try:
-        until(lambda: states(store, run_id)["done"] >= 20, "twenty rows")
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+    execute_and_kill(store, server, run_id, 20)
     acknowledged = {r.prompt for r in all_rows(store, run_id) if r.state == "done"}
     assert run_progress.get(store, run_id).state == "running" and len(acknowledged) >= 20
     server.release()

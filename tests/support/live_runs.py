@@ -4,6 +4,9 @@ ledger.
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,10 +33,21 @@ from core.pricing.price_book import PriceBook
 from core.pricing.prices import Price
 from core.providers import Client, Registry
 from tests.support.fault_server import FaultServer
-from tests.support.waiting import WAIT_LIMIT_S
+from tests.support.waiting import WAIT_LIMIT_S, until
 
 QUICK = RunLimits(base_s=0.001, cap_s=0.01, tick_s=0.02, storage_retry_s=0.01, drain_s=0.0)
 NO_PRICES = PriceBook(overlay=(), source=None, today=date(2026, 11, 1))
+
+_ROOT = Path(__file__).resolve().parents[2]
+_CHILD = """
+import sys
+from core.generation import executor
+from core.generation.concurrency import RunLimits
+from core.db.store import Store
+from core.providers import Provider, Registry
+provider = Provider("fault", "compatible", "Test", sys.argv[2], "key")
+executor.execute(Store(sys.argv[1]), Registry([provider]), sys.argv[3], limits=RunLimits(ceiling=4))
+"""
 
 
 def recipe(rows: int = 12, provider: str = "fault", **given: object) -> Recipe:
@@ -55,6 +70,16 @@ def execute(
     store: Store, server: FaultServer, run_id: str, limits: RunLimits = QUICK, book: PriceBook = NO_PRICES
 ) -> None:
     executor.execute(store, server.registry(), run_id, limits=limits, book=book)
+
+
+def execute_and_kill(store: Store, server: FaultServer, run_id: str, rows: int) -> None:
+    """Execute a run in another process, four requests at a time, and kill that with SIGKILL after `rows` rows."""
+    child = subprocess.Popen([sys.executable, "-c", _CHILD, store.url, server.url, run_id], cwd=_ROOT)
+    try:
+        until(lambda: states(store, run_id)["done"] >= rows, f"{rows} rows")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
 
 
 @contextmanager
