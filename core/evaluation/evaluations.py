@@ -5,7 +5,7 @@ Pages start, show and compare them; the worker runs them (`evaluation_run`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -237,15 +237,27 @@ def list_evaluations(
 
 def list_for_job(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
     """Evaluations of a job's models, and of its base model on the same rows, newest first."""
-    found = list_evaluations(store, dataset_id=job.dataset_id) if job.dataset_id else ()
-    matching = [
-        evaluation
-        for evaluation in found
-        if evaluation.job_id == job.id
-        or (evaluation.job_id is None and (evaluation.provider, evaluation.model) == (job.provider, job.base_model)
-            and evaluation.version_id == job.version_id)
-    ]  # fmt: skip
-    return tuple(matching)
+    return of_job(_on_dataset(store, job), job)
+
+
+def list_on_same_rows(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
+    """Evaluations of any model on the rows of the job's evaluations, newest first."""
+    return tuple(one for one in _on_dataset(store, job) if one.version_id == job.version_id)
+
+
+def _on_dataset(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
+    return list_evaluations(store, dataset_id=job.dataset_id) if job.dataset_id else ()
+
+
+def of_job(found: Iterable[EvaluationView], job: JobView) -> tuple[EvaluationView, ...]:
+    """Those of a job's models, and of its base model on the same rows."""
+    return tuple(
+        one
+        for one in found
+        if one.job_id == job.id
+        or (one.job_id is None and (one.provider, one.model) == (job.provider, job.base_model)
+            and one.version_id == job.version_id)
+    )  # fmt: skip
 
 
 def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExample]:

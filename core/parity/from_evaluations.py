@@ -13,7 +13,6 @@ from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer
 from core.evaluation import evaluations, scoring
-from core.evaluation.evaluations import EvaluationView
 from core.finetuning.job_views import JobView
 from core.ownership import reads
 from core.parity import report
@@ -38,18 +37,10 @@ def start(store: Store, actor: Actor, job: JobView, provider: str, model: str, l
     return evaluations.start(store, actor, form)
 
 
-def list_on_same_rows(store: Store, job: JobView) -> tuple[EvaluationView, ...]:
-    """Evaluations of any model on the rows of the job's evaluations, newest first."""
-    if job.dataset_id is None:
-        return ()
-    found = evaluations.list_evaluations(store, dataset_id=job.dataset_id)
-    return tuple(one for one in found if one.version_id == job.version_id)
-
-
 def compare_evaluations(
     store: Store, old_id: str, new_id: str, *, distilled: bool = False, margin: float = DEFAULT_MARGIN
 ) -> ParityReport:
-    """Compare two evaluations on the rows that both have tried to answer.
+    """Compare two evaluations on the rows that both have answered.
 
     Args:
         old_id: the evaluation of the model that is replaced.

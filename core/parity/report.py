@@ -31,7 +31,7 @@ class Side:
         answered: rows that it answered; only those that both answered are compared.
         score: its mean score, 0 to 1; None if the old model's answers count as right.
         valid: share of its answers that are valid JSON; None for other tasks.
-        characters: median length of its answers; None without answers.
+        characters: median length of its answers.
         seconds: median time until an answer was complete; None if unknown.
         labels: precision and recall by label; empty for other tasks.
     """
@@ -40,7 +40,7 @@ class Side:
     answered: int
     score: Interval | None
     valid: Interval | None
-    characters: float | None
+    characters: float
     seconds: float | None
     labels: tuple[LabelScore, ...]
 
@@ -155,23 +155,22 @@ def _answered(asked: Sequence[ComparedRow], which: str) -> int:
 def _side(
     model: str, task: Task, rows: Sequence[ComparedRow], which: str, answered: int, scores: list[float] | None
 ) -> Side:
-    answers: list[str | None] = [getattr(row, which) for row in rows]
-    given = [answer for answer in answers if answer is not None]
+    answers: list[str] = [getattr(row, which) for row in rows]
     times = [seconds for row in rows if (seconds := getattr(row, f"{which}_s")) is not None]
     valid = None
     if task == "json":
-        valid = scoring.wilson(sum(row_scores.parse_json(answer) is not None for answer in given), len(given))
+        valid = scoring.wilson(sum(row_scores.parse_json(answer) is not None for answer in answers), len(answers))
     labels: tuple[LabelScore, ...] = ()
     if task == "label":
         pairs = zip((row.reference for row in rows), answers, strict=True)
         normalize = scoring.normalize_label
-        labels = scoring.label_scores([(normalize(expected), normalize(answer or "")) for expected, answer in pairs])
+        labels = scoring.label_scores([(normalize(expected), normalize(answer)) for expected, answer in pairs])
     return Side(
         model=model,
         answered=answered,
         score=None if scores is None else _mean(scores),
         valid=valid,
-        characters=median(len(answer) for answer in given) if given else None,
+        characters=median(len(answer) for answer in answers),
         seconds=median(times) if times else None,
         labels=labels,
     )

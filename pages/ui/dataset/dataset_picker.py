@@ -29,6 +29,12 @@ _LARGEST_SEED = 2**31 - 1
 _LONGEST_NOTE = 200  # characters
 
 
+def open_part(dataset_id: str, part: str = "rows") -> None:
+    """For buttons, also on other pages before they switch to the data-set page: open this part of a data set there."""
+    state.set_value("dataset_open", dataset_id)
+    state.set_value("dataset_part", part)
+
+
 def pick() -> DatasetSummary | None:
     """The open data set; None if there is none, with a next step on the page."""
     found = visible.dataset_list()

@@ -18,10 +18,10 @@ from core.model_profile import model_purpose
 from core.model_profile.model_purpose import purpose_of
 from core.model_profile.prompt_similarity import fixed_words
 from core.providers import ModelInfo
-from pages.ui import cache, state
+from pages.ui import cache
 from pages.ui.components import cards, models, prompt_warnings, views
 from pages.ui.components.prompt_warnings import Remedy
-from pages.ui.dataset import preview_card, prompt_list_form, recipe_form, run_settings
+from pages.ui.dataset import dataset_picker, preview_card, prompt_list_form, recipe_form, run_settings
 from pages.ui.dataset.run_settings import RunSettings
 from pages.ui.i18n import _, as_markdown, column_name, in_language, n_, pair, plain
 from pages.ui.sign_in import current_actor
@@ -144,5 +144,4 @@ def _generate(recipe: Recipe, mode: Mode, budget_usd: Decimal | None) -> None:
         if (saved := recipe_form.saved_version(recipe)) is not None:
             recipes.set_source_recipe(store, current_actor(), dataset_id, saved)
         runs.enqueue(store, current_actor(), dataset_id, budget_usd=budget_usd, mode=mode)
-        state.set_value("dataset_open", dataset_id)
-        state.set_value("dataset_part", "rows")
+        dataset_picker.open_part(dataset_id)

@@ -16,7 +16,7 @@ from pages.ui import cache, state
 from pages.ui.cache import shared
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
-from pages.ui.dataset import upload_columns
+from pages.ui.dataset import dataset_picker, upload_columns
 from pages.ui.i18n import _, as_markdown, code, in_language, language, localized, mark, n_, number, plain, sentences
 from pages.ui.sign_in import current_actor
 
@@ -87,7 +87,7 @@ def show() -> None:
                 _sample(preset.sample, in_language(preset.names))
     with right, st.container(border=True):
         st.subheader(_("Your file"), anchor=False)
-        upload_form("dataset", _open)
+        upload_form("dataset", dataset_picker.open_part)
 
 
 def _sample(name: str, title: str) -> None:
@@ -104,12 +104,7 @@ def _sample(name: str, title: str) -> None:
 
 def _load(name: str) -> None:
     with cards.keep_errors():
-        _open(datasets.load_sample(cache.store(), current_actor(), name))
-
-
-def _open(dataset_id: str) -> None:
-    state.set_value("dataset_open", dataset_id)
-    state.set_value("dataset_part", "rows")
+        dataset_picker.open_part(datasets.load_sample(cache.store(), current_actor(), name))
 
 
 def upload_form(page: str, opened: Callable[[str], None]) -> None:

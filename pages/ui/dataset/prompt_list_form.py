@@ -25,7 +25,7 @@ from core.pricing import tokens
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models, views
 from pages.ui.components.fields import number_field, text_field
-from pages.ui.dataset import importing, preview_card, run_settings
+from pages.ui.dataset import dataset_picker, importing, preview_card, run_settings
 from pages.ui.dataset.run_settings import RunSettings
 from pages.ui.i18n import _, listed, mark, n_, pair, plain
 from pages.ui.sign_in import current_actor
@@ -353,5 +353,4 @@ def _generate(recipe: Recipe, found: PromptList, mode: Mode, budget_usd: Decimal
     with cards.keep_errors():
         dataset_id = prompt_datasets.create(cache.store(), current_actor(), recipe, found)
         runs.enqueue(cache.store(), current_actor(), dataset_id, budget_usd=budget_usd, mode=mode)
-        state.set_value("dataset_open", dataset_id)
-        state.set_value("dataset_part", "rows")
+        dataset_picker.open_part(dataset_id)

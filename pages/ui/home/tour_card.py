@@ -23,6 +23,7 @@ from pages.ui import cache, state
 from pages.ui.cache import shared
 from pages.ui.components import cards, views
 from pages.ui.components.money import work_cost
+from pages.ui.dataset import dataset_picker
 from pages.ui.home import examples_form
 from pages.ui.i18n import _, as_markdown, language, localized, mark, number, percent, usd
 from pages.ui.sign_in import current_actor
@@ -283,8 +284,7 @@ def _next_steps(progress: TourProgress, job: JobView | None) -> None:
         if progress.dataset_id is not None and st.button(
             _("View the data set"), icon=":material/grid_view:", key="home_tour_dataset"
         ):
-            state.set_value("dataset_open", progress.dataset_id)
-            state.set_value("dataset_part", "rows")
+            dataset_picker.open_part(progress.dataset_id)
             st.switch_page("dataset.py")
         if st.button(_("Bring your own examples"), icon=":material/playlist_add:", key="home_tour_bring"):
             examples_form.open_on_top()

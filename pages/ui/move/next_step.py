@@ -12,6 +12,7 @@ from core.finetuning.job_views import JobView
 from core.migrate.tunes import Tune
 from pages.ui import cache, state, visible
 from pages.ui.components import models
+from pages.ui.dataset import dataset_picker
 from pages.ui.i18n import _, localized
 from pages.ui.move.tune_table import STATE_NAMES
 from pages.ui.training import job_list
@@ -60,8 +61,7 @@ def _buttons(tune: Tune, provider: str) -> None:
         ):  # fmt: skip
             _open_new_job(tune, tune.dataset_id)
         if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
-            state.set_value("dataset_open", tune.dataset_id)
-            state.set_value("dataset_part", "rows")
+            dataset_picker.open_part(tune.dataset_id)
             st.switch_page("dataset.py")
         if tune.job_id is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="move_job"):
             job_list.open_from_elsewhere(tune.job_id)

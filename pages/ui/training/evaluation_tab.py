@@ -11,7 +11,6 @@ from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
 from core.finetuning.job_views import JobView
-from core.parity import from_evaluations
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
@@ -33,14 +32,14 @@ def show(job: JobView) -> None:
         st.caption(_("Evaluations show rows of the data set, which is not shared with you. Ask its owner."))
         return
     with cards.show_errors():
-        running = any(one.active for one in from_evaluations.list_on_same_rows(cache.store(), job))
+        running = any(one.active for one in evaluations.list_on_same_rows(cache.store(), job))
         st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)
 
 
 def _all(job: JobView, was_running: bool) -> None:
     with cards.show_errors():
-        found = list(evaluations.list_for_job(cache.store(), job))
-        on_same_rows = from_evaluations.list_on_same_rows(cache.store(), job)
+        on_same_rows = evaluations.list_on_same_rows(cache.store(), job)
+        found = list(evaluations.of_job(on_same_rows, job))
         running = any(one.active for one in on_same_rows)
         if was_running != running:
             st.rerun()

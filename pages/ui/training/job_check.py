@@ -87,8 +87,7 @@ def _quality(chosen: DatasetSummary) -> None:
         if report.findings and st.button(
             _("See these rows"), icon=":material/fact_check:", type="tertiary", key="training_quality"
         ):
-            state.set_value("dataset_open", chosen.id)
-            state.set_value("dataset_part", "quality")
+            dataset_picker.open_part(chosen.id, "quality")
             st.switch_page("dataset.py")
 
 

@@ -111,7 +111,7 @@ def _figures(found: ParityReport) -> dict[str, list[str]]:
         _("Model"): [plain(models.short_name(side.model)) for side in sides],
         _("Correct") if found.task != "text" else _("Similarity"): [_score(side) for side in sides],
         _("Answered"): [number(side.answered) for side in sides],
-        _("Characters per answer"): [_("unknown") if s.characters is None else number(s.characters) for s in sides],
+        _("Characters per answer"): [number(side.characters) for side in sides],
     }
     if found.task == "json":
         rows[_("Valid JSON")] = [share(side.valid) for side in sides]
