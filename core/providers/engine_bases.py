@@ -1,4 +1,7 @@
-"""An engine's base models, for pages: list, add, retry, remove. Only our engine has this API."""
+"""An engine's base models, for pages: list, add, retry, remove. Only our engine has this API.
+
+The engine keeps them, so an entry of the audit log is written once the engine has carried out the change.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from core.actor import Actor, requires
+from core.db import audit_log
+from core.db.store import Store
 from core.message import restored
 from core.providers.client import Client
 
@@ -119,7 +124,13 @@ def listed(client: Client) -> EngineBases:
 
 @requires("admin")
 def add(
-    actor: Actor, client: Client, source: BaseSource, origin: str, base_id: str = "", revision: str = ""
+    store: Store,
+    actor: Actor,
+    client: Client,
+    source: BaseSource,
+    origin: str,
+    base_id: str = "",
+    revision: str = "",
 ) -> EngineBase:
     """Add a base by its path or its name on a hub; the engine prepares it in the background.
 
@@ -133,23 +144,34 @@ def add(
     name = "path" if source in ("file", "folder") else "repo"
     optional = {"id": base_id, "revision": revision}
     body = {"source": source, name: origin, **{field: value for field, value in optional.items() if value}}
-    return _base(client.engine_call("POST", _PATH, body))
+    base = _base(client.engine_call("POST", _PATH, body))
+    _note(store, base.id, None, base.origin)
+    return base
 
 
 @requires("admin")
-def retry(actor: Actor, client: Client, base_id: str) -> EngineBase:
+def retry(store: Store, actor: Actor, client: Client, base_id: str) -> EngineBase:
     """Restart a failed base's preparation; a download resumes where it stopped."""
-    return _base(client.engine_call("POST", f"{_PATH}/{base_id}/retry"))
+    base = _base(client.engine_call("POST", f"{_PATH}/{base_id}/retry"))
+    _note(store, base.id, base.origin, base.origin)
+    return base
 
 
 @requires("admin")
-def remove(actor: Actor, client: Client, base_id: str) -> None:
+def remove(store: Store, actor: Actor, client: Client, base_id: str) -> None:
     """Cancel a base's preparation and remove it; the user's own files stay where they are.
 
     Raises:
         BadRequest: an unfinished job uses it.
     """
+    earlier = next((one.origin for one in listed(client).bases if one.id == base_id), None)
     client.engine_call("DELETE", f"{_PATH}/{base_id}")
+    _note(store, base_id, earlier, None)
+
+
+def _note(store: Store, base_id: str, before: str | None, after: str | None) -> None:
+    with store.session() as session:
+        audit_log.note(session, f"base_models {base_id} origin", before, after)
 
 
 def _base(raw: Mapping[str, Any]) -> EngineBase:

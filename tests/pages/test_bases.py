@@ -78,7 +78,7 @@ def test_a_revision_of_a_model_on_a_hub_is_requested() -> None:
     field(at, "settings_base_origin_huggingface").set_value(REPO)
     click(at, "settings_base_submit")
     assert "at revision v1" in trouble(at)
-    engine_bases.remove(LOCAL, cache.quick("engine"), "model")
+    engine_bases.remove(cache.store(), LOCAL, cache.quick("engine"), "model")
 
 
 def test_a_path_that_does_not_exist_is_named_with_the_next_step(tmp_path: Path) -> None:
@@ -161,4 +161,4 @@ def test_the_card_is_chinese_for_a_chinese_visitor() -> None:
 def test_only_admins_change_the_set_of_bases() -> None:
     editor = Actor(id="e", name="E", role="editor")
     with pytest.raises(NotAllowed):
-        engine_bases.remove(editor, cache.quick("engine"), "anything")
+        engine_bases.remove(cache.store(), editor, cache.quick("engine"), "anything")

@@ -8,7 +8,7 @@ import json
 import threading
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -29,7 +29,7 @@ from core.ownership import Thing
 from core.people import audit, people
 from core.people.audit import AuditFilter, AuditLine
 from core.pricing import budget
-from core.providers import engine_aliases, saved
+from core.providers import engine_aliases, engine_bases, saved
 from core.sanitize import storable
 from core.secret_key import SecretKey
 from core.settings import Settings
@@ -179,6 +179,27 @@ def test_a_change_of_the_engines_aliases_is_in_it(store: Store, admin: Actor) ->
         [None, "storyteller"], ["storyteller", "ft:tuned"], ["ft:tuned", None],
     ]  # fmt: skip
     assert json.loads(lines[0].arguments) == {"alias": "gpt-4o", "model": "storyteller"}
+
+
+class _BaseEngine:
+    """An engine with one base model, which fails first and exists until it is deleted."""
+
+    row: ClassVar = {"id": "qwen", "source": "huggingface", "repo": "Qwen/Qwen3", "state": "failed"}
+
+    def engine_call(self, method: str, path: str, _body: dict[str, str] | None = None) -> dict[str, Any]:
+        return {"data": [self.row]} if method == "GET" else self.row
+
+
+def test_a_change_of_the_engines_base_models_is_in_it(store: Store, admin: Actor) -> None:
+    engine: Any = _BaseEngine()
+    engine_bases.add(store, admin, engine, "huggingface", "Qwen/Qwen3")
+    engine_bases.retry(store, admin, engine, "qwen")
+    engine_bases.remove(store, admin, engine, "qwen")
+    lines = [line for line in _lines(store, admin) if "engine_bases" in line.action]
+    assert [line.action.rpartition(".")[2] for line in lines] == ["add", "retry", "remove"]
+    assert [json.loads(line.changes)["base_models qwen origin"] for line in lines] == [
+        [None, "Qwen/Qwen3"], ["Qwen/Qwen3", "Qwen/Qwen3"], ["Qwen/Qwen3", None],
+    ]  # fmt: skip
 
 
 def _changed(store: Store, admin: Actor, action: str, column: str) -> list[Any]:

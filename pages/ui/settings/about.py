@@ -48,7 +48,7 @@ def data_card() -> None:
             st.caption(
                 _(
                     "These are the folders of this process. Rescue files of other web processes and workers are not "
-                    "listed on this page: `python -m core.admin check` finds those next to its `FABULA_HOME`."
+                    "listed on this page: `python -m core.admin check` finds those of its `FABULA_HOME`."
                 )
             )
 

@@ -225,7 +225,7 @@ def _download(repo: str) -> None:
 
 def _start(source: BaseSource, origin: str, name: str = "", revision: str = "") -> None:
     """Add a base; raises if the engine refuses it."""
-    base = engine_bases.add(current_actor(), cache.quick(ENGINE), source, origin, name, revision)
+    base = engine_bases.add(cache.store(), current_actor(), cache.quick(ENGINE), source, origin, name, revision)
     listed.clear()
     ready = base.state == "ready"
     words = _("{name} is already here.") if ready else _("{name} is being prepared.")
@@ -234,14 +234,14 @@ def _start(source: BaseSource, origin: str, name: str = "", revision: str = "") 
 
 def _retry(base_id: str) -> None:
     with cards.keep_errors():
-        engine_bases.retry(current_actor(), cache.quick(ENGINE), base_id)
+        engine_bases.retry(cache.store(), current_actor(), cache.quick(ENGINE), base_id)
         listed.clear()
 
 
 def _remove(base_id: str) -> None:
     with cards.keep_errors():
         try:
-            engine_bases.remove(current_actor(), cache.quick(ENGINE), base_id)
+            engine_bases.remove(cache.store(), current_actor(), cache.quick(ENGINE), base_id)
         finally:
             listed.clear()
             cache.forget_models(ENGINE)
