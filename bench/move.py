@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import _smoke
 from core.db.store import Store
-from core.migrate import accounts, tunes
+from core.migrate import account_views, tunes
 from core.settings import Settings
 from tests.support.openai_account import KEY, OpenAIAccount, training_lines
 
@@ -103,7 +103,7 @@ def _compare(account: OpenAIAccount, home: Path, lost: int) -> dict[str, Any]:
     """What arrived: tunes that are settled, and files whose bytes are those of the account."""
     store = Store.open(Settings.from_env({"FABULA_HOME": str(home)}))
     try:
-        shown = accounts.list_accounts(store)[0]
+        shown = account_views.list_accounts(store)[0]
         listed = tunes.list_tunes(store, shown.id)
         named = {one.id for one in tunes.lost_files(store, shown.id)}
     finally:

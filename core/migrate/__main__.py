@@ -26,8 +26,10 @@ from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import FabulaError, NotFound
 from core.message import msg
-from core.migrate import accounts, mover, tunes, zip_file
-from core.migrate.accounts import AccountForm, AccountView, Goal
+from core.migrate import account_views, accounts, mover, tunes, zip_file
+from core.migrate.account_views import AccountView
+from core.migrate.accounts import Goal
+from core.migrate.sources import AccountForm
 from core.migrate.tunes import Tune
 from core.migrate.workspace import Workspace
 from core.providers import Provider, Registry
@@ -111,7 +113,7 @@ class _Context:
         Raises:
             NotFound: none was listed yet.
         """
-        found = [one for one in accounts.list_accounts(self.store) if wanted in (None, one.provider)]
+        found = [one for one in account_views.list_accounts(self.store) if wanted in (None, one.provider)]
         if not found:
             raise NotFound(msg("No account is listed yet."), msg("Run `python -m core.migrate inventory` first."))
         return found[0]
@@ -171,7 +173,7 @@ def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[A
             ended.set()
         if context.stopping.is_set():
             accounts.end(store, archive_id, "stopped")
-    shown = accounts.view(store, archive_id)
+    shown = account_views.view(store, archive_id)
     return shown, DONE if shown.state in ("listed", "archived") else STOPPED
 
 
@@ -179,7 +181,7 @@ def _report(options: argparse.Namespace, context: _Context, archive_id: str, end
     """Print progress to stderr while it changes."""
     last = ""
     while not ended.wait(_LOOK_S):
-        shown = accounts.view(context.store, archive_id)
+        shown = account_views.view(context.store, archive_id)
         line = f"{shown.state}: {shown.tunes} tuned models, {shown.files_done} of {shown.files} files"
         line += f", {shown.note}" if shown.note else ""
         if line != last and not options.json:

@@ -5,7 +5,7 @@ A data set and the mark that it was made are one transaction, and so are a job a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any, Final, NamedTuple
@@ -17,26 +17,16 @@ from sqlalchemy.orm import Session
 from core.actor import Actor, on_behalf_of
 from core.datasets import datasets, versions
 from core.datasets.importers import column_mapping, table_reader
-from core.db.store import new_id
-from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune, TrainingJob, utcnow
+from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune
 from core.errors import BadFile, BadTrainingFile
-from core.failures import with_job_cause
-from core.finetuning import job_events
-from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.job_views import FINISHED
-from core.finetuning.results import plain_text
 from core.message import msg, sentences
-from core.migrate import remote_objects
+from core.migrate import job_import
 from core.migrate.calls import Calls
 from core.migrate.workspace import Workspace
-from core.providers import RemoteCheckpoint, RemoteEvent
-from core.providers.metric_parser import metrics
-from core.sanitize import storable
 
 _SPLIT: Final = "split"
-_MAX_RESULTS_BYTES = 64_000_000  # a results file of a million steps; a larger one stays in the archive only
 _TRAINABLE: Final = ("supervised", "dpo")  # whose rows have an answer to learn
-_MAX_JOB_NAME = 190
 _Contents = tuple[str | None, ...]  # SHA-256 of the training file, and of the validation file if there is one
 
 
@@ -115,9 +105,9 @@ class _Import:
         with store.session() as session:
             tune = session.get_one(ArchivedTune, tune_id)
             if tune.job_id is None:
-                tune.job_id = self._find_job(session, tune)
+                tune.job_id = job_import.find(session, self.account, tune)
             if tune.job_id is None and tune.status in FINISHED:
-                tune.job_id = self._make_job(session, tune, files)
+                tune.job_id = job_import.make(session, self.workspace, self.account, tune, files)
             elif tune.job_id is None:
                 problems.append(
                     msg("The job has not ended ({status}). List and archive again when it has.", status=tune.status)
@@ -221,64 +211,6 @@ class _Import:
             tune = session.get_one(ArchivedTune, tune_id)
             tune.dataset_id, tune.version_id, tune.trained_rows = made.dataset_id, made.version_id, made.rows
 
-    # --- jobs ---
-
-    def _find_job(self, session: Session, tune: ArchivedTune) -> str | None:
-        """The job if the ledger has it, because it was submitted from here."""
-        same = (TrainingJob.remote_id == tune.remote_id, TrainingJob.account == self.account.account)
-        return session.scalar(select(TrainingJob.id).where(*same).limit(1))
-
-    def _make_job(self, session: Session, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> str:
-        error = remote_objects.error_of(tune.raw) if tune.status == "failed" else None
-        parent = select(TrainingJob.id).where(TrainingJob.fine_tuned_model == tune.base_model).limit(1)
-        training = files.get(tune.training_file or "")
-        job = TrainingJob(
-            id=new_id(),
-            dataset_id=tune.dataset_id,
-            version_id=tune.version_id,
-            name=(tune.model or tune.remote_id)[:_MAX_JOB_NAME],
-            provider=self.account.provider or "openai",
-            base_model=tune.base_model,
-            suffix=remote_objects.text(tune.raw.get("user_provided_suffix"), 64),
-            hyperparameters=remote_objects.hyperparameters(tune.raw),
-            seed=_seed(tune.raw.get("seed")),
-            file_format="chat",
-            file_sha256=None if training is None else training.sha256,
-            file_bytes=None if training is None else training.stored_bytes,
-            training_file=tune.training_file,
-            validation_file=tune.validation_file,
-            parent_id=session.scalar(parent) if tune.base_model.startswith("ft:") else None,
-            status=tune.status,
-            remote_id=tune.remote_id,
-            submitted_to=self.account.base_url,
-            account=self.account.account,
-            fine_tuned_model=tune.model,
-            error=None if error is None else with_job_cause(error),
-            trained_tokens=tune.trained_tokens,
-            n_examples=tune.trained_rows,
-            results_csv=self._results(tune, files),
-            created_at=tune.created_at or utcnow(),
-            finished_at=tune.finished_at or tune.created_at or utcnow(),
-            created_by=self.account.created_by,
-            sharing="private",  # its model can repeat the rows
-        )
-        session.add(job)
-        session.flush()
-        job_events.add(session, job.id, _events(self.workspace.read_lines(tune.remote_id, "events.jsonl")))
-        add_checkpoints(session, job.id, _checkpoints(self.workspace.read_lines(tune.remote_id, "checkpoints.jsonl")))
-        origin = msg("Archived from {name}: job {job}.", name=self.account.name, job=tune.remote_id)
-        job_events.add_notice(session, job.id, origin)
-        return job.id
-
-    def _results(self, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> str | None:
-        """The curve as plain CSV, also where the file is base64."""
-        for file_id in tune.result_files:
-            file = files[file_id]
-            if file.state == "stored" and (file.stored_bytes or 0) <= _MAX_RESULTS_BYTES:
-                data = self.workspace.file(file_id).read_bytes()
-                return storable(plain_text(data.decode("utf-8-sig", "replace")))
-        return None
-
 
 def _files_by_id(session: Session, tune: ArchivedTune) -> dict[str, ArchivedFile]:
     named = [one for one in (tune.training_file, tune.validation_file, *tune.result_files) if one]
@@ -313,49 +245,3 @@ def _dataset_name(tune: ArchivedTune, training: ArchivedFile) -> str:
 
 def _origin(account: AccountArchive, training: ArchivedFile) -> str:
     return f"{account.name}: {training.remote_id} ({training.filename}), SHA-256 {training.sha256}"
-
-
-def _seed(value: object) -> int | None:
-    number = remote_objects.count(value)
-    return None if number is None or number >= 2**31 else number
-
-
-def _events(objects: Iterable[Mapping[str, Any]]) -> list[RemoteEvent]:
-    """Events in the ledger's form; an event without a time or an id stays in the archive only."""
-    found = []
-    for one in objects:
-        at, event_id = remote_objects.moment(one.get("created_at")), remote_objects.text(one.get("id"), 200)
-        if at is not None and event_id is not None:
-            words = {name: remote_objects.text(one.get(name), 2_000) or "" for name in ("level", "message", "type")}
-            data = one.get("data")
-            found.append(
-                RemoteEvent(
-                    id=event_id,
-                    at=at,
-                    level=words["level"] or "info",
-                    message=words["message"],
-                    type=words["type"] or "message",
-                    data=data if isinstance(data, Mapping) else {},
-                )
-            )
-    return found
-
-
-def _checkpoints(objects: Iterable[Mapping[str, Any]]) -> list[RemoteCheckpoint]:
-    found = []
-    for one in objects:
-        step = remote_objects.count(one.get("step_number"))
-        checkpoint_id = remote_objects.text(one.get("id"), 200)
-        model = remote_objects.text(one.get("fine_tuned_model_checkpoint"), 200)
-        if step is not None and checkpoint_id is not None and model is not None:
-            measured = one.get("metrics")
-            found.append(
-                RemoteCheckpoint(
-                    id=checkpoint_id,
-                    step=step,
-                    model=model,
-                    created_at=remote_objects.moment(one.get("created_at")),
-                    metrics=metrics(measured) if isinstance(measured, Mapping) else {},
-                )
-            )
-    return found

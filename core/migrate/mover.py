@@ -9,7 +9,7 @@ from core import shared_files
 from core.db.store import Store
 from core.db.tables import AccountArchive
 from core.errors import Transient
-from core.migrate import accounts, archive, inventory
+from core.migrate import account_views, accounts, archive, inventory, sources
 from core.migrate.calls import RETRIES, Calls, Stopped, wait_s
 from core.migrate.workspace import InUse, Workspace
 from core.pricing import custom_prices
@@ -46,13 +46,13 @@ def move(
     policy: RetryPolicy = RETRIES,
 ) -> float | None:
     """`carry_out` for a caller that holds the account's lock (`Workspace.locked`)."""
-    reader, usage_reader = accounts.readers(store, registry, archive_id)
+    reader, usage_reader = sources.readers(store, registry, archive_id)
     calls = Calls(store, archive_id, reader, stopping, policy)
     try:
         calls.check()
         with store.reading() as session:
             row = session.get_one(AccountArchive, archive_id)
-        if row.state not in accounts.ACTIVE:  # another process has finished it
+        if row.state not in account_views.ACTIVE:  # another process has finished it
             return None
         if row.state == "listing":
             inventory.take(calls, usage_reader, custom_prices.book(store, shared_files.storage(settings)))

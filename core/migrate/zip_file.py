@@ -24,7 +24,7 @@ from core.db.tables import ArchivedFile, ArchivedTune
 from core.errors import BadFile, StorageFull
 from core.finetuning.results import plain_text
 from core.message import msg
-from core.migrate import accounts
+from core.migrate import account_views
 from core.migrate.workspace import Workspace
 from core.settings import Settings
 
@@ -54,7 +54,7 @@ def write(
         BadFile: a stored file is missing or has changed; or `path` exists.
         StorageFull: the file cannot be written. Nothing is left behind.
     """
-    account = accounts.view(store, archive_id)
+    account = account_views.view(store, archive_id)
     if path.exists():
         raise BadFile(msg("{path} exists.", path=path), msg("Choose another name, or delete it first."))
     part = path.with_name(path.name + ".part")
@@ -81,7 +81,7 @@ def _write(
     store: Store, settings: Settings, archive_id: str, target: zipfile.ZipFile, on_file: Callable[[], object]
 ) -> None:
     workspace = Workspace(settings, archive_id)
-    account = accounts.view(store, archive_id)
+    account = account_views.view(store, archive_id)
     with store.reading() as session:
         files = session.scalars(
             select(ArchivedFile).where(ArchivedFile.archive_id == archive_id).order_by(ArchivedFile.id)

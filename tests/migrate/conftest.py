@@ -9,8 +9,10 @@ import pytest
 
 from core.actor import LOCAL
 from core.db.store import Store
-from core.migrate import accounts, mover
-from core.migrate.accounts import AccountForm, AccountView, Goal
+from core.migrate import account_views, accounts, mover
+from core.migrate.account_views import AccountView
+from core.migrate.accounts import Goal
+from core.migrate.sources import AccountForm
 from core.providers import Provider, Registry, RetryPolicy
 from core.settings import Settings
 from tests.support import stores
@@ -50,6 +52,6 @@ def move(store: Store, account: OpenAIAccount) -> Move:
             threading.Event(),
             RetryPolicy(tries=4, base_s=0.001, jitter=False, cap_s=0.01, max_retry_after_s=2.0),
         )
-        return accounts.view(store, archive_id)
+        return account_views.view(store, archive_id)
 
     return work

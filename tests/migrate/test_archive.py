@@ -18,8 +18,8 @@ from core.db.store import Store
 from core.db.tables import ArchivedFile, Dataset, TrainingEvent, TrainingJob
 from core.errors import BadFile, Refused
 from core.finetuning import job_views, results
-from core.migrate import accounts, mover, tunes, workspace, zip_file
-from core.migrate.accounts import AccountView
+from core.migrate import account_views, accounts, mover, tunes, workspace, zip_file
+from core.migrate.account_views import AccountView
 from core.migrate.workspace import Workspace
 from core.providers import Registry
 from core.settings import Settings
@@ -137,7 +137,7 @@ def test_an_account_closed_half_way_keeps_what_is_stored(store: Store, account: 
     account.close_after = 10
     with pytest.raises(Refused):
         move("archive")
-    kept = accounts.list_accounts(store)[0]
+    kept = account_views.list_accounts(store)[0]
     assert 0 < kept.stored < kept.files
     account.close_after = None
     assert move("archive").state == "archived"
@@ -177,7 +177,7 @@ def test_a_stop_keeps_what_is_stored_and_the_next_start_continues(
     accounts.start(store, LOCAL, archive_id, "archive")
     accounts.stop(store, LOCAL, archive_id)
     mover.carry_out(store, Registry([]), archive_id, threading.Event())
-    assert accounts.view(store, archive_id).state == "stopped"
+    assert account_views.view(store, archive_id).state == "stopped"
     assert move("archive").stored == 12
     assert set(account.sent.values()) == {1}
 

@@ -11,7 +11,8 @@ import pytest
 from core.db.store import Store
 from core.errors import FabulaError, Refused
 from core.migrate import accounts, tunes
-from core.migrate.accounts import AccountForm, AccountView
+from core.migrate.account_views import AccountView
+from core.migrate.sources import AccountForm
 from core.providers import Provider
 from tests.support.openai_account import ADMIN_KEY, KEY, Fault, OpenAIAccount
 

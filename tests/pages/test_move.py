@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from core.db.store import Store
 from core.errors import FabulaError
-from core.migrate import accounts, mover, tunes
+from core.migrate import account_views, accounts, mover, sources, tunes
 from core.providers import Registry
 from tests.support.app_pages import again, click, field, trouble, visit, words
 from tests.support.ledger_rows import put_job
@@ -68,10 +68,12 @@ def test_an_archived_model_leads_to_training_on_its_data_set(store: Store, accou
     at = again(at)
     chosen = field(at, "move_next_model")
     assert "Data set ready" in chosen.options[0] and "Archived" in chosen.options[-1]
-    lost = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id is None)
+    lost = next(
+        one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.dataset_id is None
+    )
     chosen.set_value(lost.id).run()
     assert "move_retrain" not in [one.key for one in at.button] and "file-train2" in words(at)
-    ready = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id)
+    ready = next(one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.dataset_id)
     field(at, "move_next_model").set_value(ready.id).run()
     click(at, "move_retrain")
     assert field(at, "training_dataset").value == ready.dataset_id
@@ -82,7 +84,7 @@ def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Stor
     _work(store)
     click(again(at), "move_archive")
     _work(store)
-    ready = next(one for one in tunes.list_tunes(store, accounts.list_accounts(store)[0].id) if one.dataset_id)
+    ready = next(one for one in tunes.list_tunes(store, account_views.list_accounts(store)[0].id) if one.dataset_id)
     made = "ft:writer:fabula:x:1"
     job_id = put_job(store, status="succeeded", dataset_id=ready.dataset_id, fine_tuned_model=made)
     at = again(at)
@@ -106,7 +108,7 @@ def test_after_a_restart_the_key_is_asked_for_again(
     at = _connected(account)
     _work(store)
     at = click(again(at), "move_archive")
-    monkeypatch.setattr(accounts, "_keys", {})
+    monkeypatch.setattr(sources, "_keys", {})
     at = again(at)
     assert field(at, "move_enter_key") is not None
     at = click(at, "move_enter_key")

@@ -10,8 +10,8 @@ import streamlit as st
 
 from core.db.store import Store
 from core.errors import FabulaError
-from core.migrate import accounts, tunes, zip_file
-from core.migrate.accounts import AccountView
+from core.migrate import account_views, accounts, tunes, zip_file
+from core.migrate.account_views import AccountView
 from core.migrate.tunes import Tune
 from pages.ui import cache, state
 from pages.ui.components import cards
@@ -35,7 +35,7 @@ def show() -> None:
     if not current_actor().has("admin"):
         st.info(_("Only admins can move an account. Ask one of them to open this page."), icon=":material/lock:")
         return
-    known = accounts.list_accounts(cache.store())
+    known = account_views.list_accounts(cache.store())
     if not known or state.get(_ADDING):
         connect_card.show()
         if not known:
@@ -57,7 +57,7 @@ def show() -> None:
 
 def _account(archive_id: str, was_active: bool) -> None:
     store = cache.store()
-    shown = accounts.view(store, archive_id)
+    shown = account_views.view(store, archive_id)
     cards.draw_page_if_left()
     listed = tunes.list_tunes(store, archive_id) if shown.tunes else []
     today = datetime.now(UTC).date()

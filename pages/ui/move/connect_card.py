@@ -8,7 +8,7 @@ import streamlit as st
 
 from core.errors import FabulaError
 from core.migrate import accounts
-from core.migrate.accounts import AccountForm
+from core.migrate.sources import AccountForm
 from core.pricing.prices import price_list
 from core.providers import Provider, saved
 from pages.ui import cache, state
