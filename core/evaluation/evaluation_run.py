@@ -16,7 +16,7 @@ from core.datasets.quality.measure import report
 from core.datasets.quality.report import QualityRow
 from core.db.store import Store
 from core.db.tables import Evaluation, EvaluationAnswer, Spend, TrainingJob, utcnow
-from core.errors import FabulaError
+from core.errors import FabulaError, ModelNotFound
 from core.evaluation import evaluations, scoring
 from core.evaluation.evaluation_request import (
     MAX_BILLED_ATTEMPTS,
@@ -32,7 +32,8 @@ from core.evaluation.scoring import Metrics
 from core.finetuning import results
 from core.finetuning.checkpoints import list_checkpoints
 from core.message import msg, sentences
-from core.pricing import custom_prices, machine_time, tokens
+from core.pricing import custom_prices, machine_time, stopped_models, tokens
+from core.pricing.price_book import PriceBook
 from core.providers import Client, Registry
 from core.providers.schemas import Endpoint
 from core.settings import Settings
@@ -78,6 +79,7 @@ def carry_out(store: Store, registry: Registry, evaluation_id: str, stopping: th
 
 def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
     """Mark an evaluation as failed with the reason. Its answers are kept."""
+    error = _explained(store, evaluation_id, error)
     with store.session() as session:
         evaluation = session.get(Evaluation, evaluation_id)
         if evaluation is not None and evaluation.state in ACTIVE:
@@ -86,6 +88,19 @@ def give_up(store: Store, evaluation_id: str, error: FabulaError) -> None:
                 sentences(error.what, error.next_step),
                 utcnow(),
             )
+
+
+def _explained(store: Store, evaluation_id: str, error: FabulaError) -> FabulaError:
+    """The error; for a model that has stopped, since when, and what to do."""
+    if isinstance(error, ModelNotFound):
+        with contextlib.suppress(FabulaError):  # without a price list the provider's own words are shown
+            view = evaluations.get(store, evaluation_id)
+            return stopped_models.explained(store, _book(store), view.provider, view.model, error)
+    return error
+
+
+def _book(store: Store) -> PriceBook:
+    return custom_prices.book(store, shared_files.storage(Settings.from_env()))
 
 
 def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
@@ -142,7 +157,7 @@ def _evaluate_rows(
 
     A stop cancels the requests in flight. After an error, the other requests in flight are completed.
     """
-    view, book = context.view, custom_prices.book(context.store, shared_files.storage(Settings.from_env()))
+    view, book = context.view, _book(context.store)
     rows = list(evaluations.examples(context.store, view))
     with context.store.reading() as session:
         answered = set(

@@ -33,7 +33,7 @@ from core.generation.row_store import row_entry
 from core.generation.run_budget import RequestCost
 from core.generation.run_store import RunContext
 from core.message import lines, msg
-from core.pricing import custom_prices
+from core.pricing import custom_prices, stopped_models
 from core.pricing.price_book import PriceBook
 from core.providers import Registry
 from core.settings import Settings
@@ -90,7 +90,7 @@ class RunExecutor:
         stopping: threading.Event,
         limits: RunLimits,
     ) -> None:
-        self._context, self._stopping, self._limits = context, stopping, limits
+        self._context, self._book, self._stopping, self._limits = context, book, stopping, limits
         self._wake = asyncio.Event()
         self._request_cost = RequestCost(book, context)
         self._in_flight = InFlight(slot_per_row=context.provider == "engine")
@@ -142,7 +142,14 @@ class RunExecutor:
         not_before = None
         if end.wait_s is not None:
             not_before = run_store.resume_time(session, run_id, end.wait_s, increasing=end.increasing)
-        run_store.finish(session, run_id, end.state, end.reason, self._context.claimant, not_before=not_before)
+        reason = self._explained(session, end.reason)
+        run_store.finish(session, run_id, end.state, reason, self._context.claimant, not_before=not_before)
+
+    def _explained(self, session: Session, reason: str | None) -> str | None:
+        """The reason; for a model that has stopped, since when, and what to do."""
+        context = self._context
+        book, provider, model = self._book, context.provider, context.model
+        return reason and stopped_models.explained_reason(session, book, provider, model, reason)
 
     def _is_finished(self) -> bool:
         for loop in [loop for loop in self._send_loops if loop.done()]:

@@ -18,12 +18,12 @@ from core.datasets import grid
 from core.datasets.importers.prompt_list import ListedPrompt
 from core.datasets.recipe import Recipe
 from core.db.store import Store
-from core.errors import StorageFull
+from core.errors import FabulaError, StorageFull
 from core.generation import concurrency
 from core.generation.provider_connection import completion_request
 from core.generation.retry_policy import classify
 from core.ownership import reads
-from core.pricing import budget, tokens
+from core.pricing import budget, stopped_models, tokens
 from core.pricing.price_book import PriceBook, cost_of, estimate_generation
 from core.pricing.spend import Reservation
 from core.providers import Client, Completion, CompletionRequest
@@ -101,6 +101,8 @@ def preview(
             failed = failed or error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+    if isinstance(failed, FabulaError):
+        raise stopped_models.explained(store, book or PriceBook.load(), client.provider.id, recipe.model, failed)
     if failed is not None:
         raise failed
 

@@ -16,9 +16,10 @@ from core.db.store import in_chunks
 from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune, utcnow
 from core.errors import BadRequest, ProviderError, Refused, Transient
 from core.message import msg, sentences
-from core.migrate import remote_objects, shutdown
+from core.migrate import remote_objects
 from core.migrate.calls import Calls
 from core.migrate.remote_objects import DailyUse
+from core.pricing import shutdown
 from core.pricing.price_book import PriceBook, cost_of
 from core.providers.account_reader import AccountReader, all_pages
 

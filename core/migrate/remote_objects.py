@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
+from core.providers.schemas import shutdown_day
 from core.sanitize import storable
 
 Object = Mapping[str, Any]
@@ -70,17 +71,8 @@ def file_values(raw: Object) -> dict[str, Any]:
 
 def shutdown_dates(models: Iterable[Object]) -> dict[str, date]:
     """The announced shutdown date by model, where there is one."""
-    dates = {str(one.get("id")): shutdown_date(one) for one in models}
+    dates = {str(one.get("id")): shutdown_day(one.get("shutdown_date")) for one in models}
     return {name: day for name, day in dates.items() if day is not None}
-
-
-def shutdown_date(model: Object) -> date | None:
-    """A model's `shutdown_date`, documented as `YYYY-MM-DD` or null."""
-    value = model.get("shutdown_date")
-    try:
-        return date.fromisoformat(value[:10]) if isinstance(value, str) else None
-    except ValueError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

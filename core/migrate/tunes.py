@@ -29,7 +29,7 @@ class Tune:
         reason: what is missing, and what can still be done.
         last_used: the last day with calls in the last 180 days.
         calls, usd: calls in the last 30 days, and what they cost at list prices.
-        dark_on: the day it stops answering; `dark_source`: `api` or `list` (`core.migrate.shutdown`).
+        dark_on: the day it stops answering; `dark_source`: `api` or `list` (`core.pricing.shutdown`).
         job_id, dataset_id: what was made of it here.
     """
 

@@ -22,8 +22,8 @@ class PriceLine:
     Attributes:
         multiple: price / baseline price; None if either is unknown, the baseline is free, or there is no exchange rate.
         currency: the currency of the comparison, or of the price if it could not be converted.
-        stale: not checked for three months; ended: the model can no longer be used; ends_soon: in less than three
-            months; price_expired: the price is no longer valid.
+        stale: not checked for three months; ended: the model can no longer be used; ends_soon: within
+            `price_book.SOON_DAYS`; price_expired: the price is no longer valid.
     """
 
     model: str

@@ -26,6 +26,7 @@ from core.providers.schemas import (
     ModelInfo,
     ServedModel,
     TrainingDefaults,
+    shutdown_day,
 )
 from core.providers.stream import TextStream
 
@@ -230,6 +231,7 @@ class Generation(Connection):
             context=engine_fields.get("context"),
             parallel=_positive(engine_fields.get("parallel")),
             training=_training_defaults(engine_fields.get("training")),
+            shutdown=shutdown_day(model.shutdown_date),
         )
 
 

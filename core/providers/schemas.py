@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal
 
 from core import logs
@@ -172,6 +172,7 @@ class ModelInfo:
         context: context length in tokens, prompt and completion together (reported by our engine); None if unknown.
         parallel: number of requests processed in parallel (reported by our engine); None if unknown.
         training: defaults for a job that starts from it; None if unknown.
+        shutdown: the day on which it stops, as the endpoint's list names it; None if it names none.
     """
 
     id: str
@@ -184,11 +185,20 @@ class ModelInfo:
     context: int | None = None
     parallel: int | None = None
     training: TrainingDefaults | None = None
+    shutdown: date | None = None
 
     @property
     def is_tuned(self) -> bool:
         """Whether it was fine-tuned from another model, so that training it continues an earlier training."""
         return self.base not in (None, self.id) or self.id.startswith("ft:")
+
+
+def shutdown_day(value: object) -> date | None:
+    """A model's `shutdown_date` in a list of models, documented as `YYYY-MM-DD` or null."""
+    try:
+        return date.fromisoformat(value[:10]) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy import select
 
 from core.db.store import Store
-from core.db.tables import Story, TrainingJob
+from core.db.tables import Story, utcnow
 from core.errors import BadRequest, FabulaError, ModelNotFound, PromptTooLong
 from core.message import msg, with_cause
+from core.pricing import stopped_models
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import tuned_base
 from core.providers import Provider
@@ -21,11 +22,23 @@ _TOO_LONG = re.compile(
 _FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|responsible ?ai|safety system", re.I)
 
 
-def explain(store: Store, book: PriceBook, provider: Provider, model: str, error: FabulaError) -> FabulaError:
-    """`error`, or a more detailed error of the same kind with `error` as its cause."""
+def explain(
+    store: Store, book: PriceBook, provider: Provider, model: str, error: FabulaError, today: date | None = None
+) -> FabulaError:
+    """`error`, or a more detailed error of the same kind with `error` as its cause.
+
+    Args:
+        today: UTC; default: the current day.
+    """
     explained: FabulaError | None = None
     if isinstance(error, ModelNotFound):
-        explained = model_not_found(store, book, provider, model)
+        day = today or utcnow().date()
+        stopped = stopped_models.explained(store, book, provider.id, model, error, day)
+        if stopped is not error:
+            return stopped
+        explained = ModelNotFound(
+            _model_missing(store, provider, model), _suggestion(store, book, provider, model, day)
+        )
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
         explained = PromptTooLong(
             msg("The prompt is longer than the context of {model}: {what}", model=model, what=error.what),
@@ -47,23 +60,8 @@ def explain(store: Store, book: PriceBook, provider: Provider, model: str, error
     return explained
 
 
-def model_not_found(store: Store, book: PriceBook, provider: Provider, model: str) -> ModelNotFound:
-    """The error for a model that does not exist or was retired: since when, if known, and what to use instead."""
-    base = tuned_base(model)
-    return ModelNotFound(_model_missing(store, book, provider, model, base), _suggestion(store, provider, model, base))
-
-
-def _model_missing(store: Store, book: PriceBook, provider: Provider, model: str, base: str | None) -> str:
-    for name in (model, base):
-        price = None if name is None else book.find(provider.id, name)
-        if price is not None and price.valid_until is not None and book.ended(price):
-            return msg(
-                "{name} no longer has {model}: {retired} was retired after {valid_until}.",
-                name=provider.name,
-                model=model,
-                retired=name,
-                valid_until=f"{price.valid_until:%Y-%m-%d}",
-            )
+def _model_missing(store: Store, provider: Provider, model: str) -> str:
+    """When it was last used."""
     last_used = _last_used(store, provider, model)
     if last_used is not None:
         return msg(
@@ -86,23 +84,11 @@ def _last_used(store: Store, provider: Provider, model: str) -> datetime | None:
         return session.scalar(query)
 
 
-def _suggestion(store: Store, provider: Provider, model: str, base: str | None) -> str:
+def _suggestion(store: Store, book: PriceBook, provider: Provider, model: str, today: date) -> str:
     """Suggest the newest model trained on the same data set, otherwise the base model."""
     with store.reading() as session:
-        fine_tuned_model = model.split(":ckpt-step-")[0]
-        job = session.scalar(select(TrainingJob).where(TrainingJob.fine_tuned_model == fine_tuned_model).limit(1))
-        other = None
-        if job is not None and job.dataset_id is not None:
-            other = session.scalar(
-                select(TrainingJob.fine_tuned_model)
-                .where(
-                    TrainingJob.dataset_id == job.dataset_id,
-                    TrainingJob.fine_tuned_model.is_not(None),
-                    TrainingJob.fine_tuned_model != fine_tuned_model,
-                )
-                .order_by(TrainingJob.created_at.desc())
-                .limit(1)
-            )
+        other = stopped_models.successor(session, book, model, today)
+        job = stopped_models.job_of(session, model)
     if other is not None:
         return msg("Use {replacement}, which was trained on the same data set.", replacement=other)
     if job is not None:
@@ -110,6 +96,6 @@ def _suggestion(store: Store, provider: Provider, model: str, base: str | None) 
             "Use {base_model}, its base, or train on its data set again: the rows and settings are kept.",
             base_model=job.base_model,
         )
-    if base is not None:
+    if (base := tuned_base(model)) is not None:
         return msg("Use {base}, its base; tuned models disappear when their base is retired.", base=base)
     return msg("Choose another model from the list.")

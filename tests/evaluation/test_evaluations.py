@@ -286,6 +286,17 @@ def test_an_error_of_all_rows_stops_the_evaluation(
     assert spent(store, MOMENT, evaluation_id).cost_usd == 0
 
 
+def test_an_evaluation_of_a_model_that_has_stopped_says_since_when(store: Store, form: EvaluationForm) -> None:
+    gone = ScriptedModel(
+        lambda r: ModelNotFound("It does not exist.", "Choose another."),
+        Provider("openai", "openai", "OpenAI", "http://x/v1", ""),
+    )
+    evaluation_id = evaluations.start(store, LOCAL, replace(form, provider="openai", model="gpt-3.5-turbo"))
+    go(store, evaluation_id, gone)
+    view = evaluations.get(store, evaluation_id)
+    assert view.state == "failed" and (view.reason or "").startswith("gpt-3.5-turbo stopped on 2026-10-23.")
+
+
 @pytest.mark.parametrize("error", [RateLimited, Unavailable])
 def test_a_provider_that_asks_to_wait_for_an_hour_is_not_waited_for(
     store: Store, form: EvaluationForm, error: type[RateLimited | Unavailable]

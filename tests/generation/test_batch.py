@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -332,6 +332,13 @@ def test_a_cause_that_all_rows_share_ends_the_run(store: Store, server: BatchSer
     second_id = queue(store, recipe(), dataset_id=dataset_of(store, run_id))
     assert execute(store, server, second_id, book=HALF).state == "done"
     assert states(store, second_id) == {"done": 12} and len(server.bought) == 12
+
+
+def test_a_batch_run_whose_model_has_stopped_says_since_when(store: Store, server: BatchServer) -> None:
+    server.answers |= {f"n{i:04}": (404, "The model `writer` has been deprecated") for i in range(4)}
+    stopped = replace(HALF, last_days={("openai", "writer"): date(2026, 10, 23)})
+    done = execute(store, server, queue(store, recipe(4)), book=stopped)
+    assert done.state == "failed" and (done.reason or "").startswith("writer stopped on 2026-10-23.")
 
 
 def test_a_run_that_ended_on_a_refused_key_is_resumed_with_what_is_there(store: Store, server: BatchServer) -> None:

@@ -6,12 +6,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 
 import pytest
 from sqlalchemy import select, update
 
+from core import failures
 from core.actor import LOCAL
 from core.datasets import datasets, export, grid_store
 from core.datasets.recipe import EndpointChoice
@@ -37,6 +38,7 @@ from tests.support.fault_server import (
     unauthorized,
 )
 from tests.support.live_runs import (
+    NO_PRICES,
     QUICK,
     all_rows,
     book,
@@ -359,6 +361,17 @@ def test_a_refusal_stops_the_run_and_keeps_every_row(
     assert states(store, second_id) == {"done": 60}
     bought_twice = [p for p, n in Counter(server.prompts()).items() if n > 1 and before[p] == 0]
     assert bought_twice == []
+
+
+def test_a_run_whose_model_has_stopped_says_since_when(store: Store, server: FaultServer) -> None:
+    server.default = lambda prompt: error(404, "The model `writer` has been deprecated", "model_not_found")
+    stopped = replace(NO_PRICES, last_days={("fault", "writer"): date(2026, 10, 23)})
+    run_id = queue(store, recipe(4))
+    execute(store, server, run_id, book=stopped)
+    ended = run_progress.get(store, run_id)
+    assert ended.state == "failed" and ended.pending == 4
+    assert (ended.reason or "").startswith("writer stopped on 2026-10-23. Its answers, curves and data here are kept.")
+    assert failures.of_run(ended.reason).cause == "model_not_found"
 
 
 def test_equal_refusals_stop_the_run_early(store: Store, server: FaultServer) -> None:

@@ -178,7 +178,7 @@ _ENGINE = Provider("engine", "engine", "The engine", "http://x/v1", "")
 
 def _gone(store: Store, provider: Provider, model: str, now: datetime) -> ModelNotFound:
     error = error_explanation.explain(
-        store, PriceBook.load(now=now), provider, model, ModelNotFound("Not found.", "Choose.")
+        store, PriceBook.load(now=now), provider, model, ModelNotFound("Not found.", "Choose."), now.date()
     )
     assert isinstance(error, ModelNotFound) and error.__cause__ is not None
     return error
@@ -186,7 +186,7 @@ def _gone(store: Store, provider: Provider, model: str, now: datetime) -> ModelN
 
 def test_a_retired_model_has_a_date_and_a_replacement(store: Store) -> None:
     error = _gone(store, _OPENAI, "ft:gpt-4o-mini-2024-07-18:me:x:1", datetime(2028, 1, 1, tzinfo=UTC))
-    assert "2027-01-1" in error.what and "gpt-4o-mini-2024-07-18" in error.next_step
+    assert "stopped on 2027-01-14" in error.what and "Choose another model" in error.next_step
 
 
 def test_a_deleted_model_has_its_last_use_and_a_replacement(store: Store) -> None:

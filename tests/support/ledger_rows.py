@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +14,17 @@ from core.actor import LOCAL
 from core.datasets import datasets
 from core.datasets.importers import table_reader
 from core.db.store import Store, new_id
-from core.db.tables import BeforeAfter, BeforeAfterAnswer, Row, Story, TrainingEvent, TrainingJob, utcnow
+from core.db.tables import (
+    AccountArchive,
+    ArchivedTune,
+    BeforeAfter,
+    BeforeAfterAnswer,
+    Row,
+    Story,
+    TrainingEvent,
+    TrainingJob,
+    utcnow,
+)
 from core.db.tables.story import COMPARISON
 from core.errors import BadRequest
 from core.evaluation import evaluation_run, evaluations
@@ -125,6 +135,23 @@ def put_tuned_model(store: Store) -> None:
                 created_by="local",
             )
         )  # fmt: skip
+
+
+def put_archived_tune(store: Store, model: str, dark_on: date | None, **values: object) -> str:
+    """Store a tuned model of an account that is moved here; returns the id of the archived account."""
+    given: dict[str, object] = {
+        "base_model": "gpt-9", "method": "supervised", "status": "succeeded", "result_files": [], "raw": {},
+        "remote_id": f"ftjob-{model}", "dark_source": "api",
+    }  # fmt: skip
+    with store.session() as session:
+        archive_id = str(values.get("archive_id") or new_id())
+        if session.get(AccountArchive, archive_id) is None:
+            account = AccountArchive(id=archive_id, provider="", name="Acme", base_url="https://x", created_by="local")
+            account.state = "archived"
+            session.add(account)
+            session.flush()
+        session.add(ArchivedTune(model=model, dark_on=dark_on, **{**given, **values, "archive_id": archive_id}))
+    return archive_id
 
 
 def put_story(store: Store, number: int, **values: object) -> str:

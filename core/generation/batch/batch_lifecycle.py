@@ -59,6 +59,7 @@ class BatchLifecycle:
     """The steps for the batches of one run.
 
     Attributes:
+        book: the prices.
         request_cost: the price of a request in a new batch of this run.
         results: classifies lines; its `end` is set when there is a reason to end the run.
         queue_limit: set when a batch was refused only because too many tokens are enqueued at the provider.
@@ -78,7 +79,7 @@ class BatchLifecycle:
         settle_s: float,
         history: FailureHistory | None = None,
     ) -> None:
-        self._store, self._registry, self._context, self._book = store, registry, context, book
+        self._store, self._registry, self._context, self.book = store, registry, context, book
         self._settle_s = settle_s
         self._search_started: dict[str, float] = {}  # batch → monotonic time of the first search
         self.request_cost = RequestCost(book, context, batch=True)
@@ -129,7 +130,7 @@ class BatchLifecycle:
         if (batch.provider, batch.model) == (self._context.provider, self._context.model):
             return self.request_cost
         context = replace(self._context, provider=batch.provider, model=batch.model)
-        return RequestCost(self._book, context, batch=True)
+        return RequestCost(self.book, context, batch=True)
 
     def line(self, client: Client, row: BatchRow) -> bytes:
         """A row's line in the request file."""

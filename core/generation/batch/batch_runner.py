@@ -26,7 +26,7 @@ from core.generation.batch.batch_store import BatchCapacity, BatchView
 from core.generation.retry_policy import RunEnd, end_for_error
 from core.generation.run_store import RunContext
 from core.message import msg
-from core.pricing import budget, custom_prices
+from core.pricing import budget, custom_prices, stopped_models
 from core.pricing.price_book import PriceBook
 from core.providers import Registry, RetryPolicy
 from core.settings import Settings
@@ -209,8 +209,12 @@ class _BatchRunner:
             return run_store.owner_disabled(session, self._context.run_id)
 
     def _finish(self, end: RunEnd) -> None:
+        context, book = self._context, self._lifecycle.book
         with self._store.session() as session:
-            run_store.finish(session, self._context.run_id, end.state, end.reason)
+            reason = end.reason and stopped_models.explained_reason(
+                session, book, context.provider, context.model, end.reason
+            )
+            run_store.finish(session, context.run_id, end.state, reason)
 
     def _do_step(self) -> RunEnd | None:
         """Perform all pending work. Return the run's end if it has ended, else None."""
