@@ -44,6 +44,10 @@ class ProviderChanged(FabulaError):
     cause = "provider_changed"
 
 
+class ChangedMeanwhile(FabulaError):
+    """Someone else has changed it after the person had seen it. Nothing was changed."""
+
+
 class NewerDatabase(FabulaError):
     """A newer version of Fabula has written the database; this one must not write to it."""
 

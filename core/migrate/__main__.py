@@ -26,13 +26,15 @@ from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import FabulaError, NotFound
 from core.message import msg
-from core.migrate import account_views, accounts, mover, tunes, zip_file
+from core.migrate import account_views, accounts, mover, switch, tunes, zip_file
 from core.migrate.account_views import AccountView
 from core.migrate.accounts import Goal
 from core.migrate.sources import AccountForm
+from core.migrate.switch import SwitchView
 from core.migrate.tunes import Tune
 from core.migrate.workspace import Workspace
-from core.providers import Provider, Registry
+from core.providers import Provider, Registry, engine_aliases
+from core.providers.registry import ENGINE
 from core.settings import Settings
 
 DONE, FAILED, LOST, STOPPED = 0, 1, 3, 4
@@ -71,6 +73,8 @@ def parser() -> argparse.ArgumentParser:
         ("archive", _archive, "list, then fetch every file and record; continues where it was interrupted"),
         ("status", _status, "show how far the archive has come, without any request"),
         ("zip", _zip, "write what is archived to one file"),
+        ("switch", _switch, "let the engine answer requests for an old model with a new one"),
+        ("back", _back, "undo the last switch of an old model"),
     ):
         one = commands.add_parser(name, help=text)
         one.add_argument("--provider", metavar="ID", help="a provider of this installation (default: OPENAI_API_KEY)")
@@ -78,6 +82,10 @@ def parser() -> argparse.ArgumentParser:
         one.set_defaults(command=command)
         if name == "zip":
             one.add_argument("file", type=Path, metavar="FILE", help="the new file, for example openai.zip")
+        if name in ("switch", "back"):
+            one.add_argument("old", metavar="OLD", help="the id that programs ask for, for example ft:gpt-4o-mini:…")
+        if name == "switch":
+            one.add_argument("new", metavar="NEW", help="a model of the engine")
     return parser
 
 
@@ -148,6 +156,26 @@ def _zip(options: argparse.Namespace, context: _Context) -> int:
     return DONE
 
 
+def _switch(options: argparse.Namespace, context: _Context) -> int:
+    engine = context.registry.get(ENGINE)
+    switch.switch(context.store, LOCAL, engine, options.old, options.new)
+    return _print_switch(options, switch.view(context.store, engine_aliases.listed(engine), options.old))
+
+
+def _back(options: argparse.Namespace, context: _Context) -> int:
+    engine = context.registry.get(ENGINE)
+    switch.back(context.store, LOCAL, engine, options.old)
+    return _print_switch(options, switch.view(context.store, engine_aliases.listed(engine), options.old))
+
+
+def _print_switch(options: argparse.Namespace, now: SwitchView) -> int:
+    if options.json:
+        print(json.dumps(asdict(now), default=str, ensure_ascii=False))
+    else:
+        print(f"{now.alias} -> {now.model}" if now.model else f"{now.alias}: no alias")
+    return DONE
+
+
 def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[AccountView, int]:
     """Work on the account in this process until it is done, fails, or a signal stops it."""
     provider = context.provider(options.provider)
@@ -203,6 +231,9 @@ def _print(options: argparse.Namespace, shown: AccountView, listed: Sequence[Tun
             print(f"\t{one.reason}")
     print(f"{shown.name}: {shown.state}. {shown.tunes} tuned models, {shown.datasets} data sets.")
     print(f"{shown.stored} of {shown.files} files stored ({shown.stored_bytes:,} bytes).")
+    switched = [one for one in listed if one.state == "switched"]
+    if switched:
+        print(f"{len(switched)} of {sum(one.model is not None for one in listed)} tuned models switched.")
     for line in lost:
         print(f"Lost: {line}")
     if shown.usage_note:

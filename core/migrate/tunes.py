@@ -12,9 +12,12 @@ from sqlalchemy.orm import Session
 
 from core.db.store import Store
 from core.db.tables import ArchivedFile, ArchivedTune, Evaluation, TrainingJob
+from core.providers import engine_aliases
 
-STATES: Final = ("found", "archived", "data", "retrained", "compared")
-"""How far a tuned model has come; each state includes those before it."""
+STATES: Final = ("found", "archived", "data", "retrained", "compared", "switched")
+"""How far a tuned model has come. `switched`: programs that ask the engine for it get another model; comparing both
+may have been skipped.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,8 @@ def list_tunes(store: Store, archive_id: str) -> list[Tune]:
                 TrainingJob.id.in_(select(Evaluation.job_id).where(Evaluation.state == "done")),
             ),
         )
-    return [_view(row, retrained, compared) for row in rows]
+    switched = {alias for alias, change in engine_aliases.changes(store).items() if change.model is not None}
+    return [_view(row, retrained, compared, switched) for row in rows]
 
 
 def lost_files(store: Store, archive_id: str) -> list[LostFile]:
@@ -106,10 +110,12 @@ def _datasets(session: Session, archive_id: str, job_is: ColumnElement[bool]) ->
     return {found for found in session.scalars(query.distinct()) if found}
 
 
-def _view(row: ArchivedTune, retrained: set[str], compared: set[str]) -> Tune:
+def _view(row: ArchivedTune, retrained: set[str], compared: set[str], switched: set[str]) -> Tune:
     state = row.state
     if state == "data" and row.dataset_id in retrained:
         state = "compared" if row.dataset_id in compared else "retrained"
+    if row.model in switched:
+        state = "switched"
     return Tune(
         id=row.remote_id,
         model=row.model,

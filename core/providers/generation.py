@@ -177,7 +177,7 @@ class Generation(Connection):
             )
 
     def engine_call(
-        self, method: Literal["GET", "POST", "DELETE"], path: str, body: Mapping[str, str] | None = None
+        self, method: Literal["GET", "POST", "DELETE"], path: str, body: Mapping[str, object] | None = None
     ) -> Mapping[str, Any]:
         """Call the engine's own API; its paths start at the root, not under `/v1`.
 

@@ -61,6 +61,9 @@ _NOBODYS = frozenset(
         "core.migrate.accounts.connect",  # of the whole team, by admins
         "core.migrate.accounts.start",
         "core.migrate.accounts.stop",
+        "core.migrate.switch.back",  # of the whole team, by admins
+        "core.migrate.switch.note_changes",
+        "core.migrate.switch.switch",
         "core.migrate.zip_file.write",
         "core.people.audit.actions",
         "core.people.audit.export",

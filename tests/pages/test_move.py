@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -11,7 +12,9 @@ from streamlit.testing.v1 import AppTest
 from core.db.store import Store
 from core.errors import FabulaError
 from core.migrate import account_views, accounts, mover, sources, tunes
-from core.providers import Registry
+from core.providers import ModelInfo, Registry
+from pages.ui import cache, visible
+from pages.ui.cache import OfferedModels
 from tests.support.app_pages import again, click, field, trouble, visit, words
 from tests.support.ledger_rows import put_job
 from tests.support.openai_account import KEY, Fault, OpenAIAccount
@@ -25,6 +28,28 @@ def account() -> Iterator[OpenAIAccount]:
             server.add_tune(number)
         server.delete_file("file-train2")
         yield server
+
+
+class _Engine:
+    """The engine's aliases."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, str] = {}
+
+    def engine_call(self, method: str, path: str, body: dict[str, str] | None = None) -> dict[str, Any]:
+        if method == "POST" and body is not None:
+            self.models[body["id"]] = body["model"]
+        elif method == "DELETE":
+            self.models.clear()
+        return {"data": [{"id": alias, "model": model, "status": "active"} for alias, model in self.models.items()]}
+
+
+def _tunes(store: Store) -> list[tunes.Tune]:
+    return tunes.list_tunes(store, account_views.list_accounts(store)[0].id)
+
+
+def _keys(at: AppTest) -> list[str | None]:
+    return [one.key for one in at.button]
 
 
 def _work(store: Store) -> None:
@@ -91,6 +116,39 @@ def test_a_model_that_was_trained_again_is_compared_with_the_old_one(store: Stor
     field(at, "move_next_model").set_value(ready.id).run()
     click(at, "move_compare")
     assert at.session_state["training_tab"] == "evaluation" and job_id in str(at.query_params)
+
+
+def test_programs_are_switched_over_and_back(
+    store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine: Any = _Engine()
+    monkeypatch.setenv("FABULA_ENGINE_URL", "https://engine.example")
+    monkeypatch.setattr(cache, "quick", lambda _id: engine)
+    models = (ModelInfo("tuned-here", "engine", None, "both", None), ModelInfo("gpt-5", "openai", None, "chat", None))
+    offered = OfferedModels(models, {})
+    monkeypatch.setattr(visible, "models", lambda: offered)
+    at = _connected(account)
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    at = again(at)
+    assert "move_switch_back" not in _keys(at)
+    code = next(one.value for one in at.code if "ChatOpenAI" in one.value)
+    assert 'base_url="https://engine.example/v1"' in code
+    click(at, "move_switch_on")
+    assert not trouble(at) and list(engine.models.values()) == ["tuned-here"]
+    (old,) = engine.models
+    at = again(at)
+    field(at, "move_next_model").set_value(next(one.id for one in _tunes(store) if one.model == old)).run()
+    assert "Switched" in list(at.dataframe[0].value["state"])
+    assert f"`{old}` → `tuned-here`" in words(at) and "by local" in words(at)
+    assert [one.value for one in at.metric if one.label == "Switched"] == ["1 / 3"]
+    engine.models[old] = "elsewhere"  # someone else, at the same moment
+    click(at, "move_switch_back")
+    assert "Someone else" in trouble(at) and engine.models == {old: "elsewhere"}
+    click(again(at), "move_switch_back")
+    assert not trouble(at) and engine.models == {}
+    assert "Switched" not in list(again(at).dataframe[0].value["state"])
 
 
 def test_a_key_that_may_not_read_is_said_and_the_page_goes_on(store: Store, account: OpenAIAccount) -> None:

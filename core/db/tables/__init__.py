@@ -1,8 +1,10 @@
 """The ledger's tables: data sets and their rows, runs that fill them, training jobs, stories, the spend ledger, added
-providers, accounts that are moved here, people, the workers' heartbeats, alerts, and the audit log.
+providers, accounts that are moved here, people, the workers' heartbeats, alerts, the engine's
+aliases, and the audit log.
 """
 
 from core.db.tables.alert import Alert
+from core.db.tables.alias import AliasChange
 from core.db.tables.archive import AccountArchive, ArchivedFile, ArchivedTune
 from core.db.tables.audit import AuditEntry
 from core.db.tables.base import Base, Owned, Sharing, Usd, Utc, utcnow
@@ -26,6 +28,7 @@ from core.db.tables.worker import WorkerHeartbeat
 __all__ = [
     "AccountArchive",
     "Alert",
+    "AliasChange",
     "ArchivedFile",
     "ArchivedTune",
     "AuditEntry",

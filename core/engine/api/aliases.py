@@ -20,11 +20,35 @@ from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.store import Alias, EngineStore
 from core.message import msg
 
-_FIELDS = frozenset({"id", "model"})
+_FIELDS = frozenset({"id", "model", "if_model"})
 # Names of models at OpenAI, Azure and gateways: `gpt-4o-mini`, `ft:gpt-4o-mini-2024-07-18:org::AbC`, `openai/gpt-4o`,
 # `curie:ft-org-2023-04-04-03-03-26`.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}")
 _MAX_ALIASES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """What a client expects of an alias before it is changed, so that two people do not undo each other's change.
+
+    Attributes:
+        model: what the alias leads to; None if it does not exist.
+        is_given: whether the request has a condition.
+    """
+
+    model: str | None
+    is_given: bool
+
+    def check(self, row: Alias | None) -> None:
+        """Raise ApiError 412 if the alias is not as expected."""
+        now = None if row is None else row.model
+        if not self.is_given or now == self.model:
+            return
+        if now is None:
+            message = msg("The alias was removed meanwhile.")
+        else:
+            message = msg("The alias leads to {model} meanwhile.", model=now)
+        raise ApiError(412, message, param="if_model", code="alias_changed")
 
 
 @dataclass(frozen=True)
@@ -46,23 +70,29 @@ class Aliases:
     async def create(self, request: Request) -> Response:
         """POST /fabula/v1/aliases {"id", "model"}: create an alias, or let an existing one lead to another model.
 
+        With `if_model`, only if it leads to that model now; with `"if_model": null`, only if it does not exist.
+
         400 for a name with other characters, for an alias of itself or of another alias; 404 for an unknown model; 409
-        if a model has this name.
+        if a model has this name; 412 if `if_model` does not hold.
         """
         body = await json_body(request)
         reject_unknown(body, _FIELDS)
         row = Alias(required(body, "id"), int(time.time()), required(body, "model"))
-        return JSONResponse(self._json(await run_in_threadpool(self._store_alias, row)))
+        condition = _Condition(required(body, "if_model") if body.get("if_model") else None, "if_model" in body)
+        return JSONResponse(self._json(await run_in_threadpool(self._store_alias, row, condition)))
 
     def delete(self, request: Request) -> Response:
-        """DELETE /fabula/v1/aliases/{id}. The model stays."""
-        row = self._find(request)
-        self.store.remove(Alias, row.id)
+        """DELETE /fabula/v1/aliases/{id}. The model stays. With `?if_model=`, only if it leads to that model now."""
+        row, wanted = self._find(request), request.query_params.get("if_model")
+        with self.store.transaction():
+            _Condition(wanted, wanted is not None).check(self.store.get(Alias, row.id))
+            self.store.remove(Alias, row.id)
         return JSONResponse({"id": row.id, "object": "fabula.alias", "deleted": True})
 
-    def _store_alias(self, row: Alias) -> Alias:
+    def _store_alias(self, row: Alias, condition: _Condition) -> Alias:
         self._check(row)
         with self.store.transaction():
+            condition.check(self.store.get(Alias, row.id))
             if not self.store.update(Alias, row.id, model=row.model):
                 if len(self.store.select(Alias, "1")) >= _MAX_ALIASES:
                     raise bad_value("id", msg("There can be at most {maximum} aliases.", maximum=_MAX_ALIASES))

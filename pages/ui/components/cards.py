@@ -40,6 +40,7 @@ _HEADLINES: tuple[tuple[type[errors.FabulaError], str, str], ...] = (
     (errors.OverBudget, ":material/savings:", mark("This would exceed a budget")),
     (errors.NotFound, ":material/search_off:", mark("No longer available")),
     (errors.NotAllowed, ":material/lock:", mark("You may not do this")),
+    (errors.ChangedMeanwhile, ":material/group:", mark("Changed by someone else")),
 )
 _SAVED_IS_SAFE = mark("Everything saved so far is kept; paid requests stop until Fabula can save again.")
 

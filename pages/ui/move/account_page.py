@@ -86,6 +86,9 @@ def _headline(shown: AccountView, listed: list[Tune], today: date) -> None:
         st.metric(_("Tuned models"), number(sum(one.model is not None for one in listed)), width=160)
         st.metric(_("Files safe"), f"{shown.stored:,} / {shown.files:,}", width=160)
         st.metric(_("Data sets"), number(shown.datasets), width=140)
+        with_model = [one for one in listed if one.model]
+        switched = sum(one.state == "switched" for one in with_model)
+        st.metric(_("Switched"), f"{switched:,} / {len(with_model):,}", width=140)
 
 
 def _progress(shown: AccountView) -> None:

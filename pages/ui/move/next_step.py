@@ -14,11 +14,12 @@ from pages.ui import cache, state, visible
 from pages.ui.components import models
 from pages.ui.dataset import dataset_picker
 from pages.ui.i18n import _, localized
+from pages.ui.move import switch_card
 from pages.ui.move.tune_table import STATE_NAMES
 from pages.ui.training import job_list
 
 _MODEL = "move_next_model"
-_ORDER = ("data", "retrained", "compared", "archived")
+_ORDER = ("data", "retrained", "compared", "archived", "switched")
 
 
 def show(listed: Sequence[Tune], provider: str, today: date) -> None:
@@ -39,6 +40,7 @@ def show(listed: Sequence[Tune], provider: str, today: date) -> None:
             _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480
         )
         _buttons(by_id[str(chosen)], provider)
+    switch_card.show(by_id[str(chosen)])
 
 
 def _title(tune: Tune) -> str:

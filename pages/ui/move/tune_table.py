@@ -18,6 +18,7 @@ STATE_NAMES = {
     "data": mark("Data set ready"),
     "retrained": mark("Retrained"),
     "compared": mark("Compared"),
+    "switched": mark("Switched"),
 }
 _METHODS = {
     "supervised": mark("Supervised"),
