@@ -1,7 +1,7 @@
 """`python -m core.migrate COMMAND`: move an account here without a browser.
 
 The account is a provider of this installation: OPENAI_API_KEY, or one that was added under Settings → Providers
-(`--provider`). OPENAI_ADMIN_KEY, if set, is used to read usage.
+(`--provider`). OPENAI_ADMIN_KEY, if set, is used to read usage. `--folder` reads downloaded files instead.
 
 Exit codes: 0 done; 1 it failed, and the message says why; 2 invalid arguments; 3 done, but some files are lost and
 named; 4 stopped before the end, continue with the same command.
@@ -78,6 +78,12 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=text)
         one.add_argument("--provider", metavar="ID", help="a provider of this installation (default: OPENAI_API_KEY)")
+        one.add_argument(
+            "--folder",
+            type=Path,
+            metavar="PATH",
+            help="a folder or ZIP file of downloaded files, instead of an account",
+        )
         one.add_argument("--json", action="store_true", help="print JSON")
         one.set_defaults(command=command)
         if name == "zip":
@@ -115,13 +121,17 @@ class _Context:
             msg("Set `OPENAI_API_KEY`, or add the account under Settings → Providers and name it with --provider."),
         )
 
-    def known(self, wanted: str | None) -> AccountView:
-        """The account of a provider that was listed before; without one, the newest.
+    def known(self, options: argparse.Namespace) -> AccountView:
+        """The account or folder that was listed before; if none is named, the newest.
 
         Raises:
             NotFound: none was listed yet.
         """
-        found = [one for one in account_views.list_accounts(self.store) if wanted in (None, one.provider)]
+        found = account_views.list_accounts(self.store)
+        if options.folder is not None:
+            found = [one for one in found if one.is_folder and one.base_url == str(options.folder.resolve())]
+        elif options.provider is not None:
+            found = [one for one in found if one.provider == options.provider]
         if not found:
             raise NotFound(msg("No account is listed yet."), msg("Run `python -m core.migrate inventory` first."))
         return found[0]
@@ -144,13 +154,13 @@ def _archive(options: argparse.Namespace, context: _Context) -> int:
 
 
 def _status(options: argparse.Namespace, context: _Context) -> int:
-    shown = context.known(options.provider)
+    shown = context.known(options)
     _print(options, shown, tunes.list_tunes(context.store, shown.id), [])
     return DONE
 
 
 def _zip(options: argparse.Namespace, context: _Context) -> int:
-    shown = context.known(options.provider)
+    shown = context.known(options)
     size = zip_file.write(context.store, LOCAL, context.settings, shown.id, options.file)
     print(json.dumps({"file": str(options.file), "bytes": size}) if options.json else f"{options.file}: {size:,} bytes")
     return DONE
@@ -178,14 +188,12 @@ def _print_switch(options: argparse.Namespace, now: SwitchView) -> int:
 
 def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[AccountView, int]:
     """Work on the account in this process until it is done, fails, or a signal stops it."""
-    provider = context.provider(options.provider)
+    connect, archive_id = _connecting(options, context)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: context.stopping.set())
     store = context.store
-    form = AccountForm(provider, stored=True, admin_key=os.environ.get(_ADMIN_KEY, ""))
-    archive_id = accounts.find(store, provider) or accounts.connect(store, LOCAL, form)
     with Workspace(context.settings, archive_id).locked():
-        accounts.connect(store, LOCAL, form)
+        connect()
         accounts.start(store, LOCAL, archive_id, goal)
         ended = threading.Event()
         threading.Thread(target=_report, args=(options, context, archive_id, ended), daemon=True).start()
@@ -203,6 +211,21 @@ def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[A
             accounts.end(store, archive_id, "stopped")
     shown = account_views.view(store, archive_id)
     return shown, DONE if shown.state in ("listed", "archived") else STOPPED
+
+
+def _connecting(options: argparse.Namespace, context: _Context) -> tuple[Callable[[], str], str]:
+    """What connects the chosen account or folder, and its id."""
+    store = context.store
+    if options.folder is not None:
+        folder: Path = options.folder
+        return (lambda: accounts.connect_folder(store, LOCAL, folder, folder.name)), (
+            accounts.find_folder(store, folder) or accounts.connect_folder(store, LOCAL, folder, folder.name)
+        )
+    provider = context.provider(options.provider)
+    form = AccountForm(provider, stored=True, admin_key=os.environ.get(_ADMIN_KEY, ""))
+    return (lambda: accounts.connect(store, LOCAL, form)), (
+        accounts.find(store, provider) or accounts.connect(store, LOCAL, form)
+    )
 
 
 def _report(options: argparse.Namespace, context: _Context, archive_id: str, ended: threading.Event) -> None:

@@ -24,7 +24,8 @@ class AccountView:
     """An account and how far its archive has come.
 
     Attributes:
-        provider: id in the registry; "" if its key was entered and is not stored.
+        provider: id in the registry; "" if its key was entered and is not stored, or for a folder.
+        is_folder: whether it is a folder of downloaded files, with its path as `base_url`.
         state: listing, listed, archiving, archived, stopping, stopped, failed.
         reason, next_step: why it failed or stopped.
         note: what it waits for.
@@ -37,6 +38,7 @@ class AccountView:
 
     id: str
     provider: str
+    is_folder: bool
     name: str
     base_url: str
     state: str
@@ -75,7 +77,7 @@ class AccountView:
     @property
     def key_missing(self) -> bool:
         """Whether the key has to be entered again in this process."""
-        return not self.provider and not sources.is_known(self.id)
+        return not self.provider and not self.is_folder and not sources.is_known(self.id)
 
 
 def list_accounts(store: Store) -> list[AccountView]:
@@ -142,7 +144,8 @@ def _view(session: Session, row: AccountArchive) -> AccountView:
     done = tunes_done + files - of("listed")[0]
     return AccountView(
         id=row.id,
-        provider=row.provider,
+        provider="" if row.provider == sources.FOLDER else row.provider,
+        is_folder=row.provider == sources.FOLDER,
         name=row.name,
         base_url=row.base_url,
         state=row.state,

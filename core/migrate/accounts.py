@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
 from typing import Final, Literal
 
 from sqlalchemy import select
@@ -12,12 +17,14 @@ from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import AccountArchive, utcnow
 from core.errors import FabulaError, Misconfigured
 from core.message import msg
-from core.migrate import account_views, sources
+from core.migrate import account_views, folder_entries, folder_reader, sources
 from core.migrate.sources import AccountForm
 from core.providers import Provider, account
 from core.providers.endpoint_setup import check_setup
+from core.settings import Settings
 
 Goal = Literal["inventory", "archive"]
+_MAX_NAME = 200
 OPENAI_URL: Final = "https://api.openai.com/v1"
 
 
@@ -34,19 +41,27 @@ def connect(store: Store, actor: Actor, form: AccountForm) -> str:
     check_setup(provider)
     fingerprint = account.of(provider).account
     with store.session() as session:
-        advisory_lock(session, "account_archives")
-        row = session.scalar(select(AccountArchive).where(AccountArchive.account == fingerprint))
-        if row is None:
-            row = AccountArchive(
-                id=new_id(), account=fingerprint, created_by=actor.id, provider="", name="", base_url=""
-            )
-            session.add(row)
+        row = _found_or_added(session, actor, fingerprint)
         row.provider, row.name, row.base_url = provider.id if form.stored else "", provider.name, provider.shown_url
-        if row.state not in account_views.ACTIVE or row.listed_at is None:
-            _begin(session, row, "inventory")
         archive_id = row.id
         sources.remember(archive_id, form)  # before the worker can see it
     return archive_id
+
+
+@requires("admin")
+def connect_folder(store: Store, actor: Actor, folder: Path, name: str) -> str:
+    """Add a folder of downloaded files or a ZIP file, or find it again, and list its jobs. Returns its id.
+
+    Raises:
+        Misconfigured: it is not there, or can't be read.
+    """
+    folder = folder.resolve()
+    if not folder_entries.list_entries(folder):
+        raise Misconfigured(msg("{path} has no files.", path=folder), msg("Choose a folder with downloaded files."))
+    with store.session() as session:
+        row = _found_or_added(session, actor, _folder_account(folder))
+        row.provider, row.name, row.base_url = sources.FOLDER, name[:_MAX_NAME], str(folder)
+        return row.id
 
 
 @requires("admin")
@@ -75,11 +90,29 @@ def stop(store: Store, actor: Actor, archive_id: str) -> None:
                 row.state = "stopped"
 
 
+@requires("admin")
+def connect_upload(store: Store, actor: Actor, settings: Settings, files: Sequence[tuple[str, BytesIO]]) -> str:
+    """Store uploaded files, and add the folder that they are in. Returns its id; the same files have the same id.
+
+    Raises:
+        StorageFull: they can't be stored.
+    """
+    first, *others = (Path(name).name for name, _file in files)
+    name = f"{first} + {len(others)}" if others else first
+    return connect_folder(store, actor, folder_reader.save_upload(settings, files), name)
+
+
 def find(store: Store, provider: Provider) -> str | None:
     """The id of a provider's account; None if it was never connected."""
     same = AccountArchive.account == account.of(provider).account
     with store.reading() as session:
         return session.scalar(select(AccountArchive.id).where(same))
+
+
+def find_folder(store: Store, folder: Path) -> str | None:
+    """The id of a folder; None if it was never connected."""
+    with store.reading() as session:
+        return session.scalar(select(AccountArchive.id).where(AccountArchive.account == _folder_account(folder)))
 
 
 def unfinished(store: Store) -> list[str]:
@@ -125,6 +158,23 @@ def note(store: Store, archive_id: str, text: str | None) -> None:
     """Record what the work waits for; None: for nothing."""
     with store.session() as session:
         session.get_one(AccountArchive, archive_id).note = text
+
+
+def _folder_account(folder: Path) -> str:
+    """What `AccountArchive.account` is for a folder: a hash of its path."""
+    return f"folder-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]}"
+
+
+def _found_or_added(session: Session, actor: Actor, fingerprint: str | None) -> AccountArchive:
+    """The row of an account, which is listed again unless work on it goes on."""
+    advisory_lock(session, "account_archives")
+    row = session.scalar(select(AccountArchive).where(AccountArchive.account == fingerprint))
+    if row is None:
+        row = AccountArchive(id=new_id(), account=fingerprint, created_by=actor.id, provider="", name="", base_url="")
+        session.add(row)
+    if row.state not in account_views.ACTIVE or row.listed_at is None:
+        _begin(session, row, "inventory")
+    return row
 
 
 def _begin(session: Session, row: AccountArchive, goal: Goal) -> None:

@@ -17,7 +17,7 @@ from core.db.store import Store
 from core.db.tables import AccountArchive
 from core.errors import FabulaError, RateLimited, Transient
 from core.migrate import accounts
-from core.providers.account_reader import AccountReader
+from core.providers.account_reader import Source
 from core.providers.retry import BACKGROUND, RetryPolicy, call_with_retries, interruptible_pause
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Calls:
         self,
         store: Store,
         archive_id: str,
-        reader: AccountReader,
+        reader: Source,
         stopping: threading.Event,
         policy: RetryPolicy = RETRIES,
     ) -> None:

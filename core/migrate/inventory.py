@@ -129,7 +129,7 @@ class _Use:
 def _usage(calls: Calls, reader: AccountReader | None) -> tuple[Mapping[str, _Use], str | None]:
     """The use by model, and why it is unknown; None if it is known."""
     if reader is None:
-        return {}, _NO_ADMIN_KEY
+        return {}, calls.reader.usage_note or _NO_ADMIN_KEY
     now = datetime.now(UTC)
     start_s = int((now - timedelta(days=_USAGE_DAYS)).timestamp())
     uses: dict[str, _Use] = defaultdict(_Use)

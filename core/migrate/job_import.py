@@ -15,7 +15,7 @@ from core.finetuning import job_events
 from core.finetuning.checkpoints import add_checkpoints
 from core.finetuning.results import plain_text
 from core.message import msg
-from core.migrate import remote_objects
+from core.migrate import remote_objects, sources
 from core.migrate.workspace import Workspace
 from core.providers import RemoteCheckpoint, RemoteEvent
 from core.providers.metric_parser import metrics
@@ -26,8 +26,12 @@ _MAX_JOB_NAME = 190
 
 
 def find(session: Session, account: AccountArchive, tune: ArchivedTune) -> str | None:
-    """The job if the ledger has it, because it was submitted from here."""
-    same = (TrainingJob.remote_id == tune.remote_id, TrainingJob.account == account.account)
+    """The job if the ledger has it, because it was submitted from here or archived from elsewhere."""
+    same = [TrainingJob.remote_id == tune.remote_id]
+    if account.provider == sources.FOLDER:  # the downloads of an account that may be archived here already
+        same.append(TrainingJob.fine_tuned_model == tune.model)
+    else:
+        same.append(TrainingJob.account == account.account)
     return session.scalar(select(TrainingJob.id).where(*same).limit(1))
 
 
@@ -47,7 +51,7 @@ def make(
         dataset_id=tune.dataset_id,
         version_id=tune.version_id,
         name=(tune.model or tune.remote_id)[:_MAX_JOB_NAME],
-        provider=account.provider or "openai",
+        provider=_provider(account, tune),
         base_model=tune.base_model,
         suffix=remote_objects.text(tune.raw.get("user_provided_suffix"), 64),
         hyperparameters=remote_objects.hyperparameters(tune.raw),
@@ -79,6 +83,13 @@ def make(
     origin = msg("Archived from {name}: job {job}.", name=account.name, job=tune.remote_id)
     job_events.add_notice(session, job.id, origin)
     return job.id
+
+
+def _provider(account: AccountArchive, tune: ArchivedTune) -> str:
+    """The id of the provider that the job ran at: for a folder, the one that its record names."""
+    if account.provider not in ("", sources.FOLDER):
+        return account.provider
+    return remote_objects.text(tune.raw.get("provider"), 50) or "openai"
 
 
 def _results(workspace: Workspace, tune: ArchivedTune, files: Mapping[str, ArchivedFile]) -> str | None:

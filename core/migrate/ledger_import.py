@@ -21,7 +21,7 @@ from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune
 from core.errors import BadFile, BadTrainingFile
 from core.finetuning.job_views import FINISHED
 from core.message import msg, sentences
-from core.migrate import job_import
+from core.migrate import job_import, remote_objects
 from core.migrate.calls import Calls
 from core.migrate.workspace import Workspace
 
@@ -108,7 +108,7 @@ class _Import:
                 tune.job_id = job_import.find(session, self.account, tune)
             if tune.job_id is None and tune.status in FINISHED:
                 tune.job_id = job_import.make(session, self.workspace, self.account, tune, files)
-            elif tune.job_id is None:
+            elif tune.job_id is None and tune.status != remote_objects.NO_JOB:
                 problems.append(
                     msg("The job has not ended ({status}). List and archive again when it has.", status=tune.status)
                 )

@@ -17,6 +17,8 @@ Object = Mapping[str, Any]
 METHODS: Final = ("supervised", "dpo", "reinforcement")
 """The documented training methods. Any other one is kept under its own name."""
 UNKNOWN: Final = "unknown"
+NO_JOB: Final = "none"
+"""The status where a folder has only the data of a job."""
 _NAME, _SHORT, _MODEL = 300, 40, 200  # column sizes, in characters
 
 

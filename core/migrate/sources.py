@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
 
 from core import logs
 from core.db.store import Store
 from core.db.tables import AccountArchive
 from core.errors import Misconfigured, ProviderChanged
 from core.message import msg
+from core.migrate.folder_reader import FolderReader
 from core.providers import Provider, Registry, account
-from core.providers.account_reader import AccountReader
+from core.providers.account_reader import AccountReader, Source
 
+FOLDER: Final = "folder"
+"""`AccountArchive.provider` of a folder of downloaded files; its path is the address."""
 NO_KEY = msg("The key of this account is not stored, and it is not known any more.")
 ENTER_KEY = msg("Everything archived so far is safe. Enter the key again to continue.")
 
@@ -63,16 +68,18 @@ def is_known(archive_id: str) -> bool:
     return archive_id in _keys
 
 
-def readers(store: Store, registry: Registry, archive_id: str) -> tuple[AccountReader, AccountReader | None]:
-    """Clients for an account and, with an admin key, for its usage.
+def readers(store: Store, registry: Registry, archive_id: str) -> tuple[Source, AccountReader | None]:
+    """Readers of an account or folder and, with an admin key, of its usage.
 
     Raises:
-        Misconfigured: its key is not known in this process.
+        Misconfigured: its key is not known in this process, or the folder is not there.
         ProviderChanged: the provider now leads to another account.
         NotFound: the provider was removed.
     """
     with store.reading() as session:
         row = session.get_one(AccountArchive, archive_id)
+    if row.provider == FOLDER:
+        return FolderReader(Path(row.base_url)), None
     keys = _keys.get(archive_id, _AccountKeys(None))
     if row.provider:
         provider = registry.provider(row.provider)

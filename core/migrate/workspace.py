@@ -63,7 +63,7 @@ class Workspace:
             InUse: another process has it.
             StorageFull: the folder cannot be written.
         """
-        with _storage_errors(self.folder):
+        with storage_errors(self.folder):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = open(self.folder / ".lock", "w", opener=file_permissions.private_opener)  # noqa: SIM115  # held below
         with lock:
@@ -152,7 +152,7 @@ def _safe(name: str) -> str:
 
 def _measured(path: Path) -> Stored:
     digest, size = hashlib.sha256(), 0
-    with _storage_errors(path), path.open("rb") as file:
+    with storage_errors(path), path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
             size += len(block)
@@ -163,17 +163,17 @@ def _measured(path: Path) -> Stored:
 def _replacing(path: Path) -> Iterator[Callable[[bytes], object]]:
     """Write a file under a temporary name; it gets its own when it is complete and on the disk."""
     part = path.with_name(path.name + _PART)
-    with _storage_errors(path.parent):
+    with storage_errors(path.parent):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = open(part, "wb", opener=file_permissions.private_opener)  # noqa: SIM115  # closed below
     try:
 
         def write(block: bytes) -> None:
-            with _storage_errors(path.parent):
+            with storage_errors(path.parent):
                 file.write(block)
 
         yield write
-        with _storage_errors(path.parent):
+        with storage_errors(path.parent):
             file.flush()
             os.fsync(file.fileno())
             file.close()
@@ -195,7 +195,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _storage_errors(place: Path) -> Iterator[None]:
+def storage_errors(place: Path) -> Iterator[None]:
+    """Turn errors of the disk into StorageFull, which says what is safe."""
     try:
         yield
     except OSError as exc:

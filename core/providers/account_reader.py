@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import httpx2
@@ -35,8 +35,35 @@ class Page:
     next: str | None
 
 
+class Source(Protocol):
+    """What an archive is read from: an account, or a folder with the same things in it.
+
+    Attributes:
+        usage_note: why its usage is unknown; None if an admin key can read it.
+    """
+
+    @property
+    def usage_note(self) -> str | None: ...
+
+    def jobs(self, after: str | None = None, limit: int = ...) -> Page: ...
+
+    def events(self, job_id: str, after: str | None = None) -> Page: ...
+
+    def checkpoints(self, job_id: str, after: str | None = None) -> Page: ...
+
+    def files(self, after: str | None = None) -> Page: ...
+
+    def models(self) -> tuple[Object, ...]: ...
+
+    def download(self, file_id: str, write: Callable[[bytes], object]) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class AccountReader(Connection):
     """The read-only client of one account, with one GET per call."""
+
+    usage_note: str | None = None
 
     def __init__(self, provider: Provider, transport: httpx2.BaseTransport | None = None) -> None:
         super().__init__(provider, transport=transport, timeout=_TIMEOUT)

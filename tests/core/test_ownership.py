@@ -59,6 +59,8 @@ _NOBODYS = frozenset(
         "core.finetuning.examples.newest_job",  # of this person
         "core.generation.speed_measurement.measure",  # of a base model
         "core.migrate.accounts.connect",  # of the whole team, by admins
+        "core.migrate.accounts.connect_folder",
+        "core.migrate.accounts.connect_upload",
         "core.migrate.accounts.start",
         "core.migrate.accounts.stop",
         "core.migrate.switch.back",  # of the whole team, by admins

@@ -17,7 +17,7 @@ from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
 from tests.support.app_pages import again, click, field, trouble, visit, words
 from tests.support.ledger_rows import put_job
-from tests.support.openai_account import KEY, Fault, OpenAIAccount
+from tests.support.openai_account import KEY, Fault, OpenAIAccount, training_lines
 
 
 @pytest.fixture
@@ -177,3 +177,15 @@ def test_in_chinese(store: Store, account: OpenAIAccount) -> None:
     at = _connected(account, "zh-CN")
     _work(store)
     assert list(again(at).dataframe[0].value["state"]) == ["发现"] * 3
+
+
+def test_downloaded_files_are_a_source(store: Store) -> None:
+    at = visit("move", move_source="files")
+    at.file_uploader(key="move_files").upload("train.jsonl", training_lines(1, 4)).run()
+    click(at, "move_read")
+    _work(store)
+    click(again(at), "move_archive")
+    _work(store)
+    at = again(at)
+    assert list(at.dataframe[0].value["state"]) == ["Data set ready"]
+    assert "A folder has no usage." in words(at)

@@ -1,10 +1,14 @@
-"""The card that connects an account. A key that is typed here is used in memory and stored nowhere."""
+"""The card that connects an account, or reads downloaded files. A key that is typed here is used in memory and stored
+nowhere.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import streamlit as st
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from core.errors import FabulaError
 from core.migrate import accounts
@@ -14,48 +18,88 @@ from core.providers import Provider, saved
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
-from pages.ui.i18n import _
+from pages.ui.dataset.importing import MAX_FILE_MB
+from pages.ui.i18n import _, n_
 from pages.ui.sign_in import current_actor
 
-_PROVIDER, _KEY, _ADMIN_KEY, _URL = "move_provider", "move_key", "move_admin_key", "move_url"
+_SOURCE, _PROVIDER, _KEY, _ADMIN_KEY, _URL = (
+    "move_source",
+    "move_provider",
+    "move_key",
+    "move_admin_key",
+    "move_url",
+)
+_ACCOUNT, _FILES = "account", "files"
 _TYPED = ""
 _LONGEST = 500  # characters; OpenAI's keys have about 170
 _FROM_ENVIRONMENT = ("openai", "compatible")  # the latter: OPENAI_API_KEY with another address
+_FILE_TYPES = ["zip", "jsonl", "ndjson", "json", "csv"]
 
 
 def show() -> None:
     """Render the card."""
     with st.container(border=True, key="move_connect"):
         st.subheader(_("Connect your OpenAI account"), anchor=False)
-        st.caption(
-            _(
-                "Fabula only reads: it lists your fine-tuning jobs, files and models, and downloads what belongs to "
-                "them. Nothing at OpenAI is changed or deleted."
-            )
+        names = {_ACCOUNT: _("An account"), _FILES: _("Downloaded files")}
+        chosen = st.segmented_control(
+            _("Source"), list(names), format_func=names.__getitem__, key=_SOURCE, default=_ACCOUNT, required=True
         )
-        names = _providers()
-        chosen = _TYPED
-        if names:
-            options = [*names, _TYPED]
-            chosen = str(
-                st.selectbox(
-                    _("Account"), options, key=_PROVIDER, width=360,
-                    format_func=lambda one: names.get(one, _("Enter a key")),
-                )
-                or _TYPED
-            )  # fmt: skip
+        if chosen == _FILES:
+            _files()
+        else:
+            _account()
+
+
+def _account() -> None:
+    st.caption(
+        _(
+            "Fabula only reads: it lists your fine-tuning jobs, files and models, and downloads what belongs to "
+            "them. Nothing at OpenAI is changed or deleted."
+        )
+    )
+    names = _providers()
+    chosen = _TYPED
+    if names:
+        options = [*names, _TYPED]
+        chosen = str(
+            st.selectbox(
+                _("Account"), options, key=_PROVIDER, width=360,
+                format_func=lambda one: names.get(one, _("Enter a key")),
+            )
+            or _TYPED
+        )  # fmt: skip
+    if chosen == _TYPED:
+        text_field(_("API key"), _KEY, _LONGEST, type="password", width=480, autocomplete="off")
+        st.caption(_("The key stays in memory and is not stored. After a restart, enter it again to continue."))
+    with st.expander(_("More options"), key="move_more"):
+        text_field(_("Admin key (optional)"), _ADMIN_KEY, _LONGEST, type="password", width=480, autocomplete="off")
+        st.caption(_("Only an admin key may read usage: calls, dollars and the last use of each model."))
         if chosen == _TYPED:
-            text_field(_("API key"), _KEY, _LONGEST, type="password", width=480, autocomplete="off")
-            st.caption(_("The key stays in memory and is not stored. After a restart, enter it again to continue."))
-        with st.expander(_("More options"), key="move_more"):
-            text_field(_("Admin key (optional)"), _ADMIN_KEY, _LONGEST, type="password", width=480, autocomplete="off")
-            st.caption(_("Only an admin key may read usage: calls, dollars and the last use of each model."))
-            if chosen == _TYPED:
-                state.set_default(_URL, accounts.OPENAI_URL)
-                text_field(_("Address"), _URL, _LONGEST, width=480)
+            state.set_default(_URL, accounts.OPENAI_URL)
+            text_field(_("Address"), _URL, _LONGEST, width=480)
+    st.button(
+        _("List tuned models"), icon=":material/search:", type="primary", key="move_list", on_click=_connect,
+        args=(chosen,),
+    )  # fmt: skip
+
+
+def _files() -> None:
+    """Render the upload of downloaded files."""
+    st.caption(
+        _(
+            "A ZIP file that Fabula wrote, or files that you downloaded: training files, results, jobs, events and "
+            "checkpoints. Each is recognised by its content."
+        )
+    )
+    files = st.file_uploader(
+        _("ZIP, JSONL, JSON or CSV files"), type=_FILE_TYPES, accept_multiple_files=True, key="move_files",
+        max_upload_size=MAX_FILE_MB,
+    )  # fmt: skip
+    st.caption(_("For larger files: `python -m core.migrate archive --folder PATH`"))
+    if files:
         st.button(
-            _("List tuned models"), icon=":material/search:", type="primary", key="move_list", on_click=_connect,
-            args=(chosen,),
+            n_("Read {n} file", "Read {n} files", len(files)), icon=":material/search:", type="primary",
+            key="move_read", on_click=_connect_files, args=(files,),
         )  # fmt: skip
 
 
@@ -81,8 +125,18 @@ def _connect(chosen: str) -> None:
         else:
             provider = cache.registry().provider(chosen)
         form = AccountForm(provider, stored=chosen != _TYPED, admin_key=typed[_ADMIN_KEY])
-        archive_id = accounts.connect(cache.store(), current_actor(), form)
-        state.set_value("move_account", archive_id)
-        state.set_value("move_adding", False)
+        _open(accounts.connect(cache.store(), current_actor(), form))
         for name in (_KEY, _ADMIN_KEY):
             state.set_value(name, "")
+
+
+def _connect_files(files: Sequence[UploadedFile]) -> None:
+    """Store the uploaded files, and list what is in them."""
+    with cards.keep_errors():
+        named = [(file.name, file) for file in files]
+        _open(accounts.connect_upload(cache.store(), current_actor(), cache.settings(), named))
+
+
+def _open(archive_id: str) -> None:
+    state.set_value("move_account", archive_id)
+    state.set_value("move_adding", False)
