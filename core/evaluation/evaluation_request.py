@@ -5,6 +5,7 @@ and cost of each row.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -130,6 +131,15 @@ class EvaluationContext:
 
 
 @dataclass(frozen=True, slots=True)
+class _Answered:
+    """A response, its entry in the spend ledger, and the seconds that it took."""
+
+    reservation: Reservation
+    completion: Completion
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRequester:
     """Sends the rows of one evaluation to its model and saves the answers.
 
@@ -155,14 +165,14 @@ class EvaluationRequester:
         self.context.raise_if_stopped()
         attempts = count(1)
 
-        def attempt() -> tuple[Completion, Reservation]:
+        def attempt() -> _Answered:
             client = self.connect()
             request = self._request(example, client)
             reservation = self._reserve(request)
+            started = time.monotonic()
             try:
-                return reservation.call(
-                    lambda: client.complete(request, once=True, stop=self.context.halt)
-                ), reservation
+                answer = reservation.call(lambda: client.complete(request, once=True, stop=self.context.halt))
+                return _Answered(reservation, answer, time.monotonic() - started)
             except ProviderError as exc:
                 billed = client.provider.capabilities.billed
                 if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
@@ -170,19 +180,20 @@ class EvaluationRequester:
                 raise
 
         try:
-            answer, reservation = self.context.with_retries(attempt)
+            answered = self.context.with_retries(attempt)
         except ModelNotFound:
             raise
         except (BadRequest, _TooManyAttempts) as exc:
             self._save_answer(example, None, None, exc.what)
             return "failed" if isinstance(exc, BadRequest) else "unanswered"
-        choice = answer.texts[0] if answer.texts else None
+        texts = answered.completion.texts
+        choice = texts[0] if texts else None
         if choice is None or choice.error:
             reason_text = choice.error if choice else ""
             reason = reason_text or msg("The provider answered without a text.")
-            self._save_answer(example, None, None, reason, (reservation, answer))
+            self._save_answer(example, None, None, reason, answered)
             return "failed"
-        self._save_answer(example, choice.text, choice.finish_reason, None, (reservation, answer))
+        self._save_answer(example, choice.text, choice.finish_reason, None, answered)
         return "answered"
 
     def _request(self, example: HeldOutExample, client: Client) -> CompletionRequest:
@@ -220,14 +231,14 @@ class EvaluationRequester:
         text: str | None,
         finish_reason: str | None,
         reason: str | None,
-        reservation_and_answer: tuple[Reservation, Completion] | None = None,
+        answered: _Answered | None = None,
     ) -> None:
         """Save an answer, or why there is none, and its cost in one transaction.
 
         Raises:
             StorageFull: the database can't be written. A paid answer is in a rescue file.
         """
-        values = {
+        values: dict[str, Any] = {
             "evaluation_id": self.view.id,
             "row_key": example.key,
             "prompt": example.prompt,
@@ -237,12 +248,13 @@ class EvaluationRequester:
             "reason": reason,
             "correct": self._is_correct(example, text, finish_reason),
         }
-        if reservation_and_answer is None:
+        if answered is None:
             with self.context.store.session() as session:
                 _add(session, values)
             return
-        reservation, answer = reservation_and_answer
+        reservation, answer = answered.reservation, answered.completion
         usage = (answer.prompt_tokens, answer.completion_tokens)
+        values |= {"seconds": answered.seconds, "prompt_tokens": usage[0], "completion_tokens": usage[1]}
         cached = answer.cached_tokens
         cost = cost_of(self.book, self.view.provider, self.view.model, *usage, cached_tokens=cached)
 

@@ -140,16 +140,16 @@ def difference(one: Sequence[float], other: Sequence[float], seed: int = 0) -> I
     """
     if len(one) != len(other):
         raise ValueError("the same rows must be scored on both sides")
-    found = mean([a - b for a, b in zip(one, other, strict=True)], seed)
+    pairs = list(zip(one, other, strict=True))
+    if set(one) | set(other) <= {0.0, 1.0} and pairs:
+        gained, lost, n = pairs.count((1, 0)), pairs.count((0, 1)), len(pairs)
+        return Interval((gained - lost) / n, *confidence_interval.paired_difference(gained, lost, n), n)
+    found = mean([a - b for a, b in pairs], seed)
     if found is None:
         return None
-    if set(one) | set(other) <= {0.0, 1.0}:
-        pairs = list(zip(one, other, strict=True))
-        low, high = confidence_interval.paired_difference(pairs.count((1, 0)), pairs.count((0, 1)), found.n)
-    else:
-        least, _ = confidence_interval.paired_difference(0, 0, found.n)
-        low = max(-1.0, min(found.low, found.value + least))
-        high = min(1.0, max(found.high, found.value - least))
+    least, _ = confidence_interval.paired_difference(0, 0, found.n)
+    low = max(-1.0, min(found.low, found.value + least))
+    high = min(1.0, max(found.high, found.value - least))
     return Interval(found.value, low, high, found.n)
 
 

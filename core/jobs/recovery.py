@@ -178,6 +178,8 @@ def _restore_answer(session: Session, entry: Entry) -> bool:
                 values["correct"],
             )
             answer.reason = values["reason"]
+            for name in ("seconds", "prompt_tokens", "completion_tokens"):  # entries of earlier versions have none
+                setattr(answer, name, values.get(name))
         return bool(answer.text == values["text"])
     if session.get(Evaluation, values["evaluation_id"]) is None:
         return False

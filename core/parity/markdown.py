@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.evaluation.scoring import Interval
 from core.message import percent, sentences
-from core.parity.report import ParityReport, Side
+from core.parity.report import CallUsage, ParityReport, Side
 from core.sanitize import markdown_text
 
 _WORST_ROWS = 20  # the JSON file has more
@@ -29,6 +29,7 @@ def to_markdown(card: ParityReport) -> str:
     if card.parts:
         lines += ["", "| Label or field | Rows | Old model correct | New model correct |", "|---|---|---|---|"]
         lines += [f"| {_cell(part.name)} | {part.n} | {part.old_right} | {part.new_right} |" for part in card.parts]
+    lines += _schema_errors(card)
     if card.worst:
         lines += ["", f"{card.worse_rows} rows are answered worse; the worst ones:", ""]
         lines += ["| Prompt | Expected | Old model | New model |", "|---|---|---|---|"]
@@ -50,7 +51,27 @@ def _figures(card: ParityReport) -> list[tuple[str, str, str]]:
     found = [of("Score (95 % interval)", "score"), of("Rows answered", "answered")]
     if card.task == "json":
         found.append(of("Valid JSON", "valid"))
-    return [*found, of("Characters per answer (median)", "characters"), of("Seconds per answer (median)", "seconds")]
+    if card.new.schema is not None and card.old.schema is not None:
+        found.append(("Follows the JSON Schema", _share(card.old.schema.valid), _share(card.new.schema.valid)))
+    return [
+        *found,
+        of("Characters per answer (median)", "characters"),
+        of("Seconds per answer (median)", "seconds"),
+        of("Seconds per answer (95th percentile)", "seconds_p95"),
+        ("Tokens per call (prompt + answer)", _tokens(card.old.usage), _tokens(card.new.usage)),
+        ("Cost of 1,000 such calls", _cost(card.old.usage), _cost(card.new.usage)),
+    ]
+
+
+def _tokens(usage: CallUsage) -> str:
+    counts = (usage.prompt_tokens, usage.completion_tokens)
+    return " + ".join("unknown" if count is None else f"{count:,.0f}" for count in counts)
+
+
+def _cost(usage: CallUsage) -> str:
+    if usage.usd_per_1000 is None:
+        return "machine time, not priced" if usage.machine_time else "unknown"
+    return f"\\${usage.usd_per_1000:,.2f}" + (" (machine time)" if usage.machine_time else "")
 
 
 def _figure(side: Side, name: str) -> str:
@@ -58,8 +79,23 @@ def _figure(side: Side, name: str) -> str:
     if value is None:
         return _NONE
     if isinstance(value, Interval):
-        return f"{percent(value.value)} ({percent(value.low)} to {percent(value.high)})"
+        return _share(value)
     return f"{value:,.1f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _share(interval: Interval | None) -> str:
+    if interval is None:
+        return _NONE
+    return f"{percent(interval.value)} ({percent(interval.low)} to {percent(interval.high)})"
+
+
+def _schema_errors(card: ParityReport) -> list[str]:
+    """The places where the new model's answers break the schema."""
+    errors = card.new.schema.errors if card.new.schema is not None else ()
+    if not errors:
+        return []
+    lines = ["", "| The new model breaks the schema at | Rule | Rows |", "|---|---|---|"]
+    return lines + [f"| {_cell(error.path or 'the answer')} | {_cell(error.rule)} | {error.n} |" for error in errors]
 
 
 def _cell(text: str | None) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ _MAX_LABEL_CHARS = 40  # the same limit as in the quality report
 _MIN_ROWS_PER_LABEL = 2
 _JSON_SHARE = 0.9  # of the expected answers; a few may be damaged
 _FENCE = "```"
+_ITEM = re.compile(r"\[\d+\]")
 MISSING = object()
 
 
@@ -43,38 +45,73 @@ class ComparedRow:
         return (self.old or "") if self.expected is None else self.expected
 
 
-def task_of(references: Sequence[str]) -> Task:
+@dataclass(frozen=True, slots=True)
+class JsonAnswer:
+    """An answer as JSON.
+
+    Attributes:
+        valid: whether it is valid JSON; if not, `value` is None and there are no fields.
+        fields: the values by path, see `fields`.
+    """
+
+    valid: bool
+    value: Any
+    fields: Mapping[str, Any]
+
+
+_INVALID = JsonAnswer(False, None, {})
+
+
+@dataclass(slots=True)
+class JsonAnswers:
+    """Parses each text once, however often it is scored."""
+
+    _parsed: dict[str, JsonAnswer] = field(default_factory=dict)
+
+    def parse(self, text: str | None) -> JsonAnswer:
+        """The JSON value of an answer, also from within a Markdown code block."""
+        if text is None:
+            return _INVALID
+        found = self._parsed.get(text)
+        if found is None:
+            found = self._parsed[text] = _parse(text)
+        return found
+
+
+def task_of(references: Sequence[str], parsed: JsonAnswers | None = None) -> Task:
     """What kind of answers these are: JSON objects, few short labels that repeat, or texts."""
-    texts = [text.strip() for text in references if text.strip()]
+    parsed = parsed or JsonAnswers()
+    texts = [text for text in references if text.strip()]
     if not texts:
         return "text"
-    if sum(isinstance(parse_json(text), dict) for text in texts) >= _JSON_SHARE * len(texts):
+    if sum(isinstance(parsed.parse(text).value, dict) for text in texts) >= _JSON_SHARE * len(texts):
         return "json"
     labels = {scoring.normalize_label(text) for text in texts}
-    short = median(len(text) for text in texts) <= _MAX_LABEL_CHARS
+    short = median(len(text.strip()) for text in texts) <= _MAX_LABEL_CHARS
     return "label" if short and len(labels) <= len(texts) / _MIN_ROWS_PER_LABEL else "text"
 
 
-def score(task: Task, answer: str | None, reference: str) -> float:
+def score(task: Task, answer: str | None, reference: str, parsed: JsonAnswers | None = None) -> float:
     """The score of an answer, 0 (no or invalid answer) to 1."""
     if answer is None:
         return 0.0
     if task == "label":
         return float(scoring.normalize_label(answer) == scoring.normalize_label(reference))
     if task == "json":
-        return _shared_fields(answer, reference)
+        parsed = parsed or JsonAnswers()
+        return _shared_fields(parsed.parse(answer), parsed.parse(reference))
     return scoring.chrf(answer, reference)
 
 
-def parse_json(text: str) -> Any:
-    """The JSON value of an answer, also from within a Markdown code block; None if it is not valid JSON."""
+def _parse(text: str) -> JsonAnswer:
     text = text.strip()
     if text.startswith(_FENCE) and text.endswith(_FENCE):
         text = text.removeprefix(_FENCE).removesuffix(_FENCE).removeprefix("json")
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        return JsonAnswer(True, value, fields(value))
     except (ValueError, RecursionError):
-        return None
+        return _INVALID
 
 
 def fields(value: Any) -> dict[str, Any]:
@@ -99,6 +136,11 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
+def without_item_numbers(path: str) -> str:
+    """The path of a field for all items of an array: `a.b[0]` is `a.b[]`."""
+    return _ITEM.sub("[]", path)
+
+
 def equal_fields(one: Any, other: Any) -> bool:
     """Whether two field values are the same: texts as normalised, 1 and 1.0 alike, true and 1 not."""
     if isinstance(one, str) and isinstance(other, str):
@@ -106,11 +148,10 @@ def equal_fields(one: Any, other: Any) -> bool:
     return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
 
 
-def _shared_fields(answer: str, reference: str) -> float:
+def _shared_fields(answer: JsonAnswer, reference: JsonAnswer) -> float:
     """Share of the fields of both objects that have the same value in both (0 if the answer is not valid JSON)."""
-    answered, expected = parse_json(answer), parse_json(reference)
-    if answered is None:
+    if not answer.valid:
         return 0.0
-    given, wanted = fields(answered), fields(expected)
+    given, wanted = answer.fields, reference.fields
     names = given.keys() | wanted.keys()
     return sum(equal_fields(given.get(name, MISSING), wanted.get(name, MISSING)) for name in names) / len(names)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+from decimal import Decimal
+from typing import Any
 
 import pytest
 
 from core.errors import FabulaError
 from core.evaluation import scoring
 from core.message import sentences
-from core.parity import report, row_scores, verdict
-from core.parity.report import ParityReport
+from core.parity import json_schema, report, row_scores, verdict
+from core.parity.json_schema import BadSchema
+from core.parity.markdown import to_markdown
+from core.parity.report import CallUsage, ParityReport
 from core.parity.row_scores import ComparedRow
 from core.parity.verdict import ComparedPart
 
@@ -196,3 +200,121 @@ def test_scores_of_texts_are_their_similarity() -> None:
         scoring.chrf("一位英雄", "从前有一位英雄")
     )
     assert card.verdict.outcome == "worse" and card.new.characters == 4
+
+
+# --- time, tokens and cost --------------------------------------------------------------------------------------------
+
+
+def test_time_is_shown_as_median_and_95th_percentile() -> None:
+    rows = [ComparedRow(str(n), "p", "yes", "yes", "yes", n / 10, None) for n in range(1, 101)]
+    card = report.compare(rows, "old", "new")
+    assert (card.old.seconds, card.old.seconds_p95) == (pytest.approx(5.05), 9.5)
+    assert (card.new.seconds, card.new.seconds_p95) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("usage", "shown"),
+    [
+        (CallUsage(212.4, 3, Decimal("0.12345"), machine_time=False), ["212 + 3", "\\$0.12"]),
+        (CallUsage(212.4, None), ["212 + unknown", "unknown"]),
+        (CallUsage(50, 2, None, machine_time=True), ["50 + 2", "machine time, not priced"]),
+        (CallUsage(50, 2, Decimal("0.5"), machine_time=True), ["50 + 2", "\\$0.50 (machine time)"]),
+    ],
+)
+def test_cost_and_tokens_are_in_the_markdown_and_the_json(usage: CallUsage, shown: list[str]) -> None:
+    rows = [ComparedRow("1", "p", "yes", "yes", "yes", 1.0, 1.0)]
+    card = report.compare(rows, "old", "new", new_usage=usage)
+    lines = [line for line in to_markdown(card).splitlines() if line.startswith(("| Tokens", "| Cost"))]
+    assert [line.split(" | ")[2].removesuffix(" |") for line in lines] == shown
+    assert [line.split(" | ")[1] for line in lines] == ["unknown + unknown", "unknown"]
+    assert ParityReport.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+
+
+def test_a_card_of_an_earlier_version_is_still_read() -> None:
+    kept = report.compare([ComparedRow("1", "p", "yes", "yes", "yes")], "old", "new").to_dict()
+    for side in (kept["old"], kept["new"]):
+        del side["usage"], side["seconds_p95"]
+    assert ParityReport.from_dict(kept).old.usage == CallUsage()
+
+
+def test_each_answer_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+
+    def loads(text: str) -> Any:
+        parsed.append(text)
+        return _loads(text)
+
+    _loads = json.loads
+    monkeypatch.setattr(json, "loads", loads)
+    rows = [ComparedRow(str(n), "p", f'{{"a": {n}}}', f'{{"a": {n}, "b": 1}}', f'{{"a": -{n}}}') for n in range(1, 51)]
+    assert report.compare(rows, "old", "new").task == "json"
+    assert len(parsed) == len(set(parsed)) == 150
+
+
+# --- the JSON Schema --------------------------------------------------------------------------------------------------
+
+_ORDER = {
+    "type": "object",
+    "required": ["sku", "items"],
+    "properties": {"sku": {"type": "string", "pattern": "^[A-Z]{2}[0-9]+$"}, "items": {"$ref": "#/$defs/items"}},
+    "$defs": {"items": {"type": "array", "items": {"type": "integer"}}},
+}
+
+
+def test_answers_are_checked_against_a_schema() -> None:
+    good, bad = '{"sku": "AB1", "items": [1]}', '{"sku": "AB1", "items": [1, "two"]}'
+    answers = [good] * 6 + [bad] * 2 + ['{"sku": "x", "items": []}', "Sorry, I can't."]
+    rows = [ComparedRow(str(n), "p", good, good, answer) for n, answer in enumerate(answers)]
+    card = report.compare(rows, "old", "new", schema=json_schema.read_schema(json.dumps(_ORDER)))
+    assert card.old.schema is not None and card.old.schema.errors == ()
+    assert card.new.schema is not None and card.new.schema.valid is not None
+    assert (card.new.schema.valid.value, card.new.schema.valid.n) == (0.6, 10)
+    assert [(one.path, one.rule, one.n) for one in card.new.schema.errors] == [
+        ("items[]", "type", 2), ("sku", "pattern", 1), ("", "json", 1),
+    ]  # fmt: skip
+    shown = to_markdown(card)
+    assert "| Follows the JSON Schema | 100 % (72.2 % to 100 %) | 60.0 % (31.3 % to 83.2 %) |" in shown
+    assert "| items\\[\\] | type | 2 |" in shown and "| the answer | json | 1 |" in shown
+    assert ParityReport.from_dict(json.loads(json.dumps(card.to_dict()))) == card
+
+
+@pytest.mark.parametrize(
+    "wrapped", [_ORDER, {"schema": _ORDER, "name": "order"}, {"type": "json_schema", "json_schema": {"schema": _ORDER}}]
+)
+def test_a_schema_may_be_wrapped_as_a_response_format(wrapped: dict[str, Any]) -> None:
+    assert json_schema.read_schema(json.dumps(wrapped)) == _ORDER
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[1]", "not a JSON object"),
+        ('{"type": "number of things"}', "not a valid JSON Schema"),
+        ('{"pattern": "(["}', "not a valid JSON Schema"),
+        ('{"properties": {"a": {"$ref": "https://example.com/a.json"}}}', "another document: https://example.com"),
+        ('{"items": {"$ref": "file:///etc/passwd"}}', "another document"),
+        ('{"pattern": "^(a+)+$"}', "repeats a repetition"),
+        ('{"patternProperties": {"(x*y?)*": {}}}', "repeats a repetition"),
+        ('{"not": ' * 150 + "{}" + "}" * 150, "nested too deeply"),
+        (json.dumps({"description": "x" * 200_000}), "longer than 200,000 characters"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_refused(text: str, said: str) -> None:
+    with pytest.raises(BadSchema, match=said):
+        json_schema.read_schema(text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [({"$ref": "#/$defs/missing"}, "does not contain"), ({"$ref": "#"}, None)],  # without end
+)
+def test_a_schema_that_leads_nowhere(schema: dict[str, Any], said: str | None) -> None:
+    rows = [ComparedRow("1", "p", '{"a": 1}', '{"a": 1}', '{"a": 1}')]
+    if said:
+        with pytest.raises(BadSchema, match=said):
+            report.compare(rows, "old", "new", schema=schema)
+        return
+    card = report.compare(rows, "old", "new", schema=schema)
+    assert card.new.schema is not None and card.new.schema.valid is not None and card.new.schema.valid.value == 0

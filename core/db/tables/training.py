@@ -138,6 +138,9 @@ class EvaluationAnswer(Base):
     finish_reason: Mapped[str | None] = mapped_column(String(30))
     reason: Mapped[str | None] = mapped_column(MessageText)  # why there is no completion
     correct: Mapped[bool | None]
+    seconds: Mapped[float | None]  # from sending the request to the complete answer
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
 
 
 class BeforeAfter(Base):

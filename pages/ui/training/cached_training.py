@@ -200,7 +200,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
     return evaluations.compare_evaluations(cache.store(), tuned.id, base.id)
 
 
-@shared(max_entries=32, key=lambda old, new, margin: (old.id, old.finished_at, new.id, new.finished_at, margin))
+@shared(max_entries=32, key=lambda old, new, margin: _parity_key(old, new, margin))
 def parity(old: EvaluationView, new: EvaluationView, margin: float) -> ParityReport:
     """The parity card of two evaluations.
 
@@ -208,6 +208,10 @@ def parity(old: EvaluationView, new: EvaluationView, margin: float) -> ParityRep
         FabulaError: they have no rows in common.
     """
     return from_evaluations.compare_evaluations(cache.store(), old.id, new.id, margin=margin)
+
+
+def _parity_key(old: EvaluationView, new: EvaluationView, margin: float) -> tuple[object, ...]:
+    return old.id, old.finished_at, new.id, new.finished_at, margin, str(new.settings.get("schema", "default"))
 
 
 def _curve_key(job: JobView) -> tuple[str, _Mark]:

@@ -12,12 +12,12 @@ from core.evaluation.evaluations import EvaluationView
 from core.finetuning.job_views import JobView
 from core.parity import from_evaluations
 from core.parity.markdown import to_markdown
-from core.parity.report import ParityReport, Side
+from core.parity.report import CallUsage, ParityReport, Side
 from pages.ui import cache, visible
-from pages.ui.components import cards, models
-from pages.ui.i18n import _, as_markdown, duration, n_, number, plain
+from pages.ui.components import cards, models, money
+from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, evaluation_results
+from pages.ui.training import cached_training, evaluation_results, parity_schema
 from pages.ui.training.evaluation_results import share
 
 _KEY = "training_parity"
@@ -70,7 +70,10 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
         if old is not None:
             evaluation_results.progress(old)
             if old.metrics is not None and tuned.metrics is not None:
-                card(cached_training.parity(old, tuned, margin / 100))
+                found = cached_training.parity(old, tuned, margin / 100)
+                card(found)
+                if found.task == "json" or found.new.schema is not None:
+                    parity_schema.show(tuned, found)
 
 
 def _start(job: JobView, provider: str, model: str, limit: int) -> None:
@@ -115,9 +118,26 @@ def _figures(found: ParityReport) -> dict[str, list[str]]:
     }
     if found.task == "json":
         rows[_("Valid JSON")] = [share(side.valid) for side in sides]
-    if any(side.seconds is not None for side in sides):
-        rows[_("Seconds per answer")] = [_("unknown") if s.seconds is None else duration(s.seconds) for s in sides]
+    if found.new.schema is not None:
+        rows[_("Follows the JSON Schema")] = [share(side.schema.valid if side.schema else None) for side in sides]
+    rows[_("Time per answer (median, 95th percentile)")] = [_seconds(side) for side in sides]
+    rows[_("Tokens per call (prompt + answer)")] = [_tokens(side.usage) for side in sides]
+    rows[_("Cost of 1,000 such calls")] = [_cost(side.usage) for side in sides]
     return rows
+
+
+def _seconds(side: Side) -> str:
+    if side.seconds is None:
+        return _("unknown")
+    return listed(_("{n} s").format(n=number(value, 2)) for value in (side.seconds, side.seconds_p95))
+
+
+def _tokens(usage: CallUsage) -> str:
+    return " + ".join(number(count) for count in (usage.prompt_tokens, usage.completion_tokens))
+
+
+def _cost(usage: CallUsage) -> str:
+    return money.local_amount(None) if usage.machine_time and not usage.usd_per_1000 else usd(usage.usd_per_1000)
 
 
 def _score(side: Side) -> str:
