@@ -143,7 +143,9 @@ class Untrained:
                 for story in stories:
                     messages = [{"role": "user", "content": story.prompt}, {"role": "assistant", "content": story.text}]
                     line = json.dumps({"messages": messages}).encode()
-                    example = file_validation.as_example(finetune_format.parse_line(line), self.base)
+                    parsed = finetune_format.parse_line(line)
+                    assert not isinstance(parsed, finetune_format.Preference), "a data set has one answer per row"
+                    example = file_validation.as_example(parsed, self.base)
                     made.append(tokens.encode(example, tokenize, self.base.card.bos, self.base.card.eos))
                 return made
 

@@ -171,6 +171,10 @@ def _metric_names(row: Mapping[str, Any]) -> dict[str, Any]:
         "train_mean_token_accuracy": row.get("training_token_accuracy"),
         "valid_loss": row.get("validation_loss"),
         "valid_mean_token_accuracy": row.get("validation_token_accuracy"),
+        "train_reward_accuracy": row.get("training_reward_accuracy"),
+        "train_reward_margin": row.get("training_reward_margin"),
+        "valid_reward_accuracy": row.get("validation_reward_accuracy"),
+        "valid_reward_margin": row.get("validation_reward_margin"),
     }
 
 

@@ -1,18 +1,18 @@
 """Parses and checks training files, for both the engine and the studio's form. Pure, without dependencies.
 
-The rules are OpenAI's (guide "Supervised fine-tuning", and the cookbook's "Data preparation and analysis for chat model
-fine-tuning"), which Azure and Together share. Keys with a null or empty value count as missing, because tables exported
-as JSON lines contain such keys on every line. `check_file` validates a whole file with bounded memory before a job is
-created.
+The rules are OpenAI's (guides "Supervised fine-tuning" and "Direct preference optimization", and the cookbook's "Data
+preparation and analysis for chat model fine-tuning"), which Azure and Together share. Keys with a null or empty value
+count as missing, because tables exported as JSON lines contain such keys on every line. `check_file` validates a whole
+file with bounded memory before a job is created.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from core.engine import tool_calls
 from core.engine.chat_messages import (
@@ -28,13 +28,14 @@ from core.engine.chat_messages import (
 from core.engine.tool_calls import BadTools, Tool
 from core.message import msg, sentences
 
-Format = Literal["chat", "completion"]
+Format = Literal["chat", "completion", "preference"]
 
 MAX_LINE_BYTES = 1 << 20  # far above any context length; bounds memory if a file has no line breaks
 _BOM = b"\xef\xbb\xbf"
 _PAIR_KEYS = frozenset({"prompt", "completion"})
 _TOOL_KEYS = frozenset({"tools", "functions"})
 _CHAT_KEYS = _TOOL_KEYS | {"messages", "parallel_tool_calls"}
+_PREFERENCE_KEYS = frozenset({"input", "preferred_output", "non_preferred_output"})
 _MAX_LISTED = 10  # maximum number of broken lines listed in one message
 
 
@@ -55,12 +56,25 @@ class Conversation:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """A line of the form `{"input": {"messages": […]}, "preferred_output": […], "non_preferred_output": […]}`: one
+    conversation with two answers. Only the answers are trained, not those in the conversation before.
+    """
+
+    preferred: Conversation
+    rejected: Conversation
+
+
+Example: TypeAlias = PromptCompletion | Conversation | Preference
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingLine:
     """A non-blank line: its number (from 1), its bytes, and either its example or what is wrong with it."""
 
     number: int
     raw: bytes
-    parsed: PromptCompletion | Conversation | BadLine
+    parsed: Example | BadLine
 
 
 def parse_lines(numbered: Iterable[tuple[int, bytes]], *, text_only: bool = True) -> Iterator[TrainingLine]:
@@ -104,7 +118,7 @@ def lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         yield number, line
 
 
-def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conversation:
+def parse_line(raw: bytes, *, text_only: bool = True) -> Example:
     """Parse one line.
 
     Args:
@@ -122,18 +136,26 @@ def parse_line(raw: bytes, *, text_only: bool = True) -> PromptCompletion | Conv
         return _conversation(present, text_only)
     if _PAIR_KEYS & present.keys():
         return _pair(record, present)
+    if _PREFERENCE_KEYS & present.keys():
+        return _preference(present, text_only)
     if "messages" in record:
         raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="messages"))
     raise BadLine("shape", msg('It has neither "messages" nor "prompt" and "completion".'))
 
 
-def format_of(example: PromptCompletion | Conversation) -> Format:
+def format_of(example: Example) -> Format:
     """The example's format."""
+    if isinstance(example, Preference):
+        return "preference"
     return "completion" if isinstance(example, PromptCompletion) else "chat"
 
 
-def prompt_and_completion(example: PromptCompletion | Conversation) -> tuple[str, str]:
-    """An example's prompt and completion; for a conversation, all turns except the last, and the last answer."""
+def prompt_and_completion(example: Example) -> tuple[str, str]:
+    """An example's prompt and completion; for a conversation, all turns except the last, and the last answer; for a
+    preference, those of the preferred answer.
+    """
+    if isinstance(example, Preference):
+        return prompt_and_completion(example.preferred)
     if isinstance(example, PromptCompletion):
         return example.prompt, example.completion
     tools = [tool.name + tool.description + tool.parameters for tool in example.tools]
@@ -194,6 +216,37 @@ def _conversation(present: Mapping[str, Any], text_only: bool) -> Conversation:
     if all(item.role == "assistant" for item in messages):
         raise BadLine("role", msg("It has no user message."))
     return Conversation(tuple(messages), _tools(present, messages) if text_only else ())
+
+
+def _preference(present: Mapping[str, Any], text_only: bool) -> Preference:
+    _reject_unknown_keys(present, _PREFERENCE_KEYS)
+    asked = present.get("input")
+    if not isinstance(asked, dict) or not isinstance(asked.get("messages"), list) or not asked["messages"]:
+        raise BadLine("shape", msg('Its "{key}" is not a non-empty list of messages.', key="input.messages"))
+    if _answers(asked["messages"][-1:]):
+        raise BadLine("no_answer", msg("The last message of its input is an answer; it must be from the user."))
+    context = {name: value for name, value in asked.items() if not is_missing(value)}
+    preferred, rejected = (_answered(context, present, f"{kind}preferred_output", text_only) for kind in ("", "non_"))
+    calls = [present[f"{kind}preferred_output"][0].get("tool_calls") or None for kind in ("", "non_")]
+    if preferred.messages[-1].text == rejected.messages[-1].text and calls[0] == calls[1]:
+        raise BadLine("empty", msg("Its two answers are the same: there is nothing to prefer."))
+    return Preference(preferred, rejected)
+
+
+def _answered(context: Mapping[str, Any], present: Mapping[str, Any], key: str, text_only: bool) -> Conversation:
+    """The conversation of a preference with one of its answers, which alone is trained."""
+    answer = present.get(key)
+    if not isinstance(answer, list) or len(answer) != 1 or not _answers(answer):
+        raise BadLine("shape", msg('Its "{key}" is not a list with one message of the assistant.', key=key))
+    last = {name: value for name, value in answer[0].items() if name != "weight"}
+    whole = _conversation({**context, "messages": [*context["messages"], last]}, text_only)
+    untrained = (replace(message, trained=False) for message in whole.messages[:-1])
+    return replace(whole, messages=(*untrained, whole.messages[-1]))
+
+
+def _answers(raw: Sequence[object]) -> bool:
+    """Whether all of these messages are the assistant's."""
+    return bool(raw) and all(isinstance(one, dict) and one.get("role") == "assistant" for one in raw)
 
 
 def _tools(present: Mapping[str, Any], messages: Sequence[ChatMessage]) -> tuple[Tool, ...]:
@@ -258,7 +311,7 @@ def check_file(path: Path) -> TrainingFileSummary:
     return TrainingFileSummary(file_format, examples)
 
 
-def read_examples(path: Path) -> Iterator[tuple[int, PromptCompletion | Conversation]]:
+def read_examples(path: Path) -> Iterator[tuple[int, Example]]:
     """Yield (line number, example) for each line of a valid file. Raises BadLine for an invalid line."""
     with path.open("rb") as file:
         for number, raw in lines(file):

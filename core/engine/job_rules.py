@@ -13,12 +13,16 @@ import re
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple, cast, get_args
 
-TrainingMethod = Literal["supervised"]
+TrainingMethod = Literal["supervised", "dpo"]
 METHODS: Final[tuple[TrainingMethod, ...]] = get_args(TrainingMethod)
-"""Possible values of `method.type`; each has its objective in `core.engine.training.trainer.objective`."""
+"""Possible values of `method.type`; each has its objective in `core.engine.training.trainer.methods`."""
 N_EPOCHS: Final = (1, 50)
 BATCH_SIZE: Final = (1, 256)
 LEARNING_RATE_MULTIPLIER: Final = (1e-4, 100.0)
+BETA: Final = (0.0, 2.0)
+"""Range of DPO's beta, above 0: OpenAI's (API reference, "Create fine-tuning job")."""
+AUTO_BETA: Final = 0.1
+"""The value that `auto` stands for: of Rafailov et al. 2023 (arXiv:2305.18290, section 6), and TRL's default."""
 SEED: Final = (0, 2**31 - 1)
 MAX_SUFFIX_LENGTH: Final = 64
 """Maximum length of a suffix, in characters."""

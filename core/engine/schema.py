@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Schema of this version; stored in `PRAGMA user_version`."""
 SCHEMA = """
 CREATE TABLE files (
@@ -17,7 +17,8 @@ CREATE TABLE jobs (
   fine_tuned_model TEXT, result_file TEXT, trained_tokens INTEGER, error TEXT, started_at INTEGER,
   finished_at INTEGER, estimated_finish INTEGER, step INTEGER NOT NULL DEFAULT 0, total_steps INTEGER,
   tokens_per_s REAL, events_read INTEGER NOT NULL DEFAULT 0, training_s REAL NOT NULL DEFAULT 0, epoch_tokens INTEGER,
-  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}', integrations TEXT NOT NULL DEFAULT ''
+  method TEXT NOT NULL DEFAULT 'supervised', options TEXT NOT NULL DEFAULT '{}', integrations TEXT NOT NULL DEFAULT '',
+  beta REAL
 );
 CREATE INDEX jobs_by_status ON jobs (status, seq);
 CREATE TABLE events (
@@ -94,4 +95,5 @@ MIGRATIONS = {
         _UPLOAD_PARTS,
         "ALTER TABLE jobs ADD COLUMN integrations TEXT NOT NULL DEFAULT ''",
     ),
+    7: ("ALTER TABLE jobs ADD COLUMN beta REAL",),
 }

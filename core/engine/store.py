@@ -107,6 +107,7 @@ class Job(TableRow):
     method: TrainingMethod = "supervised"
     options: str = "{}"
     integrations: str = ""
+    beta: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

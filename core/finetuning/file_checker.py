@@ -70,7 +70,7 @@ class FileCheck:
         counts: lines per kind of problem; levels: the level of each kind.
     """
 
-    file_format: FileFormat | None
+    file_format: finetune_format.Format | None
     lines: int
     examples: int
     bytes: int
@@ -207,7 +207,7 @@ class _FileCheckState:
     size: int = 0
     lines: int = 0
     examples: int = 0
-    file_format: FileFormat | None = None
+    file_format: finetune_format.Format | None = None
     tokens: int = 0
     exact: bool = True
     longest: tuple[int, int, str] = (0, 0, "")  # bytes, line, text

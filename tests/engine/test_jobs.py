@@ -32,6 +32,7 @@ from tests.support.engine_process import (
     jsonl,
     pairs,
     poll,
+    preferences,
     running,
     steps,
     upload,
@@ -241,6 +242,38 @@ def test_conversations_train_and_serve(client: OpenAI) -> None:
         model=job.fine_tuned_model, messages=[{"role": "user", "content": "唐 3"}], max_tokens=8
     )
     assert made.choices[0].message.content is not None
+
+
+def test_preferences_train_and_serve(client: OpenAI) -> None:
+    file = upload(client, preferences(8))
+    method: Any = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "beta": 0.5}}}
+    job = finished(client, start(client, file=file, method=method, validation_file=upload(client, preferences(2))).id)
+    assert job.status == "succeeded", job.error
+    told: Any = job.to_dict()["method"]
+    assert (told["type"], told["dpo"]["hyperparameters"]["beta"]) == ("dpo", 0.5)
+    header, first, *_, last = (line.split(",") for line in client.files.content(job.result_files[0]).text.splitlines())
+    margin = header.index("training_reward_margin")
+    assert (float(first[margin]), int(last[0])) == (pytest.approx(0, abs=1e-5), 6)
+    assert float(last[margin]) > 0
+    assert last[header.index("training_token_accuracy")] == ""
+    checkpoint: Any = client.fine_tuning.jobs.checkpoints.list(job.id).data[0].to_dict()["metrics"]
+    assert checkpoint["valid_reward_accuracy"] is not None
+    model: Any = client.models.retrieve(job.fine_tuned_model or "")
+    assert model.fabula["format"] == "chat"
+
+
+@pytest.mark.parametrize(
+    ("content", "method", "says"),
+    [
+        (chats(8), "dpo", "has no preferences: for 'dpo', each line needs 'input'"),
+        (pairs(8), "dpo", "has no preferences: for 'dpo', each line needs 'input'"),
+        (preferences(8), "supervised", "has preferences; to train on them, set 'method.type' to 'dpo'"),
+    ],
+)
+def test_a_file_for_another_method_is_refused(client: OpenAI, content: bytes, method: Any, says: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        start(client, file=upload(client, content), method={"type": method})
+    assert says in caught.value.message
 
 
 def test_pause_and_resume_leave_no_hole(client: OpenAI) -> None:

@@ -20,12 +20,17 @@ from core.engine.training_options import TrainingOptions
 from tests.support.engine_process import jsonl
 
 _PATH = "method.supervised.hyperparameters."
+_DPO_PATH = "method.dpo.hyperparameters."
 _USER = {"role": "user", "content": "a"}
 MINIMUM = {"model": "m", "training_file": "file-1"}
 
 
 def hyper(**values: object) -> dict[str, Any]:
     return {**MINIMUM, "method": {"type": "supervised", "supervised": {"hyperparameters": values}}}
+
+
+def _dpo(**values: object) -> dict[str, Any]:
+    return {**MINIMUM, "method": {"type": "dpo", "dpo": {"hyperparameters": values}}}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[objec
         ({**MINIMUM, "seed": True}, "seed", "invalid_value"),
         ({**MINIMUM, "n_epochs": 3}, "n_epochs", "unknown_parameter"),
         ({**MINIMUM, "integrations": [{"type": "mlflow"}]}, "integrations[0].type", "unsupported_parameter"),
-        ({**MINIMUM, "method": {"type": "dpo"}}, "method.type", "unsupported_parameter"),
+        ({**MINIMUM, "method": {"type": "reinforcement"}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"type": ["supervised"]}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"dpo": {"hyperparameters": {"beta": 1}}}}, "method.type", "unsupported_parameter"),
         ({**MINIMUM, "method": {"type": "supervised", "sft": {"a": 1}}}, "method.sft", "unknown_parameter"),
@@ -72,6 +77,10 @@ def test_hyperparameters_old_and_new(body: dict[str, Any], expected: tuple[objec
         (hyper(lora_alpha=0), _PATH + "lora_alpha", "invalid_value"),
         (hyper(warmup=0.6), _PATH + "warmup", "invalid_value"),
         (hyper(schedule="steps"), _PATH + "schedule", "invalid_value"),
+        (hyper(beta=0.1), _PATH + "beta", "unknown_parameter"),
+        (_dpo(beta=0), _DPO_PATH + "beta", "invalid_value"),
+        (_dpo(beta=2.1), _DPO_PATH + "beta", "invalid_value"),
+        (_dpo(gamma=1), _DPO_PATH + "gamma", "unknown_parameter"),
         (hyper(early_stopping=2), _PATH + "early_stopping", "invalid_value"),  # without a validation file
         (hyper(learning_rate_multiplier=float("inf")), _PATH + "learning_rate_multiplier", "invalid_value"),
         (hyper(epochs=3), "method.supervised.hyperparameters.epochs", "unknown_parameter"),
@@ -297,6 +306,12 @@ def test_what_cannot_be_done_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(ApiError) as caught:
         sampling.of_chat({"model": "m", "messages": [], **body}, "<end_of_turn>")
     assert caught.value.code == "unsupported_parameter"
+
+
+def test_beta_is_read_and_automatic() -> None:
+    asked = [job_request.parse(body).beta for body in (_dpo(beta=0.5), _dpo(beta="auto"), _dpo(), MINIMUM)]
+    assert asked == [0.5, 0.1, 0.1, None]
+    assert job_request.parse(_dpo(n_epochs=2)).n_epochs == 2
 
 
 def test_hyperparameters_of_the_engine_have_defaults_and_are_read() -> None:

@@ -25,8 +25,9 @@ from core.engine.training.trainer import model  # noqa: E402
 from core.engine.training.trainer.device import cpu, is_out_of_memory  # noqa: E402
 from core.engine.training.trainer.head import HeadResult, cross_entropy  # noqa: E402
 from core.engine.training.trainer.loop import Loop, LossDiverged  # noqa: E402
+from core.engine.training.trainer.methods import OBJECTIVES  # noqa: E402
 from core.engine.training.trainer.model import LoraLinear  # noqa: E402
-from core.engine.training.trainer.objective import OBJECTIVES, Supervised, Tally  # noqa: E402
+from core.engine.training.trainer.objective import Supervised, TokenTally  # noqa: E402
 from core.engine.training.trainer.resume import Position, read_position  # noqa: E402
 from tests.support.tiny_gemma import write_tiny_gemma  # noqa: E402
 from tests.support.waiting import WAIT_LIMIT_S  # noqa: E402
@@ -242,7 +243,8 @@ def test_padding_and_batching_change_nothing(base: Path, tmp_path: Path) -> None
     alone = [(loop.score([example]), sum(example.trained)) for example in examples]
     total = sum(n for _, n in alone)
     assert together.loss == pytest.approx(sum(score.loss * n for score, n in alone) / total, rel=1e-4)
-    assert together.token_accuracy == pytest.approx(sum(score.token_accuracy * n for score, n in alone) / total)
+    correct = sum((score.token_accuracy or 0.0) * n for score, n in alone)
+    assert together.token_accuracy == pytest.approx(correct / total)
 
 
 def test_the_sizes_of_a_device_change_no_result(base: Path) -> None:
@@ -252,7 +254,7 @@ def test_the_sizes_of_a_device_change_no_result(base: Path) -> None:
     for device in (cpu(), replace(cpu(), batch_tokens=1, head_tile=17)):
         tunable = model.load(base / "weights", device, 4, 8.0)
         tunable.initialise(0)
-        tally, asked = Tally(), list[int]()
+        tally, asked = TokenTally(), list[int]()
         Supervised(tunable).run_pass(examples, tally, lambda asked=asked: bool(asked.append(1)), learn=True)  # type: ignore[misc]
         found.append((len(asked), tally.loss, [p.grad for p in tunable.parameters()]))
     (together, loss, gradients), (alone, small_loss, small_gradients) = found
@@ -270,9 +272,9 @@ class _Unlearning(Supervised):
     """Steps uphill."""
 
     def run_pass(
-        self, examples: Sequence[tokens.Encoded], tally: Tally, stop: Callable[[], bool], *, learn: bool
+        self, texts: Sequence[tokens.Encoded], tally: TokenTally, stop: Callable[[], bool], *, learn: bool
     ) -> None:
-        super().run_pass(examples, tally, stop, learn=learn)
+        super().run_pass(texts, tally, stop, learn=learn)
         for parameter in self._model.parameters():
             if parameter.grad is not None:
                 parameter.grad.neg_()
@@ -283,7 +285,7 @@ def test_what_a_job_learns_is_decided_by_the_objective_of_its_method(
 ) -> None:
     spec = _job(base, tmp_path / "job", n_epochs=6)
     assert spec.method == "supervised"  # a job.json of before the field
-    monkeypatch.setitem(OBJECTIVES, "supervised", _Unlearning)
+    monkeypatch.setitem(OBJECTIVES, "supervised", lambda tunable, _: _Unlearning(tunable))
     tunable = model.load(base / "weights", cpu(), 16, 32.0)
     tunable.initialise(7)
     Loop(spec, Journal(tmp_path / "job"), tunable, tokens.load(spec.train), []).run(Position(), lambda: False)

@@ -132,6 +132,24 @@ def chats(count: int) -> bytes:
     )
 
 
+def preferences(count: int) -> bytes:
+    """Create a training file of `count` small preferences."""
+
+    def answer(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return jsonl(
+        [
+            {
+                "input": {"messages": [{"role": "user", "content": f"唐 {n}"}]},
+                "preferred_output": answer(f"英雄 {n}。"),
+                "non_preferred_output": answer(f"怪兽 {n}！怪兽！"),
+            }
+            for n in range(count)
+        ]
+    )
+
+
 def jsonl(rows: Sequence[object]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 

@@ -42,6 +42,7 @@ class ParsedJobRequest:
     Attributes:
         options: a rank of None means `auto`; all other options are resolved.
         names_adapter: whether the request sets `lora_rank` or `lora_alpha`.
+        beta: DPO's beta, with `auto` resolved; None for other methods.
     """
 
     model: str
@@ -57,6 +58,7 @@ class ParsedJobRequest:
     learning_rate_multiplier: float | None
     options: TrainingOptions
     names_adapter: bool
+    beta: float | None
 
 
 def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
@@ -81,7 +83,15 @@ def parse(body: Mapping[str, Any]) -> ParsedJobRequest:
         ),
         options=_options(hyperparameters, has_validation, path),
         names_adapter=any(name in hyperparameters for name in training_options.ADAPTER_NAMES),
+        beta=_beta(hyperparameters, path) if method == "dpo" else None,
     )
+
+
+def _beta(hyperparameters: Mapping[str, Any], path: str) -> float:
+    beta = number(hyperparameters, "beta", *job_rules.BETA, job_rules.AUTO_BETA, path)
+    if not beta:
+        raise bad_value(f"{path}beta", msg("'beta' must be above 0: with 0, all answers count as equally good."))
+    return beta
 
 
 def _options(hyperparameters: Mapping[str, Any], has_validation: bool, path: str) -> TrainingOptions:
@@ -115,7 +125,7 @@ def _hyperparameters(
     reject_unknown(options, frozenset({"hyperparameters"}), f"method.{method}.")
     new = _object(options, "hyperparameters", f"method.{method}.")
     path = f"method.{method}.hyperparameters." if new else "hyperparameters."
-    reject_unknown(new or old, _HYPERPARAMETERS, path)
+    reject_unknown(new or old, _HYPERPARAMETERS | ({"beta"} if method == "dpo" else set()), path)
     return {name: value for name, value in (new or old).items() if value != "auto"}, path
 
 

@@ -21,8 +21,20 @@ from core.engine.api.job_request import ParsedJobRequest
 from core.engine.api.models import ModelCatalogue
 from core.engine.api.requests import json_body, query_limit
 from core.engine.event_log import add_event
+from core.engine.job_rules import TrainingMethod
 from core.engine.serving import chat
-from core.engine.store import CheckpointRow, EngineStore, Event, Job, Row, Status, new_id, to_json, tuned_model_id
+from core.engine.store import (
+    CheckpointRow,
+    EngineStore,
+    Event,
+    Format,
+    Job,
+    Row,
+    Status,
+    new_id,
+    to_json,
+    tuned_model_id,
+)
 from core.engine.training import job_queue, tracking
 from core.message import msg
 
@@ -124,7 +136,9 @@ class Jobs:
         checked = self._check(spec.training_file, "training_file")
         if spec.validation_file and self._check(spec.validation_file, "validation_file").format != checked.format:
             raise bad_value("validation_file", msg("The training file and the validation file have different formats."))
-        if checked.format == "chat" and chat.format_for(base.card) is None:
+        if (checked.format == "preference") != (spec.method == "dpo"):
+            raise bad_value("training_file", _wrong_method(spec.training_file, spec.method))
+        if checked.format != "completion" and chat.format_for(base.card) is None:
             raise bad_value(
                 "training_file", msg("{name} has no chat format here; use prompt and completion.", name=base.name)
             )
@@ -133,7 +147,8 @@ class Jobs:
                 "lora_rank",
                 msg("Training continues with the adapter of {model}, which keeps its rank and alpha.", model=start.id),
             )
-        needs_both = start.adapter is not None and start.format != checked.format
+        answers: Format = "completion" if checked.format == "completion" else "chat"
+        needs_both = start.adapter is not None and start.format != answers
         multiplier = spec.learning_rate_multiplier
         auto = job_rules.automatic(checked.examples)
         rank = spec.options.lora_rank or self._models.default_rank(base.name)
@@ -143,7 +158,7 @@ class Jobs:
             status="validating_files",
             model=spec.model,
             base=base.name,
-            format="both" if needs_both else checked.format,
+            format="both" if needs_both else answers,
             tuned_id=tuned_model_id(base.name, spec.suffix),
             suffix=spec.suffix,
             seed=spec.seed,
@@ -156,6 +171,7 @@ class Jobs:
             metadata=to_json(spec.metadata) if spec.metadata else None,
             integrations=to_json(spec.integrations) if spec.integrations else "",
             method=spec.method,
+            beta=spec.beta,
             options=to_json(asdict(replace(spec.options, lora_rank=rank))),
         )
         return self._store_job(job, spec, start.adapter)
@@ -296,6 +312,16 @@ def _metadata_filter(request: Request) -> tuple[str, Sequence[str]]:
         return "metadata IS NULL", []
     where = " AND ".join(["1", *[_HAS_METADATA] * len(pairs)])
     return where, [part for pair in pairs for part in pair]
+
+
+def _wrong_method(file_id: str, method: TrainingMethod) -> str:
+    if method == "dpo":
+        return msg(
+            "{file_id} has no preferences: for 'dpo', each line needs 'input', 'preferred_output' and "
+            "'non_preferred_output'.",
+            file_id=file_id,
+        )
+    return msg("{file_id} has preferences; to train on them, set 'method.type' to 'dpo'.", file_id=file_id)
 
 
 def _missing_file(file_id: str, param: str) -> ApiError:

@@ -49,6 +49,7 @@ def job(row: Job, queue_position: QueuePosition | None = None) -> Json:
         "n_epochs": row.n_epochs,
         "batch_size": row.batch_size,
         "learning_rate_multiplier": row.learning_rate_multiplier,
+        **({} if row.beta is None else {"beta": row.beta}),
     }
     return {
         "id": row.id,

@@ -15,7 +15,7 @@ from core.engine.api.errors import ApiError
 from core.engine.api.files import SOURCES
 from core.engine.chat_messages import BadLine
 from core.engine.event_log import add_event
-from core.engine.finetune_format import Conversation, PromptCompletion
+from core.engine.finetune_format import Conversation, Preference, PromptCompletion
 from core.engine.formats import tokens
 from core.engine.formats.tokens import Encoded, SegmentedExample
 from core.engine.serving import chat
@@ -135,13 +135,16 @@ def tokenise_file(
                 checked_at = time.monotonic()
                 if not should_continue():
                     raise JobCancelled
-            segmented = _segmented(example, base, number)
-            encoded_example = tokens.encode(segmented, tokenize, base.card.bos, base.card.eos, base.card.adds_space)
-            if len(encoded_example.tokens) > base.context:
-                too_long.append(
-                    msg("Line {number} has {tokens} tokens.", number=number, tokens=len(encoded_example.tokens))
+            texts = (example.preferred, example.rejected) if isinstance(example, Preference) else (example,)
+            found = [
+                tokens.encode(
+                    _segmented(text, base, number), tokenize, base.card.bos, base.card.eos, base.card.adds_space
                 )
-            yield encoded_example
+                for text in texts
+            ]
+            if (longest := max(len(one.tokens) for one in found)) > base.context:
+                too_long.append(msg("Line {number} has {tokens} tokens.", number=number, tokens=longest))
+            yield from found
 
     try:
         total = tokens.save(target, encoded())

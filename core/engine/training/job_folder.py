@@ -39,6 +39,12 @@ RESULTS_COLUMNS = (
     "validation_loss",
     "validation_token_accuracy",
 )
+_REWARD_COLUMNS = (
+    "training_reward_accuracy",
+    "training_reward_margin",
+    "validation_reward_accuracy",
+    "validation_reward_margin",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,9 @@ class JobSpec:
         checkpoint_seconds: maximum training time in seconds that is lost on kill -9.
         threads: CPU threads; 0 means all.
         dtype: dtype of the frozen matrices: `float32`, `bfloat16`, or `auto` for whichever is faster on this machine.
-        method: the training method, which determines the loss (`trainer.objective`).
+        method: the training method, which determines the loss (`trainer.methods`). Files for DPO contain each pair's
+            preferred answer, then its rejected one.
+        beta: DPO's beta; None means `auto`.
     """
 
     job_id: str
@@ -84,6 +92,7 @@ class JobSpec:
     warmup: float = 0.0
     schedule: Schedule = "linear"
     early_stopping: int | None = None
+    beta: float | None = None
 
     @classmethod
     def read(cls, folder: Path) -> JobSpec:
@@ -217,11 +226,14 @@ def _object(line: bytes | str) -> dict[str, Any] | None:
 def metrics_csv(job_folder: Path) -> str:
     """The current result file, as CSV in OpenAI's format; before the first step it contains only the header.
 
-    Unmeasured values are empty cells.
+    Unmeasured values are empty cells. The results of DPO have columns for rewards, under TRL's terms.
     """
+    rows = list(read_lines(job_folder / "metrics.jsonl"))
+    rewards = _REWARD_COLUMNS if any(_REWARD_COLUMNS[0] in row for row in rows) else ()
+    columns = (*RESULTS_COLUMNS, *rewards)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULTS_COLUMNS)
-    for row in read_lines(job_folder / "metrics.jsonl"):
-        writer.writerow(["" if row.get(name) is None else row[name] for name in RESULTS_COLUMNS])
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if row.get(name) is None else row[name] for name in columns])
     return text.getvalue()

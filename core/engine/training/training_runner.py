@@ -230,6 +230,7 @@ class TrainingRunner:
             "checkpoint_seconds": _CHECKPOINT_S,
             "threads": context.threads,
             "method": job.method,
+            "beta": job.beta,
         }
 
 

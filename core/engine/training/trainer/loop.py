@@ -15,8 +15,9 @@ from core.engine.formats import gguf_file
 from core.engine.formats.tokens import Encoded, EncodedExamples
 from core.engine.training.job_folder import MEASURED_STEPS, JobSpec, Journal, read_lines
 from core.engine.training.trainer import resume
+from core.engine.training.trainer.methods import OBJECTIVES
 from core.engine.training.trainer.model import TunableModel
-from core.engine.training.trainer.objective import OBJECTIVES, BatchScore, Tally, TrainingStopped
+from core.engine.training.trainer.objective import BatchScore, Tally, TrainingStopped
 from core.engine.training.trainer.resume import Position
 from core.engine.training.trainer.schedule import best, learning_rate, stops_early
 from core.message import msg, percent
@@ -36,7 +37,9 @@ class Loop:
         self, spec: JobSpec, journal: Journal, model: TunableModel, train: EncodedExamples, valid: Sequence[Encoded]
     ) -> None:
         self.spec, self.journal, self.model, self.train, self.valid = spec, journal, model, train, valid
-        self.steps_per_epoch = math.ceil(len(train) / spec.batch_size)
+        self.objective = OBJECTIVES[spec.method](model, spec)
+        self.examples = len(train) // self.objective.texts_per_example
+        self.steps_per_epoch = math.ceil(self.examples / spec.batch_size)
         self.total_steps = self.steps_per_epoch * spec.n_epochs
         self.tokens_total = spec.n_epochs * train.n_tokens
         self.parameters = {
@@ -44,7 +47,6 @@ class Loop:
             for name, layer in model.lora.items()
             for matrix in ("lora_a", "lora_b")
         }
-        self.objective = OBJECTIVES[spec.method](model)
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=0.0)
         self._recent: list[tuple[int, float]] = []  # (tokens, seconds) of the most recent timed steps, for estimates
         self._order: tuple[int, Tensor] | None = None  # (epoch, order of its examples)
@@ -77,7 +79,10 @@ class Loop:
                 break
             tokens = sum(len(example.tokens) for example in batch)
             position = replace(
-                position, step=step, tokens=position.tokens + tokens, examples=position.examples + len(batch)
+                position,
+                step=step,
+                tokens=position.tokens + tokens,
+                examples=position.examples + len(batch) // self.objective.texts_per_example,
             )
             self._record_step(position, tokens, time.monotonic() - started, score, held_out, timed=step > first)
             stop_now = stop()
@@ -116,7 +121,7 @@ class Loop:
         Raises:
             TrainingStopped: `stop()` became true in the meantime.
         """
-        tally = Tally()
+        tally: Tally = self.objective.tally()
         for start in range(0, len(examples), _SCORE_CHUNK):
             self.objective.run_pass(examples[start : start + _SCORE_CHUNK], tally, stop, learn=False)
         return tally.score()
@@ -138,16 +143,18 @@ class Loop:
         }
 
     def _batch(self, step: int) -> list[Encoded]:
+        """The texts of a step's examples."""
         epoch, step_in_epoch = divmod(step - 1, self.steps_per_epoch)
         if self._order is None or self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.spec.seed * 1_000_003 + epoch)
-            self._order = epoch, torch.randperm(len(self.train), generator=generator)
+            self._order = epoch, torch.randperm(self.examples, generator=generator)
         chosen = self._order[1][step_in_epoch * self.spec.batch_size : (step_in_epoch + 1) * self.spec.batch_size]
-        return [self.train[index] for index in chosen.tolist()]
+        n = self.objective.texts_per_example
+        return [text for index in chosen.tolist() for text in self.train[index * n : (index + 1) * n]]
 
     def _learn(self, batch: Sequence[Encoded], learning_rate: float, stop: Callable[[], bool]) -> BatchScore:
         self.optimizer.zero_grad(set_to_none=True)
-        tally = Tally()
+        tally: Tally = self.objective.tally()
         self.objective.run_pass(batch, tally, stop, learn=True)
         nn.utils.clip_grad_norm_(self.model.parameters(), _MAX_GRADIENT_NORM)
         for group in self.optimizer.param_groups:
@@ -188,6 +195,8 @@ class Loop:
                 "validation_loss": held_out and held_out.loss,
                 "validation_token_accuracy": held_out and held_out.token_accuracy,
                 "seconds": seconds,
+                **_rewards("training", score),
+                **_rewards("validation", held_out),
             }
         )
         self.journal.state("running", **self.figures(position))
@@ -195,17 +204,36 @@ class Loop:
     def _checkpoint(self, position: Position, score: BatchScore, held_out: BatchScore | None) -> None:
         path = self.journal.folder / "checkpoints" / f"step-{position.step}.gguf"
         gguf_file.write_adapter(path, self.model.adapter(), f"{self.spec.job_id} step {position.step}")
-        metrics = {"train_loss": score.loss, "train_mean_token_accuracy": score.token_accuracy}
-        if held_out:
-            metrics |= {"valid_loss": held_out.loss, "valid_mean_token_accuracy": held_out.token_accuracy}
+        metrics = {}
+        for part, found in (("train", score), ("valid", held_out)):
+            if found is not None:
+                metrics[f"{part}_loss"] = found.loss
+                if found.token_accuracy is not None:
+                    metrics[f"{part}_mean_token_accuracy"] = found.token_accuracy
+                metrics |= _rewards(part, found)
         epoch = position.step // self.steps_per_epoch
         self.journal.checkpoint({"step": position.step, "epoch": epoch, "path": str(path), "metrics": metrics})
-        self.journal.event(
-            msg(
+        if score.reward_accuracy is None:
+            message = msg(
                 "Epoch {epoch}/{n_epochs} finished: training loss {loss}, token accuracy {token_accuracy}.",
                 epoch=epoch,
                 n_epochs=self.spec.n_epochs,
                 loss=f"{score.loss:.3f}",
-                token_accuracy=percent(score.token_accuracy),
+                token_accuracy=percent(score.token_accuracy or 0.0),
             )
-        )
+        else:
+            message = msg(
+                "Epoch {epoch}/{n_epochs} finished: training loss {loss}, preferred answers rewarded more: {share}.",
+                epoch=epoch,
+                n_epochs=self.spec.n_epochs,
+                loss=f"{score.loss:.3f}",
+                share=percent(score.reward_accuracy),
+            )
+        self.journal.event(message)
+
+
+def _rewards(part: str, score: BatchScore | None) -> dict[str, float]:
+    """The figures that only DPO has, for a line of `metrics.jsonl`."""
+    if score is None or score.reward_accuracy is None or score.reward_margin is None:
+        return {}
+    return {f"{part}_reward_accuracy": score.reward_accuracy, f"{part}_reward_margin": score.reward_margin}

@@ -1,20 +1,20 @@
-"""Training objectives: what a training method (`core.engine.job_rules.METHODS`) computes from its examples.
+"""Training objectives: what a training method (`core.engine.job_rules.METHODS`) computes from its examples, and the
+supervised one.
 
 The loop handles steps, learning rate, optimizer, checkpoints and stopping, in the same way for every method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from core.engine.formats.tokens import Encoded
-from core.engine.job_rules import TrainingMethod
-from core.engine.training.trainer.head import cross_entropy
+from core.engine.training.trainer.head import HeadResult, cross_entropy
 from core.engine.training.trainer.model import TunableModel
 
 
@@ -24,16 +24,56 @@ class TrainingStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchScore:
-    """Mean loss over trained tokens in nats, token accuracy, and fraction of fully correct examples (both 0 to 1)."""
+    """Means over examples. None if the method has no such figure.
+
+    Attributes:
+        loss: in nats; for supervised training per trained token, for DPO per pair of answers.
+        token_accuracy: fraction of trained tokens that were the most likely one.
+        sequence_accuracy: fraction of examples in which all were.
+        reward_accuracy: fraction of pairs whose preferred answer has the higher reward (`trainer.dpo`).
+        reward_margin: reward of the preferred answer minus that of the rejected one.
+    """
 
     loss: float
-    token_accuracy: float
-    sequence_accuracy: float
+    token_accuracy: float | None = None
+    sequence_accuracy: float | None = None
+    reward_accuracy: float | None = None
+    reward_margin: float | None = None
+
+
+class Tally(Protocol):
+    """Running sums over examples."""
+
+    def score(self) -> BatchScore:
+        """The means."""
+
+
+TallyT = TypeVar("TallyT", bound=Tally)
+
+
+class Objective(Protocol[TallyT]):
+    """One training method on one model.
+
+    Attributes:
+        texts_per_example: texts in the job's files that belong to one example, one after another.
+    """
+
+    texts_per_example: int
+
+    def tally(self) -> TallyT:
+        """Sums of nothing yet."""
+
+    def run_pass(self, texts: Sequence[Encoded], tally: TallyT, stop: Callable[[], bool], *, learn: bool) -> None:
+        """Add the sums over `texts` to `tally` and, with `learn`, the gradient of their mean loss to the parameters.
+
+        Raises:
+            TrainingStopped: `stop()` became true; it is checked before every micro-batch.
+        """
 
 
 @dataclass(slots=True)
-class Tally:
-    """Running sums over examples; `loss` is summed over trained tokens."""
+class TokenTally:
+    """Sums over examples and their trained tokens."""
 
     labels: int = 0
     examples: int = 0
@@ -42,68 +82,73 @@ class Tally:
     correct_examples: int = 0
 
     def score(self) -> BatchScore:
-        """The means."""
+        """See `Tally`."""
         return BatchScore(
             self.loss / self.labels, self.correct_tokens / self.labels, self.correct_examples / self.examples
         )
 
 
-class Objective(Protocol):
-    """One training method on one model.
-
-    A method whose rows are not texts with a loss mask (such as preferences, with a prompt and two answers) also needs a
-    row type in `core.engine.finetune_format` and its tokens in `core.engine.formats.tokens`.
-    """
-
-    def run_pass(self, examples: Sequence[Encoded], tally: Tally, stop: Callable[[], bool], *, learn: bool) -> None:
-        """Add the sums over `examples` to `tally` and, with `learn`, the gradient of their mean loss to the parameters.
-
-        Raises:
-            TrainingStopped: `stop()` became true; it is checked before every micro-batch.
-        """
-
-
 class Supervised:
     """Next-token prediction: cross-entropy over each example's trained tokens."""
+
+    texts_per_example = 1
 
     def __init__(self, model: TunableModel) -> None:
         self._model = model
 
-    def run_pass(self, examples: Sequence[Encoded], tally: Tally, stop: Callable[[], bool], *, learn: bool) -> None:
-        """See `Objective`. The mean is over the trained tokens of all `examples`."""
-        model, device = self._model, self._model.device
-        n_labels = sum(sum(example.trained[1:]) for example in examples)
-        for group in micro_batches(examples, device.batch_tokens):
+    def tally(self) -> TokenTally:
+        """See `Objective`."""
+        return TokenTally()
+
+    def run_pass(self, texts: Sequence[Encoded], tally: TokenTally, stop: Callable[[], bool], *, learn: bool) -> None:
+        """See `Objective`. The mean is over the trained tokens of all `texts`."""
+        n_labels = sum(sum(text.trained[1:]) for text in texts)
+        for group in micro_batches([(text,) for text in texts], self._model.device.batch_tokens):
             if stop():
                 raise TrainingStopped
-            ids, positions, labels, owners = (tensor.to(device.place) for tensor in batch_tensors(group))
-            with torch.set_grad_enabled(learn):
-                hidden = model.hidden(ids).flatten(0, 1)[positions]
-            result = cross_entropy(
-                hidden.detach(), model.head, labels, tile=device.head_tile, gradient=learn, cap=model.logit_cap
-            )
+            hidden, result, owners = predictions(self._model, [text for (text,) in group], learn=learn)
             if learn:
                 hidden.backward(result.gradient / n_labels)
             tally.loss += float(result.loss.sum())
             tally.correct_tokens += int(result.correct.sum())
             tally.correct_examples += len(group) - len(set(owners[~result.correct].tolist()))
         tally.labels += n_labels
-        tally.examples += len(examples)
+        tally.examples += len(texts)
 
 
-OBJECTIVES: Mapping[TrainingMethod, Callable[[TunableModel], Objective]] = {"supervised": Supervised}
+def predictions(model: TunableModel, group: Sequence[Encoded], *, learn: bool) -> tuple[Tensor, HeadResult, Tensor]:
+    """What the model predicts at the trained tokens of a micro-batch.
+
+    Returns:
+        hidden: the hidden states, [labels, width]; with `learn`, `hidden.backward` reaches the parameters.
+        result: losses, and with `learn` their gradient.
+        owners: the index in `group` of each label's text, [labels].
+    """
+    ids, positions, labels, owners = (tensor.to(model.device.place) for tensor in batch_tensors(group))
+    with torch.set_grad_enabled(learn):
+        hidden = model.hidden(ids).flatten(0, 1)[positions]
+    result = cross_entropy(
+        hidden.detach(), model.head, labels, tile=model.device.head_tile, gradient=learn, cap=model.logit_cap
+    )
+    return hidden, result, owners
 
 
-def micro_batches(examples: Sequence[Encoded], max_tokens: int) -> Iterator[list[Encoded]]:
-    """Group examples of similar length, with at most `max_tokens` tokens per group, including padding."""
-    group: list[Encoded] = []
-    for example in sorted(examples, key=lambda example: len(example.tokens)):
-        if group and len(example.tokens) * (len(group) + 1) > max_tokens:
+def micro_batches(examples: Sequence[tuple[Encoded, ...]], max_tokens: int) -> Iterator[list[tuple[Encoded, ...]]]:
+    """Group examples of similar length, with at most `max_tokens` tokens per group, including padding; an example's
+    texts stay together.
+    """
+    group: list[tuple[Encoded, ...]] = []
+    for example in sorted(examples, key=_longest):
+        if group and _longest(example) * len(example) * (len(group) + 1) > max_tokens:
             yield group
             group = []
         group.append(example)
     if group:
         yield group
+
+
+def _longest(example: tuple[Encoded, ...]) -> int:
+    return max(len(text.tokens) for text in example)
 
 
 def batch_tensors(group: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
