@@ -40,7 +40,7 @@ from core.settings import Settings
 DONE, FAILED, LOST, STOPPED = 0, 1, 3, 4
 _ADMIN_KEY = "OPENAI_ADMIN_KEY"
 _LOOK_S = 0.5  # how often progress is printed
-_TUNING_PROVIDERS = ("openai", "compatible")  # ids from the environment that can have an account
+_TUNING_PROVIDERS = ("openai", "compatible", "azure", "together")  # ids from the environment that can have an account
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Build the command-line parser."""
-    parser = argparse.ArgumentParser(prog="python -m core.migrate", description="Move an OpenAI account to Fabula.")
+    parser = argparse.ArgumentParser(prog="python -m core.migrate", description="Move a fine-tuning account to Fabula.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, command, text in (
         ("inventory", _inventory, "list the account's tuned models, files, dates and usage"),
@@ -114,11 +114,14 @@ class _Context:
             if one in self.registry.environment_ids():
                 return self.registry.provider(one)
         for one in self.registry.ids():
-            if one not in self.registry.environment_ids() and self.registry.provider(one).kind == "openai":
+            if one not in self.registry.environment_ids() and self.registry.provider(one).kind in _TUNING_PROVIDERS:
                 return self.registry.provider(one)
         raise NotFound(
-            msg("No OpenAI account is set up."),
-            msg("Set `OPENAI_API_KEY`, or add the account under Settings → Providers and name it with --provider."),
+            msg("No account is set up."),
+            msg(
+                "Set `OPENAI_API_KEY`, `AZURE_OPENAI_API_KEY` or `TOGETHER_API_KEY`, or add the account under Settings "
+                "→ Providers and name it with --provider."
+            ),
         )
 
     def known(self, options: argparse.Namespace) -> AccountView:

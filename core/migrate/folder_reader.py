@@ -32,6 +32,8 @@ class FolderReader:
         self._root = root
         self._contents = folder_contents.read(folder_entries.list_entries(root))
 
+    company = "openai"
+
     @property
     def usage_note(self) -> str:
         """Why usage is unknown, and which files are left out."""

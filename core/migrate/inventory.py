@@ -44,7 +44,7 @@ def take(calls: Calls, usage_reader: AccountReader | None, book: PriceBook) -> N
         tunes = session.scalars(select(ArchivedTune).where(ArchivedTune.archive_id == calls.archive_id)).all()
         _add_named_files(session, calls.archive_id, tunes)
         for tune in tunes:
-            _add_facts(tune, announced, book, usage, usage_note is None)
+            _add_facts(tune, announced, book, calls.reader.company, usage, usage_note is None)
         row = session.get_one(AccountArchive, calls.archive_id)
         row.usage_note, row.listed_at, row.jobs_cursor = usage_note, utcnow(), None
 
@@ -155,9 +155,14 @@ def _count(use: _Use, one: DailyUse, now: datetime) -> None:
 
 
 def _add_facts(
-    tune: ArchivedTune, announced: Mapping[str, date], book: PriceBook, usage: Mapping[str, _Use], usage_known: bool
+    tune: ArchivedTune,
+    announced: Mapping[str, date],
+    book: PriceBook,
+    company: str,
+    usage: Mapping[str, _Use],
+    usage_known: bool,
 ) -> None:
-    found = shutdown.of(tune.model, tune.base_model, announced, book)
+    found = shutdown.of(tune.model, tune.base_model, announced, book, company)
     tune.dark_on, tune.dark_source = (None, None) if found is None else (found.day, found.source)
     if not usage_known or tune.model is None:
         tune.calls = tune.usd = tune.last_used = None

@@ -7,6 +7,7 @@ installation is read with the provider's key, so its archive continues by itself
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -19,9 +20,17 @@ from core.message import msg
 from core.migrate.folder_reader import FolderReader
 from core.providers import Provider, Registry, account
 from core.providers.account_reader import AccountReader, Source
+from core.providers.azure_reader import AzureReader
+from core.providers.capabilities import Training
+from core.providers.together_reader import TogetherReader
 
 FOLDER: Final = "folder"
 """`AccountArchive.provider` of a folder of downloaded files; its path is the address."""
+_READERS: Final[Mapping[Training, type[AccountReader]]] = {
+    "openai": AccountReader,
+    "azure": AzureReader,
+    "together": TogetherReader,
+}
 NO_KEY = msg("The key of this account is not stored, and it is not known any more.")
 ENTER_KEY = msg("Everything archived so far is safe. Enter the key again to continue.")
 
@@ -92,10 +101,10 @@ def readers(store: Store, registry: Registry, archive_id: str) -> tuple[Source, 
         provider = keys.provider
     else:
         raise Misconfigured(NO_KEY, ENTER_KEY)
-    return AccountReader(provider), _usage_reader(provider, keys.admin)
+    return _READERS[provider.capabilities.training](provider), _usage_reader(provider, keys.admin)
 
 
 def _usage_reader(provider: Provider, admin_key: str) -> AccountReader | None:
-    if not admin_key:
+    if not admin_key or provider.capabilities.training != "openai":
         return None
     return AccountReader(replace(provider, api_key=admin_key))

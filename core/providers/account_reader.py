@@ -39,8 +39,12 @@ class Source(Protocol):
     """What an archive is read from: an account, or a folder with the same things in it.
 
     Attributes:
+        company: whose price list has the last days of its models: openai, azure, together.
         usage_note: why its usage is unknown; None if an admin key can read it.
     """
+
+    @property
+    def company(self) -> str: ...
 
     @property
     def usage_note(self) -> str | None: ...
@@ -63,7 +67,12 @@ class Source(Protocol):
 class AccountReader(Connection):
     """The read-only client of one account, with one GET per call."""
 
-    usage_note: str | None = None
+    company = "openai"
+
+    @property
+    def usage_note(self) -> str | None:
+        """None: an admin key can read the usage."""
+        return None
 
     def __init__(self, provider: Provider, transport: httpx2.BaseTransport | None = None) -> None:
         super().__init__(provider, transport=transport, timeout=_TIMEOUT)

@@ -24,8 +24,10 @@ from core.providers.schemas import JobRequest, ModelInfo, Provider, RemoteCheckp
 Json = Mapping[str, Any]
 
 LEARNING_RATE = 1e-5  # for a multiplier of 1: Together's default
-_METRICS = "metrics:"  # prefix of the id of a pseudo result file
-_STATUSES = {"completed": "succeeded", "error": "failed", "cancel_requested": "running", "user_error": "failed"}
+METRICS = "metrics:"
+"""Prefix of the id of a pseudo result file."""
+STATUSES = {"completed": "succeeded", "error": "failed", "cancel_requested": "running", "user_error": "failed"}
+"""Together's words for a job's state → OpenAI's."""
 _TEXT = frozenset({"chat", "language", "code"})
 # Together's metric names → column names of a result file.
 _COLUMNS = {
@@ -123,7 +125,7 @@ class Together(Client):
                     id=f"{job_id}:{item['step']}",
                     step=int(item["step"]),
                     model=f"{model}:{item['step']}",
-                    created_at=_timestamp(item.get("created_at")),
+                    created_at=timestamp(item.get("created_at")),
                     metrics={},
                 )
                 for item in items
@@ -132,12 +134,12 @@ class Together(Client):
 
     def file_text(self, file_id: str) -> str:
         """Content of a file; for a job's metrics, a result file generated from them."""
-        if not file_id.startswith(_METRICS):
+        if not file_id.startswith(METRICS):
             return super().file_text(file_id)
-        path = f"/fine-tunes/{file_id.removeprefix(_METRICS)}/metrics"
+        path = f"/fine-tunes/{file_id.removeprefix(METRICS)}/metrics"
         answer = self._with_retries(lambda: self._object(self._sdk().get(path, cast_to=object)))
         with translate_errors(self.provider):
-            return _csv([item for item in answer.get("metrics") or () if isinstance(item, Mapping)])
+            return metrics_csv([item for item in answer.get("metrics") or () if isinstance(item, Mapping)])
 
     def models(self) -> list[ModelInfo]:
         """The text models; Together returns them as a plain list."""
@@ -178,19 +180,19 @@ class Together(Client):
         messages = [without_key(str(event.get("message") or ""), self.provider) for event in errors]
         return RemoteJob(
             id=str(job["id"]),
-            status=_STATUSES.get(status, status),
+            status=STATUSES.get(status, status),
             model=str(job.get("model") or ""),
             fine_tuned_model=job.get("model_output_name") if status == "completed" else None,
-            error=messages[-1] if messages and _STATUSES.get(status) == "failed" else None,
+            error=messages[-1] if messages and STATUSES.get(status) == "failed" else None,
             # `token_count` covers the whole job; a job that ended early is billed only for its completed steps
             # (Together, "Understanding refunds when canceling fine-tuning jobs"), whose number Together does not report
             trained_tokens=job.get("token_count") if status == "completed" else None,
             estimated_finish=None if left_s is None else datetime.now(UTC) + timedelta(seconds=float(left_s)),
-            result_files=(f"{_METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
+            result_files=(f"{METRICS}{job['id']}",) if status not in ("pending", "queued") else (),
             training_file=str(job.get("training_file") or ""),
             validation_file=job.get("validation_file") or None,
-            created_at=_timestamp(job.get("created_at")),
-            finished_at=_timestamp(job.get("updated_at")) if ended else None,
+            created_at=timestamp(job.get("created_at")),
+            finished_at=timestamp(job.get("updated_at")) if ended else None,
             seed=job.get("random_seed"),
             hyperparameters={name: job[name] for name in ("n_epochs", "batch_size", "learning_rate") if name in job},
             intent=None,
@@ -198,7 +200,7 @@ class Together(Client):
 
 
 def _event(event: Json, provider: Provider) -> RemoteEvent:
-    at = _timestamp(event.get("created_at")) or datetime.fromtimestamp(0, UTC)
+    at = timestamp(event.get("created_at")) or datetime.fromtimestamp(0, UTC)
     fallback_key = f"{event.get('created_at')} {event.get('type')} {event.get('step')} {event.get('message')}"
     level = str(event.get("level") or "info").lower().removeprefix("legacy_i").removeprefix("legacy_")
     return RemoteEvent(
@@ -211,7 +213,7 @@ def _event(event: Json, provider: Provider) -> RemoteEvent:
     )
 
 
-def _csv(records: Sequence[Json]) -> str:
+def metrics_csv(records: Sequence[Json]) -> str:
     """Write metrics as a result file; the records of one step are merged into one line."""
     names = tuple(dict.fromkeys(_COLUMNS.values()))
     lines: dict[float, dict[str, float]] = {}
@@ -227,7 +229,7 @@ def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"
 
 
-def _timestamp(iso: object) -> datetime | None:
+def timestamp(iso: object) -> datetime | None:
     """Parse an ISO 8601 time; without a time zone it is taken as UTC."""
     if not isinstance(iso, str) or not iso:
         return None

@@ -16,6 +16,7 @@ from core.providers import ModelInfo, Registry
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
 from tests.support.app_pages import again, click, field, trouble, visit, words
+from tests.support.azure_account import AzureAccount
 from tests.support.ledger_rows import put_job
 from tests.support.openai_account import KEY, Fault, OpenAIAccount, training_lines
 
@@ -189,3 +190,15 @@ def test_downloaded_files_are_a_source(store: Store) -> None:
     at = again(at)
     assert list(at.dataframe[0].value["state"]) == ["Data set ready"]
     assert "A folder has no usage." in words(at)
+
+
+def test_an_azure_resource_is_read_with_its_address_and_key(store: Store) -> None:
+    with AzureAccount() as azure:
+        azure.add_tune(1)
+        at = visit("move", move_company="azure", move_key=KEY)
+        click(at, "move_list")
+        assert "no address" in trouble(at)
+        at = visit("move", move_company="azure", move_key=KEY, move_resource=azure.url.removesuffix("/openai/v1"))
+        click(at, "move_list")
+        _work(store)
+        assert str(again(at).dataframe[0].value["dark"][0]) == "2027-10-14"

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -62,6 +63,8 @@ class Content:
 class OpenAIAccount:
     """Use as `with OpenAIAccount() as account:`; `account.provider()` leads to it."""
 
+    prefix = "/v1"
+
     def __init__(self, port: int = 0) -> None:
         self.jobs: list[dict[str, Any]] = []  # newest first
         self.events: dict[str, list[dict[str, Any]]] = {}
@@ -89,7 +92,7 @@ class OpenAIAccount:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        return f"http://127.0.0.1:{self._http.server_address[1]}{self.prefix}"
 
     def provider(self, key: str = KEY) -> Provider:
         return Provider("openai", "openai", "OpenAI", self.url, key)
@@ -178,6 +181,14 @@ class OpenAIAccount:
         start = int(day.timestamp())
         self.buckets.append({"object": "bucket", "start_time": start, "end_time": start + 86_400, "results": [result]})
 
+    def key_of(self, headers: Message) -> str:
+        """The key that a request sends."""
+        return (headers.get("authorization") or "").removeprefix("Bearer ")
+
+    def answer(self, path: str, query: dict[str, str]) -> object:
+        """What this account answers, where that is not as OpenAI does; None: as OpenAI does."""
+        return None
+
     def count(self, part: str) -> int:
         """How many requests had this text in their path."""
         return sum(part in path for path in self.requests)
@@ -228,10 +239,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
-        path, query = unquote(parts.path).removeprefix("/v1"), {k: v[-1] for k, v in parse_qs(parts.query).items()}
+        path = unquote(parts.path).removeprefix(self.account.prefix)
+        query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         fault = self.account.fault(path)
         is_admin = path.startswith("/organization")
-        key = (self.headers.get("authorization") or "").removeprefix("Bearer ")
+        key = self.account.key_of(self.headers)
         if fault is not None and fault.cut is None:
             self._error(fault.status, f"says {fault.status}", fault.headers)
         elif key != (ADMIN_KEY if is_admin else KEY):
@@ -243,7 +255,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, path: str, query: dict[str, str]) -> None:
         account, parts = self.account, path.strip("/").split("/")
-        if path == "/models":
+        if (answer := account.answer(path, query)) is not None:
+            self._json(answer)
+        elif path == "/models":
             self._json({"object": "list", "data": account.models})
         elif path == "/files":
             self._page(account.files, query, 10_000)

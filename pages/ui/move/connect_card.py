@@ -10,11 +10,13 @@ from contextlib import suppress
 import streamlit as st
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
-from core.errors import FabulaError
+from core.errors import FabulaError, Misconfigured
+from core.message import msg
 from core.migrate import accounts
 from core.migrate.sources import AccountForm
 from core.pricing.prices import price_list
-from core.providers import Provider, saved
+from core.providers import Provider, azure, presets, saved
+from core.providers.capabilities import Kind
 from pages.ui import cache, state
 from pages.ui.components import cards
 from pages.ui.components.fields import text_field
@@ -22,24 +24,21 @@ from pages.ui.dataset.importing import MAX_FILE_MB
 from pages.ui.i18n import _, n_
 from pages.ui.sign_in import current_actor
 
-_SOURCE, _PROVIDER, _KEY, _ADMIN_KEY, _URL = (
-    "move_source",
-    "move_provider",
-    "move_key",
-    "move_admin_key",
-    "move_url",
-)
+_SOURCE, _PROVIDER, _COMPANY = "move_source", "move_provider", "move_company"
+_KEY, _ADMIN_KEY, _URL, _RESOURCE = "move_key", "move_admin_key", "move_url", "move_resource"
+_RESOURCE_EXAMPLE = "https://my-resource.openai.azure.com"
 _ACCOUNT, _FILES = "account", "files"
 _TYPED = ""
 _LONGEST = 500  # characters; OpenAI's keys have about 170
-_FROM_ENVIRONMENT = ("openai", "compatible")  # the latter: OPENAI_API_KEY with another address
+_COMPATIBLE = "compatible"  # id of the provider from OPENAI_API_KEY with another address
+_COMPANIES: dict[str, Kind] = {"openai": "openai", "azure": "azure", "together": "together"}  # by price list
 _FILE_TYPES = ["zip", "jsonl", "ndjson", "json", "csv"]
 
 
 def show() -> None:
     """Render the card."""
     with st.container(border=True, key="move_connect"):
-        st.subheader(_("Connect your OpenAI account"), anchor=False)
+        st.subheader(_("Connect an account"), anchor=False)
         names = {_ACCOUNT: _("An account"), _FILES: _("Downloaded files")}
         chosen = st.segmented_control(
             _("Source"), list(names), format_func=names.__getitem__, key=_SOURCE, default=_ACCOUNT, required=True
@@ -54,7 +53,7 @@ def _account() -> None:
     st.caption(
         _(
             "Fabula only reads: it lists your fine-tuning jobs, files and models, and downloads what belongs to "
-            "them. Nothing at OpenAI is changed or deleted."
+            "them. Nothing in the account is changed or deleted."
         )
     )
     names = _providers()
@@ -68,19 +67,32 @@ def _account() -> None:
             )
             or _TYPED
         )  # fmt: skip
+    company = "openai"
     if chosen == _TYPED:
+        titles = {one: presets.find(one).name for one in _COMPANIES}
+        company = st.segmented_control(
+            _("Provider"), list(titles), format_func=titles.__getitem__, key=_COMPANY, default="openai", required=True
+        )
+        if company == "azure":
+            text_field(_("Address of the resource"), _RESOURCE, _LONGEST, width=480, placeholder=_RESOURCE_EXAMPLE)
         text_field(_("API key"), _KEY, _LONGEST, type="password", width=480, autocomplete="off")
         st.caption(_("The key stays in memory and is not stored. After a restart, enter it again to continue."))
+    if company == "openai" and price_list(chosen or "openai") not in ("azure", "together"):
+        _more(chosen)
+    st.button(
+        _("List tuned models"), icon=":material/search:", type="primary", key="move_list", on_click=_connect,
+        args=(chosen,),
+    )  # fmt: skip
+
+
+def _more(chosen: str) -> None:
+    """Render what only accounts at OpenAI have."""
     with st.expander(_("More options"), key="move_more"):
         text_field(_("Admin key (optional)"), _ADMIN_KEY, _LONGEST, type="password", width=480, autocomplete="off")
         st.caption(_("Only an admin key may read usage: calls, dollars and the last use of each model."))
         if chosen == _TYPED:
             state.set_default(_URL, accounts.OPENAI_URL)
             text_field(_("Address"), _URL, _LONGEST, width=480)
-    st.button(
-        _("List tuned models"), icon=":material/search:", type="primary", key="move_list", on_click=_connect,
-        args=(chosen,),
-    )  # fmt: skip
 
 
 def _files() -> None:
@@ -104,11 +116,11 @@ def _files() -> None:
 
 
 def _providers() -> dict[str, str]:
-    """The providers of this installation that can be an account of OpenAI, with their names."""
+    """The providers of this installation that can have fine-tuning jobs, with their names."""
     registry = cache.registry()
     found = {}
     for provider_id in registry.ids():
-        if provider_id in _FROM_ENVIRONMENT or price_list(provider_id) == "openai":
+        if provider_id == _COMPATIBLE or price_list(provider_id) in _COMPANIES:
             with suppress(FabulaError):  # its key cannot be decrypted, which the settings page says
                 found[provider_id] = registry.provider(provider_id).name
     return found
@@ -116,18 +128,32 @@ def _providers() -> dict[str, str]:
 
 def _connect(chosen: str) -> None:
     """Connect the chosen account, then forget the typed keys."""
-    typed = {name: str(state.get(name) or "") for name in (_KEY, _ADMIN_KEY, _URL)}
+    typed = {name: str(state.get(name) or "").strip() for name in (_KEY, _ADMIN_KEY)}
     with cards.keep_errors():
-        if chosen == _TYPED:
-            url = typed[_URL].strip() or accounts.OPENAI_URL
-            rules = saved.rules_of(cache.settings())
-            provider = Provider("openai", "openai", "OpenAI", url, typed[_KEY].strip(), address_rules=rules)
-        else:
-            provider = cache.registry().provider(chosen)
+        provider = _typed_provider(typed[_KEY]) if chosen == _TYPED else cache.registry().provider(chosen)
         form = AccountForm(provider, stored=chosen != _TYPED, admin_key=typed[_ADMIN_KEY])
         _open(accounts.connect(cache.store(), current_actor(), form))
         for name in (_KEY, _ADMIN_KEY):
             state.set_value(name, "")
+
+
+def _typed_provider(key: str) -> Provider:
+    """The account whose key was entered.
+
+    Raises:
+        Misconfigured: an Azure resource has no address.
+    """
+    company = str(state.get(_COMPANY) or "openai")
+    preset = presets.find(company)
+    url = preset.base_url
+    if company == "openai":
+        url = str(state.get(_URL) or "").strip() or url
+    elif company == "azure":
+        if not (resource := str(state.get(_RESOURCE) or "").strip()):
+            raise Misconfigured(msg("There is no address."), msg("Enter the address of the resource."))
+        url = azure.api_address(resource)
+    rules = saved.rules_of(cache.settings())
+    return Provider(company, _COMPANIES[company], preset.name, url, key, address_rules=rules)
 
 
 def _connect_files(files: Sequence[UploadedFile]) -> None:
