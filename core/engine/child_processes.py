@@ -48,7 +48,7 @@ class TrainerProcess:
                 process_group=0,  # Ctrl-C in a terminal goes to the engine, which lets the trainer save its state
             )
         if job_rules.trainer_priority(os.environ) == "idle":
-            _set_idle_priority(self._process.pid)
+            set_idle_priority(self._process.pid)
 
     @property
     def pid(self) -> int:
@@ -87,7 +87,7 @@ class TrainerProcess:
         return lines[-1] if lines else ""
 
 
-def _set_idle_priority(pid: int) -> None:
+def set_idle_priority(pid: int) -> None:
     """Let a process run only on idle CPU time. The parent calls it, so that it also applies while the child imports its
     modules.
 

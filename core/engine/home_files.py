@@ -7,6 +7,7 @@ batches/     copies of the input files of open batches
 adapters/    the tuned models
 jobs/        one folder per job: progress, resumable state
 bases/       added base models: records, converted files and downloads
+exports/     exported models; written again on request
 wandb/       files of Weights & Biases, for jobs with that integration
 models/      converted weights of base models; rebuilt when they are missing
 """
@@ -22,8 +23,8 @@ from pathlib import Path
 from core.engine.schema import SCHEMA_VERSION
 
 DATABASE = "engine.db"
-REBUILT = frozenset({"models", "engine.lock", "engine.log", "engine.log.1"})
-"""Names in the home folder that the engine creates again."""
+REBUILT = frozenset({"models", "exports", "engine.lock", "engine.log", "engine.log.1"})
+"""Names in the home folder that the engine creates again, or, for exports, on request."""
 BASES = "bases"
 _RELOCATED = ("bases/*/record.json", "jobs/*/job.json", "jobs/*/checkpoints.jsonl")
 """JSON files with absolute paths of the home folder."""

@@ -21,6 +21,7 @@ from core.engine.api.aliases import Aliases
 from core.engine.api.bases import Bases
 from core.engine.api.checkpoint_permissions import CheckpointPermissions
 from core.engine.api.errors import ApiError, bad_value
+from core.engine.api.exports import Exports
 from core.engine.api.files import Files, sends_base64
 from core.engine.api.jobs import Jobs
 from core.engine.api.legacy import LegacyApi
@@ -30,6 +31,7 @@ from core.engine.api.uploads import Uploads
 from core.engine.bases.library import BaseLibrary
 from core.engine.batches.api import Batches
 from core.engine.batches.runner import BatchRunner
+from core.engine.exports.library import ExportLibrary
 from core.engine.job_rules import PARALLEL
 from core.engine.responses.api import Responses
 from core.engine.serving.embeddings import Embeddings
@@ -101,6 +103,8 @@ class Engine:
         self.batch_runner = BatchRunner(self.store, self.files, config.home / "batches", endpoints, self.pool.priority)
         self.batches = Batches(self.store, self.files, self.batch_runner)
         self.bases = Bases(self.library, self.models, self.store, self._packaged_speed, self._forget)
+        self.export_library = ExportLibrary(config.home, config.environ, config.threads)
+        self.exports = Exports(self.export_library, self.models, self.library, self.store, self.files)
         context = EngineJobContext(
             config.home, self.store, self.files, self.models, self.pool, config.threads, self._preload
         )
@@ -115,6 +119,7 @@ class Engine:
         """Go on with interrupted jobs and batches, and warm up."""
         self.runner.start()
         self.library.start()
+        self.export_library.start()
         self.batch_runner.start()
         self._run_in_background(self.responses.expire_regularly())
         self._run_in_background(self._delete_expired_regularly())
@@ -135,6 +140,7 @@ class Engine:
             task.cancel()
         await self.batch_runner.stop()
         await run_in_threadpool(self.library.stop)
+        await run_in_threadpool(self.export_library.stop)
         await run_in_threadpool(self.runner.stop)
         await self.pool.close()
 

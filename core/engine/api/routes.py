@@ -21,6 +21,7 @@ def _retired(line: str) -> PickHandler:
 
 
 _JOBS, _BASES, _ALIASES = "/v1/fine_tuning/jobs", "/fabula/v1/bases", "/fabula/v1/aliases"
+_EXPORTS = "/fabula/v1/exports"
 _CHECKPOINT = "/v1/fine_tuning/checkpoints/{id:path}"
 _ENGINE, _FINE_TUNES = "/v1/engines/{engine:path}", "/v1/fine-tunes"  # of 2023
 ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
@@ -70,6 +71,11 @@ ROUTES: tuple[tuple[str, str, PickHandler], ...] = (
     ("POST", _ALIASES, lambda engine: engine.aliases.create),
     ("GET", _ALIASES + "/{id:path}", lambda engine: engine.aliases.get),
     ("DELETE", _ALIASES + "/{id:path}", lambda engine: engine.aliases.delete),
+    ("GET", _EXPORTS, lambda engine: engine.exports.list),
+    ("POST", _EXPORTS, lambda engine: engine.exports.create),
+    ("GET", _EXPORTS + "/{id}", lambda engine: engine.exports.get),
+    ("DELETE", _EXPORTS + "/{id}", lambda engine: engine.exports.delete),
+    ("GET", _EXPORTS + "/{id}/files/{name}", lambda engine: engine.exports.file),
     ("GET", "/v1/engines", lambda engine: engine.legacy.list_engines),
     ("POST", _ENGINE + "/chat/completions", lambda engine: engine.inference.chat_completions),
     ("POST", _ENGINE + "/completions", lambda engine: engine.inference.completions),

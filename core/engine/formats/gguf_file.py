@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import MODEL_ARCH_NAMES, GGUFReader, GGUFValueType, GGUFWriter, ReaderField, TokenType, get_tensor_name_map
+from gguf import (
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFReader,
+    GGUFValueType,
+    GGUFWriter,
+    ReaderField,
+    TokenType,
+    get_tensor_name_map,
+)
 
 _NO_TOKEN = 0xFFFFFFFF
 _CONTROL, _USER_DEFINED = int(TokenType.CONTROL), int(TokenType.USER_DEFINED)
@@ -27,6 +36,8 @@ _HTML = re.compile(
 # there are thousands of these in some vocabularies, and conversations never use them
 _UNUSED = re.compile(r"unused|reserved", re.IGNORECASE)
 _MAX_ARRAY = 1024  # longest array that is parsed (one number per layer); longer ones are vocabularies
+
+_NOT_QUANTISED = frozenset({GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16})
 
 Matrix = npt.NDArray[np.float32]
 
@@ -158,6 +169,11 @@ def model_card(path: Path) -> ModelCard:
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
         pooling=int(scalar(reader, f"{architecture}.pooling_type", 0)),
     )
+
+
+def is_quantised(path: Path) -> bool:
+    """Whether a model file has matrices with fewer than 16 bits per weight."""
+    return any(tensor.tensor_type not in _NOT_QUANTISED for tensor in QuickReader(path).tensors)
 
 
 def _special_tokens(reader: GGUFReader) -> dict[int, str]:

@@ -18,7 +18,7 @@ from typing import Any
 _HTTP_THREADS = 16  # each open connection occupies one; tokenising must not wait for four long generations
 
 
-def _provide_openmp() -> None:
+def provide_openmp() -> None:
     """Load torch's bundled libgomp if the system has none: xllamacpp needs it, and slim images lack it."""
     try:
         ctypes.CDLL("libgomp.so.1")
@@ -32,7 +32,7 @@ def _provide_openmp() -> None:
 
 def _start(options: dict[str, Any]) -> tuple[object, str]:
     """Start a server; return it (the caller must keep the reference) and its URL."""
-    _provide_openmp()
+    provide_openmp()
     import xllamacpp as llama  # type: ignore[import-untyped, unused-ignore]  # it has no type stubs
 
     params = llama.CommonParams()
