@@ -137,9 +137,7 @@ def count_tokens(
     """
     sample_size = _MAX_SAMPLE if max_sample is None else max_sample
     step = max(1, plan.findings.kept // sample_size)
-    overhead = CHAT_TOKENS if plan.file_format == "chat" else 0
-    if plan.system:
-        overhead += _SYSTEM_TOKENS + tokens.count([plan.system], model).tokens
+    overhead = overhead_tokens(plan, model)
     total = pair_count = 0
     exact, sampled = True, list[str]()
     for pairs in _chunks(plan.pairs(examples), CHUNK):
@@ -159,6 +157,12 @@ def count_tokens(
         if actual and estimate:
             total, exact = round(total * actual / estimate), step == 1
     return TokenCount(total + pair_count * overhead, exact, failed)
+
+
+def overhead_tokens(plan: jsonl.Plan, model: str) -> int:
+    """Tokens that each example has in addition to its texts: the template and the system text of a chat file."""
+    overhead = CHAT_TOKENS if plan.file_format == "chat" else 0
+    return overhead + (_SYSTEM_TOKENS + tokens.count([plan.system], model).tokens if plan.system else 0)
 
 
 def write_parquet(store: Store, dataset_id: str, path: Path) -> int:

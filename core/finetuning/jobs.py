@@ -38,8 +38,12 @@ _ALLOWED_STATUSES: Mapping[Request, tuple[str, ...]] = {"pause": ("running", "qu
 
 @requires("editor")
 @reads(dataset="form.dataset_id", version="form.version_id", model="form.base_model")
-def submit(store: Store, actor: Actor, form: JobForm) -> str:
+def submit(store: Store, actor: Actor, form: JobForm, job_id: str | None = None) -> str:
     """Create a job and return its id. If an identical unfinished job exists, its id is returned.
+
+    Args:
+        job_id: id of the new job, for a request that may be repeated: once there is a job with this id, even a finished
+            one, none is created. None chooses one.
 
     Raises:
         FabulaError: the form has settings that every provider rejects.
@@ -52,6 +56,8 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
     form = _with_version(store, actor, form)
     with store.session() as session:
         advisory_lock(session, "training_jobs")  # so that two clicks do not create two jobs
+        if job_id is not None and session.get(TrainingJob, job_id) is not None:
+            return job_id
         if (existing := _identical_job(session, actor, form)) is not None:
             return existing
         dataset = require_dataset(session, form.dataset_id)
@@ -67,7 +73,7 @@ def submit(store: Store, actor: Actor, form: JobForm) -> str:
             raise NotFound(msg("This version no longer exists."), msg("Choose another one."))
         form.validate_options(has_validation=version is not None and bool(version.n_validation))
         parent_id, parent_sharing = _parent(session, form)
-        job = _new_job(actor, form, version, parent_id)
+        job = _new_job(job_id or new_id(), actor, form, version, parent_id)
         if "private" in (dataset.sharing, parent_sharing):  # its model can repeat the rows
             job.sharing = "private"
         session.add(job)
@@ -240,9 +246,11 @@ def is_allowed(job: JobView, what: Request) -> bool:
     return not job.finished and job.status in _ALLOWED_STATUSES.get(what, (job.status,))
 
 
-def _new_job(actor: Actor, form: JobForm, version: versions.Version | None, parent_id: str | None) -> TrainingJob:
+def _new_job(
+    job_id: str, actor: Actor, form: JobForm, version: versions.Version | None, parent_id: str | None
+) -> TrainingJob:
     return TrainingJob(
-        id=new_id(),
+        id=job_id,
         dataset_id=form.dataset_id,
         name=form.name.strip(),
         provider=form.provider,

@@ -18,21 +18,25 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from core import file_permissions, logs
+from core import file_permissions, logs, shared_files
 from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import FabulaError, NotFound
+from core.finetuning import candidates, job_cost, training_offers
+from core.finetuning.training_offers import EngineView
 from core.message import msg
-from core.migrate import account_views, accounts, mover, switch, tunes, zip_file
+from core.migrate import account_views, accounts, mover, retraining, switch, tunes, zip_file
 from core.migrate.account_views import AccountView
 from core.migrate.accounts import Goal
 from core.migrate.sources import AccountForm
 from core.migrate.switch import SwitchView
 from core.migrate.tunes import Tune
 from core.migrate.workspace import Workspace
+from core.pricing import custom_prices
 from core.providers import Provider, Registry, engine_aliases
 from core.providers.registry import ENGINE
 from core.settings import Settings
@@ -75,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
         ("zip", _zip, "write what is archived to one file"),
         ("switch", _switch, "let the engine answer requests for an old model with a new one"),
         ("back", _back, "undo the last switch of an old model"),
+        ("candidates", _candidates, "compare what a tuned model could be trained on again, without starting anything"),
     ):
         one = commands.add_parser(name, help=text)
         one.add_argument("--provider", metavar="ID", help="a provider of this installation (default: OPENAI_API_KEY)")
@@ -86,6 +91,8 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--json", action="store_true", help="print JSON")
         one.set_defaults(command=command)
+        if name == "candidates":
+            one.add_argument("tune", metavar="TUNE", help="the name of a tuned model, or the id of its job")
         if name == "zip":
             one.add_argument("file", type=Path, metavar="FILE", help="the new file, for example openai.zip")
         if name in ("switch", "back"):
@@ -187,6 +194,42 @@ def _print_switch(options: argparse.Namespace, now: SwitchView) -> int:
     else:
         print(f"{now.alias} -> {now.model}" if now.model else f"{now.alias}: no alias")
     return DONE
+
+
+def _candidates(options: argparse.Namespace, context: _Context) -> int:
+    store, registry, shown = context.store, context.registry, context.known(options)
+    data = retraining.data_of(store, shown.id, options.tune)
+    book = custom_prices.book(store, shared_files.storage(context.settings))
+    engine, ask = _engine(context)
+    offers = training_offers.list_offers(registry, book, engine, datetime.now(UTC).date())
+    found = candidates.compare(store, book, data, offers, ask)
+    if options.json:
+        content = {"dataset_id": data.dataset_id, "version_id": data.version_id}
+        listed = [candidates.as_json(one) for one in found]
+        print(json.dumps({**content, "candidates": listed}, default=str, ensure_ascii=False))
+        return DONE
+    for one in found:
+        price = "free on this machine" if one.offer.engine else _amount(one.price_usd)
+        last_day = f"until {one.callable_until}" if one.callable_until else "no last day"
+        print(f"{one.offer.provider_name}\t{one.offer.model}\t{one.tokens:,} tokens\t{price}\t{last_day}")
+        for line in (one.blocked, one.offer.note, *one.translation.left_out):
+            if line:
+                print(f"\t{line}")
+    return DONE
+
+
+def _amount(usd: Decimal | None) -> str:
+    return "price unknown" if usd is None else f"${usd:.2f}"
+
+
+def _engine(context: _Context) -> tuple[EngineView | FabulaError, Callable[[str, str], int] | None]:
+    """What the engine reports and its tokenizer, or why it does not answer."""
+    measure = None if context.settings.engine_url is not None else job_cost.measure_rough_speed
+    try:
+        client = context.registry.get(ENGINE)
+        return training_offers.read_engine(context.store, client, measure=measure), client.count_tokens
+    except FabulaError as exc:
+        return exc, None
 
 
 def _work(options: argparse.Namespace, context: _Context, goal: Goal) -> tuple[AccountView, int]:

@@ -42,6 +42,11 @@ def count(texts: Sequence[str], model: str) -> TokenCount:
     return TokenCount(sum(toktok.batch_count(texts, encoding or _NEAREST)), exact=encoding is not None)
 
 
+def lengths(texts: Sequence[str], model: str) -> list[int]:
+    """The tokens of each text, by the same rules as `count`."""
+    return list(toktok.batch_count(texts, encoding_of(model) or _NEAREST))
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetTokens:
     """Token counts of a data set for one model: means per example, and the total."""

@@ -5,7 +5,7 @@ The engine keeps them, so an entry of the audit log is written once the engine h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -69,7 +69,7 @@ class EngineBase:
 
 @dataclass(frozen=True, slots=True)
 class SuggestedBase:
-    """A model on Hugging Face that fits the engine's machine.
+    """A model on Hugging Face that is worth trying.
 
     Attributes:
         context, model_context: as in `EngineBase`.
@@ -93,13 +93,18 @@ class SuggestedBase:
 
 @dataclass(frozen=True, slots=True)
 class EngineBases:
-    """All bases and suggestions, and the memory, disk space and measured speed of the engine's machine."""
+    """All bases and suggestions, and the memory, disk space and measured speed of the engine's machine.
+
+    Attributes:
+        suggested: those that fit the machine; too_large: those that do not.
+    """
 
     bases: tuple[EngineBase, ...]
     suggested: tuple[SuggestedBase, ...]
     memory_bytes: int
     disk_free_bytes: int
     packaged_tokens_per_s: float | None
+    too_large: tuple[SuggestedBase, ...] = ()
 
 
 def listed(client: Client) -> EngineBases:
@@ -112,14 +117,17 @@ def listed(client: Client) -> EngineBases:
     here = answer.get("machine") or {}
     return EngineBases(
         tuple(_base(one) for one in answer.get("data") or ()),
-        tuple(
-            SuggestedBase(**{field.name: one[field.name] for field in fields(SuggestedBase)})
-            for one in answer.get("suggestions") or ()
-        ),
+        _suggestions(answer.get("suggestions")),
         int(here.get("memory_bytes") or 0),
         int(here.get("disk_free_bytes") or 0),
         here.get("packaged_tokens_per_s"),
+        _suggestions(answer.get("suggestions_too_large")),
     )
+
+
+def _suggestions(raw: Iterable[Mapping[str, Any]] | None) -> tuple[SuggestedBase, ...]:
+    names = [field.name for field in fields(SuggestedBase)]
+    return tuple(SuggestedBase(**{name: one[name] for name in names}) for one in raw or ())
 
 
 @requires("admin")

@@ -44,6 +44,12 @@ def test_from_the_inventory_to_the_zip(account: OpenAIAccount, tmp_path: Path) -
     code, archived = _run(account, "archive")
     assert (code, len(archived["lost"])) == (command_line.LOST, 1)
     assert {one["state"] for one in _run(account, "status")[1]["tunes"]} == {"data", "archived"}
+    code, compared = _run(account, "candidates", "ft:gpt-4o-mini-2024-07-18:acme:intents:1")
+    by_model = {one["offer"]["model"]: one for one in compared["candidates"]}
+    azure = by_model["gpt-4.1-mini-2025-04-14"]
+    assert (code, azure["price_usd"], azure["epochs"]) == (command_line.DONE, None, 3)
+    assert (azure["can_start"], azure["callable_until"]) == (False, "2027-10-14")
+    assert "Settings" in azure["blocked"] and by_model["gemma-3-270m"]["blocked"]  # no key, and no engine
     code, written = _run(account, "zip", str(tmp_path / "a.zip"))
     assert (code, written["bytes"]) == (command_line.DONE, (tmp_path / "a.zip").stat().st_size)
     account.when("/models", Fault(401))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -17,6 +18,7 @@ from core.engine.api.requests import json_body, reject_unknown, required
 from core.engine.bases import machine, suggestions
 from core.engine.bases.library import AlreadyAdded, BaseLibrary, IdTaken
 from core.engine.bases.record import BaseRecord, Source
+from core.engine.bases.suggestions import Suggestion
 from core.engine.chat_messages import is_missing
 from core.engine.formats.unusable_model import UnusableModel
 from core.engine.store import EngineStore, Job, TunedModel
@@ -54,27 +56,36 @@ class Bases:
         limit = self.library.context_limit
         records = self.library.records()
         added = {one.repo for one in records}
-        suggested = [
-            {
-                "repo": one.repo,
-                "parameters": one.shape.parameters,
-                "context": min(limit, one.shape.context),
-                "model_context": one.shape.context,
-                "licence": one.licence,
-                "gated": one.gated,
-                "download_bytes": one.download_bytes,
-                "serving_bytes": one.serving_bytes(limit),
-                "training_bytes": one.training_bytes,
-                "tokens_per_s": packaged_models.scaled_speed(self.packaged_speed(), one.shape.parameters),
-                "source": one.source,
-                "as_of": one.as_of,
-            }
-            for one in suggestions.fitting(machine.memory_bytes(), limit)
-            if one.repo not in added
-        ]
+        fits = {one.repo for one in suggestions.fitting(machine.memory_bytes(), limit)}
+        suggested, too_large = list[dict[str, Any]](), list[dict[str, Any]]()
+        for one in suggestions.every():
+            if one.repo not in added:
+                (suggested if one.repo in fits else too_large).append(self._suggestion(one, limit))
         return JSONResponse(
-            {"object": "list", "data": [*map(self._json, records)], "machine": here, "suggestions": suggested}
+            {
+                "object": "list",
+                "data": [*map(self._json, records)],
+                "machine": here,
+                "suggestions": suggested,
+                "suggestions_too_large": too_large,
+            }
         )
+
+    def _suggestion(self, one: Suggestion, limit: int) -> dict[str, Any]:
+        return {
+            "repo": one.repo,
+            "parameters": one.shape.parameters,
+            "context": min(limit, one.shape.context),
+            "model_context": one.shape.context,
+            "licence": one.licence,
+            "gated": one.gated,
+            "download_bytes": one.download_bytes,
+            "serving_bytes": one.serving_bytes(limit),
+            "training_bytes": one.training_bytes,
+            "tokens_per_s": packaged_models.scaled_speed(self.packaged_speed(), one.shape.parameters),
+            "source": one.source,
+            "as_of": one.as_of,
+        }
 
     def get(self, request: Request) -> Response:
         """GET /fabula/v1/bases/{id}."""
