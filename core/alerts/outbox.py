@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
 
+from core.alerts import shutdown_events
 from core.alerts.events import find
 from core.db.store import Store, advisory_lock
 from core.db.tables import Alert, utcnow
@@ -34,13 +35,20 @@ class ClaimedAlert:
     tries: int
 
 
-def collect(store: Store, channels: Sequence[str]) -> int:
-    """Store new events for these channels and return their number. The first call only records the start time."""
-    now = utcnow()
+def collect(store: Store, channels: Sequence[str], now: datetime | None = None, *, shutdowns: bool = True) -> int:
+    """Store new events for these channels and return their number. The first call only records the start time.
+
+    Args:
+        now: UTC; default: the current time.
+        shutdowns: also look for models that stop soon, which reads more.
+    """
+    now = now or utcnow()
     with store.reading() as session:
         start = session.scalar(select(Alert.created_at).where(Alert.key == _START))
         known = set(session.scalars(select(Alert.key)))
         events = [] if start is None else find(session, max(start, now - _OLDEST), now, known)
+    if start is not None and shutdowns:
+        events += shutdown_events.find(store, now, known)
     if start is not None and not events:
         return 0
     with store.session() as session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 from core import i18n, logs, metrics
@@ -14,6 +15,7 @@ from core.errors import StorageFull
 from core.settings import Settings
 
 _POLL_S = 5.0
+_SHUTDOWNS_S = 600.0  # interval between looks for models that stop soon; their days are whole days
 _STOP_S = 2.0  # longest wait for an attempt in progress; if it is cut off, the alert is sent again later
 _log = logging.getLogger("fabula.alerts")
 
@@ -47,6 +49,7 @@ class AlertSender:
         self._store, self._channels, self._poll_s = store, {one.name: one for one in channels}, poll_s
         self._translator = i18n.translator(language)
         self._stopping = threading.Event()
+        self._shutdowns_at = 0.0  # the next look for models that stop soon, by the monotonic clock
         self._thread = threading.Thread(target=self._run, name="fabula-alerts", daemon=True)
 
     def start(self) -> None:
@@ -71,7 +74,10 @@ class AlertSender:
             StorageFull: the database is unavailable.
         """
         names = list(self._channels)
-        outbox.collect(self._store, names)
+        look = time.monotonic() >= self._shutdowns_at
+        outbox.collect(self._store, names, shutdowns=look)
+        if look:
+            self._shutdowns_at = time.monotonic() + _SHUTDOWNS_S
         while not self._stopping.is_set() and (alert := outbox.claim(self._store, names)) is not None:
             try:
                 title, text = (self._translator.translated(part) for part in (alert.title, alert.text))

@@ -148,8 +148,9 @@ class RunExecutor:
     def _explained(self, session: Session, reason: str | None) -> str | None:
         """The reason; for a model that has stopped, since when, and what to do."""
         context = self._context
-        book, provider, model = self._book, context.provider, context.model
-        return reason and stopped_models.explained_reason(session, book, provider, model, reason)
+        return reason and stopped_models.explained_reason(
+            session, self._book, context.provider, context.model, reason, reader=context.actor
+        )
 
     def _is_finished(self) -> bool:
         for loop in [loop for loop in self._send_loops if loop.done()]:

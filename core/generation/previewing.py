@@ -102,7 +102,8 @@ def preview(
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     if isinstance(failed, FabulaError):
-        raise stopped_models.explained(store, book or PriceBook.load(), client.provider.id, recipe.model, failed)
+        prices = book or PriceBook.load()
+        raise stopped_models.explained(store, prices, client.provider.id, recipe.model, failed, reader=actor)
     if failed is not None:
         raise failed
 

@@ -22,8 +22,8 @@ class PriceLine:
     Attributes:
         multiple: price / baseline price; None if either is unknown, the baseline is free, or there is no exchange rate.
         currency: the currency of the comparison, or of the price if it could not be converted.
-        stale: not checked for three months; ended: the model can no longer be used; ends_soon: within
-            `price_book.SOON_DAYS`; price_expired: the price is no longer valid.
+        stale: not checked for three months; ended: the model can no longer be used; price_expired: the price is no
+            longer valid.
     """
 
     model: str
@@ -39,7 +39,6 @@ class PriceLine:
     cached_input: Decimal | None = None
     hosting_per_hour: Decimal | None = None
     currency: str = USD
-    ends_soon: bool = False
     price_expired: bool = False
 
     @property
@@ -104,7 +103,6 @@ class _ComparisonBasis:
             cached_input=per_unit[3],
             hosting_per_hour=convert(price.hosting_per_hour, price.currency, currency, self.rate),
             currency=currency,
-            ends_soon=self.book.ends_soon(price),
             price_expired=self.book.price_expired(price),
         )
 

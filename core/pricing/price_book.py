@@ -37,8 +37,6 @@ from core.shared_files import PRICES
 
 OVERLAY = Path(__file__).parents[2] / "data" / "prices.csv"
 _STALE_DAYS = 90  # providers change prices a few times a year
-SOON_DAYS = 60
-"""A model that stops within this time carries the date wherever it is shown: time to train and switch to another."""
 
 
 class PriceSource(Protocol):
@@ -159,11 +157,6 @@ class PriceBook:
     def price_expired(self, price: Price) -> bool:
         """Whether the price is no longer valid and its successor is not known."""
         return price.price_until is not None and price.price_until < self.today
-
-    def ends_soon(self, price: Price) -> bool:
-        """Whether the model will be shut down within `SOON_DAYS`."""
-        days_left = None if price.valid_until is None else (price.valid_until - self.today).days
-        return days_left is not None and 0 <= days_left <= SOON_DAYS
 
     def _complete(self, price: Price) -> Price:
         last_day = self.last_days.get(price.key)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from core.pricing.price_book import SOON_DAYS, PriceBook
+from core.pricing.price_book import PriceBook
 from core.pricing.prices import ENGINE, price_list, tuned_base
 
+SOON_DAYS = 60
+"""A model that stops within this time carries the date wherever it is shown: time to train and switch to another."""
 OPENAI = "openai"  # whose price list has the dates
 _CHECKPOINT = ":ckpt-step-"  # OpenAI appends this and the step to the model's name
 

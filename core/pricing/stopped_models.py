@@ -12,10 +12,12 @@ from datetime import date
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from core.actor import Actor
 from core.db.store import Store
 from core.db.tables import ArchivedTune, TrainingJob, utcnow
 from core.errors import FabulaError, ModelNotFound
 from core.message import cause_of, msg, sentences, with_cause
+from core.ownership import readable
 from core.pricing import shutdown
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import tuned_base
@@ -47,8 +49,12 @@ def _stopped_on(
     return found.day if found is not None and found.day <= today else None
 
 
-def successor(session: Session, book: PriceBook, model: str, today: date) -> str | None:
-    """The newest model trained on the data set of this one that still answers; None if there is none."""
+def successor(session: Session, book: PriceBook, model: str, today: date, reader: Actor | None = None) -> str | None:
+    """The newest model trained on the data set of this one that still answers; None if there is none.
+
+    Args:
+        reader: only models of jobs that this person may read; None: of all jobs.
+    """
     job = job_of(session, model)
     if job is None or job.dataset_id is None:
         return None
@@ -56,6 +62,7 @@ def successor(session: Session, book: PriceBook, model: str, today: date) -> str
         TrainingJob.dataset_id == job.dataset_id,
         TrainingJob.fine_tuned_model.is_not(None),
         TrainingJob.fine_tuned_model != job.fine_tuned_model,
+        readable(reader, TrainingJob),
     )
     days = announced(session)
     for other, base, provider in session.execute(query.order_by(TrainingJob.created_at.desc())):
@@ -64,9 +71,9 @@ def successor(session: Session, book: PriceBook, model: str, today: date) -> str
     return None
 
 
-def next_step(session: Session, book: PriceBook, model: str, today: date) -> str:
+def next_step(session: Session, book: PriceBook, model: str, today: date, reader: Actor | None = None) -> str:
     """What to do about a model that has stopped."""
-    other = successor(session, book, model, today)
+    other = successor(session, book, model, today, reader)
     if other is not None:
         return msg("Use {replacement}, which was trained on the same data set.", replacement=other)
     job = job_of(session, model)
@@ -79,7 +86,9 @@ def next_step(session: Session, book: PriceBook, model: str, today: date) -> str
     return msg("Choose another model from the list.")
 
 
-def explanation(session: Session, book: PriceBook, provider: str, model: str, today: date) -> tuple[str, str] | None:
+def explanation(
+    session: Session, book: PriceBook, provider: str, model: str, today: date, reader: Actor | None = None
+) -> tuple[str, str] | None:
     """What happened to a model that has stopped, and what to do; None if it has not."""
     day = stopped_on(session, book, provider, model, today)
     if day is None:
@@ -87,11 +96,18 @@ def explanation(session: Session, book: PriceBook, provider: str, model: str, to
     what = msg(
         "{model} stopped on {day}. Its answers, curves and data here are kept.", model=model, day=day.isoformat()
     )
-    return with_cause(what, _CAUSE), next_step(session, book, model, today)
+    return with_cause(what, _CAUSE), next_step(session, book, model, today, reader)
 
 
 def explained(
-    store: Store, book: PriceBook, provider: str, model: str, error: FabulaError, today: date | None = None
+    store: Store,
+    book: PriceBook,
+    provider: str,
+    model: str,
+    error: FabulaError,
+    today: date | None = None,
+    *,
+    reader: Actor | None = None,
 ) -> FabulaError:
     """`error`, or an explanation with `error` as its cause if it says that a model is missing that has stopped.
 
@@ -101,7 +117,7 @@ def explained(
     if not isinstance(error, ModelNotFound):
         return error
     with store.reading() as session:
-        found = explanation(session, book, provider, model, today or utcnow().date())
+        found = explanation(session, book, provider, model, today or utcnow().date(), reader)
     if found is None:
         return error
     more = ModelNotFound(*found)
@@ -110,12 +126,19 @@ def explained(
 
 
 def explained_reason(
-    session: Session, book: PriceBook, provider: str, model: str, reason: str, today: date | None = None
+    session: Session,
+    book: PriceBook,
+    provider: str,
+    model: str,
+    reason: str,
+    today: date | None = None,
+    *,
+    reader: Actor | None = None,
 ) -> str:
     """The same for the stored reason of a failure."""
     if cause_of(reason) != _CAUSE:
         return reason
-    found = explanation(session, book, provider, model, today or utcnow().date())
+    found = explanation(session, book, provider, model, today or utcnow().date(), reader)
     return reason if found is None else sentences(*found)
 
 

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 from sqlalchemy import select
 
+from core.actor import Actor
 from core.db.store import Store
 from core.db.tables import Story, utcnow
 from core.errors import BadRequest, FabulaError, ModelNotFound, PromptTooLong
@@ -23,22 +24,28 @@ _FILTERED = re.compile(r"content.{0,3}(filter|policy|management)|responsible ?ai
 
 
 def explain(
-    store: Store, book: PriceBook, provider: Provider, model: str, error: FabulaError, today: date | None = None
+    store: Store,
+    book: PriceBook,
+    provider: Provider,
+    model: str,
+    error: FabulaError,
+    today: date | None = None,
+    *,
+    reader: Actor | None = None,
 ) -> FabulaError:
     """`error`, or a more detailed error of the same kind with `error` as its cause.
 
     Args:
         today: UTC; default: the current day.
+        reader: who reads the error; only models that they may use are suggested.
     """
     explained: FabulaError | None = None
     if isinstance(error, ModelNotFound):
         day = today or utcnow().date()
-        stopped = stopped_models.explained(store, book, provider.id, model, error, day)
+        stopped = stopped_models.explained(store, book, provider.id, model, error, day, reader=reader)
         if stopped is not error:
             return stopped
-        explained = ModelNotFound(
-            _model_missing(store, provider, model), _suggestion(store, book, provider, model, day)
-        )
+        explained = ModelNotFound(_model_missing(store, provider, model), _suggestion(store, book, model, day, reader))
     elif isinstance(error, BadRequest) and _TOO_LONG.search(error.what):
         explained = PromptTooLong(
             msg("The prompt is longer than the context of {model}: {what}", model=model, what=error.what),
@@ -84,10 +91,10 @@ def _last_used(store: Store, provider: Provider, model: str) -> datetime | None:
         return session.scalar(query)
 
 
-def _suggestion(store: Store, book: PriceBook, provider: Provider, model: str, today: date) -> str:
+def _suggestion(store: Store, book: PriceBook, model: str, today: date, reader: Actor | None) -> str:
     """Suggest the newest model trained on the same data set, otherwise the base model."""
     with store.reading() as session:
-        other = stopped_models.successor(session, book, model, today)
+        other = stopped_models.successor(session, book, model, today, reader)
         job = stopped_models.job_of(session, model)
     if other is not None:
         return msg("Use {replacement}, which was trained on the same data set.", replacement=other)

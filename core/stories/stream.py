@@ -95,6 +95,7 @@ class StoryStream:
         self.request = replace(request, prompt=storable(request.prompt), system=storable(request.system))
         self.provider = client.provider.id
         self.original_request = story.original_request or self.request
+        self._actor = actor
         self._record = StoryRecord(story.store, actor, self.provider, self.original_request, self.placement)
         self.id = self._record.id
         self._store, self._client, self._book, self._save_s = story.store, client, story.book, story.save_s
@@ -258,7 +259,7 @@ class StoryStream:
             error = failure
             with contextlib.suppress(FabulaError):
                 error = error_explanation.explain(
-                    self._store, self._book, self._client.provider, self.request.model, failure
+                    self._store, self._book, self._client.provider, self.request.model, failure, reader=self._actor
                 )
         except Exception as failure:  # closed connections raise many types; a bug must still end the story
             error = ProviderError(

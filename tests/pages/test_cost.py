@@ -80,7 +80,7 @@ def test_the_article_comes_out_with_its_sources_in_one_click(store: Store) -> No
     assert "**60 ×**" in words(at)
     assert "Bundled price list (no network used): base models from genai-prices" in _captions(at)
     assert "6 rows were last checked over three months ago" in _captions(at)
-    assert "retired on 2024-01-04" in table.loc["ft:curie", "note"]
+    assert "stopped 2024-01-04" in table.loc["ft:curie", "note"]
     assert table.loc["gpt-3.5-turbo", "note"] == "price until 2023-06-13"  # the model is still available
 
 
@@ -233,7 +233,7 @@ def test_base_stands_beside_tuned_and_its_last_day_is_told(store: Store) -> None
     table = visit("cost", cost_lists=["openai"]).dataframe[0].value.set_index("model")
     tuned = table.loc["ft:gpt-4o-mini-2024-07-18"]
     assert (tuned["over_base"], tuned["cached"], tuned["training"]) == (2, 0.00015, 0.003)
-    assert "ends soon: 2027-01-14" in tuned["note"] and "no training after 2027-01-06" in tuned["note"]
+    assert "2027-01-14" in tuned["note"] and "no training after 2027-01-06" in tuned["note"]
     assert table.loc["gpt-4o-mini", "output"] == 0.0006
 
 
@@ -437,8 +437,8 @@ def test_the_articles_reasoning_can_be_repeated(store: Store) -> None:
     ("state", "says"),
     [
         ({"work_requests": 100}, "will be shut down on 2027-01-14, before it breaks even"),
-        ({"work_requests": 10_000_000}, "can be used until 2027-01-14"),
-        ({"work_tuned": ("openai-2023", "ft:curie")}, "was retired on 2024-01-04"),
+        ({"work_requests": 10_000_000}, "Stops on 2027-01-14, 53 days left."),
+        ({"work_tuned": ("openai-2023", "ft:curie")}, "Stopped on 2024-01-04"),
     ],
 )
 def test_a_model_that_will_not_be_there_is_told(

@@ -212,7 +212,7 @@ class _BatchRunner:
         context, book = self._context, self._lifecycle.book
         with self._store.session() as session:
             reason = end.reason and stopped_models.explained_reason(
-                session, book, context.provider, context.model, end.reason
+                session, book, context.provider, context.model, end.reason, reader=context.actor
             )
             run_store.finish(session, context.run_id, end.state, reason)
 

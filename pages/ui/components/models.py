@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from core.providers import CompletionRequest, ModelInfo
 from core.stories.story_record import StoryPlacement
 from core.stories.stream import StoryStream, StreamRequest
 from pages.ui import cache, state, visible
-from pages.ui.components import cards, prompt_formats, story_text, views
+from pages.ui.components import cards, prompt_formats, shutdown_notes, story_text, views
 from pages.ui.components.story_session import story_session
 from pages.ui.i18n import _, code, column_name, language, localized, mark, n_, plain, usd
 from pages.ui.sign_in import current_actor
@@ -66,11 +66,13 @@ def picker(
         return None
     if state.get(key) not in by_id:
         first = min(by_id, key=lambda k: (by_id[k].id != prefer, by_id[k].id.startswith("ft:")))
+        state.set_value(f"{key}_before", (state.get(key), first))
         state.set_value(key, first)
+    labels = options(by_id)
     chosen = st.selectbox(
         title,
         list(by_id),
-        format_func=lambda k: label(by_id[k]),
+        format_func=labels.__getitem__,
         key=key,
         help=help,
         width=width,
@@ -78,8 +80,26 @@ def picker(
     )
     info = by_id[str(chosen)]
     with purpose_in or st.container():
+        _stopped_before(key)
         _purpose_line(info, key)
+        shutdown_notes.show(info.provider, info.id, info.base)
     return info
+
+
+def options(by_key: Mapping[str, ModelInfo]) -> dict[str, str]:
+    """The labels of the models in a list, with the date for those that stop soon or have stopped."""
+    book = cache.prices() if any(info.provider != ENGINE for info in by_key.values()) else None
+    return {
+        key: shutdown_notes.with_date(label(info), shutdown_notes.of_info(info, book)) for key, info in by_key.items()
+    }
+
+
+def _stopped_before(key: str) -> None:
+    """Say that the model chosen earlier, for example in a saved form, has stopped, until another one is chosen."""
+    before, instead = state.get(f"{key}_before") or (None, None)
+    provider, _slash, model = str(before or "").partition("/")
+    if state.get(key) == instead and model:
+        shutdown_notes.gone(provider, model)
 
 
 def _unlisted_model(key: str, listed: Container[str]) -> ModelInfo | None:

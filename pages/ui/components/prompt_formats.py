@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from core.datasets import dataset_rows, datasets, grid, presets
 from core.errors import FabulaError
 from core.model_profile.model_purpose import purpose_of
-from core.pricing.prices import tuned_base
 from core.providers import ModelInfo
 from core.providers.registry import ENGINE
 from core.providers.schemas import Endpoint
@@ -125,11 +124,11 @@ def prompt_for(own: PromptFormat, first: PromptFormat, values: Mapping[str, str]
 
 
 def about(info: ModelInfo) -> None:
-    """Render one line: base, tuned or checkpoint; where it runs; price per 1k tokens; retirement date.
+    """Render one line: base, tuned or checkpoint; where it runs; price per 1k tokens.
 
     An unknown price is omitted, because the sample button next to the picker shows it.
     """
-    views.facts((_kind(info), _runs_where(info), _price(info), _retired(info)))
+    views.facts((_kind(info), _runs_where(info), _price(info)))
 
 
 def _kind(info: ModelInfo) -> str:
@@ -158,17 +157,6 @@ def _price(info: ModelInfo) -> str:
     if price.local:
         return local_price()
     return _("{price} per 1k tokens written").format(price=usd(price.output_per_mtok / 1000))
-
-
-def _retired(info: ModelInfo) -> str:
-    book = cache.prices()
-    for name in (info.id, tuned_base(info.id)):
-        price = None if name is None else book.find(info.provider, name)
-        if price is not None and price.valid_until is not None:
-            words = _("retired since {day}") if book.ended(price) else _("until {day}")
-            line = words.format(day=f"{price.valid_until:%Y-%m-%d}")
-            return f":orange[{line}]" if book.ended(price) or book.ends_soon(price) else line
-    return ""
 
 
 def outside_values(prompt_format: PromptFormat) -> list[tuple[str, ...]]:

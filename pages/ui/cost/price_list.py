@@ -18,7 +18,7 @@ from core.pricing.comparison import PriceLine, compare
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import USD, Price, convert
 from pages.ui import cache, state
-from pages.ui.components import cards
+from pages.ui.components import cards, shutdown_notes
 from pages.ui.components.money import as_float, money
 from pages.ui.cost import cached_cost, custom_prices_form, quality_view, workload_options
 from pages.ui.cost.price_choice import UNITS, PriceChoice, controls, list_names, say_rate
@@ -160,7 +160,7 @@ def _frame(book: PriceBook, found: Sequence[PriceLine], choice: PriceChoice) -> 
         "hosting": [as_float(line.hosting_per_hour) for line in found],
         "speech": [as_float(_speech(line, choice)) for line in found],
         "currency": [line.currency for line in found],
-        "note": [_note(line) for line in found],
+        "note": [_note(book, line) for line in found],
         "checked": [line.price.checked for line in found],
         "source": [_source(line.price) for line in found],
     }
@@ -247,13 +247,13 @@ def _source(price: Price) -> str:
     return _("your price") if price.own else price.source
 
 
-def _note(line: PriceLine) -> str:
+def _note(book: PriceBook, line: PriceLine) -> str:
     """When the model can be used, who set the price, how old it is, and the note in its list."""
     until, price_until = line.price.valid_until, line.price.price_until
+    notice = shutdown_notes.notice_of(line.price.provider, line.price.model, line.price.base_model, book=book)
     notes = [
-        _("retired on {day}").format(day=until) if line.ended else "",
-        _("ends soon: {day}").format(day=until) if line.ends_soon else "",
-        _("until {day}").format(day=until) if until is not None and not (line.ended or line.ends_soon) else "",
+        shutdown_notes.words(notice) if notice is not None else "",
+        _("until {day}").format(day=until) if until is not None and notice is None else "",
         _("price until {day}").format(day=price_until) if price_until is not None and not line.ended else "",
         _("no training after {day}").format(day=line.price.training_until)
         if line.price.training_until is not None and not line.ended

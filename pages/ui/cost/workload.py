@@ -11,11 +11,12 @@ import streamlit as st
 
 from core.charts.cost import BreakEvenLabels, break_even
 from core.datasets import datasets
-from core.pricing import workload
+from core.pricing import shutdown, workload
 from core.pricing.price_book import PriceBook
 from core.pricing.prices import ExchangeRate, convert
 from core.pricing.workload import BreakEven, Candidate, Costs, Effect, Workload
 from pages.ui import cache, state, visible
+from pages.ui.components import shutdown_notes
 from pages.ui.components.fields import number_field
 from pages.ui.components.money import as_float, money
 from pages.ui.cost import cached_cost, workload_options
@@ -205,18 +206,22 @@ def _answer(mine: Costs, other: Costs, crossing: BreakEven) -> str:
 
 def _last_day(tuned: Costs, crossing: BreakEven) -> None:
     """Whether the tuned model can be used for long enough to break even."""
-    last = tuned.candidate.price.valid_until if tuned.candidate.price is not None else None
-    if last is None:
+    price = tuned.candidate.price
+    found = None if price is None else shutdown_notes.last_day(price.provider, price.model, price.base_model)
+    if price is None or found is None:
         return
+    last, notice = found.day, shutdown.notice(found.day, cached_cost.now().date())
     name, left = plain(tuned.candidate.name), (last - cached_cost.now().date()).days
+    if notice is not None:
+        shutdown_notes.line(f"{name} · {shutdown_notes.sentence(notice, price.model)}")
     if left < 0:
-        st.caption(_(":material/event_busy: {name} was retired on {day}.").format(name=name, day=last))
-    elif crossing.days is not None and crossing.outcome == "at" and crossing.days > left:
+        return
+    if crossing.days is not None and crossing.outcome == "at" and crossing.days > left:
         st.warning(
             _("{name} will be shut down on {day}, before it breaks even.").format(name=name, day=last),
             icon=":material/event_busy:",
         )
-    else:
+    elif notice is None:
         st.caption(_(":material/event: {name} can be used until {day}.").format(name=name, day=last))
 
 

@@ -19,7 +19,7 @@ from core.pricing.price_csv import MAX_PER_HOUR
 from core.pricing.prices import ENGINE, USD, Key, tuned_base
 from core.pricing.workload import Candidate, Machine
 from pages.ui import cache, state
-from pages.ui.components import cards, fields
+from pages.ui.components import cards, fields, shutdown_notes
 from pages.ui.components.money import money
 from pages.ui.cost import cached_cost
 from pages.ui.cost.price_choice import list_names
@@ -50,8 +50,8 @@ def pickers(book: PriceBook) -> WorkloadOptions:
     prices = [*book.rows([name for name in {*_LISTS, *(price.provider for price in book.own)} if name != "engine"])]
     tuned = sorted(price.key for price in prices if price.base_model is not None)
     base = sorted(price.key for price in prices if price.base_model is None)
-    tuned_key = _pick(_("Tuned model"), "work_tuned", tuned, _TUNED, names)
-    base_key = _pick(_("Untuned model with the long prompt"), "work_base", base, _BASE, names)
+    tuned_key = _pick(book, _("Tuned model"), "work_tuned", tuned, _TUNED, names)
+    base_key = _pick(book, _("Untuned model with the long prompt"), "work_base", base, _BASE, names)
     machine, currency = _machine()
     return WorkloadOptions(
         tuned=Candidate(_short(tuned_key), "tuned", book.find(*tuned_key)),
@@ -67,13 +67,17 @@ def model_to_tune() -> str:
     return tuned_base(model) or model
 
 
-def _pick(label: str, key: str, keys: list[Key], first: Key, names: Mapping[str, str]) -> Key:
+def _pick(book: PriceBook, label: str, key: str, keys: list[Key], first: Key, names: Mapping[str, str]) -> Key:
     if state.get(key) not in keys:
         state.set_value(key, first if first in keys else keys[0])
-    chosen = st.selectbox(
-        label, keys, format_func=lambda one: f"{one[1].removeprefix('ft:')} · {names.get(one[0], one[0])}", key=key,
-        persist_state="session",
-    )  # fmt: skip
+    labels = {
+        one: shutdown_notes.with_date(
+            f"{one[1].removeprefix('ft:')} · {names.get(one[0], one[0])}",
+            shutdown_notes.notice_of(*one, book=book),
+        )
+        for one in keys
+    }
+    chosen = st.selectbox(label, keys, format_func=labels.__getitem__, key=key, persist_state="session")
     return chosen or first
 
 

@@ -11,7 +11,7 @@ from core.model_profile.prompt_similarity import fixed_words
 from core.providers import CompletionRequest, ModelInfo
 from core.stories.arena import MAX_PANES, RoundEntry
 from pages.ui import cache, state, visible
-from pages.ui.components import models, prompt_formats, prompt_warnings
+from pages.ui.components import models, prompt_formats, prompt_warnings, shutdown_notes
 from pages.ui.components.fields import number_field
 from pages.ui.components.prompt_formats import PromptFormat, SamplingValues
 from pages.ui.components.prompt_warnings import Remedy
@@ -131,11 +131,14 @@ def _others(info: ModelInfo) -> tuple[list[ModelInfo], bool]:
     chosen = st.multiselect(
         _("Model"),
         names,
-        format_func=lambda name: models.label(found[name]),
+        format_func=models.options(found).__getitem__,
         max_selections=MAX_PANES - 1,
         key=key,
         persist_state="session",
     )
+    for name in chosen:
+        if (notice := shutdown_notes.of_info(found[name])) is not None:
+            shutdown_notes.line(f"{code(found[name].id)} · {shutdown_notes.sentence(notice, found[name].id)}")
     return [found[name] for name in chosen], bool(blind)
 
 

@@ -16,7 +16,7 @@ from core.finetuning.job_views import JobView
 from core.finetuning.results import Figure
 from core.pricing.prices import ENGINE
 from pages.ui import visible
-from pages.ui.components import models
+from pages.ui.components import models, shutdown_notes
 from pages.ui.components.money import local_amount
 from pages.ui.i18n import _, as_markdown, duration, listed, mark, number, percent, plain, usd
 from pages.ui.training import cached_training, curves, evaluation_results, job_labels
@@ -64,6 +64,10 @@ def show(opened: Sequence[JobView]) -> None:
     found = cached_training.compared(opened, names)
     st.markdown(f":material/compare_arrows: **{as_markdown(found.sentence)}**")
     st.caption(_("Share this page's address to show someone the same comparison."))
+    for job in opened:
+        model = job.fine_tuned_model or job.base_model
+        if (notice := shutdown_notes.notice_of(job.provider, model, job.base_model)) is not None:
+            st.caption(f":material/event_busy: {plain(names[job.id])}: {shutdown_notes.words(notice)}")
     _overlays(opened, names)
     figures, settings = st.columns(2)
     with figures:

@@ -20,7 +20,7 @@ from core.ownership import Thing
 from core.pricing.prices import ENGINE, tuned_base
 from core.providers import ModelInfo
 from pages.ui import cache, state, visible
-from pages.ui.components import cards, failure_labels, models, sharing
+from pages.ui.components import cards, failure_labels, models, sharing, shutdown_notes
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent, sentences
 from pages.ui.training import cached_training, curves, job_dialog, job_labels
 
@@ -118,7 +118,10 @@ def model_gone(job: JobView) -> bool:
 
 def model_state(job: JobView) -> None:
     """Render why the model cannot be called, and what to do; nothing if it can."""
-    if job.provider != ENGINE or job.fine_tuned_model is None:
+    if job.provider != ENGINE:
+        shutdown_notes.show(job.provider, job.fine_tuned_model or job.base_model, job.base_model)
+        return
+    if job.fine_tuned_model is None:
         return
     engine = cache.status().engine
     if model_gone(job):

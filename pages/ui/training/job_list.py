@@ -16,8 +16,9 @@ import streamlit as st
 from core.db.tables import utcnow
 from core.finetuning import lineage
 from core.finetuning.job_views import JobView
+from core.pricing.price_book import PriceBook
 from pages.ui import cache, state, visible
-from pages.ui.components import models
+from pages.ui.components import models, shutdown_notes
 from pages.ui.i18n import PERCENT_FORMAT, _, ago, duration, language, table_percent
 from pages.ui.training import cached_training, job_labels
 from pages.ui.training.cached_training import JobTable
@@ -140,6 +141,7 @@ def _shared(listed: Sequence[JobView]) -> JobTable:
             tuple((job.id, job.updated_at, job.status, job.cost_usd) for job in listed),
             tuple(datasets.items()),
             language(),
+            utcnow().date(),
         )
     )
     return cached_training.shared_table(version, lambda: (_table(listed, datasets), _empty(listed)))
@@ -147,11 +149,14 @@ def _shared(listed: Sequence[JobView]) -> JobTable:
 
 def _table(listed: Sequence[JobView], datasets: Mapping[str, str]) -> pd.DataFrame:
     chains = lineage.chains_of(cache.job_list())
-    return pd.DataFrame([_record(job, chains.get(job.id, (job,)), datasets) for job in listed])
+    book = cache.prices()
+    return pd.DataFrame([_record(job, chains.get(job.id, (job,)), datasets, book) for job in listed])
 
 
-def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str]) -> dict[str, object]:
+def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str], book: PriceBook) -> dict[str, object]:
     curve, now = cached_training.summary(job), utcnow()
+    model = job.fine_tuned_model or job.base_model
+    notice = shutdown_notes.notice_of(job.provider, model, job.base_model, book=book)
     return {
         "name": job.name,
         "status": job_labels.status(job),
@@ -164,7 +169,7 @@ def _record(job: JobView, chain: Sequence[JobView], datasets: Mapping[str, str])
         "tokens": job.trained_tokens or curve.tokens,
         "cost": None if job.cost_usd is None else float(job.cost_usd),
         "took": duration(trained) if (trained := job.training_s(now)) is not None else None,
-        "base": job_labels.base_and_chain(chain),
+        "base": shutdown_notes.with_date(job_labels.base_and_chain(chain), notice),
         "provider": models.provider_name(job.provider),
         "dataset": datasets.get(job.dataset_id or ""),
         "when": ago(job.created_at, now),

@@ -1,0 +1,113 @@
+"""The last day of a model wherever one is shown or chosen: pickers, jobs, saved forms, and what a non-admin sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core.actor import Actor
+from core.db.store import Store
+from core.db.tables import utcnow
+from pages.ui.components import shutdown_notes
+from pages.ui.home import stopping_card
+from tests.support import fault_server
+from tests.support.app_pages import again, field, visit, words
+from tests.support.fault_server import FaultServer
+from tests.support.ledger_rows import put_archived_tune, put_job
+
+_TUNED = "ft:gpt-99:acme:intents:A1"
+_FAR = "ft:gpt-99:acme:far:B2"
+_GONE = "ft:gpt-99:acme:gone:C3"
+
+
+def _day(days: int) -> str:
+    return (utcnow().date() + timedelta(days=days)).isoformat()
+
+
+@pytest.fixture(autouse=True)
+def openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """A provider whose list names the last days of two of its models."""
+    with FaultServer() as server:
+        one = {**server.models[0], "fabula": {}}
+        server.models[:] = [
+            {**one, "id": _TUNED, "shutdown_date": _day(12)},
+            {**one, "id": _FAR, "shutdown_date": _day(61)},
+            {**one, "id": "gpt-99", "shutdown_date": None},
+        ]
+        monkeypatch.setenv("OPENAI_API_KEY", fault_server.KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        shutdown_notes._announced.clear()
+        yield server
+
+
+def _links(at: AppTest) -> list[str]:
+    return [str(one.proto.label) for one in at.get("page_link")]
+
+
+@pytest.mark.parametrize(
+    ("page", "state", "picker"),
+    [
+        ("story", {}, "story_model"),
+        ("dataset", {"dataset_part": "design"}, "dataset_model"),
+        ("dataset", {"dataset_part": "design", "dataset_start": "prompts"}, "dataset_model"),
+    ],
+)
+def test_a_picker_names_the_day_and_leads_to_move(page: str, state: dict[str, object], picker: str) -> None:
+    at = visit(page, "en-US", **state, **{picker: f"compatible/{_TUNED}"})
+    chosen = field(at, picker)
+    assert chosen.value == f"compatible/{_TUNED}"
+    dated = [option for option in chosen.options if "stops" in option]
+    assert [option.rpartition(" · ")[2] for option in dated] == [f"stops {_day(12)}"]
+    assert f"Stops on {_day(12)}, 12 days left." in words(at) and "Open Move" in _links(at)
+    chosen.set_value(f"compatible/{_FAR}").run()
+    assert "Stops on" not in words(at) and "Open Move" not in _links(at)
+
+
+def test_in_chinese() -> None:
+    at = visit("story", "zh-CN", story_model=f"compatible/{_TUNED}")
+    assert f"将于 {_day(12)} 停用，还剩 12 天。" in words(at) and "打开“迁移”" in _links(at)
+
+
+def test_a_saved_choice_that_has_stopped_is_explained(store: Store) -> None:
+    put_archived_tune(store, _GONE, utcnow().date() - timedelta(days=3))
+    at = visit("story", story_model=f"compatible/{_GONE}")
+    shown = words(at)
+    assert _GONE in shown and f"Stopped on {_day(-3)}. Its answers, curves and data here are kept." in shown
+    field(at, "story_model").set_value(f"compatible/{_TUNED}").run()
+    assert _GONE not in words(at)
+
+
+def test_a_job_says_that_its_model_has_stopped_and_what_to_use_instead(store: Store) -> None:
+    put_archived_tune(store, _GONE, utcnow().date() - timedelta(days=3))
+    put_job(store, status="succeeded", provider="engine", fine_tuned_model="ft:writer:fabula:new:1", dataset_id="d")
+    put_job(
+        store, status="succeeded", provider="compatible", base_model="gpt-99", fine_tuned_model=_GONE, dataset_id="d"
+    )
+    at = visit("training", training_part="jobs")
+    shown = words(at)
+    assert f"Stopped on {_day(-3)}." in shown and "Use ft:writer:fabula:new:1" in shown
+    assert "Open Move" in _links(at)
+    assert f"stopped {_day(-3)}" in " ".join(str(base) for base in at.dataframe[0].value["base"])
+
+
+def test_without_the_role_there_is_a_sentence_and_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutdown_notes, "current_actor", lambda: Actor("vic", "Vic", "viewer"))
+    at = visit("story", story_model=f"compatible/{_TUNED}")
+    assert f"Stops on {_day(12)}" in words(at) and "Admins can archive" in words(at)
+    assert "Open Move" not in _links(at)
+
+
+def test_home_names_the_models_in_use_by_day(store: Store) -> None:
+    at = visit("home")
+    assert "Open Move" not in _links(at)
+    archive = put_archived_tune(store, "ft:gpt-99:acme::0", utcnow().date() + timedelta(days=20))
+    for number in range(1, 5):
+        put_archived_tune(store, f"ft:gpt-99:acme::{number}", utcnow().date() + timedelta(days=20), archive_id=archive)
+    put_archived_tune(store, _FAR, utcnow().date() + timedelta(days=61), archive_id=archive)
+    stopping_card._in_use.clear()
+    at = again(at)
+    assert f"**5 models in use stop** in 20 days, on {_day(20)}: " in words(at) and "and 2 more" in words(at)
+    assert "Open Move" in _links(at) and _FAR not in words(at)
