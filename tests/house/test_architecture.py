@@ -422,13 +422,14 @@ def test_only_one_module_of_the_pages_knows_who_the_visitor_is() -> None:
 
 
 # Calls of shared lists whose result is not shown: whether any model is there, the speed of one, the chain of a job that
-# one may read, the models of the engine after its start.
+# one may read, the models of the engine after its start, the last day of a model that is shown.
 _SHARED_LISTS = frozenset({"dataset_list", "job_list", "models", "trainable", "job_of"})
 _MAY_READ_ALL = frozenset(
     {
         "pages/ui/visible.py",
         "pages/ui/components/models.py",
         "pages/ui/components/prompt_formats.py",
+        "pages/ui/components/shutdown_notes.py",
         "pages/ui/dataset/run_settings.py",
         "pages/ui/home/examples_form.py",
         "pages/ui/settings/providers_card.py",
