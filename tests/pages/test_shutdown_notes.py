@@ -60,7 +60,7 @@ def test_a_picker_names_the_day_and_leads_to_move(page: str, state: dict[str, ob
     chosen = field(at, picker)
     assert chosen.value == f"compatible/{_TUNED}"
     dated = [option for option in chosen.options if "stops" in option]
-    assert [option.rpartition(" · ")[2] for option in dated] == [f"stops {_day(12)}"]
+    assert [option.split(" · ")[1] for option in dated] == [f"stops {_day(12)}"]
     assert f"Stops on {_day(12)}, 12 days left." in words(at) and "Open Move" in _links(at)
     chosen.set_value(f"compatible/{_FAR}").run()
     assert "Stops on" not in words(at) and "Open Move" not in _links(at)
@@ -89,6 +89,7 @@ def test_a_job_says_that_its_model_has_stopped_and_what_to_use_instead(store: St
     at = visit("training", training_part="jobs")
     shown = words(at)
     assert f"Stopped on {_day(-3)}." in shown and "Use ft:writer:fabula:new:1" in shown
+    assert "The model is ready" not in shown and "training_try" not in [one.key for one in at.button]
     assert "Open Move" in _links(at)
     assert f"stopped {_day(-3)}" in " ".join(str(base) for base in at.dataframe[0].value["base"])
 

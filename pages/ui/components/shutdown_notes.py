@@ -48,8 +48,11 @@ def last_day(provider: str, model: str, base: str | None = None, *, book: PriceB
 
 
 def with_date(label: str, notice: Notice | None) -> str:
-    """A label for a list of models, with the date if there is one to say."""
-    return label if notice is None else f"{label} · {words(notice)}"
+    """A label for a list of models, with the date if there is one to say: after the name, because lists are narrow."""
+    if notice is None:
+        return label
+    name, _dot, rest = label.partition(" · ")
+    return " · ".join(part for part in (name, words(notice), rest) if part)
 
 
 def words(notice: Notice) -> str:

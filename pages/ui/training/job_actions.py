@@ -108,9 +108,13 @@ def _zipped(job: JobView) -> Callable[[], bytes]:
 
 
 def model_gone(job: JobView) -> bool:
-    """Whether the engine is running but does not have the job's model; False if unknown."""
-    if job.provider != ENGINE or job.fine_tuned_model is None:
+    """Whether the engine is running but does not have the job's model, or its provider has stopped it; False if
+    unknown."""
+    if job.fine_tuned_model is None:
         return False
+    if job.provider != ENGINE:
+        notice = shutdown_notes.notice_of(job.provider, job.fine_tuned_model, job.base_model)
+        return notice is not None and notice.kind == "dark"
     new = job.finished_at is None or utcnow() - job.finished_at < _NEW_MODEL
     served = cache.status().engine.models
     return bool(served) and job.fine_tuned_model not in served and not new

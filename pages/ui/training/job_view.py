@@ -110,7 +110,8 @@ def _no_curve(job: JobView, source: CurveSource) -> str:
 
 def _verdict(job: JobView) -> None:
     """Render the state in one sentence, with progress bar and time left."""
-    sentence = cached_training.words(job)
+    stopped = job.provider != ENGINE and job.status == "succeeded" and job_actions.model_gone(job)
+    sentence = _("Training is done. The model has stopped.") if stopped else cached_training.words(job)
     st.markdown(f"{_ICONS.get(job.status, ':material/model_training:')} **{plain(sentence)}**")
     if not job.finished:
         _bar(job)
