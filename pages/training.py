@@ -8,7 +8,7 @@ from pages.ui import visible
 from pages.ui.components import budget_notes, cards, views
 from pages.ui.i18n import _
 from pages.ui.sign_in import is_team
-from pages.ui.training import job_dialog, job_view, results_file
+from pages.ui.training import export_dialog, job_dialog, job_view, results_file
 
 job_dialog.asked_for()
 with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
@@ -27,3 +27,4 @@ with cards.show_errors():
     else:
         results_file.show()
     job_dialog.show()
+    export_dialog.show()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import httpx2
 import openai
+from openai import HttpxBinaryResponseContent
 from openai.types import Model
 
 from core.errors import BadRequest, NotFound, Unreadable
@@ -184,12 +185,7 @@ class Generation(Connection):
         Raises:
             NotFound: this endpoint is not an engine.
         """
-        if not self.provider.capabilities.engine_api:
-            raise NotFound(
-                msg("{name} is not a Fabula engine.", name=self.provider.name), msg("Use the engine for this.")
-            )
-        url = self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
-
+        url = self._engine_url(path)
         options = {} if body is None else {"body": body}
 
         def call() -> Mapping[str, Any]:
@@ -200,6 +196,18 @@ class Generation(Connection):
             return answer
 
         return self._with_retries(call)
+
+    def engine_file(self, path: str) -> bytes:
+        """Read a file through the engine's own API. Raises as `engine_call` does."""
+        url = self._engine_url(path)
+        return self._with_retries(lambda: self._sdk().get(url, cast_to=HttpxBinaryResponseContent).read())
+
+    def _engine_url(self, path: str) -> str:
+        if not self.provider.capabilities.engine_api:
+            raise NotFound(
+                msg("{name} is not a Fabula engine.", name=self.provider.name), msg("Use the engine for this.")
+            )
+        return self.provider.base_url.removesuffix("/").removesuffix("/v1") + path
 
     def _text_models(self, models: list[Model]) -> list[ModelInfo]:
         named = [m for m in models if isinstance(m.id, str) and m.id]

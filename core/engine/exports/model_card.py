@@ -65,7 +65,7 @@ def write(
 
 
 def _proof(form: Form, proof: Sequence[ProofFigure], quantised_base: bool, has_file: bool) -> list[str]:
-    source = "of the training file" if has_file else "from a built-in text, because the training file was deleted"
+    source = "of the training file" if has_file else "from a built-in text, since the engine has no training file"
     count = proof[0].prompts if proof else 0
     lines = [
         f"The next-token probabilities of this export were compared with the trainer's (float32) after {count} prompts "

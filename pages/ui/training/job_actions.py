@@ -22,7 +22,7 @@ from core.providers import ModelInfo
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, failure_labels, models, sharing, shutdown_notes
 from pages.ui.i18n import _, as_markdown, code, mark, number, percent, sentences
-from pages.ui.training import cached_training, curves, job_dialog, job_labels
+from pages.ui.training import cached_training, curves, export_dialog, job_dialog, job_labels
 
 _NEW_MODEL = timedelta(minutes=2)  # the engine's list of models may not include a model that was just created
 
@@ -55,9 +55,10 @@ def show(job: JobView) -> None:
             _("Duplicate job"), icon=":material/replay:", key="training_again", on_click=job_dialog.again, args=(job,),
             help=_("Start a new job with the settings of this one."),
         )  # fmt: skip
+        files = not model_gone(job) and export_dialog.button(job)
         _export_menu(job)
         sharing.button(Thing("job", job.id), job)
-    if further or again:
+    if further or again or files:
         st.rerun()  # the dialog belongs to the whole page
 
 
