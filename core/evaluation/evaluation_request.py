@@ -23,7 +23,7 @@ from core.errors import BadRequest, FabulaError, ModelNotFound, ProviderError
 from core.evaluation import evaluations, scoring
 from core.evaluation.evaluations import ACTIVE, EvaluationView
 from core.evaluation.holdout import HeldOutExample
-from core.message import msg
+from core.message import msg, sentences
 from core.pricing import tokens
 from core.pricing.price_book import PriceBook, cost_of
 from core.pricing.spend import Reservation
@@ -35,6 +35,7 @@ from core.sanitize import storable
 
 T = TypeVar("T")
 
+_STRUCTURED = ("response_format", "json_schema")  # in the error of a model without structured output
 MAX_BILLED_ATTEMPTS = 5
 """Per row; each attempt without an answer counts with its worst-case cost."""
 
@@ -154,6 +155,8 @@ class EvaluationRequester:
     view: EvaluationView
     endpoint: Endpoint
     max_tokens: int
+    unstructured: threading.Event = field(default_factory=threading.Event)
+    """Set when the model has rejected the response format: the next requests are sent without it."""
 
     def ask(self, example: HeldOutExample) -> RowResult:
         """Send one row and save the answer or the error.
@@ -173,6 +176,11 @@ class EvaluationRequester:
             try:
                 answer = reservation.call(lambda: client.complete(request, once=True, stop=self.context.halt))
                 return _Answered(reservation, answer, time.monotonic() - started)
+            except BadRequest as exc:
+                if request.response_format and any(name in sentences(exc.what, exc.next_step) for name in _STRUCTURED):
+                    self.unstructured.set()
+                    return attempt()
+                raise
             except ProviderError as exc:
                 billed = client.provider.capabilities.billed
                 if billed and exc.may_be_billed and next(attempts) >= MAX_BILLED_ATTEMPTS:
@@ -208,7 +216,11 @@ class EvaluationRequester:
             max_tokens=self.max_tokens,
             stop=(stop,) if stop else (),
             seed=int(settings["seed"]) if client.provider.capabilities.seed else None,
+            response_format=self._response_format(),
         )
+
+    def _response_format(self) -> str:
+        return "" if self.unstructured.is_set() else str(self.view.settings.get("response_format") or "")
 
     def _reserve(self, request: CompletionRequest) -> Reservation:
         """Reserve the worst-case cost of one attempt in the spend ledger, within the budgets."""

@@ -119,19 +119,19 @@ def compute_metrics(store: Store, evaluation: EvaluationView) -> Metrics:
     stop = str(evaluation.settings.get("stop") or "")
     pairs = [(scoring.remove_stop(one.expected, stop), one.text or "") for one in answered]
     labels = [(scoring.normalize_label(expected), scoring.normalize_label(text)) for expected, text in pairs]
-    is_label = evaluation.kind == "label"
+    is_label, is_text = evaluation.kind == "label", evaluation.kind == "text"
     loss = _loss(store, evaluation)
     exact = sum(scoring.normalize_text(expected) == scoring.normalize_text(text) for expected, text in pairs)
     return Metrics(
         n=len(answered),
         accuracy=scoring.wilson(sum(bool(one.correct) for one in answered), len(answered)) if is_label else None,
-        exact=scoring.wilson(exact, len(answered)),
+        exact=scoring.wilson(exact, len(answered)) if is_label or is_text else None,
         loss=loss,
         loss_note=_MEASURED if loss is not None else _NO_LOSS,
         labels=scoring.label_scores(labels) if is_label else (),
         confusion=scoring.confusion(labels) if is_label else {},
-        overlap=None if is_label else scoring.mean([scoring.chrf(text, expected) for expected, text in pairs]),
-        quality={} if is_label else _quality(store, evaluation, answered),
+        overlap=scoring.mean([scoring.chrf(text, expected) for expected, text in pairs]) if is_text else None,
+        quality=_quality(store, evaluation, answered) if is_text else {},
         prompt_tokens=_total([line[0] for line in spend_rows]),
         completion_tokens=_total([line[1] for line in spend_rows]),
         cost_usd=_cost([line[2] for line in spend_rows]),

@@ -18,9 +18,10 @@ from core.datasets import datasets
 from core.db.store import Store, advisory_lock, new_id
 from core.db.tables import Evaluation, EvaluationAnswer, utcnow
 from core.errors import BadTrainingFile, FabulaError, NotFound
-from core.evaluation import holdout, scoring
+from core.evaluation import holdout, judge_rows
 from core.evaluation.holdout import PARTS, HeldOutExample, Kind, Part
-from core.evaluation.scoring import EvaluationComparison, Metrics
+from core.evaluation.judge_rows import JUDGE
+from core.evaluation.scoring import Metrics
 from core.finetuning.job_views import JobView
 from core.message import msg
 from core.ownership import edits, reads
@@ -221,10 +222,11 @@ def get(store: Store, evaluation_id: str) -> EvaluationView:
 
 
 def list_evaluations(
-    store: Store, job_id: str | None = None, dataset_id: str | None = None
+    store: Store, job_id: str | None = None, dataset_id: str | None = None, *, judges: bool = False
 ) -> tuple[EvaluationView, ...]:
-    """Evaluations, newest first, optionally of one job's model or on one data set."""
+    """Evaluations, newest first, optionally of one job's model or on one data set. `judges`: those of kind `judge`."""
     query = select(Evaluation).order_by(Evaluation.created_at.desc(), Evaluation.id.desc())
+    query = query.where((Evaluation.kind == JUDGE) if judges else (Evaluation.kind != JUDGE))
     if job_id is not None:
         query = query.where(Evaluation.job_id == job_id)
     if dataset_id is not None:
@@ -263,6 +265,8 @@ def of_job(found: Iterable[EvaluationView], job: JobView) -> tuple[EvaluationVie
 def examples(store: Store, evaluation: EvaluationView) -> Iterator[HeldOutExample]:
     """The rows of an evaluation, in order. They are the same every time unless the data set changes."""
     settings = evaluation.settings
+    if evaluation.kind == JUDGE:
+        return judge_rows.read(store, evaluation.id, settings)
     return holdout.holdout_rows(
         store,
         evaluation.dataset_id,
@@ -322,30 +326,3 @@ def _view(evaluation: Evaluation, counts: tuple[int, int, int]) -> EvaluationVie
     answered, failed, correct = counts
     metrics = None if evaluation.metrics is None else Metrics.from_dict(evaluation.metrics)
     return EvaluationView(**same, answered=answered, failed=failed, correct=correct, metrics=metrics)
-
-
-def compare_evaluations(store: Store, tuned_id: str, base_id: str) -> EvaluationComparison:
-    """Compare two evaluations on the rows that both have answered.
-
-    Raises:
-        NotFound: one of them does not exist.
-        FabulaError: they have no rows in common or are of different kinds.
-    """
-    tuned_evaluation, base_evaluation = get(store, tuned_id), get(store, base_id)
-    if tuned_evaluation.kind != base_evaluation.kind:
-        raise FabulaError(
-            msg("The two evaluations are of different kinds."), msg("Evaluate both models on the same rows.")
-        )
-    return scoring.compare(tuned_evaluation.kind, _scores(store, tuned_evaluation), _scores(store, base_evaluation))
-
-
-def _scores(store: Store, evaluation: EvaluationView) -> dict[str, float]:
-    """Score of each answered row: 1 or 0 for labels, chrF (0 to 1) for texts."""
-    query = select(
-        EvaluationAnswer.row_key, EvaluationAnswer.correct, EvaluationAnswer.text, EvaluationAnswer.expected
-    ).where(EvaluationAnswer.evaluation_id == evaluation.id, EvaluationAnswer.text.is_not(None))
-    with store.reading() as session:
-        rows = session.execute(query).all()
-    if evaluation.kind == "label":
-        return {key: float(bool(correct)) for key, correct, _, _ in rows}
-    return {key: scoring.chrf(text or "", expected) for key, _, text, expected in rows}

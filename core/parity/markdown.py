@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from core.evaluation.scoring import Interval
 from core.message import percent, sentences
+from core.parity.preference import JudgeResult, VoteResult
 from core.parity.report import CallUsage, ParityReport, Side
 from core.sanitize import markdown_text
 
@@ -30,6 +31,8 @@ def to_markdown(card: ParityReport) -> str:
         lines += ["", "| Label or field | Rows | Old model correct | New model correct |", "|---|---|---|---|"]
         lines += [f"| {_cell(part.name)} | {part.n} | {part.old_right} | {part.new_right} |" for part in card.parts]
     lines += _schema_errors(card)
+    lines += _judge(card.judge)
+    lines += _votes(card.votes)
     if card.worst:
         lines += ["", f"{card.worse_rows} rows are answered worse; the worst ones:", ""]
         lines += ["| Prompt | Expected | Old model | New model |", "|---|---|---|---|"]
@@ -96,6 +99,36 @@ def _schema_errors(card: ParityReport) -> list[str]:
         return []
     lines = ["", "| The new model breaks the schema at | Rule | Rows |", "|---|---|---|"]
     return lines + [f"| {_cell(error.path or 'the answer')} | {_cell(error.rule)} | {error.n} |" for error in errors]
+
+
+def _judge(found: JudgeResult | None) -> list[str]:
+    """What the judge model decided, how reliable it is, and what it was asked."""
+    if found is None or found.preference is None:
+        return []
+    facts = [
+        f"{found.disagreeing} rows changed with the order and count as ties",
+        f"{found.identical} rows have equal answers and count as ties",
+        f"{found.unparsable} unreadable replies and {found.missing} missing ones do not count",
+    ]
+    if found.first is not None:
+        facts.append(f"the answer shown first won {_share(found.first)} (50 % without position bias)")
+    if found.own_answers:
+        facts.append("the judge is one of the two models, and models tend to prefer their own answers")
+    return [
+        "",
+        f"**Judge model {_cell(found.model)}:** {markdown_text(sentences(found.preference.sentence))}",
+        "",
+        f"{'; '.join(facts)}.",
+        "",
+        f"Asked in both orders: {_cell(found.instructions)}",
+    ]
+
+
+def _votes(found: VoteResult | None) -> list[str]:
+    if found is None or found.preference is None:
+        return []
+    said = markdown_text(sentences(found.preference.sentence))
+    return ["", f"**Blind votes ({found.votes} votes, {found.people} people):** {said}"]
 
 
 def _cell(text: str | None) -> str:

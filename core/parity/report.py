@@ -18,6 +18,7 @@ from core.evaluation.scoring import Interval, LabelScore
 from core.message import from_json, msg, to_json
 from core.parity import json_schema, row_scores, verdict
 from core.parity.json_schema import InvalidPath, SchemaValidity
+from core.parity.preference import JudgeResult, VoteResult
 from core.parity.row_scores import ComparedRow, JsonAnswers, Task
 from core.parity.verdict import DEFAULT_MARGIN, ComparedPart, Verdict
 
@@ -91,6 +92,7 @@ class ParityReport:
         parts: labels, or fields of JSON objects, most frequent first.
         worst: rows that the new model answers worse than the old one, worst first; at most 50.
         worse_rows: how many there are.
+        judge, votes: what a judge model and people prefer; None if they were not asked.
     """
 
     task: Task
@@ -101,11 +103,15 @@ class ParityReport:
     parts: tuple[ComparedPart, ...]
     worst: tuple[WorstRow, ...]
     worse_rows: int
+    judge: JudgeResult | None = None
+    votes: VoteResult | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-compatible data."""
         data = asdict(self)
         data["verdict"]["sentence"] = to_json(self.verdict.sentence)
+        data["judge"] = None if self.judge is None else self.judge.to_dict()
+        data["votes"] = None if self.votes is None else self.votes.to_dict()
         for side in (data["old"], data["new"]):
             usd = side["usage"]["usd_per_1000"]
             side["usage"]["usd_per_1000"] = None if usd is None else str(usd)
@@ -126,6 +132,8 @@ class ParityReport:
                 "verdict": Verdict(**decided),
                 "parts": tuple(ComparedPart(**part) for part in data["parts"]),
                 "worst": tuple(WorstRow(**row) for row in data["worst"]),
+                "judge": None if data.get("judge") is None else JudgeResult.from_dict(data["judge"]),
+                "votes": None if data.get("votes") is None else VoteResult.from_dict(data["votes"]),
             }
         )
 

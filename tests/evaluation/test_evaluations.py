@@ -30,8 +30,9 @@ from core.errors import (
     Unreadable,
 )
 from core.evaluation import evaluation_run, evaluations, holdout
+from core.evaluation.comparing import compare_evaluations
 from core.evaluation.evaluation_request import EvaluationContext, EvaluationStopped
-from core.evaluation.evaluations import EvaluationForm, compare_evaluations
+from core.evaluation.evaluations import EvaluationForm
 from core.finetuning import job_views, jobs
 from core.finetuning.job_form import JobForm
 from core.jobs.task_runner import KINDS

@@ -20,7 +20,8 @@ from core.datasets import versions
 from core.db.store import Store
 from core.db.tables import EvaluationAnswer
 from core.evaluation import evaluations
-from core.evaluation.evaluations import EvaluationForm, compare_evaluations
+from core.evaluation.comparing import compare_evaluations
+from core.evaluation.evaluations import EvaluationForm
 from core.settings import Settings
 from tests.support import fault_server
 from tests.support.fakes import BASE, TUNED

@@ -15,7 +15,7 @@ import pytest
 from core.actor import LOCAL
 from core.datasets import datasets
 from core.db.store import Store
-from core.evaluation import evaluation_run, evaluations, run_export
+from core.evaluation import comparing, evaluation_run, evaluations, run_export
 from core.finetuning import checkpoints, curve_analysis, file_checker, job_comparison, job_views, jobs, lineage, results
 from core.finetuning.job_form import JobForm
 from core.finetuning.job_views import JobView
@@ -105,5 +105,5 @@ def test_the_articles_story_from_two_grids_to_a_story_outside_of_them(store: Sto
     tuned = evaluations.get(store, tuned_id)
     assert tuned.state == "done" and tuned.metrics is not None and tuned.metrics.n == 2
     assert tuned.metrics.loss == curve.last("validation_loss")
-    assert evaluations.compare_evaluations(store, tuned_id, base_id).n == 2
+    assert comparing.compare_evaluations(store, tuned_id, base_id).n == 2
     assert run_export.run_zip(store, second.id).startswith(b"PK")

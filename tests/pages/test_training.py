@@ -33,6 +33,7 @@ from pages.ui.training import cached_training, job_actions
 from tests.support.app_pages import again, click, field, labels, next_step, trouble, visit, words
 from tests.support.fault_server import FaultServer
 from tests.support.ledger_rows import _RESULTS, hours_ago, put_job, put_labelled_rows, run_evaluation
+from tests.support.scripted_evaluation import ScriptedModel, go
 from tests.support.waiting import until
 
 _STORY = Path(__file__).parents[2] / "pages" / "story.py"
@@ -855,6 +856,13 @@ def test_a_model_is_compared_with_the_one_that_it_replaces(server: FaultServer, 
     assert "training_parity_start" not in [one.key for one in at.button]
     (parts,) = [table.value for table in at.dataframe if "new" in table.value and "old" in table.value]
     assert parts.set_index("name")["old"].to_dict() == {"red": 40, "green": 40, "blue": 0}
+    assert "A model reads each row with both answers, twice" in words(at)
+    click(at, "training_parity_judge_start")
+    (judged,) = evaluations.list_evaluations(store, judges=True)
+    go(store, judged.id, ScriptedModel(lambda request: '{"reason": "the first", "winner": "A"}'))
+    at = again(at)
+    assert "As good within 4 points: 0 of 100 rows won, 100 ties, 0 lost." in words(at)
+    assert "the answer shown first won 100 % (50 % without bias)" in words(at)
 
 
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:

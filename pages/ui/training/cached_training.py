@@ -23,7 +23,7 @@ from core.charts.training_curve import CurveLabels, CurveMark, CurveSource
 from core.charts.vega_lite import CurveView, RenderedChart, Sendable, Spec, sendable
 from core.datasets import datasets
 from core.db.tables import utcnow
-from core.evaluation import before_after_prompts, evaluations
+from core.evaluation import before_after_prompts, comparing
 from core.evaluation.before_after_prompts import PromptChoice
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.scoring import EvaluationComparison
@@ -197,7 +197,7 @@ def against(tuned: EvaluationView, base: EvaluationView) -> EvaluationComparison
     Raises:
         FabulaError: they have no rows in common.
     """
-    return evaluations.compare_evaluations(cache.store(), tuned.id, base.id)
+    return comparing.compare_evaluations(cache.store(), tuned.id, base.id)
 
 
 @shared(max_entries=32, key=lambda old, new, margin: _parity_key(old, new, margin))

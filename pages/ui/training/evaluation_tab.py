@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from core.charts import comparison
@@ -11,6 +13,7 @@ from core.evaluation import evaluations, holdout
 from core.evaluation.evaluations import EvaluationView
 from core.evaluation.holdout import HeldOut
 from core.finetuning.job_views import JobView
+from core.parity import judge
 from pages.ui import cache, state, visible
 from pages.ui.components import cards, models
 from pages.ui.components.money import work_cost
@@ -32,7 +35,7 @@ def show(job: JobView) -> None:
         st.caption(_("Evaluations show rows of the data set, which is not shared with you. Ask its owner."))
         return
     with cards.show_errors():
-        running = any(one.active for one in evaluations.list_on_same_rows(cache.store(), job))
+        running = _running(evaluations.list_on_same_rows(cache.store(), job), job)
         st.fragment(run_every=cache.POLL_S if running else None)(_all)(job, running)
 
 
@@ -40,7 +43,7 @@ def _all(job: JobView, was_running: bool) -> None:
     with cards.show_errors():
         on_same_rows = evaluations.list_on_same_rows(cache.store(), job)
         found = list(evaluations.of_job(on_same_rows, job))
-        running = any(one.active for one in on_same_rows)
+        running = _running(on_same_rows, job)
         if was_running != running:
             st.rerun()
         pairs = _evaluations_of_job(job, found)
@@ -51,6 +54,10 @@ def _all(job: JobView, was_running: bool) -> None:
             parity_view.show(job, pairs[0][0], on_same_rows)
         if len(found) > 1:
             _all_evaluations(found)
+
+
+def _running(on_same_rows: Sequence[EvaluationView], job: JobView) -> bool:
+    return any(one.active for one in on_same_rows) or judge.any_active(cache.store(), job.dataset_id)
 
 
 def _evaluations_of_job(

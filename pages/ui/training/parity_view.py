@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import streamlit as st
@@ -17,7 +18,7 @@ from pages.ui import cache, visible
 from pages.ui.components import cards, models, money
 from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
 from pages.ui.sign_in import current_actor
-from pages.ui.training import cached_training, evaluation_results, parity_schema
+from pages.ui.training import cached_training, evaluation_results, parity_judge, parity_schema
 from pages.ui.training.evaluation_results import share
 
 _KEY = "training_parity"
@@ -71,7 +72,8 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
             evaluation_results.progress(old)
             if old.metrics is not None and tuned.metrics is not None:
                 found = cached_training.parity(old, tuned, margin / 100)
-                card(found)
+                judged = parity_judge.show(old, tuned, margin / 100)
+                card(replace(found, judge=judged))
                 if found.task == "json" or found.new.schema is not None:
                     parity_schema.show(tuned, found)
 
