@@ -16,7 +16,7 @@ PreferenceOutcome = Literal["better", "as_good", "worse", "undecided"]
 
 
 @dataclass(frozen=True, slots=True)
-class Preference:
+class PreferenceVerdict:
     """How often each model's answer was preferred.
 
     Attributes:
@@ -42,7 +42,7 @@ class Preference:
         return asdict(self) | {"sentence": to_json(self.sentence)}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Preference:
+    def from_dict(cls, data: Mapping[str, Any]) -> PreferenceVerdict:
         """The inverse of `to_dict`."""
         difference, sentence = Interval(**data["difference"]), from_json(data["sentence"]) or ""
         return cls(**{**data, "difference": difference, "sentence": sentence})
@@ -66,7 +66,7 @@ class JudgeResult:
     provider: str
     model: str
     instructions: str
-    preference: Preference | None
+    preference: PreferenceVerdict | None
     unparsable: int
     missing: int
     disagreeing: int
@@ -82,7 +82,7 @@ class JudgeResult:
     def from_dict(cls, data: Mapping[str, Any]) -> JudgeResult:
         """The inverse of `to_dict`."""
         values = dict(data)
-        values["preference"] = None if data["preference"] is None else Preference.from_dict(data["preference"])
+        values["preference"] = None if data["preference"] is None else PreferenceVerdict.from_dict(data["preference"])
         values["first"] = None if data["first"] is None else Interval(**data["first"])
         return cls(**values)
 
@@ -98,7 +98,7 @@ class VoteResult:
 
     people: int
     votes: int
-    preference: Preference | None
+    preference: PreferenceVerdict | None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-compatible data."""
@@ -108,10 +108,10 @@ class VoteResult:
     def from_dict(cls, data: Mapping[str, Any]) -> VoteResult:
         """The inverse of `to_dict`."""
         found = data["preference"]
-        return cls(**{**data, "preference": None if found is None else Preference.from_dict(found)})
+        return cls(**{**data, "preference": None if found is None else PreferenceVerdict.from_dict(found)})
 
 
-def decide(choices: Sequence[Preferred], margin: float) -> Preference | None:
+def decide(choices: Sequence[Preferred], margin: float) -> PreferenceVerdict | None:
     """The verdict on rows of which each has one choice; None if there are none. `margin`: the accepted loss, 0 to 1.
 
     Tango's interval for the difference of the shares of wins and losses; as good means that it lies above `-margin`.
@@ -121,20 +121,43 @@ def decide(choices: Sequence[Preferred], margin: float) -> Preference | None:
         return None
     low, high = confidence_interval.paired_difference(wins, losses, n)
     difference = Interval((wins - losses) / n, low, high, n)
-    counts = {"wins": f"{wins:,}", "losses": f"{losses:,}", "ties": f"{n - wins - losses:,}", "n": f"{n:,}"}
+    won, lost, tied, rows = f"{wins:,}", f"{losses:,}", f"{n - wins - losses:,}", f"{n:,}"
+    outcome: PreferenceOutcome
     if low > 0:
-        outcome: PreferenceOutcome = "better"
-        said = msg("The new model is preferred: {wins} of {n} rows won, {ties} ties, {losses} lost.", **counts)
+        outcome = "better"
+        said = msg(
+            "The new model is preferred: {wins} of {n} rows won, {ties} ties, {losses} lost.",
+            wins=won,
+            n=rows,
+            ties=tied,
+            losses=lost,
+        )
     elif high < 0:
         outcome = "worse"
-        said = msg("The old model is preferred: {losses} of {n} rows lost, {ties} ties, {wins} won.", **counts)
+        said = msg(
+            "The old model is preferred: {losses} of {n} rows lost, {ties} ties, {wins} won.",
+            losses=lost,
+            n=rows,
+            ties=tied,
+            wins=won,
+        )
     elif low >= -margin:
         outcome = "as_good"
         said = msg(
             "As good within {points} points: {wins} of {n} rows won, {ties} ties, {losses} lost.",
-            points=max(1, ceil(-100 * low)), **counts,
-        )  # fmt: skip
+            points=max(1, ceil(-100 * low)),
+            wins=won,
+            n=rows,
+            ties=tied,
+            losses=lost,
+        )
     else:
         outcome = "undecided"
-        said = msg("Not decided: {wins} of {n} rows won, {ties} ties, {losses} lost. Judge more rows.", **counts)
-    return Preference(wins, n - wins - losses, losses, difference, outcome, said)
+        said = msg(
+            "Not decided: {wins} of {n} rows won, {ties} ties, {losses} lost. Judge more rows.",
+            wins=won,
+            n=rows,
+            ties=tied,
+            losses=lost,
+        )
+    return PreferenceVerdict(wins, n - wins - losses, losses, difference, outcome, said)

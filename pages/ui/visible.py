@@ -34,12 +34,12 @@ def job_list() -> tuple[JobView, ...]:
 def models() -> OfferedModels:
     """The models of all providers, without those of jobs that this visitor may not read."""
     offered = cache.models()
-    return OfferedModels(_usable(offered.found), offered.problems)
+    return OfferedModels(usable(offered.found), offered.problems)
 
 
 def trainable() -> list[ModelInfo]:
     """Models that this visitor may start a job from."""
-    return list(_usable(cache.trainable()))
+    return list(usable(cache.trainable()))
 
 
 def job_of(model: str) -> JobView | None:
@@ -68,7 +68,8 @@ def _readable(things: tuple[T, ...]) -> tuple[T, ...]:
     return things if actor.has("admin") else tuple(one for one in things if may(actor, "read", one))
 
 
-def _usable(found: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:
+def usable(found: Iterable[ModelInfo]) -> tuple[ModelInfo, ...]:
+    """These models without those of jobs that this visitor may not read."""
     actor = current_actor()
     if actor.has("admin"):
         return tuple(found)

@@ -863,6 +863,10 @@ def test_a_model_is_compared_with_the_one_that_it_replaces(server: FaultServer, 
     at = again(at)
     assert "As good within 4 points: 0 of 100 rows won, 100 ties, 0 lost." in words(at)
     assert "the answer shown first won 100 % (50 % without bias)" in words(at)
+    server.models[:] = [one for one in server.models if one["id"] != "third"]
+    cache.models.clear()
+    at = visit("training", training_tab="evaluation", training_parity_model="engine/third")
+    assert "Better by 25 to 43 points on 120 rows" in words(at)  # its answers are stored
 
 
 def test_an_evaluation_with_rows_that_failed_can_be_asked_again(server: FaultServer, store: Store) -> None:

@@ -14,6 +14,7 @@ from core.finetuning.job_views import JobView
 from core.parity import from_evaluations
 from core.parity.markdown import to_markdown
 from core.parity.report import CallUsage, ParityReport, Side
+from core.providers import ModelInfo
 from pages.ui import cache, visible
 from pages.ui.components import cards, models, money
 from pages.ui.i18n import _, as_markdown, listed, n_, number, plain, usd
@@ -43,7 +44,10 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
         on_same_rows: evaluations of any model on these rows.
     """
     own = {(job.provider, job.base_model), (job.provider, job.fine_tuned_model)}
-    others = [one for one in visible.models().found if (one.provider, one.id) not in own]
+    offered = {(one.provider, one.id): one for one in visible.models().found}
+    stored = visible.usable(ModelInfo(one.model, one.provider, None, None, None) for one in on_same_rows)
+    known = {(one.provider, one.id): one for one in stored} | offered
+    others = [one for key, one in known.items() if key not in own]
     if not others:
         return
     with st.expander(_("Replace an older model: is this one as good?"), icon=":material/swap_horiz:", key=_KEY):
@@ -63,6 +67,8 @@ def show(job: JobView, tuned: EvaluationView, on_same_rows: Sequence[EvaluationV
             return
         asked = [one for one in on_same_rows if (one.provider, one.model) == (chosen.provider, chosen.id)]
         old = next((one for one in asked if one.total == tuned.total), None)
+        if old is None and (chosen.provider, chosen.id) not in offered:  # it is gone: its answers are what there is
+            old = next((one for one in asked if one.answered), None)
         if old is None or old.state in ("failed", "stopped"):
             st.button(
                 _("Compare on {n} rows").format(n=number(tuned.total)), icon=":material/balance:", key=f"{_KEY}_start",
