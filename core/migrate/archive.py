@@ -16,7 +16,7 @@ from sqlalchemy import select
 from core.db.tables import ArchivedFile, ArchivedTune, utcnow
 from core.errors import BadRequest, NotFound, Refused
 from core.message import msg
-from core.migrate import ledger_import
+from core.migrate import completions, ledger_import
 from core.migrate.calls import Calls
 from core.migrate.workspace import Stored, Workspace
 from core.providers.account_reader import Page, all_pages
@@ -50,6 +50,7 @@ def take(calls: Calls, workspace: Workspace) -> None:
         ).all()
     _each(files, lambda file: _archive_file(calls, workspace, file))
     _each(tunes, lambda tune: _archive_details(calls, workspace, tune))
+    completions.take(calls, workspace)
     ledger_import.take(calls, workspace)
 
 

@@ -73,6 +73,14 @@ class FolderReader:
         """A folder has no list of models."""
         return ()
 
+    def completions(self, model: str, after: str | None = None) -> Page:
+        """A folder has no list of stored completions."""
+        return Page((), None)
+
+    def completion_messages(self, completion_id: str, after: str | None = None) -> Page:
+        """A folder has none."""
+        return Page((), None)
+
     def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
         """Pass a file's content to `write`, block by block.
 

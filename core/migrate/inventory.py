@@ -16,7 +16,7 @@ from core.db.store import in_chunks
 from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune, utcnow
 from core.errors import BadRequest, ProviderError, Refused, Transient
 from core.message import msg, sentences
-from core.migrate import remote_objects
+from core.migrate import completions, remote_objects
 from core.migrate.calls import Calls
 from core.migrate.remote_objects import DailyUse
 from core.pricing import shutdown
@@ -25,6 +25,7 @@ from core.providers.account_reader import AccountReader, all_pages
 
 LAST_MONTH_DAYS = 30
 """Days that calls and dollars are counted for."""
+_PURPOSES = ("fine-tune", completions.PURPOSE)  # the latter: in an archive of ours
 _USAGE_DAYS = 180  # how far back the last use is looked for
 _NO_ADMIN_KEY = msg("Only an admin key may read usage. Enter one to see calls, dollars and the last use of each model.")
 
@@ -93,7 +94,7 @@ def _save_files(session: Session, archive_id: str, files: Iterable[Mapping[str, 
     for remote_id, raw in by_id.items():
         values = remote_objects.file_values(raw)
         file = known.get(remote_id)
-        if file is None and values["purpose"].startswith("fine-tune"):
+        if file is None and values["purpose"].startswith(_PURPOSES):
             session.add(ArchivedFile(archive_id=archive_id, remote_id=remote_id, **values))
         elif file is not None and file.state == "listed":
             for name, value in values.items():

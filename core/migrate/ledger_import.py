@@ -21,7 +21,7 @@ from core.db.tables import AccountArchive, ArchivedFile, ArchivedTune
 from core.errors import BadFile, BadTrainingFile
 from core.finetuning.job_views import FINISHED
 from core.message import msg, sentences
-from core.migrate import job_import, remote_objects
+from core.migrate import completions, job_import, remote_objects
 from core.migrate.calls import Calls
 from core.migrate.workspace import Workspace
 
@@ -125,18 +125,21 @@ class _Import:
         """Make a data set of the training and validation file, or find the one of the same files. Returns problems."""
         training = files.get(tune.training_file or "")
         validation = files.get(tune.validation_file or "")
+        lost: list[str] = []
         if training is None or training.state != "stored":
-            return [_lost_training(tune, training)]
-        if tune.method not in _TRAINABLE:
+            lost, training, validation = [_lost_training(tune, training)], completions.stored_of(files, tune), None
+            if training is None:
+                return lost
+            lost.append(msg("The data set has the model's stored chat completions instead."))
+        elif tune.method not in _TRAINABLE:
             return [
                 msg(
                     "Fabula can't repeat training by “{method}”. Its files and its job are archived.",
                     method=tune.method,
                 )
             ]
-        lost: list[str] = []
         if validation is not None and validation.state != "stored":
-            lost = [msg("{file} is missing: the data set has no validation rows.", file=validation.filename)]
+            lost.append(msg("{file} is missing: the data set has no validation rows.", file=validation.filename))
             validation = None
         contents = tuple(one.sha256 for one in (training, validation) if one is not None)
         if contents in self.made:
@@ -213,7 +216,8 @@ class _Import:
 
 
 def _files_by_id(session: Session, tune: ArchivedTune) -> dict[str, ArchivedFile]:
-    named = [one for one in (tune.training_file, tune.validation_file, *tune.result_files) if one]
+    own = completions.file_id(tune.model) if tune.model else None
+    named = [one for one in (tune.training_file, tune.validation_file, *tune.result_files, own) if one]
     mine = (ArchivedFile.archive_id == tune.archive_id, ArchivedFile.remote_id.in_(named))
     return {file.remote_id: file for file in session.scalars(select(ArchivedFile).where(*mine))}
 
@@ -225,14 +229,12 @@ def _lost_training(tune: ArchivedTune, training: ArchivedFile | None) -> str:
         return msg("The training file {file} is missing, and the job made no model.", file=name)
     if tune.dark_on is None:
         return msg(
-            "The training file {file} is missing. While {model} still answers, write a new data set with it: choose it "
-            "as the model of a grid on the Data set page.",
+            "The training file {file} is missing. While {model} still answers, write a new data set with it.",
             file=name,
             model=tune.model,
         )
     return msg(
-        "The training file {file} is missing. {model} answers until {day}: write a new data set with it before, by "
-        "choosing it as the model of a grid on the Data set page.",
+        "The training file {file} is missing. {model} answers until {day}: write a new data set with it before.",
         file=name,
         model=tune.model,
         day=tune.dark_on.isoformat(),

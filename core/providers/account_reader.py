@@ -59,6 +59,10 @@ class Source(Protocol):
 
     def models(self) -> tuple[Object, ...]: ...
 
+    def completions(self, model: str, after: str | None = None) -> Page: ...
+
+    def completion_messages(self, completion_id: str, after: str | None = None) -> Page: ...
+
     def download(self, file_id: str, write: Callable[[bytes], object]) -> None: ...
 
     def close(self) -> None: ...
@@ -106,6 +110,16 @@ class AccountReader(Connection):
         following = answer.get("next_page") if answer.get("has_more") else None
         return Page(self._objects(answer), following if isinstance(following, str) and following else None)
 
+    def completions(self, model: str, after: str | None = None) -> Page:
+        """A page of a model's stored chat completions, newest first."""
+        params = {"model": model, "limit": _PAGE, "order": "desc", **({} if after is None else {"after": after})}
+        return self._page_of(self._get("/chat/completions", params))
+
+    def completion_messages(self, completion_id: str, after: str | None = None) -> Page:
+        """A page of the messages that a stored chat completion answered, in their order."""
+        params = {"limit": _PAGE, "order": "asc", **({} if after is None else {"after": after})}
+        return self._page_of(self._get(f"/chat/completions/{quote(completion_id, safe='')}/messages", params))
+
     def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
         """Pass a file's content to `write`, block by block.
 
@@ -134,7 +148,9 @@ class AccountReader(Connection):
         params: dict[str, Any] = {} if limit is None else {"limit": limit}
         if after is not None:
             params["after"] = after
-        answer = self._get(path, params)
+        return self._page_of(self._get(path, params))
+
+    def _page_of(self, answer: Object) -> Page:
         objects = self._objects(answer)
         last = objects[-1].get("id") if objects else None
         return Page(objects, str(last) if answer.get("has_more") and last else None)

@@ -68,6 +68,10 @@ class TogetherReader(AccountReader):
         """Together announces no dates in its list of models, so it is not read."""
         return ()
 
+    def completions(self, model: str, after: str | None = None) -> Page:
+        """Together stores no completions."""
+        return Page((), None)
+
     def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
         """Pass a file's content to `write`; for a job's metrics, a results file made from them.
 

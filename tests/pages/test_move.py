@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -9,10 +10,13 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from core.actor import LOCAL
 from core.db.store import Store
 from core.errors import FabulaError
 from core.migrate import account_views, accounts, mover, sources, tunes
+from core.migrate.sources import AccountForm
 from core.providers import ModelInfo, Registry
+from core.settings import Settings
 from pages.ui import cache, visible
 from pages.ui.cache import OfferedModels
 from tests.support.app_pages import again, click, field, trouble, visit, words
@@ -178,6 +182,25 @@ def test_in_chinese(store: Store, account: OpenAIAccount) -> None:
     at = _connected(account, "zh-CN")
     _work(store)
     assert list(again(at).dataframe[0].value["state"]) == ["发现"] * 3
+
+
+def test_the_old_model_writes_a_new_data_set_with_what_is_known(
+    store: Store, account: OpenAIAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.add_file("file-val", training_lines(9, 2))
+    tune = account.add_tune(5, training_file="file-gone", validation_file="file-val")
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", account.url)
+    registry = Registry.from_settings(Settings.from_env(), os.environ)
+    form = AccountForm(registry.provider("compatible"), stored=True)
+    archive_id = accounts.connect(store, LOCAL, form)
+    accounts.start(store, LOCAL, archive_id, "archive")
+    mover.carry_out(store, registry, archive_id, threading.Event())
+    at = visit("move", move_next_model="ftjob-5")
+    assert "file-gone" in words(at)
+    click(at, "move_distil")
+    assert field(at, "dataset_prompts_model").value == f"compatible/{tune['fine_tuned_model']}"
+    assert field(at, "dataset_prompts_system").value == "Name the intent."
 
 
 def test_downloaded_files_are_a_source(store: Store) -> None:

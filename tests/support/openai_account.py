@@ -72,6 +72,8 @@ class OpenAIAccount:
         self.files: list[dict[str, Any]] = []  # newest first
         self.contents: dict[str, Content] = {}
         self.models: list[dict[str, Any]] = [_model("gpt-4o-mini-2024-07-18", DARK), _model("gpt-6-luna", None)]
+        self.completions: list[dict[str, Any]] | None = None  # oldest first; None: this account has no such list
+        self.messages: dict[str, list[dict[str, Any]]] = {}  # by completion
         self.buckets: list[dict[str, Any]] = []
         self.faults: list[tuple[str, deque[Fault]]] = []
         self.forbidden: tuple[str, ...] = ()
@@ -166,6 +168,34 @@ class OpenAIAccount:
             }
         ]
         return job
+
+    def complete(self, model: str, prompt: str, answer: str | None, system: str = "Name the intent.") -> str:
+        """Add a stored chat completion. Returns its id."""
+        self.completions = self.completions or []
+        completion_id = f"chatcmpl-{len(self.completions)}"
+        message = {"role": "assistant", "content": answer, "tool_calls": None, "function_call": None}
+        self.completions.append(
+            {
+                "id": completion_id,
+                "object": "chat.completion",
+                "model": model,
+                "created": _CREATED + len(self.completions),
+                "request_id": f"req_{completion_id}",
+                "metadata": {},
+                "temperature": 0.2,
+                "top_p": 1.0,
+                "seed": 7,
+                "response_format": None,
+                "tools": None,
+                "choices": [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}],
+            }
+        )
+        asked = [("system", system), ("user", prompt)]
+        self.messages[completion_id] = [
+            {"id": f"{completion_id}-{n}", "role": role, "content": text, "name": None, "content_parts": None}
+            for n, (role, text) in enumerate(asked)
+        ]
+        return completion_id
 
     def use(self, model: str, days_ago: int, calls: int, tokens: int = 1_000) -> None:
         """Add a day of usage."""
@@ -269,6 +299,11 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 held = account.events if parts[3] == "events" else account.checkpoints
                 self._page(held.get(parts[2], []), query, 20)
+        elif path == "/chat/completions" and account.completions is not None:
+            stored = [one for one in account.completions if query.get("model") in (None, one["model"])]
+            self._page(stored[::-1] if query.get("order") == "desc" else stored, query, 20)
+        elif parts[:2] == ["chat", "completions"] and parts[3:] == ["messages"] and account.completions is not None:
+            self._page(account.messages.get(parts[2], []), query, 20)
         elif path == "/organization/usage/completions":
             buckets = sorted(account.buckets, key=lambda one: one["start_time"])
             begin, limit = int(query.get("page", "0")), int(query.get("limit", "7"))

@@ -155,7 +155,7 @@ def _propose(file: UploadedFile, found: PromptList) -> None:
         return
     kept.proposed = file.file_id
     state.set_value(_key("name"), PurePath(file.name).stem[:MAX_NAME])
-    values = {"system": found.system, **_proposals(found.parameters)}
+    values = {**({"system": found.system} if found.system else {}), **_proposals(found.parameters)}
     for name in kept.filled | values.keys():
         state.set_value(_key(name), values.get(name, _DEFAULTS[name]))
     kept.filled = frozenset(values)

@@ -68,7 +68,7 @@ def _account(archive_id: str, was_active: bool) -> None:
         tune_table.show(listed, today, usage=shown.usage_note is None)
         if shown.usage_note:
             st.caption(f":material/info: {as_markdown(shown.usage_note)}")
-        next_step.show(listed, shown.provider, today)
+        next_step.show(archive_id, listed, shown.provider, today)
     elif shown.listed_at is not None:
         st.info(_("This account has no fine-tuning jobs."), icon=":material/info:")
     tune_table.lost(tunes.lost_files(store, archive_id))

@@ -14,7 +14,7 @@ from pages.ui import cache, state, visible
 from pages.ui.components import models
 from pages.ui.dataset import dataset_picker
 from pages.ui.i18n import _, localized
-from pages.ui.move import switch_card
+from pages.ui.move import distil, switch_card
 from pages.ui.move.tune_table import STATE_NAMES
 from pages.ui.training import job_list
 
@@ -22,7 +22,7 @@ _MODEL = "move_next_model"
 _ORDER = ("data", "retrained", "compared", "archived", "switched")
 
 
-def show(listed: Sequence[Tune], provider: str, today: date) -> None:
+def show(archive_id: str, listed: Sequence[Tune], provider: str, today: date) -> None:
     """Render the choice of a model and the buttons for it; nothing until one is archived.
 
     Args:
@@ -39,7 +39,7 @@ def show(listed: Sequence[Tune], provider: str, today: date) -> None:
         chosen = st.selectbox(
             _("Next step for"), list(by_id), format_func=lambda one: _title(by_id[one]), key=_MODEL, width=480
         )
-        _buttons(by_id[str(chosen)], provider)
+        _buttons(archive_id, by_id[str(chosen)], provider)
     switch_card.show(by_id[str(chosen)])
 
 
@@ -47,9 +47,10 @@ def _title(tune: Tune) -> str:
     return f"{models.short_name(tune.model or tune.id)} · {_(STATE_NAMES[tune.state])}"
 
 
-def _buttons(tune: Tune, provider: str) -> None:
+def _buttons(archive_id: str, tune: Tune, provider: str) -> None:
     if tune.dataset_id is None:
         st.caption(localized(tune.reason or _("Its files are archived. There is no data set to train on.")))
+        distil.button(archive_id, tune, provider)
         return
     trained = _trained_here(tune)
     with st.container(horizontal=True):
@@ -65,6 +66,7 @@ def _buttons(tune: Tune, provider: str) -> None:
         if st.button(_("View the data set"), icon=":material/grid_view:", key="move_dataset"):
             dataset_picker.open_part(tune.dataset_id)
             st.switch_page("dataset.py")
+        distil.button(archive_id, tune, provider)
         if tune.job_id is not None and st.button(_("Open the job"), icon=":material/show_chart:", key="move_job"):
             job_list.open_from_elsewhere(tune.job_id)
             st.switch_page("training.py")
