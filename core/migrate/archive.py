@@ -88,8 +88,8 @@ def _archive_file(calls: Calls, workspace: Workspace, file: ArchivedFile) -> Non
 def _fetch(calls: Calls, workspace: Workspace, file: ArchivedFile) -> tuple[Stored, str | None]:
     """Fetch a file. Returns a sentence if its size is not the listed one."""
 
-    def download(write: Callable[[bytes], object]) -> None:
-        calls.reader.download(file.remote_id, _checked(calls, write))
+    def download(write: Callable[[bytes], object], start: int) -> None:
+        calls.reader.download(file.remote_id, _checked(calls, write), start)
 
     for _ in range(_SIZE_TRIES):
         stored = calls(lambda: workspace.store(file.remote_id, download))

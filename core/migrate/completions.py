@@ -77,7 +77,7 @@ def _take_model(calls: Calls, workspace: Workspace, model: str) -> None:
     if first is None:
         return
 
-    def write_all(write: Callable[[bytes], object]) -> None:
+    def write_all(write: Callable[[bytes], object], _start: int) -> None:
         for one in islice(_chain(first, listed), MAX_COMPLETIONS):
             if (row := _row(one, _messages(calls, str(one.get("id"))))) is not None:
                 write(f"{json.dumps(row, ensure_ascii=False)}\n".encode("utf-8", "replace"))

@@ -81,8 +81,8 @@ class FolderReader:
         """A folder has none."""
         return Page((), None)
 
-    def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
-        """Pass a file's content to `write`, block by block.
+    def download(self, file_id: str, write: Callable[[bytes], object], start: int = 0) -> None:
+        """Pass a file's content to `write`, block by block. It is never cut off, so `start` is 0.
 
         Raises:
             NotThere: it is not in the folder.

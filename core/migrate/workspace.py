@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from core import file_permissions
-from core.errors import FabulaError, StorageFull
+from core.errors import FabulaError, StorageFull, Transient
 from core.message import msg
 from core.settings import Settings
 
@@ -54,6 +54,7 @@ class Workspace:
 
     def __init__(self, settings: Settings, archive_id: str) -> None:
         self.folder = folder_of(settings) / archive_id
+        self._cut_off: dict[str, tuple[hashlib._Hash, int]] = {}  # hash and size of what is written, by file
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -89,16 +90,23 @@ class Workspace:
         path = self.file(file_id)
         return _measured(path) if path.is_file() else None
 
-    def store(self, file_id: str, download: Callable[[Callable[[bytes], object]], None]) -> Stored:
+    def store(self, file_id: str, download: Callable[[Callable[[bytes], object], int], None]) -> Stored:
         """Write a file block by block, then give it its name.
+
+        Args:
+            download: passes the blocks of the file to a function, beginning at this byte. That is 0, unless an earlier
+                call for the same file was cut off by an error that may pass.
 
         Raises:
             StorageFull: the disk is full.
-            Exception: what `download` raises; nothing is left behind.
+            Exception: what `download` raises. After a Transient error the part is kept for the next call of this
+                object; another process begins again, because the part may not be on the disk completely.
         """
         path = self.file(file_id)
-        digest, size = hashlib.sha256(), 0
-        with _replacing(path) as write:
+        digest, size = self._cut_off.pop(file_id, (hashlib.sha256(), 0))
+        if size and not _has_size(path, size):
+            digest, size = hashlib.sha256(), 0
+        with _replacing(path, append=size > 0) as write:
 
             def take(block: bytes) -> None:
                 nonlocal size
@@ -106,7 +114,11 @@ class Workspace:
                 digest.update(block)
                 size += len(block)
 
-            download(take)
+            try:
+                download(take, size)
+            except Transient:
+                self._cut_off[file_id] = digest, size
+                raise
         return Stored(digest.hexdigest(), size)
 
     def store_job(
@@ -160,12 +172,15 @@ def _measured(path: Path) -> Stored:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Callable[[bytes], object]]:
-    """Write a file under a temporary name; it gets its own when it is complete and on the disk."""
+def _replacing(path: Path, *, append: bool = False) -> Iterator[Callable[[bytes], object]]:
+    """Write a file under a temporary name; it gets its own when it is complete and on the disk.
+
+    `append`: continue the one that a Transient error has left.
+    """
     part = path.with_name(path.name + _PART)
     with storage_errors(path.parent):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open(part, "wb", opener=file_permissions.private_opener)  # noqa: SIM115  # closed below
+        file = open(part, "ab" if append else "wb", opener=file_permissions.private_opener)  # noqa: SIM115  # closed below
     try:
 
         def write(block: bytes) -> None:
@@ -179,11 +194,19 @@ def _replacing(path: Path) -> Iterator[Callable[[bytes], object]]:
             file.close()
             os.replace(part, path)
             _sync_folder(path.parent)
-    except BaseException:
+    except BaseException as exc:
         with suppress(OSError):
             file.close()
-            part.unlink(missing_ok=True)
+            if not isinstance(exc, Transient):
+                part.unlink(missing_ok=True)
         raise
+
+
+def _has_size(path: Path, size: int) -> bool:
+    """Whether the part of a file that was cut off is on the disk as it was written."""
+    with suppress(OSError):
+        return path.with_name(path.name + _PART).stat().st_size == size
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -63,7 +63,7 @@ class Source(Protocol):
 
     def completion_messages(self, completion_id: str, after: str | None = None) -> Page: ...
 
-    def download(self, file_id: str, write: Callable[[bytes], object]) -> None: ...
+    def download(self, file_id: str, write: Callable[[bytes], object], start: int = 0) -> None: ...
 
     def close(self) -> None: ...
 
@@ -120,8 +120,12 @@ class AccountReader(Connection):
         params = {"limit": _PAGE, "order": "asc", **({} if after is None else {"after": after})}
         return self._page_of(self._get(f"/chat/completions/{quote(completion_id, safe='')}/messages", params))
 
-    def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
+    def download(self, file_id: str, write: Callable[[bytes], object], start: int = 0) -> None:
         """Pass a file's content to `write`, block by block.
+
+        Args:
+            start: the first byte that is wanted. Servers that don't support ranges send the earlier ones too, which
+                are dropped here.
 
         Raises:
             NotThere: the file is deleted or has expired.
@@ -129,10 +133,17 @@ class AccountReader(Connection):
         """
 
         def call() -> None:
-            with self._sdk().files.with_streaming_response.content(file_id) as response:
+            wanted = {"Range": f"bytes={start}-", "Accept-Encoding": "identity"} if start else {}
+            with self._sdk().files.with_streaming_response.content(file_id, extra_headers=wanted) as response:
+                is_rest = response.status_code == 206 and response.headers.get("content-range", "").startswith(
+                    f"bytes {start}-"
+                )
+                left = 0 if is_rest else start
                 try:
                     for block in response.iter_bytes(_BLOCK):
-                        write(block)
+                        if rest := block[left:]:
+                            write(rest)
+                        left = max(0, left - len(block))
                 except httpx2.HTTPError as exc:
                     name = self.provider.name
                     raise Unavailable(

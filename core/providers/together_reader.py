@@ -72,15 +72,15 @@ class TogetherReader(AccountReader):
         """Together stores no completions."""
         return Page((), None)
 
-    def download(self, file_id: str, write: Callable[[bytes], object]) -> None:
-        """Pass a file's content to `write`; for a job's metrics, a results file made from them.
+    def download(self, file_id: str, write: Callable[[bytes], object], start: int = 0) -> None:
+        """Pass a file's content from `start` to `write`; for a job's metrics, a results file made from them.
 
         Raises:
             NotThere: the file is deleted.
             ProviderError: the endpoint refused, or the content is incomplete.
         """
         if not file_id.startswith(METRICS):
-            return super().download(file_id, write)
+            return super().download(file_id, write, start)
         job_id = quote(file_id.removeprefix(METRICS), safe="")
         answer = self._json(f"/fine-tunes/{job_id}/metrics")
         found = answer.get("metrics") if isinstance(answer, Mapping) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 import zipfile
@@ -123,12 +124,21 @@ def test_other_methods_and_statuses_are_archived_and_said(store: Store, account:
     assert "file-broken" in (listed["ftjob-4"].reason or "")
 
 
-def test_rate_limits_cut_files_and_server_errors_are_survived(account: OpenAIAccount, move: Move) -> None:
+@pytest.mark.parametrize("ranges", [True, False])
+def test_rate_limits_cut_files_and_server_errors_are_survived(
+    store: Store, account: OpenAIAccount, move: Move, ranges: bool
+) -> None:
+    account.ranges = ranges
     account.add_tune(1, rows=3_000)
-    account.when("file-train1/content", Fault(429, {"retry-after": "0"}), Fault(cut=70_000), Fault(502))
+    account.when("file-train1/content", Fault(429, {"retry-after": "0"}), Fault(cut=300_000), Fault(502))
     shown = move("archive")
     assert (shown.state, shown.stored) == ("archived", 2)
-    assert _bytes_of(shown.id, "file-train1") == account.contents["file-train1"].data
+    whole = account.contents["file-train1"].data
+    assert _bytes_of(shown.id, "file-train1") == whole
+    with store.reading() as session:
+        recorded = session.scalar(select(ArchivedFile.sha256).where(ArchivedFile.remote_id == "file-train1"))
+    assert recorded == hashlib.sha256(whole).hexdigest()
+    assert (account.bytes_sent < 2 * len(whole)) == ranges  # the rest only, or everything again
 
 
 def test_an_account_closed_half_way_keeps_what_is_stored(store: Store, account: OpenAIAccount, move: Move) -> None:
@@ -150,14 +160,14 @@ def test_a_large_file_is_never_whole_in_memory(account: OpenAIAccount, move: Mov
     largest = 0
     original = workspace.Workspace.store
 
-    def watched(self: Workspace, file_id: str, download: Callable[[Callable[[bytes], object]], None]) -> object:
-        def measure(write: Callable[[bytes], object]) -> None:
+    def watched(self: Workspace, file_id: str, download: Callable[[Callable[[bytes], object], int], None]) -> object:
+        def measure(write: Callable[[bytes], object], start: int) -> None:
             def take(block: bytes) -> None:
                 nonlocal largest
                 largest = max(largest, len(block))
                 write(block)
 
-            download(take)
+            download(take, start)
 
         return original(self, file_id, measure)
 

@@ -45,7 +45,13 @@ class Content:
     data: bytes = b""
     size: int = 0
 
-    def blocks(self) -> Iterator[bytes]:
+    def blocks(self, start: int = 0) -> Iterator[bytes]:
+        for block in self._all_blocks():
+            if rest := block[start:]:
+                yield rest
+            start = max(0, start - len(block))
+
+    def _all_blocks(self) -> Iterator[bytes]:
         if not self.size:
             yield self.data
             return
@@ -78,6 +84,8 @@ class OpenAIAccount:
         self.faults: list[tuple[str, deque[Fault]]] = []
         self.forbidden: tuple[str, ...] = ()
         self.close_after: int | None = None
+        self.ranges = True  # whether it supports requests for a part of a file
+        self.bytes_sent = 0
         self.requests: list[str] = []
         self.sent: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -324,13 +332,18 @@ class _Handler(BaseHTTPRequestHandler):
         held = self.account.contents.get(file_id)
         if held is None:
             return self._error(404, f"No such File object: {file_id}")
-        self.send_response(200)
+        wanted = (self.headers.get("range") or "").removeprefix("bytes=").removesuffix("-")
+        start = int(wanted) if wanted and self.account.ranges else 0
+        self.send_response(206 if start else 200)
         self.send_header("content-type", "application/octet-stream")
-        self.send_header("content-length", str(len(held)))
+        self.send_header("content-length", str(len(held) - start))
+        if start:
+            self.send_header("content-range", f"bytes {start}-{len(held) - 1}/{len(held)}")
         self.end_headers()
         sent = 0
         try:
-            for block in held.blocks():
+            for block in held.blocks(start):
+                self.account.bytes_sent += len(block)
                 if fault is not None and fault.cut is not None and sent + len(block) > fault.cut:
                     self.wfile.write(block[: fault.cut - sent])
                     self.close_connection = True
