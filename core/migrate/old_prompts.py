@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from core.actor import Actor, requires
 from core.db.store import Store
 from core.db.tables import ArchivedFile, ArchivedTune
 from core.migrate import completions
@@ -35,7 +36,8 @@ class OldPrompts:
     called: str = ""
 
 
-def of(store: Store, settings: Settings, archive_id: str, job_id: str) -> OldPrompts:
+@requires("admin")
+def of(store: Store, actor: Actor, settings: Settings, archive_id: str, job_id: str) -> OldPrompts:
     """Look into the first row of its stored completions, its training file or its validation file."""
     of_account = ArchivedTune.archive_id == archive_id
     with store.reading() as session:

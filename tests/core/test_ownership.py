@@ -63,6 +63,7 @@ _NOBODYS = frozenset(
         "core.migrate.accounts.connect_upload",
         "core.migrate.accounts.start",
         "core.migrate.accounts.stop",
+        "core.migrate.old_prompts.of",
         "core.migrate.switch.back",  # of the whole team, by admins
         "core.migrate.switch.note_changes",
         "core.migrate.switch.switch",

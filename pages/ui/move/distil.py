@@ -10,6 +10,7 @@ from core.migrate import old_prompts
 from core.migrate.tunes import Tune
 from pages.ui import cache, state
 from pages.ui.i18n import _
+from pages.ui.sign_in import current_actor
 
 _FORM = "dataset_prompts"  # prefix of the fields of `dataset.prompt_list_form`
 
@@ -36,7 +37,7 @@ def button(archive_id: str, tune: Tune, provider: str) -> None:
 def _open(archive_id: str, tune: Tune, provider: str) -> None:
     """Open the list of prompts on the data-set page with the old model, its system text and its parameters."""
     store = cache.store()
-    known = old_prompts.of(store, cache.settings(), archive_id, tune.id)
+    known = old_prompts.of(store, current_actor(), cache.settings(), archive_id, tune.id)
     system = known.system
     if not system and tune.dataset_id is not None:
         system = datasets.system_message(store, tune.dataset_id)
