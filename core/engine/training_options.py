@@ -7,6 +7,9 @@ Defaults by model size, with their sources:
 - Learning rate (`base_learning_rate`): 1e-3 is measured on the packaged base (docs/benchmarks.md). How it decreases
   with the width: "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025) fits (2000 / width) ** 0.781 for
   Llama, and a far smaller exponent for Qwen; the more cautious one is used for all models.
+- Learning rate of DPO (`DPO_RATE`): a hundredth of that. On the packaged writer, one step at a tenth moves the reward
+  margin of other pairs by 0.7 and their loss far above log 2; at a fiftieth, by 0.2. The paper's own rate is as low:
+  1e-6, for all weights (Rafailov et al. 2023, arXiv:2305.18290, appendix B).
 - Alpha: 32 for every rank and size. With the scale alpha / rank and a constant alpha, the best learning rate hardly
   depends on the rank (same report, which uses 32). At rank 16 this is the usual alpha = 2 × rank (Unsloth's guide to
   LoRA hyperparameters, torchtune's recipes).
@@ -40,6 +43,8 @@ _RANK, _RANK_OF_LARGE = 16, 8
 _LARGE = 3_000_000_000  # parameters
 _MEASURED_RATE, _MEASURED_WIDTH = 1e-3, 640  # measured on gemma-3-270m, see docs/benchmarks.md
 _WIDTH_EXPONENT = 0.78
+DPO_RATE: Final = 0.01
+"""Learning rate of DPO as a share of the supervised one, at the same multiplier."""
 
 
 @dataclass(frozen=True, slots=True)

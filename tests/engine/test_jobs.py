@@ -246,7 +246,10 @@ def test_conversations_train_and_serve(client: OpenAI) -> None:
 
 def test_preferences_train_and_serve(client: OpenAI) -> None:
     file = upload(client, preferences(8))
-    method: Any = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "beta": 0.5}}}
+    method: Any = {
+        "type": "dpo",
+        "dpo": {"hyperparameters": {"n_epochs": 3, "batch_size": 4, "beta": 0.5, "learning_rate_multiplier": 100}},
+    }
     job = finished(client, start(client, file=file, method=method, validation_file=upload(client, preferences(2))).id)
     assert job.status == "succeeded", job.error
     told: Any = job.to_dict()["method"]

@@ -28,7 +28,7 @@ from core.engine.training.file_validation import Validator
 from core.engine.training.job_context import EngineJobContext, JobFailed, describe_error
 from core.engine.training.job_folder import metrics_csv, write_job_spec
 from core.engine.training.tracking import JobTracking
-from core.engine.training_options import TrainingOptions, base_learning_rate
+from core.engine.training_options import DPO_RATE, TrainingOptions, base_learning_rate
 from core.message import from_json, msg, with_cause
 
 _log = logging.getLogger(__name__)
@@ -224,7 +224,9 @@ class TrainingRunner:
             "valid": str(valid) if valid.exists() else None,
             "n_epochs": job.n_epochs,
             "batch_size": job.batch_size,
-            "learning_rate": base_learning_rate(base.card.width) * job.learning_rate_multiplier,
+            "learning_rate": base_learning_rate(base.card.width)
+            * job.learning_rate_multiplier
+            * (DPO_RATE if job.method == "dpo" else 1.0),
             "seed": job.seed,
             **self._options(job, start),
             "checkpoint_seconds": _CHECKPOINT_S,
