@@ -66,7 +66,7 @@ class JudgedPair:
 
     @property
     def identical(self) -> bool:
-        """Whether both answers are the same, so that nobody needs to judge them."""
+        """Whether both answers are the same; such rows are not judged."""
         return self.old.strip() == self.new.strip()
 
 

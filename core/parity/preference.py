@@ -93,7 +93,7 @@ class VoteResult:
 
     Attributes:
         people, votes: how many there are.
-        preference: None if nobody has voted.
+        preference: None if there are no votes.
     """
 
     people: int

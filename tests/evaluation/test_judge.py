@@ -95,7 +95,7 @@ def test_a_judge_reads_each_row_in_both_orders(store: Store, pair: tuple[Evaluat
     [
         (('{"winner": "A"}', '{"winner": "B"}'), ["old"], 0, 0, 0.5),
         (('{"winner": "B", "reason": "x"}', '```json\n{"winner": "A"}\n```'), ["new"], 0, 0, 0.5),
-        (('{"winner": "A"}', '{"winner": "A"}'), ["tie"], 1, 0, 1.0),  # whatever is shown first
+        (('{"winner": "A"}', '{"winner": "A"}'), ["tie"], 1, 0, 1.0),  # the first answer, in both orders
         (('{"winner": "tie"}', '{"winner": "A"}'), ["tie"], 1, 0, 1.0),
         (('{"winner": "tie"}', '{"winner": "tie"}'), ["tie"], 0, 0, None),
         (("A is better.", '{"winner": "A"}'), [], 0, 1, 1.0),
